@@ -1,0 +1,62 @@
+# Every target sets up what it needs; a fresh clone needs Python 3.11 or newer (PYTHON=...) and nothing else.
+PYTHON ?= python3
+JOBS ?= 2
+
+BIN := .venv/bin
+READY := .venv/.ready
+PEERS := .venv-peers/bin
+PEERS_READY := .venv-peers/.ready
+DEMO := build/demo
+MODEL := examples/demo-qwen3
+PYTEST := -m pytest --durations=10 -rs
+
+.PHONY: setup demo test check slow fuzz peers bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+# torch comes first and alone: the index that has it need not have the rest.
+$(PEERS_READY): pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(PEERS)/python -m pip install --quiet torch==2.13.0
+	$(PEERS)/python -m pip install --quiet --editable . --group peers
+	touch $@
+
+demo: $(READY)
+	$(BIN)/quant convert $(MODEL) $(DEMO)/qwen3-4bit-mlx --scheme affine4-g64 --force
+	$(BIN)/quant convert $(MODEL) $(DEMO)/qwen3-q4_0.gguf --scheme q4_0 --force
+	$(BIN)/quant inspect $(DEMO)/qwen3-4bit-mlx
+	$(BIN)/quant inspect $(DEMO)/qwen3-q4_0.gguf
+
+test: $(READY)
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+slow: $(READY)
+	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers
+
+fuzz: $(READY)
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --hypothesis-profile=fuzz
+
+peers: $(PEERS_READY)
+	$(PEERS)/python $(PYTEST) tests/peers
+
+# BENCH="--cases affine4-g64 --runs 3" chooses; see `python benchmarks/bench.py --help`.
+bench: $(READY) $(PEERS_READY)
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+clean:
+	rm -rf build dist .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find quantcli tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

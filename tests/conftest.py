@@ -1,0 +1,23 @@
+"""The folder of reference data (`QUANTCLI_FIXTURES`, else `../shared` beside the checkout); hypothesis profiles."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Every run tries the same examples and no example is timed; `make fuzz` tries others, and more of them.
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.register_profile("fuzz", max_examples=2000, deadline=None)
+settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data; the test is skipped, aloud, where there is none."""
+    folder = Path(os.environ.get("QUANTCLI_FIXTURES", ROOT.parent / "shared"))
+    if not (folder / "fixtures").is_dir():
+        pytest.skip(f"no reference data: {folder} has no fixtures/ (set QUANTCLI_FIXTURES)")
+    return folder

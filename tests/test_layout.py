@@ -1,0 +1,166 @@
+"""The house rules: who may import whom, who prints, how long a file is, and that no text names a maker's machine."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "quantcli"
+
+#: quantcli/README.md, section 2: a folder or module may import those after it, never those before it.
+ORDER = (
+    "cli",
+    "convert",
+    "targets",
+    "sources",
+    "recipes",
+    "models",
+    "tokenizers",
+    "checkpoint",
+    "schemes",
+    "kernels",
+    "containers",
+    "arrays",
+    "errors",
+)
+
+#: Costly to import, so never while a module is loaded: `--help` and `inspect` must not pay for them.
+HEAVY = ("mlx", "numba", "huggingface_hub", "ml_dtypes", "gguf", "safetensors", "rich")
+
+MOST_LINES = 450
+FOLDERS = ("quantcli", "tests", "benchmarks", "examples", ".ci")
+TEXT = {".py", ".md", ".toml", ".json", ".sh", ".jinja", ".txt", ""}
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|farm|root|home|Users)/")
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def texts() -> list[Path]:
+    found = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in TEXT]
+    return sorted({*found, *(ROOT / name for name in ("README.md", "Makefile", "pyproject.toml"))})
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def part(module: str) -> str | None:
+    """The entry of ORDER that `quantcli.<entry>...` is in; None for anything else, `quantcli` itself included."""
+    names = module.split(".")
+    return names[1] if names[0] == "quantcli" and len(names) > 1 else None
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every module imported anywhere in `tree`; of `from a import b` both a.b and a (b may be a module)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a module stands"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def upward(source: str, place: str) -> list[str]:
+    """The imports in a module of `place` that go up ORDER."""
+    found = [(part(name), name) for name in imports(ast.parse(source))]
+    places = {*ORDER, "__init__", "__version__"}
+    strange = [name for entry, name in found if entry is not None and entry not in places]
+    low = ORDER.index(place)
+    return strange + [name for entry, name in found if entry in ORDER and ORDER.index(entry) < low]
+
+
+def prints(source: str) -> list[int]:
+    """The lines where a module writes to a terminal: print(), sys.stdout, sys.stderr (`isatty` is no writing)."""
+    tree = ast.parse(source)
+    asked = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "isatty"}
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Call) and ast.unparse(node.func) == "print")
+        or (
+            isinstance(node, ast.Attribute)
+            and ast.unparse(node) in ("sys.stdout", "sys.stderr")
+            and id(node) not in asked
+        )
+    ]
+
+
+def loads(source: str) -> list[str]:
+    """The heavy modules that importing a module would load: imports at its top level, those for type checkers aside."""
+    top = [node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return [name for node in top for name in imports(node) if name.split(".")[0] in HEAVY]
+
+
+def place_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=shown)
+def test_module_imports_go_down(path: Path) -> None:
+    place = place_of(path)
+    if place == "__init__":
+        assert [name for name in imports(ast.parse(path.read_text())) if name.startswith("quantcli")] == []
+        return
+    assert place in ORDER, f"{place} has no place in the list of quantcli/README.md"
+    assert upward(path.read_text(), place) == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=shown)
+def test_only_cli_prints(path: Path) -> None:
+    if place_of(path) != "cli":
+        assert prints(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=shown)
+def test_nothing_heavy_is_imported_at_the_top(path: Path) -> None:
+    if place_of(path) != "kernels":  # the folder that is itself imported late
+        assert loads(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=shown)
+def test_each_module_opens_with_a_docstring(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_files_are_short() -> None:
+    code = [path for path in texts() if path.suffix == ".py"]
+    assert {shown(path): count for path in code if (count := _lines(path)) > MOST_LINES} == {}
+
+
+def test_no_text_names_this_machine() -> None:
+    named = {shown(p): match[0] for p in texts() if p.is_file() and (match := MACHINE_PATH.search(_text(p)))}
+    assert named == {}
+
+
+def test_the_list_of_the_design_page_is_the_one_tested_here() -> None:
+    page = (PACKAGE / "README.md").read_text()
+    places = [re.search(rf"^ +{name}(?:/|\.py) ", page, re.MULTILINE) for name in ORDER]
+    assert [name for name, place in zip(ORDER, places, strict=True) if place is None] == []
+    starts = [place.start() for place in places if place]
+    assert starts == sorted(starts)
+
+
+def test_these_checks_can_fail() -> None:
+    assert upward("from quantcli.cli.output import Output", "schemes") == ["quantcli.cli.output.Output"]
+    assert upward("def f():\n    import quantcli.convert.plan", "targets") == ["quantcli.convert.plan"]
+    assert upward("from quantcli import sources", "recipes") == ["quantcli.sources"]
+    assert upward("from quantcli import misc", "cli") == ["quantcli.misc"]
+    assert upward("from quantcli.schemes import base", "checkpoint") == []
+    assert prints("x = 1\nprint(x)") == [2] and prints("import sys\nsys.stderr.write('')") == [2]
+    assert prints("import sys\nsys.stderr.isatty()") == []
+    assert loads("import mlx.core as mx") == ["mlx.core"] and loads("def f():\n    import mlx.core") == []
+    assert MACHINE_PATH.search("a path: " + "/".join(("", "home", "me")) + "/x")
+    assert not MACHINE_PATH.search("https://example.org/home/page")
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace")
+
+
+def _lines(path: Path) -> int:
+    return len(_text(path).splitlines())
