@@ -1,0 +1,116 @@
+"""The header of a new GGUF file, version 3, little-endian; layout and source: see `gguf`.
+
+As llama.cpp's writers place them, tensors follow each other in the order given, each padded with zeros to the
+alignment, the last one too: so a file's size is a multiple of it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quantcli.containers.ggml_types import BY_NAME
+from quantcli.containers.gguf import MAGIC, MAX_RANK, alignment_of
+from quantcli.containers.gguf_values import CODES, VALUE_TYPES, ArrayValue
+from quantcli.containers.hostile import check_name, shown
+from quantcli.errors import BadInput, NotPossible
+
+VERSION = 3
+#: The longest tensor name, in bytes, that llama.cpp loads.
+MAX_TENSOR_NAME = 63
+
+
+def header(
+    metadata: Mapping[str, tuple[str, Any]], tensors: Sequence[tuple[str, tuple[int, ...], str]]
+) -> tuple[bytes, dict[str, int], int]:
+    """A file's bytes up to its data, each tensor's absolute offset, and the size of the whole file.
+
+    `metadata`: key -> (type, value), types as in `gguf.Value`, texts str or bytes, arrays sequences or `ArrayValue`.
+    `tensors`: (name, row-major shape, GGML type). Both are written in the order given. The alignment is that of
+    `general.alignment` among the metadata, else 32. Raises `BadInput` for a value that its type cannot hold or a shape
+    that the type cannot, `NotPossible` for a name that llama.cpp would not load.
+
+    >>> start, offsets, size = header({"a": ("uint8", 7)}, [("w", (2, 32), "q8_0")])
+    >>> start[:38].hex(" ", -8)
+    '4747554603000000 0100000000000000 0100000000000000 0100000000000000 610000000007'
+    >>> len(start), offsets, size
+    (96, {'w': 96}, 192)
+    """
+    alignment = alignment_of(metadata, "the file to be written")
+    keys = b"".join(_key(key, kind, value) for key, (kind, value) in metadata.items())
+    infos: list[bytes] = []
+    offsets: dict[str, int] = {}
+    end = 0
+    for name, shape, type_name in tensors:
+        if name in offsets:
+            raise BadInput(f"tensor {shown(name)} occurs twice in the file to be written: rename one.")
+        offsets[name] = end
+        nbytes = tensor_nbytes(name, shape, type_name)
+        infos.append(_info(name, shape, type_name, end))
+        end += nbytes + -nbytes % alignment
+    start = MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(metadata)) + keys + b"".join(infos)
+    start += bytes(-len(start) % alignment)
+    return start, {name: len(start) + offset for name, offset in offsets.items()}, len(start) + end
+
+
+def tensor_nbytes(name: str, shape: tuple[int, ...], type_name: str) -> int:
+    """Bytes of a tensor, without padding; raises `BadInput` where the type's blocks do not fill its rows."""
+    ggml = BY_NAME[type_name]
+    row = shape[-1] if shape else 1
+    if row % ggml.block_size:
+        raise BadInput(
+            f"tensor {shown(name)}: rows of {row} values are no multiple of {type_name}'s {ggml.block_size}."
+        )
+    return math.prod(shape) // ggml.block_size * ggml.block_bytes
+
+
+def _info(name: str, shape: tuple[int, ...], type_name: str, offset: int) -> bytes:
+    check_name(name, "a tensor to be written")
+    if len(name.encode()) > MAX_TENSOR_NAME:
+        raise NotPossible(f"tensor {shown(name)}: llama.cpp loads names of at most {MAX_TENSOR_NAME} bytes: rename it.")
+    if not 1 <= len(shape) <= MAX_RANK:
+        raise NotPossible(f"tensor {shown(name)}: GGUF holds 1 to {MAX_RANK} dimensions, not {len(shape)}: reshape it.")
+    sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+    return _text(name) + sizes + struct.pack("<IQ", BY_NAME[type_name].id, offset)
+
+
+def _key(key: str, kind: str, value: Any) -> bytes:
+    check_name(key, "a key to be written")
+    base, _, _ = kind.partition("[")
+    if base not in CODES:
+        raise BadInput(f"key {shown(key)}: {shown(kind)} is no GGUF value type.")
+    try:
+        return _text(key) + struct.pack("<I", VALUE_TYPES.index(base)) + _payload(kind, value)
+    except (struct.error, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise BadInput(f"key {shown(key)}: {shown(value)} cannot be written as {kind}: {error}.") from error
+
+
+def _payload(kind: str, value: Any) -> bytes:
+    """A value's bytes after its type."""
+    if kind == "string":
+        return _text(value)
+    if kind.startswith("array["):
+        return _array(kind.removeprefix("array[").removesuffix("]"), value)
+    if kind == "bool" and not isinstance(value, bool):
+        raise TypeError("expected True or False")
+    return struct.pack("<" + CODES[kind], value)
+
+
+def _array(element: str, value: Any) -> bytes:
+    if isinstance(value, ArrayValue) and value.byte_order == "little":
+        return _array_start(value.element, value.length) + value.payload
+    elements = value.decode() if isinstance(value, ArrayValue) else value
+    if CODES.get(element) and element != "bool":
+        return _array_start(element, len(elements)) + struct.pack(f"<{len(elements)}{CODES[element]}", *elements)
+    return _array_start(element.partition("[")[0], len(elements)) + b"".join(_payload(element, one) for one in elements)
+
+
+def _array_start(element: str, length: int) -> bytes:
+    return struct.pack("<IQ", VALUE_TYPES.index(element), length)
+
+
+def _text(text: str | bytes) -> bytes:
+    raw = text.encode("utf-8") if isinstance(text, str) else text
+    return struct.pack("<Q", len(raw)) + raw

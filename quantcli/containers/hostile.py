@@ -1,0 +1,87 @@
+"""Checks that both readers make of a file that may be anything: what it really is, whether its names can be shown.
+
+A name from a file is printed, logged and used as a key. So it has to be one line of text without characters that steer
+a terminal, and an error quotes it in at most a line whatever its length.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import reprlib
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from quantcli.errors import BadInput, Surroundings
+
+#: read(offset, length): that many bytes of a file, fewer only where the file ends.
+Read = Callable[[int, int], bytes]
+
+#: The largest count, size or dimension that a header may name: what a signed 64-bit integer holds.
+LARGEST = 2**63 - 1
+
+# C0 and C1 controls, line and paragraph separators, bidirectional overrides and isolates, lone surrogates.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# First bytes -> what the file is, and what to do about it.
+FOREIGN: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the file itself: fetch it with `git lfs pull`"),
+    (b"PK\x03\x04", "a zip archive, as PyTorch writes its pickles: convert it to safetensors first"),
+    (b"\x80\x02", "a PyTorch pickle: convert it to safetensors first"),
+    (b"\x80\x03", "a PyTorch pickle: convert it to safetensors first"),
+    (b"\x80\x04", "a PyTorch pickle: convert it to safetensors first"),
+    (b"\x80\x05", "a PyTorch pickle: convert it to safetensors first"),
+    (b"GGUF", "a GGUF file: give it the suffix .gguf"),
+)
+
+_short = reprlib.Repr()
+_short.maxlevel = 2
+_short.maxstring = _short.maxother = _short.maxlong = 100
+
+
+def shown(value: object) -> str:
+    """`value` quoted for an error message: one line, at most some hundred characters."""
+    return UNPRINTABLE.sub("?", _short.repr(value))
+
+
+def foreign(head: bytes) -> str | None:
+    """What a file with these first bytes is, and what to do about it; None: nothing that we know."""
+    return next((what for start, what in FOREIGN if head.startswith(start)), None)
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse an empty name and one with control characters; `where`: the file and what is named (`a.gguf: a key`)."""
+    if not name:
+        raise BadInput(f"{where} has an empty name: get the file again or mend the tool that wrote it.")
+    if UNPRINTABLE.search(name):
+        raise BadInput(
+            f"{where} has control characters in its name {shown(name)}: rename it with the tool that wrote it."
+        )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Read, int]]:
+    """A reader of `path` and its size in bytes; `Surroundings` where the system refuses, `BadInput` for a pipe."""
+    try:
+        # Without O_NONBLOCK the opening of a named pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Surroundings(
+            f"{path}: cannot be opened ({error.strerror}): check the path and its permissions."
+        ) from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadInput(f"{path}: is not a regular file: give the file that holds the tensors.")
+        yield lambda offset, length: _pread(path, descriptor, offset, length), status.st_size
+    finally:
+        os.close(descriptor)
+
+
+def _pread(path: Path, descriptor: int, offset: int, length: int) -> bytes:
+    try:
+        return os.pread(descriptor, length, offset)
+    except OSError as error:
+        raise Surroundings(f"{path}: cannot be read ({error.strerror}): check the disk.") from error
