@@ -1,0 +1,149 @@
+"""What every source gives and every target takes: Part, Weight, Checkpoint, Hyperparameters, Vocabulary."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantcli.arrays import DTYPES, Array, numpy_dtype
+from quantcli.errors import BadInput, Surroundings
+from quantcli.schemes.base import Scheme
+
+#: Strided reads (a range along axis 1) go through blocks of this many bytes, so that memory stays bounded.
+STRIDED_BLOCK = 4 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored array: where its bytes lie. `name` is its name in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].bits // 8
+
+    def read(self, start: int = 0, stop: int | None = None, axis: int = 0) -> Array:
+        """Indices start..stop along `axis` (0: leading axes flattened; 1: of a matrix), as a matrix."""
+        dtype = numpy_dtype(self.dtype)
+        rows, columns = (math.prod(self.shape[:-1]), self.shape[-1]) if self.shape else (1, 1)
+        with self._opened() as handle:
+            if axis == 0:
+                stop = rows if stop is None else stop
+                width = columns * dtype.itemsize
+                block = self._pread(handle.fileno(), start * width, (stop - start) * width)
+                return block.view(dtype).reshape(stop - start, columns)
+            stop = columns if stop is None else stop
+            out = np.empty((rows, stop - start), dtype)
+            step = max(1, STRIDED_BLOCK // max(1, columns * dtype.itemsize))
+            for row in range(0, rows, step):
+                count = min(step, rows - row)
+                block = self._pread(handle.fileno(), row * columns * dtype.itemsize, count * columns * dtype.itemsize)
+                out[row : row + count] = block.view(dtype).reshape(count, columns)[:, start:stop]
+            return out
+
+    def read_bytes(self, start: int, stop: int) -> Array:
+        """That byte range of the stored array, uint8."""
+        with self._opened() as handle:
+            return self._pread(handle.fileno(), start, stop - start)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[FileIO]:
+        """The file, unbuffered; what the system refuses is `Surroundings`."""
+        try:
+            with open(self.file, "rb", buffering=0) as handle:
+                yield handle
+        except OSError as error:
+            raise Surroundings(
+                f"{self.file}: cannot be read ({error.strerror or error}): mend that and run again."
+            ) from error
+
+    def _pread(self, descriptor: int, start: int, count: int) -> Array:
+        buffer = np.empty(count, np.uint8)
+        view = buffer.data
+        done = 0
+        while done < count:
+            got = os.preadv(descriptor, [view[done:]], self.offset + start + done)
+            if got == 0:
+                raise BadInput(
+                    f"{self.file}: ends inside tensor {self.name}: the file has become shorter while it was read."
+                )
+            done += got
+        return buffer
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One logical tensor of the model, whatever it is stored as. `reason`: what in the source decided its scheme."""
+
+    name: str
+    shape: tuple[int, ...]
+    scheme: Scheme
+    parts: Mapping[str, Part]
+    reason: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A source, opened: headers read and checked, no data.
+
+    kind: `hf`, `mlx`, `awq`, `gguf`. names: the dialect that weights are named in (`hf`, `gguf`). root: the folder
+    or file.
+    files: those that hold tensors. sidecars: the others of a folder that belong to the model (tokenizer, templates).
+    config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders).
+    """
+
+    kind: str
+    names: str
+    root: Path
+    files: tuple[Path, ...]
+    weights: Mapping[str, Weight]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    sidecars: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer in terms that both dialects share.
+
+    model: `bpe` (byte-level) or `spm` (SentencePiece). pre: llama.cpp's name of the pre-tokenizer rule (byte-level
+    only).
+    tokens, scores, types: one entry an id (types are llama.cpp's: 1 normal, 2 unknown, 3 control, 4 user defined,
+    5 unused, 6 byte). merges: `left right`, best first. special: role (`bos`, `eos`, `unknown`, `padding`, ...) -> id.
+    add: role (`bos`, `eos`, `sep`) -> whether it is added around a text, where the tokenizer says so.
+    chat_templates: the
+    named ones beside the default. normalizer: step (`lowercase`, `strip_accents`) -> whether text goes through it.
+    """
+
+    model: str
+    pre: str | None
+    tokens: tuple[bytes, ...]
+    types: tuple[int, ...]
+    scores: tuple[float, ...] | None
+    merges: tuple[str, ...]
+    special: Mapping[str, int]
+    add: Mapping[str, bool]
+    add_space_prefix: bool | None = None
+    remove_extra_whitespaces: bool | None = None
+    chat_template: str | None = None
+    chat_templates: Mapping[str, str] = field(default_factory=dict)
+    normalizer: Mapping[str, bool] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

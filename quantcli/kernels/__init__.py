@@ -1,0 +1,11 @@
+"""CPU fast paths, called by schemes only: the same bits as the MLX form of the scheme, in less time.
+
+Every module here imports numba, so schemes import it inside the method that runs a kernel. A kernel takes flat arrays
+(a slab's groups one after the other) and works through them in chunks that stay in the first-level cache.
+
+    compile.py    how a function becomes a kernel, and where the machine code is kept
+    chunks.py     what kernels share: reading float dtypes, rounding to them, packing codes into words, the error sums
+    affine.py     MLX affine grids           mx_floats.py   MXFP4, MXFP8, NVFP4
+    ggml_legacy.py, q6_k.py                  GGML's blocks
+    q6_k.py       GGML's q6_k                ggml_legacy.py  GGML's blocks of 32: q4_0 q4_1 q5_0 q5_1 q8_0
+"""

@@ -1,0 +1,199 @@
+"""What kernels share: float dtypes in and out, codes to words and back, the error sums. Works on one chunk at a time.
+
+Float dtypes are told apart by the number of mantissa bits that float32 has more than they do: f32 0, f16 13, bf16 16.
+A source of any of them is given as its uint16 units (f32: two units a value, low half first).
+
+Codes of b bits lie one after the other from the lowest bit of little-endian words, value 0 lowest: 8 codes are b bytes,
+32 codes are b words, and no code of a group shares a word with the next group's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quantcli.arrays import Array, dtype_name
+from quantcli.kernels.compile import kernel
+
+#: Values a kernel works on at a time; every group size divides it.
+CHUNK = 1024
+#: Partial float32 sums side by side, so that a sum is a vector of sums; divides CHUNK.
+LANES = 128
+#: Mantissa bits of float32 that a dtype lacks.
+DROPPED = {"f32": 0, "f16": 13, "bf16": 16}
+
+_LOW8 = np.uint64(0x00FF00FF00FF00FF)
+_LOW16 = np.uint64(0x0000FFFF0000FFFF)
+_LOW32 = np.uint64(0x00000000FFFFFFFF)
+
+
+def units(values: Array) -> tuple[Array, int]:
+    """Float values of any dtype of FLOATS as flat uint16 units, with their DROPPED; f64 is rounded to float32."""
+    if values.dtype == np.float64:
+        values = values.astype(np.float32)
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return flat.view(np.uint16), DROPPED[dtype_name(values.dtype)]
+
+
+@kernel
+def widen(source: Any, x: Any, count: int, dropped: int) -> None:
+    """x[:count] = the values of `source` (uint16 units), as float32."""
+    bits = x.view(np.uint32)
+    if dropped == 0:
+        halves = x.view(np.uint16)
+        for j in range(2 * count):
+            halves[j] = source[j]
+    elif dropped == 16:
+        for j in range(count):
+            bits[j] = np.uint32(source[j]) << np.uint32(16)
+    else:
+        for j in range(count):
+            bits[j] = np.uint32(source[j] & np.uint16(0x7FFF)) << np.uint32(13)
+        for j in range(count):
+            x[j] *= np.float32(2.0**112)  # moves the exponent, subnormals included, from bias 15 to bias 127
+        for j in range(count):
+            half = np.uint32(source[j])
+            special = np.uint32(0x7F800000) if half & np.uint32(0x7C00) == np.uint32(0x7C00) else np.uint32(0)
+            bits[j] |= special | (half & np.uint32(0x8000)) << np.uint32(16)
+
+
+@kernel
+def narrow(x: Any, y: Any, count: int, dropped: int) -> None:
+    """y[:count] = x[:count] rounded half to even to the dtype that lacks `dropped` bits (not NaN); overflow is Inf."""
+    bits, out = x.view(np.uint32), y.view(np.uint32)
+    if dropped == 0:
+        for j in range(count):
+            y[j] = x[j]
+    elif dropped == 16:
+        for j in range(count):
+            odd = (bits[j] >> np.uint32(16)) & np.uint32(1)
+            out[j] = (bits[j] + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
+    else:
+        for j in range(count):
+            sign = np.uint32(bits[j] & np.uint32(0x80000000))
+            odd = (bits[j] >> np.uint32(13)) & np.uint32(1)
+            normal = np.uint32(((bits[j] & np.uint32(0x7FFFFFFF)) + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000))
+            normal = normal if normal < np.uint32(0x47800000) else np.uint32(0x7F800000)
+            small = np.float32(np.float32(abs(x[j]) + np.float32(0.5)) - np.float32(0.5))  # to a multiple of 2**-24
+            out[j] = normal | sign
+            if abs(x[j]) < np.float32(2.0**-14):
+                y[j] = -small if sign else small
+
+
+@kernel
+def measure(x: Any, off: Any, count: int, partial: Any, sums: Any) -> None:
+    """Adds a chunk to `sums`: squared `off`, squared `x`, largest |off|. Both arrays are CHUNK long, zeroed past
+    `count`.
+
+    Summed in float32, in LANES lanes (`partial`: float32 (2, LANES)); in float64 where squares leave float32's range.
+    """
+    off[count:] = 0
+    x[count:] = 0
+    squared, reference = partial[0], partial[1]
+    lanes = squared.shape[0]  # not the constant: LLVM vectorises the loops then instead of unrolling them
+    squared[:] = 0
+    reference[:] = 0
+    for start in range(0, CHUNK, lanes):
+        d, v = off[start : start + lanes], x[start : start + lanes]
+        for lane in range(lanes):
+            squared[lane] += d[lane] * d[lane]
+        for lane in range(lanes):
+            reference[lane] += v[lane] * v[lane]
+    while lanes > 8:  # halves are added as vectors; one by one the last additions would wait for each other
+        lanes //= 2
+        for lane in range(lanes):
+            squared[lane] += squared[lane + lanes]
+        for lane in range(lanes):
+            reference[lane] += reference[lane + lanes]
+    error = total = 0.0
+    for lane in range(lanes):
+        error += np.float64(squared[lane])
+        total += np.float64(reference[lane])
+    if not 1e-12 < total < 1e30:
+        error = total = 0.0
+        for j in range(count):
+            error += np.float64(off[j]) ** 2
+            total += np.float64(x[j]) ** 2
+    sums[0] += error
+    sums[1] += total
+    keys, key = off.view(np.int32), np.int32(0)  # positive floats are ordered as their bits
+    for j in range(CHUNK):
+        key = max(key, np.int32(keys[j] & np.int32(0x7FFFFFFF)))
+    partial.view(np.int32)[0, 0] = key
+    sums[2] = max(sums[2], np.float64(partial[0, 0]))
+
+
+@kernel
+def pack_chunk(codes: Any, words: Any, count: int, bits: int) -> None:
+    """words = codes[:count] (uint8, count a multiple of 32) packed; overwrites `codes`."""
+    eights = codes[:count].view(np.uint64)
+    one, two, four = np.uint64(bits), np.uint64(2 * bits), np.uint64(4 * bits)
+    for j in range(count // 8):
+        v = eights[j]
+        v = (v & _LOW8) | ((v >> np.uint64(8)) & _LOW8) << one
+        v = (v & _LOW16) | ((v >> np.uint64(16)) & _LOW16) << two
+        eights[j] = (v & _LOW32) | (v >> np.uint64(32)) << four
+    if bits == 8:
+        for j in range(count // 8):
+            words[2 * j] = np.uint32(eights[j])
+            words[2 * j + 1] = np.uint32(eights[j] >> np.uint64(32))
+    elif bits == 4:
+        for j in range(count // 8):
+            words[j] = np.uint32(eights[j])
+    else:
+        _join(eights, words, count // 32, bits)
+
+
+@kernel
+def _join(eights: Any, words: Any, blocks: int, bits: int) -> None:
+    """Each four runs of 8 * bits bits become `bits` words."""
+    width = 8 * bits
+    for block in range(blocks):
+        run, word = eights[4 * block : 4 * block + 4], words[bits * block : bits * block + bits]
+        pending, fill, at = np.uint64(0), 0, 0
+        for k in range(4):
+            pending |= run[k] << np.uint64(fill)
+            carried = run[k] >> np.uint64(1) >> np.uint64(63 - fill)
+            fill += width
+            while fill >= 32:
+                word[at] = np.uint32(pending)
+                pending = pending >> np.uint64(32) | carried << np.uint64(32)
+                carried = np.uint64(0)
+                fill -= 32
+                at += 1
+
+
+@kernel
+def unpack_chunk(words: Any, codes: Any, count: int, bits: int) -> None:
+    """codes[:count] (uint8, count a multiple of 32) = the codes in `words`."""
+    eights = codes[:count].view(np.uint64)
+    if bits == 8:
+        for j in range(count // 8):
+            eights[j] = np.uint64(words[2 * j]) | np.uint64(words[2 * j + 1]) << np.uint64(32)
+    elif bits == 4:
+        for j in range(count // 8):
+            eights[j] = words[j]
+    else:
+        _split(words, eights, count // 32, bits)
+    one, two, four = np.uint64(bits), np.uint64(2 * bits), np.uint64(4 * bits)
+    mask4 = (np.uint64(1) << four) - np.uint64(1)
+    mask2 = ((np.uint64(1) << two) - np.uint64(1)) * np.uint64(0x0000000100000001)
+    mask1 = ((np.uint64(1) << one) - np.uint64(1)) * np.uint64(0x0001000100010001)
+    for j in range(count // 8):
+        v = eights[j]
+        v = (v & mask4) | ((v >> four) & mask4) << np.uint64(32)
+        v = (v & mask2) | ((v >> two) & mask2) << np.uint64(16)
+        eights[j] = (v & mask1) | ((v >> one) & mask1) << np.uint64(8)
+
+
+@kernel
+def _split(words: Any, eights: Any, blocks: int, bits: int) -> None:
+    """Each `bits` words become four runs of 8 * bits bits (what lies above a run is masked off later)."""
+    width = 8 * bits
+    for block in range(blocks):
+        run, word = eights[4 * block : 4 * block + 4], words[bits * block : bits * block + bits]
+        for k in range(4):
+            at, shift = k * width // 32, np.uint64(k * width % 32)
+            high = np.uint64(word[at + 1]) if at + 1 < bits else np.uint64(0)
+            run[k] = (np.uint64(word[at]) | high << np.uint64(32)) >> shift

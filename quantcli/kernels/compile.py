@@ -1,0 +1,54 @@
+"""How a Python function becomes a kernel: one place for numba's settings.
+
+A kernel releases the interpreter lock, divides as IEEE does (no exception on a zero) and allows no fast-math: LLVM then
+neither reorders sums nor contracts a product and a sum into one rounding, so the bits do not depend on the machine.
+
+Machine code is kept between runs, in `NUMBA_CACHE_DIR` or the user's cache folder. numba looks for changes only in the
+file of the function itself, so the folder's name carries a digest of all kernels: none of them can be stale. Where no
+folder can be written, kernels are compiled anew in each run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+
+#: numba's settings, whose names are made at run time.
+CONFIG: Any = numba.config
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Where machine code of these very sources is kept, created; None where nothing can be written."""
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    home = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(home) / "quantcli" / f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled for the types that it is first called with."""
+    folder = cache_folder()
+    if folder is None:
+        return _compiled(function, keep=False)
+    before = CONFIG.CACHE_DIR
+    CONFIG.CACHE_DIR = str(folder)  # read while the function is decorated, for it alone
+    try:
+        return _compiled(function, keep=True)
+    finally:
+        CONFIG.CACHE_DIR = before
+
+
+def _compiled(function: Callable[..., Any], keep: bool) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = numba.njit(function, cache=keep, nogil=True, error_model="numpy", fastmath=False)
+    return compiled

@@ -1,0 +1,280 @@
+"""GGML's blocks of 32 (`q4_0 q4_1 q5_0 q5_1 q8_0`) on the CPU: ggml's bytes, ggml's float32 values.
+
+Source of the rounding: `quantize_row_*_ref` and `dequantize_row_*` in ggml-quants.c (llama.cpp), restated; layouts are
+drawn in schemes/ggml_legacy.py. All arithmetic is float32, each operation rounded once. With `zero` as the code of 0:
+
+    q4_0 q5_0   d = peak / -zero (peak: the first value of largest magnitude)   code = trunc(x / d + zero + 0.5)
+    q4_1 q5_1   d = (high - low) / (2**bits - 1), m = low                       code = trunc((x - low) / d + 0.5)
+    q8_0        d = largest magnitude / 127                                     code = x / d, rounded half away from 0
+
+where "/ d" is a product with 1 / d (0 where d is 0), before d is rounded to f16. A code out of range is clamped, a NaN
+among the quotients (1 / d is infinite where d < 2**-128) is the lowest code: ggml leaves those undefined.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array
+from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
+from quantcli.kernels.compile import kernel
+
+#: Values of a block, all of which share a scale. Kernels are given it as `width`: where LLVM knows how short a loop is,
+#: it unrolls it and no longer vectorises it, at two to three times the cost.
+BLOCK = 32
+_BLOCKS = CHUNK // BLOCK
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+_F16 = 13  # mantissa bits of float32 that f16 lacks
+
+
+def encode(values: Array, bits: int, zero: int | None) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Blocks (rows, bytes per row) of `values` (rows, columns), any dtype of FLOATS, columns a multiple of 32.
+
+    Also float64 sums: squared error, squared values, largest error, and the largest magnitude of a scale or minimum
+    that overflows f16 (0 where none does).
+    """
+    rows, columns = values.shape
+    source, dropped = units(values)
+    size = block_bytes(bits, zero)
+    blocks = np.empty((rows, columns // BLOCK * size), np.uint8)
+    sums = np.zeros(4, np.float64)
+    _encode(source, dropped, blocks.reshape(-1, size), sums, bits, -1 if zero is None else zero, BLOCK)
+    return blocks, sums
+
+
+def decode(blocks: NDArray[np.uint8], bits: int, zero: int | None) -> NDArray[np.float32]:
+    """float32 (rows, columns) of blocks (rows, bytes per row)."""
+    size = block_bytes(bits, zero)
+    flat = np.ascontiguousarray(blocks).reshape(-1, size)
+    header = np.ascontiguousarray(flat[:, : 2 if zero is not None else 4]).view(np.float16).astype(np.float32)
+    out = np.empty((blocks.shape[0], blocks.shape[1] // size * BLOCK), np.float32)
+    if bits == 8:
+        _decode_bytes(flat, header, out.reshape(-1), BLOCK)
+    else:
+        _decode_nibbles(flat, header, out.reshape(-1), bits, -1 if zero is None else zero, BLOCK // 2)
+    return out
+
+
+def block_bytes(bits: int, zero: int | None) -> int:
+    """f16 scale, f16 minimum where the zero is not fixed, `bits` bits a value."""
+    return (2 if zero is not None else 4) + BLOCK * bits // 8
+
+
+@kernel
+def _extremes(x: Any, low: Any, high: Any, blocks: int, width: int) -> None:
+    """The smallest and the largest value of each block of x, the first of its zeros where that is a zero."""
+    keys, lows, highs = x.view(np.int32), low.view(np.int32), high.view(np.int32)
+    for b in range(blocks):
+        block = keys[b * width : (b + 1) * width]
+        least, most = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+        for j in range(width):
+            # The bits of a float, those of a negative one inverted, are ordered as integers, and integers vectorise.
+            key = np.int32(block[j] ^ ((block[j] >> np.int32(31)) & _MAGNITUDE))
+            least, most = min(least, key), max(most, key)
+        lows[b] = least ^ ((least >> np.int32(31)) & _MAGNITUDE)
+        highs[b] = most ^ ((most >> np.int32(31)) & _MAGNITUDE)
+    for b in range(blocks):
+        if low[b] == 0:  # ggml keeps the sign of the first zero
+            low[b] = _first(x[b * width : (b + 1) * width], np.float32(0))
+
+
+@kernel
+def _magnitudes(x: Any, high: Any, blocks: int, width: int) -> None:
+    """The largest magnitude of each block of x."""
+    keys, highs = x.view(np.int32), high.view(np.int32)
+    for b in range(blocks):
+        block, most = keys[b * width : (b + 1) * width], np.int32(0)
+        for j in range(width):
+            most = max(most, np.int32(block[j] & _MAGNITUDE))
+        highs[b] = most
+
+
+@kernel
+def _first(block: Any, magnitude: Any) -> Any:
+    """The first value of the block that has this magnitude."""
+    for j in range(BLOCK):
+        if abs(block[j]) == magnitude:
+            return block[j]
+    return magnitude
+
+
+@kernel
+def _find_scales(x: Any, scale: Any, low: Any, blocks: int, bits: int, zero: int, width: int) -> None:
+    """Unrounded scale of each block of x; `low` is what codes count from: the minimum, 0 where the zero is fixed."""
+    high, nought = np.empty(_BLOCKS, np.float32), np.float32(0)
+    if bits == 8:
+        _magnitudes(x, high, blocks, width)
+        for b in range(blocks):
+            scale[b], low[b] = high[b] / np.float32(127), nought
+        return
+    _extremes(x, low, high, blocks, width)
+    if zero < 0:
+        for b in range(blocks):
+            scale[b] = np.float32(high[b] - low[b]) / np.float32((1 << bits) - 1)
+        return
+    for b in range(blocks):
+        peak = high[b] if abs(high[b]) > abs(low[b]) else low[b]
+        if peak == nought:
+            peak = nought  # of either sign: ggml counts from +0
+        elif high[b] == -low[b]:
+            peak = _first(x[b * width : (b + 1) * width], high[b])
+        scale[b], low[b] = peak / np.float32(-zero), nought
+
+
+@kernel
+def _round_codes(
+    x: Any,
+    inverse: Any,
+    low: Any,
+    scale: Any,
+    minimum: Any,
+    codes: Any,
+    off: Any,
+    blocks: int,
+    bits: int,
+    zero: int,
+    width: int,
+) -> None:
+    """codes of x by truncation, and how far the values that they stand for are from x."""
+    top, nought = np.float32((1 << bits) - 1), np.float32(0)
+    middle = np.float32(max(zero, 0))
+    half = np.float32(middle + np.float32(0.5))
+    for b in range(blocks):
+        begin, end = b * width, (b + 1) * width
+        value, code, distance = x[begin:end], codes[begin:end], off[begin:end]
+        start, factor, d, m = low[b], inverse[b], scale[b], minimum[b]
+        for j in range(width):
+            q = (value[j] - start) * factor + half
+            q = q if q > nought else nought
+            q = q if q < top else top
+            whole = np.int32(q)
+            code[j] = np.uint8(whole)
+            distance[j] = ((np.float32(whole) - middle) * d + m) - value[j]
+
+
+@kernel
+def _round_bytes(x: Any, inverse: Any, scale: Any, codes: Any, off: Any, blocks: int, width: int) -> None:
+    """Signed codes of x, rounded half away from zero."""
+    top, half = np.float32(127), np.float32(0.5)
+    for b in range(blocks):
+        begin, end = b * width, (b + 1) * width
+        value, code, distance = x[begin:end], codes[begin:end], off[begin:end]
+        factor, d = inverse[b], scale[b]
+        for j in range(width):
+            q = value[j] * factor
+            q = q if q > -top else -top
+            q = q if q < top else top
+            whole = np.int32(q)
+            rest = np.float32(q - np.float32(whole))
+            whole = np.int32(whole + np.int32(rest >= half) - np.int32(rest <= -half))
+            code[j] = np.uint8(whole)
+            distance[j] = np.float32(whole) * d - value[j]
+
+
+@kernel
+def _write_f16(values: Any, blocks: Any, count: int, at: int) -> None:
+    """Bytes `at`, `at` + 1 of each block: a float32 that f16 holds exactly (or an infinite one), as f16."""
+    small = np.empty(_BLOCKS, np.float32)
+    magnitudes, bits = small.view(np.int32), values.view(np.int32)
+    for b in range(count):
+        small[b] = abs(values[b]) * np.float32(2.0**-112)  # moves the exponent, subnormals included, to bias 15
+    for b in range(count):
+        half = min(np.int32(magnitudes[b] >> np.int32(_F16)), np.int32(0x7C00))
+        half |= (bits[b] >> np.int32(16)) & np.int32(0x8000)
+        blocks[b, at] = np.uint8(half)
+        blocks[b, at + 1] = np.uint8(half >> np.int32(8))
+
+
+@kernel
+def _write_codes(codes: Any, blocks: Any, count: int, bits: int, at: int, width: int) -> None:
+    """The codes of each block, from byte `at` on: high bits first where there are five, then the nibbles."""
+    half = width // 2
+    if bits == 8:
+        for b in range(count):
+            block, code = blocks[b, at : at + width], codes[b * width : (b + 1) * width]
+            for j in range(width):
+                block[j] = code[j]
+        return
+    if bits == 5:
+        eights = codes.view(np.uint64)
+        for b in range(count):
+            for k in range(4):
+                fifth = (eights[4 * b + k] >> np.uint64(4)) & np.uint64(0x0101010101010101)
+                # The product moves bit 8 i to bit 56 + i, for each of the eight.
+                blocks[b, at + k] = np.uint8((fifth * np.uint64(0x0102040810204080)) >> np.uint64(56))
+        at += 4
+    for b in range(count):
+        nibbles, code = blocks[b, at : at + half], codes[b * width : (b + 1) * width]
+        for j in range(half):
+            nibbles[j] = np.uint8(np.uint8(code[j] & np.uint8(15)) | np.uint8(code[j + half] << np.uint8(4)))
+
+
+@kernel
+def _note_overflow(exact: Any, rounded: Any, count: int, sums: Any) -> None:
+    """sums[3]: the largest magnitude that became infinite."""
+    for b in range(count):
+        if abs(rounded[b]) > np.float32(65504):
+            sums[3] = max(sums[3], np.float64(abs(exact[b])))
+
+
+@kernel
+def _encode(source: Any, dropped: int, blocks: Any, sums: Any, bits: int, zero: int, width: int) -> None:
+    per_unit = 1 if dropped else 2
+    x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+    codes, partial = np.empty(CHUNK, np.uint8), np.empty((2, LANES), np.float32)
+    exact, inverse, low = (np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32))
+    scale, minimum = np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32)
+    nought, one = np.float32(0), np.float32(1)
+    for start in range(0, blocks.shape[0], _BLOCKS):
+        count = min(_BLOCKS, blocks.shape[0] - start)
+        out = blocks[start : start + count]
+        first, last = start * BLOCK, (start + count) * BLOCK
+        widen(source[first * per_unit : last * per_unit], x, count * BLOCK, dropped)
+        _find_scales(x, exact, low, count, bits, zero, width)
+        for b in range(count):
+            inverse[b] = one / exact[b] if exact[b] != nought else nought
+        narrow(exact, scale, count, _F16)
+        narrow(low, minimum, count, _F16)
+        if bits == 8:
+            _round_bytes(x, inverse, scale, codes, off, count, width)
+        else:
+            _round_codes(x, inverse, low, scale, minimum, codes, off, count, bits, zero, width)
+        _write_f16(scale, out, count, 0)
+        if zero < 0:
+            _write_f16(minimum, out, count, 2)
+        _write_codes(codes, out, count, bits, 2 if zero >= 0 else 4, width)
+        _note_overflow(exact, scale, count, sums)
+        _note_overflow(low, minimum, count, sums)
+        measure(x, off, count * BLOCK, partial, sums)
+
+
+@kernel
+def _decode_bytes(blocks: Any, header: Any, out: Any, width: int) -> None:
+    for b in range(blocks.shape[0]):
+        scale, code, value = header[b, 0], blocks[b, 2:34], out[b * width : (b + 1) * width]
+        for j in range(width):
+            value[j] = np.float32(np.int8(code[j])) * scale
+
+
+@kernel
+def _decode_nibbles(blocks: Any, header: Any, out: Any, bits: int, zero: int, half: int) -> None:
+    start = 2 if zero >= 0 else 4
+    first = start + (4 if bits == 5 else 0)
+    middle = np.int32(max(zero, 0))
+    for b in range(blocks.shape[0]):
+        # Adding -0 leaves every float as it is, the sign of a zero included.
+        scale, minimum = header[b, 0], header[b, 1] if zero < 0 else np.float32(-0.0)
+        nibbles, value = blocks[b, first : first + half], out[2 * b * half : 2 * (b + 1) * half]
+        high = np.uint32(0)
+        if bits == 5:
+            for k in range(4):
+                high |= np.uint32(blocks[b, start + k]) << np.uint32(8 * k)
+        for j in range(half):
+            fifth = np.int32(((high >> np.uint32(j)) & np.uint32(1)) << np.uint32(4))
+            value[j] = np.float32(np.int32(nibbles[j] & np.uint8(15)) + fifth - middle) * scale + minimum
+        for j in range(half):
+            fifth = np.int32(((high >> np.uint32(j + half)) & np.uint32(1)) << np.uint32(4))
+            value[j + half] = np.float32(np.int32(nibbles[j] >> np.uint8(4)) + fifth - middle) * scale + minimum

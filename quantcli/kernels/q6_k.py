@@ -1,0 +1,229 @@
+"""GGML's `q6_k` on the CPU: ggml's bytes without an importance matrix, ggml's float32 values.
+
+Source of the search: `make_qx_quants` (rmse_type 1) and `quantize_row_q6_K_ref` in ggml-quants.c (llama.cpp), restated;
+the layout is drawn in schemes/q6_k.py. All arithmetic is float32, each operation rounded once, sums in index order:
+
+    for each group of 16, with the first value of largest magnitude, peak, and the weights w = x * x:
+        for t of 32, then 31.1 31.2 ... 32.9 (without 32):    q = clip(rint(x * (-t / peak)), -32, 31)
+            scale = sum(w x q) / sum(w q q), kept where it explains more of the group than the best so far
+    super-block: d = f16(largest scale / -128), sub-scale = rint(scale / d), codes rounded anew on d * sub-scale
+
+The 16 groups of a super-block are the lanes of a vector: each lane sums in ggml's order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array
+from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
+from quantcli.kernels.compile import kernel
+
+#: Values of a super-block, bytes that it takes, groups in it, values of a group.
+SUPER, BYTES, GROUPS, GROUP = 256, 210, 16, 16
+#: Below this largest magnitude a group counts as zero.
+EPSILON = np.float32(1e-15)
+#: The steps that the search tries after 32, in its order.
+STEPS = np.array([np.float32(32) + np.float32(0.1) * np.float32(i) for i in range(-9, 10) if i], np.float32)
+#: Adding and subtracting it rounds a float32 below 2**22 half to even.
+_RINT = np.float32(1.5 * 2**23)
+
+
+def encode(values: Array) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Super-blocks (rows, bytes per row) of `values` (rows, columns), any dtype of FLOATS, columns a multiple of 256.
+
+    Also float64 sums: squared error, squared values, largest error, and the largest magnitude of a super-block's scale
+    that overflows f16 (0 where none does).
+    """
+    rows, columns = values.shape
+    source, dropped = units(values)
+    blocks = np.empty((rows, columns // SUPER * BYTES), np.uint8)
+    sums = np.zeros(4, np.float64)
+    _encode(source, dropped, blocks.reshape(-1, BYTES), sums, STEPS)
+    return blocks, sums
+
+
+def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """float32 (rows, columns) of super-blocks (rows, bytes per row)."""
+    flat = np.ascontiguousarray(blocks).reshape(-1, BYTES)
+    scales = np.ascontiguousarray(flat[:, 208:]).view(np.float16).astype(np.float32).reshape(-1)
+    out = np.empty((blocks.shape[0], blocks.shape[1] // BYTES * SUPER), np.float32)
+    _decode(flat, scales, out.reshape(-1))
+    return out
+
+
+@kernel
+def _transpose(x: Any, lanes: Any, peak: Any) -> None:
+    """lanes[16 i + g] = value i of group g; peak[g] = the first of largest magnitude in group g."""
+    for g in range(GROUPS):
+        for i in range(GROUP):
+            lanes[GROUP * i + g] = x[GROUP * g + i]
+    for g in range(GROUPS):
+        peak[g] = np.float32(0)
+    for i in range(GROUP):
+        row = lanes[GROUPS * i : GROUPS * (i + 1)]
+        for g in range(GROUPS):
+            peak[g] = row[g] if abs(row[g]) > abs(peak[g]) else peak[g]
+
+
+@kernel
+def _sums(lanes: Any, inverse: Any, sumlx: Any, suml2: Any) -> None:
+    """sum(w x q) and sum(w q q) of each group for one candidate scale 1 / inverse."""
+    lowest, highest = np.float32(-32), np.float32(31)
+    for g in range(GROUPS):
+        along, square = np.float32(0), np.float32(0)
+        for i in range(GROUP):
+            x = lanes[GROUPS * i + g]
+            q = (inverse[g] * x + _RINT) - _RINT
+            q = q if q > lowest else lowest
+            q = q if q < highest else highest
+            w = x * x
+            along += w * x * q
+            square += w * q * q
+        sumlx[g], suml2[g] = along, square
+
+
+@kernel
+def _search(lanes: Any, peak: Any, steps: Any, scale: Any, inverse: Any, work: Any) -> None:
+    """Each group's scale, and the inverse scale that its first codes are rounded with; both 0 for a group of zeros."""
+    nought = np.float32(0)
+    tried, sumlx, suml2, best = work[0], work[1], work[2], work[3]
+    for g in range(GROUPS):
+        inverse[g] = np.float32(-32) / peak[g]
+    _sums(lanes, inverse, sumlx, suml2)
+    for g in range(GROUPS):
+        scale[g] = sumlx[g] / suml2[g] if suml2[g] != nought else nought
+        best[g] = scale[g] * sumlx[g]
+    for k in range(steps.shape[0]):
+        for g in range(GROUPS):
+            tried[g] = -steps[k] / peak[g]
+        _sums(lanes, tried, sumlx, suml2)
+        for g in range(GROUPS):
+            better = (suml2[g] > nought) & (sumlx[g] * sumlx[g] > best[g] * suml2[g])
+            found = sumlx[g] / suml2[g]
+            scale[g] = found if better else scale[g]
+            best[g] = found * sumlx[g] if better else best[g]
+            inverse[g] = tried[g] if better else inverse[g]
+    for g in range(GROUPS):
+        if abs(peak[g]) < EPSILON:
+            scale[g] = inverse[g] = nought
+
+
+@kernel
+def _round(x: Any, factor: Any, divide: bool, codes: Any) -> None:
+    """codes = clip(rint(x / factor), or of x * factor) + 32 of one group."""
+    lowest, highest = np.float32(-32), np.float32(31)
+    for i in range(GROUP):
+        q = x[i] / factor if divide else x[i] * factor
+        q = (q + _RINT) - _RINT
+        q = q if q > lowest else lowest
+        q = q if q < highest else highest
+        codes[i] = np.uint8(np.int32(q) + np.int32(32))
+
+
+@kernel
+def _pack(codes: Any, block: Any) -> None:
+    """Low nibbles and high pairs of 256 codes into bytes 0 .. 191 of a super-block."""
+    low, pair = np.uint8(15), np.uint8(4)
+    for half in range(2):
+        code = codes[128 * half : 128 * half + 128]
+        nibbles, pairs = block[64 * half : 64 * half + 64], block[128 + 32 * half : 160 + 32 * half]
+        for j in range(64):
+            nibbles[j] = np.uint8(np.uint8(code[j] & low) | np.uint8(code[j + 64] << pair))
+        for j in range(32):
+            first = np.uint8(np.uint8(code[j] >> pair) | np.uint8((code[j + 32] >> pair) << np.uint8(2)))
+            last = np.uint8((code[j + 64] & np.uint8(0x30)) | np.uint8((code[j + 96] & np.uint8(0x30)) << np.uint8(2)))
+            pairs[j] = first | last
+
+
+@kernel
+def _encode_super(x: Any, off: Any, block: Any, sums: Any, steps: Any, work: Any, codes: Any) -> None:
+    """One super-block: its 210 bytes, and how far the values that they stand for are from x."""
+    lanes, small = work[0], work[1]
+    peak, scale, inverse = small[0:16], small[16:32], small[32:48]
+    whole, rounded = small[48:49], small[49:50]
+    _transpose(x, lanes, peak)
+    _search(lanes, peak, steps, scale, inverse, work[2].reshape(GROUPS, GROUP))
+    nought = np.float32(0)
+    largest = nought
+    for g in range(GROUPS):
+        largest = scale[g] if abs(scale[g]) > abs(largest) else largest
+    for g in range(GROUPS):
+        largest = largest if np.isfinite(scale[g]) else np.float32(np.inf)  # the search's sums overflowed
+    block[:] = np.uint8(0)
+    if abs(largest) < EPSILON:
+        for j in range(SUPER):
+            off[j] = -x[j]
+        return
+    to_sub = np.float32(-128) / largest
+    whole[0] = np.float32(1) / to_sub
+    narrow(whole, rounded, 1, 13)
+    if abs(rounded[0]) > np.float32(65504):
+        _note_overflow(whole[0], peak, sums)
+    bits = np.float32(abs(rounded[0]) * np.float32(2.0**-112)).view(np.int32)
+    half = min(np.int32(bits >> np.int32(13)), np.int32(0x7C00))
+    block[208] = np.uint8(half)
+    block[209] = np.uint8((half >> np.int32(8)) | (np.int32(0x80) if whole[0] < nought else np.int32(0)))
+    for g in range(GROUPS):
+        begin, end = GROUP * g, GROUP * (g + 1)
+        sub = (to_sub * scale[g] + _RINT) - _RINT
+        sub = sub if sub > np.float32(-128) else np.float32(-128)
+        sub = sub if sub < np.float32(127) else np.float32(127)
+        block[192 + g] = np.uint8(np.int32(sub))
+        d = rounded[0] * sub
+        if d != nought:
+            _round(x[begin:end], d, True, codes[begin:end])
+        elif inverse[g] != nought:
+            _round(x[begin:end], inverse[g], False, codes[begin:end])
+        else:
+            codes[begin:end] = np.uint8(0)
+        for i in range(begin, end):
+            off[i] = d * np.float32(np.int32(codes[i]) - np.int32(32)) - x[i]
+    _pack(codes, block)
+
+
+@kernel
+def _note_overflow(whole: Any, peak: Any, sums: Any) -> None:
+    """sums[3]: the largest scale that overflows f16; where the search's sums overflowed, what the peak asks for."""
+    if np.isfinite(whole):
+        sums[3] = max(sums[3], np.float64(abs(whole)))
+        return
+    for g in range(GROUPS):
+        sums[3] = max(sums[3], np.float64(abs(peak[g])) / (32 * 128))
+
+
+@kernel
+def _encode(source: Any, dropped: int, blocks: Any, sums: Any, steps: Any) -> None:
+    per_unit = 1 if dropped else 2
+    x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+    work, codes, partial = np.empty((3, SUPER), np.float32), np.empty(SUPER, np.uint8), np.empty((2, LANES), np.float32)
+    per_chunk = CHUNK // SUPER
+    for start in range(0, blocks.shape[0], per_chunk):
+        count = min(per_chunk, blocks.shape[0] - start)
+        first, last = start * SUPER, (start + count) * SUPER
+        widen(source[first * per_unit : last * per_unit], x, count * SUPER, dropped)
+        for b in range(count):
+            begin, end = b * SUPER, (b + 1) * SUPER
+            _encode_super(x[begin:end], off[begin:end], blocks[start + b], sums, steps, work, codes)
+        measure(x, off, count * SUPER, partial, sums)
+
+
+@kernel
+def _decode(blocks: Any, scales: Any, out: Any) -> None:
+    low, two = np.uint8(15), np.uint8(3)
+    for b in range(blocks.shape[0]):
+        for half in range(2):
+            nibbles, pairs = blocks[b, 64 * half : 64 * half + 64], blocks[b, 128 + 32 * half : 160 + 32 * half]
+            value, subs = out[SUPER * b + 128 * half : SUPER * b + 128 * half + 128], blocks[b, 192 + 8 * half :]
+            for j in range(64):
+                pair = np.uint8((pairs[j & 31] >> np.uint8(2 * (j >> 5))) & two)
+                value[j] = np.float32(np.int32((nibbles[j] & low) | (pair << np.uint8(4))) - np.int32(32))
+                pair = np.uint8((pairs[j & 31] >> np.uint8(2 * (j >> 5) + 4)) & two)
+                value[j + 64] = np.float32(np.int32((nibbles[j] >> np.uint8(4)) | (pair << np.uint8(4))) - np.int32(32))
+            for g in range(8):
+                d = scales[b] * np.float32(np.int8(subs[g]))
+                for i in range(GROUP * g, GROUP * (g + 1)):
+                    value[i] = d * value[i]

@@ -1,0 +1,12 @@
+"""Number formats: one file per family. The registry: a new GGML format is a file and a line here."""
+
+from __future__ import annotations
+
+from quantcli.schemes.base import Scheme
+
+
+def ggml_scheme(name: str) -> Scheme | None:
+    """The quantized GGML type of that name, None where it is not converted yet."""
+    from quantcli.schemes.ggml import TYPES
+
+    return TYPES.get(name)

@@ -1,0 +1,216 @@
+"""The centre: a stored weight seen as parts, as codes, as values.
+
+    parts   the arrays as stored              {"weight": u32 (rows, words), "scales": ..., "biases": ...}
+    codes   small integers on a grid          value = scales[g] * code + biases[g]   or   scales[g] * table[code]
+    values  float32                           (rows, columns)
+
+A `Scheme` is a number format with its parameters. All of its functions are pure and work on a *slab*: a range of a
+weight's rows, seen as a matrix (leading axes flattened), so that no weight has to be in memory whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array, Device
+
+Parts = Mapping[str, Array]
+
+#: Values that `Error.between` looks at in one piece.
+MEASURED_AT_ONCE = 1 << 15
+
+
+class Grade(IntEnum):
+    """What a route does to a weight's values; the larger the worse."""
+
+    EXACT = 0
+    CODES_EXACT = 1
+    LOSSY = 2
+
+    def __str__(self) -> str:
+        return self.name.lower().replace("_", "-")
+
+
+class DoesNotFit(Exception):
+    """Codes or values that a scheme cannot hold, with the reason as a clause (`a scale of 7e5 is above f16's
+    65504`).
+    """
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """How one stored array of a weight is laid out.
+
+    `axis` is the axis that runs along the weight's rows: `rows` rows of the weight are `indices` indices of it (AWQ
+    packs
+    8 rows into one word along axis 1: rows=8, indices=1). None: no row range cuts this part, it is then given whole.
+    With axis 0 the part's leading axes (all but its last) are flattened as the weight's are.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    axis: int | None = 0
+    rows: int = 1
+    indices: int = 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The codes of a scheme, known from its parameters alone.
+
+    `bits`: codes are 0 .. 2**bits - 1. `group`: values that share a scale, along the last axis. `table`: the value
+    of each
+    code where they are not evenly spaced, else None. `zero`: the code that means 0 in every group (symmetric grids),
+    else
+    None. `zero_points`: biases are -zero * scale of an integer zero of each group, unrounded; else they are floats of
+    their own. `scale_dtype`: the float dtype that holds scales (and biases of their own) without rounding.
+    """
+
+    bits: int
+    group: int
+    scale_dtype: str
+    zero: int | None = None
+    table: tuple[float, ...] | None = None
+    zero_points: bool = False
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A slab seen on a grid: `codes` uint8 (rows, columns); `scales`, `biases` float32 (rows, columns / group).
+
+    value = scales * code + biases, or scales * table[code] (then `biases` is None).
+    """
+
+    grid: Grid
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    biases: NDArray[np.float32] | None
+
+    def values(self) -> NDArray[np.float32]:
+        """float32 (rows, columns), product and sum each rounded once."""
+        group = self.grid.group
+        scales = np.repeat(self.scales, group, axis=1)
+        if self.grid.table is not None:
+            return np.asarray(self.grid.table, np.float32)[self.codes] * scales
+        assert self.biases is not None
+        return scales * self.codes.astype(np.float32) + np.repeat(self.biases, group, axis=1)
+
+
+@dataclass(frozen=True)
+class Error:
+    """How far encoded values are from what was to be encoded: sums over a slab, to be added up."""
+
+    squared: float = 0.0
+    reference: float = 0.0
+    largest: float = 0.0
+
+    def __add__(self, other: Error) -> Error:
+        return Error(self.squared + other.squared, self.reference + other.reference, max(self.largest, other.largest))
+
+    @property
+    def relative_rmse(self) -> float:
+        """Root of (squared error / squared values); 0 where both are 0."""
+        return math.sqrt(self.squared / self.reference) if self.reference > 0 else math.sqrt(self.squared)
+
+    @staticmethod
+    def between(values: Array, decoded: Array) -> Error:
+        """Of `decoded` against `values`, in float64, a block at a time: temporaries stay small, and in the cache."""
+        total = Error()
+        ours, theirs = values.reshape(-1), decoded.reshape(-1)
+        for start in range(0, ours.size, MEASURED_AT_ONCE):
+            wanted = ours[start : start + MEASURED_AT_ONCE].astype(np.float64)
+            off = theirs[start : start + MEASURED_AT_ONCE].astype(np.float64) - wanted
+            squared, reference = float(np.square(off).sum()), float(np.square(wanted).sum())
+            total += Error(squared, reference, float(np.abs(off).max()))
+        return total
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(rows, columns) of a weight of any rank: leading axes flattened, a vector is one row, a scalar 1 x 1."""
+    if not shape:
+        return 1, 1
+    return math.prod(shape[:-1]), shape[-1]
+
+
+class Scheme:
+    """A number format with its parameters; subclasses are frozen dataclasses, equal only with equal families.
+
+    name      as users spell it (`affine4-g64`);  family  whose storage layout it has (`mlx`, `ggml`, `awq`, `dense`)
+    rounding  relative RMSE of encoding a Gaussian in it; 0.0 where nothing is rounded beyond a dtype
+    """
+
+    family: str = ""
+
+    @property
+    def codes_part(self) -> str | None:
+        """The part that holds codes and nothing else; None where codes and scales share a part."""
+        return None
+
+    @property
+    def values_dtype(self) -> str:
+        """The narrowest float dtype that holds every decoded value exactly."""
+        return "f32"
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def rounding(self) -> float:
+        raise NotImplementedError
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why a weight of this shape cannot have this scheme (`last axis 100 is no multiple of 64`), None if it can."""
+        raise NotImplementedError
+
+    def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
+        """The parts of a weight of this shape, in a fixed order."""
+        raise NotImplementedError
+
+    def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
+        """float32 (rows, columns): the reference meaning of the format."""
+        raise NotImplementedError
+
+    def grid(self) -> Grid | None:
+        """The grid that this scheme's codes are on; None where it has none (dense)."""
+        return None
+
+    def codes(self, parts: Parts) -> Codes:
+        """The grid view of a slab, scales unrounded. Only where `grid` is not None."""
+        raise NotImplementedError
+
+    def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        """Can this scheme hold codes of that grid: the worst grade its formats allow, or the reason why not."""
+        raise NotImplementedError
+
+    def pack(self, codes: Codes) -> Parts:
+        """The parts that hold these codes; raises `DoesNotFit` (a scale out of range)."""
+        raise NotImplementedError
+
+    def encode(self, values: Array, device: Device = Device.CPU) -> tuple[Parts, Error]:
+        """Round a slab onto this scheme. `values`: (rows, columns), any dtype of FLOATS, meant as float32.
+
+        A NaN or Inf among `values` shows as a non-finite `Error.reference`; raises `DoesNotFit` where a scale
+        overflows.
+        """
+        raise NotImplementedError
+
+    def nonfinite(self, part: str, array: Array) -> bool:
+        """Whether some range of a stored part holds NaN or Inf; a scheme with floats of its own overrides this."""
+        from quantcli.arrays import FLOATS, dtype_name
+        from quantcli.schemes.dense import nonfinite
+
+        return dtype_name(array.dtype) in FLOATS and nonfinite(array)
+
+    def bits_per_weight(self, shape: tuple[int, ...]) -> float:
+        """Stored bits over elements, scales and biases included."""
+        from quantcli.arrays import DTYPES
+
+        bits = sum(DTYPES[spec.dtype].bits * math.prod(spec.shape) for spec in self.layout(shape).values())
+        return bits / max(1, math.prod(shape))

@@ -1,0 +1,239 @@
+"""GGML's blocks of 32 values: `q4_0 q4_1 q5_0 q5_1 q8_0`.
+
+Source: `block_q4_0` ... `block_q8_0` in ggml-common.h and their functions in ggml-quants.c (llama.cpp). Each block is a
+scale d (f16), with `_1` a minimum m (f16), with 5 bits the fifth bits of all codes, then the codes' lower four:
+
+    q4_0  18 bytes  d d                  n x 16     value = (code - 8) * d
+    q4_1  20 bytes  d d m m              n x 16     value = code * d + m
+    q5_0  22 bytes  d d      h h h h     n x 16     value = (code - 16) * d
+    q5_1  24 bytes  d d m m  h h h h     n x 16     value = code * d + m
+    q8_0  34 bytes  d d                  c x 32     value = c * d, c signed; as a code: c + 128, unsigned
+
+    n, byte j of 16:      7 6 5 4 | 3 2 1 0          h, bit j % 8 of byte j / 8: bit 4 of code j
+                        code j+16 | code j           (little-endian uint32, code j in bit j)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array
+from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Parts
+from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+GROUP = 32
+
+#: Each type's grid: bits, and the code that means 0 (None: a minimum of each block's own).
+GRIDS = {
+    "q4_0": Grid(4, GROUP, "f16", zero=8),
+    "q4_1": Grid(4, GROUP, "f16"),
+    "q5_0": Grid(5, GROUP, "f16", zero=16),
+    "q5_1": Grid(5, GROUP, "f16"),
+    "q8_0": Grid(8, GROUP, "f16", zero=128),
+}
+
+#: Relative RMSE of encoding 4M values of a Gaussian.
+ROUNDING = {"q4_0": 0.0860, "q4_1": 0.0782, "q5_0": 0.0427, "q5_1": 0.0379, "q8_0": 0.00535}
+
+
+@dataclass(frozen=True)
+class GgmlLegacy(Ggml):
+    """One of `GRIDS`.
+
+    A block of q4_0 from 0, 1, ... 7 and -8 (its peak, so d = 1): code = value + 8, values 0 and 16 share byte 2.
+
+    >>> values = np.array([[*range(8), *[0] * 8, -8, *[0] * 15]], np.float32)
+    >>> parts, error = GgmlLegacy("q4_0").encode(values)
+    >>> parts["blocks"].tobytes().hex(" "), error.largest
+    ('00 3c 08 89 8a 8b 8c 8d 8e 8f 88 88 88 88 88 88 88 88', 0.0)
+
+    q5_1 of 3 + 0, 3 + 1, ... 3 + 31: d = 1 (3c00), m = 3 (4200), codes 16 to 31 have the fifth bit.
+
+    >>> parts, error = GgmlLegacy("q5_1").encode(np.arange(3, 35, dtype=np.float32)[None])
+    >>> parts["blocks"].tobytes().hex(" ")
+    '00 3c 00 42 00 00 ff ff 00 11 22 33 44 55 66 77 88 99 aa bb cc dd ee ff'
+
+    15 down to -16 is q5_0 with d = 1, codes 31 down to 0. In q8_0 a peak of 127 has d = 1, and 0.5 is rounded to 1 (a
+    negative code is its byte modulo 256). q4_1 of thirty-two times 2 has no range: d = 0, m = 2 (4000).
+
+    >>> GgmlLegacy("q5_0").encode(np.arange(15, -17, -1, dtype=np.float32)[None])[0]["blocks"].tobytes().hex(" ")
+    '00 3c ff ff 00 00 ff ee dd cc bb aa 99 88 77 66 55 44 33 22 11 00'
+    >>> values = np.array([[127, -127, 0.5, -0.5, *[0] * 28]], np.float32)
+    >>> GgmlLegacy("q8_0").encode(values)[0]["blocks"][0, :6].tolist()
+    [0, 60, 127, 129, 1, 255]
+    >>> GgmlLegacy("q4_1").encode(np.full((1, 32), 2, np.float32))[0]["blocks"].tobytes().hex(" ")
+    '00 00 00 40 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00'
+    """
+
+    @property
+    def rounding(self) -> float:
+        return ROUNDING[self.type]
+
+    def grid(self) -> Grid:
+        return GRIDS[self.type]
+
+    def codes(self, parts: Parts) -> Codes:
+        grid, blocks = self.grid(), parts["blocks"]
+        rows, groups = blocks.shape[0], blocks.shape[1] // self.ggml_type.block_bytes
+        flat = blocks.reshape(rows * groups, self.ggml_type.block_bytes)
+        codes = unpack(flat, grid, np).reshape(rows, groups * GROUP)
+        header = read_f16(flat, 0, _header(grid) // 2, np)
+        scales = np.ascontiguousarray(header[:, 0]).reshape(rows, groups)
+        if grid.zero is None:
+            return Codes(grid, codes, scales, np.ascontiguousarray(header[:, 1]).reshape(rows, groups))
+        return Codes(grid, codes, scales, scales * np.float32(-grid.zero))
+
+    def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        """`exact` where f16 holds what the grid's parameters are, `codes-exact` where they have to be rounded.
+
+        The types without a minimum hold only grids whose zero is the same code in all groups; that the biases of some
+        other grid happen to be so is not looked at.
+        """
+        own = self.grid()
+        if grid.table is not None:
+            return f"its codes stand for a table of values, {self.name}'s for even steps"
+        if grid.group % GROUP:
+            return f"its groups of {grid.group} are no whole blocks of {GROUP}"
+        if own.zero is not None and grid.zero is None:
+            return f"its groups have zero points or biases of their own, {self.name} has none"
+        if own.zero is None and grid.bits > own.bits:
+            return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
+        shift = _shift(grid, own)
+        if shift < 0 or 2**grid.bits - 1 + shift > 2**own.bits - 1:
+            range_of = f"the range of {self.name}, {own.bits} bits around {own.zero}"
+            return f"its {grid.bits}-bit codes around {grid.zero} leave {range_of}"
+        reason = self.unfit(shape)
+        if reason is not None:
+            return reason
+        # A bias of -zero * scale is exact in f16 where the zero is a power of two.
+        exact_biases = (
+            own.zero is not None or _is_power_of_two(grid.zero) if grid.zero is not None else not grid.zero_points
+        )
+        return Grade.EXACT if grid.scale_dtype == "f16" and exact_biases else Grade.CODES_EXACT
+
+    def pack(self, codes: Codes) -> Parts:
+        own, grid = self.grid(), codes.grid
+        grade = self.fits(grid, codes.codes.shape)
+        if isinstance(grade, str):
+            raise DoesNotFit(grade)
+        (rows, columns), repeat = codes.codes.shape, grid.group // GROUP
+        row_bytes = columns // GROUP * self.ggml_type.block_bytes
+        header = [round_to_f16(codes.scales, "scale")]
+        if own.zero is None:
+            assert codes.biases is not None
+            header.append(round_to_f16(codes.biases, "bias"))
+        numbers = np.stack([np.repeat(part, repeat, axis=1).reshape(-1) for part in header], axis=1)
+        shifted = codes.codes + np.uint8(_shift(grid, own))
+        packed = pack(shifted.reshape(-1, GROUP), own, np)
+        return {"blocks": np.concatenate([numbers.view(np.uint8), packed], axis=1).reshape(rows, row_bytes)}
+
+    def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
+        from quantcli.kernels import ggml_legacy
+
+        return ggml_legacy.decode(blocks, self.grid().bits, self.grid().zero)
+
+    def _encode_cpu(self, values: Array) -> tuple[Blocks, Sums]:
+        from quantcli.kernels import ggml_legacy
+
+        return ggml_legacy.encode(values, self.grid().bits, self.grid().zero)
+
+    def _decode_mlx(self, blocks: mx.array) -> mx.array:
+        import mlx.core as mx
+
+        grid = self.grid()
+        codes = unpack(blocks, grid, mx).astype(mx.float32)
+        header = read_f16(blocks, 0, _header(grid) // 2, mx)
+        values: mx.array = codes * header[:, :1] + header[:, 1:] if grid.zero is None else (codes - grid.zero) * header
+        return values
+
+    def _encode_mlx(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        import mlx.core as mx
+
+        grid = self.grid()
+        scales, low = _find_scales(x, grid)
+        inverse = mx.where(scales == 0, 0.0, 1.0 / scales)
+        if grid.bits == 8:
+            codes = _round_away(x * inverse) + 128
+        else:
+            q = (x - low) * inverse + ((grid.zero or 0) + 0.5)
+            q = mx.where(q > 0, q, 0.0)  # a NaN becomes code 0
+            codes = mx.minimum(q, 2.0**grid.bits - 1)
+        header = scales if grid.zero is not None else mx.concatenate([scales, low], axis=1)
+        packed = pack(codes.astype(mx.uint8), grid, mx)
+        return mx.concatenate([header.astype(mx.float16).view(mx.uint8), packed], axis=1), header
+
+
+SCHEMES = {name: GgmlLegacy(name) for name in GRIDS}
+
+
+def unpack(blocks: Any, grid: Grid, xp: Any) -> Any:
+    """Codes uint8 (blocks, 32) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
+    body = blocks[:, _header(grid) :]
+    if grid.bits == 8:
+        return body ^ 128
+    nibbles = body[:, -16:]
+    codes = xp.concatenate([nibbles & 15, nibbles >> 4], axis=1)
+    if grid.bits == 4:
+        return codes
+    fifth = (body[:, :4, None] >> xp.arange(8, dtype=xp.uint8)) & 1
+    return codes | fifth.reshape(-1, GROUP) << 4
+
+
+def pack(codes: Any, grid: Grid, xp: Any) -> Any:
+    """What follows the header of each block, uint8, for codes uint8 (blocks, 32); `xp` is numpy or mlx.core."""
+    if grid.bits == 8:
+        return codes ^ 128
+    low = codes & 15
+    nibbles = low[:, :16] | low[:, 16:] << 4
+    if grid.bits == 4:
+        return nibbles
+    fifth = (codes >> 4).reshape(-1, 4, 8) << xp.arange(8, dtype=xp.uint8)
+    return xp.concatenate([fifth.sum(axis=2).astype(xp.uint8), nibbles], axis=1)
+
+
+def _header(grid: Grid) -> int:
+    """Bytes before the codes: the scale, and the minimum where there is one."""
+    return 4 if grid.zero is None else 2
+
+
+def _shift(grid: Grid, own: Grid) -> int:
+    """What to add to the codes of a grid to have them on another; 0 where that one has minima."""
+    return 0 if own.zero is None or grid.zero is None else own.zero - grid.zero
+
+
+def _is_power_of_two(zero: int) -> bool:
+    return zero & (zero - 1) == 0
+
+
+def _find_scales(x: mx.array, grid: Grid) -> tuple[mx.array, mx.array]:
+    """Unrounded scales (n, 1) and what codes count from (n, 1): the minimum, or 0 where the zero is fixed."""
+    import mlx.core as mx
+
+    if grid.bits == 8:
+        scales = mx.max(mx.abs(x), axis=1, keepdims=True) / 127.0
+        return scales, mx.zeros_like(scales)
+    if grid.zero is not None:
+        peak = mx.take_along_axis(x, mx.argmax(mx.abs(x), axis=1, keepdims=True), axis=1)
+        peak = mx.where(peak == 0, 0.0, peak)  # of either sign: ggml counts from +0
+        return peak / float(-grid.zero), mx.zeros_like(peak)
+    low, high = mx.min(x, axis=1, keepdims=True), mx.max(x, axis=1, keepdims=True)
+    first_zero = mx.take_along_axis(x, mx.argmax((x == 0).astype(mx.uint8), axis=1, keepdims=True), axis=1)
+    low = mx.where(low == 0, first_zero, low)  # ggml keeps the sign of the first zero
+    return (high - low) / (2.0**grid.bits - 1), low
+
+
+def _round_away(q: mx.array) -> mx.array:
+    """Rounded half away from zero and clamped to -127 .. 127, int32; NaN is -127."""
+    import mlx.core as mx
+
+    q = mx.minimum(mx.where(q > -127, q, -127.0), 127.0)
+    whole = q.astype(mx.int32)
+    rest = q - whole.astype(mx.float32)
+    return whole + (rest >= 0.5).astype(mx.int32) - (rest <= -0.5).astype(mx.int32)

@@ -1,0 +1,58 @@
+"""A GGML type that is listed and copied, not decoded: of its blocks nothing is known but where they lie.
+
+blocks  u8 (..., bytes per row)     or, of a type that has no known block size, u8 (bytes,)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array, Device
+from quantcli.containers.ggml_types import BY_NAME
+from quantcli.errors import NotPossible
+from quantcli.schemes.base import Error, Grade, Grid, Parts, PartSpec, Scheme
+
+
+@dataclass(frozen=True)
+class Opaque(Scheme):
+    """The GGML type `type_name`; `span`: bytes stored, where the type's blocks are unknown to us."""
+
+    type_name: str
+    span: int | None = None
+    family = "ggml"
+
+    @property
+    def name(self) -> str:
+        return self.type_name
+
+    @property
+    def rounding(self) -> float:
+        raise self._refusal()
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        return f"{self.name} is not written yet"
+
+    def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
+        if self.span is not None:
+            return {"blocks": PartSpec("u8", (self.span,), axis=None)}
+        ggml = BY_NAME[self.type_name]
+        row = math.prod(shape[-1:]) // ggml.block_size * ggml.block_bytes
+        return {"blocks": PartSpec("u8", (*shape[:-1], row))}
+
+    def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
+        raise self._refusal()
+
+    def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        return f"{self.name} is not written yet"
+
+    def encode(self, values: Array, device: Device = Device.CPU) -> tuple[Parts, Error]:
+        raise self._refusal()
+
+    def _refusal(self) -> NotPossible:
+        return NotPossible(
+            f"GGML type {self.name} is listed, not converted yet: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q6_k are."
+        )
