@@ -1,0 +1,23 @@
+"""The qwen2 architecture (Qwen 1.5, 2, 2.5, QwQ): biases on q, k and v, nothing permuted.
+
+Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration defaults.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.llama import INVERSE_FREQUENCIES, decoder
+
+DEFAULTS = {
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 32,
+    "use_sliding_window": False,
+}
+
+QWEN2 = Architecture(
+    name="qwen2",
+    gguf="qwen2",
+    model_types={"qwen2": DEFAULTS},
+    tensors=decoder(permute=False),
+    dropped=INVERSE_FREQUENCIES,
+    states_head_dim=False,
+)

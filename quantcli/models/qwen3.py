@@ -1,0 +1,16 @@
+"""The qwen3 architecture: qwen2 with a norm per head on q and k, and heads of their own size.
+
+Source: llama.cpp's conversion of Qwen3ForCausalLM; transformers' configuration defaults.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.llama import INVERSE_FREQUENCIES, decoder
+from quantcli.models.qwen2 import DEFAULTS
+
+QWEN3 = Architecture(
+    name="qwen3",
+    gguf="qwen3",
+    model_types={"qwen3": DEFAULTS | {"head_dim": 128}},
+    tensors=decoder(permute=False, qk_norm=True),
+    dropped=INVERSE_FREQUENCIES,
+)

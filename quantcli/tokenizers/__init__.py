@@ -1,0 +1,180 @@
+"""Vocabularies: a model folder's tokenizer in the terms that both dialects share.
+
+Two kinds are read: byte-level BPE (`tokenizer.json`, as GPT-2, Llama 3 and Qwen have it) and SentencePiece
+(`tokenizer.model`, or a `tokenizer.json` with byte fallback that was made from one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from quantcli.checkpoint import Vocabulary
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput, NotPossible
+from quantcli.tokenizers import byte_level, pre_tokenizers, sentencepiece, special, templates
+from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.pre_tokenizers import flattened
+from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, TokenizerJson, added_token, parse
+
+JSON, MODEL, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
+
+
+def load(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary of a model folder.
+
+    config: `config.json`'s object; its `vocab_size` is how many tokens there have to be, its `*_token_id` fill in for
+    special tokens. Raises `NotPossible` where there is no tokenizer, or of a kind that is not read, and `BadInput`.
+    """
+    files = Files(folder)
+    tokenizer = parse(files.json(JSON), files.label(JSON)) if files.has(JSON) else None
+    settings = files.json(SETTINGS)
+    size = _size(config)
+    if tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_level and not tokenizer.byte_fallback:
+        vocabulary = _byte_level(files, tokenizer, settings, size)
+    elif files.has(MODEL):
+        vocabulary = _from_model(files, settings, size)
+    elif tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_fallback:
+        pieces = sentencepiece.from_json(tokenizer, files.label(JSON))
+        vocabulary = _from_pieces(files, pieces, _added(files, tokenizer, settings), size)
+    else:
+        raise NotPossible(_refusal(files, tokenizer))
+    added = tokenizer.added if tokenizer is not None else ()
+    processor = tokenizer.post_processor if tokenizer is not None else None
+    ids, add, warnings = special.read(processor, settings, config, added, len(vocabulary.tokens))
+    template, others = templates.read(files, settings)
+    prefix = settings.get("add_prefix_space")
+    return replace(
+        vocabulary,
+        special=ids,
+        add=add,
+        add_space_prefix=prefix if isinstance(prefix, bool) else vocabulary.add_space_prefix,
+        normalizer=_normalizer_flags(tokenizer),
+        chat_template=template,
+        chat_templates=others,
+        warnings=(*vocabulary.warnings, *warnings),
+    )
+
+
+def _size(config: Mapping[str, Any]) -> int | None:
+    value = config.get("vocab_size")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MOST_TOKENS:
+        raise BadInput(
+            f"config.json: vocab_size is {shown(value)}; it has to be a whole number from 1 to {MOST_TOKENS}."
+        )
+    return value
+
+
+def _refusal(files: Files, tokenizer: TokenizerJson | None) -> str:
+    if tokenizer is not None and tokenizer.kind != "BPE":
+        return f"{files.label(JSON)}: has a tokenizer of type {shown(tokenizer.kind)}; BPE and SentencePiece are read."
+    if tokenizer is not None:
+        return f"{files.label(JSON)}: its BPE is not byte-level and has no byte fallback: GGUF can't express that."
+    if files.has("vocab.json"):
+        return f"{files.root}: has vocab.json but no {JSON}: save the tokenizer with transformers, which writes one."
+    return f"{files.root}: has no {JSON} and no {MODEL}, but GGUF needs a tokenizer: add the model's own."
+
+
+def _added(files: Files, tokenizer: TokenizerJson | None, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """Added tokens by id from all files that may hold some; `tokenizer_config.json` has the last word."""
+    found = {token.id: token for token in tokenizer.added} if tokenizer is not None else {}
+    if tokenizer is None:
+        found |= sentencepiece.added_from(files.json("added_tokens.json"), files.label("added_tokens.json"))
+    return found | _decoder(files, settings)
+
+
+def _decoder(files: Files, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """`tokenizer_config.json`'s `added_tokens_decoder`: id, as a string -> token."""
+    where, entries = files.label(SETTINGS), settings.get("added_tokens_decoder")
+    if entries is None:
+        return {}
+    if not isinstance(entries, Mapping):
+        raise BadInput(f"{where}: added_tokens_decoder is {shown(entries)}; it has to be an object.")
+    found: dict[int, AddedToken] = {}
+    for key, entry in entries.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10):
+            raise BadInput(f"{where}: added_tokens_decoder has the key {shown(key)}; its keys have to be ids.")
+        found[int(key)] = added_token(entry, int(key), f"added_tokens_decoder: {key}", where)
+    return found
+
+
+def _byte_level(files: Files, tokenizer: TokenizerJson, settings: Mapping[str, Any], size: int | None) -> Vocabulary:
+    where = files.label(JSON)
+    known = {token.content for token in tokenizer.added} | set(tokenizer.vocab)
+    used = {token.id for token in tokenizer.added} | set(tokenizer.vocab.values())
+    more = tuple(t for t in _decoder(files, settings).values() if t.content not in known and t.id not in used)
+    texts = frozenset(special.texts_of(settings).values())
+    tokens, types = byte_level.tokens_and_types(tokenizer.vocab, tokenizer.added + more, texts, size, where)
+    normalizers = [step.get("type") for step in flattened(tokenizer.normalizer, "normalizers")]
+    cleans = settings.get("clean_up_tokenization_spaces")
+    pre = pre_tokenizers.recognise(
+        tokenizer.pre_tokenizer,
+        nfc="NFC" in normalizers,
+        ignore_merges=tokenizer.ignore_merges,
+        cleans=cleans if isinstance(cleans, bool) else None,
+        first=special.leading(tokenizer.post_processor),
+    )
+    warnings = [
+        f"{where}: llama.cpp has no normalizer {shown(name)} here: text that it changes gives other tokens."
+        for name in normalizers
+        if name not in ("NFC", "Lowercase", "StripAccents")
+    ]
+    if any(step.get("add_prefix_space") for step in flattened(tokenizer.pre_tokenizer, "pretokenizers")):
+        warnings.append(f"{where}: llama.cpp puts no blank before a text, which add_prefix_space asks for.")
+    if pre is None:
+        warnings.append(
+            f"{where}: llama.cpp has no name for this pre_tokenizer; `{pre_tokenizers.ASSUMED}` is assumed as "
+            "tokenizer.ggml.pre, which may split text otherwise (--override-kv sets another name)."
+        )
+    return Vocabulary(
+        model="bpe",
+        pre=pre or pre_tokenizers.ASSUMED,
+        tokens=tokens,
+        types=types,
+        scores=None,
+        merges=byte_level.merges(tokenizer),
+        special={},
+        add={},
+        warnings=tuple(warnings),
+    )
+
+
+def _from_model(files: Files, settings: Mapping[str, Any], size: int | None) -> Vocabulary:
+    where = files.label(MODEL)
+    model = sentencepiece.parse_model(files.bytes(MODEL), where)
+    vocabulary = _from_pieces(files, model.pieces, _added(files, None, settings), size)
+    warnings = vocabulary.warnings
+    if model.model_type != sentencepiece.BPE:
+        warnings += (f"{where}: is no BPE model; llama.cpp merges its pieces by score, which gives other tokens.",)
+    # A blank in front is what llama.cpp does unless told otherwise.
+    return replace(vocabulary, warnings=warnings, add_space_prefix=None if model.add_dummy_prefix else False)
+
+
+def _from_pieces(
+    files: Files, pieces: tuple[sentencepiece.Piece, ...], added: Mapping[int, AddedToken], size: int | None
+) -> Vocabulary:
+    table, warnings = sentencepiece.table(pieces, added, size, str(files.root))
+    return Vocabulary(
+        model="spm",
+        pre="default",
+        tokens=tuple(piece.text for piece in table),
+        types=tuple(piece.type for piece in table),
+        scores=tuple(piece.score for piece in table),
+        merges=(),
+        special={},
+        add={},
+        warnings=warnings,
+    )
+
+
+def _normalizer_flags(tokenizer: TokenizerJson | None) -> dict[str, bool]:
+    """The steps of a normalizer that GGUF has keys for: `lowercase`, `strip_accents`."""
+    found: dict[str, bool] = {}
+    for step in flattened(tokenizer.normalizer if tokenizer is not None else None, "normalizers"):
+        if step.get("type") in ("Lowercase", "StripAccents"):
+            found["lowercase" if step["type"] == "Lowercase" else "strip_accents"] = True
+    return found

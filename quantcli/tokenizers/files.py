@@ -1,0 +1,47 @@
+"""The small files of a model folder that a tokenizer is spread over."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantcli.containers.hostile import opened
+from quantcli.containers.json_text import MAX_BYTES, load_object
+from quantcli.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Files:
+    """A model folder, read by names that this program chooses."""
+
+    root: Path
+
+    def label(self, name: str) -> str:
+        return str(self.root / name)
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).is_file()
+
+    def within(self, folder: str, suffix: str = ".jinja") -> list[str]:
+        """Names of the files in a sub-folder that end in `suffix`, sorted."""
+        path = self.root / folder
+        return sorted(name for name in os.listdir(path) if name.endswith(suffix)) if path.is_dir() else []
+
+    def bytes(self, name: str) -> bytes:
+        """A whole file; raises `BadInput` for one that is larger than any such file."""
+        with opened(self.root / name) as (read, size):
+            if size > MAX_BYTES:
+                raise BadInput(f"{self.label(name)}: {size} bytes are too many for such a file (at most {MAX_BYTES}).")
+            return read(0, size)
+
+    def text(self, name: str) -> str:
+        try:
+            return self.bytes(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{self.label(name)}: is not UTF-8 text (byte {error.start}).") from None
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON object; empty where there is no such file."""
+        return load_object(self.bytes(name), self.label(name)) if self.has(name) else {}

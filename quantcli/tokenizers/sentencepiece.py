@@ -1,0 +1,179 @@
+"""SentencePiece vocabularies: `tokenizer.model`, or a `tokenizer.json` that was made from one.
+
+`tokenizer.model` is a protocol buffer message (sentencepiece_model.proto); what is read of it:
+
+    ModelProto      1 pieces: SentencePiece, repeated   2 trainer_spec: TrainerSpec   3 normalizer_spec: NormalizerSpec
+    SentencePiece   1 piece: string   2 score: float    3 type: 1 normal, 2 unknown, 3 control, 4 user defined, 5
+    unused, 6 byte TrainerSpec     3 model_type: 1 unigram, 2 bpe, 3 word, 4 char NormalizerSpec  3 add_dummy_prefix:
+    bool
+
+Wire format: a field is a varint key (number << 3 | wire type), then a varint (0), 8 bytes (1), a length and bytes
+(2), or 4 bytes (5). Source: protobuf's encoding specification; types and scores as llama.cpp's conversion gives them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput
+from quantcli.tokenizers.byte_level import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, added_type
+from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, TokenizerJson, utf8
+
+UNIGRAM, BPE = 1, 2
+
+#: A piece's type in the file -> the type that llama.cpp gives it (user defined pieces count as normal ones).
+TYPES = {1: NORMAL, 2: UNKNOWN, 3: CONTROL, 4: NORMAL, 5: UNUSED, 6: BYTE}
+
+#: What llama.cpp gives ids that have no piece, and added tokens.
+HOLE_SCORE, ADDED_SCORE = -10000.0, -1000.0
+
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+@dataclass(frozen=True)
+class Piece:
+    text: bytes
+    score: float
+    type: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A `tokenizer.model`: its pieces by id, how it was trained, whether a blank is put before every text."""
+
+    pieces: tuple[Piece, ...]
+    model_type: int
+    add_dummy_prefix: bool
+
+
+def parse_model(data: bytes, where: str) -> Model:
+    """The message in a `tokenizer.model`; raises `BadInput` where it is none."""
+    pieces: list[Piece] = []
+    model_type, prefix = UNIGRAM, True
+    for number, value in _fields(data, where):
+        if number in (1, 2, 3) and not isinstance(value, bytes):
+            raise BadInput(f"{where}: field {number} is no message: this is not a SentencePiece model.")
+        if number == 1 and isinstance(value, bytes):
+            pieces.append(_piece(value, f"{where}: piece {len(pieces)}"))
+        elif number == 2 and isinstance(value, bytes):
+            model_type = _number(value, 3, UNIGRAM, f"{where}: trainer_spec.model_type")
+        elif number == 3 and isinstance(value, bytes):
+            prefix = bool(_number(value, 3, 1, f"{where}: normalizer_spec.add_dummy_prefix"))
+    if not pieces:
+        raise BadInput(f"{where}: holds no pieces: this is not a SentencePiece model.")
+    return Model(tuple(pieces), model_type, prefix)
+
+
+def _number(data: bytes, field: int, default: int, where: str) -> int:
+    """A whole number in a message."""
+    value = dict(_fields(data, where)).get(field, default)
+    if not isinstance(value, int):
+        raise BadInput(f"{where}: is no number: this is not a SentencePiece model.")
+    return value
+
+
+def _piece(data: bytes, where: str) -> Piece:
+    fields = dict(_fields(data, where))
+    text, score, kind = fields.get(1, b""), fields.get(2, b"\0\0\0\0"), fields.get(3, 1)
+    if not isinstance(text, bytes) or not isinstance(score, bytes) or len(score) != 4 or kind not in TYPES:
+        raise BadInput(f"{where}: text, score or type has the wrong form: this is not a SentencePiece model.")
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadInput(f"{where}: its text is not UTF-8.") from None
+    number: float = struct.unpack("<f", score)[0]
+    if not math.isfinite(number):
+        raise BadInput(f"{where}: its score is {number}; it has to be finite.")
+    return Piece(text, number, TYPES[int(kind)])
+
+
+def _fields(data: bytes, where: str) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a message: numbers of wire type 0 as int, all others as their bytes."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at, where)
+        wire = key & 7
+        if wire == 0:
+            value, at = _varint(data, at, where)
+            yield key >> 3, value
+            continue
+        if wire not in (1, 2, 5):
+            raise BadInput(f"{where}: has a field of wire type {wire} at byte {at}: this is not a SentencePiece model.")
+        length, at = _varint(data, at, where) if wire == 2 else ({1: 8, 5: 4}[wire], at)
+        if length > len(data) - at:
+            raise BadInput(f"{where}: a field of {length} bytes reaches beyond the end: the file is cut short.")
+        yield key >> 3, data[at : at + length]
+        at += length
+
+
+def _varint(data: bytes, at: int, where: str) -> tuple[int, int]:
+    value = 0
+    for count in range(10):
+        if at + count >= len(data):
+            raise BadInput(f"{where}: ends inside a number: the file is cut short.")
+        byte = data[at + count]
+        value |= (byte & 127) << 7 * count
+        if byte < 128:
+            return value, at + count + 1
+    raise BadInput(f"{where}: has a number of more than ten bytes at byte {at}: this is not a SentencePiece model.")
+
+
+def from_json(tokenizer: TokenizerJson, where: str) -> tuple[Piece, ...]:
+    """The pieces of a `tokenizer.json` with byte fallback.
+
+    The file has no scores. llama.cpp's SentencePiece code merges the pair whose result scores highest, leftmost
+    first, so a piece scores minus the rank of the first merge that gives it: the order in which the merges themselves
+    are tried.
+    """
+    rank: dict[str, int] = {}
+    for place, (left, right) in enumerate(tokenizer.merges):
+        rank.setdefault(left + right, place)
+    by_id: dict[int, Piece] = {}
+    for text, number in tokenizer.vocab.items():
+        kind = BYTE if _BYTE.fullmatch(text) else NORMAL
+        score = float(-rank[text]) if text in rank else float(-len(rank) if kind == NORMAL else 0)
+        if number in by_id:
+            raise BadInput(f"{where}: model.vocab gives two tokens the id {number}, {shown(text)} the second.")
+        by_id[number] = Piece(utf8(text, "the token", where), score, kind)
+    hole = Piece(b"", HOLE_SCORE, UNUSED)
+    return tuple(by_id.get(number, hole) for number in range(max(by_id, default=-1) + 1))
+
+
+def table(
+    pieces: tuple[Piece, ...], added: Mapping[int, AddedToken], size: int | None, where: str
+) -> tuple[tuple[Piece, ...], tuple[str, ...]]:
+    """One piece for each id below `size` (None: as many as there are), added tokens put in, and warnings.
+
+    An id of no piece becomes an unused `[PADn]`; pieces and added tokens beyond `size` are left out, with a warning.
+    """
+    if size is None:
+        size = max(len(pieces), *(number + 1 for number in added), 0)
+    if size > MOST_TOKENS:
+        raise BadInput(f"{where}: vocab_size {size} is above {MOST_TOKENS}.")
+    out = [Piece(b"[PAD%d]" % number, HOLE_SCORE, UNUSED) for number in range(size)]
+    for number, piece in enumerate(pieces[:size]):
+        out[number] = piece if piece.text or piece.type != UNUSED else out[number]
+    for number, token in added.items():
+        if number < size:
+            text, kind = added_type(token.content, token.special)
+            out[number] = Piece(utf8(text, "the added token", where), ADDED_SCORE, kind)
+    beyond = max(0, len(pieces) - size) + sum(number >= max(size, len(pieces)) for number in added)
+    if beyond:
+        return tuple(out), (f"{where}: {beyond} tokens with ids above config.json's vocab_size {size} are left out.",)
+    return tuple(out), ()
+
+
+def added_from(entries: Mapping[str, Any], where: str) -> dict[int, AddedToken]:
+    """`added_tokens.json`: text -> id, all of them user defined unless their text says otherwise."""
+    found: dict[int, AddedToken] = {}
+    for text, number in entries.items():
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_TOKENS:
+            raise BadInput(f"{where}: {shown(text)} has the id {shown(number)}; it has to be a whole number.")
+        found[number] = AddedToken(number, text, False)
+    return found

@@ -1,0 +1,45 @@
+"""Chat templates of a model folder.
+
+Source: transformers. `tokenizer_config.json`'s `chat_template` (a string, or a list of `{name, template}` with one
+named `default`), else `chat_template.jinja` with `additional_chat_templates/<name>.jinja` beside it, else
+`chat_template.json`.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput
+from quantcli.tokenizers.files import Files
+
+ADDITIONAL = "additional_chat_templates"
+
+
+def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """The default template, and the named others (names with letters, digits and _ only)."""
+    value, where = tokenizer_config.get("chat_template"), "tokenizer_config.json"
+    if value is None and files.has("chat_template.jinja"):
+        others = {name.removesuffix(".jinja"): files.text(f"{ADDITIONAL}/{name}") for name in files.within(ADDITIONAL)}
+        return files.text("chat_template.jinja"), {_name(name): text for name, text in sorted(others.items())}
+    if value is None and files.has("chat_template.json"):
+        where = "chat_template.json"
+        value = files.json(where).get("chat_template")
+    if value is None or isinstance(value, str):
+        return value, {}
+    if not isinstance(value, list):
+        raise BadInput(f"{files.label(where)}: chat_template is {shown(value)}; it has to be a string or a list.")
+    named: dict[str, str] = {}
+    for entry in value:
+        name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, Mapping) else (None, None)
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise BadInput(f"{files.label(where)}: an entry of chat_template has no name and template.")
+        named[_name(name)] = text
+    return named.pop("default", None), named
+
+
+def _name(name: str) -> str:
+    """A template's name as a GGUF key can hold it."""
+    return "".join(c if c in string.ascii_letters + string.digits else "_" for c in name)

@@ -1,0 +1,147 @@
+"""Both spellings of config.json give the same hyperparameters; errors name the key."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantcli.errors import BadInput
+from quantcli.models import ARCHITECTURES, Rope, find, from_config, from_gguf, mlx_rope_keys
+
+BEFORE: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 384,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "type": "llama3",
+    },
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+AFTER = {k: v for k, v in BEFORE.items() if k not in ("rope_theta", "rope_scaling", "torch_dtype")} | {
+    "dtype": "bfloat16",
+    "rope_parameters": {
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
+        "rope_type": "llama3",
+    },
+}
+
+
+def test_both_spellings_mean_the_same() -> None:
+    h = from_config(BEFORE)
+    assert h == from_config(AFTER)
+    assert h.rope == Rope(500000.0, "llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0)
+    assert (h.head_dim, h.states_head_dim, h.dtype, h.tie_embeddings) == (16, False, "bf16", True)
+
+
+@pytest.mark.parametrize(
+    "case", ["llama", "qwen2", "qwen3", "mistral", "llama_llama3rope", "llama_linear", "llama_yarn"]
+)
+def test_both_files_of_a_case_mean_the_same(shared: Path, case: str) -> None:
+    configs = [
+        json.loads((shared / "fixtures/arch" / case / name).read_text()) for name in ("config.json", "config-v5.json")
+    ]
+    architecture = find(configs[0])
+    assert architecture is not None
+    assert architecture.hyperparameters(configs[0]) == architecture.hyperparameters(configs[1])
+
+
+def test_defaults_are_those_of_the_family() -> None:
+    config = {k: v for k, v in BEFORE.items() if k not in ("num_key_value_heads", "rms_norm_eps")} | {
+        "num_attention_heads": 32,
+        "head_dim": None,
+    }
+    assert ARCHITECTURES["llama"].hyperparameters(config).kv_heads == 32
+    assert ARCHITECTURES["llama"].hyperparameters(config | {"model_type": "mistral"}).kv_heads == 8
+    assert ARCHITECTURES["qwen3"].hyperparameters(config | {"model_type": "qwen3"}).head_dim == 128
+    assert ARCHITECTURES["llama"].hyperparameters(config).rms_norm_eps == 1e-6
+
+
+def test_sliding_window_counts_where_it_is_used() -> None:
+    config = BEFORE | {"sliding_window": 4096}
+    assert from_config(config).sliding_window == 4096
+    assert from_config(config | {"use_sliding_window": False}).sliding_window is None
+    assert from_config(config | {"sliding_window": None}).sliding_window is None
+
+
+@pytest.mark.parametrize(
+    "key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"]
+)
+@pytest.mark.parametrize("value", [None, 0, -4, "64", True, 2**32, 1.5, [64], {"a": 1}, 10**4000])
+def test_sizes_that_are_none(key: str, value: object) -> None:
+    with pytest.raises(BadInput, match=rf"config\.json: {key} is ") as error:
+        from_config(BEFORE | {key: value})
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"rope_theta": True}, "rope_theta is True"),
+        ({"rope_theta": -1.0}, "rope_theta is -1.0; it has to be above 0"),
+        ({"rope_scaling": [1]}, "rope_scaling is"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling: factor is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0.0; it has to be above 0"),
+        ({"rope_parameters": {"rope_type": 7}}, "rope_parameters: rope_type is 7"),
+        ({"num_attention_heads": 3}, "head_dim is missing, and hidden_size 64 is no multiple"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+        ({"torch_dtype": 16}, "torch_dtype is 16"),
+    ],
+)
+def test_settings_that_mean_nothing(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        from_config(BEFORE | change)
+
+
+def test_mlx_sees_the_rope_settings() -> None:
+    assert mlx_rope_keys(BEFORE) == {}
+    scaling = {k: v for k, v in AFTER["rope_parameters"].items() if k != "rope_theta"}
+    assert mlx_rope_keys(AFTER) == {"rope_theta": 500000.0, "rope_scaling": scaling}
+    assert mlx_rope_keys({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}) == {"rope_theta": 1e6}
+    assert mlx_rope_keys({"rope_theta": 5.0, "rope_parameters": {"rope_theta": 1e6}}) == {}
+    assert mlx_rope_keys({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}) == {}
+    assert mlx_rope_keys({"rope_parameters": "none"}) == {}
+
+
+def test_gguf_metadata_means_the_same() -> None:
+    metadata = {
+        "general.architecture": "llama",
+        "llama.block_count": 2,
+        "llama.context_length": 16384,
+        "llama.embedding_length": 64,
+        "llama.feed_forward_length": 160,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.rope.scaling.type": "yarn",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.original_context_length": 4096,
+        "llama.rope.freq_base": 10000.0,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.attention.key_length": 16,
+        "llama.vocab_size": 384,
+    }
+    config = BEFORE | {"max_position_embeddings": 16384, "rope_theta": 10000.0, "head_dim": 16}
+    config |= {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}}
+    config |= {"torch_dtype": None, "tie_word_embeddings": False}
+    assert from_gguf(metadata) == from_config(config, "llama")
+    with pytest.raises(BadInput, match=r"llama: attention\.head_count is missing"):
+        from_gguf({k: v for k, v in metadata.items() if k != "llama.attention.head_count"})

@@ -1,0 +1,276 @@
+"""Whole vocabularies: those that llama.cpp's converter wrote, and folders that are wrong or odd."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantcli.errors import BadInput, NotPossible
+from quantcli.tokenizers import load
+from quantcli.tokenizers.special import ROLES
+
+DATA = Path(__file__).resolve().parent.parent / "data" / "tokenizers"
+#: Kinds whose special ids llama.cpp's converter sets by its architecture's own code.
+OWN_IDS = ("bpe-glm4", "spm-nemotron")
+
+
+@pytest.fixture
+def bpe(tmp_path: Path) -> Path:
+    shutil.copytree(DATA / "micro-llama", tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def spm(tmp_path: Path) -> Path:
+    shutil.copytree(DATA / "small-spm", tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit(folder: Path, name: str, **changes: Any) -> None:
+    """Set keys of a JSON file; `a__b` is the key b in the object a."""
+    data = json.loads((folder / name).read_text())
+    for path, value in changes.items():
+        *outer, last = path.split("__")
+        place = data
+        for key in outer:
+            place = place[key]
+        place[last] = value
+    (folder / name).write_text(json.dumps(data))
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return config
+
+
+def test_every_kind_as_llama_cpp_wrote_it(shared: Path) -> None:
+    folders = sorted((shared / "fixtures/arch/_tokenizers").iterdir())
+    assert len(folders) == 17
+    for folder in folders:
+        reference = json.loads(gzip.decompress((folder / "gguf_vocab.json.gz").read_bytes()))
+        wanted = {key: pair[1] for key, pair in reference["metadata"].items()}
+        case = folder.parent.parent / reference["config_from_case"]
+        vocabulary = load(folder, config_of(case))
+        assert [token.decode() for token in vocabulary.tokens] == wanted["tokenizer.ggml.tokens"], folder.name
+        assert list(vocabulary.types) == wanted["tokenizer.ggml.token_type"], folder.name
+        assert list(vocabulary.merges) == wanted.get("tokenizer.ggml.merges", []), folder.name
+        assert list(vocabulary.scores or ()) == wanted.get("tokenizer.ggml.scores", []), folder.name
+        # exaone4 is another name for the splitting of mpt
+        assert vocabulary.pre == {"exaone4": "mpt"}.get(wanted["tokenizer.ggml.pre"], wanted["tokenizer.ggml.pre"])
+        assert vocabulary.chat_template == wanted.get("tokenizer.chat_template"), folder.name
+        assert vocabulary.warnings == (), folder.name
+        for role in ("bos", "eos", "sep"):
+            assert vocabulary.add.get(role) == wanted.get(f"tokenizer.ggml.add_{role}_token"), folder.name
+        if folder.name not in OWN_IDS:
+            for role in set(ROLES.values()) - {"cls"}:
+                assert vocabulary.special.get(role) == wanted.get(f"tokenizer.ggml.{role}_token_id"), folder.name
+
+
+def test_scores_from_merges_rank_pieces_as_the_model_file_does(spm: Path) -> None:
+    """Without tokenizer.model, scores come from the order of merges: the same order among merged pieces."""
+    whole = load(spm, config_of(spm))
+    (spm / "tokenizer.model").unlink()
+    derived = load(spm, config_of(spm))
+    assert whole.model == derived.model == "spm"
+    assert whole.tokens == derived.tokens
+    assert whole.types == derived.types
+    assert whole.special == derived.special and whole.add == derived.add
+    merges = json.loads((spm / "tokenizer.json").read_text())["model"]["merges"]
+    merged = {("".join(m) if isinstance(m, list) else m.replace(" ", "")).encode() for m in merges}
+    ids = [number for number, token in enumerate(whole.tokens) if token in merged]
+    assert len(ids) > 90 and whole.scores and derived.scores
+    by_model = sorted(ids, key=lambda number: -whole.scores[number])  # type: ignore[index]
+    by_merges = sorted(ids, key=lambda number: -derived.scores[number])  # type: ignore[index]
+    assert by_model == by_merges
+
+
+def test_more_ids_than_tokens_are_padded(bpe: Path) -> None:
+    vocabulary = load(bpe, config_of(bpe) | {"vocab_size": 515})
+    assert vocabulary.tokens[511:] == (b"<|pad|>", b"[PAD512]", b"[PAD513]", b"[PAD514]")
+    assert vocabulary.types[511:] == (3, 5, 5, 5)
+
+
+def test_padding_of_sentencepiece(spm: Path) -> None:
+    vocabulary = load(spm, config_of(spm) | {"vocab_size": 434})
+    assert vocabulary.tokens[432:] == (b"[PAD432]", b"[PAD433]")
+    assert vocabulary.types[432:] == (5, 5)
+    assert vocabulary.scores is not None and vocabulary.scores[432:] == (-10000.0, -10000.0)
+    fewer = load(spm, config_of(spm) | {"vocab_size": 430})
+    assert len(fewer.tokens) == 430
+    assert "2 tokens with ids above" in fewer.warnings[0]
+
+
+def test_without_vocab_size_there_are_as_many_as_there_are(bpe: Path) -> None:
+    assert len(load(bpe, {}).tokens) == 512
+
+
+def test_added_tokens_of_all_sorts(bpe: Path) -> None:
+    added = json.loads((bpe / "tokenizer.json").read_text())["added_tokens"]
+    texts = ["<|looks_special|>", "plain\u2581word", "<pad>"]
+    more = [{"id": 512 + place, "content": text, "special": False} for place, text in enumerate(texts)]
+    edit(bpe, "tokenizer.json", added_tokens=added + more)
+    edit(bpe, "tokenizer_config.json", added_tokens_decoder={"515": {"content": "late", "special": True}})
+    vocabulary = load(bpe, {"vocab_size": 516})
+    assert vocabulary.tokens[512:] == (b"<|looks_special|>", b"plain word", b"<pad>", b"late")
+    assert vocabulary.types[512:] == (3, 4, 3, 3)
+
+
+def test_merges_in_both_spellings(bpe: Path) -> None:
+    merges = json.loads((bpe / "tokenizer.json").read_text())["model"]["merges"]
+    pairs = [m if isinstance(m, list) else m.split(" ") for m in merges]
+    edit(bpe, "tokenizer.json", model__merges=[" ".join(pair) for pair in pairs])
+    joined = load(bpe, config_of(bpe)).merges
+    edit(bpe, "tokenizer.json", model__merges=pairs)
+    assert load(bpe, config_of(bpe)).merges == joined == tuple(" ".join(pair) for pair in pairs)
+    edit(bpe, "tokenizer.json", model__merges=[["a b", "c"]])
+    assert load(bpe, config_of(bpe)).merges == ("a\u0120b c",)
+
+
+def test_an_unknown_rule_is_said_to_be_assumed(bpe: Path) -> None:
+    split = {"type": "Split", "pattern": {"Regex": "[a-z]+"}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    edit(bpe, "tokenizer.json", pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]})
+    vocabulary = load(bpe, config_of(bpe))
+    assert vocabulary.pre == "default"
+    assert len(vocabulary.warnings) == 1 and "`default` is assumed" in vocabulary.warnings[0]
+
+
+def test_normalizers(bpe: Path) -> None:
+    edit(
+        bpe, "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
+    )
+    assert load(bpe, config_of(bpe)).normalizer == {"lowercase": True}
+    assert load(bpe, config_of(bpe)).warnings == ()
+    edit(bpe, "tokenizer.json", normalizer={"type": "NFKC"})
+    assert "has no normalizer 'NFKC'" in load(bpe, config_of(bpe)).warnings[0]
+
+
+def test_a_folder_without_a_tokenizer(bpe: Path) -> None:
+    (bpe / "tokenizer.json").rename(bpe / "vocab.json")
+    with pytest.raises(NotPossible, match=r"has vocab\.json but no tokenizer\.json"):
+        load(bpe, {})
+    (bpe / "vocab.json").unlink()
+    with pytest.raises(NotPossible, match="GGUF needs a tokenizer"):
+        load(bpe, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__type": "Unigram"}, "has a tokenizer of type 'Unigram'"),
+        ({"pre_tokenizer": None, "decoder": None}, "is not byte-level and has no byte fallback"),
+    ],
+)
+def test_kinds_that_are_not_read(bpe: Path, changes: dict[str, Any], message: str) -> None:
+    edit(bpe, "tokenizer.json", **changes)
+    with pytest.raises(NotPossible, match=message):
+        load(bpe, config_of(bpe))
+
+
+TEMPLATE = {"type": "TemplateProcessing", "special_tokens": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": []}, "model is"),
+        ({"model__type": 5}, "model.type is 5"),
+        ({"model__vocab": ["a"]}, "model.vocab is"),
+        ({"model__vocab": {"a": "0"}}, "model.vocab: the token 'a' has the id '0'"),
+        ({"model__vocab": {"a": -1}}, "has the id -1"),
+        ({"model__vocab": {"a": True}}, "has the id True"),
+        ({"model__vocab": {"a": 10**9}}, "has the id 1000000000"),
+        ({"model__vocab": {"a": 600}}, "has the id 600, config.json's vocab_size is 512"),
+        ({"model__vocab": {"a": 7, "b": 7}}, "'a' and 'b' both have the id 7"),
+        ({"model__vocab": {"a": 509}}, "'a' and '<|begin_of_text|>' both have the id 509"),
+        ({"model__vocab": {"<|pad|>": 3}}, r"'<\|pad\|>' has the id 511 in added_tokens and 3 in model.vocab"),
+        ({"model__vocab": {"\ud800": 0}}, "half a surrogate pair"),
+        ({"model__merges": {"a": 1}}, "model.merges is"),
+        ({"model__merges": ["ab"]}, r"model.merges\[0\] is 'ab'"),
+        ({"model__merges": ["a b", "a b c"]}, r"model.merges\[1\]"),
+        ({"model__merges": [["a", 1]]}, r"model.merges\[0\]"),
+        ({"model__merges": [["a", ""]]}, r"model.merges\[0\]"),
+        ({"model__ignore_merges": "yes"}, "model: ignore_merges is 'yes'"),
+        ({"added_tokens": {"a": 1}}, "added_tokens is"),
+        ({"added_tokens": ["a"]}, r"added_tokens\[0\] is no object"),
+        ({"added_tokens": [{"id": 1.5, "content": "a"}]}, r"added_tokens\[0\] has the id 1.5"),
+        ({"added_tokens": [{"id": 1, "content": None}]}, r"added_tokens\[0\] is no object"),
+        ({"added_tokens": [{"id": 600, "content": "zzz"}]}, "vocab_size is 512"),
+        ({"normalizer": "NFC"}, "normalizer is 'NFC'"),
+        ({"pre_tokenizer": 1}, "pre_tokenizer is 1"),
+        ({"post_processor": [1]}, "post_processor is"),
+        ({"post_processor": TEMPLATE | {"single": [1, 2]}}, "the template's entry 1"),
+        ({"post_processor": TEMPLATE | {"single": [{"SpecialToken": {"id": 1}}, {}]}}, "has no kind and id"),
+    ],
+)
+def test_tokenizer_json_that_is_wrong(bpe: Path, changes: dict[str, Any], message: str) -> None:
+    edit(bpe, "tokenizer.json", **changes)
+    with pytest.raises(BadInput, match=message) as error:
+        load(bpe, config_of(bpe))
+    assert "tokenizer.json" in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"{", b"\xff\xfe{}", b'{"model": ' + b"[" * 100_000, b'{"a": 1, "a": 2}', b'{"model": {}}\0', b"null"],
+)
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_files_that_are_no_json_object(bpe: Path, name: str, data: bytes) -> None:
+    (bpe / name).write_bytes(data)
+    with pytest.raises(BadInput, match=name):
+        load(bpe, config_of(bpe))
+
+
+@pytest.mark.parametrize("levels", [5, 25])
+def test_nested_sequences_are_walked_without_recursion(bpe: Path, levels: int) -> None:
+    step: dict[str, Any] = {"type": "Lowercase"}
+    for _ in range(levels):
+        step = {"type": "Sequence", "normalizers": [step]}
+    edit(bpe, "tokenizer.json", normalizer=step)
+    assert load(bpe, config_of(bpe)).normalizer == {"lowercase": True}
+
+
+@pytest.mark.parametrize("size", ["512", 0, -1, True, 10**8, 1.5])
+def test_vocabulary_sizes_that_are_none(bpe: Path, size: object) -> None:
+    with pytest.raises(BadInput, match=r"config\.json: vocab_size is"):
+        load(bpe, {"vocab_size": size})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"added_tokens_decoder": []}, "added_tokens_decoder is"),
+        ({"added_tokens_decoder": {"x": {"content": "a"}}}, "has the key 'x'"),
+        ({"added_tokens_decoder": {"٣": {"content": "a"}}}, "has the key"),
+        ({"added_tokens_decoder": {"3": "a"}}, "added_tokens_decoder: 3 is no object"),
+        ({"added_tokens_decoder": {"999999999": {"content": "a"}}}, "has the id 999999999"),
+        ({"chat_template": 5}, "chat_template is 5"),
+        ({"chat_template": [{"name": "default"}]}, "has no name and template"),
+    ],
+)
+def test_tokenizer_config_that_is_wrong(spm: Path, changes: dict[str, Any], message: str) -> None:
+    edit(spm, "tokenizer_config.json", **changes)
+    with pytest.raises(BadInput, match=message):
+        load(spm, config_of(spm))
+
+
+def test_chat_templates_in_all_places(bpe: Path) -> None:
+    (bpe / "chat_template.json").write_text('{"chat_template": "from json"}')
+    assert load(bpe, {}).chat_template == "from json"
+    (bpe / "chat_template.jinja").write_text("from jinja")
+    (bpe / "additional_chat_templates").mkdir()
+    (bpe / "additional_chat_templates" / "tool-use.jinja").write_text("tools")
+    assert (load(bpe, {}).chat_template, load(bpe, {}).chat_templates) == ("from jinja", {"tool_use": "tools"})
+    edit(bpe, "tokenizer_config.json", chat_template="from config")
+    assert (load(bpe, {}).chat_template, load(bpe, {}).chat_templates) == ("from config", {})
+    entries = [{"name": "default", "template": "D"}, {"name": "rag", "template": "R"}]
+    edit(bpe, "tokenizer_config.json", chat_template=entries)
+    assert (load(bpe, {}).chat_template, load(bpe, {}).chat_templates) == ("D", {"rag": "R"})
+    (bpe / "tokenizer_config.json").unlink()
+    (bpe / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(BadInput, match=r"chat_template\.jinja: is not UTF-8"):
+        load(bpe, {})
