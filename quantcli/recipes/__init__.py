@@ -1,0 +1,91 @@
+"""Recipes: which scheme each weight gets, and why. `DIALECTS` is the registry: a new one is a file and a line here."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantcli.containers.hostile import opened, shown
+from quantcli.containers.json_text import load_object
+from quantcli.errors import BadInput, NotPossible
+from quantcli.recipes import hf2q, mlx_config, rules
+from quantcli.recipes.base import Recipe
+
+#: Far above any real recipe.
+MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A kind of recipe file: how to recognise its top-level object, and how to read it (with its name for errors)."""
+
+    said: str
+    recognise: Callable[[Mapping[str, Any]], bool]
+    read: Callable[[Mapping[str, Any], str], Recipe]
+
+
+def _recognise_quark(data: Mapping[str, Any]) -> bool:
+    block = data.get("quantization_config", data)
+    return isinstance(block, Mapping) and (block.get("quant_method") == "quark" or "global_quant_config" in block)
+
+
+def _refuse_quark(data: Mapping[str, Any], label: str) -> Recipe:
+    raise NotPossible(
+        f"{label}: is a Quark configuration, which is not read yet: say the same in rules of our own, a TOML file with "
+        '`scheme = "..."` and [[rule]] tables.'
+    )
+
+
+def _recognise_mlx(data: Mapping[str, Any]) -> bool:
+    if "quantization" in data:
+        return True
+    block = data.get("quantization_config")
+    return block is not None and not (isinstance(block, Mapping) and "quant_method" in block)
+
+
+def _read_mlx(data: Mapping[str, Any], label: str) -> Recipe:
+    found = mlx_config.parse(data, label)
+    if found is None:
+        raise BadInput(f"{label}: its quantization is {shown(data.get('quantization'))}: an object is needed.")
+    return found.recipe()
+
+
+#: Tried in this order.
+DIALECTS = {
+    "quark": Dialect("Quark", _recognise_quark, _refuse_quark),
+    "mlx": Dialect("an MLX config.json (`quantization` with group_size and bits)", _recognise_mlx, _read_mlx),
+    "hf2q": Dialect("an hf2q quantization_config.json (bits, group_size, per_tensor)", hf2q.recognise, hf2q.read),
+    "rules": Dialect("our rules in TOML or JSON (`scheme`, [[rule]])", rules.recognise, rules.read),
+}
+
+
+def load(path: Path) -> Recipe:
+    """The recipe in a file, its dialect told by its content. Raises `BadInput`, `NotPossible`, `Surroundings`."""
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder: give the recipe's file, such as the config.json in it.")
+    with opened(path) as (read, size):
+        if size > MAX_BYTES:
+            raise BadInput(f"{path}: {size} bytes are too many for a recipe (at most {MAX_BYTES}).")
+        data = _table(read(0, size), str(path))
+    found = next((dialect for dialect in DIALECTS.values() if dialect.recognise(data)), None)
+    if found is None:
+        known = "; ".join(dialect.said for name, dialect in DIALECTS.items() if name != "quark")
+        raise BadInput(f"{path}: is no recipe that we know, which are: {known}.")
+    return found.read(data, str(path))
+
+
+def _table(data: bytes, label: str) -> dict[str, Any]:
+    """The top-level object of JSON, or table of TOML: no TOML begins with a brace."""
+    if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return load_object(data, label)
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{label}: is not UTF-8 text (byte {error.start}).") from None
+    except RecursionError:
+        raise BadInput(f"{label}: is TOML nested too deep to be meant.") from None
+    except ValueError as error:
+        raise BadInput(f"{label}: is neither a JSON object nor TOML ({shown(str(error))}).") from None

@@ -1,0 +1,103 @@
+"""mlx-lm's mixtures: `mixed_2_6 mixed_3_4 mixed_3_6 mixed_4_6`, affine with more bits where they matter most.
+
+    lm_head, and v_proj and down_proj of the first and last eighth of the layers and every third between them: high bits
+    everything else that mlx-lm quantizes: low bits
+
+Source: mlx-lm 0.32.2, mixed_quant_predicate_builder, whose rule is that of llama.cpp's Q4_K_M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from quantcli.errors import NotPossible, WrongUsage
+from quantcli.recipes.base import Origin, Recipe, Rule, Subject, Way
+from quantcli.recipes.names import mlx_scheme
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Bits of most modules, and of those that get more."""
+
+    low: int
+    high: int
+
+
+MIXTURES = {
+    "mixed_2_6": Mixture(2, 6),
+    "mixed_3_4": Mixture(3, 4),
+    "mixed_3_6": Mixture(3, 6),
+    "mixed_4_6": Mixture(4, 6),
+}
+
+#: What mlx-lm writes as the block's own bits beside the entries of a mixture, unless `--bits` says otherwise.
+BLOCK_BITS = 4
+
+#: Parts of a module's path that get more bits in some layers.
+SENSITIVE = ("v_proj", "v_a_proj", "v_b_proj", "down_proj")
+
+#: Roles (of GGUF) that mlx-lm holds dense in every family, with the reason. Routers are not among them: most are linear
+#: layers there and are quantized like others (qwen2_moe), at 8 bits in some families (qwen3_moe), while DeepSeek's are
+#: bare parameters and stay dense. llama, qwen2 and qwen3 have no rule of their own.
+DENSE_ROLES = {
+    **dict.fromkeys(("attn_norm", "attn_q_norm", "attn_k_norm", "attn_post_norm"), "a norm"),
+    **dict.fromkeys(("ffn_norm", "ffn_post_norm", "output_norm"), "a norm"),
+    "rope_freqs": "no layer of the model",
+}
+
+
+def use_more_bits(index: int, layers: int) -> bool:
+    """The first and the last eighth of the layers, and every third one between them."""
+    return index < layers // 8 or index >= 7 * layers // 8 or (index - layers // 8) % 3 == 2
+
+
+def layer_position(modules: Iterable[str]) -> int:
+    """Which dotted component of a path is the layer's number, told by the first module that has `down_proj`."""
+    path = next((module for module in modules if "down_proj" in module), None)
+    if path is None:
+        raise NotPossible(
+            "mlx-lm's mixtures need layers called down_proj, this model has none: use --scheme affine4-g64."
+        )
+    pieces = path.split(".")
+    return next((place for place, piece in enumerate(pieces) if piece.isdecimal()), len(pieces) - 1)
+
+
+def mixture(name: str, subjects: Sequence[Subject], group_size: int = 64, layers: int | None = None) -> Recipe:
+    """A mixture for these weights. layers: how many the model has; by default one more than the highest number there.
+
+    Raises `NotPossible` for a model without `down_proj`, `WrongUsage` for a group size that affine has not.
+    """
+    bits = MIXTURES[name]
+    low, high = (mlx_scheme(width, group_size) for width in (bits.low, bits.high))
+    if low is None or high is None:
+        raise WrongUsage(f"--group-size {group_size} with --scheme {name}: affine has groups of 32, 64 or 128.")
+    position = layer_position(subject.module for subject in subjects)
+    numbers = {subject.module: _layer(subject.module, position) for subject in subjects}
+    count = 1 + max(numbers.values()) if layers is None else layers
+    why = {module: _why_more(module, use_more_bits(number, count)) for module, number in numbers.items()}
+    entries = {
+        module: Rule(module, high, f"preset {name}: {reason}", Way.EXACT)
+        if reason
+        else Rule(module, low, f"preset {name}", Way.EXACT)
+        for module, reason in why.items()
+    }
+    return Recipe(f"--scheme {name}", entries=entries, keys=_module, origin=Origin.PRESET)
+
+
+def _layer(module: str, position: int) -> int:
+    """The layer's number in a path, 0 outside the layers, as in mlx-lm."""
+    pieces = module.split(".")
+    number = pieces[position] if len(pieces) > position else ""
+    return int(number) if number.isdecimal() and len(number) < 10 else 0
+
+
+def _why_more(module: str, more: bool) -> str | None:
+    sensitive = next((part for part in SENSITIVE if part in module), None)
+    if sensitive and more:
+        return f"{sensitive}, use_more_bits"
+    return "lm_head" if "lm_head" in module else None
+
+
+def _module(subject: Subject) -> tuple[str]:
+    return (subject.module,)

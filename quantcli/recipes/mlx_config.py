@@ -1,0 +1,189 @@
+"""The `quantization` block of an MLX folder's config.json (mirrored in `quantization_config`).
+
+    "quantization": {"group_size": 64, "bits": 4, "mode": "affine",
+                     "model.embed_tokens": {"group_size": 64, "bits": 6},     its own; mode is affine unless said
+                     "model.layers.0.mlp.gate": false,                        stays dense
+                     "lm_head": true}                                         as the default
+
+It says how the modules of a folder are stored, and it is a recipe. Sources: mlx-lm (utils.load_model), mlx.nn.quantize;
+mlx-native for the order in which a name is looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from quantcli.containers.hostile import check_name, shown
+from quantcli.errors import BadInput
+from quantcli.recipes.base import MAX_PATTERN, WILDCARDS, Decision, Origin, Recipe, Rule, Subject, Way
+from quantcli.recipes.names import MODES, mlx_formats, mlx_scheme
+
+#: Words of the block that never name a layer.
+RESERVED = frozenset({"group_size", "bits", "mode", "quant_method", "linear_class", "quantization_mode"})
+
+#: What a module's own object may say beside bits, group_size and mode: mlx-lm's mark on NVFP4 expert layers, and MLX's
+#: on layers that quantize their input.
+MARKS = ("global_scale", "quantize_input")
+
+_PREFIX = "language_model."
+_SUFFIXES = (".weight", ".scales", ".biases")
+_LARGEST = {"bits": 32, "group_size": 1 << 20}
+
+
+@dataclass(frozen=True)
+class MlxParams:
+    """How one module is stored; `group_size` is above 0."""
+
+    bits: int
+    group_size: int
+    mode: str = "affine"
+    global_scale: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.mode} with {self.bits} bits in groups of {self.group_size}"
+
+    @property
+    def scheme(self) -> str:
+        """The scheme's name, of parameters that MLX has."""
+        name = mlx_scheme(self.bits, self.group_size, self.mode)
+        assert name is not None, self
+        return name
+
+
+@dataclass(frozen=True)
+class MlxQuantization:
+    """A block, checked. default: None where group_size is 0 (dense). modules: path or glob -> params, False: dense."""
+
+    label: str
+    default: MlxParams | None
+    modules: Mapping[str, MlxParams | bool]
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def _recipe(self) -> Recipe:
+        default = Decision(_scheme(self.default or False), f"{self.label}: quantization", Origin.GLOBAL)
+        return recipe_of(self.label, default, self.modules, self.warnings)
+
+    def lookup(self, module: str) -> MlxParams | bool | None:
+        """Parameters of a module that the block lists, False where it says dense, None if it does not list it."""
+        rule = self._recipe.rule(Subject(f"{module}.weight"))
+        return None if rule is None else self.modules[rule.pattern]
+
+    def recipe(self) -> Recipe:
+        """The same choices for another model."""
+        return self._recipe
+
+
+def parse(config: Mapping[str, Any], label: str) -> MlxQuantization | None:
+    """The block of a config.json's object, None where it has none; `label` names the file. Raises `BadInput`.
+
+    A lone `quantization_config` with a `quant_method` belongs to another tool.
+    """
+    key = "quantization" if config.get("quantization") is not None else "quantization_config"
+    block, mirror = config.get(key), config.get("quantization_config")
+    for name, value in ((key, block), ("quantization_config", mirror)):
+        if value is not None and not isinstance(value, Mapping):
+            raise BadInput(f"{label}: {name} is {shown(value)}: it has to be an object with group_size and bits.")
+    if block is None or (key == "quantization_config" and "quant_method" in block):
+        return None
+    differ = mirror is not None and mirror != block
+    warning = f"{label}: quantization and quantization_config differ: quantization is taken."
+    return _block(block, label, key, (warning,) if differ else ())
+
+
+def _block(block: Mapping[str, Any], label: str, key: str, warnings: tuple[str, ...]) -> MlxQuantization:
+    default = parameters({name: block[name] for name in RESERVED & block.keys()}, f"{label}: {key}")
+    modules: dict[str, MlxParams | bool] = {}
+    for path, value in block.items():
+        if path not in RESERVED:
+            check_key(path, label)
+            own = _module(value, f"{label}: {key}[{shown(path)}]")
+            modules[path] = (default or False) if own is True else own
+    return MlxQuantization(label, default, modules, warnings)
+
+
+def check_key(path: str, label: str) -> None:
+    """Refuse a module's key that can be neither a name nor a glob. Raises `BadInput`."""
+    check_name(path, f"{label}: a module's key")
+    if len(path) > MAX_PATTERN:
+        raise BadInput(f"{label}: {shown(path)} has {len(path)} characters: at most {MAX_PATTERN} make a name.")
+
+
+def _module(value: object, where: str) -> MlxParams | bool:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, Mapping):
+        raise BadInput(f"{where} is {shown(value)}: it has to be false, true or an object with group_size and bits.")
+    return own_parameters(value, where)
+
+
+def own_parameters(value: Mapping[str, Any], where: str) -> MlxParams | bool:
+    """A module's own object: its parameters, False where its group_size is 0. Raises `BadInput`."""
+    strange = next((name for name in value if name not in RESERVED and name not in MARKS), None)
+    if strange is not None:
+        raise BadInput(f"{where} has {shown(strange)}: {shown(value[strange])}, which is no setting of a module.")
+    return parameters(value, where) or False
+
+
+def parameters(value: Mapping[str, Any], where: str) -> MlxParams | None:
+    """`group_size`, `bits`, `mode` (affine unless said) of an object, None where group_size is 0. Raises `BadInput`."""
+    group_size, bits = _number(value, "group_size", where), _number(value, "bits", where)
+    mode = value.get("mode", "affine")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise BadInput(f"{where}: mode is {shown(mode)}: it has to be one of {', '.join(MODES)}.")
+    for mark in MARKS:
+        if not isinstance(value.get(mark, False), bool):
+            raise BadInput(f"{where}: {mark} is {shown(value[mark])}: it has to be true or false.")
+    if group_size == 0:
+        return None
+    found = MlxParams(bits, group_size, mode, value.get("global_scale", False))
+    if mlx_scheme(bits, group_size, mode) is None:
+        raise BadInput(f"{where}: bits is {bits} and group_size {group_size}: no format of MLX ({mlx_formats(mode)}).")
+    return found
+
+
+def _number(value: Mapping[str, Any], name: str, where: str) -> int:
+    if name not in value:
+        raise BadInput(f"{where} is {shown(dict(value))}: its {name} is missing.")
+    number = value[name]
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST[name]:
+        said = "0 stands for dense" if name == "group_size" else "the bits of a value"
+        raise BadInput(f"{where}: {name} is {shown(number)}: it has to be a whole number, not negative ({said}).")
+    return number
+
+
+def recipe_of(
+    label: str, default: Decision, modules: Mapping[str, MlxParams | bool], warnings: tuple[str, ...]
+) -> Recipe:
+    """Modules as a recipe: exact names in the order of `tensor_keys`, then those that are globs, in file order."""
+    schemes = {path: _scheme(own) for path, own in modules.items()}
+    reasons = {path: f"{label}: {path} = {scheme}" for path, scheme in schemes.items()}
+    exact = {path: Rule(path, scheme, reasons[path], Way.EXACT) for path, scheme in schemes.items()}
+    globs = tuple(Rule(path, schemes[path], reasons[path]) for path in modules if WILDCARDS & set(path))
+    return Recipe(label, globs, default, exact, keys_of, warnings=warnings)
+
+
+def _scheme(own: MlxParams | bool) -> str:
+    return own.scheme if isinstance(own, MlxParams) else "dense"
+
+
+def keys_of(subject: Subject) -> tuple[str, ...]:
+    """`tensor_keys` of a weight's name."""
+    return tensor_keys(subject.name)
+
+
+def tensor_keys(name: str) -> tuple[str, ...]:
+    """The spellings under which a tensor is looked up, best first: as it is, without a leading `language_model.`, with
+    one added; each with and without `.weight`, `.scales` or `.biases`.
+
+    >>> tensor_keys("lm_head.weight")
+    ('lm_head.weight', 'lm_head', 'language_model.lm_head.weight', 'language_model.lm_head')
+    """
+    bare = next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
+    both = (name, bare)
+    without = tuple(spelled.removeprefix(_PREFIX) for spelled in both)
+    added = tuple(_PREFIX + spelled for spelled in both)
+    return tuple(dict.fromkeys(both + without + added))

@@ -1,0 +1,112 @@
+"""How schemes are spelled, and the mlx-lm spelling `--bits N --group-size N --mode M` of some of them.
+
+Sources: DESIGN's list of schemes; mlx.nn.quantize for the modes and their defaults; ggml for its type names.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from quantcli.errors import WrongUsage
+
+#: GGML's types that hold weights, lower case, the dense ones aside.
+GGML = (
+    "q1_0", "q2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_k", "iq1_s",
+    "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4",
+)  # fmt: skip
+
+DENSE = ("f32", "f16", "bf16")
+
+#: Words that stand where a scheme may: leave a weight as it is; leave it dense in the output's dtype.
+WORDS = ("keep", "dense")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A family of spellings. `start`: how one that is meant to be of it begins; `said`: the form, for errors."""
+
+    start: str
+    pattern: str
+    said: str
+
+
+_GRANULARITY = "(g[1-9][0-9]*|channel|tensor)"
+
+#: Every scheme; the first form that matches is its own.
+FORMS = (
+    Form("affine", "affine[1-68]-g(32|64|128)", "affine has 1, 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128"),
+    Form("mxfp|nvfp", "mxfp4|mxfp8|nvfp4|mxfp6-e2m3|mxfp6-e3m2", "these are mxfp4 mxfp8 nvfp4 mxfp6-e2m3 mxfp6-e3m2"),
+    Form("int", f"(int[2-8]|int8-asym)-{_GRANULARITY}", "int2 to int8 and int8-asym end in -g{N}, -channel or -tensor"),
+    Form("uint", f"uint[2-8]-{_GRANULARITY}", "uint2 to uint8 end in -g{N}, -channel or -tensor"),
+    Form("fp8", "fp8-e4m3(-tensor|-channel|-block128)?|fp8-e5m2", "fp8-e4m3 may end in -tensor, -channel or -block128"),
+    Form("nf4|fp4", "(nf4|fp4)(-double)?(-g[0-9]*[02468])?", "nf4 and fp4 end in -g{N} or -double-g{N}, N even"),
+    Form("i?q|tq", "|".join(GGML), f"ggml's types are {' '.join(GGML)}; mixtures go to --scheme"),
+    Form("b?f|dense|keep", "|".join(DENSE + WORDS), "dense ones are " + " ".join(DENSE + WORDS)),
+)
+
+#: mode -> (group_size, bits) that it has unless said; the modes but affine have no others. Source: mlx.nn.quantize.
+MODES = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
+
+
+def canonical(text: str) -> str | None:
+    """The one spelling of a scheme: lower case, with the group that is understood; None where `text` is no scheme.
+
+    >>> canonical("Q4_K"), canonical("nf4"), canonical("affine7-g64")
+    ('q4_k', 'nf4-g64', None)
+    """
+    name = text.strip().lower()
+    if len(name) > 40 or not any(re.fullmatch(form.pattern, name) for form in FORMS):
+        return None
+    if re.fullmatch("(nf4|fp4)(-double)?", name):
+        return f"{name}-g64"
+    return None if re.search("-g0+$", name) else name
+
+
+def problem(text: str) -> str:
+    """Why `text` is no scheme, as a clause, with the form that it was meant to have.
+
+    >>> problem("affine7-g64")
+    "'affine7-g64' is no scheme (affine has 1, 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128)"
+    """
+    name = text.strip().lower()
+    usual = "they are spelled as affine4-g64, mxfp4, q8_0, bf16, keep"
+    said = next((form.said for form in FORMS if re.match(form.start, name)), usual)
+    return f"{text[:100]!r} is no scheme ({said})"
+
+
+def mlx_scheme(bits: int, group_size: int, mode: str = "affine") -> str | None:
+    """The name of what MLX calls bits, group_size and mode; None where MLX has no such format.
+
+    >>> mlx_scheme(4, 64), mlx_scheme(8, 32, "mxfp8"), mlx_scheme(8, 32, "mxfp4")
+    ('affine4-g64', 'mxfp8', None)
+    """
+    if mode == "affine":
+        return canonical(f"affine{bits}-g{group_size}")
+    return mode if MODES.get(mode) == (group_size, bits) else None
+
+
+def mlx_formats(mode: str) -> str:
+    """What bits and groups a mode has, as a clause."""
+    group_size, bits = MODES[mode]
+    return FORMS[0].said if mode == "affine" else f"{mode} has {bits} bits in groups of {group_size}"
+
+
+def from_mlx_options(bits: int | None, group_size: int | None, mode: str | None) -> str | None:
+    """The scheme that `--bits`, `--group-size` and `--mode` name, with mlx-lm's defaults; None where none is given.
+
+    Raises `WrongUsage` for a mode that there is not and for values that a mode does not have.
+    """
+    if bits is None and group_size is None and mode is None:
+        return None
+    mode = mode or "affine"
+    if mode not in MODES:
+        raise WrongUsage(f"--mode {mode} is none of mlx-lm's modes: {', '.join(MODES)}.")
+    default_group, default_bits = MODES[mode]
+    bits = default_bits if bits is None else bits
+    group_size = default_group if group_size is None else group_size
+    name = mlx_scheme(bits, group_size, mode)
+    if name is None:
+        said = f"--mode {mode} with --bits {bits} and --group-size {group_size}"
+        raise WrongUsage(f"{said} is no format of MLX ({mlx_formats(mode)}).")
+    return name

@@ -1,0 +1,76 @@
+"""Our own rules, as TOML or as the same in JSON; the last rule that matches decides.
+
+    scheme = "affine4-g64"          what no rule matches; may be left out
+
+    [[rule]]
+    match = "*.down_proj"           a glob, or `re:` and a regular expression that is searched in the name
+    scheme = "affine8-g64"          a scheme, `dense`, a dense dtype, or `keep`
+
+A pattern is tried on the full Hugging Face name, on the module path (without `.weight`) and on the GGUF name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from quantcli.containers.hostile import check_name, shown
+from quantcli.errors import BadInput
+from quantcli.recipes import names
+from quantcli.recipes.base import MAX_PATTERN, Decision, Origin, Recipe, Rule, Way
+
+REGEX = "re:"
+
+
+def recognise(data: Mapping[str, Any]) -> bool:
+    return "rule" in data or "scheme" in data
+
+
+def read(data: Mapping[str, Any], label: str) -> Recipe:
+    """The recipe of the file's top-level table. Raises `BadInput`, naming keys that it does not know."""
+    _only(data, {"scheme", "rule"}, label)
+    tables = data.get("rule", [])
+    if not isinstance(tables, list):
+        raise BadInput(f"{label}: rule is {shown(tables)}: it has to be an array of tables, [[rule]].")
+    rules = tuple(_rule(table, f"{label}: rule {number}") for number, table in enumerate(tables, 1))
+    default = None
+    if "scheme" in data:
+        name = _scheme(data["scheme"], label)
+        default = Decision(name, f"{label}: scheme = {name}", Origin.GLOBAL)
+    return Recipe(label, rules, default, last_wins=True)
+
+
+def _rule(table: object, where: str) -> Rule:
+    if not isinstance(table, Mapping):
+        raise BadInput(f"{where} is {shown(table)}: it has to be a table with match and scheme.")
+    _only(table, {"match", "scheme"}, where)
+    for key in ("match", "scheme"):
+        if key not in table:
+            raise BadInput(f"{where} is {shown(dict(table))}: its {key} is missing.")
+    match = table["match"]
+    if not isinstance(match, str) or not 0 < len(match.removeprefix(REGEX)) <= MAX_PATTERN:
+        raise BadInput(f"{where}: match is {shown(match)}: it has to be a text of 1 to {MAX_PATTERN} characters.")
+    check_name(match, f"{where}: match")
+    scheme = _scheme(table["scheme"], where)
+    reason = f"{where}: {match} = {scheme}"
+    if not match.startswith(REGEX):
+        return Rule(match, scheme, reason)
+    try:
+        return Rule(match.removeprefix(REGEX), scheme, reason, Way.REGEX)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise BadInput(f"{where}: match is {shown(match)}: a bad regular expression ({error}).") from None
+
+
+def _scheme(value: object, where: str) -> str:
+    name = names.canonical(value) if isinstance(value, str) else None
+    if name is None:
+        why = names.problem(value) if isinstance(value, str) else "it has to be a text such as affine4-g64"
+        raise BadInput(f"{where}: scheme is {shown(value)}: {why}.")
+    return name
+
+
+def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    strange = [key for key in table if key not in known]
+    if strange:
+        raise BadInput(f"{where}: {shown(strange[0])} is no key of such a file (known: {', '.join(sorted(known))}).")
