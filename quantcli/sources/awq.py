@@ -1,0 +1,159 @@
+"""AutoAWQ checkpoints, GEMM layout: quantized modules have `.qweight`, `.scales` and (mostly) `.qzeros`.
+
+config.json's `quantization_config` says `quant_method` awq, `bits` 4, `group_size`, `zero_point` and `version`.
+Source: AutoAWQ (awq/models/_config.py, awq/modules/linear/gemm.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from quantcli.arrays import FLOATS
+from quantcli.checkpoint import Checkpoint, Part, Weight
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput, NotPossible
+from quantcli.schemes.awq import BITS, ROWS_PER_WORD, Awq
+from quantcli.schemes.dense import holds
+from quantcli.sources.folder import Folder, Tensors, sidecars
+from quantcli.sources.hf import dense
+
+#: `version` values that mean the GEMM layout; an empty one is what some exporters write for it.
+VERSIONS = ("gemm", "")
+#: The dtypes of packed arrays.
+WORDS = ("i32", "u32")
+
+
+@dataclass(frozen=True)
+class Settings:
+    group_size: int
+    zero_point: bool
+
+
+def settings(block: Mapping[str, Any], label: str) -> Settings:
+    """What `quantization_config` says; `BadInput` for what makes no sense, `NotPossible` for what is not read."""
+    bits = block.get("bits", block.get("w_bit", 4))
+    group = block.get("group_size", block.get("q_group_size", 128))
+    zero_point = block.get("zero_point", True)
+    version = block.get("version", "gemm")
+    where = f"{label}: quantization_config"
+    for key, value in (("bits", bits), ("group_size", group)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise BadInput(f"{where}: `{key}` is {shown(value)}, a number is needed.")
+    if not isinstance(zero_point, bool):
+        raise BadInput(f"{where}: `zero_point` is {shown(zero_point)}, true or false is needed.")
+    if not isinstance(version, str):
+        raise BadInput(f"{where}: `version` is {shown(version)}, a name is needed.")
+    if version.lower() not in VERSIONS:
+        raise NotPossible(f"{where}: `version` {shown(version)} is a layout that is not read; `gemm` is.")
+    if bits != BITS:
+        raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's GEMM layout is read with 4 bits.")
+    if group <= 0:
+        raise BadInput(f"{where}: `group_size` is {shown(group)}, it has to be above 0.")
+    return Settings(group, zero_point)
+
+
+def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
+    """The checkpoint of an AutoAWQ folder. Raises `BadInput`, `NotPossible`."""
+    block = settings(config["quantization_config"], f"{folder.label}/config.json")
+    parts = tensors.parts
+    modules = sorted(name.removesuffix(".qweight") for name in parts if name.endswith(".qweight"))
+    if not modules:
+        raise BadInput(f"{folder.label}: config.json says AWQ, but no tensor is called *.qweight.")
+    packed = {module: _weight(module, parts, block) for module in modules}
+    taken = {part.name for weight in packed.values() for part in weight.parts.values()}
+    others = {name: _other(part) for name, part in parts.items() if name not in taken}
+    unified, warning = _unify({weight.name: weight for weight in packed.values()})
+    warnings = (*tensors.warnings, *_ignored(packed.values()), *_own(others), *warning)
+    return Checkpoint(
+        "awq", "hf", folder.path("."), tensors.files, dict(sorted((others | unified).items())), config,
+        sidecars=sidecars(folder), warnings=warnings,
+    )  # fmt: skip
+
+
+def _where(part: Part) -> str:
+    return f"{part.file}: tensor {part.name}"
+
+
+def _other(part: Part) -> Weight:
+    """A tensor that belongs to no quantized module; raises where it looks as if it should."""
+    if part.name.endswith((".qzeros", ".g_idx")):
+        raise BadInput(f"{_where(part)}: has no .qweight beside it.")
+    if part.name.endswith(".weight") and part.dtype == "u32":
+        raise BadInput(f"{_where(part)}: is uint32, as MLX's packed codes are, but config.json says AWQ.")
+    return dense(part)
+
+
+def _own(others: Iterable[str]) -> list[str]:
+    return [
+        f"{name} has no .qweight beside it: taken as a tensor of the model's own."
+        for name in sorted(others)
+        if name.endswith((".scales", ".biases"))
+    ]
+
+
+def _ignored(packed: Iterable[Weight]) -> list[str]:
+    count = sum(isinstance(w.scheme, Awq) and w.scheme.symmetric and w.scheme.zeros is not None for w in packed)
+    return [f"zero_point is false: the zero points stored in {count} weights are ignored."] if count else []
+
+
+def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
+    """One quantized module's weight, its parts checked against each other."""
+    qweight = parts[f"{module}.qweight"]
+    scales, qzeros = parts.get(f"{module}.scales"), parts.get(f"{module}.qzeros")
+    _check_neighbours(module, parts)
+    if scales is None:
+        raise BadInput(f"{_where(qweight)}: has no .scales beside it.")
+    stored = {"qweight": qweight, "scales": scales} | ({"qzeros": qzeros} if qzeros is not None else {})
+    _check_arrays(stored)
+    columns, words = qweight.shape
+    rows, group = words * ROWS_PER_WORD, block.group_size
+    if not columns or not words:
+        raise BadInput(f"{_where(qweight)}: has shape {qweight.shape}, which holds nothing.")
+    if columns % group:
+        raise BadInput(f"{_where(qweight)}: {columns} input features are no multiple of group_size {group}.")
+    symmetric = not block.zero_point or qzeros is None
+    scheme = Awq(group, symmetric, scales.dtype, qweight.dtype, qzeros.dtype if qzeros is not None else None)
+    for name, spec in scheme.layout((rows, columns)).items():
+        if stored[name].shape != spec.shape:
+            raise BadInput(
+                f"{_where(stored[name])}: has shape {stored[name].shape}, a qweight of {qweight.shape} and group_size "
+                f"{group} need {spec.shape}."
+            )
+    reason = f"quantization_config: bits 4, group_size {group}" + (", symmetric" if symmetric else "")
+    return Weight(f"{module}.weight", (rows, columns), scheme, stored, reason)
+
+
+def _check_neighbours(module: str, parts: Mapping[str, Part]) -> None:
+    """Refuse tensors of other layouts beside a `.qweight`."""
+    if order := parts.get(f"{module}.g_idx"):
+        raise NotPossible(f"{_where(order)}: act-order is no part of AutoAWQ's layout; export the model without it.")
+    if biases := parts.get(f"{module}.biases"):
+        raise BadInput(f"{_where(biases)}: belongs to MLX's layout and means nothing beside a .qweight: remove it.")
+    if stale := parts.get(f"{module}.weight"):
+        raise BadInput(f"{_where(stale)}: is stale, a .qweight stands beside it: remove one of them.")
+
+
+def _check_arrays(stored: Mapping[str, Part]) -> None:
+    """Ranks and dtypes of a module's arrays."""
+    for name, part in stored.items():
+        if len(part.shape) != 2:
+            raise BadInput(f"{_where(part)}: has {len(part.shape)} dimensions, two are needed.")
+        if name == "scales" and part.dtype not in FLOATS:
+            raise BadInput(f"{_where(part)}: is {part.dtype}, scales are f16, bf16, f32 or f64.")
+        if name != "scales" and part.dtype not in WORDS:
+            raise BadInput(f"{_where(part)}: is {part.dtype}, packed AWQ tensors are int32 or uint32.")
+
+
+def _unify(weights: dict[str, Weight]) -> tuple[dict[str, Weight], list[str]]:
+    """One dtype for the scales of all weights: the narrowest that holds each (f16 with bf16: f32)."""
+    found = sorted({w.scheme.scale_dtype for w in weights.values() if isinstance(w.scheme, Awq)})
+    if len(found) < 2:
+        return weights, []
+    common = next(d for d in reversed(FLOATS) if all(holds(d, other) for other in found))
+    unified = {
+        name: replace(w, scheme=replace(w.scheme, common_dtype=common)) if isinstance(w.scheme, Awq) else w
+        for name, w in weights.items()
+    }
+    return unified, [f"scales are stored as {', '.join(found)}: taken together they are {common}."]

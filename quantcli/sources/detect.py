@@ -1,0 +1,47 @@
+"""What a SOURCE is: a GGUF file, a folder of some kind, one safetensors file of a folder. Never guessed from bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from quantcli.checkpoint import Checkpoint
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput
+from quantcli.sources.awq import open_awq
+from quantcli.sources.folder import Folder, LocalFolder, read_json, read_tensors
+from quantcli.sources.gguf import open_gguf
+from quantcli.sources.hf import open_hf
+from quantcli.sources.mlx import looks_mlx, open_mlx
+
+
+def open_source(path: Path) -> Checkpoint:
+    """The checkpoint at a local path. Raises `BadInput`, `NotPossible`."""
+    if not os.path.exists(path):
+        raise BadInput(f"{path}: there is no such file or folder, and it is no Hub id (org/name).")
+    if path.is_dir():
+        return open_folder(LocalFolder(path))
+    if path.suffix == ".safetensors":
+        return open_folder(LocalFolder(path.parent), path.name)
+    if path.suffix == ".gguf":
+        return open_gguf(path)
+    raise BadInput(f"{path}: is no folder, no .gguf and no .safetensors file.")
+
+
+def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
+    """The checkpoint of a folder (or of its one tensor file `only`), here or on the Hub."""
+    names = set(folder.names())
+    if "config.json" not in names:
+        ggufs = sorted(name for name in names if name.endswith(".gguf"))
+        hint = f"name its GGUF file ({ggufs[0]})" if ggufs else "a model folder has one"
+        raise BadInput(f"{folder.label}: has no config.json: {hint}.")
+    config = read_json(folder, "config.json")
+    tensors = read_tensors(folder, only)
+    settings = config.get("quantization_config") or {}
+    if not isinstance(settings, dict):
+        raise BadInput(f"{folder.label}/config.json: quantization_config is {shown(settings)}, an object is needed.")
+    if settings.get("quant_method") == "awq":
+        return open_awq(folder, config, tensors)
+    if looks_mlx(config, tensors.parts):
+        return open_mlx(folder, config, tensors)
+    return open_hf(folder, config, tensors)

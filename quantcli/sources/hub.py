@@ -1,0 +1,300 @@
+"""The Hugging Face Hub as a source: `org/name[@revision][:FILE.gguf]`, its list of files, its download.
+
+Source: the client library huggingface_hub, whose environment variables (HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT,
+HF_HUB_OFFLINE ...) and cache are used as they are. Only what a conversion needs is downloaded: config.json and its
+like, the tokenizer, and the tensor files that `folder` would choose; never a pickle. `remote` reads headers alone.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from quantcli.containers.hostile import LARGEST, UNPRINTABLE, shown
+from quantcli.containers.json_text import MAX_BYTES, load_object
+from quantcli.errors import BadInput, NotPossible, Surroundings, WrongUsage
+from quantcli.sources.folder import INDEX, SIDECARS, tensor_files
+from quantcli.sources.hub_errors import patiently, reaching, settings
+
+#: Descriptions of the weights, beside the tokenizer and template files of `SIDECARS`.
+CONFIGS = ("config.json", "quantization_config.json", "quantize_config.json", "hf_quant_config.json")
+TEMPLATES = "additional_chat_templates"
+LIBRARY = "quantcli"
+
+_NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_ID = re.compile(rf"({_NAME}/{_NAME})(?:@([^:]*))?(?::(.*))?")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
+_SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A model on the Hub. repo: `org/name`; revision: a branch, tag, `refs/pr/N` or commit; file: a GGUF file of it."""
+
+    repo: str
+    revision: str = "main"
+    file: str | None = None
+
+    def __str__(self) -> str:
+        return (
+            self.repo
+            + (f"@{self.revision}" if self.revision != "main" else "")
+            + (f":{self.file}" if self.file else "")
+        )
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What the Hub says of a file: its bytes, and its SHA-256 where it is stored as a large file."""
+
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository's files at one commit."""
+
+    commit: str
+    files: Mapping[str, FileInfo]
+
+
+def parse_id(text: str, revision: str | None = None) -> HubId | None:
+    """`org/name[@revision][:FILE.gguf]` as an id; None for a path: one that exists, or what has not an id's form.
+
+    `revision` is `--revision`'s value; raises `WrongUsage` where it is malformed, or `text` names another.
+
+    >>> parse_id("org/name@v1.0:model-q4_0.gguf")
+    HubId(repo='org/name', revision='v1.0', file='model-q4_0.gguf')
+    >>> parse_id("./org/name"), parse_id("org/name.gguf"), parse_id("org/name/")
+    (None, None, None)
+    """
+    match = _ID.fullmatch(text)
+    if match is None or os.path.exists(text):
+        return None
+    repo, named, file = match.groups()
+    if max(map(len, repo.split("/"))) > 96 or "--" in repo or ".." in repo:
+        return None
+    if repo.lower().endswith((".git", ".gguf", ".safetensors")):
+        return None
+    if (named is not None and not _is_revision(named)) or (file is not None and not _is_gguf_path(file)):
+        return None
+    if revision is not None and not _is_revision(revision):
+        raise WrongUsage(
+            f"--revision {shown(revision)}: is no branch, tag or commit: give a name such as main or v1.0."
+        )
+    if revision is not None and named not in (None, revision):
+        raise WrongUsage(f"{text}: names revision {named}, --revision names {revision}: give one of them.")
+    return HubId(repo, named or revision or "main", file)
+
+
+def _is_revision(text: str) -> bool:
+    return len(text) <= 255 and ".." not in text and _REVISION.fullmatch(text) is not None
+
+
+def _is_gguf_path(text: str) -> bool:
+    return text.endswith(".gguf") and is_plain_path(text)
+
+
+def is_plain_path(name: str) -> bool:
+    """Whether a name from a list of files stays in its folder and can be printed."""
+    return not UNPRINTABLE.search(name) and "\\" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def list_files(hub_id: HubId) -> Listing:
+    """The files of a repository with their sizes, one request. Raises `Surroundings`."""
+    constants = settings()
+    from huggingface_hub import HfApi
+
+    with reaching(hub_id.repo, hub_id.revision):
+        try:
+            api = HfApi(library_name=LIBRARY)
+            timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+            info = patiently(
+                lambda: api.model_info(hub_id.repo, revision=hub_id.revision, files_metadata=True, timeout=timeout)
+            )
+            found = {s.rfilename: FileInfo(s.size, s.lfs and s.lfs.sha256) for s in info.siblings or ()}  # type: ignore[arg-type]
+            return _checked(Listing(info.sha or "", found), hub_id)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise
+            raise Surroundings(
+                f"{hub_id}: {constants.ENDPOINT} does not answer as a Hub does: check HF_ENDPOINT and any proxy."
+            ) from error
+
+
+def _checked(listing: Listing, hub_id: HubId) -> Listing:
+    """The listing, everything in it checked: it names paths and sizes."""
+    if not _COMMIT.fullmatch(listing.commit):
+        raise ValueError("no commit")
+    for name, info in listing.files.items():
+        if not isinstance(name, str) or not is_plain_path(name):
+            raise BadInput(
+                f"{hub_id}: lists a file {shown(name)}, a path that leads out of the folder: do not use this source."
+            )
+        if type(info.size) is not int or not 0 <= info.size <= LARGEST:
+            raise ValueError("no size")
+        if info.sha256 is not None and not _SHA256.fullmatch(info.sha256):
+            raise ValueError("no SHA-256")
+    return listing
+
+
+def small_files(names: Iterable[str]) -> list[str]:
+    """Those of `names` that describe a model beside its tensors: configs, index, tokenizer files, chat templates."""
+    wanted = {*CONFIGS, *SIDECARS, INDEX}
+    templates = (".", TEMPLATES)
+    return sorted(
+        n for n in names if n in wanted or (n.endswith(".jinja") and str(PurePosixPath(n).parent) in templates)
+    )
+
+
+def tensors_of(hub_id: HubId, names: Iterable[str], read_index: Callable[[], bytes]) -> list[str]:
+    """The tensor files of a repository, by the rules of a local folder; of a repository of GGUF files, the one meant.
+
+    Raises `NotPossible` where there are only pickles, or several GGUF files and none is named; `BadInput` where files
+    and index contradict each other.
+    """
+    names = sorted(names)
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    has_safetensors = any(name.endswith(".safetensors") and "/" not in name for name in names)
+    if hub_id.file is not None or (ggufs and not has_safetensors):
+        return _gguf_set(hub_id, ggufs)
+    if INDEX not in names:
+        return tensor_files(names, str(hub_id))
+    label = f"{hub_id}/{INDEX}"
+    placed = load_object(read_index(), label).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise BadInput(f"{label}: has no `weight_map` object: choose another revision.")
+    known = {name for name in names if name.endswith(".safetensors")}
+    for tensor, name in placed.items():
+        if not isinstance(name, str) or name not in known:
+            raise BadInput(
+                f"{label}: places tensor {shown(tensor)} in {shown(name)}, which is no safetensors file there."
+            )
+    return sorted(set(placed.values()))
+
+
+def _gguf_set(hub_id: HubId, ggufs: list[str]) -> list[str]:
+    """The GGUF file meant, or all files of its split set, in order."""
+    sets: dict[str, list[str]] = {}
+    for name in ggufs:
+        split = _SPLIT.fullmatch(name)
+        sets.setdefault(f"{split[1]} of {split[3]}" if split else name, []).append(name)
+    for members in sets.values():
+        if hub_id.file in members or (hub_id.file is None and len(sets) == 1):
+            return members
+    if hub_id.file is not None:
+        raise NotPossible(f"{hub_id}: has no file {hub_id.file}; its GGUF files: {_listed(ggufs)}.")
+    first = [members[0] for members in sets.values()]
+    raise NotPossible(f"{hub_id}: has several GGUF models ({_listed(first)}): pass one as {hub_id}:{first[0]}.")
+
+
+def _listed(names: list[str], most: int = 30) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none"
+
+
+def download(hub_id: HubId, *, progress: bool = True) -> Path:
+    """The model's snapshot folder in the Hub's cache (of GGUF files: the first file), completed by a download.
+
+    progress: show bars on stderr where that is a terminal. Raises `Surroundings`, `NotPossible`, `BadInput`.
+    """
+    if settings().HF_HUB_OFFLINE:
+        return cached(hub_id)
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    listing = list_files(hub_id)
+    bar: Any = _progress_bar(progress)
+
+    def read_index() -> bytes:
+        if listing.files[INDEX].size > MAX_BYTES:
+            raise BadInput(f"{hub_id}/{INDEX}: {listing.files[INDEX].size} bytes are too many (at most {MAX_BYTES}).")
+        path = hf_hub_download(hub_id.repo, INDEX, revision=listing.commit, library_name=LIBRARY, tqdm_class=bar)
+        return Path(path).read_bytes()
+
+    with reaching(hub_id.repo, hub_id.revision):
+        tensors = tensors_of(hub_id, listing.files, read_index)
+        wanted = _wanted(listing.files, tensors)
+        folder = Path(
+            snapshot_download(
+                hub_id.repo,
+                # The name, not the commit: so the cache remembers what it stands for, for work offline.
+                revision=hub_id.revision,
+                allow_patterns=[glob.escape(name) for name in wanted],
+                library_name=LIBRARY,
+                tqdm_class=bar,
+            )
+        )
+    if folder.name != listing.commit:
+        raise Surroundings(f"{hub_id}: has changed while it was downloaded: run the command again.")
+    if name := _missing(folder, wanted):
+        raise Surroundings(f"{hub_id}: the Hub did not give all of it, {name} is missing: run the command again.")
+    return _opened_as(folder, tensors)
+
+
+def _wanted(names: Iterable[str], tensors: list[str]) -> list[str]:
+    return tensors if tensors[0].endswith(".gguf") else sorted({*tensors, *small_files(names)})
+
+
+def _progress_bar(progress: bool) -> Any:
+    """None: huggingface_hub's own bars, on a terminal; else bars that print nothing."""
+    if progress and sys.stderr.isatty():
+        return None
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    return partial(tqdm, disable=True)
+
+
+def cached(hub_id: HubId) -> Path:
+    """What `download` gives, from the cache alone. Raises `Surroundings` where it is not there, or not all of it."""
+    from huggingface_hub import get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    with reaching(hub_id.repo, hub_id.revision):
+        # No pattern matches nothing: the folder is asked for, its files are checked below.
+        folder = Path(
+            snapshot_download(hub_id.repo, revision=hub_id.revision, local_files_only=True, allow_patterns=[])
+        )
+    try:
+        names = [file.path for file in get_cached_repo_tree(hub_id.repo, revision=hub_id.revision)]
+    except CachedRepoTreeNotFoundError:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+    def check(wanted: list[str]) -> None:
+        if name := _missing(folder, wanted):
+            raise Surroundings(
+                f"{hub_id}: the cache holds it only in part, {name} is missing: unset HF_HUB_OFFLINE to download it."
+            )
+
+    def read_index() -> bytes:
+        check([INDEX])
+        return (folder / INDEX).read_bytes()
+
+    tensors = tensors_of(hub_id, names, read_index)
+    check(_wanted(names, tensors))
+    return _opened_as(folder, tensors)
+
+
+def _missing(folder: Path, wanted: list[str]) -> str | None:
+    return next((name for name in wanted if not (folder / name).is_file()), None)
+
+
+def _opened_as(folder: Path, tensors: list[str]) -> Path:
+    return folder / tensors[0] if tensors[0].endswith(".gguf") else folder
+
+
+def cached_sha256(path: Path) -> str | None:
+    """The SHA-256 that the Hub gave of a file in its cache, where large files are named by it; None: not known."""
+    if not path.is_symlink():
+        return None
+    blob = path.readlink()
+    return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None

@@ -1,0 +1,175 @@
+"""A model on the Hub, looked at without a download: its list of files, its small files, its tensor files' headers.
+
+Source: RFC 9110 section 14 (range requests); session, addresses and tokens are huggingface_hub's. A file of any size
+costs its header: one or two requests a safetensors shard, a few growing ones a GGUF file. `RemoteFolder` offers what
+`sources.folder.Folder` asks for, so that the openers of folders work on it; data can be read by `RemoteFile.read` only.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quantcli.containers import gguf, safetensors
+from quantcli.errors import BadInput, NotPossible, Surroundings
+from quantcli.sources.folder import INDEX
+from quantcli.sources.hub import CONFIGS, LIBRARY, HubId, cached, list_files, tensors_of
+from quantcli.sources.hub_errors import patiently, reaching, settings
+
+#: Shards whose headers are fetched at the same time.
+THREADS = 8
+#: Small files are read whole, up to this size.
+MAX_SMALL = 64 << 20
+#: One request may take so many seconds in all, and one more for each MB asked for.
+REQUEST_SECONDS = 60
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file at one commit. size: bytes; sha256: the Hub's own, of files that it stores as large ones."""
+
+    hub_id: HubId
+    commit: str
+    name: str
+    size: int
+    sha256: str | None
+
+    @property
+    def label(self) -> str:
+        return f"{self.hub_id.repo}@{self.hub_id.revision}/{self.name}"
+
+    def read(self, offset: int, length: int) -> bytes:
+        """That many bytes from `offset` on, fewer only where the file ends. Raises `Surroundings`."""
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        with reaching(self.hub_id.repo, self.hub_id.revision):
+            return patiently(lambda: self._request(offset, length))
+
+    def _request(self, offset: int, length: int) -> bytes:
+        from huggingface_hub import constants, get_session, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, httpx  # type: ignore[attr-defined]
+
+        headers = build_hf_headers(library_name=LIBRARY) | {
+            "Range": f"bytes={offset}-{offset + length - 1}",
+            "Accept-Encoding": "identity",
+        }
+        url = hf_hub_url(self.hub_id.repo, self.name, revision=self.commit)
+        deadline = time.monotonic() + REQUEST_SECONDS + (length >> 20)
+        body = bytearray()
+        with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+            hf_raise_for_status(response)
+            self._check_range(response.status_code, response.headers.get("Content-Range", ""), offset, length)
+            # As it comes: a server that compresses nevertheless, or sends more than asked, is found out below.
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > length:
+                    break
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout(f"{len(body)} of {length} bytes in {REQUEST_SECONDS} seconds and more")
+        if len(body) != length:
+            more = "more than " if len(body) > length else ""
+            raise Surroundings(
+                f"{self.label}: the server sent {more}{min(len(body), length)} bytes where {length} were asked for: "
+                "try again, or download the model."
+            )
+        return bytes(body)
+
+    def _check_range(self, status: int, content_range: str, offset: int, length: int) -> None:
+        """The answer is the range asked for; a whole file is one too, where the whole was asked for."""
+        if status == 200 and length == self.size:
+            return
+        match = _CONTENT_RANGE.fullmatch(content_range)
+        if status != 206 or match is None:
+            raise Surroundings(
+                f"{self.label}: the server does not answer range requests, it would send all {self.size} bytes: "
+                "download the model and inspect its folder."
+            )
+        first, last, size = match.groups()
+        if (int(first), int(last)) != (offset, offset + length - 1) or size not in ("*", str(self.size)):
+            raise Surroundings(
+                f"{self.label}: the server sent {content_range}, asked for bytes {offset}-{offset + length - 1} "
+                f"of {self.size}: try again."
+            )
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A repository at one commit, with what is needed of it fetched.
+
+    tensor_files: names of the safetensors shards, or of the GGUF file or the parts of its split set, in order.
+    small: content of config.json and its like. headers, gguf_headers: of every tensor file, checked.
+    """
+
+    hub_id: HubId
+    files: Mapping[str, RemoteFile]
+    tensor_files: tuple[str, ...]
+    small: Mapping[str, bytes] = field(repr=False)
+    headers: Mapping[str, safetensors.Header] = field(repr=False)
+    gguf_headers: Mapping[str, gguf.GgufFile] = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        return f"{self.hub_id.repo}@{self.hub_id.revision}"
+
+    def names(self) -> list[str]:
+        """Files, as paths relative to the folder, with forward slashes."""
+        return sorted(self.files)
+
+    def read(self, name: str) -> bytes:
+        """A small file, whole."""
+        return self.small[name] if name in self.small else _read_small(self.file(name))
+
+    def header(self, name: str) -> safetensors.Header:
+        """The header of a safetensors file."""
+        return self.headers[name] if name in self.headers else _read_header(self.file(name))
+
+    def path(self, name: str) -> Path:
+        """The file's name in lists and messages; there is no such file here."""
+        return Path(self.label) / name
+
+    def file(self, name: str) -> RemoteFile:
+        """The file itself; raises `NotPossible` where it is not listed."""
+        if name not in self.files:
+            raise NotPossible(f"{self.label}: has no file {name}: check the name.")
+        return self.files[name]
+
+
+def open_remote(hub_id: HubId) -> RemoteFolder | Path:
+    """The headers of a model on the Hub; offline its snapshot in the cache (a folder, or the first GGUF file).
+
+    Raises `Surroundings`, `NotPossible`, `BadInput`.
+    """
+    if settings().HF_HUB_OFFLINE:
+        return cached(hub_id)
+    listing = list_files(hub_id)
+    files = {n: RemoteFile(hub_id, listing.commit, n, info.size, info.sha256) for n, info in listing.files.items()}
+    with ThreadPoolExecutor(THREADS) as pool:
+        wanted = [name for name in (*CONFIGS, INDEX) if name in files]
+        small = dict(zip(wanted, pool.map(lambda name: _read_small(files[name]), wanted), strict=True))
+        tensors = tuple(tensors_of(hub_id, files, lambda: small[INDEX]))
+        if tensors[0].endswith(".gguf"):
+            ggufs = dict(zip(tensors, pool.map(lambda name: _read_gguf(files[name]), tensors), strict=True))
+            return RemoteFolder(hub_id, files, tensors, small, {}, ggufs)
+        headers = dict(zip(tensors, pool.map(lambda name: _read_header(files[name]), tensors), strict=True))
+        return RemoteFolder(hub_id, files, tensors, small, headers, {})
+
+
+def _read_small(file: RemoteFile) -> bytes:
+    if file.size > MAX_SMALL:
+        raise BadInput(f"{file.label}: {file.size} bytes are too many for such a file (at most {MAX_SMALL}).")
+    return file.read(0, file.size)
+
+
+def _read_header(file: RemoteFile) -> safetensors.Header:
+    return safetensors.parse_header(file.read, file.size, file.label)
+
+
+def _read_gguf(file: RemoteFile) -> gguf.GgufFile:
+    return gguf.parse(file.read, file.size, Path(file.label))

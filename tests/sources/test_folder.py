@@ -1,0 +1,158 @@
+"""Which files of a folder hold its tensors, and what is refused."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantcli.errors import BadInput, NotPossible, Surroundings
+from quantcli.sources.folder import INDEX, LocalFolder, read_json, read_tensors, sidecars
+from tests.builders import folder_of, safetensors_bytes, sharded
+
+ONE = {"a.weight": np.ones((2, 3), np.float32)}
+TWO = {"b.weight": np.zeros((4,), np.float16)}
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+def put(root: Path, **files: bytes) -> Path:
+    """A folder of files whose names are spelled with `__` for a full stop."""
+    for name, data in files.items():
+        (root / name.replace("__", ".")).write_bytes(data)
+    return root
+
+
+def names_of(root: Path, only: str | None = None) -> dict[str, str]:
+    tensors = read_tensors(LocalFolder(root), only)
+    return {name: part.file.name for name, part in tensors.parts.items()}
+
+
+def test_single_file(tmp_path: Path) -> None:
+    tensors = read_tensors(LocalFolder(folder_of(tmp_path, ONE)))
+    part = tensors.parts["a.weight"]
+    assert (part.dtype, part.shape, part.file) == ("f32", (2, 3), tmp_path / "model.safetensors")
+    assert part.read().tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert tensors.files == (tmp_path / "model.safetensors",) and tensors.warnings == ()
+
+
+def test_sharded_with_an_index(tmp_path: Path) -> None:
+    sharded(tmp_path, {FIRST: ONE, SECOND: TWO})
+    assert names_of(tmp_path) == {"a.weight": FIRST, "b.weight": SECOND}
+
+
+def test_sharded_without_an_index_takes_all_that_start_with_model(tmp_path: Path) -> None:
+    sharded(tmp_path, {FIRST: ONE, SECOND: TWO, "adapter.safetensors": {"c": np.zeros(1, np.float32)}})
+    (tmp_path / INDEX).unlink()
+    assert names_of(tmp_path) == {"a.weight": FIRST, "b.weight": SECOND}
+
+
+def test_the_index_decides_not_what_lies_there(tmp_path: Path) -> None:
+    sharded(tmp_path, {FIRST: ONE, SECOND: TWO})
+    put(tmp_path, model__safetensors=safetensors_bytes({"old": np.zeros(1, np.float32)}))
+    assert names_of(tmp_path) == {"a.weight": FIRST, "b.weight": SECOND}
+
+
+def test_the_only_file_whatever_its_name(tmp_path: Path) -> None:
+    assert names_of(folder_of(tmp_path, ONE, name="weights.safetensors")) == {"a.weight": "weights.safetensors"}
+
+
+def test_one_file_named(tmp_path: Path) -> None:
+    sharded(tmp_path, {FIRST: ONE, SECOND: TWO})
+    assert names_of(tmp_path, SECOND) == {"b.weight": SECOND}
+
+
+def test_tensors_that_the_index_does_not_place_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    sharded(tmp_path, {FIRST: ONE, SECOND: TWO})
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a.weight": FIRST}}))
+    assert names_of(tmp_path) == {"a.weight": FIRST}
+    put(tmp_path, **{FIRST.replace(".", "__"): safetensors_bytes({**ONE, **TWO})})
+    (warning,) = read_tensors(LocalFolder(tmp_path)).warnings
+    assert "b.weight" in warning and "1 tensors" in warning
+
+
+def test_a_folder_within_may_hold_shards(tmp_path: Path) -> None:
+    folder_of(tmp_path / "m" / "part", ONE)
+    (tmp_path / "m" / INDEX).write_text(json.dumps({"weight_map": {"a.weight": "part/model.safetensors"}}))
+    assert names_of(tmp_path / "m") == {"a.weight": "model.safetensors"}
+
+
+def test_sidecars(tmp_path: Path) -> None:
+    put(tmp_path, tokenizer__json=b"{}", chat_template__jinja=b"", notes__txt=b"", tokenizer__model=b"")
+    (tmp_path / "additional_chat_templates").mkdir()
+    put(tmp_path / "additional_chat_templates", tool__jinja=b"")
+    (tmp_path / "other").mkdir()
+    put(tmp_path / "other", tool__jinja=b"")
+    found = [str(path.relative_to(tmp_path)) for path in sidecars(LocalFolder(tmp_path))]
+    assert found == ["additional_chat_templates/tool.jinja", "chat_template.jinja", "tokenizer.json", "tokenizer.model"]
+
+
+INDEXES = {
+    "no map": ({"metadata": {}}, "weight_map.*None"),
+    "map is a list": ({"weight_map": [FIRST]}, "weight_map"),
+    "map is empty": ({"weight_map": {}}, "weight_map"),
+    "file is a number": ({"weight_map": {"a.weight": 7}}, "'a.weight' is placed in 7"),
+    "file is no safetensors": ({"weight_map": {"a.weight": "model.bin"}}, "'a.weight'.*no safetensors file name"),
+    "file is not there": ({"weight_map": {"a.weight": "model-3.safetensors"}}, "'a.weight' should be in.*not there"),
+    "tensor is not in its file": ({"weight_map": {"c.weight": FIRST}}, f"{FIRST}: has no tensor 'c.weight'"),
+    "absolute path": ({"weight_map": {"a.weight": "/etc/model.safetensors"}}, "'a.weight'.*out of the folder"),
+    "parent folder": ({"weight_map": {"a.weight": "../model.safetensors"}}, "'a.weight'.*out of the folder"),
+    "parent within": ({"weight_map": {"a.weight": "x/../../m.safetensors"}}, "'a.weight'.*out of the folder"),
+    "backslash": ({"weight_map": {"a.weight": "..\\m.safetensors"}}, "'a.weight'.*out of the folder"),
+    "zero byte": ({"weight_map": {"a.weight": "m\0.safetensors"}}, "'a.weight'.*out of the folder"),
+    "deep": ({"weight_map": {"a.weight": "x/y/m.safetensors"}}, "'a.weight'.*out of the folder"),
+    "a name of two lines": ({"weight_map": {"a\nb": 7}}, "placed in 7"),
+}
+
+
+@pytest.mark.parametrize("what", INDEXES)
+def test_bad_index(what: str, tmp_path: Path) -> None:
+    index, said = INDEXES[what]
+    sharded(tmp_path, {FIRST: ONE, SECOND: TWO})
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(BadInput, match=said) as error:
+        read_tensors(LocalFolder(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_several_files_without_an_index_are_listed(tmp_path: Path) -> None:
+    put(tmp_path, a__safetensors=safetensors_bytes(ONE), b__safetensors=safetensors_bytes(TWO))
+    with pytest.raises(BadInput, match=r"several safetensors files \(a.safetensors, b.safetensors\)"):
+        read_tensors(LocalFolder(tmp_path))
+
+
+def test_one_tensor_in_two_files_without_an_index(tmp_path: Path) -> None:
+    put(tmp_path, model__safetensors=safetensors_bytes(ONE), model2__safetensors=safetensors_bytes(ONE))
+    with pytest.raises(BadInput, match=r"tensor a.weight stands in model.safetensors too"):
+        read_tensors(LocalFolder(tmp_path))
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no \\*.safetensors file"):
+        read_tensors(LocalFolder(tmp_path))
+
+
+def test_only_pickles(tmp_path: Path) -> None:
+    put(tmp_path, pytorch_model__bin=b"\x80\x02.")
+    with pytest.raises(NotPossible, match="only pickled tensors \\(pytorch_model.bin\\)"):
+        read_tensors(LocalFolder(tmp_path))
+
+
+def test_a_json_file_that_no_such_file_is(tmp_path: Path) -> None:
+    with open(tmp_path / "config.json", "wb") as handle:
+        handle.truncate(300 << 20)
+    with pytest.raises(BadInput, match="too many for such a file"):
+        read_json(LocalFolder(tmp_path), "config.json")
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(Surroundings, match="config.json: cannot be opened"):
+        read_json(LocalFolder(tmp_path), "config.json")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    with pytest.raises(Surroundings, match="closed: cannot be listed"):
+        read_tensors(LocalFolder(closed))
