@@ -1,0 +1,47 @@
+"""`quant`: puts the commands together. What they do stands in their own files; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+import quantcli
+from quantcli.cli import convert, diff, inspect, schemes
+
+app = typer.Typer(
+    name="quant",
+    help="Converts model checkpoints between formats and never rounds a weight that it does not have to round.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"quant {quantcli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Converts model checkpoints between formats and never rounds a weight that it does not have to round."""
+
+
+app.command("convert")(convert.convert)
+app.command("inspect")(inspect.inspect)
+app.command("diff")(diff.diff)
+app.command("schemes")(schemes.schemes)
+
+
+def main() -> None:
+    """The `quant` command."""
+    # numpy's linear algebra is never used: its threads would only cost start-up.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    app()

@@ -1,0 +1,219 @@
+"""`quant convert SOURCE OUTPUT`: plan, show, carry out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quantcli.cli.options import (
+    Json,
+    MaxMemory,
+    Quiet,
+    Revision,
+    Source,
+    Threads,
+    Verbose,
+    command,
+    memory_bound,
+    parse_size,
+    thread_count,
+)  # fmt: skip
+from quantcli.cli.output import Column, Output, size
+from quantcli.errors import Surroundings, WrongUsage
+
+if TYPE_CHECKING:
+    from quantcli.arrays import Device
+    from quantcli.convert.plan import Plan
+
+DTYPES = ("f32", "f16", "bf16")
+
+
+def _one_of(words: tuple[str, ...], value: str | None, option: str) -> str | None:
+    if value is None or value in words:
+        return value
+    raise WrongUsage(f"{option} {value!r} is none of {', '.join(words)}.")
+
+
+@command
+def convert(
+    source: Source,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="NAME.gguf: a GGUF file; anything else: a folder.")],
+    to: Annotated[
+        str | None, typer.Option(metavar="mlx|gguf|hf", help="The target, where OUTPUT does not say.")
+    ] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option("--scheme", "-s", metavar="NAME", help="A scheme or preset for all weights [default: keep]."),
+    ] = None,
+    bits: Annotated[int | None, typer.Option(metavar="N", help="mlx-lm's spelling of the scheme.")] = None,
+    group_size: Annotated[int | None, typer.Option(metavar="N", help="Likewise.")] = None,
+    mode: Annotated[str | None, typer.Option(metavar="M", help="Likewise: affine, mxfp4, mxfp8, nvfp4.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Overrides: an MLX config.json, hf2q JSON, or our rules.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB=SCHEME", help="One rule; repeatable, the last match wins.")
+    ] = None,
+    pure: Annotated[bool, typer.Option("--pure", help="GGUF: the plain type, no mixture.")] = False,
+    leave_output_tensor: Annotated[
+        bool, typer.Option("--leave-output-tensor", help="GGUF: output.weight as it is.")
+    ] = False,
+    output_tensor_type: Annotated[str | None, typer.Option(metavar="TYPE", help="GGUF: of output.weight.")] = None,
+    token_embedding_type: Annotated[str | None, typer.Option(metavar="TYPE", help="GGUF: of token_embd.")] = None,
+    tensor_type: Annotated[
+        list[str] | None, typer.Option(metavar="REGEX=TYPE", help="GGUF: first match wins; repeatable.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="f16|bf16|f32", help="Of all that is dense, before quantizing.")
+    ] = None,
+    scale_dtype: Annotated[str | None, typer.Option(metavar="f16|bf16|f32", help="Of MLX scales and biases.")] = None,
+    lossless: Annotated[
+        str | None, typer.Option(metavar="exact|codes", help="Refuse any step of a worse grade.")
+    ] = None,
+    allow_requantize: Annotated[
+        bool, typer.Option("--allow-requantize", help="Round quantized weights again.")
+    ] = False,
+    fallback: Annotated[
+        str, typer.Option(metavar="auto|SCHEME|none", help="For kept weights that the target cannot hold.")
+    ] = "auto",
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Copy NaN and Inf of dense weights.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing output, once the new one is complete.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read the output back and hold it to the plan.")] = False,
+    max_memory: MaxMemory = None,
+    threads: Threads = None,
+    device: Annotated[str, typer.Option(metavar="auto|gpu|cpu", help="Where the arithmetic runs.")] = "auto",
+    shard_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of one safetensors file [default: 5GB].")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
+    revision: Revision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Convert a checkpoint to an MLX folder, a GGUF file or a Hugging Face folder."""
+    from quantcli.convert.conversion import convert as carry_out
+    from quantcli.convert.interrupt import ignore_from_now_on
+    from quantcli.convert.plan import make
+    from quantcli.convert.report import plan_summary
+    from quantcli.convert.request import Request
+    from quantcli.convert.run import Resources
+    from quantcli.sources.resolve import local_source
+
+    out = Output(as_json, quiet, verbose)
+    request = Request(
+        output=_checked_output(output), to=_one_of(("mlx", "gguf", "hf"), to, "--to"), scheme=scheme, bits=bits,
+        group_size=group_size, mode=mode, recipe=recipe, overrides=tuple(override or ()), pure=pure,
+        leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type, tensor_types=tuple(tensor_type or ()),
+        dtype=_one_of(DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DTYPES, scale_dtype, "--scale-dtype"),
+        lossless=_one_of(("exact", "codes"), lossless, "--lossless"), allow_requantize=allow_requantize,
+        fallback=fallback, allow_nonfinite=allow_nonfinite, strict=strict,
+        shard_size=parse_size(shard_size, "--shard-size") if shard_size else None,
+    )  # fmt: skip
+    memory = memory_bound(max_memory)
+    resources = Resources(memory, thread_count(threads), _device(device))
+    if resume and force:
+        raise WrongUsage("--resume goes on with an old run, --force throws it away: give one of them.")
+    path = local_source(source, revision, quiet=quiet or as_json)
+    _check_apart(path, request.output)
+    plan = make(_open(path), request)
+    out.warn(plan.warnings)
+    if dry_run:
+        out.json(plan_summary(plan))
+        show_plan(plan, out)
+        return
+    try:
+        with out.progress(sum(f.size for f in plan.files if f.slots)) as tick:
+            report = carry_out(plan, resources, tick, resume=resume, force=force, check=verify)
+    except KeyboardInterrupt:
+        ignore_from_now_on()
+        way = "--resume instead of --force" if force else "--resume"
+        out.note(f"interrupted: what is done is kept in {output}.partial; the same command with {way} goes on.")
+        raise typer.Exit(130) from None
+    out.json(report)
+    if not quiet:
+        show_report(report, out)
+
+
+def _open(path: Path) -> Any:
+    from quantcli.sources.detect import open_source
+
+    return open_source(path)
+
+
+def _checked_output(output: Path) -> Path:
+    if not output.name or output.name in (".", ".."):
+        raise WrongUsage(f"OUTPUT {str(output)!r} names no file or folder of its own.")
+    return output
+
+
+def _check_apart(source: Path, output: Path) -> None:
+    """OUTPUT is never SOURCE, nor inside it, links followed."""
+    real, target = source.resolve(), output.parent.resolve() / output.name
+    target = target.resolve() if target.exists() else target
+    folder = real if real.is_dir() else real.parent
+    if target == real or (real.is_dir() and target.is_relative_to(real)) or folder.is_relative_to(target):
+        raise WrongUsage(f"OUTPUT {output} is SOURCE, lies inside it or holds it: choose a place beside it.")
+
+
+def _device(word: str) -> Device:
+    from quantcli.arrays import Device
+
+    _one_of(("auto", "gpu", "cpu"), word, "--device")
+    if word == "cpu":
+        return Device.CPU
+    import mlx.core as mx
+
+    has_gpu = mx.default_device().type == mx.DeviceType.gpu
+    if word == "gpu" and not has_gpu:
+        raise Surroundings("--device gpu: MLX sees no GPU here; --device cpu uses our own kernels.")
+    return Device.MLX if has_gpu else Device.CPU
+
+
+def show_plan(plan: Plan, out: Output) -> None:
+    """What a dry run prints: every weight, layers folded, then totals."""
+    from quantcli.convert.survey import fold
+
+    listed = [
+        (s.name, (tuple(s.draft.shape), _was(s), s.scheme.name, str(s.route), str(s.grade), s.reason))
+        for s in plan.steps
+    ]
+    rows = [
+        (name, "x".join(map(str, cells[0])), cells[1], cells[2], cells[3], cells[4], cells[5])
+        for name, _, cells in fold(listed)
+    ]
+    titles = ("weight", "shape", "from", "to", "route", "grade", "why")
+    out.table([Column(title) for title in titles], rows)
+    for tensor in plan.left:
+        out.text(f"left out: {tensor.name}: {tensor.reason}")
+    for file in plan.files:
+        out.text(f"{size(file.size):>10}  {file.name}")
+    out.text(f"{size(plan.nbytes):>10}  in all ({plan.nbytes} bytes), the report aside")
+
+
+def _was(step: Any) -> str:
+    return "-" if step.draft.weight is None else step.draft.weight.scheme.name
+
+
+def show_report(report: dict[str, Any], out: Output) -> None:
+    """What a finished run prints: where the output is, what was done to how many weights."""
+    totals = report["totals"]
+    schemes = ", ".join(f"{count} {name}" for name, count in totals["schemes"].items())
+    routes = ", ".join(f"{count} {name}" for name, count in totals["routes"].items())
+    grades = ", ".join(f"{count} {name}" for name, count in totals["grades"].items())
+    out.text(f"{report['output']}: {size(report['bytes'])}, {len(report['weights'])} weights: {schemes}")
+    out.text(f"  {routes}; {grades}" + (f"; {totals['fallbacks']} fallbacks" if totals["fallbacks"] else ""))
+    worst = max(report["weights"], key=lambda w: w["relative_rmse"])
+    if worst["relative_rmse"]:
+        out.text(f"  largest relative RMSE {worst['relative_rmse']:.4f} ({worst['name']})")
+    if report["verified"]:
+        out.text("  verified: read back, every weight is what the plan promised")

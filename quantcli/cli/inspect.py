@@ -1,0 +1,136 @@
+"""`quant inspect SOURCE`: what is in a checkpoint, from headers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quantcli.cli.options import Json, Quiet, Revision, Source, Verbose, command, parse_size
+from quantcli.cli.output import Column, Output, size
+from quantcli.errors import CheckFailed, WrongUsage
+
+if TYPE_CHECKING:
+    from quantcli.checkpoint import Checkpoint
+
+
+@command
+def inspect(
+    source: Source,
+    everything: Annotated[bool, typer.Option("--all", help="Do not fold layers.")] = False,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", metavar="GLOB", help="Only weights whose name matches.")
+    ] = None,
+    metadata: Annotated[bool, typer.Option("--metadata", help="Print config.json or the GGUF's keys instead.")] = False,
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Print which rule decides each weight, and which patterns match nothing.")
+    ] = False,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="With --rules: the recipe to try.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB=SCHEME", help="With --rules: an override to try; repeatable.")
+    ] = None,
+    max_bpw: Annotated[float | None, typer.Option(metavar="X", help="Exit with 1 above X bits per weight.")] = None,
+    max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Exit with 1 above that many bytes.")] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB=SCHEME", help="Exit with 1 unless all that match have it; repeatable."),
+    ] = None,
+    revision: Revision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Show every weight of a checkpoint: shape, scheme, bits per weight, bytes, and what decided it."""
+    from quantcli.convert.survey import requirements, survey
+    from quantcli.sources.resolve import survey_source
+
+    out = Output(as_json, quiet, verbose)
+    required = [_requirement(text) for text in require or ()]
+    limit = parse_size(max_size, "--max-size") if max_size else None
+    opened = survey_source(source, revision)
+    out.warn(opened.warnings)
+    if rules or recipe or override:
+        _show_rules(opened, recipe, override or [], out)
+    elif metadata:
+        _show_metadata(opened, out)
+    else:
+        found = survey(opened, filter_)
+        out.json(found)
+        if not quiet:
+            show(found, out, everything)
+    unmet = requirements(opened, required, max_bpw, limit)
+    for check in unmet[:-1]:
+        out.note(f"error: {check.said}")
+    if unmet:
+        raise CheckFailed(unmet[-1].said)
+
+
+def _requirement(text: str) -> tuple[str, str]:
+    glob, equals, scheme = text.rpartition("=")
+    if not (equals and glob and scheme):
+        raise WrongUsage(f"--require {text!r} needs GLOB=SCHEME, such as '*.down_proj=affine4-g64'.")
+    return glob, scheme.strip().lower()
+
+
+def show(found: dict[str, Any], out: Output, everything: bool = False) -> None:
+    """The table of a survey, layers folded unless `everything`."""
+    from quantcli.convert.survey import fold, without_numbers
+
+    listed = [
+        (w["name"], ("x".join(map(str, w["shape"])), w["scheme"], w["bits_per_weight"], w["bytes"], w["reason"]))
+        for w in found["weights"]
+    ]
+    folded = [(name, 1, cells) for name, cells in listed] if everything else fold(listed, without_numbers)
+    columns = [
+        Column("weight"), Column("shape", right=True), Column("scheme"), Column("bits/weight", right=True),
+        Column("bytes", right=True), Column("decided by"),
+    ]  # fmt: skip
+    rows = [
+        (name, shape, scheme, f"{bits:g}", str(count * stored), reason)
+        for name, count, (shape, scheme, bits, stored, reason) in folded
+    ]
+    total = found["totals"]
+    out.table(columns, rows, f"{found['source']}: {found['kind']}, {found['model'] or 'unknown model'}")
+    schemes = ", ".join(f"{count} {name}" for name, count in total["schemes"].items())
+    out.text(f"{total['weights']} weights: {schemes}")
+    bits = f"{total['bits_per_weight']:g} bits per weight"
+    out.text(f"{total['parameters']} parameters, {total['bytes']} bytes ({size(total['bytes'])}), {bits}")
+
+
+def _show_metadata(source: Checkpoint, out: Output) -> None:
+    shown = {key: folded(value) for key, value in (source.metadata or source.config).items()}
+    out.json({"source": str(source.root), "metadata": shown})
+    out.table([Column("key"), Column("value")], [(key, text(value)) for key, value in shown.items()])
+
+
+def folded(value: Any, most: int = 8) -> Any:
+    """A metadata value with long arrays cut: their length and first elements."""
+    from quantcli.containers.gguf_values import ArrayValue
+
+    value = getattr(value, "value", value)
+    if isinstance(value, ArrayValue):
+        value = value.decode()
+    if isinstance(value, list):
+        plain = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value[:most]]
+        return plain if len(value) <= most else {"length": len(value), "first": plain}
+    return value
+
+
+def text(value: Any) -> str:
+    """A metadata value on one line."""
+    if isinstance(value, dict) and set(value) == {"length", "first"}:
+        return f"[{', '.join(map(repr, value['first']))}, ...] ({value['length']} in all)"
+    shown = repr(value) if isinstance(value, str) else str(value)
+    return shown if len(shown) <= 200 else f"{shown[:200]}... ({len(shown)} characters)"
+
+
+def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], out: Output) -> None:
+    from quantcli.convert.rules import explain
+
+    found = explain(source, recipe, override)
+    out.json(found)
+    columns = [Column("weight"), Column("scheme"), Column("decided by")]
+    out.table(columns, [(w["name"], w["scheme"], w["reason"]) for w in found["weights"]])
+    for pattern in found["unmatched"]:
+        out.text(f"matches nothing: {pattern}")

@@ -1,0 +1,145 @@
+"""Everything that a command prints: data to stdout, everything else to stderr.
+
+mode       stdout                        stderr
+terminal   tables drawn by rich          warnings, notes, a progress bar
+pipe       the same tables, plain text   warnings, notes
+json       one JSON value                warnings, notes
+quiet      data only                     errors only
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantcli.errors import QuantError
+
+#: Told of progress: bytes made, and of which weight.
+Tick = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table's column; numbers stand at the right."""
+
+    title: str
+    right: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """How this run prints."""
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+        """A table of data; nothing in JSON mode."""
+        if self.as_json:
+            return
+        if sys.stdout.isatty():
+            _draw(columns, rows, title)
+        else:
+            _print_plain(columns, rows, title)
+
+    def text(self, line: str = "") -> None:
+        """A line of data; nothing in JSON mode."""
+        if not self.as_json:
+            print(line)
+
+    def json(self, value: Mapping[str, Any]) -> None:
+        """The data as JSON, in JSON mode only."""
+        if self.as_json:
+            print(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def note(self, line: str) -> None:
+        """What is worth knowing, to stderr."""
+        if not self.quiet:
+            print(line, file=sys.stderr)
+
+    def warn(self, lines: Sequence[str], most: int = 8) -> None:
+        """Warnings, to stderr; beyond `most` only their number, unless verbose."""
+        if self.quiet:
+            return
+        shown = lines if self.verbose else lines[:most]
+        for line in shown:
+            print(f"warning: {line}", file=sys.stderr)
+        if len(lines) > len(shown):
+            print(f"warning: {len(lines) - len(shown)} more; -v shows them all.", file=sys.stderr)
+
+    def error(self, error: QuantError) -> None:
+        """The one sentence of a failure; with -vv where it came from."""
+        if self.verbose >= 2:
+            traceback.print_exception(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def progress(self, total: int) -> Iterator[Tick]:
+        """A progress bar over `total` bytes on a terminal: share, bytes, rate, time left, the weight at hand."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda _count, _name: None
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns = (
+            BarColumn(bar_width=18), TextColumn("{task.percentage:>3.0f}%"), DownloadColumn(), TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True), TextColumn("{task.fields[weight]}", style="dim"),
+        )  # fmt: skip
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=total, weight="")
+            yield lambda count, name: bar.update(task, advance=count, weight=name[-34:])
+
+
+def _draw(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console().print(table)
+
+
+def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None) -> None:
+    if title:
+        print(title)
+    lines = [[column.title for column in columns], *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        cells = (
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        )
+        print("  ".join(cells).rstrip())
+
+
+def size(count: int) -> str:
+    """Bytes as people read them.
+
+    >>> size(999), size(1_500_000), size(2_200_000_000)
+    ('999 B', '1.50 MB', '2.20 GB')
+    """
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"

@@ -1,0 +1,159 @@
+"""Every scheme, as `quant schemes` tells it: what it costs, what it holds, where it can be put, who reads it.
+
+Sizes, grids and rounding come from the schemes themselves, places from the targets; a table says who reads a family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from quantcli.arrays import DTYPES
+from quantcli.schemes import ggml
+from quantcli.schemes.affine import BITS, GROUPS, Affine
+from quantcli.schemes.awq import Awq
+from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense
+from quantcli.schemes.ggml_blocks import Ggml
+from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.targets import TARGETS
+from quantcli.targets.hf import FAMILIES
+
+#: A shape that every scheme takes, on which sizes are counted.
+SHAPE = (1024, 1024)
+
+#: Who reads a family.
+READERS = {
+    "dense": ("mlx-lm", "llama.cpp", "transformers", "vLLM", "SGLang"),
+    "mlx": ("mlx-lm", "LM Studio", "mlx-swift"),
+    "ggml": ("llama.cpp", "Ollama", "LM Studio"),
+    "awq": ("transformers", "vLLM", "SGLang"),
+}
+
+#: GGML types that llama-quantize refuses to make without an importance matrix (llama.cpp, src/llama-quant.cpp).
+NEED_IMPORTANCE = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"})
+
+#: Scales that are stored as more than one number.
+STORED_SCALES = {"q6_k": ("i8", "f16")}
+
+#: The dtypes that a family leaves open for its scales; the first is the one that sizes are counted with.
+SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32")}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scheme.
+
+    bits: stored bits per weight, exact, scales included. scales: dtypes that its scales can have; two that are stored
+    together are one, joined by `*`. zero_point: `integer`, `float` (a bias or minimum of its own), or None.
+    group: values that share a scale. block: (values, bytes) of a GGML block. rounding: relative RMSE on a Gaussian.
+    """
+
+    name: str
+    family: str
+    bits: Fraction
+    scales: tuple[str, ...]
+    zero_point: str | None
+    group: int | None
+    block: tuple[int, int] | None
+    needs_importance: bool
+    targets: tuple[str, ...]
+    readers: tuple[str, ...]
+    rounding: float
+
+
+def catalogue() -> list[Entry]:
+    """All schemes, by family."""
+    return [_entry(scheme) for scheme in _schemes()]
+
+
+def _schemes() -> Iterator[Scheme]:
+    yield from (Dense(dtype) for dtype in ("f32", "f16", "bf16"))
+    yield from (Affine(bits, group, "f16") for bits in BITS for group in GROUPS)
+    yield from (MxFloat(mode) for mode in MODES)
+    yield from ggml.TYPES.values()
+    yield from (Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in GROUPS)
+    yield from (Awq(group, symmetric=True, scale_dtype="f16") for group in GROUPS)
+
+
+def _entry(scheme: Scheme) -> Entry:
+    grid = scheme.grid()
+    block = scheme.ggml_type if isinstance(scheme, Ggml) else None
+    return Entry(
+        scheme.name,
+        scheme.family,
+        bits_per_weight(scheme),
+        _scales(scheme),
+        _zero_point(scheme),
+        grid.group if grid else None,
+        (block.block_size, block.block_bytes) if block else None,
+        scheme.name in NEED_IMPORTANCE,
+        tuple(label for label in TARGETS if _holds(label, scheme)),
+        READERS[scheme.family],
+        scheme.rounding,
+    )
+
+
+def bits_per_weight(scheme: Scheme) -> Fraction:
+    """Stored bits over weights, exact.
+
+    >>> bits_per_weight(Affine(3, 64, "f16")), bits_per_weight(ggml.TYPES["q6_k"])
+    (Fraction(7, 2), Fraction(105, 16))
+    """
+    parts = scheme.layout(SHAPE).values()
+    return Fraction(sum(DTYPES[p.dtype].bits * math.prod(p.shape) for p in parts), math.prod(SHAPE))
+
+
+def _scales(scheme: Scheme) -> tuple[str, ...]:
+    grid = scheme.grid()
+    if grid is None:
+        return ()
+    if scheme.name in STORED_SCALES and scheme.family == "ggml":
+        return ("*".join(STORED_SCALES[scheme.name]),)
+    return SCALE_DTYPES[scheme.family] if hasattr(scheme, "scale_dtype") else (grid.scale_dtype,)
+
+
+def _zero_point(scheme: Scheme) -> str | None:
+    grid = scheme.grid()
+    if grid is None or grid.zero is not None or grid.table is not None:
+        return None
+    return "integer" if grid.zero_points else "float"
+
+
+def _holds(label: str, scheme: Scheme) -> bool:
+    """Whether a target writes the scheme, or a Hugging Face one keeps its layout."""
+    found = TARGETS[label]().scheme(scheme.name, "f16")
+    return found == scheme or (label == "hf" and scheme.family in FAMILIES)
+
+
+def decimal(bits: Fraction) -> str:
+    """Exact: block sizes are powers of two.
+
+    >>> decimal(Fraction(105, 16)), decimal(Fraction(32))
+    ('6.5625', '32')
+    """
+    return f"{(Decimal(bits.numerator) / Decimal(bits.denominator)).normalize():f}"
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """A scheme as `schemes --json` prints it."""
+    return {
+        "name": entry.name,
+        "family": entry.family,
+        "bits_per_weight": float(entry.bits),
+        "has_scale": bool(entry.scales),
+        "scale_dtypes": list(entry.scales),
+        "zero_point": entry.zero_point,
+        "group_size": entry.group,
+        "block_size": entry.block[0] if entry.block else None,
+        "block_bytes": entry.block[1] if entry.block else None,
+        "gguf": "gguf" in entry.targets,
+        "needs_importance_matrix": entry.needs_importance,
+        "targets": list(entry.targets),
+        "readers": list(entry.readers),
+        "rounding": entry.rounding,
+    }

@@ -1,0 +1,24 @@
+"""What deciding gives a plan: a scheme's name for every draft, with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quantcli.recipes.base import Decision, Origin
+
+KEEP = Decision("keep", "keep", Origin.DEFAULT)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A decision for each draft by name. preset: of mlx-lm's mixtures; common: the scheme given for the whole model.
+
+    file_type: GGUF's number of the mixture, None where none was asked for.
+    """
+
+    of: Mapping[str, Decision]
+    preset: str | None
+    common: str | None
+    file_type: int | None
+    warnings: tuple[str, ...]

@@ -1,0 +1,72 @@
+"""Which scheme each draft gets, by name, and why: the layers of precedence put together for a request.
+
+--override > llama-quantize's options > recipe entries > preset or mixture > --scheme, --bits, recipe default > keep
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quantcli import recipes
+from quantcli.checkpoint import Checkpoint
+from quantcli.convert import decide_gguf
+from quantcli.convert.chosen import KEEP, Chosen
+from quantcli.convert.request import Request
+from quantcli.errors import WrongUsage
+from quantcli.recipes import mixtures, names, overrides
+from quantcli.recipes.base import Decision, Layer, Origin, Recipe, only_global, resolve
+from quantcli.targets.base import Draft
+
+
+def decisions(source: Checkpoint, target: str, drafts: Sequence[Draft], request: Request) -> Chosen:
+    """A decision for every draft, and warnings of patterns that match nothing."""
+    recipe = recipes.load(request.recipe) if request.recipe else None
+    given = overrides.parse(request.overrides)
+    common = _common(request, recipe)
+    sources: list[Recipe] = [given] + ([recipe] if recipe else [])
+    subjects = [draft.subject for draft in drafts]
+    warnings = [w for r in sources for w in r.warnings]
+    warnings += [f"{r.label}: {pattern} matches no weight." for r in sources for pattern in r.unmatched(subjects)]
+    if target == "gguf":
+        entries = recipe.entry if recipe else None
+        return decide_gguf.decisions(source, drafts, request, given.entry, entries, common, warnings)
+    explicit: list[Layer] = [r.entry for r in sources]
+    preset = common.scheme if common and common.scheme in mixtures.MIXTURES else None
+    layers = [*explicit, *_below(target, preset, common, drafts, request.group_size)]
+    of = {draft.name: resolve(draft.subject, layers) or KEEP for draft in drafts}
+    named = None if preset or common is None else common.scheme
+    return Chosen(of, preset, named, None, tuple(warnings))
+
+
+def _common(request: Request, recipe: Recipe | None) -> Decision | None:
+    """The scheme for the whole model: of `--scheme`, of mlx-lm's spelling, of the recipe; two that differ are wrong
+    usage.
+    """
+    choices: list[Decision | None] = []
+    if request.scheme is not None:
+        name = request.scheme.strip().lower()
+        known = name in mixtures.MIXTURES or request.target == "gguf" or names.canonical(name) is not None
+        if not known:
+            raise WrongUsage(
+                f"--scheme {names.problem(request.scheme)}; mlx-lm's mixtures are {' '.join(mixtures.MIXTURES)}."
+            )
+        choices.append(Decision(names.canonical(name) or name, f"--scheme {name}", Origin.GLOBAL))
+    spelled = names.from_mlx_options(request.bits, request.group_size, request.mode)
+    if request.scheme and request.scheme.strip().lower() in mixtures.MIXTURES:
+        if request.bits is not None or request.mode not in (None, "affine"):
+            raise WrongUsage(f"--scheme {request.scheme} is affine and decides the bits: leave out --bits and --mode.")
+    elif spelled:
+        choices.append(Decision(spelled, "--bits, --group-size, --mode", Origin.GLOBAL))
+    choices.append(recipe.default if recipe else None)
+    return only_global(choices)
+
+
+def _below(
+    target: str, preset: str | None, common: Decision | None, drafts: Sequence[Draft], group_size: int | None
+) -> list[Layer]:
+    """The layers below explicit rules."""
+    if preset and target != "mlx":
+        raise WrongUsage(f"--scheme {preset} is a mixture of mlx-lm: it needs an MLX folder as output.")
+    if preset:
+        return [mixtures.mixture(preset, [d.subject for d in drafts if not d.stays], group_size or 64).decide]
+    return [lambda subject: common] if common else []

@@ -1,0 +1,94 @@
+"""What each tensor of a GGUF gets: llama-quantize's mixture for `-s`, with explicit rules above it.
+
+A name that is both a mixture and a type (`q4_0`) means the mixture; in rules, overrides and with `--pure` the plain
+type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quantcli import models
+from quantcli.checkpoint import Checkpoint
+from quantcli.convert.chosen import KEEP, Chosen
+from quantcli.convert.request import GGUF_OPTIONS, Request
+from quantcli.errors import WrongUsage
+from quantcli.recipes import names
+from quantcli.recipes.base import Decision, Layer, Origin
+from quantcli.recipes.llama_cpp import FTYPES, Facts, Options, Tensor, assign, fitting, ggml_type, never, tensor_type
+from quantcli.schemes.dense import Dense
+from quantcli.targets.base import Draft
+
+
+def decisions(
+    source: Checkpoint, drafts: Sequence[Draft], request: Request, given: Layer, recipe: Layer | None,
+    common: Decision | None, warnings: list[str],
+) -> Chosen:  # fmt: skip
+    """A decision for every draft. given: overrides; recipe: a recipe's entries; common: the scheme for the whole
+    model.
+    """
+    tensors = [_tensor(draft) for draft in drafts]
+    overridden = {d.name: _fitted(found, d) for d in drafts if (found := given(d.subject))}
+    entries = {d.name: _fitted(found, d) for d in drafts if recipe and (found := recipe(d.subject))}
+    options = _options(request)
+    name = common.scheme if common else "keep"
+    if name not in FTYPES and options != Options():
+        option = next(option for field, option in GGUF_OPTIONS.items() if getattr(request, field))
+        raise WrongUsage(
+            f"{option} changes a mixture of llama-quantize: it needs --scheme with one of {' '.join(FTYPES)}."
+        )
+    if name in FTYPES:
+        architecture = models.find(source.config)
+        below = assign(tensors, name, Facts(architecture.gguf if architecture else ""), options, overridden)
+        warnings += [f"--tensor-type: {text} matches no tensor." for text in options.unmatched(tensors)]
+    elif common is None or name in names.WORDS:
+        below = {d.name: common or KEEP for d in drafts}
+    elif name not in names.GGML:
+        raise WrongUsage(f"--scheme {name} is no type or mixture of a GGUF file; mixtures here are {' '.join(FTYPES)}.")
+    else:
+        below = {tensor.name: _plain(tensor, common) for tensor in tensors}
+    by_option = {key: decision for key, decision in below.items() if decision.origin is Origin.OPTION}
+    number = FTYPES[name].number if name in FTYPES else None
+    return Chosen(below | entries | by_option | overridden, None, None, number, tuple(warnings))
+
+
+def _fitted(decision: Decision, draft: Draft) -> Decision:
+    """An explicit rule's type, or what llama-quantize puts in its place where its blocks do not fill the rows."""
+    if decision.scheme in names.WORDS or decision.scheme not in names.GGML or draft.stays:
+        return decision
+    fits = fitting(decision.scheme, draft.shape[-1], draft.name)
+    if fits == decision.scheme:
+        return decision
+    reason = f"{decision.reason}; rows of {draft.shape[-1]} do not fill its blocks"
+    return replace(decision, scheme=fits, reason=reason, wanted=decision.scheme)
+
+
+def _tensor(draft: Draft) -> Tensor:
+    """As the rules see it; the type that it has without them is a word: keep its codes, or stay dense."""
+    quantized = draft.weight is not None and not isinstance(draft.weight.scheme, Dense)
+    return Tensor(draft.name, draft.shape, "keep" if quantized else "dense")
+
+
+def _options(request: Request) -> Options:
+    output, embedding = request.output_tensor_type, request.token_embedding_type
+    return Options(
+        pure=request.pure,
+        leave_output=request.leave_output_tensor,
+        output_type=ggml_type(output, "--output-tensor-type") if output else None,
+        embedding_type=ggml_type(embedding, "--token-embedding-type") if embedding else None,
+        tensor_types=tuple(map(tensor_type, request.tensor_types)),
+    )
+
+
+def _plain(tensor: Tensor, common: Decision) -> Decision:
+    """A type that is no mixture, for all that llama-quantize would quantize."""
+    why = never(tensor.name, tensor.shape)
+    if why is not None:
+        return Decision(tensor.type, f"never quantized: {why}", Origin.PRESET)
+    fits = fitting(common.scheme, tensor.shape[-1], tensor.name)
+    if fits == common.scheme:
+        return common
+    return Decision(
+        fits, f"rows of {tensor.shape[-1]} do not fill blocks of {common.scheme}", Origin.GLOBAL, common.scheme
+    )

@@ -1,0 +1,284 @@
+"""A plan: what becomes of every weight, why, and where each byte of the output will be, before any weight is read.
+
+source, request -> drafts (target) -> decisions (recipes) -> steps (scheme, route, grade) -> files (target)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from quantcli.arrays import FLOATS
+from quantcli.checkpoint import Checkpoint
+from quantcli.convert import request as requests
+from quantcli.convert.decide import decisions
+from quantcli.convert.fingerprint import Stamp, stamps
+from quantcli.convert.request import Request
+from quantcli.convert.routes import Route, choose, fit
+from quantcli.convert.settle import settle
+from quantcli.errors import BadInput, NotPossible, WrongUsage
+from quantcli.recipes.base import Decision, Origin
+from quantcli.recipes.names import WORDS
+from quantcli.schemes.base import Grade, Scheme
+from quantcli.schemes.dense import Dense
+from quantcli.targets import TARGETS
+from quantcli.targets.base import SHARD_SIZE, Draft, Left, OutputFile, Placed, Settings, Target
+
+#: A fallback adds at most this relative RMSE.
+FALLBACK_ROUNDING = 0.01
+
+#: What `--lossless` accepts.
+LOSSLESS = {"exact": Grade.EXACT, "codes": Grade.CODES_EXACT}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One weight of the output: how it gets its scheme.
+
+    grade: the worst that the formats allow; of a step that was settled, what will come out. via: the dtype that
+    dense values
+    are cast to before they are quantized. wanted: the scheme that was asked for where another took its place.
+    """
+
+    draft: Draft
+    scheme: Scheme
+    route: Route
+    grade: Grade
+    reason: str
+    via: str | None = None
+    wanted: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.draft.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run will do."""
+
+    source: Checkpoint
+    request: Request
+    steps: tuple[Step, ...]
+    files: tuple[OutputFile, ...]
+    warnings: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
+    left: tuple[Left, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files of the output, the report aside."""
+        return sum(file.size for file in self.files)
+
+
+def make(source: Checkpoint, request: Request) -> Plan:
+    """The plan of a conversion. Raises `QuantError` for all that can be known to fail before weights are read."""
+    requests.check(request)
+    before = stamps(source)
+    target = TARGETS[request.target]()
+    settings = Settings(
+        request.dtype, request.scale_dtype, request.shard_size or SHARD_SIZE, file_name=request.output.name
+    )
+    drafts, left, warnings = target.drafts(source, settings)
+    if not drafts:
+        raise BadInput(f"{source.root}: holds no weights.")
+    chosen = decisions(source, target.label, drafts, request)
+    chooser = _Chooser(source, target, request)
+    steps = [chooser.step(draft, chosen.of[draft.name]) for draft in drafts]
+    chooser.refuse_idle()
+    if request.lossless:
+        steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
+        _refuse_lossy(steps, LOSSLESS[request.lossless], request.lossless)
+    settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
+    placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
+    files, notes = target.files(source, placed, settings)
+    warnings = [*source.warnings, *warnings, *chosen.warnings, *chooser.warnings, *_fallbacks(steps), *notes]
+    if request.strict and warnings:
+        raise NotPossible(
+            f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
+        )
+    return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left))
+
+
+def _stored(step: Step) -> dict[str, str]:
+    """The names that parts keep where they are copied in the source's own layout."""
+    weight = step.draft.weight
+    if weight is None or step.route is not Route.COPY or step.scheme.family in ("mlx", "ggml", "dense"):
+        return {}
+    return {part: stored.name for part, stored in weight.parts.items()}
+
+
+def _fallbacks(steps: Iterable[Step]) -> list[str]:
+    """A warning for each kind of fallback: how many weights did not get the scheme that was asked for."""
+    kinds: dict[tuple[str, str], list[Step]] = {}
+    for step in steps:
+        if step.wanted is not None:
+            kinds.setdefault((step.wanted, step.scheme.name), []).append(step)
+    return [
+        f"{len(found)} weights fall back from {wanted} to {got}, {found[0].name} the first ({found[0].reason})."
+        for (wanted, got), found in kinds.items()
+    ]
+
+
+class _Chooser:
+    """Schemes of weights, one after another; gathers warnings on the way."""
+
+    def __init__(self, source: Checkpoint, target: Target, request: Request) -> None:
+        self.source, self.target, self.request = source, target, request
+        self.warnings: list[str] = []
+        self.held_back: list[str] = []
+        self.reached = 0
+
+    def common(self, name: str | None) -> Scheme | None:
+        return self.target.scheme(name, "f16") if name else None
+
+    def step(self, draft: Draft, decision: Decision) -> Step:
+        """The step of one draft."""
+        if draft.weight is None:
+            return Step(draft, Dense(draft.dense), Route.COMPUTE, Grade.EXACT, decision.reason)
+        name = decision.scheme
+        if draft.fixed and decision.origin <= Origin.RECIPE and name not in (*WORDS, draft.dense):
+            self.warnings.append(f"{decision.reason} does not reach {draft.name}: {draft.stays}.")
+        if draft.fixed:
+            return self._to(draft, Dense(draft.dense), draft.stays or decision.reason)
+        if name == "dense":
+            return self._to(draft, Dense(draft.dense), decision.reason, decision.wanted)
+        if name == "keep":
+            return self._kept(draft, decision.reason)
+        wanted = self._wanted(draft, decision)
+        if isinstance(wanted, Dense):
+            return self._to(draft, wanted, decision.reason, decision.wanted)
+        return self._gridded(draft, wanted, decision)
+
+    def _to(self, draft: Draft, scheme: Scheme, reason: str, wanted: str | None = None) -> Step:
+        """A step to `scheme`, whatever the route."""
+        assert draft.weight is not None
+        source = draft.weight.scheme
+        if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
+            scheme, reason = source, f"stays {source.dtype}: no float dtype"
+        via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
+        route, grade = choose(source, scheme, draft.shape)
+        return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
+
+    def _wanted(self, draft: Draft, decision: Decision) -> Scheme:
+        """The target's scheme that a decision names, with the scale dtype that suits the route."""
+        assert draft.weight is not None
+        grid = draft.weight.scheme.grid()
+        own = grid.scale_dtype if grid else None
+        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own))
+        if scheme is None:
+            raise WrongUsage(
+                f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "
+                "`quant schemes` lists those that are."
+            )
+        if grid and not isinstance(fit(grid, scheme, draft.shape), Grade):
+            scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, None)) or scheme
+        return scheme
+
+    def _scale_dtype(self, draft: Draft, own: str | None) -> str:
+        """Of MLX scales: as asked, else the source's own (of a repack), else the output's dense dtype."""
+        usable = ("f16", "bf16", "f32")
+        choices = (self.request.scale_dtype, own, draft.dense, "f32")
+        return next(c for c in choices if c in usable)
+
+    def _gridded(self, draft: Draft, wanted: Scheme, decision: Decision) -> Step:
+        """A step to a quantized scheme; a weight that cannot have it stays as it is."""
+        assert draft.weight is not None
+        source = draft.weight.scheme
+        unfit = wanted.unfit(draft.shape)
+        stays = draft.stays or (f"stays dense: {unfit}" if unfit else None)
+        if isinstance(source, Dense):
+            if unfit and not draft.stays and decision.origin is Origin.OPTION:
+                raise NotPossible(f"{decision.reason}: {draft.name} cannot have it: {unfit}; name a type that fits.")
+            if stays and decision.origin <= Origin.RECIPE:
+                self.warnings.append(f"{decision.reason} does not reach {draft.name}: {stays}.")
+            if stays:
+                return self._to(draft, Dense(draft.dense), stays, None)
+            self.reached += 1
+            return self._to(draft, wanted, decision.reason, decision.wanted)
+        grade = fit(source.grid(), wanted, draft.shape)
+        if isinstance(grade, Grade) or (self.request.allow_requantize and not stays):
+            self.reached += 1
+            return self._to(draft, wanted, decision.reason, decision.wanted)
+        if decision.origin <= Origin.RECIPE:
+            raise NotPossible(
+                f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
+                f"{grade}; --allow-requantize rounds it again."
+            )
+        self.held_back.append(draft.name)
+        return self._kept(draft, f"keeps its codes: {wanted.name} would round them again")
+
+    def _kept(self, draft: Draft, reason: str) -> Step:
+        """A weight that is not rounded if any scheme of the target holds what it is."""
+        assert draft.weight is not None
+        source = draft.weight.scheme
+        if isinstance(source, Dense):
+            return self._to(draft, Dense(draft.dense), reason)
+        asked = self.request.scale_dtype
+        holders = self.target.holders(self._scale_dtype(draft, self._grid_dtype(source)))
+        if self.target.keeps(self.source, source):
+            return self._to(draft, next((s for s in holders if asked and s.name == source.name), source), reason)
+        fitting = [s for s in holders if isinstance(fit(source.grid(), s, draft.shape), Grade)]
+        if fitting:
+            return self._to(draft, min(fitting, key=lambda s: s.bits_per_weight(draft.shape)), reason)
+        if not holders:
+            return self._to(
+                draft,
+                Dense(draft.dense),
+                f"decoded: {self.target.label} has no layout for {source.family}'s {source.name}",
+            )
+        return self._fallback(draft)
+
+    @staticmethod
+    def _grid_dtype(scheme: Scheme) -> str | None:
+        grid = scheme.grid()
+        return grid.scale_dtype if grid else None
+
+    def _fallback(self, draft: Draft) -> Step:
+        """The scheme that takes a kept weight whose grid has no place in the target."""
+        assert draft.weight is not None
+        source, choice = draft.weight.scheme, self.request.fallback
+        holders = self.target.holders(self._scale_dtype(draft, None))
+        what = f"{source.name} has no exact place in {self.target.label}"
+        if choice == "none":
+            raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
+        if choice == "auto":
+            small = [s for s in holders if s.rounding <= FALLBACK_ROUNDING and not s.unfit(draft.shape)]
+            scheme = min(small, key=lambda s: s.bits_per_weight(draft.shape), default=Dense(draft.dense))
+        else:
+            scheme = self.target.scheme(choice, self._scale_dtype(draft, None)) or Dense(draft.dense)
+            if scheme.name != choice or scheme.unfit(draft.shape):
+                raise WrongUsage(
+                    f"--fallback {choice}: {draft.name} cannot have it ({scheme.unfit(draft.shape) or 'unknown here'})."
+                )
+        return self._to(draft, scheme, f"fallback: {what}", source.name)
+
+    def refuse_idle(self) -> None:
+        """Refuse a scheme for the whole model that reaches no weight, since all are quantized already."""
+        if self.held_back and not self.reached:
+            raise NotPossible(
+                f"every weight is quantized already ({self.held_back[0]} the first) and none fits the scheme asked "
+                "for; --allow-requantize rounds them again."
+            )
+
+
+def _refuse_lossy(steps: Iterable[Step], allowed: Grade, word: str) -> None:
+    worse = [step for step in steps if step.grade > allowed]
+    if not worse:
+        return
+    named = "; ".join(f"{s.name} ({s.route} to {s.scheme.name}: {s.grade})" for s in worse[:3])
+    raise NotPossible(
+        f"--lossless {word}: {len(worse)} weights would not be {allowed}: {named}. {_what_would_fit(worse[0])}"
+    )
+
+
+def _what_would_fit(step: Step) -> str:
+    if step.route is Route.REPACK:
+        return (
+            "--scale-dtype f32 holds every scale and bias."
+            if step.scheme.family == "mlx"
+            else "An MLX output with --scale-dtype f32 would."
+        )
+    if step.route in (Route.CAST, Route.DEQUANTIZE):
+        return "--dtype f32 holds every value."
+    return "Leave out the scheme: weights that are dense stay dense, quantized ones keep their codes."

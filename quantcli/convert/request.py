@@ -1,0 +1,73 @@
+"""What was asked for: every option of `quant convert` that shapes a plan or its run, checked against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantcli.errors import WrongUsage
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of one conversion; None and empty mean not given."""
+
+    output: Path
+    to: str | None = None
+    scheme: str | None = None
+    bits: int | None = None
+    group_size: int | None = None
+    mode: str | None = None
+    recipe: Path | None = None
+    overrides: tuple[str, ...] = ()
+    pure: bool = False
+    leave_output_tensor: bool = False
+    output_tensor_type: str | None = None
+    token_embedding_type: str | None = None
+    tensor_types: tuple[str, ...] = ()
+    dtype: str | None = None
+    scale_dtype: str | None = None
+    lossless: str | None = None
+    allow_requantize: bool = False
+    fallback: str = "auto"
+    allow_nonfinite: bool = False
+    shard_size: int | None = None
+    strict: bool = False
+
+    @property
+    def target(self) -> str:
+        """`mlx`, `gguf` or `hf`: `--to`, else what the output's name says."""
+        named = "gguf" if self.output.name.endswith(".gguf") else None
+        if self.to is None:
+            return named or "mlx"
+        if (self.to == "gguf") != (named == "gguf"):
+            wanted = "ends in .gguf" if self.to == "gguf" else "does not end in .gguf"
+            raise WrongUsage(f"--to {self.to} contradicts the output {self.output.name}: give a name that {wanted}.")
+        return self.to
+
+
+#: What the options that only a GGUF knows are called.
+GGUF_OPTIONS = {
+    "pure": "--pure",
+    "leave_output_tensor": "--leave-output-tensor",
+    "output_tensor_type": "--output-tensor-type",
+    "token_embedding_type": "--token-embedding-type",
+    "tensor_types": "--tensor-type",
+}
+
+
+def check(request: Request) -> None:
+    """Refuse options that the target has no meaning for."""
+    target = request.target
+    if target != "gguf":
+        given = next((option for field, option in GGUF_OPTIONS.items() if getattr(request, field)), None)
+        if given:
+            raise WrongUsage(
+                f"{given} is an option of llama-quantize's mixtures: it needs an output that ends in .gguf."
+            )
+    if target == "gguf" and request.shard_size:
+        raise WrongUsage("--shard-size is for folders: a GGUF file is not split; leave it out.")
+    if target != "mlx" and request.scale_dtype:
+        raise WrongUsage("--scale-dtype is for MLX folders: the other targets fix the dtype of their scales.")
+    if target != "mlx" and (request.bits or request.group_size or request.mode):
+        raise WrongUsage("--bits, --group-size and --mode are mlx-lm's spelling: they need an MLX folder as output.")

@@ -1,0 +1,104 @@
+"""How one weight gets from its scheme to another: the first view that both share, parts, then codes, then values.
+
+    copy         equal schemes: parts as they are
+    repack       the target holds the source's grid: codes as they are
+    cast         dense to another dense dtype
+    quantize     dense to a grid
+    dequantize   a grid to dense
+    requantize   a grid to another grid
+    compute      no source weight: the target computes it
+
+Row operations act on parts where every index of every part is one row, else on codes, else on values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import FLOATS, Array, Device, to_float32
+from quantcli.schemes.base import Codes, Error, Grade, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.dense import Dense, cast, holds
+
+
+class Route(StrEnum):
+    COPY = "copy"
+    REPACK = "repack"
+    CAST = "cast"
+    QUANTIZE = "quantize"
+    DEQUANTIZE = "dequantize"
+    REQUANTIZE = "requantize"
+    COMPUTE = "compute"
+
+
+def choose(source: Scheme, target: Scheme, shape: tuple[int, ...]) -> tuple[Route, Grade]:
+    """The route from one scheme to another, and the worst that the two formats allow."""
+    if source == target:
+        return Route.COPY, Grade.EXACT
+    if isinstance(source, Dense):
+        if isinstance(target, Dense):
+            return Route.CAST, dense_grade(source.dtype, target.dtype)
+        return Route.QUANTIZE, Grade.LOSSY
+    if isinstance(target, Dense):
+        return Route.DEQUANTIZE, dense_grade(source.values_dtype, target.dtype)
+    grade = fit(source.grid(), target, shape)
+    if isinstance(grade, Grade):
+        return Route.REPACK, grade
+    return Route.REQUANTIZE, Grade.LOSSY
+
+
+def dense_grade(source: str, target: str) -> Grade:
+    """Of a change of dtype; integers are only ever copied."""
+    return Grade.EXACT if source in FLOATS and holds(target, source) else Grade.LOSSY
+
+
+def fit(grid: Grid | None, target: Scheme, shape: tuple[int, ...]) -> Grade | str:
+    """`target.fits`, with the shape looked at first."""
+    if grid is None:
+        return "the source has no codes"
+    return target.unfit(shape) or target.fits(grid, shape)
+
+
+def is_rowwise(specs: Mapping[str, PartSpec]) -> bool:
+    """Whether every index of every part is one row, so that row operations can act on parts."""
+    return all(spec.axis == 0 and spec.rows == spec.indices == 1 for spec in specs.values())
+
+
+def take_codes(codes: Codes, rows: NDArray[np.int64]) -> Codes:
+    """Some rows of a slab of codes, in that order."""
+    biases = None if codes.biases is None else codes.biases[rows]
+    return Codes(codes.grid, codes.codes[rows], codes.scales[rows], biases)
+
+
+def carry(
+    parts: Parts, source: Scheme, target: Scheme, route: Route, *, rows: NDArray[np.int64] | None,
+    rowwise: bool, via: str | None, measured: bool, device: Device,
+) -> tuple[Parts, Error]:  # fmt: skip
+    """One slab from its source parts to its target parts, with the error that this adds.
+
+    rows: the slab's source row of each target row, None where the order stays. rowwise: the source's parts may be
+    permuted.
+    via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is computed.
+    Raises `DoesNotFit`.
+    """
+    if rows is not None and rowwise:
+        parts = {name: part[rows] for name, part in parts.items()}
+        rows = None
+    if route is Route.COPY and rows is None:
+        return parts, Error()
+    if route in (Route.REPACK, Route.COPY):
+        codes = source.codes(parts)
+        codes = codes if rows is None else take_codes(codes, rows)
+        packed = target.pack(codes)
+        return packed, Error.between(codes.values(), target.decode(packed)) if measured else Error()
+    values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
+    values = values if rows is None else values[rows]
+    if via is None or not isinstance(source, Dense):
+        return target.encode(values, device)
+    encoded, error = target.encode(cast(values, via), device)
+    if not holds(via, source.dtype):
+        error = Error.between(to_float32(values), target.decode(encoded, device))
+    return encoded, error

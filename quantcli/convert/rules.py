@@ -1,0 +1,57 @@
+"""What `inspect --rules` tells: which rule decides each weight, and which patterns match nothing. Nothing is
+converted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quantcli import models, recipes
+from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.recipes import mlx_config, overrides
+from quantcli.recipes.base import Decision, Origin, Recipe, Subject, resolve
+from quantcli.recipes.names import DENSE, WORDS
+
+
+def explain(source: Checkpoint, recipe: Path | None, override: list[str]) -> dict[str, Any]:
+    """The decision of every weight under a recipe and overrides; without any, under the source's own settings."""
+    given = [overrides.parse(override)] if override else []
+    given += [recipes.load(recipe)] if recipe else []
+    own = _own(source) if not given else None
+    layers: list[Recipe] = [*given, *([own] if own else [])]
+    subjects = [_subject(source, name) for name in source.weights]
+    decided = {s.name: resolve(s, (r.decide for r in layers)) for s in subjects}
+    return {
+        "source": str(source.root),
+        "weights": [
+            {"name": name, **_said(decided[name] or Decision(weight.scheme.name, weight.reason, Origin.SOURCE), weight)}
+            for name, weight in source.weights.items()
+        ],
+        "unmatched": [f"{r.label}: {pattern}" for r in layers for pattern in r.unmatched(subjects)],
+        "warnings": [warning for r in layers for warning in r.warnings],
+    }
+
+
+def _own(source: Checkpoint) -> Recipe | None:
+    """The overrides in the source's own config."""
+    if source.kind != "mlx":
+        return None
+    found = mlx_config.parse(source.config, f"{source.root}/config.json")
+    return found.recipe() if found else None
+
+
+def _subject(source: Checkpoint, name: str) -> Subject:
+    weight = source.weights[name]
+    if source.names == "gguf":
+        return Subject(name, name, None, weight.shape)
+    architecture = models.find(source.config)
+    known = architecture.to_gguf(name) if architecture else None
+    return Subject(name, known[0] if known else None, known[1].role if known else None, weight.shape)
+
+
+def _said(decision: Decision, weight: Weight) -> dict[str, str]:
+    """A rule reaches vectors too, but no target quantizes them."""
+    if len(weight.shape) < 2 and decision.scheme not in (*DENSE, *WORDS):
+        return {"scheme": "dense", "reason": f"stays dense: has {len(weight.shape)} dimensions ({decision.reason})"}
+    return {"scheme": decision.scheme, "reason": decision.reason}

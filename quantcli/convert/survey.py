@@ -1,0 +1,163 @@
+"""What `inspect` tells of a checkpoint, from its headers alone: one entry a weight, totals, checks."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from quantcli.checkpoint import Checkpoint, Weight
+
+T = TypeVar("T", bound=tuple[Any, ...])
+
+#: A layer or expert number in a name.
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def entry(weight: Weight) -> dict[str, Any]:
+    """One weight as `inspect --json` has it."""
+    grid = weight.scheme.grid()
+    return {
+        "name": weight.name,
+        "shape": list(weight.shape),
+        "scheme": weight.scheme.name,
+        "family": weight.scheme.family,
+        "bits_per_weight": round(8 * weight.nbytes / max(1, math.prod(weight.shape)), 4),
+        "group_size": grid.group if grid else None,
+        "scale_dtype": getattr(weight.scheme, "scale_dtype", None),
+        "bytes": weight.nbytes,
+        "reason": weight.reason,
+        "parts": [
+            {
+                "name": part.name,
+                "dtype": part.dtype,
+                "shape": list(part.shape),
+                "bytes": part.nbytes,
+                "file": part.file.name,
+            }
+            for part in weight.parts.values()
+        ],
+    }
+
+
+def totals(weights: Iterable[Weight]) -> dict[str, Any]:
+    """Counts and sizes over weights."""
+    listed = list(weights)
+    elements = sum(math.prod(w.shape) for w in listed)
+    stored = sum(w.nbytes for w in listed)
+    return {
+        "weights": len(listed),
+        "parameters": elements,
+        "bytes": stored,
+        "bits_per_weight": round(8 * stored / max(1, elements), 4),
+        "schemes": dict(sorted(Counter(w.scheme.name for w in listed).items())),
+    }
+
+
+def survey(source: Checkpoint, pattern: str | None = None) -> dict[str, Any]:
+    """Everything about a checkpoint, as `inspect --json` prints it; `pattern`: a glob on names."""
+    weights = [w for w in source.weights.values() if pattern is None or matches(w.name, pattern)]
+    return {
+        "survey_version": 1,
+        "source": str(source.root),
+        "kind": source.kind,
+        "model": model_of(source),
+        "weights": [entry(w) for w in weights],
+        "totals": totals(weights),
+        "warnings": list(source.warnings),
+    }
+
+
+def model_of(source: Checkpoint) -> str | None:
+    """The architecture's name as the source spells it."""
+    if source.metadata:
+        found = source.metadata.get("general.architecture")
+        return str(found.value) if found else None
+    kind = source.config.get("model_type")
+    return kind if isinstance(kind, str) else None
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a glob matches a weight's name, with or without `.weight`."""
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.removesuffix(".weight"), pattern)
+
+
+@dataclass(frozen=True)
+class Unmet:
+    """A check of `inspect` that did not hold, as a sentence."""
+
+    said: str
+
+
+def requirements(
+    source: Checkpoint, required: Sequence[tuple[str, str]], max_bpw: float | None, max_size: int | None
+) -> list[Unmet]:
+    """The checks that do not hold. required: (glob, scheme), each of which has to match some weight and all that it
+    matches.
+    """
+    whole = totals(source.weights.values())
+    unmet = []
+    if max_bpw is not None and whole["bits_per_weight"] > max_bpw:
+        unmet.append(Unmet(f"--max-bpw {max_bpw}: there are {whole['bits_per_weight']} bits per weight."))
+    if max_size is not None and whole["bytes"] > max_size:
+        unmet.append(Unmet(f"--max-size {max_size}: the tensors have {whole['bytes']} bytes."))
+    for glob, scheme in required:
+        found = [w for w in source.weights.values() if matches(w.name, glob)]
+        others = [w for w in found if w.scheme.name != scheme]
+        if not found:
+            unmet.append(Unmet(f"--require {glob}={scheme}: no weight matches."))
+        elif others:
+            unmet.append(
+                Unmet(
+                    f"--require {glob}={scheme}: {len(others)} of {len(found)} differ, "
+                    f"{others[0].name} is {others[0].scheme.name}."
+                )
+            )
+    return unmet
+
+
+def without_numbers(cells: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cells whose texts name no layer: what decided a weight may quote its name."""
+    return tuple(NUMBER.sub("*", cell) if isinstance(cell, str) else cell for cell in cells)
+
+
+def fold(rows: Sequence[tuple[str, T]], same: Callable[[T], T] = lambda cells: cells) -> list[tuple[str, int, T]]:
+    """Rows whose names differ in a layer number only and whose cells are the `same`, as one; in order of appearance.
+
+    >>> fold([("a.0.w", (1,)), ("a.1.w", (1,)), ("a.2.w", (2,))])
+    [('a.{0-1}.w', 2, (1,)), ('a.2.w', 1, (2,))]
+    """
+    groups: dict[tuple[str, T], list[int | None]] = {}
+    for name, cells in rows:
+        numbers = NUMBER.findall(name)
+        cells = same(cells) if len(numbers) == 1 else cells
+        pattern = NUMBER.sub("{}", name, count=1) if len(numbers) == 1 else name
+        groups.setdefault((pattern, cells), []).append(int(numbers[0]) if len(numbers) == 1 else None)
+    return [(_folded(pattern, numbers), len(numbers), cells) for (pattern, cells), numbers in groups.items()]
+
+
+def _folded(pattern: str, numbers: Sequence[int | None]) -> str:
+    found = sorted(n for n in numbers if n is not None)
+    return pattern.replace("{}", str(found[0]) if len(found) == 1 else f"{{{ranges(found)}}}", 1) if found else pattern
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Sorted numbers as ranges.
+
+    >>> ranges([0, 1, 2, 5, 7, 8])
+    '0-2,5,7-8'
+    """
+    out: list[str] = []
+    start = previous = numbers[0]
+    for number in [*numbers[1:], None]:
+        if number is not None and number == previous + 1:
+            previous = number
+            continue
+        out.append(str(start) if start == previous else f"{start}-{previous}")
+        if number is not None:
+            start = previous = number
+    return ",".join(out)

@@ -1,0 +1,149 @@
+"""What a target takes and gives: drafts of its weights before their schemes are known, files once they are.
+
+checkpoint -> Target.drafts -> (the plan decides a scheme for each) -> Target.files -> every output byte's place
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import FLOATS, TORCH_DTYPES, Array
+from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.recipes.base import Subject
+from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One weight of the output before its scheme is known.
+
+    weight: the source weight, None for one that the target computes (`constant` then holds it).
+    rows: the source row of each output row, None where the order stays.
+    subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
+    fixed: it has the dtype `dense` whatever is asked.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    subject: Subject
+    dense: str
+    weight: Weight | None = None
+    rows: NDArray[np.int64] | None = None
+    constant: Array | None = None
+    stays: str | None = None
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A weight of the output with its scheme; `stored`: the names its parts have in the source, where they are
+    copied.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scheme: Scheme
+    stored: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One file of the output: its size, the bytes known beforehand (offset, bytes), and where each part goes.
+
+    slots: (weight, part) -> absolute offset. copy_of: the file is a copy of that one.
+    """
+
+    name: str
+    size: int
+    blobs: tuple[tuple[int, bytes], ...] = ()
+    slots: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    copy_of: Path | None = None
+
+
+#: Bytes of tensors in one safetensors file, unless asked otherwise.
+SHARD_SIZE = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Left:
+    """A tensor of the source that no output of this kind has, and why that loses nothing."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of a request shapes a target's files. preset: the preset's name; common: the scheme given for all weights.
+
+    file_type: GGUF's number of the mixture; file_name: of a target that is one file.
+    """
+
+    dtype: str | None = None
+    scale_dtype: str | None = None
+    shard_size: int = SHARD_SIZE
+    preset: str | None = None
+    common: Scheme | None = None
+    file_type: int | None = None
+    file_name: str = ""
+
+    @property
+    def asked_dtype(self) -> str | None:
+        """The dense dtype that was asked for: a dense scheme for the whole model, else `--dtype`."""
+        return self.common.dtype if isinstance(self.common, Dense) else self.dtype
+
+
+class Target(Protocol):
+    """A kind of output. `label` is what `--to` says, `said` what a sentence says."""
+
+    label: str
+    said: str
+
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+        """The weights of the output in its order, the tensors of the source that are left out, and warnings."""
+
+    def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
+        """The scheme of that name in this target's family, None where it has none."""
+
+    def holders(self, scale_dtype: str) -> list[Scheme]:
+        """Every quantized scheme of this target, for weights that keep their codes or fall back."""
+
+    def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
+        """Whether a weight stored in this scheme is copied as it is, in its own family's layout."""
+
+    def files(
+        self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
+    ) -> tuple[list[OutputFile], list[str]]:
+        """Every file, with each byte known or its place known, and warnings (what of the metadata has no place)."""
+
+
+def dense_scheme(name: str) -> Scheme | None:
+    """The dense schemes, which every target has."""
+    return Dense(name) if name in ("f32", "f16", "bf16") else None
+
+
+def config_dtype(config: Mapping[str, object], keys: Sequence[str] = ("torch_dtype", "dtype")) -> str | None:
+    """The dtype that `config.json` names under the first of `keys`, as our name; None where none is said."""
+    for key in keys:
+        value = config.get(key)
+        if isinstance(value, str) and value in TORCH_DTYPES:
+            return TORCH_DTYPES[value]
+    return None
+
+
+def commonest_dtype(source: Checkpoint) -> str:
+    """The dtype of most elements among dense matrices, f16 where there is none."""
+    count: dict[str, int] = {}
+    for weight in source.weights.values():
+        if isinstance(weight.scheme, Dense) and weight.scheme.dtype in FLOATS and len(weight.shape) >= 2:
+            dtype = weight.scheme.dtype
+            count[dtype] = count.get(dtype, 0) + math.prod(weight.shape)
+    return max(sorted(count), key=count.__getitem__) if count else "f16"

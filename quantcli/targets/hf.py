@@ -1,0 +1,90 @@
+"""Hugging Face folder: names as in the source, dense tensors; a quantized HF source keeps its own layout.
+
+Source: transformers' `save_pretrained`: shards, index where there are several, config.json without storage settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quantcli import models
+from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.errors import NotPossible
+from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense
+from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme
+from quantcli.targets.mlx import STORAGE_KEYS, dtype_keys, subject
+from quantcli.targets.shards import copied_files, index_file, json_file, shards
+
+#: Families whose stored layout is a Hugging Face one.
+FAMILIES = ("awq",)
+
+
+class HfTarget:
+    """`--to hf`."""
+
+    label = "hf"
+    said = "a Hugging Face folder"
+
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+        if source.names != "hf":
+            raise NotPossible(
+                f"{source.root}: a GGUF file to a Hugging Face folder is not possible yet; inspect and diff read it."
+            )
+        architecture = models.find(source.config)
+        stays = "stays dense: --to hf writes dense tensors"
+        drafts = [
+            Draft(w.name, w.shape, subject(w, architecture), _dtype(w, source, settings), w, stays=stays)
+            for w in source.weights.values()
+        ]
+        return drafts, [], []
+
+    def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
+        return dense_scheme(name)
+
+    def holders(self, scale_dtype: str) -> list[Scheme]:
+        return []
+
+    def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
+        return scheme.family in FAMILIES
+
+    def files(
+        self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
+    ) -> tuple[list[OutputFile], list[str]]:
+        files, where = shards(placed, settings.shard_size, {"format": "pt"})
+        config = _config(source, placed, settings)
+        index = [index_file(files, where, placed)] if len(files) > 1 else []
+        return [*files, *index, json_file("config.json", config), *copied_files(source)], []
+
+
+def _config(source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> dict[str, Any]:
+    """config.json: storage settings go with the layout that they describe, the dtype follows what was decoded."""
+    decoded = [w for w in placed if isinstance(w.scheme, Dense) and _was_quantized(w, source)]
+    if any(w.scheme.family in FAMILIES for w in placed):
+        config = {k: v for k, v in source.config.items() if k != "_name_or_path"}
+        return config | _left_dense(source, decoded)
+    config = {k: v for k, v in source.config.items() if k not in STORAGE_KEYS}
+    dtypes = {w.scheme.name for w in decoded}
+    dtype = settings.asked_dtype or (dtypes.pop() if len(dtypes) == 1 else None)
+    return config | (dtype_keys(config, dtype) if dtype else {})
+
+
+def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
+    """The settings of a layout that is kept, with the modules that are dense now named as such."""
+    if not decoded:
+        return {}
+    settings = dict(source.config["quantization_config"])
+    modules = {w.name.removesuffix(".weight") for w in decoded} | set(settings.get("modules_to_not_convert") or ())
+    return {"quantization_config": settings | {"modules_to_not_convert": sorted(modules)}}
+
+
+def _was_quantized(placed: Placed, source: Checkpoint) -> bool:
+    return not isinstance(source.weights[placed.name].scheme, Dense)
+
+
+def _dtype(weight: Weight, source: Checkpoint, settings: Settings) -> str:
+    if isinstance(weight.scheme, Dense):
+        is_float = weight.scheme.dtype in ("f64", "f32", "f16", "bf16")
+        return settings.dtype if settings.dtype and is_float else weight.scheme.dtype
+    return settings.dtype or config_dtype(source.config) or "f16"

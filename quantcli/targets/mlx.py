@@ -1,0 +1,194 @@
+"""MLX folder: what mlx_lm.convert writes, in a reproducible order.
+
+config.json gets a `quantization` block (mirrored in `quantization_config`) and top-level rope settings, which mlx-lm's
+models read. Which weights may be quantized is mlx-lm's choice: matrices of linears and embeddings, where the group
+divides
+the last axis; norms, biases and vectors stay dense. Source: mlx-lm (mlx_lm/convert.py, mlx_lm/utils.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quantcli import models
+from quantcli.arrays import FLOATS
+from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.errors import NotPossible
+from quantcli.models import Architecture
+from quantcli.recipes.base import Subject
+from quantcli.recipes.mixtures import BLOCK_BITS
+from quantcli.schemes.affine import BITS, GROUPS, Affine
+from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense
+from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.targets.base import (
+    Draft,
+    Left,
+    OutputFile,
+    Placed,
+    Settings,
+    commonest_dtype,
+    config_dtype,
+    dense_scheme,
+)
+from quantcli.targets.shards import copied_files, index_file, json_file, shards
+
+#: Keys of config.json that describe how the source was stored.
+STORAGE_KEYS = ("quantization", "quantization_config", "_name_or_path")
+
+
+class MlxTarget:
+    """`--to mlx`."""
+
+    label = "mlx"
+    said = "an MLX folder"
+
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+        if source.names != "hf":
+            raise NotPossible(
+                f"{source.root}: a GGUF file to an MLX folder is not possible yet; GGUF is read by inspect and diff."
+            )
+        architecture = models.find(source.config)
+        warnings = []
+        if architecture is None:
+            kind = source.config.get("model_type")
+            warnings.append(f"model_type {kind!r} has no table of tensors: names are kept as they are.")
+        kept, left = sort_out(source, architecture)
+        return [self._draft(weight, source, architecture, settings) for weight in kept], left, warnings
+
+    def _draft(
+        self, weight: Weight, source: Checkpoint, architecture: Architecture | None, settings: Settings
+    ) -> Draft:
+        stays = None
+        if isinstance(weight.scheme, Dense) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
+            raise NotPossible(
+                f"{source.root}: tensor {weight.name} is {weight.scheme.dtype} without a scale, which MLX does not "
+                "read; convert it to f16 or bf16 first."
+            )
+        if len(weight.shape) < 2:
+            stays = f"stays dense: has {len(weight.shape)} dimensions"
+        elif not weight.name.endswith(".weight"):
+            stays = "stays dense: is no layer's .weight"
+        return Draft(
+            weight.name,
+            weight.shape,
+            subject(weight, architecture),
+            _held(dense_dtype(weight, source, settings.dtype or mlx_lm_dtype(source.config))),
+            weight,
+            stays=stays,
+        )
+
+    def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
+        return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)
+
+    def holders(self, scale_dtype: str) -> list[Scheme]:
+        affine = [Affine(bits, group, scale_dtype) for bits in BITS for group in GROUPS]
+        return [*affine, *(MxFloat(mode) for mode in MODES)]
+
+    def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
+        return scheme.family == "mlx"
+
+    def files(
+        self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
+    ) -> tuple[list[OutputFile], list[str]]:
+        files, where = shards(placed, settings.shard_size, {"format": "mlx"})
+        config = {k: v for k, v in source.config.items() if k not in STORAGE_KEYS}
+        config |= models.mlx_rope_keys(source.config)
+        if settings.asked_dtype:
+            config |= dtype_keys(config, settings.asked_dtype)
+        block = quantization_block(placed, settings)
+        if block:
+            config |= {"quantization": block, "quantization_config": block}
+        return [*files, index_file(files, where, placed), json_file("config.json", dict(sorted(config.items()))),
+                *copied_files(source)], _warnings(placed)  # fmt: skip
+
+
+def sort_out(source: Checkpoint, architecture: Architecture | None) -> tuple[list[Weight], list[Left]]:
+    """The weights that an output for running the model has, and those that it has no use for."""
+    left = [Left(name, why) for name in source.weights if (why := drop_reason(name, source, architecture))]
+    names = {tensor.name for tensor in left}
+    return [weight for name, weight in source.weights.items() if name not in names], left
+
+
+def drop_reason(name: str, source: Checkpoint, architecture: Architecture | None) -> str | None:
+    """Why a tensor of the source has no place in the output, as a clause; None where it has."""
+    if architecture is None:
+        return None
+    if architecture.drops(name):
+        return "the model computes it"
+    if name == "lm_head.weight" and source.config.get("tie_word_embeddings") is True:
+        return "the embedding is used for it (tie_word_embeddings)"
+    return None
+
+
+def subject(weight: Weight, architecture: Architecture | None) -> Subject:
+    """What recipes see of a weight named in the HF dialect."""
+    gguf = architecture.to_gguf(weight.name) if architecture else None
+    return Subject(weight.name, gguf[0] if gguf else None, gguf[1].role if gguf else None, weight.shape)
+
+
+def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:
+    """The dtype that mlx-lm casts to: the top-level `torch_dtype`, else `text_config`'s `dtype`; None: none."""
+    text = config.get("text_config")
+    nested = config_dtype(text, ("dtype",)) if isinstance(text, Mapping) else None
+    return config_dtype(config, ("torch_dtype",)) or nested
+
+
+def dense_dtype(weight: Weight, source: Checkpoint, wanted: str | None) -> str:
+    """The dtype of a weight that is not quantized: `wanted`, else as stored; integers always as stored."""
+    if not isinstance(weight.scheme, Dense):
+        return wanted or commonest_dtype(source)
+    if weight.scheme.dtype not in FLOATS:
+        return weight.scheme.dtype
+    return wanted or weight.scheme.dtype
+
+
+def _held(dtype: str) -> str:
+    """MLX's arrays for GPUs have no float64."""
+    return "f32" if dtype == "f64" else dtype
+
+
+def dtype_keys(config: Mapping[str, Any], dtype: str) -> dict[str, str]:
+    """config.json's dtype under the keys that it uses (transformers 5 says `dtype`, before it was `torch_dtype`)."""
+    spelled = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[dtype]
+    return {key: spelled for key in ("torch_dtype", "dtype") if key in config} or {"torch_dtype": spelled}
+
+
+def params(scheme: Scheme) -> dict[str, Any]:
+    """A scheme as an entry of the `quantization` block."""
+    if isinstance(scheme, Affine):
+        return {"group_size": scheme.group, "bits": scheme.bits, "mode": "affine"}
+    assert isinstance(scheme, MxFloat)
+    return {"group_size": MODES[scheme.mode].group, "bits": MODES[scheme.mode].bits, "mode": scheme.mode}
+
+
+def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str, Any]:
+    """The `quantization` object: the common scheme at the top, one entry for each module that differs from it.
+
+    As mlx-lm does it, a mixture has its defaults (affine, 4 bits, groups of 64) at the top and an entry for every
+    module.
+    """
+    quantized = {w.name.removesuffix(".weight"): params(w.scheme) for w in placed if not isinstance(w.scheme, Dense)}
+    if not quantized:
+        return {}
+    if settings.preset:
+        group_size = next(iter(quantized.values()))["group_size"]
+        return {"group_size": group_size, "bits": BLOCK_BITS, "mode": "affine"} | quantized
+    counted = Counter(tuple(sorted(p.items())) for p in quantized.values())
+    commonest = dict(max(sorted(counted.items(), key=repr), key=lambda item: item[1])[0])
+    top = params(settings.common) if settings.common and not isinstance(settings.common, Dense) else commonest
+    top = {key: top[key] for key in ("group_size", "bits", "mode")}
+    return top | {module: entry for module, entry in quantized.items() if entry != top}
+
+
+def _warnings(placed: Sequence[Placed]) -> list[str]:
+    scales = {w.scheme.scale_dtype for w in placed if isinstance(w.scheme, Affine)}
+    floats = {w.scheme.dtype for w in placed if isinstance(w.scheme, Dense) and w.scheme.dtype in FLOATS}
+    if not scales or not floats or scales == floats:
+        return []
+    return [
+        f"scales are {', '.join(sorted(scales))} and dense tensors {', '.join(sorted(floats))}: where they differ "
+        "mlx-lm computes in float32, which is slower; --scale-dtype and --dtype make them one."
+    ]

@@ -1,0 +1,133 @@
+"""`quant diff`: exit codes, JSON, tables."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from quantcli.cli import diff as module
+from quantcli.cli.app import app
+from tests.builders import llama_gguf, tiny_llama
+
+WORST = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model and one that differs from it in one weight, by a tenth of its values."""
+    root = tmp_path_factory.mktemp("diff")
+    first, second = tiny_llama(root / "a"), tiny_llama(root / "b")
+    arrays = load_file(second / "model.safetensors")
+    arrays[WORST] = (arrays[WORST].astype(np.float32) * 1.1).astype(arrays[WORST].dtype)
+    save_file(arrays, second / "model.safetensors")
+    return first, second
+
+
+def quant(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["diff", *map(str, arguments)])
+
+
+def test_equal_checkpoints(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    done = quant(pair[0], llama_gguf(tmp_path / "a.gguf", pair[0]), "--max-rmse", "0")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "21 weights in both: 21 equal" in done.stdout
+    assert "settings and tokenizer are the same" in done.stdout
+
+
+def test_the_worst_weight_comes_first(pair: tuple[Path, Path]) -> None:
+    done = quant(*pair)
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[2].split() == ["weight", "A", "B", "rel.", "RMSE", "MSE", "max", "error", "cosine", "result"]
+    name, first, second, relative, *_, verdict = lines[3].split()
+    assert (name, first, second, verdict) == (WORST, "bf16", "bf16", "differs")
+    assert float(relative) == pytest.approx(0.1, rel=0.02)
+    assert "21 weights in both: 20 equal, 1 differ" in done.stdout
+
+
+def test_max_rmse_fails_with_the_worst_weight(pair: tuple[Path, Path]) -> None:
+    done = quant(*pair, "--max-rmse", "0.05")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: --max-rmse: {WORST}: relative RMSE 0.") and done.stderr.count("\n") == 1
+    assert WORST in done.stdout
+    assert quant(*pair, "--max-rmse", "0.2").exit_code == 0
+    assert quant(*pair, "--max-rmse", "0").exit_code == 1
+    assert quant(*pair, "--max-rmse", "0.05", "--filter", "*.down_proj").exit_code == 0
+
+
+def test_max_rmse_fails_where_a_weight_is_missing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "short")
+    arrays = load_file(folder / "model.safetensors")
+    del arrays["model.norm.weight"]
+    save_file(arrays, folder / "model.safetensors")
+    done = quant(pair[0], folder, "--max-rmse", "1")
+    assert done.exit_code == 1 and "model.norm.weight: is in A only" in done.stderr
+    assert "only in A: model.norm.weight (bf16, 64)" in done.stdout
+    assert quant(pair[0], folder).exit_code == 0
+
+
+def test_json_is_whole_and_alone(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    done = quant(pair[1], llama_gguf(tmp_path / "a.gguf", pair[0], rope_freq_base=2e4), "--json", "--max-rmse", "0.01")
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert list(found) == [
+        "diff_version",
+        "a",
+        "b",
+        "weights",
+        "only_a",
+        "only_b",
+        "metadata",
+        "tokenizer",
+        "totals",
+        "notes",
+    ]
+    assert (found["a"]["kind"], found["b"]["kind"]) == ("hf", "gguf")
+    assert len(found["weights"]) == 21
+    worst = found["weights"][0]
+    assert (worst["name"], worst["a"]["name"], worst["b"]["name"]) == (WORST, WORST, "blk.1.ffn_up.weight")
+    assert worst["relative_rmse"] == pytest.approx(1 - 1 / 1.1, rel=0.02)
+    assert worst["mse"] > 0 and worst["max_error"] > 0 and 0.999 < worst["cosine"] <= 1
+    assert found["metadata"] == [{"key": "rope.theta", "a": 10000.0, "b": 20000.0}]
+    assert (found["totals"]["equal"], found["totals"]["differs"]) == (20, 1)
+
+
+def test_a_terminal_gets_the_worst_rows(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROWS", 3)
+    assert quant(*pair).stdout.count("bf16  bf16") == 21
+    monkeypatch.setattr(module, "_is_terminal", lambda: True)
+    shown = quant(*pair).stdout
+    assert shown.count("bf16  bf16") == 3 and "18 more weights, none worse; --all shows them." in shown
+    assert quant(*pair, "--all").stdout.count("bf16  bf16") == 21
+
+
+def test_texts_of_a_file_do_not_steer_the_terminal(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    files = [
+        llama_gguf(tmp_path / f"{i}.gguf", pair[0], name=f"\x1b[2J\n{i}", chat_template=f"\u202e{i}") for i in (1, 2)
+    ]
+    shown = quant(*files).stdout
+    assert "?[2J\\n1" in shown and "?2" in shown and "\x1b" not in shown and "\u202e" not in shown
+
+
+def test_quiet_checks_without_a_table(pair: tuple[Path, Path]) -> None:
+    done = quant(*pair, "-q", "--max-rmse", "0.05")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: --max-rmse")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--max-rmse", "-1"], ["--max-rmse", "nan"], ["--filter", "none"], ["--threads", "0"], ["--max-memory", "x"]],
+)
+def test_wrong_usage(pair: tuple[Path, Path], options: list[str]) -> None:
+    done = quant(*pair, *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert options[0] in done.stderr
+
+
+def test_a_path_that_is_not_there(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    done = quant(pair[0], tmp_path / "absent")
+    assert (done.exit_code, done.stdout) == (3, "") and "absent" in done.stderr

@@ -1,0 +1,108 @@
+"""`quant schemes`: the facts of every number format."""
+
+import json
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from quantcli.cli.app import app
+from quantcli.containers.ggml_types import BY_NAME
+from quantcli.convert.catalogue import catalogue, decimal
+from quantcli.schemes import ggml_scheme
+from quantcli.schemes.affine import Affine
+
+
+def quant(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["schemes", *arguments])
+
+
+def listed(*arguments: str) -> list[dict[str, Any]]:
+    done = quant("--json", *arguments)
+    assert done.exit_code == 0
+    found: list[dict[str, Any]] = json.loads(done.stdout)["schemes"]
+    return found
+
+
+def test_every_scheme_is_there_once() -> None:
+    found = [(s["family"], s["name"]) for s in listed()]
+    affine = {("mlx", f"affine{bits}-g{group}") for bits in (1, 2, 3, 4, 5, 6, 8) for group in (32, 64, 128)}
+    modes = {("mlx", "mxfp4"), ("mlx", "mxfp8"), ("mlx", "nvfp4")}
+    blocks = {("ggml", name) for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q6_k")}
+    dense = {("dense", name) for name in ("f32", "f16", "bf16")}
+    awq = {("awq", f"{kind}4-g{group}") for kind in ("uint", "int") for group in (32, 64, 128)}
+    assert len(found) == len(set(found)) and set(found) == affine | modes | blocks | dense | awq
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "scales", "zero_point", "group", "targets"),
+    [
+        ("bf16", 16, [], None, None, ["mlx", "gguf", "hf"]),
+        ("affine3-g64", 3.5, ["f16", "bf16", "f32"], "float", 64, ["mlx"]),
+        ("mxfp4", 4.25, ["f8_e8m0"], None, 32, ["mlx"]),
+        ("nvfp4", 4.5, ["f8_e4m3"], None, 16, ["mlx"]),
+        ("q4_0", 4.5, ["f16"], None, 32, ["gguf"]),
+        ("q5_1", 6, ["f16"], "float", 32, ["gguf"]),
+        ("q6_k", 6.5625, ["i8*f16"], None, 16, ["gguf"]),
+        ("uint4-g128", 4.15625, ["f16", "bf16", "f32"], "integer", 128, ["hf"]),
+        ("int4-g64", 4.25, ["f16", "bf16", "f32"], None, 64, ["hf"]),
+    ],
+)
+def test_facts(name: str, bits: float, scales: list[str], zero_point: str, group: int, targets: list[str]) -> None:
+    (found,) = listed(name)
+    assert found["bits_per_weight"] == bits
+    assert (found["scale_dtypes"], found["has_scale"]) == (scales, bool(scales))
+    assert (found["zero_point"], found["group_size"], found["targets"]) == (zero_point, group, targets)
+    assert found["gguf"] is ("gguf" in targets)
+    assert not found["needs_importance_matrix"] and found["readers"]
+
+
+def test_blocks_are_ggmls() -> None:
+    for found in listed():
+        if found["family"] == "ggml":
+            block = BY_NAME[found["name"]]
+            assert (found["block_size"], found["block_bytes"]) == (block.block_size, block.block_bytes)
+            assert found["bits_per_weight"] == block.bits_per_weight
+        else:
+            assert found["block_size"] is None and found["block_bytes"] is None
+
+
+@pytest.mark.parametrize("name", ["affine4-g64", "q5_0"])
+def test_rounding_is_what_a_gaussian_loses(name: str) -> None:
+    scheme = ggml_scheme(name) or Affine(4, 64, "f16")
+    _, error = scheme.encode(np.random.default_rng(0).standard_normal((256, 1024)).astype(np.float32))
+    assert listed(name)[0]["rounding"] == pytest.approx(error.relative_rmse, rel=0.02)
+
+
+def test_bits_are_exact_decimals() -> None:
+    for entry in catalogue():
+        assert Fraction(decimal(entry.bits)) == entry.bits
+
+
+def test_the_table_fits_eighty_columns() -> None:
+    done = quant()
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    table = lines[: 1 + len(catalogue())]
+    assert table[0].split() == ["scheme", "kind", "bits", "scale", "zero", "group", "block", "RMSE%", "to"]
+    assert max(map(len, table)) <= 70 and max(map(len, lines)) <= 100
+    assert "q6_k          ggml    6.5625  i8*f16  -        16    210   1.77  gguf" in table
+    assert any(line.startswith("ggml is read by llama.cpp") for line in lines)
+
+
+def test_one_scheme_is_told_in_full() -> None:
+    done = quant("Q6_K")
+    assert done.exit_code == 0
+    assert "bits per weight:   6.5625\n" in done.stdout
+    assert "block:             256 weights in 210 bytes\n" in done.stdout
+    assert "importance matrix: not needed\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("q4_k", "not converted yet"), ("affine7-g64", "1, 2, 3, 4, 5, 6 or 8 bits")]
+)
+def test_names_of_nothing_are_wrong_usage(name: str, said: str) -> None:
+    done = quant(name)
+    assert (done.exit_code, done.stdout) == (2, "") and said in done.stderr

@@ -1,0 +1,38 @@
+"""`quant`, slowed down so that it can be interrupted at any stage: python slow_quant.py NAP ARGUMENTS...
+
+It rests NAP seconds after every slab, around every rename and before every file is hashed, and journals every step.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from quantcli.cli.app import main
+from quantcli.convert import conversion, run
+
+NAP = float(sys.argv.pop(1))
+
+
+def rested(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with a nap before and after."""
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(NAP)
+        result = function(*arguments, **options)
+        time.sleep(NAP)
+        return result
+
+    return slow
+
+
+run.FLUSH_SECONDS = 0.0
+run._Work._one = rested(run._Work._one)  # type: ignore[method-assign]
+conversion.sha256_of = rested(conversion.sha256_of)
+os.rename, os.replace = rested(os.rename), rested(os.replace)
+
+main()

@@ -1,0 +1,422 @@
+"""Runs that die and are taken up again: at every write to the disk, by signals, after the journal was torn."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import quantcli
+from quantcli.convert import conversion, interrupt
+from quantcli.convert import run as runner
+from quantcli.errors import Surroundings, VerificationFailed
+from tests.builders import tiny_llama
+from tests.conversions import planned
+from tests.runs import beside, finish, quant, run, tree
+
+TARGETS = [("out", "affine4-g64"), ("out.gguf", "q4_0")]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("source") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def journal_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is journalled by itself; nothing waits for a disk."""
+    monkeypatch.setattr(runner, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+class Died(BaseException):
+    """The power is gone: nothing is written from here on."""
+
+
+class Power:
+    """Lets `left` changes of the disk happen, then none; counts them."""
+
+    CHANGES = ("pwrite", "write", "ftruncate", "fsync", "mkdir", "rmdir", "unlink", "rename", "replace")
+
+    def __init__(self, left: int, patch: pytest.MonkeyPatch) -> None:
+        self.left = left
+        for name in self.CHANGES:
+            patch.setattr(os, name, self.spending(getattr(os, name)))
+
+    def spending(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        def spend(*arguments: Any, **options: Any) -> Any:
+            if self.left <= 0:
+                raise Died
+            self.left -= 1
+            return change(*arguments, **options)
+
+        return spend
+
+
+def dies_after(changes: int, *arguments: Any, **options: Any) -> bool:
+    """Run until that many changes of the disk are made; whether it died of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        Power(changes, patch)
+        try:
+            run(*arguments, **options)
+        except Died:
+            return True
+    return False
+
+
+def moments(*arguments: Any, **options: Any) -> Iterator[int]:
+    """Every number of changes after which a run can die; `arguments` lead to a fresh place each time."""
+    for changes in range(1000):
+        if not dies_after(changes, *arguments, **options):
+            return
+        yield changes
+    raise AssertionError("a tiny run changes the disk more than 1000 times")
+
+
+@pytest.mark.parametrize(("name", "scheme"), TARGETS)
+def test_power_fails_at_any_change(source: Path, tmp_path: Path, name: str, scheme: str) -> None:
+    """Whatever was the last thing on disk: no half-made output, and --resume ends with the undisturbed bytes."""
+    run(source, tmp_path / "good" / name, scheme=scheme)
+    good = tree(tmp_path / "good" / name)
+    output = tmp_path / "new" / "folder" / name
+    died = 0
+    for _ in moments(source, output, scheme=scheme):
+        died += 1
+        assert not output.exists() or tree(output) == good
+        run(source, output, scheme=scheme, resume=True)
+        assert tree(output) == good
+        assert not any(output.with_name(f"{name}.partial").glob("output*"))
+        clear(output)
+    assert died > 60
+
+
+def clear(output: Path) -> None:
+    for path in sorted(output.parents[1].rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    output.parents[1].rmdir()
+
+
+@pytest.mark.parametrize(("name", "scheme"), TARGETS)
+def test_power_fails_while_an_output_is_replaced(source: Path, tmp_path: Path, name: str, scheme: str) -> None:
+    """The old output or the new one is there, or (a folder, between two renames) put back by whatever runs next."""
+    run(source, tmp_path / "good" / name, scheme=scheme)
+    run(source, tmp_path / "old" / name, scheme="f32")
+    good, old = tree(tmp_path / "good" / name), tree(tmp_path / "old" / name)
+    output = tmp_path / "here" / name
+    run(source, output, scheme="f32")
+    seen = set()
+    for changes in range(1000):
+        if not dies_after(changes, source, output, scheme=scheme, force=True):
+            break
+        if not output.exists():
+            seen.add("between")
+            assert tree(output.with_name(f"{name}.partial") / "replaced") == old
+            with pytest.raises(Surroundings, match="exists already|an unfinished run is there"):
+                run(source, output, scheme=scheme)
+        seen.add("old" if tree(output) == old else "new")
+        assert tree(output) in (old, good)
+        if tree(output) == old:
+            run(source, output, scheme=scheme, resume=True, force=False) if has_begun(output) else run(
+                source, output, scheme=scheme, force=True
+            )
+        assert tree(output) == good
+        run(source, output, scheme="f32", force=True)
+        assert tree(output) == old and beside(output) == ([name] if name == "out" else [name, f"{name}.report.json"])
+    assert seen == ({"old", "new", "between"} if name == "out" else {"old", "new"})
+
+
+def has_begun(output: Path) -> bool:
+    """Whether a journal's first line is there, which knows of --force."""
+    journal = output.with_name(f"{output.name}.partial") / ".journal"
+    return journal.exists() and journal.read_bytes().count(b"\n") > 0
+
+
+class TestResume:
+    def interrupted(self, source: Path, output: Path, after: int = 8, **options: Any) -> None:
+        left = [after]
+
+        def stop(count: int, name: str) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(source, output, progress=stop, **options)
+
+    def test_only_the_rest_is_done(self, source: Path, tmp_path: Path) -> None:
+        self.interrupted(source, tmp_path / "out", scheme="affine4-g64")
+        assert beside(tmp_path / "out") == ["out.partial"]
+        done: list[tuple[int, str]] = []
+        report = run(
+            source, tmp_path / "out", scheme="affine4-g64", resume=True, threads=2, memory=1 << 16,
+            progress=lambda *told: done.append(told),
+        )  # fmt: skip
+        lines = 21
+        assert len({name for _, name in done}) == lines and sum(count for count, _ in done) == sum(
+            len(data) for name, data in tree(tmp_path / "out").items() if name == "model.safetensors"
+        ) - header_size(tmp_path / "out" / "model.safetensors")
+        run(source, tmp_path / "good", scheme="affine4-g64")
+        assert tree(tmp_path / "out") == tree(tmp_path / "good")
+        good = json.loads((tmp_path / "good" / "quant_report.json").read_text())
+        assert [w["relative_rmse"] for w in report["weights"]] == pytest.approx(
+            [w["relative_rmse"] for w in good["weights"]], rel=1e-5
+        )
+
+    def test_needs_a_word(self, source: Path, tmp_path: Path) -> None:
+        self.interrupted(source, tmp_path / "out")
+        with pytest.raises(
+            Surroundings, match=r"an unfinished run is there; --resume goes on .*, --force starts afresh"
+        ):
+            run(source, tmp_path / "out")
+        run(source, tmp_path / "out", force=True)
+        assert beside(tmp_path / "out") == ["out"]
+
+    def test_refuses_another_plan(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sentence = r"was begun from another source, with other options or by another version; --resume .*, --force"
+        self.interrupted(source, tmp_path / "out", scheme="affine4-g64")
+        with pytest.raises(Surroundings, match=sentence):
+            run(source, tmp_path / "out", scheme="affine8-g64", resume=True)
+        with pytest.raises(Surroundings, match=sentence):
+            run(source, tmp_path / "out", scheme="affine4-g64", dtype="f16", resume=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(quantcli, "__version__", "0.0.0")
+            with pytest.raises(Surroundings, match=sentence):
+                run(source, tmp_path / "out", scheme="affine4-g64", resume=True)
+        stat = (source / "model.safetensors").stat()
+        try:
+            os.utime(source / "model.safetensors", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+            with pytest.raises(Surroundings, match=sentence):
+                run(source, tmp_path / "out", scheme="affine4-g64", resume=True)
+        finally:
+            os.utime(source / "model.safetensors", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        run(source, tmp_path / "out", scheme="affine4-g64", resume=True)
+
+    def test_without_a_beginning_it_begins(self, source: Path, tmp_path: Path) -> None:
+        run(source, tmp_path / "out", resume=True)
+        assert beside(tmp_path / "out") == ["out"]
+
+    def test_a_complete_output_is_complete(self, source: Path, tmp_path: Path) -> None:
+        for name in ("out", "out.gguf"):
+            first = run(source, tmp_path / name, check=True)
+            assert run(source, tmp_path / name, resume=True) == first
+            with pytest.raises(Surroundings, match="exists already"):
+                run(source, tmp_path / name, resume=True, scheme="f32")
+        (tmp_path / "out" / "config.json").write_text("{}")
+        with pytest.raises(Surroundings, match="exists already"):
+            run(source, tmp_path / "out", resume=True)
+
+    @pytest.mark.parametrize(
+        "tail", [b'{"step": 3, "err', b"\0" * 40, b'{"step": "x", "error": 1}\n', b"[1]\n", b"\xff\n"]
+    )
+    def test_a_torn_line(self, source: Path, tmp_path: Path, tail: bytes) -> None:
+        self.interrupted(source, tmp_path / "out", scheme="affine4-g64")
+        journal = tmp_path / "out.partial" / ".journal"
+        whole = journal.read_bytes()
+        journal.write_bytes(whole + tail)
+        self.interrupted(source, tmp_path / "out", after=16, scheme="affine4-g64", resume=True)
+        lines = journal.read_bytes().splitlines()
+        assert len(lines) > len(whole.splitlines()) and all(json.loads(line) for line in lines)
+        run(source, tmp_path / "out", scheme="affine4-g64", resume=True)
+        run(source, tmp_path / "good", scheme="affine4-g64")
+        assert tree(tmp_path / "out") == tree(tmp_path / "good")
+
+    def test_a_lost_journal_begins_again(self, source: Path, tmp_path: Path) -> None:
+        self.interrupted(source, tmp_path / "out")
+        (tmp_path / "out.partial" / ".journal").write_bytes(b'{"fing')
+        run(source, tmp_path / "out", resume=True)
+        run(source, tmp_path / "good")
+        assert tree(tmp_path / "out") == tree(tmp_path / "good")
+
+    def test_a_lost_file_is_written_again(self, source: Path, tmp_path: Path) -> None:
+        """What the journal calls finished counts only where its file still is what was made."""
+        options = {"scheme": "affine4-g64", "shard_size": 10_000}
+        run(source, tmp_path / "good", **options)
+        for damage in (Path.unlink, lambda path: os.truncate(path, 100)):
+            self.interrupted(source, tmp_path / "out", after=18, **options)
+            shards = sorted((tmp_path / "out.partial" / "output").glob("*.safetensors"))
+            for shard in shards[:2]:
+                damage(shard)
+            run(source, tmp_path / "out", resume=True, **options)
+            assert tree(tmp_path / "out") == tree(tmp_path / "good")
+            run(source, tmp_path / "out", force=True)
+            for path in sorted((tmp_path / "out").iterdir()):
+                path.unlink()
+
+    def test_a_replacement_is_resumed_as_one(self, source: Path, tmp_path: Path) -> None:
+        run(source, tmp_path / "out", scheme="f32")
+        self.interrupted(source, tmp_path / "out", scheme="affine4-g64", force=True)
+        run(source, tmp_path / "out", scheme="affine4-g64", resume=True)
+        run(source, tmp_path / "good", scheme="affine4-g64")
+        assert tree(tmp_path / "out") == tree(tmp_path / "good") and beside(tmp_path / "out") == ["good", "out"]
+
+    def test_data_is_on_disk_before_its_line(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing that a step wrote is unflushed when the journal calls the step finished."""
+        plan = planned(source, tmp_path / "out", scheme="affine4-g64", shard_size=10_000)
+        owners = {
+            (file.name, offset): index
+            for file in plan.files
+            for (weight, _), offset in file.slots.items()
+            for index, step in enumerate(plan.steps)
+            if step.name == weight
+        }
+        opened: dict[int, str] = {}
+        unflushed: set[tuple[str, int]] = set()
+        flushed_late: list[int] = []
+        finished: list[int] = []
+
+        def opens(path: Any, *arguments: Any, **options: Any) -> int:
+            descriptor = real_open(path, *arguments, **options)
+            opened[descriptor] = Path(path).name
+            return descriptor
+
+        def writes(descriptor: int, data: Any, offset: int) -> int:
+            unflushed.add((opened[descriptor], offset))
+            return real_pwrite(descriptor, data, offset)
+
+        def flushes(descriptor: int) -> None:
+            before = {entry for entry in unflushed if entry[0] == opened[descriptor]}
+            real_fsync(descriptor)
+            unflushed.difference_update(before)
+
+        def records(descriptor: int, data: bytes) -> int:
+            step = json.loads(data).get("step")
+            if step is not None:
+                finished.append(step)
+                flushed_late.extend(step for entry in list(unflushed) if owners.get(entry) == step)
+            return real_write(descriptor, data)
+
+        real_open, real_pwrite, real_fsync, real_write = os.open, os.pwrite, os.fsync, os.write
+        for name, fake in (("open", opens), ("pwrite", writes), ("fsync", flushes), ("write", records)):
+            monkeypatch.setattr(os, name, fake)
+        run(source, tmp_path / "out", scheme="affine4-g64", shard_size=10_000)
+        assert sorted(finished) == list(range(21)) and flushed_late == []
+
+
+def header_size(path: Path) -> int:
+    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+class TestSignals:
+    @pytest.mark.parametrize("stage", ["write", "seal", "sha256_of", "check", "publish"])
+    def test_at_any_stage(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+        """Ctrl-C and SIGTERM stop a run wherever it is; while the output gets its name they come too late."""
+        owner, name = {
+            "write": (runner, "write"), "seal": (conversion.Workplace, "seal"), "sha256_of": (conversion, "sha256_of"),
+            "check": (conversion.verify, "check"), "publish": (conversion.Workplace, "publish"),
+        }[stage]  # fmt: skip
+        before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+        for number in interrupt.SIGNALS:
+            output = tmp_path / f"{number}.gguf"
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, name, signalled(getattr(owner, name), number))
+                if stage == "publish":
+                    run(source, output, check=True)
+                    assert output.exists() and not (tmp_path / f"{number}.gguf.partial").exists()
+                    continue
+                with pytest.raises(KeyboardInterrupt):
+                    run(source, output, check=True)
+            assert not output.exists() and (tmp_path / f"{number}.gguf.partial").is_dir()
+            run(source, output, check=True, resume=True)
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+    def test_an_ignored_signal_stays_ignored(self, source: Path, tmp_path: Path) -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            run(source, tmp_path / "out", progress=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_says_how_to_go_on(self, source: Path, tmp_path: Path, number: signal.Signals) -> None:
+        output = tmp_path / "out"
+        process = quant("convert", source, output, "-s", "affine4-g64", "--threads", 1, nap=0.05)
+        wait_for(tmp_path / "out.partial" / ".journal", process)
+        time.sleep(0.4)
+        for _ in range(3):  # impatience
+            process.send_signal(number)
+            time.sleep(0.01)
+        code, _, err = finish(process)
+        assert code == 130, err
+        assert "--resume" in err and "out.partial" in err and "Traceback" not in err
+        assert beside(output) == ["out.partial"]
+        code, _, err = finish(quant("convert", source, output, "-s", "affine4-g64", "--resume"))
+        assert code == 0, err
+        run(source, tmp_path / "good", scheme="affine4-g64")
+        assert tree(output) == tree(tmp_path / "good")
+
+
+def signalled(function: Callable[..., Any], number: int) -> Callable[..., Any]:
+    """`function`, in the middle of which a signal comes, twice."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        return function(*arguments, **options)
+
+    return call
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+
+
+def kill_and_resume(source: Path, folder: Path, number: signal.Signals, times: int, seed: int) -> None:
+    """Kill runs at random moments; none leaves a half-made output, all are completed to the same bytes."""
+    pick = random.Random(seed)
+    good = {}
+    for name, scheme in TARGETS:
+        run(source, folder / "good" / name, scheme=scheme)
+        good[name] = tree(folder / "good" / name)
+    killed = 0
+    for turn in range(times):
+        name, scheme = TARGETS[turn % 2]
+        output = folder / str(turn) / name
+        threads = 1 + turn % 3
+        arguments = ("convert", source, output, "-s", scheme, "--verify", "--threads", threads)
+        process = quant(*arguments, nap=0.03 * threads)
+        wait_for(output.with_name(f"{name}.partial") / ".journal", process)
+        time.sleep(pick.uniform(0, 1.8))
+        process.send_signal(number)
+        code, _, err = finish(process)
+        assert code in (0, 130 if number == signal.SIGINT else -number), err
+        killed += code != 0
+        assert not output.exists() or tree(output) == good[name]
+        code, _, err = finish(quant(*arguments, "--resume"))
+        assert code == 0 and tree(output) == good[name], err
+    assert killed >= times // 2
+
+
+def test_killed_and_interrupted(source: Path, tmp_path: Path) -> None:
+    kill_and_resume(source, tmp_path / "kill", signal.SIGKILL, 2, 1)
+    kill_and_resume(source, tmp_path / "stop", signal.SIGINT, 2, 2)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(source: Path, tmp_path: Path) -> None:
+    kill_and_resume(source, tmp_path, signal.SIGKILL, 20, 3)
+
+
+@pytest.mark.slow
+def test_interrupted_ten_times(source: Path, tmp_path: Path) -> None:
+    kill_and_resume(source, tmp_path, signal.SIGINT, 10, 4)
+
+
+def test_a_failed_verification_is_kept(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise VerificationFailed("x: differs.")
+
+    monkeypatch.setattr(conversion.verify, "check", fail)
+    with pytest.raises(VerificationFailed):
+        run(source, tmp_path / "out", check=True)
+    assert beside(tmp_path / "out") == ["out.partial"]

@@ -1,0 +1,32 @@
+"""Other people's software, each at the version whose behaviour the tests state; `make peers` installs them."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEMO = ROOT / "examples" / "demo-qwen3"
+MODELS = ("micro-llama", "tiny-llama", "demo-qwen3", "tiny-mistral-spm")
+
+#: module -> its distribution, and the version.
+PINNED = {
+    "gguf": ("gguf", "0.19.0"),
+    "llama_cpp": ("llama-cpp-python", "0.3.36"),
+    "mlx_lm": ("mlx-lm", "0.32.2"),
+    "safetensors": ("safetensors", "0.8.0"),
+    "torch": ("torch", "2.13.0"),
+    "transformers": ("transformers", "5.23.0"),
+}
+
+
+def peer(module: str) -> ModuleType:
+    """The module; the tests of the file are skipped, aloud, where it is not installed, and fail at another version."""
+    distribution, wanted = PINNED[module]
+    try:
+        found = version(distribution)
+    except PackageNotFoundError:
+        pytest.skip(f"{distribution} is not installed: run `make peers`", allow_module_level=True)
+    assert found.split("+")[0] == wanted, f"{distribution} is {found}, these tests are about {wanted}: run `make peers`"
+    return pytest.importorskip(module)

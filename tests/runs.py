@@ -1,0 +1,56 @@
+"""Runs that are watched, slowed down, interrupted: what the tests of the runner share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from quantcli.arrays import Device
+from quantcli.convert.conversion import convert
+from quantcli.convert.run import Resources
+from tests.conversions import planned
+
+ROOT = Path(__file__).resolve().parent.parent
+SLOW_QUANT = ROOT / "tests" / "convert" / "slow_quant.py"
+
+
+def quiet(count: int, name: str) -> None:
+    """A progress that nobody looks at."""
+
+
+def run(
+    source: Path, output: Path, *, memory: int = 1 << 28, threads: int = 1, device: Device = Device.CPU,
+    resume: bool = False, force: bool = False, check: bool = False, progress: Any = quiet, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Convert; `options` are fields of `Request`; the report."""
+    plan = planned(source, output, **options)
+    return convert(plan, Resources(memory, threads, device), progress, resume=resume, force=force, check=check)
+
+
+def tree(output: Path) -> dict[str, bytes]:
+    """The reproducible files of an output, by path relative to it: all but the report."""
+    if output.is_file():
+        return {"": output.read_bytes()}
+    paths = [path for path in sorted(output.rglob("*")) if path.is_file() and path.name != "quant_report.json"]
+    return {str(path.relative_to(output)): path.read_bytes() for path in paths}
+
+
+def beside(output: Path) -> list[str]:
+    """What stands in the output's folder."""
+    return sorted(path.name for path in output.parent.iterdir())
+
+
+def quant(*arguments: object, nap: float | None = None, **options: Any) -> subprocess.Popen[str]:
+    """`quant` in a process of its own; with `nap`, resting that many seconds after every slab and every rename."""
+    entry = ["-c", "from quantcli.cli.app import main; main()"] if nap is None else [str(SLOW_QUANT), str(nap)]
+    command = [sys.executable, *entry, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
