@@ -1,0 +1,243 @@
+"""`make bench`: what `quant` costs beside mlx-lm, `cp` and a bare typer application, all in one run.
+
+Runs of the contenders alternate and figures are medians. What counts are the ratios: both sides of one ran on the same
+machine in the same minutes. Results are printed and written to benchmarks/RESULTS.md; scratch data (about 6 GB) goes to
+build/bench.
+
+    python benchmarks/bench.py --only convert --cases affine4-g64 --runs 1 --layers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from measure import Contender, Cost, alternate, run
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "RESULTS.md"
+PARTS = ("convert", "start", "kernels")
+
+#: What `mlx_lm.convert` has to be told for each of our schemes.
+MLX_LM = {
+    "affine4-g64": ("--q-bits", "4", "--q-group-size", "64"),
+    "mxfp4": ("--q-mode", "mxfp4"),
+    "nvfp4": ("--q-mode", "nvfp4"),
+}
+
+#: What contenders write into the scratch folder: quant, mlx-lm, cp.
+OUTPUTS = ("out-quant", "out-mlx-lm", "out-cp")
+
+#: Layers that make a llama of about 400 tensors (9 a layer and 3 more).
+MANY_LAYERS = 44
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are: quant's own environment, the peers', scratch data."""
+
+    python: Path
+    peers: Path | None
+    work: Path
+    runs: int
+    start_runs: int
+    layers: int
+
+    @property
+    def quant(self) -> list[str]:
+        return [str(self.python.with_name("quant"))]
+
+    def model(self, name: str, *options: str) -> Path:
+        """A synthetic checkpoint, made by another process (this one has to stay small)."""
+        folder = self.work / name
+        run([str(self.python), str(HERE / "make_synthetic.py"), str(folder), *options])
+        return folder
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def clear(*paths: Path) -> Callable[[], None]:
+    """A `prepare` that removes what an earlier run left."""
+
+    def remove() -> None:
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    return remove
+
+
+def conversions(bench: Bench, cases: list[str]) -> list[str]:
+    """quant against mlx-lm for each case, with cp and sha256sum as what the bytes alone cost."""
+    model = bench.model(f"llama-{bench.layers}", "--layers", str(bench.layers))
+    weights = model / "model.safetensors"
+    lines = [
+        "## Converting",
+        "",
+        f"A synthetic llama of {bench.layers} layers in bf16, {weights.stat().st_size / 1e9:.2f} GB, to an MLX folder. "
+        f"Medians of {bench.runs}.",
+        "",
+        "| case | contender | CPU s | wall s | peak MB | CPU against mlx-lm | CPU against cp |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for scheme in cases:
+        say(f"convert to {scheme}")
+        lines += _rows(scheme, alternate(_contenders(bench, scheme, model), bench.runs, say))
+    return [*lines, ""]
+
+
+def _contenders(bench: Bench, scheme: str, model: Path) -> list[Contender]:
+    ours, theirs, copy = (bench.work / name for name in OUTPUTS)
+
+    def quant(*options: str) -> list[str]:
+        return [*bench.quant, "convert", str(model), str(ours), "--scheme", scheme, "--quiet", *options]
+
+    # Compiled kernels are kept between runs, and files lie in memory once they were used: neither is what is measured.
+    for command in (["sha256sum", str(model / "model.safetensors")], quant()):
+        clear(ours)()
+        run(command)
+    found = [
+        Contender("quant", quant(), clear(ours)),
+        Contender("quant --max-memory 300MB", quant("--max-memory", "300MB"), clear(ours)),
+        Contender("cp of the source", ["cp", str(model / "model.safetensors"), str(copy)], clear(copy)),
+        Contender("sha256sum of the output", ["sha256sum", str(ours / "model.safetensors")]),
+    ]
+    if bench.peers is not None:
+        peer = [str(bench.peers), "-m", "mlx_lm", "convert", "--hf-path", str(model), "--mlx-path", str(theirs), "-q"]
+        found.insert(2, Contender("mlx_lm.convert", [*peer, *MLX_LM[scheme]], clear(theirs)))
+    return found
+
+
+def _rows(scheme: str, costs: Mapping[str, Cost]) -> list[str]:
+    peer, copy = costs.get("mlx_lm.convert"), costs["cp of the source"]
+    return [
+        f"| {scheme} | {name} | {cost.cpu:.2f} | {cost.wall:.2f} | {cost.peak / 1e6:.0f} "
+        f"| {_ratio(cost, peer)} | {_ratio(cost, copy)} |"
+        for name, cost in costs.items()
+    ]
+
+
+def _ratio(cost: Cost, base: Cost | None) -> str:
+    return "-" if base is None else f"{cost.cpu / base.cpu:.2f}"
+
+
+def starts(bench: Bench) -> list[str]:
+    """What a command costs before it does anything, and what `inspect` of many tensors adds."""
+    many = bench.model(
+        f"many-{MANY_LAYERS}", "--layers", str(MANY_LAYERS), "--hidden", "64", "--intermediate", "128",
+        "--heads", "4", "--kv-heads", "4", "--vocab", "256",
+    )  # fmt: skip
+    say("start and inspect")
+    contenders = [
+        Contender("bare typer app --help", [str(bench.python), str(HERE / "bare_app.py"), "--help"]),
+        Contender("quant --help", [*bench.quant, "--help"]),
+        Contender("quant inspect", [*bench.quant, "inspect", str(many)]),
+        Contender("quant inspect --json", [*bench.quant, "inspect", str(many), "--json"]),
+    ]
+    costs = alternate(contenders, bench.start_runs, lambda line: None)
+    base = costs["bare typer app --help"]
+    lines = [
+        "## Starting",
+        "",
+        f"`inspect` is of a folder of {9 * MANY_LAYERS + 3} tensors. Medians of {bench.start_runs}.",
+        "",
+        "| command | CPU s | wall s | peak MB | CPU against the bare app |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, cost in costs.items():
+        lines.append(f"| {name} | {cost.cpu:.3f} | {cost.wall:.3f} | {cost.peak / 1e6:.0f} | {_ratio(cost, base)} |")
+    return [*lines, ""]
+
+
+def kernels(bench: Bench) -> list[str]:
+    """The codecs alone; in a process of its own, because it imports numpy, numba and MLX."""
+    say("codecs")
+    return _said([str(bench.python), str(HERE / "kernels.py")]).splitlines()
+
+
+def machine(bench: Bench) -> str:
+    """Processor, cores, system and versions: what the figures hang on."""
+    model = platform.processor() or platform.machine()
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        named = [
+            line.partition(":")[2].strip() for line in facts.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = named[0] if named else model
+    return (
+        f"{model}, {os.cpu_count()} cores, {platform.system()}; {_versions(bench.python, 'quantcli', 'mlx', 'numba')}"
+        + (f"; peers: {_versions(bench.peers, 'mlx-lm', 'mlx')}" if bench.peers else "; no peers")
+    )
+
+
+def _versions(python: Path, *names: str) -> str:
+    code = "import sys, importlib.metadata as m; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    return _said([str(python), "-c", code, *names]).strip()
+
+
+def _said(command: list[str]) -> str:
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def _peers(given: Path) -> Path | None:
+    if given.is_file():
+        return given
+    say(f"SKIPPED: mlx_lm.convert, because there is no {given} (make peers sets it up)")
+    return None
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="which parts to run")
+    parser.add_argument(
+        "--cases", nargs="+", choices=list(MLX_LM), default=list(MLX_LM), help="which schemes to convert to"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="of each conversion [3]")
+    parser.add_argument("--start-runs", type=int, default=15, help="of each short command [15]")
+    parser.add_argument("--layers", type=int, default=22, help="of the synthetic model [22: 1.1B parameters]")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench", help="scratch data [build/bench]")
+    parser.add_argument(
+        "--peers", type=Path, default=ROOT / ".venv-peers" / "bin" / "python", help="a Python that has mlx-lm"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file to write [benchmarks/RESULTS.md]")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
+    given.work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(Path(sys.executable), _peers(given.peers), given.work, given.runs, given.start_runs, given.layers)
+    lines = [
+        "# Results",
+        "",
+        "Written by `make bench`. Ratios count; seconds are this machine's.",
+        "",
+        machine(bench),
+        "",
+    ]
+    if "convert" in given.only:
+        lines += conversions(bench, given.cases)
+    if "start" in given.only:
+        lines += starts(bench)
+    if "kernels" in given.only:
+        lines += kernels(bench)
+    clear(*(given.work / name for name in OUTPUTS))()
+    text = "\n".join(lines).rstrip() + "\n"
+    given.results.write_text(text)
+    say(text)
+
+
+if __name__ == "__main__":
+    main()
