@@ -42,9 +42,12 @@ def beside(output: Path) -> list[str]:
     return sorted(path.name for path in output.parent.iterdir())
 
 
-def quant(*arguments: object, nap: float | None = None, **options: Any) -> subprocess.Popen[str]:
-    """`quant` in a process of its own; with `nap`, resting that many seconds after every slab and every rename."""
-    entry = ["-c", "from quantcli.cli.app import main; main()"] if nap is None else [str(SLOW_QUANT), str(nap)]
+MAIN = "from quantcli.cli.app import main; main()"
+
+
+def quant(*arguments: object, nap: float | None = None, script: str = MAIN, **options: Any) -> subprocess.Popen[str]:
+    """`quant` in a process of its own; with `nap`, resting that many seconds around every slab and every rename."""
+    entry = ["-c", script] if nap is None else [str(SLOW_QUANT), str(nap)]
     command = [sys.executable, *entry, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)

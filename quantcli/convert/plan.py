@@ -74,6 +74,8 @@ class Plan:
 def make(source: Checkpoint, request: Request) -> Plan:
     """The plan of a conversion. Raises `QuantError` for all that can be known to fail before weights are read."""
     requests.check(request)
+    if not source.config and not source.metadata:
+        raise NotPossible(f"{source.root}: has no config.json, which every output needs; inspect and diff do without.")
     before = stamps(source)
     target = TARGETS[request.target]()
     settings = Settings(

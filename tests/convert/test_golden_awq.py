@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from quantcli.containers import gguf
 from quantcli.errors import NotPossible
 from tests.builders import AWQ_ORDER
 from tests.conversions import config, converted, schemes, stored, values
@@ -210,8 +211,6 @@ def reordered(array: np.ndarray, name: str) -> np.ndarray:
 
 def q4_1_blocks(path: Path, name: str, raw: bytes) -> dict[str, np.ndarray]:
     """d f16, m f16, 16 bytes: byte i holds value i low and value i + 16 high."""
-    from quantcli.containers import gguf
-
     tensor = gguf.read(path).tensors[name]
     rows, columns = tensor.shape
     kind = np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "u1", 16)])

@@ -123,6 +123,14 @@ def test_mixed_dtypes_of_scales_unify_upward(dtypes: tuple[Any, ...], common: st
     assert len(found.warnings) == 1 and found.warnings[0].endswith(f"taken together they are {common}.")
 
 
+def test_a_group_size_of_minus_one_is_one_group_a_row(tmp_path: Path) -> None:
+    tensors = module()
+    for name in ("m.q.scales", "m.q.qzeros"):
+        tensors[name] = tensors[name][:1]
+    (weight,) = opened(tmp_path, tensors, group_size=-1).weights.values()
+    assert scheme(weight).group == weight.shape[1]
+
+
 def test_no_zero_points_are_the_symmetric_grid(tmp_path: Path) -> None:
     for settings in ({}, {"zero_point": False}, {"zero_point": ...}):
         found = opened(tmp_path / str(len(str(settings))), changed({"qzeros": None}), **settings)
@@ -189,7 +197,7 @@ MALFORMED: dict[str, tuple[dict[str, np.ndarray | None], dict[str, Any], str]] =
     "group of 128": ({}, {"group_size": 128}, r"m.q.scales: has shape \(2, 16\).*need \(1, 16\)"),
     "nothing in it": ({"qweight": words(0, 2)}, {}, "m.q.qweight: .*holds nothing"),
     "group 0": ({}, {"group_size": 0}, "`group_size` is 0"),
-    "group -1": ({}, {"group_size": -1}, "`group_size` is -1"),
+    "group -2": ({}, {"group_size": -2}, "`group_size` is -2"),
     "group of text": ({}, {"group_size": "64"}, "`group_size` is '64'"),
     "group true": ({}, {"group_size": True}, "`group_size` is True"),
     "bits of text": ({}, {"bits": "4"}, "`bits` is '4'"),

@@ -128,3 +128,10 @@ def test_neither_a_path_nor_a_hub_id(text: str) -> None:
         local_source(text, None)
     with pytest.raises(BadInput, match="no such file or folder, and it is no Hub id"):
         survey_source(text, None)
+
+
+def test_a_lone_tensor_file_is_listed_without_a_config(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, DENSE)
+    (root / "config.json").unlink()
+    found = open_source(root / "model.safetensors")
+    assert found.kind == "hf" and set(found.weights) == set(DENSE)
