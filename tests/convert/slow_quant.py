@@ -15,24 +15,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from quantcli.cli.app import main
 from quantcli.convert import conversion, run
 
-NAP = float(sys.argv.pop(1))
 
-
-def rested(function: Callable[..., Any]) -> Callable[..., Any]:
+def rested(function: Callable[..., Any], nap: float) -> Callable[..., Any]:
     """`function` with a nap before and after."""
 
     def slow(*arguments: Any, **options: Any) -> Any:
-        time.sleep(NAP)
+        time.sleep(nap)
         result = function(*arguments, **options)
-        time.sleep(NAP)
+        time.sleep(nap)
         return result
 
     return slow
 
 
-run.FLUSH_SECONDS = 0.0
-run._Work._one = rested(run._Work._one)  # type: ignore[method-assign]
-conversion.sha256_of = rested(conversion.sha256_of)
-os.rename, os.replace = rested(os.rename), rested(os.replace)
-
-main()
+if __name__ == "__main__":
+    nap = float(sys.argv.pop(1))
+    run.FLUSH_SECONDS = 0.0
+    run._Work._one = rested(run._Work._one, nap)  # type: ignore[method-assign]
+    conversion.sha256_of = rested(conversion.sha256_of, nap)
+    os.rename, os.replace = rested(os.rename, nap), rested(os.replace, nap)
+    main()
