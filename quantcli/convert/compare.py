@@ -26,9 +26,6 @@ from quantcli.schemes.dense import Dense, holds
 from quantcli.schemes.opaque import Opaque
 from quantcli.targets.base import Draft
 
-#: Both sides and their difference cost about this many times what a conversion's slab does.
-COST = 4
-
 #: Bytes read at a time where stored bytes are compared.
 BYTES = 4 << 20
 
@@ -170,7 +167,7 @@ def _values(a: Draft, b: Draft, budget: int) -> WeightDifference:
 def _slabs(a: Draft, b: Draft, budget: int) -> list[Slab]:
     """Ranges of rows that suit both layouts, and the permutation of the side that has one."""
     first, second = (b, a) if b.rows is not None else (a, b)
-    return cut(first, _scheme(second), Route.REQUANTIZE, budget // COST)
+    return cut(first, _scheme(second), Route.REQUANTIZE, budget)
 
 
 def _decoded(draft: Draft, slab: Slab) -> Array:

@@ -43,7 +43,7 @@ def choose(source: Scheme, target: Scheme, shape: tuple[int, ...]) -> tuple[Rout
             return Route.CAST, dense_grade(source.dtype, target.dtype)
         return Route.QUANTIZE, Grade.LOSSY
     if isinstance(target, Dense):
-        return Route.DEQUANTIZE, dense_grade(source.values_dtype, target.dtype)
+        return Route.DEQUANTIZE, min(dense_grade(dtype, target.dtype) for dtype in source.values_dtypes)
     grade = fit(source.grid(), target, shape)
     if isinstance(grade, Grade):
         return Route.REPACK, grade

@@ -158,6 +158,11 @@ class Scheme:
         return "f32"
 
     @property
+    def values_dtypes(self) -> tuple[str, ...]:
+        """The narrowest float dtypes, none of which holds another, that hold every decoded value exactly."""
+        return (self.values_dtype,)
+
+    @property
     def name(self) -> str:
         raise NotImplementedError
 

@@ -43,8 +43,12 @@ def cast(values: Array, dtype: str) -> Array:
     wide = values if dtype == "f64" or values.dtype.name == "float64" else to_float32(values)
     with np.errstate(over="ignore"):
         narrow = wide.astype(target)
-    if nonfinite(narrow) and not nonfinite(wide):
-        raise DoesNotFit(f"a value of {np.abs(wide).max():g} is above the largest of {dtype}, {_largest(dtype):g}")
+    if nonfinite(narrow):
+        lost = np.isfinite(wide) & ~np.isfinite(narrow.astype(wide.dtype))
+        if lost.any():
+            raise DoesNotFit(
+                f"a value of {np.abs(wide[lost]).max():g} is above the largest of {dtype}, {_largest(dtype):g}"
+            )
     return narrow
 
 

@@ -95,6 +95,11 @@ class MxFloat(Scheme):
         return self.facts.values_dtype
 
     @property
+    def values_dtypes(self) -> tuple[str, ...]:
+        # nvfp4's products of 2 and 4 significant bits lie between 2**-10 and 2688.
+        return ("bf16", "f16") if self.mode == "nvfp4" else (self.values_dtype,)
+
+    @property
     def name(self) -> str:
         return self.mode
 

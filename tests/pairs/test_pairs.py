@@ -86,7 +86,7 @@ PAIRS: dict[tuple[str, str], set[str] | str] = {
     ("nvfp4", "gguf q4_0"): REFUSED,
     ("nvfp4", "gguf bf16"): {"bf16 dequantize exact"},
     ("nvfp4", "hf"): {"bf16 dequantize exact"},
-    ("nvfp4", "hf f16"): {"f16 dequantize lossy"},
+    ("nvfp4", "hf f16"): {"f16 dequantize exact"},
     ("mixed", "mlx"): {"affine4-g64 copy exact", "affine8-g32 copy exact", "mxfp4 copy exact", "bf16 copy exact"},
     ("mixed", "mlx affine4-g32"): {
         "affine4-g32 repack exact", "affine8-g32 copy exact", "mxfp4 copy exact", "affine4-g32 quantize lossy",
