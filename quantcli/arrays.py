@@ -115,3 +115,12 @@ def to_float32(array: Array) -> NDArray[np.float32]:
     if array.dtype.name == "bfloat16":
         return (array.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
     return array.astype(np.float32, copy=False)
+
+
+def nonfinite(array: Array) -> bool:
+    """Whether a float array holds NaN or Inf. Reads exponents, so that no temporary is wider than the array."""
+    if array.dtype.name == "bfloat16":
+        return bool(np.any(array.view(np.uint16) & np.uint16(0x7F80) == np.uint16(0x7F80)))
+    if array.dtype.name == "float16":
+        return bool(np.any(array.view(np.uint16) & np.uint16(0x7C00) == np.uint16(0x7C00)))
+    return not bool(np.isfinite(array).all())

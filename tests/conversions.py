@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.convert.conversion import convert
-from quantcli.convert.plan import Plan, make
+from quantcli.convert.plan import make
 from quantcli.convert.request import Request
 from quantcli.convert.run import Resources
+from quantcli.convert.steps import Plan
 from quantcli.sources.detect import open_source
 
 

@@ -25,7 +25,7 @@ from quantcli.errors import Surroundings, WrongUsage
 
 if TYPE_CHECKING:
     from quantcli.arrays import Device
-    from quantcli.convert.plan import Plan
+    from quantcli.convert.steps import Plan
 
 DTYPES = ("f32", "f16", "bf16")
 

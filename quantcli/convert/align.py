@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.survey import model_of
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Architecture, Hyperparameters, Tensor
+from quantcli.models import Architecture, Hyperparameters
 from quantcli.recipes.base import Subject
-from quantcli.schemes.base import matrix_shape
 from quantcli.targets.base import Draft
 
 #: Roles of the output matrix and of the embedding that stands for it where the two are tied.
@@ -133,23 +129,13 @@ def _stored(
     if settings is None:
         return draft
     try:
-        return replace(draft, name=name, rows=_rows(row, weight.shape, settings))
+        return replace(draft, name=name, rows=row.hf_rows(weight.shape, settings))
     except BadInput as error:
         raise BadInput(f"{source.root}: tensor {weight.name}: {error}") from None
 
 
 def _draft(weight: Weight, subject: Subject) -> Draft:
     return Draft(weight.name, weight.shape, subject, weight.scheme.values_dtype, weight)
-
-
-def _rows(row: Tensor, shape: tuple[int, ...], settings: Hyperparameters) -> NDArray[np.int64] | None:
-    """The stored row of each Hugging Face row; of a vector, its elements are its rows."""
-    count = shape[-1] if len(shape) == 1 else matrix_shape(shape)[0]
-    rows: NDArray[np.int64] | None = None
-    for op in row.ops:
-        inverse = op.inverse(count, settings)
-        rows = inverse if rows is None else inverse[rows]
-    return rows
 
 
 def _with_head(side: Side, other: Side) -> Side:

@@ -10,11 +10,12 @@ from typing import Any
 
 from quantcli.convert import report as reports
 from quantcli.convert import run, verify
-from quantcli.convert.fingerprint import check_unchanged, fingerprint
+from quantcli.convert.fingerprint import fingerprint
 from quantcli.convert.hashing import sha256_of
 from quantcli.convert.interrupt import stoppable
-from quantcli.convert.plan import Plan
 from quantcli.convert.run import Progress, Resources
+from quantcli.convert.stamps import check_unchanged
+from quantcli.convert.steps import Plan
 from quantcli.convert.workplace import Taken, Workplace, surroundings
 from quantcli.errors import BadInput, NotPossible, QuantError, Surroundings
 from quantcli.schemes.base import Error

@@ -1,71 +1,18 @@
-"""What a source was when it was opened, and what makes two runs the same run."""
+"""What makes two runs the same run: the sources, the options, the plan, the versions of what computes it."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import quantcli
-from quantcli.checkpoint import Checkpoint
-from quantcli.errors import Surroundings
-
-if TYPE_CHECKING:
-    from quantcli.convert.plan import Plan
+from quantcli.convert.steps import Plan
 
 #: Packages whose versions a resumed run must share with its beginning.
 COMPUTES = ("mlx", "numba", "numpy")
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """A source file as it was: size, time of last change, SHA-256 of its header (all before the first tensor)."""
-
-    path: Path
-    size: int
-    mtime_ns: int
-    header_sha256: str | None = None
-
-
-def stamps(source: Checkpoint) -> tuple[Stamp, ...]:
-    """One for each file of the source: those with tensors (with the hash of their headers), config and sidecars."""
-    starts: dict[Path, int] = {}
-    for weight in source.weights.values():
-        for part in weight.parts.values():
-            starts[part.file] = min(part.offset, starts.get(part.file, part.offset))
-    others = [source.root / "config.json"] if source.root.is_dir() else []
-    return tuple(_stamp(path, starts.get(path, 0)) for path in (*source.files, *others, *source.sidecars))
-
-
-def _stamp(path: Path, header: int) -> Stamp:
-    try:
-        stat = path.stat()
-        with open(path, "rb") as handle:
-            digest = hashlib.sha256(handle.read(header)).hexdigest() if header else None
-    except OSError as error:
-        raise Surroundings(f"{path}: {error.strerror}.") from error
-    return Stamp(path, stat.st_size, stat.st_mtime_ns, digest)
-
-
-def check_unchanged(before: tuple[Stamp, ...]) -> None:
-    """Raise `Surroundings` where a source file is not what it was when the plan was made."""
-    for stamp in before:
-        if _changed(stamp):
-            raise Surroundings(
-                f"{stamp.path}: has changed while it was converted; run again, with --force, once it is at rest."
-            )
-
-
-def _changed(stamp: Stamp) -> bool:
-    try:
-        stat = stamp.path.stat()
-    except OSError:
-        return True  # gone, or out of reach
-    return (stat.st_size, stat.st_mtime_ns) != (stamp.size, stamp.mtime_ns)
 
 
 def fingerprint(plan: Plan) -> str:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.arrays import nonfinite
 from quantcli.schemes.base import Error
-from quantcli.schemes.dense import nonfinite
 
 
 def difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Error:

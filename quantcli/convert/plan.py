@@ -6,69 +6,30 @@ source, request -> drafts (target) -> decisions (recipes) -> steps (scheme, rout
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
-from quantcli.convert.fingerprint import Stamp, stamps
 from quantcli.convert.request import Request
 from quantcli.convert.routes import Route, choose, fit
 from quantcli.convert.settle import settle
+from quantcli.convert.stamps import stamps
+from quantcli.convert.steps import Plan, Step
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
 from quantcli.recipes.names import WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.targets import TARGETS
-from quantcli.targets.base import SHARD_SIZE, Draft, Left, OutputFile, Placed, Settings, Target
+from quantcli.targets.base import SHARD_SIZE, Draft, Placed, Settings, Target
 
 #: A fallback adds at most this relative RMSE.
 FALLBACK_ROUNDING = 0.01
 
 #: What `--lossless` accepts.
 LOSSLESS = {"exact": Grade.EXACT, "codes": Grade.CODES_EXACT}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One weight of the output: how it gets its scheme.
-
-    grade: the worst that the formats allow; of a step that was settled, what will come out. via: the dtype that
-    dense values
-    are cast to before they are quantized. wanted: the scheme that was asked for where another took its place.
-    """
-
-    draft: Draft
-    scheme: Scheme
-    route: Route
-    grade: Grade
-    reason: str
-    via: str | None = None
-    wanted: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.draft.name
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a run will do."""
-
-    source: Checkpoint
-    request: Request
-    steps: tuple[Step, ...]
-    files: tuple[OutputFile, ...]
-    warnings: tuple[str, ...]
-    stamps: tuple[Stamp, ...]
-    left: tuple[Left, ...] = ()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all files of the output, the report aside."""
-        return sum(file.size for file in self.files)
 
 
 def make(source: Checkpoint, request: Request) -> Plan:

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from quantcli.convert.fingerprint import Stamp, versions
-from quantcli.convert.plan import Plan, Step
+from quantcli.convert.fingerprint import versions
+from quantcli.convert.stamps import Stamp
+from quantcli.convert.steps import Plan, Step
 from quantcli.schemes.base import Error
 from quantcli.sources.hub import cached_sha256
 

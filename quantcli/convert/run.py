@@ -21,16 +21,16 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import DTYPES, FLOATS, Array, Device, numpy_dtype, to_float32
+from quantcli.arrays import DTYPES, FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.convert.measure import difference
-from quantcli.convert.plan import Plan, Step
 from quantcli.convert.routes import Route, carry
 from quantcli.convert.slabs import GPU_ELEMENTS, Slab, cut, is_strided, place, read, rowwise, work_bytes
+from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import Workplace, surroundings
 from quantcli.errors import BadInput, NotPossible, Surroundings
 from quantcli.schemes.base import DoesNotFit, Error, Grade, Parts
-from quantcli.schemes.dense import Dense, nonfinite
+from quantcli.schemes.dense import Dense
 
 #: Slabs larger than this gain nothing on a CPU and cost cache misses.
 CPU_SLAB = 8 << 20

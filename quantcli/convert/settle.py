@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantcli.arrays import numpy_dtype
 from quantcli.convert.routes import Route
 from quantcli.convert.slabs import Slab, cut, read, read_rows
+from quantcli.convert.steps import Step
 from quantcli.schemes.base import DoesNotFit, Grade, Parts, matrix_shape
 from quantcli.schemes.dense import Dense, cast
-
-if TYPE_CHECKING:
-    from quantcli.convert.plan import Step
 
 #: Bytes of a slab that is looked at.
 BUDGET = 64 << 20

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, Device, to_float32
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.measure import difference
-from quantcli.convert.plan import Plan, Step
 from quantcli.convert.routes import Route, take_codes
 from quantcli.convert.run import Resources, make, slabs_of, source_file
 from quantcli.convert.slabs import WORK_BYTES, Slab, read, read_rows
+from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import surroundings
 from quantcli.errors import QuantError, VerificationFailed

@@ -12,6 +12,7 @@ MLX names are Hugging Face's names for every family here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -79,6 +80,26 @@ class Tensor:
     role: str
     ops: tuple[Op, ...] = ()
     suffixes: tuple[str, ...] = ("weight", "bias")
+
+    def gguf_rows(self, shape: tuple[int, ...], hyperparameters: Hyperparameters) -> Rows | None:
+        """The Hugging Face row of each GGUF row (of a vector: elements) of a tensor; None where the order stays."""
+        rows: Rows | None = None
+        for op in self.ops:
+            index = op.index(_row_count(shape), hyperparameters)
+            rows = index if rows is None else rows[index]
+        return rows
+
+    def hf_rows(self, shape: tuple[int, ...], hyperparameters: Hyperparameters) -> Rows | None:
+        """The other way: the GGUF row of each Hugging Face row."""
+        rows: Rows | None = None
+        for op in self.ops:
+            inverse = op.inverse(_row_count(shape), hyperparameters)
+            rows = inverse if rows is None else inverse[rows]
+        return rows
+
+
+def _row_count(shape: tuple[int, ...]) -> int:
+    return shape[-1] if len(shape) == 1 else math.prod(shape[:-1])
 
 
 @dataclass(frozen=True)

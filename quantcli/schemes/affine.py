@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import Array, Device, from_mlx, numpy_dtype, to_float32, to_mlx
+from quantcli.arrays import Array, Device, from_mlx, nonfinite, numpy_dtype, to_float32, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Parts, PartSpec, Scheme
-from quantcli.schemes.dense import cast, holds, nonfinite
+from quantcli.schemes.dense import cast, holds
 
 if TYPE_CHECKING:
     import mlx.core as mx

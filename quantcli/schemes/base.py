@@ -18,7 +18,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import Array, Device
+from quantcli.arrays import DTYPES, Array, Device, nonfinite
 
 Parts = Mapping[str, Array]
 
@@ -209,13 +209,10 @@ class Scheme:
     def nonfinite(self, part: str, array: Array) -> bool:
         """Whether some range of a stored part holds NaN or Inf; a scheme with floats of its own overrides this."""
         from quantcli.arrays import FLOATS, dtype_name
-        from quantcli.schemes.dense import nonfinite
 
         return dtype_name(array.dtype) in FLOATS and nonfinite(array)
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         """Stored bits over elements, scales and biases included."""
-        from quantcli.arrays import DTYPES
-
         bits = sum(DTYPES[spec.dtype].bits * math.prod(spec.shape) for spec in self.layout(shape).values())
         return bits / max(1, math.prod(shape))

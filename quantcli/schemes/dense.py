@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import FLOATS, Array, Device, numpy_dtype, to_float32
+from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.schemes.base import DoesNotFit, Error, Grade, Grid, Parts, PartSpec, Scheme
 
 #: Relative RMSE of rounding a Gaussian to the dtype: half a unit in the last place, spread evenly over a binade.
@@ -24,15 +24,6 @@ def holds(dtype: str, other: str) -> bool:
     """Whether every value of float dtype `other` is one of `dtype`."""
     (bits, exponent), (other_bits, other_exponent) = _PRECISION[dtype], _PRECISION[other]
     return bits >= other_bits and exponent >= other_exponent
-
-
-def nonfinite(array: Array) -> bool:
-    """Whether a float array holds NaN or Inf. Reads exponents, so that no temporary is wider than the array."""
-    if array.dtype.name == "bfloat16":
-        return bool(np.any(array.view(np.uint16) & np.uint16(0x7F80) == np.uint16(0x7F80)))
-    if array.dtype.name == "float16":
-        return bool(np.any(array.view(np.uint16) & np.uint16(0x7C00) == np.uint16(0x7C00)))
-    return not bool(np.isfinite(array).all())
 
 
 def cast(values: Array, dtype: str) -> Array:

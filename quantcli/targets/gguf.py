@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from quantcli import models, tokenizers
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers import gguf_write
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Architecture, Hyperparameters, Tensor
+from quantcli.models import Architecture, Hyperparameters
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import Tensor as Quantized
 from quantcli.recipes.llama_cpp import file_type, never, processing_order
 from quantcli.schemes import ggml_scheme
-from quantcli.schemes.base import Scheme, matrix_shape
+from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.targets import gguf_sizes
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, commonest_dtype, dense_scheme
@@ -112,21 +109,11 @@ def _draft(
         )
     name, row = found
     held = never(name, weight.shape)
-    rows = _rows(row, weight.shape, hyperparameters)
+    rows = row.gguf_rows(weight.shape, hyperparameters)
     subject = Subject(weight.name, name, row.role, weight.shape)
     if held:
         return Draft(name, weight.shape, subject, "f32", weight, rows, stays=f"stays f32: {held}", fixed=True)
     return Draft(name, weight.shape, subject, _dtype(weight, source, settings), weight, rows)
-
-
-def _rows(row: Tensor, shape: tuple[int, ...], hyperparameters: Hyperparameters) -> NDArray[np.int64] | None:
-    """The source row of each row of a GGUF tensor; of a vector, its elements are its rows."""
-    count = shape[-1] if len(shape) == 1 else matrix_shape(shape)[0]
-    rows: NDArray[np.int64] | None = None
-    for op in row.ops:
-        index = op.index(count, hyperparameters)
-        rows = index if rows is None else rows[index]
-    return rows
 
 
 def _dtype(weight: Weight, source: Checkpoint, settings: Settings) -> str:

@@ -1,0 +1,51 @@
+"""What a plan is made of: one step for each weight of the output, one place for each of its bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantcli.checkpoint import Checkpoint
+from quantcli.convert.request import Request
+from quantcli.convert.routes import Route
+from quantcli.convert.stamps import Stamp
+from quantcli.schemes.base import Grade, Scheme
+from quantcli.targets.base import Draft, Left, OutputFile
+
+
+@dataclass(frozen=True)
+class Step:
+    """One weight of the output: how it gets its scheme.
+
+    grade: the worst that the formats allow; of a step that was settled, what will come out. via: the dtype that dense
+    values are cast to before they are quantized. wanted: the scheme that was asked for where another took its place.
+    """
+
+    draft: Draft
+    scheme: Scheme
+    route: Route
+    grade: Grade
+    reason: str
+    via: str | None = None
+    wanted: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.draft.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run will do."""
+
+    source: Checkpoint
+    request: Request
+    steps: tuple[Step, ...]
+    files: tuple[OutputFile, ...]
+    warnings: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
+    left: tuple[Left, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files of the output, the report aside."""
+        return sum(file.size for file in self.files)
