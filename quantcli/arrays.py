@@ -84,9 +84,7 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
 
 
 class Device(Enum):
-    """What does the arithmetic: `CPU` is our kernels on numpy arrays, `MLX` is MLX's default device (a GPU, or its CPU
-    backend).
-    """
+    """What does the arithmetic: `CPU` our kernels on numpy arrays, `MLX` MLX's default device (a GPU, or its CPU)."""
 
     CPU = "cpu"
     MLX = "mlx"

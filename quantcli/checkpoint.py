@@ -103,8 +103,7 @@ class Weight:
 class Checkpoint:
     """A source, opened: headers read and checked, no data.
 
-    kind: `hf`, `mlx`, `awq`, `gguf`. names: the dialect that weights are named in (`hf`, `gguf`). root: the folder
-    or file.
+    kind: `hf`, `mlx`, `awq`, `gguf`. names: the dialect that weights are named in (`hf`, `gguf`). root: folder or file.
     files: those that hold tensors. sidecars: the others of a folder that belong to the model (tokenizer, templates).
     config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders).
     """
@@ -124,13 +123,11 @@ class Checkpoint:
 class Vocabulary:
     """A tokenizer in terms that both dialects share.
 
-    model: `bpe` (byte-level) or `spm` (SentencePiece). pre: llama.cpp's name of the pre-tokenizer rule (byte-level
-    only).
+    model: `bpe` (byte-level) or `spm` (SentencePiece). pre: llama.cpp's name of the pre-tokenizer rule, of `bpe` only.
     tokens, scores, types: one entry an id (types are llama.cpp's: 1 normal, 2 unknown, 3 control, 4 user defined,
     5 unused, 6 byte). merges: `left right`, best first. special: role (`bos`, `eos`, `unknown`, `padding`, ...) -> id.
-    add: role (`bos`, `eos`, `sep`) -> whether it is added around a text, where the tokenizer says so.
-    chat_templates: the
-    named ones beside the default. normalizer: step (`lowercase`, `strip_accents`) -> whether text goes through it.
+    add: role (`bos`, `eos`, `sep`) -> whether it is added around a text, where the tokenizer says so. chat_templates:
+    the named ones beside the default. normalizer: step (`lowercase`, `strip_accents`) -> whether text goes through it.
     """
 
     model: str

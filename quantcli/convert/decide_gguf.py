@@ -1,7 +1,7 @@
 """What each tensor of a GGUF gets: llama-quantize's mixture for `-s`, with explicit rules above it.
 
-A name that is both a mixture and a type (`q4_0`) means the mixture; in rules, overrides and with `--pure` the plain
-type.
+A name that is both a mixture and a type (`q4_0`) means the mixture; in rules, overrides and with `--pure` the
+plain type.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def decisions(
     source: Checkpoint, drafts: Sequence[Draft], request: Request, given: Layer, recipe: Layer | None,
     common: Decision | None, warnings: list[str],
 ) -> Chosen:  # fmt: skip
-    """A decision for every draft. given: overrides; recipe: a recipe's entries; common: the scheme for the whole
-    model.
-    """
+    """A decision for every draft. given: overrides; recipe: a recipe's entries; common: the scheme of the whole model."""
     tensors = [_tensor(draft) for draft in drafts]
     overridden = {d.name: _fitted(found, d) for d in drafts if (found := given(d.subject))}
     entries = {d.name: _fitted(found, d) for d in drafts if recipe and (found := recipe(d.subject))}

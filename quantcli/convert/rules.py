@@ -1,6 +1,4 @@
-"""What `inspect --rules` tells: which rule decides each weight, and which patterns match nothing. Nothing is
-converted.
-"""
+"""What `inspect --rules` tells without converting: which rule decides each weight, which patterns match nothing."""
 
 from __future__ import annotations
 

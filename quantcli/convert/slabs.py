@@ -1,8 +1,7 @@
 """Cutting a step into slabs, and reading a slab's source parts.
 
 A slab is a range of the output weight's rows small enough for the memory budget; a weight that is copied as it is is
-cut
-by bytes instead. Slabs of one step are independent: they may run in any order, on any thread.
+cut by bytes instead. Slabs of one step are independent: they may run in any order, on any thread.
 """
 
 from __future__ import annotations
@@ -77,9 +76,7 @@ def _byte_ranges(part: str, size: int, budget: int) -> Iterator[Slab]:
 
 
 def _permuted_step(rows: NDArray[np.int64], step: int, align: int) -> int:
-    """A step at whose multiples the permutation starts afresh (a head), so that a slab reads few rows beyond its
-    own.
-    """
+    """A step at whose multiples the permutation starts afresh (a head): a slab reads few rows beyond its own."""
     closed = np.maximum.accumulate(rows) == np.arange(len(rows))
     period = int(np.argmax(closed)) + 1
     period = math.lcm(period, align)

@@ -96,9 +96,7 @@ class Unmet:
 def requirements(
     source: Checkpoint, required: Sequence[tuple[str, str]], max_bpw: float | None, max_size: int | None
 ) -> list[Unmet]:
-    """The checks that do not hold. required: (glob, scheme), each of which has to match some weight and all that it
-    matches.
-    """
+    """The checks that do not hold. required: (glob, scheme): some weight matches, and all that do have the scheme."""
     whole = totals(source.weights.values())
     unmet = []
     if max_bpw is not None and whole["bits_per_weight"] > max_bpw:

@@ -83,8 +83,7 @@ def narrow(x: Any, y: Any, count: int, dropped: int) -> None:
 
 @kernel
 def measure(x: Any, off: Any, count: int, partial: Any, sums: Any) -> None:
-    """Adds a chunk to `sums`: squared `off`, squared `x`, largest |off|. Both arrays are CHUNK long, zeroed past
-    `count`.
+    """Adds a chunk to `sums`: squared `off`, squared `x`, largest |off|. Both are CHUNK long, zeroed past `count`.
 
     Summed in float32, in LANES lanes (`partial`: float32 (2, LANES)); in float64 where squares leave float32's range.
     """

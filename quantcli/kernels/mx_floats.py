@@ -4,8 +4,8 @@ Source of the rounding: what MLX 0.32.4 gives (its composition of array operatio
 computes in the dtype of the values, so the bf16, f16 and f32 forms of the same numbers may get different codes:
 
     s      = absmax / (6 for E2M1, 448 for E4M3), rounded to that dtype
-    scale  E8M0: the smallest power of two that is not below s, byte 127 (1.0) for s = 0;  E4M3: s, half to even, at
-    most 448
+    scale  E8M0: the smallest power of two that is not below s, byte 127 (1.0) for s = 0;  E4M3: s, half to even,
+           at most 448
     code   nearest table value to value / scale, the quotient rounded to that dtype;
            E2M1 takes the smaller magnitude of two equally near, and +0 for what becomes zero; E4M3 rounds half to even
 

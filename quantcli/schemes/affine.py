@@ -13,8 +13,7 @@
               holds value        21        ...       12   11   10      (bit 2 of code 10, bit 0 of code 21)
 
 `encode` means `mx.quantize` of the values cast to the scales' dtype, as mlx-lm does it; `decode` is the float32
-value of
-the stored parameters, product and sum rounded separately, which is `mx.dequantize` with float32 parameters.
+value of the stored parameters, product and sum rounded separately, which is `mx.dequantize` with float32 parameters.
 """
 
 from __future__ import annotations

@@ -48,8 +48,7 @@ class PartSpec:
     """How one stored array of a weight is laid out.
 
     `axis` is the axis that runs along the weight's rows: `rows` rows of the weight are `indices` indices of it (AWQ
-    packs
-    8 rows into one word along axis 1: rows=8, indices=1). None: no row range cuts this part, it is then given whole.
+    packs 8 rows into one word along axis 1: rows=8, indices=1). None: no row range cuts this part, it is then whole.
     With axis 0 the part's leading axes (all but its last) are flattened as the weight's are.
     """
 
@@ -64,12 +63,10 @@ class PartSpec:
 class Grid:
     """The codes of a scheme, known from its parameters alone.
 
-    `bits`: codes are 0 .. 2**bits - 1. `group`: values that share a scale, along the last axis. `table`: the value
-    of each
-    code where they are not evenly spaced, else None. `zero`: the code that means 0 in every group (symmetric grids),
-    else
-    None. `zero_points`: biases are -zero * scale of an integer zero of each group, unrounded; else they are floats of
-    their own. `scale_dtype`: the float dtype that holds scales (and biases of their own) without rounding.
+    `bits`: codes are 0 .. 2**bits - 1. `group`: values that share a scale, along the last axis. `table`: the value of
+    each code where they are not evenly spaced, else None. `zero`: the code that means 0 in every group (symmetric
+    grids), else None. `zero_points`: biases are -zero * scale of an integer zero of each group, unrounded; else they
+    are floats of their own. `scale_dtype`: the dtype that holds scales (and biases of their own) without rounding.
     """
 
     bits: int

@@ -12,8 +12,7 @@
 
 Sources: OCP Microscaling Formats 1.0 for the formats, MLX 0.32.4 for the layout and the rounding. NVFP4 is without its
 global scale, as mlx-lm writes it. MLX computes in the dtype that it is given: whoever wants what mlx-lm writes casts
-the
-values to the output's dense dtype first.
+the values to the output's dense dtype first.
 """
 
 from __future__ import annotations

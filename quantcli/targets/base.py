@@ -44,9 +44,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Placed:
-    """A weight of the output with its scheme; `stored`: the names its parts have in the source, where they are
-    copied.
-    """
+    """A weight of the output with its scheme; `stored`: the source's names of its parts, where they are copied."""
 
     name: str
     shape: tuple[int, ...]

@@ -2,8 +2,7 @@
 
 config.json gets a `quantization` block (mirrored in `quantization_config`) and top-level rope settings, which mlx-lm's
 models read. Which weights may be quantized is mlx-lm's choice: matrices of linears and embeddings, where the group
-divides
-the last axis; norms, biases and vectors stay dense. Source: mlx-lm (mlx_lm/convert.py, mlx_lm/utils.py).
+divides the last axis; norms, biases and vectors stay dense. Source: mlx-lm (mlx_lm/convert.py, mlx_lm/utils.py).
 """
 
 from __future__ import annotations
@@ -167,7 +166,7 @@ def params(scheme: Scheme) -> dict[str, Any]:
 def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str, Any]:
     """The `quantization` object: the common scheme at the top, one entry for each module that differs from it.
 
-    As mlx-lm does it, a mixture has its defaults (affine, 4 bits, groups of 64) at the top and an entry for every
+    As mlx-lm does it, a mixture has its defaults (affine, 4 bits, groups of 64) at the top and an entry for each
     module.
     """
     quantized = {w.name.removesuffix(".weight"): params(w.scheme) for w in placed if not isinstance(w.scheme, Dense)}

@@ -21,9 +21,7 @@ from quantcli.targets.base import OutputFile, Placed
 
 
 def part_name(weight: Placed, part: str) -> str:
-    """What a part of a weight is called in the file: `x.weight` is its module's `x.scales`, a copied part keeps its
-    name.
-    """
+    """What a part is called in the file: `x.scales` of the weight `x.weight`; a copied part keeps its name."""
     if weight.stored:
         return weight.stored[part]
     return weight.name if isinstance(weight.scheme, Dense) else f"{weight.name.removesuffix('.weight')}.{part}"
