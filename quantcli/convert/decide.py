@@ -39,7 +39,7 @@ def decisions(source: Checkpoint, target: str, drafts: Sequence[Draft], request:
 
 
 def _common(request: Request, recipe: Recipe | None) -> Decision | None:
-    """The scheme for the whole model: of `--scheme`, of mlx-lm's spelling, of the recipe; `WrongUsage` if they differ."""
+    """The scheme for the whole model: by `--scheme`, `--bits`, the recipe; `WrongUsage` if two differ."""
     choices: list[Decision | None] = []
     if request.scheme is not None:
         name = request.scheme.strip().lower()

@@ -25,7 +25,7 @@ def decisions(
     source: Checkpoint, drafts: Sequence[Draft], request: Request, given: Layer, recipe: Layer | None,
     common: Decision | None, warnings: list[str],
 ) -> Chosen:  # fmt: skip
-    """A decision for every draft. given: overrides; recipe: a recipe's entries; common: the scheme of the whole model."""
+    """A decision for every draft. given: overrides; recipe: its entries; common: the whole model's scheme."""
     tensors = [_tensor(draft) for draft in drafts]
     overridden = {d.name: _fitted(found, d) for d in drafts if (found := given(d.subject))}
     entries = {d.name: _fitted(found, d) for d in drafts if recipe and (found := recipe(d.subject))}

@@ -80,8 +80,8 @@ def carry(
     """One slab from its source parts to its target parts, with the error that this adds.
 
     rows: the slab's source row of each target row, None where the order stays. rowwise: the source's parts may be
-    permuted. via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is computed.
-    Raises `DoesNotFit`.
+    permuted. via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is
+    computed. Raises `DoesNotFit`.
     """
     if rows is not None and rowwise:
         parts = {name: part[rows] for name, part in parts.items()}
