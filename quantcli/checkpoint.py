@@ -1,4 +1,4 @@
-"""What every source gives and every target takes: Part, Weight, Checkpoint, Hyperparameters, Vocabulary."""
+"""What every source gives and every target takes: Part, Weight, Checkpoint, Vocabulary."""
 
 from __future__ import annotations
 
@@ -139,7 +139,6 @@ class Vocabulary:
     special: Mapping[str, int]
     add: Mapping[str, bool]
     add_space_prefix: bool | None = None
-    remove_extra_whitespaces: bool | None = None
     chat_template: str | None = None
     chat_templates: Mapping[str, str] = field(default_factory=dict)
     normalizer: Mapping[str, bool] = field(default_factory=dict)

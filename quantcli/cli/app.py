@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -44,4 +46,11 @@ def main() -> None:
     """The `quant` command."""
     # numpy's linear algebra is never used: its threads would only cost start-up.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names may hold what a terminal's encoding, or any, cannot say.
+            stream.reconfigure(errors="backslashreplace")
+    # A closed stream is None.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     app()

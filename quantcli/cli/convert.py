@@ -39,7 +39,9 @@ def _one_of(words: tuple[str, ...], value: str | None, option: str) -> str | Non
 @command
 def convert(
     source: Source,
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="NAME.gguf: a GGUF file; anything else: a folder.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="NAME.gguf: a GGUF file; anything else: a folder.", readable=False)
+    ],
     to: Annotated[
         str | None, typer.Option(metavar="mlx|gguf|hf", help="The target, where OUTPUT does not say.")
     ] = None,
@@ -159,6 +161,7 @@ def _checked_output(output: Path) -> Path:
 def _check_apart(source: Path, output: Path) -> None:
     """OUTPUT is never SOURCE, nor inside it, links followed."""
     real, target = source.resolve(), output.parent.resolve() / output.name
+    real = real.parent if real.suffix == ".safetensors" else real  # its folder's config and tokenizer are read too
     target = target.resolve() if target.exists() else target
     folder = real if real.is_dir() else real.parent
     if target == real or (real.is_dir() and target.is_relative_to(real)) or folder.is_relative_to(target):
@@ -212,6 +215,8 @@ def show_report(report: dict[str, Any], out: Output) -> None:
     grades = ", ".join(f"{count} {name}" for name, count in totals["grades"].items())
     out.text(f"{report['output']}: {size(report['bytes'])}, {len(report['weights'])} weights: {schemes}")
     out.text(f"  {routes}; {grades}" + (f"; {totals['fallbacks']} fallbacks" if totals["fallbacks"] else ""))
+    for tensor in report["left_out"]:
+        out.text(f"  left out: {tensor['name']}: {tensor['reason']}")
     worst = max(report["weights"], key=lambda w: w["relative_rmse"])
     if worst["relative_rmse"]:
         out.text(f"  largest relative RMSE {worst['relative_rmse']:.4f} ({worst['name']})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from quantcli.cli.options import Json, Quiet, Revision, Source, Verbose, command, parse_size
 from quantcli.cli.output import Column, Output, size
 from quantcli.errors import CheckFailed, WrongUsage
+from quantcli.recipes import names
 
 if TYPE_CHECKING:
     from quantcli.checkpoint import Checkpoint
@@ -42,16 +44,23 @@ def inspect(
     verbose: Verbose = 0,
 ) -> None:
     """Show every weight of a checkpoint: shape, scheme, bits per weight, bytes, and what decided it."""
-    from quantcli.convert.survey import requirements, survey
+    from quantcli.convert.survey import matches, requirements, survey
     from quantcli.sources.resolve import survey_source
 
     out = Output(as_json, quiet, verbose)
     required = [_requirement(text) for text in require or ()]
+    if max_bpw is not None and not 0 < max_bpw < math.inf:
+        raise WrongUsage(f"--max-bpw {max_bpw}: a number above 0 is needed.")
+    tells_rules = bool(rules or recipe or override)
+    if metadata and (tells_rules or filter_):
+        raise WrongUsage("--metadata shows no weights: leave out --filter, --rules, --recipe and --override.")
     limit = parse_size(max_size, "--max-size") if max_size else None
     opened = survey_source(source, revision)
     out.warn(opened.warnings)
-    if rules or recipe or override:
-        _show_rules(opened, recipe, override or [], out)
+    if filter_ and not any(matches(name, filter_) for name in opened.weights):
+        raise WrongUsage(f"--filter {filter_}: no weight matches.")
+    if tells_rules:
+        _show_rules(opened, recipe, override or [], filter_, out)
     elif metadata:
         _show_metadata(opened, out)
     else:
@@ -61,7 +70,7 @@ def inspect(
             show(found, out, everything)
     unmet = requirements(opened, required, max_bpw, limit)
     for check in unmet[:-1]:
-        out.note(f"error: {check.said}")
+        out.error(CheckFailed(check.said))
     if unmet:
         raise CheckFailed(unmet[-1].said)
 
@@ -70,7 +79,10 @@ def _requirement(text: str) -> tuple[str, str]:
     glob, equals, scheme = text.rpartition("=")
     if not (equals and glob and scheme):
         raise WrongUsage(f"--require {text!r} needs GLOB=SCHEME, such as '*.down_proj=affine4-g64'.")
-    return glob, scheme.strip().lower()
+    name = names.canonical(scheme)
+    if name is None:
+        raise WrongUsage(f"--require {text!r}: {names.problem(scheme)}.")
+    return glob, name
 
 
 def show(found: dict[str, Any], out: Output, everything: bool = False) -> None:
@@ -99,13 +111,15 @@ def show(found: dict[str, Any], out: Output, everything: bool = False) -> None:
 
 
 def _show_metadata(source: Checkpoint, out: Output) -> None:
-    shown = {key: folded(value) for key, value in (source.metadata or source.config).items()}
-    out.json({"source": str(source.root), "metadata": shown})
+    values = (source.metadata or source.config).items()
+    whole = {key: folded(value, most=None) for key, value in values} if out.as_json else {}
+    out.json({"metadata_version": 1, "source": str(source.root), "metadata": whole})
+    shown = {key: folded(value) for key, value in values}
     out.table([Column("key"), Column("value")], [(key, text(value)) for key, value in shown.items()])
 
 
-def folded(value: Any, most: int = 8) -> Any:
-    """A metadata value with long arrays cut: their length and first elements."""
+def folded(value: Any, most: int | None = 8) -> Any:
+    """A metadata value with arrays above `most` elements cut: their length and first elements."""
     from quantcli.containers.gguf_values import ArrayValue
 
     value = getattr(value, "value", value)
@@ -113,7 +127,7 @@ def folded(value: Any, most: int = 8) -> Any:
         value = value.decode()
     if isinstance(value, list):
         plain = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value[:most]]
-        return plain if len(value) <= most else {"length": len(value), "first": plain}
+        return plain if most is None or len(value) <= most else {"length": len(value), "first": plain}
     return value
 
 
@@ -125,10 +139,13 @@ def text(value: Any) -> str:
     return shown if len(shown) <= 200 else f"{shown[:200]}... ({len(shown)} characters)"
 
 
-def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], out: Output) -> None:
+def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], pattern: str | None, out: Output) -> None:
     from quantcli.convert.rules import explain
+    from quantcli.convert.survey import matches
 
     found = explain(source, recipe, override)
+    if pattern:
+        found["weights"] = [w for w in found["weights"] if matches(w["name"], pattern)]
     out.json(found)
     columns = [Column("weight"), Column("scheme"), Column("decided by")]
     out.table(columns, [(w["name"], w["scheme"], w["reason"]) for w in found["weights"]])

@@ -6,12 +6,12 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, ParamSpec
 
 import typer
 
-from quantcli.errors import QuantError, WrongUsage
+from quantcli.errors import QuantError, Surroundings, WrongUsage
 
 P = ParamSpec("P")
 
@@ -47,23 +47,37 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        from quantcli.cli.output import Output
+        from quantcli.cli.output import Output, flush
 
+        given = inspect.signature(function).bind(*args, **kwargs).arguments
+        out = Output(verbose=given.get("verbose", 0))
         try:
+            _refuse_empty(given)
             function(*args, **kwargs)
+            flush()
         except KeyboardInterrupt:
-            Output().error(Interrupted("interrupted."))
+            out.error(Interrupted("interrupted."))
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # Whoever read our output has seen enough.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            raise typer.Exit(0) from None
         except QuantError as error:
-            verbose = inspect.signature(function).bind(*args, **kwargs).arguments.get("verbose", 0)
-            Output(verbose=verbose).error(error)
+            out.error(error)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            where = error.filename or "standard output"
+            out.error(Surroundings(f"{where}: {error.strerror or error}."))
+            raise typer.Exit(Surroundings.exit_code) from None
+        except MemoryError:
+            out.error(Surroundings("not enough memory; lower --max-memory or --threads."))
+            raise typer.Exit(Surroundings.exit_code) from None
 
     return run
+
+
+def _refuse_empty(given: Mapping[str, object]) -> None:
+    """An option whose value is empty is one that a script forgot to fill: never the same as one not given."""
+    for name, value in given.items():
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(v, str) and not v.strip() for v in values):
+            raise WrongUsage(f"--{name.strip('_').replace('_', '-')} is empty: leave it out or give it a value.")
 
 
 #: Below this a slab would hold less than a row or two.

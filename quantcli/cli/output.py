@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,12 +52,13 @@ class Output:
     def text(self, line: str = "") -> None:
         """A line of data; nothing in JSON mode."""
         if not self.as_json:
-            print(line)
+            _emit(line)
 
     def json(self, value: Mapping[str, Any]) -> None:
         """The data as JSON, in JSON mode only."""
         if self.as_json:
-            print(json.dumps(value, indent=2, ensure_ascii=False))
+            plain = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+            _emit(json.dumps(value, indent=2, ensure_ascii=not plain))
 
     def note(self, line: str) -> None:
         """What is worth knowing, to stderr."""
@@ -96,12 +98,32 @@ class Output:
         )
 
         columns = (
-            BarColumn(bar_width=18), TextColumn("{task.percentage:>3.0f}%"), DownloadColumn(), TransferSpeedColumn(),
+            BarColumn(bar_width=10), TextColumn("{task.percentage:>3.0f}%"), DownloadColumn(), TransferSpeedColumn(),
             TimeRemainingColumn(compact=True), TextColumn("{task.fields[weight]}", style="dim"),
         )  # fmt: skip
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=total, weight="")
-            yield lambda count, name: bar.update(task, advance=count, weight=name[-34:])
+            yield lambda count, name: bar.update(task, advance=count, weight=name[-22:])
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[None]:
+    """Goes on in silence where whoever read our output has seen enough: checks that follow still count."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _emit(line: str) -> None:
+    with _listening():
+        print(line)
+
+
+def flush() -> None:
+    """Hand over what is still held back; raises `OSError` where it cannot be written."""
+    with _listening():
+        sys.stdout.flush()
 
 
 def _draw(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None) -> None:
@@ -115,12 +137,13 @@ def _draw(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str |
         table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
-    Console().print(table)
+    with _listening():
+        Console().print(table)
 
 
 def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None) -> None:
     if title:
-        print(title)
+        _emit(title)
     lines = [[column.title for column in columns], *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     for line in lines:
@@ -128,7 +151,7 @@ def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]], title
             cell.rjust(width) if column.right else cell.ljust(width)
             for cell, width, column in zip(line, widths, columns, strict=True)
         )
-        print("  ".join(cells).rstrip())
+        _emit("  ".join(cells).rstrip())
 
 
 def size(count: int) -> str:

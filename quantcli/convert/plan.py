@@ -42,6 +42,8 @@ def make(source: Checkpoint, request: Request) -> Plan:
     settings = Settings(
         request.dtype, request.scale_dtype, request.shard_size or SHARD_SIZE, file_name=request.output.name
     )
+    if request.fallback not in ("auto", "none") and target.scheme(request.fallback, "f16") is None:
+        raise WrongUsage(f"--fallback {request.fallback}: is neither auto nor none nor a scheme of {target.said}.")
     drafts, left, warnings = target.drafts(source, settings)
     if not drafts:
         raise BadInput(f"{source.root}: holds no weights.")
@@ -156,7 +158,7 @@ class _Chooser:
             if stays and decision.origin <= Origin.RECIPE:
                 self.warnings.append(f"{decision.reason} does not reach {draft.name}: {stays}.")
             if stays:
-                return self._to(draft, Dense(draft.dense), stays, None)
+                return self._to(draft, Dense(draft.dense), stays, None if draft.stays else wanted.name)
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
         grade = fit(source.grid(), wanted, draft.shape)
@@ -242,6 +244,8 @@ def _what_would_fit(step: Step) -> str:
             if step.scheme.family == "mlx"
             else "An MLX output with --scale-dtype f32 would."
         )
+    if step.route is Route.REQUANTIZE and step.wanted is not None:
+        return f"No scheme of this output is known to hold {step.wanted}'s codes; one of its own kind does."
     if step.route in (Route.CAST, Route.DEQUANTIZE):
         return "--dtype f32 holds every value."
     return "Leave out the scheme: weights that are dense stay dense, quantized ones keep their codes."

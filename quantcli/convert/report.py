@@ -120,4 +120,4 @@ def of_complete(path: Path, plan: Plan, fingerprint: str) -> dict[str, Any] | No
 
 def as_bytes(value: Mapping[str, Any]) -> bytes:
     """The report's JSON text."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")

@@ -37,7 +37,7 @@ class Request:
     @property
     def target(self) -> str:
         """`mlx`, `gguf` or `hf`: `--to`, else what the output's name says."""
-        named = "gguf" if self.output.name.endswith(".gguf") else None
+        named = "gguf" if self.output.name.lower().endswith(".gguf") else None
         if self.to is None:
             return named or "mlx"
         if (self.to == "gguf") != (named == "gguf"):

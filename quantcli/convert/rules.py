@@ -19,8 +19,9 @@ def explain(source: Checkpoint, recipe: Path | None, override: list[str]) -> dic
     own = _own(source) if not given else None
     layers: list[Recipe] = [*given, *([own] if own else [])]
     subjects = [_subject(source, name) for name in source.weights]
-    decided = {s.name: resolve(s, (r.decide for r in layers)) for s in subjects}
+    decided = {s.name: resolve(s, (r.decide for r in given)) for s in subjects}
     return {
+        "rules_version": 1,
         "source": str(source.root),
         "weights": [
             {"name": name, **_said(decided[name] or Decision(weight.scheme.name, weight.reason, Origin.SOURCE), weight)}

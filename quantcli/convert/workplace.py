@@ -118,6 +118,8 @@ class Workplace:
         """Raise `Taken` where the output's name is not free, nor may be taken."""
         if self.report_path.is_dir():
             raise Taken(f"{self.report_path}: is a folder, and the report has to go there; move it away.")
+        if not self.is_folder and not self._replaces and not _is_report(self.report_path):
+            raise Taken(f"{self.report_path}: exists and is no report of ours, but one has to go there; move it away.")
         if not os.path.lexists(self.output):
             return
         if self.output.is_mount():
@@ -133,6 +135,8 @@ class Workplace:
             raise Taken(f"{self.output}: is {kind}, which this output would not be; remove it yourself.")
         if self.is_folder and not (self.output / "config.json").is_file() and not _is_empty_folder(self.output):
             raise Taken(f"{self.output}: has no config.json, so it is no model folder; --force replaces only those.")
+        if self.is_folder and (strange := _strange(self.output)):
+            raise Taken(f"{strange}: is no file of a model, and --force would delete it; move it away.")
 
     def _refuse_other(self, begun: _Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
         """Raise `Surroundings` where an unfinished run is there that is not to be thrown away, or is not this one."""
@@ -256,6 +260,28 @@ class Workplace:
         if self._journal is not None:
             os.close(self._journal)
             self._journal = None
+
+
+#: Suffixes of files that model folders have; what has another is somebody's own.
+MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".md", ".py", ".jsonl", ".png")
+MODEL_NAMES = ("merges.txt", "vocab.txt", "LICENSE", "LICENSE.txt", "NOTICE", ".gitattributes")
+
+
+def _strange(folder: Path) -> Path | None:
+    """A file of a folder that no model has, None without one."""
+    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink())
+    return next((path for path in files if path.suffix not in MODEL_FILES and path.name not in MODEL_NAMES), None)
+
+
+def _is_report(path: Path) -> bool:
+    """Whether what is there may be replaced by a report: nothing, or an older one."""
+    if not os.path.lexists(path):
+        return True
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "report_version" in found
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,9 @@ import numba
 
 #: numba's settings, whose names are made at run time.
 CONFIG: Any = numba.config
+
+#: Several threads may come to their first kernels at once, and the setting is the whole process's.
+_DECORATING = threading.Lock()
 
 
 @cache
@@ -41,12 +45,13 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     folder = cache_folder()
     if folder is None:
         return _compiled(function, keep=False)
-    before = CONFIG.CACHE_DIR
-    CONFIG.CACHE_DIR = str(folder)  # read while the function is decorated, for it alone
-    try:
-        return _compiled(function, keep=True)
-    finally:
-        CONFIG.CACHE_DIR = before
+    with _DECORATING:
+        before = CONFIG.CACHE_DIR
+        CONFIG.CACHE_DIR = str(folder)  # read while the function is decorated, for it alone
+        try:
+            return _compiled(function, keep=True)
+        finally:
+            CONFIG.CACHE_DIR = before
 
 
 def _compiled(function: Callable[..., Any], keep: bool) -> Callable[..., Any]:

@@ -17,6 +17,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3": QWEN3,
 }
 
+#: Every `model_type` that is known.
+KINDS = tuple(kind for architecture in ARCHITECTURES.values() for kind in architecture.model_types)
+
 
 def find(config: Mapping[str, Any]) -> Architecture | None:
     """The architecture of a `config.json` object, by its `model_type`; None for a family that is not in the table."""
@@ -31,6 +34,7 @@ def by_gguf(name: str) -> Architecture | None:
 
 __all__ = [
     "ARCHITECTURES",
+    "KINDS",
     "Architecture",
     "Computed",
     "Hyperparameters",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -80,6 +80,7 @@ class Tensor:
     role: str
     ops: tuple[Op, ...] = ()
     suffixes: tuple[str, ...] = ("weight", "bias")
+    optional: bool = False
 
     def gguf_rows(self, shape: tuple[int, ...], hyperparameters: Hyperparameters) -> Rows | None:
         """The Hugging Face row of each GGUF row (of a vector: elements) of a tensor; None where the order stays."""
@@ -168,6 +169,17 @@ class Architecture:
         """The layer that a tensor named in either dialect belongs to, None for those outside the layers."""
         layer = _split(name)[1]
         return None if layer is None else int(layer)
+
+    def missing(self, names: Collection[str], layers: int) -> str | None:
+        """The first Hugging Face tensor that a model of so many layers cannot do without and that is not there."""
+        wanted = (row.hf for row in self.tensors if "weight" in row.suffixes and not row.optional)
+        for pattern in wanted:
+            numbers = range(layers) if "{i}" in pattern else (0,)
+            for number in numbers:
+                name = f"{pattern.replace('{i}', str(number))}.weight"
+                if name not in names:
+                    return name
+        return None
 
     def drops(self, name: str) -> bool:
         """Whether a Hugging Face tensor is one that no target needs (inverse frequencies that are computed anyway)."""

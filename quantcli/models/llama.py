@@ -55,7 +55,7 @@ def decoder(permute: bool, qk_norm: bool = False) -> tuple[Tensor, ...]:
     return (
         Tensor("model.embed_tokens", "token_embd", "token_embd", suffixes=norm),
         Tensor("model.norm", "output_norm", "output_norm", suffixes=norm),
-        Tensor("lm_head", "output", "output"),
+        Tensor("lm_head", "output", "output", optional=True),
         Tensor(f"{layer}.input_layernorm", f"{block}.attn_norm", "attn_norm", suffixes=norm),
         Tensor(f"{layer}.self_attn.q_proj", f"{block}.attn_q", "attn_q", query),
         Tensor(f"{layer}.self_attn.k_proj", f"{block}.attn_k", "attn_k", key),

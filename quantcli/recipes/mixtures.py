@@ -37,15 +37,6 @@ BLOCK_BITS = 4
 #: Parts of a module's path that get more bits in some layers.
 SENSITIVE = ("v_proj", "v_a_proj", "v_b_proj", "down_proj")
 
-#: Roles (of GGUF) that mlx-lm holds dense in every family, with the reason. Routers are not among them: most are linear
-#: layers there and are quantized like others (qwen2_moe), at 8 bits in some families (qwen3_moe), while DeepSeek's are
-#: bare parameters and stay dense. llama, qwen2 and qwen3 have no rule of their own.
-DENSE_ROLES = {
-    **dict.fromkeys(("attn_norm", "attn_q_norm", "attn_k_norm", "attn_post_norm"), "a norm"),
-    **dict.fromkeys(("ffn_norm", "ffn_post_norm", "output_norm"), "a norm"),
-    "rope_freqs": "no layer of the model",
-}
-
 
 def use_more_bits(index: int, layers: int) -> bool:
     """The first and the last eighth of the layers, and every third one between them."""

@@ -23,7 +23,7 @@ def open_source(path: Path) -> Checkpoint:
         return open_folder(LocalFolder(path))
     if path.suffix == ".safetensors":
         return open_folder(LocalFolder(path.parent), path.name)
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         return open_gguf(path)
     raise BadInput(f"{path}: is no folder, no .gguf and no .safetensors file.")
 
@@ -39,7 +39,8 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
         raise BadInput(f"{folder.label}: has no config.json: {hint}.")
     config = read_json(folder, "config.json")
     tensors = read_tensors(folder, only)
-    settings = config.get("quantization_config") or {}
+    settings = config.get("quantization_config")
+    settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise BadInput(f"{folder.label}/config.json: quantization_config is {shown(settings)}, an object is needed.")
     if settings.get("quant_method") == "awq":

@@ -6,6 +6,7 @@ Source: how transformers and mlx-lm choose their files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -102,7 +103,7 @@ def tensor_files(names: list[str], label: str) -> list[str]:
     here = [name for name in names if name.endswith(".safetensors") and "/" not in name]
     model = [name for name in here if name.startswith("model")]
     if model or len(here) == 1:
-        return model or here
+        return _complete(model or here, label)
     if here:
         listed = ", ".join(here[:MOST_LISTED]) + (", ..." if len(here) > MOST_LISTED else "")
         raise BadInput(f"{label}: has no {INDEX} and several safetensors files ({listed}): name one, or add the index.")
@@ -110,6 +111,18 @@ def tensor_files(names: list[str], label: str) -> list[str]:
     if pickles:
         raise NotPossible(f"{label}: has only pickled tensors ({pickles[0]}): save the model as safetensors first.")
     raise BadInput(f"{label}: has no *.safetensors file, which a model folder has.")
+
+
+def _complete(files: list[str], label: str) -> list[str]:
+    """The files; raises where their names say that there are more of them."""
+    for name in files:
+        numbered = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.safetensors", name)
+        if numbered and int(numbered[3]) <= 99_999:
+            wanted = [f"{numbered[1]}-{n:05d}-of-{numbered[3]}.safetensors" for n in range(1, int(numbered[3]) + 1)]
+            missing = next((other for other in wanted if other not in files), None)
+            if missing:
+                raise BadInput(f"{label}: {name} is there but {missing} is not: get the missing shards.")
+    return files
 
 
 def read_tensors(folder: Folder, only: str | None = None) -> Tensors:

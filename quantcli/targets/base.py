@@ -138,10 +138,14 @@ def config_dtype(config: Mapping[str, object], keys: Sequence[str] = ("torch_dty
 
 
 def commonest_dtype(source: Checkpoint) -> str:
-    """The dtype of most elements among dense matrices, f16 where there is none."""
+    """The dtype of most elements among dense matrices; without one that of most scales, f16 without any."""
     count: dict[str, int] = {}
     for weight in source.weights.values():
         if isinstance(weight.scheme, Dense) and weight.scheme.dtype in FLOATS and len(weight.shape) >= 2:
             dtype = weight.scheme.dtype
             count[dtype] = count.get(dtype, 0) + math.prod(weight.shape)
+    for weight in source.weights.values() if not count else ():
+        scales = getattr(weight.scheme, "scale_dtype", None)
+        if scales in FLOATS:
+            count[scales] = count.get(scales, 0) + math.prod(weight.shape)
     return max(sorted(count), key=count.__getitem__) if count else "f16"

@@ -23,7 +23,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.targets import gguf_sizes
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, commonest_dtype, dense_scheme
 from quantcli.targets.gguf_metadata import dropped, metadata
-from quantcli.targets.mlx import sort_out
+from quantcli.targets.mlx import refuse_incomplete, sort_out
 
 #: Quantized types that are written, for weights that keep their codes or fall back.
 WRITTEN = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q6_k")
@@ -41,6 +41,7 @@ class GgufTarget:
         architecture = find_architecture(source)
         hyperparameters = architecture.hyperparameters(source.config, f"{source.root}/config.json")
         kept, left = sort_out(source, architecture)
+        refuse_incomplete(source, architecture)
         gguf_sizes.check(kept, architecture, hyperparameters, f"{source.root}/config.json")
         drafts = [_draft(weight, source, architecture, hyperparameters, settings) for weight in kept]
         drafts += _computed(architecture, hyperparameters)
@@ -83,7 +84,7 @@ def find_architecture(source: Checkpoint) -> Architecture:
     if architecture is None:
         raise NotPossible(
             f"{source.root}: model_type {source.config.get('model_type')!r} is not known, so its tensors have no names "
-            f"in GGUF; known are {', '.join(models.ARCHITECTURES)}: a further one is a file in quantcli/models."
+            f"in GGUF; known are {', '.join(models.KINDS)}: a further one is a file in quantcli/models."
         )
     return architecture
 

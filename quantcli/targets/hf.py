@@ -54,7 +54,7 @@ class HfTarget:
     ) -> tuple[list[OutputFile], list[str]]:
         files, where = shards(placed, settings.shard_size, {"format": "pt"})
         config = _config(source, placed, settings)
-        index = [index_file(files, where, placed)] if len(files) > 1 else []
+        index = [index_file(where, placed)] if len(files) > 1 else []
         return [*files, *index, json_file("config.json", config), *copied_files(source)], []
 
 

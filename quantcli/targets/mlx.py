@@ -14,7 +14,7 @@ from typing import Any
 from quantcli import models
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Weight
-from quantcli.errors import NotPossible
+from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture
 from quantcli.recipes.base import Subject
 from quantcli.recipes.mixtures import BLOCK_BITS
@@ -55,6 +55,8 @@ class MlxTarget:
             kind = source.config.get("model_type")
             warnings.append(f"model_type {kind!r} has no table of tensors: names are kept as they are.")
         kept, left = sort_out(source, architecture)
+        if architecture is not None:
+            refuse_incomplete(source, architecture)
         return [self._draft(weight, source, architecture, settings) for weight in kept], left, warnings
 
     def _draft(
@@ -100,7 +102,7 @@ class MlxTarget:
         block = quantization_block(placed, settings)
         if block:
             config |= {"quantization": block, "quantization_config": block}
-        return [*files, index_file(files, where, placed), json_file("config.json", dict(sorted(config.items()))),
+        return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
                 *copied_files(source)], _warnings(placed)  # fmt: skip
 
 
@@ -109,6 +111,17 @@ def sort_out(source: Checkpoint, architecture: Architecture | None) -> tuple[lis
     left = [Left(name, why) for name in source.weights if (why := drop_reason(name, source, architecture))]
     names = {tensor.name for tensor in left}
     return [weight for name, weight in source.weights.items() if name not in names], left
+
+
+def refuse_incomplete(source: Checkpoint, architecture: Architecture) -> None:
+    """Raise `BadInput` for a tensor that the model cannot do without, told by its table and num_hidden_layers."""
+    layers = source.config.get("num_hidden_layers")
+    missing = architecture.missing(source.weights, layers) if type(layers) is int else None
+    if missing is not None:
+        raise BadInput(
+            f"{source.root}: has no tensor {missing}, which a {architecture.name} model of {layers} layers needs: "
+            "get the checkpoint again, or mend num_hidden_layers in config.json."
+        )
 
 
 def drop_reason(name: str, source: Checkpoint, architecture: Architecture | None) -> str | None:

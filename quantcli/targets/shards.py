@@ -75,7 +75,7 @@ def _shard(name: str, group: Sequence[Placed], metadata: Mapping[str, str]) -> t
     return OutputFile(name, safetensors.file_size(header, tensors), ((0, header),), slots), sorted(tensors)
 
 
-def index_file(files: Sequence[OutputFile], where: Mapping[str, str], placed: Sequence[Placed]) -> OutputFile:
+def index_file(where: Mapping[str, str], placed: Sequence[Placed]) -> OutputFile:
     """`model.safetensors.index.json`."""
     total = sum(spec_bytes(spec) for w in placed for spec in w.scheme.layout(w.shape).values())
     parameters = sum(math.prod(w.shape) for w in placed)

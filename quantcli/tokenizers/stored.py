@@ -50,7 +50,6 @@ def from_metadata(metadata: Mapping[str, Value], where: str) -> Vocabulary | Non
         special={role: number for role, number in special.items() if number is not None},
         add={role: flag for role, flag in add.items() if flag is not None},
         add_space_prefix=read.one(f"{GGML}add_space_prefix", bool),
-        remove_extra_whitespaces=read.one(f"{GGML}remove_extra_whitespaces", bool),
         chat_template=read.one(TEMPLATE, str),
         chat_templates={key.removeprefix(f"{TEMPLATE}."): read.one(key, str) or "" for key in named},
         normalizer={step: flag for step, flag in steps.items() if flag is not None},
