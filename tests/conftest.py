@@ -1,10 +1,15 @@
 """The folder of reference data (`QUANTCLI_FIXTURES`, else `../shared` beside the checkout); hypothesis profiles."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# A job in the background may have been started deaf to Ctrl-C; tests of interruptions need it heard.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
