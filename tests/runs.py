@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from quantcli.arrays import Device
 from quantcli.convert.conversion import convert
@@ -57,3 +61,47 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+class Died(BaseException):
+    """The power is gone: nothing is written from here on."""
+
+
+class Power:
+    """Lets `left` changes of the disk happen, then none; counts them."""
+
+    CHANGES = ("pwrite", "write", "ftruncate", "fsync", "mkdir", "rmdir", "unlink", "rename", "replace")
+
+    def __init__(self, left: int, patch: pytest.MonkeyPatch) -> None:
+        self.left = left
+        for name in self.CHANGES:
+            patch.setattr(os, name, self.spending(getattr(os, name)))
+
+    def spending(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        def spend(*arguments: Any, **options: Any) -> Any:
+            if self.left <= 0:
+                raise Died
+            self.left -= 1
+            return change(*arguments, **options)
+
+        return spend
+
+
+def dies_after(changes: int, *arguments: Any, **options: Any) -> bool:
+    """Run until that many changes of the disk are made; whether it died of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        Power(changes, patch)
+        try:
+            run(*arguments, **options)
+        except Died:
+            return True
+    return False
+
+
+def moments(*arguments: Any, **options: Any) -> Iterator[int]:
+    """Every number of changes after which a run can die; `arguments` lead to a fresh place each time."""
+    for changes in range(1000):
+        if not dies_after(changes, *arguments, **options):
+            return
+        yield changes
+    raise AssertionError("a tiny run changes the disk more than 1000 times")

@@ -67,6 +67,25 @@ def convert(
     tensor_type: Annotated[
         list[str] | None, typer.Option(metavar="REGEX=TYPE", help="GGUF: first match wins; repeatable.")
     ] = None,
+    tensor_type_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="GGUF: more of them, apart by spaces or newlines.")
+    ] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="GGUF: importance matrix, .dat or .gguf.")
+    ] = None,
+    include_weights: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="GGUF: use the matrix for these only; repeatable.")
+    ] = None,
+    exclude_weights: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="GGUF: do not use the matrix for these; repeatable.")
+    ] = None,
+    override_kv: Annotated[
+        list[str] | None, typer.Option(metavar="K=TYPE:V", help="GGUF: set a metadata key; repeatable.")
+    ] = None,
+    prune_layers: Annotated[
+        str | None, typer.Option(metavar="N,..", help="GGUF from GGUF: leave these layers out.")
+    ] = None,
+    keep_split: Annotated[bool, typer.Option("--keep-split", help="GGUF from GGUF: cut into the same parts.")] = False,
     dtype: Annotated[
         str | None, typer.Option(metavar="f16|bf16|f32", help="Of all that is dense, before quantizing.")
     ] = None,
@@ -93,7 +112,7 @@ def convert(
     threads: Threads = None,
     device: Annotated[str, typer.Option(metavar="auto|gpu|cpu", help="Where the arithmetic runs.")] = "auto",
     shard_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Of one safetensors file [default: 5GB].")
+        str | None, typer.Option(metavar="SIZE", help="Of tensors in one file [default: 5GB; a GGUF is not split].")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
     revision: Revision = None,
@@ -116,6 +135,9 @@ def convert(
         group_size=group_size, mode=mode, recipe=recipe, overrides=tuple(override or ()), pure=pure,
         leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
         token_embedding_type=token_embedding_type, tensor_types=tuple(tensor_type or ()),
+        tensor_type_file=tensor_type_file, imatrix=imatrix,
+        include_weights=tuple(include_weights or ()), exclude_weights=tuple(exclude_weights or ()),
+        override_kv=tuple(override_kv or ()), prune_layers=prune_layers, keep_split=keep_split,
         dtype=_one_of(DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DTYPES, scale_dtype, "--scale-dtype"),
         lossless=_one_of(("exact", "codes"), lossless, "--lossless"), allow_requantize=allow_requantize,
         fallback=fallback, allow_nonfinite=allow_nonfinite, strict=strict,
@@ -127,7 +149,7 @@ def convert(
         raise WrongUsage("--resume goes on with an old run, --force throws it away: give one of them.")
     path = local_source(source, revision, quiet=quiet or as_json)
     _check_apart(path, request.output)
-    plan = make(_open(path), request)
+    plan = make(_open(path), request, dry_run=dry_run)
     out.warn(plan.warnings)
     if dry_run:
         out.json(plan_summary(plan))
@@ -213,7 +235,8 @@ def show_report(report: dict[str, Any], out: Output) -> None:
     schemes = ", ".join(f"{count} {name}" for name, count in totals["schemes"].items())
     routes = ", ".join(f"{count} {name}" for name, count in totals["routes"].items())
     grades = ", ".join(f"{count} {name}" for name, count in totals["grades"].items())
-    out.text(f"{report['output']}: {size(report['bytes'])}, {len(report['weights'])} weights: {schemes}")
+    split = f" in {len(report['files'])} parts" if report["target"] == "gguf" and len(report["files"]) > 1 else ""
+    out.text(f"{report['output']}{split}: {size(report['bytes'])}, {len(report['weights'])} weights: {schemes}")
     out.text(f"  {routes}; {grades}" + (f"; {totals['fallbacks']} fallbacks" if totals["fallbacks"] else ""))
     for tensor in report["left_out"]:
         out.text(f"  left out: {tensor['name']}: {tensor['reason']}")

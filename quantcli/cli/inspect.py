@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,7 @@ def inspect(
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> None:
-    """Show every weight of a checkpoint: shape, scheme, bits per weight, bytes, and what decided it."""
+    """Show every weight of a checkpoint: shape, scheme, bits per weight, bytes, what decided it; a matrix's entries."""
     from quantcli.convert.survey import matches, requirements, survey
     from quantcli.sources.resolve import survey_source
 
@@ -55,6 +56,15 @@ def inspect(
     if metadata and (tells_rules or filter_):
         raise WrongUsage("--metadata shows no weights: leave out --filter, --rules, --recipe and --override.")
     limit = parse_size(max_size, "--max-size") if max_size else None
+    matrix = _matrix_path(source, revision)
+    if matrix and not (metadata and matrix.suffix == ".gguf"):
+        asked = {
+            "--rules": rules, "--recipe": recipe, "--override": override, "--max-bpw": max_bpw, "--max-size": limit,
+            "--require": required, "--metadata": metadata,
+        }  # fmt: skip
+        _refuse_for_matrix(matrix, [option for option, given in asked.items() if given])
+        _show_matrix(matrix, filter_, everything, out)
+        return
     opened = survey_source(source, revision)
     out.warn(opened.warnings)
     if filter_ and not any(matches(name, filter_) for name in opened.weights):
@@ -73,6 +83,57 @@ def inspect(
         out.error(CheckFailed(check.said))
     if unmet:
         raise CheckFailed(unmet[-1].said)
+
+
+def _matrix_path(source: str, revision: str | None) -> Path | None:
+    """The path of a local importance matrix, None where SOURCE is something else."""
+    from quantcli.containers.imatrix import is_matrix
+
+    path = Path(source)
+    if revision is not None or path.suffix not in (".gguf", ".dat") or not os.path.isfile(path):
+        return None
+    return path if is_matrix(path) else None
+
+
+def _refuse_for_matrix(path: Path, given: list[str]) -> None:
+    if given:
+        raise WrongUsage(f"{given[0]}: {path} is an importance matrix, which has no schemes: leave it out.")
+
+
+def _show_matrix(path: Path, pattern: str | None, everything: bool, out: Output) -> None:
+    from quantcli.containers import imatrix
+    from quantcli.convert.survey import survey_matrix
+
+    found = survey_matrix(imatrix.read(path), str(path), pattern)
+    out.json(found)
+    if not out.quiet:
+        show_matrix(found, out, everything)
+
+
+def show_matrix(found: dict[str, Any], out: Output, everything: bool = False) -> None:
+    """The table of an importance matrix, layers folded unless `everything`."""
+    from quantcli.convert.survey import fold
+
+    listed = [(e["name"], (e["values"], len(e["counted"]), _span(e["counted"]))) for e in found["entries"]]
+    folded = [(name, 1, cells) for name, cells in listed] if everything else fold(listed)
+    columns = [
+        Column("entry"), Column("values", right=True), Column("counts", right=True), Column(found["unit"], right=True)
+    ]  # fmt: skip
+    rows = [(name, str(values), str(counts), span) for name, _, (values, counts, span) in folded]
+    out.table(columns, rows, f"{found['source']}: importance matrix, {found['form']}")
+    size_said = f" of {found['chunk_size']} tokens" if found["chunk_size"] else ""
+    out.text(f"{len(found['entries'])} entries from {found['chunks']} chunks{size_said}")
+    out.text(f"datasets: {', '.join(found['datasets']) or 'not named'}")
+
+
+def _span(counts: list[int]) -> str:
+    """Counts on one line.
+
+    >>> _span([4096]), _span([0, 7, 3])
+    ('4096', '0-7')
+    """
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def _requirement(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from quantcli.containers.ggml_types import BY_NAME
 from quantcli.containers.gguf import MAGIC, MAX_RANK, alignment_of
@@ -22,15 +22,22 @@ VERSION = 3
 MAX_TENSOR_NAME = 63
 
 
+class Unknown(NamedTuple):
+    """The type of a tensor that is copied without being known: its number, and the tensor's bytes."""
+
+    id: int
+    nbytes: int
+
+
 def header(
-    metadata: Mapping[str, tuple[str, Any]], tensors: Sequence[tuple[str, tuple[int, ...], str]]
+    metadata: Mapping[str, tuple[str, Any]], tensors: Sequence[tuple[str, tuple[int, ...], str | Unknown]]
 ) -> tuple[bytes, dict[str, int], int]:
     """A file's bytes up to its data, each tensor's absolute offset, and the size of the whole file.
 
     `metadata`: key -> (type, value), types as in `gguf.Value`, texts str or bytes, arrays sequences or `ArrayValue`.
-    `tensors`: (name, row-major shape, GGML type). Both are written in the order given. The alignment is that of
-    `general.alignment` among the metadata, else 32. Raises `BadInput` for a value that its type cannot hold or a shape
-    that the type cannot, `NotPossible` for a name that llama.cpp would not load.
+    `tensors`: (name, row-major shape, GGML type or `Unknown`). Both are written in the order given. The alignment is
+    that of `general.alignment` among the metadata, else 32. Raises `BadInput` for a value that its type cannot hold or
+    a shape that the type cannot, `NotPossible` for a name that llama.cpp would not load.
 
     >>> start, offsets, size = header({"a": ("uint8", 7)}, [("w", (2, 32), "q8_0")])
     >>> start[:38].hex(" ", -8)
@@ -55,8 +62,10 @@ def header(
     return start, {name: len(start) + offset for name, offset in offsets.items()}, len(start) + end
 
 
-def tensor_nbytes(name: str, shape: tuple[int, ...], type_name: str) -> int:
+def tensor_nbytes(name: str, shape: tuple[int, ...], type_name: str | Unknown) -> int:
     """Bytes of a tensor, without padding; raises `BadInput` where the type's blocks do not fill its rows."""
+    if isinstance(type_name, Unknown):
+        return type_name.nbytes
     ggml = BY_NAME[type_name]
     row = shape[-1] if shape else 1
     if row % ggml.block_size:
@@ -66,14 +75,15 @@ def tensor_nbytes(name: str, shape: tuple[int, ...], type_name: str) -> int:
     return math.prod(shape) // ggml.block_size * ggml.block_bytes
 
 
-def _info(name: str, shape: tuple[int, ...], type_name: str, offset: int) -> bytes:
+def _info(name: str, shape: tuple[int, ...], type_name: str | Unknown, offset: int) -> bytes:
     check_name(name, "a tensor to be written")
     if len(name.encode()) > MAX_TENSOR_NAME:
         raise NotPossible(f"tensor {shown(name)}: llama.cpp loads names of at most {MAX_TENSOR_NAME} bytes: rename it.")
     if not 1 <= len(shape) <= MAX_RANK:
         raise NotPossible(f"tensor {shown(name)}: GGUF holds 1 to {MAX_RANK} dimensions, not {len(shape)}: reshape it.")
     sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-    return _text(name) + sizes + struct.pack("<IQ", BY_NAME[type_name].id, offset)
+    type_id = type_name.id if isinstance(type_name, Unknown) else BY_NAME[type_name].id
+    return _text(name) + sizes + struct.pack("<IQ", type_id, offset)
 
 
 def _key(key: str, kind: str, value: Any) -> bytes:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from quantcli.arrays import DTYPES
+from quantcli.recipes.llama_cpp import DEMANDING
 from quantcli.schemes import ggml
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.awq import Awq
@@ -34,11 +35,15 @@ READERS = {
     "awq": ("transformers", "vLLM", "SGLang"),
 }
 
-#: GGML types that llama-quantize refuses to make without an importance matrix (llama.cpp, src/llama-quant.cpp).
-NEED_IMPORTANCE = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"})
+#: GGML types whose scales are stored as two numbers, a small one for each group and one for the super-block.
+STORED_SCALES = {
+    "q2_k": ("u4", "f16"), "q3_k": ("i6", "f16"), "q4_k": ("u6", "f16"), "q5_k": ("u6", "f16"), "q6_k": ("i8", "f16"),
+    "iq1_s": ("u3", "f16"), "iq1_m": ("u3", "f16"), "iq2_xxs": ("u4", "f16"), "iq2_xs": ("u4", "f16"),
+    "iq2_s": ("u4", "f16"), "iq3_xxs": ("u4", "f16"), "iq3_s": ("u4", "f16"), "iq4_xs": ("i6", "f16"),
+}  # fmt: skip
 
-#: Scales that are stored as more than one number.
-STORED_SCALES = {"q6_k": ("i8", "f16")}
+#: The groups of GGML types whose codes stand for several values at once, and so are no grid.
+CODEBOOK_GROUPS = {"iq1_s": 32, "iq1_m": 16, "iq2_xxs": 32, "iq2_xs": 16, "iq2_s": 16, "iq3_xxs": 32, "iq3_s": 32}
 
 #: The dtypes that a family leaves open for its scales; the first is the one that sizes are counted with.
 SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32")}
@@ -89,9 +94,9 @@ def _entry(scheme: Scheme) -> Entry:
         bits_per_weight(scheme),
         _scales(scheme),
         _zero_point(scheme),
-        grid.group if grid else None,
+        grid.group if grid else CODEBOOK_GROUPS.get(scheme.name),
         (block.block_size, block.block_bytes) if block else None,
-        scheme.name in NEED_IMPORTANCE,
+        scheme.family == "ggml" and scheme.name in DEMANDING,
         tuple(label for label in TARGETS if _holds(label, scheme)),
         READERS[scheme.family],
         scheme.rounding,
@@ -109,11 +114,11 @@ def bits_per_weight(scheme: Scheme) -> Fraction:
 
 
 def _scales(scheme: Scheme) -> tuple[str, ...]:
+    if scheme.family == "ggml" and scheme.name in STORED_SCALES:
+        return ("*".join(STORED_SCALES[scheme.name]),)
     grid = scheme.grid()
     if grid is None:
         return ()
-    if scheme.name in STORED_SCALES and scheme.family == "ggml":
-        return ("*".join(STORED_SCALES[scheme.name]),)
     return SCALE_DTYPES[scheme.family] if hasattr(scheme, "scale_dtype") else (grid.scale_dtype,)
 
 

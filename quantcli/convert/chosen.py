@@ -14,7 +14,8 @@ KEEP = Decision("keep", "keep", Origin.DEFAULT)
 class Chosen:
     """A decision for each draft by name. preset: of mlx-lm's mixtures; common: the scheme given for the whole model.
 
-    file_type: GGUF's number of the mixture, None where none was asked for.
+    file_type: GGUF's number of the mixture, None where none was asked for. demanding: weights that llama-quantize does
+    not make without an entry in an importance matrix.
     """
 
     of: Mapping[str, Decision]
@@ -22,3 +23,4 @@ class Chosen:
     common: str | None
     file_type: int | None
     warnings: tuple[str, ...]
+    demanding: frozenset[str] = frozenset()

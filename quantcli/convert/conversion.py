@@ -41,7 +41,8 @@ def convert(
     output that the same plan has completed already is left as it is, and its report is given.
     """
     is_folder = plan.request.target != "gguf"
-    place = Workplace(plan.request.output, is_folder, reports.report_path(plan.request.output, is_folder))
+    parts = () if is_folder else [file.name for file in plan.files]
+    place = Workplace(plan.request.output, reports.report_path(plan.request.output, is_folder), parts)
     key = fingerprint(plan)
     with stoppable() as ignore_signals, contextlib.closing(place):
         try:
@@ -74,7 +75,7 @@ def _carry_out(
     named = {file.name: hashes[place.path(file.name)] for file in plan.files}
     sources = None
     if check:
-        verify.check(plan, place.grown, errors, resources)
+        verify.check(plan, place.opened, errors, resources)
         sources = sha256_of((stamp.path for stamp in plan.stamps), resources.threads)
         _check_downloads(sources)
     check_unchanged(plan.stamps)

@@ -13,13 +13,15 @@ from quantcli.convert import decide_gguf
 from quantcli.convert.chosen import KEEP, Chosen
 from quantcli.convert.request import Request
 from quantcli.errors import WrongUsage
-from quantcli.recipes import mixtures, names, overrides
+from quantcli.recipes import ftypes, mixtures, names, overrides
 from quantcli.recipes.base import Decision, Layer, Origin, Recipe, only_global, resolve
 from quantcli.targets.base import Draft
 
 
-def decisions(source: Checkpoint, target: str, drafts: Sequence[Draft], request: Request) -> Chosen:
-    """A decision for every draft, and warnings of patterns that match nothing."""
+def decisions(
+    source: Checkpoint, target: str, drafts: Sequence[Draft], request: Request, importance: bool = False
+) -> Chosen:
+    """A decision for every draft, and warnings of patterns that match nothing. importance: there is a matrix."""
     recipe = recipes.load(request.recipe) if request.recipe else None
     given = overrides.parse(request.overrides)
     common = _common(request, recipe)
@@ -29,7 +31,7 @@ def decisions(source: Checkpoint, target: str, drafts: Sequence[Draft], request:
     warnings += [f"{r.label}: {pattern} matches no weight." for r in sources for pattern in r.unmatched(subjects)]
     if target == "gguf":
         entries = recipe.entry if recipe else None
-        return decide_gguf.decisions(source, drafts, request, given.entry, entries, common, warnings)
+        return decide_gguf.decisions(source, drafts, request, given.entry, entries, common, warnings, importance)
     explicit: list[Layer] = [r.entry for r in sources]
     preset = common.scheme if common and common.scheme in mixtures.MIXTURES else None
     layers = [*explicit, *_below(target, preset, common, drafts, request.group_size)]
@@ -48,7 +50,9 @@ def _common(request: Request, recipe: Recipe | None) -> Decision | None:
             raise WrongUsage(
                 f"--scheme {names.problem(request.scheme)}; mlx-lm's mixtures are {' '.join(mixtures.MIXTURES)}."
             )
-        choices.append(Decision(names.canonical(name) or name, f"--scheme {name}", Origin.GLOBAL))
+        preset = ftypes.find(name) if request.target == "gguf" else None
+        meant = "keep" if preset == ftypes.COPY else preset or names.canonical(name) or name
+        choices.append(Decision(meant, f"--scheme {name}", Origin.GLOBAL))
     spelled = names.from_mlx_options(request.bits, request.group_size, request.mode)
     if request.scheme and request.scheme.strip().lower() in mixtures.MIXTURES:
         if request.bits is not None or request.mode not in (None, "affine"):

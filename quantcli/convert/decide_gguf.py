@@ -9,21 +9,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from quantcli import models
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert.chosen import KEEP, Chosen
+from quantcli.convert.gguf_options import tensor_types
 from quantcli.convert.request import GGUF_OPTIONS, Request
 from quantcli.errors import WrongUsage
 from quantcli.recipes import names
 from quantcli.recipes.base import Decision, Layer, Origin
-from quantcli.recipes.llama_cpp import FTYPES, Facts, Options, Tensor, assign, fitting, ggml_type, never, tensor_type
+from quantcli.recipes.llama_cpp import (
+    FTYPES,
+    Facts,
+    Options,
+    Tensor,
+    assign,
+    demands_importance,
+    fitting,
+    ggml_type,
+    never,
+)  # fmt: skip
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Draft
+from quantcli.targets.gguf_from_hf import find_architecture
 
 
 def decisions(
     source: Checkpoint, drafts: Sequence[Draft], request: Request, given: Layer, recipe: Layer | None,
-    common: Decision | None, warnings: list[str],
+    common: Decision | None, warnings: list[str], importance: bool,
 ) -> Chosen:  # fmt: skip
     """A decision for every draft. given: overrides; recipe: its entries; common: the whole model's scheme."""
     tensors = [_tensor(draft) for draft in drafts]
@@ -37,8 +48,9 @@ def decisions(
             f"{option} changes a mixture of llama-quantize: it needs --scheme with one of {' '.join(FTYPES)}."
         )
     if name in FTYPES:
-        architecture = models.find(source.config)
-        below = assign(tensors, name, Facts(architecture.gguf if architecture else ""), options, overridden)
+        below = assign(
+            tensors, name, _facts(source, importance), options, overridden, in_order=request.keep_split
+        )  # fmt: skip
         warnings += [f"--tensor-type: {text} matches no tensor." for text in options.unmatched(tensors)]
     elif common is None or name in names.WORDS:
         below = {d.name: common or KEEP for d in drafts}
@@ -48,7 +60,9 @@ def decisions(
         below = {tensor.name: _plain(tensor, common) for tensor in tensors}
     by_option = {key: decision for key, decision in below.items() if decision.origin is Origin.OPTION}
     number = FTYPES[name].number if name in FTYPES else None
-    return Chosen(below | entries | by_option | overridden, None, None, number, tuple(warnings))
+    decided = below | entries | by_option | overridden
+    demanding = frozenset(demands_importance(decided, name))
+    return Chosen(decided, None, None, number, tuple(warnings), demanding)
 
 
 def _fitted(decision: Decision, draft: Draft) -> Decision:
@@ -75,8 +89,16 @@ def _options(request: Request) -> Options:
         leave_output=request.leave_output_tensor,
         output_type=ggml_type(output, "--output-tensor-type") if output else None,
         embedding_type=ggml_type(embedding, "--token-embedding-type") if embedding else None,
-        tensor_types=tuple(map(tensor_type, request.tensor_types)),
+        tensor_types=tensor_types(request),
     )
+
+
+def _facts(source: Checkpoint, importance: bool) -> Facts:
+    if source.names == "gguf":
+        return Facts.of(source.metadata, importance, str(source.root))
+    architecture = find_architecture(source)
+    sizes = architecture.hyperparameters(source.config, f"{source.root}/config.json")
+    return Facts(architecture.gguf, sizes.layers, sizes.heads, sizes.kv_heads, importance=importance)
 
 
 def _plain(tensor: Tensor, common: Decision) -> Decision:

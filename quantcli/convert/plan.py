@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
+from quantcli.convert import gguf_options
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
 from quantcli.convert.request import Request
@@ -17,13 +18,15 @@ from quantcli.convert.routes import Route, choose, fit
 from quantcli.convert.settle import settle
 from quantcli.convert.stamps import stamps
 from quantcli.convert.steps import Plan, Step
+from quantcli.convert.weigh import weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
-from quantcli.recipes.names import WORDS
+from quantcli.recipes.names import GGML, WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
+from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
-from quantcli.targets.base import SHARD_SIZE, Draft, Placed, Settings, Target
+from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
 
 #: A fallback adds at most this relative RMSE.
 FALLBACK_ROUNDING = 0.01
@@ -32,37 +35,63 @@ FALLBACK_ROUNDING = 0.01
 LOSSLESS = {"exact": Grade.EXACT, "codes": Grade.CODES_EXACT}
 
 
-def make(source: Checkpoint, request: Request) -> Plan:
-    """The plan of a conversion. Raises `QuantError` for all that can be known to fail before weights are read."""
+def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan:
+    """The plan of a conversion. Raises `QuantError` for all that can be known to fail before weights are read.
+
+    dry_run: what an importance matrix lacks is a warning instead.
+    """
     requests.check(request)
     if not source.config and not source.metadata:
         raise NotPossible(f"{source.root}: has no config.json, which every output needs; inspect and diff do without.")
     before = stamps(source)
     target = TARGETS[request.target]()
+    matrix = gguf_options.importance(request)
     settings = Settings(
-        request.dtype, request.scale_dtype, request.shard_size or SHARD_SIZE, file_name=request.output.name
-    )
+        request.dtype, request.scale_dtype, request.shard_size,
+        keep_split=request.keep_split, file_name=request.output.name, prune=gguf_options.layers(request),
+        keys=gguf_options.metadata(request, matrix),
+    )  # fmt: skip
     if request.fallback not in ("auto", "none") and target.scheme(request.fallback, "f16") is None:
         raise WrongUsage(f"--fallback {request.fallback}: is neither auto nor none nor a scheme of {target.said}.")
     drafts, left, warnings = target.drafts(source, settings)
     if not drafts:
         raise BadInput(f"{source.root}: holds no weights.")
-    chosen = decisions(source, target.label, drafts, request)
+    chosen = decisions(source, target.label, drafts, request, matrix is not None)
     chooser = _Chooser(source, target, request)
     steps = [chooser.step(draft, chosen.of[draft.name]) for draft in drafts]
     chooser.refuse_idle()
+    steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
         _refuse_lossy(steps, LOSSLESS[request.lossless], request.lossless)
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
     placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
     files, notes = target.files(source, placed, settings)
-    warnings = [*source.warnings, *warnings, *chosen.warnings, *chooser.warnings, *_fallbacks(steps), *notes]
+    if request.target == "gguf":
+        _refuse_source(source, request, files)
+    warnings = [
+        *source.warnings,
+        *warnings,
+        *chosen.warnings,
+        *chooser.warnings,
+        *_fallbacks(steps),
+        *unweighted,
+        *notes,
+    ]
     if request.strict and warnings:
         raise NotPossible(
             f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
         )
     return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left))
+
+
+def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
+    """No file of the output is one of the source's, links followed; OUTPUT's own name is taken too if it is split."""
+    taken = {path.resolve() for path in source.files}
+    for name in (request.output.name, *(file.name for file in files)):
+        path = request.output.with_name(name)
+        if path.resolve() in taken:
+            raise WrongUsage(f"{path}: would be a file of OUTPUT and is one of SOURCE: choose another name.")
 
 
 def _stored(step: Step) -> dict[str, str]:
@@ -121,6 +150,11 @@ class _Chooser:
         source = draft.weight.scheme
         if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
             scheme, reason = source, f"stays {source.dtype}: no float dtype"
+        if isinstance(source, Opaque) and scheme != source:
+            raise NotPossible(
+                f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "
+                f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
+            )
         via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
         route, grade = choose(source, scheme, draft.shape)
         return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
@@ -131,6 +165,8 @@ class _Chooser:
         grid = draft.weight.scheme.grid()
         own = grid.scale_dtype if grid else None
         scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own))
+        if scheme is None and self.target.label == "gguf" and decision.scheme in GGML:
+            raise NotPossible(f"{decision.reason}: {draft.name} as {decision.scheme}, a type that is not written yet.")
         if scheme is None:
             raise WrongUsage(
                 f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "

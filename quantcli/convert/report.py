@@ -114,7 +114,7 @@ def of_complete(path: Path, plan: Plan, fingerprint: str) -> dict[str, Any] | No
     if not isinstance(report, dict) or report.get("fingerprint") != fingerprint:
         return None
     output = plan.request.output
-    paths = {output / file.name if output.is_dir() else output: file.size for file in plan.files}
+    paths = {output / f.name if output.is_dir() else output.with_name(f.name): f.size for f in plan.files}
     return report if all(p.is_file() and p.stat().st_size == size for p, size in paths.items()) else None
 
 

@@ -25,6 +25,13 @@ class Request:
     output_tensor_type: str | None = None
     token_embedding_type: str | None = None
     tensor_types: tuple[str, ...] = ()
+    tensor_type_file: Path | None = None
+    imatrix: Path | None = None
+    include_weights: tuple[str, ...] = ()
+    exclude_weights: tuple[str, ...] = ()
+    override_kv: tuple[str, ...] = ()
+    prune_layers: str | None = None
+    keep_split: bool = False
     dtype: str | None = None
     scale_dtype: str | None = None
     lossless: str | None = None
@@ -53,6 +60,17 @@ GGUF_OPTIONS = {
     "output_tensor_type": "--output-tensor-type",
     "token_embedding_type": "--token-embedding-type",
     "tensor_types": "--tensor-type",
+    "tensor_type_file": "--tensor-type-file",
+}
+
+#: Further ones, which need no mixture.
+GGUF_ONLY = GGUF_OPTIONS | {
+    "imatrix": "--imatrix",
+    "include_weights": "--include-weights",
+    "exclude_weights": "--exclude-weights",
+    "override_kv": "--override-kv",
+    "prune_layers": "--prune-layers",
+    "keep_split": "--keep-split",
 }
 
 
@@ -60,13 +78,11 @@ def check(request: Request) -> None:
     """Refuse options that the target has no meaning for."""
     target = request.target
     if target != "gguf":
-        given = next((option for field, option in GGUF_OPTIONS.items() if getattr(request, field)), None)
+        given = next((option for field, option in GGUF_ONLY.items() if getattr(request, field)), None)
         if given:
-            raise WrongUsage(
-                f"{given} is an option of llama-quantize's mixtures: it needs an output that ends in .gguf."
-            )
-    if target == "gguf" and request.shard_size:
-        raise WrongUsage("--shard-size is for folders: a GGUF file is not split; leave it out.")
+            raise WrongUsage(f"{given} is an option for GGUF: it needs an output that ends in .gguf.")
+    if request.keep_split and request.shard_size:
+        raise WrongUsage("--keep-split cuts as the source is cut, --shard-size by size: give one of them.")
     if target != "mlx" and request.scale_dtype:
         raise WrongUsage("--scale-dtype is for MLX folders: the other targets fix the dtype of their scales.")
     if target != "mlx" and (request.bits or request.group_size or request.mode):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, to_float32
-from quantcli.schemes.base import Codes, Error, Grade, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 from quantcli.schemes.dense import Dense, cast, holds
 
 
@@ -76,12 +76,13 @@ def take_codes(codes: Codes, rows: NDArray[np.int64]) -> Codes:
 def carry(
     parts: Parts, source: Scheme, target: Scheme, route: Route, *, rows: NDArray[np.int64] | None,
     rowwise: bool, via: str | None, measured: bool, device: Device,
+    importance: Importance | None = None,
 ) -> tuple[Parts, Error]:  # fmt: skip
     """One slab from its source parts to its target parts, with the error that this adds.
 
     rows: the slab's source row of each target row, None where the order stays. rowwise: the source's parts may be
     permuted. via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is
-    computed. Raises `DoesNotFit`.
+    computed. importance: of the slab's columns. Raises `DoesNotFit`.
     """
     if rows is not None and rowwise:
         parts = {name: part[rows] for name, part in parts.items()}
@@ -96,8 +97,8 @@ def carry(
     values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
     values = values if rows is None else values[rows]
     if via is None or not isinstance(source, Dense):
-        return target.encode(values, device)
-    encoded, error = target.encode(cast(values, via), device)
+        return target.encode(values, device, importance)
+    encoded, error = target.encode(cast(values, via), device, importance)
     if not holds(via, source.dtype):
         error = Error.between(to_float32(values), target.decode(encoded, device))
     return encoded, error

@@ -29,7 +29,7 @@ from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import Workplace, surroundings
 from quantcli.errors import BadInput, NotPossible, Surroundings
-from quantcli.schemes.base import DoesNotFit, Error, Grade, Parts
+from quantcli.schemes.base import DoesNotFit, Error, Grade, Importance, Parts
 from quantcli.schemes.dense import Dense
 
 #: Slabs larger than this gain nothing on a CPU and cost cache misses.
@@ -158,7 +158,7 @@ class _Work:
         self._check_finite(step, parts)
         try:
             with self.computing:
-                made, error = make(step, parts, rows, self.resources.device)
+                made, error = make(step, slab, parts, rows, self.resources.device)
         except DoesNotFit as reason:
             raise NotPossible(f"{step.name}: {reason}; {_way_out(step)}") from None
         if not np.isfinite(error.reference) or (step.route is Route.DEQUANTIZE and nonfinite(made["weight"])):
@@ -230,13 +230,23 @@ def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[
     return cut(step.draft, step.scheme, step.route, budget, work)
 
 
-def make(step: Step, parts: Parts, rows: NDArray[np.int64] | None, device: Device) -> tuple[Parts, Error]:
+def make(step: Step, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, device: Device) -> tuple[Parts, Error]:
     """A slab's parts of the output from those of the source, and the error that this adds. Raises `DoesNotFit`."""
     assert step.draft.weight is not None
     return carry(
         parts, step.draft.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.draft),
         via=step.via, measured=step.grade is Grade.CODES_EXACT, device=device,
+        importance=_importance(step, slab),
     )  # fmt: skip
+
+
+def _importance(step: Step, slab: Slab) -> Importance | None:
+    """Of a slab's columns: one row for all of its rows, or of stacked experts one for each."""
+    if step.importance is None:
+        return None
+    if step.importance.ndim == 1:
+        return step.importance[None, :]
+    return step.importance[np.arange(slab.start, slab.stop) // step.draft.shape[-2]]
 
 
 def source_file(step: Step) -> Path:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert.request import Request
 from quantcli.convert.routes import Route
@@ -18,6 +21,7 @@ class Step:
 
     grade: the worst that the formats allow; of a step that was settled, what will come out. via: the dtype that dense
     values are cast to before they are quantized. wanted: the scheme that was asked for where another took its place.
+    importance: of the columns, float32 (columns,) or (experts, columns).
     """
 
     draft: Draft
@@ -27,6 +31,7 @@ class Step:
     reason: str
     via: str | None = None
     wanted: str | None = None
+    importance: NDArray[np.float32] | None = None
 
     @property
     def name(self) -> str:

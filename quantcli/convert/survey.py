@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.containers.imatrix import ImportanceMatrix
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -69,6 +70,27 @@ def survey(source: Checkpoint, pattern: str | None = None) -> dict[str, Any]:
         "weights": [entry(w) for w in weights],
         "totals": totals(weights),
         "warnings": list(source.warnings),
+    }
+
+
+def survey_matrix(matrix: ImportanceMatrix, source: str, pattern: str | None = None) -> dict[str, Any]:
+    """Everything about an importance matrix but its values, as `inspect --json` prints it; `pattern`: a glob on names.
+
+    counted: tokens of the tensor or of each expert, in the legacy form calls.
+    """
+    names = [name for name in matrix.entries if pattern is None or matches(name, pattern)]
+    return {
+        "survey_version": 1,
+        "source": source,
+        "kind": "imatrix",
+        "form": "dat" if matrix.legacy else "gguf",
+        "datasets": list(matrix.datasets),
+        "chunks": matrix.chunks,
+        "chunk_size": matrix.chunk_size or None,
+        "unit": "calls" if matrix.legacy else "tokens",
+        "entries": [
+            {"name": name, "values": matrix.entries[name].size, "counted": list(matrix.counts[name])} for name in names
+        ],
     }
 
 

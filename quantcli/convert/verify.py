@@ -47,9 +47,12 @@ Item = tuple[int, Slab]
 
 
 def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resources) -> None:
-    """Raise `VerificationFailed`, naming file and weight, where the output is not what the plan promised."""
+    """Raise `VerificationFailed`, naming file and weight, where the output is not what the plan promised.
+
+    output: the folder, the file, or the first part, the others beside it.
+    """
     for file in plan.files:
-        _check_file(file, output / file.name if output.is_dir() else output)
+        _check_file(file, output / file.name if output.is_dir() else output.with_name(file.name))
     try:
         written = open_source(output)
     except QuantError as error:
@@ -123,7 +126,7 @@ def _check_slab(item: Item, plan: Plan, written: Checkpoint, device: Device) -> 
         return _check_bytes(found, {slab.part: ours}, {slab.part: theirs})
     with surroundings(source_file(step)):
         parts, rows = read(step.draft, slab)
-    made, _ = make(step, parts, rows, device)
+    made, _ = make(step, slab, parts, rows, device)
     stored = read_rows(found, found.scheme.layout(found.shape), slab.start, slab.stop)
     _check_bytes(found, made, stored)
     return Error() if step.route is Route.COPY else _difference(step, parts, rows, stored)

@@ -1,20 +1,26 @@
 """Where an output grows: `OUTPUT.partial` beside it, on the same file system.
 
     OUTPUT.partial/.journal       what is done, a JSON object a line; also the lock: a second run cannot have it
-    OUTPUT.partial/output[.gguf]  the folder (or file) that becomes OUTPUT, its files at their full size from the start
-    OUTPUT.partial/replaced       an old folder, between the two renames that put the new one into its place
+    OUTPUT.partial/output/        the folder that becomes OUTPUT, or the file or files that get names beside it; all at
+                                  their full size from the start
+    OUTPUT.partial/replaced       an old folder, between the two renames that put the new one into its place; of a split
+                                  GGUF a folder of old parts, while the new ones get their names
     OUTPUT.partial/report.json    a GGUF file's report, until it is moved beside the file
 
     {"fingerprint": "...", "replaces": false}   first line: the plan carried out, and whether an old output may go
     {"step": 12, "error": [0.1, 20.5, 0.01]}    a finished step: its data was on disk before this line was written
-    {"complete": true}                          last line: all is on disk, only names are to change
+    {"complete": true, "parts": ["x.gguf"]}     last line: all is on disk, only names are to change (parts: of a GGUF)
 
-OUTPUT appears by one rename, when all of it is on disk. A process may die at any moment; the next run's `claim` then
-finds one of these, and none of them is a half-made OUTPUT:
+OUTPUT appears by one rename, when all of it is on disk. The parts of a split GGUF get their names from the last to the
+first, and an old part 1 goes before any of them: as long as there is no part 1, no loader takes what is there for a
+model. A process may die at any moment; the next run's `claim` then finds one of these, and none of them is a half-made
+OUTPUT:
 
     a torn last line                  is cut off, its step is done again
     `replaced` and no OUTPUT          died between the two renames: the old folder is put back, --resume renames again
-    a last line and no `output`       has published and died while it tidied: what is left is removed
+    a last line and some parts moved  died between parts: they go back into `output`, old ones to their names
+    a last line and nothing in `output`
+                                      has published and died while it tidied: what is left is removed
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +38,7 @@ from typing import Any
 from quantcli.errors import Surroundings
 from quantcli.schemes.base import Error
 
-JOURNAL, REPLACED, REPORT = ".journal", "replaced", "report.json"
+JOURNAL, GROWN, REPLACED, REPORT = ".journal", "output", "replaced", "report.json"
 
 
 class Taken(Surroundings):
@@ -40,12 +46,16 @@ class Taken(Surroundings):
 
 
 class Workplace:
-    """The growing output of one run; `claim` comes first, `close` last."""
+    """The growing output of one run; `claim` comes first, `close` last.
 
-    def __init__(self, output: Path, is_folder: bool, report_path: Path) -> None:
-        self.output, self.is_folder, self.report_path = output, is_folder, report_path
+    parts: names of the files that the output is, beside each other, the first the one that is opened; none: a folder.
+    """
+
+    def __init__(self, output: Path, report_path: Path, parts: Sequence[str] = ()) -> None:
+        self.output, self.report_path, self.parts = output, report_path, tuple(parts)
+        self.is_folder = not parts
         self.partial = output.with_name(f"{output.name}.partial")
-        self.grown = self.partial / ("output" if is_folder else "output.gguf")
+        self.grown = self.partial / GROWN
         self._journal: int | None = None
         self._replaces = False
         self._made: list[Path] = []
@@ -75,7 +85,7 @@ class Workplace:
             raise Surroundings(f"{self.partial}: is no folder, and the output has to grow there; remove it.")
         self._made = [folder for folder in self.partial.parents if not folder.exists()]
         self.partial.mkdir(parents=True, exist_ok=True)
-        ours = {JOURNAL, REPLACED, REPORT, self.grown.name}
+        ours = {JOURNAL, GROWN, REPLACED, REPORT}
         strange = sorted(path.name for path in self.partial.iterdir() if path.name not in ours)
         if strange:
             raise Surroundings(f"{self.partial}: holds {strange[0]}, so it is no unfinished run; move it away.")
@@ -100,42 +110,72 @@ class Workplace:
 
     def _recovered(self, begun: _Begun) -> _Begun:
         """Put right what a process left that died while it published; what is still begun then."""
-        old = self.partial / REPLACED
-        if os.path.lexists(old) and not os.path.lexists(self.output):
-            os.rename(old, self.output)
-        if os.path.lexists(old) and self.grown.exists():
-            raise Surroundings(
-                f"{old}: is the output that was to be replaced, but {self.output} is there again; move one away."
-            )
-        if not begun.complete or self.grown.exists():
+        if self.is_folder:
+            is_published = not self.grown.exists()
+            self._put_back(self.partial / REPLACED, self.output, may_stand=is_published)
+        else:
+            # The names are those of the run that died, which may have cut its output otherwise.
+            is_published = not any((self.grown / name).exists() for name in begun.parts)
+            if begun.complete and not is_published:
+                self._unpublish(begun.parts)
+        if not begun.complete or not is_published:
             return begun
-        if (self.partial / REPORT).exists() and self.output.exists():
+        if (self.partial / REPORT).exists() and all(
+            self._final(n).exists() for n in begun.parts or (self.output.name,)
+        ):
             os.replace(self.partial / REPORT, self.report_path)
         self._clear()
         return _Begun()
 
+    def _put_back(self, old: Path, place: Path, *, may_stand: bool = False) -> None:
+        """An old output back to its name; `may_stand`: something may have this name, then the old one stays."""
+        if not os.path.lexists(old):
+            return
+        if not os.path.lexists(place):
+            os.rename(old, place)
+        elif not may_stand:
+            raise Surroundings(
+                f"{old}: is the output that was to be replaced, but {place} is there again; move one away."
+            )
+
+    def _unpublish(self, parts: Iterable[str]) -> None:
+        """The parts that have their names already back to where they grew; then old ones back to theirs, 1 last."""
+        for name in parts:
+            if not os.path.lexists(self.grown / name) and os.path.lexists(self._final(name)):
+                os.rename(self._final(name), self.grown / name)
+        if (self.partial / REPLACED).is_dir():
+            for old in sorted((self.partial / REPLACED).iterdir(), reverse=True):
+                self._put_back(old, self._final(old.name))
+
+    def _final(self, name: str) -> Path:
+        return self.output.with_name(name)
+
+    def _finals(self) -> list[Path]:
+        """Every name that this output takes: OUTPUT always, so that a report tells of all that it seems to."""
+        return list(dict.fromkeys([*map(self._final, self.parts), self.output]))
+
     def _refuse_taken(self) -> None:
-        """Raise `Taken` where the output's name is not free, nor may be taken."""
+        """Raise `Taken` where the output's names are not free, nor may be taken."""
         if self.report_path.is_dir():
             raise Taken(f"{self.report_path}: is a folder, and the report has to go there; move it away.")
         if not self.is_folder and not self._replaces and not _is_report(self.report_path):
             raise Taken(f"{self.report_path}: exists and is no report of ours, but one has to go there; move it away.")
-        if not os.path.lexists(self.output):
-            return
-        if self.output.is_mount():
-            raise Taken(
-                f"{self.output}: is a mount point, which cannot be replaced by a rename; choose a name inside it."
-            )
-        if _is_empty_folder(self.output) and self.is_folder:
-            return
+        for place in self._finals():
+            if os.path.lexists(place) and not (self.is_folder and _is_empty_folder(place) and not place.is_mount()):
+                self._refuse_place(place)
+
+    def _refuse_place(self, place: Path) -> None:
+        """Raise `Taken` where what stands there may not be replaced."""
+        if place.is_mount():
+            raise Taken(f"{place}: is a mount point, which cannot be replaced by a rename; choose a name inside it.")
         if not self._replaces:
-            raise Taken(f"{self.output}: exists already; choose another name, or --force to replace it.")
-        if self.output.is_dir() != self.is_folder:
-            kind = "a folder" if self.output.is_dir() else "a file"
-            raise Taken(f"{self.output}: is {kind}, which this output would not be; remove it yourself.")
-        if self.is_folder and not (self.output / "config.json").is_file() and not _is_empty_folder(self.output):
-            raise Taken(f"{self.output}: has no config.json, so it is no model folder; --force replaces only those.")
-        if self.is_folder and (strange := _strange(self.output)):
+            raise Taken(f"{place}: exists already; choose another name, or --force to replace it.")
+        if place.is_dir() != self.is_folder:
+            kind = "a folder" if place.is_dir() else "a file"
+            raise Taken(f"{place}: is {kind}, which this output would not be; remove it yourself.")
+        if self.is_folder and not (place / "config.json").is_file():
+            raise Taken(f"{place}: has no config.json, so it is no model folder; --force replaces only those.")
+        if self.is_folder and (strange := _strange(place)):
             raise Taken(f"{strange}: is no file of a model, and --force would delete it; move it away.")
 
     def _refuse_other(self, begun: _Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
@@ -156,8 +196,7 @@ class Workplace:
         self._clear()
         self._append({"fingerprint": fingerprint, "replaces": self._replaces})
         os.fsync(self._lock_held())
-        if self.is_folder:
-            self.grown.mkdir()
+        self.grown.mkdir()
         _sync(self.partial)
 
     def _clear(self) -> None:
@@ -169,7 +208,12 @@ class Workplace:
 
     def path(self, name: str) -> Path:
         """Where an output file grows."""
-        return self.grown / name if self.is_folder else self.grown
+        return self.grown / name
+
+    @property
+    def opened(self) -> Path:
+        """What a reader opens of the growing output: the folder, the file, the first part."""
+        return self.grown if self.is_folder else self.grown / self.parts[0]
 
     def create(self, name: str, size: int) -> bool:
         """Make an output file at its full size, holes where nothing is written yet; whether it was there already."""
@@ -214,9 +258,8 @@ class Workplace:
         for name in names:
             self._flush(name)
         with surroundings(self.grown):
-            if self.is_folder:
-                for folder in sorted({self.grown, *(path.parent for path in self.grown.rglob("*"))}):
-                    _sync(folder)
+            for folder in sorted({self.grown, *(path.parent for path in self.grown.rglob("*"))}):
+                _sync(folder)
             _sync(self.partial)
 
     def publish(self, report: bytes) -> None:
@@ -230,9 +273,9 @@ class Workplace:
                 handle.flush()
                 os.fsync(handle.fileno())
             _sync(staged.parent)
-            self._append({"complete": True})
+            self._append({"complete": True, "parts": self.parts})
             os.fsync(self._lock_held())
-            self._rename() if self.is_folder else self._rename_file(staged)
+            self._rename() if self.is_folder else self._rename_files(staged)
             _sync(self.output.parent)
         self.discard()
 
@@ -241,11 +284,26 @@ class Workplace:
             os.rename(self.output, self.partial / REPLACED)
         os.rename(self.grown, self.output)
 
-    def _rename_file(self, report: Path) -> None:
+    def _rename_files(self, report: Path) -> None:
         """The old report goes first: no report ever stands beside a file that it does not describe."""
         self.report_path.unlink(missing_ok=True)
-        os.replace(self.grown, self.output)
+        first, *others = self.parts
+        if others:
+            self._put_away()
+        for name in reversed(others):
+            os.replace(self.grown / name, self._final(name))
+        if others:
+            _sync(self.output.parent)
+        os.replace(self.grown / first, self._final(first))
         os.replace(report, self.report_path)
+
+    def _put_away(self) -> None:
+        """Old parts, 1 first, so that old and new ones are never taken for one model."""
+        (self.partial / REPLACED).mkdir(exist_ok=True)
+        for place in self._finals():
+            if os.path.lexists(place):
+                os.rename(place, self.partial / REPLACED / place.name)
+        _sync(self.output.parent)
 
     def discard(self) -> None:
         """Leave nothing behind, nor folders that were made for the output and are empty."""
@@ -304,6 +362,7 @@ class _Begun:
     done: dict[int, Error] = field(default_factory=dict)
     length: int = 0
     complete: bool = False
+    parts: tuple[str, ...] = ()
 
 
 def _read_journal(path: Path) -> _Begun:
@@ -313,15 +372,24 @@ def _read_journal(path: Path) -> _Begun:
         return _Begun()
     done: dict[int, Error] = {}
     length = len(lines[0])
-    complete = False
+    parts: tuple[str, ...] | None = None
     for line in lines[1:]:
         entry = _parsed(line)
-        complete = entry == {"complete": True}
+        parts = _completed(entry)
         if entry is None or not _is_step(entry):
             break
         done[entry["step"]] = Error(*entry["error"])
         length += len(line)
-    return _Begun(first["fingerprint"], first.get("replaces") is True, done, length, complete)
+    return _Begun(first["fingerprint"], first.get("replaces") is True, done, length, parts is not None, parts or ())
+
+
+def _completed(entry: dict[str, Any] | None) -> tuple[str, ...] | None:
+    """The names of the parts in a journal's last line; None of any other line."""
+    if entry is None or entry.get("complete") is not True:
+        return None
+    parts = entry.get("parts")
+    is_sound = isinstance(parts, list) and all(isinstance(n, str) and n and Path(n).name == n for n in parts)
+    return tuple(parts) if is_sound and parts is not None else None
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -6,6 +6,8 @@ Every module here imports numba, so schemes import it inside the method that run
     compile.py    how a function becomes a kernel, and where the machine code is kept
     chunks.py     what kernels share: reading float dtypes, rounding to them, packing codes into words, the error sums
     affine.py     MLX affine grids           mx_floats.py   MXFP4, MXFP8, NVFP4
-    ggml_legacy.py, q6_k.py                  GGML's blocks
-    q6_k.py       GGML's q6_k                ggml_legacy.py  GGML's blocks of 32: q4_0 q4_1 q5_0 q5_1 q8_0
+    ggml_legacy.py, ggml_weighted.py         GGML's blocks of 32: q4_0 q4_1 q5_0 q5_1 q8_0; with an importance matrix
+    k_quants.py, k_quants_decode.py          GGML's q2_k q3_k q4_k q5_k
+    q6_k.py, q8_k.py                         GGML's q6_k, q8_k
+    ggml_search.py                           the searches for scales of the blocks above
 """

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.extending import intrinsic
 
 #: numba's settings, whose names are made at run time.
 CONFIG: Any = numba.config
@@ -42,18 +43,51 @@ def cache_folder() -> Path | None:
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` compiled for the types that it is first called with."""
+    return _kept(function, counted=True)
+
+
+def inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel for others to call, one that makes no arrays: the references to its arguments are not counted.
+
+    Counting is an atomic addition for every array that is handed on or cut, which matters where a call is short.
+    """
+    return _kept(function, counted=False)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as a piece of the kernels that call it, there before LLVM decides what it unrolls and vectorises."""
+    piece: Callable[..., Any] = numba.njit(function, inline="always", error_model="numpy", fastmath=False)
+    return piece
+
+
+def _bits_of(typing_context: Any, value: Any) -> Any:
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return numba.types.int32(numba.types.float32), generate
+
+
+#: The bits of a float32 as an int32, in a kernel.
+bits_of: Callable[..., Any] = intrinsic(_bits_of)
+
+
+def _kept(function: Callable[..., Any], counted: bool) -> Callable[..., Any]:
     folder = cache_folder()
     if folder is None:
-        return _compiled(function, keep=False)
+        return _compiled(function, keep=False, counted=counted)
     with _DECORATING:
         before = CONFIG.CACHE_DIR
         CONFIG.CACHE_DIR = str(folder)  # read while the function is decorated, for it alone
         try:
-            return _compiled(function, keep=True)
+            return _compiled(function, keep=True, counted=counted)
         finally:
             CONFIG.CACHE_DIR = before
 
 
-def _compiled(function: Callable[..., Any], keep: bool) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = numba.njit(function, cache=keep, nogil=True, error_model="numpy", fastmath=False)
+def _compiled(function: Callable[..., Any], keep: bool, counted: bool) -> Callable[..., Any]:
+    njit: Any = numba.njit  # its types lack `_nrt`
+    compiled: Callable[..., Any] = njit(
+        function, cache=keep, nogil=True, error_model="numpy", fastmath=False, _nrt=counted
+    )
     return compiled

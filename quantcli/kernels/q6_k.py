@@ -1,14 +1,13 @@
-"""GGML's `q6_k` on the CPU: ggml's bytes without an importance matrix, ggml's float32 values.
+"""GGML's `q6_k` on the CPU: ggml's bytes with and without an importance matrix, ggml's float32 values.
 
-Source of the search: `make_qx_quants` (rmse_type 1) and `quantize_row_q6_K_ref` in ggml-quants.c (llama.cpp), restated;
-the layout is drawn in schemes/q6_k.py. All arithmetic is float32, each operation rounded once, sums in index order:
+Source: `quantize_row_q6_K_impl` and `dequantize_row_q6_K` in ggml-quants.c (llama.cpp), restated; the layout is drawn
+in schemes/q6_k.py, the search is `search_scale` of ggml_search.py. All arithmetic is float32, each operation rounded
+once, sums in index order:
 
-    for each group of 16, with the first value of largest magnitude, peak, and the weights w = x * x:
-        for t of 32, then 31.1 31.2 ... 32.9 (without 32):    q = clip(rint(x * (-t / peak)), -32, 31)
-            scale = sum(w x q) / sum(w q q), kept where it explains more of the group than the best so far
+    for each group of 16: scale and codes -32 .. 31 by `search_scale`, weights x * x, or the importance alone
     super-block: d = f16(largest scale / -128), sub-scale = rint(scale / d), codes rounded anew on d * sub-scale
 
-The 16 groups of a super-block are the lanes of a vector: each lane sums in ggml's order.
+Super-blocks are worked on 16 at a time; the 16 groups of each are the lanes of a vector, which sums in ggml's order.
 """
 
 from __future__ import annotations
@@ -21,19 +20,22 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
 from quantcli.kernels.compile import kernel
+from quantcli.kernels.ggml_search import HIGH, INVERSE, SCALE, SIXTEENS, STATE, scale_steps, search_scale, transpose
+from quantcli.kernels.k_quants import BATCH, TOGETHER, fetch
 
 #: Values of a super-block, bytes that it takes, groups in it, values of a group.
 SUPER, BYTES, GROUPS, GROUP = 256, 210, 16, 16
 #: Below this largest magnitude a group counts as zero.
 EPSILON = np.float32(1e-15)
-#: The steps that the search tries after 32, in its order.
-STEPS = np.array([np.float32(32) + np.float32(0.1) * np.float32(i) for i in range(-9, 10) if i], np.float32)
 #: Adding and subtracting it rounds a float32 below 2**22 half to even.
 _RINT = np.float32(1.5 * 2**23)
 
 
-def encode(values: Array) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Super-blocks (rows, bytes per row) of `values` (rows, columns), any dtype of FLOATS, columns a multiple of 256.
+def encode(
+    values: Array, importance: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Super-blocks (rows, bytes per row) of `values` (rows, columns), any dtype of FLOATS, columns a multiple of 256;
+    importance (1 or rows, columns).
 
     Also float64 sums: squared error, squared values, largest error, and the largest magnitude of a super-block's scale
     that overflows f16 (0 where none does).
@@ -42,7 +44,10 @@ def encode(values: Array) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     source, dropped = units(values)
     blocks = np.empty((rows, columns // SUPER * BYTES), np.uint8)
     sums = np.zeros(4, np.float64)
-    _encode(source, dropped, blocks.reshape(-1, BYTES), sums, STEPS)
+    weights = (
+        np.empty(0, np.float32) if importance is None else np.ascontiguousarray(importance, np.float32).reshape(-1)
+    )
+    _encode(source, dropped, weights, blocks.reshape(-1, BYTES), sums, scale_steps(32), SIXTEENS[16])
     return blocks, sums
 
 
@@ -53,63 +58,6 @@ def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     out = np.empty((blocks.shape[0], blocks.shape[1] // BYTES * SUPER), np.float32)
     _decode(flat, scales, out.reshape(-1))
     return out
-
-
-@kernel
-def _transpose(x: Any, lanes: Any, peak: Any) -> None:
-    """lanes[16 i + g] = value i of group g; peak[g] = the first of largest magnitude in group g."""
-    for g in range(GROUPS):
-        for i in range(GROUP):
-            lanes[GROUP * i + g] = x[GROUP * g + i]
-    for g in range(GROUPS):
-        peak[g] = np.float32(0)
-    for i in range(GROUP):
-        row = lanes[GROUPS * i : GROUPS * (i + 1)]
-        for g in range(GROUPS):
-            peak[g] = row[g] if abs(row[g]) > abs(peak[g]) else peak[g]
-
-
-@kernel
-def _sums(lanes: Any, inverse: Any, sumlx: Any, suml2: Any) -> None:
-    """sum(w x q) and sum(w q q) of each group for one candidate scale 1 / inverse."""
-    lowest, highest = np.float32(-32), np.float32(31)
-    for g in range(GROUPS):
-        along, square = np.float32(0), np.float32(0)
-        for i in range(GROUP):
-            x = lanes[GROUPS * i + g]
-            q = (inverse[g] * x + _RINT) - _RINT
-            q = q if q > lowest else lowest
-            q = q if q < highest else highest
-            w = x * x
-            along += w * x * q
-            square += w * q * q
-        sumlx[g], suml2[g] = along, square
-
-
-@kernel
-def _search(lanes: Any, peak: Any, steps: Any, scale: Any, inverse: Any, work: Any) -> None:
-    """Each group's scale, and the inverse scale that its first codes are rounded with; both 0 for a group of zeros."""
-    nought = np.float32(0)
-    tried, sumlx, suml2, best = work[0], work[1], work[2], work[3]
-    for g in range(GROUPS):
-        inverse[g] = np.float32(-32) / peak[g]
-    _sums(lanes, inverse, sumlx, suml2)
-    for g in range(GROUPS):
-        scale[g] = sumlx[g] / suml2[g] if suml2[g] != nought else nought
-        best[g] = scale[g] * sumlx[g]
-    for k in range(steps.shape[0]):
-        for g in range(GROUPS):
-            tried[g] = -steps[k] / peak[g]
-        _sums(lanes, tried, sumlx, suml2)
-        for g in range(GROUPS):
-            better = (suml2[g] > nought) & (sumlx[g] * sumlx[g] > best[g] * suml2[g])
-            found = sumlx[g] / suml2[g]
-            scale[g] = found if better else scale[g]
-            best[g] = found * sumlx[g] if better else best[g]
-            inverse[g] = tried[g] if better else inverse[g]
-    for g in range(GROUPS):
-        if abs(peak[g]) < EPSILON:
-            scale[g] = inverse[g] = nought
 
 
 @kernel
@@ -140,13 +88,10 @@ def _pack(codes: Any, block: Any) -> None:
 
 
 @kernel
-def _encode_super(x: Any, off: Any, block: Any, sums: Any, steps: Any, work: Any, codes: Any) -> None:
+def _encode_super(x: Any, off: Any, block: Any, sums: Any, state: Any, small: Any, codes: Any) -> None:
     """One super-block: its 210 bytes, and how far the values that they stand for are from x."""
-    lanes, small = work[0], work[1]
-    peak, scale, inverse = small[0:16], small[16:32], small[32:48]
-    whole, rounded = small[48:49], small[49:50]
-    _transpose(x, lanes, peak)
-    _search(lanes, peak, steps, scale, inverse, work[2].reshape(GROUPS, GROUP))
+    peak, scale, inverse = state[HIGH : HIGH + 16], state[SCALE : SCALE + 16], state[INVERSE : INVERSE + 16]
+    whole, rounded = small[0:1], small[1:2]
     nought = np.float32(0)
     largest = nought
     for g in range(GROUPS):
@@ -196,19 +141,29 @@ def _note_overflow(whole: Any, peak: Any, sums: Any) -> None:
 
 
 @kernel
-def _encode(source: Any, dropped: int, blocks: Any, sums: Any, steps: Any) -> None:
+def _encode(source: Any, dropped: int, importance: Any, blocks: Any, sums: Any, steps: Any, sixteens: Any) -> None:
     per_unit = 1 if dropped else 2
-    x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    work, codes, partial = np.empty((3, SUPER), np.float32), np.empty(SUPER, np.uint8), np.empty((2, LANES), np.float32)
-    per_chunk = CHUNK // SUPER
-    for start in range(0, blocks.shape[0], per_chunk):
-        count = min(per_chunk, blocks.shape[0] - start)
+    x, off, w = np.empty(BATCH, np.float32), np.empty(BATCH, np.float32), np.empty(BATCH, np.float32)
+    lanes, weights, state = np.empty(SUPER, np.float32), np.empty(SUPER, np.float32), np.empty(STATE, np.float32)
+    small, codes, partial = np.empty(2, np.float32), np.empty(SUPER, np.uint8), np.empty((2, LANES), np.float32)
+    for start in range(0, blocks.shape[0], TOGETHER):
+        count = min(TOGETHER, blocks.shape[0] - start)
         first, last = start * SUPER, (start + count) * SUPER
         widen(source[first * per_unit : last * per_unit], x, count * SUPER, dropped)
+        if importance.shape[0]:
+            fetch(importance, first, w, count * SUPER)
+        else:
+            for j in range(count * SUPER):
+                w[j] = x[j] * x[j]
         for b in range(count):
             begin, end = b * SUPER, (b + 1) * SUPER
-            _encode_super(x[begin:end], off[begin:end], blocks[start + b], sums, steps, work, codes)
-        measure(x, off, count * SUPER, partial, sums)
+            transpose(x[begin:end], lanes, GROUPS, GROUP)
+            transpose(w[begin:end], weights, GROUPS, GROUP)
+            search_scale(lanes, weights, steps, sixteens, state)
+            _encode_super(x[begin:end], off[begin:end], blocks[start + b], sums, state, small, codes)
+        for piece in range(0, count * SUPER, CHUNK):
+            end = min(CHUNK, count * SUPER - piece)
+            measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], end, partial, sums)
 
 
 @kernel

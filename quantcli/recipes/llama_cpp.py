@@ -1,74 +1,64 @@
-"""What llama-quantize makes of a model: which GGML type each tensor gets for `-s q4_0` and its like.
+"""What llama-quantize makes of a model: which GGML type each tensor gets for `-s q4_k_m` and its like.
 
+    copy             every tensor keeps its type
     not allowed      one-dimensional, a norm, a router ...: the type that it has
     option           --token-embedding-type, --output-tensor-type: that type, whatever its shape
     option           the first --tensor-type whose regex is found in the name, then --pure (quantized ftypes only)
-    mixture          `MIXTURE`, the first row whose conditions all hold; else the ftype's base type
+    mixture          `llama_cpp_mixture`: the first rule that holds, else the ftype's base type
     shape fallback   where blocks do not fill the rows (not after the two options above)
 
-Source: llama.cpp's src/llama-quant.cpp and tools/quantize (ggml 0.25.3). Here are the ftypes that `FTYPES` lists,
-without an importance matrix; a further ftype is a row of `FTYPES` and its rows of `MIXTURE`.
+What is decided before the mixture does not advance the mixture's counters of layers.
+
+Source: llama.cpp's src/llama-quant.cpp and tools/quantize (ggml 0.25.3). The ftypes stand in `ftypes`, what a tensor is
+in `llama_cpp_tensors`; what other folders need of them is named here.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from quantcli.containers.ggml_types import BY_NAME
-from quantcli.errors import NotPossible, WrongUsage
+from quantcli.errors import WrongUsage
 from quantcli.recipes import names
 from quantcli.recipes.base import MAX_PATTERN, Decision, Origin
+from quantcli.recipes.ftypes import ALIASES, COPY, FTYPES, find
+from quantcli.recipes.llama_cpp_mixture import Case, Counters, Facts, choose, output
+from quantcli.recipes.llama_cpp_tensors import (
+    V_LIKE,
+    WHOLE_NAMES,
+    Category,
+    Tensor,
+    category,
+    file_type,
+    fitting,
+    never,
+    processing_order,
+)
 
+__all__ = [
+    "ALIASES",
+    "COPY",
+    "DEMANDING",
+    "FTYPES",
+    "Facts",
+    "Options",
+    "Tensor",
+    "TensorType",
+    "assign",
+    "demands_importance",
+    "file_type",
+    "find",
+    "fitting",
+    "ggml_type",
+    "never",
+    "processing_order",
+    "tensor_type",
+    "tensor_type_file",
+]
 
-@dataclass(frozen=True)
-class Ftype:
-    """A file type: its number in `general.file_type`, and the type of most of its tensors."""
-
-    number: int
-    base: str
-
-
-FTYPES = {
-    "f32": Ftype(0, "f32"),
-    "f16": Ftype(1, "f16"),
-    "q4_0": Ftype(2, "q4_0"),
-    "q4_1": Ftype(3, "q4_1"),
-    "q8_0": Ftype(7, "q8_0"),
-    "q5_0": Ftype(8, "q5_0"),
-    "q5_1": Ftype(9, "q5_1"),
-    "q6_k": Ftype(18, "q6_k"),
-    "bf16": Ftype(32, "bf16"),
-}
-
-#: The file type that llama.cpp's loader takes a file for whose commonest type this is.
-FILE_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12, "q4_k": 15,
-    "q5_k": 17, "q6_k": 18, "iq2_xxs": 19, "iq2_xs": 20, "iq3_xxs": 23, "iq1_s": 24, "iq4_nl": 25, "iq3_s": 26,
-    "iq2_s": 28, "iq4_xs": 30, "iq1_m": 31, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4": 38, "nvfp4": 39, "q1_0": 40,
-    "q2_0": 41,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A GGUF tensor before quantization: its name, its shape (rows first), the type that it has (`bf16`, `f32`)."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: str
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rules ask of a model: `general.architecture`, and `expert_count` (0: none)."""
-
-    architecture: str
-    experts: int = 0
+#: Types that llama-quantize refuses to make without an importance matrix.
+DEMANDING = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"})
 
 
 @dataclass(frozen=True)
@@ -125,224 +115,47 @@ def tensor_type_file(text: str) -> tuple[TensorType, ...]:
     return tuple(map(tensor_type, text.split()))
 
 
-_SMALL_OF_RWKV = (
-    "first", "w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2", "g1", "g2", "decay_w1", "decay_w2", "lerp_fused",
-)  # fmt: skip
-
-#: Parts of a name that mark a tensor as never quantized, and why.
-NEVER = {
-    "_norm.weight": "a norm",
-    "ffn_gate_inp.weight": "a router",
-    "ffn_gate_tid2eid.weight": "a routing table",
-    "altup": "very small",
-    "laurel": "very small",
-    "per_layer_model_proj": "small",
-    "ssm_conv1d": "a small convolution",
-    "shortconv.conv.weight": "a small convolution",
-    "indexer.k_proj.weight": "a small indexer",
-    "indexer.q_proj.weight": "a small indexer",
-    "attn_rel_b.weight": "a position bias",
-    ".position_embd": "a position embedding",
-    "sam.pos_embd": "a position embedding",
-    ".rel_pos": "a position embedding",
-    ".patch_embd": "part of a vision model",
-    ".patch_merger": "part of a vision model",
-    "sam.neck.": "part of a vision model",
-    "sam.net_": "part of a vision model",
-    "a.rvq.codebook": "an audio codebook",
-    "mm.a.code_embd": "an audio codebook",
-    **dict.fromkeys((f"time_mix_{part}.weight" for part in _SMALL_OF_RWKV), "small, of RWKV"),
-}
-
-#: Whole names of the same kind: BERT's embeddings of positions and token types.
-NEVER_NAMES = ("position_embd.weight", "token_types.weight")
-
-
-def never(name: str, shape: tuple[int, ...]) -> str | None:
-    """Why llama-quantize leaves a tensor as it is, whatever the ftype; None where it may be quantized."""
-    if len(_without_leading_ones(shape)) < 2:
-        return "one dimension"
-    if not name.endswith("weight"):
-        return "not a weight"
-    if name in NEVER_NAMES:
-        return "a position or token type embedding"
-    return next((why for part, why in NEVER.items() if part in name), None)
-
-
-def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """GGUF does not count these as dimensions."""
-    start = next((axis for axis, size in enumerate(shape) if size != 1), len(shape))
-    return shape[start:]
-
-
-class Category(Enum):
-    """What a tensor is to the mixtures."""
-
-    OUTPUT = "output"
-    EMBEDDING = "token_embd"
-    QKV = "attn_qkv"
-    KV_B = "attn_kv_b"
-    V = "attn_v"
-    K = "attn_k"
-    Q = "attn_q"
-    ATTENTION_OUTPUT = "attn_output"
-    UP = "ffn_up"
-    GATE = "ffn_gate"
-    DOWN = "ffn_down"
-    OTHER = "other"
-
-
-WHOLE_NAMES = {
-    "output.weight": Category.OUTPUT,
-    "token_embd.weight": Category.EMBEDDING,
-    "per_layer_token_embd.weight": Category.EMBEDDING,
-}
-
-#: The first part found in a name; experts count with the layer that they belong to.
-NAME_PARTS = {
-    "attn_qkv.weight": Category.QKV,
-    "attn_kv_b.weight": Category.KV_B,
-    "attn_v.weight": Category.V,
-    "attn_k.weight": Category.K,
-    "attn_q.weight": Category.Q,
-    "attn_output.weight": Category.ATTENTION_OUTPUT,
-    "ffn_up": Category.UP,
-    "ffn_gate": Category.GATE,
-    "ffn_down": Category.DOWN,
-}
-
-
-def category(name: str) -> Category:
-    """
-    >>> category("blk.0.ffn_down_exps.weight").value, category("blk.0.attn_q_a.weight").value
-    ('ffn_down', 'other')
-    """
-    found = (kind for part, kind in NAME_PARTS.items() if part in name)
-    return WHOLE_NAMES.get(name) or next(found, Category.OTHER)
-
-
 @dataclass(frozen=True)
-class Case:
-    """One tensor as the mixture's conditions see it. tied: the model has no output.weight."""
+class Model:
+    """What stays the same from tensor to tensor. tied: there is no output.weight."""
 
-    tensor: Tensor
-    category: Category
     ftype: str
     facts: Facts
+    options: Options
     tied: bool
 
-    @property
-    def base(self) -> str:
-        return FTYPES[self.ftype].base
-
-    @property
-    def row(self) -> int:
-        return self.tensor.shape[-1]
-
-
-# Conditions. Their names are said in the reasons.
-
-
-def output(case: Case) -> bool:
-    """The output matrix, or the embeddings that stand in for it."""
-    return case.category is Category.OUTPUT or (case.tied and case.category is Category.EMBEDDING)
-
-
-def attn_v(case: Case) -> bool:
-    return case.category in (Category.V, Category.QKV, Category.KV_B)
-
-
-def attn_k(case: Case) -> bool:
-    return case.category is Category.K
-
-
-def falcon(case: Case) -> bool:
-    return case.facts.architecture == "falcon"
-
-
-def eight_experts(case: Case) -> bool:
-    return case.facts.experts == 8
-
-
-def row_not_in_blocks(case: Case) -> bool:
-    return case.row % block_size(case.base) != 0
-
-
-def base_q8_0(case: Case) -> bool:
-    return case.base == "q8_0"
-
-
-#: Conditions that must all hold -> type. The first row that holds decides.
-MIXTURE: tuple[tuple[tuple[Callable[[Case], bool], ...], str], ...] = (
-    ((output, falcon), "q8_0"),
-    ((output, row_not_in_blocks), "q8_0"),
-    ((output, base_q8_0), "q8_0"),
-    ((output,), "q6_k"),
-    ((attn_v, eight_experts), "q8_0"),
-    ((attn_k, eight_experts), "q8_0"),
-)
-
-#: What takes the place of a type whose blocks do not fill the rows. Types of 32-blocks become f16.
-FALLBACKS = {
-    **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"), "iq4_nl"),
-    **dict.fromkeys(("q2_0", "q2_k", "q3_k", "tq1_0", "tq2_0"), "q4_0"),
-    "q4_k": "q5_0",
-    "q5_k": "q5_1",
-    "q6_k": "q8_0",
-}
-
-
-def block_size(kind: str) -> int:
-    """Values in one block of a GGML type."""
-    return BY_NAME[kind].block_size
-
-
-def fitting(kind: str, row: int, name: str) -> str:
-    """`kind`, or what llama-quantize puts in its place for rows of that length. Raises `NotPossible`, naming `name`."""
-    if row % block_size(kind) == 0:
-        return kind
-    if kind not in FALLBACKS and block_size(kind) > 32:
-        raise NotPossible(
-            f"{name}: its rows of {row} values do not fill {kind}'s blocks of {block_size(kind)}, and llama-quantize "
-            f"has no other type for that: give it one with --tensor-type."
-        )
-    replacement = FALLBACKS.get(kind, "f16")
-    return replacement if row % block_size(replacement) == 0 else "f16"
-
-
-def processing_order(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """As llama-quantize handles and writes them: outside blocks first, then by block number, then by name, bytewise."""
-
-    def key(tensor: Tensor) -> tuple[int, bytes]:
-        block = re.match(r"blk\.(\d{1,9})\.", tensor.name)
-        return int(block[1]) if block else -1, tensor.name.encode()
-
-    return sorted(tensors, key=key)
+    def case(self, tensor: Tensor) -> Case:
+        return Case(tensor, category(tensor.name), self.ftype, self.facts, self.tied)
 
 
 def assign(
-    tensors: Sequence[Tensor], ftype: str, facts: Facts, options: Options | None = None, decided: Container[str] = ()
-) -> dict[str, Decision]:
+    tensors: Sequence[Tensor], ftype: str, facts: Facts, options: Options | None = None, decided: Container[str] = (),
+    *, in_order: bool = False,
+) -> dict[str, Decision]:  # fmt: skip
     """The type of every tensor, in processing order; origin OPTION where an option chose it, else PRESET.
 
-    tensors: all of the model. decided: names that something stronger has decided; they are left out of the answer.
+    tensors: all of the model, after pruning, with their new names. decided: names that something stronger has decided;
+    they are left out of the answer and, as what llama-quantize's own options decide, not counted as layers. in_order:
+    `tensors` come in the order in which they are handled, as with `--keep-split`.
     A type that `--output-tensor-type` or `--token-embedding-type` names is given whatever the row length, as
-    llama-quantize does. Raises `NotPossible` where no type fits the rows, `WrongUsage` for an unknown ftype.
+    llama-quantize does. Raises `NotPossible` where no type fits the rows, `WrongUsage` for an unknown ftype, `BadInput`
+    where a tensor of a model with experts has no layer.
     """
+    handled = tensors if in_order else processing_order(tensors)
+    ordered = [tensor for tensor in handled if tensor.name not in decided]
+    if ftype == COPY:
+        return {tensor.name: Decision(tensor.type, "preset copy", Origin.PRESET) for tensor in ordered}
     if ftype not in FTYPES:
-        raise WrongUsage(f"--scheme {ftype}: is no mixture that we know; {' '.join(FTYPES)} are.")
-    options = options or Options()
-    tied = not any(tensor.name == "output.weight" for tensor in tensors)
-    return {
-        tensor.name: _decide(Case(tensor, category(tensor.name), ftype, facts, tied), options)
-        for tensor in processing_order(tensors)
-        if tensor.name not in decided
-    }
+        raise WrongUsage(f"--scheme {ftype}: is no mixture that we know; {' '.join((*FTYPES, COPY))} are.")
+    kinds = [category(tensor.name) for tensor in tensors]
+    model = Model(ftype, facts, options or Options(), tied=Category.OUTPUT not in kinds)
+    counters = Counters(sum(kind in V_LIKE for kind in kinds))
+    return {tensor.name: _decide(model.case(tensor), model.options, counters) for tensor in ordered}
 
 
-def _decide(case: Case, options: Options) -> Decision:
+def _decide(case: Case, options: Options, counters: Counters) -> Decision:
     tensor, name = case.tensor, case.tensor.name
-    why = never(name, tensor.shape)
+    why = never(name, tensor.shape, case.facts.architecture)
     if why is not None:
         return Decision(tensor.type, f"never quantized: {why}", Origin.PRESET)
     if options.leave_output and case.category is Category.OUTPUT:
@@ -352,7 +165,7 @@ def _decide(case: Case, options: Options) -> Decision:
         return final
     if case.base in names.DENSE:
         return Decision(case.base, f"preset {case.ftype}", Origin.PRESET)
-    chosen = _chosen(case, options)
+    chosen = _option(case, options) or _mixture(case, counters)
     fits = fitting(chosen.scheme, case.row, name)
     if fits == chosen.scheme:
         return chosen
@@ -370,8 +183,8 @@ def _final_option(case: Case, options: Options) -> Decision | None:
     return None
 
 
-def _chosen(case: Case, options: Options) -> Decision:
-    """The type before its shape is looked at, for a quantized ftype."""
+def _option(case: Case, options: Options) -> Decision | None:
+    """The options that take the mixture's place, for a quantized ftype."""
     named = options.named(case.tensor.name)
     if named:
         return Decision(named.type, f"--tensor-type {named.text}", Origin.OPTION)
@@ -379,22 +192,19 @@ def _chosen(case: Case, options: Options) -> Decision:
         return Decision(case.base, f"--pure {case.base}", Origin.OPTION)
     if options.output_type and output(case):
         return Decision(options.output_type, f"--output-tensor-type {options.output_type}, tied", Origin.OPTION)
-    for conditions, kind in MIXTURE:
-        if all(holds(case) for holds in conditions):
-            said = ", ".join(holds.__name__ for holds in conditions)
-            return Decision(kind, f"preset {case.ftype}: {said}", Origin.PRESET)
-    return Decision(case.base, f"preset {case.ftype}", Origin.PRESET)
+    return None
 
 
-def file_type(tensors: Sequence[Tensor]) -> int:
-    """`general.file_type` of a kept mixture: that of the commonest type among the tensors that can be quantized.
+def _mixture(case: Case, counters: Counters) -> Decision:
+    index, count = counters.place(case.tensor, case.category, case.ftype, case.facts)
+    kind, said = choose(replace(case, index=index, count=count))
+    return Decision(kind, f"preset {case.ftype}: {said}" if said else f"preset {case.ftype}", Origin.PRESET)
 
-    Of two that are equally common, the one that holds more values.
+
+def demands_importance(decisions: Mapping[str, Decision], ftype: str = "") -> list[str]:
+    """The names, of the tensors to be quantized, for which llama-quantize demands an entry in an importance matrix.
+
+    Token embeddings and the output are never among them: they have no entry as a rule. q2_k counts in `q2_k_s` alone.
     """
-    weights = [tensor for tensor in tensors if never(tensor.name, tensor.shape) is None] or list(tensors)
-    known = [tensor for tensor in weights if tensor.type in FILE_TYPES]
-    count, values = Counter[str](), Counter[str]()
-    for tensor in known:
-        count[tensor.type] += 1
-        values[tensor.type] += math.prod(tensor.shape)
-    return FILE_TYPES[max(count, key=lambda kind: (count[kind], values[kind], kind))] if count else 0
+    types = DEMANDING | {"q2_k"} if ftype == "q2_k_s" else DEMANDING
+    return [name for name, decision in decisions.items() if decision.scheme in types and name not in WHOLE_NAMES]

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, from_mlx, nonfinite, numpy_dtype, to_float32, to_mlx
-from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 from quantcli.schemes.dense import cast, holds
 
 if TYPE_CHECKING:
@@ -142,7 +142,12 @@ class Affine(Scheme):
             "biases": self._rounded(np.repeat(codes.biases, repeats, axis=1), "bias"),
         }
 
-    def encode(self, values: Array, device: Device = Device.CPU) -> tuple[Parts, Error]:
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+    ) -> tuple[Parts, Error]:
         parts, error = self._encode_mlx(values) if device is Device.MLX else self._encode_cpu(values)
         if np.isfinite(error.reference) and (nonfinite(parts["scales"]) or nonfinite(parts["biases"])):
             raise DoesNotFit(self._overflow(values))

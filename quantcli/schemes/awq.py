@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
-from quantcli.schemes.base import Codes, Error, Grade, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 
 BITS = 4
 ROWS_PER_WORD = 8
@@ -116,7 +116,12 @@ class Awq(Scheme):
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         return "AWQ's layout is read, not written"
 
-    def encode(self, values: Array, device: Device = Device.CPU) -> tuple[Parts, Error]:
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+    ) -> tuple[Parts, Error]:
         raise TypeError("AWQ's layout is read, not written")
 
     def _zeros(self, parts: Parts) -> NDArray[np.float32]:

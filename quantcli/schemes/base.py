@@ -22,6 +22,10 @@ from quantcli.arrays import DTYPES, Array, Device, nonfinite
 
 Parts = Mapping[str, Array]
 
+#: How much each column of a weight matters: float32 (1, columns), or one row for each row of the slab.
+Importance = NDArray[np.float32]
+
+
 #: Values that `Error.between` looks at in one piece.
 MEASURED_AT_ONCE = 1 << 15
 
@@ -167,6 +171,11 @@ class Scheme:
     def rounding(self) -> float:
         raise NotImplementedError
 
+    @property
+    def needs_importance(self) -> bool:
+        """Whether its owner refuses to encode without an importance matrix."""
+        return False
+
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a weight of this shape cannot have this scheme (`last axis 100 is no multiple of 64`), None if it can."""
         raise NotImplementedError
@@ -195,9 +204,15 @@ class Scheme:
         """The parts that hold these codes; raises `DoesNotFit` (a scale out of range)."""
         raise NotImplementedError
 
-    def encode(self, values: Array, device: Device = Device.CPU) -> tuple[Parts, Error]:
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+    ) -> tuple[Parts, Error]:
         """Round a slab onto this scheme. `values`: (rows, columns), any dtype of FLOATS, meant as float32.
 
+        importance: for formats with several possible encodings (GGML's); the others have no use for it.
         A NaN or Inf among `values` shows as a non-finite `Error.reference`; raises `DoesNotFit` where a scale
         overflows.
         """

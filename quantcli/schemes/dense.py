@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
-from quantcli.schemes.base import DoesNotFit, Error, Grade, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.base import DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 
 #: Relative RMSE of rounding a Gaussian to the dtype: half a unit in the last place, spread evenly over a binade.
 ROUNDING = {"f64": 0.0, "f32": 0.0, "f16": 2.1e-4, "bf16": 1.7e-3}
@@ -84,7 +84,12 @@ class Dense(Scheme):
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         return "a dense dtype has no codes"
 
-    def encode(self, values: Array, device: Device = Device.CPU) -> tuple[Parts, Error]:
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+    ) -> tuple[Parts, Error]:
         weight = cast(values, self.dtype)
         if weight is values:
             return {"weight": weight}, Error()

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from quantcli.schemes import ggml_legacy, q6_k
+from quantcli.schemes import ggml_floats, ggml_legacy, ggml_ternary, iq4, k_quants, q6_k, q8_k
 from quantcli.schemes.ggml_blocks import Ggml
 
-TYPES: dict[str, Ggml] = {**ggml_legacy.SCHEMES, **q6_k.SCHEMES}
+TYPES: dict[str, Ggml] = {
+    **ggml_legacy.SCHEMES,
+    **k_quants.SCHEMES,
+    **q6_k.SCHEMES,
+    **q8_k.SCHEMES,
+    **iq4.SCHEMES,
+    **ggml_floats.SCHEMES,
+    **ggml_ternary.SCHEMES,
+}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
 from quantcli.containers.ggml_types import BY_NAME, GgmlType, row_bytes
-from quantcli.schemes.base import DoesNotFit, Error, Parts, PartSpec, Scheme, matrix_shape
+from quantcli.schemes.base import DoesNotFit, Error, Importance, Parts, PartSpec, Scheme, matrix_shape
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -67,24 +67,32 @@ class Ggml(Scheme):
         values = self._decode_mlx(to_mlx(np.ascontiguousarray(blocks).reshape(-1, self.ggml_type.block_bytes)))
         return from_mlx(values).reshape(blocks.shape[0], -1)
 
-    def encode(self, values: Array, device: Device = Device.CPU) -> tuple[Parts, Error]:
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+    ) -> tuple[Parts, Error]:
         reason = self.unfit(values.shape)
         if reason is not None:
             raise DoesNotFit(reason)
         on_cpu = device is Device.CPU or not values.size
-        blocks, sums = self._encode_cpu(values) if on_cpu else self._encode_on_mlx(values)
+        blocks, sums = self._encode_cpu(values, importance) if on_cpu else self._encode_on_mlx(values, importance)
         error = Error(*(float(s) for s in sums[:3]))
         if sums[3] > 0 and math.isfinite(error.reference):
             raise DoesNotFit(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")
         return {"blocks": blocks}, error
 
-    def _encode_on_mlx(self, values: Array) -> tuple[Blocks, Sums]:
+    def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         import mlx.core as mx
 
         size = self.ggml_type.block_size
         narrow = to_float32(values) if values.dtype == np.float64 else values
         x = to_mlx(np.ascontiguousarray(narrow).reshape(-1, size)).astype(mx.float32)
-        blocks, scales = self._encode_mlx(x)
+        weights = None
+        if importance is not None:
+            weights = to_mlx(np.ascontiguousarray(np.broadcast_to(importance, values.shape)).reshape(-1, size))
+        blocks, scales = self._encode_mlx(x, weights, values.shape[1] // size)
         sums = np.zeros(4, np.float64)
         sums[:3] = measure_mlx(x, self._decode_mlx(blocks))
         magnitudes = np.abs(from_mlx(scales))
@@ -98,11 +106,14 @@ class Ggml(Scheme):
         """float32 (blocks, block size) of uint8 (blocks, bytes per block)."""
         raise NotImplementedError
 
-    def _encode_cpu(self, values: Array) -> tuple[Blocks, Sums]:
+    def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         raise NotImplementedError
 
-    def _encode_mlx(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        """Blocks of float32 (blocks, block size), and their scales (and minima) before they are rounded to f16."""
+    def _encode_mlx(self, x: mx.array, importance: mx.array | None, row_blocks: int) -> tuple[mx.array, mx.array]:
+        """Blocks of float32 (blocks, block size), and their scales (and minima) before they are rounded to f16.
+
+        importance: as x, or None. row_blocks: how many consecutive blocks are one row.
+        """
         raise NotImplementedError
 
 

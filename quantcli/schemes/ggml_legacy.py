@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Parts
+from quantcli.schemes import ggml_search
+from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
 
 if TYPE_CHECKING:
@@ -139,10 +140,19 @@ class GgmlLegacy(Ggml):
 
         return ggml_legacy.decode(blocks, self.grid().bits, self.grid().zero)
 
-    def _encode_cpu(self, values: Array) -> tuple[Blocks, Sums]:
-        from quantcli.kernels import ggml_legacy
+    def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
+        grid = self.grid()
+        if importance is None or self.type == "q8_0":
+            from quantcli.kernels import ggml_legacy
 
-        return ggml_legacy.encode(values, self.grid().bits, self.grid().zero)
+            return ggml_legacy.encode(values, grid.bits, grid.zero)
+        from quantcli.kernels import ggml_weighted
+
+        found = ggml_weighted.encode(values, importance, grid.bits, grid.zero)
+        with np.errstate(over="ignore"):  # the sums tell of it
+            heads = found.heads.astype(np.float16)
+        blocks = np.concatenate([heads.view(np.uint8), pack(found.codes, grid, np)], axis=1)
+        return blocks.reshape(values.shape[0], values.shape[1] // GROUP * self.ggml_type.block_bytes), found.sums
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
         import mlx.core as mx
@@ -153,10 +163,12 @@ class GgmlLegacy(Ggml):
         values: mx.array = codes * header[:, :1] + header[:, 1:] if grid.zero is None else (codes - grid.zero) * header
         return values
 
-    def _encode_mlx(self, x: mx.array) -> tuple[mx.array, mx.array]:
+    def _encode_mlx(self, x: mx.array, importance: mx.array | None, row_blocks: int) -> tuple[mx.array, mx.array]:
         import mlx.core as mx
 
         grid = self.grid()
+        if importance is not None and self.type != "q8_0":
+            return _encode_weighted(x, importance, row_blocks, grid)
         scales, low = _find_scales(x, grid)
         inverse = mx.where(scales == 0, 0.0, 1.0 / scales)
         if grid.bits == 8:
@@ -227,6 +239,31 @@ def _find_scales(x: mx.array, grid: Grid) -> tuple[mx.array, mx.array]:
     first_zero = mx.take_along_axis(x, mx.argmax((x == 0).astype(mx.uint8), axis=1, keepdims=True), axis=1)
     low = mx.where(low == 0, first_zero, low)  # ggml keeps the sign of the first zero
     return (high - low) / (2.0**grid.bits - 1), low
+
+
+def _encode_weighted(x: mx.array, importance: mx.array, row_blocks: int, grid: Grid) -> tuple[mx.array, mx.array]:
+    """Blocks and their scales (and minima) before rounding, by the searches that ggml has for an importance matrix."""
+    import mlx.core as mx
+
+    from quantcli.kernels.ggml_search import minimum_steps, scale_steps
+    from quantcli.kernels.k_quants import WEIGHTED_STEPS
+
+    rows = x.reshape(-1, row_blocks * GROUP)
+    squares = mx.cumsum(rows * rows, axis=1)[:, -1:]  # a sum in index order, which mx.sum is not
+    means = mx.repeat(squares / (row_blocks * GROUP), row_blocks, axis=0)
+    lanes, weights = x.T, ggml_search.weigh(x, importance, means).T
+    if grid.zero is None:
+        found = ggml_search.search_minimum(lanes, weights, minimum_steps(2**grid.bits - 1, *WEIGHTED_STEPS), False)
+        header = mx.concatenate([found.scale, found.low], axis=0).T
+        codes = mx.clip(ggml_search.nearest(found.inverse * (lanes - found.start)), 0, 2**grid.bits - 1)
+    else:
+        found = ggml_search.search_scale(lanes, weights, scale_steps(grid.zero))
+        header = found.scale.T
+        codes = mx.clip(ggml_search.nearest(found.inverse * lanes), -grid.zero, grid.zero - 1) + grid.zero
+    codes = mx.where((found.inverse == 0), 0, codes).astype(mx.uint8).T
+    packed = pack(codes, grid, mx)
+    lost = mx.where(mx.isfinite(header), header, float("inf"))
+    return mx.concatenate([mx.contiguous(header.astype(mx.float16)).view(mx.uint8), packed], axis=1), lost
 
 
 def _round_away(q: mx.array) -> mx.array:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
 from quantcli.schemes.affine import measured, unfit
-from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 
 
 def _e4m3(byte: int) -> float:
@@ -163,7 +163,12 @@ class MxFloat(Scheme):
             raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not one of {self.facts.scale_dtype}")
         return {"weight": affine.pack(codes.codes, self.facts.bits), "scales": found.astype(np.uint8)}
 
-    def encode(self, values: Array, device: Device = Device.CPU) -> tuple[Parts, Error]:
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+    ) -> tuple[Parts, Error]:
         if device is Device.MLX and not self._wraps(values):
             return self._encode_mlx(values)
         from quantcli.kernels import mx_floats

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, Device
 from quantcli.containers.ggml_types import BY_NAME
 from quantcli.errors import NotPossible
-from quantcli.schemes.base import Error, Grade, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 
 
 @dataclass(frozen=True)
 class Opaque(Scheme):
-    """The GGML type `type_name`; `span`: bytes stored, where the type's blocks are unknown to us."""
+    """The GGML type `type_name`; of one that has no name, `type_id` and `span`: its number and the bytes stored."""
 
     type_name: str
     span: int | None = None
+    type_id: int | None = None
     family = "ggml"
 
     @property
@@ -49,10 +50,15 @@ class Opaque(Scheme):
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         return f"{self.name} is not written yet"
 
-    def encode(self, values: Array, device: Device = Device.CPU) -> tuple[Parts, Error]:
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+    ) -> tuple[Parts, Error]:
         raise self._refusal()
 
     def _refusal(self) -> NotPossible:
         return NotPossible(
-            f"GGML type {self.name} is listed, not converted yet: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q6_k are."
+            f"GGML type {self.name} is listed and copied, not decoded: `quant schemes` lists those that are."
         )

@@ -1,7 +1,7 @@
 """GGML's `q6_k`: super-blocks of 256 values, 16 groups of 16 with 8-bit scales under one f16.
 
 Source: `block_q6_K` in ggml-common.h, `quantize_row_q6_K_ref` and `dequantize_row_q6_K` in ggml-quants.c (llama.cpp).
-How a super-block is encoded (without an importance matrix) is told in kernels/q6_k.py.
+How a super-block is encoded is told in kernels/q6_k.py.
 
     210 bytes:   l x 128   lower four bits of the codes        value = d * s[i / 16] * (code - 32)
                  h x 64    upper two bits
@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Parts
+from quantcli.schemes import ggml_search
+from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums, read_f16
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ RINT = 1.5 * 2.0**23
 
 @dataclass(frozen=True)
 class Q6K(Ggml):
-    """`q6_k` without an importance matrix.
+    """`q6_k`.
 
     A block of ones: every group's best scale is -1/32 (code 0 is -32), so d = 1/4096 (f16 0c00), s = -128 (80).
 
@@ -81,10 +82,10 @@ class Q6K(Ggml):
 
         return q6_k.decode(blocks)
 
-    def _encode_cpu(self, values: Array) -> tuple[Blocks, Sums]:
+    def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         from quantcli.kernels import q6_k
 
-        return q6_k.encode(values)
+        return q6_k.encode(values, importance)
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
         import mlx.core as mx
@@ -94,13 +95,16 @@ class Q6K(Ggml):
         values: mx.array = (scales[:, :, None] * (codes - 32)).reshape(-1, SUPER)
         return values
 
-    def _encode_mlx(self, x: mx.array) -> tuple[mx.array, mx.array]:
+    def _encode_mlx(self, x: mx.array, importance: mx.array | None, row_blocks: int) -> tuple[mx.array, mx.array]:
         import mlx.core as mx
+
+        from quantcli.kernels.ggml_search import scale_steps
 
         count = x.shape[0]
         lanes = mx.contiguous(x.reshape(-1, GROUP).T)  # value i of every group in row i
-        found, inverse, peak = _search(lanes)
-        scales = found.reshape(count, GROUPS)
+        weights = lanes * lanes if importance is None else mx.contiguous(importance.reshape(-1, GROUP).T)
+        found, inverse, _, _ = ggml_search.search_scale(lanes, weights, scale_steps(32))
+        scales, peak = found.reshape(count, GROUPS), ggml_search.first_peak(lanes)
         largest = mx.take_along_axis(scales, mx.argmax(mx.abs(scales), axis=1, keepdims=True), axis=1)
         to_sub = -128.0 / largest
         whole = 1.0 / to_sub
@@ -157,37 +161,3 @@ def _clip(q: mx.array, lowest: float, highest: float) -> mx.array:
 
 def _round(q: mx.array) -> mx.array:
     return _clip(_rint(q), -32.0, 31.0)
-
-
-def _search(lanes: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Scale, inverse scale of its first codes, and largest value of each group; lanes float32 (16, groups).
-
-    Scale and inverse are 0 for a group of zeros. ggml's sums run in index order, so they are added up row by row.
-    """
-    import mlx.core as mx
-
-    from quantcli.kernels.q6_k import STEPS
-
-    peak = mx.take_along_axis(lanes, mx.argmax(mx.abs(lanes), axis=0, keepdims=True), axis=0)
-    weights = lanes * lanes
-    weighted = weights * lanes
-
-    def sums(inverse: mx.array) -> tuple[mx.array, mx.array]:
-        q = _round(lanes * inverse)
-        along, square = weighted * q, weights * q * q
-        return sum(along[i : i + 1] for i in range(GROUP)), sum(square[i : i + 1] for i in range(GROUP))  # type: ignore[return-value]
-
-    inverse = -32.0 / peak
-    sumlx, suml2 = sums(inverse)
-    scale = mx.where(suml2 != 0, sumlx / suml2, 0.0)
-    best = scale * sumlx
-    for step in STEPS.tolist():
-        tried = -step / peak
-        sumlx, suml2 = sums(tried)
-        found = sumlx / suml2
-        better = (suml2 > 0) & (sumlx * sumlx > best * suml2)
-        scale, inverse = mx.where(better, found, scale), mx.where(better, tried, inverse)
-        best = mx.where(better, found * sumlx, best)
-        mx.eval(scale, inverse, best)  # keeps one candidate's temporaries alive, not nineteen's
-    zero = mx.abs(peak) < EPSILON
-    return mx.where(zero, 0.0, scale), mx.where(zero, 0.0, inverse), peak

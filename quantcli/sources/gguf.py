@@ -5,11 +5,15 @@ Source: ggml's docs/gguf.md. Dense types are the dense schemes; big-endian files
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers import gguf
 from quantcli.containers.gguf import GgufFile, TensorInfo
+from quantcli.containers.gguf_values import Value
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
@@ -19,10 +23,17 @@ from quantcli.schemes.opaque import Opaque
 DENSE = {"f32": "f32", "f16": "f16", "bf16": "bf16", "f64": "f64", "i8": "i8", "i16": "i16", "i32": "i32", "i64": "i64"}
 
 
+#: How the parts of a split file are named.
+PART = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+#: More parts than this no tool writes.
+MAX_PARTS = 99_999
+
+
 def scheme(tensor: TensorInfo, byte_order: str = "little") -> Scheme:
     """The scheme of a stored tensor; in a big-endian file every type is one that is not decoded."""
     if tensor.type_name is None:
-        return Opaque(f"type-{tensor.type_id}", tensor.span)
+        return Opaque(f"type-{tensor.type_id}", tensor.span, tensor.type_id)
     if byte_order != "little":
         return Opaque(tensor.type_name)
     if tensor.type_name in DENSE:
@@ -44,12 +55,55 @@ def weight(tensor: TensorInfo, path: Path, byte_order: str = "little") -> Weight
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """The checkpoint of a GGUF file. Raises `BadInput`."""
-    return from_header(gguf.read(path), path)
+    """The checkpoint of a GGUF file; of a split one, any part opens all. Raises `BadInput`."""
+    header = gguf.read(path)
+    return from_header(header, path) if _parts(header) <= 1 else _joined(path, _parts(header))
 
 
 def from_header(header: GgufFile, path: Path) -> Checkpoint:
     """The checkpoint of a header that was read already."""
-    weights = {name: weight(tensor, path, header.byte_order) for name, tensor in header.tensors.items()}
-    warnings = () if header.byte_order == "little" else (f"{path}: is big-endian: it is listed, not converted.",)
-    return Checkpoint("gguf", "gguf", path, (path,), weights, metadata=header.metadata, warnings=warnings)
+    return _checkpoint([header], path)
+
+
+def _checkpoint(headers: list[GgufFile], path: Path) -> Checkpoint:
+    weights: dict[str, Weight] = {}
+    for header in headers:
+        for name, tensor in header.tensors.items():
+            if name in weights:
+                raise BadInput(f"{header.path}: tensor {shown(name)} stands in another part too: get the parts again.")
+            weights[name] = weight(tensor, header.path, header.byte_order)
+    odd = next((header for header in headers if header.byte_order != "little"), None)
+    warnings = (f"{odd.path}: is big-endian: it is listed, not converted.",) if odd else ()
+    files = tuple(header.path for header in headers)
+    return Checkpoint("gguf", "gguf", path, files, weights, metadata=headers[0].metadata, warnings=warnings)
+
+
+def _parts(header: GgufFile) -> int:
+    """How many files the checkpoint is cut into, 1 where nothing says so. Raises `BadInput`."""
+    value = header.metadata.get("split.count", Value("uint16", 1)).value
+    if type(value) is not int or not 0 <= value <= MAX_PARTS:
+        raise BadInput(f"{header.path}: key split.count is {shown(value)}, a number up to {MAX_PARTS} is needed.")
+    return value
+
+
+def _joined(path: Path, count: int) -> Checkpoint:
+    """The parts of a split file, each checked to be the one that its name says. Source: llama.cpp (gguf-split)."""
+    named = PART.fullmatch(path.name)
+    if named is None or int(named["count"]) != count:
+        raise BadInput(f"{path}: is one of {count} parts and should be named like model-00001-of-{count:05d}.gguf.")
+    headers = []
+    for number in range(count):
+        part = path.with_name(f"{named['prefix']}-{number + 1:05d}-of-{count:05d}.gguf")
+        if not part.is_file():
+            raise BadInput(f"{part}: is missing, one of the {count} parts of {path.name}: get it too.")
+        headers.append(gguf.read(part))
+        said = headers[-1].metadata.get("split.no", Value("uint16", None)).value
+        if said != number or _parts(headers[-1]) != count:
+            raise BadInput(
+                f"{part}: says that it is part {shown(said)} (from 0) of {_parts(headers[-1])}: get it again."
+            )
+    total = headers[0].metadata.get("split.tensors.count", Value("int32", None)).value
+    found = sum(len(header.tensors) for header in headers)
+    if total is not None and total != found:
+        raise BadInput(f"{path}: the parts have {found} tensors, key split.tensors.count says {shown(total)}.")
+    return _checkpoint(headers, path)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class OutputFile:
     copy_of: Path | None = None
 
 
-#: Bytes of tensors in one safetensors file, unless asked otherwise.
+#: Bytes of tensors in one safetensors file, unless asked otherwise; a GGUF file is not split unless asked.
 SHARD_SIZE = 5_000_000_000
 
 
@@ -82,16 +82,22 @@ class Left:
 class Settings:
     """What of a request shapes a target's files. preset: the preset's name; common: the scheme given for all weights.
 
-    file_type: GGUF's number of the mixture; file_name: of a target that is one file.
+    shard_size: bytes of tensors in one file, as asked. keep_split: of a GGUF, cut as the source is cut.
+
+    file_type: GGUF's number of the mixture; file_name: of a target that is one file. prune: layers of a GGUF to leave
+    out. keys: GGUF metadata to set, last of all.
     """
 
     dtype: str | None = None
     scale_dtype: str | None = None
-    shard_size: int = SHARD_SIZE
+    shard_size: int | None = None
+    keep_split: bool = False
     preset: str | None = None
     common: Scheme | None = None
     file_type: int | None = None
     file_name: str = ""
+    prune: tuple[int, ...] = ()
+    keys: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
 
     @property
     def asked_dtype(self) -> str | None:

@@ -1,32 +1,20 @@
-"""GGUF file: names and row order of llama.cpp, all metadata that it needs to run the model, its vocabulary.
+"""GGUF file, from a folder or from another GGUF file, in llama-quantize's order.
 
-Tensors are written in llama-quantize's order: those outside the layers first, then layer by layer, by name.
-Source: llama.cpp (convert_hf_to_gguf.py, src/llama-quant.cpp).
+Tensors outside the layers come first, then layer by layer, by name. Source: llama.cpp (src/llama-quant.cpp).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantcli import models, tokenizers
-from quantcli.arrays import FLOATS
-from quantcli.checkpoint import Checkpoint, Weight
-from quantcli.containers import gguf_write
-from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Architecture, Hyperparameters
-from quantcli.recipes.base import Subject
-from quantcli.recipes.llama_cpp import Tensor as Quantized
-from quantcli.recipes.llama_cpp import file_type, never, processing_order
+from quantcli.checkpoint import Checkpoint
+from quantcli.errors import NotPossible
+from quantcli.recipes.llama_cpp import Tensor, file_type, processing_order
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.dense import Dense
-from quantcli.targets import gguf_sizes
-from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, commonest_dtype, dense_scheme
-from quantcli.targets.gguf_metadata import dropped, metadata
-from quantcli.targets.mlx import refuse_incomplete, sort_out
-
-#: Quantized types that are written, for weights that keep their codes or fall back.
-WRITTEN = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q6_k")
+from quantcli.schemes.ggml import TYPES
+from quantcli.targets import gguf_from_gguf, gguf_from_hf, gguf_split
+from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
 
 
 class GgufTarget:
@@ -36,24 +24,23 @@ class GgufTarget:
     said = "a GGUF file"
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
-        if source.names != "hf":
-            raise NotPossible(f"{source.root}: GGUF to GGUF is not possible yet; llama-quantize does it.")
-        architecture = find_architecture(source)
-        hyperparameters = architecture.hyperparameters(source.config, f"{source.root}/config.json")
-        kept, left = sort_out(source, architecture)
-        refuse_incomplete(source, architecture)
-        gguf_sizes.check(kept, architecture, hyperparameters, f"{source.root}/config.json")
-        drafts = [_draft(weight, source, architecture, hyperparameters, settings) for weight in kept]
-        drafts += _computed(architecture, hyperparameters)
-        order = processing_order(Quantized(d.name, d.shape, d.dense) for d in drafts)
-        by_name = {draft.name: draft for draft in drafts}
+        if source.names == "hf" and settings.prune:
+            raise NotPossible("--prune-layers is for GGUF sources: make a GGUF file first, then prune it.")
+        if source.names == "hf" and settings.keep_split:
+            raise NotPossible("--keep-split is for GGUF sources: --shard-size splits what is made of others.")
+        make = gguf_from_gguf.drafts if source.names == "gguf" else gguf_from_hf.drafts
+        made, left = make(source, settings)
+        if settings.keep_split:
+            return gguf_from_gguf.as_stored(made, source), left, []
+        order = processing_order(Tensor(d.name, d.shape, d.dense) for d in made)
+        by_name = {draft.name: draft for draft in made}
         return [by_name[tensor.name] for tensor in order], left, []
 
     def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
         return dense_scheme(name) or ggml_scheme(name)
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
-        return [scheme for name in WRITTEN if (scheme := ggml_scheme(name))]
+        return list(TYPES.values())
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
         return scheme.family == "ggml"
@@ -61,80 +48,20 @@ class GgufTarget:
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
-        architecture = find_architecture(source)
-        hyperparameters = architecture.hyperparameters(source.config, f"{source.root}/config.json")
-        vocabulary = tokenizers.load(source.root, source.config)
-        _check_vocabulary(placed, len(vocabulary.tokens), source)
         number = settings.file_type
         if number is None:
-            number = file_type([Quantized(w.name, w.shape, w.scheme.name) for w in placed])
-        keys = metadata(
-            hyperparameters, vocabulary, source=source.root, config=source.config, file_type=number,
-            shapes={w.name: w.shape for w in placed}, quantized=any(not isinstance(w.scheme, Dense) for w in placed),
-        )  # fmt: skip
-        header, offsets, size = gguf_write.header(keys, [(w.name, w.shape, w.scheme.name) for w in placed])
-        slots = {(w.name, next(iter(w.scheme.layout(w.shape)))): offsets[w.name] for w in placed}
-        notes = [*vocabulary.warnings, *dropped(hyperparameters)]
-        return [OutputFile(settings.file_name, size, ((0, header),), slots)], notes
-
-
-def find_architecture(source: Checkpoint) -> Architecture:
-    """The architecture of a folder, which its names and metadata need. Raises `NotPossible`."""
-    architecture = models.find(source.config)
-    if architecture is None:
-        raise NotPossible(
-            f"{source.root}: model_type {source.config.get('model_type')!r} is not known, so its tensors have no names "
-            f"in GGUF; known are {', '.join(models.KINDS)}: a further one is a file in quantcli/models."
-        )
-    return architecture
-
-
-def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint) -> None:
-    rows = next((w.shape[0] for w in placed if w.name == "token_embd.weight"), None)
-    if rows is None:
-        raise BadInput(f"{source.root}: has no token embedding, which a GGUF needs.")
-    if rows != tokens:
-        raise BadInput(
-            f"{source.root}: the token embedding has {rows} rows, vocab_size and tokenizer say {tokens} tokens."
-        )
-
-
-def _draft(
-    weight: Weight, source: Checkpoint, architecture: Architecture, hyperparameters: Hyperparameters, settings: Settings
-) -> Draft:
-    found = architecture.to_gguf(weight.name)
-    if found is None:
-        raise NotPossible(
-            f"{source.root}: tensor {weight.name} has no place in GGUF's {architecture.gguf}; "
-            "leave it out of the checkpoint."
-        )
-    name, row = found
-    held = never(name, weight.shape)
-    rows = row.gguf_rows(weight.shape, hyperparameters)
-    subject = Subject(weight.name, name, row.role, weight.shape)
-    if held:
-        return Draft(name, weight.shape, subject, "f32", weight, rows, stays=f"stays f32: {held}", fixed=True)
-    return Draft(name, weight.shape, subject, _dtype(weight, source, settings), weight, rows)
-
-
-def _dtype(weight: Weight, source: Checkpoint, settings: Settings) -> str:
-    """Of a tensor that nothing quantizes: as asked, else as stored, f64 as f32."""
-    if not isinstance(weight.scheme, Dense):
-        return settings.dtype or commonest_dtype(source)
-    stored = weight.scheme.dtype
-    if stored not in FLOATS:
-        raise NotPossible(f"{source.root}: tensor {weight.name} is {stored}, which has no place in a GGUF model.")
-    return settings.dtype or ("f32" if stored == "f64" else stored)
-
-
-def _computed(architecture: Architecture, hyperparameters: Hyperparameters) -> list[Draft]:
-    """The tensors that llama.cpp needs and no source has."""
-    drafts = []
-    for row in architecture.computed:
-        values = row.values(hyperparameters)
-        if values is not None:
-            subject = Subject(row.gguf, row.gguf, row.role, values.shape)
-            drafts.append(
-                Draft(row.gguf, values.shape, subject, "f32", constant=values, stays="is computed", fixed=True)
-            )
-    return drafts
+            number = file_type([Tensor(w.name, w.shape, w.scheme.name) for w in placed])
+        notes: list[str] = []
+        if source.names == "gguf":
+            keys = gguf_from_gguf.keys(source, settings, number)
+        else:
+            keys, notes = gguf_from_hf.keys(source, placed, number)
+        for key, typed in settings.keys.items():
+            keys.pop(key, None)
+            keys[key] = typed
+        if settings.keep_split:
+            number_of = gguf_from_gguf.partition(source, settings)
+            parts = gguf_split.as_numbered(placed, number_of)
+            return gguf_split.files(parts, keys, settings.file_name, gguf_split.KEPT_ORDER), notes
+        parts = gguf_split.by_size(placed, settings.shard_size)
+        return gguf_split.files(parts, keys, settings.file_name), notes

@@ -17,7 +17,7 @@ from quantcli.errors import NotPossible
 from quantcli.schemes.base import PartSpec
 from quantcli.schemes.dense import Dense
 from quantcli.sources.folder import INDEX
-from quantcli.targets.base import OutputFile, Placed
+from quantcli.targets.base import SHARD_SIZE, OutputFile, Placed
 
 
 def part_name(weight: Placed, part: str) -> str:
@@ -33,14 +33,15 @@ def spec_bytes(spec: PartSpec) -> int:
 
 
 def shards(
-    placed: Sequence[Placed], shard_size: int, metadata: Mapping[str, str]
+    placed: Sequence[Placed], shard_size: int | None, metadata: Mapping[str, str]
 ) -> tuple[list[OutputFile], dict[str, str]]:
     """The shard files, filled in order of name up to `shard_size` bytes of tensors, and the index's weight map."""
+    most = shard_size or SHARD_SIZE
     groups: list[list[Placed]] = []
     filled = 0
     for weight in sorted(placed, key=lambda w: w.name):
         size = sum(spec_bytes(spec) for spec in weight.scheme.layout(weight.shape).values())
-        if not groups or (filled + size > shard_size and groups[-1]):
+        if not groups or (filled + size > most and groups[-1]):
             groups.append([])
             filled = 0
         groups[-1].append(weight)

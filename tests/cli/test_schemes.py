@@ -11,7 +11,9 @@ from typer.testing import CliRunner, Result
 from quantcli.cli.app import app
 from quantcli.containers.ggml_types import BY_NAME
 from quantcli.convert.catalogue import catalogue, decimal
-from quantcli.schemes import ggml_scheme
+from quantcli.recipes import names
+from quantcli.recipes.llama_cpp import DEMANDING
+from quantcli.schemes import ggml, ggml_scheme
 from quantcli.schemes.affine import Affine
 
 
@@ -30,33 +32,51 @@ def test_every_scheme_is_there_once() -> None:
     found = [(s["family"], s["name"]) for s in listed()]
     affine = {("mlx", f"affine{bits}-g{group}") for bits in (1, 2, 3, 4, 5, 6, 8) for group in (32, 64, 128)}
     modes = {("mlx", "mxfp4"), ("mlx", "mxfp8"), ("mlx", "nvfp4")}
-    blocks = {("ggml", name) for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q6_k")}
+    blocks = {("ggml", name) for name in ggml.TYPES}
     dense = {("dense", name) for name in ("f32", "f16", "bf16")}
     awq = {("awq", f"{kind}4-g{group}") for kind in ("uint", "int") for group in (32, 64, 128)}
     assert len(found) == len(set(found)) and set(found) == affine | modes | blocks | dense | awq
+    assert set(ggml.TYPES) <= set(names.GGML)
+    assert {f"q{bits}_k" for bits in (2, 3, 4, 5, 6, 8)} < set(ggml.TYPES)
 
 
 @pytest.mark.parametrize(
-    ("name", "bits", "scales", "zero_point", "group", "targets"),
+    ("family", "name", "bits", "scales", "zero_point", "group", "targets"),
     [
-        ("bf16", 16, [], None, None, ["mlx", "gguf", "hf"]),
-        ("affine3-g64", 3.5, ["f16", "bf16", "f32"], "float", 64, ["mlx"]),
-        ("mxfp4", 4.25, ["f8_e8m0"], None, 32, ["mlx"]),
-        ("nvfp4", 4.5, ["f8_e4m3"], None, 16, ["mlx"]),
-        ("q4_0", 4.5, ["f16"], None, 32, ["gguf"]),
-        ("q5_1", 6, ["f16"], "float", 32, ["gguf"]),
-        ("q6_k", 6.5625, ["i8*f16"], None, 16, ["gguf"]),
-        ("uint4-g128", 4.15625, ["f16", "bf16", "f32"], "integer", 128, ["hf"]),
-        ("int4-g64", 4.25, ["f16", "bf16", "f32"], None, 64, ["hf"]),
+        ("dense", "bf16", 16, [], None, None, ["mlx", "gguf", "hf"]),
+        ("mlx", "affine3-g64", 3.5, ["f16", "bf16", "f32"], "float", 64, ["mlx"]),
+        ("mlx", "mxfp4", 4.25, ["f8_e8m0"], None, 32, ["mlx"]),
+        ("mlx", "nvfp4", 4.5, ["f8_e4m3"], None, 16, ["mlx"]),
+        ("ggml", "mxfp4", 4.25, ["f8_e8m0"], None, 32, ["gguf"]),
+        ("ggml", "nvfp4", 4.5, ["f8_e4m3"], None, 16, ["gguf"]),
+        ("ggml", "q4_0", 4.5, ["f16"], None, 32, ["gguf"]),
+        ("ggml", "q5_1", 6, ["f16"], "float", 32, ["gguf"]),
+        ("ggml", "q3_k", 3.4375, ["i6*f16"], None, 16, ["gguf"]),
+        ("ggml", "q4_k", 4.5, ["u6*f16"], "float", 32, ["gguf"]),
+        ("ggml", "q6_k", 6.5625, ["i8*f16"], None, 16, ["gguf"]),
+        ("ggml", "iq4_xs", 4.25, ["i6*f16"], None, 32, ["gguf"]),
+        ("ggml", "tq1_0", 1.6875, ["f16"], None, 256, ["gguf"]),
+        ("awq", "uint4-g128", 4.15625, ["f16", "bf16", "f32"], "integer", 128, ["hf"]),
+        ("awq", "int4-g64", 4.25, ["f16", "bf16", "f32"], None, 64, ["hf"]),
     ],
 )
-def test_facts(name: str, bits: float, scales: list[str], zero_point: str, group: int, targets: list[str]) -> None:
-    (found,) = listed(name)
+def test_facts(
+    family: str, name: str, bits: float, scales: list[str], zero_point: str, group: int, targets: list[str]
+) -> None:
+    (found,) = [entry for entry in listed(name) if entry["family"] == family]
     assert found["bits_per_weight"] == bits
     assert (found["scale_dtypes"], found["has_scale"]) == (scales, bool(scales))
     assert (found["zero_point"], found["group_size"], found["targets"]) == (zero_point, group, targets)
     assert found["gguf"] is ("gguf" in targets)
     assert not found["needs_importance_matrix"] and found["readers"]
+
+
+def test_importance_matrices_are_needed_where_llama_quantize_needs_them() -> None:
+    assert {s["name"] for s in listed() if s["needs_importance_matrix"]} == DEMANDING & set(ggml.TYPES)
+
+
+def test_a_block_has_a_scale_and_a_group() -> None:
+    assert [s["name"] for s in listed() if s["family"] == "ggml" and not (s["has_scale"] and s["group_size"])] == []
 
 
 def test_blocks_are_ggmls() -> None:
@@ -101,7 +121,7 @@ def test_one_scheme_is_told_in_full() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("q4_k", "not converted yet"), ("affine7-g64", "1, 2, 3, 4, 5, 6 or 8 bits")]
+    ("name", "said"), [("fp8-e4m3", "not converted yet"), ("affine7-g64", "1, 2, 3, 4, 5, 6 or 8 bits")]
 )
 def test_names_of_nothing_are_wrong_usage(name: str, said: str) -> None:
     done = quant(name)

@@ -246,13 +246,13 @@ def test_computed_tensors_are_held_against_the_config(llama: Path, tmp_path: Pat
 
 def test_types_that_are_not_decoded_are_held_by_their_bytes(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
-    blocks = random.integers(0, 256, (4, 144), np.uint8)
+    blocks = random.integers(0, 256, (4, 160), np.uint8)
     other = blocks.copy()
     other[2, 7] ^= 1
     paths = []
     for name, data in (("a", blocks), ("b", blocks), ("c", other)):
         writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "starcoder")
-        writer.add_tensor("blk.0.ffn_up.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+        writer.add_tensor("blk.0.ffn_up.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q8_1)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from quantcli.convert import run as runner
 from quantcli.errors import Surroundings, VerificationFailed
 from tests.builders import tiny_llama
 from tests.conversions import planned
-from tests.runs import beside, run, tree
+from tests.runs import beside, dies_after, moments, run, tree
 
 TARGETS = [("out", "affine4-g64"), ("out.gguf", "q4_0")]
 
@@ -37,50 +36,6 @@ def journal_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is journalled by itself; nothing waits for a disk."""
     monkeypatch.setattr(runner, "FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-class Died(BaseException):
-    """The power is gone: nothing is written from here on."""
-
-
-class Power:
-    """Lets `left` changes of the disk happen, then none; counts them."""
-
-    CHANGES = ("pwrite", "write", "ftruncate", "fsync", "mkdir", "rmdir", "unlink", "rename", "replace")
-
-    def __init__(self, left: int, patch: pytest.MonkeyPatch) -> None:
-        self.left = left
-        for name in self.CHANGES:
-            patch.setattr(os, name, self.spending(getattr(os, name)))
-
-    def spending(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        def spend(*arguments: Any, **options: Any) -> Any:
-            if self.left <= 0:
-                raise Died
-            self.left -= 1
-            return change(*arguments, **options)
-
-        return spend
-
-
-def dies_after(changes: int, *arguments: Any, **options: Any) -> bool:
-    """Run until that many changes of the disk are made; whether it died of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        Power(changes, patch)
-        try:
-            run(*arguments, **options)
-        except Died:
-            return True
-    return False
-
-
-def moments(*arguments: Any, **options: Any) -> Iterator[int]:
-    """Every number of changes after which a run can die; `arguments` lead to a fresh place each time."""
-    for changes in range(1000):
-        if not dies_after(changes, *arguments, **options):
-            return
-        yield changes
-    raise AssertionError("a tiny run changes the disk more than 1000 times")
 
 
 @pytest.mark.parametrize(("name", "scheme"), TARGETS)

@@ -54,13 +54,13 @@ def test_one_bit(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: Any, weight: str, parts: Any
 ) -> None:
     plan = planned(source, tmp_path / name, **options)
-    grown = tmp_path / f"{name}.partial" / ("output.gguf" if name.endswith(".gguf") else "output")
+    grown = tmp_path / f"{name}.partial" / "output"
     for part in parts:
         for bit, nudge in ((0, 0), (7, 1), (3, 16)):
             for file in plan.files:
                 if (weight, part) not in file.slots:
                     continue
-                path = grown if name.endswith(".gguf") else grown / file.name
+                path = grown / file.name
                 with monkeypatch.context() as patch:
                     damaged(patch, path, file.slots[weight, part] + nudge, bit)
                     with pytest.raises(VerificationFailed, match=r"is not what was written; convert again\."):
@@ -91,7 +91,7 @@ def test_headers_and_small_files(source: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_gguf_metadata(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    damaged(monkeypatch, tmp_path / "out.gguf.partial" / "output.gguf", 300)
+    damaged(monkeypatch, tmp_path / "out.gguf.partial" / "output" / "out.gguf", 300)
     with pytest.raises(VerificationFailed, match="its header or metadata is not what was written"):
         run(source, tmp_path / "out.gguf", check=True)
 

@@ -155,6 +155,19 @@ def test_codes_of_an_mlx_folder(tmp_path: Path, scheme: str, limit: float) -> No
     assert difference < limit
 
 
+def test_split_files(tmp_path: Path) -> None:
+    """Given the first part, llama.cpp finds the others and computes what it computes of one file."""
+    converted(DEMO, tmp_path / "whole.gguf", scheme="q8_0")
+    converted(DEMO, tmp_path / "split.gguf", scheme="q8_0", shard_size=300_000)
+    first, *others = sorted(tmp_path.glob("split-*.gguf"))
+    assert len(others) > 2
+    converted(first, tmp_path / "kept.gguf", keep_split=True)
+    whole = Runner(tmp_path / "whole.gguf")
+    ids = whole.tokens("My dear Mr. Bennet, have you heard that")
+    for path in (first, tmp_path / first.name.replace("split", "kept")):
+        assert (Runner(path).logits(ids) == whole.logits(ids)).all()
+
+
 def test_codes_of_awq(shared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "micro-awq"
     folder.mkdir()

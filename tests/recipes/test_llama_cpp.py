@@ -1,127 +1,27 @@
-"""llama-quantize's choices against its own dry runs.
+"""llama-quantize's rules one by one: options, reasons, fallbacks, mixtures (all of them: test_llama_cpp_policy.py)."""
 
-tests/data/recipes/policy.json.gz: of four models, tensors (shape in GGUF order, source type) in the order in which
-llama-quantize handles them, with the type of each as run-length text; and the same with options.
-"""
-
-import gzip
-import json
-from pathlib import Path
+import doctest
 from typing import Any
 
 import pytest
 
-from quantcli.errors import NotPossible, WrongUsage
-from quantcli.recipes import llama_cpp, names
+from quantcli.containers.gguf_values import ArrayValue, Value
+from quantcli.errors import BadInput, NotPossible, WrongUsage
+from quantcli.recipes import ftypes, llama_cpp, llama_cpp_mixture, llama_cpp_tensors, names, prune
 from quantcli.recipes.base import Decision, Origin
 from quantcli.recipes.llama_cpp import Facts, Options, Tensor
-
-DATA = Path(__file__).resolve().parent.parent / "data" / "recipes" / "policy.json.gz"
-POLICY = json.loads(gzip.decompress(DATA.read_bytes()))
-
-
-def tensors_of(model: dict[str, Any]) -> list[Tensor]:
-    return [Tensor(name, tuple(shape[::-1]), kind) for name, shape, kind in model["tensors"]]
-
-
-def unrolled(text: str) -> list[str]:
-    runs = [run.lower().partition("*") for run in text.split()]
-    return [kind for kind, _, count in runs for _ in range(int(count or 1))]
-
-
-def facts_of(model: dict[str, Any]) -> Facts:
-    return Facts(model["architecture"], model["metadata"].get("expert_count", 0))
-
-
-def options_of(texts: list[str]) -> Options:
-    """The options of a dry run's command line."""
-    values = {"output_type": "--output-tensor-type", "embedding_type": "--token-embedding-type"}
-    given = {key: texts[texts.index(option) + 1].lower() for key, option in values.items() if option in texts}
-    patterns = [texts[i + 1] for i, text in enumerate(texts) if text == "--tensor-type"]
-    return Options(
-        "--pure" in texts,
-        "--leave-output-tensor" in texts,
-        given.get("output_type"),
-        given.get("embedding_type"),
-        tuple(map(llama_cpp.tensor_type, patterns)),
-    )
-
-
-def compare(model: dict[str, Any], ftype: str, wanted: str, options: Options) -> int:
-    """Assert equality, from the order of the input file; the number of tensors."""
-    ordered = tensors_of(model)
-    shuffled = [ordered[index] for index in model["file_order"]]
-    found = llama_cpp.assign(shuffled, ftype.lower(), facts_of(model), options)
-    assert list(found) == [tensor.name for tensor in ordered]
-    assert [decision.scheme for decision in found.values()] == unrolled(wanted)
-    assert all(decision.reason for decision in found.values())
-    return len(found)
-
-
-def compare_case(case: dict[str, Any], model: dict[str, Any]) -> None:
-    """A dry run with options; where llama-quantize refused, so do we."""
-    options = options_of(case["options"])
-    if isinstance(case["types"], str):
-        compare(model, case["ftype"], case["types"], options)
-        return
-    assert "no tensor type fallback" in case["types"]["error"]
-    with pytest.raises(NotPossible, match="has no other type"):
-        llama_cpp.assign(tensors_of(model), case["ftype"].lower(), facts_of(model), options)
-
-
-@pytest.mark.parametrize("ftype", llama_cpp.FTYPES)
-@pytest.mark.parametrize("model", POLICY["models"])
-def test_types(model: str, ftype: str) -> None:
-    data = POLICY["models"][model]
-    compare(data, ftype, data["types"][ftype.upper()]["no_imatrix"], Options())
-
-
-@pytest.mark.parametrize("case", POLICY["options"], ids=lambda c: f"{c['model']} {' '.join(c['options'])} {c['ftype']}")
-def test_options(case: dict[str, Any]) -> None:
-    compare_case(case, POLICY["models"][case["model"]])
-
-
-def test_every_model_of_the_fixtures(shared: Path) -> None:
-    folder = shared / "fixtures/policy"
-    models = {p.name: json.loads(gzip.decompress(p.read_bytes())) for p in sorted(folder.glob("*.json.gz"))}
-    cases = models.pop("options.json.gz")
-    assert len(models) == 19
-    lists = [(model, ftype) for model in models.values() for ftype in llama_cpp.FTYPES]
-    count = sum(compare(m, f, m["types"][f.upper()]["no_imatrix"], Options()) for m, f in lists)
-    assert count > 19 * 8 * 30
-    for model, ftype in lists:
-        found = llama_cpp.assign(tensors_of(model), ftype, facts_of(model)).values()
-        assert sum(d.wanted is not None for d in found) == model["fallbacks_no_imatrix"].get(ftype.upper(), 0)
-    compared = 0
-    for case in cases:
-        if case["ftype"].lower() not in llama_cpp.FTYPES or {"--imatrix", "--prune-layers"} & set(case["options"]):
-            continue
-        compare_case(case, models[f"{case['model']}.json.gz"])
-        compared += 1
-    assert compared >= 40
-
-
-@pytest.mark.parametrize("ftype", llama_cpp.FTYPES)
-def test_file_types_and_manifests(shared: Path, ftype: str) -> None:
-    for path in sorted((shared / "fixtures/gguf").glob(f"*/{ftype.upper()}.json")):
-        manifest = json.loads(path.read_text())
-        metadata = {key: value for key, (_, value) in manifest["metadata"].items()}
-        tensors = [Tensor(t["name"], tuple(t["shape"][::-1]), "bf16") for t in manifest["tensors"]]
-        dense = [Tensor(t.name, t.shape, "f32" if llama_cpp.never(t.name, t.shape) else "bf16") for t in tensors]
-        found = llama_cpp.assign(dense, ftype, Facts(metadata["general.architecture"]))
-        assert {n: d.scheme for n, d in found.items()} == {t["name"]: t["type"].lower() for t in manifest["tensors"]}
-        assert metadata["general.file_type"] == llama_cpp.FTYPES[ftype].number
 
 
 def plain(*rows: tuple[str, tuple[int, ...]]) -> list[Tensor]:
     return [Tensor(name, shape, "bf16") for name, shape in rows]
 
 
+LLAMA = Facts("llama", block_count=32, heads=32, kv_heads=32)
 UNTIED = plain(("output.weight", (1000, 256)), ("token_embd.weight", (1000, 256)), ("blk.0.attn_v.weight", (64, 256)))
 
 
 def decide(tensors: list[Tensor], ftype: str, options: Options | None = None, **facts: Any) -> dict[str, Decision]:
-    return llama_cpp.assign(tensors, ftype, Facts(**({"architecture": "llama"} | facts)), options)
+    return llama_cpp.assign(tensors, ftype, Facts(**(vars(LLAMA) | facts)), options)
 
 
 def test_reasons_and_origins() -> None:
@@ -211,7 +111,7 @@ def test_types_without_a_fallback(kind: str, row: int) -> None:
 def test_what_is_never_quantized(name: str, shape: tuple[int, ...], why: str | None) -> None:
     assert llama_cpp.never(name, shape) == why
     for ftype in ("q4_0", "f16"):
-        kept = llama_cpp.assign([Tensor(name, shape, "f32")], ftype, Facts("llama"))[name]
+        kept = llama_cpp.assign([Tensor(name, shape, "f32")], ftype, LLAMA)[name]
         assert (kept.scheme == "f32") is (why is not None)
 
 
@@ -226,7 +126,7 @@ def test_tied_embeddings_take_the_place_of_the_output() -> None:
 
 
 def test_what_is_decided_elsewhere_is_left_out() -> None:
-    found = llama_cpp.assign(UNTIED, "q4_0", Facts("llama"), decided={"output.weight"})
+    found = llama_cpp.assign(UNTIED, "q4_0", LLAMA, decided={"output.weight"})
     assert list(found) == ["token_embd.weight", "blk.0.attn_v.weight"]
     assert found["token_embd.weight"].scheme == "q4_0", "the model still has an output"
 
@@ -251,8 +151,8 @@ def test_tensor_type_file_and_unmatched() -> None:
 
 
 def test_unknown_ftype() -> None:
-    with pytest.raises(WrongUsage, match="--scheme q4_k_m: .* q4_0"):
-        decide(UNTIED, "q4_k_m")
+    with pytest.raises(WrongUsage, match="--scheme q8_k: .* q4_0"):
+        decide(UNTIED, "q8_k")
 
 
 def test_ggml_type() -> None:
@@ -276,6 +176,150 @@ def test_file_type_of_a_kept_mixture() -> None:
 def test_tables_name_ggml_types_only() -> None:
     known = set(names.GGML + names.DENSE)
     assert {ftype.base for ftype in llama_cpp.FTYPES.values()} <= known
-    assert {kind for _, kind in llama_cpp.MIXTURE} <= known
-    assert set(llama_cpp.FALLBACKS) | set(llama_cpp.FALLBACKS.values()) | set(llama_cpp.FILE_TYPES) <= known
-    assert {name: ftype.number for name, ftype in llama_cpp.FTYPES.items()}.items() <= llama_cpp.FILE_TYPES.items()
+    assert {rule.type for rule in llama_cpp_mixture.MIXTURE} <= known | {llama_cpp_mixture.BASE}
+    assert {name for rule in llama_cpp_mixture.MIXTURE for name in rule.ftypes.split()} <= set(llama_cpp.FTYPES)
+    fallbacks = llama_cpp_tensors.FALLBACKS
+    assert set(fallbacks) | set(fallbacks.values()) | set(ftypes.FILE_TYPES) <= known
+    own = {name: ftype.number for name, ftype in llama_cpp.FTYPES.items() if ftype.base == name}
+    assert own.items() <= ftypes.FILE_TYPES.items()
+    assert set(ftypes.ALIASES) & set(llama_cpp.FTYPES) == set() and set(ftypes.ALIASES.values()) < set(llama_cpp.FTYPES)
+
+
+@pytest.mark.parametrize("module", [ftypes, llama_cpp_tensors, prune], ids=lambda m: m.__name__)
+def test_doctests(module: Any) -> None:
+    assert doctest.testmod(module).attempted and doctest.testmod(module).failed == 0
+
+
+def test_names_of_ftypes() -> None:
+    assert [llama_cpp.find(text) for text in ("q3_K", "Q5_K", "IQ2_M", "0", "38", " copy ")] == [
+        "q3_k_m",
+        "q5_k_m",
+        "iq2_m",
+        "f32",
+        "mxfp4_moe",
+        "copy",
+    ]
+    assert [llama_cpp.find(text) for text in ("", "4", "q8_k", "mxfp4", "-1", "1.0")] == [None] * 6
+
+
+def layers(count: int, *parts: str) -> list[Tensor]:
+    return plain(*((f"blk.{i}.{part}.weight", (256, 256)) for i in range(count) for part in parts))
+
+
+def kinds(tensors: list[Tensor], ftype: str, options: Options | None = None, **facts: Any) -> list[str]:
+    return [decision.scheme for decision in decide(tensors, ftype, options, **facts).values()]
+
+
+def test_reasons_of_the_mixture() -> None:
+    found = decide(layers(32, "attn_v", "ffn_down"), "q4_k_m")
+    assert found["blk.0.ffn_down.weight"].reason == "preset q4_k_m: ffn_down, not_falcon, use_more_bits"
+    assert found["blk.0.attn_v.weight"].reason == "preset q4_k_m: attn_v, use_more_bits"
+    assert found["blk.4.attn_v.weight"] == Decision("q4_k", "preset q4_k_m", Origin.PRESET)
+
+
+def test_falcon() -> None:
+    down = kinds(layers(32, "ffn_down"), "q4_k_m", architecture="falcon")
+    assert down[:7] == ["q6_k"] * 2 + ["q5_k"] * 2 + ["q4_k"] * 2 + ["q5_k"]
+    assert set(kinds(layers(32, "attn_output"), "q3_k_m", architecture="falcon")) == {"q3_k"}
+    assert set(kinds(layers(32, "attn_output"), "q3_k_l", architecture="falcon")) == {"q4_k"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "count", "facts", "raised"),
+    [
+        ("llama", 80, {"kv_heads": 8}, True),
+        ("llama", 80, {}, False),
+        ("llama", 80, {"kv_heads": 8, "experts": 4}, True),
+        ("llama", 79, {"kv_heads": 8}, False),
+        ("llama", 81, {"kv_heads": 8, "nextn": 1}, True),
+        ("qwen2", 80, {"kv_heads": 8}, True),
+        ("qwen2", 80, {}, True),
+        ("qwen3", 80, {"kv_heads": 8}, False),
+        ("deci", 80, {"kv_heads": 8}, True),
+        ("jais2", 68, {}, True),
+    ],
+)
+def test_attn_v_of_what_llama_cpp_calls_70b(architecture: str, count: int, facts: dict[str, int], raised: bool) -> None:
+    tensors = layers(count, "attn_v")
+    given = {"architecture": architecture, "block_count": count} | facts
+    assert set(kinds(tensors, "q4_k_m", **given)) == {"q6_k", "q5_k" if raised else "q4_k"}
+    assert set(kinds(tensors, "q3_k_s", **given)) == {"q5_k" if raised else "q3_k"}
+    assert "q5_k" not in kinds(tensors, "iq2_xs", **given)
+    reasons = {decision.reason for decision in decide(tensors, "q3_k_s", **given).values()}
+    assert reasons == {"preset q3_k_s: attn_v, seventy_b" if raised else "preset q3_k_s"}
+
+
+def test_an_importance_matrix_changes_a_few_types() -> None:
+    for ftype, without, matrix in (("q4_0", "q4_0", "q4_1"), ("q5_0", "q5_0", "q5_1"), ("iq4_xs", "q5_k", "iq4_xs")):
+        assert kinds(layers(32, "ffn_down"), ftype)[3] == without
+        assert kinds(layers(32, "ffn_down"), ftype, importance=True)[3] == matrix
+
+
+def test_what_something_else_decides_is_not_counted_as_a_layer() -> None:
+    tensors = layers(32, "ffn_down")
+    down = kinds(tensors, "q4_k_s")
+    assert down == ["q5_k"] * 4 + ["q4_k"] * 28
+    decided = llama_cpp.assign(tensors, "q4_k_s", LLAMA, decided={"blk.0.ffn_down.weight", "blk.1.ffn_down.weight"})
+    assert [decision.scheme for decision in decided.values()] == ["q5_k"] * 4 + ["q4_k"] * 26
+    named = Options(tensor_types=(llama_cpp.tensor_type(r"blk\.[01]\.=q8_0"),))
+    assert kinds(tensors, "q4_k_s", named) == ["q8_0"] * 2 + ["q5_k"] * 4 + ["q4_k"] * 26
+    with_experts = kinds(tensors, "q4_k_s", named, experts=2)
+    assert with_experts == ["q8_0"] * 2 + ["q5_k"] * 2 + ["q4_k"] * 28, "numbers of blocks, not a count"
+    assert kinds(tensors, "q4_k_s", named, experts=1) == kinds(tensors, "q4_k_s", named), "one expert is none"
+
+
+def test_experts_outside_the_layers() -> None:
+    for name in ("ffn_down.weight", "blk.32.ffn_up.weight"):
+        with pytest.raises(BadInput, match=f"^{name}: is of no layer below 32"):
+            decide(plain((name, (256, 256))), "q4_k_m", experts=2)
+        assert kinds(plain((name, (256, 256))), "q4_k_m", Options(pure=True), experts=2) == ["q4_k"]
+        assert len(kinds(plain((name, (256, 256))), "q4_k_m")) == 1
+
+
+def test_mxfp4_moe() -> None:
+    tensors = plain(
+        ("blk.0.ffn_up_exps.weight", (4, 64, 64)),
+        ("blk.0.attn_k_b.weight", (4, 64, 64)),
+        ("blk.0.attn_q.weight", (64, 64)),
+    )
+    assert kinds(tensors, "mxfp4_moe") == ["mxfp4", "q8_0", "mxfp4"]
+    assert kinds(tensors, "mxfp4_moe", architecture="bailingmoe3") == ["q8_0", "q8_0", "mxfp4"]
+
+
+def test_glm5_next() -> None:
+    tensors = plain(("blk.0.attn_q_b.weight", (64, 256)), ("blk.0.attn_k_b.weight", (64, 256)))
+    assert kinds(tensors, "q4_k_m") == ["q4_k", "q4_k"]
+    assert kinds(tensors, "q4_k_m", architecture="glm5-next") == ["bf16", "q8_0"]
+
+
+def test_demands_importance_says_which() -> None:
+    tensors = [*UNTIED, *layers(2, "attn_q", "attn_norm")]
+    assert llama_cpp.demands_importance(decide(tensors, "iq2_xs"), "iq2_xs") == [
+        "blk.0.attn_q.weight",
+        "blk.1.attn_q.weight",
+    ]
+    small = decide(tensors, "q2_k_s")
+    assert len(llama_cpp.demands_importance(small, "q2_k_s")) == 3
+    assert llama_cpp.demands_importance(small, "q2_k") == []
+    embeddings = {"token_embd.weight": Decision("iq1_s", "", Origin.OVERRIDE)}
+    assert llama_cpp.demands_importance(embeddings) == []
+    assert llama_cpp.demands_importance({"a.weight": Decision("iq1_s", "", Origin.OVERRIDE)}) == ["a.weight"]
+
+
+def test_facts_of_metadata() -> None:
+    heads = ArrayValue("uint32", 2, (16).to_bytes(4, "little") + (4).to_bytes(4, "little"))
+    metadata = {
+        "general.architecture": Value("string", "deci"),
+        "deci.block_count": Value("uint32", 2),
+        "deci.attention.head_count": Value("array[uint32]", heads),
+        "deci.attention.head_count_kv": Value("uint32", 3),
+        "llama.expert_count": Value("uint32", 8),
+    }
+    facts = Facts.of(metadata, importance=True)
+    assert facts == Facts("deci", 2, 16, 3, importance=True) and facts.gqa == 5
+    del metadata["deci.attention.head_count_kv"]
+    assert Facts.of(metadata).gqa == 1, "as many as there are heads"
+    assert Facts.of({}) == Facts("", 0, 0, 0) and Facts.of({}).gqa == 0
+    for value in ("32", -1, 1.5, True, ArrayValue("string", 1, bytes(8))):
+        with pytest.raises(BadInput, match=r"a\.gguf: key deci\.block_count is .*, expected a whole number"):
+            Facts.of(metadata | {"deci.block_count": Value("x", value)}, label="a.gguf")

@@ -1,4 +1,4 @@
-"""q6_k without an importance matrix: ggml's bytes and values, the grid view, bad values, MLX.
+"""q6_k without an importance matrix (with one: test_k_quants.py): ggml's bytes and values, grid, bad values, MLX.
 
 The data is described in test_ggml_legacy.py.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from quantcli.arrays import Device, numpy_dtype
-from quantcli.kernels.q6_k import STEPS
+from quantcli.kernels.ggml_search import scale_steps
 from quantcli.schemes.base import DoesNotFit, Error, Grid
 from quantcli.schemes.q6_k import Q6K
 
@@ -45,8 +45,9 @@ def test_values_are_ggmls(device: Device) -> None:
 
 def test_every_step_of_the_search_is_tried() -> None:
     """Steps far above 32 clip the peak and almost never win, so bytes alone would not miss them."""
-    assert STEPS.dtype == np.float32
-    assert np.round(STEPS * 10).tolist() == [*range(311, 320), *range(321, 330)]
+    steps = scale_steps(32)
+    assert steps.dtype == np.float32
+    assert np.round(steps * 10).tolist() == [320, *range(311, 320), *range(321, 330)]
 
 
 def random_blocks() -> np.ndarray[Any, Any]:

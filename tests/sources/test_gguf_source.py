@@ -65,15 +65,15 @@ def test_big_endian_files_are_listed_with_a_warning() -> None:
 
 def test_types_that_are_not_decoded_are_listed(tmp_path: Path) -> None:
     header, offsets, size = gguf_write.header(
-        {"general.architecture": ("string", "llama")}, [("a.weight", (2, 256), "iq2_xs"), ("b.weight", (3,), "f32")]
+        {"general.architecture": ("string", "llama")}, [("a.weight", (2, 256), "q8_1"), ("b.weight", (3,), "f32")]
     )
     path = tmp_path / "a.gguf"
     path.write_bytes(header + bytes(size - len(header)))
     found = open_source(path).weights
-    assert found["a.weight"].scheme == Opaque("iq2_xs") and found["b.weight"].scheme == Dense("f32")
+    assert found["a.weight"].scheme == Opaque("q8_1") and found["b.weight"].scheme == Dense("f32")
     (part,) = found["a.weight"].parts.values()
-    assert (part.offset, part.nbytes, found["a.weight"].nbytes) == (offsets["a.weight"], 2 * 74, 2 * 74)
-    with pytest.raises(NotPossible, match="GGML type iq2_xs is listed, not converted yet"):
+    assert (part.offset, part.nbytes, found["a.weight"].nbytes) == (offsets["a.weight"], 2 * 36 * 8, 2 * 36 * 8)
+    with pytest.raises(NotPossible, match="GGML type q8_1 is listed and copied, not decoded"):
         found["a.weight"].scheme.decode({})
 
 

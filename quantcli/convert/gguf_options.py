@@ -1,0 +1,105 @@
+"""The options of llama-quantize that are read here: metadata to set, layers to leave out, files of options.
+
+Source: llama.cpp (tools/quantize/quantize.cpp).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from quantcli.containers import imatrix
+from quantcli.containers.hostile import opened
+from quantcli.containers.imatrix import ImportanceMatrix
+from quantcli.convert.request import Request
+from quantcli.errors import BadInput, WrongUsage
+from quantcli.recipes.llama_cpp import TensorType, tensor_type, tensor_type_file
+from quantcli.recipes.prune import parse as parse_layers
+
+#: The longest `--tensor-type-file` that is read.
+MAX_FILE = 1 << 20
+
+FORM = "needs KEY=TYPE:VALUE with TYPE int, float, bool or str, such as --override-kv general.name=str:mine"
+
+
+def _integer(text: str) -> tuple[str, Any]:
+    """llama-quantize writes every integer as uint32 of its magnitude."""
+    value = abs(int(text)) if re.fullmatch(r"-?\d{1,12}", text) else -1
+    if not 0 <= value < 2**32:
+        raise ValueError
+    return "uint32", value
+
+
+def _float(text: str) -> tuple[str, Any]:
+    value = float(text)
+    if not math.isfinite(value) or abs(value) > 3.4e38:
+        raise ValueError
+    return "float32", value
+
+
+def _bool(text: str) -> tuple[str, Any]:
+    return "bool", {"true": True, "false": False}[text]
+
+
+def _text(text: str) -> tuple[str, Any]:
+    return "string", text
+
+
+READ: dict[str, Callable[[str], tuple[str, Any]]] = {"int": _integer, "float": _float, "bool": _bool, "str": _text}
+
+
+def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
+    """One `--override-kv`: the key, its GGUF type and value. Raises `WrongUsage`, quoting the text.
+
+    >>> override_kv("general.name=str:mine"), override_kv("x.n=int:-7")
+    (('general.name', ('string', 'mine')), ('x.n', ('uint32', 7)))
+    """
+    key, equals, rest = text.partition("=")
+    kind, colon, value = rest.partition(":")
+    if not (key and equals and colon) or kind not in READ:
+        raise WrongUsage(f"--override-kv {text[:100]!r} {FORM}.")
+    try:
+        return key, READ[kind](value)
+    except (ValueError, KeyError):
+        raise WrongUsage(f"--override-kv {text[:100]!r}: {value[:40]!r} is no {kind} that GGUF holds.") from None
+
+
+def metadata(request: Request, matrix: ImportanceMatrix | None) -> dict[str, tuple[str, Any]]:
+    """The keys to set, in llama-quantize's order."""
+    given = dict(map(override_kv, request.override_kv))
+    return given | (dict(imatrix.metadata(matrix)) if matrix else {})
+
+
+def layers(request: Request) -> tuple[int, ...]:
+    """The layers of `--prune-layers`."""
+    return parse_layers(request.prune_layers) if request.prune_layers else ()
+
+
+def tensor_types(request: Request) -> tuple[TensorType, ...]:
+    """`--tensor-type` and then those of `--tensor-type-file`."""
+    given = tuple(map(tensor_type, request.tensor_types))
+    if request.tensor_type_file is None:
+        return given
+    path = request.tensor_type_file
+    with opened(path) as (read, size):
+        if size > MAX_FILE:
+            raise BadInput(f"{path}: {size} bytes are too many for a file of --tensor-type options.")
+        data = read(0, size)
+    try:
+        return given + tensor_type_file(data.decode())
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: is no UTF-8 text of REGEX=TYPE.") from None
+
+
+def importance(request: Request) -> ImportanceMatrix | None:
+    """The importance matrix that is asked for, with the entries that are to be used; None where none is left."""
+    if request.imatrix is None:
+        if request.include_weights or request.exclude_weights:
+            raise WrongUsage("--include-weights and --exclude-weights choose entries of an --imatrix: give one.")
+        return None
+    path: Path = request.imatrix
+    matrix = imatrix.chosen(imatrix.read(path), request.include_weights, request.exclude_weights)
+    return matrix if matrix.entries else None

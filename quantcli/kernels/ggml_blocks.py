@@ -1,0 +1,50 @@
+"""What kernels of GGML's blocks share: the largest magnitude of each block, f16 scales as bytes, and their overflow.
+
+Works on one chunk at a time. `width` is a block's number of values, `count` the number of blocks; both are arguments
+because LLVM unrolls a loop that it knows to be short, and then no longer vectorises it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quantcli.kernels.compile import kernel
+
+#: Mantissa bits of float32 that f16 lacks: `dropped` of chunks.narrow.
+F16 = 13
+
+
+@kernel
+def magnitudes(x: Any, largest: Any, count: int, width: int) -> None:
+    """The largest magnitude of each block of x; a NaN counts as larger than all numbers."""
+    keys, found = x.view(np.int32), largest.view(np.int32)
+    for b in range(count):
+        block, most = keys[b * width : (b + 1) * width], np.int32(0)
+        for j in range(width):
+            most = max(most, np.int32(block[j] & np.int32(0x7FFFFFFF)))
+        found[b] = most
+
+
+@kernel
+def write_f16(values: Any, blocks: Any, count: int, at: int) -> None:
+    """Bytes `at`, `at` + 1 of each block: a float32 that f16 holds exactly (or an infinite one), as f16."""
+    small = np.empty(count, np.float32)
+    keys, bits = small.view(np.int32), values.view(np.int32)
+    for b in range(count):
+        small[b] = abs(values[b]) * np.float32(2.0**-112)  # moves the exponent, subnormals included, to bias 15
+    for b in range(count):
+        half = min(np.int32(keys[b] >> np.int32(F16)), np.int32(0x7C00))
+        half |= (bits[b] >> np.int32(16)) & np.int32(0x8000)
+        blocks[b, at] = np.uint8(half)
+        blocks[b, at + 1] = np.uint8(half >> np.int32(8))
+
+
+@kernel
+def note_overflow(exact: Any, rounded: Any, count: int, sums: Any) -> None:
+    """sums[3]: the largest magnitude that f16 does not hold; infinite where it is no number."""
+    for b in range(count):
+        if not abs(rounded[b]) <= np.float32(65504):
+            magnitude = np.float64(abs(exact[b]))
+            sums[3] = max(sums[3], magnitude if magnitude == magnitude else np.inf)

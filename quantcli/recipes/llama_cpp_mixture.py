@@ -1,0 +1,359 @@
+"""llama-quantize's mixtures: which type a tensor gets that nothing but the ftype decides, as one table of rules.
+
+A rule holds for some ftypes and tensors; the first that holds decides, and `BASE` there means the ftype's base type.
+`AFTERWARDS` then changes what was chosen. Names of the conditions are said in a decision's reason.
+
+Layers are counted, not read from names: a tensor's `index` is the number of tensors of its kind handled before it (V,
+down, gate and up are counted apart, a shared expert counts as one more). Only in models with experts the block's number
+stands for it in the rules on down, gate and up, the ftypes of `LOW` aside.
+
+Source: llama.cpp's src/llama-quant.cpp; `SEVENTY_B` from src/models (ggml 0.25.3).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantcli.containers.gguf_values import ArrayValue, Value
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput
+from quantcli.recipes.ftypes import FTYPES
+from quantcli.recipes.llama_cpp_tensors import V_LIKE, Category, Tensor, block_size, layer
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules ask of a model: `general.architecture` and the keys below it.
+
+    block_count: every layer of the source, before pruning, those for predicting further tokens (`nextn`) included.
+    heads, kv_heads: of layer 0. experts: 0 without any. importance: an importance matrix with an entry or more is used.
+    """
+
+    architecture: str
+    block_count: int
+    heads: int
+    kv_heads: int
+    experts: int = 0
+    importance: bool = False
+    nextn: int = 0
+
+    @property
+    def gqa(self) -> int:
+        """How many query heads share one key and value."""
+        return self.heads // self.kv_heads if self.kv_heads else 0
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Value], importance: bool = False, label: str = "the GGUF") -> Facts:
+        """The facts in a GGUF's metadata; what is absent counts as 0. Raises `BadInput` for what is no number."""
+        named = metadata.get("general.architecture", Value("string", "")).value
+        architecture = named if isinstance(named, str) else ""
+
+        def number(key: str, default: int = 0) -> int:
+            full = f"{architecture}.{key}"
+            return _first_integer(metadata[full].value, f"{label}: key {full}") if full in metadata else default
+
+        heads = number("attention.head_count")
+        return cls(
+            architecture, number("block_count"), heads, number("attention.head_count_kv", heads),
+            number("expert_count"), importance, number("nextn_predict_layers"),
+        )  # fmt: skip
+
+
+def _first_integer(value: Any, where: str) -> int:
+    """A whole number from 0 on, of an array (one number for each layer) the first."""
+    first = next(iter(value.decode()), 0) if isinstance(value, ArrayValue) else value
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise BadInput(f"{where} is {shown(first)}, expected a whole number from 0 on: mend the tool that wrote it.")
+    return first
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tensor as the conditions see it: `index` of `count` of its kind. tied: the model has no output.weight."""
+
+    tensor: Tensor
+    category: Category
+    ftype: str
+    facts: Facts
+    tied: bool
+    index: int = 0
+    count: int = 0
+
+    @property
+    def base(self) -> str:
+        return FTYPES[self.ftype].base
+
+    @property
+    def row(self) -> int:
+        return self.tensor.shape[-1]
+
+
+@dataclass
+class Counters:
+    """How many tensors of each counted kind have been handled. values: how many V-like ones the model has."""
+
+    values: int
+    seen: Counter[Category] = field(default_factory=Counter)
+
+    def place(self, tensor: Tensor, category: Category, ftype: str, facts: Facts) -> tuple[int, int]:
+        """(index, count) of the tensor, which is counted. Raises `BadInput` where it is of no layer of the model."""
+        kind = Category.V if category in V_LIKE else category
+        index = self.seen[kind]
+        self.seen[kind] += 1
+        if kind is Category.V:
+            return index, self.values
+        named = kind in FEED_FORWARD and facts.experts > 1 and ftype not in (*LOW.split(), "mxfp4_moe")
+        return _layer_in(tensor, facts) if named else index, facts.block_count
+
+
+def _layer_in(tensor: Tensor, facts: Facts) -> int:
+    number = layer(tensor.name)
+    if number is None or number >= facts.block_count:
+        raise BadInput(
+            f"{tensor.name}: is of no layer below {facts.block_count}, the model's block_count, which the mixtures for "
+            f"models with experts ask for: mend its name or the metadata, or give --pure."
+        )
+    return number
+
+
+FEED_FORWARD = (Category.DOWN, Category.GATE, Category.UP)
+
+# Conditions.
+
+
+def output(case: Case) -> bool:
+    """The output matrix, or the embeddings that stand in for it."""
+    return case.category is Category.OUTPUT or (case.tied and case.category is Category.EMBEDDING)
+
+
+def token_embd(case: Case) -> bool:
+    return case.category is Category.EMBEDDING
+
+
+def attn_v(case: Case) -> bool:
+    """Also where it is fused with others (attn_qkv, attn_kv_b)."""
+    return case.category in V_LIKE
+
+
+def attn_k(case: Case) -> bool:
+    return case.category is Category.K
+
+
+def attn_q(case: Case) -> bool:
+    return case.category is Category.Q
+
+
+def attn_output(case: Case) -> bool:
+    return case.category is Category.ATTENTION_OUTPUT
+
+
+def ffn_down(case: Case) -> bool:
+    return case.category is Category.DOWN
+
+
+def ffn_gate_or_up(case: Case) -> bool:
+    return case.category in (Category.GATE, Category.UP)
+
+
+def falcon(case: Case) -> bool:
+    return case.facts.architecture == "falcon"
+
+
+def not_falcon(case: Case) -> bool:
+    return not falcon(case)
+
+
+def four_experts_or_more(case: Case) -> bool:
+    return case.facts.experts >= 4
+
+
+def eight_experts(case: Case) -> bool:
+    return case.facts.experts == 8
+
+
+def gqa_4_or_more(case: Case) -> bool:
+    return case.facts.gqa >= 4
+
+
+def importance_matrix(case: Case) -> bool:
+    return case.facts.importance
+
+
+def no_importance_matrix(case: Case) -> bool:
+    return not case.facts.importance
+
+
+def row_not_in_blocks(case: Case) -> bool:
+    return case.row % block_size(case.base) != 0
+
+
+def first_two(case: Case) -> bool:
+    return case.index < 2
+
+
+def first_four(case: Case) -> bool:
+    return case.index < 4
+
+
+def first_sixteenth(case: Case) -> bool:
+    return case.index < case.count // 16
+
+
+def first_eighth(case: Case) -> bool:
+    return case.index < case.count // 8
+
+
+def middle(case: Case) -> bool:
+    """All but the first and the last eighth."""
+    return case.count // 8 <= case.index < 7 * case.count // 8
+
+
+def use_more_bits(case: Case) -> bool:
+    """The first and the last eighth, and every third one between them."""
+    return not middle(case) or (case.index - case.count // 8) % 3 == 2
+
+
+def stacked_experts(case: Case) -> bool:
+    """Three dimensions, which also MLA's projections have; one architecture tells them apart."""
+    stacked = len(case.tensor.shape) > 2 and case.tensor.shape[-3] > 1
+    return stacked and (case.facts.architecture != "bailingmoe3" or case.category in FEED_FORWARD)
+
+
+def sensitive_of_glm5_next(case: Case) -> bool:
+    parts = ("attn_q_a", "attn_q_b", "nextn.eh_proj")
+    return case.facts.architecture == "glm5-next" and any(part in case.tensor.name for part in parts)
+
+
+#: Architecture -> layers of its model that llama.cpp calls 70B; llama's only with grouped queries (else it is the 65B).
+SEVENTY_B = {"llama": 80, "llama-embed": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
+
+
+def seventy_b(case: Case) -> bool:
+    facts = case.facts
+    if facts.architecture in ("llama", "llama-embed") and facts.heads == facts.kv_heads:
+        return False
+    return SEVENTY_B.get(facts.architecture) == facts.block_count - facts.nextn
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`type` for tensors of these ftypes (names apart by spaces) for which all conditions hold."""
+
+    ftypes: str
+    conditions: tuple[Callable[[Case], bool], ...]
+    type: str
+
+    @property
+    def said(self) -> str:
+        return ", ".join(holds.__name__ for holds in self.conditions)
+
+
+BASE = "base"
+EVERY = " ".join(FTYPES)
+SMALLEST = "iq1_s iq1_m iq2_xxs iq2_xs"
+SMALL = "iq2_s iq2_m"
+LOW = f"{SMALLEST} {SMALL}"
+
+#: The first rule that holds decides; where none does, the base type.
+MIXTURE = (
+    Rule(EVERY, (sensitive_of_glm5_next,), "q8_0"),
+    # The output.
+    Rule("mxfp4_moe", (output,), "q8_0"),
+    Rule(EVERY, (output, falcon), "q8_0"),
+    Rule(EVERY, (output, row_not_in_blocks), "q8_0"),
+    Rule(f"{LOW} iq3_xxs", (output,), "q5_k"),
+    Rule("q8_0", (output,), "q8_0"),
+    Rule(EVERY, (output,), "q6_k"),
+    # Models of experts with little else.
+    Rule("mxfp4_moe", (stacked_experts,), "mxfp4"),
+    Rule("mxfp4_moe", (), "q8_0"),
+    # Embeddings that are not the output.
+    Rule(SMALLEST, (token_embd,), "q2_k"),
+    Rule(f"{SMALL} iq3_xxs", (token_embd,), "iq3_s"),
+    Rule("tq1_0 tq2_0 q2_0", (token_embd,), "q4_k"),
+    # The ftypes of about two bits and less: nothing after these lines concerns them.
+    Rule(LOW, (attn_v, gqa_4_or_more), "q4_k"),
+    Rule(LOW, (attn_v, four_experts_or_more), "q4_k"),
+    Rule(SMALLEST, (attn_v,), "q2_k"),
+    Rule(SMALL, (attn_v,), "iq3_s"),
+    Rule(LOW, (attn_k, eight_experts), "q4_k"),
+    Rule(SMALLEST, (ffn_down, first_eighth), "q2_k"),
+    Rule(SMALL, (ffn_down, first_eighth), "iq3_s"),
+    Rule(LOW, (attn_output, eight_experts), "q5_k"),
+    Rule("iq1_s iq1_m", (attn_output,), "iq2_xxs"),
+    Rule(SMALL, (attn_output,), "iq3_s"),
+    Rule(LOW, (), BASE),
+    # attn_v.
+    Rule(EVERY, (attn_v, eight_experts), "q8_0"),
+    Rule("q2_k q2_k_s iq3_xxs iq3_xs iq3_s", (attn_v, gqa_4_or_more), "q4_k"),
+    Rule("iq4_nl iq4_xs", (attn_v, gqa_4_or_more), "q5_k"),
+    Rule("q2_k", (attn_v,), "q3_k"),
+    Rule("iq3_xxs", (attn_v, no_importance_matrix), "iq3_s"),
+    Rule("iq3_m", (attn_v,), "q4_k"),
+    Rule("q3_k_m", (attn_v, first_two), "q5_k"),
+    Rule("q3_k_m", (attn_v,), "q4_k"),
+    Rule("q3_k_l", (attn_v,), "q5_k"),
+    Rule("q4_k_m q5_k_m", (attn_v, use_more_bits), "q6_k"),
+    Rule("q4_k_s", (attn_v, first_four), "q5_k"),
+    # attn_k and attn_q.
+    Rule(EVERY, (attn_k, eight_experts), "q8_0"),
+    Rule("iq3_xs", (attn_k,), "iq3_xxs"),
+    Rule("iq3_xxs", (attn_k,), "iq2_s"),
+    Rule("iq3_xs", (attn_q,), "iq3_xxs"),
+    Rule("iq3_xxs", (attn_q,), "iq2_s"),
+    # ffn_down.
+    Rule("q2_k", (ffn_down,), "q3_k"),
+    Rule("q2_k_s", (ffn_down, first_eighth), "q4_k"),
+    Rule("iq3_xxs", (ffn_down, no_importance_matrix, first_eighth), "q4_k"),
+    Rule("iq3_xxs", (ffn_down, no_importance_matrix), "q3_k"),
+    Rule("q3_k_m", (ffn_down, first_sixteenth), "q5_k"),
+    Rule("q3_k_m", (ffn_down, not_falcon), "q4_k"),
+    Rule("q3_k_m", (ffn_down, falcon, use_more_bits), "q4_k"),
+    Rule("iq3_m", (ffn_down, first_eighth), "q4_k"),
+    Rule("iq3_m", (ffn_down, eight_experts, use_more_bits), "q4_k"),
+    Rule("q3_k_l", (ffn_down, falcon), "q4_k"),
+    Rule("q3_k_l", (ffn_down,), "q5_k"),
+    Rule("q4_k_m", (ffn_down, falcon, first_sixteenth), "q6_k"),
+    Rule("q4_k_m", (ffn_down, falcon, use_more_bits), "q5_k"),
+    Rule("q4_k_m", (ffn_down, not_falcon, use_more_bits), "q6_k"),
+    Rule("q5_k_m", (ffn_down, use_more_bits), "q6_k"),
+    Rule("q4_k_s", (ffn_down, not_falcon, first_eighth), "q5_k"),
+    Rule("iq4_nl iq4_xs", (ffn_down, no_importance_matrix, first_eighth), "q5_k"),
+    Rule("q4_0", (ffn_down, importance_matrix, first_eighth), "q4_1"),
+    Rule("q5_0", (ffn_down, importance_matrix, first_eighth), "q5_1"),
+    # attn_output.
+    Rule("q3_k_l", (attn_output, falcon), "q4_k"),
+    Rule(EVERY, (attn_output, falcon), BASE),
+    Rule(
+        "q2_k iq3_xs iq3_xxs q3_k_s q3_k_m iq4_nl q4_k_s q4_k_m iq3_s iq3_m iq4_xs",
+        (attn_output, eight_experts),
+        "q5_k",
+    ),
+    Rule(EVERY, (attn_output, eight_experts), BASE),
+    Rule("q2_k", (attn_output,), "q3_k"),
+    Rule("iq3_xxs", (attn_output,), "iq3_s"),
+    Rule("q3_k_m iq3_m", (attn_output,), "q4_k"),
+    Rule("q3_k_l", (attn_output,), "q5_k"),
+    # ffn_gate and ffn_up.
+    Rule("iq3_xs", (ffn_gate_or_up, middle), "iq3_xxs"),
+)
+
+#: What a rule of these conditions makes of the type chosen, outside `LOW` and `mxfp4_moe`: the 70B's attn_v are small,
+#: eight heads share one.
+AFTERWARDS = ((attn_v, seventy_b), {"q3_k": "q5_k", "q4_k": "q5_k"})
+
+_BY_FTYPE = {name: tuple(rule for rule in MIXTURE if name in rule.ftypes.split()) for name in FTYPES}
+
+
+def choose(case: Case) -> tuple[str, str]:
+    """The type that the mixture gives a tensor, whatever its rows, and the conditions that held (`""`: none)."""
+    rule = next((rule for rule in _BY_FTYPE[case.ftype] if all(holds(case) for holds in rule.conditions)), None)
+    kind, said = (rule.type, rule.said) if rule else (BASE, "")
+    kind = case.base if kind == BASE else kind
+    conditions, changed = AFTERWARDS
+    if case.ftype in LOW.split() or kind not in changed or not all(holds(case) for holds in conditions):
+        return kind, said
+    return changed[kind], ", ".join(part for part in (said or attn_v.__name__, seventy_b.__name__) if part)

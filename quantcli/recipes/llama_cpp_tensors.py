@@ -1,0 +1,194 @@
+"""What llama-quantize sees in a tensor: whether it may be quantized at all, its category, what fits its rows.
+
+Source: llama.cpp's src/llama-quant.cpp and src/llama-model-loader.h (ggml 0.25.3).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from quantcli.containers.ggml_types import BY_NAME
+from quantcli.errors import NotPossible
+from quantcli.recipes.ftypes import FILE_TYPES
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A GGUF tensor before quantization: its name, its shape (rows first), the type that it has (`bf16`, `f32`)."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+
+
+_SMALL_OF_RWKV = (
+    "first", "w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2", "g1", "g2", "decay_w1", "decay_w2", "lerp_fused",
+)  # fmt: skip
+
+#: Parts of a name that mark a tensor as never quantized, and why.
+NEVER = {
+    "_norm.weight": "a norm",
+    "ffn_gate_inp.weight": "a router",
+    "ffn_gate_tid2eid.weight": "a routing table",
+    "altup": "very small",
+    "laurel": "very small",
+    "per_layer_model_proj": "small",
+    "ssm_conv1d": "a small convolution",
+    "shortconv.conv.weight": "a small convolution",
+    "indexer.k_proj.weight": "a small indexer",
+    "indexer.q_proj.weight": "a small indexer",
+    "attn_rel_b.weight": "a position bias",
+    ".position_embd": "a position embedding",
+    "sam.pos_embd": "a position embedding",
+    ".rel_pos": "a position embedding",
+    ".patch_embd": "part of a vision model",
+    ".patch_merger": "part of a vision model",
+    "sam.neck.": "part of a vision model",
+    "sam.net_": "part of a vision model",
+    "a.rvq.codebook": "an audio codebook",
+    "mm.a.code_embd": "an audio codebook",
+    **dict.fromkeys((f"time_mix_{part}.weight" for part in _SMALL_OF_RWKV), "small, of RWKV"),
+}
+
+#: Whole names of the same kind: BERT's embeddings of positions and token types.
+NEVER_NAMES = ("position_embd.weight", "token_types.weight")
+
+#: Further parts of names, of one architecture.
+NEVER_OF = {
+    "glm5-next": (
+        "hc_", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate",
+        "indexer_compressor_ape", "ssm_f_a.weight", "ssm_f_b.weight", "ssm_g_a.weight", "ssm_g_b.weight",
+        "ssm_beta.weight", "attn_kv_a_mqa.weight", "attn_k_b.weight", "attn_v_b.weight",
+    ),
+}  # fmt: skip
+
+
+def never(name: str, shape: tuple[int, ...], architecture: str = "") -> str | None:
+    """Why llama-quantize leaves a tensor as it is, whatever the ftype; None where it may be quantized."""
+    if len(_without_leading_ones(shape)) < 2:
+        return "one dimension"
+    if not name.endswith("weight"):
+        return "not a weight"
+    if name in NEVER_NAMES:
+        return "a position or token type embedding"
+    if any(part in name for part in NEVER_OF.get(architecture, ())):
+        return f"sensitive, of {architecture}"
+    return next((why for part, why in NEVER.items() if part in name), None)
+
+
+def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """GGUF does not count these as dimensions."""
+    start = next((axis for axis, size in enumerate(shape) if size != 1), len(shape))
+    return shape[start:]
+
+
+class Category(Enum):
+    """What a tensor is to the mixtures."""
+
+    OUTPUT = "output"
+    EMBEDDING = "token_embd"
+    QKV = "attn_qkv"
+    KV_B = "attn_kv_b"
+    V = "attn_v"
+    K = "attn_k"
+    Q = "attn_q"
+    ATTENTION_OUTPUT = "attn_output"
+    UP = "ffn_up"
+    GATE = "ffn_gate"
+    DOWN = "ffn_down"
+    OTHER = "other"
+
+
+WHOLE_NAMES = {
+    "output.weight": Category.OUTPUT,
+    "token_embd.weight": Category.EMBEDDING,
+    "per_layer_token_embd.weight": Category.EMBEDDING,
+}
+
+#: The first part found in a name; experts count with the layer that they belong to.
+NAME_PARTS = {
+    "attn_qkv.weight": Category.QKV,
+    "attn_kv_b.weight": Category.KV_B,
+    "attn_v.weight": Category.V,
+    "attn_k.weight": Category.K,
+    "attn_q.weight": Category.Q,
+    "attn_output.weight": Category.ATTENTION_OUTPUT,
+    "ffn_up": Category.UP,
+    "ffn_gate": Category.GATE,
+    "ffn_down": Category.DOWN,
+}
+
+#: Categories that the mixtures treat as attn_v.
+V_LIKE = (Category.V, Category.QKV, Category.KV_B)
+
+
+def category(name: str) -> Category:
+    """
+    >>> category("blk.0.ffn_down_exps.weight").value, category("blk.0.attn_q_a.weight").value
+    ('ffn_down', 'other')
+    """
+    found = (kind for part, kind in NAME_PARTS.items() if part in name)
+    return WHOLE_NAMES.get(name) or next(found, Category.OTHER)
+
+
+def layer(name: str) -> int | None:
+    """The number after a name's leading `blk.`, None without one."""
+    found = re.match(r"blk\.([0-9]{1,9})(?![0-9])", name)
+    return int(found[1]) if found else None
+
+
+def processing_order(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """As llama-quantize handles and writes them: outside blocks first, then by block number, then by name, bytewise."""
+
+    def key(tensor: Tensor) -> tuple[int, bytes]:
+        number = layer(tensor.name)
+        return -1 if number is None else number, tensor.name.encode()
+
+    return sorted(tensors, key=key)
+
+
+#: What takes the place of a type whose blocks do not fill the rows. Types of 32-blocks become f16.
+FALLBACKS = {
+    **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"), "iq4_nl"),
+    **dict.fromkeys(("q2_0", "q2_k", "q3_k", "tq1_0", "tq2_0"), "q4_0"),
+    "q4_k": "q5_0",
+    "q5_k": "q5_1",
+    "q6_k": "q8_0",
+}
+
+
+def block_size(kind: str) -> int:
+    """Values in one block of a GGML type."""
+    return BY_NAME[kind].block_size
+
+
+def fitting(kind: str, row: int, name: str) -> str:
+    """`kind`, or what llama-quantize puts in its place for rows of that length. Raises `NotPossible`, naming `name`."""
+    if row % block_size(kind) == 0:
+        return kind
+    if kind not in FALLBACKS and block_size(kind) > 32:
+        raise NotPossible(
+            f"{name}: its rows of {row} values do not fill {kind}'s blocks of {block_size(kind)}, and llama-quantize "
+            f"has no other type for that: give it one with --tensor-type."
+        )
+    replacement = FALLBACKS.get(kind, "f16")
+    return replacement if row % block_size(replacement) == 0 else "f16"
+
+
+def file_type(tensors: Sequence[Tensor]) -> int:
+    """`general.file_type` of a kept mixture: that of the commonest type among the tensors that can be quantized.
+
+    Of two that are equally common, the one that holds more values.
+    """
+    weights = [tensor for tensor in tensors if never(tensor.name, tensor.shape) is None] or list(tensors)
+    known = [tensor for tensor in weights if tensor.type in FILE_TYPES]
+    count, values = Counter[str](), Counter[str]()
+    for tensor in known:
+        count[tensor.type] += 1
+        values[tensor.type] += math.prod(tensor.shape)
+    return FILE_TYPES[max(count, key=lambda kind: (count[kind], values[kind], kind))] if count else 0

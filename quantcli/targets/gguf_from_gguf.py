@@ -1,0 +1,92 @@
+"""What a GGUF file made from another one holds: its tensors and all of its metadata, known to us or not.
+
+As llama-quantize does it: names stay, except that pruned layers go and the others move up; `general.file_type`,
+`general.quantization_version` and what else changes stand at the end. Source: llama.cpp (src/llama-quant.cpp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from quantcli.arrays import FLOATS
+from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.containers.gguf_values import Value
+from quantcli.errors import NotPossible
+from quantcli.recipes.base import Subject
+from quantcli.recipes.llama_cpp import never
+from quantcli.recipes.prune import Pruned, prune
+from quantcli.schemes.dense import Dense
+from quantcli.targets.base import Draft, Left, Settings
+from quantcli.targets.gguf_general import Typed
+
+#: Keys that describe how the source was cut into files.
+SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+
+
+def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
+    """The weights under their own names, without those of pruned layers."""
+    pruned = _pruned(source, settings)
+    left = [Left(name, "its layer is pruned") for name in source.weights if name not in pruned.names]
+    return [
+        _draft(weight, pruned.names[name], settings) for name, weight in source.weights.items() if name in pruned.names
+    ], left
+
+
+def keys(source: Checkpoint, settings: Settings, file_type: int) -> Typed:
+    """The source's metadata with what llama-quantize sets, that at the end."""
+    kept: dict[str, tuple[str, Any]] = {k: v for k, v in source.metadata.items() if k not in SPLIT_KEYS}
+    changed: dict[str, tuple[str, Any]] = {
+        "general.quantization_version": ("uint32", 2),
+        "general.file_type": ("uint32", file_type),
+    }
+    if settings.prune:
+        architecture = source.metadata.get("general.architecture", Value("string", ""))
+        changed[f"{architecture.value}.block_count"] = ("uint32", _pruned(source, settings).layers)
+    return {k: v for k, v in kept.items() if k not in changed} | changed
+
+
+def partition(source: Checkpoint, settings: Settings) -> dict[str, int]:
+    """Output tensor -> the number, from 0, of the source's part that holds it."""
+    places = _places(source)
+    names = _pruned(source, settings).names
+    return {names[name]: _place(weight, places)[0] for name, weight in source.weights.items() if name in names}
+
+
+def as_stored(drafts: Sequence[Draft], source: Checkpoint) -> list[Draft]:
+    """Part by part in the order of the stored data, as `llama-quantize --keep-split` handles and writes tensors."""
+    places = _places(source)
+    return sorted(drafts, key=lambda draft: _place(draft.weight, places))
+
+
+def _places(source: Checkpoint) -> dict[Path, int]:
+    return {path: number for number, path in enumerate(source.files)}
+
+
+def _place(weight: Weight | None, places: Mapping[Path, int]) -> tuple[int, int]:
+    """The part that holds a weight, and its offset there."""
+    assert weight is not None, "a GGUF made from another one computes no tensors"
+    ((_, part),) = weight.parts.items()
+    return places[part.file], part.offset
+
+
+def _pruned(source: Checkpoint, settings: Settings) -> Pruned:
+    if settings.prune:
+        return prune(source.weights, settings.prune)
+    return Pruned({name: name for name in source.weights}, 0)
+
+
+def _draft(weight: Weight, name: str, settings: Settings) -> Draft:
+    subject = Subject(name, name, None, weight.shape)
+    held = never(name, weight.shape)
+    if isinstance(weight.scheme, Dense):
+        stored = weight.scheme.dtype
+        fixed = held is not None or stored not in FLOATS
+        dense = stored if fixed or settings.dtype is None else settings.dtype
+        if stored == "f64" and not fixed:
+            raise NotPossible(f"tensor {weight.name} is f64, which llama.cpp does not run; give --dtype f32.")
+        return Draft(
+            name, weight.shape, subject, dense, weight, stays=f"stays {dense}: {held}" if held else None, fixed=fixed
+        )
+    return Draft(name, weight.shape, subject, settings.dtype or "f16", weight, stays=held)

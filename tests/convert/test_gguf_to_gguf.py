@@ -1,0 +1,189 @@
+"""GGUF from GGUF: what is not known is kept, what is quantized is not rounded again unasked, and the options' forms."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import gguf as library
+import numpy as np
+import pytest
+
+from quantcli.containers import gguf
+from quantcli.errors import BadInput, NotPossible, WrongUsage
+from tests.conversions import converted, planned, schemes
+
+ALL = ("Q8_0", "IQ2_XXS", "Q4_0")
+
+
+def mystery(path: Path, *, dense: bool = True, types: tuple[str, ...] = ("Q8_0",), layers: int = 3) -> Path:
+    """A file of an architecture that nobody knows: keys of many kinds, dense matrices, one of each of `types`."""
+    writer = library.GGUFWriter(path, "mystery")
+    writer.add_uint64("mystery.doubts", 2**40)
+    writer.add_uint32("mystery.block_count", layers)
+    writer.add_array("mystery.list", [1.5, 2.5])
+    writer.add_string("zzz.note", "h\u00e9")
+    writer.add_bool("a.flag", True)
+    random = np.random.default_rng(0)
+    if dense:
+        writer.add_tensor("token_embd.weight", random.standard_normal((8, 256)).astype(np.float32))
+        for layer in range(layers):
+            writer.add_tensor(f"blk.{layer}.strange.weight", random.standard_normal((8, 256)).astype(np.float16))
+    writer.add_tensor("blk.0.some_norm.weight", np.ones(256, np.float32))
+    for name in types:
+        kind = library.GGMLQuantizationType[name]
+        size, nbytes = library.GGML_QUANT_SIZES[kind]
+        blocks = random.integers(0, 16, (4, 256 // size * nbytes), dtype=np.uint8)
+        writer.add_tensor(f"blk.0.{name.lower()}.weight", blocks, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def with_type(path: Path, tensor: str, number: int) -> Path:
+    """The file with another type number for a tensor."""
+    raw = bytearray(path.read_bytes())
+    at = raw.index(tensor.encode()) + len(tensor)
+    rank = struct.unpack_from("<I", raw, at)[0]
+    struct.pack_into("<I", raw, at + 4 + 8 * rank, number)
+    path.write_bytes(raw)
+    return path
+
+
+def data(path: Path) -> dict[str, bytes]:
+    raw = path.read_bytes()
+    return {name: raw[t.offset : t.offset + (t.nbytes or t.span)] for name, t in gguf.read(path).tensors.items()}
+
+
+def keys(path: Path) -> dict[str, tuple[str, Any]]:
+    found = gguf.read(path).metadata
+    return {key: (v.type, v.value.payload if hasattr(v.value, "payload") else v.value) for key, v in found.items()}
+
+
+def test_keep_copies_all_bytes_and_keys(tmp_path: Path) -> None:
+    source, output = mystery(tmp_path / "in.gguf", types=ALL), tmp_path / "out.gguf"
+    report = converted(source, output)
+    assert report["verified"] and report["totals"]["routes"] == {"copy": 8}
+    assert data(output) == data(source)
+    changed = {"general.quantization_version": ("uint32", 2), "general.file_type": ("uint32", 1)}
+    assert keys(output) == keys(source) | changed
+    assert list(keys(output)) == [*(key for key in keys(source) if key not in changed), *changed]
+
+
+def test_a_preset_of_an_unknown_architecture(tmp_path: Path) -> None:
+    """Dense weights get it, quantized ones keep their codes."""
+    source, output = mystery(tmp_path / "in.gguf", types=ALL), tmp_path / "out.gguf"
+    report = converted(source, output, scheme="q4_k_m")
+    assert report["verified"]
+    assert schemes(output) == {
+        "token_embd.weight": "q6_k", "blk.0.iq2_xxs.weight": "iq2_xxs", "blk.0.q4_0.weight": "q4_0",
+        "blk.0.q8_0.weight": "q8_0", "blk.0.some_norm.weight": "f32", "blk.0.strange.weight": "q4_k",
+        "blk.1.strange.weight": "q4_k", "blk.2.strange.weight": "q4_k",
+    }  # fmt: skip
+    assert all(data(output)[name] == data(source)[name] for name in data(source) if "q" in name)
+    reasons = {w["name"]: w["reason"] for w in report["weights"]}
+    assert reasons["blk.0.q8_0.weight"] == "keeps its codes: q4_k would round them again"
+    assert {key: keys(output)[key] for key in ("mystery.doubts", "mystery.list", "zzz.note", "a.flag")} == {
+        key: keys(source)[key] for key in ("mystery.doubts", "mystery.list", "zzz.note", "a.flag")
+    }
+
+
+def test_a_type_that_nobody_knows_is_copied(tmp_path: Path) -> None:
+    source = with_type(mystery(tmp_path / "in.gguf"), "blk.0.q8_0.weight", 999)
+    for number, options in enumerate([{}, {"scheme": "q8_0"}]):
+        output = tmp_path / f"{number}.gguf"
+        assert converted(source, output, **options)["verified"]
+        assert gguf.read(output).tensors["blk.0.q8_0.weight"].type_id == 999
+        assert data(output)["blk.0.q8_0.weight"] == data(source)["blk.0.q8_0.weight"]
+    for options in ({"scheme": "q8_0", "allow_requantize": True}, {"overrides": ("blk.0.q8_0*=f16",)}):
+        with pytest.raises(NotPossible, match=r"blk\.0\.q8_0\.weight: GGML type type-999 is copied, not decoded"):
+            planned(source, tmp_path / "no.gguf", **options)
+
+
+def test_nothing_to_do_without_allow_requantize(tmp_path: Path) -> None:
+    source = mystery(tmp_path / "in.gguf", dense=False)
+    with pytest.raises(NotPossible, match=r"every weight is quantized already .* --allow-requantize"):
+        planned(source, tmp_path / "out.gguf", scheme="q4_0")
+    output = tmp_path / "out.gguf"
+    assert converted(source, output, scheme="q4_0", allow_requantize=True)["verified"]
+    assert schemes(output)["blk.0.q8_0.weight"] == "q4_0"
+
+
+@pytest.mark.parametrize("options", [{"overrides": ("*.q8_0.*=q4_0",)}, {"tensor_types": ("q8_0=q4_0",)}])
+def test_a_rule_for_a_quantized_weight_needs_allow_requantize(tmp_path: Path, options: dict[str, Any]) -> None:
+    source = mystery(tmp_path / "in.gguf")
+    with pytest.raises(NotPossible, match=r"blk\.0\.q8_0\.weight is quantized already .* --allow-requantize"):
+        planned(source, tmp_path / "out.gguf", scheme="q5_0", **options)
+    converted(source, tmp_path / "out.gguf", scheme="q5_0", allow_requantize=True, **options)
+    assert schemes(tmp_path / "out.gguf")["blk.0.q8_0.weight"] == "q4_0"
+
+
+def test_dense_types_decode(tmp_path: Path) -> None:
+    source, output = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf"
+    assert converted(source, output, scheme="f32")["verified"]
+    assert set(schemes(output).values()) == {"f32"}
+
+
+def test_layers_are_pruned(tmp_path: Path) -> None:
+    source, output = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf"
+    assert converted(source, output, prune_layers="1")["verified"]
+    names = ["blk.0.q8_0.weight", "blk.0.some_norm.weight", "blk.0.strange.weight", "blk.1.strange.weight"]
+    assert sorted(data(output)) == [*names, "token_embd.weight"]
+    assert data(output)["blk.1.strange.weight"] == data(source)["blk.2.strange.weight"]
+    assert keys(output)["mystery.block_count"] == ("uint32", 2)
+    assert list(keys(output))[-1] == "mystery.block_count"
+    for layers in ("3", "0,1,2", "x", "-1"):
+        with pytest.raises(WrongUsage, match="--prune-layers"):
+            planned(source, tmp_path / "no.gguf", prune_layers=layers)
+
+
+def test_keys_are_overridden(tmp_path: Path) -> None:
+    source, output = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf"
+    given = ("zzz.note=str:a=b:c", "new.int=int:-7", "new.float=float:0.1", "a.flag=bool:false", "zzz.note=str:last")
+    assert converted(source, output, override_kv=given)["verified"]
+    found = keys(output)
+    assert found["zzz.note"] == ("string", "last")
+    assert found["new.int"] == ("uint32", 7)
+    assert found["new.float"] == ("float32", float(np.float32(0.1)))
+    assert found["a.flag"] == ("bool", False)
+    assert list(found)[-4:] == ["zzz.note", "new.int", "new.float", "a.flag"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["key", "=int:1", "key=int", "key=long:1", "key=int:", "key=int:1.5", "key=int:99999999999", "key=float:nan",
+     "key=float:x", "key=bool:yes"],
+)  # fmt: skip
+def test_malformed_overrides_are_quoted(tmp_path: Path, text: str) -> None:
+    source = mystery(tmp_path / "in.gguf")
+    with pytest.raises(WrongUsage, match=f"--override-kv '{text}'"):
+        planned(source, tmp_path / "out.gguf", override_kv=(text,))
+
+
+def test_a_file_of_tensor_types(tmp_path: Path) -> None:
+    """What the option says comes first; the file's own first match wins."""
+    source, output, file = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf", tmp_path / "types.txt"
+    file.write_text("blk.0.strange=q5_1\nstrange=q4_1 token_embd=q8_0\n")
+    options = {"scheme": "q4_0", "tensor_types": ("blk.2.*=q5_0",), "tensor_type_file": file}
+    assert converted(source, output, **options)["verified"]
+    found = schemes(output)
+    assert [found[f"blk.{layer}.strange.weight"] for layer in range(3)] == ["q5_1", "q4_1", "q5_0"]
+    assert found["token_embd.weight"] == "q8_0"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="types.txt: is no UTF-8"):
+        planned(source, tmp_path / "no.gguf", **options)
+
+
+def test_entries_of_a_matrix_need_one(tmp_path: Path) -> None:
+    source = mystery(tmp_path / "in.gguf")
+    for options in ({"include_weights": ("a",)}, {"exclude_weights": ("a",)}):
+        with pytest.raises(WrongUsage, match="--imatrix"):
+            planned(source, tmp_path / "out.gguf", scheme="q4_0", **options)
+
+
+def test_options_for_gguf_need_one(tmp_path: Path) -> None:
+    source = mystery(tmp_path / "in.gguf")
+    for options in ({"override_kv": ("a=int:1",)}, {"prune_layers": "1"}, {"imatrix": source}):
+        with pytest.raises(WrongUsage, match="is an option for GGUF"):
+            planned(source, tmp_path / "out", **options)
