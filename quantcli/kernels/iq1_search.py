@@ -1,0 +1,386 @@
+"""GGML's IQ1 types on the CPU: the search for scales, shifts and codebook rows, with ggml's results.
+
+Source: `quantize_row_iq1_s_impl`, `quantize_row_iq1_m_impl` and `iq1_find_best_neighbour2` in ggml-quants.c
+(llama.cpp), restated. All arithmetic is float32, each operation rounded once, sums in index order. A value is scale *
+(level - 1 + shift), level 0, 1 or 2, shift 1/8 or -1/8: one for the group of 32 in iq1_s, one for each half of the
+group of 16 in iq1_m.
+
+    splits    values in order of size (equal ones as they stand): the first i1 get level 0, those from i2 on level 2;
+    all
+              i1 <= i2 with all shifts are tried, and the one whose scale explains most is kept, the first of equals
+    flip      where the scale came out below zero, levels and shifts are turned round
+    row       of 8 levels: they themselves if they are in the book, else their nearest neighbour (iq_neighbours.py) when
+              distances are weighted; then the scale that fits the rows
+
+The groups of several super-blocks are the lanes of vectors. Sums that ggml forms anew for each split are kept for each
+i1 and each i2, where that is the same arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array
+from quantcli.kernels.chunks import units, widen
+from quantcli.kernels.compile import inlined, inner, kernel
+from quantcli.kernels.iq_nearest import among8_shifted, glance8_shifted
+from quantcli.kernels.iq_neighbours import LANES, Neighbours
+from quantcli.kernels.iq_search import CLEAR, TINY
+from quantcli.kernels.iq_start import SUPER, weigh
+
+#: Values of a row of the book; groups that are searched side by side.
+WIDTH, SIDE = 8, 32
+SHIFT = np.float32(0.125)
+#: A smaller peak is zero.
+EPSILON_S, EPSILON_M = np.float32(1e-12), np.float32(1e-7)
+_LARGEST = np.float32(np.finfo(np.float32).max)
+
+
+class Found(NamedTuple):
+    """Of super-blocks: rows int16 (n, 32); minus uint8 (n, 32): 1 where a row's shift is -1/8; scales (n, groups).
+
+    whole float32 (n,): in iq1_m the scale of a super-block that fits all of its rows, 0 in iq1_s.
+    """
+
+    rows: NDArray[np.int16]
+    minus: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    whole: NDArray[np.float32]
+
+
+def search(values: Array, importance: NDArray[np.float32] | None, group: int, book: Neighbours) -> Found:
+    """Of `values` (rows, columns), any dtype of FLOATS; importance float32 (1 or rows, columns); group 32 or 16."""
+    count = values.size // SUPER
+    source, dropped = units(values)
+    weights = np.empty((0, SUPER), np.float32)
+    if importance is not None:
+        weights = np.ascontiguousarray(importance, np.float32).reshape(-1, SUPER)
+    found = Found(
+        np.zeros((count, SUPER // WIDTH), np.int16),
+        np.zeros((count, SUPER // WIDTH), np.uint8),
+        np.zeros((count, SUPER // group), np.float32),
+        np.zeros(count, np.float32),
+    )
+    floats = book.row_codes.astype(np.float32).reshape(-1)
+    _search(source, dropped, weights, group, book, floats, found.rows, found.minus, found.scales, found.whole)
+    return found
+
+
+@inner
+def _sort(x: Any, side: Any, rank: Any, order: Any) -> None:
+    """order[g, r] = which value of group g comes r-th, equal ones as they stand; x (groups, values).
+
+    side, rank (values, groups): work space. A NaN goes anywhere.
+    """
+    groups, size = x.shape
+    for g in range(groups):
+        for i in range(size):
+            side[i, g], rank[i, g], order[g, i] = x[g, i], np.int32(0), np.int32(0)
+    for i in range(1, size):
+        for j in range(i):
+            for g in range(groups):
+                after = np.int32(1) if side[j, g] <= side[i, g] else np.int32(0)
+                rank[i, g] += after
+                rank[j, g] += np.int32(1) - after
+    for g in range(groups):
+        for i in range(size):
+            order[g, rank[i, g]] = np.int32(i)
+
+
+@inner
+def _splits32(sumx: Any, sumw: Any, ends: Any, best: Any, number: Any) -> None:
+    """best, number of each lane's best split of 32: number = 2 (33 i1 + i2), + 1 for the shift -1/8, -1 for none.
+
+    sumx, sumw (33, lanes): sums of w x and of w over the first values; ends (4, 33, lanes): work space.
+    """
+    size, lanes, nought = sumx.shape[0] - 1, best.shape[0], np.float32(0)
+    low_p, low_m, high_p, high_m = (
+        SHIFT - np.float32(1),
+        -SHIFT - np.float32(1),
+        np.float32(1) + SHIFT,
+        np.float32(1) - SHIFT,
+    )
+    ax_p, ax_m, aw_p, aw_m = ends[4, 0], ends[4, 1], ends[4, 2], ends[4, 3]
+    for i in range(size + 1):
+        for g in range(lanes):
+            x, w = sumx[size, g] - sumx[i, g], sumw[size, g] - sumw[i, g]
+            ends[0, i, g], ends[1, i, g] = x * high_p, x * high_m
+            ends[2, i, g], ends[3, i, g] = w * high_p * high_p, w * high_m * high_m
+    for g in range(lanes):
+        best[g], number[g] = -_LARGEST, np.int32(-1)
+    for i1 in range(size + 1):
+        x1, w1 = sumx[i1], sumw[i1]
+        for g in range(lanes):
+            ax_p[g], ax_m[g] = x1[g] * low_p, x1[g] * low_m
+            aw_p[g], aw_m[g] = w1[g] * low_p * low_p, w1[g] * low_m * low_m
+        for i2 in range(i1, size + 1):
+            x2, w2, cx_p, cx_m, cw_p, cw_m = sumx[i2], sumw[i2], ends[0, i2], ends[1, i2], ends[2, i2], ends[3, i2]
+            this = np.int32(2 * (33 * i1 + i2))
+            for g in range(lanes):
+                bx, bw = (x2[g] - x1[g]) * SHIFT, (w2[g] - w1[g]) * SHIFT * SHIFT
+                along, square = ax_p[g] + bx + cx_p[g], aw_p[g] + bw + cw_p[g]
+                better = (square > nought) & (along * along > best[g] * square)
+                so_far = along / square * along if better else best[g]
+                at = this if better else number[g]
+                along, square = ax_m[g] - bx + cx_m[g], aw_m[g] + bw + cw_m[g]
+                better = (square > nought) & (along * along > so_far * square)
+                best[g] = along / square * along if better else so_far
+                number[g] = this + np.int32(1) if better else at
+
+
+@inner
+def _splits16(sumx: Any, sumw: Any, best: Any, number: Any) -> None:
+    """best, number of each lane's best split of 16: number = 4 (17 i1 + i2) + shifts, -1 for none.
+
+    sumx, sumw (2, 17, lanes): sums of w x and of w over the first values, of those that are in either half of the
+    group. Shifts: 2 where the first half's is -1/8, + 1 where the second's is.
+    """
+    size, lanes, nought = sumx.shape[1] - 1, best.shape[0], np.float32(0)
+    p, m = np.float32(1) + SHIFT, np.float32(1) - SHIFT
+    p0, m0, s2 = SHIFT - np.float32(1), -SHIFT - np.float32(1), SHIFT * SHIFT
+    cp1, cp2, cm1, cm2 = p0 * p0 - s2, s2 - p * p, m0 * m0 - s2, s2 - m * m
+    tx0, tx1, tw0, tw1 = sumx[0, size], sumx[1, size], sumw[0, size], sumw[1, size]
+    for g in range(lanes):
+        best[g], number[g] = -_LARGEST, np.int32(-1)
+    for i1 in range(size + 1):
+        for i2 in range(i1, size + 1):
+            xa, xb, wa, wb = sumx[0, i1], sumx[1, i1], sumw[0, i1], sumw[1, i1]
+            ya, yb, va, vb = sumx[0, i2], sumx[1, i2], sumw[0, i2], sumw[1, i2]
+            this = np.int32(4 * (17 * i1 + i2))
+            for g in range(lanes):
+                sa, sb = xa[g] + ya[g], xb[g] + yb[g]
+                pa, ma, pb, mb = tx0[g] * p - sa, tx0[g] * m - sa, tx1[g] * p - sb, tx1[g] * m - sb
+                qpa = tw0[g] * p * p + wa[g] * cp1 + va[g] * cp2
+                qma = tw0[g] * m * m + wa[g] * cm1 + va[g] * cm2
+                qpb = tw1[g] * p * p + wb[g] * cp1 + vb[g] * cp2
+                qmb = tw1[g] * m * m + wb[g] * cm1 + vb[g] * cm2
+                top, at = best[g], number[g]
+                along, square = pa + pb, qpa + qpb
+                better = (square > nought) & (along * along > top * square)
+                top, at = along / square * along if better else top, this if better else at
+                along, square = pa + mb, qpa + qmb
+                better = (square > nought) & (along * along > top * square)
+                top, at = along / square * along if better else top, this + np.int32(1) if better else at
+                along, square = ma + pb, qma + qpb
+                better = (square > nought) & (along * along > top * square)
+                top, at = along / square * along if better else top, this + np.int32(2) if better else at
+                along, square = ma + mb, qma + qmb
+                better = (square > nought) & (along * along > top * square)
+                best[g], number[g] = along / square * along if better else top, this + np.int32(3) if better else at
+
+
+@inlined
+def _scale32(sumx: Any, sumw: Any, g: int, i1: int, i2: int, minus: int) -> Any:
+    """The scale of a split of 32, as `_splits32` forms it."""
+    shift = -SHIFT if minus else SHIFT
+    low, high, size = shift - np.float32(1), shift + np.float32(1), sumx.shape[0] - 1
+    x1, x2, x3 = sumx[i1, g], sumx[i2, g] - sumx[i1, g], sumx[size, g] - sumx[i2, g]
+    w1, w2, w3 = sumw[i1, g], sumw[i2, g] - sumw[i1, g], sumw[size, g] - sumw[i2, g]
+    along = x1 * low + x2 * shift + x3 * high
+    return along / (w1 * low * low + w2 * shift * shift + w3 * high * high)
+
+
+@inlined
+def _half16(total_x: Any, total_w: Any, x1: Any, x2: Any, w1: Any, w2: Any, minus: int) -> Any:
+    """Sums of w x q and w q q of one half of a group of 16, as `_splits16` forms them."""
+    shift = -SHIFT if minus else SHIFT
+    low, high, middle = shift - np.float32(1), shift + np.float32(1), shift * shift
+    along = total_x * high - (x1 + x2)
+    return along, total_w * high * high + w1 * (low * low - middle) + w2 * (middle - high * high)
+
+
+@inlined
+def _row(
+    book: Any, floats: Any, point: int, x: Any, w: Any, twice: Any, at: int, scale: Any, shift: Any, abouts: Any,
+    few: Any, own: Any, found: Any,
+) -> Any:  # fmt: skip
+    """The book's row for 8 levels, as the number of their point, with one scale and shift."""
+    row = book.where[point]
+    if row >= 0:
+        return np.int64(row)
+    of, count = np.int64(book.start[-1 - row]), np.int64(book.counts[-1 - row])
+    total, rest = np.float32(0), np.float32(0)
+    for i in range(at, at + WIDTH):
+        total += w[i]
+        rest += w[i] * x[i] * x[i]
+    rest = rest / scale
+    place, near, second, _, _, _ = glance8_shifted(
+        book.codes, of, count, w, twice, at, scale, scale, rest, rest, abouts[0], abouts[1], shift
+    )
+    within = CLEAR * (scale * total * np.float32(2) + rest) + TINY
+    if second - near > within:
+        return np.int64(book.members[of + place])
+    kept, limit = 0, near + within
+    for j in range(count):
+        few[kept] = book.members[of + j]
+        kept += 0 if abouts[0, j] > limit else 1
+    own[0] = scale
+    among8_shifted(floats, few, 0, kept, x, w, at, own, found, 0, shift)
+    return np.int64(found[0])
+
+
+@inlined
+def _refit(floats: Any, x: Any, w: Any, first: int, group: int, rows: Any, minus: Any, factor: Any, sums: Any) -> None:
+    """Adds sum(w q x) and sum(w q q) of a group to `sums`; q = factor * (code + shift)."""
+    along, square = sums[0], sums[1]
+    for k in range(group // WIDTH):
+        shift, row = -SHIFT if minus[k] else SHIFT, WIDTH * np.int64(rows[k])
+        for i in range(WIDTH):
+            q, j = (floats[row + i] + shift) * factor, first + WIDTH * k + i
+            along += w[j] * q * x[j]
+            square += w[j] * q * q
+    sums[0], sums[1] = along, square
+
+
+@inlined
+def _finish(
+    book: Any, floats: Any, x: Any, w: Any, twice: Any, first: int, group: int, order: Any, i1: int, i2: int,
+    scale: Any, levels: Any, abouts: Any, few: Any, own: Any, found: Any, sums: Any, rows: Any, minus: Any,
+) -> Any:  # fmt: skip
+    """Rows of a group that is split, its shifts turned where the scale is below zero; the scale."""
+    turned = scale < np.float32(0)
+    for r in range(group):
+        level = 0 if r < i1 else (1 if r < i2 else 2)
+        levels[order[r]] = np.int32(2 - level if turned else level)
+    scale, on = abs(scale), True
+    for k in range(group // WIDTH):
+        minus[k] = np.uint8(1 - minus[k]) if turned else minus[k]
+        point, digit = np.int64(0), np.int64(1)
+        for i in range(WIDTH):
+            point += digit * np.int64(levels[WIDTH * k + i])
+            digit *= np.int64(3)
+        on = on and book.where[point] >= 0
+        shift = -SHIFT if minus[k] else SHIFT
+        rows[k] = _row(book, floats, point, x, w, twice, first + WIDTH * k, scale, shift, abouts, few, own, found)
+    if on:
+        return scale
+    sums[0], sums[1] = np.float32(0), np.float32(0)
+    _refit(floats, x, w, first, group, rows, minus, np.float32(1), sums)
+    return sums[0] / sums[1] if sums[0] > np.float32(0) and sums[1] > np.float32(0) else scale
+
+
+@inner
+def _prefixes(x: Any, w: Any, order: Any, group: int, sumx: Any, sumw: Any) -> None:
+    """sumx, sumw (halves, group + 1, lanes): sums over the first values in order, each value into its half's."""
+    halves, half = sumx.shape[0], group // sumx.shape[0]
+    for g in range(x.shape[0]):
+        for h in range(halves):
+            sumx[h, 0, g], sumw[h, 0, g] = np.float32(0), np.float32(0)
+        for r in range(group):
+            i = order[g, r]
+            for h in range(halves):
+                sumx[h, r + 1, g], sumw[h, r + 1, g] = sumx[h, r, g], sumw[h, r, g]
+            h = i // half
+            sumx[h, r + 1, g] += w[g, i] * x[g, i]
+            sumw[h, r + 1, g] += w[g, i]
+
+
+@inner
+def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scales: Any, sums: Any) -> Any:
+    """iq1_m's scale of a super-block: what fits all of its rows with the groups' 3-bit scales."""
+    largest = np.float32(0)
+    for g in range(scales.shape[0]):
+        largest = scales[g] if scales[g] > largest else largest
+    d = largest / np.float32(15)
+    if not d > np.float32(0):
+        return np.float32(0)
+    sums[0], sums[1] = np.float32(0), np.float32(0)
+    each = group // WIDTH
+    for g in range(scales.shape[0]):
+        code = np.float32(0.5) * (np.float32(1) / d * scales[g] - np.float32(1))
+        code = (code + np.float32(1.5 * 2**23)) - np.float32(1.5 * 2**23)
+        code = code if code > np.float32(0) else np.float32(0)
+        code = code if code < np.float32(7) else np.float32(7)
+        factor = np.float32(2) * code + np.float32(1)
+        _refit(floats, x, w, group * g, group, rows[each * g :], minus[each * g :], factor, sums)
+    return sums[0] / sums[1] if sums[1] > np.float32(0) else d
+
+
+@kernel
+def _search(
+    source: Any, dropped: int, importance: Any, group: int, book: Any, floats: Any, rows: Any, minus: Any, scales: Any,
+    whole: Any,
+) -> None:  # fmt: skip
+    per_unit, halves, per_super, each = 1 if dropped else 2, 32 // group, SUPER // group, group // WIDTH
+    at_once, longest = SIDE // per_super, book.counts.max()
+    room = np.zeros((3, SIDE * group), np.float32)
+    x, w, twice = room[0], room[1], room[2]
+    order, rank = np.zeros((SIDE, group), np.int32), np.zeros((group, SIDE), np.int32)
+    levels, number, side = np.zeros(group, np.int32), np.zeros(SIDE, np.int32), np.zeros((group, SIDE), np.float32)
+    sumx, sumw = np.zeros((halves, group + 1, SIDE), np.float32), np.zeros((halves, group + 1, SIDE), np.float32)
+    ends, best, sums = np.zeros((5, group + 1, SIDE), np.float32), np.zeros(SIDE, np.float32), np.zeros(2, np.float32)
+    abouts, few = np.zeros((2, longest), np.float32), np.zeros(longest + 1, np.int16)
+    own, found = np.zeros(LANES, np.float32), np.zeros(LANES, np.int32)
+    plain, epsilon = np.float32(0), EPSILON_S if halves == 1 else EPSILON_M
+    for start in range(0, rows.shape[0], at_once):
+        count = min(at_once, rows.shape[0] - start)
+        for b in range(count):
+            of, units_each = start + b, SUPER * per_unit
+            widen(source[of * units_each : (of + 1) * units_each], x[b * SUPER : (b + 1) * SUPER], SUPER, dropped)
+            at = of % importance.shape[0] if importance.shape[0] else 0
+            given = importance[at : at + 1].reshape(-1)
+            weigh(x[b * SUPER : (b + 1) * SUPER], given, np.float32(2), plain, w[b * SUPER : (b + 1) * SUPER])
+        for i in range(count * SUPER):
+            twice[i] = np.float32(-2) * w[i] * x[i]
+        x2, w2 = x.reshape(SIDE, group), w.reshape(SIDE, group)
+        _sort(x2, side, rank, order)
+        _prefixes(x2, w2, order, group, sumx, sumw)
+        if halves == 1:
+            _splits32(sumx[0], sumw[0], ends, best, number)
+        else:
+            _splits16(sumx, sumw, best, number)
+        for g in range(count * per_super):
+            b, k = start + g // per_super, g % per_super * each
+            peak = np.float32(0)
+            for i in range(g * group, (g + 1) * group):
+                peak = abs(x[i]) if abs(x[i]) > peak else peak
+            if peak < epsilon or number[g] < 0:
+                continue
+            if halves == 1:
+                split, shifts = number[g] // 2, number[g] % 2
+                i1, i2 = split // 33, split % 33
+                scale = _scale32(sumx[0], sumw[0], g, i1, i2, shifts)
+                minus[b, k : k + each] = shifts
+            else:
+                split, shifts = number[g] // 4, number[g] % 4
+                i1, i2 = split // 17, split % 17
+                a, qa = _half16(
+                    sumx[0, 16, g],
+                    sumw[0, 16, g],
+                    sumx[0, i1, g],
+                    sumx[0, i2, g],
+                    sumw[0, i1, g],
+                    sumw[0, i2, g],
+                    shifts // 2,
+                )
+                c, qc = _half16(
+                    sumx[1, 16, g],
+                    sumw[1, 16, g],
+                    sumx[1, i1, g],
+                    sumx[1, i2, g],
+                    sumw[1, i1, g],
+                    sumw[1, i2, g],
+                    shifts % 2,
+                )
+                scale = (a + c) / (qa + qc)
+                minus[b, k], minus[b, k + 1] = shifts // 2, shifts % 2
+            scales[b, g % per_super] = _finish(
+                book, floats, x, w, twice, g * group, group, order[g], i1, i2, scale, levels, abouts, few, own, found,
+                sums, rows[b, k : k + each], minus[b, k : k + each],
+            )  # fmt: skip
+        if halves == 2:
+            for b in range(count):
+                of, begin = start + b, b * SUPER
+                whole[of] = _whole(
+                    floats,
+                    x[begin : begin + SUPER],
+                    w[begin : begin + SUPER],
+                    group,
+                    rows[of],
+                    minus[of],
+                    scales[of],
+                    sums,
+                )
