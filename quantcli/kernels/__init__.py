@@ -10,4 +10,7 @@ Every module here imports numba, so schemes import it inside the method that run
     k_quants.py, k_quants_decode.py          GGML's q2_k q3_k q4_k q5_k
     q6_k.py, q8_k.py                         GGML's q6_k, q8_k
     ggml_search.py                           the searches for scales of the blocks above
+    iq_search.py, iq1_search.py              GGML's IQ2 and IQ3, IQ1: codebooks; iq_start.py: what they begin with
+    iq_neighbours.py, iq_nearest.py          a codebook's neighbours, and which of them is nearest
+    iq_values.py                             from codebook rows to values
 """

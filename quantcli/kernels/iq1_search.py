@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, widen
-from quantcli.kernels.compile import inlined, inner, kernel
+from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.iq_nearest import among8_shifted, glance8_shifted
 from quantcli.kernels.iq_neighbours import LANES, Neighbours
 from quantcli.kernels.iq_search import CLEAR, TINY
@@ -71,14 +71,14 @@ def search(values: Array, importance: NDArray[np.float32] | None, group: int, bo
 
 @inner
 def _sort(x: Any, side: Any, rank: Any, order: Any) -> None:
-    """order[g, r] = which value of group g comes r-th, equal ones as they stand; x (groups, values).
+    """order[r, g] = which value of group g comes r-th, equal ones as they stand; x (groups, values).
 
     side, rank (values, groups): work space. A NaN goes anywhere.
     """
     groups, size = x.shape
     for g in range(groups):
         for i in range(size):
-            side[i, g], rank[i, g], order[g, i] = x[g, i], np.int32(0), np.int32(0)
+            side[i, g], rank[i, g], order[i, g] = x[g, i], np.int32(0), np.int32(0)
     for i in range(1, size):
         for j in range(i):
             for g in range(groups):
@@ -87,7 +87,7 @@ def _sort(x: Any, side: Any, rank: Any, order: Any) -> None:
                 rank[j, g] += np.int32(1) - after
     for g in range(groups):
         for i in range(size):
-            order[g, rank[i, g]] = np.int32(i)
+            order[rank[i, g], g] = np.int32(i)
 
 
 @inner
@@ -172,7 +172,7 @@ def _splits16(sumx: Any, sumw: Any, best: Any, number: Any) -> None:
                 best[g], number[g] = along / square * along if better else top, this + np.int32(3) if better else at
 
 
-@inlined
+@inner
 def _scale32(sumx: Any, sumw: Any, g: int, i1: int, i2: int, minus: int) -> Any:
     """The scale of a split of 32, as `_splits32` forms it."""
     shift = -SHIFT if minus else SHIFT
@@ -183,7 +183,7 @@ def _scale32(sumx: Any, sumw: Any, g: int, i1: int, i2: int, minus: int) -> Any:
     return along / (w1 * low * low + w2 * shift * shift + w3 * high * high)
 
 
-@inlined
+@inner
 def _half16(total_x: Any, total_w: Any, x1: Any, x2: Any, w1: Any, w2: Any, minus: int) -> Any:
     """Sums of w x q and w q q of one half of a group of 16, as `_splits16` forms them."""
     shift = -SHIFT if minus else SHIFT
@@ -192,7 +192,7 @@ def _half16(total_x: Any, total_w: Any, x1: Any, x2: Any, w1: Any, w2: Any, minu
     return along, total_w * high * high + w1 * (low * low - middle) + w2 * (middle - high * high)
 
 
-@inlined
+@inner
 def _row(
     book: Any, floats: Any, point: int, x: Any, w: Any, twice: Any, at: int, scale: Any, shift: Any, abouts: Any,
     few: Any, own: Any, found: Any,
@@ -222,7 +222,7 @@ def _row(
     return np.int64(found[0])
 
 
-@inlined
+@inner
 def _refit(floats: Any, x: Any, w: Any, first: int, group: int, rows: Any, minus: Any, factor: Any, sums: Any) -> None:
     """Adds sum(w q x) and sum(w q q) of a group to `sums`; q = factor * (code + shift)."""
     along, square = sums[0], sums[1]
@@ -235,16 +235,16 @@ def _refit(floats: Any, x: Any, w: Any, first: int, group: int, rows: Any, minus
     sums[0], sums[1] = along, square
 
 
-@inlined
+@inner
 def _finish(
-    book: Any, floats: Any, x: Any, w: Any, twice: Any, first: int, group: int, order: Any, i1: int, i2: int,
+    book: Any, floats: Any, x: Any, w: Any, twice: Any, first: int, group: int, order: Any, lane: int, i1: int, i2: int,
     scale: Any, levels: Any, abouts: Any, few: Any, own: Any, found: Any, sums: Any, rows: Any, minus: Any,
 ) -> Any:  # fmt: skip
     """Rows of a group that is split, its shifts turned where the scale is below zero; the scale."""
     turned = scale < np.float32(0)
     for r in range(group):
         level = 0 if r < i1 else (1 if r < i2 else 2)
-        levels[order[r]] = np.int32(2 - level if turned else level)
+        levels[order[r, lane]] = np.int32(2 - level if turned else level)
     scale, on = abs(scale), True
     for k in range(group // WIDTH):
         minus[k] = np.uint8(1 - minus[k]) if turned else minus[k]
@@ -263,19 +263,20 @@ def _finish(
 
 
 @inner
-def _prefixes(x: Any, w: Any, order: Any, group: int, sumx: Any, sumw: Any) -> None:
+def _prefixes(x: Any, w: Any, order: Any, sumx: Any, sumw: Any) -> None:
     """sumx, sumw (halves, group + 1, lanes): sums over the first values in order, each value into its half's."""
-    halves, half = sumx.shape[0], group // sumx.shape[0]
-    for g in range(x.shape[0]):
-        for h in range(halves):
+    groups, size = x.shape
+    halves, half = sumx.shape[0], size // sumx.shape[0]
+    for h in range(halves):
+        for g in range(groups):
             sumx[h, 0, g], sumw[h, 0, g] = np.float32(0), np.float32(0)
-        for r in range(group):
-            i = order[g, r]
-            for h in range(halves):
-                sumx[h, r + 1, g], sumw[h, r + 1, g] = sumx[h, r, g], sumw[h, r, g]
-            h = i // half
-            sumx[h, r + 1, g] += w[g, i] * x[g, i]
-            sumw[h, r + 1, g] += w[g, i]
+        for r in range(size):
+            for g in range(groups):
+                i = np.int64(order[r, g])
+                weight, old_x, old_w = w[g, i], sumx[h, r, g], sumw[h, r, g]
+                mine = i // half == h
+                sumx[h, r + 1, g] = old_x + weight * x[g, i] if mine else old_x
+                sumw[h, r + 1, g] = old_w + weight if mine else old_w
 
 
 @inner
@@ -308,7 +309,7 @@ def _search(
     at_once, longest = SIDE // per_super, book.counts.max()
     room = np.zeros((3, SIDE * group), np.float32)
     x, w, twice = room[0], room[1], room[2]
-    order, rank = np.zeros((SIDE, group), np.int32), np.zeros((group, SIDE), np.int32)
+    order, rank = np.zeros((group, SIDE), np.int32), np.zeros((group, SIDE), np.int32)
     levels, number, side = np.zeros(group, np.int32), np.zeros(SIDE, np.int32), np.zeros((group, SIDE), np.float32)
     sumx, sumw = np.zeros((halves, group + 1, SIDE), np.float32), np.zeros((halves, group + 1, SIDE), np.float32)
     ends, best, sums = np.zeros((5, group + 1, SIDE), np.float32), np.zeros(SIDE, np.float32), np.zeros(2, np.float32)
@@ -327,7 +328,7 @@ def _search(
             twice[i] = np.float32(-2) * w[i] * x[i]
         x2, w2 = x.reshape(SIDE, group), w.reshape(SIDE, group)
         _sort(x2, side, rank, order)
-        _prefixes(x2, w2, order, group, sumx, sumw)
+        _prefixes(x2, w2, order, sumx, sumw)
         if halves == 1:
             _splits32(sumx[0], sumw[0], ends, best, number)
         else:
@@ -368,7 +369,7 @@ def _search(
                 scale = (a + c) / (qa + qc)
                 minus[b, k], minus[b, k + 1] = shifts // 2, shifts % 2
             scales[b, g % per_super] = _finish(
-                book, floats, x, w, twice, g * group, group, order[g], i1, i2, scale, levels, abouts, few, own, found,
+                book, floats, x, w, twice, g * group, group, order, g, i1, i2, scale, levels, abouts, few, own, found,
                 sums, rows[b, k : k + each], minus[b, k : k + each],
             )  # fmt: skip
         if halves == 2:

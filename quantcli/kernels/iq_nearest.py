@@ -29,11 +29,11 @@ cgutils: Any = untyped
 LARGEST = float(np.finfo(np.float32).max)
 
 _FLOAT, _INT, _BYTE, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
-_FLOATS, _INTS, _BYTES = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT, _BYTE))
+FLOATS, _INTS, _BYTES = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT, _BYTE))
 _PLACES = ir.Constant(_INTS, list(range(LANES)))
 
 
-def _splat(builder: Any, value: Any) -> Any:
+def splat(builder: Any, value: Any) -> Any:
     """A vector of `value` in all lanes."""
     kind = ir.VectorType(value.type, LANES)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
@@ -51,21 +51,21 @@ def _code(builder: Any, block: Any, stride: Any, i: int, shift: Any) -> Any:
     """Code i of eight rows as floats; `block` points to their first codes, the next ones lie `stride` bytes on."""
     at = builder.gep(block, [builder.mul(stride, ir.Constant(_LONG, i))])
     whole = builder.sext(builder.load(builder.bitcast(at, _BYTES.as_pointer()), align=1), _INTS)
-    code = builder.sitofp(whole, _FLOATS)
+    code = builder.sitofp(whole, FLOATS)
     return code if shift is None else builder.fadd(code, shift)
 
 
 def _known(builder: Any, width: int, *values: Any) -> list[tuple[Any, ...]]:
     """The first `width` floats behind each pointer, each in all lanes."""
     steps = [ir.Constant(_INT, i) for i in range(width)]
-    return [tuple(_splat(builder, builder.load(builder.gep(v, [step]))) for v in values) for step in steps]
+    return [tuple(splat(builder, builder.load(builder.gep(v, [step]))) for v in values) for step in steps]
 
 
 class _Best:
     """Each lane's smallest distance so far, its place, and the smallest but that one."""
 
     def __init__(self, builder: Any) -> None:
-        far, none = ir.Constant(_FLOATS, [LARGEST] * LANES), ir.Constant(_INTS, [0] * LANES)
+        far, none = ir.Constant(FLOATS, [LARGEST] * LANES), ir.Constant(_INTS, [0] * LANES)
         self.builder = builder
         self.best, self.second, self.place = (cgutils.alloca_once_value(builder, v) for v in (far, far, none))
 
@@ -86,8 +86,8 @@ class _Best:
         places = builder.load(self.place)
         least = _least(builder, keys)
         none = ir.Constant(_INTS, [2**31 - 1] * LANES)
-        first = _least(builder, builder.select(builder.icmp_signed("==", keys, _splat(builder, least)), places, none))
-        won = builder.icmp_signed("==", places, _splat(builder, first))
+        first = _least(builder, builder.select(builder.icmp_signed("==", keys, splat(builder, least)), places, none))
+        won = builder.icmp_signed("==", places, splat(builder, first))
         other = _least(builder, builder.select(won, runners, keys))
         return builder.sext(first, _LONG), builder.bitcast(least, _FLOAT), builder.bitcast(other, _FLOAT)
 
@@ -98,29 +98,29 @@ def _about(
 ) -> list[tuple[Any, Any, Any]]:  # fmt: skip
     """What `_Best.found` gives for each scale; `distances`: where all of them go. All but integers are pointers."""
     bests, known = [_Best(builder) for _ in scales], _known(builder, width, w, twice)
-    shifts = None if shift is None else _splat(builder, shift)
-    ends = [(_splat(builder, scale), _splat(builder, rest)) for scale, rest in zip(scales, rests, strict=True)]
-    nought, may_fuse = ir.Constant(_FLOATS, [0.0] * LANES), ("contract",)
+    shifts = None if shift is None else splat(builder, shift)
+    ends = [(splat(builder, scale), splat(builder, rest)) for scale, rest in zip(scales, rests, strict=True)]
+    nought, may_fuse = ir.Constant(FLOATS, [0.0] * LANES), ("contract",)
     with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), intp=_LONG) as (at, _):
         square = along = nought
         for i, (weight, double) in enumerate(known):
             code = _code(builder, builder.gep(codes, [at]), count, i, shifts)
             square = builder.fadd(square, builder.fmul(weight, builder.fmul(code, code), may_fuse), may_fuse)
             along = builder.fadd(along, builder.fmul(double, code, may_fuse), may_fuse)
-        here = builder.add(_splat(builder, builder.trunc(at, _INT)), _PLACES)
+        here = builder.add(splat(builder, builder.trunc(at, _INT)), _PLACES)
         for best, (scale, rest), kept in zip(bests, ends, distances, strict=True):
             distance = builder.fadd(builder.fadd(builder.fmul(scale, square, may_fuse), along, may_fuse), rest)
             distance = builder.select(builder.fcmp_ordered(">", distance, nought), distance, nought)
-            builder.store(distance, builder.bitcast(builder.gep(kept, [at]), _FLOATS.as_pointer()), align=4)
+            builder.store(distance, builder.bitcast(builder.gep(kept, [at]), FLOATS.as_pointer()), align=4)
             best.offer(distance, here)
     return [best.found() for best in bests]
 
 
 def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w: Any, scales: Any, shift: Any) -> Any:
     """The nearest row's number for each of eight scales; all but `count` and `shift` are pointers."""
-    known, scale = _known(builder, width, x, w), builder.load(builder.bitcast(scales, _FLOATS.as_pointer()), align=4)
-    start = _splat(builder, builder.sext(builder.load(ids), _INT))
-    best = cgutils.alloca_once_value(builder, ir.Constant(_FLOATS, [LARGEST] * LANES))
+    known, scale = _known(builder, width, x, w), builder.load(builder.bitcast(scales, FLOATS.as_pointer()), align=4)
+    start = splat(builder, builder.sext(builder.load(ids), _INT))
+    best = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [LARGEST] * LANES))
     number = cgutils.alloca_once_value(builder, start)
     with cgutils.for_range(builder, count, intp=_LONG) as loop:
         own = builder.sext(builder.load(builder.gep(ids, [loop.index])), _INT)
@@ -128,25 +128,25 @@ def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w:
         total = None
         for i, (value, weight) in enumerate(known):
             code = builder.load(builder.gep(row, [ir.Constant(_INT, i)]))
-            code = _splat(builder, code if shift is None else builder.fadd(code, shift))
+            code = splat(builder, code if shift is None else builder.fadd(code, shift))
             off = builder.fsub(builder.fmul(scale, code), value)
             term = builder.fmul(builder.fmul(weight, off), off)
             total = term if total is None else builder.fadd(total, term)
         old = builder.load(best)
         better = builder.fcmp_ordered("<", total, old)
         builder.store(builder.select(better, total, old), best)
-        builder.store(builder.select(better, _splat(builder, own), builder.load(number)), number)
+        builder.store(builder.select(better, splat(builder, own), builder.load(number)), number)
     return builder.load(number)
 
 
-_WHOLE, _REAL = types.int64, types.float32
+WHOLE, REAL = types.int64, types.float32
 tuple_of: Any = types.Tuple
-_CODES, _IDS, _NUMBERS, _REALS = (
+_CODES, _IDS, _NUMBERS, REALS = (
     types.Array(kind, 1, "C") for kind in (types.int8, types.int16, types.int32, types.float32)
 )
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
 
 
@@ -166,15 +166,15 @@ def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
             nothing = ir.Constant(_LONG, 0)
             found = _among(
                 builder, width,
-                _pointer(context, builder, _REALS, rows, nothing), _pointer(context, builder, _IDS, ids, start), count,
-                _pointer(context, builder, _REALS, x, at), _pointer(context, builder, _REALS, w, at),
-                _pointer(context, builder, _REALS, scales, first), shift if shifted else None,
+                pointer(context, builder, REALS, rows, nothing), pointer(context, builder, _IDS, ids, start), count,
+                pointer(context, builder, REALS, x, at), pointer(context, builder, REALS, w, at),
+                pointer(context, builder, REALS, scales, first), shift if shifted else None,
             )  # fmt: skip
-            kept = _pointer(context, builder, _NUMBERS, out, first)
+            kept = pointer(context, builder, _NUMBERS, out, first)
             builder.store(found, builder.bitcast(kept, _INTS.as_pointer()), align=4)
             return context.get_dummy_value()
 
-        return types.void(_REALS, _IDS, _WHOLE, _WHOLE, _REALS, _REALS, _WHOLE, _REALS, _NUMBERS, _WHOLE, _REAL), build
+        return types.void(REALS, _IDS, WHOLE, WHOLE, REALS, REALS, WHOLE, REALS, _NUMBERS, WHOLE, REAL), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made
@@ -196,18 +196,18 @@ def _make_glance(width: int, shifted: bool) -> Callable[..., Any]:
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             codes, start, count, w, twice, at, one, other, rest, rest_other, about, about_other, shift = given
             begin = builder.mul(start, ir.Constant(_LONG, width))
-            rows = _pointer(context, builder, _CODES, codes, begin)
-            weights, doubles = (_pointer(context, builder, _REALS, array, at) for array in (w, twice))
+            rows = pointer(context, builder, _CODES, codes, begin)
+            weights, doubles = (pointer(context, builder, REALS, array, at) for array in (w, twice))
             nothing = ir.Constant(_LONG, 0)
-            kept = [_pointer(context, builder, _REALS, array, nothing) for array in (about, about_other)]
+            kept = [pointer(context, builder, REALS, array, nothing) for array in (about, about_other)]
             found = _about(
                 builder, width, rows, count, weights, doubles, (one, other), (rest, rest_other), kept,
                 shift if shifted else None,
             )  # fmt: skip
             return context.make_tuple(builder, signature.return_type, [part for end in found for part in end])
 
-        result = tuple_of((_WHOLE, _REAL, _REAL) * 2)
-        given = (_CODES, _WHOLE, _WHOLE, _REALS, _REALS, _WHOLE, _REAL, _REAL, _REAL, _REAL, _REALS, _REALS, _REAL)
+        result = tuple_of((WHOLE, REAL, REAL) * 2)
+        given = (_CODES, WHOLE, WHOLE, REALS, REALS, WHOLE, REAL, REAL, REAL, REAL, REALS, REALS, REAL)
         return result(*given), build
 
     made: Callable[..., Any] = intrinsic(typed)

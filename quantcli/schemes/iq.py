@@ -91,7 +91,7 @@ class Codebook(Ggml):
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         flat = np.ascontiguousarray(blocks).reshape(-1, self.ggml_type.block_bytes)
         columns = blocks.shape[1] // self.ggml_type.block_bytes * SUPER
-        return self._values(self.unpack(flat, np)).reshape(blocks.shape[0], columns)
+        return self._values(flat).reshape(blocks.shape[0], columns)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         from quantcli.kernels import iq_values
@@ -101,12 +101,10 @@ class Codebook(Ggml):
         fields, d = self._search(values, importance)
         with np.errstate(over="ignore"):
             fields = fields._replace(d=d.astype(np.float16).astype(np.float32))
-        blocks = self.pack_fields(fields, np).reshape(
-            values.shape[0], values.shape[1] // SUPER * self.ggml_type.block_bytes
-        )
-        sums = iq_values.sums(values, self._values(fields))
+        blocks = self.pack_fields(fields, np)
+        sums = iq_values.sums(values, self._values(blocks))
         sums[3] = self._overflow(values, d.reshape(-1))
-        return blocks, sums
+        return blocks.reshape(values.shape[0], values.shape[1] // SUPER * self.ggml_type.block_bytes), sums
 
     def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         return self._encode_cpu(values, importance)
@@ -149,7 +147,8 @@ class Codebook(Ggml):
         """float32 (n, groups): what a group's values of the book are multiplied with."""
         raise NotImplementedError
 
-    def _values(self, fields: Fields) -> NDArray[np.float32]:
+    def _values(self, blocks: Blocks) -> NDArray[np.float32]:
+        """float32 (n, 256) of blocks uint8 (n, block bytes)."""
         raise NotImplementedError
 
     def _search(self, values: Array, importance: Importance | None) -> tuple[Fields, NDArray[np.float32]]:
@@ -160,9 +159,10 @@ class Codebook(Ggml):
 class Signed(Codebook):
     """The IQ2 and IQ3 types: magnitudes from the book, a sign for each value; d is the largest of scales over 31."""
 
-    def _values(self, fields: Fields) -> NDArray[np.float32]:
+    def _values(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels import iq_values
 
+        fields = self.unpack(blocks, np)
         return iq_values.signed(fields.rows, fields.bits, self.steps(fields, np), self.book.rows)
 
     def _with_bits(self, values: mx.array, bits: mx.array) -> mx.array:

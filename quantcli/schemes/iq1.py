@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.schemes.base import Importance
-from quantcli.schemes.ggml_blocks import read_f16
+from quantcli.schemes.ggml_blocks import Blocks, read_f16
 from quantcli.schemes.iq import Codebook, Fields, f16_bytes, joined, neighbours, split, sub_scales, word_bytes, words
 
 if TYPE_CHECKING:
@@ -53,10 +53,16 @@ class Iq1(Codebook):
     def steps(self, fields: Fields, xp: Any) -> Any:
         return fields.d * (2 * fields.scales.astype(xp.float32) + 1)
 
-    def _values(self, fields: Fields) -> NDArray[np.float32]:
+    def _values(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels import iq_values
 
-        return iq_values.shifted(fields.rows, fields.bits, self.steps(fields, np), self.book.rows)
+        return iq_values.shifted(blocks, self._d(blocks, np).reshape(-1), self.book.rows)
+
+    def _d(self, blocks: Any, xp: Any) -> Any:
+        """float32 (n, 1)."""
+        if self.type == "iq1_s":
+            return read_f16(blocks, 0, 1, xp)
+        return read_f16(word_bytes(joined(words(blocks, 48, 4, 2, xp) >> 12, 4, 4, xp), 2, xp), 0, 1, xp)
 
     def _with_bits(self, values: mx.array, bits: mx.array) -> mx.array:
         import mlx.core as mx
@@ -74,15 +80,14 @@ class Iq1(Codebook):
 
     def unpack(self, blocks: Any, xp: Any) -> Fields:
         if self.type == "iq1_s":
-            d, high = read_f16(blocks, 0, 1, xp), words(blocks, 34, 8, 2, xp)
+            high = words(blocks, 34, 8, 2, xp)
             rows = blocks[:, 2:34].astype(xp.uint32) | split(high & 4095, 3, 4, xp) << 8
             minus, scales = xp.repeat(high >> 15, 4, axis=1), high >> 12 & 7
         else:
             high, each = split(blocks[:, 32:48], 4, 2, xp), words(blocks, 48, 4, 2, xp)
             rows, minus = blocks[:, :32].astype(xp.uint32) | (high & 7) << 8, high >> 3
             scales = split(each & 4095, 3, 4, xp)
-            d = read_f16(word_bytes(joined(each >> 12, 4, 4, xp), 2, xp), 0, 1, xp)
-        return Fields(rows.astype(xp.int32), minus.astype(xp.uint8), scales.astype(xp.int32), d)
+        return Fields(rows.astype(xp.int32), minus.astype(xp.uint8), scales.astype(xp.int32), self._d(blocks, xp))
 
     def pack_fields(self, fields: Fields, xp: Any) -> Any:
         rows, minus, scales, d = fields
