@@ -20,16 +20,23 @@ from quantcli.schemes.base import Scheme
 #: Strided reads (a range along axis 1) go through blocks of this many bytes, so that memory stays bounded.
 STRIDED_BLOCK = 4 << 20
 
+#: Units whose bytes are swapped at a time.
+SWAPPED_BLOCK = 1 << 12
+
 
 @dataclass(frozen=True)
 class Part:
-    """One stored array: where its bytes lie. `name` is its name in the file."""
+    """One stored array: where its bytes lie. `name` is its name in the file.
+
+    swap: of a big-endian file, where each byte of a unit (a number, a block) stands; empty where bytes are as read.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     file: Path
     offset: int
+    swap: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -71,6 +78,18 @@ class Part:
             ) from error
 
     def _pread(self, descriptor: int, start: int, count: int) -> Array:
+        """Bytes of the array, in our byte order."""
+        if not self.swap:
+            return self._stored(descriptor, start, count)
+        unit = len(self.swap)
+        before = start % unit
+        whole = self._stored(descriptor, start - before, before + count + -(start + count) % unit)
+        for at in range(0, whole.size, SWAPPED_BLOCK * unit):
+            units = whole[at : at + SWAPPED_BLOCK * unit].reshape(-1, unit)
+            units[:] = units[:, self.swap]
+        return whole[before : before + count].copy() if before else whole[:count]
+
+    def _stored(self, descriptor: int, start: int, count: int) -> Array:
         buffer = np.empty(count, np.uint8)
         view = buffer.data
         done = 0

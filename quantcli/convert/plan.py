@@ -150,6 +150,11 @@ class _Chooser:
         source = draft.weight.scheme
         if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
             scheme, reason = source, f"stays {source.dtype}: no float dtype"
+        if isinstance(source, Opaque) and source.big_endian:
+            raise NotPossible(
+                f"{draft.name}: is GGML type {source.name} in big-endian bytes, which nobody says how to swap: "
+                "convert the original model again on a little-endian machine."
+            )
         if isinstance(source, Opaque) and scheme != source:
             raise NotPossible(
                 f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "

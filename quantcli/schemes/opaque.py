@@ -19,11 +19,15 @@ from quantcli.schemes.base import Error, Grade, Grid, Importance, Parts, PartSpe
 
 @dataclass(frozen=True)
 class Opaque(Scheme):
-    """The GGML type `type_name`; of one that has no name, `type_id` and `span`: its number and the bytes stored."""
+    """The GGML type `type_name`; of one that has no name, `type_id` and `span`: its number and the bytes stored.
+
+    big_endian: the bytes are those of a big-endian machine and how to swap them is not known: not even copied.
+    """
 
     type_name: str
     span: int | None = None
     type_id: int | None = None
+    big_endian: bool = False
     family = "ggml"
 
     @property

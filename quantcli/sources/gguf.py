@@ -1,6 +1,7 @@
 """A GGUF file: every tensor is a weight of one part, its blocks; types that are not decoded can be listed.
 
-Source: ggml's docs/gguf.md. Dense types are the dense schemes; big-endian files are listed, not converted.
+Source: ggml's docs/gguf.md. Dense types are the dense schemes. Of a big-endian file bytes are swapped as they are read;
+a type whose blocks cannot be is listed only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers import gguf
+from quantcli.containers.ggml_byte_order import swapped
 from quantcli.containers.gguf import GgufFile, TensorInfo
 from quantcli.containers.gguf_values import Value
 from quantcli.containers.hostile import shown
@@ -31,11 +33,12 @@ MAX_PARTS = 99_999
 
 
 def scheme(tensor: TensorInfo, byte_order: str = "little") -> Scheme:
-    """The scheme of a stored tensor; in a big-endian file every type is one that is not decoded."""
+    """The scheme of a stored tensor; in a big-endian file one that is listed only where its bytes cannot be swapped."""
+    is_big = byte_order != "little"
     if tensor.type_name is None:
-        return Opaque(f"type-{tensor.type_id}", tensor.span, tensor.type_id)
-    if byte_order != "little":
-        return Opaque(tensor.type_name)
+        return Opaque(f"type-{tensor.type_id}", tensor.span, tensor.type_id, is_big)
+    if is_big and swapped(tensor.type_name) is None:
+        return Opaque(tensor.type_name, big_endian=True)
     if tensor.type_name in DENSE:
         return Dense(DENSE[tensor.type_name])
     return ggml_scheme(tensor.type_name) or Opaque(tensor.type_name)
@@ -45,13 +48,9 @@ def weight(tensor: TensorInfo, path: Path, byte_order: str = "little") -> Weight
     """A stored tensor as a weight."""
     found = scheme(tensor, byte_order)
     ((part, spec),) = found.layout(tensor.shape).items()
-    return Weight(
-        tensor.name,
-        tensor.shape,
-        found,
-        {part: Part(tensor.name, spec.dtype, spec.shape, path, tensor.offset)},
-        "stored",
-    )
+    swap = None if byte_order == "little" or tensor.type_name is None else swapped(tensor.type_name)
+    stored = Part(tensor.name, spec.dtype, spec.shape, path, tensor.offset, swap or ())
+    return Weight(tensor.name, tensor.shape, found, {part: stored}, "stored")
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -72,10 +71,8 @@ def _checkpoint(headers: list[GgufFile], path: Path) -> Checkpoint:
             if name in weights:
                 raise BadInput(f"{header.path}: tensor {shown(name)} stands in another part too: get the parts again.")
             weights[name] = weight(tensor, header.path, header.byte_order)
-    odd = next((header for header in headers if header.byte_order != "little"), None)
-    warnings = (f"{odd.path}: is big-endian: it is listed, not converted.",) if odd else ()
     files = tuple(header.path for header in headers)
-    return Checkpoint("gguf", "gguf", path, files, weights, metadata=headers[0].metadata, warnings=warnings)
+    return Checkpoint("gguf", "gguf", path, files, weights, metadata=headers[0].metadata)
 
 
 def _parts(header: GgufFile) -> int:
