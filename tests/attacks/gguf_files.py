@@ -56,7 +56,7 @@ KEYS: dict[str, dict[str, tuple[int, Any]]] = {
         "j": (11, -(2**63)), "k": (12, -0.1), "l": (STRING, "größe".encode()),
     },
     "arrays": {
-        "general.architecture": (STRING, b"x"), "a": (ARRAY, (0, [1, 2, 3])), "b": (ARRAY, (STRING, [b"a", b"", b"\xff"])),
+        "general.architecture": (STRING, b"x"), "a": (ARRAY, (0, [1, 2])), "b": (ARRAY, (STRING, [b"a", b"", b"\xff"])),
         "c": (ARRAY, (7, [True, False])), "d": (ARRAY, (12, [1.5])), "e": (ARRAY, (4, [])),
         "n": (ARRAY, (ARRAY, [(ARRAY, [(3, [1, 2]), (3, [])]), (STRING, [b"q"])])),
     },
