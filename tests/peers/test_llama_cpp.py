@@ -36,13 +36,13 @@ TEXTS = (
 
 
 class Runner:
-    """One GGUF file in llama.cpp: on the CPU, caches in float32.
+    """One GGUF file in llama.cpp, on the CPU: caches in float32, or with `usual` as its own tools have them.
 
     Without the extra buffer types, which repack weights for matrix units: this version crashes, on its own files too,
     where a processor has AMX and the system does not let it be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int = 128, *, usual: bool = False) -> None:
         lib = llama_cpp
         lib.llama_backend_init()
         lib.llama_log_set(SILENT, ctypes.c_void_p(0))
@@ -51,10 +51,11 @@ class Runner:
         self.model = lib.llama_model_load_from_file(str(path).encode(), settings)
         assert self.model, f"llama.cpp does not load {path}"
         context = lib.llama_context_default_params()
-        context.n_ctx = context.n_batch = context.n_ubatch = 128
+        context.n_ctx = context.n_batch = context.n_ubatch = size
         context.n_threads = context.n_threads_batch = 2
-        context.type_k = context.type_v = 0
-        context.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if not usual:
+            context.type_k = context.type_v = 0
+            context.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.context = lib.llama_init_from_model(self.model, context)
         self.vocabulary = lib.llama_model_get_vocab(self.model)
         self.size = lib.llama_vocab_n_tokens(self.vocabulary)
