@@ -42,7 +42,9 @@ def convert(
     """
     is_folder = plan.request.target != "gguf"
     parts = () if is_folder else [file.name for file in plan.files]
-    place = Workplace(plan.request.output, reports.report_path(plan.request.output, is_folder), parts)
+    place = Workplace(
+        plan.request.output, reports.report_path(plan.request.output, is_folder), parts, plan.source.files
+    )
     key = fingerprint(plan)
     with stoppable() as ignore_signals, contextlib.closing(place):
         try:

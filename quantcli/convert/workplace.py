@@ -29,6 +29,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -49,10 +50,14 @@ class Workplace:
     """The growing output of one run; `claim` comes first, `close` last.
 
     parts: names of the files that the output is, beside each other, the first the one that is opened; none: a folder.
+    sources: files that stay, whatever an older report says of them.
     """
 
-    def __init__(self, output: Path, report_path: Path, parts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, output: Path, report_path: Path, parts: Sequence[str] = (), sources: Iterable[Path] = ()
+    ) -> None:
         self.output, self.report_path, self.parts = output, report_path, tuple(parts)
+        self.sources = {path.resolve() for path in sources}
         self.is_folder = not parts
         self.partial = output.with_name(f"{output.name}.partial")
         self.grown = self.partial / GROWN
@@ -151,8 +156,12 @@ class Workplace:
         return self.output.with_name(name)
 
     def _finals(self) -> list[Path]:
-        """Every name that this output takes: OUTPUT always, so that a report tells of all that it seems to."""
-        return list(dict.fromkeys([*map(self._final, self.parts), self.output]))
+        """Every name that this output takes: OUTPUT always, so that a report tells of all that it seems to; of an older
+        output that it replaces all parts, however it was cut.
+        """
+        ask = self._replaces and not self.is_folder
+        older = [p for p in _old_parts(self.report_path, self.output) if p.resolve() not in self.sources] if ask else []
+        return list(dict.fromkeys([*map(self._final, self.parts), self.output, *older]))
 
     def _refuse_taken(self) -> None:
         """Raise `Taken` where the output's names are not free, nor may be taken."""
@@ -285,11 +294,11 @@ class Workplace:
         os.rename(self.grown, self.output)
 
     def _rename_files(self, report: Path) -> None:
-        """The old report goes first: no report ever stands beside a file that it does not describe."""
-        self.report_path.unlink(missing_ok=True)
+        """No report ever stands beside a file that it does not describe."""
         first, *others = self.parts
-        if others:
+        if len(self._finals()) > 1:
             self._put_away()
+        self.report_path.unlink(missing_ok=True)
         for name in reversed(others):
             os.replace(self.grown / name, self._final(name))
         if others:
@@ -332,14 +341,25 @@ def _strange(folder: Path) -> Path | None:
 
 
 def _is_report(path: Path) -> bool:
-    """Whether what is there may be replaced by a report: nothing, or an older one."""
-    if not os.path.lexists(path):
-        return True
-    try:
+    """Whether a report may take the place: nothing is there, or an older one."""
+    return not os.path.lexists(path) or _old_report(path) is not None
+
+
+def _old_report(path: Path) -> dict[str, Any] | None:
+    """The report that an earlier run left; None where there is none, or something else."""
+    found: Any = None
+    with contextlib.suppress(OSError, ValueError):
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and "report_version" in found
+    return found if isinstance(found, dict) and "report_version" in found else None
+
+
+def _old_parts(report: Path, output: Path) -> list[Path]:
+    """The parts of a split GGUF that an older report names, of those that are there."""
+    files = (_old_report(report) or {}).get("files")
+    names = [file.get("name") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    part = re.compile(re.escape(output.name.removesuffix(".gguf")) + r"-\d{5}-of-\d{5}\.gguf")
+    found = sorted(name for name in names if isinstance(name, str) and part.fullmatch(name))
+    return [output.with_name(name) for name in found if os.path.lexists(output.with_name(name))]
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ FORMS = (
     Form("uint", f"uint[2-8]-{_GRANULARITY}", "uint2 to uint8 end in -g{N}, -channel or -tensor"),
     Form("fp8", "fp8-e4m3(-tensor|-channel|-block128)?|fp8-e5m2", "fp8-e4m3 may end in -tensor, -channel or -block128"),
     Form("nf4|fp4", "(nf4|fp4)(-double)?(-g[0-9]*[02468])?", "nf4 and fp4 end in -g{N} or -double-g{N}, N even"),
-    Form("i?q|tq", "|".join(GGML), f"ggml's types are {' '.join(GGML)}; mixtures go to --scheme"),
+    Form("i?q|tq", "|".join(GGML), f"ggml's types are {' '.join(GGML)}; a mixture is for a whole GGUF file"),
     Form("b?f|dense|keep", "|".join(DENSE + WORDS), "dense ones are " + " ".join(DENSE + WORDS)),
 )
 

@@ -249,6 +249,24 @@ class TestOutput:
         assert [name for name in names if name in parts(tmp_path)] == names[:-1] and names[-1] == "out.gguf"
         assert {w.scheme.name for w in open_source(tmp_path / names[0]).weights.values()} == {"q4_1", "q8_0", "f32"}
 
+    @pytest.mark.parametrize("size", [SIZE * 2, None])
+    def test_no_old_part_stays_behind(self, source: Path, tmp_path: Path, size: int | None) -> None:
+        """Where the new output is cut into fewer parts, or not at all; somebody else's file of such a name stays."""
+        run(source, tmp_path / "out.gguf", scheme="q4_0", shard_size=SIZE)
+        old = set(parts(tmp_path))
+        (tmp_path / "out-00001-of-00099.gguf").write_bytes(b"mine")
+        report = run(source, tmp_path / "out.gguf", scheme="q4_0", shard_size=size, force=True)
+        new = {file["name"] for file in report["files"]}
+        assert not old & new
+        assert beside(tmp_path / "out.gguf") == sorted({*new, "out-00001-of-00099.gguf", "out.gguf.report.json"})
+
+    def test_old_parts_that_are_the_source_stay(self, source: Path, tmp_path: Path) -> None:
+        run(source, tmp_path / "out.gguf", scheme="q4_0", shard_size=SIZE)
+        old = parts(tmp_path)
+        run(tmp_path / next(iter(old)), tmp_path / "out.gguf", force=True)
+        assert {name: data for name, data in parts(tmp_path).items() if name in old} == old
+        assert (tmp_path / "out.gguf").is_file()
+
     def test_a_complete_output_is_complete(self, source: Path, tmp_path: Path) -> None:
         options = {"scheme": "q4_0", "shard_size": SIZE}
         first = run(source, tmp_path / "out.gguf", check=True, **options)

@@ -71,6 +71,15 @@ def test_keep_copies_all_bytes_and_keys(tmp_path: Path) -> None:
     assert list(keys(output)) == [*(key for key in keys(source) if key not in changed), *changed]
 
 
+def test_an_unknown_type_without_padding_at_the_end_is_verified(tmp_path: Path) -> None:
+    source = with_type(mystery(tmp_path / "in.gguf", types=("Q8_0",)), "blk.0.q8_0.weight", 999)
+    size = max(tensor.offset for tensor in gguf.read(source).tensors.values()) + 1001
+    source.write_bytes(source.read_bytes()[:size])
+    assert gguf.read(source).tensors["blk.0.q8_0.weight"].span == 1001
+    assert converted(source, tmp_path / "out.gguf")["verified"]
+    assert data(tmp_path / "out.gguf")["blk.0.q8_0.weight"][:1001] == data(source)["blk.0.q8_0.weight"]
+
+
 def test_a_preset_of_an_unknown_architecture(tmp_path: Path) -> None:
     """Dense weights get it, quantized ones keep their codes."""
     source, output = mystery(tmp_path / "in.gguf", types=ALL), tmp_path / "out.gguf"

@@ -47,6 +47,13 @@ def test_bytes_are_ggmls(name: str, variant: str) -> None:
     assert error.largest == pytest.approx(between.largest, rel=1e-6)
 
 
+def test_a_code_of_minus_one_is_read_as_255() -> None:
+    """iq_wrapped.npz: rows of which ggml's first scale is tried with a code of -1, which it holds in a byte."""
+    wrapped = np.load(DATA / "iq_wrapped.npz")
+    parts, _ = ggml_scheme("iq2_xxs").encode(wrapped["x"], importance=wrapped["imatrix"][None])
+    assert np.array_equal(parts["blocks"], wrapped["q.iq2_xxs"])
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", TYPES)
 def test_values_are_ggmls(name: str, device: Device) -> None:
