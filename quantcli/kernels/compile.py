@@ -61,15 +61,20 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _bits_of(typing_context: Any, value: Any) -> Any:
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-    return numba.types.int32(numba.types.float32), generate
+    return numba.types.int32(numba.types.float32), _bitcast
 
 
-#: The bits of a float32 as an int32, in a kernel.
+def _float_of(typing_context: Any, value: Any) -> Any:
+    return numba.types.float32(numba.types.int32), _bitcast
+
+
+def _bitcast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+
+#: The bits of a float32 as an int32, in a kernel; and back.
 bits_of: Callable[..., Any] = intrinsic(_bits_of)
+float_of: Callable[..., Any] = intrinsic(_float_of)
 
 
 def _kept(function: Callable[..., Any], counted: bool) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
-"""GGML's `q6_k` on the CPU: ggml's bytes with and without an importance matrix, ggml's float32 values.
+"""GGML's `q6_k` on the CPU: ggml's bytes with and without an importance matrix.
 
-Source: `quantize_row_q6_K_impl` and `dequantize_row_q6_K` in ggml-quants.c (llama.cpp), restated; the layout is drawn
-in schemes/q6_k.py, the search is `search_scale` of ggml_search.py. All arithmetic is float32, each operation rounded
-once, sums in index order:
+Source: `quantize_row_q6_K_impl` in ggml-quants.c (llama.cpp), restated; the layout is drawn in
+schemes/q6_k.py, the search is `search_scale` of ggml_search.py. All arithmetic is float32, each operation rounded once,
+sums in index order:
 
     for each group of 16: scale and codes -32 .. 31 by `search_scale`, weights x * x, or the importance alone
     super-block: d = f16(largest scale / -128), sub-scale = rint(scale / d), codes rounded anew on d * sub-scale
@@ -49,15 +49,6 @@ def encode(
     )
     _encode(source, dropped, weights, blocks.reshape(-1, BYTES), sums, scale_steps(32), SIXTEENS[16])
     return blocks, sums
-
-
-def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """float32 (rows, columns) of super-blocks (rows, bytes per row)."""
-    flat = np.ascontiguousarray(blocks).reshape(-1, BYTES)
-    scales = np.ascontiguousarray(flat[:, 208:]).view(np.float16).astype(np.float32).reshape(-1)
-    out = np.empty((blocks.shape[0], blocks.shape[1] // BYTES * SUPER), np.float32)
-    _decode(flat, scales, out.reshape(-1))
-    return out
 
 
 @kernel
@@ -164,21 +155,3 @@ def _encode(source: Any, dropped: int, importance: Any, blocks: Any, sums: Any, 
         for piece in range(0, count * SUPER, CHUNK):
             end = min(CHUNK, count * SUPER - piece)
             measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], end, partial, sums)
-
-
-@kernel
-def _decode(blocks: Any, scales: Any, out: Any) -> None:
-    low, two = np.uint8(15), np.uint8(3)
-    for b in range(blocks.shape[0]):
-        for half in range(2):
-            nibbles, pairs = blocks[b, 64 * half : 64 * half + 64], blocks[b, 128 + 32 * half : 160 + 32 * half]
-            value, subs = out[SUPER * b + 128 * half : SUPER * b + 128 * half + 128], blocks[b, 192 + 8 * half :]
-            for j in range(64):
-                pair = np.uint8((pairs[j & 31] >> np.uint8(2 * (j >> 5))) & two)
-                value[j] = np.float32(np.int32((nibbles[j] & low) | (pair << np.uint8(4))) - np.int32(32))
-                pair = np.uint8((pairs[j & 31] >> np.uint8(2 * (j >> 5) + 4)) & two)
-                value[j + 64] = np.float32(np.int32((nibbles[j] >> np.uint8(4)) | (pair << np.uint8(4))) - np.int32(32))
-            for g in range(8):
-                d = scales[b] * np.float32(np.int8(subs[g]))
-                for i in range(GROUP * g, GROUP * (g + 1)):
-                    value[i] = d * value[i]
