@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
 from numba.extending import intrinsic
+
+from quantcli.kernels.compiling import Watch
 
 #: numba's settings, whose names are made at run time.
 CONFIG: Any = numba.config
@@ -39,6 +42,14 @@ def cache_folder() -> Path | None:
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+class _Listener(Watch, event.Listener):  # type: ignore[misc]
+    """A `Watch` as numba wants its listeners."""
+
+
+_KEPT = "once; cached" if cache_folder() is not None else "in each run: no cache folder can be written to"
+event.register("numba:compile", _Listener(_KEPT))
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_blocks import F16, extremes, magnitudes, note_overflow, peaks, write_f16
-from quantcli.kernels.vectors import fifth16, half, plain16, signed16, word
+from quantcli.kernels.vectors import fifth16, half, plain16, signed16, truncate16, word
 
 #: Values of a block, all of which share a scale. Kernels are given it as `width`: where LLVM knows how short a loop is,
 #: it unrolls it and no longer vectorises it, at two to three times the cost.
@@ -98,20 +98,11 @@ def _round_codes(
     width: int,
 ) -> None:
     """codes of x by truncation, and how far the values that they stand for are from x."""
-    top, nought = np.float32((1 << bits) - 1), np.float32(0)
-    middle = np.float32(max(zero, 0))
-    half = np.float32(middle + np.float32(0.5))
+    top, middle = np.float32((1 << bits) - 1), np.float32(max(zero, 0))
+    half_step = np.float32(middle + np.float32(0.5))
     for b in range(blocks):
-        begin, end = b * width, (b + 1) * width
-        value, code, distance = x[begin:end], codes[begin:end], off[begin:end]
-        start, factor, d, m = low[b], inverse[b], scale[b], minimum[b]
-        for j in range(width):
-            q = (value[j] - start) * factor + half
-            q = q if q > nought else nought
-            q = q if q < top else top
-            whole = np.int32(q)
-            code[j] = np.uint8(whole)
-            distance[j] = ((np.float32(whole) - middle) * d + m) - value[j]
+        for at in (b * BLOCK, b * BLOCK + 16):
+            truncate16(x, at, low[b], inverse[b], half_step, top, middle, scale[b], minimum[b], codes, off, at)
 
 
 @kernel
@@ -161,7 +152,7 @@ def _write_codes(codes: Any, blocks: Any, count: int, bits: int, at: int, width:
 def _encode(source: Any, dropped: int, blocks: Any, sums: Any, bits: int, zero: int, width: int) -> None:
     per_unit = 1 if dropped else 2
     x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    codes, partial = np.empty(CHUNK, np.uint8), np.empty((2, LANES), np.float32)
+    codes = np.empty(CHUNK, np.uint8)
     exact, inverse, low = (np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32))
     scale, minimum = np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32)
     nought, one = np.float32(0), np.float32(1)
@@ -185,7 +176,7 @@ def _encode(source: Any, dropped: int, blocks: Any, sums: Any, bits: int, zero: 
         _write_codes(codes, out, count, bits, 2 if zero >= 0 else 4, width)
         note_overflow(exact, scale, count, sums)
         note_overflow(low, minimum, count, sums)
-        measure(x, off, count * BLOCK, partial, sums)
+        measure(x, off, count * BLOCK, sums)
 
 
 @inner

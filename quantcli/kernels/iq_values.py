@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.iq_nearest import FLOATS, REAL, REALS, WHOLE, pointer, splat
 from quantcli.kernels.vectors import half, minus8, word
@@ -177,10 +177,10 @@ def _iq1_m(blocks: Any, d: Any, table: Any, rows: int, out: Any) -> None:
 @kernel
 def _sums(source: Any, dropped: int, decoded: Any, total: Any) -> None:
     per_unit = 1 if dropped else 2
-    x, off, partial = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty((2, LANES), np.float32)
+    x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     for start in range(0, decoded.shape[0], CHUNK):
         count = min(CHUNK, decoded.shape[0] - start)
         widen(source[start * per_unit : (start + count) * per_unit], x, count, dropped)
         for i in range(count):
             off[i] = decoded[start + i] - x[i]
-        measure(x, off, count, partial, total)
+        measure(x, off, count, total)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import kernel
 from quantcli.kernels.ggml_search import HIGH, INVERSE, SCALE, SIXTEENS, STATE, scale_steps, search_scale, transpose
 from quantcli.kernels.k_quants import BATCH, TOGETHER, fetch
@@ -136,7 +136,7 @@ def _encode(source: Any, dropped: int, importance: Any, blocks: Any, sums: Any, 
     per_unit = 1 if dropped else 2
     x, off, w = np.empty(BATCH, np.float32), np.empty(BATCH, np.float32), np.empty(BATCH, np.float32)
     lanes, weights, state = np.empty(SUPER, np.float32), np.empty(SUPER, np.float32), np.empty(STATE, np.float32)
-    small, codes, partial = np.empty(2, np.float32), np.empty(SUPER, np.uint8), np.empty((2, LANES), np.float32)
+    small, codes = np.empty(2, np.float32), np.empty(SUPER, np.uint8)
     for start in range(0, blocks.shape[0], TOGETHER):
         count = min(TOGETHER, blocks.shape[0] - start)
         first, last = start * SUPER, (start + count) * SUPER
@@ -154,4 +154,4 @@ def _encode(source: Any, dropped: int, importance: Any, blocks: Any, sums: Any, 
             _encode_super(x[begin:end], off[begin:end], blocks[start + b], sums, state, small, codes)
         for piece in range(0, count * SUPER, CHUNK):
             end = min(CHUNK, count * SUPER - piece)
-            measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], end, partial, sums)
+            measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], end, sums)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_blocks import extremes, peaks
 from quantcli.kernels.ggml_search import nearest
@@ -46,7 +46,7 @@ def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _encode(source: Any, dropped: int, floats: Any, codes: Any, shorts: Any, sums: Any, width: int) -> None:
     """floats, codes, shorts: the same blocks, as float32, int8 and int16."""
     per_unit, top, nought = 1 if dropped else 2, np.int32(127), np.float32(0)
-    x, off, partial = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty((2, LANES), np.float32)
+    x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     low, high = np.empty(CHUNK // BLOCK, np.float32), np.empty(CHUNK // BLOCK, np.float32)
     for start in range(0, codes.shape[0], CHUNK // BLOCK):
         count = min(CHUNK // BLOCK, codes.shape[0] - start)
@@ -67,7 +67,7 @@ def _encode(source: Any, dropped: int, floats: Any, codes: Any, shorts: Any, sum
                 for j in range(16):
                     total = np.int16(total + np.int16(code[16 * g + j]))
                 shorts[start + b, SUMS + g] = total
-        measure(x, off, count * width, partial, sums)
+        measure(x, off, count * width, sums)
 
 
 @inner

@@ -1,4 +1,4 @@
-"""Sixteen (codebooks: eight) stored codes to as many float32 values, as vectors: what all decoders of GGML's types end in.
+"""Vectors: sixteen (codebooks: eight) stored codes to as many float32 values, and what else is done as often.
 
     value = scale * (code - zero) - low          each operation rounded once, in float32
 
@@ -7,6 +7,8 @@
     fifth16      code = (byte >> shift) & 15 | bit i of a word << 4, for the i-th of sixteen
     signed16     code = byte, as an int8
     minus8       value = scale * a codebook's byte, with a sign of its own from the bits of a byte
+    truncate16   the other way: codes = trunc((x - start) * inverse + half), and what they stand for less x
+    energies8    the sums of squares that errors are reported by
 
 `at` (and `upper`) count bytes from the start of `data`, uint8; `to` counts values from the start of `out`. Written as
 LLVM IR: runs are short, and what LLVM makes of a loop over 16 bytes is mostly its doubt whether arrays overlap.
@@ -21,14 +23,19 @@ from typing import Any
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
+from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
 from quantcli.kernels.compile import bits_of, float_of, inlined
 
+#: numba's helpers for IR, which have no types.
+cgutils: Any = untyped
+
 _FLOAT, _INT, _BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
 _WHOLE, _REAL = types.int64, types.float32
 #: Which arguments of an intrinsic are arrays, which float32; the others are int64.
-_ARRAYS, _REALS = ("data", "book", "out"), ("scale", "low")
+_ARRAYS = ("data", "book", "out", "x", "codes")
+_REALS = ("scale", "low", "start", "inverse", "half", "top", "middle")
 #: Builds a vector of integer codes from an intrinsic's arguments.
 _Codes = Callable[["_Build"], Any]
 
@@ -61,6 +68,10 @@ class _Build:
         kind = ir.VectorType(_BYTE, self.lanes).as_pointer()
         loaded = self.builder.load(self.builder.bitcast(self.pointer(array, at), kind), align=1)
         return (self.builder.sext if signed else self.builder.zext)(loaded, self.ints)
+
+    def floats_at(self, array: str, at: str) -> Any:
+        source = self.builder.bitcast(self.pointer(array, at), self.floats.as_pointer())
+        return self.builder.load(source, align=4)
 
     def field(self, at: str, shift: str, mask: Any) -> Any:
         """(byte >> shift) & mask."""
@@ -117,6 +128,22 @@ def _minus(b: _Build) -> Any:
     return b.store(b.builder.bitcast(b.builder.xor(b.builder.bitcast(scaled, b.ints), signs), b.floats))
 
 
+def _truncate(b: _Build) -> Any:
+    """A NaN is code 0."""
+    build, value = b.builder, b.floats_at("x", "at")
+    q = build.fmul(build.fsub(value, b.number("start")), b.number("inverse"))
+    q = build.fadd(q, b.number("half"))
+    nought = ir.Constant(b.floats, [0.0] * b.lanes)
+    q = build.select(build.fcmp_ordered(">", q, nought), q, nought)
+    q = build.select(build.fcmp_ordered("<", q, b.number("top")), q, b.number("top"))
+    whole = build.fptosi(q, b.ints)
+    target = build.bitcast(b.pointer("codes", "at"), ir.VectorType(_BYTE, b.lanes).as_pointer())
+    build.store(build.trunc(whole, ir.VectorType(_BYTE, b.lanes)), target, align=1)
+    steps = build.fsub(build.sitofp(whole, b.floats), b.number("middle"))
+    made = build.fadd(build.fmul(steps, b.number("scale")), b.number("low"))
+    return b.store(build.fsub(made, value))
+
+
 def _made(build: Callable[[_Build], Any], lanes: int, *arguments: str) -> Callable[..., Any]:
     """An intrinsic for arrays of the types that it is called with (some cannot be written to)."""
 
@@ -145,6 +172,57 @@ joined16 = _made(
 fifth16 = _made(_on_line(_fifth), 16, "data", "at", "shift", "word", "zero", "scale", "low", "out", "to")
 signed16 = _made(_signed, 16, "data", "at", "scale", "out", "to")
 minus8 = _made(_minus, 8, "book", "at", "upper", "signs", "scale", "out", "to")
+truncate16 = _made(
+    _truncate, 16, "x", "at", "start", "inverse", "half", "top", "middle", "scale", "low", "codes", "out", "to"
+)
+
+
+def _energies(_: Any, off: Any, x: Any) -> tuple[Any, Any]:
+    """Sums of squares of `off` and of x, and the bits of the largest magnitude in `off`; both are of length CHUNK.
+
+    Summed in float32, in 64 lanes, which then are added in halves; the last eight in float64.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        kinds, chains = {"off": off, "x": x, "at": _WHOLE}, 8
+        start = _Build(context, builder, kinds, (*given, ir.Constant(ir.IntType(64), 0)), 8)
+        nought, none = ir.Constant(start.floats, [0.0] * 8), ir.Constant(start.ints, [0] * 8)
+        sums = [[cgutils.alloca_once_value(builder, nought) for _ in range(chains)] for _ in range(2)]
+        most = cgutils.alloca_once_value(builder, none)
+        count = context.make_array(off)(context, builder, given[0]).nitems
+        step = count.type(8 * chains)
+        with cgutils.for_range_slice(builder, count.type(0), count, step, intp=count.type) as (at, _):
+            for k in range(chains):
+                here = _Build(context, builder, kinds, (*given, builder.add(at, count.type(8 * k))), 8)
+                values = [here.floats_at(name, "at") for name in ("off", "x")]
+                for value, lanes in zip(values, sums, strict=True):
+                    builder.store(builder.fadd(builder.load(lanes[k]), builder.fmul(value, value)), lanes[k])
+                bits = builder.and_(builder.bitcast(values[0], here.ints), here.each([0x7FFFFFFF] * 8))
+                old = builder.load(most)
+                builder.store(builder.select(builder.icmp_signed(">", bits, old), bits, old), most)
+        found = [_added(builder, [builder.load(lane) for lane in lanes]) for lanes in sums]
+        largest = ir.Constant(_INT, 0)
+        for i in range(8):
+            lane = builder.extract_element(builder.load(most), ir.Constant(_INT, i))
+            largest = builder.select(builder.icmp_signed(">", lane, largest), lane, largest)
+        return context.make_tuple(builder, signature.return_type, [*found, largest])
+
+    tuple_of: Any = types.Tuple
+    return tuple_of((types.float64, types.float64, types.int32))(off, x), build
+
+
+energies8: Callable[..., Any] = intrinsic(_energies)
+
+
+def _added(builder: Any, vectors: list[Any]) -> Any:
+    while len(vectors) > 1:
+        half = len(vectors) // 2
+        vectors = [builder.fadd(vectors[k], vectors[k + half]) for k in range(half)]
+    lanes = [builder.extract_element(vectors[0], ir.Constant(_INT, i)) for i in range(8)]
+    total = builder.fpext(lanes[0], ir.DoubleType())
+    for lane in lanes[1:]:
+        total = builder.fadd(total, builder.fpext(lane, ir.DoubleType()))
+    return total
 
 
 @inlined
