@@ -1,7 +1,8 @@
 """GGML's types: our CPU kernels against libggml and gguf-py, one thread each, in one process.
 
 `Scheme.encode` and `Scheme.decode` are called as a conversion calls them, ggml's `ggml_quantize_chunk` and the type's
-`dequantize_row` through ctypes (the library of llama-cpp-python), gguf-py's `quantize` and `dequantize` where it has the type.
+`dequantize_row` through ctypes (the library of llama-cpp-python), gguf-py's `quantize` and `dequantize` where it has
+the type.
 Every contender makes its own result array. Contenders take turns; a figure is the median of its CPU times (of the
 calling thread), and a ratio is the other's time over ours: above 1 we are faster.
 
@@ -178,17 +179,19 @@ def row(lib: Library, scheme: Ggml, rows: int, runs: int) -> str:
     values = random.standard_normal((rows, COLUMNS), np.float32) * np.float32(0.02)
     importance = random.gamma(1.0, size=(1, COLUMNS)).astype(np.float32)
     few = values[: max(1, rows // 16)] if scheme.name.startswith(("iq1", "iq2", "iq3")) else values
-    cells, blocks = [], lib.encode(scheme, values[:1].repeat(rows, 0), importance)
+    cells, same = [], []
     for matrix in (None, importance):
+        others = ("ggml", "gguf-py") if matrix is None else ("ggml",)
         if matrix is None and scheme.needs_importance:
-            cells += ["-"] * 4
+            cells += ["-"] * 3
             continue
         found = encode(lib, scheme, few, matrix, runs)
-        cells += [f"{found.costs['quant']:.2f}", found.ratio("ggml"), found.ratio("gguf-py")][: 3 if matrix is None else 2]
-        cells.append("yes" if found.same else "no")
+        cells += [f"{found.costs['quant']:.2f}", *map(found.ratio, others)]
+        same.append(found.same)
+    blocks = lib.encode(scheme, values[:1].repeat(rows, 0), importance)
     found = decode(lib, scheme, blocks, COLUMNS, runs)
-    cells += [f"{found.costs['quant']:.3f}", found.ratio("ggml"), found.ratio("gguf-py"), "yes" if found.same else "no"]
-    return f"| {scheme.name} | {' | '.join(cells)} |"
+    cells += [f"{found.costs['quant']:.2f}", found.ratio("ggml"), found.ratio("gguf-py")]
+    return f"| {scheme.name} | {' | '.join(cells)} | {'yes' if all(same) and found.same else 'no'} |"
 
 
 def main() -> None:
@@ -198,7 +201,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="TYPE", choices=list(ggml.TYPES), help="names of types [all]")
     given = parser.parse_args()
     lib = Library(library())
-    print(f"ggml {lib.version}")
+    print(
+        f"## GGML's types\n\nNanoseconds of CPU a value, one thread; how many times that ggml {lib.version} and gguf-py"
+    )
+    print(f"take. A float32 matrix of {given.rows} x {COLUMNS}, the codebook types' a sixteenth of it. Medians of")
+    print(f"{given.runs}. The last column: whether bytes and values are ggml's.\n")
+    print("| type | encode | ggml | gguf-py | with a matrix | ggml | decode | ggml | gguf-py | same |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | :---: |")
     for name, scheme in ggml.TYPES.items():
         if given.only is None or name in given.only:
             print(row(lib, scheme, given.rows, given.runs), flush=True)

@@ -44,12 +44,13 @@ def cache_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
-class _Listener(Watch, event.Listener):  # type: ignore[misc]
+class _Listener(Watch, event.Listener):
     """A `Watch` as numba wants its listeners."""
 
 
 _KEPT = "once; cached" if cache_folder() is not None else "in each run: no cache folder can be written to"
-event.register("numba:compile", _Listener(_KEPT))
+register: Any = event.register  # it has no types
+register("numba:compile", _Listener(_KEPT))
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

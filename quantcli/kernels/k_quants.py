@@ -319,9 +319,7 @@ def _encode_minima(
                 here = slice(g * size, (g + 1) * size)
                 _keep_codes(x[here], low[g], inverse[g], start[g], least, top, code[here], off[here])
         for piece in range(0, count * SUPER, CHUNK):
-            measure(
-                x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), sums
-            )
+            measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), sums)
 
 
 @kernel
@@ -393,9 +391,7 @@ def _encode_q3(
                 for i in range(g * size, (g + 1) * size):
                     off[i] = -x[i]
         for piece in range(0, count * SUPER, CHUNK):
-            measure(
-                x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), sums
-            )
+            measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), sums)
 
 
 @kernel

@@ -95,9 +95,7 @@ def _decode_q6(data: Any, out: Any) -> None:
         for g in range(16):
             scale = d * np.float32(np.int8(data[at + 192 + g]))
             low, pairs = at + 64 * (g // 8) + 16 * (g % 4), at + 128 + 32 * (g // 8) + 16 * (g % 2)
-            joined16(
-                data, low, g // 4 % 2 * 4, 15, pairs, g // 2 % 4 * 2, 3, 4, 32, scale, _NOUGHT, out, to + 16 * g
-            )
+            joined16(data, low, g // 4 % 2 * 4, 15, pairs, g // 2 % 4 * 2, 3, 4, 32, scale, _NOUGHT, out, to + 16 * g)
 
 
 #: How a type is decoded, bytes of its super-block.

@@ -1,5 +1,6 @@
 """That compiling is told of where it takes long, once a scheme, and never on stdout."""
 
+import importlib
 import logging
 import threading
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ import pytest
 from quantcli.cli.output import Output
 from quantcli.kernels import compiling
 
-EVENT = SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=SimpleNamespace(__module__="quantcli.kernels.q6_k"))})
+EVENT = SimpleNamespace(
+    data={"dispatcher": SimpleNamespace(py_func=SimpleNamespace(__module__="quantcli.kernels.q6_k"))}
+)
 
 
 class Timer:
@@ -81,7 +84,7 @@ def test_never_on_stdout_nothing_when_quiet(out: Output, said: str, capsys: pyte
 def test_numba_tells(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     import numba
 
-    from quantcli.kernels import compile as _  # registers
+    importlib.import_module("quantcli.kernels.compile")  # it registers with numba
 
     heard = threading.Event()
     monkeypatch.setattr(compiling, "SECONDS", 1e-9)
