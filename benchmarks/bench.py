@@ -1,7 +1,7 @@
-"""`make bench`: what `quant` costs beside mlx-lm, `cp` and a bare typer application, all in one run.
+"""`make bench`: what `quant` costs beside mlx-lm, llama.cpp, `cp` and a bare typer application, all in one run.
 
 Runs of the contenders alternate and figures are medians. What counts are the ratios: both sides of one ran on the same
-machine in the same minutes. Results are printed and written to benchmarks/RESULTS.md; scratch data (about 6 GB) goes to
+machine in the same minutes. Results are printed and written to benchmarks/RESULTS.md; scratch data (about 8 GB) goes to
 build/bench.
 
     python benchmarks/bench.py --only convert --cases affine4-g64 --runs 1 --layers 2
@@ -19,12 +19,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_sources import unpacked
 from measure import Contender, Cost, alternate, run
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "RESULTS.md"
-PARTS = ("convert", "start", "kernels")
+PARTS = ("convert", "gguf", "start", "kernels", "ggml")
 
 #: What `mlx_lm.convert` has to be told for each of our schemes.
 MLX_LM = {
@@ -33,8 +34,12 @@ MLX_LM = {
     "nvfp4": ("--q-mode", "nvfp4"),
 }
 
-#: What contenders write into the scratch folder: quant, mlx-lm, cp.
+#: What contenders write into the scratch folder: quant, mlx-lm, cp; quant, llama.cpp's converter, its quantizer.
 OUTPUTS = ("out-quant", "out-mlx-lm", "out-cp")
+GGUFS = ("out-quant.gguf", "out-converter.gguf", "out-quantize.gguf")
+
+#: llama.cpp's number of Q4_K_M.
+Q4_K_M = "15"
 
 #: Layers that make a llama of about 400 tensors (9 a layer and 3 more).
 MANY_LAYERS = 44
@@ -50,6 +55,7 @@ class Bench:
     runs: int
     start_runs: int
     layers: int
+    llama_cpp: Path | None
 
     @property
     def quant(self) -> list[str]:
@@ -133,6 +139,44 @@ def _ratio(cost: Cost, base: Cost | None) -> str:
     return "-" if base is None else f"{cost.cpu / base.cpu:.2f}"
 
 
+def ggufs(bench: Bench) -> list[str]:
+    """bf16 to Q4_K_M with two threads: quant in one go, llama.cpp by its converter and its quantizer."""
+    say("convert to q4_k_m")
+    model = bench.model(f"llama-{bench.layers}", "--layers", str(bench.layers))
+    ours, dense, theirs = (bench.work / name for name in GGUFS)
+    quant = [*bench.quant, "convert", str(model), str(ours), "--scheme", "q4_k_m", "--threads", "2", "--quiet"]
+    quant += ["--device", "cpu"]
+    for command in (["sha256sum", str(model / "model.safetensors")], quant):
+        clear(ours)()
+        run(command)
+    contenders = [Contender("quant", quant, clear(ours))]
+    if bench.peers is not None and bench.llama_cpp is not None:
+        tool = [str(bench.peers), str(HERE / "llama_tools.py")]
+        convert = [*tool, "convert", str(bench.llama_cpp), str(model), str(dense)]
+        contenders += [
+            Contender("convert_hf_to_gguf.py", convert, clear(dense)),
+            Contender("llama-quantize", [*tool, "quantize", str(dense), str(theirs), Q4_K_M, "2"], clear(theirs)),
+        ]
+    costs = alternate(contenders, bench.runs, say)
+    both = [cost for name, cost in costs.items() if name != "quant"]
+    if both:
+        total = Cost(sum(c.cpu for c in both), sum(c.wall for c in both), max(c.peak for c in both))
+        costs["llama.cpp, both"] = total
+    lines = [
+        "## To Q4_K_M",
+        "",
+        f"The same model to a GGUF file of Q4_K_M, two threads. Medians of {bench.runs}. llama-quantize is called in "
+        "llama-cpp-python's library.",
+        "",
+        "| contender | CPU s | wall s | peak MB | CPU against llama.cpp |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, cost in costs.items():
+        ratio = _ratio(cost, costs.get("llama.cpp, both"))
+        lines.append(f"| {name} | {cost.cpu:.2f} | {cost.wall:.2f} | {cost.peak / 1e6:.0f} | {ratio} |")
+    return [*lines, ""]
+
+
 def starts(bench: Bench) -> list[str]:
     """What a command costs before it does anything, and what `inspect` of many tensors adds."""
     many = bench.model(
@@ -167,6 +211,15 @@ def kernels(bench: Bench) -> list[str]:
     return _said([str(bench.python), str(HERE / "kernels.py")]).splitlines()
 
 
+def types(bench: Bench) -> list[str]:
+    """GGML's types against libggml and gguf-py, which only the peers' environment has."""
+    if bench.peers is None:
+        say("SKIPPED: GGML's types, because libggml comes with the peers")
+        return []
+    say("GGML's types")
+    return _said([str(bench.peers), str(HERE / "ggml.py")]).splitlines()
+
+
 def machine(bench: Bench) -> str:
     """Processor, cores, system and versions: what the figures hang on."""
     model = platform.processor() or platform.machine()
@@ -194,7 +247,7 @@ def _said(command: list[str]) -> str:
 def _peers(given: Path) -> Path | None:
     if given.is_file():
         return given
-    say(f"SKIPPED: mlx_lm.convert, because there is no {given} (make peers sets it up)")
+    say(f"SKIPPED: mlx_lm.convert and llama.cpp, because there is no {given} (make peers sets it up)")
     return None
 
 
@@ -211,6 +264,9 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--peers", type=Path, default=ROOT / ".venv-peers" / "bin" / "python", help="a Python that has mlx-lm"
     )
+    parser.add_argument(
+        "--llama-cpp", type=Path, help="llama.cpp's sources, for its converter [those of llama-cpp-python, downloaded]"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file to write [benchmarks/RESULTS.md]")
     return parser.parse_args()
 
@@ -218,7 +274,11 @@ def options() -> argparse.Namespace:
 def main() -> None:
     given = options()
     given.work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(Path(sys.executable), _peers(given.peers), given.work, given.runs, given.start_runs, given.layers)
+    peers = _peers(given.peers)
+    sources = given.llama_cpp
+    if sources is None and peers is not None and "gguf" in given.only:
+        sources = unpacked(peers, given.work, say)
+    bench = Bench(Path(sys.executable), peers, given.work, given.runs, given.start_runs, given.layers, sources)
     lines = [
         "# Results",
         "",
@@ -229,11 +289,15 @@ def main() -> None:
     ]
     if "convert" in given.only:
         lines += conversions(bench, given.cases)
+    if "gguf" in given.only:
+        lines += ggufs(bench)
     if "start" in given.only:
         lines += starts(bench)
     if "kernels" in given.only:
         lines += kernels(bench)
-    clear(*(given.work / name for name in OUTPUTS))()
+    if "ggml" in given.only:
+        lines += ["", *types(bench)]
+    clear(*(given.work / name for name in (*OUTPUTS, *GGUFS)))()
     text = "\n".join(lines).rstrip() + "\n"
     given.results.write_text(text)
     say(text)

@@ -53,7 +53,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         out = Output(verbose=given.get("verbose", 0))
         try:
             _refuse_empty(given)
-            function(*args, **kwargs)
+            with Output(quiet=given.get("quiet", False)).hearing():
+                function(*args, **kwargs)
             flush()
         except KeyboardInterrupt:
             out.error(Interrupted("interrupted."))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import traceback
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcli.errors import QuantError
+from quantcli.kernels import compiling
 
 #: Told of progress: bytes made, and of which weight.
 Tick = Callable[[int, str], None]
@@ -82,6 +84,19 @@ class Output:
         print(f"error: {error}", file=sys.stderr)
 
     @contextlib.contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Notes of what kernels log meanwhile: that they are being compiled."""
+        log, handler = logging.getLogger(compiling.LOG), _Notes(self)
+        level = log.level
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+            log.removeHandler(handler)
+
+    @contextlib.contextmanager
     def progress(self, total: int) -> Iterator[Tick]:
         """A progress bar over `total` bytes on a terminal: share, bytes, rate, time left, the weight at hand."""
         if self.quiet or not sys.stderr.isatty():
@@ -104,6 +119,17 @@ class Output:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=total, weight="")
             yield lambda count, name: bar.update(task, advance=count, weight=name[-22:])
+
+
+class _Notes(logging.Handler):
+    """What is logged, as notes."""
+
+    def __init__(self, out: Output) -> None:
+        super().__init__()
+        self.out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.out.note(record.getMessage())
 
 
 @contextlib.contextmanager

@@ -3,12 +3,13 @@
 Every module here imports numba, so schemes import it inside the method that runs a kernel. A kernel takes flat arrays
 (a slab's groups one after the other) and works through them in chunks that stay in the first-level cache.
 
-    compile.py    how a function becomes a kernel, and where the machine code is kept
+    compile.py    how a function becomes a kernel, and where the machine code is kept; compiling.py: who hears of it
+    vectors.py    codes to values, and the error sums, as vectors
     chunks.py     what kernels share: reading float dtypes, rounding to them, packing codes into words, the error sums
     affine.py     MLX affine grids           mx_floats.py   MXFP4, MXFP8, NVFP4
     ggml_legacy.py, ggml_weighted.py         GGML's blocks of 32: q4_0 q4_1 q5_0 q5_1 q8_0; with an importance matrix
-    k_quants.py, k_quants_decode.py          GGML's q2_k q3_k q4_k q5_k
-    q6_k.py, q8_k.py                         GGML's q6_k, q8_k
+    k_quants.py, k_quants_decode.py          GGML's q2_k q3_k q4_k q5_k; decoding q6_k too
+    q6_k.py, q8_k.py                         GGML's q6_k (encoding), q8_k
     ggml_search.py                           the searches for scales of the blocks above
     iq_search.py, iq1_search.py              GGML's IQ2 and IQ3, IQ1: codebooks; iq_start.py: what they begin with
     iq_neighbours.py, iq_nearest.py          a codebook's neighbours, and which of them is nearest

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, DROPPED, LANES, measure, narrow, pack_chunk, units, unpack_chunk, widen
+from quantcli.kernels.chunks import CHUNK, DROPPED, measure, narrow, pack_chunk, units, unpack_chunk, widen
 from quantcli.kernels.compile import kernel
 
 Floats = NDArray[np.float32]
@@ -118,7 +118,7 @@ def _encode(
     values_per_unit = 1 if source_dropped else 2
     count_all = source.shape[0] // values_per_unit
     given, cast, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    codes, partial = np.empty(CHUNK, np.uint8), np.empty((2, LANES), np.float32)
+    codes = np.empty(CHUNK, np.uint8)
     exact_scales, exact_biases = np.empty(CHUNK // 32, np.float32), np.empty(CHUNK // 32, np.float32)
     # bf16 and f16 are exact in f32 only; every other pair of dtypes needs the cast.
     same = dropped in (0, source_dropped)
@@ -146,7 +146,7 @@ def _encode(
                 code[j] = np.uint8(np.int32(q))
                 distance[j] = (stored_scale * q + stored_bias) - wanted[j]
         pack_chunk(codes, words[start * bits // 32 : (start + count) * bits // 32], count, bits)
-        measure(given, off, count, partial, sums)
+        measure(given, off, count, sums)
 
 
 @kernel

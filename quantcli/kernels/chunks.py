@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from quantcli.arrays import Array, dtype_name
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import float_of, kernel
+from quantcli.kernels.vectors import energies8
 
 #: Values a kernel works on at a time; every group size divides it.
 CHUNK = 1024
-#: Partial float32 sums side by side, so that a sum is a vector of sums; divides CHUNK.
-LANES = 128
 #: Mantissa bits of float32 that a dtype lacks.
 DROPPED = {"f32": 0, "f16": 13, "bf16": 16}
 
@@ -82,33 +81,14 @@ def narrow(x: Any, y: Any, count: int, dropped: int) -> None:
 
 
 @kernel
-def measure(x: Any, off: Any, count: int, partial: Any, sums: Any) -> None:
+def measure(x: Any, off: Any, count: int, sums: Any) -> None:
     """Adds a chunk to `sums`: squared `off`, squared `x`, largest |off|. Both are CHUNK long, zeroed past `count`.
 
-    Summed in float32, in LANES lanes (`partial`: float32 (2, LANES)); in float64 where squares leave float32's range.
+    Summed in float32, in lanes; in float64 where squares leave float32's range.
     """
     off[count:] = 0
     x[count:] = 0
-    squared, reference = partial[0], partial[1]
-    lanes = squared.shape[0]  # not the constant: LLVM vectorises the loops then instead of unrolling them
-    squared[:] = 0
-    reference[:] = 0
-    for start in range(0, CHUNK, lanes):
-        d, v = off[start : start + lanes], x[start : start + lanes]
-        for lane in range(lanes):
-            squared[lane] += d[lane] * d[lane]
-        for lane in range(lanes):
-            reference[lane] += v[lane] * v[lane]
-    while lanes > 8:  # halves are added as vectors; one by one the last additions would wait for each other
-        lanes //= 2
-        for lane in range(lanes):
-            squared[lane] += squared[lane + lanes]
-        for lane in range(lanes):
-            reference[lane] += reference[lane + lanes]
-    error = total = 0.0
-    for lane in range(lanes):
-        error += np.float64(squared[lane])
-        total += np.float64(reference[lane])
+    error, total, largest = energies8(off, x)
     if not 1e-12 < total < 1e30:
         error = total = 0.0
         for j in range(count):
@@ -116,11 +96,7 @@ def measure(x: Any, off: Any, count: int, partial: Any, sums: Any) -> None:
             total += np.float64(x[j]) ** 2
     sums[0] += error
     sums[1] += total
-    keys, key = off.view(np.int32), np.int32(0)  # positive floats are ordered as their bits
-    for j in range(CHUNK):
-        key = max(key, np.int32(keys[j] & np.int32(0x7FFFFFFF)))
-    partial.view(np.int32)[0, 0] = key
-    sums[2] = max(sums[2], np.float64(partial[0, 0]))
+    sums[2] = max(sums[2], np.float64(float_of(largest)))
 
 
 @kernel

@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
 from numba.extending import intrinsic
+
+from quantcli.kernels.compiling import Watch
 
 #: numba's settings, whose names are made at run time.
 CONFIG: Any = numba.config
@@ -39,6 +42,15 @@ def cache_folder() -> Path | None:
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+class _Listener(Watch, event.Listener):
+    """A `Watch` as numba wants its listeners."""
+
+
+_KEPT = "once; cached" if cache_folder() is not None else "in each run: no cache folder can be written to"
+register: Any = event.register  # it has no types
+register("numba:compile", _Listener(_KEPT))
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,15 +73,20 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _bits_of(typing_context: Any, value: Any) -> Any:
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-    return numba.types.int32(numba.types.float32), generate
+    return numba.types.int32(numba.types.float32), _bitcast
 
 
-#: The bits of a float32 as an int32, in a kernel.
+def _float_of(typing_context: Any, value: Any) -> Any:
+    return numba.types.float32(numba.types.int32), _bitcast
+
+
+def _bitcast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+
+#: The bits of a float32 as an int32, in a kernel; and back.
 bits_of: Callable[..., Any] = intrinsic(_bits_of)
+float_of: Callable[..., Any] = intrinsic(_float_of)
 
 
 def _kept(function: Callable[..., Any], counted: bool) -> Callable[..., Any]:

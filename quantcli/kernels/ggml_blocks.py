@@ -14,6 +14,8 @@ from quantcli.kernels.compile import kernel
 
 #: Mantissa bits of float32 that f16 lacks: `dropped` of chunks.narrow.
 F16 = 13
+#: A float's bits but its sign.
+MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 @kernel
@@ -23,8 +25,48 @@ def magnitudes(x: Any, largest: Any, count: int, width: int) -> None:
     for b in range(count):
         block, most = keys[b * width : (b + 1) * width], np.int32(0)
         for j in range(width):
-            most = max(most, np.int32(block[j] & np.int32(0x7FFFFFFF)))
+            most = max(most, np.int32(block[j] & MAGNITUDE))
         found[b] = most
+
+
+@kernel
+def first_of(block: Any, magnitude: Any) -> Any:
+    """The first value of the block that has this magnitude."""
+    for j in range(block.shape[0]):
+        if abs(block[j]) == magnitude:
+            return block[j]
+    return magnitude
+
+
+@kernel
+def extremes(x: Any, low: Any, high: Any, blocks: int, width: int) -> None:
+    """The smallest and the largest value of each block of x, the first of its zeros where that is a zero."""
+    keys, lows, highs = x.view(np.int32), low.view(np.int32), high.view(np.int32)
+    for b in range(blocks):
+        block = keys[b * width : (b + 1) * width]
+        least, most = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+        for j in range(width):
+            # The bits of a float, those of a negative one inverted, are ordered as integers, and integers vectorise.
+            key = np.int32(block[j] ^ ((block[j] >> np.int32(31)) & MAGNITUDE))
+            least, most = min(least, key), max(most, key)
+        lows[b] = least ^ ((least >> np.int32(31)) & MAGNITUDE)
+        highs[b] = most ^ ((most >> np.int32(31)) & MAGNITUDE)
+    for b in range(blocks):
+        if low[b] == 0:  # ggml keeps the sign of the first zero
+            low[b] = first_of(x[b * width : (b + 1) * width], np.float32(0))
+
+
+@kernel
+def peaks(x: Any, low: Any, high: Any, peak: Any, blocks: int, width: int) -> None:
+    """The first value of largest magnitude of each block of x, from its `extremes`; +0 of a block of zeros."""
+    nought = np.float32(0)
+    for b in range(blocks):
+        most = high[b] if abs(high[b]) > abs(low[b]) else low[b]
+        if most == nought:
+            most = nought  # of either sign
+        elif high[b] == -low[b]:
+            most = first_of(x[b * width : (b + 1) * width], high[b])
+        peak[b] = most
 
 
 @kernel

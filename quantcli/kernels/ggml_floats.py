@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, units, widen
 from quantcli.kernels.compile import kernel
 from quantcli.kernels.ggml_blocks import magnitudes
 
@@ -107,7 +107,7 @@ def _encode(
 ) -> None:
     per_unit, per_chunk, share, half = 1 if dropped else 2, CHUNK // block, block // group, group // 2
     x, off, codes = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.uint8)
-    partial, steps = np.empty((2, LANES), np.float32), np.empty(8, np.float32)
+    steps = np.empty(8, np.float32)
     peak, stored = np.empty(CHUNK // group, np.float32), np.empty(CHUNK // group, np.uint8)
     for start in range(0, blocks.shape[0], per_chunk):
         count = min(per_chunk, blocks.shape[0] - start)
@@ -128,7 +128,7 @@ def _encode(
             nibbles, code = blocks[b, share + k * half : share + (k + 1) * half], codes[begin:end]
             for j in range(half):
                 nibbles[j] = np.uint8(code[j] | np.uint8(code[j + half] << np.uint8(4)))
-        measure(x, off, count * block, partial, sums)
+        measure(x, off, count * block, sums)
 
 
 @kernel

@@ -19,15 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.ggml_blocks import F16, extremes, magnitudes, note_overflow, peaks, write_f16
+from quantcli.kernels.vectors import fifth16, half, plain16, signed16, truncate16, word
 
 #: Values of a block, all of which share a scale. Kernels are given it as `width`: where LLVM knows how short a loop is,
 #: it unrolls it and no longer vectorises it, at two to three times the cost.
 BLOCK = 32
 _BLOCKS = CHUNK // BLOCK
-_MAGNITUDE = np.int32(0x7FFFFFFF)
-_F16 = 13  # mantissa bits of float32 that f16 lacks
+_NOUGHT = np.float32(0)
 
 
 def encode(values: Array, bits: int, zero: int | None) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -47,14 +48,14 @@ def encode(values: Array, bits: int, zero: int | None) -> tuple[NDArray[np.uint8
 
 def decode(blocks: NDArray[np.uint8], bits: int, zero: int | None) -> NDArray[np.float32]:
     """float32 (rows, columns) of blocks (rows, bytes per row)."""
-    size = block_bytes(bits, zero)
-    flat = np.ascontiguousarray(blocks).reshape(-1, size)
-    header = np.ascontiguousarray(flat[:, : 2 if zero is not None else 4]).view(np.float16).astype(np.float32)
-    out = np.empty((blocks.shape[0], blocks.shape[1] // size * BLOCK), np.float32)
+    out = np.empty((blocks.shape[0], blocks.shape[1] // block_bytes(bits, zero) * BLOCK), np.float32)
+    data, middle = np.ascontiguousarray(blocks).reshape(-1), -1 if zero is None else zero
     if bits == 8:
-        _decode_bytes(flat, header, out.reshape(-1), BLOCK)
+        _decode_bytes(data, out.reshape(-1))
+    elif bits == 4:
+        _decode_4(data, out.reshape(-1), middle)
     else:
-        _decode_nibbles(flat, header, out.reshape(-1), bits, -1 if zero is None else zero, BLOCK // 2)
+        _decode_5(data, out.reshape(-1), middle)
     return out
 
 
@@ -64,64 +65,22 @@ def block_bytes(bits: int, zero: int | None) -> int:
 
 
 @kernel
-def _extremes(x: Any, low: Any, high: Any, blocks: int, width: int) -> None:
-    """The smallest and the largest value of each block of x, the first of its zeros where that is a zero."""
-    keys, lows, highs = x.view(np.int32), low.view(np.int32), high.view(np.int32)
-    for b in range(blocks):
-        block = keys[b * width : (b + 1) * width]
-        least, most = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
-        for j in range(width):
-            # The bits of a float, those of a negative one inverted, are ordered as integers, and integers vectorise.
-            key = np.int32(block[j] ^ ((block[j] >> np.int32(31)) & _MAGNITUDE))
-            least, most = min(least, key), max(most, key)
-        lows[b] = least ^ ((least >> np.int32(31)) & _MAGNITUDE)
-        highs[b] = most ^ ((most >> np.int32(31)) & _MAGNITUDE)
-    for b in range(blocks):
-        if low[b] == 0:  # ggml keeps the sign of the first zero
-            low[b] = _first(x[b * width : (b + 1) * width], np.float32(0))
-
-
-@kernel
-def _magnitudes(x: Any, high: Any, blocks: int, width: int) -> None:
-    """The largest magnitude of each block of x."""
-    keys, highs = x.view(np.int32), high.view(np.int32)
-    for b in range(blocks):
-        block, most = keys[b * width : (b + 1) * width], np.int32(0)
-        for j in range(width):
-            most = max(most, np.int32(block[j] & _MAGNITUDE))
-        highs[b] = most
-
-
-@kernel
-def _first(block: Any, magnitude: Any) -> Any:
-    """The first value of the block that has this magnitude."""
-    for j in range(BLOCK):
-        if abs(block[j]) == magnitude:
-            return block[j]
-    return magnitude
-
-
-@kernel
 def _find_scales(x: Any, scale: Any, low: Any, blocks: int, bits: int, zero: int, width: int) -> None:
     """Unrounded scale of each block of x; `low` is what codes count from: the minimum, 0 where the zero is fixed."""
     high, nought = np.empty(_BLOCKS, np.float32), np.float32(0)
     if bits == 8:
-        _magnitudes(x, high, blocks, width)
+        magnitudes(x, high, blocks, width)
         for b in range(blocks):
             scale[b], low[b] = high[b] / np.float32(127), nought
         return
-    _extremes(x, low, high, blocks, width)
+    extremes(x, low, high, blocks, width)
     if zero < 0:
         for b in range(blocks):
             scale[b] = np.float32(high[b] - low[b]) / np.float32((1 << bits) - 1)
         return
+    peaks(x, low, high, high, blocks, width)
     for b in range(blocks):
-        peak = high[b] if abs(high[b]) > abs(low[b]) else low[b]
-        if peak == nought:
-            peak = nought  # of either sign: ggml counts from +0
-        elif high[b] == -low[b]:
-            peak = _first(x[b * width : (b + 1) * width], high[b])
-        scale[b], low[b] = peak / np.float32(-zero), nought
+        scale[b], low[b] = high[b] / np.float32(-zero), nought
 
 
 @kernel
@@ -139,20 +98,11 @@ def _round_codes(
     width: int,
 ) -> None:
     """codes of x by truncation, and how far the values that they stand for are from x."""
-    top, nought = np.float32((1 << bits) - 1), np.float32(0)
-    middle = np.float32(max(zero, 0))
-    half = np.float32(middle + np.float32(0.5))
+    top, middle = np.float32((1 << bits) - 1), np.float32(max(zero, 0))
+    half_step = np.float32(middle + np.float32(0.5))
     for b in range(blocks):
-        begin, end = b * width, (b + 1) * width
-        value, code, distance = x[begin:end], codes[begin:end], off[begin:end]
-        start, factor, d, m = low[b], inverse[b], scale[b], minimum[b]
-        for j in range(width):
-            q = (value[j] - start) * factor + half
-            q = q if q > nought else nought
-            q = q if q < top else top
-            whole = np.int32(q)
-            code[j] = np.uint8(whole)
-            distance[j] = ((np.float32(whole) - middle) * d + m) - value[j]
+        for at in (b * BLOCK, b * BLOCK + 16):
+            truncate16(x, at, low[b], inverse[b], half_step, top, middle, scale[b], minimum[b], codes, off, at)
 
 
 @kernel
@@ -172,20 +122,6 @@ def _round_bytes(x: Any, inverse: Any, scale: Any, codes: Any, off: Any, blocks:
             whole = np.int32(whole + np.int32(rest >= half) - np.int32(rest <= -half))
             code[j] = np.uint8(whole)
             distance[j] = np.float32(whole) * d - value[j]
-
-
-@kernel
-def _write_f16(values: Any, blocks: Any, count: int, at: int) -> None:
-    """Bytes `at`, `at` + 1 of each block: a float32 that f16 holds exactly (or an infinite one), as f16."""
-    small = np.empty(_BLOCKS, np.float32)
-    magnitudes, bits = small.view(np.int32), values.view(np.int32)
-    for b in range(count):
-        small[b] = abs(values[b]) * np.float32(2.0**-112)  # moves the exponent, subnormals included, to bias 15
-    for b in range(count):
-        half = min(np.int32(magnitudes[b] >> np.int32(_F16)), np.int32(0x7C00))
-        half |= (bits[b] >> np.int32(16)) & np.int32(0x8000)
-        blocks[b, at] = np.uint8(half)
-        blocks[b, at + 1] = np.uint8(half >> np.int32(8))
 
 
 @kernel
@@ -213,18 +149,10 @@ def _write_codes(codes: Any, blocks: Any, count: int, bits: int, at: int, width:
 
 
 @kernel
-def _note_overflow(exact: Any, rounded: Any, count: int, sums: Any) -> None:
-    """sums[3]: the largest magnitude that became infinite."""
-    for b in range(count):
-        if abs(rounded[b]) > np.float32(65504):
-            sums[3] = max(sums[3], np.float64(abs(exact[b])))
-
-
-@kernel
 def _encode(source: Any, dropped: int, blocks: Any, sums: Any, bits: int, zero: int, width: int) -> None:
     per_unit = 1 if dropped else 2
     x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    codes, partial = np.empty(CHUNK, np.uint8), np.empty((2, LANES), np.float32)
+    codes = np.empty(CHUNK, np.uint8)
     exact, inverse, low = (np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32))
     scale, minimum = np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32)
     nought, one = np.float32(0), np.float32(1)
@@ -236,45 +164,48 @@ def _encode(source: Any, dropped: int, blocks: Any, sums: Any, bits: int, zero: 
         _find_scales(x, exact, low, count, bits, zero, width)
         for b in range(count):
             inverse[b] = one / exact[b] if exact[b] != nought else nought
-        narrow(exact, scale, count, _F16)
-        narrow(low, minimum, count, _F16)
+        narrow(exact, scale, count, F16)
+        narrow(low, minimum, count, F16)
         if bits == 8:
             _round_bytes(x, inverse, scale, codes, off, count, width)
         else:
             _round_codes(x, inverse, low, scale, minimum, codes, off, count, bits, zero, width)
-        _write_f16(scale, out, count, 0)
+        write_f16(scale, out, count, 0)
         if zero < 0:
-            _write_f16(minimum, out, count, 2)
+            write_f16(minimum, out, count, 2)
         _write_codes(codes, out, count, bits, 2 if zero >= 0 else 4, width)
-        _note_overflow(exact, scale, count, sums)
-        _note_overflow(low, minimum, count, sums)
-        measure(x, off, count * BLOCK, partial, sums)
+        note_overflow(exact, scale, count, sums)
+        note_overflow(low, minimum, count, sums)
+        measure(x, off, count * BLOCK, sums)
 
 
-@kernel
-def _decode_bytes(blocks: Any, header: Any, out: Any, width: int) -> None:
-    for b in range(blocks.shape[0]):
-        scale, code, value = header[b, 0], blocks[b, 2:34], out[b * width : (b + 1) * width]
-        for j in range(width):
-            value[j] = np.float32(np.int8(code[j])) * scale
+@inner
+def _decode_bytes(data: Any, out: Any) -> None:
+    for b in range(out.shape[0] // BLOCK):
+        at, to = 34 * b, BLOCK * b
+        scale = half(data, at)
+        signed16(data, at + 2, scale, out, to)
+        signed16(data, at + 18, scale, out, to + 16)
 
 
-@kernel
-def _decode_nibbles(blocks: Any, header: Any, out: Any, bits: int, zero: int, half: int) -> None:
-    start = 2 if zero >= 0 else 4
-    first = start + (4 if bits == 5 else 0)
-    middle = np.int32(max(zero, 0))
-    for b in range(blocks.shape[0]):
-        # Adding -0 leaves every float as it is, the sign of a zero included.
-        scale, minimum = header[b, 0], header[b, 1] if zero < 0 else np.float32(-0.0)
-        nibbles, value = blocks[b, first : first + half], out[2 * b * half : 2 * (b + 1) * half]
-        high = np.uint32(0)
-        if bits == 5:
-            for k in range(4):
-                high |= np.uint32(blocks[b, start + k]) << np.uint32(8 * k)
-        for j in range(half):
-            fifth = np.int32(((high >> np.uint32(j)) & np.uint32(1)) << np.uint32(4))
-            value[j] = np.float32(np.int32(nibbles[j] & np.uint8(15)) + fifth - middle) * scale + minimum
-        for j in range(half):
-            fifth = np.int32(((high >> np.uint32(j + half)) & np.uint32(1)) << np.uint32(4))
-            value[j + half] = np.float32(np.int32(nibbles[j] >> np.uint8(4)) + fifth - middle) * scale + minimum
+@inner
+def _decode_4(data: Any, out: Any, zero: int) -> None:
+    """q4_0, or with `zero` -1 q4_1."""
+    start, middle = (2, zero) if zero >= 0 else (4, 0)
+    for b in range(out.shape[0] // BLOCK):
+        at, to = (start + 16) * b, BLOCK * b
+        scale, low = half(data, at), _NOUGHT if zero >= 0 else -half(data, at + 2)
+        plain16(data, at + start, 0, 15, middle, scale, low, out, to)
+        plain16(data, at + start, 4, 15, middle, scale, low, out, to + 16)
+
+
+@inner
+def _decode_5(data: Any, out: Any, zero: int) -> None:
+    """q5_0, or with `zero` -1 q5_1."""
+    start, middle = (2, zero) if zero >= 0 else (4, 0)
+    for b in range(out.shape[0] // BLOCK):
+        at, to = (start + 20) * b, BLOCK * b
+        scale, low = half(data, at), _NOUGHT if zero >= 0 else -half(data, at + 2)
+        fifths, nibbles = word(data, at + start), at + start + 4
+        fifth16(data, nibbles, 0, fifths, middle, scale, low, out, to)
+        fifth16(data, nibbles, 4, fifths >> 16, middle, scale, low, out, to + 16)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import kernel
 from quantcli.kernels.ggml_blocks import F16, magnitudes, note_overflow, write_f16
 
@@ -130,7 +130,7 @@ def _pack_trits(code: Any, out: Any, run: int, five: int) -> None:
 def _encode(source: Any, dropped: int, blocks: Any, sums: Any, width: int, at: int) -> None:
     per_unit, per_chunk = 1 if dropped else 2, CHUNK // width
     x, off, codes = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.zeros(CHUNK + 16, np.uint8)
-    partial, exact = np.empty((2, LANES), np.float32), np.empty(per_chunk, np.float32)
+    exact = np.empty(per_chunk, np.float32)
     inverse, scale = np.empty(per_chunk, np.float32), np.empty(per_chunk, np.float32)
     nought = np.float32(0)
     for start in range(0, blocks.shape[0], per_chunk):
@@ -162,7 +162,7 @@ def _encode(source: Any, dropped: int, blocks: Any, sums: Any, width: int, at: i
                 _pack_trits(code[160:], out[b, 32:], 16, 1)
                 _pack_trits(code[240:], out[b, 48:], 4, 0)
         note_overflow(exact, scale, count, sums)
-        measure(x, off, count * width, partial, sums)
+        measure(x, off, count * width, sums)
 
 
 @kernel

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import kernel
 from quantcli.kernels.ggml_blocks import F16, note_overflow
 from quantcli.kernels.ggml_search import (
@@ -98,7 +98,7 @@ def _encode(
     per_unit, per_chunk = 1 if dropped else 2, CHUNK // BLOCK
     x, w, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     x_lanes, w_lanes, given = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    state, partial = np.empty(STATE, np.float32), np.empty((2, LANES), np.float32)
+    state = np.empty(STATE, np.float32)
     sigma, exact = np.empty(per_chunk, np.float32), np.zeros((2, per_chunk), np.float32)
     found, rounded = np.empty((2, per_chunk), np.float32), np.empty((2, per_chunk), np.float32)
     for begin in range(0, codes.shape[0], per_chunk):
@@ -129,7 +129,7 @@ def _encode(
             for b in range(count):
                 heads[begin + b, which] = exact[which, b]
         _round_codes(x, found, rounded, codes[begin : begin + count], off, count, zero, steps[0])
-        measure(x, off, count * BLOCK, partial, sums)
+        measure(x, off, count * BLOCK, sums)
 
 
 @kernel

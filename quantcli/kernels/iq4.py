@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import kernel
 from quantcli.kernels.ggml_blocks import F16, note_overflow, write_f16
 
@@ -279,7 +279,7 @@ def _encode(
     x, lanes = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     weights, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     work, codes, nibbles = np.empty((6, CHUNK), np.float32), np.empty(CHUNK, np.uint8), np.empty(CHUNK // 2, np.uint8)
-    partial, small = np.empty((2, LANES), np.float32), np.zeros((7, GROUPS), np.float32)
+    small = np.zeros((7, GROUPS), np.float32)
     peak, sigma, scale, whole = small[0], small[1], small[2], small[3]
     rounded, step, inverse = small[4], small[5], small[6]
     for start in range(0, blocks.shape[0], per_chunk):
@@ -305,7 +305,7 @@ def _encode(
         write_f16(rounded, out, count, 0)
         _write_codes(codes, nibbles, out, count, at, share)
         note_overflow(whole, rounded, count, sums)
-        measure(lanes, off, CHUNK, partial, sums)
+        measure(lanes, off, CHUNK, sums)
 
 
 @kernel

@@ -10,21 +10,21 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, units, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.chunks import CHUNK, measure, units, widen
+from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.iq_nearest import FLOATS, REAL, REALS, WHOLE, pointer, splat
+from quantcli.kernels.vectors import half, minus8, word
 
 SUPER = 256
-#: Row b: 1 or -1 for bits 0 .. 7 of b.
-SIGNS = (1 - 2 * (np.arange(256)[:, None] >> np.arange(8) & 1)).astype(np.float32)
+#: Byte b with the eighth sign that its lower seven ask for: the number of minuses is even.
+EVEN = np.array([b & 127 | (b & 127).bit_count() % 2 << 7 for b in range(256)], np.uint8)
 
 
-def signed(
-    rows: NDArray[np.int32], signs: NDArray[np.uint8], steps: NDArray[np.float32], book: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """float32 (n, 256): step * value * sign; rows (n, 256 / width), signs (n, 32), a bit each, steps (n, groups)."""
-    out = np.empty((len(rows), SUPER), np.float32)
-    (_signed8 if book.shape[1] == 8 else _signed4)(rows, np.ascontiguousarray(signs), steps, book, SIGNS, out)
+def signed(name: str, blocks: NDArray[np.uint8], book: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 (n, 256) of blocks of an IQ2 or IQ3 type, uint8 (n, block bytes)."""
+    out = np.empty((len(blocks), SUPER), np.float32)
+    data, codes = np.ascontiguousarray(blocks).reshape(-1), book.astype(np.uint8).reshape(-1)
+    _SIGNED[name](data, codes, EVEN, out.reshape(-1))
     return out
 
 
@@ -47,32 +47,89 @@ def sums(values: Array, decoded: NDArray[np.float32]) -> NDArray[np.float64]:
     return total
 
 
-@kernel
-def _signed8(rows: Any, signs: Any, steps: Any, book: Any, table: Any, out: Any) -> None:
-    each = 32 // steps.shape[1]
-    for b in range(rows.shape[0]):
-        for k in range(32):
-            step, row, sign, value = (
-                steps[b, k // each],
-                book[rows[b, k]],
-                table[signs[b, k]],
-                out[b, 8 * k : 8 * k + 8],
-            )
-            for i in range(8):
-                value[i] = step * row[i] * sign[i]
+@inner
+def _eight(book: Any, row: Any, signs: Any, step: Any, out: Any, to: Any) -> None:
+    """Row `row` of a book of eights."""
+    minus8(book, 8 * row, 8 * row + 4, signs, step, out, to)
 
 
-@kernel
-def _signed4(rows: Any, signs: Any, steps: Any, book: Any, table: Any, out: Any) -> None:
-    each = 32 // steps.shape[1]
-    for b in range(rows.shape[0]):
-        for k in range(32):
-            step, sign = steps[b, k // each], table[signs[b, k]]
-            low, high, value = book[rows[b, 2 * k]], book[rows[b, 2 * k + 1]], out[b, 8 * k : 8 * k + 8]
+@inner
+def _iq2_xxs(data: Any, book: Any, even: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 66 * b, SUPER * b
+        d = half(data, at)
+        for k in range(8):
+            high = word(data, at + 6 + 8 * k)
+            step = d * (np.float32(0.5) + np.float32(high >> 28)) * np.float32(0.25)
             for i in range(4):
-                value[i] = step * low[i] * sign[i]
+                row = np.int64(data[at + 2 + 8 * k + i])
+                _eight(book, row, np.int64(even[high >> 7 * i & 127]), step, out, to + 32 * k + 8 * i)
+
+
+@inner
+def _iq2_xs(data: Any, book: Any, even: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 74 * b, SUPER * b
+        d = half(data, at)
+        for k in range(16):
+            scale = np.int32(data[at + 66 + k // 2]) >> np.int32(4 * (k % 2)) & np.int32(15)
+            step = d * (np.float32(0.5) + np.float32(scale)) * np.float32(0.25)
+            for i in range(2):
+                first = at + 2 + 4 * k + 2 * i
+                each = np.int64(data[first]) | np.int64(data[first + 1]) << 8
+                _eight(book, each & 511, np.int64(even[each >> 9]), step, out, to + 16 * k + 8 * i)
+
+
+@inner
+def _iq2_s(data: Any, book: Any, even: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 82 * b, SUPER * b
+        d = half(data, at)
+        for k in range(16):
+            scale = np.int32(data[at + 74 + k // 2]) >> np.int32(4 * (k % 2)) & np.int32(15)
+            step = d * (np.float32(0.5) + np.float32(scale)) * np.float32(0.25)
+            for i in range(2):
+                j = 2 * k + i
+                row = np.int64(data[at + 2 + j]) | (np.int64(data[at + 66 + j // 4]) >> 2 * (j % 4) & 3) << 8
+                _eight(book, row, np.int64(data[at + 34 + j]), step, out, to + 8 * j)
+
+
+@inner
+def _iq3_xxs(data: Any, book: Any, even: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 98 * b, SUPER * b
+        d = half(data, at)
+        for k in range(8):
+            high = word(data, at + 66 + 4 * k)
+            step = d * (np.float32(0.5) + np.float32(high >> 28)) * np.float32(0.5)
             for i in range(4):
-                value[i + 4] = step * high[i] * sign[i + 4]
+                rows = at + 2 + 8 * k + 2 * i
+                low, up = 4 * np.int64(data[rows]), 4 * np.int64(data[rows + 1])
+                minus8(book, low, up, np.int64(even[high >> 7 * i & 127]), step, out, to + 32 * k + 8 * i)
+
+
+@inner
+def _iq3_s(data: Any, book: Any, even: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 110 * b, SUPER * b
+        d = half(data, at)
+        for k in range(8):
+            scale = np.int32(data[at + 106 + k // 2]) >> np.int32(4 * (k % 2)) & np.int32(15)
+            step, high = d * np.float32(np.int32(1) + np.int32(2) * scale), np.int64(data[at + 66 + k])
+            for i in range(4):
+                rows = at + 2 + 8 * k + 2 * i
+                low = 4 * (np.int64(data[rows]) | (high >> 2 * i & 1) << 8)
+                up = 4 * (np.int64(data[rows + 1]) | (high >> 2 * i + 1 & 1) << 8)
+                minus8(book, low, up, np.int64(data[at + 74 + 4 * k + i]), step, out, to + 32 * k + 8 * i)
+
+
+_SIGNED: dict[str, Any] = {
+    "iq2_xxs": _iq2_xxs,
+    "iq2_xs": _iq2_xs,
+    "iq2_s": _iq2_s,
+    "iq3_xxs": _iq3_xxs,
+    "iq3_s": _iq3_s,
+}
 
 
 def _scaled8(_: Any, table: Any, at: Any, step: Any, out: Any, to: Any) -> tuple[Any, Any]:
@@ -120,10 +177,10 @@ def _iq1_m(blocks: Any, d: Any, table: Any, rows: int, out: Any) -> None:
 @kernel
 def _sums(source: Any, dropped: int, decoded: Any, total: Any) -> None:
     per_unit = 1 if dropped else 2
-    x, off, partial = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty((2, LANES), np.float32)
+    x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     for start in range(0, decoded.shape[0], CHUNK):
         count = min(CHUNK, decoded.shape[0] - start)
         widen(source[start * per_unit : (start + count) * per_unit], x, count, dropped)
         for i in range(count):
             off[i] = decoded[start + i] - x[i]
-        measure(x, off, count, partial, total)
+        measure(x, off, count, total)

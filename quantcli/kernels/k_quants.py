@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_blocks import F16, note_overflow
 from quantcli.kernels.ggml_search import (
@@ -267,7 +267,7 @@ def _encode_minima(
         np.empty(BATCH, np.float32),
     )
     off, work, state = np.empty(BATCH, np.float32), np.zeros(2 * BATCH, np.float32), np.empty(STATE, np.float32)
-    found, partial = np.empty((5, groups), np.float32), np.empty((2, LANES), np.float32)
+    found = np.empty((5, groups), np.float32)
     scale, low, inverse, start, weight = found[0], found[1], found[2], found[3], found[4]
     exact, rounded = np.empty((2, TOGETHER), np.float32), np.empty((2, TOGETHER), np.float32)
     batch_subs = np.empty((groups, 2), np.uint8)
@@ -319,9 +319,7 @@ def _encode_minima(
                 here = slice(g * size, (g + 1) * size)
                 _keep_codes(x[here], low[g], inverse[g], start[g], least, top, code[here], off[here])
         for piece in range(0, count * SUPER, CHUNK):
-            measure(
-                x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), partial, sums
-            )
+            measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), sums)
 
 
 @kernel
@@ -347,7 +345,7 @@ def _encode_q3(
     )
     off, work, state = np.empty(BATCH, np.float32), np.zeros(2 * BATCH + 1280, np.float32), np.empty(STATE, np.float32)
     own = np.empty(BATCH, np.float32)  # what codes are rounded from where d is 0
-    scale, weight, partial = np.empty(256, np.float32), np.empty(256, np.float32), np.empty((2, LANES), np.float32)
+    scale, weight = np.empty(256, np.float32), np.empty(256, np.float32)
     inverse = np.ones(256, np.float32)
     exact, rounded = np.empty(TOGETHER, np.float32), np.empty(TOGETHER, np.float32)
     batch_subs = np.empty(256, np.int32)
@@ -393,9 +391,7 @@ def _encode_q3(
                 for i in range(g * size, (g + 1) * size):
                     off[i] = -x[i]
         for piece in range(0, count * SUPER, CHUNK):
-            measure(
-                x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), partial, sums
-            )
+            measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), sums)
 
 
 @kernel

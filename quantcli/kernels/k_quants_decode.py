@@ -1,7 +1,8 @@
-"""GGML's `q2_k q3_k q4_k q5_k` on the CPU: ggml's float32 values.
+"""GGML's `q2_k q3_k q4_k q5_k q6_k` on the CPU: ggml's float32 values.
 
-Source: `dequantize_row_q*_K` in ggml-quants.c (llama.cpp), restated; layouts are drawn in schemes/k_quants.py. Scales,
-minima and scale * code are exact in float32, so a value is rounded once, where the minimum is subtracted.
+Source: `dequantize_row_q*_K` in ggml-quants.c (llama.cpp), restated; layouts are drawn in schemes/k_quants.py and
+schemes/q6_k.py. Scales, minima and scale * code are exact in float32, so a value is rounded once, where the minimum is
+subtracted.
 """
 
 from __future__ import annotations
@@ -11,92 +12,97 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inlined, inner
+from quantcli.kernels.vectors import half, joined16, plain16
 
 #: Values of a super-block.
 SUPER = 256
+_NOUGHT = np.float32(0)
 
 
 def decode(name: str, blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     """float32 (rows, columns) of super-blocks (rows, bytes per row)."""
-    run, size, at = DECODERS[name]
-    flat = np.ascontiguousarray(blocks).reshape(-1, size)
-    numbers = 1 if name == "q3_k" else 2
-    heads = np.ascontiguousarray(flat[:, at : at + 2 * numbers]).view(np.float16).astype(np.float32)
+    run, size = DECODERS[name]
     out = np.empty((blocks.shape[0], blocks.shape[1] // size * SUPER), np.float32)
-    run(flat, heads, out.reshape(-1))
+    run(np.ascontiguousarray(blocks).reshape(-1), out.reshape(-1))
     return out
 
 
-@kernel
-def _decode_q2(blocks: Any, heads: Any, out: Any) -> None:
-    two = np.uint8(3)
-    for b in range(blocks.shape[0]):
-        d, dmin, subs = heads[b, 0], heads[b, 1], blocks[b, :16]
-        for half in range(2):
-            pairs, values = blocks[b, 16 + 32 * half : 48 + 32 * half], out[SUPER * b + 128 * half :]
-            for k in range(8):
-                sub, shift = subs[8 * half + k], np.uint8(k // 2 * 2)
-                scale, low = d * np.float32(sub & np.uint8(15)), dmin * np.float32(sub >> np.uint8(4))
-                pair, value = pairs[16 * (k & 1) : 16 * (k & 1) + 16], values[16 * k : 16 * k + 16]
-                for i in range(16):
-                    value[i] = scale * np.float32(np.uint8(pair[i] >> shift) & two) - low
-
-
-@kernel
-def _decode_q3(blocks: Any, heads: Any, out: Any) -> None:
-    for b in range(blocks.shape[0]):
-        high, subs = blocks[b, :32], blocks[b, 96:108]
+@inner
+def _decode_q2(data: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 84 * b, SUPER * b
+        d, dmin = half(data, at + 80), half(data, at + 82)
         for g in range(16):
-            low = np.int32(subs[g & 7] >> np.uint8(4 * (g >> 3))) & np.int32(15)
-            upper = np.int32(subs[8 + (g & 3)] >> np.uint8(2 * (g >> 2))) & np.int32(3)
-            scale = heads[b, 0] * np.float32((low | (upper << np.int32(4))) - np.int32(32))
-            at = 32 + 32 * (g >> 3) + 16 * (g & 1)
-            pair, bit = blocks[b, at : at + 16], high[16 * (g & 1) : 16 * (g & 1) + 16]
-            value, shift, which = out[SUPER * b + 16 * g :], np.int32((g & 7) // 2 * 2), np.int32(g // 2)
-            for i in range(16):
-                third = ((np.int32(bit[i]) >> which) & np.int32(1)) << np.int32(2)
-                value[i] = scale * np.float32((((np.int32(pair[i]) >> shift) & np.int32(3)) | third) - np.int32(4))
+            sub = data[at + g]
+            scale, low = d * np.float32(sub & np.uint8(15)), dmin * np.float32(sub >> np.uint8(4))
+            pairs = at + 16 + 32 * (g // 8) + 16 * (g % 2)
+            plain16(data, pairs, g // 2 % 4 * 2, 3, 0, scale, low, out, to + 16 * g)
 
 
-@kernel
-def _numbers_of(subs: Any, g: int) -> Any:
+@inner
+def _decode_q3(data: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 110 * b, SUPER * b
+        d = half(data, at + 108)
+        for g in range(16):
+            low = np.int32(data[at + 96 + g % 8]) >> np.int32(4 * (g // 8)) & np.int32(15)
+            upper = np.int32(data[at + 104 + g % 4]) >> np.int32(2 * (g // 4)) & np.int32(3)
+            scale = d * np.float32((low | upper << np.int32(4)) - np.int32(32))
+            pairs, bits = at + 32 + 32 * (g // 8) + 16 * (g % 2), at + 16 * (g % 2)
+            joined16(data, pairs, g // 2 % 4 * 2, 3, bits, g // 2, 1, 2, 4, scale, _NOUGHT, out, to + 16 * g)
+
+
+@inlined
+def _numbers_of(data: Any, at: Any, g: Any) -> Any:
     """Sub-scale and sub-minimum of group g from the 12 bytes of q4_k and q5_k."""
     if g < 4:
-        return subs[g] & np.uint8(63), subs[g + 4] & np.uint8(63)
-    low = np.uint8(subs[g + 4] & np.uint8(15)) | np.uint8((subs[g - 4] >> np.uint8(6)) << np.uint8(4))
-    return low, np.uint8(subs[g + 4] >> np.uint8(4)) | np.uint8((subs[g] >> np.uint8(6)) << np.uint8(4))
+        return np.float32(data[at + g] & np.uint8(63)), np.float32(data[at + g + 4] & np.uint8(63))
+    both = np.int32(data[at + g + 4])
+    scale = (both & np.int32(15)) | np.int32(data[at + g - 4]) >> np.int32(6) << np.int32(4)
+    return np.float32(scale), np.float32(both >> np.int32(4) | np.int32(data[at + g]) >> np.int32(6) << np.int32(4))
 
 
-@kernel
-def _decode_q4(blocks: Any, heads: Any, out: Any) -> None:
-    for b in range(blocks.shape[0]):
+@inner
+def _decode_q4(data: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 144 * b, SUPER * b
+        d, dmin = half(data, at), half(data, at + 2)
         for g in range(8):
-            sub, minimum = _numbers_of(blocks[b, 4:16], g)
-            scale, low = heads[b, 0] * np.float32(sub), heads[b, 1] * np.float32(minimum)
-            nibbles, value = blocks[b, 16 + 32 * (g // 2) : 48 + 32 * (g // 2)], out[SUPER * b + 32 * g :]
-            shift = np.uint8(4 * (g & 1))
-            for i in range(32):
-                value[i] = scale * np.float32(np.uint8(nibbles[i] >> shift) & np.uint8(15)) - low
+            sub, minimum = _numbers_of(data, at + 4, g)
+            scale, low, nibbles, shift = d * sub, dmin * minimum, at + 16 + 32 * (g // 2), 4 * (g % 2)
+            plain16(data, nibbles, shift, 15, 0, scale, low, out, to + 32 * g)
+            plain16(data, nibbles + 16, shift, 15, 0, scale, low, out, to + 32 * g + 16)
 
 
-@kernel
-def _decode_q5(blocks: Any, heads: Any, out: Any) -> None:
-    for b in range(blocks.shape[0]):
+@inner
+def _decode_q5(data: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 176 * b, SUPER * b
+        d, dmin = half(data, at), half(data, at + 2)
         for g in range(8):
-            sub, minimum = _numbers_of(blocks[b, 4:16], g)
-            scale, low = heads[b, 0] * np.float32(sub), heads[b, 1] * np.float32(minimum)
-            nibbles, value = blocks[b, 48 + 32 * (g // 2) : 80 + 32 * (g // 2)], out[SUPER * b + 32 * g :]
-            bits, shift, which = blocks[b, 16:48], np.int32(4 * (g & 1)), np.int32(g)
-            for i in range(32):
-                fifth = ((np.int32(bits[i]) >> which) & np.int32(1)) << np.int32(4)
-                value[i] = scale * np.float32(((np.int32(nibbles[i]) >> shift) & np.int32(15)) | fifth) - low
+            sub, minimum = _numbers_of(data, at + 4, g)
+            scale, low, nibbles, shift = d * sub, dmin * minimum, at + 48 + 32 * (g // 2), 4 * (g % 2)
+            joined16(data, nibbles, shift, 15, at + 16, g, 1, 4, 0, scale, low, out, to + 32 * g)
+            joined16(data, nibbles + 16, shift, 15, at + 32, g, 1, 4, 0, scale, low, out, to + 32 * g + 16)
 
 
-#: How a type is decoded, bytes of its super-block, where its d (and dmin) begins.
-DECODERS: dict[str, tuple[Any, int, int]] = {
-    "q2_k": (_decode_q2, 84, 80),
-    "q3_k": (_decode_q3, 110, 108),
-    "q4_k": (_decode_q4, 144, 0),
-    "q5_k": (_decode_q5, 176, 0),
+@inner
+def _decode_q6(data: Any, out: Any) -> None:
+    for b in range(out.shape[0] // SUPER):
+        at, to = 210 * b, SUPER * b
+        d = half(data, at + 208)
+        for g in range(16):
+            scale = d * np.float32(np.int8(data[at + 192 + g]))
+            low, pairs = at + 64 * (g // 8) + 16 * (g % 4), at + 128 + 32 * (g // 8) + 16 * (g % 2)
+            joined16(data, low, g // 4 % 2 * 4, 15, pairs, g // 2 % 4 * 2, 3, 4, 32, scale, _NOUGHT, out, to + 16 * g)
+
+
+#: How a type is decoded, bytes of its super-block.
+DECODERS: dict[str, tuple[Any, int]] = {
+    "q2_k": (_decode_q2, 84),
+    "q3_k": (_decode_q3, 110),
+    "q4_k": (_decode_q4, 144),
+    "q5_k": (_decode_q5, 176),
+    "q6_k": (_decode_q6, 210),
 }

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, pack_chunk, units, unpack_chunk, widen
+from quantcli.kernels.chunks import CHUNK, measure, narrow, pack_chunk, units, unpack_chunk, widen
 from quantcli.kernels.compile import kernel
 
 Floats = NDArray[np.float32]
@@ -147,7 +147,7 @@ def _encode(
     values_per_unit = 1 if dropped else 2
     count_all = source.shape[0] // values_per_unit
     x, y, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    codes, partial = np.empty(CHUNK, np.uint8), np.empty((2, LANES), np.float32)
+    codes = np.empty(CHUNK, np.uint8)
     s = np.empty(CHUNK // 16, np.float32)
     zero, largest = np.float32(0), np.float32(6) if bits == 4 else np.float32(448)
     for start in range(0, count_all, CHUNK):
@@ -179,7 +179,7 @@ def _encode(
             for j in range(group):
                 distance[j] = table[code[j]] * scale - value[j]
         pack_chunk(codes, words[start * bits // 32 : (start + count) * bits // 32], count, bits)
-        measure(x, off, count, partial, sums)
+        measure(x, off, count, sums)
 
 
 @kernel

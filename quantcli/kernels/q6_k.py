@@ -1,8 +1,8 @@
-"""GGML's `q6_k` on the CPU: ggml's bytes with and without an importance matrix, ggml's float32 values.
+"""GGML's `q6_k` on the CPU: ggml's bytes with and without an importance matrix.
 
-Source: `quantize_row_q6_K_impl` and `dequantize_row_q6_K` in ggml-quants.c (llama.cpp), restated; the layout is drawn
-in schemes/q6_k.py, the search is `search_scale` of ggml_search.py. All arithmetic is float32, each operation rounded
-once, sums in index order:
+Source: `quantize_row_q6_K_impl` in ggml-quants.c (llama.cpp), restated; the layout is drawn in
+schemes/q6_k.py, the search is `search_scale` of ggml_search.py. All arithmetic is float32, each operation rounded once,
+sums in index order:
 
     for each group of 16: scale and codes -32 .. 31 by `search_scale`, weights x * x, or the importance alone
     super-block: d = f16(largest scale / -128), sub-scale = rint(scale / d), codes rounded anew on d * sub-scale
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import kernel
 from quantcli.kernels.ggml_search import HIGH, INVERSE, SCALE, SIXTEENS, STATE, scale_steps, search_scale, transpose
 from quantcli.kernels.k_quants import BATCH, TOGETHER, fetch
@@ -49,15 +49,6 @@ def encode(
     )
     _encode(source, dropped, weights, blocks.reshape(-1, BYTES), sums, scale_steps(32), SIXTEENS[16])
     return blocks, sums
-
-
-def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """float32 (rows, columns) of super-blocks (rows, bytes per row)."""
-    flat = np.ascontiguousarray(blocks).reshape(-1, BYTES)
-    scales = np.ascontiguousarray(flat[:, 208:]).view(np.float16).astype(np.float32).reshape(-1)
-    out = np.empty((blocks.shape[0], blocks.shape[1] // BYTES * SUPER), np.float32)
-    _decode(flat, scales, out.reshape(-1))
-    return out
 
 
 @kernel
@@ -145,7 +136,7 @@ def _encode(source: Any, dropped: int, importance: Any, blocks: Any, sums: Any, 
     per_unit = 1 if dropped else 2
     x, off, w = np.empty(BATCH, np.float32), np.empty(BATCH, np.float32), np.empty(BATCH, np.float32)
     lanes, weights, state = np.empty(SUPER, np.float32), np.empty(SUPER, np.float32), np.empty(STATE, np.float32)
-    small, codes, partial = np.empty(2, np.float32), np.empty(SUPER, np.uint8), np.empty((2, LANES), np.float32)
+    small, codes = np.empty(2, np.float32), np.empty(SUPER, np.uint8)
     for start in range(0, blocks.shape[0], TOGETHER):
         count = min(TOGETHER, blocks.shape[0] - start)
         first, last = start * SUPER, (start + count) * SUPER
@@ -163,22 +154,4 @@ def _encode(source: Any, dropped: int, importance: Any, blocks: Any, sums: Any, 
             _encode_super(x[begin:end], off[begin:end], blocks[start + b], sums, state, small, codes)
         for piece in range(0, count * SUPER, CHUNK):
             end = min(CHUNK, count * SUPER - piece)
-            measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], end, partial, sums)
-
-
-@kernel
-def _decode(blocks: Any, scales: Any, out: Any) -> None:
-    low, two = np.uint8(15), np.uint8(3)
-    for b in range(blocks.shape[0]):
-        for half in range(2):
-            nibbles, pairs = blocks[b, 64 * half : 64 * half + 64], blocks[b, 128 + 32 * half : 160 + 32 * half]
-            value, subs = out[SUPER * b + 128 * half : SUPER * b + 128 * half + 128], blocks[b, 192 + 8 * half :]
-            for j in range(64):
-                pair = np.uint8((pairs[j & 31] >> np.uint8(2 * (j >> 5))) & two)
-                value[j] = np.float32(np.int32((nibbles[j] & low) | (pair << np.uint8(4))) - np.int32(32))
-                pair = np.uint8((pairs[j & 31] >> np.uint8(2 * (j >> 5) + 4)) & two)
-                value[j + 64] = np.float32(np.int32((nibbles[j] >> np.uint8(4)) | (pair << np.uint8(4))) - np.int32(32))
-            for g in range(8):
-                d = scales[b] * np.float32(np.int8(subs[g]))
-                for i in range(GROUP * g, GROUP * (g + 1)):
-                    value[i] = d * value[i]
+            measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], end, sums)

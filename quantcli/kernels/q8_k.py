@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, LANES, measure, units, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.chunks import CHUNK, measure, units, widen
+from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.ggml_blocks import extremes, peaks
 from quantcli.kernels.ggml_search import nearest
+from quantcli.kernels.vectors import signed16
 
-BLOCK, BYTES = 256, 292
+#: Values and bytes of a block; where its sums begin, counted in int16.
+BLOCK, BYTES, SUMS = 256, 292, 130
 
 
 def encode(values: Array) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -24,54 +27,51 @@ def encode(values: Array) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     Also float64 sums: squared error, squared values, largest error, 0.
     """
     source, dropped = units(values)
-    count, sums = values.size // BLOCK, np.zeros(4, np.float64)
-    codes, scales = np.empty((count, BLOCK), np.int8), np.empty((count, 1), np.float32)
-    _encode(source, dropped, codes, scales, sums, BLOCK)
-    added = codes.reshape(count, 16, 16).sum(axis=2, dtype=np.int16)
-    blocks = np.concatenate([scales.view(np.uint8), codes.view(np.uint8), added.view(np.uint8)], axis=1)
-    return blocks.reshape(values.shape[0], values.shape[1] // BLOCK * BYTES), sums
+    rows, sums = values.shape[0], np.zeros(4, np.float64)
+    blocks = np.empty((values.size // BLOCK, BYTES), np.uint8)
+    _encode(source, dropped, blocks.view(np.float32), blocks.view(np.int8), blocks.view(np.int16), sums, BLOCK)
+    return blocks.reshape(rows, values.shape[1] // BLOCK * BYTES), sums
 
 
 def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     """float32 (rows, columns) of blocks (rows, bytes per row)."""
-    flat = np.ascontiguousarray(blocks).reshape(-1, BYTES)
-    scales = np.ascontiguousarray(flat[:, :4]).view(np.float32).reshape(-1)
+    flat = np.ascontiguousarray(blocks).reshape(-1)
+    scales = flat.view(np.float32)[:: BYTES // 4].copy()
     out = np.empty((blocks.shape[0], blocks.shape[1] // BYTES * BLOCK), np.float32)
-    _decode(flat, scales, out.reshape(-1, BLOCK))
+    _decode(flat, scales, out.reshape(-1))
     return out
 
 
 @kernel
-def _encode(source: Any, dropped: int, codes: Any, scales: Any, sums: Any, width: int) -> None:
+def _encode(source: Any, dropped: int, floats: Any, codes: Any, shorts: Any, sums: Any, width: int) -> None:
+    """floats, codes, shorts: the same blocks, as float32, int8 and int16."""
     per_unit, top, nought = 1 if dropped else 2, np.int32(127), np.float32(0)
-    x, off, partial = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty((2, LANES), np.float32)
+    x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+    low, high = np.empty(CHUNK // BLOCK, np.float32), np.empty(CHUNK // BLOCK, np.float32)
     for start in range(0, codes.shape[0], CHUNK // BLOCK):
         count = min(CHUNK // BLOCK, codes.shape[0] - start)
         widen(source[start * width * per_unit : (start + count) * width * per_unit], x, count * width, dropped)
+        extremes(x, low, high, count, width)
+        peaks(x, low, high, high, count, width)
         for b in range(count):
-            value, far, code = x[b * width : (b + 1) * width], off[b * width : (b + 1) * width], codes[start + b]
-            peak = nought
-            for j in range(width):
-                peak = value[j] if abs(value[j]) > abs(peak) else peak
-            if peak == nought:
-                scales[start + b, 0] = nought
-                code[:] = np.int8(0)
-                for j in range(width):
-                    far[j] = -value[j]
-                continue
-            inverse = np.float32(-127) / peak
-            d = np.float32(1) / inverse
-            scales[start + b, 0] = d
+            value, far, code = x[b * width : (b + 1) * width], off[b * width : (b + 1) * width], codes[start + b, 4:260]
+            inverse = np.float32(-127) / high[b] if high[b] != nought else nought
+            d = np.float32(1) / inverse if high[b] != nought else nought
+            floats[start + b, 0] = d
             for j in range(width):
                 q = np.int8(min(nearest(inverse * value[j]), top))
                 code[j] = q
                 far[j] = d * np.float32(q) - value[j]
-        measure(x, off, count * width, partial, sums)
+            for g in range(16):
+                total = np.int16(0)
+                for j in range(16):
+                    total = np.int16(total + np.int16(code[16 * g + j]))
+                shorts[start + b, SUMS + g] = total
+        measure(x, off, count * width, sums)
 
 
-@kernel
-def _decode(blocks: Any, scales: Any, out: Any) -> None:
-    for b in range(blocks.shape[0]):
-        d, code, value = scales[b], blocks[b, 4:260], out[b]
-        for j in range(value.shape[0]):
-            value[j] = d * np.float32(np.int8(code[j]))
+@inner
+def _decode(data: Any, scales: Any, out: Any) -> None:
+    for b in range(scales.shape[0]):
+        for k in range(16):
+            signed16(data, BYTES * b + 4 + 16 * k, scales[b], out, BLOCK * b + 16 * k)

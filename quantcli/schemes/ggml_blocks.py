@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
 from quantcli.containers.ggml_types import BY_NAME, GgmlType, row_bytes
+from quantcli.kernels.compiling import on_behalf_of
 from quantcli.schemes.base import DoesNotFit, Error, Importance, Parts, PartSpec, Scheme, matrix_shape
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Ggml(Scheme):
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         blocks = parts["blocks"]
         if device is Device.CPU or not blocks.size:
-            return self._decode_cpu(blocks)
+            with on_behalf_of(self.name):
+                return self._decode_cpu(blocks)
         values = self._decode_mlx(to_mlx(np.ascontiguousarray(blocks).reshape(-1, self.ggml_type.block_bytes)))
         return from_mlx(values).reshape(blocks.shape[0], -1)
 
@@ -77,7 +79,8 @@ class Ggml(Scheme):
         if reason is not None:
             raise DoesNotFit(reason)
         on_cpu = device is Device.CPU or not values.size
-        blocks, sums = self._encode_cpu(values, importance) if on_cpu else self._encode_on_mlx(values, importance)
+        with on_behalf_of(self.name):
+            blocks, sums = self._encode_cpu(values, importance) if on_cpu else self._encode_on_mlx(values, importance)
         error = Error(*(float(s) for s in sums[:3]))
         if sums[3] > 0 and math.isfinite(error.reference):
             raise DoesNotFit(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")

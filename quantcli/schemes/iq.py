@@ -162,8 +162,7 @@ class Signed(Codebook):
     def _values(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels import iq_values
 
-        fields = self.unpack(blocks, np)
-        return iq_values.signed(fields.rows, fields.bits, self.steps(fields, np), self.book.rows)
+        return iq_values.signed(self.type, blocks, self.book.rows)
 
     def _with_bits(self, values: mx.array, bits: mx.array) -> mx.array:
         import mlx.core as mx

@@ -78,9 +78,9 @@ class Q6K(Ggml):
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels import q6_k
+        from quantcli.kernels import k_quants_decode
 
-        return q6_k.decode(blocks)
+        return k_quants_decode.decode(self.type, blocks)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         from quantcli.kernels import q6_k

@@ -1,0 +1,242 @@
+"""Vectors: sixteen (codebooks: eight) stored codes to as many float32 values, and what else is done as often.
+
+    value = scale * (code - zero) - low          each operation rounded once, in float32
+
+    plain16      code = (byte >> shift) & mask
+    joined16     code = (byte >> shift) & mask | ((upper byte >> bit) & upper mask) << place
+    fifth16      code = (byte >> shift) & 15 | bit i of a word << 4, for the i-th of sixteen
+    signed16     code = byte, as an int8
+    minus8       value = scale * a codebook's byte, with a sign of its own from the bits of a byte
+    truncate16   the other way: codes = trunc((x - start) * inverse + half), and what they stand for less x
+    energies8    the sums of squares that errors are reported by
+
+`at` (and `upper`) count bytes from the start of `data`, uint8; `to` counts values from the start of `out`. Written as
+LLVM IR: runs are short, and what LLVM makes of a loop over 16 bytes is mostly its doubt whether arrays overlap.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core import cgutils as untyped
+from numba.extending import intrinsic
+
+from quantcli.kernels.compile import bits_of, float_of, inlined
+
+#: numba's helpers for IR, which have no types.
+cgutils: Any = untyped
+
+_FLOAT, _INT, _BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
+_WHOLE, _REAL = types.int64, types.float32
+#: Which arguments of an intrinsic are arrays, which float32; the others are int64.
+_ARRAYS = ("data", "book", "out", "x", "codes")
+_REALS = ("scale", "low", "start", "inverse", "half", "top", "middle")
+#: Builds a vector of integer codes from an intrinsic's arguments.
+_Codes = Callable[["_Build"], Any]
+
+
+class _Build:
+    """The arguments of an intrinsic, by name, and the vectors made of them."""
+
+    def __init__(self, context: Any, builder: Any, kinds: dict[str, Any], given: Any, lanes: int) -> None:
+        self.context, self.builder, self.kinds, self.lanes = context, builder, kinds, lanes
+        self.given = dict(zip(kinds, given, strict=True))
+        self.ints, self.floats = ir.VectorType(_INT, lanes), ir.VectorType(_FLOAT, lanes)
+
+    def splat(self, value: Any) -> Any:
+        """A number of 32 bits in all lanes."""
+        kind = ir.VectorType(value.type, self.lanes)
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
+        return self.builder.shuffle_vector(one, one, ir.Constant(self.ints, [0] * self.lanes))
+
+    def number(self, name: str) -> Any:
+        """An argument in all lanes, an integer as int32."""
+        value = self.given[name]
+        return self.splat(value if value.type == _FLOAT else self.builder.trunc(value, _INT))
+
+    def pointer(self, array: str, at: str) -> Any:
+        made = self.context.make_array(self.kinds[array])(self.context, self.builder, self.given[array])
+        return self.builder.gep(made.data, [self.given[at]])
+
+    def bytes_at(self, array: str, at: str, signed: bool = False) -> Any:
+        """As many bytes as there are lanes, as int32."""
+        kind = ir.VectorType(_BYTE, self.lanes).as_pointer()
+        loaded = self.builder.load(self.builder.bitcast(self.pointer(array, at), kind), align=1)
+        return (self.builder.sext if signed else self.builder.zext)(loaded, self.ints)
+
+    def floats_at(self, array: str, at: str) -> Any:
+        source = self.builder.bitcast(self.pointer(array, at), self.floats.as_pointer())
+        return self.builder.load(source, align=4)
+
+    def field(self, at: str, shift: str, mask: Any) -> Any:
+        """(byte >> shift) & mask."""
+        return self.builder.and_(self.builder.lshr(self.bytes_at("data", at), self.number(shift)), mask)
+
+    def each(self, numbers: list[int]) -> Any:
+        return ir.Constant(self.ints, numbers)
+
+    def store(self, values: Any) -> Any:
+        target = self.builder.bitcast(self.pointer("out", "to"), self.floats.as_pointer())
+        self.builder.store(values, target, align=4)
+        return self.context.get_dummy_value()
+
+
+def _on_line(codes: _Codes) -> Callable[[_Build], Any]:
+    """Stores scale * (code - zero) - low."""
+
+    def build(b: _Build) -> Any:
+        whole = b.builder.sub(codes(b), b.number("zero"))
+        scaled = b.builder.fmul(b.number("scale"), b.builder.sitofp(whole, b.floats))
+        return b.store(b.builder.fsub(scaled, b.number("low")))
+
+    return build
+
+
+def _plain(b: _Build) -> Any:
+    return b.field("at", "shift", b.number("mask"))
+
+
+def _joined(b: _Build) -> Any:
+    upper = b.field("upper", "bit", b.number("upper_mask"))
+    return b.builder.or_(_plain(b), b.builder.shl(upper, b.number("place")))
+
+
+def _fifth(b: _Build) -> Any:
+    bits = b.builder.lshr(b.number("word"), b.each(list(range(b.lanes))))
+    fifth = b.builder.shl(b.builder.and_(bits, b.each([1] * b.lanes)), b.each([4] * b.lanes))
+    return b.builder.or_(b.field("at", "shift", b.each([15] * b.lanes)), fifth)
+
+
+def _signed(b: _Build) -> Any:
+    codes = b.builder.sitofp(b.bytes_at("data", "at", signed=True), b.floats)
+    return b.store(b.builder.fmul(b.number("scale"), codes))
+
+
+def _minus(b: _Build) -> Any:
+    """Two runs of four bytes, which are neighbours in a book of eight, with the signs of one byte."""
+    half = ir.VectorType(_BYTE, 4).as_pointer()
+    runs = [b.builder.load(b.builder.bitcast(b.pointer("book", at), half), align=1) for at in ("at", "upper")]
+    joined = b.builder.shuffle_vector(*runs, b.each(list(range(8))))
+    scaled = b.builder.fmul(b.number("scale"), b.builder.uitofp(joined, b.floats))
+    signs = b.builder.shl(b.number("signs"), b.each([31 - i for i in range(8)]))
+    signs = b.builder.and_(signs, b.each([-(2**31)] * 8))
+    return b.store(b.builder.bitcast(b.builder.xor(b.builder.bitcast(scaled, b.ints), signs), b.floats))
+
+
+def _truncate(b: _Build) -> Any:
+    """A NaN is code 0."""
+    build, value = b.builder, b.floats_at("x", "at")
+    q = build.fmul(build.fsub(value, b.number("start")), b.number("inverse"))
+    q = build.fadd(q, b.number("half"))
+    nought = ir.Constant(b.floats, [0.0] * b.lanes)
+    q = build.select(build.fcmp_ordered(">", q, nought), q, nought)
+    q = build.select(build.fcmp_ordered("<", q, b.number("top")), q, b.number("top"))
+    whole = build.fptosi(q, b.ints)
+    target = build.bitcast(b.pointer("codes", "at"), ir.VectorType(_BYTE, b.lanes).as_pointer())
+    build.store(build.trunc(whole, ir.VectorType(_BYTE, b.lanes)), target, align=1)
+    steps = build.fsub(build.sitofp(whole, b.floats), b.number("middle"))
+    made = build.fadd(build.fmul(steps, b.number("scale")), b.number("low"))
+    return b.store(build.fsub(made, value))
+
+
+def _made(build: Callable[[_Build], Any], lanes: int, *arguments: str) -> Callable[..., Any]:
+    """An intrinsic for arrays of the types that it is called with (some cannot be written to)."""
+
+    def typed(context: Any, *kinds: Any) -> tuple[Any, Any]:
+        known = {}
+        for argument, kind in zip(arguments, kinds, strict=True):
+            known[argument] = kind if argument in _ARRAYS else _REAL if argument in _REALS else _WHOLE
+
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            return build(_Build(context, builder, known, given, lanes))
+
+        return types.void(*known.values()), generate
+
+    # numba asks a function for the names of its arguments.
+    names = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("context", *arguments)]
+    vars(typed)["__signature__"] = inspect.Signature(names)
+    made: Callable[..., Any] = intrinsic(typed)
+    return made
+
+
+plain16 = _made(_on_line(_plain), 16, "data", "at", "shift", "mask", "zero", "scale", "low", "out", "to")
+joined16 = _made(
+    _on_line(_joined), 16,
+    "data", "at", "shift", "mask", "upper", "bit", "upper_mask", "place", "zero", "scale", "low", "out", "to",
+)  # fmt: skip
+fifth16 = _made(_on_line(_fifth), 16, "data", "at", "shift", "word", "zero", "scale", "low", "out", "to")
+signed16 = _made(_signed, 16, "data", "at", "scale", "out", "to")
+minus8 = _made(_minus, 8, "book", "at", "upper", "signs", "scale", "out", "to")
+truncate16 = _made(
+    _truncate, 16, "x", "at", "start", "inverse", "half", "top", "middle", "scale", "low", "codes", "out", "to"
+)
+
+
+def _energies(_: Any, off: Any, x: Any) -> tuple[Any, Any]:
+    """Sums of squares of `off` and of x, and the bits of the largest magnitude in `off`; both are of length CHUNK.
+
+    Summed in float32, in 64 lanes, which then are added in halves; the last eight in float64.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        kinds, chains = {"off": off, "x": x, "at": _WHOLE}, 8
+        start = _Build(context, builder, kinds, (*given, ir.Constant(ir.IntType(64), 0)), 8)
+        nought, none = ir.Constant(start.floats, [0.0] * 8), ir.Constant(start.ints, [0] * 8)
+        sums = [[cgutils.alloca_once_value(builder, nought) for _ in range(chains)] for _ in range(2)]
+        most = cgutils.alloca_once_value(builder, none)
+        count = context.make_array(off)(context, builder, given[0]).nitems
+        step = count.type(8 * chains)
+        with cgutils.for_range_slice(builder, count.type(0), count, step, intp=count.type) as (at, _):
+            for k in range(chains):
+                here = _Build(context, builder, kinds, (*given, builder.add(at, count.type(8 * k))), 8)
+                values = [here.floats_at(name, "at") for name in ("off", "x")]
+                for value, lanes in zip(values, sums, strict=True):
+                    builder.store(builder.fadd(builder.load(lanes[k]), builder.fmul(value, value)), lanes[k])
+                bits = builder.and_(builder.bitcast(values[0], here.ints), here.each([0x7FFFFFFF] * 8))
+                old = builder.load(most)
+                builder.store(builder.select(builder.icmp_signed(">", bits, old), bits, old), most)
+        found = [_added(builder, [builder.load(lane) for lane in lanes]) for lanes in sums]
+        largest = ir.Constant(_INT, 0)
+        for i in range(8):
+            lane = builder.extract_element(builder.load(most), ir.Constant(_INT, i))
+            largest = builder.select(builder.icmp_signed(">", lane, largest), lane, largest)
+        return context.make_tuple(builder, signature.return_type, [*found, largest])
+
+    tuple_of: Any = types.Tuple
+    return tuple_of((types.float64, types.float64, types.int32))(off, x), build
+
+
+energies8: Callable[..., Any] = intrinsic(_energies)
+
+
+def _added(builder: Any, vectors: list[Any]) -> Any:
+    while len(vectors) > 1:
+        half = len(vectors) // 2
+        vectors = [builder.fadd(vectors[k], vectors[k + half]) for k in range(half)]
+    lanes = [builder.extract_element(vectors[0], ir.Constant(_INT, i)) for i in range(8)]
+    total = builder.fpext(lanes[0], ir.DoubleType())
+    for lane in lanes[1:]:
+        total = builder.fadd(total, builder.fpext(lane, ir.DoubleType()))
+    return total
+
+
+@inlined
+def half(data: Any, at: Any) -> Any:
+    """The f16 in bytes `at` and `at` + 1 of `data`, as float32."""
+    bits = np.int32(data[at]) | np.int32(data[at + 1]) << np.int32(8)
+    # The product moves the exponent, subnormals included, from bias 15 to bias 127.
+    value = float_of((bits & np.int32(0x7FFF)) << np.int32(13)) * np.float32(2.0**112)
+    special = np.int32(0x7F800000) if bits & np.int32(0x7C00) == np.int32(0x7C00) else np.int32(0)
+    return float_of(bits_of(value) | special | (bits & np.int32(0x8000)) << np.int32(16))
+
+
+@inlined
+def word(data: Any, at: Any) -> Any:
+    """Four bytes from `at`, little-endian, as an int64."""
+    low = np.int64(data[at]) | np.int64(data[at + 1]) << 8
+    return low | np.int64(data[at + 2]) << 16 | np.int64(data[at + 3]) << 24
