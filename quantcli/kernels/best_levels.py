@@ -13,7 +13,9 @@ class Levels:
     low is 0; 0 where a block has a low of its own; else the largest sub-minimum.  subs: least and largest sub-scale;
     None: one group a block, and its scale an f16.  starts: (from, to), the parts of a group's range that the first
     candidates' levels span, and how many sixteens of them there are.  heads: the d tried, over the one that just
-    reaches the largest scale.  rounds: how often d is mended.
+    reaches the largest scale.  rounds: how often d is mended.  emphasis: without a matrix, how much more a value's
+    error counts in the search for its x * x over the block's mean: with few levels a model suffers where only the
+    plain error is looked at.
     """
 
     group: int
@@ -25,12 +27,13 @@ class Levels:
     starts: tuple[float, float, int] = (0.7, 1.05, 2)
     heads: tuple[float, ...] = (1.0,)
     rounds: int = 3
+    emphasis: float = 0.0
 
 
 IQ4 = (-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0)
 
 GRIDS = {
-    "q2_k": Levels(16, 0, 3, minima=15, subs=(0, 15), starts=(0.45, 1.05, 2), heads=(0.87, 1.0, 1.15), rounds=4),
+    "q2_k": Levels(16, 0, 3, minima=15, subs=(0, 15), starts=(0.45, 1.05, 2), heads=(0.87, 1.0, 1.15), emphasis=1.0),
     "q3_k": Levels(16, -4, 3, subs=(-32, 31), starts=(0.5, 1.1, 2)),
     "q4_k": Levels(32, 0, 15, minima=63, subs=(0, 63), starts=(0.75, 1.05, 2)),
     "q5_k": Levels(32, 0, 31, minima=63, subs=(0, 63), starts=(0.85, 1.03, 2)),

@@ -85,7 +85,10 @@ def _on_grid(scheme: Ggml, x: Values, weights: Values, blocks: Blocks) -> Blocks
         count = 1 if kind.minima is None else 2
         heads[:, 0, :count] = read_f16(blocks, HEADS[scheme.type], count, np)
         known = np.concatenate([heads, known], axis=1)
-    found = best_grid.search(kind, x, weights, np.ascontiguousarray(known))
+    if kind.emphasis and len(weights) == 1 and (weights == 1).all():
+        squares = x * x
+        weights = 1 + kind.emphasis * squares / np.maximum(squares.mean(axis=1, keepdims=True), np.float32(1e-30))
+    found = best_grid.search(kind, x, weights.astype(np.float32), np.ascontiguousarray(known))
     codes = found.codes if kind.table else found.codes + np.uint8((grid.zero or 0) + kind.least)
     heads = np.where(np.isfinite(found.heads), found.heads, np.float32(0))
     return WRITERS[type(scheme)](scheme, codes, found.subs, heads)
