@@ -36,9 +36,7 @@ LANES = 16
 #: A table's levels are looked up in steps of a quarter: middles between its levels are such.
 PLACES, PER_UNIT = 1024, 4
 #: Where each row of what a sweep knows of its candidates begins; ERROR to CROSS are sums over the group's values.
-SCALE, LOW, INVERSE, LEVEL, ERROR, ALONG, SQUARE, CROSS, BEST, BEST_SCALE, BEST_LOW = range(
-    0, 11 * LANES, LANES
-)
+SCALE, LOW, INVERSE, LEVEL, ERROR, ALONG, SQUARE, CROSS, BEST, BEST_SCALE, BEST_LOW = range(0, 11 * LANES, LANES)
 STATE = 11 * LANES
 #: What lows may be: none, of either sign, not above 0.
 NONE, FREE, BELOW = range(3)
@@ -205,9 +203,7 @@ def _range(x: Any, lows: int) -> Any:
 
 
 @kernel
-def _group(
-    x: Any, w: Any, ends: Any, nearest: Any, starts: Any, lows: int, whole: bool, state: Any, out: Any
-) -> None:
+def _group(x: Any, w: Any, ends: Any, nearest: Any, starts: Any, lows: int, whole: bool, state: Any, out: Any) -> None:
     """out, a scale and a low, becomes the best ones of the group, itself among the first. whole: rounded to f16."""
     (high, low), (total, cross) = _range(x, lows), _sums(x, w)
     peak, middle, span = max(high, -low), (high + low) / np.float32(2), ends[1] - ends[0]

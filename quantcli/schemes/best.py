@@ -61,7 +61,10 @@ def _improved(search: Search, scheme: Ggml, values: Array, importance: Importanc
     from quantcli.kernels.best_errors import block_errors
 
     size = scheme.ggml_type.block_size
-    x, flat = to_float32(values).reshape(-1, size), np.ascontiguousarray(blocks).reshape(-1, scheme.ggml_type.block_bytes)
+    x, flat = (
+        to_float32(values).reshape(-1, size),
+        np.ascontiguousarray(blocks).reshape(-1, scheme.ggml_type.block_bytes),
+    )
     finite = np.isfinite(x).all(axis=1, keepdims=True)
     weights = np.ones((1, size), np.float32) if importance is None else importance.astype(np.float32).reshape(-1, size)
     with np.errstate(all="ignore"):
@@ -138,7 +141,9 @@ def _on_floats(scheme: Any, x: Values, weights: Values, blocks: Blocks) -> Block
     grid, scales = scheme.grid(), scheme.scales()[: scheme.facts.positive]
     known = np.ascontiguousarray(blocks[:, :share]).reshape(-1)
     codes, stored = best_floats.search(x.reshape(-1, group), weights.reshape(-1, group), scales, grid.table, known)
-    packed: Blocks = scheme.pack(Codes(grid, codes.reshape(-1, size), scales[stored].reshape(-1, share), None))["blocks"]
+    packed: Blocks = scheme.pack(Codes(grid, codes.reshape(-1, size), scales[stored].reshape(-1, share), None))[
+        "blocks"
+    ]
     return packed
 
 
@@ -163,7 +168,11 @@ def _on_codebook(scheme: Codebook, x: Values, weights: Values, blocks: Blocks) -
             one, two = (odd * along).sum(axis=1, keepdims=True), (odd * odd * square).sum(axis=1, keepdims=True)
             error = d * (d * two - 2 * one)
             better = error < best
-            best, heads, scales = np.where(better, error, best), np.where(better, d, heads), np.where(better, codes, scales)
+            best, heads, scales = (
+                np.where(better, error, best),
+                np.where(better, d, heads),
+                np.where(better, codes, scales),
+            )
             d = one / two
     found: Blocks = scheme.pack_fields(fields._replace(scales=scales.astype(np.int32), d=heads.astype(np.float32)), np)
     return found
