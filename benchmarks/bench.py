@@ -24,7 +24,7 @@ from measure import Contender, Cost, alternate, run
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "RESULTS.md"
-PARTS = ("convert", "start", "kernels")
+PARTS = ("convert", "start", "kernels", "search")
 
 #: What `mlx_lm.convert` has to be told for each of our schemes.
 MLX_LM = {
@@ -233,6 +233,8 @@ def main() -> None:
         lines += starts(bench)
     if "kernels" in given.only:
         lines += kernels(bench)
+    if "search" in given.only:
+        lines += _said([str(bench.python), str(HERE / "search_best.py")]).splitlines()
     clear(*(given.work / name for name in OUTPUTS))()
     text = "\n".join(lines).rstrip() + "\n"
     given.results.write_text(text)

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.chunks import narrow
 from quantcli.kernels.best_levels import Levels
+from quantcli.kernels.chunks import narrow
 from quantcli.kernels.compile import inlined, inner, kernel
 from quantcli.kernels.ggml_blocks import F16
 
@@ -341,7 +341,7 @@ def _round(
     x: Any, w: Any, ends: Any, nearest: Any, lows: int, bounds: Any, head: Any, asked: Any,
     pairs: Any, tried: Any, state: Any,
 ) -> Any:  # fmt: skip
-    """The best pair of every group under `head`, and the error; `asked` and `head` become what least squares ask for."""
+    """The best pair of every group under `head`; the error. `asked` and `head` become what least squares ask for."""
     size = x.shape[0] // pairs.shape[0]
     error = a = b = c = e = f = 0.0  # the normal equations of d and dmin: a b, b c = e, f
     for g in range(pairs.shape[0]):

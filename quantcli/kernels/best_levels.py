@@ -1,4 +1,4 @@
-"""The levels and scales of GGML's types as `--search best` sees them, and how much it tries: facts, nothing compiled."""
+"""The levels and scales of GGML's types as `--search best` sees them, and how much it tries: nothing compiled."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ bytes are made first; a block is replaced only where what its new bytes decode t
 ggml's own measure, which without a matrix weighs large values more, a block may be.) Searches run on the CPU whatever
 the device:
 
-    scales and codes of a grid (kernels/best_grid.py)     q4_0 ... q8_0, q2_k ... q6_k, iq4_nl iq4_xs, q1_0 q2_0 tq1_0 tq2_0
+    scales and codes of a grid (kernels/best_grid.py)     q4_0 ... q8_0, q2_k ... q6_k, iq4_nl iq4_xs,
+                                                          q1_0 q2_0 tq1_0 tq2_0
     scale bytes from a table (kernels/best_floats.py)     mxfp4 nvfp4
     scales under the codebook rows that ggml found        iq1_s iq1_m iq2_xxs iq2_xs iq2_s iq3_xxs iq3_s
 
