@@ -25,7 +25,7 @@ from measure import Contender, Cost, alternate, run
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "RESULTS.md"
-PARTS = ("convert", "gguf", "start", "kernels", "ggml")
+PARTS = ("convert", "gguf", "start", "kernels", "ggml", "search")
 
 #: What `mlx_lm.convert` has to be told for each of our schemes.
 MLX_LM = {
@@ -297,6 +297,8 @@ def main() -> None:
         lines += kernels(bench)
     if "ggml" in given.only:
         lines += ["", *types(bench)]
+    if "search" in given.only:
+        lines += _said([str(bench.python), str(HERE / "search_best.py")]).splitlines()
     clear(*(given.work / name for name in (*OUTPUTS, *GGUFS)))()
     text = "\n".join(lines).rstrip() + "\n"
     given.results.write_text(text)

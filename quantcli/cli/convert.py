@@ -73,6 +73,9 @@ def convert(
     imatrix: Annotated[
         Path | None, typer.Option(metavar="FILE", help="GGUF: importance matrix, .dat or .gguf.")
     ] = None,
+    search: Annotated[
+        str, typer.Option(metavar="ggml|best", help="GGUF: ggml's own encodings, or nearer ones in more time.")
+    ] = "ggml",
     include_weights: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="GGUF: use the matrix for these only; repeatable.")
     ] = None,
@@ -135,7 +138,7 @@ def convert(
         group_size=group_size, mode=mode, recipe=recipe, overrides=tuple(override or ()), pure=pure,
         leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
         token_embedding_type=token_embedding_type, tensor_types=tuple(tensor_type or ()),
-        tensor_type_file=tensor_type_file, imatrix=imatrix,
+        tensor_type_file=tensor_type_file, imatrix=imatrix, search=search,
         include_weights=tuple(include_weights or ()), exclude_weights=tuple(exclude_weights or ()),
         override_kv=tuple(override_kv or ()), prune_layers=prune_layers, keep_split=keep_split,
         dtype=_one_of(DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DTYPES, scale_dtype, "--scale-dtype"),

@@ -34,6 +34,7 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
         "kind": plan.source.kind,
         "target": plan.request.target,
         "output": str(plan.request.output),
+        "search": plan.request.search,
         "bytes": plan.nbytes,
         "files": [{"name": file.name, "bytes": file.size} for file in plan.files],
         "weights": [step_summary(step) for step in plan.steps],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantcli.errors import WrongUsage
+from quantcli.schemes.base import SEARCHES
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Request:
     tensor_types: tuple[str, ...] = ()
     tensor_type_file: Path | None = None
     imatrix: Path | None = None
+    search: str = "ggml"
     include_weights: tuple[str, ...] = ()
     exclude_weights: tuple[str, ...] = ()
     override_kv: tuple[str, ...] = ()
@@ -77,6 +79,10 @@ GGUF_ONLY = GGUF_OPTIONS | {
 def check(request: Request) -> None:
     """Refuse options that the target has no meaning for."""
     target = request.target
+    if request.search not in SEARCHES:
+        raise WrongUsage(f"--search {request.search!r}: one of {', '.join(SEARCHES)}.")
+    if target != "gguf" and request.search != "ggml":
+        raise WrongUsage(f"--search {request.search} is for GGML's types: it needs an output that ends in .gguf.")
     if target != "gguf":
         given = next((option for field, option in GGUF_ONLY.items() if getattr(request, field)), None)
         if given:

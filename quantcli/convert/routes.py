@@ -76,13 +76,13 @@ def take_codes(codes: Codes, rows: NDArray[np.int64]) -> Codes:
 def carry(
     parts: Parts, source: Scheme, target: Scheme, route: Route, *, rows: NDArray[np.int64] | None,
     rowwise: bool, via: str | None, measured: bool, device: Device,
-    importance: Importance | None = None,
+    importance: Importance | None = None, search: str = "ggml",
 ) -> tuple[Parts, Error]:  # fmt: skip
     """One slab from its source parts to its target parts, with the error that this adds.
 
     rows: the slab's source row of each target row, None where the order stays. rowwise: the source's parts may be
     permuted. via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is
-    computed. importance: of the slab's columns. Raises `DoesNotFit`.
+    computed. importance: of the slab's columns. search: whose encodings. Raises `DoesNotFit`.
     """
     if rows is not None and rowwise:
         parts = {name: part[rows] for name, part in parts.items()}
@@ -97,8 +97,8 @@ def carry(
     values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
     values = values if rows is None else values[rows]
     if via is None or not isinstance(source, Dense):
-        return target.encode(values, device, importance)
-    encoded, error = target.encode(cast(values, via), device, importance)
+        return target.encode(values, device, importance, search)
+    encoded, error = target.encode(cast(values, via), device, importance, search)
     if not holds(via, source.dtype):
         error = Error.between(to_float32(values), target.decode(encoded, device))
     return encoded, error

@@ -158,7 +158,7 @@ class _Work:
         self._check_finite(step, parts)
         try:
             with self.computing:
-                made, error = make(step, slab, parts, rows, self.resources.device)
+                made, error = make(step, slab, parts, rows, self.resources.device, self.plan.request.search)
         except DoesNotFit as reason:
             raise NotPossible(f"{step.name}: {reason}; {_way_out(step)}") from None
         if not np.isfinite(error.reference) or (step.route is Route.DEQUANTIZE and nonfinite(made["weight"])):
@@ -230,13 +230,15 @@ def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[
     return cut(step.draft, step.scheme, step.route, budget, work)
 
 
-def make(step: Step, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, device: Device) -> tuple[Parts, Error]:
+def make(
+    step: Step, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, device: Device, search: str = "ggml"
+) -> tuple[Parts, Error]:
     """A slab's parts of the output from those of the source, and the error that this adds. Raises `DoesNotFit`."""
     assert step.draft.weight is not None
     return carry(
         parts, step.draft.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.draft),
         via=step.via, measured=step.grade is Grade.CODES_EXACT, device=device,
-        importance=_importance(step, slab),
+        importance=_importance(step, slab), search=search,
     )  # fmt: skip
 
 

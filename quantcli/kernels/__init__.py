@@ -13,5 +13,7 @@ Every module here imports numba, so schemes import it inside the method that run
     ggml_search.py                           the searches for scales of the blocks above
     iq_search.py, iq1_search.py              GGML's IQ2 and IQ3, IQ1: codebooks; iq_start.py: what they begin with
     iq_neighbours.py, iq_nearest.py          a codebook's neighbours, and which of them is nearest
+    best_grid.py, best_floats.py             better scales and codes for `--search best`; best_levels.py: the types,
+                                             best_errors.py: which encoding of a block is the better one
     iq_values.py                             from codebook rows to values
 """

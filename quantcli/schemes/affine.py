@@ -147,6 +147,7 @@ class Affine(Scheme):
         values: Array,
         device: Device = Device.CPU,
         importance: Importance | None = None,
+        search: str = "ggml",
     ) -> tuple[Parts, Error]:
         parts, error = self._encode_mlx(values) if device is Device.MLX else self._encode_cpu(values)
         if np.isfinite(error.reference) and (nonfinite(parts["scales"]) or nonfinite(parts["biases"])):

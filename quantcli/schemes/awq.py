@@ -121,6 +121,7 @@ class Awq(Scheme):
         values: Array,
         device: Device = Device.CPU,
         importance: Importance | None = None,
+        search: str = "ggml",
     ) -> tuple[Parts, Error]:
         raise TypeError("AWQ's layout is read, not written")
 

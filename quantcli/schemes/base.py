@@ -26,6 +26,9 @@ Parts = Mapping[str, Array]
 Importance = NDArray[np.float32]
 
 
+#: Whose choice among several possible encodings: their owner's, byte for byte, or one that is nearer to the values.
+SEARCHES = ("ggml", "best")
+
 #: Values that `Error.between` looks at in one piece.
 MEASURED_AT_ONCE = 1 << 15
 
@@ -176,6 +179,11 @@ class Scheme:
         """Whether its owner refuses to encode without an importance matrix."""
         return False
 
+    @property
+    def better_search(self) -> bool:
+        """Whether the search `best` finds other encodings than its owner's."""
+        return False
+
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a weight of this shape cannot have this scheme (`last axis 100 is no multiple of 64`), None if it can."""
         raise NotImplementedError
@@ -209,10 +217,12 @@ class Scheme:
         values: Array,
         device: Device = Device.CPU,
         importance: Importance | None = None,
+        search: str = "ggml",
     ) -> tuple[Parts, Error]:
         """Round a slab onto this scheme. `values`: (rows, columns), any dtype of FLOATS, meant as float32.
 
-        importance: for formats with several possible encodings (GGML's); the others have no use for it.
+        importance, search: for formats with several possible encodings (GGML's); the others have no use for them.
+        search: one of SEARCHES, whose encoding is written; `best` differs only where `better_search` is true.
         A NaN or Inf among `values` shows as a non-finite `Error.reference`; raises `DoesNotFit` where a scale
         overflows.
         """

@@ -89,6 +89,7 @@ class Dense(Scheme):
         values: Array,
         device: Device = Device.CPU,
         importance: Importance | None = None,
+        search: str = "ggml",
     ) -> tuple[Parts, Error]:
         weight = cast(values, self.dtype)
         if weight is values:

@@ -54,6 +54,12 @@ class Ggml(Scheme):
         """The type's id, block size and bytes."""
         return BY_NAME[self.type]
 
+    @property
+    def better_search(self) -> bool:
+        from quantcli.schemes import best
+
+        return self.type in best.SEARCHES
+
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         columns, size = matrix_shape(shape)[1], self.ggml_type.block_size
         return f"last axis {columns} is no multiple of {size}" if columns % size else None
@@ -74,6 +80,7 @@ class Ggml(Scheme):
         values: Array,
         device: Device = Device.CPU,
         importance: Importance | None = None,
+        search: str = "ggml",
     ) -> tuple[Parts, Error]:
         reason = self.unfit(values.shape)
         if reason is not None:
@@ -84,7 +91,13 @@ class Ggml(Scheme):
         error = Error(*(float(s) for s in sums[:3]))
         if sums[3] > 0 and math.isfinite(error.reference):
             raise DoesNotFit(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")
-        return {"blocks": blocks}, error
+        parts: Parts = {"blocks": blocks}
+        if search == "ggml" or not self.better_search:
+            return parts, error
+        from quantcli.schemes import best
+
+        parts = best.improve(self, values, importance, parts)
+        return parts, Error.between(to_float32(values), self.decode(parts))
 
     def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         import mlx.core as mx

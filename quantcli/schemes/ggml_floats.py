@@ -95,7 +95,7 @@ class GgmlFloat(Ggml):
         blocks, group = parts["blocks"], self.facts.group
         share, half = self.ggml_type.block_size // group, group // 2
         flat = np.ascontiguousarray(blocks).reshape(-1, self.ggml_type.block_bytes)
-        scales = self._scales()[flat[:, :share]]
+        scales = self.scales()[flat[:, :share]]
         nibbles = flat[:, share:].reshape(-1, half)
         codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=1)
         rows = blocks.shape[0]
@@ -119,7 +119,7 @@ class GgmlFloat(Ggml):
             raise DoesNotFit(f"a code of {codes.codes.max()} is above 4 bits")
         (rows, columns), facts, size = codes.codes.shape, self.facts, self.ggml_type.block_size
         scales = np.repeat(codes.scales, codes.grid.group // facts.group, axis=1)
-        known = self._scales()[: facts.positive]
+        known = self.scales()[: facts.positive]
         stored = np.minimum(np.searchsorted(known, scales), len(known) - 1)
         if (wrong := known[stored] != scales).any():
             raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not one of {facts.scale_dtype}")
@@ -174,7 +174,8 @@ class GgmlFloat(Ggml):
         """Half of what scale bytes stand for, twice what codes do."""
         return np.array(self.facts.halves, np.float32), np.array(DOUBLES, np.float32)
 
-    def _scales(self) -> NDArray[np.float32]:
+    def scales(self) -> NDArray[np.float32]:
+        """Of the 256 bytes, float32."""
         with np.errstate(over="ignore"):  # E8M0's last
             return self._tables()[0] * np.float32(2)
 

@@ -70,6 +70,11 @@ class Codebook(Ggml):
         return self.required
 
     @property
+    def largest_scale(self) -> int:
+        """The largest code of a group's scale."""
+        return 15
+
+    @property
     def book(self) -> Book:
         return BOOKS[self.book_name]
 

@@ -50,6 +50,10 @@ class Iq1(Codebook):
     ('ff ff 77 77', 'ff 8f ff 3f ff cf ff 2f')
     """
 
+    @property
+    def largest_scale(self) -> int:
+        return 7
+
     def steps(self, fields: Fields, xp: Any) -> Any:
         return fields.d * (2 * fields.scales.astype(xp.float32) + 1)
 

@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.schemes.ggml_blocks import read_f16
+from quantcli.schemes.ggml_blocks import Blocks, read_f16
 from quantcli.schemes.iq import Fields, Signed, eighth_sign, f16_bytes, joined, split, word_bytes, words
 
 #: Arguments of the search: values that share a scale, candidates, step between them, and what is special.
@@ -54,13 +55,14 @@ class Iq3(Signed):
     def _as_ggml(self, fields: Fields, values: Array) -> Fields:
         if self.type == "iq3_xxs":
             return super()._as_ggml(fields, values)
-        rows, signs = fields.rows.copy(), fields.bits.copy()
-        zeros = ~(values.reshape(-1, 8, 32) != 0).any(axis=2)
-        for b in np.flatnonzero(zeros.any(axis=1)):
-            moved = np.argsort(zeros[b], kind="stable")  # the zeros' rows and signs are 0
-            rows[b] = rows[b] & 256 | (rows[b].reshape(8, 8)[moved] & 255).reshape(-1)
-            signs[b] = signs[b].reshape(8, 4)[moved].reshape(-1)
-        return fields._replace(rows=rows, bits=signs)
+        return _moved(fields, _zeros_last(values))
+
+    def without_fault(self, blocks: Blocks, values: Array) -> Blocks:
+        """ggml's blocks (n, bytes) of values (n, 256) with rows and signs where they belong."""
+        if self.type == "iq3_xxs":
+            return blocks
+        fixed: Blocks = self.pack_fields(_moved(self.unpack(blocks, np), np.argsort(_zeros_last(values), axis=1)), np)
+        return fixed
 
     def steps(self, fields: Fields, xp: Any) -> Any:
         scales = fields.scales.astype(xp.float32)
@@ -86,6 +88,19 @@ class Iq3(Signed):
             high = joined(rows >> 8, 1, 8, xp).astype(xp.uint8)
             parts = [low, high, signs, joined(scales, 4, 2, xp).astype(xp.uint8)]
         return xp.concatenate([f16_bytes(d, xp), *parts], axis=1)
+
+
+def _zeros_last(values: Array) -> NDArray[np.intp]:
+    """(blocks, 8): a super-block's groups of 32, those of zeros behind the others."""
+    zeros = ~(values.reshape(-1, 8, 32) != 0).any(axis=2)
+    return np.argsort(zeros, axis=1, kind="stable")
+
+
+def _moved(fields: Fields, order: NDArray[np.intp]) -> Fields:
+    """Lower bytes of rows, and signs, of group order[b, k] in the place of group k."""
+    rows, signs = fields.rows.reshape(-1, 8, 8), fields.bits.reshape(-1, 8, 4)
+    low, signs = (np.take_along_axis(part, order[:, :, None], axis=1) for part in (rows & 255, signs))
+    return fields._replace(rows=(rows & 256 | low).reshape(-1, 64), bits=signs.reshape(-1, 32))
 
 
 SCHEMES = {

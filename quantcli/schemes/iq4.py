@@ -152,6 +152,14 @@ def pack(codes: Any) -> Any:
     return codes[:, : GROUP // 2] | codes[:, GROUP // 2 :] << 4
 
 
+def pack_subs(stored: Any, xp: Any) -> Any:
+    """Bytes 2 .. 7 of an iq4_xs of its s, uint8 (blocks, 8); `xp` is numpy or mlx.core."""
+    low, high = stored & 15, stored >> 4
+    pairs = low[:, 0::2] | low[:, 1::2] << 4
+    fields = high[:, 0::4] | high[:, 1::4] << 2 | high[:, 2::4] << 4 | high[:, 3::4] << 6
+    return xp.concatenate([fields, pairs], axis=1)
+
+
 def group_scales(blocks: Any, supers: bool, xp: Any) -> Any:
     """float32 (blocks, groups of a block): d, or d * (s - 32); `xp` is numpy or mlx.core."""
     d = read_f16(blocks, 0, 1, xp)
@@ -226,8 +234,5 @@ def _split_scales(scale: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     to_sub = mx.where(d != 0, 1.0 / d, 0.0)
     sub = (to_sub * scale + RINT) - RINT
     sub = mx.minimum(mx.where(sub > -32, sub, -32.0), 31.0)
-    stored = (sub + 32).astype(mx.uint8)
-    low, high = stored & 15, stored >> 4
-    pairs = low[:, 0::2] | low[:, 1::2] << 4
-    fields = high[:, 0::4] | high[:, 1::4] << 2 | high[:, 2::4] << 4 | high[:, 3::4] << 6
-    return mx.concatenate([d.astype(mx.float16).view(mx.uint8), fields, pairs], axis=1), (d * sub).reshape(1, -1), d
+    stored = pack_subs((sub + 32).astype(mx.uint8), mx)
+    return mx.concatenate([d.astype(mx.float16).view(mx.uint8), stored], axis=1), (d * sub).reshape(1, -1), d

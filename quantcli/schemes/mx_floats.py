@@ -168,6 +168,7 @@ class MxFloat(Scheme):
         values: Array,
         device: Device = Device.CPU,
         importance: Importance | None = None,
+        search: str = "ggml",
     ) -> tuple[Parts, Error]:
         if device is Device.MLX and not self._wraps(values):
             return self._encode_mlx(values)

@@ -59,6 +59,7 @@ class Opaque(Scheme):
         values: Array,
         device: Device = Device.CPU,
         importance: Importance | None = None,
+        search: str = "ggml",
     ) -> tuple[Parts, Error]:
         raise self._refusal()
 
