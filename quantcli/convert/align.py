@@ -52,8 +52,7 @@ def architecture_of(source: Checkpoint) -> Architecture | None:
     """The architecture that a checkpoint names, None for one without a table."""
     if source.names == "hf":
         return models.find(source.config)
-    named = source.metadata.get("general.architecture")
-    return models.by_gguf(named.value) if named is not None and isinstance(named.value, str) else None
+    return models.by_gguf(source.metadata)
 
 
 def hyperparameters_of(source: Checkpoint, architecture: Architecture) -> Hyperparameters:

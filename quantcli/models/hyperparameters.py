@@ -35,6 +35,8 @@ class Rope:
     beta_slow: float | None = None
     attention_factor: float | None = None
     extrapolation_factor: float | None = None
+    long_factors: tuple[float, ...] | None = None
+    short_factors: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Hyperparameters:
     states_head_dim: bool = False
     sliding_window: int | None = None
     dtype: str | None = None
+    experts: int = 0
+    nope_head_dim: int = 0
 
 
 @dataclass(frozen=True)

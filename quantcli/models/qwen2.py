@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration 
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.llama import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 
 DEFAULTS = {
     "rms_norm_eps": 1e-6,
@@ -17,7 +17,7 @@ QWEN2 = Architecture(
     name="qwen2",
     gguf="qwen2",
     model_types={"qwen2": DEFAULTS},
-    tensors=decoder(permute=False),
+    tensors=decoder(),
     dropped=INVERSE_FREQUENCIES,
     states_head_dim=False,
 )

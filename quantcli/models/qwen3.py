@@ -4,13 +4,13 @@ Source: llama.cpp's conversion of Qwen3ForCausalLM; transformers' configuration 
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.llama import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.qwen2 import DEFAULTS
 
 QWEN3 = Architecture(
     name="qwen3",
     gguf="qwen3",
     model_types={"qwen3": DEFAULTS | {"head_dim": 128}},
-    tensors=decoder(permute=False, qk_norm=True),
+    tensors=decoder(qk_norm=True),
     dropped=INVERSE_FREQUENCIES,
 )

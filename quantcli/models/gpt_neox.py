@@ -1,0 +1,37 @@
+"""The gpt_neox architecture (GPT-NeoX, Pythia): q, k, v in one matrix, head after head.
+
+Source: llama.cpp's conversion of GPTNeoXForCausalLM; mlx-lm's gpt_neox.
+"""
+
+from quantcli.models.base import Architecture, Tensor
+from quantcli.models.ops import GroupQkv, Op
+
+#: Modules of a layer, from Hugging Face to GGUF.
+MODULES: dict[str, tuple[str, tuple[Op, ...]]] = {
+    "input_layernorm": ("attn_norm", ()),
+    "post_attention_layernorm": ("ffn_norm", ()),
+    "attention.query_key_value": ("attn_qkv", (GroupQkv(),)),
+    "attention.dense": ("attn_output", ()),
+    "mlp.dense_h_to_4h": ("ffn_up", ()),
+    "mlp.dense_4h_to_h": ("ffn_down", ()),
+}
+
+GPT_NEOX = Architecture(
+    name="gpt_neox",
+    gguf="gptneox",
+    model_types={"gpt_neox": {}},
+    tensors=(
+        Tensor("gpt_neox.embed_in", "token_embd", mlx="model.embed_in", suffixes=("weight",)),
+        Tensor("gpt_neox.final_layer_norm", "output_norm", mlx="model.final_layer_norm"),
+        Tensor("embed_out", "output", mlx="model.embed_out", suffixes=("weight",), optional=True),
+        *(
+            Tensor(f"gpt_neox.layers.{{i}}.{hf}", f"blk.{{i}}.{gguf}", ops, mlx=f"model.h.{{i}}.{hf}")
+            for hf, (gguf, ops) in MODULES.items()
+        ),
+    ),
+    dropped=(
+        "gpt_neox.layers.{i}.attention.bias",
+        "gpt_neox.layers.{i}.attention.masked_bias",
+        "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq",
+    ),
+)
