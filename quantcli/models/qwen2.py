@@ -21,6 +21,7 @@ SETTINGS = (
     Setting("sliding_window", None),
     Setting("use_sliding_window", False),
 )
+WINDOW_LAYERS = Setting("max_window_layers", lambda file: file.layers)
 
 QWEN2 = Architecture(
     name="qwen2",
@@ -29,5 +30,5 @@ QWEN2 = Architecture(
     tensors=decoder(),
     dropped=INVERSE_FREQUENCIES,
     classes={"qwen2": "Qwen2ForCausalLM"},
-    settings=SETTINGS,
+    settings=(*SETTINGS, WINDOW_LAYERS),
 )

@@ -16,7 +16,7 @@ from quantcli.models.decoder import (
     rows,
 )
 from quantcli.models.keys import EXPERT_LENGTH, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
-from quantcli.models.qwen2 import SETTINGS
+from quantcli.models.qwen2 import SETTINGS, WINDOW_LAYERS
 from quantcli.models.stored import Setting
 
 SHARED = {
@@ -58,6 +58,7 @@ QWEN2_MOE = Architecture(
     classes={"qwen2_moe": "Qwen2MoeForCausalLM"},
     settings=(
         *SETTINGS,
+        WINDOW_LAYERS,
         Setting("decoder_sparse_step", 1),
         Setting("mlp_only_layers", []),
         Setting("norm_topk_prob", False),

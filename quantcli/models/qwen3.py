@@ -5,7 +5,7 @@ Source: llama.cpp's conversion of Qwen3ForCausalLM; transformers' configuration 
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
-from quantcli.models.qwen2 import DEFAULTS, SETTINGS
+from quantcli.models.qwen2 import DEFAULTS, SETTINGS, WINDOW_LAYERS
 from quantcli.models.stored import Setting, has
 
 QWEN3 = Architecture(
@@ -15,5 +15,5 @@ QWEN3 = Architecture(
     tensors=decoder(qk_norm=True),
     dropped=INVERSE_FREQUENCIES,
     classes={"qwen3": "Qwen3ForCausalLM"},
-    settings=(*SETTINGS, Setting("attention_bias", has("attn_q.bias"))),
+    settings=(*SETTINGS, WINDOW_LAYERS, Setting("attention_bias", has("attn_q.bias"))),
 )

@@ -81,10 +81,8 @@ def keys(
         raise NotPossible(f"the architecture {hyperparameters.architecture} has no place in GGUF's tables here.")
     versions: Typed = {"general.quantization_version": ("uint32", QUANTIZATION_VERSION)}
     kind: Typed = {"general.file_type": ("uint32", file_type)} if quantized or architecture.states_file_type else {}
-    foremost, common, further = (
-        _own(architecture, rows, hyperparameters)
-        for rows in (architecture.foremost, architecture.keys, architecture.further)
-    )
+    places = (architecture.foremost, architecture.keys, architecture.further)
+    foremost, common, further = (_own(architecture, rows, hyperparameters) for rows in places)
     start: Typed = {"general.architecture": ("string", architecture.gguf)} | foremost
     start |= {"general.type": ("string", "model")}
     tokens = {} if vocabulary is None else tokenizer(vocabulary, architecture.states_space_prefix)
