@@ -16,11 +16,11 @@ import numpy as np
 from quantcli import tokenizers as folders
 from quantcli.checkpoint import Checkpoint, Vocabulary
 from quantcli.containers.gguf_values import ArrayValue, Value
-from quantcli.convert.align import architecture_of, hyperparameters_of
 from quantcli.convert.survey import model_of
 from quantcli.errors import NotPossible
 from quantcli.models import Hyperparameters
 from quantcli.targets.gguf_metadata import TOKEN_IDS
+from quantcli.targets.names import Model
 from quantcli.tokenizers.stored import from_metadata
 
 #: Entries of a list that are shown where it differs.
@@ -54,10 +54,10 @@ def fields(a: Checkpoint, b: Checkpoint) -> tuple[tuple[FieldDifference, ...], l
         return _differing(_keys(a.metadata), _keys(b.metadata)), []
     found = []
     for label, source in (("A", a), ("B", b)):
-        architecture = architecture_of(source)
-        if architecture is None:
+        model = Model.of(source)
+        if model.architecture is None:
             return (), [f"{label}: {model_of(source)!r} has no table of settings: they are not compared."]
-        found.append((source, hyperparameters_of(source, architecture)))
+        found.append((source, model.hyperparameters()))
     (first, ours), (second, theirs) = found
     left, right = _settings(ours, first), _settings(theirs, second)
     if first.names != second.names:

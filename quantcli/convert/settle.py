@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from quantcli.arrays import numpy_dtype
-from quantcli.convert.routes import Route
-from quantcli.convert.slabs import Slab, cut, read, read_rows
+from quantcli.arrays import Array, numpy_dtype
+from quantcli.convert.routes import Route, take_codes
+from quantcli.convert.slabs import Slab, cut, read
 from quantcli.convert.steps import Step
-from quantcli.schemes.base import DoesNotFit, Grade, Parts, matrix_shape
+from quantcli.schemes.base import DoesNotFit, Grade, PartSpec, matrix_shape
 from quantcli.schemes.dense import Dense, cast
 
 #: Bytes of a slab that is looked at.
@@ -46,13 +46,14 @@ def _scales_hold(step: Step, slab: Slab) -> bool:
     assert weight is not None and weight.scheme.codes_part is not None
     specs = weight.scheme.layout(weight.shape)
     small = [name for name in weight.parts if name != weight.scheme.codes_part]
-    # Which output rows a slab has is the same set of source rows, whole heads at a time.
-    parts: Parts = dict(read_rows(weight, specs, slab.start, slab.stop, small))
+    parts, rows = read(step.draft, slab, small)
+    count = _rows_in(parts[small[0]], specs[small[0]])
     spec = specs[weight.scheme.codes_part]
     shape = list(matrix_shape(spec.shape)) if spec.axis == 0 else list(spec.shape)
     assert spec.axis is not None
-    shape[spec.axis] = -(-(slab.stop - slab.start) // spec.rows) * spec.indices
+    shape[spec.axis] = -(-count // spec.rows) * spec.indices
     codes = weight.scheme.codes({**parts, weight.scheme.codes_part: np.zeros(shape, numpy_dtype(spec.dtype))})
+    codes = codes if rows is None else take_codes(codes, rows)
     try:
         packed = step.scheme.codes(step.scheme.pack(codes))
     except DoesNotFit:
@@ -64,3 +65,9 @@ def _scales_hold(step: Step, slab: Slab) -> bool:
     return same and np.array_equal(
         np.repeat(codes.biases, codes.grid.group, axis=1), np.repeat(packed.biases, packed.grid.group, axis=1)
     )
+
+
+def _rows_in(part: Array, spec: PartSpec) -> int:
+    """The rows of a weight that a range of one of its parts belongs to."""
+    assert spec.axis is not None
+    return int(part.shape[spec.axis]) // spec.indices * spec.rows

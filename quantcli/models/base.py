@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
-from quantcli.models.ops import Op
+from quantcli.models.ops import MoveAxis, Op
 from quantcli.models.stored import Setting, Stored
 
 #: Layer and expert numbers as dotted components; without leading zeros, so that names map back to themselves.
@@ -52,19 +52,6 @@ class Tensor:
     mlx_ops: tuple[Op, ...] = ()
     optional: bool = False
     f32: bool = False
-
-    def gguf_rows(self, shape: tuple[int, ...], hyperparameters: Hyperparameters) -> NDArray[np.int64] | None:
-        """The Hugging Face row of each GGUF row (of a vector: elements) of a tensor; None where the order stays."""
-        rows = None
-        for op in self.ops:
-            index = op.index(shape[-1] if len(shape) == 1 else shape[0], hyperparameters)  # type: ignore[union-attr]
-            rows = index if rows is None else rows[index]
-        return rows
-
-    def hf_rows(self, shape: tuple[int, ...], hyperparameters: Hyperparameters) -> NDArray[np.int64] | None:
-        """The other way: the GGUF row of each Hugging Face row."""
-        rows = self.gguf_rows(shape, hyperparameters)
-        return None if rows is None else np.argsort(rows, kind="stable")
 
     @property
     def role(self) -> str:
@@ -168,17 +155,21 @@ class Architecture:
         layer, expert = (*map(int, numbers), None, None)[:2]
         return [Found(row, suffix, layer, expert) for row, suffix in self._rows[dialect].get(pattern, ())]
 
-    def dialect(self, names: Collection[str]) -> str:
-        """The dialect of a folder's names: MLX's where one of them is MLX's only, else Hugging Face's."""
-        ours, theirs = self._rows["mlx"], self._rows["hf"]
-        if ours.keys() == theirs.keys():
-            return "hf"
-        return "mlx" if any(self.find(name, "mlx") and not self.find(name, "hf") for name in names) else "hf"
+    def agrees(self, one: str, other: str) -> bool:
+        """Whether two dialects have the same names and arrangements for all tensors."""
+        return all(
+            row.pattern(one) == row.pattern(other) and row.ops_to(one) == row.ops_to(other) for row in self.tensors
+        ) and (self.mtp is None or one == other)
 
-    def to_hf(self, name: str) -> tuple[str, Tensor] | None:
-        """The Hugging Face name of a GGUF tensor, with its row; None for unknown and for computed ones."""
-        found = self.find(name, "gguf")
-        return (found[0].name("hf"), found[0].row) if found else None
+    def dialect(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """The dialect of a folder's tensors (name -> shape): MLX's where one of them is only MLX's, else HF's."""
+        return "mlx" if any(self._is_mlx(name, shape) for name, shape in shapes.items()) else "hf"
+
+    def _is_mlx(self, name: str, shape: tuple[int, ...]) -> bool:
+        found = self.find(name, "mlx")
+        if not found or found[0].row.pattern("mlx") == found[0].row.hf:
+            return bool(found) and any(isinstance(op, MoveAxis) and op.is_done(shape) for op in found[0].row.mlx_ops)
+        return not self.find(name, "hf")
 
     def to_gguf(self, name: str) -> tuple[str, Tensor] | None:
         """The GGUF name of a folder's tensor, with its row (of several the first); None for an unknown name."""
@@ -195,15 +186,15 @@ class Architecture:
         found = NUMBER.search(name)
         return int(found[0]) if found else None
 
-    def missing(self, names: Collection[str], layers: int) -> str | None:
-        """The first Hugging Face tensor that a model of so many layers cannot do without and that is not there."""
+    def missing(self, names: Collection[str], layers: int, dialect: str = "hf") -> str | None:
+        """The first tensor of a dialect that a model of so many layers cannot do without and that is not there."""
         wanted = (row for row in self.tensors if not row.optional and "bias" not in row.suffixes[:1])
         for row in wanted:
             numbers = range(layers) if "{i}" in row.hf else (None,)
             for number in numbers:
-                found = Found(row, row.suffixes[0], number, 0)
-                if found.name("hf") not in names and found.name("mlx") not in names:
-                    return found.name("hf")
+                name = Found(row, row.suffixes[0], number, 0).name(dialect)
+                if name not in names:
+                    return name
         return None
 
     def drops(self, name: str) -> bool:

@@ -12,7 +12,7 @@ Source: llama.cpp's converter (conversion/*.py), mlx-lm (sanitize of each model)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,14 @@ Floats = NDArray[np.float32]
 Shape = tuple[int, ...]
 
 
+@runtime_checkable
 class RowOp(Protocol):
     """`index(rows, h)[t]`: the row of a matrix of so many rows that row t of the result comes from."""
 
     def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows: ...
 
 
+@runtime_checkable
 class ShapeOp(Protocol):
     """The same bytes in another shape, and back."""
 
@@ -39,6 +41,7 @@ class ShapeOp(Protocol):
     def restore(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape: ...
 
 
+@runtime_checkable
 class ValueOp(Protocol):
     """`apply` and `undo`: matrices (n, rows, columns) to matrices. whole: it needs whole matrices, not single rows."""
 
@@ -147,6 +150,11 @@ class DropAxis:
 @dataclass(frozen=True)
 class MoveAxis:
     """The middle axis, of size 1, goes to the end: a convolution's kernel as MLX has it."""
+
+    @staticmethod
+    def is_done(shape: Shape) -> bool:
+        """Whether a tensor has MLX's shape: names alone do not tell."""
+        return len(shape) == 3 and shape[1] != 1 == shape[2]
 
     def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
         return *DropAxis(1).reshape(shape, hyperparameters), 1
