@@ -27,7 +27,7 @@ from quantcli.tokenizers.stored import from_metadata
 FIRST = 3
 
 #: Settings that follow from others, or that say how the file spells them.
-DERIVED = ("states_head_dim", "rope")
+DERIVED = ("states_head_dim", "rope", "settings")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.models.hyperparameters import Hyperparameters, from_config
+from quantcli.models.keys import COMMON, Key
 from quantcli.models.ops import MoveAxis, Op
+from quantcli.models.stored import Setting, Stored
 
 #: Layer and expert numbers as dotted components; without leading zeros, so that names map back to themselves.
 NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
@@ -101,10 +103,13 @@ class Architecture:
     by key, without the architecture's prefix). model_types: of `config.json`, each with the defaults that its class in
     transformers assumes for keys that a file leaves out. tensors, computed: the table. dropped: source tensors that
     hold nothing (patterns with `{i}`, in full). mtp: the dialects, beside `hf`, that keep the layers for
-    multi-token prediction, those from num_hidden_layers on; None: there are no such layers. keys: metadata, without the
-    architecture's prefix, that llama.cpp's converter adds after the common ones. states_head_dim: whether it writes
-    head sizes that the config does not name. states_space_prefix: whether it writes `add_space_prefix` from
-    tokenizer_config.json.
+    multi-token prediction, those from num_hidden_layers on; None: there are no such layers. states_space_prefix:
+    whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
+
+    names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before
+    `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
+    classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
+    beside those that the keys of metadata name.
     """
 
     name: str
@@ -115,9 +120,15 @@ class Architecture:
     dropped: tuple[str, ...] = ()
     mtp: tuple[str, ...] | None = None
     when: Callable[[Mapping[str, Any]], bool] | None = None
-    keys: tuple[str, ...] = ()
-    states_head_dim: bool = True
     states_space_prefix: bool = False
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    foremost: tuple[Key, ...] = ()
+    keys: tuple[Key, ...] = COMMON
+    further: tuple[Key, ...] = ()
+    states_file_type: bool = True
+    classes: Mapping[str, str] = field(default_factory=dict)
+    kind: Callable[[Stored], str] | None = None
+    settings: tuple[Setting, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))
@@ -192,4 +203,4 @@ class Architecture:
 
     def hyperparameters(self, config: Mapping[str, Any], where: str = "config.json") -> Hyperparameters:
         """`from_config` with this family's defaults."""
-        return from_config(config, self.name, self.model_types.get(str(config.get("model_type"))), where)
+        return from_config(config, self.name, self.model_types.get(str(config.get("model_type"))), where, self.names)

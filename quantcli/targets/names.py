@@ -65,7 +65,8 @@ class Model:
         """The settings of either dialect; raises `BadInput`, `NotPossible`."""
         if self.source.names == "hf":
             return self.known().hyperparameters(self.source.config, f"{self.source.root}/config.json")
-        return models.from_gguf(self.source.metadata, str(self.source.root))
+        shapes = {name: weight.shape for name, weight in self.source.weights.items()}
+        return models.from_gguf(self.source.metadata, str(self.source.root), shapes)
 
     def layers(self) -> int | None:
         """How many layers the model has, those for multi-token prediction aside; None where nothing says so."""
