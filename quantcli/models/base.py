@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from quantcli.errors import BadInput
 from quantcli.models.hyperparameters import Hyperparameters, from_config
+from quantcli.tokenizers.conventions import COMMON, Conventions
 
 #: A layer number as one dotted component; without leading zeros, so that names map back to themselves.
 LAYER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
@@ -121,6 +122,7 @@ class Architecture:
     tensors that hold nothing (patterns without `{i}`'s number, in full). keys: metadata, without the architecture's
     prefix, that llama.cpp's converter adds after the common ones. states_head_dim: whether it writes head sizes that
     the config does not name. states_space_prefix: whether it writes `add_space_prefix` from tokenizer_config.json.
+    vocabulary: what is special in its `tokenizer.*` keys.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Architecture:
     keys: tuple[str, ...] = ()
     states_head_dim: bool = True
     states_space_prefix: bool = False
+    vocabulary: Conventions = COMMON
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

@@ -21,6 +21,7 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.errors import NotPossible
 from quantcli.models import ARCHITECTURES, Architecture, Hyperparameters
 from quantcli.targets.gguf_general import Typed, front_matter, general
+from quantcli.tokenizers.conventions import COMMON, Conventions
 from quantcli.tokenizers.files import Files
 
 QUANTIZATION_VERSION = 2
@@ -121,7 +122,9 @@ def keys(
     kind: Typed = {"general.file_type": ("uint32", file_type)}
     start: Typed = {"general.architecture": ("string", architecture.gguf), "general.type": ("string", "model")}
     common, further = _sizes(architecture, hyperparameters)
-    tokens = {} if vocabulary is None else tokenizer(vocabulary, architecture.states_space_prefix)
+    tokens = {} if vocabulary is None else tokenizer(
+        vocabulary, architecture.states_space_prefix, architecture.vocabulary
+    )
     if quantized:
         return {**start, **named, **common, **further, **tokens, **versions, **kind}
     return {**start, **named, **common, **kind, **further, **versions, **tokens}
@@ -141,11 +144,11 @@ def _sizes(architecture: Architecture, hyperparameters: Hyperparameters) -> tupl
     return common, further
 
 
-def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool) -> Typed:
-    """The `tokenizer.*` keys of a vocabulary."""
+def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Conventions = COMMON) -> Typed:
+    """The `tokenizer.*` keys of a vocabulary, in order."""
     ggml = "tokenizer.ggml."
     out: Typed = {}
-    prefix = vocabulary.add_space_prefix
+    prefix = vocabulary.add_space_prefix if conventions.space_prefix is None else None
     if prefix is not None and (states_space_prefix or (vocabulary.model == "spm" and not prefix)):
         out[f"{ggml}add_space_prefix"] = ("bool", prefix)
     out[f"{ggml}model"] = ("string", TOKENIZER_MODELS[vocabulary.model])
@@ -170,6 +173,11 @@ def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool) -> Typed:
         out["tokenizer.chat_template"] = ("string", vocabulary.chat_template)
     for step, on in vocabulary.normalizer.items():
         out[f"{ggml}normalizer.{step}"] = ("bool", on)
+    for role, number in conventions.ids.items():
+        if number < len(vocabulary.tokens):
+            out[f"{ggml}{role}_token_id"] = ("uint32", number)
+    if conventions.space_prefix is not None and vocabulary.model == "spm":
+        out[f"{ggml}add_space_prefix"] = ("bool", conventions.space_prefix)
     return out
 
 
