@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from quantcli.errors import BadInput
 from quantcli.models.hyperparameters import Hyperparameters, from_config
-from quantcli.tokenizers.conventions import COMMON, Conventions
+from quantcli.tokenizers.conventions import PLAIN, Conventions
 
 #: A layer number as one dotted component; without leading zeros, so that names map back to themselves.
 LAYER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
@@ -134,7 +134,7 @@ class Architecture:
     keys: tuple[str, ...] = ()
     states_head_dim: bool = True
     states_space_prefix: bool = False
-    vocabulary: Conventions = COMMON
+    vocabulary: Conventions = PLAIN
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

@@ -21,7 +21,7 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.errors import NotPossible
 from quantcli.models import ARCHITECTURES, Architecture, Hyperparameters
 from quantcli.targets.gguf_general import Typed, front_matter, general
-from quantcli.tokenizers.conventions import COMMON, Conventions
+from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
 
 QUANTIZATION_VERSION = 2
@@ -122,8 +122,8 @@ def keys(
     kind: Typed = {"general.file_type": ("uint32", file_type)}
     start: Typed = {"general.architecture": ("string", architecture.gguf), "general.type": ("string", "model")}
     common, further = _sizes(architecture, hyperparameters)
-    tokens = {} if vocabulary is None else tokenizer(
-        vocabulary, architecture.states_space_prefix, architecture.vocabulary
+    tokens = (
+        {} if vocabulary is None else tokenizer(vocabulary, architecture.states_space_prefix, architecture.vocabulary)
     )
     if quantized:
         return {**start, **named, **common, **further, **tokens, **versions, **kind}
@@ -144,7 +144,7 @@ def _sizes(architecture: Architecture, hyperparameters: Hyperparameters) -> tupl
     return common, further
 
 
-def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Conventions = COMMON) -> Typed:
+def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Conventions = PLAIN) -> Typed:
     """The `tokenizer.*` keys of a vocabulary, in order."""
     ggml = "tokenizer.ggml."
     out: Typed = {}

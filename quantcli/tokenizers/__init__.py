@@ -15,7 +15,7 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.tokenizers import byte_level, pre_tokenizers, sentencepiece, special, templates
-from quantcli.tokenizers.conventions import COMMON, Conventions
+from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.pre_tokenizers import flattened
 from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, TokenizerJson, added_token, parse
@@ -23,11 +23,12 @@ from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, Tokenize
 JSON, MODEL, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
-def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = COMMON) -> Vocabulary:
+def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = PLAIN) -> Vocabulary:
     """The vocabulary of a model folder.
 
     config: `config.json`'s object; its `vocab_size` is how many tokens there have to be, its `*_token_id` fill in for
-    special tokens. conventions: its architecture's. Raises `NotPossible` where there is no tokenizer, or of a kind that is not read, and `BadInput`.
+    special tokens. conventions: its architecture's. Raises `NotPossible` where there is no tokenizer,
+    or of a kind that is not read, and `BadInput`.
     """
     files = Files(folder)
     tokenizer = parse(files.json(JSON), files.label(JSON)) if files.has(JSON) else None

@@ -28,7 +28,7 @@ class Conventions:
     strips: bool = False
 
 
-COMMON = Conventions()
+PLAIN = Conventions()
 EXAONE4 = Conventions(pre=("exaone4",))
 #: The ids of CodeGemma; in Gemma's own vocabulary 107 is `<end_of_turn>`.
 GEMMA = Conventions(ids={"eot": 107}, space_prefix=False)

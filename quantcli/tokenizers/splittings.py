@@ -83,7 +83,7 @@ class Splitting:
     that out, the tokenizers that the name was made for do it. ignore_merges: a piece that is in the vocabulary is
     taken whole. cleans: blanks before punctuation are dropped when tokens become text. raw: tokens are text with
     U+2581 for blanks and bytes as <0xNN>, as SentencePiece has it, not bytes renamed to characters. leading: tokens
-    put first, where the first of them is the `bos`.
+    put first where one is, whatever the `bos`. adds_bos: one is put first where a file does not say.
     """
 
     steps: tuple[str, ...]
@@ -92,10 +92,11 @@ class Splitting:
     cleans: bool = False
     raw: bool = False
     leading: tuple[str, ...] = ()
+    adds_bos: bool = False
 
 
 _GPT2 = Splitting((GPT2,), cleans=True)
-_LLAMA3 = Splitting((LLAMA3,), ignore_merges=True, cleans=True)
+_LLAMA3 = Splitting((LLAMA3,), ignore_merges=True, cleans=True, adds_bos=True)
 _QWEN2 = Splitting((QWEN2,))
 _DIGITS = Splitting((DIGIT, GPT2), cleans=True)
 _GPT4O = Splitting((GPT4O,))
@@ -103,7 +104,7 @@ _V3 = Splitting((THREE_DIGITS, KANA, DEEPSEEK))
 _GLM = Splitting((LLAMA3,), cleans=True, leading=("[gMASK]", "<sop>"))
 _BLOOM = Splitting((BLOOM,), cleans=True)
 _BAILING = Splitting((BAILING,))
-_LINES = Splitting((LINES,), cleans=True, raw=True)
+_LINES = Splitting((LINES,), cleans=True, raw=True, adds_bos=True)
 _AYA = Splitting((THREES, GPT4O))
 
 SPLITTINGS: dict[str, Splitting] = {
@@ -127,7 +128,7 @@ SPLITTINGS: dict[str, Splitting] = {
     "ufakzeka": Splitting((QWEN2.removeprefix(f"{CONTRACTIONS}|"),)),
     "laguna": Splitting((LINES, QWEN2)),
     "falcon": Splitting(("Punctuation", GPT2, "[0-9][0-9][0-9]"), cleans=True),
-    "tekken": Splitting((TEKKEN,), ignore_merges=True),
+    "tekken": Splitting((TEKKEN,), ignore_merges=True, adds_bos=True),
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"), _GPT4O),
     # its expression has marks among the letters, which GPT-4o's has too
     "granite-embed-multi-97m": replace(_GPT4O, ignore_merges=True),
@@ -147,8 +148,8 @@ SPLITTINGS: dict[str, Splitting] = {
     "exaone-moe": Splitting((EXAONE_MOE,), cleans=True),
     **dict.fromkeys(("bailingmoe", "bailingmoe2", "llada-moe"), _BAILING),
     "superbpe": Splitting((r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
-    "chameleon": Splitting((SENTINELS, IMAGES, r"([\t\n]|    |  )", DIGIT, CHAMELEON_POINTS, GPT2)),
+    "chameleon": Splitting((SENTINELS, IMAGES, r"([\t\n]|    |  )", DIGIT, CHAMELEON_POINTS, GPT2), adds_bos=True),
     "kimi-k2": Splitting((KIMI,)),
     **dict.fromkeys(("gemma4", "granite-embed-multi-311m"), _LINES),
-    "sarvam-moe": replace(_LINES, cleans=False),
+    "sarvam-moe": replace(_LINES, cleans=False, adds_bos=False),
 }
