@@ -131,8 +131,11 @@ def tokenizer_json(vocabulary: Vocabulary, strips: bool = False) -> tuple[dict[s
 
 
 def unknown(vocabulary: Vocabulary, tokens: Tokens) -> str | None:
-    """The token that stands for what cannot be spelled: the one of that type, else the one that is named."""
-    typed = next((number for number, kind in enumerate(tokens.types) if kind == UNKNOWN), None)
+    """The token that stands for what cannot be spelled: the one of that type, else by its text, else the named one.
+
+    The named one last: llama.cpp's converter names another one for Nemotron.
+    """
+    typed = next((number for number, kind in enumerate(tokens.types) if kind == UNKNOWN), tokens.ids.get("<unk>"))
     return tokens.text(vocabulary.special.get("unknown") if typed is None else typed)
 
 
