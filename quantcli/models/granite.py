@@ -28,6 +28,7 @@ GRANITE = Architecture(
     gguf="granite",
     model_types={"granite": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}},
     tensors=decoder(permute=True),
+    mlx_schemes=dict.fromkeys(("attn_output", "ffn_down", "output"), "affine8-g64"),
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, RMS_EPS),
     further=(VOCAB_SIZE, ROPE_DIMENSIONS, *(_multiplier(*pair) for pair in MULTIPLIERS.items())),
