@@ -121,7 +121,7 @@ def sizes(**changed: Any) -> Hyperparameters:
     standard: dict[str, Any] = dict(
         architecture="llama", layers=2, context_length=512, embedding_length=64, vocab_size=9
     )
-    standard |= dict(feed_forward_length=128, heads=4, kv_heads=2, head_dim=16, rms_norm_eps=1e-5, rope=Rope())
+    standard |= dict(feed_forward_length=128, heads=4, kv_heads=2, head_dim=16, norm_eps=1e-5, rope=Rope())
     return Hyperparameters(**(standard | changed))
 
 
