@@ -29,6 +29,7 @@ from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
 from quantcli.models.ops import MoveAxis, Op
 from quantcli.models.stored import Setting, Stored
+from quantcli.tokenizers.conventions import PLAIN, Conventions
 
 #: Layer and expert numbers as dotted components; without leading zeros, so that names map back to themselves.
 NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
@@ -110,6 +111,7 @@ class Architecture:
     `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
     classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
     beside those that the keys of metadata name.
+    vocabulary: what is special in its `tokenizer.*` keys.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Architecture:
     classes: Mapping[str, str] = field(default_factory=dict)
     kind: Callable[[Stored], str] | None = None
     settings: tuple[Setting, ...] = ()
+    vocabulary: Conventions = PLAIN
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

@@ -12,6 +12,7 @@ from quantcli.models.keys import SLIDING_WINDOW, VOCAB_SIZE, WINDOW_PATTERN, Key
 from quantcli.models.llama import ROPE_FREQS
 from quantcli.models.reader import Reader
 from quantcli.models.stored import Setting, Stored, kinds_of_layers
+from quantcli.tokenizers import conventions
 
 
 def _kinds(config: Reader) -> list[str] | None:
@@ -64,4 +65,5 @@ EXAONE4 = Architecture(
         Setting("sliding_window", lambda file: file.own.optional_integer("attention.sliding_window")),
         Setting("sliding_window_pattern", _pattern),
     ),
+    vocabulary=conventions.EXAONE4,
 )

@@ -11,6 +11,7 @@ from quantcli.models.gemma import ACTIVATION, KEYS
 from quantcli.models.keys import SLIDING_WINDOW, Key
 from quantcli.models.ops import AddOne
 from quantcli.models.stored import Setting, Stored
+from quantcli.tokenizers import conventions
 
 
 def query_scalar(layers: int) -> Callable[[Stored], int]:
@@ -55,4 +56,5 @@ GEMMA2 = Architecture(
         Setting("hidden_activation", ACTIVATION),
         Setting("query_pre_attn_scalar", query_scalar(layers=46)),
     ),
+    vocabulary=conventions.GEMMA2,
 )

@@ -10,6 +10,7 @@ from quantcli.models.gemma2 import query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
 from quantcli.models.ops import AddOne
 from quantcli.models.stored import Setting
+from quantcli.tokenizers import conventions
 
 GEMMA3 = Architecture(
     name="gemma3",
@@ -36,4 +37,5 @@ GEMMA3 = Architecture(
         Setting("query_pre_attn_scalar", query_scalar(layers=62)),
         Setting("sliding_window_pattern", 6),
     ),
+    vocabulary=conventions.GEMMA2,
 )

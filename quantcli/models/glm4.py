@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, decoder
 from quantcli.models.keys import ROPE_DIMENSIONS
 from quantcli.models.stored import Setting, Stored, has
+from quantcli.tokenizers import conventions
 
 NORMS = PRE_NORMS | {"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"}
 
@@ -36,4 +37,5 @@ GLM4 = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("partial_rotary_factor", Stored.rotary_share),
     ),
+    vocabulary=conventions.GLM4,
 )

@@ -36,6 +36,7 @@ from quantcli.models.keys import (
     expert_keys,
 )
 from quantcli.models.stored import Setting, Stored, has
+from quantcli.tokenizers import conventions
 
 SHARED = {
     "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
@@ -137,4 +138,5 @@ GLM4_MOE = Architecture(
         Setting("partial_rotary_factor", Stored.rotary_share),
         Setting("use_qk_norm", has("attn_q_norm.weight")),
     ),
+    vocabulary=conventions.GLM4_MOE,
 )

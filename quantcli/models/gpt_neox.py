@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture, Tensor
 from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, ROPE_DIMENSIONS, Key, layer_norm_eps
 from quantcli.models.ops import GroupQkv, Op
 from quantcli.models.stored import OMITTED, Setting, Stored, has
+from quantcli.tokenizers import conventions
 
 #: Modules of a layer, from Hugging Face to GGUF.
 MODULES: dict[str, tuple[str, tuple[Op, ...]]] = {
@@ -63,4 +64,5 @@ GPT_NEOX = Architecture(
         Setting("rotary_pct", Stored.rotary_share),
         Setting("rope_theta", OMITTED),
     ),
+    vocabulary=conventions.GPT_NEOX,
 )

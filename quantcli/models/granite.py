@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.keys import RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key
 from quantcli.models.stored import Setting, has
+from quantcli.tokenizers import conventions
 
 #: Keys of GGUF and of config.json.
 MULTIPLIERS = {
@@ -36,4 +37,5 @@ GRANITE = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("mlp_bias", has("ffn_up.bias")),
     ),
+    vocabulary=conventions.GRANITE,
 )

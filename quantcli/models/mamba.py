@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture, Tensor
 from quantcli.models.keys import BLOCKS, EMBEDDING, RMS_EPS, Key
 from quantcli.models.ops import DropAxis, MoveAxis, NegExp
 from quantcli.models.stored import OMITTED, Setting, has
+from quantcli.tokenizers import conventions
 
 MIXER = "backbone.layers.{i}.mixer"
 
@@ -61,4 +62,5 @@ MAMBA = Architecture(
         Setting("rope_theta", OMITTED),
         Setting("rope_scaling", OMITTED),
     ),
+    vocabulary=conventions.MAMBA,
 )

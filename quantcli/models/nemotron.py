@@ -9,6 +9,7 @@ from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key, layer_norm_eps
 from quantcli.models.ops import AddOne
 from quantcli.models.stored import Setting, Stored, has
+from quantcli.tokenizers import conventions
 
 NEMOTRON = Architecture(
     name="nemotron",
@@ -38,4 +39,5 @@ NEMOTRON = Architecture(
         Setting("mlp_bias", has("ffn_up.bias")),
         Setting("partial_rotary_factor", Stored.rotary_share),
     ),
+    vocabulary=conventions.NEMOTRON,
 )

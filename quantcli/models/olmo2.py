@@ -16,6 +16,7 @@ from quantcli.models.keys import (
     every_fourth_full,
 )
 from quantcli.models.stored import Setting, has, kinds_of_layers
+from quantcli.tokenizers import conventions
 
 OLMO2 = Architecture(
     name="olmo2",
@@ -42,4 +43,5 @@ OLMO2 = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("layer_types", kinds_of_layers),
     ),
+    vocabulary=conventions.OLMO,
 )

@@ -24,6 +24,7 @@ from quantcli.models.keys import (
     Key,
 )
 from quantcli.models.stored import Setting, Stored
+from quantcli.tokenizers import conventions
 
 ATTENTION = {"self_attn.qkv_proj": "attn_qkv", "self_attn.o_proj": "attn_output"}
 
@@ -96,4 +97,5 @@ PHI3 = Architecture(
         Setting("partial_rotary_factor", Stored.rotary_share),
         Setting("sliding_window", lambda file: file.own.integer("attention.sliding_window", 0, least=0) or None),
     ),
+    vocabulary=conventions.PHI3,
 )

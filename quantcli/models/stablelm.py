@@ -29,6 +29,7 @@ from quantcli.models.keys import (
     layer_norm_eps,
 )
 from quantcli.models.stored import Setting, Stored, has
+from quantcli.tokenizers import conventions
 
 #: With parallel residuals there is no norm before the MLP. Head norms are one vector a head, stacked in GGUF.
 NORMS = tuple(replace(row, optional="ffn_norm" in row.gguf) for row in norm_rows(PRE_NORMS, bias=True))
@@ -71,4 +72,5 @@ STABLELM = Architecture(
         Setting("qk_layernorm", has("attn_q_norm.weight")),
         Setting("use_qkv_bias", has("attn_q.bias")),
     ),
+    vocabulary=conventions.STABLELM,
 )

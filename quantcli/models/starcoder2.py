@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, layer_norm_eps
 from quantcli.models.stored import Setting, has
+from quantcli.tokenizers import conventions
 
 STARCODER2 = Architecture(
     name="starcoder2",
@@ -28,4 +29,5 @@ STARCODER2 = Architecture(
         Setting("sliding_window", None),
         Setting("use_bias", has("attn_q.bias")),
     ),
+    vocabulary=conventions.STARCODER2,
 )

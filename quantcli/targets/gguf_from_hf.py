@@ -36,7 +36,7 @@ def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[
     """The file's metadata, and warnings of what it cannot say."""
     architecture = Model.of(source).known()
     hyperparameters = architecture.hyperparameters(source.config, f"{source.root}/config.json")
-    vocabulary = tokenizers.load(source.root, source.config)
+    vocabulary = tokenizers.load(source.root, source.config, architecture.vocabulary)
     _check_vocabulary(placed, len(vocabulary.tokens), source)
     made = metadata(
         hyperparameters, vocabulary, source=source.root, config=source.config, file_type=file_type,

@@ -22,6 +22,7 @@ from quantcli.errors import NotPossible
 from quantcli.models import ARCHITECTURES, Architecture, Hyperparameters, Key
 from quantcli.models.keys import SLIDING_WINDOW
 from quantcli.targets.gguf_general import Typed, front_matter, general
+from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
 
 QUANTIZATION_VERSION = 2
@@ -85,7 +86,9 @@ def keys(
     foremost, common, further = (_own(architecture, rows, hyperparameters) for rows in places)
     start: Typed = {"general.architecture": ("string", architecture.gguf)} | foremost
     start |= {"general.type": ("string", "model")}
-    tokens = {} if vocabulary is None else tokenizer(vocabulary, architecture.states_space_prefix)
+    tokens = (
+        {} if vocabulary is None else tokenizer(vocabulary, architecture.states_space_prefix, architecture.vocabulary)
+    )
     if quantized:
         return {**start, **named, **common, **further, **tokens, **versions, **kind}
     return {**start, **named, **common, **kind, **further, **versions, **tokens}
@@ -97,11 +100,11 @@ def _own(architecture: Architecture, rows: Sequence[Key], hyperparameters: Hyper
     return {f"{architecture.gguf}.{row.name}": (row.type, value) for row, value in pairs if value is not None}
 
 
-def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool) -> Typed:
-    """The `tokenizer.*` keys of a vocabulary."""
+def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Conventions = PLAIN) -> Typed:
+    """The `tokenizer.*` keys of a vocabulary, in order."""
     ggml = "tokenizer.ggml."
     out: Typed = {}
-    prefix = vocabulary.add_space_prefix
+    prefix = vocabulary.add_space_prefix if conventions.space_prefix is None else None
     if prefix is not None and (states_space_prefix or (vocabulary.model == "spm" and not prefix)):
         out[f"{ggml}add_space_prefix"] = ("bool", prefix)
     out[f"{ggml}model"] = ("string", TOKENIZER_MODELS[vocabulary.model])
@@ -126,6 +129,11 @@ def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool) -> Typed:
         out["tokenizer.chat_template"] = ("string", vocabulary.chat_template)
     for step, on in vocabulary.normalizer.items():
         out[f"{ggml}normalizer.{step}"] = ("bool", on)
+    for role, number in conventions.ids.items():
+        if number < len(vocabulary.tokens):
+            out[f"{ggml}{role}_token_id"] = ("uint32", number)
+    if conventions.space_prefix is not None and vocabulary.model == "spm":
+        out[f"{ggml}add_space_prefix"] = ("bool", conventions.space_prefix)
     return out
 
 
