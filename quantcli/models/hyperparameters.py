@@ -63,7 +63,7 @@ class Hyperparameters:
     @property
     def rotary_dimensions(self) -> int:
         """How many elements of a head are rotated."""
-        return int(self.head_dim * (1.0 if self.rope.partial is None else self.rope.partial))
+        return int(self.head_dim * self.rope.partial)
 
 
 def even_share(read: Reader) -> int:

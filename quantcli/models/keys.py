@@ -25,8 +25,8 @@ class Key:
 
     name: after the architecture's prefix. type: as `containers.gguf` spells it. read: a key of config.json, or a
     function; a value of None is left out. config: the key of config.json that takes the stored value back as it is;
-    where `read` is a key, that one. required: no file does without it. otherwise: the key of metadata whose value counts
-    where a file lacks this one.
+    where `read` is a key, that one. required: no file does without it. otherwise: the key of metadata whose value
+    counts where a file lacks this one.
     """
 
     name: str
