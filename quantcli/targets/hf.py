@@ -5,16 +5,16 @@ Source: transformers' `save_pretrained`: shards, index where there are several, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
-from quantcli.targets.mlx import STORAGE_KEYS, dense_dtype, dtype_keys
+from quantcli.targets.mlx import STORAGE_KEYS, dense_dtype, described, dtype_keys
 from quantcli.targets.names import Model, Named
-from quantcli.targets.shards import copied_files, index_file, json_file, shards
+from quantcli.targets.shards import index_file, json_file, shards
 
 #: Families whose stored layout is a Hugging Face one.
 FAMILIES = ("awq",)
@@ -59,18 +59,21 @@ class HfTarget:
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
         files, where = shards(placed, settings.shard_size, {"format": "pt"})
-        config = _config(source, placed, settings)
+        stored, beside, notes = described(source, settings)
+        config = _config(source, stored, placed, settings)
         index = [index_file(where, placed)] if len(files) > 1 else []
-        return [*files, *index, json_file("config.json", config), *copied_files(source)], []
+        return [*files, *index, json_file("config.json", config), *beside], notes
 
 
-def _config(source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> dict[str, Any]:
+def _config(
+    source: Checkpoint, stored: Mapping[str, Any], placed: Sequence[Placed], settings: Settings
+) -> dict[str, Any]:
     """config.json: storage settings go with the layout that they describe, the dtype follows what was decoded."""
     decoded = [w for w in placed if isinstance(w.scheme, Dense) and _was_quantized(w, source)]
     if any(w.scheme.family in FAMILIES for w in placed):
         config = {k: v for k, v in source.config.items() if k != "_name_or_path"}
         return config | _left_dense(source, decoded)
-    config = {k: v for k, v in source.config.items() if k not in STORAGE_KEYS}
+    config = {k: v for k, v in stored.items() if k not in STORAGE_KEYS}
     dtypes = {w.scheme.name for w in decoded}
     dtype = settings.asked_dtype or (dtypes.pop() if len(dtypes) == 1 else None)
     return config | (dtype_keys(config, dtype) if dtype else {})

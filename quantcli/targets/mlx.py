@@ -20,6 +20,7 @@ from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.targets import folder_from_gguf
 from quantcli.targets.base import (
     Draft,
     Left,
@@ -72,15 +73,24 @@ class MlxTarget:
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
-        config = {k: v for k, v in source.config.items() if k not in STORAGE_KEYS}
-        config |= models.mlx_rope_keys(source.config)
+        stored, beside, notes = described(source, settings)
+        config = {k: v for k, v in stored.items() if k not in STORAGE_KEYS}
+        config |= models.mlx_rope_keys(config)
         if settings.asked_dtype:
             config |= dtype_keys(config, settings.asked_dtype)
         block = quantization_block(placed, settings)
         if block:
             config |= {"quantization": block, "quantization_config": block}
         return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
-                *copied_files(source)], _warnings(placed)  # fmt: skip
+                *beside], [*notes, *_warnings(placed)]  # fmt: skip
+
+
+def described(source: Checkpoint, settings: Settings) -> tuple[Mapping[str, Any], list[OutputFile], list[str]]:
+    """config.json's object, the other files that describe a model, and warnings: the source's own, or rebuilt."""
+    if source.names == "hf":
+        return source.config, copied_files(source), []
+    files, warnings = folder_from_gguf.files(source)
+    return folder_from_gguf.config(source, settings), files, warnings
 
 
 def _draft(named: Named, source: Checkpoint, common: str | None) -> Draft:
