@@ -29,6 +29,7 @@ GRANITE = Architecture(
     model_types={"granite": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}},
     tensors=decoder(permute=True),
     dropped=INVERSE_FREQUENCIES,
+    states_space_prefix=True,
     keys=(*SIZES, *ROPE, RMS_EPS),
     further=(VOCAB_SIZE, ROPE_DIMENSIONS, *(_multiplier(*pair) for pair in MULTIPLIERS.items())),
     classes={"granite": "GraniteForCausalLM"},
