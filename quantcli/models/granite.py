@@ -30,6 +30,7 @@ GRANITE = Architecture(
     tensors=decoder(permute=True),
     mlx_schemes=dict.fromkeys(("attn_output", "ffn_down", "output"), "affine8-g64"),
     dropped=INVERSE_FREQUENCIES,
+    states_space_prefix=True,
     keys=(*SIZES, *ROPE, RMS_EPS),
     further=(VOCAB_SIZE, ROPE_DIMENSIONS, *(_multiplier(*pair) for pair in MULTIPLIERS.items())),
     classes={"granite": "GraniteForCausalLM"},

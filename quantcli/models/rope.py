@@ -50,7 +50,7 @@ class Rope:
     beta_slow: float | None = None
     attention_factor: float | None = None
     extrapolation_factor: float | None = None
-    partial: float | None = None
+    partial: float = 1.0
     local_theta: float | None = None
     mscale_all_dim: float | None = None
     long_factors: tuple[float, ...] | None = None
@@ -67,8 +67,11 @@ def rope_of(read: Reader, context: int) -> Rope:
     kind = settings.text("rope_type", settings.text("type", "default"))
     if theta <= 0:
         raise BadInput(f"{settings.where}: rope_theta is {theta}; it has to be above 0.")
-    if kind in ("linear", "llama3", "yarn") and settings.number("factor") <= 0:
-        raise BadInput(f"{settings.where}: factor is {settings.number('factor')}; it has to be above 0.")
+    needed = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+    for key in needed.get(kind, ()):
+        # What llama.cpp has defaults for may be missing.
+        if settings.number(key, None if key == "factor" else 1.0) <= 0:
+            raise BadInput(f"{settings.where}: {key} is {settings.number(key)}; it has to be above 0.")
     original = read.integer("original_max_position_embeddings", context, least=0)
     return Rope(
         theta=theta,
@@ -89,11 +92,10 @@ def rope_of(read: Reader, context: int) -> Rope:
     )
 
 
-def _partial(read: Reader, settings: Reader) -> float | None:
+def _partial(read: Reader, settings: Reader) -> float:
     """The share of a head that is rotated, under any of its names."""
-    if settings.has("partial_rotary_factor"):
-        return settings.number("partial_rotary_factor")
-    return read.optional_number(read.first("rotary_pct", "rope_pct", "partial_rotary_factor"))
+    outside = read.number(read.first("rotary_pct", "rope_pct", "partial_rotary_factor"), 1.0)
+    return settings.number("partial_rotary_factor", outside)
 
 
 def llama3_factors(rope: Rope, dimensions: int) -> NDArray[np.float32] | None:

@@ -63,14 +63,12 @@ def test_both_files_of_a_case_mean_the_same(shared: Path, case: str) -> None:
 
 
 def test_defaults_are_those_of_the_family() -> None:
-    config = {k: v for k, v in BEFORE.items() if k not in ("num_key_value_heads", "rms_norm_eps")} | {
-        "num_attention_heads": 32,
-        "head_dim": None,
-    }
+    config = {k: v for k, v in BEFORE.items() if k not in ("num_key_value_heads", "rms_norm_eps")}
+    config |= {"num_attention_heads": 32}
     assert ARCHITECTURES["llama"].hyperparameters(config).kv_heads == 32
     assert ARCHITECTURES["llama"].hyperparameters(config | {"model_type": "mistral"}).kv_heads == 8
     assert ARCHITECTURES["qwen3"].hyperparameters(config | {"model_type": "qwen3"}).head_dim == 128
-    assert ARCHITECTURES["llama"].hyperparameters(config).rms_norm_eps == 1e-6
+    assert ARCHITECTURES["llama"].hyperparameters(config).norm_eps == 1e-6
 
 
 def test_sliding_window_counts_where_it_is_used() -> None:
