@@ -27,7 +27,8 @@ class Draft:
 
     weight: the source weight, None for one that the target computes (`constant` then holds it).
     rows: the source row of each output row, None where the order stays.
-    subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
+    turned: of its dense values the last two axes change places, `shape` is that of the source; whatever keeps codes
+    stays as it is. subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
     fixed: it has the dtype `dense` whatever is asked.
     """
 
@@ -40,6 +41,7 @@ class Draft:
     constant: Array | None = None
     stays: str | None = None
     fixed: bool = False
+    turned: bool = False
 
 
 @dataclass(frozen=True)

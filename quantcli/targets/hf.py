@@ -18,7 +18,7 @@ from quantcli.targets.mlx import STORAGE_KEYS, dtype_keys, subject
 from quantcli.targets.shards import copied_files, index_file, json_file, shards
 
 #: Families whose stored layout is a Hugging Face one.
-FAMILIES = ("awq",)
+FAMILIES = ("awq", "gpt-oss")
 
 
 class HfTarget:
@@ -35,7 +35,11 @@ class HfTarget:
         architecture = models.find(source.config)
         stays = "stays dense: --to hf writes dense tensors"
         drafts = [
-            Draft(w.name, w.shape, subject(w, architecture), _dtype(w, source, settings), w, stays=stays)
+            Draft(
+                w.name, w.shape, subject(w, architecture), _dtype(w, source, settings), w, stays=stays,
+                # transformers' dense tensors of gpt-oss's experts are (experts, inputs, outputs).
+                turned=w.scheme.family == "gpt-oss",
+            )  # fmt: skip
             for w in source.weights.values()
         ]
         return drafts, [], []

@@ -21,9 +21,13 @@ from quantcli.targets.base import SHARD_SIZE, OutputFile, Placed
 
 
 def part_name(weight: Placed, part: str) -> str:
-    """What a part is called in the file: `x.scales` of the weight `x.weight`; a copied part keeps its name."""
+    """What a part is called in the file: `x.scales` of the weight `x.weight`, gpt-oss's `x_scales` of `x`; a copied part
+    keeps its name.
+    """
     if weight.stored:
         return weight.stored[part]
+    if weight.scheme.family == "gpt-oss":
+        return f"{weight.name}_{part}"
     return weight.name if isinstance(weight.scheme, Dense) else f"{weight.name.removesuffix('.weight')}.{part}"
 
 

@@ -1,0 +1,127 @@
+"""Quantized modules in a Hugging Face folder: what the readers of all quantizers share.
+
+A module `model.layers.0.mlp.down_proj` has stored arrays `<module><suffix>`; together they are one weight, held to the
+layout of its scheme. All that no module takes is a dense tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from quantcli.checkpoint import Checkpoint, Part, Weight
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput
+from quantcli.schemes.base import Scheme
+from quantcli.sources.folder import Folder, Tensors, sidecars
+from quantcli.sources.hf import QUANTIZED_SUFFIXES, dense
+
+
+def where(part: Part) -> str:
+    """A stored tensor as errors name it."""
+    return f"{part.file}: tensor {part.name}"
+
+
+def beside(module: str, suffixes: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, Part]:
+    """The stored arrays of a module. suffixes: part -> suffix of its tensor's name; absent ones are left out."""
+    return {part: parts[module + suffix] for part, suffix in suffixes.items() if module + suffix in parts}
+
+
+def held(name: str, shape: tuple[int, ...], scheme: Scheme, stored: Mapping[str, Part], reason: str) -> Weight:
+    """A weight whose arrays are those of its scheme's layout; raises `BadInput` for the first that is not.
+
+    reason: where the settings stand, as `key: what they say`; the error quotes it.
+    """
+    first = next(iter(stored.values()))
+    if min(shape, default=0) <= 0:
+        raise BadInput(f"{where(first)}: has shape {first.shape}, which holds nothing.")
+    if (unfit := scheme.unfit(shape)) is not None:
+        raise BadInput(f"{where(first)}: {unfit}, but it is to be {scheme.name} ({reason}).")
+    layout = scheme.layout(shape)
+    for part, spec in layout.items():
+        if part not in stored:
+            raise BadInput(f"{where(first)}: has no `{part}` beside it, which {scheme.name} needs ({reason}).")
+        found = stored[part]
+        if (found.dtype, found.shape) != (spec.dtype, spec.shape):
+            raise BadInput(
+                f"{where(found)}: is {found.dtype} {list(found.shape)}; a weight of {list(shape)} as {scheme.name} "
+                f"({reason}) needs {spec.dtype} {list(spec.shape)}."
+            )
+    return Weight(name, shape, scheme, {part: stored[part] for part in layout}, reason)
+
+
+def checkpoint(
+    kind: str, folder: Folder, config: Mapping[str, Any], tensors: Tensors, packed: Iterable[Weight],
+    warnings: Iterable[str] = (),
+) -> Checkpoint:  # fmt: skip
+    """The checkpoint of quantized weights and all other tensors; raises `BadInput` for what looks left over."""
+    weights = {weight.name: weight for weight in packed}
+    taken = {part.name for weight in weights.values() for part in weight.parts.values()}
+    for name, part in tensors.parts.items():
+        if name in taken:
+            continue
+        if name in weights:
+            raise BadInput(f"{where(part)}: is stale, the same weight is stored quantized: remove one of them.")
+        if name.endswith(QUANTIZED_SUFFIXES) or part.dtype in ("u32", "i32") and len(part.shape) == 2:
+            raise BadInput(f"{where(part)}: belongs to no quantized weight that config.json's {kind} settings know.")
+        weights[name] = dense(part)
+    return Checkpoint(
+        kind, "hf", folder.path("."), tensors.files, dict(sorted(weights.items())), config,
+        sidecars=sidecars(folder), warnings=(*tensors.warnings, *warnings),
+    )  # fmt: skip
+
+
+def size(shape: tuple[int, ...]) -> int:
+    """How many values an array of that shape holds."""
+    return math.prod(shape)
+
+
+class Keys:
+    """The settings of a quantizer, read key by key with their types checked; `label` names them in errors."""
+
+    def __init__(self, block: Mapping[str, Any], label: str) -> None:
+        self.block, self.label = block, label
+
+    def refuse(self, key: str, what: str) -> BadInput:
+        """The error of a key that makes no sense."""
+        return BadInput(f"{self.label}: `{key}` is {shown(self.block.get(key))}, {what}.")
+
+    def number(self, key: str, default: int | None = None) -> int:
+        """An integer; raises `BadInput`."""
+        value = self.block.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.refuse(key, "a whole number is needed")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false; raises `BadInput`."""
+        value = self.block.get(key, default)
+        if not isinstance(value, bool):
+            raise self.refuse(key, "true or false is needed")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A text; raises `BadInput`."""
+        value = self.block.get(key, default)
+        if not isinstance(value, str):
+            raise self.refuse(key, "a text is needed")
+        return value
+
+    def names(self, key: str) -> list[str]:
+        """A list of texts, empty where there is none or null; raises `BadInput`."""
+        value = self.block.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.refuse(key, "a list of names is needed")
+        return value
+
+    def under(self, key: str, *, needed: bool = True) -> Keys:
+        """The object under a key, an empty one where it may be absent; raises `BadInput`."""
+        value = self.block.get(key)
+        if value is None and not needed:
+            value = {}
+        if not isinstance(value, dict):
+            raise self.refuse(key, "an object is needed")
+        return Keys(value, f"{self.label}.{key}")
