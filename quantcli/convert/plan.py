@@ -157,9 +157,11 @@ class _Chooser:
             )
         via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
         route, grade = choose(source, scheme, draft.shape)
-        if draft.turned and isinstance(scheme, Dense):
+        if draft.turned:
             *leading, rows, columns = draft.shape
-            draft = replace(draft, shape=(*leading, columns, rows))
+            draft = replace(draft, shape=(*leading, columns, rows)) if isinstance(scheme, Dense) else (
+                replace(draft, turned=False)
+            )
         return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
 
     def _wanted(self, draft: Draft, decision: Decision) -> Scheme:

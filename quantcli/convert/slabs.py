@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import DTYPES
+from quantcli.arrays import DTYPES, Array
 from quantcli.checkpoint import Part, Weight
 from quantcli.convert.routes import Route, is_rowwise
 from quantcli.schemes.base import Parts, PartSpec, Scheme, matrix_shape
@@ -64,6 +64,8 @@ def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | Non
     align = math.lcm(*(spec.rows for spec in (*source.values(), *scheme.layout(draft.shape).values())))
     stored = draft.weight.nbytes // max(1, rows)
     step = max(1, budget // max(1, stored + columns * (work or work_bytes(draft, route))))
+    if draft.turned:
+        align = draft.shape[-2]
     step = max(align, step // align * align)
     if draft.rows is not None:
         step = _permuted_step(draft.rows, step, align)
@@ -88,6 +90,9 @@ def read(draft: Draft, slab: Slab) -> tuple[Parts, NDArray[np.int64] | None]:
     weight = draft.weight
     assert weight is not None
     specs = weight.scheme.layout(weight.shape)
+    if draft.turned:
+        matrices = (edge // draft.shape[-2] for edge in (slab.start, slab.stop))
+        return read_rows(weight, specs, *(matrix * weight.shape[-2] for matrix in matrices)), None
     if draft.rows is None:
         return read_rows(weight, specs, slab.start, slab.stop), None
     if len(weight.shape) < 2:
@@ -120,6 +125,14 @@ def place(spec: PartSpec, start: int) -> int:
     """Byte offset, within a part whose rows are contiguous, of the weight's row `start`."""
     width = matrix_shape(spec.shape)[1] * DTYPES[spec.dtype].bits // 8
     return start // spec.rows * spec.indices * width
+
+
+def turned(values: Array, draft: Draft) -> Array:
+    """Values of a slab as the draft has them: whole matrices whose axes change places, or as they are."""
+    if not draft.turned:
+        return values
+    *_, rows, columns = draft.shape
+    return np.ascontiguousarray(values.reshape(-1, columns, rows).swapaxes(1, 2)).reshape(-1, columns)
 
 
 def rowwise(draft: Draft) -> bool:
