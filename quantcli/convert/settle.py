@@ -57,10 +57,7 @@ def _scales_hold(step: Step, slab: Slab) -> bool:
         packed = step.scheme.codes(step.scheme.pack(codes))
     except DoesNotFit:
         return False
-    ours, theirs = (np.repeat(c.scales, c.grid.group, axis=1) for c in (codes, packed))
-    same = np.array_equal(ours, theirs)
+    same = np.array_equal(codes.along(codes.scales), packed.along(packed.scales))
     if codes.biases is None or packed.biases is None:
         return same
-    return same and np.array_equal(
-        np.repeat(codes.biases, codes.grid.group, axis=1), np.repeat(packed.biases, packed.grid.group, axis=1)
-    )
+    return same and np.array_equal(codes.along(codes.biases), packed.along(packed.biases))

@@ -83,9 +83,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Codes:
-    """A slab seen on a grid: `codes` uint8 (rows, columns); `scales`, `biases` float32 (rows, columns / group).
+    """A slab seen on a grid: `codes` uint8 (rows, columns); `scales`, `biases` float32 (rows, groups).
 
-    value = scales * code + biases, or scales * table[code] (then `biases` is None).
+    value = scales * code + biases, or scales * table[code] (then `biases` is None). Of a row that is no multiple of the
+    group the last group is cut off.
     """
 
     grid: Grid
@@ -95,12 +96,15 @@ class Codes:
 
     def values(self) -> NDArray[np.float32]:
         """float32 (rows, columns), product and sum each rounded once."""
-        group = self.grid.group
-        scales = np.repeat(self.scales, group, axis=1)
+        scales = self.along(self.scales)
         if self.grid.table is not None:
             return np.asarray(self.grid.table, np.float32)[self.codes] * scales
         assert self.biases is not None
-        return scales * self.codes.astype(np.float32) + np.repeat(self.biases, group, axis=1)
+        return scales * self.codes.astype(np.float32) + self.along(self.biases)
+
+    def along(self, groups: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(rows, groups) -> (rows, columns): every group's entry at each of its columns."""
+        return np.repeat(groups, self.grid.group, axis=1)[:, : self.codes.shape[1]]
 
 
 @dataclass(frozen=True)

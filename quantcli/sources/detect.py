@@ -14,12 +14,15 @@ from quantcli.sources.awq import open_awq
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
 from quantcli.sources.gguf import open_gguf
 from quantcli.sources.gpt_oss import open_gpt_oss
+from quantcli.sources.gptq import open_auto_round, open_gptq
 from quantcli.sources.hf import open_hf
 from quantcli.sources.mlx import looks_mlx, open_mlx
 
 #: `quant_method` of config.json's `quantization_config` -> who reads it.
 QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]] = {
     "awq": open_awq,
+    "gptq": open_gptq,
+    "auto-round": open_auto_round,
     "mxfp4": open_gpt_oss,
 }
 

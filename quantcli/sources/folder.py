@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from quantcli.arrays import Array
 from quantcli.checkpoint import Part
 from quantcli.containers import safetensors
 from quantcli.containers.hostile import opened, shown
@@ -22,6 +23,9 @@ INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 #: An error lists so many files at most.
 MOST_LISTED = 16
+
+#: An array that says how others are stored is at most so large.
+MAX_DESCRIBING = 16 << 20
 
 #: Files that belong to a model beside its tensors and its config, copied byte for byte to folder targets.
 SIDECARS = (
@@ -48,6 +52,9 @@ class Folder(Protocol):
 
     def path(self, name: str) -> Path:
         """Where the file lies, for parts to be read from."""
+
+    def array(self, part: Part) -> Array:
+        """A small stored array that says how others are stored, as a matrix (see `Part.read`)."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,16 @@ class LocalFolder:
 
     def path(self, name: str) -> Path:
         return self.root / name
+
+    def array(self, part: Part) -> Array:
+        check_describing(part)
+        return part.read()
+
+
+def check_describing(part: Part) -> None:
+    """Refuse to read an array that is too large to be a description; raises `BadInput`."""
+    if part.nbytes > MAX_DESCRIBING:
+        raise BadInput(f"{part.file}: tensor {part.name}: has {part.nbytes} bytes, too many for what it should say.")
 
 
 def read_json(folder: Folder, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ layout of its scheme. All that no module takes is a dense tensor.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -72,9 +72,19 @@ def checkpoint(
     )  # fmt: skip
 
 
-def size(shape: tuple[int, ...]) -> int:
-    """How many values an array of that shape holds."""
-    return math.prod(shape)
+#: A repetition of something that itself repeats: matching such a pattern may take forever.
+_NESTED = re.compile(r"[*+}]\)[*+{]")
+LONGEST_PATTERN = 1000
+
+
+def pattern(text: str, label: str) -> re.Pattern[str]:
+    """A regular expression of a file; raises `BadInput` for one that is wrong or could take forever to match."""
+    if len(text) > LONGEST_PATTERN or _NESTED.search(text):
+        raise BadInput(f"{label}: this regular expression is too long, or repeats what repeats itself: simplify it.")
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise BadInput(f"{label}: is no regular expression ({error}).") from error
 
 
 class Keys:
