@@ -52,8 +52,9 @@ def _scales_hold(step: Step, slab: Slab) -> bool:
     shape = list(matrix_shape(spec.shape)) if spec.axis == 0 else list(spec.shape)
     assert spec.axis is not None
     shape[spec.axis] = -(-(slab.stop - slab.start) // spec.rows) * spec.indices
-    codes = weight.scheme.codes({**parts, weight.scheme.codes_part: np.zeros(shape, numpy_dtype(spec.dtype))})
+    parts = {**parts, weight.scheme.codes_part: np.zeros(shape, numpy_dtype(spec.dtype))}
     try:
+        codes = weight.scheme.codes(parts)
         packed = step.scheme.codes(step.scheme.pack(codes))
     except DoesNotFit:
         return False

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.schemes import packed
-from quantcli.schemes.base import Codes, DoesNotFit, Parts, PartSpec
+from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.scaled import Floats, Scaled
 
 #: The values of `checkpoint_format` that are read.
@@ -95,15 +95,6 @@ class Gptq(Scaled):
 
     def zeros(self, parts: Parts, rows: int) -> Floats:
         return self.stored_zeros(parts["qzeros"], rows).T.astype(np.float32)
-
-    def codes(self, parts: Parts) -> Codes:
-        codes = super().codes(parts)
-        if self.zero is not None:
-            odd = self.stored_zeros(parts["qzeros"], len(codes.codes))
-            if (odd != self.zero).any():
-                found = odd[odd != self.zero][0]
-                raise DoesNotFit(f"`sym` is true, but a zero point is {found}, not {self.zero}")
-        return codes
 
     def stored_zeros(self, words: Array, rows: int) -> NDArray[np.uint8]:
         """The zero points (groups, rows) of a slab's qzeros."""

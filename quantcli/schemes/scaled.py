@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
-from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 
 Floats = NDArray[np.float32]
 
@@ -157,13 +157,16 @@ class Scaled(Scheme):
         """Zero points of codes without a table, float32 (rows, groups) or broadcastable to it."""
         return np.full((1, 1), self.zero, np.float32)
 
+    def _held_zeros(self, parts: Parts, rows: int) -> Floats:
+        """The zero points; raises `DoesNotFit` where settings say that there is one for all, and one is another."""
+        zeros = self.zeros(parts, rows)
+        if self.zero is not None and (odd := zeros != self.zero).any():
+            raise DoesNotFit(f"its settings say symmetric, but a zero point is {zeros[odd][0]:g}, not {self.zero}")
+        return zeros
+
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         """The parts that hold codes and zero points."""
         raise NotImplementedError
-
-    @property
-    def scales_part(self) -> str:
-        return "scales"
 
     def scales_spec(self, shape: tuple[int, ...]) -> PartSpec:
         """How scales are stored."""
@@ -171,7 +174,7 @@ class Scaled(Scheme):
 
     def float_scales(self, parts: Parts, rows: int) -> Floats:
         """float32 (rows, groups), unrounded."""
-        return self.scales.spread(floats(parts[self.scales_part]), rows)
+        return self.scales.spread(floats(parts["scales"]), rows)
 
     @property
     def scale_dtype(self) -> str:
@@ -191,7 +194,7 @@ class Scaled(Scheme):
         return None if shape[1] == self.columns else f"has rows of {shape[1]}, not of {self.columns}"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
-        parts = self.packing(shape) | {self.scales_part: self.scales_spec(shape)}
+        parts = self.packing(shape) | {"scales": self.scales_spec(shape)}
         if self.ordered:
             parts["g_idx"] = PartSpec("i32", (self.columns,), axis=None)
         return parts | {extra.part: PartSpec(extra.dtype, extra.shape, axis=None) for extra in self.extras}
@@ -208,8 +211,13 @@ class Scaled(Scheme):
             values = codes.astype(np.float32)
             values -= self._placed(self.zeros(parts, rows), parts)
         with np.errstate(over="ignore", invalid="ignore"):
-            values *= self._placed(scales, parts)
+            values = self.scaled(values, scales, parts)
         return rounded(values, self.compute)
+
+    def scaled(self, values: Floats, scales: Floats, parts: Parts) -> Floats:
+        """float32 values times the scales of their groups; may be done in place."""
+        values *= self._placed(scales, parts)
+        return values
 
     def _placed(self, groups: Floats, parts: Parts) -> Floats:
         """Each group's entry at its columns."""
@@ -227,9 +235,9 @@ class Scaled(Scheme):
             odd = [code for code, value in enumerate(self.table) if not np.isfinite(value)]
             stored = array.view(np.uint8)
             return any(bool((stored == code).any()) for code in odd)
-        if part == self.scales_part and self.scales.dtype in POWERS:
+        if part == "scales" and self.scales.dtype in POWERS:
             return bool((array.view(np.uint8) == 255).any())
-        if part == self.scales_part and self.scales.dtype == "f8_e4m3":
+        if part == "scales" and self.scales.dtype == "f8_e4m3":
             return bool((array.view(np.uint8) & 127 == 127).any())
         return array.dtype.name in _FLOAT_NAMES and nonfinite(array)
 
@@ -244,7 +252,7 @@ class Scaled(Scheme):
         grid, codes = self.grid(), self.unpack(parts)
         assert grid is not None
         scales = np.ascontiguousarray(self.float_scales(parts, len(codes)))
-        biases = None if self.table is not None else -self.zeros(parts, len(codes)) * scales
+        biases = None if self.table is not None else -self._held_zeros(parts, len(codes)) * scales
         return Codes(grid, codes, scales, biases)
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:

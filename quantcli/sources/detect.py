@@ -11,6 +11,7 @@ from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.sources.awq import open_awq
+from quantcli.sources.compressed_tensors import open_compressed_tensors
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
 from quantcli.sources.gguf import open_gguf
 from quantcli.sources.gpt_oss import open_gpt_oss
@@ -24,6 +25,7 @@ QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
     "gptq": open_gptq,
     "auto-round": open_auto_round,
     "mxfp4": open_gpt_oss,
+    "compressed-tensors": open_compressed_tensors,
 }
 
 

@@ -13,18 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.gptq import DENSE_BITS, FORMATS, Gptq
 from quantcli.schemes.packed import PLANES, WORD
-from quantcli.schemes.scaled import Extra, Scales
+from quantcli.schemes.scaled import Scales
 from quantcli.sources.awq import open_awq
-from quantcli.sources.folder import Folder, LocalFolder, Tensors
-from quantcli.sources.modules import Keys, beside, checkpoint, held, pattern, where
+from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.modules import Keys, beside, checkpoint, extras_of, held, order_of, pattern, where
 
 SUFFIXES = {"qweight": ".qweight", "qzeros": ".qzeros", "scales": ".scales", "g_idx": ".g_idx"}
 WHOLE_ROW = -1
@@ -160,32 +158,13 @@ def _weight(module: str, parts: Mapping[str, Part], wanted: Settings, folder: Fo
         raise BadInput(f"{where(scales)}: is {scales.dtype}, scales are f16, bf16, f32 or f64.")
     group = None if wanted.group_size == WHOLE_ROW or not columns else wanted.group_size
     groups = 1 if group is None else -(-columns // group)
-    ordered = _is_ordered(stored, wanted, columns, group, groups, folder)
-    extras = (Extra("g_idx", "i32", (columns,)),) if "g_idx" in stored and not ordered else ()
+    ordered = order_of(stored, wanted.act_order, columns, group, groups, folder, "desc_act")
+    extras = () if ordered else extras_of(stored, ("g_idx",))
     scheme = Gptq(
         columns=columns, scales=Scales(scales.dtype, 1, group, turned=True), bits=wanted.bits,
         symmetric=wanted.symmetric, layout_format=wanted.layout_format, words=qweight.dtype, ordered=ordered,
         compute="bf16" if scales.dtype == "bf16" else "f16", extras=extras,
     )  # fmt: skip
     reason = wanted.reason + (", desc_act" if ordered else "")
-    return held(f"{module}.weight", (rows, columns), scheme, stored, reason)
+    return held(f"{module}.weight", (rows, columns), scheme, stored, reason, SUFFIXES)
 
-
-def _is_ordered(
-    stored: Mapping[str, Part], wanted: Settings, columns: int, group: int | None, groups: int, folder: Folder
-) -> bool:
-    """Whether columns belong to groups in another order than their own: what `g_idx` says."""
-    index = stored.get("g_idx")
-    if index is None:
-        if wanted.act_order and groups > 1:
-            raise BadInput(f"{where(stored['qweight'])}: has no .g_idx beside it, which `desc_act` true needs.")
-        return False
-    if index.shape != (columns,) or index.dtype != "i32":
-        raise BadInput(f"{where(index)}: is {index.dtype} {list(index.shape)}, i32 [{columns}] is needed.")
-    # Over the network each would be a request; without desc_act they are in order.
-    if not wanted.act_order and not isinstance(folder, LocalFolder):
-        return False
-    found = folder.array(index).reshape(-1)
-    if columns and not 0 <= int(found.min()) <= int(found.max()) < groups:
-        raise BadInput(f"{where(index)}: names group {int(found.max())}, there are 0 to {groups - 1}.")
-    return not np.array_equal(found, np.arange(columns) // (group or max(1, columns)))

@@ -7,14 +7,18 @@ layout of its scheme. All that no module takes is a dense tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from quantcli.arrays import FLOATS, TORCH_DTYPES
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.schemes.base import Scheme
-from quantcli.sources.folder import Folder, Tensors, sidecars
+from quantcli.schemes.scaled import Extra
+from quantcli.sources.folder import Folder, LocalFolder, Tensors, sidecars
 from quantcli.sources.hf import QUANTIZED_SUFFIXES, dense
 
 
@@ -28,10 +32,13 @@ def beside(module: str, suffixes: Mapping[str, str], parts: Mapping[str, Part]) 
     return {part: parts[module + suffix] for part, suffix in suffixes.items() if module + suffix in parts}
 
 
-def held(name: str, shape: tuple[int, ...], scheme: Scheme, stored: Mapping[str, Part], reason: str) -> Weight:
+def held(
+    name: str, shape: tuple[int, ...], scheme: Scheme, stored: Mapping[str, Part], reason: str,
+    suffixes: Mapping[str, str] | None = None,
+) -> Weight:  # fmt: skip
     """A weight whose arrays are those of its scheme's layout; raises `BadInput` for the first that is not.
 
-    reason: where the settings stand, as `key: what they say`; the error quotes it.
+    reason: where the settings stand, as `key: what they say`; the error quotes it. suffixes: of the parts' names.
     """
     first = next(iter(stored.values()))
     if min(shape, default=0) <= 0:
@@ -41,7 +48,8 @@ def held(name: str, shape: tuple[int, ...], scheme: Scheme, stored: Mapping[str,
     layout = scheme.layout(shape)
     for part, spec in layout.items():
         if part not in stored:
-            raise BadInput(f"{where(first)}: has no `{part}` beside it, which {scheme.name} needs ({reason}).")
+            called = (suffixes or {}).get(part, part)
+            raise BadInput(f"{where(first)}: has no {called} beside it, which {scheme.name} needs ({reason}).")
         found = stored[part]
         if (found.dtype, found.shape) != (spec.dtype, spec.shape):
             raise BadInput(
@@ -70,6 +78,62 @@ def checkpoint(
         kind, "hf", folder.path("."), tensors.files, dict(sorted(weights.items())), config,
         sidecars=sidecars(folder), warnings=(*tensors.warnings, *warnings),
     )  # fmt: skip
+
+
+def extras_of(stored: Mapping[str, Part], names: Iterable[str]) -> tuple[Extra, ...]:
+    """Those of the arrays that are copied along."""
+    return tuple(Extra(name, stored[name].dtype, stored[name].shape) for name in names if name in stored)
+
+
+def compute_dtype(config: Mapping[str, Any]) -> str:
+    """The dtype that a tool computes in which leaves it to the model: config.json's, else bfloat16."""
+    for key in ("torch_dtype", "dtype"):
+        value = config.get(key)
+        if isinstance(value, str) and value in TORCH_DTYPES:
+            return TORCH_DTYPES[value]
+    return "bf16"
+
+
+def order_of(
+    stored: Mapping[str, Part], wanted: bool, columns: int, group: int | None, groups: int, folder: Folder, key: str
+) -> bool:
+    """Whether columns belong to groups in another order than their own, which `g_idx` says.
+
+    wanted: the settings, at `key`, say so, and `g_idx` has to be there. group: None for one group a row.
+    """
+    index = stored.get("g_idx")
+    if index is None:
+        if wanted and groups > 1:
+            raise BadInput(f"{where(next(iter(stored.values())))}: has no g_idx beside it, which `{key}` needs.")
+        return False
+    if index.shape != (columns,) or index.dtype != "i32":
+        raise BadInput(f"{where(index)}: is {index.dtype} {list(index.shape)}, i32 [{columns}] is needed.")
+    # Over the network each would be a request; unless the settings say otherwise they are in order.
+    if not wanted and not isinstance(folder, LocalFolder):
+        return False
+    found = folder.array(index).reshape(-1)
+    if columns and not 0 <= int(found.min()) <= int(found.max()) < groups:
+        raise BadInput(f"{where(index)}: names groups {found.min()} to {found.max()}, there are 0 to {groups - 1}.")
+    return not np.array_equal(found, np.arange(columns) // (group or max(1, columns)))
+
+
+#: Matrices that are linears in every architecture that has them.
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def refuse_unpacked(
+    parts: Mapping[str, Part], modules: Collection[str], label: str, wanted: Callable[[str, bool], bool]
+) -> None:
+    """Raise `BadInput` for a dense matrix whose module the settings at `label` say is quantized.
+
+    wanted(module, linear): whether they say so; linear: the module's name is one of linears.
+    """
+    for name, part in parts.items():
+        module = name.removesuffix(".weight")
+        if module == name or module in modules or len(part.shape) != 2 or part.dtype not in FLOATS:
+            continue
+        if wanted(module, ".layers." in module and module.endswith(LINEARS)):
+            raise BadInput(f"{where(part)}: is dense, but {label} says that {module} is quantized.")
 
 
 #: A repetition of something that itself repeats: matching such a pattern may take forever.
