@@ -55,6 +55,8 @@ class Bytewise(Scaled):
 
     @property
     def name(self) -> str:
+        if self.stored == "f8_e4m3" and self.scales.columns == 32 and self.scale_dtype == "f8_e8m0":
+            return "mxfp8"
         if self.stored not in INTEGERS:
             return f"fp8-{self.stored.removeprefix('f8_')}{self.scales.suffix}"
         asymmetric = "uint" if self.stored == "u8" or self.bits != 8 else "int8-asym"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.mx_floats import E8M0
 
 Floats = NDArray[np.float32]
 
@@ -97,10 +98,7 @@ class Scales:
 def floats(stored: Array) -> Floats:
     """Stored scales as float32; bytes are E8M0."""
     if stored.dtype.itemsize == 1 and (stored.dtype.kind == "u" or stored.dtype.name == "float8_e8m0fnu"):
-        # 2**-127 is below float32's normal numbers: built in float64, where every power of two is exact.
-        powers = np.exp2(np.arange(256, dtype=np.float64) - 127).astype(np.float32)
-        powers[255] = np.nan
-        return powers[stored.view(np.uint8)]
+        return np.array((*E8M0[:255], np.nan), np.float32)[stored.view(np.uint8)]
     return to_float32(stored)
 
 

@@ -13,11 +13,13 @@ from quantcli.errors import BadInput
 from quantcli.sources.awq import open_awq
 from quantcli.sources.compressed_tensors import open_compressed_tensors
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
+from quantcli.sources.fp8 import open_fp8
 from quantcli.sources.gguf import open_gguf
 from quantcli.sources.gpt_oss import open_gpt_oss
 from quantcli.sources.gptq import open_auto_round, open_gptq
 from quantcli.sources.hf import open_hf
 from quantcli.sources.mlx import looks_mlx, open_mlx
+from quantcli.sources.modelopt import open_modelopt
 
 #: `quant_method` of config.json's `quantization_config` -> who reads it.
 QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]] = {
@@ -26,6 +28,9 @@ QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
     "auto-round": open_auto_round,
     "mxfp4": open_gpt_oss,
     "compressed-tensors": open_compressed_tensors,
+    "fp8": open_fp8,
+    "fbgemm_fp8": open_fp8,
+    "modelopt": open_modelopt,
 }
 
 

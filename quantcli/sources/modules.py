@@ -117,6 +117,14 @@ def order_of(
     return not np.array_equal(found, np.arange(columns) // (group or max(1, columns)))
 
 
+def names_module(names: Iterable[str], module: str) -> bool:
+    """Whether a list of modules names this one, one that it is in, or the end of its name."""
+    return any(
+        module == name or module.startswith(f"{name}.") or module.endswith(f".{name}") or f".{name}." in module
+        for name in names
+    )
+
+
 #: Matrices that are linears in every architecture that has them.
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
