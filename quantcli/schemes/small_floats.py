@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.arrays import to_float32
 from quantcli.schemes import packed
 from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.mx_floats import E2M1
@@ -52,17 +53,20 @@ class SmallFloat(Scaled):
     """`mxfp4`, `mxfp6-e2m3`, `mxfp6-e3m2`; `nvfp4` where there is a global scale.
 
     element: of ELEMENTS. divides: the global scale divides, else it multiplies; None where there is none.
-    global_shape: of the stored global scale.
+    global_shape, global_dtype: of the stored global scale.
     """
 
     element: str
     divides: bool | None = None
     global_shape: tuple[int, ...] = ()
+    global_dtype: str = "f32"
 
     @property
     def name(self) -> str:
         if self.scales.dtype == "f8_e4m3":
             return "nvfp4"
+        if self.scales.grid_dtype != "f8_e8m0":
+            return f"{self.element}{self.scales.suffix}"
         return "mxfp4" if self.element == "e2m1" else f"mxfp6-{self.element}"
 
     @property
@@ -93,7 +97,7 @@ class SmallFloat(Scaled):
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         parts = {"weight": PartSpec("u8", (shape[0], shape[1] * self.code_bits // 8))}
         if self.divides is not None:
-            parts["global"] = PartSpec("f32", self.global_shape, axis=None)
+            parts["global"] = PartSpec(self.global_dtype, self.global_shape, axis=None)
         return parts
 
     def unpack(self, parts: Parts) -> NDArray[np.uint8]:
@@ -105,6 +109,6 @@ class SmallFloat(Scaled):
         scales = floats(parts["scales"])
         if self.divides is None:
             return scales
-        whole = parts["global"].reshape(-1)[0]
+        whole = to_float32(parts["global"].reshape(-1))[0]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return scales / whole if self.divides else scales * whole

@@ -20,6 +20,7 @@ from quantcli.sources.gptq import open_auto_round, open_gptq
 from quantcli.sources.hf import open_hf
 from quantcli.sources.mlx import looks_mlx, open_mlx
 from quantcli.sources.modelopt import open_modelopt
+from quantcli.sources.quark import open_quark
 
 #: `quant_method` of config.json's `quantization_config` -> who reads it.
 QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]] = {
@@ -31,6 +32,7 @@ QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
     "fp8": open_fp8,
     "fbgemm_fp8": open_fp8,
     "modelopt": open_modelopt,
+    "quark": open_quark,
 }
 
 
