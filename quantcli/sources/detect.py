@@ -11,6 +11,7 @@ from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.sources.awq import open_awq
+from quantcli.sources.bitsandbytes import open_bitsandbytes
 from quantcli.sources.compressed_tensors import open_compressed_tensors
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
 from quantcli.sources.fp8 import open_fp8
@@ -18,9 +19,11 @@ from quantcli.sources.gguf import open_gguf
 from quantcli.sources.gpt_oss import open_gpt_oss
 from quantcli.sources.gptq import open_auto_round, open_gptq
 from quantcli.sources.hf import open_hf
+from quantcli.sources.hqq import open_hqq
 from quantcli.sources.mlx import looks_mlx, open_mlx
 from quantcli.sources.modelopt import open_modelopt
 from quantcli.sources.quark import open_quark
+from quantcli.sources.torchao import open_torchao
 
 #: `quant_method` of config.json's `quantization_config` -> who reads it.
 QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]] = {
@@ -33,6 +36,9 @@ QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
     "fbgemm_fp8": open_fp8,
     "modelopt": open_modelopt,
     "quark": open_quark,
+    "bitsandbytes": open_bitsandbytes,
+    "hqq": open_hqq,
+    "torchao": open_torchao,
 }
 
 

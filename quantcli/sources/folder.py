@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -108,11 +108,12 @@ def read_json(folder: Folder, name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tensors:
-    """All stored arrays of a folder by name, and the files that hold them."""
+    """All stored arrays of a folder by name, the files that hold them, and the text in those files' headers."""
 
     parts: Mapping[str, Part]
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def tensor_files(names: list[str], label: str) -> list[str]:
@@ -148,17 +149,19 @@ def read_tensors(folder: Folder, only: str | None = None) -> Tensors:
     if only is None and INDEX in names:
         return _by_index(folder, set(names))
     parts: dict[str, Part] = {}
+    metadata: dict[str, str] = {}
     files = [only] if only else tensor_files(names, folder.label)
     for name in files:
-        path = folder.path(name)
-        for key, entry in folder.header(name).entries.items():
+        path, header = folder.path(name), folder.header(name)
+        metadata |= header.metadata
+        for key, entry in header.entries.items():
             if key in parts:
                 raise BadInput(
                     f"{path}: tensor {key} stands in {parts[key].file.name} too, and there is no {INDEX} to decide: "
                     "remove one of the files."
                 )
             parts[key] = Part(key, entry.dtype, entry.shape, path, entry.offset)
-    return Tensors(parts, tuple(folder.path(name) for name in files), ())
+    return Tensors(parts, tuple(folder.path(name) for name in files), (), metadata)
 
 
 def _by_index(folder: Folder, names: set[str]) -> Tensors:
@@ -186,7 +189,8 @@ def _by_index(folder: Folder, names: set[str]) -> Tensors:
         warnings = (
             f"{len(stray)} tensors that {INDEX} does not place where they lie are left out, {stray[0]} the first.",
         )
-    return Tensors(parts, tuple(folder.path(name) for name in files), warnings)
+    metadata = {key: text for name in files for key, text in headers[name].metadata.items()}
+    return Tensors(parts, tuple(folder.path(name) for name in files), warnings, metadata)
 
 
 def _check_file_name(name: object, key: str, label: str) -> None:
