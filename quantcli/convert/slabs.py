@@ -46,7 +46,9 @@ def work_bytes(draft: Draft, route: Route) -> int:
 def is_strided(draft: Draft) -> bool:
     """Whether a range of rows lies all over the stored parts (AWQ), so that each slab reads all of them."""
     weight = draft.weight
-    return weight is not None and any(spec.axis == 1 for spec in weight.scheme.layout(weight.shape).values())
+    return weight is not None and any(
+        spec.axis == 1 and len(spec.shape) > 1 for spec in weight.scheme.layout(weight.shape).values()
+    )
 
 
 def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | None = None) -> list[Slab]:
@@ -117,7 +119,7 @@ def _read_part(part: Part, spec: PartSpec, start: int, stop: int) -> NDArray[np.
         return part.read()
     first = start // spec.rows * spec.indices
     last = -(-stop // spec.rows) * spec.indices
-    length = part.shape[1] if spec.axis == 1 else matrix_shape(part.shape)[0]
+    length = matrix_shape(part.shape)[spec.axis]
     return part.read(first, min(last, length), spec.axis)
 
 

@@ -19,7 +19,7 @@ from quantcli.schemes.awq import BITS, ROWS_PER_WORD, Awq
 from quantcli.schemes.awq_gemv import FAST_ROWS, MULTIPLES, AwqGemv, AwqGemvFast
 from quantcli.schemes.dense import holds
 from quantcli.schemes.scaled import Scales
-from quantcli.sources.folder import Folder, Tensors, sidecars
+from quantcli.sources.folder import Folder, Tensors, settings_files, sidecars
 from quantcli.sources.hf import dense
 from quantcli.sources.modules import beside, checkpoint, held
 
@@ -89,7 +89,7 @@ def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     warnings = (*tensors.warnings, *_ignored(packed.values()), *_own(others), *warning)
     return Checkpoint(
         "awq", "hf", folder.path("."), tensors.files, dict(sorted((others | unified).items())), config,
-        sidecars=sidecars(folder), warnings=warnings,
+        sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder), warnings=warnings,
     )  # fmt: skip
 
 

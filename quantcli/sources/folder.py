@@ -34,6 +34,9 @@ SIDECARS = (
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 
+#: Files in which quantizers repeat config.json's `quantization_config`.
+SETTINGS = ("quantize_config.json", "quantization_config.json", "hf_quant_config.json", "quant_config.json")
+
 
 class Folder(Protocol):
     """What a source needs of a folder, here or on the Hub. `label` names it in errors."""
@@ -210,3 +213,8 @@ def sidecars(folder: Folder) -> tuple[Path, ...]:
         if n in SIDECARS or (n.endswith(".jinja") and PurePosixPath(n).parent.name in ("", "additional_chat_templates"))
     ]
     return tuple(folder.path(name) for name in sorted(set(found)))
+
+
+def settings_files(folder: Folder) -> tuple[Path, ...]:
+    """The files of `SETTINGS` that the folder has."""
+    return tuple(folder.path(name) for name in sorted(set(SETTINGS).intersection(folder.names())))

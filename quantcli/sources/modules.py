@@ -18,7 +18,7 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.scaled import Extra
-from quantcli.sources.folder import Folder, LocalFolder, Tensors, sidecars
+from quantcli.sources.folder import Folder, LocalFolder, Tensors, settings_files, sidecars
 from quantcli.sources.hf import QUANTIZED_SUFFIXES, dense
 
 
@@ -76,7 +76,8 @@ def checkpoint(
         weights[name] = dense(part)
     return Checkpoint(
         kind, "hf", folder.path("."), tensors.files, dict(sorted(weights.items())), config,
-        sidecars=sidecars(folder), warnings=(*tensors.warnings, *warnings),
+        sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder),
+        warnings=(*tensors.warnings, *warnings),
     )  # fmt: skip
 
 

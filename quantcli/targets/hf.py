@@ -5,6 +5,7 @@ Source: transformers' `save_pretrained`: shards, index where there are several, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,16 @@ from quantcli.targets.mlx import STORAGE_KEYS, dtype_keys, subject
 from quantcli.targets.shards import copied_files, index_file, json_file, shards
 
 #: Families whose stored layout is a Hugging Face one.
-FAMILIES = ("awq", "gpt-oss")
+FAMILIES = (
+    "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
+)  # fmt: skip
+
+#: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
+DENSE_MODULES = {
+    "awq": "modules_to_not_convert", "mxfp4": "modules_to_not_convert", "fp8": "modules_to_not_convert",
+    "fbgemm_fp8": "modules_to_not_convert", "torchao": "modules_to_not_convert", "compressed-tensors": "ignore",
+    "modelopt": "ignore", "quark": "exclude", "bitsandbytes": "llm_int8_skip_modules", "hqq": "skip_modules",
+}  # fmt: skip
 
 
 class HfTarget:
@@ -56,10 +66,12 @@ class HfTarget:
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
-        files, where = shards(placed, settings.shard_size, {"format": "pt"})
+        is_kept = any(w.scheme.family in FAMILIES for w in placed)
+        files, where = shards(placed, settings.shard_size, (source.header if is_kept else {}) | {"format": "pt"})
         config = _config(source, placed, settings)
         index = [index_file(where, placed)] if len(files) > 1 else []
-        return [*files, *index, json_file("config.json", config), *copied_files(source)], []
+        copies = copied_files(source, settings=is_kept)
+        return [*files, *index, json_file("config.json", config), *copies], []
 
 
 def _config(source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> dict[str, Any]:
@@ -79,8 +91,19 @@ def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]
     if not decoded:
         return {}
     settings = dict(source.config["quantization_config"])
-    modules = {w.name.removesuffix(".weight") for w in decoded} | set(settings.get("modules_to_not_convert") or ())
-    return {"quantization_config": settings | {"modules_to_not_convert": sorted(modules)}}
+    method = settings.get("quant_method")
+    modules = sorted(w.name.removesuffix(".weight") for w in decoded)
+    if method == "gptq":
+        dynamic = {f"-:{re.escape(module)}$": {} for module in modules} | dict(settings.get("dynamic") or {})
+        return {"quantization_config": settings | {"dynamic": dynamic}}
+    key = DENSE_MODULES.get(str(method))
+    if key is None:
+        raise NotPossible(
+            f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: settings of {method} have no "
+            "list of such modules; make all weights dense."
+        )
+    listed = [*(settings.get(key) or ()), *(module for module in modules if module not in (settings.get(key) or ()))]
+    return {"quantization_config": settings | {key: listed}}
 
 
 def _was_quantized(placed: Placed, source: Checkpoint) -> bool:
