@@ -159,8 +159,10 @@ class _Chooser:
         route, grade = choose(source, scheme, draft.shape)
         if draft.turned:
             *leading, rows, columns = draft.shape
-            draft = replace(draft, shape=(*leading, columns, rows)) if isinstance(scheme, Dense) else (
-                replace(draft, turned=False)
+            draft = (
+                replace(draft, shape=(*leading, columns, rows))
+                if isinstance(scheme, Dense)
+                else (replace(draft, turned=False))
             )
         return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
 

@@ -82,7 +82,8 @@ def carry(
 
     rows: the slab's source row of each target row, None where the order stays. rowwise: the source's parts may be
     permuted. via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is
-    computed. importance: of the slab's columns. turn: what becomes of the values before they are encoded. Raises `DoesNotFit`.
+    computed. importance: of the slab's columns. turn: what becomes of values before they are encoded. Raises
+    `DoesNotFit`.
     """
     if rows is not None and rowwise:
         parts = {name: part[rows] for name, part in parts.items()}

@@ -93,8 +93,8 @@ def read(draft: Draft, slab: Slab) -> tuple[Parts, NDArray[np.int64] | None]:
     assert weight is not None
     specs = weight.scheme.layout(weight.shape)
     if draft.turned:
-        matrices = (edge // draft.shape[-2] for edge in (slab.start, slab.stop))
-        return read_rows(weight, specs, *(matrix * weight.shape[-2] for matrix in matrices)), None
+        start, stop = (edge // draft.shape[-2] * weight.shape[-2] for edge in (slab.start, slab.stop))
+        return read_rows(weight, specs, start, stop), None
     if draft.rows is None:
         return read_rows(weight, specs, slab.start, slab.stop), None
     if len(weight.shape) < 2:

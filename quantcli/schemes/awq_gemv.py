@@ -13,6 +13,7 @@ Sources: AutoAWQ (awq/modules/linear/gemv.py, gemv_fast.py, awq/utils/packing_ut
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +38,9 @@ def zeros_width(columns: int, group: int) -> int:
     >>> zeros_width(320, 64), zeros_width(4096, 128)
     (2, 4)
     """
+    words = math.ceil(columns // group / WORD)
     multiple = MULTIPLES[min(group, 128)]
-    return -(-(-(-(columns // group) // WORD)) // multiple) * multiple
+    return math.ceil(words / multiple) * multiple
 
 
 @dataclass(frozen=True, kw_only=True)

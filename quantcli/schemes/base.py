@@ -53,7 +53,8 @@ class PartSpec:
 
     `axis` is the axis that runs along the weight's rows: `rows` rows of the weight are `indices` indices of it (AWQ
     packs 8 rows into one word along axis 1: rows=8, indices=1). None: no row range cuts this part, it is then whole.
-    A vector is a matrix of one row, so axis 1 runs along it. With axis 0 the part's leading axes (all but its last) are flattened as the weight's are.
+    A vector is a matrix of one row, so axis 1 runs along it. With axis 0 the part's leading axes (all but its last)
+    are flattened as the weight's are.
     """
 
     dtype: str

@@ -35,6 +35,8 @@ NF4 = (
 _FP4 = (0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25)
 FP4 = (*_FP4, *(-value for value in _FP4))
 TABLES = {"nf4": NF4, "fp4": FP4}
+#: Not how absolute maxima lie, but that they are float32.
+PER_ROW = Scales("f32")
 ROUNDING = {"nf4": 0.092, "fp4": 0.12}
 
 
@@ -60,7 +62,7 @@ class Bnb4(Scaled):
     nested: Nested | None = None
     storage: str = "u8"
     family: str = "bnb"
-    scales: Scales = Scales("f32")
+    scales: Scales = PER_ROW
 
     @property
     def name(self) -> str:
@@ -106,7 +108,8 @@ class Bnb4(Scaled):
         return PartSpec(dtype, shape, axis=axis, rows=whole // self.columns, indices=whole // each)
 
     def _flat_codes(self, parts: Parts) -> NDArray[np.uint8]:
-        return packed.nibbles(np.ascontiguousarray(parts["weight"]).reshape(1, -1), high_first=True)[0]
+        stored = np.ascontiguousarray(parts["weight"]).reshape(1, -1)
+        return packed.nibbles(stored, high_first=True).reshape(-1)
 
     def unpack(self, parts: Parts) -> NDArray[np.uint8]:
         codes = self._flat_codes(parts)

@@ -101,4 +101,7 @@ def _as_mlx(parts: Parts) -> Parts:
 
 
 def _from_mlx(parts: Parts) -> Parts:
-    return {"blocks": np.ascontiguousarray(parts["weight"]).view(np.uint8).reshape(-1, BYTES), "scales": parts["scales"]}
+    return {
+        "blocks": np.ascontiguousarray(parts["weight"]).view(np.uint8).reshape(-1, BYTES),
+        "scales": parts["scales"],
+    }

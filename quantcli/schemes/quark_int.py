@@ -126,7 +126,8 @@ class QuarkInt(Scaled):
                 return packed.dense(stored, 4, stored.shape[1] * 8)
             return np.ascontiguousarray(awq.unpack(stored).T)
         if self.dtype == "uint2":
-            return (stored[:, :, None] >> np.array([6, 4, 2, 0], np.uint8) & np.uint8(3)).reshape(len(stored), -1)
+            quarters = stored[:, :, None] >> np.array([6, 4, 2, 0], np.uint8) & np.uint8(3)
+            return quarters.astype(np.uint8).reshape(len(stored), -1)
         if self.dtype == "int3":
             return _threes(stored)
         return stored.astype(np.uint8) & np.uint8((1 << self.code_bits) - 1)
@@ -149,4 +150,5 @@ def _threes(stored: Array) -> NDArray[np.uint8]:
     threes = stored.reshape(len(stored), -1, 3).astype(np.uint32)
     wide = threes[:, :, 0] | threes[:, :, 1] << np.uint32(8) | threes[:, :, 2] << np.uint32(16)
     codes = wide[:, :, None] >> np.arange(0, 24, 3, dtype=np.uint32) & np.uint32(7)
-    return codes.astype(np.uint8).reshape(len(stored), -1)
+    found: NDArray[np.uint8] = codes.astype(np.uint8).reshape(len(stored), -1)
+    return found

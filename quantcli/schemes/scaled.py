@@ -1,6 +1,6 @@
 """Codes times scales: what the layouts of Hugging Face's quantizers share, whichever way each packs its codes.
 
-    value = (code - zero) * scale      or      table[code] * scale          rounded to the dtype that the tool computes in
+    value = (code - zero) * scale     or     table[code] * scale          rounded to the dtype that the tool computes in
 
     which values share a scale          stored array
     tensor    all                       () or (1,)

@@ -111,4 +111,5 @@ class SmallFloat(Scaled):
             return scales
         whole = to_float32(parts["global"].reshape(-1))[0]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            return scales / whole if self.divides else scales * whole
+            found: Floats = scales / whole if self.divides else scales * whole
+        return found

@@ -58,7 +58,9 @@ def open_bitsandbytes(folder: Folder, config: Mapping[str, Any], tensors: Tensor
     modules = {*states, *rows}
     odd = next((module for module in sorted(modules) if names_module(skipped, module)), None)
     if odd is not None:
-        raise BadInput(f"{where(parts[odd + '.weight'])}: is quantized, but {keys.label}.llm_int8_skip_modules names it.")
+        raise BadInput(
+            f"{where(parts[odd + '.weight'])}: is quantized, but {keys.label}.llm_int8_skip_modules names it."
+        )
     refuse_unpacked(
         parts, modules, f"{keys.label}.llm_int8_skip_modules, which does not name it,",
         lambda module, linear: linear and not names_module(skipped, module),
@@ -144,7 +146,9 @@ def _eight_bits(module: str, parts: Mapping[str, Part], folder: Folder) -> Weigh
         raise BadInput(f"{where(scb)}: has no {module}.weight beside it.")
     weight = stored["weight"]
     if weight.dtype != "i8" or len(weight.shape) != 2:
-        raise BadInput(f"{where(weight)}: is {weight.dtype} {list(weight.shape)}, beside .SCB a matrix of i8 is needed.")
+        raise BadInput(
+            f"{where(weight)}: is {weight.dtype} {list(weight.shape)}, beside .SCB a matrix of i8 is needed."
+        )
     if (order := stored.get("weight_format")) is not None:
         if order.nbytes != 1:
             raise BadInput(f"{where(order)}: is {order.dtype} {list(order.shape)}, one byte is needed.")

@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
 from quantcli.schemes.bytewise import Bytewise
 from quantcli.schemes.ct_packed import CtPacked, width
-from quantcli.schemes.scaled import Extra, Scaled, Scales
+from quantcli.schemes.scaled import Scaled, Scales
 from quantcli.schemes.small_floats import SmallFloat
 from quantcli.sources import ct_config
 from quantcli.sources.ct_config import Group, Settings
 from quantcli.sources.folder import Folder, LocalFolder, Tensors
 from quantcli.sources.modules import (
-    Keys,
     beside,
     checkpoint,
     compute_dtype,
@@ -158,7 +155,9 @@ def _bytewise(
     scales = Scales("u8", 1, group.group_size) if group.layout == "mxfp8-quantized" else _scales(stored, group)
     zeros = stored.get("zeros") if not group.is_float else None
     if zeros is None and not group.symmetric and not group.is_float:
-        raise BadInput(f"{where(weight)}: has no .weight_zero_point beside it, which {group.key}.symmetric false needs.")
+        raise BadInput(
+            f"{where(weight)}: has no .weight_zero_point beside it, which {group.key}.symmetric false needs."
+        )
     scheme = Bytewise(
         family="ct", columns=weight.shape[1], scales=scales, stored=wanted, bits=group.bits,
         symmetric=group.symmetric, zeros_dtype=zeros.dtype if zeros else None,

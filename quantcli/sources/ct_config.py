@@ -75,7 +75,7 @@ class Settings:
         """The group that targets a module by its name or an expression."""
         found = [(target, group) for target, group in self.groups if target.matches(module)]
         exact = [group for target, group in found if target.regex is None]
-        return (exact or [group for _, group in found] or [None])[0]
+        return next(iter(exact or [group for _, group in found]), None)
 
     def of_class(self) -> Group | None:
         """The group that targets linears by their class."""
@@ -153,8 +153,8 @@ def _group(entry: Keys, common: str) -> Group:
 
 
 def _check_bits(weights: Keys, layout: str, kind: str, bits: int) -> None:
-    allowed = {"nvfp4-pack-quantized": (4,), "mxfp4-pack-quantized": (4,), "mxfp8-quantized": (8,)}.get(layout)
-    allowed = allowed or ((8,) if kind == "float" else tuple(range(2, 9)))
+    fixed = {"nvfp4-pack-quantized": 4, "mxfp4-pack-quantized": 4, "mxfp8-quantized": 8}.get(layout)
+    allowed = range(2, 9) if kind == "int" else (fixed or 8,)
     if bits not in allowed:
         raise weights.refuse("num_bits", f"format {layout} with type {kind} has {' '.join(map(str, allowed))}")
 

@@ -3,7 +3,7 @@
 config.json's `quantization_config` says quant_method fp8 and `weight_block_size`, [rows, columns] of a block with one
 scale; without it a scale is the tensor's or a row's, as its shape says. The scale multiplies, whatever its name.
 `scale_fmt` ue8m0: scales are powers of two. `modules_to_not_convert` names what is dense.
-Sources: DeepSeek-V3 (inference/kernel.py), transformers (integrations/finegrained_fp8.py, fbgemm_fp8.py), vLLM (fp8.py).
+Sources: DeepSeek-V3 (inference/kernel.py), transformers (integrations/finegrained_fp8.py, fbgemm_fp8.py), vLLM.
 """
 
 from __future__ import annotations
@@ -94,9 +94,7 @@ def _weight(
     return held(f"{module}.weight", weight.shape, scheme, stored, f"quantization_config: {said}", {"scales": suffix})
 
 
-def _scales(
-    scale: Part, block: tuple[int, int] | None, shape: tuple[int, ...], *, powers: bool
-) -> Scales:
+def _scales(scale: Part, block: tuple[int, int] | None, shape: tuple[int, ...], *, powers: bool) -> Scales:
     """How scales are shared: in blocks, by the row or by all."""
     if block is not None:
         return Scales(scale.dtype, *block, powers=powers)

@@ -88,7 +88,9 @@ def _refuse_extra(keys: Keys) -> None:
     for name in extra.block:
         if extra.under(name).number("bits", 16) > 8:
             continue
-        raise NotPossible(f"{extra.label}: settings of single modules ({shown(name)}) are not read, but for dense ones.")
+        raise NotPossible(
+            f"{extra.label}: settings of single modules ({shown(name)}) are not read, but for dense ones."
+        )
 
 
 def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
@@ -167,4 +169,3 @@ def _weight(module: str, parts: Mapping[str, Part], wanted: Settings, folder: Fo
     )  # fmt: skip
     reason = wanted.reason + (", desc_act" if ordered else "")
     return held(f"{module}.weight", (rows, columns), scheme, stored, reason, SUFFIXES)
-

@@ -81,7 +81,8 @@ def _weight(
         raise BadInput(f"{where(weight)}: is quantized, but {keys.label}.ignore names {module}.")
     if weight.dtype != codes or len(weight.shape) != 2:
         raise BadInput(
-            f"{where(weight)}: is {weight.dtype} {list(weight.shape)}, `quant_algo` {algorithm} needs a matrix of {codes}."
+            f"{where(weight)}: is {weight.dtype} {list(weight.shape)}, `quant_algo` {algorithm} needs a matrix of "
+            f"{codes}."
         )
     if "pre_quant_scale" in stored:
         raise NotPossible(f"{where(stored['pre_quant_scale'])}: scales the inputs of {module}, which is not read.")

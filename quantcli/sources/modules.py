@@ -71,7 +71,7 @@ def checkpoint(
             continue
         if name in weights:
             raise BadInput(f"{where(part)}: is stale, the same weight is stored quantized: remove one of them.")
-        if name.endswith(QUANTIZED_SUFFIXES) or part.dtype in ("u32", "i32") and len(part.shape) == 2:
+        if name.endswith(QUANTIZED_SUFFIXES) or (part.dtype in ("u32", "i32") and len(part.shape) == 2):
             raise BadInput(f"{where(part)}: belongs to no quantized weight that config.json's {kind} settings know.")
         weights[name] = dense(part)
     return Checkpoint(

@@ -77,7 +77,9 @@ def parse(keys: Keys) -> Settings:
     """The settings of config.json; raises `BadInput`, `NotPossible`."""
     export = keys.under("export", needed=False)
     if export.text("weight_format", "real_quantized") != "real_quantized":
-        raise NotPossible(f"{export.label}: `weight_format` {shown(export.block['weight_format'])}: real_quantized is read.")
+        raise NotPossible(
+            f"{export.label}: `weight_format` {shown(export.block['weight_format'])}: real_quantized is read."
+        )
     method = export.text("pack_method", "reorder")
     if method not in ("reorder", "order"):
         raise export.refuse("pack_method", "reorder or order is needed")
@@ -125,7 +127,15 @@ def _single(keys: Keys, *, scaled: bool = False) -> Spec | None:
     if dtype not in PACKINGS and dtype not in FLOATS8 and dtype not in SMALL:
         known = ", ".join((*PACKINGS, *FLOATS8, *SMALL))
         raise NotPossible(f"{keys.label}: `dtype` {shown(dtype)} is not read; {known} are.")
-    if keys.block.get("scale_format") not in (None, "float", "float32", "e8m0", "bfloat16", "float16", *(("e4m3",) if scaled else ())):
+    if keys.block.get("scale_format") not in (
+        None,
+        "float",
+        "float32",
+        "e8m0",
+        "bfloat16",
+        "float16",
+        *(("e4m3",) if scaled else ()),
+    ):
         raise NotPossible(f"{keys.label}: `scale_format` {shown(keys.block['scale_format'])} is not read.")
     qscheme = keys.text("qscheme")
     if qscheme not in SCHEMES or (dtype in SMALL and qscheme != "per_group"):

@@ -28,7 +28,8 @@ class Draft:
     weight: the source weight, None for one that the target computes (`constant` then holds it).
     rows: the source row of each output row, None where the order stays.
     turned: where it becomes dense, its last two axes change places (the draft's shape is the source's, the plan then
-    turns it); where it keeps codes, it stays as it is. subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
+    turns it); where it keeps codes, it stays as it is.
+    subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
     fixed: it has the dtype `dense` whatever is asked.
     """
 

@@ -46,10 +46,15 @@ class HfTarget:
         stays = "stays dense: --to hf writes dense tensors"
         drafts = [
             Draft(
-                w.name, w.shape, subject(w, architecture), _dtype(w, source, settings), w, stays=stays,
+                w.name,
+                w.shape,
+                subject(w, architecture),
+                _dtype(w, source, settings),
+                w,
+                stays=stays,
                 # transformers' dense tensors of gpt-oss's experts are (experts, inputs, outputs).
                 turned=w.scheme.family == "gpt-oss",
-            )  # fmt: skip
+            )
             for w in source.weights.values()
         ]
         return drafts, [], []
@@ -67,7 +72,7 @@ class HfTarget:
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
         is_kept = any(w.scheme.family in FAMILIES for w in placed)
-        files, where = shards(placed, settings.shard_size, (source.header if is_kept else {}) | {"format": "pt"})
+        files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
         config = _config(source, placed, settings)
         index = [index_file(where, placed)] if len(files) > 1 else []
         copies = copied_files(source, settings=is_kept)
@@ -94,7 +99,8 @@ def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]
     method = settings.get("quant_method")
     modules = sorted(w.name.removesuffix(".weight") for w in decoded)
     if method == "gptq":
-        dynamic = {f"-:{re.escape(module)}$": {} for module in modules} | dict(settings.get("dynamic") or {})
+        dynamic: dict[str, Any] = {f"-:{re.escape(module)}$": {} for module in modules}
+        dynamic |= settings.get("dynamic") or {}
         return {"quantization_config": settings | {"dynamic": dynamic}}
     key = DENSE_MODULES.get(str(method))
     if key is None:

@@ -21,8 +21,8 @@ from quantcli.targets.base import SHARD_SIZE, OutputFile, Placed
 
 
 def part_name(weight: Placed, part: str) -> str:
-    """What a part is called in the file: `x.scales` of the weight `x.weight`, gpt-oss's `x_scales` of `x`; a copied part
-    keeps its name.
+    """What a part is called in the file: `x.scales` of the weight `x.weight`, gpt-oss's `x_scales` of `x`; a copied
+    part keeps its name.
     """
     if weight.stored:
         return weight.stored[part]
