@@ -15,6 +15,7 @@ from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
 from quantcli.convert.request import Request
 from quantcli.convert.routes import Route, choose, fit
+from quantcli.convert.scales import LOOKED_AT, fit_of
 from quantcli.convert.settle import settle
 from quantcli.convert.stamps import stamps
 from quantcli.convert.steps import Plan, Step
@@ -63,7 +64,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
-        _refuse_lossy(steps, LOSSLESS[request.lossless], request.lossless)
+        _refuse_lossy(steps, request.lossless, target)
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
     placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
     files, notes = target.files(source, placed, settings)
@@ -144,8 +145,10 @@ class _Chooser:
             return self._to(draft, wanted, decision.reason, decision.wanted)
         return self._gridded(draft, wanted, decision)
 
-    def _to(self, draft: Draft, scheme: Scheme, reason: str, wanted: str | None = None) -> Step:
-        """A step to `scheme`, whatever the route."""
+    def _to(
+        self, draft: Draft, scheme: Scheme, reason: str, wanted: str | None = None, fits: Grade | None = None
+    ) -> Step:
+        """A step to `scheme`, whatever the route; `fits`: the grade of a repack, where scales had to be looked at."""
         assert draft.weight is not None
         source = draft.weight.scheme
         if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
@@ -156,15 +159,14 @@ class _Chooser:
                 f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
             )
         via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
-        route, grade = choose(source, scheme, draft.shape)
+        route, grade = choose(source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
         return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
 
     def _wanted(self, draft: Draft, decision: Decision) -> Scheme:
         """The target's scheme that a decision names, with the scale dtype that suits the route."""
         assert draft.weight is not None
-        grid = draft.weight.scheme.grid()
-        own = grid.scale_dtype if grid else None
-        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own))
+        source = draft.weight.scheme
+        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, self._own_dtype(source)))
         if scheme is None and self.target.label == "gguf" and decision.scheme in GGML:
             raise NotPossible(f"{decision.reason}: {draft.name} as {decision.scheme}, a type that is not written yet.")
         if scheme is None:
@@ -172,7 +174,7 @@ class _Chooser:
                 f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "
                 "`quant schemes` lists those that are."
             )
-        if grid and not isinstance(fit(grid, scheme, draft.shape), Grade):
+        if source.grid() and not isinstance(fit_of(draft.weight, scheme, draft.shape), Grade):
             scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, None)) or scheme
         return scheme
 
@@ -197,10 +199,14 @@ class _Chooser:
                 return self._to(draft, Dense(draft.dense), stays, None if draft.stays else wanted.name)
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
-        grade = fit(source.grid(), wanted, draft.shape)
-        if isinstance(grade, Grade) or (self.request.allow_requantize and not stays):
+        if source == wanted:
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
+        grade = fit_of(draft.weight, wanted, draft.shape)
+        if isinstance(grade, Grade) or (self.request.allow_requantize and not stays):
+            self.reached += 1
+            fits = grade if isinstance(grade, Grade) else None
+            return self._to(draft, wanted, decision.reason, decision.wanted, fits)
         if decision.origin <= Origin.RECIPE:
             raise NotPossible(
                 f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
@@ -216,12 +222,12 @@ class _Chooser:
         if isinstance(source, Dense):
             return self._to(draft, Dense(draft.dense), reason)
         asked = self.request.scale_dtype
-        holders = self.target.holders(self._scale_dtype(draft, self._grid_dtype(source)))
+        holders = self.target.holders(self._scale_dtype(draft, self._own_dtype(source)))
         if self.target.keeps(self.source, source):
             return self._to(draft, next((s for s in holders if asked and s.name == source.name), source), reason)
-        fitting = [s for s in holders if isinstance(fit(source.grid(), s, draft.shape), Grade)]
-        if fitting:
-            return self._to(draft, min(fitting, key=lambda s: s.bits_per_weight(draft.shape)), reason)
+        found = self._holder(draft, holders)
+        if found is not None:
+            return self._to(draft, found[0], reason, fits=found[1])
         if not holders:
             return self._to(
                 draft,
@@ -231,9 +237,26 @@ class _Chooser:
         return self._fallback(draft)
 
     @staticmethod
-    def _grid_dtype(scheme: Scheme) -> str | None:
+    def _holder(draft: Draft, holders: Iterable[Scheme]) -> tuple[Scheme, Grade] | None:
+        """The scheme of fewest bytes that holds a weight's codes, whatever its scales; else one that holds these."""
+        assert draft.weight is not None
+        grid, shape = draft.weight.scheme.grid(), draft.shape
+        if grid is None:
+            return None
+        ordered = sorted((s for s in holders if not s.unfit(shape)), key=lambda s: s.bits_per_weight(shape))
+        for scheme in ordered if grid.scale_dtype not in LOOKED_AT else ():
+            if isinstance(grade := fit(grid, scheme, shape), Grade):
+                return scheme, grade
+        for scheme in ordered:
+            if isinstance(grade := fit_of(draft.weight, scheme, shape), Grade):
+                return scheme, grade
+        return None
+
+    @staticmethod
+    def _own_dtype(scheme: Scheme) -> str | None:
+        """Of a repack's scales: GGML's are f16, or products that f32 would hold at 6 bits a weight instead of 5."""
         grid = scheme.grid()
-        return grid.scale_dtype if grid else None
+        return None if grid is None else "f16" if scheme.family == "ggml" else grid.scale_dtype
 
     def _fallback(self, draft: Draft) -> Step:
         """The scheme that takes a kept weight whose grid has no place in the target."""
@@ -263,25 +286,37 @@ class _Chooser:
             )
 
 
-def _refuse_lossy(steps: Iterable[Step], allowed: Grade, word: str) -> None:
+def _refuse_lossy(steps: Iterable[Step], word: str, target: Target) -> None:
+    allowed = LOSSLESS[word]
     worse = [step for step in steps if step.grade > allowed]
     if not worse:
         return
     named = "; ".join(f"{s.name} ({s.route} to {s.scheme.name}: {s.grade})" for s in worse[:3])
-    raise NotPossible(
-        f"--lossless {word}: {len(worse)} weights would not be {allowed}: {named}. {_what_would_fit(worse[0])}"
-    )
+    ways = dict.fromkeys(_what_would_fit(step, allowed, target) for step in worse[:3])
+    raise NotPossible(f"--lossless {word}: {len(worse)} weights would not be {allowed}: {named}. {' '.join(ways)}")
 
 
-def _what_would_fit(step: Step) -> str:
+def _what_would_fit(step: Step, allowed: Grade, target: Target) -> str:
+    assert step.draft.weight is not None
+    source = step.draft.weight.scheme
     if step.route is Route.REPACK:
-        return (
-            "--scale-dtype f32 holds every scale and bias."
-            if step.scheme.family == "mlx"
-            else "An MLX output with --scale-dtype f32 would."
-        )
+        return _what_would_hold(step, allowed, target) or f"Nothing in {target.said} holds {source.name} so."
     if step.route is Route.REQUANTIZE and step.wanted is not None:
-        return f"No scheme of this output is known to hold {step.wanted}'s codes; one of its own kind does."
+        return f"No scheme of {target.said} is known to hold {step.wanted}'s codes; one of its own kind does."
     if step.route in (Route.CAST, Route.DEQUANTIZE):
         return "--dtype f32 holds every value."
     return "Leave out the scheme: weights that are dense stay dense, quantized ones keep their codes."
+
+
+def _what_would_hold(step: Step, allowed: Grade, target: Target) -> str | None:
+    """The option that repacks a weight at the grade that is allowed: other scales first, then another scheme."""
+    assert step.draft.weight is not None
+    grid, shape = step.draft.weight.scheme.grid(), step.draft.shape
+    for dtype in ("f16", "bf16", "f32"):
+        holding = [s for s in target.holders(dtype) if isinstance(g := fit(grid, s, shape), Grade) and g <= allowed]
+        if any(scheme.name == step.scheme.name for scheme in holding):
+            return f"--scale-dtype {dtype} holds every scale and bias."
+        if holding:
+            best = min(holding, key=lambda s: s.bits_per_weight(shape))
+            return f"{best.name} holds them: --override '{step.name}={best.name}'."
+    return None

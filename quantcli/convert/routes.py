@@ -92,8 +92,7 @@ def carry(
     if route in (Route.REPACK, Route.COPY):
         codes = source.codes(parts)
         codes = codes if rows is None else take_codes(codes, rows)
-        packed = target.pack(codes)
-        return packed, Error.between(codes.values(), target.decode(packed)) if measured else Error()
+        return target.repack(codes) if measured else (target.pack(codes), Error())
     values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
     values = values if rows is None else values[rows]
     if via is None or not isinstance(source, Dense):

@@ -38,7 +38,9 @@ class Slab:
 
 
 def work_bytes(draft: Draft, route: Route) -> int:
-    """What an element costs on a route: only the encoders of dense weights are kernels from end to end."""
+    """What an element costs on a route: only repacks and the encoders of dense weights make no float32 of it."""
+    if route is Route.REPACK:
+        return KERNEL_BYTES
     is_dense = draft.weight is not None and isinstance(draft.weight.scheme, Dense)
     return KERNEL_BYTES if is_dense and route is Route.QUANTIZE and draft.rows is None else WORK_BYTES
 

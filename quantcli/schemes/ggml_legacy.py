@@ -99,7 +99,7 @@ class GgmlLegacy(Ggml):
         if grid.group % GROUP:
             return f"its groups of {grid.group} are no whole blocks of {GROUP}"
         if self.grid().zero is not None and grid.zero is None:
-            return f"its groups have zero points or biases of their own, {self.name} has none"
+            return f"its groups have biases of their own, {self.name} has none"
         return grade
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -113,6 +113,8 @@ class GgmlLegacy(Ggml):
             return f"its groups of {grid.group} are no whole blocks of {GROUP}"
         if grid.bits > own.bits and (own.zero is None or grid.zero is None):
             return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
+        if own.zero is not None and grid.zero_points:
+            return f"its groups have zero points of their own, {self.name} has none"
         if own.zero is not None and grid.zero is not None and not _is_within(grid, own):
             range_of = f"the range of {self.name}, {own.bits} bits around {own.zero}"
             return f"its {grid.bits}-bit codes around {grid.zero} leave {range_of}"
