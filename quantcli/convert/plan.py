@@ -14,8 +14,8 @@ from quantcli.convert import gguf_options
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
 from quantcli.convert.request import Request
-from quantcli.convert.routes import Route, choose, fit
-from quantcli.convert.scales import LOOKED_AT, fit_of
+from quantcli.convert.routes import Route, choose, fallback, fit, own_dtype
+from quantcli.convert.scales import fit_of, holder
 from quantcli.convert.settle import settle
 from quantcli.convert.stamps import stamps
 from quantcli.convert.steps import Plan, Step
@@ -28,9 +28,6 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
-
-#: A fallback adds at most this relative RMSE.
-FALLBACK_ROUNDING = 0.01
 
 #: What `--lossless` accepts.
 LOSSLESS = {"exact": Grade.EXACT, "codes": Grade.CODES_EXACT}
@@ -166,7 +163,7 @@ class _Chooser:
         """The target's scheme that a decision names, with the scale dtype that suits the route."""
         assert draft.weight is not None
         source = draft.weight.scheme
-        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, self._own_dtype(source)))
+        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own_dtype(source)))
         if scheme is None and self.target.label == "gguf" and decision.scheme in GGML:
             raise NotPossible(f"{decision.reason}: {draft.name} as {decision.scheme}, a type that is not written yet.")
         if scheme is None:
@@ -222,10 +219,10 @@ class _Chooser:
         if isinstance(source, Dense):
             return self._to(draft, Dense(draft.dense), reason)
         asked = self.request.scale_dtype
-        holders = self.target.holders(self._scale_dtype(draft, self._own_dtype(source)))
+        holders = self.target.holders(self._scale_dtype(draft, own_dtype(source)))
         if self.target.keeps(self.source, source):
             return self._to(draft, next((s for s in holders if asked and s.name == source.name), source), reason)
-        found = self._holder(draft, holders)
+        found = holder(draft.weight, holders, draft.shape)
         if found is not None:
             return self._to(draft, found[0], reason, fits=found[1])
         if not holders:
@@ -236,28 +233,6 @@ class _Chooser:
             )
         return self._fallback(draft)
 
-    @staticmethod
-    def _holder(draft: Draft, holders: Iterable[Scheme]) -> tuple[Scheme, Grade] | None:
-        """The scheme of fewest bytes that holds a weight's codes, whatever its scales; else one that holds these."""
-        assert draft.weight is not None
-        grid, shape = draft.weight.scheme.grid(), draft.shape
-        if grid is None:
-            return None
-        ordered = sorted((s for s in holders if not s.unfit(shape)), key=lambda s: s.bits_per_weight(shape))
-        for scheme in ordered if grid.scale_dtype not in LOOKED_AT else ():
-            if isinstance(grade := fit(grid, scheme, shape), Grade):
-                return scheme, grade
-        for scheme in ordered:
-            if isinstance(grade := fit_of(draft.weight, scheme, shape), Grade):
-                return scheme, grade
-        return None
-
-    @staticmethod
-    def _own_dtype(scheme: Scheme) -> str | None:
-        """Of a repack's scales: GGML's are f16, or products that f32 would hold at 6 bits a weight instead of 5."""
-        grid = scheme.grid()
-        return None if grid is None else "f16" if scheme.family == "ggml" else grid.scale_dtype
-
     def _fallback(self, draft: Draft) -> Step:
         """The scheme that takes a kept weight whose grid has no place in the target."""
         assert draft.weight is not None
@@ -267,8 +242,7 @@ class _Chooser:
         if choice == "none":
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
         if choice == "auto":
-            small = [s for s in holders if s.rounding <= FALLBACK_ROUNDING and not s.unfit(draft.shape)]
-            scheme = min(small, key=lambda s: s.bits_per_weight(draft.shape), default=Dense(draft.dense))
+            scheme = fallback(holders, draft.shape) or Dense(draft.dense)
         else:
             scheme = self.target.scheme(choice, self._scale_dtype(draft, None)) or Dense(draft.dense)
             if scheme.name != choice or scheme.unfit(draft.shape):

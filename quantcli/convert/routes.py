@@ -13,7 +13,7 @@ Row operations act on parts where every index of every part is one row, else on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 
 import numpy as np
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, Array, Device, to_float32
 from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 from quantcli.schemes.dense import Dense, cast, holds
+
+#: A fallback adds at most this relative RMSE.
+FALLBACK_ROUNDING = 0.01
 
 
 class Route(StrEnum):
@@ -60,6 +63,26 @@ def fit(grid: Grid | None, target: Scheme, shape: tuple[int, ...]) -> Grade | st
     if grid is None:
         return "the source has no codes"
     return target.unfit(shape) or target.fits(grid, shape)
+
+
+def holders_of(grid: Grid, holders: Iterable[Scheme], shape: tuple[int, ...]) -> Iterator[tuple[Scheme, Grade]]:
+    """The schemes that hold any codes on a grid, fewest bytes first."""
+    able = sorted((s for s in holders if not s.unfit(shape)), key=lambda s: s.bits_per_weight(shape))
+    for scheme in able:
+        if isinstance(grade := scheme.fits(grid, shape), Grade):
+            yield scheme, grade
+
+
+def fallback(holders: Iterable[Scheme], shape: tuple[int, ...]) -> Scheme | None:
+    """The smallest scheme for values whose grid has no place: its own rounding is at most FALLBACK_ROUNDING."""
+    small = [s for s in holders if s.rounding <= FALLBACK_ROUNDING and not s.unfit(shape)]
+    return min(small, key=lambda s: s.bits_per_weight(shape), default=None)
+
+
+def own_dtype(scheme: Scheme) -> str | None:
+    """Of a repack's scales: GGML's are f16, or products that f32 would hold at 6 bits a weight instead of 5."""
+    grid = scheme.grid()
+    return None if grid is None else "f16" if scheme.family == "ggml" else grid.scale_dtype
 
 
 def is_rowwise(specs: Mapping[str, PartSpec]) -> bool:

@@ -6,14 +6,14 @@ blocks hold both, so there the blocks are read; the first rows that do not fit s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import numpy_dtype
 from quantcli.checkpoint import Weight
-from quantcli.convert.routes import fit
+from quantcli.convert.routes import fit, holders_of
 from quantcli.convert.slabs import read_rows
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Parts, Scheme, matrix_shape
 
@@ -34,6 +34,19 @@ def fit_of(weight: Weight, target: Scheme, shape: tuple[int, ...]) -> Grade | st
     if isinstance(likely, str):
         return grade if isinstance(grade, str) else likely
     return refusal(weight, target) or likely
+
+
+def holder(weight: Weight, holders: Sequence[Scheme], shape: tuple[int, ...]) -> tuple[Scheme, Grade] | None:
+    """The scheme of fewest bytes that holds a weight's codes whatever its scales; else one that holds these scales."""
+    grid = weight.scheme.grid()
+    if grid is None:
+        return None
+    if grid.scale_dtype not in LOOKED_AT and (found := next(holders_of(grid, holders, shape), None)):
+        return found
+    for scheme in sorted((s for s in holders if not s.unfit(shape)), key=lambda s: s.bits_per_weight(shape)):
+        if isinstance(grade := fit_of(weight, scheme, shape), Grade):
+            return scheme, grade
+    return None
 
 
 def refusal(weight: Weight, target: Scheme) -> str | None:
