@@ -38,7 +38,7 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Repack:
-    """One row: what a scheme of a family becomes, with `scales` of MLX's side in that dtype (None: there are none to choose).
+    """One row: what a scheme of a family becomes. scales: the dtype of those on MLX's side, None where it is fixed.
 
     where: the scheme that takes the codes instead where the scales themselves allow it, and its grade.
     """
