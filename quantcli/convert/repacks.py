@@ -1,6 +1,4 @@
-"""Every repack, as the README's table tells it: what a stored grid becomes in the other family, its grade, its error.
-
-    python -m quantcli.convert.repacks examples/demo-qwen3
+"""Every repack, as the README's table tells it (`make repacks`): what a grid becomes elsewhere, its grade, its error.
 
 The pairs are those that a conversion without a scheme comes to: they follow from `grid` and `fits`. Errors are measured
 on rows of a real weight, encoded in the source scheme and repacked (where nothing holds the grid: encoded anew).
@@ -8,7 +6,6 @@ on rows of a real weight, encoded in the source scheme and repacked (where nothi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +169,3 @@ def weight_of(folder: Path) -> Values:
         raise BadInput(f"{folder}: has no {WEIGHT} with rows of a multiple of 256: name another model.")
     values: Values = to_float32(found.parts["weight"].read(0, min(ROWS, found.shape[0])))
     return values
-
-
-if __name__ == "__main__":
-    sys.stdout.write(table(weight_of(Path(sys.argv[1]))))

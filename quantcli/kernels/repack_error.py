@@ -10,35 +10,31 @@ in float64. Float32 values differ from this in their own last bit, far below wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import kernel
 
-if TYPE_CHECKING:
-    from quantcli.schemes.base import Codes
-
 Floats = NDArray[np.float32]
 
 
-def between(codes: Codes, scales: Floats, biases: Floats) -> tuple[float, float, float]:
-    """Squared error, squared values, largest error of `codes` under other scales and biases (rows, groups).
+def between(
+    codes: NDArray[np.uint8], parameters: tuple[Floats, Floats], stored: tuple[Floats, Floats]
+) -> tuple[float, float, float]:
+    """Squared error, squared values, largest error of codes (rows, columns) under other scales and biases.
 
-    These may stand for groups of another size than the codes' own.
+    Either pair has (rows, groups) of its own, groups of a power of two.
     """
-    assert codes.biases is not None
-    columns = codes.codes.shape[1]
-    if not codes.codes.size:
+    if not codes.size:
         return 0.0, 0.0, 0.0
-    theirs = columns // scales.shape[1]
-    group = min(codes.grid.group, theirs)
+    ours, theirs = (codes.shape[1] // pair[0].shape[1] for pair in (parameters, stored))
+    group = min(ours, theirs)
     sums = np.zeros(3, np.float64)
-    flat = np.ascontiguousarray(codes.codes).reshape(-1, group)
-    ours = (np.ascontiguousarray(part).reshape(-1) for part in (codes.scales, codes.biases))
-    rounded = (np.ascontiguousarray(part).reshape(-1) for part in (scales, biases))
-    _between(flat, *ours, _halvings(codes.grid.group // group), *rounded, _halvings(theirs // group), sums)
+    flat = np.ascontiguousarray(codes).reshape(-1, group)
+    own, new = (tuple(np.ascontiguousarray(part).reshape(-1) for part in pair) for pair in (parameters, stored))
+    _between(flat, *own, _halvings(ours // group), *new, _halvings(theirs // group), sums)
     return float(sums[0]), float(sums[1]), float(sums[2])
 
 

@@ -286,7 +286,7 @@ class Scheme:
         if stored is not None and codes.biases is not None and codes.grid.exact_products:
             from quantcli.kernels import repack_error
 
-            return parts, Error(*repack_error.between(codes, *stored))
+            return parts, Error(*repack_error.between(codes.codes, (codes.scales, codes.biases), stored))
         return parts, self._decoded_error(codes, parts)
 
     def _decoded_error(self, codes: Codes, parts: Parts) -> Error:
