@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import numpy_dtype
 from quantcli.checkpoint import Weight
 from quantcli.convert.routes import fit, holders_of
-from quantcli.convert.slabs import read_rows
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Parts, Scheme, matrix_shape
+from quantcli.virtual import read_rows
 
 #: Bytes that are read first, and at most at a time: most weights that do not fit show it in their first rows.
 FIRST_LOOK, BUDGET = 32 << 10, 64 << 20

@@ -27,7 +27,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.measure import difference
 from quantcli.convert.routes import Route, take_codes
 from quantcli.convert.run import Resources, make, slabs_of, source_file
-from quantcli.convert.slabs import WORK_BYTES, Slab, read, read_rows
+from quantcli.convert.slabs import WORK_BYTES, Slab, read
 from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import surroundings
@@ -36,6 +36,7 @@ from quantcli.schemes.base import Codes, Error, Grade, Parts
 from quantcli.schemes.dense import Dense
 from quantcli.sources.detect import open_source
 from quantcli.targets.base import OutputFile
+from quantcli.virtual import read_rows
 
 #: Two measurements of one error sum in different orders and precisions.
 TOLERANCE = 1e-3
