@@ -29,7 +29,7 @@ from quantcli.recipes.llama_cpp import (
 )  # fmt: skip
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Draft
-from quantcli.targets.gguf_from_hf import find_architecture
+from quantcli.targets.names import Model
 
 
 def decisions(
@@ -96,7 +96,7 @@ def _options(request: Request) -> Options:
 def _facts(source: Checkpoint, importance: bool) -> Facts:
     if source.names == "gguf":
         return Facts.of(source.metadata, importance, str(source.root))
-    architecture = find_architecture(source)
+    architecture = Model.of(source).known()
     sizes = architecture.hyperparameters(source.config, f"{source.root}/config.json")
     return Facts(architecture.gguf, sizes.layers, sizes.heads, sizes.kv_heads, importance=importance)
 

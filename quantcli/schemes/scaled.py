@@ -13,7 +13,8 @@ These layouts are read and copied, not written. Each tool's file states its own 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -244,14 +245,28 @@ class Scaled(Scheme):
             return None
         points = self.table is None and self.zero is None
         zero = self.zero if self.table is None else None
-        return Grid(self.code_bits, self.group, self.scale_dtype, zero, self.table, points)
+        return Grid(self.code_bits, self._whole, self.scale_dtype, zero, self.table, points)
+
+    @property
+    def _whole(self) -> int:
+        """The largest group that fills rows: where the last one is cut off, a part of them all."""
+        return math.gcd(self.group, self.columns)
 
     def codes(self, parts: Parts) -> Codes:
         grid, codes = self.grid(), self.unpack(parts)
         assert grid is not None
         scales = np.ascontiguousarray(self.float_scales(parts, len(codes)))
         biases = None if self.table is not None else -self._held_zeros(parts, len(codes)) * scales
-        return Codes(grid, codes, scales, biases)
+        return Codes(grid, codes, self._filled(scales), None if biases is None else self._filled(biases))
+
+    def _filled(self, groups: Floats) -> Floats:
+        """(rows, groups) as (rows, groups of the grid)."""
+        if self._whole == self.group:
+            return groups
+        return np.repeat(groups, self.group // self._whole, axis=1)[:, : self.columns // self._whole]
+
+    def bare(self) -> Scheme:
+        return replace(self, extras=()) if self.extras else self
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         return f"{self.family}'s layout is read, not written"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, TORCH_DTYPES, Array
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.recipes.base import Subject
+from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 
@@ -157,4 +158,18 @@ def commonest_dtype(source: Checkpoint) -> str:
         scales = getattr(weight.scheme, "scale_dtype", None)
         if scales in FLOATS:
             count[scales] = count.get(scales, 0) + math.prod(weight.shape)
+    return max(sorted(count), key=count.__getitem__) if count else "f16"
+
+
+def gguf_dtype(source: Checkpoint) -> str:
+    """The dense dtype of what is made of a GGUF file: of most elements among its dense matrices, f16 without any.
+
+    Those that llama.cpp always holds in float32 (norms, routers) do not count.
+    """
+    count: dict[str, int] = {}
+    for name, weight in source.weights.items():
+        is_float = isinstance(weight.scheme, Dense) and weight.scheme.dtype in FLOATS
+        if is_float and never(name, weight.shape) is None:
+            dtype = weight.scheme.name
+            count[dtype] = count.get(dtype, 0) + math.prod(weight.shape)
     return max(sorted(count), key=count.__getitem__) if count else "f16"

@@ -17,6 +17,7 @@ from typing import Any
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
+from quantcli.models.generation import SAMPLING
 
 Typed = dict[str, tuple[str, Any]]
 
@@ -26,22 +27,6 @@ _SIZE = re.compile(r"((A|[0-9]+x)?[0-9]+([._][0-9]+)?[KMBT][0-9]?|small|mini|med
 _FINETUNE = re.compile(r"chat|instruct|vision|lora", re.IGNORECASE)
 _STAYS_LOWER = re.compile(r"v[0-9]+(\.[0-9]+)*|[0-9].*")
 _HUB = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)")
-
-#: generation_config.json's key -> GGUF's, after `general.sampling.`, and its type, in the order of writing.
-SAMPLING = (
-    ("sequence", "sequence", "string"),
-    ("top_k", "top_k", "int32"),
-    ("top_p", "top_p", "float32"),
-    ("min_p", "min_p", "float32"),
-    ("xtc_probability", "xtc_probability", "float32"),
-    ("xtc_threshold", "xtc_threshold", "float32"),
-    ("temperature", "temp", "float32"),
-    ("penalty_last_n", "penalty_last_n", "int32"),
-    ("repetition_penalty", "penalty_repeat", "float32"),
-    ("mirostat", "mirostat", "int32"),
-    ("mirostat_tau", "mirostat_tau", "float32"),
-    ("mirostat_eta", "mirostat_eta", "float32"),
-)
 
 #: Front matter that is copied as it stands: its key -> GGUF's.
 CARD_TEXTS = {"license": "license", "license_name": "license.name", "license_link": "license.link"}

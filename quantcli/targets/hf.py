@@ -9,13 +9,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from quantcli import models
-from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme
-from quantcli.targets.mlx import STORAGE_KEYS, dtype_keys, subject
+from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
+from quantcli.targets.mlx import STORAGE_KEYS, dense_dtype, dtype_keys
+from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import copied_files, index_file, json_file, shards
 
 #: Families whose stored layout is a Hugging Face one.
@@ -38,26 +38,26 @@ class HfTarget:
     said = "a Hugging Face folder"
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
-        if source.names != "hf":
-            raise NotPossible(
-                f"{source.root}: a GGUF file to a Hugging Face folder is not possible yet; inspect and diff read it."
-            )
-        architecture = models.find(source.config)
+        model = Model.of(source)
+        if source.names == "gguf":
+            model.known()
+        named, left = model.named("hf")
         stays = "stays dense: --to hf writes dense tensors"
         drafts = [
             Draft(
-                w.name,
-                w.shape,
-                subject(w, architecture),
-                _dtype(w, source, settings),
-                w,
+                n.name,
+                n.source.shape,
+                n.subject,
+                _dtype(n, source, settings),
+                n.source.weight,
+                n.source.rows,
                 stays=stays,
                 # transformers' dense tensors of gpt-oss's experts are (experts, inputs, outputs).
-                turned=w.scheme.family == "gpt-oss",
+                turned=n.source.weight.scheme.family == "gpt-oss",
             )
-            for w in source.weights.values()
+            for n in named
         ]
-        return drafts, [], []
+        return drafts, left, []
 
     def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
         return dense_scheme(name)
@@ -113,11 +113,13 @@ def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]
 
 
 def _was_quantized(placed: Placed, source: Checkpoint) -> bool:
-    return not isinstance(source.weights[placed.name].scheme, Dense)
+    weight = source.weights.get(placed.name)
+    return weight is None or not isinstance(weight.scheme, Dense)
 
 
-def _dtype(weight: Weight, source: Checkpoint, settings: Settings) -> str:
-    if isinstance(weight.scheme, Dense):
-        is_float = weight.scheme.dtype in ("f64", "f32", "f16", "bf16")
-        return settings.dtype if settings.dtype and is_float else weight.scheme.dtype
+def _dtype(named: Named, source: Checkpoint, settings: Settings) -> str:
+    if source.names == "gguf":
+        return dense_dtype(named, source, settings.dtype or gguf_dtype(source))
+    if isinstance(named.source.weight.scheme, Dense):
+        return dense_dtype(named, source, settings.dtype)
     return settings.dtype or config_dtype(source.config) or "f16"

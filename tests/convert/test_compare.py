@@ -293,7 +293,7 @@ def test_tokenizers_are_compared_part_by_part(llama: Path, tmp_path: Path) -> No
     folder = changed(llama, tmp_path / "other", {"eos_token_id": 95})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|begin|>", "chat_template": "{{ x }}"}))
-    wanted = {"tokens": 2, "merges": 1, "special tokens": 2, "chat templates": 1}
+    wanted = {"tokens": 2, "merges": 1, "special tokens": 2, "chat templates": 1, "ids of probe texts": 3}
     for other in (llama, llama_gguf(tmp_path / "a.gguf", llama)):
         found = compared(other, folder)
         assert {t.what: t.count for t in found.tokenizer} == wanted
