@@ -207,7 +207,9 @@ class _Chooser:
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
         grade = fit_of(draft.weight, wanted, draft.shape)
-        if isinstance(grade, Grade) or (self.request.allow_requantize and not stays):
+        # Releases in FP8 are many models' only master: rounding one is what quantizing a dense weight is.
+        may_round = self.request.allow_requantize or source.name.startswith("fp8-")
+        if isinstance(grade, Grade) or (may_round and not stays):
             self.reached += 1
             fits = grade if isinstance(grade, Grade) else None
             return self._to(draft, wanted, decision.reason, decision.wanted, fits)
