@@ -22,7 +22,7 @@ from quantcli.checkpoint import Weight
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Found, Tensor
 from quantcli.models.hyperparameters import Hyperparameters
-from quantcli.models.ops import Op, RowOp, Rows, Shape, ShapeOp, Take, ValueOp
+from quantcli.models.ops import Op, RowOp, Rows, Shape, ShapeOp, Take, Transpose, ValueOp
 from quantcli.schemes.base import matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.virtual import flattened, join, made, reshaped, section
@@ -192,6 +192,8 @@ class Translation:
     def _done(self, op: Op, tensor: Arranged) -> Arranged:
         if isinstance(op, ShapeOp):
             return replace(tensor, shape=op.reshape(tensor.shape, self.hyperparameters))
+        if isinstance(op, Transpose) and tensor.weight.scheme.turned:
+            return tensor  # is stored so
         if isinstance(op, ValueOp):
             return _valued(op.apply, op.whole, tensor)
         return self._picked(tensor, ("do", op), lambda rows: op.index(rows, self.hyperparameters))

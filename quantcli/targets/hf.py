@@ -53,7 +53,7 @@ class HfTarget:
                 n.source.rows,
                 stays=stays,
                 # transformers' dense tensors of gpt-oss's experts are (experts, inputs, outputs).
-                turned=n.source.weight.scheme.family == "gpt-oss",
+                turned=n.source.weight.scheme.turned,
             )
             for n in named
         ]
