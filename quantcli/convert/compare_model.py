@@ -63,7 +63,7 @@ def fields(a: Checkpoint, b: Checkpoint) -> tuple[tuple[FieldDifference, ...], l
         model = Model.of(source)
         if model.architecture is None:
             return (), [f"{label}: {model_of(source)!r} has no table of settings: they are not compared."]
-        found.append((source, model.hyperparameters()))
+        found.append((source, model.hyperparameters))
     (first, ours), (second, theirs) = found
     left, right = _settings(ours, first), _settings(theirs, second)
     if first.names != second.names:

@@ -98,7 +98,7 @@ def _options(request: Request) -> Options:
 def _facts(source: Checkpoint, importance: bool) -> Facts:
     if source.names == "gguf":
         return Facts.of(source.metadata, importance, str(source.root))
-    written = gguf_metadata.keys(Model.of(source).hyperparameters(), None, {}, 0, True)
+    written = gguf_metadata.keys(Model.of(source).hyperparameters, None, {}, 0, True)
     return Facts.of({key: Value(*typed) for key, typed in written.items()}, importance, str(source.root))
 
 

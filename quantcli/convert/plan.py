@@ -22,6 +22,7 @@ from quantcli.convert.steps import Plan, Step
 from quantcli.convert.weigh import weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
+from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.names import GGML, WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
@@ -64,6 +65,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
         _refuse_lossy(steps, request.lossless, target)
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
+    if target.label == "gguf" and (source.names == "gguf" or any(not isinstance(s.scheme, Dense) for s in steps)):
+        steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape))) for s in steps]
     placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
     files, notes = target.files(source, placed, settings)
     if request.target == "gguf":

@@ -44,6 +44,6 @@ def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
     vocabulary = from_metadata(source.metadata, where)
     if vocabulary is None:
         return made, [f"{where}: holds no tokenizer, so the folder has none."]
-    written = write.files(vocabulary, model.known().vocabulary, model.hyperparameters().context_length)
+    written = write.files(vocabulary, model.known().vocabulary, model.hyperparameters.context_length)
     made += [OutputFile(name, len(data), ((0, data),)) for name, data in written.files.items()]
     return made, list(written.warnings)
