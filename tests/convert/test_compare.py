@@ -284,6 +284,13 @@ def test_settings_are_compared_whatever_the_dialect(llama: Path, tmp_path: Path)
     assert [f.key for f in compared(llama, second).fields] == ["rope.theta"]
 
 
+def test_settings_of_a_family_are_compared(llama: Path, tmp_path: Path) -> None:
+    scales = {"model_type": "granite", "embedding_multiplier": 12.0, "logits_scaling": 8.0}
+    first = changed(llama, tmp_path / "first", scales)
+    second = changed(llama, tmp_path / "second", scales | {"logits_scaling": 16.0})
+    assert [(f.key, f.a, f.b) for f in compared(first, second).fields] == [("logit_scale", 8.0, 16.0)]
+
+
 def test_tokenizers_are_compared_part_by_part(llama: Path, tmp_path: Path) -> None:
     tokenizer = json.loads((llama / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]
@@ -320,7 +327,7 @@ def test_unknown_architectures_are_compared_by_name(llama: Path, tmp_path: Path)
 
 
 def test_heads_that_do_not_divide_the_rows_name_file_and_tensor(llama: Path, tmp_path: Path) -> None:
-    file = llama_gguf(tmp_path / "odd.gguf", llama, head_count=3)
+    file = llama_gguf(tmp_path / "odd.gguf", llama, head_count=6)
     with pytest.raises(BadInput, match=r"odd.gguf: tensor blk.0.attn_q.weight: 64 rows"):
         compared(llama, file)
 
