@@ -50,6 +50,7 @@ def _scaling(file: Stored) -> dict[str, Any] | None:
 GPT_OSS = Architecture(
     name="gpt_oss",
     gguf="gpt-oss",
+    mlx_schemes={"ffn_gate_inp": "affine8-g64"},
     model_types={
         "gpt_oss": {
             "rms_norm_eps": 1e-5,

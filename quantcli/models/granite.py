@@ -28,6 +28,7 @@ GRANITE = Architecture(
     gguf="granite",
     model_types={"granite": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}},
     tensors=decoder(permute=True),
+    mlx_schemes=dict.fromkeys(("attn_output", "ffn_down", "output"), "affine8-g64"),
     dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,
     keys=(*SIZES, *ROPE, RMS_EPS),

@@ -29,7 +29,8 @@ class Draft:
     weight: the source weight, None for one that the target computes (`constant` then holds it).
     rows: the source row of each output row, None where the order stays.
     subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
-    fixed: it has the dtype `dense` whatever is asked.
+    fixed: it has the dtype `dense` whatever is asked. own: the scheme that the target's own tool gives it when all of
+    the model gets one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Draft:
     constant: Array | None = None
     stays: str | None = None
     fixed: bool = False
+    own: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from quantcli import models
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
+from quantcli.models import Architecture
 from quantcli.recipes.mixtures import BLOCK_BITS
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
@@ -39,6 +40,10 @@ from quantcli.targets.shards import copied_files, index_file, json_file, shards
 STORAGE_KEYS = ("quantization", "quantization_config", "_name_or_path")
 
 
+#: How the roles end whose modules mlx-lm never quantizes, whatever their shape.
+NEVER = ("_norm", "conv1d")
+
+
 class MlxTarget:
     """`--to mlx`."""
 
@@ -57,7 +62,7 @@ class MlxTarget:
         common = settings.dtype or mlx_lm_dtype(source.config)
         if source.names == "gguf":
             common = settings.dtype or gguf_dtype(source)
-        return [_draft(weight, source, common) for weight in named], left, warnings
+        return [_draft(weight, source, model.architecture, common) for weight in named], left, warnings
 
     def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
         return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)
@@ -93,7 +98,7 @@ def described(source: Checkpoint, settings: Settings) -> tuple[Mapping[str, Any]
     return folder_from_gguf.config(source, settings), files, warnings
 
 
-def _draft(named: Named, source: Checkpoint, common: str | None) -> Draft:
+def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:
     """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored."""
     weight, shape, name = named.source.weight, named.source.shape, named.name
     if isinstance(weight.scheme, Dense) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
@@ -101,13 +106,17 @@ def _draft(named: Named, source: Checkpoint, common: str | None) -> Draft:
             f"{source.root}: tensor {weight.name} is {weight.scheme.dtype} without a scale, which MLX does not "
             "read; convert it to f16 or bf16 first."
         )
+    role = named.found.row.role if named.found else ""
+    own = None if architecture is None else architecture.mlx_schemes.get(role)
     stays = None
     if len(shape) < 2:
         stays = f"stays dense: has {len(shape)} dimensions"
     elif not name.endswith(".weight"):
         stays = "stays dense: is no layer's .weight"
+    elif own == "dense" or role.endswith(NEVER):
+        stays = "stays dense: mlx-lm does not quantize such a module"
     dtype = _held(dense_dtype(named, source, common))
-    return Draft(name, shape, named.subject, dtype, weight, named.source.rows, stays=stays)
+    return Draft(name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own)
 
 
 def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:
