@@ -142,8 +142,12 @@ def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
     low, high, original = PUBLISHED
     plain = Rope(theta, "llama3", None, int(original), low, high)
     tops = dict.fromkeys((_decimal(float(wanted.max())), 8.0, 32.0, 16.0, 4.0, 64.0))
+    published = [replace(plain, factor=top) for top in tops]
     with np.errstate(all="ignore"):
-        tried = [replace(plain, factor=top) for top in tops] + [r for top in tops for r in _fitted(wanted, theta, top)]
+        exact = next((rope for rope in published if not _miss(wanted, rope)), None)
+        if exact is not None:
+            return exact
+        tried = published + [rope for top in tops for rope in _fitted(wanted, theta, top)]
         misses = [_miss(wanted, rope) for rope in tried]
     best = min(range(len(tried)), key=lambda i: (misses[i], i))
     if misses[best] > 1e-4:
