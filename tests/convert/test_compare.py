@@ -322,7 +322,7 @@ def test_unknown_architectures_are_compared_by_name(llama: Path, tmp_path: Path)
     strange = changed(llama, tmp_path / "strange", {"model_type": "strange"})
     found = compared(strange, strange)
     assert len(found.weights) == 21 and "'strange' has no table of settings" in found.notes[0]
-    with pytest.raises(NotPossible, match="'strange' has no table of names"):
+    with pytest.raises(NotPossible, match="'strange' is not known"):
         compared(strange, llama_gguf(tmp_path / "a.gguf", llama))
 
 
