@@ -38,7 +38,9 @@ class Slab:
 
 
 def work_bytes(draft: Draft, route: Route) -> int:
-    """What an element costs on a route: only the encoders of dense weights are kernels from end to end."""
+    """What an element costs on a route: only repacks and the encoders of dense weights make no float32 of it."""
+    if route is Route.REPACK:
+        return KERNEL_BYTES
     is_dense = draft.weight is not None and isinstance(draft.weight.scheme, Dense)
     return KERNEL_BYTES if is_dense and route is Route.QUANTIZE and draft.rows is None else WORK_BYTES
 
@@ -46,7 +48,9 @@ def work_bytes(draft: Draft, route: Route) -> int:
 def is_strided(draft: Draft) -> bool:
     """Whether a range of rows lies all over the stored parts (AWQ), so that each slab reads all of them."""
     weight = draft.weight
-    return weight is not None and any(spec.axis == 1 for spec in weight.scheme.layout(weight.shape).values())
+    return weight is not None and any(
+        spec.axis == 1 and len(spec.shape) > 1 for spec in weight.scheme.layout(weight.shape).values()
+    )
 
 
 def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | None = None) -> list[Slab]:

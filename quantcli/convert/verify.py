@@ -158,9 +158,11 @@ def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored
 
 
 def _check_codes(step: Step, ours: Codes, theirs: Codes) -> None:
-    """The same codes, up to the offset between two symmetric grids' zeros."""
-    zeros = ours.grid.zero, theirs.grid.zero
-    shift = 0 if zeros[0] is None or zeros[1] is None else zeros[1] - zeros[0]
+    """The same codes, up to where a symmetric grid counts them from."""
+    zero = theirs.grid.zero
+    shift = 0 if zero is None else ours.offsets(zero, theirs.grid.bits)
+    if not isinstance(shift, int):
+        shift = np.repeat(shift, ours.grid.group, axis=1)
     if not np.array_equal(ours.codes.astype(np.int16) + shift, theirs.codes.astype(np.int16)):
         raise VerificationFailed(f"{step.name}: its codes are not the source's; convert again.")
 

@@ -191,8 +191,9 @@ class NegExp:
 
 @dataclass(frozen=True)
 class Transpose:
-    """Each matrix transposed."""
+    """Each matrix transposed. unless: the scheme whose weights Hugging Face's dialect has transposed already."""
 
+    unless: str | None = None
     whole = True
 
     def apply(self, matrices: NDArray[np.generic]) -> NDArray[np.generic]:

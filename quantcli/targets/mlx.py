@@ -90,10 +90,15 @@ class MlxTarget:
                 *beside], [*notes, *_warnings(placed)]  # fmt: skip
 
 
-def described(source: Checkpoint, settings: Settings) -> tuple[Mapping[str, Any], list[OutputFile], list[str]]:
-    """config.json's object, the other files that describe a model, and warnings: the source's own, or rebuilt."""
+def described(
+    source: Checkpoint, settings: Settings, *, layouts: bool = False
+) -> tuple[Mapping[str, Any], list[OutputFile], list[str]]:
+    """config.json's object, the other files that describe a model, and warnings: the source's own, or rebuilt.
+
+    layouts: with the files that say how weights are stored.
+    """
     if source.names == "hf":
-        return source.config, copied_files(source), []
+        return source.config, copied_files(source, settings=layouts), []
     files, warnings = folder_from_gguf.files(source)
     return folder_from_gguf.config(source, settings), files, warnings
 
