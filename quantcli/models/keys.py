@@ -14,7 +14,7 @@ from typing import Any
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models.hyperparameters import Hyperparameters
-from quantcli.models.reader import Reader
+from quantcli.models.reader import LONGEST, Reader
 
 Read = Callable[[Hyperparameters], Any]
 
@@ -129,7 +129,7 @@ SLIDING_WINDOW = Key("attention.sliding_window", "uint32", "sliding_window")
 
 def every_fourth_full(config: Reader) -> list[str]:
     """`layer_types` of models in which three layers with a sliding window come before one without."""
-    layers = config.integer("num_hidden_layers")
+    layers = config.integer("num_hidden_layers", most=LONGEST)
     return ["sliding_attention" if (layer + 1) % 4 else "full_attention" for layer in range(layers)]
 
 

@@ -284,6 +284,13 @@ def test_settings_are_compared_whatever_the_dialect(llama: Path, tmp_path: Path)
     assert [f.key for f in compared(llama, second).fields] == ["rope.theta"]
 
 
+def test_settings_of_a_family_are_compared(llama: Path, tmp_path: Path) -> None:
+    scales = {"model_type": "granite", "embedding_multiplier": 12.0, "logits_scaling": 8.0}
+    first = changed(llama, tmp_path / "first", scales)
+    second = changed(llama, tmp_path / "second", scales | {"logits_scaling": 16.0})
+    assert [(f.key, f.a, f.b) for f in compared(first, second).fields] == [("logit_scale", 8.0, 16.0)]
+
+
 def test_tokenizers_are_compared_part_by_part(llama: Path, tmp_path: Path) -> None:
     tokenizer = json.loads((llama / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]

@@ -112,11 +112,19 @@ def test_settings_that_mean_nothing(change: dict[str, Any], message: str) -> Non
 
 def test_mlx_sees_the_rope_settings() -> None:
     assert mlx_rope_keys(BEFORE) == {}
-    scaling = {k: v for k, v in AFTER["rope_parameters"].items() if k != "rope_theta"}
+    scaling = {k: v for k, v in AFTER["rope_parameters"].items() if k != "rope_theta"} | {"type": "llama3"}
     assert mlx_rope_keys(AFTER) == {"rope_theta": 500000.0, "rope_scaling": scaling}
     assert mlx_rope_keys({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}) == {"rope_theta": 1e6}
     assert mlx_rope_keys({"rope_theta": 5.0, "rope_parameters": {"rope_theta": 1e6}}) == {}
-    assert mlx_rope_keys({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}) == {}
+    nested = {"full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0}}
+    nested["sliding_attention"] = {"rope_theta": 1e4, "rope_type": "default"}
+    assert mlx_rope_keys({"rope_parameters": nested}) == {
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 8.0},
+        "rope_local_base_freq": 1e4,
+    }
+    assert mlx_rope_keys({"rope_parameters": {"some_attention": {"rope_theta": 1e6}}}) == {}
+    assert mlx_rope_keys({"model_type": "qwen3_moe", "num_local_experts": 3}) == {"num_experts": 3}
     assert mlx_rope_keys({"rope_parameters": "none"}) == {}
 
 
