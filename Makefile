@@ -10,7 +10,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow fuzz peers million bench clean
+.PHONY: setup demo test check slow fuzz peers million bench repacks clean
 
 setup: $(READY)
 
@@ -60,6 +60,10 @@ million: $(PEERS_READY)
 # BENCH="--cases affine4-g64 --runs 3" chooses; see `python benchmarks/bench.py --help`.
 bench: $(READY) $(PEERS_READY)
 	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+# The README's table of repacks.
+repacks: $(READY)
+	@$(BIN)/python -c 'import pathlib, quantcli.convert.repacks as r; print(r.table(r.weight_of(pathlib.Path("$(MODEL)"))))'
 
 clean:
 	rm -rf build dist .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,10 +6,10 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,44 @@ STRIDED_BLOCK = 4 << 20
 
 #: Units whose bytes are swapped at a time.
 SWAPPED_BLOCK = 1 << 12
+
+
+class Readable(Protocol):
+    """An array that can be read a range of rows at a time: stored (`Part`), or made of stored ones (`virtual.py`).
+
+    stored: its bytes stand one after another. block: rows that are made together, so that ranges had best begin and
+    end at its multiples.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def file(self) -> Path: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def stored(self) -> bool: ...
+
+    @property
+    def block(self) -> int: ...
+
+    def read(self, start: int = 0, stop: int | None = None, axis: int = 0) -> Array:
+        """Indices start..stop along `axis` (0: leading axes flattened; 1: of a matrix), as a matrix."""
+
+    def read_bytes(self, start: int, stop: int) -> Array:
+        """That byte range of the array, uint8."""
+
+    def section(self, start: int, stop: int) -> Readable:
+        """Rows start..stop (leading axes flattened) as an array of its own, a matrix."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +75,14 @@ class Part:
     file: Path
     offset: int
     swap: tuple[int, ...] = ()
+    stored = True
+    block = 1
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * DTYPES[self.dtype].bits // 8
 
     def read(self, start: int = 0, stop: int | None = None, axis: int = 0) -> Array:
-        """Indices start..stop along `axis` (0: leading axes flattened; 1: of a matrix), as a matrix."""
         dtype = numpy_dtype(self.dtype)
         rows, columns = (math.prod(self.shape[:-1]), self.shape[-1]) if self.shape else (1, 1)
         with self._opened() as handle:
@@ -62,9 +101,12 @@ class Part:
             return out
 
     def read_bytes(self, start: int, stop: int) -> Array:
-        """That byte range of the stored array, uint8."""
         with self._opened() as handle:
             return self._pread(handle.fileno(), start, stop - start)
+
+    def section(self, start: int, stop: int) -> Part:
+        width = self.shape[-1] * DTYPES[self.dtype].bits // 8
+        return replace(self, shape=(stop - start, self.shape[-1]), offset=self.offset + start * width)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[FileIO]:
@@ -110,7 +152,7 @@ class Weight:
     name: str
     shape: tuple[int, ...]
     scheme: Scheme
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Readable]
     reason: str = ""
 
     @property
@@ -122,9 +164,12 @@ class Weight:
 class Checkpoint:
     """A source, opened: headers read and checked, no data.
 
-    kind: `hf`, `mlx`, `awq`, `gguf`. names: the dialect that weights are named in (`hf`, `gguf`). root: folder or file.
+    kind: `hf`, `mlx`, `gguf`, or whose quantized layout it has (`awq`, `gptq`, `fp8` ...). names: the dialect
+    that weights are named in (`hf`, `gguf`). root: folder or file.
     files: those that hold tensors. sidecars: the others of a folder that belong to the model (tokenizer, templates).
-    config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders).
+    config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders). header: the text
+    in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where
+    they stay so.
     """
 
     kind: str
@@ -135,6 +180,8 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     sidecars: tuple[Path, ...] = ()
+    header: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

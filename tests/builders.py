@@ -102,10 +102,11 @@ def byte_level_tokenizer(vocab_size: int = 96) -> dict[str, Any]:
     """A tokenizer.json of printable characters, one merge, and three special tokens at the end."""
     ordinary = [chr(33 + i) for i in range(vocab_size - 4)] + ["ab"]
     special = ("<|begin|>", "<|end|>", "<|pad|>")
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
         "added_tokens": [
-            {"id": vocab_size - 3 + i, "content": text, "special": True} for i, text in enumerate(special)
+            {"id": vocab_size - 3 + i, "content": text, **flags} for i, text in enumerate(special)
         ],
         "normalizer": None,
         "pre_tokenizer": {
@@ -116,7 +117,7 @@ def byte_level_tokenizer(vocab_size: int = 96) -> dict[str, Any]:
             ],
         },
         "post_processor": None,
-        "decoder": {"type": "ByteLevel"},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE", "byte_fallback": False, "ignore_merges": False,
             "vocab": {token: i for i, token in enumerate(ordinary)}, "merges": ["a b"],

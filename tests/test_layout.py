@@ -19,6 +19,7 @@ ORDER = (
     "recipes",
     "models",
     "tokenizers",
+    "virtual",
     "checkpoint",
     "schemes",
     "kernels",

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
-from quantcli.convert.survey import model_of
-from quantcli.errors import BadInput, NotPossible
+from quantcli.errors import NotPossible
 from quantcli.models import Architecture, Hyperparameters
+from quantcli.models.translate import Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Draft
+from quantcli.targets.names import Model, unknown
 
 #: Roles of the output matrix and of the embedding that stands for it where the two are tied.
 HEAD, EMBEDDING = "output", "token_embd"
@@ -48,24 +48,9 @@ class Aligned:
     notes: tuple[str, ...]
 
 
-def architecture_of(source: Checkpoint) -> Architecture | None:
-    """The architecture that a checkpoint names, None for one without a table."""
-    if source.names == "hf":
-        return models.find(source.config)
-    named = source.metadata.get("general.architecture")
-    return models.by_gguf(named.value) if named is not None and isinstance(named.value, str) else None
-
-
-def hyperparameters_of(source: Checkpoint, architecture: Architecture) -> Hyperparameters:
-    """The settings of either dialect; raises `BadInput`."""
-    if source.names == "hf":
-        return architecture.hyperparameters(source.config, f"{source.root}/config.json")
-    return models.from_gguf(source.metadata, str(source.root))
-
-
 def align(a: Checkpoint, b: Checkpoint) -> Aligned:
     """The pairs of two checkpoints. Raises `NotPossible` where names can't be brought together, `BadInput`."""
-    mixed = a.names != b.names
+    mixed = Model.of(a).dialect != Model.of(b).dialect
     first, second = _side("A", a, mixed), _side("B", b, mixed)
     first, second = _with_head(first, second), _with_head(second, first)
     both = [name for name in first.drafts if name in second.drafts]
@@ -78,60 +63,66 @@ def align(a: Checkpoint, b: Checkpoint) -> Aligned:
 
 
 def _side(label: str, source: Checkpoint, mixed: bool) -> Side:
-    architecture = architecture_of(source)
+    """One side, under Hugging Face's names where the two have different ones."""
+    model = Model.of(source)
+    architecture = model.architecture
     if mixed and architecture is None:
-        raise NotPossible(
-            f"{source.root}: the architecture {model_of(source)!r} has no table of names, so its tensors have none in "
-            f"the other dialect; known are {', '.join(models.ARCHITECTURES)}. Two folders or two GGUF files need none."
-        )
-    if source.names == "hf":
-        return _folder(label, source, architecture, mixed)
-    settings = hyperparameters_of(source, architecture) if mixed and architecture else None
-    drafts = [_stored(weight, source, architecture, settings) for weight in source.weights.values()]
-    side = Side(label, source, architecture, {d.name: d for d in drafts}, False, ())
-    return replace(side, tied=side.find(HEAD) is None)
+        raise NotPossible(f"{unknown(source)} Two folders or two GGUF files need no table.")
+    settings = model.hyperparameters if architecture and (mixed or source.names == "hf") else None
+    kept, notes = _set_aside(label, model, settings)
+    drafts = _translated(kept, model, settings) if mixed else [_stored(weight, model) for weight in kept.values()]
+    if mixed and source.names == "hf" and architecture and settings:
+        computed = _computed(architecture, settings)
+        drafts += computed
+        notes += [f"{label}: {draft.name} is computed from config.json." for draft in computed]
+    tied = settings is not None and settings.tie_embeddings
+    side = Side(label, source, architecture, {d.name: d for d in drafts}, tied, tuple(notes))
+    return replace(side, tied=side.find(HEAD) is None) if source.names == "gguf" else side
 
 
-def _folder(label: str, source: Checkpoint, architecture: Architecture | None, mixed: bool) -> Side:
-    if architecture is None:
-        plain = {w.name: _draft(w, Subject(w.name, shape=w.shape)) for w in source.weights.values()}
-        return Side(label, source, None, plain, False, ())
-    settings = hyperparameters_of(source, architecture)
-    drafts, notes = {}, []
-    for weight in source.weights.values():
-        found = architecture.to_gguf(weight.name)
-        gguf, role = (found[0], found[1].role) if found else (None, None)
-        if architecture.drops(weight.name):
-            notes.append(f"{label}: {weight.name} is set aside: the model computes it.")
-        elif settings.tie_embeddings and role == HEAD:
-            notes.append(f"{label}: {weight.name} is set aside: the embedding is used for it (tie_word_embeddings).")
+def _set_aside(label: str, model: Model, settings: Hyperparameters | None) -> tuple[dict[str, Weight], list[str]]:
+    """The weights of a side without those of a folder that models have no use for, and what is said of these."""
+    kept, notes = {}, []
+    architecture = model.architecture if model.source.names == "hf" else None
+    for name, weight in model.source.weights.items():
+        if architecture is not None and architecture.drops(name):
+            notes.append(f"{label}: {name} is set aside: the model computes it.")
+        elif architecture and settings and settings.tie_embeddings and architecture.role(name) == HEAD:
+            notes.append(f"{label}: {name} is set aside: the embedding is used for it (tie_word_embeddings).")
         else:
-            drafts[weight.name] = _draft(weight, Subject(weight.name, gguf, role, weight.shape))
-    for row in architecture.computed if mixed else ():
-        values = row.values(settings)
-        if values is not None:
-            subject = Subject(row.gguf, row.gguf, row.role, values.shape)
-            drafts[row.gguf] = Draft(row.gguf, values.shape, subject, "f32", constant=values)
-            notes.append(f"{label}: {row.gguf} is computed from config.json.")
-    return Side(label, source, architecture, drafts, settings.tie_embeddings, tuple(notes))
+            kept[name] = weight
+    return kept, notes
 
 
-def _stored(
-    weight: Weight, source: Checkpoint, architecture: Architecture | None, settings: Hyperparameters | None
-) -> Draft:
-    """A GGUF tensor, under its Hugging Face name where `settings` are given and the table knows it."""
-    found = architecture.to_hf(weight.name) if architecture else None
-    if found is None:
-        role = architecture.role(weight.name) if architecture else None
-        return _draft(weight, Subject(weight.name, weight.name, role, weight.shape))
-    name, row = found
-    draft = _draft(weight, Subject(name, weight.name, row.role, weight.shape))
-    if settings is None:
-        return draft
-    try:
-        return replace(draft, name=name, rows=row.hf_rows(weight.shape, settings))
-    except BadInput as error:
-        raise BadInput(f"{source.root}: tensor {weight.name}: {error}") from None
+def _translated(weights: dict[str, Weight], model: Model, settings: Hyperparameters | None) -> list[Draft]:
+    """Under Hugging Face's names and in its arrangement; what the table does not know under its own name."""
+    assert model.architecture is not None and settings is not None
+    translation = Translation(model.architecture, settings, model.dialect, "hf", str(model.source.root))
+    made, rest = translation.of(weights)
+    drafts = []
+    for tensor in made:
+        weight, rows, shape = tensor.source.weight, tensor.source.rows, tensor.source.shape
+        subject = Subject(tensor.name, tensor.found.name("gguf"), tensor.found.row.role, shape)
+        drafts.append(Draft(tensor.name, shape, subject, weight.scheme.values_dtype, weight, rows))
+    return drafts + [_stored(weights[name], model) for name in rest]
+
+
+def _computed(architecture: Architecture, settings: Hyperparameters) -> list[Draft]:
+    """What only GGUF stores, since it follows from the model's settings."""
+    found = [(row, values) for row in architecture.computed if (values := row.values(settings)) is not None]
+    return [
+        Draft(row.gguf, values.shape, Subject(row.gguf, row.gguf, row.role, values.shape), "f32", constant=values)
+        for row, values in found
+    ]
+
+
+def _stored(weight: Weight, model: Model) -> Draft:
+    """A tensor under its own name."""
+    found = model.architecture.find(weight.name, model.dialect) if model.architecture else []
+    role = model.architecture.role(weight.name) if model.architecture else None
+    gguf = found[0].name("gguf") if found else weight.name if model.dialect == "gguf" else None
+    name = found[0].name("hf") if found else weight.name
+    return _draft(weight, Subject(name, gguf, role, weight.shape))
 
 
 def _draft(weight: Weight, subject: Subject) -> Draft:

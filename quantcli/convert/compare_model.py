@@ -1,13 +1,15 @@
 """What differs between two checkpoints beside their weights: settings and tokenizers.
 
 Two GGUF files are held against each other key by key; everything else through `Hyperparameters` and `Vocabulary`, so
-that one dialect's spelling is no difference. Floats are compared as float32, which is how GGUF holds them.
+that one dialect's spelling is no difference. Floats are compared as float32, which is how GGUF holds them. Tokenizers
+are also set to work, on a fixed list of texts.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -16,18 +18,23 @@ import numpy as np
 from quantcli import tokenizers as folders
 from quantcli.checkpoint import Checkpoint, Vocabulary
 from quantcli.containers.gguf_values import ArrayValue, Value
-from quantcli.convert.align import architecture_of, hyperparameters_of
 from quantcli.convert.survey import model_of
 from quantcli.errors import NotPossible
-from quantcli.models import Hyperparameters
+from quantcli.models import Architecture, Hyperparameters
+from quantcli.models.keys import COMMON
 from quantcli.targets.gguf_metadata import TOKEN_IDS
+from quantcli.targets.names import Model
+from quantcli.tokenizers.behaviour import Encode, differences, encoder
+from quantcli.tokenizers.conventions import PLAIN, Conventions
+from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.rebuild import tokenizer_json
 from quantcli.tokenizers.stored import from_metadata
 
 #: Entries of a list that are shown where it differs.
 FIRST = 3
 
 #: Settings that follow from others, or that say how the file spells them.
-DERIVED = ("states_head_dim", "rope")
+DERIVED = ("states_head_dim", "rope", "settings")
 
 
 @dataclass(frozen=True)
@@ -54,22 +61,33 @@ def fields(a: Checkpoint, b: Checkpoint) -> tuple[tuple[FieldDifference, ...], l
         return _differing(_keys(a.metadata), _keys(b.metadata)), []
     found = []
     for label, source in (("A", a), ("B", b)):
-        architecture = architecture_of(source)
-        if architecture is None:
+        model = Model.of(source)
+        if model.architecture is None:
             return (), [f"{label}: {model_of(source)!r} has no table of settings: they are not compared."]
-        found.append((source, hyperparameters_of(source, architecture)))
-    (first, ours), (second, theirs) = found
-    left, right = _settings(ours, first), _settings(theirs, second)
+        hyperparameters = model.hyperparameters
+        found.append(
+            (source, hyperparameters, _settings(hyperparameters, source) | _own(model.architecture, hyperparameters))
+        )
+    (first, ours, left), (second, theirs, right) = found
     if first.names != second.names:
-        # llama3's scaling is a tensor in GGUF (rope_freqs.weight), which is compared as one.
-        in_tensor = "llama3" in (ours.rope.type, theirs.rope.type)
+        # These kinds of scaling are tensors in GGUF (rope_freqs.weight ...), which are compared as such.
+        in_tensor = not {"llama3", "longrope"}.isdisjoint((ours.rope.type, theirs.rope.type))
         left, right = ({k: v for k, v in side.items() if _shared(k, in_tensor)} for side in (left, right))
     return _differing(left, right), []
 
 
 def _shared(key: str, rope_in_tensor: bool) -> bool:
-    """Whether both dialects hold a setting as one."""
-    return key != "dtype" and (key == "rope.theta" or not (rope_in_tensor and key.startswith("rope.")))
+    """Whether both dialects hold a setting as one. A window is in both where the family's own keys have it."""
+    if key in ("dtype", "sliding_window"):
+        return False
+    return key == "rope.theta" or not (rope_in_tensor and key.startswith("rope."))
+
+
+def _own(architecture: Architecture, hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """What the family says beside the common settings: multipliers, windows, experts ..., by GGUF's keys."""
+    common = {row.name for row in COMMON}
+    rows = [row for row in (*architecture.keys, *architecture.further) if row.name not in common]
+    return {row.name: row.value(hyperparameters) for row in rows}
 
 
 def _settings(found: Hyperparameters, source: Checkpoint) -> dict[str, Any]:
@@ -134,7 +152,31 @@ def tokenizers(a: Checkpoint, b: Checkpoint) -> tuple[tuple[TokenizerDifference,
     found = [_in_lists(what, first, second) for what, first, second in lists]
     found += [_in_maps("settings", _flags(ours), _flags(theirs)), _in_maps("special tokens", *_special(ours, theirs))]
     found.append(_in_maps("chat templates", _templates(ours), _templates(theirs)))
+    try:
+        found.append(_behaviour(_encoder(a, ours), _encoder(b, theirs)))
+    except NotPossible as refused:
+        notes.append(f"{refused} What the tokenizers make of texts is not compared.")
     return tuple(difference for difference in found if difference.count), notes
+
+
+def _encoder(source: Checkpoint, vocabulary: Vocabulary) -> Encode:
+    """A side's tokenizer at work: a folder's own `tokenizer.json`, else one made of its vocabulary."""
+    files, where = Files(source.root), str(source.root)
+    if source.names == "hf" and files.has(folders.JSON):
+        return encoder(files.bytes(folders.JSON), files.label(folders.JSON))
+    made, _ = tokenizer_json(vocabulary, _conventions(source).strips)
+    return encoder(json.dumps(made).encode(), where)
+
+
+def _behaviour(a: Encode, b: Encode) -> TokenizerDifference:
+    found = differences(a, b)
+    first = tuple({"at": d.text, "a": _plain(d.a), "b": _plain(d.b)} for d in found[:FIRST])
+    return TokenizerDifference("ids of probe texts", len(found), first)
+
+
+def _conventions(source: Checkpoint) -> Conventions:
+    architecture = Model.of(source).architecture
+    return PLAIN if architecture is None else architecture.vocabulary
 
 
 def _vocabulary(source: Checkpoint, label: str, notes: list[str]) -> Vocabulary | None:
@@ -143,8 +185,10 @@ def _vocabulary(source: Checkpoint, label: str, notes: list[str]) -> Vocabulary 
         if found is None:
             notes.append(f"{label}: has no tokenizer.")
         return found
+    conventions = _conventions(source)
     try:
-        return folders.load(source.root, source.config)
+        vocabulary = folders.load(source.root, source.config, conventions)
+        return replace(vocabulary, special={**vocabulary.special, **conventions.ids})
     except NotPossible:
         notes.append(f"{label}: has no tokenizer that can be read (byte-level BPE and SentencePiece can).")
         return None

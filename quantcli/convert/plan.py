@@ -14,22 +14,22 @@ from quantcli.convert import gguf_options
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
 from quantcli.convert.request import Request
-from quantcli.convert.routes import Route, choose, fit
+from quantcli.convert.routes import Route, choose, fallback, fit, own_dtype
+from quantcli.convert.scales import fit_of, holder
 from quantcli.convert.settle import settle
 from quantcli.convert.stamps import stamps
 from quantcli.convert.steps import Plan, Step
 from quantcli.convert.weigh import weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
+from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.names import GGML, WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
-
-#: A fallback adds at most this relative RMSE.
-FALLBACK_ROUNDING = 0.01
+from quantcli.virtual import transposed
 
 #: What `--lossless` accepts.
 LOSSLESS = {"exact": Grade.EXACT, "codes": Grade.CODES_EXACT}
@@ -63,8 +63,10 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
-        _refuse_lossy(steps, LOSSLESS[request.lossless], request.lossless)
+        _refuse_lossy(steps, request.lossless, target)
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
+    if target.label == "gguf" and (source.names == "gguf" or any(not isinstance(s.scheme, Dense) for s in steps)):
+        steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape))) for s in steps]
     placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
     files, notes = target.files(source, placed, settings)
     if request.target == "gguf":
@@ -144,8 +146,10 @@ class _Chooser:
             return self._to(draft, wanted, decision.reason, decision.wanted)
         return self._gridded(draft, wanted, decision)
 
-    def _to(self, draft: Draft, scheme: Scheme, reason: str, wanted: str | None = None) -> Step:
-        """A step to `scheme`, whatever the route."""
+    def _to(
+        self, draft: Draft, scheme: Scheme, reason: str, wanted: str | None = None, fits: Grade | None = None
+    ) -> Step:
+        """A step to `scheme`, whatever the route; `fits`: the grade of a repack, where scales had to be looked at."""
         assert draft.weight is not None
         source = draft.weight.scheme
         if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
@@ -160,16 +164,19 @@ class _Chooser:
                 f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "
                 f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
             )
+        if draft.turned and isinstance(scheme, Dense):
+            weight = transposed(draft.weight, draft.rows, draft.shape)
+            draft = replace(draft, weight=weight, rows=None, shape=weight.shape, turned=False)
+            source = weight.scheme
         via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
-        route, grade = choose(source, scheme, draft.shape)
+        route, grade = choose(source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
         return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
 
     def _wanted(self, draft: Draft, decision: Decision) -> Scheme:
         """The target's scheme that a decision names, with the scale dtype that suits the route."""
         assert draft.weight is not None
-        grid = draft.weight.scheme.grid()
-        own = grid.scale_dtype if grid else None
-        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own))
+        source = draft.weight.scheme
+        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own_dtype(source)))
         if scheme is None and self.target.label == "gguf" and decision.scheme in GGML:
             raise NotPossible(f"{decision.reason}: {draft.name} as {decision.scheme}, a type that is not written yet.")
         if scheme is None:
@@ -177,7 +184,7 @@ class _Chooser:
                 f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "
                 "`quant schemes` lists those that are."
             )
-        if grid and not isinstance(fit(grid, scheme, draft.shape), Grade):
+        if source.grid() and not isinstance(fit_of(draft.weight, scheme, draft.shape), Grade):
             scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, None)) or scheme
         return scheme
 
@@ -202,10 +209,16 @@ class _Chooser:
                 return self._to(draft, Dense(draft.dense), stays, None if draft.stays else wanted.name)
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
-        grade = fit(source.grid(), wanted, draft.shape)
-        if isinstance(grade, Grade) or (self.request.allow_requantize and not stays):
+        if source == wanted:
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
+        grade = fit_of(draft.weight, wanted, draft.shape)
+        # Releases in FP8 are many models' only master: rounding one is what quantizing a dense weight is.
+        may_round = self.request.allow_requantize or source.name.startswith("fp8-")
+        if isinstance(grade, Grade) or (may_round and not stays):
+            self.reached += 1
+            fits = grade if isinstance(grade, Grade) else None
+            return self._to(draft, wanted, decision.reason, decision.wanted, fits)
         if decision.origin <= Origin.RECIPE:
             raise NotPossible(
                 f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
@@ -221,12 +234,12 @@ class _Chooser:
         if isinstance(source, Dense):
             return self._to(draft, Dense(draft.dense), reason)
         asked = self.request.scale_dtype
-        holders = self.target.holders(self._scale_dtype(draft, self._grid_dtype(source)))
+        holders = self.target.holders(self._scale_dtype(draft, own_dtype(source)))
         if self.target.keeps(self.source, source):
             return self._to(draft, next((s for s in holders if asked and s.name == source.name), source), reason)
-        fitting = [s for s in holders if isinstance(fit(source.grid(), s, draft.shape), Grade)]
-        if fitting:
-            return self._to(draft, min(fitting, key=lambda s: s.bits_per_weight(draft.shape)), reason)
+        found = holder(draft.weight, [draft.packed] if draft.packed else holders, draft.shape)
+        if found is not None:
+            return self._to(draft, found[0], reason, fits=found[1])
         if not holders:
             return self._to(
                 draft,
@@ -234,11 +247,6 @@ class _Chooser:
                 f"decoded: {self.target.label} has no layout for {source.family}'s {source.name}",
             )
         return self._fallback(draft)
-
-    @staticmethod
-    def _grid_dtype(scheme: Scheme) -> str | None:
-        grid = scheme.grid()
-        return grid.scale_dtype if grid else None
 
     def _fallback(self, draft: Draft) -> Step:
         """The scheme that takes a kept weight whose grid has no place in the target."""
@@ -249,8 +257,7 @@ class _Chooser:
         if choice == "none":
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
         if choice == "auto":
-            small = [s for s in holders if s.rounding <= FALLBACK_ROUNDING and not s.unfit(draft.shape)]
-            scheme = min(small, key=lambda s: s.bits_per_weight(draft.shape), default=Dense(draft.dense))
+            scheme = fallback(holders, draft.shape) or Dense(draft.dense)
         else:
             scheme = self.target.scheme(choice, self._scale_dtype(draft, None)) or Dense(draft.dense)
             if scheme.name != choice or scheme.unfit(draft.shape):
@@ -268,25 +275,37 @@ class _Chooser:
             )
 
 
-def _refuse_lossy(steps: Iterable[Step], allowed: Grade, word: str) -> None:
+def _refuse_lossy(steps: Iterable[Step], word: str, target: Target) -> None:
+    allowed = LOSSLESS[word]
     worse = [step for step in steps if step.grade > allowed]
     if not worse:
         return
     named = "; ".join(f"{s.name} ({s.route} to {s.scheme.name}: {s.grade})" for s in worse[:3])
-    raise NotPossible(
-        f"--lossless {word}: {len(worse)} weights would not be {allowed}: {named}. {_what_would_fit(worse[0])}"
-    )
+    ways = dict.fromkeys(_what_would_fit(step, allowed, target) for step in worse[:3])
+    raise NotPossible(f"--lossless {word}: {len(worse)} weights would not be {allowed}: {named}. {' '.join(ways)}")
 
 
-def _what_would_fit(step: Step) -> str:
+def _what_would_fit(step: Step, allowed: Grade, target: Target) -> str:
+    assert step.draft.weight is not None
+    source = step.draft.weight.scheme
     if step.route is Route.REPACK:
-        return (
-            "--scale-dtype f32 holds every scale and bias."
-            if step.scheme.family == "mlx"
-            else "An MLX output with --scale-dtype f32 would."
-        )
+        return _what_would_hold(step, allowed, target) or f"Nothing in {target.said} holds {source.name} so."
     if step.route is Route.REQUANTIZE and step.wanted is not None:
-        return f"No scheme of this output is known to hold {step.wanted}'s codes; one of its own kind does."
+        return f"No scheme of {target.said} is known to hold {step.wanted}'s codes; one of its own kind does."
     if step.route in (Route.CAST, Route.DEQUANTIZE):
         return "--dtype f32 holds every value."
     return "Leave out the scheme: weights that are dense stay dense, quantized ones keep their codes."
+
+
+def _what_would_hold(step: Step, allowed: Grade, target: Target) -> str | None:
+    """The option that repacks a weight at the grade that is allowed: other scales first, then another scheme."""
+    assert step.draft.weight is not None
+    grid, shape = step.draft.weight.scheme.grid(), step.draft.shape
+    for dtype in ("f16", "bf16", "f32"):
+        holding = [s for s in target.holders(dtype) if isinstance(g := fit(grid, s, shape), Grade) and g <= allowed]
+        if any(scheme.name == step.scheme.name for scheme in holding):
+            return f"--scale-dtype {dtype} holds every scale and bias."
+        if holding:
+            best = min(holding, key=lambda s: s.bits_per_weight(shape))
+            return f"{best.name} holds them: --override '{step.name}={best.name}'."
+    return None

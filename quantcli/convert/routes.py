@@ -13,7 +13,7 @@ Row operations act on parts where every index of every part is one row, else on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 
 import numpy as np
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, Array, Device, to_float32
 from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 from quantcli.schemes.dense import Dense, cast, holds
+
+#: A fallback adds at most this relative RMSE.
+FALLBACK_ROUNDING = 0.01
 
 
 class Route(StrEnum):
@@ -62,6 +65,26 @@ def fit(grid: Grid | None, target: Scheme, shape: tuple[int, ...]) -> Grade | st
     return target.unfit(shape) or target.fits(grid, shape)
 
 
+def holders_of(grid: Grid, holders: Iterable[Scheme], shape: tuple[int, ...]) -> Iterator[tuple[Scheme, Grade]]:
+    """The schemes that hold any codes on a grid, fewest bytes first."""
+    able = sorted((s for s in holders if not s.unfit(shape)), key=lambda s: s.bits_per_weight(shape))
+    for scheme in able:
+        if isinstance(grade := scheme.fits(grid, shape), Grade):
+            yield scheme, grade
+
+
+def fallback(holders: Iterable[Scheme], shape: tuple[int, ...]) -> Scheme | None:
+    """The smallest scheme for values whose grid has no place: its own rounding is at most FALLBACK_ROUNDING."""
+    small = [s for s in holders if s.rounding <= FALLBACK_ROUNDING and not s.unfit(shape)]
+    return min(small, key=lambda s: s.bits_per_weight(shape), default=None)
+
+
+def own_dtype(scheme: Scheme) -> str | None:
+    """Of a repack's scales: GGML's are f16, or products that f32 would hold at 6 bits a weight instead of 5."""
+    grid = scheme.grid()
+    return None if grid is None else "f16" if scheme.family == "ggml" else grid.scale_dtype
+
+
 def is_rowwise(specs: Mapping[str, PartSpec]) -> bool:
     """Whether every index of every part is one row, so that row operations can act on parts."""
     return all(spec.axis == 0 and spec.rows == spec.indices == 1 for spec in specs.values())
@@ -92,8 +115,7 @@ def carry(
     if route in (Route.REPACK, Route.COPY):
         codes = source.codes(parts)
         codes = codes if rows is None else take_codes(codes, rows)
-        packed = target.pack(codes)
-        return packed, Error.between(codes.values(), target.decode(packed)) if measured else Error()
+        return target.repack(codes) if measured else (target.pack(codes), Error())
     values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
     values = values if rows is None else values[rows]
     if via is None or not isinstance(source, Dense):

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES
-from quantcli.checkpoint import Part, Weight
 from quantcli.convert.routes import Route, is_rowwise
 from quantcli.schemes.base import Parts, PartSpec, Scheme, matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Draft
+from quantcli.virtual import read_rows, take
 
 #: Bytes that an element costs beside its source while it is converted: in a kernel, and as float32 with temporaries.
 #: Measured, with room to spare (tests/convert/test_run.py holds whole runs to their memory).
@@ -38,7 +38,9 @@ class Slab:
 
 
 def work_bytes(draft: Draft, route: Route) -> int:
-    """What an element costs on a route: only the encoders of dense weights are kernels from end to end."""
+    """What an element costs on a route: only repacks and the encoders of dense weights make no float32 of it."""
+    if route is Route.REPACK:
+        return KERNEL_BYTES
     is_dense = draft.weight is not None and isinstance(draft.weight.scheme, Dense)
     return KERNEL_BYTES if is_dense and route is Route.QUANTIZE and draft.rows is None else WORK_BYTES
 
@@ -46,7 +48,9 @@ def work_bytes(draft: Draft, route: Route) -> int:
 def is_strided(draft: Draft) -> bool:
     """Whether a range of rows lies all over the stored parts (AWQ), so that each slab reads all of them."""
     weight = draft.weight
-    return weight is not None and any(spec.axis == 1 for spec in weight.scheme.layout(weight.shape).values())
+    return weight is not None and any(
+        spec.axis == 1 and len(spec.shape) > 1 for spec in weight.scheme.layout(weight.shape).values()
+    )
 
 
 def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | None = None) -> list[Slab]:
@@ -54,7 +58,7 @@ def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | Non
 
     work: bytes that an element costs beside its source, where they are not those of the route.
     """
-    if route is Route.COPY and draft.rows is None:
+    if route is Route.COPY and draft.rows is None and _is_stored(draft):
         assert draft.weight is not None
         return [slab for name, part in draft.weight.parts.items() for slab in _byte_ranges(name, part.nbytes, budget)]
     if draft.weight is None or len(draft.shape) < 2:
@@ -65,8 +69,8 @@ def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | Non
     stored = draft.weight.nbytes // max(1, rows)
     step = max(1, budget // max(1, stored + columns * (work or work_bytes(draft, route))))
     step = max(align, step // align * align)
-    if draft.rows is not None:
-        step = _permuted_step(draft.rows, step, align)
+    period = math.lcm(align, *(part.block for part in draft.weight.parts.values()), _period(draft.rows))
+    step = step // period * period or step
     return [Slab(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
@@ -75,45 +79,26 @@ def _byte_ranges(part: str, size: int, budget: int) -> Iterator[Slab]:
     return (Slab(start, min(start + step, size), part) for start in range(0, size, step))
 
 
-def _permuted_step(rows: NDArray[np.int64], step: int, align: int) -> int:
-    """A step at whose multiples the permutation starts afresh (a head): a slab reads few rows beyond its own."""
+def _is_stored(draft: Draft) -> bool:
+    """Whether the parts' bytes stand in files one after another."""
+    return draft.weight is not None and all(part.stored for part in draft.weight.parts.values())
+
+
+def _period(rows: NDArray[np.int64] | None) -> int:
+    """Rows after which a permutation starts afresh (a head): a slab of whole ones reads few rows beyond its own."""
+    if rows is None:
+        return 1
     closed = np.maximum.accumulate(rows) == np.arange(len(rows))
-    period = int(np.argmax(closed)) + 1
-    period = math.lcm(period, align)
-    return max(period, step // period * period)
+    return int(np.argmax(closed)) + 1
 
 
-def read(draft: Draft, slab: Slab) -> tuple[Parts, NDArray[np.int64] | None]:
-    """The source parts of a slab, and the row among them of each of its rows (None: in order)."""
+def read(draft: Draft, slab: Slab, only: Iterable[str] | None = None) -> tuple[Parts, NDArray[np.int64] | None]:
+    """The source parts of a slab (those in `only`), and the row among them of each of its rows (None: in order)."""
     weight = draft.weight
     assert weight is not None
-    specs = weight.scheme.layout(weight.shape)
     if draft.rows is None:
-        return read_rows(weight, specs, slab.start, slab.stop), None
-    if len(weight.shape) < 2:
-        return {name: part.read()[:, draft.rows] for name, part in weight.parts.items()}, None
-    wanted = draft.rows[slab.start : slab.stop]
-    align = math.lcm(*(spec.rows for spec in specs.values()))
-    low = int(wanted.min()) // align * align
-    high = min(-(-(int(wanted.max()) + 1) // align) * align, matrix_shape(weight.shape)[0])
-    return read_rows(weight, specs, low, high), wanted - low
-
-
-def read_rows(
-    weight: Weight, specs: dict[str, PartSpec], start: int, stop: int, only: Iterable[str] | None = None
-) -> Parts:
-    """Rows start..stop of a weight's parts (of those in `only`); parts that no row range cuts are whole."""
-    names = weight.parts if only is None else only
-    return {name: _read_part(weight.parts[name], specs[name], start, stop) for name in names}
-
-
-def _read_part(part: Part, spec: PartSpec, start: int, stop: int) -> NDArray[np.generic]:
-    if spec.axis is None:
-        return part.read()
-    first = start // spec.rows * spec.indices
-    last = -(-stop // spec.rows) * spec.indices
-    length = part.shape[1] if spec.axis == 1 else matrix_shape(part.shape)[0]
-    return part.read(first, min(last, length), spec.axis)
+        return read_rows(weight, weight.scheme.layout(weight.shape), slab.start, slab.stop, only), None
+    return take(weight, draft.rows[slab.start : slab.stop], only)
 
 
 def place(spec: PartSpec, start: int) -> int:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Part
 from quantcli.errors import Surroundings
 
 
@@ -24,7 +24,7 @@ def stamps(source: Checkpoint) -> tuple[Stamp, ...]:
     """One for each file of the source: those with tensors (with the hash of their headers), config and sidecars."""
     starts: dict[Path, int] = {}
     for weight in source.weights.values():
-        for part in weight.parts.values():
+        for part in (part for part in weight.parts.values() if isinstance(part, Part)):
             starts[part.file] = min(part.offset, starts.get(part.file, part.offset))
     others = [source.root / "config.json"] if source.root.is_dir() else []
     return tuple(_stamp(path, starts.get(path, 0)) for path in (*source.files, *others, *source.sidecars))

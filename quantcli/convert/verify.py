@@ -28,7 +28,7 @@ from quantcli.containers.gguf import MAX_ALIGNMENT
 from quantcli.convert.measure import difference
 from quantcli.convert.routes import Route, take_codes
 from quantcli.convert.run import Resources, make, slabs_of, source_file
-from quantcli.convert.slabs import WORK_BYTES, Slab, read, read_rows
+from quantcli.convert.slabs import WORK_BYTES, Slab, read
 from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import surroundings
@@ -38,6 +38,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.opaque import Opaque
 from quantcli.sources.detect import open_source
 from quantcli.targets.base import OutputFile
+from quantcli.virtual import read_rows
 
 #: Two measurements of one error sum in different orders and precisions.
 TOLERANCE = 1e-3
@@ -168,9 +169,11 @@ def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored
 
 
 def _check_codes(step: Step, ours: Codes, theirs: Codes) -> None:
-    """The same codes, up to the offset between two symmetric grids' zeros."""
-    zeros = ours.grid.zero, theirs.grid.zero
-    shift = 0 if zeros[0] is None or zeros[1] is None else zeros[1] - zeros[0]
+    """The same codes, up to where a symmetric grid counts them from."""
+    zero = theirs.grid.zero
+    shift = 0 if zero is None else ours.offsets(zero, theirs.grid.bits)
+    if not isinstance(shift, int):
+        shift = np.repeat(shift, ours.grid.group, axis=1)
     if not np.array_equal(ours.codes.astype(np.int16) + shift, theirs.codes.astype(np.int16)):
         raise VerificationFailed(f"{step.name}: its codes are not the source's; convert again.")
 

@@ -52,15 +52,28 @@ def decode(words: NDArray[np.uint32], scales: Floats, biases: Floats, bits: int,
 
 
 def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
-    """Words (rows, columns * bits / 32) of codes (rows, columns), columns a multiple of 32."""
+    """Words (rows, columns * bits / 32) of codes (rows, columns), columns a multiple of 32.
+
+    Codes of 8 bits are words already: a view, where they are contiguous.
+    """
+    if bits == 8:
+        return np.ascontiguousarray(codes).view(np.uint32)
     words = np.empty((codes.shape[0], codes.shape[1] * bits // 32), np.uint32)
+    if bits == 4:
+        _pack_pairs(np.ascontiguousarray(codes).reshape(-1).view(np.uint16), words.reshape(-1).view(np.uint8))
+        return words
     _pack(np.ascontiguousarray(codes).reshape(-1), words.reshape(-1), bits)
     return words
 
 
 def unpack(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
-    """Codes (rows, columns) of words (rows, columns * bits / 32)."""
+    """Codes (rows, columns) of words (rows, columns * bits / 32); of 8 bits a view, where the words are contiguous."""
+    if bits == 8:
+        return np.ascontiguousarray(words).view(np.uint8)
     codes = np.empty((words.shape[0], words.shape[1] * 32 // bits), np.uint8)
+    if bits == 4:
+        _unpack_pairs(np.ascontiguousarray(words).reshape(-1).view(np.uint8), codes.reshape(-1).view(np.uint16))
+        return codes
     _unpack(np.ascontiguousarray(words).reshape(-1), codes.reshape(-1), bits)
     return codes
 
@@ -178,3 +191,17 @@ def _unpack(words: Any, codes: Any, bits: int) -> None:
         unpack_chunk(
             words[start * bits // 32 : (start + count) * bits // 32], codes[start : start + count], count, bits
         )
+
+
+@kernel
+def _pack_pairs(pairs: Any, stored: Any) -> None:
+    """4 bits: two codes, as a little-endian uint16, become a byte."""
+    for j in range(stored.shape[0]):
+        stored[j] = np.uint8(pairs[j] | np.uint16(pairs[j] >> np.uint16(4)))
+
+
+@kernel
+def _unpack_pairs(stored: Any, pairs: Any) -> None:
+    for j in range(stored.shape[0]):
+        byte = np.uint16(stored[j])
+        pairs[j] = np.uint16(byte | np.uint16(byte << np.uint16(4))) & np.uint16(0x0F0F)

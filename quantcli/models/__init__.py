@@ -2,49 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from quantcli.models.base import Architecture, Computed, Op, PermuteRows, Tensor
-from quantcli.models.hyperparameters import Hyperparameters, Rope, from_config, from_gguf, mlx_rope_keys
+from quantcli.containers.gguf_values import Value
+from quantcli.errors import NotPossible
+from quantcli.models import rebuilt
+from quantcli.models.base import Architecture, Computed, Found, Tensor
+from quantcli.models.cohere import COHERE
+from quantcli.models.cohere2 import COHERE2
+from quantcli.models.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from quantcli.models.ernie4_5 import ERNIE4_5
+from quantcli.models.exaone4 import EXAONE4
+from quantcli.models.falcon import FALCON
+from quantcli.models.gemma import GEMMA
+from quantcli.models.gemma2 import GEMMA2
+from quantcli.models.gemma3 import GEMMA3
+from quantcli.models.generation import generation_config
+from quantcli.models.glm4 import GLM4
+from quantcli.models.glm4_moe import GLM4_MOE
+from quantcli.models.gpt_neox import GPT_NEOX
+from quantcli.models.gpt_oss import GPT_OSS
+from quantcli.models.granite import GRANITE
+from quantcli.models.hyperparameters import Hyperparameters, from_config
+from quantcli.models.keys import Key
 from quantcli.models.llama import LLAMA
+from quantcli.models.mamba import MAMBA
+from quantcli.models.mixtral import MIXTRAL
+from quantcli.models.nemotron import NEMOTRON
+from quantcli.models.olmo2 import OLMO2
+from quantcli.models.ops import Op, PermuteRows
+from quantcli.models.phi3 import PHI3
 from quantcli.models.qwen2 import QWEN2
+from quantcli.models.qwen2_moe import QWEN2_MOE
 from quantcli.models.qwen3 import QWEN3
+from quantcli.models.qwen3_moe import QWEN3_MOE
+from quantcli.models.rope import Rope, mlx_rope_keys
+from quantcli.models.smollm3 import SMOLLM3
+from quantcli.models.stablelm import STABLELM
+from quantcli.models.starcoder2 import STARCODER2
+from quantcli.models.stored import Shape, nothing, stored
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "llama": LLAMA,
-    "qwen2": QWEN2,
-    "qwen3": QWEN3,
-}
+#: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
+FAMILIES: tuple[Architecture, ...] = (
+    COHERE,
+    COHERE2,
+    DEEPSEEK_V2,
+    DEEPSEEK_V3,
+    ERNIE4_5,
+    EXAONE4,
+    FALCON,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    GLM4,
+    GLM4_MOE,
+    GPT_NEOX,
+    GPT_OSS,
+    GRANITE,
+    LLAMA,
+    MAMBA,
+    MIXTRAL,
+    NEMOTRON,
+    OLMO2,
+    PHI3,
+    QWEN2,
+    QWEN2_MOE,
+    QWEN3,
+    QWEN3_MOE,
+    SMOLLM3,
+    STABLELM,
+    STARCODER2,
+)
+
+ARCHITECTURES: dict[str, Architecture] = {family.name: family for family in FAMILIES}
 
 #: Every `model_type` that is known.
-KINDS = tuple(kind for architecture in ARCHITECTURES.values() for kind in architecture.model_types)
+KINDS = tuple(kind for architecture in FAMILIES for kind in architecture.model_types)
 
 
 def find(config: Mapping[str, Any]) -> Architecture | None:
     """The architecture of a `config.json` object, by its `model_type`; None for a family that is not in the table."""
     kind = config.get("model_type")
-    return next((a for a in ARCHITECTURES.values() if kind in a.model_types), None) if isinstance(kind, str) else None
+    return next((a for a in FAMILIES if kind in a.model_types), None) if isinstance(kind, str) else None
 
 
-def by_gguf(name: str) -> Architecture | None:
-    """The architecture that a GGUF file's `general.architecture` names."""
-    return next((a for a in ARCHITECTURES.values() if a.gguf == name), None)
+def by_gguf(metadata: Mapping[str, Any]) -> Architecture | None:
+    """The architecture of GGUF metadata (key -> value, or `Value`): by `general.architecture`, then by `when`."""
+    values = {key: value.value if isinstance(value, Value) else value for key, value in metadata.items()}
+    name = values.get("general.architecture")
+    own = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
+    named = sorted((a for a in FAMILIES if a.gguf == name), key=lambda a: a.when is None)
+    return next((a for a in named if a.when is None or a.when(own)), None)
+
+
+def config_from_gguf(
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Shape],
+    values: Callable[[str], Sequence[float]] = nothing,
+    dtype: str | None = None,
+    where: str = "GGUF metadata",
+) -> dict[str, Any]:
+    """The `config.json` object of a GGUF file, as published checkpoints spell it.
+
+    metadata: key -> value, or `Value`. tensors: shapes, rows first. values: reads a tensor's numbers, asked for those
+    that hold rotary factors only. dtype: our name of what the weights become; None leaves `torch_dtype` out. Raises
+    `BadInput` for metadata that contradict themselves, `NotPossible` for an architecture that is not in the table.
+    """
+    file = stored(metadata, tensors, values, where)
+    architecture = by_gguf(metadata)
+    if architecture is None:
+        name = file.every.text("general.architecture", "")
+        raise NotPossible(
+            f"{where}: the architecture {name!r} is not known, so there is no config.json for it; known are "
+            f"{', '.join(sorted({a.gguf for a in FAMILIES}))}: a further one is a file in quantcli/models."
+        )
+    kind = next(iter(architecture.classes)) if architecture.kind is None else architecture.kind(file)
+    return rebuilt.config(file, architecture, kind, dtype)
+
+
+def generation_config_from_gguf(metadata: Mapping[str, Any], where: str = "GGUF metadata") -> dict[str, Any]:
+    """The `generation_config.json` object of GGUF metadata: token ids, and sampling values where there are some."""
+    return generation_config(stored(metadata, {}, nothing, where))
+
+
+def from_gguf(
+    metadata: Mapping[str, Any], where: str = "GGUF metadata", tensors: Mapping[str, Shape] | None = None
+) -> Hyperparameters:
+    """Hyperparameters of GGUF metadata (key -> value, or `Value`), but for rotary factors, which stand in tensors.
+
+    tensors: shapes, where the file is at hand. Raises `BadInput`, `NotPossible`.
+    """
+    shapes = {name: shape for name, shape in (tensors or {}).items() if not name.startswith("rope_f")}
+    config = config_from_gguf(metadata, shapes, where=where)
+    architecture = find(config)
+    assert architecture is not None
+    return architecture.hyperparameters(config, where)
 
 
 __all__ = [
     "ARCHITECTURES",
+    "FAMILIES",
     "KINDS",
     "Architecture",
     "Computed",
+    "Found",
     "Hyperparameters",
+    "Key",
     "Op",
     "PermuteRows",
     "Rope",
     "Tensor",
     "by_gguf",
+    "config_from_gguf",
     "find",
     "from_config",
     "from_gguf",
+    "generation_config_from_gguf",
     "mlx_rope_keys",
 ]

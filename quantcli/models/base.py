@@ -1,106 +1,87 @@
-"""What an architecture is: a table of tensors (names, role, operations) and what is special in its metadata.
+"""What an architecture is: a table of tensors (names in three dialects, operations), and what its metadata has.
 
-A row's patterns have no suffix, `{i}` stands for the layer number, and every row counts for each of its suffixes:
+A row's patterns have no suffix, `{i}` stands for the layer, `{e}` for the expert, and every row counts for each of its
+suffixes (`""`: the patterns are whole names):
 
-    Tensor("model.layers.{i}.self_attn.q_proj", "blk.{i}.attn_q", "attn_q", ops=(PermuteRows("heads"),))
+    Tensor("model.layers.{i}.self_attn.q_proj", "blk.{i}.attn_q", ops=(PermuteRows("heads"),))
         model.layers.3.self_attn.q_proj.weight  <->  blk.3.attn_q.weight
         model.layers.3.self_attn.q_proj.bias    <->  blk.3.attn_q.bias
 
-Operations are listed in the order that takes a Hugging Face tensor to GGUF; going back, their inverses run in reverse.
-MLX names are Hugging Face's names for every family here.
+    Tensor("layers.{i}.experts.{e}.up_proj", "blk.{i}.ffn_up_exps", mlx="layers.{i}.switch_mlp.up_proj")
+        a dialect whose pattern has `{e}` stores one tensor an expert, one without has them stacked: (experts, out, in)
+
+Operations are listed in the order that leads from Hugging Face's arrangement to GGUF's (`mlx_ops`: to MLX's); the way
+back follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take`.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.errors import BadInput
 from quantcli.models.hyperparameters import Hyperparameters, from_config
+from quantcli.models.keys import COMMON, Key
+from quantcli.models.ops import MoveAxis, Op
+from quantcli.models.stored import Setting, Stored
+from quantcli.tokenizers.conventions import PLAIN, Conventions
 
-#: A layer number as one dotted component; without leading zeros, so that names map back to themselves.
-LAYER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
+#: Layer and expert numbers as dotted components; without leading zeros, so that names map back to themselves.
+NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
 
-Rows = NDArray[np.int64]
-
-
-class Op(Protocol):
-    """A row operation: `index(rows, h)[t]` is the Hugging Face row that GGUF row t comes from; `inverse` goes back."""
-
-    def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows: ...
-
-    def inverse(self, rows: int, hyperparameters: Hyperparameters) -> Rows: ...
-
-
-@dataclass(frozen=True)
-class PermuteRows:
-    """Rotary rows of each head from two halves (Hugging Face) to interleaved pairs (GGUF); of a vector, its elements.
-
-        Hugging Face   0 1 2 3 | 4 5 6 7      a head of 8 rows: pair n is (n, n + 4)
-        GGUF           0 4 1 5 2 6 3 7
-
-    `heads` names the field of Hyperparameters that counts the heads: `heads` or `kv_heads`. Source: llama.cpp's
-    converter.
-
-    >>> PermuteRows.halves_to_pairs(8, 1).tolist()
-    [0, 4, 1, 5, 2, 6, 3, 7]
-    """
-
-    heads: str
-
-    @staticmethod
-    def halves_to_pairs(rows: int, heads: int) -> Rows:
-        return np.arange(rows, dtype=np.int64).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
-
-    def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
-        heads: int = getattr(hyperparameters, self.heads)
-        if rows % (2 * heads):
-            raise BadInput(
-                f"{rows} rows cannot be split into {heads} attention heads of two halves each: see config.json."
-            )
-        return self.halves_to_pairs(rows, heads)
-
-    def inverse(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
-        return np.argsort(self.index(rows, hyperparameters), kind="stable")
+#: The dialects that tensors are named in, as `Checkpoint.names` has them.
+DIALECTS = ("hf", "gguf", "mlx")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One row of the table: `hf` and `gguf` name patterns, `role` in GGUF's vocabulary, `ops` from HF to GGUF."""
+    """One row of the table. mlx: its pattern in MLX folders, None: as in Hugging Face's.
+
+    optional: models do without it. f32: it stays float32 in every dialect.
+    """
 
     hf: str
     gguf: str
-    role: str
     ops: tuple[Op, ...] = ()
     suffixes: tuple[str, ...] = ("weight", "bias")
+    mlx: str | None = None
+    mlx_ops: tuple[Op, ...] = ()
     optional: bool = False
+    f32: bool = False
 
-    def gguf_rows(self, shape: tuple[int, ...], hyperparameters: Hyperparameters) -> Rows | None:
-        """The Hugging Face row of each GGUF row (of a vector: elements) of a tensor; None where the order stays."""
-        rows: Rows | None = None
-        for op in self.ops:
-            index = op.index(_row_count(shape), hyperparameters)
-            rows = index if rows is None else rows[index]
-        return rows
+    @property
+    def role(self) -> str:
+        """What the tensor is, in GGUF's vocabulary: `attn_q`, `ffn_down_exps`."""
+        return self.gguf.removeprefix("blk.{i}.").removesuffix(".weight").removesuffix(".bias")
 
-    def hf_rows(self, shape: tuple[int, ...], hyperparameters: Hyperparameters) -> Rows | None:
-        """The other way: the GGUF row of each Hugging Face row."""
-        rows: Rows | None = None
-        for op in self.ops:
-            inverse = op.inverse(_row_count(shape), hyperparameters)
-            rows = inverse if rows is None else inverse[rows]
-        return rows
+    def pattern(self, dialect: str) -> str:
+        return {"hf": self.hf, "gguf": self.gguf, "mlx": self.mlx or self.hf}[dialect]
+
+    def ops_to(self, dialect: str) -> tuple[Op, ...]:
+        """The operations from Hugging Face's arrangement to a dialect's."""
+        return {"hf": (), "gguf": self.ops, "mlx": self.mlx_ops}[dialect]
 
 
-def _row_count(shape: tuple[int, ...]) -> int:
-    return shape[-1] if len(shape) == 1 else math.prod(shape[:-1])
+@dataclass(frozen=True)
+class Found:
+    """A tensor's name, taken apart: its row, suffix, layer and expert (None: it has no such number)."""
+
+    row: Tensor
+    suffix: str
+    layer: int | None = None
+    expert: int | None = None
+
+    def name(self, dialect: str, expert: int | None = None) -> str:
+        """The name in a dialect. expert: where the dialect names experts, the one that is meant."""
+        pattern = self.row.pattern(dialect)
+        layer, number = str(self.layer), str(self.expert if expert is None else expert)
+        filled = pattern.replace("{i}", layer).replace("{e}", number)
+        return f"{filled}.{self.suffix}" if self.suffix else filled
 
 
 @dataclass(frozen=True)
@@ -108,19 +89,30 @@ class Computed:
     """A GGUF tensor with no source tensor: `values(h)` is its float32 contents, None where this model has none."""
 
     gguf: str
-    role: str
     values: Callable[[Hyperparameters], NDArray[np.float32] | None]
+
+    @property
+    def role(self) -> str:
+        return self.gguf.removesuffix(".weight")
 
 
 @dataclass(frozen=True)
 class Architecture:
     """A family of models.
 
-    name: ours. gguf: GGUF's `general.architecture`. model_types: of `config.json`, each with the defaults that its
-    class in transformers assumes for keys that a file leaves out. tensors, computed: the table. dropped: source
-    tensors that hold nothing (patterns without `{i}`'s number, in full). keys: metadata, without the architecture's
-    prefix, that llama.cpp's converter adds after the common ones. states_head_dim: whether it writes head sizes that
-    the config does not name. states_space_prefix: whether it writes `add_space_prefix` from tokenizer_config.json.
+    name: ours. gguf: GGUF's `general.architecture`; of several families with one, `when` tells by the metadata (values
+    by key, without the architecture's prefix). model_types: of `config.json`, each with the defaults that its class in
+    transformers assumes for keys that a file leaves out. tensors, computed: the table. dropped: source tensors that
+    hold nothing (patterns with `{i}`, in full). mtp: the dialects, beside `hf`, that keep the layers for
+    multi-token prediction, those from num_hidden_layers on; None: there are no such layers. mlx_schemes: role -> the
+    scheme that mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
+    states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
+
+    names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before
+    `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
+    classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
+    beside those that the keys of metadata name.
+    vocabulary: what is special in its `tokenizer.*` keys.
     """
 
     name: str
@@ -129,83 +121,91 @@ class Architecture:
     tensors: tuple[Tensor, ...]
     computed: tuple[Computed, ...] = ()
     dropped: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    states_head_dim: bool = True
+    mtp: tuple[str, ...] | None = None
+    mlx_schemes: Mapping[str, str] = field(default_factory=dict)
+    when: Callable[[Mapping[str, Any]], bool] | None = None
     states_space_prefix: bool = False
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    foremost: tuple[Key, ...] = ()
+    keys: tuple[Key, ...] = COMMON
+    further: tuple[Key, ...] = ()
+    states_file_type: bool = True
+    classes: Mapping[str, str] = field(default_factory=dict)
+    kind: Callable[[Stored], str] | None = None
+    settings: tuple[Setting, ...] = ()
+    vocabulary: Conventions = PLAIN
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))
 
     @cached_property
-    def _by_hf(self) -> dict[str, Tensor]:
-        return {f"{row.hf}.{suffix}": row for row in self.tensors for suffix in row.suffixes}
+    def _rows(self) -> dict[str, dict[str, list[tuple[Tensor, str]]]]:
+        """Dialect -> pattern with its suffix -> the rows that have it."""
+        tables: dict[str, dict[str, list[tuple[Tensor, str]]]] = {dialect: {} for dialect in DIALECTS}
+        for dialect, table in tables.items():
+            for row in self.tensors:
+                for suffix in row.suffixes:
+                    pattern = f"{row.pattern(dialect)}.{suffix}".removesuffix(".")
+                    table.setdefault(pattern, []).append((row, suffix))
+        return tables
 
-    @cached_property
-    def _by_gguf(self) -> dict[str, Tensor]:
-        return {f"{row.gguf}.{suffix}": row for row in self.tensors for suffix in row.suffixes}
+    def find(self, name: str, dialect: str) -> list[Found]:
+        """What a name stands for in a dialect: a row of the table, several where they share the tensor, or none."""
+        numbers = NUMBER.findall(name)
+        if "{" in name or len(numbers) > 2:
+            return []
+        pattern = name
+        for mark in ("{i}", "{e}")[: len(numbers)]:
+            pattern = NUMBER.sub(mark, pattern, count=1)
+        layer, expert = (*map(int, numbers), None, None)[:2]
+        return [Found(row, suffix, layer, expert) for row, suffix in self._rows[dialect].get(pattern, ())]
 
-    @cached_property
-    def _computed(self) -> dict[str, Computed]:
-        return {row.gguf: row for row in self.computed}
+    def agrees(self, one: str, other: str) -> bool:
+        """Whether two dialects have the same names and arrangements for all tensors."""
+        return all(
+            row.pattern(one) == row.pattern(other) and row.ops_to(one) == row.ops_to(other) for row in self.tensors
+        ) and (self.mtp is None or one == other)
+
+    def dialect(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """The dialect of a folder's tensors (name -> shape): MLX's where one of them is only MLX's, else HF's."""
+        return "mlx" if any(self._is_mlx(name, shape) for name, shape in shapes.items()) else "hf"
+
+    def _is_mlx(self, name: str, shape: tuple[int, ...]) -> bool:
+        found = self.find(name, "mlx")
+        if not found or found[0].row.pattern("mlx") == found[0].row.hf:
+            return bool(found) and any(isinstance(op, MoveAxis) and op.is_done(shape) for op in found[0].row.mlx_ops)
+        return not self.find(name, "hf")
 
     def to_gguf(self, name: str) -> tuple[str, Tensor] | None:
-        """The GGUF name of a Hugging Face tensor, with its row; None for a name that the table does not know."""
-        found = _find(self._by_hf, name)
-        return None if found is None else (_fill(found[0].gguf, found[1], name), found[0])
-
-    def to_hf(self, name: str) -> tuple[str, Tensor] | None:
-        """The Hugging Face name of a GGUF tensor, with its row; None for unknown and for computed ones."""
-        found = _find(self._by_gguf, name)
-        return None if found is None else (_fill(found[0].hf, found[1], name), found[0])
+        """The GGUF name of a folder's tensor, with its row (of several the first); None for an unknown name."""
+        found = self.find(name, "hf") or self.find(name, "mlx")
+        return (found[0].name("gguf"), found[0].row) if found else None
 
     def role(self, name: str) -> str | None:
-        """The role of a tensor named in either dialect, None for an unknown one."""
-        found = _find(self._by_hf, name) or _find(self._by_gguf, name)
-        if found is None:
-            return self._computed[name].role if name in self._computed else None
-        return found[0].role
+        """The role of a tensor named in any dialect, None for an unknown one."""
+        found = next((found for dialect in DIALECTS if (found := self.find(name, dialect))), None)
+        return found[0].row.role if found else next((c.role for c in self.computed if c.gguf == name), None)
 
     def layer(self, name: str) -> int | None:
-        """The layer that a tensor named in either dialect belongs to, None for those outside the layers."""
-        layer = _split(name)[1]
-        return None if layer is None else int(layer)
+        """The layer that a tensor named in any dialect belongs to, None for those outside the layers."""
+        found = NUMBER.search(name)
+        return int(found[0]) if found else None
 
-    def missing(self, names: Collection[str], layers: int) -> str | None:
-        """The first Hugging Face tensor that a model of so many layers cannot do without and that is not there."""
-        wanted = (row.hf for row in self.tensors if "weight" in row.suffixes and not row.optional)
-        for pattern in wanted:
-            numbers = range(layers) if "{i}" in pattern else (0,)
+    def missing(self, names: Collection[str], layers: int, dialect: str = "hf") -> str | None:
+        """The first tensor of a dialect that a model of so many layers cannot do without and that is not there."""
+        wanted = (row for row in self.tensors if not row.optional and "bias" not in row.suffixes[:1])
+        for row in wanted:
+            numbers = range(layers) if "{i}" in row.hf else (None,)
             for number in numbers:
-                name = f"{pattern.replace('{i}', str(number))}.weight"
+                name = Found(row, row.suffixes[0], number, 0).name(dialect)
                 if name not in names:
                     return name
         return None
 
     def drops(self, name: str) -> bool:
         """Whether a Hugging Face tensor is one that no target needs (inverse frequencies that are computed anyway)."""
-        return _split(name)[0] in self.dropped
+        return NUMBER.sub("{i}", name, count=1) in self.dropped
 
     def hyperparameters(self, config: Mapping[str, Any], where: str = "config.json") -> Hyperparameters:
         """`from_config` with this family's defaults."""
-        return from_config(config, self.name, self.model_types.get(str(config.get("model_type"))), where)
-
-
-def _split(name: str) -> tuple[str, str | None]:
-    """A name as (pattern with `{i}`, layer number as text)."""
-    found = LAYER.search(name)
-    if found is None:
-        return name, None
-    return f"{name[: found.start()]}{{i}}{name[found.end() :]}", found[0]
-
-
-def _find(table: Mapping[str, Tensor], name: str) -> tuple[Tensor, str | None] | None:
-    """The row of a name and its layer number; a name that spells `{i}` out is nobody's."""
-    pattern, layer = _split(name)
-    row = None if layer is None and "{" in name else table.get(pattern)
-    return None if row is None else (row, layer)
-
-
-def _fill(pattern: str, layer: str | None, name: str) -> str:
-    """A row's pattern with the layer put in and the suffix of `name` put on."""
-    suffix = name[name.rindex(".") :]
-    return (pattern if layer is None else pattern.replace("{i}", layer)) + suffix
+        return from_config(config, self.name, self.model_types.get(str(config.get("model_type"))), where, self.names)

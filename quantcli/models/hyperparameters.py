@@ -1,49 +1,44 @@
-"""A model's sizes and settings under standard names, read from `config.json` (both spellings) or from GGUF metadata.
+"""A model's sizes and settings under standard names, read from `config.json` in both of its spellings.
 
-Source: the configuration classes of transformers 4 and 5. Transformers 5 writes `dtype` and nests the rope settings in
-`rope_parameters`; before, they were `torch_dtype`, a top-level `rope_theta` and `rope_scaling` (with `type` or
-`rope_type`).
+The sizes that the tables of tensors work with are fields of their own; everything else that a family's metadata says
+is read from `settings` by its key there. Source: the configuration classes of transformers 4 and 5 (the second writes
+`dtype` for `torch_dtype` and nests the rope settings, see `rope`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantcli.arrays import TORCH_DTYPES
-from quantcli.containers.gguf_values import ArrayValue, Value
-from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
+from quantcli.models.reader import Reader
+from quantcli.models.rope import Rope, rope_of
 
-#: GGUF holds sizes as uint32.
-LARGEST = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding. `type`: transformers' `rope_type`; what the config leaves out is None."""
-
-    theta: float = 10000.0
-    type: str = "default"
-    factor: float | None = None
-    original_context: int | None = None
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    beta_fast: float | None = None
-    beta_slow: float | None = None
-    attention_factor: float | None = None
-    extrapolation_factor: float | None = None
+#: Field of Hyperparameters -> the keys of config.json that say it, first one first; a family can name others, or none
+#: for a size that it does not have.
+SIZES = {
+    "layers": ("num_hidden_layers", "n_layer"),
+    "context_length": ("max_position_embeddings",),
+    "embedding_length": ("hidden_size",),
+    "feed_forward_length": ("intermediate_size",),
+    "heads": ("num_attention_heads",),
+    "kv_heads": ("num_key_value_heads",),
+}
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+NORM_EPS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
     """Standard names for what every dialect says about a model.
 
-    architecture: the name of its `Architecture`. states_head_dim: the config itself names `head_dim` (else it follows
-    from the others). sliding_window: tokens, None where every layer attends to all. dtype: our name, None where none
-    is said.
+    architecture: the name of its `Architecture`. states_head_dim: the config itself, or its class, names `head_dim`
+    (else it follows from the others). norm_eps: of whichever kind its norms are. sliding_window: tokens, None where
+    every layer attends to all. dtype: our name, None where none is said. experts: 0 where there are none.
+    nope_head_dim: of latent attention, the part of a head that is not rotated. settings: the whole config with its
+    class's defaults, for what one family alone says.
     """
 
     architecture: str
@@ -54,204 +49,95 @@ class Hyperparameters:
     heads: int
     kv_heads: int
     head_dim: int
-    rms_norm_eps: float
+    norm_eps: float
     vocab_size: int
     rope: Rope
     tie_embeddings: bool = False
     states_head_dim: bool = False
     sliding_window: int | None = None
     dtype: str | None = None
+    experts: int = 0
+    nope_head_dim: int = 0
+    settings: Reader = field(default=Reader({}), compare=False, repr=False)
+
+    @property
+    def rotary_dimensions(self) -> int:
+        """How many elements of a head are rotated."""
+        return int(self.head_dim * self.rope.partial)
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Typed reads from a JSON object or metadata; errors name `where` and the key. null counts as absent."""
-
-    values: Mapping[str, Any]
-    where: str = "config.json"
-
-    def has(self, key: str) -> bool:
-        return self.values.get(key) is not None
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A whole number from 1 to 2**32 - 1; `default` where the key is absent, an error without one."""
-        value = self.values.get(key, default)
-        value = default if value is None else value
-        if value is None:
-            raise BadInput(f"{self.where}: {key} is missing; it has to be a positive whole number.")
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST:
-            raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be a positive whole number below 2**32.")
-        return value
-
-    def optional_integer(self, key: str) -> int | None:
-        return self.integer(key) if self.has(key) else None
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number; `default` where the key is absent, an error without one."""
-        value = self.values.get(key, default)
-        value = default if value is None else value
-        if value is None:
-            raise BadInput(f"{self.where}: {key} is missing; it has to be a number.")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e38 or math.isnan(value):
-            raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be a finite number.")
-        return float(value)
-
-    def optional_number(self, key: str) -> float | None:
-        return self.number(key) if self.has(key) else None
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be true or false.")
-        return value
-
-    def text(self, key: str, default: str) -> str:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be a string.")
-        return value
-
-    def part(self, key: str) -> Reader:
-        """The object under `key`; empty where there is none."""
-        value = self.values.get(key)
-        if value is None:
-            return Reader({}, f"{self.where}: {key}")
-        if not isinstance(value, Mapping):
-            raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be an object.")
-        return Reader(value, f"{self.where}: {key}")
+def even_share(read: Reader) -> int:
+    """The `head_dim` that most configuration classes compute where a file names none."""
+    hidden, heads = read.integer("hidden_size"), read.integer("num_attention_heads")
+    if hidden % heads:
+        raise BadInput(
+            f"{read.where}: head_dim is missing, and hidden_size {hidden} is no multiple of num_attention_heads "
+            f"{heads}."
+        )
+    return hidden // heads
 
 
 def from_config(
     config: Mapping[str, Any],
     architecture: str = "",
-    defaults: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any | Callable[[Reader], Any]] | None = None,
     where: str = "config.json",
+    names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Hyperparameters:
     """Hyperparameters of a `config.json` object.
 
-    defaults: what the model's configuration class in transformers assumes for keys that the file leaves out.
+    defaults: what the model's configuration class in transformers assumes for keys that the file leaves out; a
+    function computes it from the others. names: the keys of sizes that this family calls otherwise (see SIZES).
     Raises `BadInput` for a key that is missing or of the wrong type, naming it.
     """
-    read = Reader({**(defaults or {}), **{k: v for k, v in config.items() if v is not None}}, where)
-    heads = read.integer("num_attention_heads")
-    embedding = read.integer("hidden_size")
-    if not read.has("head_dim") and embedding % heads:
-        raise BadInput(
-            f"{where}: head_dim is missing, and hidden_size {embedding} is no multiple of num_attention_heads {heads}."
-        )
-    head_dim = read.integer("head_dim", max(1, embedding // heads))
-    kv_heads = read.integer("num_key_value_heads", heads)
-    if heads % kv_heads:
-        raise BadInput(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}.")
-    context = read.integer("max_position_embeddings")
+    read = _settled(config, defaults or {}, where)
+    named = {**SIZES, **(names or {})}
+
+    def size(field: str, default: int | None = None) -> int:
+        return read.integer(read.first(*named[field]), default) if named[field] else 0
+
+    heads = size("heads")
+    head_dim = _head_dim(read, heads)
+    kv_heads = size("kv_heads", heads)
+    if kv_heads and heads % kv_heads:
+        first, second = (read.first(*named[field]) for field in ("heads", "kv_heads"))
+        raise BadInput(f"{where}: {first} {heads} is no multiple of {second} {kv_heads}.")
+    states_head_dim = read.has("head_dim")
+    context = size("context_length")
     slides = read.flag("use_sliding_window", True)
     dtype = read.text("torch_dtype", read.text("dtype", ""))
     return Hyperparameters(
         architecture=architecture,
-        layers=read.integer("num_hidden_layers"),
+        layers=size("layers"),
         context_length=context,
-        embedding_length=embedding,
-        feed_forward_length=read.integer("intermediate_size"),
+        embedding_length=size("embedding_length"),
+        feed_forward_length=size("feed_forward_length"),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=read.number("rms_norm_eps"),
+        norm_eps=read.number(read.first(*NORM_EPS)),
         vocab_size=read.integer("vocab_size"),
-        rope=_rope(read, context),
+        rope=rope_of(read, context),
         tie_embeddings=read.flag("tie_word_embeddings", False),
-        states_head_dim=read.has("head_dim"),
-        sliding_window=read.optional_integer("sliding_window") if slides else None,
+        states_head_dim=states_head_dim,
+        sliding_window=(read.optional_integer("sliding_window", least=0) or None) if slides else None,
         dtype=TORCH_DTYPES.get(dtype),
+        experts=read.integer(read.first(*EXPERTS), 0, least=0),
+        nope_head_dim=read.integer("qk_nope_head_dim", 0, least=0),
+        settings=read,
     )
 
 
-def _rope(read: Reader, context: int) -> Rope:
-    """Rope settings from `rope_parameters` (transformers 5), else from `rope_scaling` and `rope_theta`."""
-    settings = read.part("rope_parameters" if read.has("rope_parameters") else "rope_scaling")
-    if settings.has("full_attention"):
-        settings = settings.part("full_attention")
-    theta = settings.number("rope_theta", read.number("rope_theta", 10000.0))
-    kind = settings.text("rope_type", settings.text("type", "default"))
-    if theta <= 0:
-        raise BadInput(f"{settings.where}: rope_theta is {theta}; it has to be above 0.")
-    if kind in ("linear", "llama3", "yarn") and settings.number("factor") <= 0:
-        raise BadInput(f"{settings.where}: factor is {settings.number('factor')}; it has to be above 0.")
-    original = read.integer("original_max_position_embeddings", context)
-    return Rope(
-        theta=theta,
-        type=kind,
-        factor=settings.optional_number("factor"),
-        original_context=settings.integer("original_max_position_embeddings", original),
-        low_freq_factor=settings.optional_number("low_freq_factor"),
-        high_freq_factor=settings.optional_number("high_freq_factor"),
-        beta_fast=settings.optional_number("beta_fast"),
-        beta_slow=settings.optional_number("beta_slow"),
-        attention_factor=settings.optional_number(
-            "attention_factor" if settings.has("attention_factor") else "attn_factor"
-        ),
-        extrapolation_factor=settings.optional_number("extrapolation_factor"),
-    )
+def _head_dim(read: Reader, heads: int) -> int:
+    """The size of a head: said, or what is left for one; 0 without heads."""
+    if read.has("head_dim"):
+        return read.integer("head_dim")
+    return even_share(read) if heads else 0
 
 
-def mlx_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What an MLX folder's `config.json` needs beside its source's keys for mlx-lm to see the rope settings.
-
-    mlx-lm's llama and qwen2 read top-level `rope_theta` and `rope_scaling` only, and run with their default theta,
-    without a word, where transformers 5 wrote `rope_parameters`. Keys that the config has already are left alone;
-    settings that differ by layer type are not touched.
-    """
-    settings = config.get("rope_parameters")
-    if not isinstance(settings, Mapping) or any(isinstance(value, Mapping) for value in settings.values()):
-        return {}
-    added: dict[str, Any] = {}
-    if config.get("rope_theta") is None and settings.get("rope_theta") is not None:
-        added["rope_theta"] = settings["rope_theta"]
-    kind = settings.get("rope_type", settings.get("type", "default"))
-    if config.get("rope_scaling") is None and kind != "default":
-        added["rope_scaling"] = {key: value for key, value in settings.items() if key != "rope_theta"}
-    return added
-
-
-def from_gguf(metadata: Mapping[str, Any], where: str = "GGUF metadata") -> Hyperparameters:
-    """Hyperparameters of GGUF metadata (key -> value, or `Value`); `BadInput` names a missing or mistyped key."""
-    metadata = {key: value.value if isinstance(value, Value) else value for key, value in metadata.items()}
-    architecture = Reader(metadata, where).text("general.architecture", "")
-    prefix = f"{architecture}."
-    own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    read = Reader(own, f"{where}: {architecture}")
-    heads = read.integer("attention.head_count")
-    embedding = read.integer("embedding_length")
-    context = read.integer("context_length")
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    count = tokens.length if isinstance(tokens, ArrayValue) else len(tokens) if isinstance(tokens, list | tuple) else 0
-    kind = read.text("rope.scaling.type", "default")
-    return Hyperparameters(
-        architecture=architecture,
-        layers=read.integer("block_count"),
-        context_length=context,
-        embedding_length=embedding,
-        feed_forward_length=read.integer("feed_forward_length"),
-        heads=heads,
-        kv_heads=read.integer("attention.head_count_kv", heads),
-        head_dim=read.integer("attention.key_length", max(1, embedding // heads)),
-        rms_norm_eps=read.number("attention.layer_norm_rms_epsilon"),
-        vocab_size=read.integer("vocab_size", count or None),
-        rope=Rope(
-            theta=read.number("rope.freq_base", 10000.0),
-            type="default" if kind == "none" else kind,
-            factor=read.optional_number("rope.scaling.factor"),
-            original_context=read.integer("rope.scaling.original_context_length", context),
-            beta_fast=read.optional_number("rope.scaling.yarn_beta_fast"),
-            beta_slow=read.optional_number("rope.scaling.yarn_beta_slow"),
-            attention_factor=read.optional_number("rope.scaling.yarn_attn_factor"),
-            extrapolation_factor=read.optional_number("rope.scaling.yarn_ext_factor"),
-        ),
-        states_head_dim=read.has("attention.key_length"),
-        sliding_window=read.optional_integer("attention.sliding_window"),
-    )
+def _settled(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> Reader:
+    """The config with its class's defaults. A null is no absence: it sets aside a default that is not computed."""
+    settled = {key: value for key, value in defaults.items() if not callable(value)}
+    settled |= config
+    computed = {key: value for key, value in defaults.items() if callable(value) and settled.get(key) is None}
+    return Reader(settled | {key: compute(Reader(settled, where)) for key, compute in computed.items()}, where)

@@ -4,7 +4,8 @@ Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration 
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.llama import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.stored import Setting
 
 DEFAULTS = {
     "rms_norm_eps": 1e-6,
@@ -13,11 +14,21 @@ DEFAULTS = {
     "use_sliding_window": False,
 }
 
+
+#: GGUF says nothing of sliding windows: llama.cpp runs these models without them.
+SETTINGS = (
+    Setting("hidden_act", "silu"),
+    Setting("sliding_window", None),
+    Setting("use_sliding_window", False),
+)
+WINDOW_LAYERS = Setting("max_window_layers", lambda file: file.layers)
+
 QWEN2 = Architecture(
     name="qwen2",
     gguf="qwen2",
     model_types={"qwen2": DEFAULTS},
-    tensors=decoder(permute=False),
+    tensors=decoder(),
     dropped=INVERSE_FREQUENCIES,
-    states_head_dim=False,
+    classes={"qwen2": "Qwen2ForCausalLM"},
+    settings=(*SETTINGS, WINDOW_LAYERS),
 )

@@ -42,13 +42,14 @@ class Subject:
     """A weight as rules see it.
 
     name: the full Hugging Face name, or the stored one of a checkpoint that has none. gguf: its name in GGUF.
-    role: in GGUF's vocabulary (`attn_q`, `ffn_down`). shape: rows first.
+    role: in GGUF's vocabulary (`attn_q`, `ffn_down`). shape: rows first. others: its names in other folders.
     """
 
     name: str
     gguf: str | None = None
     role: str | None = None
     shape: tuple[int, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -57,8 +58,9 @@ class Subject:
 
     @cached_property
     def spellings(self) -> tuple[str, ...]:
-        """What a pattern is tried on: the full name, the module path, the GGUF name."""
-        return (self.name, self.module) if self.gguf is None else (self.name, self.module, self.gguf)
+        """What a pattern is tried on: the full name, the module path, the GGUF name, then the others likewise."""
+        names = [self.name, self.module] if self.gguf is None else [self.name, self.module, self.gguf]
+        return (*names, *(spelling for other in self.others for spelling in (other, other.removesuffix(".weight"))))
 
 
 @dataclass(frozen=True)

@@ -115,16 +115,29 @@ class Affine(Scheme):
         return Codes(self.grid(), codes, to_float32(parts["scales"]), to_float32(parts["biases"]))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        if grid.group % self.group:
+            return self.unfit(shape) or f"its groups of {grid.group} are no multiple of {self.group}"
+        return self.may_fit(grid, shape)
+
+    def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        """Groups that are smaller than its own may be merged where neighbours share scale and bias."""
         if reason := self.unfit(shape) or self._refuses(grid):
             return reason
+        return Grade.EXACT if self._holds_parameters(grid) else Grade.CODES_EXACT
+
+    def _holds_parameters(self, grid: Grid) -> bool:
+        """Whether its scales and biases, and values made of them, are those of any codes on that grid."""
         if not holds(self.scale_dtype, grid.scale_dtype):
-            return Grade.CODES_EXACT
+            return False
+        if grid.zero is None and not grid.zero_points:
+            return True
         # -zero * scale: float32 holds the product of a zero of 8 bits and a scale of at most 11; a power of two only
-        # moves the exponent (an overflow is refused by `pack`); zero None without zero points are biases of their own.
-        product_held = self.scale_dtype == "f32" and grid.scale_dtype != "f32"
-        symmetric = grid.zero is not None and grid.zero & (grid.zero - 1) == 0
-        own_biases = grid.zero is None and not grid.zero_points
-        return Grade.EXACT if product_held or symmetric or own_biases else Grade.CODES_EXACT
+        # moves the exponent (an overflow is refused by `pack`). A symmetric grid's value is one product, here it is
+        # a product and a sum: the same where the product is exact.
+        if grid.zero is None:
+            return self.scale_dtype == "f32" and grid.scale_dtype != "f32"
+        power_of_two = grid.zero & (grid.zero - 1) == 0
+        return grid.exact_products and (power_of_two or self.scale_dtype == "f32")
 
     def pack(self, codes: Codes) -> Parts:
         from quantcli.kernels import affine
@@ -135,12 +148,16 @@ class Affine(Scheme):
             raise DoesNotFit("its codes have no biases")
         if codes.codes.size and int(codes.codes.max()) >= 1 << codes.grid.bits:
             raise DoesNotFit(f"a code of {codes.codes.max()} is above {codes.grid.bits} bits")
-        repeats = codes.grid.group // self.group
+        scales, biases = codes.regrouped(self.group)
+        assert biases is not None
         return {
             "weight": affine.pack(codes.codes, self.bits),
-            "scales": self._rounded(np.repeat(codes.scales, repeats, axis=1), "scale"),
-            "biases": self._rounded(np.repeat(codes.biases, repeats, axis=1), "bias"),
+            "scales": self._rounded(scales, "scale"),
+            "biases": self._rounded(biases, "bias"),
         }
+
+    def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return to_float32(parts["scales"]), to_float32(parts["biases"])
 
     def encode(
         self,
@@ -179,7 +196,7 @@ class Affine(Scheme):
             return "its codes are on a table of values, not evenly spaced"
         if grid.bits > self.bits:
             return f"its codes have {grid.bits} bits, {self.name} holds {self.bits}"
-        if grid.group % self.group:
+        if grid.group % self.group and self.group % grid.group:
             return f"its groups of {grid.group} are no multiple of {self.group}"
         return None
 

@@ -29,6 +29,9 @@ Importance = NDArray[np.float32]
 #: Whose choice among several possible encodings: their owner's, byte for byte, or one that is nearer to the values.
 SEARCHES = ("ggml", "best")
 
+#: Significant bits of a float dtype.
+SIGNIFICANT_BITS = {"f32": 24, "f16": 11, "bf16": 8}
+
 #: Values that `Error.between` looks at in one piece.
 MEASURED_AT_ONCE = 1 << 15
 
@@ -56,7 +59,8 @@ class PartSpec:
 
     `axis` is the axis that runs along the weight's rows: `rows` rows of the weight are `indices` indices of it (AWQ
     packs 8 rows into one word along axis 1: rows=8, indices=1). None: no row range cuts this part, it is then whole.
-    With axis 0 the part's leading axes (all but its last) are flattened as the weight's are.
+    A vector is a matrix of one row, so axis 1 runs along it. With axis 0 the part's leading axes (all but its last)
+    are flattened as the weight's are.
     """
 
     dtype: str
@@ -74,6 +78,7 @@ class Grid:
     each code where they are not evenly spaced, else None. `zero`: the code that means 0 in every group (symmetric
     grids), else None. `zero_points`: biases are -zero * scale of an integer zero of each group, unrounded; else they
     are floats of their own. `scale_dtype`: the dtype that holds scales (and biases of their own) without rounding.
+    `scale_bits`: significant bits that a scale has at most, where they are fewer than that dtype's.
     """
 
     bits: int
@@ -82,13 +87,22 @@ class Grid:
     zero: int | None = None
     table: tuple[float, ...] | None = None
     zero_points: bool = False
+    scale_bits: int | None = None
+
+    @property
+    def exact_products(self) -> bool:
+        """Whether float32 holds every scale * code, so that `scale * code + bias` is rounded once."""
+        if self.table is not None:
+            return False
+        return (self.scale_bits or SIGNIFICANT_BITS.get(self.scale_dtype, 24)) + self.bits <= 24
 
 
 @dataclass(frozen=True)
 class Codes:
     """A slab seen on a grid: `codes` uint8 (rows, columns); `scales`, `biases` float32 (rows, columns / group).
 
-    value = scales * code + biases, or scales * table[code] (then `biases` is None).
+    value = scales * code + biases, or scales * table[code] (then `biases` is None), or scales * (code - zero) of a
+    symmetric grid: each operation rounded once.
     """
 
     grid: Grid
@@ -97,13 +111,65 @@ class Codes:
     biases: NDArray[np.float32] | None
 
     def values(self) -> NDArray[np.float32]:
-        """float32 (rows, columns), product and sum each rounded once."""
+        """float32 (rows, columns)."""
         group = self.grid.group
         scales = np.repeat(self.scales, group, axis=1)
         if self.grid.table is not None:
             return np.asarray(self.grid.table, np.float32)[self.codes] * scales
+        if self.grid.zero is not None:
+            return scales * (self.codes.astype(np.float32) - np.float32(self.grid.zero))
         assert self.biases is not None
         return scales * self.codes.astype(np.float32) + np.repeat(self.biases, group, axis=1)
+
+    def rows(self, start: int, stop: int) -> Codes:
+        """Rows start..stop, not copied."""
+        biases = None if self.biases is None else self.biases[start:stop]
+        return Codes(self.grid, self.codes[start:stop], self.scales[start:stop], biases)
+
+    def regrouped(self, group: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Scales and biases of groups of another size: repeated, or merged where neighbours have the same ones.
+
+        Raises `DoesNotFit` where they have not.
+        """
+        scales = _regrouped(self.scales, self.grid.group, group, "scales")
+        return scales, None if self.biases is None else _regrouped(self.biases, self.grid.group, group, "biases")
+
+    def offsets(self, zero: int, bits: int) -> NDArray[np.int16] | int:
+        """What to add to each group's codes so that `zero` is the code of 0: int16 (rows, groups), or the same for all.
+
+        Raises `DoesNotFit` where a bias is no whole multiple of its scale, or where codes would leave `bits` bits.
+
+        >>> grid = Grid(6, 32, "f16")
+        >>> codes = Codes(grid, np.zeros((1, 64), np.uint8), np.float32([[0.5, -2]]), np.float32([[-16, 8]]))
+        >>> codes.offsets(128, 8)
+        array([[96, 124]], dtype=int16)
+        """
+        room = 2**bits - 2**self.grid.bits
+        if self.grid.zero is not None:
+            if not 0 <= zero - self.grid.zero <= room:
+                raise DoesNotFit(f"its codes around {self.grid.zero} leave {bits} bits around {zero}")
+            return zero - self.grid.zero
+        assert self.biases is not None
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            steps = np.rint(self.biases / self.scales)
+            steps = np.where((self.scales == 0) & (self.biases == 0), 0, steps)
+            wrong = steps * self.scales != self.biases
+        if wrong.any():
+            scale, bias = self.scales[wrong][0], self.biases[wrong][0]
+            raise DoesNotFit(f"a bias of {bias:g} is no whole multiple of its scale {scale:g}")
+        offsets = steps + np.float32(zero)
+        if (outside := ~((offsets >= 0) & (offsets <= room))).any():
+            raise DoesNotFit(f"a bias of {steps[outside][0]:g} times its scale takes codes out of {bits} bits")
+        return offsets.astype(np.int16)
+
+
+def _regrouped(parameters: NDArray[np.float32], own: int, group: int, what: str) -> NDArray[np.float32]:
+    if own % group == 0:
+        return parameters if own == group else np.repeat(parameters, own // group, axis=1)
+    merged = parameters.reshape(parameters.shape[0], -1, group // own)
+    if not (merged == merged[:, :, :1]).all():
+        raise DoesNotFit(f"groups of {own} side by side have different {what}")
+    return np.ascontiguousarray(merged[:, :, 0])
 
 
 @dataclass(frozen=True)
@@ -192,6 +258,10 @@ class Scheme:
         """The parts of a weight of this shape, in a fixed order."""
         raise NotImplementedError
 
+    def bare(self) -> Scheme:
+        """The scheme without parts that have no say in the values; itself where there are none."""
+        return self
+
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         """float32 (rows, columns): the reference meaning of the format."""
         raise NotImplementedError
@@ -208,9 +278,37 @@ class Scheme:
         """Can this scheme hold codes of that grid: the worst grade its formats allow, or the reason why not."""
         raise NotImplementedError
 
+    def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        """As `fits`, where it hangs on the scales and biases themselves: whether they fit is seen by `pack`."""
+        return self.fits(grid, shape)
+
     def pack(self, codes: Codes) -> Parts:
         """The parts that hold these codes; raises `DoesNotFit` (a scale out of range)."""
         raise NotImplementedError
+
+    def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Scales and biases as stored, float32 (rows, groups), for `value = scale * code + bias` with the codes that
+        `pack` was given; None where they are not at hand, and values have to be decoded to compare them.
+        """
+        return None
+
+    def repack(self, codes: Codes) -> tuple[Parts, Error]:
+        """`pack`, and how far the values that come out are from those of the codes."""
+        parts = self.pack(codes)
+        stored = self.parameters(parts)
+        if stored is not None and codes.biases is not None and codes.grid.exact_products:
+            from quantcli.kernels import repack_error
+
+            return parts, Error(*repack_error.between(codes.codes, (codes.scales, codes.biases), stored))
+        return parts, self._decoded_error(codes, parts)
+
+    def _decoded_error(self, codes: Codes, parts: Parts) -> Error:
+        """Some rows at a time, so that temporaries stay small."""
+        total, step = Error(), max(1, MEASURED_AT_ONCE // max(1, codes.codes.shape[1]))
+        for start in range(0, len(codes.codes), step):
+            some = {name: part[start : start + step] for name, part in parts.items()}
+            total += Error.between(codes.rows(start, start + step).values(), self.decode(some))
+        return total
 
     def encode(
         self,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums
-from quantcli.schemes.mx_floats import E2M1, E4M3
+from quantcli.schemes.mx_floats import E2M1, E4M3, scale_bytes, small_floats_fit, small_floats_may_fit
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -92,42 +92,39 @@ class GgmlFloat(Ggml):
 
     def codes(self, parts: Parts) -> Codes:
         """Equal to what `decode` gives, save under the E8M0 byte 255, which `pack` of no scheme takes."""
+        from quantcli.kernels import repack_blocks
+
         blocks, group = parts["blocks"], self.facts.group
         share, half = self.ggml_type.block_size // group, group // 2
         flat = np.ascontiguousarray(blocks).reshape(-1, self.ggml_type.block_bytes)
         scales = self.scales()[flat[:, :share]]
-        nibbles = flat[:, share:].reshape(-1, half)
-        codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=1)
+        codes = repack_blocks.split_nibbles(flat[:, share:], half)
         rows = blocks.shape[0]
         columns = blocks.shape[1] // self.ggml_type.block_bytes * self.ggml_type.block_size
         return Codes(self.grid(), codes.reshape(rows, columns), scales.reshape(rows, columns // group), None)
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        if grid.table is None or not np.array_equal(grid.table, E2M1):
-            return f"its codes are not those of {self.name}"
-        if grid.group % self.facts.group:
-            return f"its groups of {grid.group} are no multiple of {self.facts.group}"
-        if grid.scale_dtype != self.facts.scale_dtype:
-            return f"its scales are {grid.scale_dtype}, those of {self.name} are {self.facts.scale_dtype}"
-        return self.unfit(shape) or Grade.EXACT
+        return self.unfit(shape) or small_floats_fit(grid, self.name, E2M1, self.facts.group, self.facts.scale_dtype)
+
+    def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        return self.unfit(shape) or small_floats_may_fit(grid, self.name, E2M1, self.facts.group)
 
     def pack(self, codes: Codes) -> Parts:
-        grade = self.fits(codes.grid, codes.codes.shape)
+        from quantcli.kernels import repack_blocks
+
+        grade = self.may_fit(codes.grid, codes.codes.shape)
         if isinstance(grade, str):
             raise DoesNotFit(grade)
         if codes.codes.size and int(codes.codes.max()) > 15:
             raise DoesNotFit(f"a code of {codes.codes.max()} is above 4 bits")
         (rows, columns), facts, size = codes.codes.shape, self.facts, self.ggml_type.block_size
-        scales = np.repeat(codes.scales, codes.grid.group // facts.group, axis=1)
-        known = self.scales()[: facts.positive]
-        stored = np.minimum(np.searchsorted(known, scales), len(known) - 1)
-        if (wrong := known[stored] != scales).any():
-            raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not one of {facts.scale_dtype}")
-        groups, half = codes.codes.reshape(-1, facts.group), facts.group // 2
-        nibbles = (groups[:, :half] | groups[:, half:] << 4).reshape(-1, size // 2)
-        header = stored.astype(np.uint8).reshape(-1, size // facts.group)
-        row_bytes = columns // size * self.ggml_type.block_bytes
-        return {"blocks": np.concatenate([header, nibbles], axis=1).reshape(rows, row_bytes)}
+        scales, _ = codes.regrouped(facts.group)
+        stored = scale_bytes(scales, self.scales()[: facts.positive], facts.scale_dtype)
+        share, block_bytes = size // facts.group, self.ggml_type.block_bytes
+        blocks = np.empty((rows * columns // size, block_bytes), np.uint8)
+        blocks[:, :share] = stored.reshape(-1, share)
+        blocks[:, share:] = repack_blocks.join_nibbles(codes.codes.reshape(-1, size), facts.group // 2)
+        return {"blocks": blocks.reshape(rows, columns // size * block_bytes)}
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels import ggml_floats

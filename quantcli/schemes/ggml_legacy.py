@@ -83,8 +83,8 @@ class GgmlLegacy(Ggml):
     def codes(self, parts: Parts) -> Codes:
         grid, blocks = self.grid(), parts["blocks"]
         rows, groups = blocks.shape[0], blocks.shape[1] // self.ggml_type.block_bytes
-        flat = blocks.reshape(rows * groups, self.ggml_type.block_bytes)
-        codes = unpack(flat, grid, np).reshape(rows, groups * GROUP)
+        flat = np.ascontiguousarray(blocks).reshape(rows * groups, self.ggml_type.block_bytes)
+        codes = _fast_unpack(flat, grid).reshape(rows, groups * GROUP)
         header = read_f16(flat, 0, _header(grid) // 2, np)
         scales = np.ascontiguousarray(header[:, 0]).reshape(rows, groups)
         if grid.zero is None:
@@ -92,48 +92,74 @@ class GgmlLegacy(Ggml):
         return Codes(grid, codes, scales, scales * np.float32(-grid.zero))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """`exact` where f16 holds what the grid's parameters are, `codes-exact` where they have to be rounded.
+        """`exact` where f16 holds what the grid's parameters are, `codes-exact` where they have to be rounded."""
+        grade = self.may_fit(grid, shape)
+        if isinstance(grade, str):
+            return grade
+        if grid.group % GROUP:
+            return f"its groups of {grid.group} are no whole blocks of {GROUP}"
+        if self.grid().zero is not None and grid.zero is None:
+            return f"its groups have biases of their own, {self.name} has none"
+        return grade
 
-        The types without a minimum hold only grids whose zero is the same code in all groups; that the biases of some
-        other grid happen to be so is not looked at.
+    def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        """Groups that are smaller than a block may be merged where neighbours share their parameters; a type without
+        minima may hold a grid that has biases where each is a whole multiple of its scale.
         """
         own = self.grid()
         if grid.table is not None:
             return f"its codes stand for a table of values, {self.name}'s for even steps"
-        if grid.group % GROUP:
+        if grid.group % GROUP and GROUP % grid.group:
             return f"its groups of {grid.group} are no whole blocks of {GROUP}"
-        if own.zero is not None and grid.zero is None:
-            return f"its groups have zero points or biases of their own, {self.name} has none"
-        if own.zero is None and grid.bits > own.bits:
+        if grid.bits > own.bits and (own.zero is None or grid.zero is None):
             return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
-        shift = _shift(grid, own)
-        if shift < 0 or 2**grid.bits - 1 + shift > 2**own.bits - 1:
+        if own.zero is not None and grid.zero_points:
+            return f"its groups have zero points of their own, {self.name} has none"
+        if own.zero is not None and grid.zero is not None and not _is_within(grid, own):
             range_of = f"the range of {self.name}, {own.bits} bits around {own.zero}"
             return f"its {grid.bits}-bit codes around {grid.zero} leave {range_of}"
-        reason = self.unfit(shape)
-        if reason is not None:
-            return reason
         # A bias of -zero * scale is exact in f16 where the zero is a power of two.
-        exact_biases = (
-            own.zero is not None or _is_power_of_two(grid.zero) if grid.zero is not None else not grid.zero_points
+        exact_biases = own.zero is not None or (
+            _is_power_of_two(grid.zero) if grid.zero is not None else not grid.zero_points
         )
-        return Grade.EXACT if grid.scale_dtype == "f16" and exact_biases else Grade.CODES_EXACT
+        exact = grid.scale_dtype == "f16" and exact_biases
+        return self.unfit(shape) or (Grade.EXACT if exact else Grade.CODES_EXACT)
 
     def pack(self, codes: Codes) -> Parts:
         own, grid = self.grid(), codes.grid
-        grade = self.fits(grid, codes.codes.shape)
+        grade = self.may_fit(grid, codes.codes.shape)
         if isinstance(grade, str):
             raise DoesNotFit(grade)
-        (rows, columns), repeat = codes.codes.shape, grid.group // GROUP
-        row_bytes = columns // GROUP * self.ggml_type.block_bytes
-        header = [round_to_f16(codes.scales, "scale")]
+        rows, columns = codes.codes.shape
+        scales, biases = codes.regrouped(GROUP)
+        header = [round_to_f16(scales, "scale")]
         if own.zero is None:
-            assert codes.biases is not None
-            header.append(round_to_f16(codes.biases, "bias"))
-        numbers = np.stack([np.repeat(part, repeat, axis=1).reshape(-1) for part in header], axis=1)
-        shifted = codes.codes + np.uint8(_shift(grid, own))
-        packed = pack(shifted.reshape(-1, GROUP), own, np)
-        return {"blocks": np.concatenate([numbers.view(np.uint8), packed], axis=1).reshape(rows, row_bytes)}
+            assert biases is not None
+            header.append(round_to_f16(biases, "bias"))
+        blocks = np.empty((rows * (columns // GROUP), self.ggml_type.block_bytes), np.uint8)
+        numbers = np.stack([part.reshape(-1) for part in header], axis=1)
+        blocks[:, : _header(own)] = numbers.view(np.uint8)
+        _fast_pack(self._shifted(codes).reshape(-1, GROUP), blocks, own)
+        return {"blocks": blocks.reshape(rows, columns // GROUP * self.ggml_type.block_bytes)}
+
+    def _shifted(self, codes: Codes) -> NDArray[np.uint8]:
+        """The codes as they are stored: those of a type without minima counted from its own zero."""
+        own = self.grid()
+        if own.zero is None:
+            return codes.codes
+        offsets = codes.offsets(own.zero, own.bits)
+        if isinstance(offsets, int):
+            return codes.codes + np.uint8(offsets) if offsets else codes.codes
+        return codes.codes + np.repeat(offsets.astype(np.uint8), codes.grid.group, axis=1)
+
+    def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Only of the types with minima: the others' codes may be counted from another zero than they were."""
+        if self.grid().zero is not None:
+            return None
+        blocks = parts["blocks"]
+        rows = blocks.shape[0]
+        header = read_f16(blocks.reshape(-1, self.ggml_type.block_bytes), 0, 2, np)
+        return header[:, 0].reshape(rows, -1), header[:, 1].reshape(rows, -1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels import ggml_legacy
@@ -210,14 +236,39 @@ def pack(codes: Any, grid: Grid, xp: Any) -> Any:
     return xp.concatenate([fifth.sum(axis=2).astype(xp.uint8), nibbles], axis=1)
 
 
+def _fast_unpack(blocks: Blocks, grid: Grid) -> Blocks:
+    """`unpack`, of contiguous blocks."""
+    from quantcli.kernels import repack_blocks
+
+    if grid.bits == 8:
+        return blocks[:, 2:] ^ np.uint8(128)
+    codes = repack_blocks.split_nibbles(blocks[:, -GROUP // 2 :], GROUP // 2)
+    if grid.bits == 5:
+        repack_blocks.add_fifth_bits(codes, blocks[:, _header(grid) : _header(grid) + 4])
+    return codes
+
+
+def _fast_pack(codes: NDArray[np.uint8], blocks: Blocks, grid: Grid) -> None:
+    """`pack`, into what follows the header of blocks."""
+    from quantcli.kernels import repack_blocks
+
+    if grid.bits == 8:
+        np.bitwise_xor(codes, np.uint8(128), out=blocks[:, 2:])
+        return
+    blocks[:, -GROUP // 2 :] = repack_blocks.join_nibbles(codes, GROUP // 2)
+    if grid.bits == 5:
+        blocks[:, _header(grid) : _header(grid) + 4] = repack_blocks.take_fifth_bits(codes)
+
+
 def _header(grid: Grid) -> int:
     """Bytes before the codes: the scale, and the minimum where there is one."""
     return 4 if grid.zero is None else 2
 
 
-def _shift(grid: Grid, own: Grid) -> int:
-    """What to add to the codes of a grid to have them on another; 0 where that one has minima."""
-    return 0 if own.zero is None or grid.zero is None else own.zero - grid.zero
+def _is_within(grid: Grid, own: Grid) -> bool:
+    """Whether all codes of a symmetric grid are codes of another one."""
+    assert grid.zero is not None and own.zero is not None
+    return grid.bits <= own.bits and 0 <= own.zero - grid.zero <= (1 << own.bits) - (1 << grid.bits)
 
 
 def _is_power_of_two(zero: int) -> bool:

@@ -41,10 +41,10 @@ SUPER = 256
 
 #: Each type's grid; its scales are products of an f16 and a small number, exact in float32.
 GRIDS = {
-    "q2_k": Grid(2, 16, "f32"),
-    "q3_k": Grid(3, 16, "f32", zero=4),
-    "q4_k": Grid(4, 32, "f32"),
-    "q5_k": Grid(5, 32, "f32"),
+    "q2_k": Grid(2, 16, "f32", scale_bits=15),
+    "q3_k": Grid(3, 16, "f32", zero=4, scale_bits=17),
+    "q4_k": Grid(4, 32, "f32", scale_bits=17),
+    "q5_k": Grid(5, 32, "f32", scale_bits=17),
 }
 #: Relative RMSE of encoding 4M values of a Gaussian.
 ROUNDING = {"q2_k": 0.296, "q3_k": 0.151, "q4_k": 0.0713, "q5_k": 0.0361}
@@ -106,8 +106,12 @@ class KQuant(Ggml):
         rows, supers = blocks.shape[0], blocks.shape[1] // self.ggml_type.block_bytes
         flat = blocks.reshape(rows * supers, self.ggml_type.block_bytes)
         shape = rows, supers * (SUPER // grid.group)
-        scales, minima = (part.reshape(shape) for part in group_numbers(flat, self.type, np))
-        return Codes(grid, unpack(flat, self.type, np).reshape(rows, supers * SUPER), scales, -minima)
+        if grid.group == 32:
+            codes, scales, biases = _fast_codes(flat, self.type)
+        else:
+            scales, minima = group_numbers(flat, self.type, np)
+            codes, biases = unpack(flat, self.type, np), -minima
+        return Codes(grid, codes.reshape(rows, supers * SUPER), scales.reshape(shape), biases.reshape(shape))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """No grid: what a grid calls a scale is here the product of an f16 and a number of few bits."""
@@ -152,6 +156,17 @@ class KQuant(Ggml):
 
 
 SCHEMES = {name: KQuant(name) for name in GRIDS}
+
+
+def _fast_codes(blocks: Blocks, name: str) -> tuple[Blocks, NDArray[np.float32], NDArray[np.float32]]:
+    """Codes (blocks, 256), scales and biases (blocks, 8) of q4_k and q5_k, what most files have."""
+    from quantcli.kernels import repack_blocks
+
+    place = PLACES[name]
+    codes = repack_blocks.split_nibbles(blocks[:, place.codes], 32)
+    if place.high is not None:
+        repack_blocks.add_fifth_planes(codes, blocks[:, place.high])
+    return codes, *repack_blocks.k_numbers(blocks[:, place.subs], read_f16(blocks, place.d.start, 2, np))
 
 
 def unpack(blocks: Any, name: str, xp: Any) -> Any:

@@ -143,25 +143,23 @@ class MxFloat(Scheme):
         return Codes(self.grid(), codes, self._tables()[1][parts["scales"]], None)
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        if reason := self.unfit(shape) or self._refuses(grid):
-            return reason
-        if grid.scale_dtype != self.facts.scale_dtype:
-            return f"its scales are {grid.scale_dtype}, those of {self.mode} are {self.facts.scale_dtype}"
-        return Grade.EXACT
+        facts = self.facts
+        return self.unfit(shape) or small_floats_fit(grid, self.mode, facts.table, facts.group, facts.scale_dtype)
+
+    def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        return self.unfit(shape) or small_floats_may_fit(grid, self.mode, self.facts.table, self.facts.group)
 
     def pack(self, codes: Codes) -> Parts:
         from quantcli.kernels import affine
 
-        if (reason := self._refuses(codes.grid)) is not None:
-            raise DoesNotFit(reason)
+        grade = small_floats_may_fit(codes.grid, self.mode, self.facts.table, self.facts.group)
+        if isinstance(grade, str):
+            raise DoesNotFit(grade)
         if codes.codes.size and int(codes.codes.max()) >= 1 << codes.grid.bits:
             raise DoesNotFit(f"a code of {codes.codes.max()} is above {codes.grid.bits} bits")
-        scales = np.repeat(codes.scales, codes.grid.group // self.facts.group, axis=1)
-        table = self._tables()[1][: self.facts.positive]
-        found = np.minimum(np.searchsorted(table, scales), len(table) - 1)
-        if (wrong := table[found] != scales).any():
-            raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not one of {self.facts.scale_dtype}")
-        return {"weight": affine.pack(codes.codes, self.facts.bits), "scales": found.astype(np.uint8)}
+        scales, _ = codes.regrouped(self.facts.group)
+        stored = scale_bytes(scales, self._tables()[1][: self.facts.positive], self.facts.scale_dtype)
+        return {"weight": affine.pack(codes.codes, self.facts.bits), "scales": stored}
 
     def encode(
         self,
@@ -196,17 +194,43 @@ class MxFloat(Scheme):
         """The code of the largest value."""
         return int(np.nanargmax(self.facts.table))
 
-    def _refuses(self, grid: Grid) -> str | None:
-        """Why codes of that grid have no place here, whatever their scales."""
-        if grid.table is None or not np.array_equal(grid.table, self.facts.table, equal_nan=True):
-            return f"its codes are not those of {self.mode}"
-        if grid.group % self.facts.group:
-            return f"its groups of {grid.group} are no multiple of {self.facts.group}"
-        return None
-
     def _tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The values of codes and of scale bytes."""
         return np.array(self.facts.table, np.float32), np.array(self.facts.scales, np.float32)
+
+
+def small_floats_fit(grid: Grid, name: str, table: tuple[float, ...], group: int, scale_dtype: str) -> Grade | str:
+    """`Scheme.fits` of a format with these codes, groups and scales, MLX's or GGML's."""
+    grade = small_floats_may_fit(grid, name, table, group)
+    if isinstance(grade, str):
+        return grade
+    if grid.group % group:
+        return f"its groups of {grid.group} are no multiple of {group}"
+    if grid.scale_dtype != scale_dtype:
+        return f"its scales are {grid.scale_dtype}, those of {name} are {scale_dtype}"
+    return grade
+
+
+def small_floats_may_fit(grid: Grid, name: str, table: tuple[float, ...], group: int) -> Grade | str:
+    """`Scheme.may_fit`: scales of any dtype, products with a global scale among them, may be among those it has."""
+    if grid.table is None or not np.array_equal(grid.table, table, equal_nan=True):
+        return f"its codes are not those of {name}"
+    if grid.group % group and group % grid.group:
+        return f"its groups of {grid.group} are no multiple of {group}"
+    return Grade.EXACT
+
+
+def scale_bytes(scales: NDArray[np.float32], known: NDArray[np.float32], scale_dtype: str) -> NDArray[np.uint8]:
+    """The bytes whose values, `known` in this order, are these scales; raises `DoesNotFit` where one is none of them.
+
+    All of them have at most four significant bits, so that a float32's upper twelve bits say which it may be.
+    """
+    byte_of = np.zeros(1 << 12, np.uint8)
+    byte_of[known.view(np.uint32) >> 20] = np.arange(len(known), dtype=np.uint8)
+    stored: NDArray[np.uint8] = byte_of[np.ascontiguousarray(scales).view(np.uint32) >> 20]
+    if (wrong := known[stored] != scales).any():
+        raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not one of {scale_dtype}")
+    return stored
 
 
 def _wide(values: Array) -> Array:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 SUPER, GROUPS, GROUP = 256, 16, 16
-GRID = Grid(6, GROUP, "f32", zero=32)
+GRID = Grid(6, GROUP, "f32", zero=32, scale_bits=18)
 #: Below this largest magnitude ggml takes a group, or a super-block's scales, for zero.
 EPSILON = 1e-15
 #: Adding and subtracting it rounds a float32 below 2**22 half to even.

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 BLOCK = 256
-#: A table, so that a value is one product: scale * code + bias would round twice, as d is a float32 of any bits.
-GRID = Grid(8, BLOCK, "f32", table=tuple(float(code) for code in range(-128, 128)))
+GRID = Grid(8, BLOCK, "f32", zero=128)
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,8 @@ class Q8K(Ggml):
             .view(np.float32)
             .reshape(blocks.shape[0], blocks.shape[1] // self.ggml_type.block_bytes)
         )
-        return Codes(
-            GRID, (flat[:, 4:260] ^ np.uint8(128)).reshape(scales.shape[0], scales.shape[1] * BLOCK), scales, None
-        )
+        codes = (flat[:, 4:260] ^ np.uint8(128)).reshape(scales.shape[0], scales.shape[1] * BLOCK)
+        return Codes(GRID, codes, scales, scales * np.float32(-128))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """No grid: the blocks are meant for activations."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, TORCH_DTYPES, Array
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.recipes.base import Subject
+from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 
@@ -27,8 +28,11 @@ class Draft:
 
     weight: the source weight, None for one that the target computes (`constant` then holds it).
     rows: the source row of each output row, None where the order stays.
+    turned: where it becomes dense, its last two axes change places (the draft's shape is the source's, the plan then
+    turns it); where it keeps codes, it stays as it is.
     subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
-    fixed: it has the dtype `dense` whatever is asked.
+    fixed: it has the dtype `dense` whatever is asked. own: the scheme that the target's own tool gives it when all of
+    the model gets one. packed: a layout that the target has for this weight alone, if its codes fit.
     """
 
     name: str
@@ -40,6 +44,9 @@ class Draft:
     constant: Array | None = None
     stays: str | None = None
     fixed: bool = False
+    own: str | None = None
+    packed: Scheme | None = None
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,4 +161,18 @@ def commonest_dtype(source: Checkpoint) -> str:
         scales = getattr(weight.scheme, "scale_dtype", None)
         if scales in FLOATS:
             count[scales] = count.get(scales, 0) + math.prod(weight.shape)
+    return max(sorted(count), key=count.__getitem__) if count else "f16"
+
+
+def gguf_dtype(source: Checkpoint) -> str:
+    """The dense dtype of what is made of a GGUF file: of most elements among its dense matrices, f16 without any.
+
+    Those that llama.cpp always holds in float32 (norms, routers) do not count.
+    """
+    count: dict[str, int] = {}
+    for name, weight in source.weights.items():
+        is_float = isinstance(weight.scheme, Dense) and weight.scheme.dtype in FLOATS
+        if is_float and never(name, weight.shape) is None:
+            dtype = weight.scheme.name
+            count[dtype] = count.get(dtype, 0) + math.prod(weight.shape)
     return max(sorted(count), key=count.__getitem__) if count else "f16"

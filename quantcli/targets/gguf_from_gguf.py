@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.arrays import FLOATS
-from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.gguf_values import Value
 from quantcli.errors import NotPossible
 from quantcli.recipes.base import Subject
@@ -68,6 +68,7 @@ def _place(weight: Weight | None, places: Mapping[Path, int]) -> tuple[int, int]
     """The part that holds a weight, and its offset there."""
     assert weight is not None, "a GGUF made from another one computes no tensors"
     ((_, part),) = weight.parts.items()
+    assert isinstance(part, Part)
     return places[part.file], part.offset
 
 

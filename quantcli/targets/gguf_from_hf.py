@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantcli import models, tokenizers
+from quantcli import tokenizers
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible
@@ -19,42 +19,30 @@ from quantcli.targets import gguf_sizes
 from quantcli.targets.base import Draft, Left, Placed, Settings, commonest_dtype
 from quantcli.targets.gguf_general import Typed
 from quantcli.targets.gguf_metadata import dropped, metadata
-from quantcli.targets.mlx import refuse_incomplete, sort_out
+from quantcli.targets.names import Model, Named
 
 
 def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
     """The weights under their GGUF names, and those that GGUF has no use for."""
-    architecture = find_architecture(source)
-    hyperparameters = architecture.hyperparameters(source.config, f"{source.root}/config.json")
-    kept, left = sort_out(source, architecture)
-    refuse_incomplete(source, architecture)
-    gguf_sizes.check(kept, architecture, hyperparameters, f"{source.root}/config.json")
-    made = [_draft(weight, source, architecture, hyperparameters, settings) for weight in kept]
+    model = Model.of(source)
+    architecture, hyperparameters = model.known(), model.hyperparameters
+    named, left = model.named("gguf")
+    gguf_sizes.check(named, architecture, hyperparameters, f"{source.root}/config.json")
+    made = [_draft(weight, source, architecture, settings) for weight in named]
     return made + _computed(architecture, hyperparameters), left
 
 
 def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[Typed, list[str]]:
     """The file's metadata, and warnings of what it cannot say."""
-    architecture = find_architecture(source)
-    hyperparameters = architecture.hyperparameters(source.config, f"{source.root}/config.json")
-    vocabulary = tokenizers.load(source.root, source.config)
+    model = Model.of(source)
+    hyperparameters = model.hyperparameters
+    vocabulary = tokenizers.load(source.root, source.config, model.known().vocabulary)
     _check_vocabulary(placed, len(vocabulary.tokens), source)
     made = metadata(
         hyperparameters, vocabulary, source=source.root, config=source.config, file_type=file_type,
         shapes={w.name: w.shape for w in placed}, quantized=any(not isinstance(w.scheme, Dense) for w in placed),
     )  # fmt: skip
     return made, [*vocabulary.warnings, *dropped(hyperparameters)]
-
-
-def find_architecture(source: Checkpoint) -> Architecture:
-    """The architecture of a folder, which its names and metadata need. Raises `NotPossible`."""
-    architecture = models.find(source.config)
-    if architecture is None:
-        raise NotPossible(
-            f"{source.root}: model_type {source.config.get('model_type')!r} is not known, so its tensors have no names "
-            f"in GGUF; known are {', '.join(models.KINDS)}: a further one is a file in quantcli/models."
-        )
-    return architecture
 
 
 def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint) -> None:
@@ -67,22 +55,11 @@ def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint)
         )
 
 
-def _draft(
-    weight: Weight, source: Checkpoint, architecture: Architecture, hyperparameters: Hyperparameters, settings: Settings
-) -> Draft:
-    found = architecture.to_gguf(weight.name)
-    if found is None:
-        raise NotPossible(
-            f"{source.root}: tensor {weight.name} has no place in GGUF's {architecture.gguf}; "
-            "leave it out of the checkpoint."
-        )
-    name, row = found
-    held = never(name, weight.shape)
-    rows = row.gguf_rows(weight.shape, hyperparameters)
-    subject = Subject(weight.name, name, row.role, weight.shape)
-    if held:
-        return Draft(name, weight.shape, subject, "f32", weight, rows, stays=f"stays f32: {held}", fixed=True)
-    return Draft(name, weight.shape, subject, _dtype(weight, source, settings), weight, rows)
+def _draft(named: Named, source: Checkpoint, architecture: Architecture, settings: Settings) -> Draft:
+    shape, weight, rows = named.source.shape, named.source.weight, named.source.rows
+    held = never(named.name, shape, architecture.gguf)
+    dense, stays = ("f32", f"stays f32: {held}") if held else (_dtype(weight, source, settings), None)
+    return Draft(named.name, shape, named.subject, dense, weight, rows, stays=stays, fixed=held is not None)
 
 
 def _dtype(weight: Weight, source: Checkpoint, settings: Settings) -> str:

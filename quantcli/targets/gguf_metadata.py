@@ -13,14 +13,16 @@ llama-quantize moves `general.quantization_version` and `general.file_type` to t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from quantcli.checkpoint import Vocabulary
 from quantcli.errors import NotPossible
-from quantcli.models import ARCHITECTURES, Architecture, Hyperparameters
-from quantcli.targets.gguf_general import Typed, front_matter, general
+from quantcli.models import ARCHITECTURES, Architecture, Hyperparameters, Key
+from quantcli.models.keys import SLIDING_WINDOW
+from quantcli.targets.gguf_general import Typed, front_matter, general, label_of
+from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
 
 QUANTIZATION_VERSION = 2
@@ -29,45 +31,6 @@ CARD = "README.md"
 TOKENIZER_MODELS = {"bpe": "gpt2", "spm": "llama"}
 #: Special tokens that GGUF has a key for.
 TOKEN_IDS = ("bos", "eos", "unknown", "seperator", "padding", "mask", "eot", "eom")
-
-Read = Callable[[Hyperparameters], Any]
-
-#: Common keys, after the architecture's prefix, in order; a value of None is left out.
-COMMON: tuple[tuple[str, str, Read], ...] = (
-    ("block_count", "uint32", lambda h: h.layers),
-    ("context_length", "uint32", lambda h: h.context_length),
-    ("embedding_length", "uint32", lambda h: h.embedding_length),
-    ("feed_forward_length", "uint32", lambda h: h.feed_forward_length),
-    ("attention.head_count", "uint32", lambda h: h.heads),
-    ("attention.head_count_kv", "uint32", lambda h: h.kv_heads),
-    ("rope.scaling.type", "string", lambda h: h.rope.type if _scales(h) else None),
-    ("rope.scaling.factor", "float32", lambda h: h.rope.factor if _scales(h) else None),
-    ("rope.scaling.original_context_length", "uint32", lambda h: h.rope.original_context if _yarn(h) else None),
-    ("rope.scaling.yarn_ext_factor", "float32", lambda h: h.rope.extrapolation_factor if _yarn(h) else None),
-    ("rope.scaling.yarn_attn_factor", "float32", lambda h: h.rope.attention_factor if _yarn(h) else None),
-    ("rope.scaling.yarn_beta_fast", "float32", lambda h: h.rope.beta_fast if _yarn(h) else None),
-    ("rope.scaling.yarn_beta_slow", "float32", lambda h: h.rope.beta_slow if _yarn(h) else None),
-    ("rope.freq_base", "float32", lambda h: h.rope.theta),
-    ("attention.layer_norm_rms_epsilon", "float32", lambda h: h.rms_norm_eps),
-)
-#: Written where the config names them, or the architecture says that they always are.
-HEAD_SIZES: tuple[tuple[str, str, Read], ...] = (
-    ("attention.key_length", "uint32", lambda h: h.head_dim),
-    ("attention.value_length", "uint32", lambda h: h.head_dim),
-)
-#: What an architecture can ask for in its `keys`.
-FURTHER: dict[str, tuple[str, Read]] = {
-    "vocab_size": ("uint32", lambda h: h.vocab_size),
-    "rope.dimension_count": ("uint32", lambda h: h.head_dim),
-}
-
-
-def _scales(hyperparameters: Hyperparameters) -> bool:
-    return hyperparameters.rope.type in ("linear", "yarn")
-
-
-def _yarn(hyperparameters: Hyperparameters) -> bool:
-    return hyperparameters.rope.type == "yarn"
 
 
 def metadata(
@@ -83,12 +46,14 @@ def metadata(
     """All metadata of the GGUF file made from the model folder `source`: key -> (type, value), in order.
 
     config: the object in the folder's config.json; generation_config.json and README.md are read where they are there.
-    shapes: of every tensor of the file. The rest: see `keys`. Raises `BadInput`, `NotPossible`.
+    shapes: of every tensor of the file, rows first. The rest: see `keys`. Raises `BadInput`, `NotPossible`.
     """
     files = Files(source)
     card = front_matter(files.text(CARD)) if files.has(CARD) else {}
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    named = general(model_name(source), config, files.json("generation_config.json"), card, parameters)
+    named = general(
+        model_name(source), config, files.json("generation_config.json"), card, parameters, label_of(shapes)
+    )
     return keys(hyperparameters, vocabulary, named, file_type, quantized)
 
 
@@ -118,34 +83,30 @@ def keys(
     if architecture is None:
         raise NotPossible(f"the architecture {hyperparameters.architecture} has no place in GGUF's tables here.")
     versions: Typed = {"general.quantization_version": ("uint32", QUANTIZATION_VERSION)}
-    kind: Typed = {"general.file_type": ("uint32", file_type)}
-    start: Typed = {"general.architecture": ("string", architecture.gguf), "general.type": ("string", "model")}
-    common, further = _sizes(architecture, hyperparameters)
-    tokens = {} if vocabulary is None else tokenizer(vocabulary, architecture.states_space_prefix)
+    kind: Typed = {"general.file_type": ("uint32", file_type)} if quantized or architecture.states_file_type else {}
+    places = (architecture.foremost, architecture.keys, architecture.further)
+    foremost, common, further = (_own(architecture, rows, hyperparameters) for rows in places)
+    start: Typed = {"general.architecture": ("string", architecture.gguf)} | foremost
+    start |= {"general.type": ("string", "model")}
+    tokens = (
+        {} if vocabulary is None else tokenizer(vocabulary, architecture.states_space_prefix, architecture.vocabulary)
+    )
     if quantized:
         return {**start, **named, **common, **further, **tokens, **versions, **kind}
     return {**start, **named, **common, **kind, **further, **versions, **tokens}
 
 
-def _sizes(architecture: Architecture, hyperparameters: Hyperparameters) -> tuple[Typed, Typed]:
-    """The architecture's own keys: those before and those after `general.file_type`."""
-    rows = COMMON
-    if architecture.states_head_dim or hyperparameters.states_head_dim:
-        rows += HEAD_SIZES
-    read = {key: (kind, value(hyperparameters)) for key, kind, value in rows}
-    common = {f"{architecture.gguf}.{key}": pair for key, pair in read.items() if pair[1] is not None}
-    further = {}
-    for key in architecture.keys:
-        kind, value = FURTHER[key]
-        further[f"{architecture.gguf}.{key}"] = (kind, value(hyperparameters))
-    return common, further
+def _own(architecture: Architecture, rows: Sequence[Key], hyperparameters: Hyperparameters) -> Typed:
+    """The architecture's own keys that this model has."""
+    pairs = ((row, row.value(hyperparameters)) for row in rows)
+    return {f"{architecture.gguf}.{row.name}": (row.type, value) for row, value in pairs if value is not None}
 
 
-def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool) -> Typed:
-    """The `tokenizer.*` keys of a vocabulary."""
+def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Conventions = PLAIN) -> Typed:
+    """The `tokenizer.*` keys of a vocabulary, in order."""
     ggml = "tokenizer.ggml."
     out: Typed = {}
-    prefix = vocabulary.add_space_prefix
+    prefix = vocabulary.add_space_prefix if conventions.space_prefix is None else None
     if prefix is not None and (states_space_prefix or (vocabulary.model == "spm" and not prefix)):
         out[f"{ggml}add_space_prefix"] = ("bool", prefix)
     out[f"{ggml}model"] = ("string", TOKENIZER_MODELS[vocabulary.model])
@@ -170,6 +131,11 @@ def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool) -> Typed:
         out["tokenizer.chat_template"] = ("string", vocabulary.chat_template)
     for step, on in vocabulary.normalizer.items():
         out[f"{ggml}normalizer.{step}"] = ("bool", on)
+    for role, number in conventions.ids.items():
+        if number < len(vocabulary.tokens):
+            out[f"{ggml}{role}_token_id"] = ("uint32", number)
+    if conventions.space_prefix is not None and vocabulary.model == "spm":
+        out[f"{ggml}add_space_prefix"] = ("bool", conventions.space_prefix)
     return out
 
 
@@ -177,11 +143,15 @@ def dropped(hyperparameters: Hyperparameters) -> tuple[str, ...]:
     """What GGUF can't say of this model: one sentence each, which names the key of config.json."""
     sentences = []
     rope = hyperparameters.rope
-    if rope.type not in ("default", "linear", "yarn", "llama3"):
+    architecture = ARCHITECTURES[hyperparameters.architecture]
+    has_factors = any(row.values(hyperparameters) is not None for row in architecture.computed)
+    if rope.type not in ("default", "linear", "yarn") and not has_factors:
         sentences.append(f"rope_type {rope.type} has no keys in GGUF: llama.cpp runs the model without that scaling.")
-    if hyperparameters.sliding_window is not None and hyperparameters.sliding_window < hyperparameters.context_length:
+    window = hyperparameters.sliding_window
+    written = {row.name for row in (*architecture.keys, *architecture.further)}
+    if window is not None and window < hyperparameters.context_length and SLIDING_WINDOW.name not in written:
         sentences.append(
-            f"sliding_window {hyperparameters.sliding_window} is not written: llama.cpp attends to the whole "
-            f"context with the architecture {hyperparameters.architecture}."
+            f"sliding_window {window} is not written: llama.cpp attends to the whole context with the architecture "
+            f"{hyperparameters.architecture}."
         )
     return tuple(sentences)

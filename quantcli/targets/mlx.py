@@ -13,15 +13,15 @@ from typing import Any
 
 from quantcli import models
 from quantcli.arrays import FLOATS
-from quantcli.checkpoint import Checkpoint, Weight
-from quantcli.errors import BadInput, NotPossible
+from quantcli.checkpoint import Checkpoint
+from quantcli.errors import NotPossible
 from quantcli.models import Architecture
-from quantcli.recipes.base import Subject
 from quantcli.recipes.mixtures import BLOCK_BITS
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.targets import folder_from_gguf
 from quantcli.targets.base import (
     Draft,
     Left,
@@ -31,11 +31,17 @@ from quantcli.targets.base import (
     commonest_dtype,
     config_dtype,
     dense_scheme,
+    gguf_dtype,
 )
+from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import copied_files, index_file, json_file, shards
 
 #: Keys of config.json that describe how the source was stored.
 STORAGE_KEYS = ("quantization", "quantization_config", "_name_or_path")
+
+
+#: How the roles end whose modules mlx-lm never quantizes, whatever their shape.
+NEVER = ("_norm", "conv1d")
 
 
 class MlxTarget:
@@ -45,41 +51,18 @@ class MlxTarget:
     said = "an MLX folder"
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
-        if source.names != "hf":
-            raise NotPossible(
-                f"{source.root}: a GGUF file to an MLX folder is not possible yet; GGUF is read by inspect and diff."
-            )
-        architecture = models.find(source.config)
+        model = Model.of(source)
         warnings = []
-        if architecture is None:
+        if source.names == "gguf":
+            model.known()
+        elif model.architecture is None:
             kind = source.config.get("model_type")
             warnings.append(f"model_type {kind!r} has no table of tensors: names are kept as they are.")
-        kept, left = sort_out(source, architecture)
-        if architecture is not None:
-            refuse_incomplete(source, architecture)
-        return [self._draft(weight, source, architecture, settings) for weight in kept], left, warnings
-
-    def _draft(
-        self, weight: Weight, source: Checkpoint, architecture: Architecture | None, settings: Settings
-    ) -> Draft:
-        stays = None
-        if isinstance(weight.scheme, Dense) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
-            raise NotPossible(
-                f"{source.root}: tensor {weight.name} is {weight.scheme.dtype} without a scale, which MLX does not "
-                "read; convert it to f16 or bf16 first."
-            )
-        if len(weight.shape) < 2:
-            stays = f"stays dense: has {len(weight.shape)} dimensions"
-        elif not weight.name.endswith(".weight"):
-            stays = "stays dense: is no layer's .weight"
-        return Draft(
-            weight.name,
-            weight.shape,
-            subject(weight, architecture),
-            _held(dense_dtype(weight, source, settings.dtype or mlx_lm_dtype(source.config))),
-            weight,
-            stays=stays,
-        )
+        named, left = model.named("mlx")
+        common = settings.dtype or mlx_lm_dtype(source.config)
+        if source.names == "gguf":
+            common = settings.dtype or gguf_dtype(source)
+        return [_draft(weight, source, model.architecture, common) for weight in named], left, warnings
 
     def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
         return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)
@@ -95,50 +78,50 @@ class MlxTarget:
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
-        config = {k: v for k, v in source.config.items() if k not in STORAGE_KEYS}
-        config |= models.mlx_rope_keys(source.config)
+        stored, beside, notes = described(source, settings)
+        config = {k: v for k, v in stored.items() if k not in STORAGE_KEYS}
+        config |= models.mlx_rope_keys(config)
         if settings.asked_dtype:
             config |= dtype_keys(config, settings.asked_dtype)
         block = quantization_block(placed, settings)
         if block:
             config |= {"quantization": block, "quantization_config": block}
         return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
-                *copied_files(source)], _warnings(placed)  # fmt: skip
+                *beside], [*notes, *_warnings(placed)]  # fmt: skip
 
 
-def sort_out(source: Checkpoint, architecture: Architecture | None) -> tuple[list[Weight], list[Left]]:
-    """The weights that an output for running the model has, and those that it has no use for."""
-    left = [Left(name, why) for name in source.weights if (why := drop_reason(name, source, architecture))]
-    names = {tensor.name for tensor in left}
-    return [weight for name, weight in source.weights.items() if name not in names], left
+def described(
+    source: Checkpoint, settings: Settings, *, layouts: bool = False
+) -> tuple[Mapping[str, Any], list[OutputFile], list[str]]:
+    """config.json's object, the other files that describe a model, and warnings: the source's own, or rebuilt.
+
+    layouts: with the files that say how weights are stored.
+    """
+    if source.names == "hf":
+        return source.config, copied_files(source, settings=layouts), []
+    files, warnings = folder_from_gguf.files(source)
+    return folder_from_gguf.config(source, settings), files, warnings
 
 
-def refuse_incomplete(source: Checkpoint, architecture: Architecture) -> None:
-    """Raise `BadInput` for a tensor that the model cannot do without, told by its table and num_hidden_layers."""
-    layers = source.config.get("num_hidden_layers")
-    missing = architecture.missing(source.weights, layers) if type(layers) is int else None
-    if missing is not None:
-        raise BadInput(
-            f"{source.root}: has no tensor {missing}, which a {architecture.name} model of {layers} layers needs: "
-            "get the checkpoint again, or mend num_hidden_layers in config.json."
+def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:
+    """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored."""
+    weight, shape, name = named.source.weight, named.source.shape, named.name
+    if isinstance(weight.scheme, Dense) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
+        raise NotPossible(
+            f"{source.root}: tensor {weight.name} is {weight.scheme.dtype} without a scale, which MLX does not "
+            "read; convert it to f16 or bf16 first."
         )
-
-
-def drop_reason(name: str, source: Checkpoint, architecture: Architecture | None) -> str | None:
-    """Why a tensor of the source has no place in the output, as a clause; None where it has."""
-    if architecture is None:
-        return None
-    if architecture.drops(name):
-        return "the model computes it"
-    if name == "lm_head.weight" and source.config.get("tie_word_embeddings") is True:
-        return "the embedding is used for it (tie_word_embeddings)"
-    return None
-
-
-def subject(weight: Weight, architecture: Architecture | None) -> Subject:
-    """What recipes see of a weight named in the HF dialect."""
-    gguf = architecture.to_gguf(weight.name) if architecture else None
-    return Subject(weight.name, gguf[0] if gguf else None, gguf[1].role if gguf else None, weight.shape)
+    role = named.found.row.role if named.found else ""
+    own = None if architecture is None else architecture.mlx_schemes.get(role)
+    stays = None
+    if len(shape) < 2:
+        stays = f"stays dense: has {len(shape)} dimensions"
+    elif not name.endswith(".weight"):
+        stays = "stays dense: is no layer's .weight"
+    elif own == "dense" or role.endswith(NEVER):
+        stays = "stays dense: mlx-lm does not quantize such a module"
+    dtype = _held(dense_dtype(named, source, common))
+    return Draft(name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own)
 
 
 def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:
@@ -148,13 +131,16 @@ def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:
     return config_dtype(config, ("torch_dtype",)) or nested
 
 
-def dense_dtype(weight: Weight, source: Checkpoint, wanted: str | None) -> str:
-    """The dtype of a weight that is not quantized: `wanted`, else as stored; integers always as stored."""
+def dense_dtype(named: Named, source: Checkpoint, wanted: str | None) -> str:
+    """The dtype of a weight that is not quantized: `wanted`, else as stored.
+
+    Integers are always as stored, and so is what an architecture holds in float32.
+    """
+    weight = named.source.weight
     if not isinstance(weight.scheme, Dense):
         return wanted or commonest_dtype(source)
-    if weight.scheme.dtype not in FLOATS:
-        return weight.scheme.dtype
-    return wanted or weight.scheme.dtype
+    stays = weight.scheme.dtype not in FLOATS or (named.found is not None and named.found.row.f32)
+    return weight.scheme.dtype if stays or wanted is None else wanted
 
 
 def _held(dtype: str) -> str:

@@ -15,6 +15,7 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.tokenizers import byte_level, pre_tokenizers, sentencepiece, special, templates
+from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.pre_tokenizers import flattened
 from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, TokenizerJson, added_token, parse
@@ -22,18 +23,19 @@ from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, Tokenize
 JSON, MODEL, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
-def load(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
+def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = PLAIN) -> Vocabulary:
     """The vocabulary of a model folder.
 
     config: `config.json`'s object; its `vocab_size` is how many tokens there have to be, its `*_token_id` fill in for
-    special tokens. Raises `NotPossible` where there is no tokenizer, or of a kind that is not read, and `BadInput`.
+    special tokens. conventions: its architecture's. Raises `NotPossible` where there is no tokenizer,
+    or of a kind that is not read, and `BadInput`.
     """
     files = Files(folder)
     tokenizer = parse(files.json(JSON), files.label(JSON)) if files.has(JSON) else None
     settings = files.json(SETTINGS)
-    size = _size(config)
+    size = _size(config, conventions.multiple)
     if tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_level and not tokenizer.byte_fallback:
-        vocabulary = _byte_level(files, tokenizer, settings, size)
+        vocabulary = _byte_level(files, tokenizer, settings, size, conventions.pre)
     elif files.has(MODEL):
         vocabulary = _from_model(files, settings, size)
     elif tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_fallback:
@@ -44,6 +46,9 @@ def load(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     added = tokenizer.added if tokenizer is not None else ()
     processor = tokenizer.post_processor if tokenizer is not None else None
     ids, add, warnings = special.read(processor, settings, config, added, len(vocabulary.tokens))
+    named = {token.decode("utf-8", "replace"): number for number, token in enumerate(vocabulary.tokens)}
+    # The converter's own choices stand where the tokenizer's files say nothing.
+    ids |= {role: named[text] for role, text in conventions.texts.items() if text in named and role not in ids}
     template, others = templates.read(files, settings)
     prefix = settings.get("add_prefix_space")
     return replace(
@@ -58,7 +63,7 @@ def load(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     )
 
 
-def _size(config: Mapping[str, Any]) -> int | None:
+def _size(config: Mapping[str, Any], multiple: int) -> int | None:
     value = config.get("vocab_size")
     if value is None:
         return None
@@ -66,7 +71,7 @@ def _size(config: Mapping[str, Any]) -> int | None:
         raise BadInput(
             f"config.json: vocab_size is {shown(value)}; it has to be a whole number from 1 to {MOST_TOKENS}."
         )
-    return value
+    return -(-value // multiple) * multiple
 
 
 def _refusal(files: Files, tokenizer: TokenizerJson | None) -> str:
@@ -102,7 +107,9 @@ def _decoder(files: Files, settings: Mapping[str, Any]) -> dict[int, AddedToken]
     return found
 
 
-def _byte_level(files: Files, tokenizer: TokenizerJson, settings: Mapping[str, Any], size: int | None) -> Vocabulary:
+def _byte_level(
+    files: Files, tokenizer: TokenizerJson, settings: Mapping[str, Any], size: int | None, prefer: tuple[str, ...]
+) -> Vocabulary:
     where = files.label(JSON)
     known = {token.content for token in tokenizer.added} | set(tokenizer.vocab)
     used = {token.id for token in tokenizer.added} | set(tokenizer.vocab.values())
@@ -117,6 +124,7 @@ def _byte_level(files: Files, tokenizer: TokenizerJson, settings: Mapping[str, A
         ignore_merges=tokenizer.ignore_merges,
         cleans=cleans if isinstance(cleans, bool) else None,
         first=special.leading(tokenizer.post_processor),
+        prefer=prefer,
     )
     warnings = [
         f"{where}: llama.cpp has no normalizer {shown(name)} here: text that it changes gives other tokens."

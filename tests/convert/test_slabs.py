@@ -147,15 +147,6 @@ def test_stacks_and_vectors(folder: Path) -> None:
     assert cut(draft(stored(Dense("bf16"), (0, 64), folder / "x")), Dense("f32"), Route.CAST, 1) == []
 
 
-def test_vector_permutation(folder: Path) -> None:
-    """Of a bias its elements are its rows."""
-    weight = stored(Dense("f32"), (8,), folder / "x")
-    order = np.array([4, 5, 6, 7, 0, 1, 2, 3])
-    (slab,) = cut(draft(weight, order), Dense("f16"), Route.CAST, 1)
-    parts, rows = read(draft(weight, order), slab)
-    assert rows is None and raw(parts["weight"]) == raw(weight.parts["weight"].read()[0][order])
-
-
 def test_a_part_that_no_row_cuts_is_whole(folder: Path) -> None:
     weight = stored(Dense("f32"), (8, 32), folder / "x")
     specs = {"weight": PartSpec("f32", (8, 32), axis=None)}

@@ -194,7 +194,6 @@ def test_layout_and_unfit() -> None:
         ("q5_1", Grid(4, 32, "bf16"), Grade.CODES_EXACT),
         ("q4_0", Grid(4, 32, "f16", zero=7), "its 4-bit codes around 7 leave the range of q4_0, 4 bits around 8"),
         ("q4_0", Grid(5, 32, "f16", zero=16), "its 5-bit codes around 16 leave the range of q4_0, 4 bits around 8"),
-        ("q8_0", Grid(8, 64, "f16"), "its groups have zero points or biases of their own, q8_0 has none"),
         ("q4_1", Grid(5, 32, "f16"), "its codes have 5 bits, q4_1's 4"),
         ("q4_1", Grid(4, 48, "f16"), "its groups of 48 are no whole blocks of 32"),
         ("q4_1", Grid(4, 32, "f16", table=(0.0,) * 16), "its codes stand for a table of values, q4_1's for even steps"),

@@ -66,7 +66,7 @@ def test_values_are_gguf_pys() -> None:
 def test_codes_hold_the_values() -> None:
     parts = {"blocks": random_blocks()}
     codes = SCHEME.codes(parts)
-    assert codes.grid == SCHEME.grid() == Grid(6, 16, "f32", zero=32)
+    assert codes.grid == SCHEME.grid() == Grid(6, 16, "f32", zero=32, scale_bits=18)
     assert codes.codes.max() <= 63
     assert (codes.values() == SCHEME.decode(parts)).all()
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from quantcli.tokenizers.pre_tokenizers import GPT2, LLAMA3, QWEN2, RULES, normalised, recognise, steps
+from quantcli.tokenizers.pre_tokenizers import RULES, normalised, recognise, steps
+from quantcli.tokenizers.splittings import GPT2, LLAMA3, QWEN2
 
 BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 GPT2_BYTES = BYTES | {"use_regex": True}
@@ -62,8 +63,9 @@ def test_each_row_is_reached(rule: Any) -> None:
     given |= {key: bool(getattr(rule, key)) for key in ("nfc",)}
     given["ignore_merges"] = rule.ignore_merges is not False
     punctuation = {"type": "Punctuation"}
-    members = [punctuation if step == "Punctuation" else split(step) for step in rule.steps]
-    assert recognise(sequence(*members, BYTES), **given) == rule.name
+    for spelling in rule.spellings:
+        members = [punctuation if step == "Punctuation" else split(step) for step in spelling]
+        assert recognise(sequence(*members, BYTES), **given) == rule.name
 
 
 def test_spellings_of_one_expression() -> None:
@@ -77,4 +79,6 @@ def test_spellings_of_one_expression() -> None:
 def test_every_kind_of_the_reference_data(shared: Path) -> None:
     for probes in sorted((shared / "fixtures/tokenizers").glob("bpe-*")):
         data = json.loads((shared / "fixtures/arch/_tokenizers" / probes.name / "tokenizer.json").read_text())
-        assert steps(data["pre_tokenizer"]) in [tuple(map(normalised, rule.steps)) for rule in RULES], probes.name
+        assert steps(data["pre_tokenizer"]) in [tuple(map(normalised, s)) for rule in RULES for s in rule.spellings], (
+            probes.name
+        )

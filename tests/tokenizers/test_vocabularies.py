@@ -1,6 +1,5 @@
 """Whole vocabularies: those that llama.cpp's converter wrote, and folders that are wrong or odd."""
 
-import gzip
 import json
 import shutil
 from pathlib import Path
@@ -10,11 +9,11 @@ import pytest
 
 from quantcli.errors import BadInput, NotPossible
 from quantcli.tokenizers import load
-from quantcli.tokenizers.special import ROLES
+from quantcli.tokenizers.conventions import GPT_NEOX, GRANITE, MAMBA, STARCODER2
+from tests.tokenizers import kinds
+from tests.tokenizers.kinds import KINDS, loaded
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "tokenizers"
-#: Kinds whose special ids llama.cpp's converter sets by its architecture's own code.
-OWN_IDS = ("bpe-glm4", "spm-nemotron")
 
 
 @pytest.fixture
@@ -46,27 +45,22 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def test_every_kind_as_llama_cpp_wrote_it(shared: Path) -> None:
-    folders = sorted((shared / "fixtures/arch/_tokenizers").iterdir())
-    assert len(folders) == 17
-    for folder in folders:
-        reference = json.loads(gzip.decompress((folder / "gguf_vocab.json.gz").read_bytes()))
-        wanted = {key: pair[1] for key, pair in reference["metadata"].items()}
-        case = folder.parent.parent / reference["config_from_case"]
-        vocabulary = load(folder, config_of(case))
-        assert [token.decode() for token in vocabulary.tokens] == wanted["tokenizer.ggml.tokens"], folder.name
-        assert list(vocabulary.types) == wanted["tokenizer.ggml.token_type"], folder.name
-        assert list(vocabulary.merges) == wanted.get("tokenizer.ggml.merges", []), folder.name
-        assert list(vocabulary.scores or ()) == wanted.get("tokenizer.ggml.scores", []), folder.name
-        # exaone4 is another name for the splitting of mpt
-        assert vocabulary.pre == {"exaone4": "mpt"}.get(wanted["tokenizer.ggml.pre"], wanted["tokenizer.ggml.pre"])
-        assert vocabulary.chat_template == wanted.get("tokenizer.chat_template"), folder.name
-        assert vocabulary.warnings == (), folder.name
-        for role in ("bos", "eos", "sep"):
-            assert vocabulary.add.get(role) == wanted.get(f"tokenizer.ggml.add_{role}_token"), folder.name
-        if folder.name not in OWN_IDS:
-            for role in set(ROLES.values()) - {"cls"}:
-                assert vocabulary.special.get(role) == wanted.get(f"tokenizer.ggml.{role}_token_id"), folder.name
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_read_without_a_warning(kind: str) -> None:
+    assert loaded(kind).warnings == ()
+    # exaone4 is another name for the splitting of mpt, granite's refact for that of starcoder
+    plain = load(kinds.DATA / kind, {"vocab_size": len(loaded(kind).tokens)})
+    assert {"exaone4": "mpt"}.get(loaded(kind).pre or "", loaded(kind).pre) == plain.pre
+
+
+def test_an_architecture_chooses_among_names_of_one_rule() -> None:
+    for conventions, pre in ((GRANITE, "refact"), (STARCODER2, "starcoder"), (GPT_NEOX, "starcoder")):
+        assert load(kinds.DATA / "bpe-starcoder", {}, conventions).pre == pre
+
+
+def test_the_number_of_tokens_is_rounded_up() -> None:
+    made = load(kinds.DATA / "bpe-gptneox", {"vocab_size": 361}, MAMBA)
+    assert len(made.tokens) == 368 and made.tokens[-1] == b"[PAD367]" and made.pre == "mpt"
 
 
 def test_scores_from_merges_rank_pieces_as_the_model_file_does(spm: Path) -> None:

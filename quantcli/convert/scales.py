@@ -1,0 +1,110 @@
+"""What hangs on a weight's scales and biases: whether another scheme holds them, and whether it holds them unrounded.
+
+They are read before work starts, codes never where they are a part of their own: these are then taken as 0. GGML's
+blocks hold both, so there the blocks are read; the first rows that do not fit settle it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import numpy_dtype
+from quantcli.checkpoint import Weight
+from quantcli.convert.routes import fit, holders_of
+from quantcli.schemes.base import Codes, DoesNotFit, Grade, Parts, Scheme, matrix_shape
+from quantcli.virtual import read_rows
+
+#: Bytes that are read first, and at most at a time: most weights that do not fit show it in their first rows.
+FIRST_LOOK, BUDGET = 32 << 10, 64 << 20
+
+#: Scales whose bytes MLX and ggml do not all read alike (those with a sign, and E4M3's NaN): always looked at.
+LOOKED_AT = ("f8_e4m3",)
+
+
+def fit_of(weight: Weight, target: Scheme, shape: tuple[int, ...]) -> Grade | str:
+    """`routes.fit`; where it hangs on the weight's scales and biases, decided by them."""
+    grid = weight.scheme.grid()
+    grade = fit(grid, target, shape)
+    if grid is None or (isinstance(grade, Grade) and grid.scale_dtype not in LOOKED_AT):
+        return grade
+    likely = target.unfit(shape) or target.may_fit(grid, shape)
+    if isinstance(likely, str):
+        return grade if isinstance(grade, str) else likely
+    return refusal(weight, target) or likely
+
+
+def holder(weight: Weight, holders: Sequence[Scheme], shape: tuple[int, ...]) -> tuple[Scheme, Grade] | None:
+    """The scheme of fewest bytes that holds a weight's codes whatever its scales; else one that holds these scales."""
+    grid = weight.scheme.grid()
+    if grid is None:
+        return None
+    if grid.scale_dtype not in LOOKED_AT and (found := next(holders_of(grid, holders, shape), None)):
+        return found
+    for scheme in sorted((s for s in holders if not s.unfit(shape)), key=lambda s: s.bits_per_weight(shape)):
+        if isinstance(grade := fit_of(weight, scheme, shape), Grade):
+            return scheme, grade
+    return None
+
+
+def refusal(weight: Weight, target: Scheme) -> str | None:
+    """Why a scheme that may hold a weight's codes does not hold its scales or biases; None where it does."""
+    try:
+        for codes in parameters(weight):
+            target.pack(codes)
+    except DoesNotFit as reason:
+        return str(reason)
+    return None
+
+
+def unrounded(weight: Weight, target: Scheme) -> bool:
+    """Whether a repack leaves every scale and bias, and so every value, as it is."""
+    grid, own = weight.scheme.grid(), target.grid()
+    assert grid is not None and own is not None
+    symmetric = grid.zero is not None or own.zero is not None
+    if symmetric and not grid.exact_products:
+        return False  # one side's values are rounded products, the other's rounded sums
+    try:
+        return all(_same(codes, target.codes(target.pack(codes))) for codes in parameters(weight))
+    except DoesNotFit:
+        return False
+
+
+def parameters(weight: Weight) -> Iterator[Codes]:
+    """A weight's scales and biases, some rows at a time, with codes of 0 where those are a part of their own."""
+    specs = weight.scheme.layout(weight.shape)
+    rows, own = matrix_shape(weight.shape)[0], weight.scheme.codes_part
+    small = [name for name in weight.parts if name != own]
+    align = max(spec.rows for spec in specs.values())
+    bytes_per_row = max(1, weight.nbytes // max(1, rows))
+    start, look = 0, FIRST_LOOK
+    while start < rows:
+        stop = min(rows, start + max(align, look // bytes_per_row // align * align))
+        parts: Parts = dict(read_rows(weight, specs, start, stop, small))
+        if own is not None:
+            spec = specs[own]
+            assert spec.axis is not None
+            shape = list(matrix_shape(spec.shape))
+            shape[spec.axis] = -(-(stop - start) // spec.rows) * spec.indices
+            parts = {**parts, own: np.zeros(shape, numpy_dtype(spec.dtype))}
+        yield weight.scheme.codes(parts)
+        start, look = stop, min(BUDGET, 8 * look)
+
+
+def _same(ours: Codes, theirs: Codes) -> bool:
+    """Whether scales are equal, and biases where codes count from the same value."""
+    columns = ours.codes.shape[1]
+    if not _equal(ours.scales, theirs.scales, columns):
+        return False
+    if ours.biases is None or theirs.biases is None or theirs.grid.zero is not None:
+        return True  # a symmetric target counts codes from its own zero, which `pack` has looked after
+    return _equal(ours.biases, theirs.biases, columns)
+
+
+def _equal(ours: NDArray[np.float32], theirs: NDArray[np.float32], columns: int) -> bool:
+    """Of parameters of groups of any sizes: each repeated as often as there are smaller groups in its own."""
+    count = max(ours.shape[1], theirs.shape[1], 1)
+    ours, theirs = (np.repeat(part, count // max(1, part.shape[1]), axis=1) for part in (ours, theirs))
+    return columns == 0 or np.array_equal(ours, theirs)

@@ -1,0 +1,37 @@
+"""The cohere architecture (Command R, Aya): one norm a layer, attention and MLP in parallel.
+
+Source: llama.cpp's conversion of CohereForCausalLM.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import INVERSE_FREQUENCIES, QK_NORMS, decoder, rows
+from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, Key, layer_norm_eps
+from quantcli.models.stored import Setting, has
+
+LOGIT_SCALE = Key("logit_scale", "float32", "logit_scale")
+NO_SCALING = Key("rope.scaling.type", "string", lambda h: "none")
+
+COHERE = Architecture(
+    name="cohere",
+    gguf="command-r",
+    model_types={
+        "cohere": {
+            "layer_norm_eps": 1e-5,
+            "max_position_embeddings": 8192,
+            "rope_theta": 5e5,
+            "logit_scale": 0.0625,
+            "tie_word_embeddings": True,
+        }
+    },
+    tensors=(*decoder(norms={"input_layernorm": "attn_norm"}), *rows(QK_NORMS, optional=True)),
+    dropped=INVERSE_FREQUENCIES,
+    names={"context_length": ("model_max_length", "max_position_embeddings")},
+    keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
+    further=(LOGIT_SCALE, NO_SCALING),
+    classes={"cohere": "CohereForCausalLM"},
+    settings=(
+        Setting("hidden_act", "silu"),
+        Setting("attention_bias", has("attn_q.bias")),
+        Setting("use_qk_norm", has("attn_q_norm.weight")),
+    ),
+)

@@ -1,0 +1,37 @@
+"""The cohere2 architecture (Command R7B, Command A): cohere with sliding windows.
+
+Source: llama.cpp's conversion of Cohere2ForCausalLM.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.cohere import LOGIT_SCALE, NO_SCALING
+from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.hyperparameters import even_share
+from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDING_WINDOW, VOCAB_SIZE, layer_norm_eps
+from quantcli.models.stored import Setting, Stored, has
+
+COHERE2 = Architecture(
+    name="cohere2",
+    gguf="cohere2",
+    model_types={
+        "cohere2": {
+            "layer_norm_eps": 1e-5,
+            "max_position_embeddings": 8192,
+            "head_dim": even_share,
+            "logit_scale": 0.0625,
+            "sliding_window": 4096,
+            "tie_word_embeddings": True,
+        }
+    },
+    tensors=decoder(norms={"input_layernorm": "attn_norm"}),
+    dropped=INVERSE_FREQUENCIES,
+    keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
+    further=(LOGIT_SCALE, SLIDING_WINDOW, VOCAB_SIZE, ROPE_DIMENSIONS, NO_SCALING),
+    classes={"cohere2": "Cohere2ForCausalLM"},
+    settings=(
+        Setting("hidden_act", "silu"),
+        Setting("attention_bias", has("attn_q.bias")),
+        Setting("rotary_pct", Stored.rotary_share),
+        Setting("sliding_window_pattern", 4),
+    ),
+)

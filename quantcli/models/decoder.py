@@ -1,0 +1,106 @@
+"""What most families share: the rows of a decoder's tensors, put together from its norms, attention and MLP.
+
+Names are those of transformers' models and of llama.cpp's tensor table (gguf-py's tensor_mapping).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quantcli.models.base import Tensor
+from quantcli.models.ops import Op, PermuteRows
+
+LAYER, BLOCK = "model.layers.{i}", "blk.{i}"
+
+#: Modules of a layer, from Hugging Face to GGUF: norms before attention and MLP, after them, around them.
+PRE_NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+POST_NORMS = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+BOTH_NORMS = {"input_layernorm": "attn_norm", "pre_feedforward_layernorm": "ffn_norm"} | POST_NORMS
+ATTENTION = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+}
+QK_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+GATED = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+PLAIN = {"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+#: Gate and up in one matrix, one after the other, in both dialects.
+FUSED = {"mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+
+#: Rotary rows that GGUF has as interleaved pairs.
+PERMUTED: Mapping[str, tuple[Op, ...]] = {
+    "self_attn.q_proj": (PermuteRows("heads"),),
+    "self_attn.k_proj": (PermuteRows("kv_heads"),),
+}
+
+#: Old checkpoints store each layer's inverse frequencies; everybody computes them.
+INVERSE_FREQUENCIES = ("model.layers.{i}.self_attn.rotary_emb.inv_freq",)
+
+
+def rows(modules: Mapping[str, str], *, optional: bool = False) -> tuple[Tensor, ...]:
+    """The rows of modules in every layer, copied as they are."""
+    return tuple(Tensor(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", optional=optional) for hf, gguf in modules.items())
+
+
+def norm_rows(modules: Mapping[str, str], ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, ...]:
+    """The rows of norms in every layer; `ops` act on their weights, not on their biases."""
+    return tuple(t for hf, gguf in modules.items() for t in norm(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", ops, bias=bias))
+
+
+def norm(hf: str, gguf: str, ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, ...]:
+    """One norm: its weight and, with `bias`, its bias."""
+    weight = Tensor(hf, gguf, ops, suffixes=("weight",))
+    return (weight, Tensor(hf, gguf, suffixes=("bias",))) if bias else (weight,)
+
+
+def ends(norm_ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, ...]:
+    """What stands outside the layers: embedding, last norm, head."""
+    return (
+        Tensor("model.embed_tokens", "token_embd", suffixes=("weight",)),
+        *norm("model.norm", "output_norm", norm_ops, bias=bias),
+        Tensor("lm_head", "output", optional=True),
+    )
+
+
+def attention(*, permute: bool = False) -> tuple[Tensor, ...]:
+    """q, k, v and output projections."""
+    ops = PERMUTED if permute else {}
+    return tuple(Tensor(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", ops.get(hf, ())) for hf, gguf in ATTENTION.items())
+
+
+def experts(names: Mapping[str, str], *, hf: str = "mlp.experts", mlx: str = "mlp.switch_mlp") -> tuple[Tensor, ...]:
+    """Routed experts: one tensor each in Hugging Face's dialect, stacked in GGUF's and MLX's.
+
+    names: an expert's module in Hugging Face's dialect -> (`gate`, `up` or `down`).
+    """
+    return tuple(
+        Tensor(
+            f"{LAYER}.{hf}.{{e}}.{name}", f"{BLOCK}.ffn_{kind}_exps", mlx=f"{LAYER}.{mlx}.{kind}_proj",
+            suffixes=("weight",), optional=True,
+        )
+        for name, kind in names.items()
+    )  # fmt: skip
+
+
+#: The modules of an expert under the names of most families.
+EXPERTS = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+
+
+def decoder(
+    *,
+    permute: bool = False,
+    qk_norm: bool = False,
+    norms: Mapping[str, str] = PRE_NORMS,
+    mlp: Mapping[str, str] = GATED,
+    norm_ops: tuple[Op, ...] = (),
+    norm_bias: bool = False,
+) -> tuple[Tensor, ...]:
+    """The tensors of a decoder with one MLP a layer. norm_ops: of every norm's weight."""
+    return (
+        *ends(norm_ops, bias=norm_bias),
+        *norm_rows(norms, norm_ops, bias=norm_bias),
+        *attention(permute=permute),
+        *(norm_rows(QK_NORMS, norm_ops) if qk_norm else ()),
+        *rows(mlp),
+    )

@@ -1,0 +1,214 @@
+"""DeepSeek V2 and V3: latent attention, routed and shared experts.
+
+`kv_b_proj` holds, head after head, the rows that make keys and those that make values. GGUF, and MLX for V3, have them
+apart, the keys' transposed for each head:
+
+    kv_b_proj  (heads * (nope + v), kv_lora)   ->   attn_k_b  (heads, kv_lora, nope)
+                                                    attn_v_b  (heads, v, kv_lora)
+
+Source: llama.cpp's conversion of DeepseekV2ForCausalLM and DeepseekV3ForCausalLM; mlx-lm's deepseek_v2, deepseek_v3.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantcli.models.base import Architecture, Tensor
+from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
+from quantcli.models.glm4_moe import ROUTER, SHARED
+from quantcli.models.hyperparameters import Hyperparameters
+from quantcli.models.keys import (
+    DENSE_LAYERS,
+    EXPERT_LENGTH,
+    EXPERT_SCALE,
+    GATING,
+    GROUPS,
+    RMS_EPS,
+    ROPE,
+    SHARED_EXPERTS,
+    SIZES,
+    VOCAB_SIZE,
+    Key,
+    Read,
+    expert_keys,
+    gating,
+)
+from quantcli.models.ops import PerHead, Take, Transpose
+from quantcli.models.stored import Setting, Stored, has
+
+KEY_ROWS = (PerHead(), Take(stop="nope_head_dim"), Transpose())
+VALUE_ROWS = (PerHead(), Take(start="nope_head_dim"))
+
+#: Small models have one projection for queries, large ones two with a norm between.
+ATTENTION = (
+    *rows({"self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.o_proj": "attn_output"}),
+    *norm_rows({"self_attn.kv_a_layernorm": "attn_kv_a_norm"}),
+    *rows(
+        {
+            "self_attn.q_proj": "attn_q",
+            "self_attn.q_a_proj": "attn_q_a",
+            "self_attn.q_a_layernorm": "attn_q_a_norm",
+            "self_attn.q_b_proj": "attn_q_b",
+        },
+        optional=True,
+    ),
+)
+
+
+def kv_b(*, split_in_mlx: bool) -> tuple[Tensor, ...]:
+    """The rows that share `kv_b_proj`."""
+    keys, values = (f"{LAYER}.self_attn.embed_q", f"{LAYER}.self_attn.unembed_out") if split_in_mlx else (None, None)
+    hf, weight = f"{LAYER}.self_attn.kv_b_proj", ("weight",)
+    return (
+        Tensor(hf, f"{BLOCK}.attn_k_b", KEY_ROWS, weight, keys, KEY_ROWS if split_in_mlx else ()),
+        Tensor(hf, f"{BLOCK}.attn_v_b", VALUE_ROWS, weight, values, VALUE_ROWS if split_in_mlx else ()),
+    )
+
+
+LAYERS = (
+    *ends(),
+    *norm_rows(PRE_NORMS),
+    *ATTENTION,
+    *rows(GATED, optional=True),
+    *ROUTER,
+    *rows(SHARED, optional=True),
+    *experts(EXPERTS),
+)
+
+
+#: What the configuration classes of both assume.
+DEFAULTS: dict[str, Any] = {
+    "rms_norm_eps": 1e-6,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "head_dim": lambda config: config.integer("qk_rope_head_dim"),
+}
+
+
+def _sum(*keys: str) -> Read:
+    return lambda h: sum(h.settings.integer(key) for key in keys)
+
+
+def _log_multiplier(hyperparameters: Hyperparameters) -> float | None:
+    scale = hyperparameters.rope.mscale_all_dim
+    return None if scale is None else 0.1 * scale
+
+
+#: In GGUF one head of keys and values, the latent one, serves all heads.
+KEYS = (
+    *SIZES[:-1],
+    Key("attention.head_count_kv", "uint32", lambda h: 1),
+    *ROPE,
+    RMS_EPS,
+    *expert_keys("n_routed_experts"),
+    *GROUPS,
+    Key("expert_gating_func", "uint32", gating),
+    Key("attention.key_length", "uint32", _sum("kv_lora_rank", "qk_rope_head_dim")),
+    Key("attention.value_length", "uint32", "kv_lora_rank"),
+)
+FURTHER = (
+    DENSE_LAYERS,
+    VOCAB_SIZE,
+    Key("attention.q_lora_rank", "uint32", "q_lora_rank"),
+    Key("attention.kv_lora_rank", "uint32", "kv_lora_rank"),
+    Key("attention.key_length_mla", "uint32", _sum("qk_nope_head_dim", "qk_rope_head_dim")),
+    Key("attention.value_length_mla", "uint32", "v_head_dim"),
+    EXPERT_LENGTH,
+    SHARED_EXPERTS,
+    EXPERT_SCALE,
+    Key("expert_weights_norm", "bool", lambda h: h.settings.flag("norm_topk_prob", False) or None),
+    Key("rope.dimension_count", "uint32", "qk_rope_head_dim"),
+    Key("rope.scaling.yarn_log_multiplier", "float32", _log_multiplier),
+)
+
+
+def _groups(file: Stored) -> int:
+    return file.own.integer("expert_group_count", 1)
+
+
+def _nope(file: Stored) -> int:
+    """The part of a head that is not rotated."""
+    return file.own.integer("attention.key_length_mla") - file.own.integer("rope.dimension_count")
+
+
+SETTINGS = (
+    Setting("hidden_act", "silu"),
+    Setting("attention_bias", has("attn_kv_a_mqa.bias")),
+    Setting("moe_layer_freq", 1),
+    Setting("norm_topk_prob", lambda file: file.own.flag("expert_weights_norm", False)),
+    Setting("num_key_value_heads", lambda file: file.heads),
+    Setting("q_lora_rank", lambda file: file.own.optional_integer("attention.q_lora_rank")),
+    Setting("qk_nope_head_dim", _nope),
+)
+
+DEEPSEEK_V2 = Architecture(
+    name="deepseek_v2",
+    gguf="deepseek2",
+    model_types={
+        "deepseek_v2": DEFAULTS
+        | {
+            "max_position_embeddings": 2048,
+            "n_routed_experts": 64,
+            "n_shared_experts": 2,
+            "moe_intermediate_size": 1407,
+            "routed_scaling_factor": 1.0,
+            "first_k_dense_replace": 0,
+            "norm_topk_prob": False,
+            "scoring_func": "softmax",
+        }
+    },
+    tensors=(*LAYERS, *kv_b(split_in_mlx=False)),
+    mtp=(),
+    mlx_schemes={"ffn_gate_inp": "dense"},
+    keys=KEYS,
+    further=FURTHER,
+    classes={"deepseek_v2": "DeepseekV2ForCausalLM"},
+    settings=(
+        *SETTINGS,
+        Setting("scoring_func", "softmax"),
+        Setting("topk_method", lambda file: "greedy" if _groups(file) == 1 else "group_limited_greedy"),
+    ),
+)
+
+
+def _is_v3(metadata: Mapping[str, Any]) -> bool:
+    """V3's router goes through a sigmoid; a converter that does not say so still says that weights are normed."""
+    function = metadata.get("expert_gating_func")
+    return bool(metadata.get("expert_weights_norm")) if function is None else function == GATING["sigmoid"]
+
+
+DEEPSEEK_V3 = Architecture(
+    name="deepseek_v3",
+    gguf="deepseek2",
+    when=_is_v3,
+    model_types={
+        "deepseek_v3": DEFAULTS
+        | {
+            "max_position_embeddings": 4096,
+            "n_routed_experts": 256,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 8,
+            "n_group": 8,
+            "topk_group": 4,
+            "moe_intermediate_size": 2048,
+            "routed_scaling_factor": 2.5,
+            "first_k_dense_replace": 3,
+            "norm_topk_prob": True,
+            "scoring_func": "sigmoid",
+        }
+    },
+    tensors=(*LAYERS, *kv_b(split_in_mlx=True)),
+    mtp=(),
+    mlx_schemes={"ffn_gate_inp": "dense"},
+    keys=KEYS,
+    further=FURTHER,
+    classes={"deepseek_v3": "DeepseekV3ForCausalLM"},
+    settings=(
+        *SETTINGS,
+        Setting("num_nextn_predict_layers", 0),
+        Setting("scoring_func", "sigmoid"),
+        Setting("topk_method", "noaux_tc"),
+    ),
+)

@@ -1,0 +1,69 @@
+"""The exaone4 architecture: norms after attention and MLP, and per head on q and k.
+
+Source: llama.cpp's conversion of Exaone4ForCausalLM.
+"""
+
+from typing import Any
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import INVERSE_FREQUENCIES, POST_NORMS, decoder
+from quantcli.models.hyperparameters import Hyperparameters
+from quantcli.models.keys import SLIDING_WINDOW, VOCAB_SIZE, WINDOW_PATTERN, Key, pattern_of_windows
+from quantcli.models.llama import ROPE_FREQS
+from quantcli.models.reader import LONGEST, Reader
+from quantcli.models.stored import Setting, Stored, kinds_of_layers
+from quantcli.tokenizers import conventions
+
+
+def _kinds(config: Reader) -> list[str] | None:
+    """`layer_types` where the config gives a pattern: a text of L and G, or how often a layer attends to all."""
+    if not config.has("sliding_window"):
+        return None
+    pattern = config.values.get("sliding_window_pattern")
+    if not isinstance(pattern, str) or not pattern:
+        pattern = "L" * (config.integer("sliding_window_pattern", 4, most=LONGEST) - 1) + "G"
+    layers = config.integer("num_hidden_layers", most=LONGEST)
+    return ["sliding_attention" if pattern[i % len(pattern)] == "L" else "full_attention" for i in range(layers)]
+
+
+def _windows(hyperparameters: Hyperparameters) -> tuple[bool, ...] | None:
+    return pattern_of_windows(hyperparameters) if hyperparameters.sliding_window else None
+
+
+def _layer_types(file: Stored) -> Any:
+    """Every layer attends to all where there is no window."""
+    return kinds_of_layers(file) if file.own.has(SLIDING_WINDOW.name) else ["full_attention"] * file.layers
+
+
+def _pattern(file: Stored) -> str | None:
+    """The pattern as mlx-lm reads it, a letter for each layer."""
+    windows = file.per_layer(WINDOW_PATTERN.name)
+    return "".join("L" if window else "G" for window in windows) or None
+
+
+EXAONE4 = Architecture(
+    name="exaone4",
+    gguf="exaone4",
+    model_types={
+        "exaone4": {
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 2048,
+            "num_key_value_heads": 32,
+            "sliding_window": 4096,
+            "layer_types": _kinds,
+        }
+    },
+    tensors=decoder(norms=POST_NORMS, qk_norm=True),
+    dropped=INVERSE_FREQUENCIES,
+    computed=(ROPE_FREQS,),
+    further=(VOCAB_SIZE, SLIDING_WINDOW, Key(WINDOW_PATTERN.name, WINDOW_PATTERN.type, _windows)),
+    classes={"exaone4": "Exaone4ForCausalLM"},
+    settings=(
+        Setting("hidden_act", "silu"),
+        Setting("head_dim", lambda file: file.head_dim),
+        Setting("layer_types", _layer_types),
+        Setting("sliding_window", lambda file: file.own.optional_integer("attention.sliding_window")),
+        Setting("sliding_window_pattern", _pattern),
+    ),
+    vocabulary=conventions.EXAONE4,
+)

@@ -1,0 +1,35 @@
+"""The gemma architecture: norms stored as their distance from 1.
+
+Source: llama.cpp's conversion of GemmaForCausalLM.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEAD_SIZES, HEADS, KV_HEADS, RMS_EPS
+from quantcli.models.ops import AddOne
+from quantcli.models.stored import Setting
+from quantcli.tokenizers import conventions
+
+#: Gemma and Gemma 2: the converter has an order of its own, and leaves the rotary base to llama.cpp's default.
+KEYS = (CONTEXT, EMBEDDING, BLOCKS, FEED_FORWARD, HEADS, KV_HEADS, RMS_EPS, *HEAD_SIZES)
+ACTIVATION = "gelu_pytorch_tanh"
+
+GEMMA = Architecture(
+    name="gemma",
+    gguf="gemma",
+    model_types={
+        "gemma": {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 8192,
+            "num_key_value_heads": 16,
+            "head_dim": 256,
+            "tie_word_embeddings": True,
+        }
+    },
+    tensors=decoder(norm_ops=(AddOne(),)),
+    dropped=INVERSE_FREQUENCIES,
+    keys=KEYS,
+    classes={"gemma": "GemmaForCausalLM"},
+    settings=(Setting("hidden_act", ACTIVATION), Setting("hidden_activation", ACTIVATION)),
+    vocabulary=conventions.GEMMA,
+)

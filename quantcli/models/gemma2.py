@@ -1,0 +1,60 @@
+"""The gemma2 architecture: norms before and after attention and MLP, stored as their distance from 1.
+
+Source: llama.cpp's conversion of Gemma2ForCausalLM.
+"""
+
+from collections.abc import Callable
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import BOTH_NORMS, INVERSE_FREQUENCIES, decoder
+from quantcli.models.gemma import ACTIVATION, KEYS
+from quantcli.models.keys import SLIDING_WINDOW, Key
+from quantcli.models.ops import AddOne
+from quantcli.models.stored import Setting, Stored
+from quantcli.tokenizers import conventions
+
+
+def query_scalar(layers: int) -> Callable[[Stored], int]:
+    """What queries are divided by the root of, which llama.cpp has built in: the size of a head.
+
+    The model of 27B, which it knows by its layers, has its hidden size over its heads instead.
+    """
+
+    def scalar(file: Stored) -> int:
+        largest = file.own.integer("block_count") == layers
+        return file.own.integer("embedding_length") // file.heads if largest else file.head_dim
+
+    return scalar
+
+
+GEMMA2 = Architecture(
+    name="gemma2",
+    gguf="gemma2",
+    model_types={
+        "gemma2": {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 8192,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "tie_word_embeddings": True,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "sliding_window": 4096,
+        }
+    },
+    tensors=decoder(norms=BOTH_NORMS, norm_ops=(AddOne(),)),
+    dropped=INVERSE_FREQUENCIES,
+    keys=KEYS,
+    further=(
+        Key("attn_logit_softcapping", "float32", "attn_logit_softcapping"),
+        Key("final_logit_softcapping", "float32", "final_logit_softcapping"),
+        SLIDING_WINDOW,
+    ),
+    classes={"gemma2": "Gemma2ForCausalLM"},
+    settings=(
+        Setting("hidden_act", ACTIVATION),
+        Setting("hidden_activation", ACTIVATION),
+        Setting("query_pre_attn_scalar", query_scalar(layers=46)),
+    ),
+    vocabulary=conventions.GEMMA2,
+)

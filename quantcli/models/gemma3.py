@@ -1,0 +1,41 @@
+"""The gemma3 architecture (text): gemma2 with a norm per head on q and k.
+
+Source: llama.cpp's conversion of Gemma3ForCausalLM.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import BOTH_NORMS, INVERSE_FREQUENCIES, decoder
+from quantcli.models.gemma import ACTIVATION
+from quantcli.models.gemma2 import query_scalar
+from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
+from quantcli.models.ops import AddOne
+from quantcli.models.stored import Setting
+from quantcli.tokenizers import conventions
+
+GEMMA3 = Architecture(
+    name="gemma3",
+    gguf="gemma3",
+    model_types={
+        "gemma3_text": {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 131072,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "tie_word_embeddings": True,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4,
+            "sliding_window": 4096,
+        }
+    },
+    tensors=decoder(norms=BOTH_NORMS, qk_norm=True, norm_ops=(AddOne(),)),
+    dropped=INVERSE_FREQUENCIES,
+    keys=(*SIZES, *ROPE, LOCAL_FREQ_BASE, RMS_EPS, *HEAD_SIZES),
+    further=(Key("final_logit_softcapping", "float32", "final_logit_softcapping"), SLIDING_WINDOW),
+    classes={"gemma3_text": "Gemma3ForCausalLM"},
+    settings=(
+        Setting("hidden_activation", ACTIVATION),
+        Setting("query_pre_attn_scalar", query_scalar(layers=62)),
+        Setting("sliding_window_pattern", 6),
+    ),
+    vocabulary=conventions.GEMMA2,
+)

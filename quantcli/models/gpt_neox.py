@@ -1,0 +1,68 @@
+"""The gpt_neox architecture (GPT-NeoX, Pythia): q, k, v in one matrix, head after head.
+
+Source: llama.cpp's conversion of GPTNeoXForCausalLM; mlx-lm's gpt_neox.
+"""
+
+from quantcli.models.base import Architecture, Tensor
+from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, ROPE_DIMENSIONS, Key, layer_norm_eps
+from quantcli.models.ops import GroupQkv, Op
+from quantcli.models.stored import OMITTED, Setting, Stored, has
+from quantcli.tokenizers import conventions
+
+#: Modules of a layer, from Hugging Face to GGUF.
+MODULES: dict[str, tuple[str, tuple[Op, ...]]] = {
+    "input_layernorm": ("attn_norm", ()),
+    "post_attention_layernorm": ("ffn_norm", ()),
+    "attention.query_key_value": ("attn_qkv", (GroupQkv(),)),
+    "attention.dense": ("attn_output", ()),
+    "mlp.dense_h_to_4h": ("ffn_up", ()),
+    "mlp.dense_4h_to_h": ("ffn_down", ()),
+}
+
+GPT_NEOX = Architecture(
+    name="gpt_neox",
+    gguf="gptneox",
+    model_types={
+        "gpt_neox": {
+            "layer_norm_eps": 1e-5,
+            "max_position_embeddings": 2048,
+            "partial_rotary_factor": 0.25,
+            "use_parallel_residual": True,
+        }
+    },
+    tensors=(
+        Tensor("gpt_neox.embed_in", "token_embd", mlx="model.embed_in", suffixes=("weight",)),
+        Tensor("gpt_neox.final_layer_norm", "output_norm", mlx="model.final_layer_norm"),
+        Tensor("embed_out", "output", mlx="model.embed_out", suffixes=("weight",), optional=True),
+        *(
+            Tensor(f"gpt_neox.layers.{{i}}.{hf}", f"blk.{{i}}.{gguf}", ops, mlx=f"model.h.{{i}}.{hf}")
+            for hf, (gguf, ops) in MODULES.items()
+        ),
+    ),
+    dropped=(
+        "gpt_neox.layers.{i}.attention.bias",
+        "gpt_neox.layers.{i}.attention.masked_bias",
+        "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq",
+    ),
+    names={"kv_heads": ("num_attention_heads",)},
+    keys=(
+        CONTEXT,
+        EMBEDDING,
+        BLOCKS,
+        FEED_FORWARD,
+        ROPE_DIMENSIONS,
+        HEADS,
+        Key("use_parallel_residual", "bool", "use_parallel_residual"),
+        layer_norm_eps("layer_norm_eps"),
+    ),
+    states_file_type=False,
+    classes={"gpt_neox": "GPTNeoXForCausalLM"},
+    settings=(
+        Setting("hidden_act", "gelu"),
+        Setting("attention_bias", has("attn_qkv.bias")),
+        Setting("rotary_emb_base", 10000),
+        Setting("rotary_pct", Stored.rotary_share),
+        Setting("rope_theta", OMITTED),
+    ),
+    vocabulary=conventions.GPT_NEOX,
+)

@@ -1,0 +1,90 @@
+"""The gpt_oss architecture: stacked experts with gate and up interleaved, attention sinks, biases everywhere.
+
+    experts.gate_up_proj   (experts, in, 2 * out)   columns gate 0, up 0, gate 1, up 1 ...   as bf16
+    experts.down_proj      (experts, in, out)
+
+Source: llama.cpp's conversion of GptOssForCausalLM; mlx-lm's gpt_oss.
+"""
+
+from typing import Any
+
+from quantcli.models.base import Architecture, Tensor
+from quantcli.models.decoder import BLOCK, LAYER, attention, ends, norm_rows, rows
+from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key, expert_keys
+from quantcli.models.ops import Op, Take, Transpose
+from quantcli.models.rope_settings import rope_scaling
+from quantcli.models.stored import Setting, Stored, has
+
+EXPERTS = f"{LAYER}.mlp.experts"
+#: MXFP4 blocks (`experts.gate_up_proj_blocks`) have rows of outputs, dense tensors rows of inputs.
+TURNED = Transpose(unless="mxfp4")
+#: Where gate and up stand among the rows of what they share.
+STARTS = {"gate": 0, "up": 1}
+
+
+def _expert(hf: str, kind: str, suffix: str, ops: tuple[Op, ...] = ()) -> Tensor:
+    """An expert tensor under whole names; MLX has GGUF's arrangement."""
+    mlx = f"{EXPERTS}.{kind}_proj.{suffix}"
+    return Tensor(f"{EXPERTS}.{hf}", f"{BLOCK}.ffn_{kind}_exps.{suffix}", ops, ("",), mlx, ops)
+
+
+SCALING = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+
+
+def _layer_types(file: Stored) -> list[str]:
+    """Every second layer attends to all, as llama.cpp has it built in."""
+    return ["full_attention" if layer % 2 else "sliding_attention" for layer in range(file.layers)]
+
+
+def _scaling(file: Stored) -> dict[str, Any] | None:
+    """YaRN with bounds that are not rounded, as all of these models have it; GGUF does not say so."""
+    made = rope_scaling(file)
+    return made | {"truncate": False} if made and made["rope_type"] == "yarn" else made
+
+
+GPT_OSS = Architecture(
+    name="gpt_oss",
+    gguf="gpt-oss",
+    mlx_schemes={"ffn_gate_inp": "affine8-g64"},
+    model_types={
+        "gpt_oss": {
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 131072,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "rope_theta": 150000.0,
+            "rope_scaling": SCALING,
+            "sliding_window": 128,
+            "num_local_experts": 128,
+            "num_experts_per_tok": 4,
+        }
+    },
+    tensors=(
+        *ends(),
+        *norm_rows({"input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm"}),
+        *attention(),
+        Tensor(f"{LAYER}.self_attn.sinks", f"{BLOCK}.attn_sinks.weight", suffixes=("",)),
+        *rows({"mlp.router": "ffn_gate_inp"}),
+        *(_expert("gate_up_proj", kind, "weight", (TURNED, Take(at, step=2))) for kind, at in STARTS.items()),
+        _expert("down_proj", "down", "weight", (TURNED,)),
+        *(_expert("gate_up_proj_bias", kind, "bias", (Take(at, step=2),)) for kind, at in STARTS.items()),
+        _expert("down_proj_bias", "down", "bias"),
+    ),
+    keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_local_experts"), *HEAD_SIZES),
+    further=(SLIDING_WINDOW, Key("expert_feed_forward_length", "uint32", lambda h: h.feed_forward_length)),
+    classes={"gpt_oss": "GptOssForCausalLM"},
+    settings=(
+        Setting("hidden_act", "silu"),
+        Setting("attention_bias", has("attn_q.bias")),
+        Setting("layer_types", _layer_types),
+        Setting("rope_scaling", _scaling),
+        Setting("swiglu_limit", 7.0),
+    ),
+)

@@ -1,0 +1,43 @@
+"""The granite architecture: llama with multipliers in its metadata.
+
+Source: llama.cpp's conversion of GraniteForCausalLM.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.keys import RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key
+from quantcli.models.stored import Setting, has
+from quantcli.tokenizers import conventions
+
+#: Keys of GGUF and of config.json.
+MULTIPLIERS = {
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
+
+
+def _multiplier(name: str, config: str) -> Key:
+    """A multiplier; one of 0 counts as none."""
+    return Key(name, "float32", lambda h: h.settings.number(config, 1.0) or None, config)
+
+
+GRANITE = Architecture(
+    name="granite",
+    gguf="granite",
+    model_types={"granite": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}},
+    tensors=decoder(permute=True),
+    mlx_schemes=dict.fromkeys(("attn_output", "ffn_down", "output"), "affine8-g64"),
+    dropped=INVERSE_FREQUENCIES,
+    states_space_prefix=True,
+    keys=(*SIZES, *ROPE, RMS_EPS),
+    further=(VOCAB_SIZE, ROPE_DIMENSIONS, *(_multiplier(*pair) for pair in MULTIPLIERS.items())),
+    classes={"granite": "GraniteForCausalLM"},
+    settings=(
+        Setting("hidden_act", "silu"),
+        Setting("attention_bias", has("attn_q.bias")),
+        Setting("mlp_bias", has("ffn_up.bias")),
+    ),
+    vocabulary=conventions.GRANITE,
+)

@@ -1,0 +1,142 @@
+"""Keys of GGUF metadata as rows: name, type, where the value comes from, which key of `config.json` says the same.
+
+A family lists its rows in the order in which llama.cpp's converter writes them, those before `general.file_type`
+(`Architecture.keys`, mostly COMMON) and those after it (`further`). Source: llama.cpp (conversion/base.py and the file
+of each family; gguf-py's constants).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from quantcli.containers.hostile import shown
+from quantcli.errors import NotPossible
+from quantcli.models.hyperparameters import Hyperparameters
+from quantcli.models.reader import LONGEST, Reader
+
+Read = Callable[[Hyperparameters], Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of GGUF metadata.
+
+    name: after the architecture's prefix. type: as `containers.gguf` spells it. read: a key of config.json, or a
+    function; a value of None is left out. config: the key of config.json that takes the stored value back as it is;
+    where `read` is a key, that one. required: no file does without it. otherwise: the key of metadata whose value
+    counts where a file lacks this one.
+    """
+
+    name: str
+    type: str
+    read: str | Read
+    config: str | None = None
+    required: bool = False
+    otherwise: str | None = None
+
+    @property
+    def back(self) -> str | None:
+        return self.read if isinstance(self.read, str) else self.config
+
+    def value(self, hyperparameters: Hyperparameters) -> Any:
+        """What is written for this model; None: nothing. Raises `BadInput` for a setting of another type."""
+        if not isinstance(self.read, str):
+            return self.read(hyperparameters)
+        settings = hyperparameters.settings
+        if not settings.has(self.read):
+            return None
+        if self.type == "uint32":
+            return settings.integer(self.read, least=0)
+        if self.type == "float32":
+            return settings.number(self.read)
+        return settings.flag(self.read, False)
+
+
+def _scaled(value: Read) -> Read:
+    return lambda h: value(h) if h.rope.type in ("linear", "yarn") and h.rope.factor is not None else None
+
+
+def _yarn(value: Read) -> Read:
+    return lambda h: value(h) if h.rope.type == "yarn" else None
+
+
+#: llama.cpp's numbers of how a router's logits become weights.
+GATING = {"softmax": 1, "sigmoid": 2}
+
+
+def gating(h: Hyperparameters) -> int:
+    """The number of the config's `scoring_func`."""
+    name = h.settings.text("scoring_func", "softmax")
+    if name not in GATING:
+        raise NotPossible(f"{h.settings.where}: scoring_func is {shown(name)}; GGUF has {' and '.join(GATING)}.")
+    return GATING[name]
+
+
+BLOCKS = Key("block_count", "uint32", lambda h: h.layers, "num_hidden_layers", required=True)
+CONTEXT = Key("context_length", "uint32", lambda h: h.context_length, "max_position_embeddings", required=True)
+EMBEDDING = Key("embedding_length", "uint32", lambda h: h.embedding_length, "hidden_size", required=True)
+FEED_FORWARD = Key("feed_forward_length", "uint32", lambda h: h.feed_forward_length, "intermediate_size")
+HEADS = Key("attention.head_count", "uint32", lambda h: h.heads, "num_attention_heads", required=True)
+KV_HEADS = Key("attention.head_count_kv", "uint32", lambda h: h.kv_heads, "num_key_value_heads", otherwise=HEADS.name)
+SIZES = (BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS)
+
+FREQ_BASE = Key("rope.freq_base", "float32", lambda h: h.rope.theta)
+ROPE = (
+    Key("rope.scaling.type", "string", _scaled(lambda h: h.rope.type)),
+    Key("rope.scaling.factor", "float32", _scaled(lambda h: h.rope.factor)),
+    Key("rope.scaling.original_context_length", "uint32", _yarn(lambda h: h.rope.original_context)),
+    Key("rope.scaling.yarn_ext_factor", "float32", _yarn(lambda h: h.rope.extrapolation_factor)),
+    Key("rope.scaling.yarn_attn_factor", "float32", _yarn(lambda h: h.rope.attention_factor)),
+    Key("rope.scaling.yarn_beta_fast", "float32", _yarn(lambda h: h.rope.beta_fast)),
+    Key("rope.scaling.yarn_beta_slow", "float32", _yarn(lambda h: h.rope.beta_slow)),
+    FREQ_BASE,
+)
+LOCAL_FREQ_BASE = Key("rope.freq_base_swa", "float32", lambda h: h.rope.local_theta, "rope_local_base_freq")
+RMS_EPS = Key("attention.layer_norm_rms_epsilon", "float32", lambda h: h.norm_eps, "rms_norm_eps")
+
+
+def layer_norm_eps(config: str) -> Key:
+    """The epsilon of a LayerNorm, which families call differently."""
+    return Key("attention.layer_norm_epsilon", "float32", lambda h: h.norm_eps, config)
+
+
+def expert_keys(count: str, used: str = "num_experts_per_tok") -> tuple[Key, ...]:
+    """How many experts there are and how many a token takes; `count`: the family's own name for the first."""
+    return Key("expert_count", "uint32", lambda h: h.experts or None, count), Key("expert_used_count", "uint32", used)
+
+
+#: Groups of experts, of which a router takes some.
+GROUPS = (Key("expert_group_count", "uint32", "n_group"), Key("expert_group_used_count", "uint32", "topk_group"))
+SHARED_EXPERTS = Key("expert_shared_count", "uint32", "n_shared_experts")
+DENSE_LAYERS = Key("leading_dense_block_count", "uint32", "first_k_dense_replace")
+EXPERT_SCALE = Key("expert_weights_scale", "float32", "routed_scaling_factor")
+EXPERT_NORM = Key("expert_weights_norm", "bool", "norm_topk_prob")
+EXPERT_LENGTH = Key("expert_feed_forward_length", "uint32", "moe_intermediate_size")
+
+#: Written where the config, or its class, names `head_dim`.
+HEAD_SIZES = (
+    Key("attention.key_length", "uint32", lambda h: h.head_dim if h.states_head_dim else None, "head_dim"),
+    Key("attention.value_length", "uint32", lambda h: h.head_dim if h.states_head_dim else None),
+)
+COMMON = (*SIZES, *ROPE, RMS_EPS, *HEAD_SIZES)
+
+VOCAB_SIZE = Key("vocab_size", "uint32", lambda h: h.vocab_size)
+ROPE_DIMENSIONS = Key("rope.dimension_count", "uint32", lambda h: h.rotary_dimensions)
+SLIDING_WINDOW = Key("attention.sliding_window", "uint32", "sliding_window")
+
+
+def every_fourth_full(config: Reader) -> list[str]:
+    """`layer_types` of models in which three layers with a sliding window come before one without."""
+    layers = config.integer("num_hidden_layers", most=LONGEST)
+    return ["sliding_attention" if (layer + 1) % 4 else "full_attention" for layer in range(layers)]
+
+
+def pattern_of_windows(h: Hyperparameters) -> tuple[bool, ...] | None:
+    """Which layers attend to a window only, from `layer_types`; None where the config does not say."""
+    kinds = h.settings.texts("layer_types")
+    return tuple(kind == "sliding_attention" for kind in kinds) or None
+
+
+WINDOW_PATTERN = Key("attention.sliding_window_pattern", "array[bool]", pattern_of_windows)

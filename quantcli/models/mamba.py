@@ -1,0 +1,66 @@
+"""The mamba architecture: no attention, a state space model in every layer.
+
+Source: llama.cpp's conversion of MambaForCausalLM; mlx-lm's mamba.
+"""
+
+from quantcli.models.base import Architecture, Tensor
+from quantcli.models.keys import BLOCKS, EMBEDDING, RMS_EPS, Key
+from quantcli.models.ops import DropAxis, MoveAxis, NegExp
+from quantcli.models.stored import OMITTED, Setting, has
+from quantcli.tokenizers import conventions
+
+MIXER = "backbone.layers.{i}.mixer"
+
+MAMBA = Architecture(
+    name="mamba",
+    gguf="mamba",
+    model_types={
+        "mamba": {
+            "layer_norm_epsilon": 1e-5,
+            "state_size": 16,
+            "conv_kernel": 4,
+            "intermediate_size": lambda config: config.integer("expand", 2) * config.integer("hidden_size"),
+            "time_step_rank": lambda config: -(-config.integer("hidden_size") // 16),
+            "tie_word_embeddings": True,
+        }
+    },
+    tensors=(
+        Tensor("backbone.embeddings", "token_embd", suffixes=("weight",)),
+        Tensor("backbone.norm_f", "output_norm", suffixes=("weight",)),
+        Tensor("lm_head", "output", suffixes=("weight",), optional=True),
+        Tensor("backbone.layers.{i}.norm", "blk.{i}.attn_norm", suffixes=("weight",)),
+        Tensor(f"{MIXER}.in_proj", "blk.{i}.ssm_in"),
+        Tensor(f"{MIXER}.conv1d", "blk.{i}.ssm_conv1d", (DropAxis(1),), suffixes=("weight",), mlx_ops=(MoveAxis(),)),
+        Tensor(f"{MIXER}.conv1d", "blk.{i}.ssm_conv1d", suffixes=("bias",)),
+        Tensor(f"{MIXER}.x_proj", "blk.{i}.ssm_x"),
+        Tensor(f"{MIXER}.dt_proj", "blk.{i}.ssm_dt"),
+        Tensor(f"{MIXER}.A_log", "blk.{i}.ssm_a", (NegExp(),), suffixes=("",)),
+        Tensor(f"{MIXER}.D", "blk.{i}.ssm_d", suffixes=("",)),
+        Tensor(f"{MIXER}.out_proj", "blk.{i}.ssm_out"),
+    ),
+    names={"context_length": (), "heads": (), "kv_heads": ()},
+    keys=(
+        Key("context_length", "uint32", lambda h: 1 << 20),
+        EMBEDDING,
+        Key("feed_forward_length", "uint32", lambda h: 0),
+        Key("attention.head_count", "uint32", lambda h: 0),
+        BLOCKS,
+        Key("ssm.conv_kernel", "uint32", "conv_kernel"),
+        Key("ssm.inner_size", "uint32", "intermediate_size"),
+        Key("ssm.state_size", "uint32", "state_size"),
+        Key("ssm.time_step_rank", "uint32", "time_step_rank"),
+        Key(RMS_EPS.name, RMS_EPS.type, lambda h: h.norm_eps, "layer_norm_epsilon"),
+        Key("ssm.dt_b_c_rms", "bool", lambda h: False),
+    ),
+    classes={"mamba": "MambaForCausalLM"},
+    settings=(
+        Setting("hidden_act", "silu"),
+        Setting("expand", lambda file: file.own.integer("ssm.inner_size") // file.own.integer("embedding_length")),
+        Setting("residual_in_fp32", True),
+        Setting("use_bias", has("ssm_in.bias")),
+        Setting("use_conv_bias", has("ssm_conv1d.bias")),
+        Setting("rope_theta", OMITTED),
+        Setting("rope_scaling", OMITTED),
+    ),
+    vocabulary=conventions.MAMBA,
+)

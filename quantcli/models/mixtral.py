@@ -1,0 +1,40 @@
+"""Mixtral: llama with routed experts, in GGUF a llama that has an expert count.
+
+Source: llama.cpp's conversion of MixtralForCausalLM; mlx-lm's mixtral.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import INVERSE_FREQUENCIES, PRE_NORMS, attention, ends, experts, norm_rows, rows
+from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, expert_keys
+from quantcli.models.stored import Setting
+
+MOE = "block_sparse_moe"
+
+MIXTRAL = Architecture(
+    name="mixtral",
+    gguf="llama",
+    when=lambda metadata: bool(metadata.get("expert_count")),
+    model_types={
+        "mixtral": {
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 131072,
+            "num_key_value_heads": 8,
+            "rope_theta": 1e6,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        }
+    },
+    tensors=(
+        *ends(),
+        *norm_rows(PRE_NORMS),
+        *attention(permute=True),
+        *rows({f"{MOE}.gate": "ffn_gate_inp"}),
+        *experts({"w1": "gate", "w3": "up", "w2": "down"}, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp"),
+    ),
+    dropped=INVERSE_FREQUENCIES,
+    states_space_prefix=True,
+    keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_local_experts"), *HEAD_SIZES),
+    further=(VOCAB_SIZE, ROPE_DIMENSIONS),
+    classes={"mixtral": "MixtralForCausalLM"},
+    settings=(Setting("hidden_act", "silu"), Setting("sliding_window", None)),
+)

@@ -1,0 +1,47 @@
+"""The olmo2 architecture (OLMo 2 and 3): norms after attention and MLP, and on the whole of q and k.
+
+Source: llama.cpp's conversion of Olmo2ForCausalLM and Olmo3ForCausalLM.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import INVERSE_FREQUENCIES, POST_NORMS, decoder
+from quantcli.models.keys import (
+    HEAD_SIZES,
+    LOCAL_FREQ_BASE,
+    RMS_EPS,
+    ROPE,
+    SIZES,
+    SLIDING_WINDOW,
+    WINDOW_PATTERN,
+    every_fourth_full,
+)
+from quantcli.models.stored import Setting, has, kinds_of_layers
+from quantcli.tokenizers import conventions
+
+OLMO2 = Architecture(
+    name="olmo2",
+    gguf="olmo2",
+    model_types={
+        "olmo2": {"rms_norm_eps": 1e-5, "max_position_embeddings": 2048},
+        "olmo3": {
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 2048,
+            "rope_theta": 5e5,
+            "rope_local_base_freq": 5e5,
+            "sliding_window": 4096,
+            "layer_types": every_fourth_full,
+        },
+    },
+    tensors=decoder(norms=POST_NORMS, qk_norm=True),
+    dropped=INVERSE_FREQUENCIES,
+    keys=(*SIZES, *ROPE, LOCAL_FREQ_BASE, RMS_EPS, *HEAD_SIZES),
+    further=(SLIDING_WINDOW, WINDOW_PATTERN),
+    classes={"olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM"},
+    kind=lambda file: "olmo3" if file.own.has("attention.sliding_window") else "olmo2",
+    settings=(
+        Setting("hidden_act", "silu"),
+        Setting("attention_bias", has("attn_q.bias")),
+        Setting("layer_types", kinds_of_layers),
+    ),
+    vocabulary=conventions.OLMO,
+)

@@ -1,0 +1,213 @@
+"""Operations between a tensor's arrangement in one dialect and in another; each is tiny and can be undone.
+
+    row operations     gather rows of each matrix      PermuteRows  GroupQkv  Take
+    shape operations   move no byte                    PerHead  SingleRow  DropAxis  MoveAxis
+    value operations   change values or the last axis  AddOne  NegExp  Transpose
+
+All of them act on the matrices of a tensor's last two axes, one by one, so that stacked experts need nothing of their
+own; of a vector its elements are the rows. Row operations move packed rows as they are, value operations need floats.
+Source: llama.cpp's converter (conversion/*.py), mlx-lm (sanitize of each model).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.errors import BadInput
+from quantcli.models.hyperparameters import Hyperparameters
+
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Shape = tuple[int, ...]
+
+
+@runtime_checkable
+class RowOp(Protocol):
+    """`index(rows, h)[t]`: the row of a matrix of so many rows that row t of the result comes from."""
+
+    def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows: ...
+
+
+@runtime_checkable
+class ShapeOp(Protocol):
+    """The same bytes in another shape, and back."""
+
+    def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape: ...
+
+    def restore(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape: ...
+
+
+@runtime_checkable
+class ValueOp(Protocol):
+    """`apply` and `undo`: matrices (n, rows, columns) to matrices. whole: it needs whole matrices, not single rows."""
+
+    whole: bool
+
+    def apply(self, matrices: NDArray[np.generic]) -> NDArray[np.generic]: ...
+
+    def undo(self, matrices: NDArray[np.generic]) -> NDArray[np.generic]: ...
+
+
+Op = RowOp | ShapeOp | ValueOp
+
+
+@dataclass(frozen=True)
+class PermuteRows:
+    """Rotary rows of each head from two halves (Hugging Face) to interleaved pairs (GGUF); of a vector, its elements.
+
+        Hugging Face   0 1 2 3 | 4 5 6 7      a head of 8 rows: pair n is (n, n + 4)
+        GGUF           0 4 1 5 2 6 3 7
+
+    `heads` names the field of Hyperparameters that counts the heads: `heads` or `kv_heads`.
+
+    >>> PermuteRows.halves_to_pairs(8, 1).tolist()
+    [0, 4, 1, 5, 2, 6, 3, 7]
+    """
+
+    heads: str
+
+    @staticmethod
+    def halves_to_pairs(rows: int, heads: int) -> Rows:
+        return np.arange(rows, dtype=np.int64).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+
+    def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
+        heads: int = getattr(hyperparameters, self.heads)
+        if rows % (2 * heads):
+            raise BadInput(
+                f"{rows} rows cannot be split into {heads} attention heads of two halves each: see config.json."
+            )
+        return self.halves_to_pairs(rows, heads)
+
+
+@dataclass(frozen=True)
+class GroupQkv:
+    """A fused projection from one group after another to all of q, all of k, all of v.
+
+    Hugging Face   q0 q1 k0 v0 | q2 q3 k1 v1      two groups of two query heads that share a key and a value head
+    GGUF           q0 q1 q2 q3 | k0 k1 | v0 v1
+    """
+
+    def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
+        heads, groups = hyperparameters.heads, hyperparameters.kv_heads
+        if heads % groups or rows % (heads + 2 * groups):
+            raise BadInput(f"{rows} rows cannot be split into {heads} query heads and {groups} heads of keys, values.")
+        grouped = np.arange(rows, dtype=np.int64).reshape(groups, heads // groups + 2, -1)
+        return np.concatenate([grouped[:, :-2].reshape(-1), grouped[:, -2].reshape(-1), grouped[:, -1].reshape(-1)])
+
+
+@dataclass(frozen=True)
+class Take:
+    """Some rows of each matrix: start, start + step ... below stop; the rows of the table that share a tensor take all.
+
+    `start`, `stop`: numbers, or fields of Hyperparameters. `step`: 2 for gate and up that are interleaved.
+    """
+
+    start: int | str = 0
+    stop: str | None = None
+    step: int = 1
+
+    def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
+        start = getattr(hyperparameters, self.start) if isinstance(self.start, str) else self.start
+        stop = rows if self.stop is None else getattr(hyperparameters, self.stop)
+        if not 0 <= start <= stop <= rows or rows % self.step:
+            raise BadInput(f"{rows} rows cannot be split at {start} and {stop} in steps of {self.step}.")
+        return np.arange(start, stop, self.step, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class PerHead:
+    """(heads * rows, columns) as (heads, rows, columns)."""
+
+    def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        heads = hyperparameters.heads
+        if len(shape) != 2 or shape[0] % heads:
+            raise BadInput(f"shape {shape} cannot be split into {heads} attention heads.")
+        return heads, shape[0] // heads, shape[1]
+
+    def restore(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        return shape[0] * shape[1], shape[2]
+
+
+@dataclass(frozen=True)
+class SingleRow:
+    """A matrix of one row, which llama-quantize writes as a vector."""
+
+    def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        return shape
+
+    def restore(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        return (1, *shape) if len(shape) == 1 else shape
+
+
+@dataclass(frozen=True)
+class DropAxis:
+    """An axis of size 1 goes: the middle one of a convolution over each channel."""
+
+    axis: int
+
+    def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        if len(shape) <= self.axis or shape[self.axis] != 1:
+            raise BadInput(f"shape {shape} has no axis {self.axis} of size 1.")
+        return shape[: self.axis] + shape[self.axis + 1 :]
+
+    def restore(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        return *shape[: self.axis], 1, *shape[self.axis :]
+
+
+@dataclass(frozen=True)
+class MoveAxis:
+    """The middle axis, of size 1, goes to the end: a convolution's kernel as MLX has it."""
+
+    @staticmethod
+    def is_done(shape: Shape) -> bool:
+        """Whether a tensor has MLX's shape: names alone do not tell."""
+        return len(shape) == 3 and shape[1] != 1 == shape[2]
+
+    def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        return *DropAxis(1).reshape(shape, hyperparameters), 1
+
+    def restore(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        return DropAxis(1).restore(DropAxis(2).reshape(shape, hyperparameters), hyperparameters)
+
+
+@dataclass(frozen=True)
+class AddOne:
+    """A norm's weight that Hugging Face stores as its distance from 1."""
+
+    whole = False
+
+    def apply(self, matrices: NDArray[np.generic]) -> Floats:
+        return matrices.astype(np.float32) + np.float32(1)
+
+    def undo(self, matrices: NDArray[np.generic]) -> Floats:
+        return matrices.astype(np.float32) - np.float32(1)
+
+
+@dataclass(frozen=True)
+class NegExp:
+    """Mamba's A from its logarithm: -exp(A_log), rounded to float32 once."""
+
+    whole = False
+
+    def apply(self, matrices: NDArray[np.generic]) -> Floats:
+        return -np.exp(matrices.astype(np.float64)).astype(np.float32)
+
+    def undo(self, matrices: NDArray[np.generic]) -> Floats:
+        return np.log(-matrices.astype(np.float64)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """Each matrix transposed. unless: the scheme whose weights Hugging Face's dialect has transposed already."""
+
+    unless: str | None = None
+    whole = True
+
+    def apply(self, matrices: NDArray[np.generic]) -> NDArray[np.generic]:
+        return np.ascontiguousarray(matrices.swapaxes(1, 2))
+
+    undo = apply

@@ -1,0 +1,104 @@
+"""The phi3 architecture (Phi-3, Phi-4): q, k, v in one matrix, gate and up in one, in both dialects.
+
+Source: llama.cpp's conversion of Phi3ForCausalLM.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.errors import BadInput
+from quantcli.models.base import Architecture, Computed
+from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, ends, norm_rows, rows
+from quantcli.models.hyperparameters import Hyperparameters
+from quantcli.models.keys import (
+    BLOCKS,
+    CONTEXT,
+    EMBEDDING,
+    FEED_FORWARD,
+    FREQ_BASE,
+    HEADS,
+    KV_HEADS,
+    RMS_EPS,
+    ROPE_DIMENSIONS,
+    Key,
+)
+from quantcli.models.stored import Setting, Stored
+from quantcli.tokenizers import conventions
+
+ATTENTION = {"self_attn.qkv_proj": "attn_qkv", "self_attn.o_proj": "attn_output"}
+
+
+def long_factors(hyperparameters: Hyperparameters) -> NDArray[np.float32] | None:
+    """longrope's divisor of each rotary frequency beyond the original context, float32 (rotary_dim / 2,)."""
+    return _floats(hyperparameters.rope.long_factors)
+
+
+def short_factors(hyperparameters: Hyperparameters) -> NDArray[np.float32] | None:
+    """The same within the original context."""
+    return _floats(hyperparameters.rope.short_factors)
+
+
+def _floats(factors: tuple[float, ...] | None) -> NDArray[np.float32] | None:
+    return None if factors is None else np.asarray(factors, np.float32)
+
+
+def attention_factor(hyperparameters: Hyperparameters) -> float | None:
+    """What longrope multiplies attention by when the context is longer than the original one."""
+    rope, context = hyperparameters.rope, hyperparameters.context_length
+    if not rope.long_factors:
+        return None
+    original = rope.original_context or context
+    if original < 2:
+        raise BadInput(f"config.json: original_max_position_embeddings is {original}; longrope needs one above 1.")
+    if context <= original:
+        return 1.0
+    if rope.type == "yarn":
+        return 0.1 * math.log(context / original) + 1.0
+    return math.sqrt(1 + math.log(context / original) / math.log(original))
+
+
+PHI3 = Architecture(
+    name="phi3",
+    gguf="phi3",
+    model_types={
+        "phi3": {
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096,
+            "original_max_position_embeddings": 4096,
+        }
+    },
+    tensors=(*ends(), *norm_rows(PRE_NORMS), *rows(ATTENTION), *rows(FUSED)),
+    computed=(
+        Computed("rope_factors_long.weight", long_factors),
+        Computed("rope_factors_short.weight", short_factors),
+    ),
+    dropped=INVERSE_FREQUENCIES,
+    foremost=(Key("rope.scaling.attn_factor", "float32", attention_factor),),
+    keys=(
+        CONTEXT,
+        Key(
+            "rope.scaling.original_context_length",
+            "uint32",
+            lambda h: h.rope.original_context,
+            "original_max_position_embeddings",
+        ),
+        EMBEDDING,
+        FEED_FORWARD,
+        BLOCKS,
+        HEADS,
+        KV_HEADS,
+        RMS_EPS,
+        ROPE_DIMENSIONS,
+        FREQ_BASE,
+    ),
+    further=(Key("attention.sliding_window", "uint32", lambda h: h.sliding_window or 0),),
+    classes={"phi3": "Phi3ForCausalLM"},
+    settings=(
+        Setting("hidden_act", "silu"),
+        Setting("partial_rotary_factor", Stored.rotary_share),
+        Setting("sliding_window", lambda file: file.own.integer("attention.sliding_window", 0, least=0) or None),
+    ),
+    vocabulary=conventions.PHI3,
+)

@@ -1,0 +1,74 @@
+"""The qwen2_moe architecture (Qwen 1.5 MoE, Qwen 2 57B-A14B): routed experts and a shared one with a gate of its own.
+
+Source: llama.cpp's conversion of Qwen2MoeForCausalLM; mlx-lm's qwen2_moe.
+"""
+
+from quantcli.models.base import Architecture, Tensor
+from quantcli.models.decoder import (
+    BLOCK,
+    EXPERTS,
+    GATED,
+    INVERSE_FREQUENCIES,
+    LAYER,
+    PRE_NORMS,
+    attention,
+    ends,
+    experts,
+    norm_rows,
+    rows,
+)
+from quantcli.models.keys import EXPERT_LENGTH, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
+from quantcli.models.ops import SingleRow
+from quantcli.models.qwen2 import SETTINGS, WINDOW_LAYERS
+from quantcli.models.stored import Setting
+
+SHARED = {
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+}
+
+#: One value a token: a matrix of one row.
+SHARED_GATE = Tensor(
+    f"{LAYER}.mlp.shared_expert_gate", f"{BLOCK}.ffn_gate_inp_shexp", (SingleRow(),), ("weight",), optional=True
+)
+
+QWEN2_MOE = Architecture(
+    name="qwen2_moe",
+    gguf="qwen2moe",
+    model_types={
+        "qwen2_moe": {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32768,
+            "num_key_value_heads": 16,
+            "use_sliding_window": False,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "num_experts": 60,
+            "num_experts_per_tok": 4,
+        }
+    },
+    tensors=(
+        *ends(),
+        *norm_rows(PRE_NORMS),
+        *attention(),
+        *rows(GATED, optional=True),
+        *rows({"mlp.gate": "ffn_gate_inp"} | SHARED, optional=True),
+        SHARED_GATE,
+        *experts(EXPERTS),
+    ),
+    dropped=INVERSE_FREQUENCIES,
+    keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
+    further=(
+        EXPERT_LENGTH,
+        Key("expert_shared_feed_forward_length", "uint32", "shared_expert_intermediate_size"),
+    ),
+    classes={"qwen2_moe": "Qwen2MoeForCausalLM"},
+    settings=(
+        *SETTINGS,
+        WINDOW_LAYERS,
+        Setting("decoder_sparse_step", 1),
+        Setting("mlp_only_layers", []),
+        Setting("norm_topk_prob", False),
+    ),
+)

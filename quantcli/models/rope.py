@@ -1,0 +1,245 @@
+"""Rotary position embedding: its settings in both spellings of `config.json`, and Llama 3's factors both ways.
+
+Transformers 5 nests the settings in `rope_parameters`, by kind of layer where kinds differ; before, they were a
+top-level `rope_theta` and `rope_scaling` (with `type` or `rope_type`).
+
+Llama 3.1 divides the frequency of each pair of rotary dimensions by a factor that follows from four numbers, and GGUF
+holds the factors only (`rope_freqs.weight`):
+
+    wavelength   < original / high      1
+                 > original / low       factor
+                 between                1 / ((1 - s) / factor + s),  s = (original / wavelength - low) / (high - low)
+
+Source: transformers' modeling_rope_utils; llama.cpp's conversion of LlamaForCausalLM.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.errors import BadInput
+from quantcli.models.reader import Reader
+
+#: What the models that use these factors are published with: low, high, original context; first factors, then others.
+PUBLISHED = (1.0, 4.0, 8192)
+#: Original contexts to try when the numbers behind given factors are others.
+CONTEXTS = (8192, 4096, 2048, 16384, 32768, 65536, 131072, 1024, 512)
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding. `type`: transformers' `rope_type`; what the config leaves out is None.
+
+    partial: the share of each head that is rotated. local_theta: of the layers with a sliding window, where they have
+    their own. long_factors, short_factors: longrope's divisors of each frequency.
+    """
+
+    theta: float = 10000.0
+    type: str = "default"
+    factor: float | None = None
+    original_context: int | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    attention_factor: float | None = None
+    extrapolation_factor: float | None = None
+    partial: float = 1.0
+    local_theta: float | None = None
+    mscale_all_dim: float | None = None
+    long_factors: tuple[float, ...] | None = None
+    short_factors: tuple[float, ...] | None = None
+
+
+def rope_of(read: Reader, context: int) -> Rope:
+    """The settings of a config: `rope_parameters` (transformers 5), else `rope_scaling` and the top-level keys."""
+    settings = read.part("rope_parameters" if read.has("rope_parameters") else "rope_scaling")
+    local = settings.part("sliding_attention")
+    if settings.has("full_attention"):
+        settings = settings.part("full_attention")
+    theta = settings.number("rope_theta", read.number(read.first("rope_theta", "rotary_emb_base"), 10000.0))
+    kind = settings.text("rope_type", settings.text("type", "default"))
+    if theta <= 0:
+        raise BadInput(f"{settings.where}: rope_theta is {theta}; it has to be above 0.")
+    needed = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+    for key in needed.get(kind, ()):
+        # What llama.cpp has defaults for may be missing.
+        if settings.number(key, None if key == "factor" else 1.0) <= 0:
+            raise BadInput(f"{settings.where}: {key} is {settings.number(key)}; it has to be above 0.")
+    original = read.integer("original_max_position_embeddings", context, least=0)
+    return Rope(
+        theta=theta,
+        type="longrope" if kind == "su" else kind,
+        factor=settings.optional_number("factor"),
+        original_context=settings.integer("original_max_position_embeddings", original, least=0),
+        low_freq_factor=settings.optional_number("low_freq_factor"),
+        high_freq_factor=settings.optional_number("high_freq_factor"),
+        beta_fast=settings.optional_number("beta_fast"),
+        beta_slow=settings.optional_number("beta_slow"),
+        attention_factor=settings.optional_number(settings.first("attention_factor", "attn_factor")),
+        extrapolation_factor=settings.optional_number("extrapolation_factor"),
+        partial=_partial(read, settings),
+        local_theta=local.optional_number("rope_theta") or read.optional_number("rope_local_base_freq"),
+        mscale_all_dim=settings.optional_number("mscale_all_dim"),
+        long_factors=settings.numbers("long_factor") or None,
+        short_factors=settings.numbers("short_factor") or None,
+    )
+
+
+def _partial(read: Reader, settings: Reader) -> float:
+    """The share of a head that is rotated, under any of its names."""
+    outside = read.number(read.first("rotary_pct", "rope_pct", "partial_rotary_factor"), 1.0)
+    return settings.number("partial_rotary_factor", outside)
+
+
+def llama3_factors(rope: Rope, dimensions: int) -> NDArray[np.float32] | None:
+    """Llama 3.1's divisor of each rotary frequency, float32 (dimensions / 2,); None for other rope types.
+
+    Float32 throughout, as llama.cpp's conversion computes them. Constants that a config leaves out are llama.cpp's.
+    """
+    if rope.type != "llama3":
+        return None
+    low = 1.0 if rope.low_freq_factor is None else rope.low_freq_factor
+    high = 4.0 if rope.high_freq_factor is None else rope.high_freq_factor
+    factor = np.float32(rope.factor or 8.0)
+    context = float(rope.original_context or 8192)
+    one = np.float32(1)
+    wavelengths = _wavelengths(rope.theta, dimensions)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        smooth = ((one / wavelengths) * np.float32(context) - np.float32(low)) / np.float32(high - low)
+        blended = one / ((one - smooth) / factor + smooth)
+    return np.select(
+        [wavelengths < np.float32(context / high), wavelengths > np.float32(context / low)],
+        [one, factor],
+        default=blended,
+    ).astype(np.float32)
+
+
+def _wavelengths(theta: float, dimensions: int) -> NDArray[np.float32]:
+    """Tokens per turn of each pair of rotary dimensions."""
+    one = np.float32(1)
+    exponents = np.arange(0, dimensions, 2, dtype=np.float32) / np.float32(dimensions)
+    frequencies = one / np.power(np.float64(theta), exponents.astype(np.float64)).astype(np.float32)
+    return (one / frequencies) * np.float32(2 * math.pi)
+
+
+def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
+    """Four numbers that give these factors: the published ones where they do, else others that come closest.
+
+    None where all factors are 1, which is no scaling. Raises `BadInput` for factors that no numbers give.
+    """
+    wanted = np.asarray(factors, np.float32)
+    if wanted.size == 0 or not np.all(np.isfinite(wanted)) or not np.all(wanted > 0):
+        raise BadInput("rope_freqs.weight: its factors have to be positive numbers.")
+    if np.all(wanted == 1):
+        return None
+    low, high, original = PUBLISHED
+    plain = Rope(theta, "llama3", None, int(original), low, high)
+    tops = dict.fromkeys((_decimal(float(wanted.max())), 8.0, 32.0, 16.0, 4.0, 64.0))
+    published = [replace(plain, factor=top) for top in tops]
+    with np.errstate(all="ignore"):
+        exact = next((rope for rope in published if not _miss(wanted, rope)), None)
+        if exact is not None:
+            return exact
+        tried = published + [rope for top in tops for rope in _fitted(wanted, theta, top)]
+        misses = [_miss(wanted, rope) for rope in tried]
+    best = min(range(len(tried)), key=lambda i: (misses[i], i))
+    if misses[best] > 1e-4:
+        raise BadInput("rope_freqs.weight: its factors are not of the kind that Llama 3.1 has.")
+    return tried[best]
+
+
+def _miss(wanted: NDArray[np.float32], rope: Rope) -> float:
+    """Largest relative difference from the factors that these settings give; infinity where they give none."""
+    given = llama3_factors(rope, 2 * wanted.size)
+    assert given is not None
+    miss = float(np.max(np.abs(given.astype(np.float64) / wanted - 1)))
+    return miss if math.isfinite(miss) else math.inf
+
+
+def _fitted(wanted: NDArray[np.float32], theta: float, top: float) -> list[Rope]:
+    """Settings with `top` as the factor of long wavelengths, fitted to the factors between 1 and it.
+
+    The blend is a line over 1 / wavelength that meets 0 at low / original and 1 at high / original, so only these two
+    quotients count: one original context is as good as another.
+    """
+    if top <= 1:
+        return []
+    inverse = 1 / _wavelengths(theta, 2 * wanted.size).astype(np.float64)
+    blend = (1 / wanted.astype(np.float64) - 1 / top) / (1 - 1 / top)
+    low, high = _bounds(inverse, blend)
+    if not 0 < low < high < math.inf:
+        return []
+    return [
+        Rope(theta, "llama3", top, context, _decimal(low * context, digits), _decimal(high * context, digits))
+        for digits in (5, 12)
+        for context in CONTEXTS
+    ]
+
+
+def _bounds(inverse: NDArray[np.float64], blend: NDArray[np.float64]) -> tuple[float, float]:
+    """Where the line through the blends between 0 and 1 meets these two; (0, 0) where nothing says so.
+
+    With one such frequency or none, the bounds lie between its neighbours on both sides.
+    """
+    between = np.flatnonzero((blend > 1e-6) & (blend < 1 - 1e-6))
+    above, below = inverse[blend >= 1 - 1e-6], inverse[blend <= 1e-6]
+    if between.size > 1:
+        (x, y), (u, v) = ((inverse[i], blend[i]) for i in (between[-1], between[0]))
+        slope = (v - y) / (u - x)
+    elif not above.size or not below.size:
+        return 0.0, 0.0
+    elif between.size:
+        x, y = inverse[between[0]], blend[between[0]]
+        # Steeper than the steepest line that reaches a neighbour.
+        slope = 1.5 * max(y / (x - below.max()), (1 - y) / (above.min() - x))
+    else:
+        x, y = below.max() + (above.min() - below.max()) / 3, 0.0
+        slope = 3 / (above.min() - below.max())
+    return float(x - y / slope), float(x + (1 - y) / slope)
+
+
+def _decimal(value: float, digits: int = 6) -> float:
+    """A number without the noise of float32.
+
+    >>> _decimal(7.9999998), _decimal(1.50000012, 5)
+    (8.0, 1.5)
+    """
+    return float(f"{value:.{digits}g}")
+
+
+def mlx_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What an MLX folder's `config.json` needs beside its source's keys for mlx-lm to see what transformers 5 renamed.
+
+    Most of mlx-lm's models read top-level `rope_theta` and `rope_scaling` only, and run with their default theta,
+    without a word, where transformers 5 wrote `rope_parameters`. Keys that the config has already are left alone.
+    """
+    written = config.get("rope_parameters")
+    settings = dict(written) if isinstance(written, Mapping) else {}
+    whole, local = (settings.pop(f"{kind}_attention", None) for kind in ("full", "sliding"))
+    settings = dict(whole) if isinstance(whole, Mapping) else settings
+    if any(isinstance(value, Mapping) for value in settings.values()):
+        return {}
+    theta, partial = settings.pop("rope_theta", None), settings.pop("partial_rotary_factor", None)
+    wanted = {
+        "rope_theta": theta,
+        "rope_scaling": _with_type(settings) if settings.get("rope_type", "default") != "default" else None,
+        "rope_local_base_freq": local.get("rope_theta") if isinstance(local, Mapping) else None,
+        "partial_rotary_factor": partial,
+    }
+    if config.get("model_type") == "gpt_neox":
+        wanted = {"rotary_emb_base": theta, "rotary_pct": partial}
+    if config.get("model_type") == "qwen3_moe":
+        wanted["num_experts"] = config.get("num_local_experts")
+    return {key: value for key, value in wanted.items() if value is not None and config.get(key) is None}
+
+
+def _with_type(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Scaling under both names that its kind has had: some of mlx-lm's models know the older one only."""
+    return {"type": settings["rope_type"], **settings}

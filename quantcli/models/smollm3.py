@@ -1,0 +1,46 @@
+"""The smollm3 architecture: llama with layers that have no rotary embedding, their rows permuted all the same.
+
+Source: llama.cpp's conversion of SmolLM3ForCausalLM.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
+from quantcli.models.qwen2 import SETTINGS
+from quantcli.models.stored import Setting, Stored, has
+
+#: llama.cpp has it built in: every fourth layer goes without rotary embedding.
+INTERVAL = 4
+
+
+def layers_with_rope(file: Stored) -> list[int]:
+    """`no_rope_layers`, which against its name is 1 for layers that have it."""
+    return [int((layer + 1) % INTERVAL != 0) for layer in range(file.layers)]
+
+
+SMOLLM3 = Architecture(
+    name="smollm3",
+    gguf="smollm3",
+    model_types={
+        "smollm3": {
+            "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32768,
+            "num_key_value_heads": 4,
+            "rope_theta": 2e6,
+            "tie_word_embeddings": True,
+            "use_sliding_window": False,
+        }
+    },
+    tensors=decoder(permute=True),
+    dropped=INVERSE_FREQUENCIES,
+    states_space_prefix=True,
+    further=(VOCAB_SIZE, ROPE_DIMENSIONS),
+    classes={"smollm3": "SmolLM3ForCausalLM"},
+    settings=(
+        *SETTINGS,
+        Setting("attention_bias", has("attn_q.bias")),
+        Setting("mlp_bias", has("ffn_up.bias")),
+        Setting("no_rope_layer_interval", INTERVAL),
+        Setting("no_rope_layers", layers_with_rope),
+    ),
+)

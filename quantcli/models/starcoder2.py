@@ -1,0 +1,33 @@
+"""The starcoder2 architecture: biases everywhere, an MLP without gate.
+
+Source: llama.cpp's conversion of Starcoder2ForCausalLM.
+"""
+
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, layer_norm_eps
+from quantcli.models.stored import Setting, has
+from quantcli.tokenizers import conventions
+
+STARCODER2 = Architecture(
+    name="starcoder2",
+    gguf="starcoder2",
+    model_types={
+        "starcoder2": {
+            "norm_epsilon": 1e-5,
+            "max_position_embeddings": 4096,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        }
+    },
+    tensors=decoder(mlp={"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}, norm_bias=True),
+    dropped=INVERSE_FREQUENCIES,
+    keys=(*SIZES, *ROPE, layer_norm_eps("norm_epsilon"), *HEAD_SIZES),
+    classes={"starcoder2": "Starcoder2ForCausalLM"},
+    settings=(
+        Setting("hidden_act", "gelu_pytorch_tanh"),
+        Setting("sliding_window", None),
+        Setting("use_bias", has("attn_q.bias")),
+    ),
+    vocabulary=conventions.STARCODER2,
+)

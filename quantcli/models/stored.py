@@ -1,0 +1,142 @@
+"""A GGUF model as the rows see it that rebuild its `config.json`: own keys without their prefix, tensors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quantcli.containers.gguf_values import ArrayValue, Value
+from quantcli.errors import BadInput
+from quantcli.models.reader import LONGEST, Reader
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Metadata and tensors of a GGUF file.
+
+    own: the architecture's keys without their prefix. every: all keys under their names. tensors: shapes, rows first.
+    values: reads a tensor's float32 values, for those that hold settings (rope factors).
+    """
+
+    own: Reader
+    every: Reader
+    tensors: Mapping[str, Shape]
+    values: Callable[[str], Sequence[float]]
+
+    def number(self, key: str) -> float | None:
+        """A number as its writer spelled it: the shortest decimal that float32 rounds to the stored value."""
+        value = self.own.optional_number(key)
+        return None if value is None else decimal(value)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        return self.own.integer(key, default)
+
+    def holds(self, tensor: str) -> bool:
+        return tensor in self.tensors
+
+    def token(self, role: str) -> int | None:
+        """The number of a special token (`bos`, `eos`, `padding`), None where the file names none."""
+        return self.every.optional_integer(f"tokenizer.ggml.{role}_token_id", least=0)
+
+    @property
+    def layers(self) -> int:
+        return self.own.integer("block_count", most=LONGEST)
+
+    @property
+    def heads(self) -> int:
+        return self.own.integer("attention.head_count")
+
+    @property
+    def head_dim(self) -> int:
+        """The size of a head, which follows from the others where it is not said."""
+        return self.own.integer("attention.key_length", max(1, self.own.integer("embedding_length") // self.heads))
+
+    def rotary_share(self) -> float:
+        """The share of a head that is rotated."""
+        return self.own.integer("rope.dimension_count", self.head_dim) / self.head_dim
+
+    def vocab_size(self) -> int:
+        """Rows of the token embedding, else what the metadata says, else how many tokens there are."""
+        tokens = self.every.values.get("tokenizer.ggml.tokens")
+        count = tokens.length if isinstance(tokens, ArrayValue) else len(tokens) if isinstance(tokens, list) else None
+        shape = self.tensors.get("token_embd.weight")
+        return self.own.integer("vocab_size", count) if shape is None else shape[0]
+
+    def per_layer(self, key: str) -> tuple[bool, ...]:
+        """A pattern with a value for each layer, as many as there are."""
+        pattern = self.own.flags(key)
+        if pattern and len(pattern) != self.layers:
+            raise BadInput(f"{self.own.where}: {key} has {len(pattern)} values for block_count {self.layers}.")
+        return pattern
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of a rebuilt config.json: a constant, or what a function reads; a function's `OMITTED` is left out."""
+
+    name: str
+    value: Any | Callable[[Stored], Any]
+
+    def of(self, file: Stored) -> Any:
+        return self.value(file) if callable(self.value) else self.value
+
+
+class Omitted:
+    """The value of a setting that a model does without."""
+
+
+OMITTED = Omitted()
+
+
+def has(pattern: str) -> Callable[[Stored], bool]:
+    """Whether the first layer has a tensor: a bias, a norm. `pattern` is its name after `blk.0.`, suffix included."""
+    return lambda file: file.holds(f"blk.0.{pattern}")
+
+
+def kinds_of_layers(file: Stored) -> Any:
+    """`layer_types` of a stored pattern of windows."""
+    pattern = file.per_layer("attention.sliding_window_pattern")
+    return ["sliding_attention" if window else "full_attention" for window in pattern] if pattern else OMITTED
+
+
+def stored(
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Shape],
+    values: Callable[[str], Sequence[float]],
+    where: str = "GGUF metadata",
+) -> Stored:
+    """The view of a file's metadata (key -> value, or `Value`). Raises `BadInput` where no architecture is named."""
+    plain = {key: _plain(value) for key, value in metadata.items()}
+    name = Reader(plain, where).text("general.architecture", "")
+    if not name:
+        raise BadInput(f"{where}: general.architecture is missing; without it nothing can be said of the model.")
+    own = {key.removeprefix(f"{name}."): value for key, value in plain.items() if key.startswith(f"{name}.")}
+    return Stored(Reader(own, f"{where}: {name}"), Reader(plain, where), tensors, values)
+
+
+def _plain(value: Any) -> Any:
+    """A value as Python has it; long arrays, the vocabulary's, stay as they are."""
+    value = value.value if isinstance(value, Value) else value
+    if isinstance(value, ArrayValue) and value.element != "string" and value.length <= LONGEST:
+        return value.decode()
+    return value
+
+
+def decimal(value: float) -> float:
+    """The shortest decimal that float32 rounds to `value`; a value that is no float32 stays.
+
+    >>> decimal(9.999999974752427e-07), decimal(500000.0), decimal(0.1)
+    (1e-06, 500000.0, 0.1)
+    """
+    narrow = np.float32(value)
+    return float(str(narrow)) if float(narrow) == value else value
+
+
+def nothing(name: str) -> Sequence[float]:
+    """The reader of values where only metadata is at hand."""
+    raise BadInput(f"{name}: its values hold settings of the model, and are not at hand.")

@@ -1,0 +1,158 @@
+"""The weights of a source under the names, and in the arrangement, of a target's dialect; and what is left out.
+
+A model that has no table keeps its names where source and target are both folders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from quantcli import models
+from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.errors import BadInput, NotPossible
+from quantcli.models import Architecture, Found, Hyperparameters
+from quantcli.models.translate import Arranged, Translation
+from quantcli.recipes.base import Subject
+from quantcli.targets.base import Left
+
+#: How errors call the dialects.
+SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A weight of the target: what it is in the table (None: the table does not know it), where its rows come from."""
+
+    name: str
+    found: Found | None
+    source: Arranged
+
+    @property
+    def subject(self) -> Subject:
+        """What recipes see of it: its name in this target, in GGUF, and where those differ in the other folders."""
+        shape = self.source.shape
+        if self.found is None:
+            return Subject(self.name, shape=shape)
+        hf, gguf, mlx = (self.found.name(dialect) for dialect in ("hf", "gguf", "mlx"))
+        name = hf if self.name == gguf else self.name
+        others = tuple(other for other in dict.fromkeys((hf, mlx)) if other != name)
+        return Subject(name, gguf, self.found.row.role, shape, others)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A source with its architecture and the dialect of its names."""
+
+    source: Checkpoint
+    architecture: Architecture | None
+    dialect: str
+
+    @staticmethod
+    def of(source: Checkpoint) -> Model:
+        if source.names == "gguf":
+            return Model(source, models.by_gguf(source.metadata), "gguf")
+        architecture = models.find(source.config)
+        shapes = {name: weight.shape for name, weight in source.weights.items()}
+        return Model(source, architecture, architecture.dialect(shapes) if architecture else "hf")
+
+    def known(self) -> Architecture:
+        """The architecture, without which there are no names in another dialect. Raises `NotPossible`."""
+        if self.architecture is None:
+            raise NotPossible(unknown(self.source))
+        return self.architecture
+
+    @cached_property
+    def hyperparameters(self) -> Hyperparameters:
+        """The settings of either dialect; raises `BadInput`, `NotPossible`."""
+        architecture, label = self.known(), str(self.source.root)
+        if self.source.names == "gguf":
+            shapes = {name: weight.shape for name, weight in self.source.weights.items()}
+            return models.from_gguf(self.source.metadata, label, shapes)
+        config = dict(self.source.config)
+        if architecture.mtp and self.layers is not None and not any(map(self._is_beyond, self.source.weights)):
+            config["num_nextn_predict_layers"] = 0  # whoever made the folder left them out
+        return architecture.hyperparameters(config, f"{label}/config.json")
+
+    @cached_property
+    def layers(self) -> int | None:
+        """How many layers the model has, those for multi-token prediction aside; None where nothing says so."""
+        if self.source.names == "gguf":
+            return self.hyperparameters.layers
+        layers = self.source.config.get("num_hidden_layers")
+        return layers if type(layers) is int else None
+
+    def _is_beyond(self, name: str) -> bool:
+        """Whether a tensor belongs to a layer for multi-token prediction."""
+        layer = self.architecture.layer(name) if self.architecture else None
+        return layer is not None and self.layers is not None and layer >= self.layers
+
+    def sort_out(self, target: str) -> tuple[dict[str, Weight], list[Left]]:
+        """The weights that a target has, and those that it has no use for."""
+        weights = self.source.weights
+        left = [Left(name, why) for name in weights if (why := self._drop_reason(name, target))]
+        names = {tensor.name for tensor in left}
+        return {name: weight for name, weight in weights.items() if name not in names}, left
+
+    def _drop_reason(self, name: str, target: str) -> str | None:
+        """Why a tensor has no place in a target, as a clause; None where it has."""
+        architecture, config = self.architecture, self.source.config
+        if architecture is None or self.dialect == target:
+            return None
+        if architecture.drops(name) or any(name == computed.gguf for computed in architecture.computed):
+            return "the model computes it"
+        defaults = architecture.model_types.get(str(config.get("model_type")), {})
+        is_tied = config.get("tie_word_embeddings", defaults.get("tie_word_embeddings")) is True
+        if is_tied and architecture.role(name) == "output":
+            return "the embedding is used for it (tie_word_embeddings)"
+        if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self._is_beyond(name):
+            return f"a layer for multi-token prediction, which {SAID[target]} do not have"
+        return None
+
+    def refuse_incomplete(self) -> None:
+        """Raise `BadInput` for a tensor that the model cannot do without, by its table and its number of layers."""
+        layers = self.layers if self.architecture else None
+        if self.architecture is None or layers is None:
+            return
+        missing = self.architecture.missing(self.source.weights, layers, self.dialect)
+        if missing is not None:
+            where = "its metadata" if self.dialect == "gguf" else "num_hidden_layers in config.json"
+            raise BadInput(
+                f"{self.source.root}: has no tensor {missing}, which a {self.architecture.name} model of {layers} "
+                f"layers needs: get the checkpoint again, or mend {where}."
+            )
+
+    def named(self, target: str) -> tuple[list[Named], list[Left]]:
+        """The weights of a target under its names. Raises `NotPossible` for one that has none there, `BadInput`."""
+        kept, left = self.sort_out(target)
+        if self.dialect != target or target == "mlx":
+            self.refuse_incomplete()
+        if self.architecture is None or self.architecture.agrees(self.dialect, target):
+            return [Named(name, self._found(name), Arranged.of(weight)) for name, weight in kept.items()], left
+        translation = Translation(self.architecture, self.hyperparameters, self.dialect, target, str(self.source.root))
+        translated, rest = translation.of(kept)
+        if rest and "gguf" in (self.dialect, target):
+            raise NotPossible(
+                f"{self.source.root}: tensor {rest[0]} has no place in {SAID[target]} for {self.architecture.name}; "
+                "leave it out of the checkpoint."
+            )
+        made = [Named(t.name, t.found, t.source) for t in translated]
+        return made + [Named(name, None, Arranged.of(kept[name])) for name in rest], left
+
+    def _found(self, name: str) -> Found | None:
+        found = self.architecture.find(name, self.dialect) if self.architecture else []
+        return found[0] if found else None
+
+
+def unknown(source: Checkpoint) -> str:
+    """That a model's architecture has no table, and what to do."""
+    if source.names == "gguf":
+        name = source.metadata.get("general.architecture")
+        said = f"general.architecture {getattr(name, 'value', name)!r}"
+        known = ", ".join(sorted({a.gguf for a in models.FAMILIES}))
+    else:
+        said, known = f"model_type {source.config.get('model_type')!r}", ", ".join(models.KINDS)
+    return (
+        f"{source.root}: {said} is not known, so its tensors have no names in the other dialect; known are {known}: a "
+        "further one is a file in quantcli/models, as quantcli/models/TEMPLATE.md says."
+    )

@@ -1,0 +1,52 @@
+"""What llama.cpp's converter does with one architecture's vocabularies beside the rules that hold for all.
+
+An architecture's record names one of these. Source: `set_vocab` of the classes in llama.cpp's conversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """The conventions of one architecture.
+
+    pre: llama.cpp's names that its pre-tokenizers go by, where several names share one rule. texts: role (as GGUF
+    spells it) -> the added token that has it, whatever the files say. ids: role -> id, written as it is, after all
+    else. space_prefix: what is written as `add_space_prefix`, after all else; None: by the common rules. multiple:
+    the number of tokens is rounded up to it. strips: blanks behind special tokens are dropped, which GGUF cannot
+    express (of SentencePiece vocabularies).
+    """
+
+    pre: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    ids: Mapping[str, int] = field(default_factory=dict)
+    space_prefix: bool | None = None
+    multiple: int = 1
+    strips: bool = False
+
+
+PLAIN = Conventions()
+EXAONE4 = Conventions(pre=("exaone4",))
+#: The ids of CodeGemma; in Gemma's own vocabulary 107 is `<end_of_turn>`.
+GEMMA = Conventions(ids={"eot": 107}, space_prefix=False)
+#: Gemma 2 and 3.
+GEMMA2 = Conventions(space_prefix=False)
+GLM4 = Conventions(
+    pre=("glm4", "chatglm-bpe"),
+    texts={"eos": "<|endoftext|>", "eot": "<|user|>", "unknown": "<|endoftext|>", "bos": "<|endoftext|>"},
+)
+GLM4_MOE = Conventions(
+    pre=("glm4",),
+    texts={"bos": "[gMASK]", "eot": "<|user|>", "unknown": "<|endoftext|>", "eom": "<|observation|>"},
+)
+GPT_NEOX = Conventions(pre=("mpt",))
+GRANITE = Conventions(pre=("refact",))
+MAMBA = Conventions(pre=("mpt",), multiple=8)
+NEMOTRON = Conventions(ids={"padding": 0, "unknown": 1})
+OLMO = Conventions(pre=("olmo", "dbrx"))
+PHI3 = Conventions(strips=True)
+STABLELM = Conventions(pre=("stablelm2",))
+STARCODER2 = Conventions(pre=("starcoder",))

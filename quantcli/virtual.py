@@ -1,0 +1,293 @@
+"""Weights made of other weights: some of their rows, several one after another, their values seen another way.
+
+    Joined    parts of several weights, one after another along their rows: stacked experts
+    Made      values computed block by block from rows of a weight: transposed, shifted, of another shape
+    section   a range of rows as a weight of its own: one of stacked experts
+
+All of them read like stored parts, a range of rows at a time, so that whoever takes a weight need not know. Nothing is
+read before it is asked for, and never more than the rows that were asked for and the block that they lie in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import DTYPES, Array, numpy_dtype
+from quantcli.checkpoint import Part, Readable, Weight
+from quantcli.schemes.base import Parts, PartSpec, matrix_shape
+from quantcli.schemes.dense import Dense
+
+Rows = NDArray[np.int64]
+
+#: Rows that lie at most so far apart are read in one piece, what is between them included.
+NEAR = 8
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Parts one after another along `axis` (0: their leading axes flattened)."""
+
+    pieces: tuple[Readable, ...]
+    shape: tuple[int, ...]
+    axis: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.pieces[0].name
+
+    @property
+    def dtype(self) -> str:
+        return self.pieces[0].dtype
+
+    @property
+    def file(self) -> Path:
+        return self.pieces[0].file
+
+    @property
+    def nbytes(self) -> int:
+        return sum(piece.nbytes for piece in self.pieces)
+
+    @property
+    def block(self) -> int:
+        return max(piece.block for piece in self.pieces)
+
+    @property
+    def stored(self) -> bool:
+        return self.axis == 0 and all(piece.stored for piece in self.pieces)
+
+    def read(self, start: int = 0, stop: int | None = None, axis: int = 0) -> Array:
+        lengths = [matrix_shape(piece.shape)[self.axis] for piece in self.pieces]
+        if axis != self.axis:
+            return np.concatenate([piece.read(start, stop, axis) for piece in self.pieces], axis=self.axis)
+        end = sum(lengths) if stop is None else stop
+        found = [piece.read(low, high, axis) for piece, low, high in _overlaps(self.pieces, lengths, start, end)]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=axis)
+
+    def read_bytes(self, start: int, stop: int) -> Array:
+        lengths = [piece.nbytes for piece in self.pieces]
+        return np.concatenate(
+            [p.read_bytes(low, high) for p, low, high in _overlaps(self.pieces, lengths, start, stop)]
+        )
+
+    def section(self, start: int, stop: int) -> Readable:
+        lengths = [matrix_shape(piece.shape)[0] for piece in self.pieces]
+        found = [piece.section(low, high) for piece, low, high in _overlaps(self.pieces, lengths, start, stop)]
+        return found[0] if len(found) == 1 else Joined(tuple(found), (stop - start, self.shape[-1]))
+
+
+def _overlaps(
+    pieces: Sequence[Readable], lengths: Sequence[int], start: int, stop: int
+) -> list[tuple[Readable, int, int]]:
+    """The pieces that a range reaches, each with the range of its own that it takes part with; one at least."""
+    found, begin = [], 0
+    for piece, length in zip(pieces, lengths, strict=True):
+        low, high = max(start - begin, 0), min(stop - begin, length)
+        if low < high:
+            found.append((piece, low, high))
+        begin += length
+    return found or [(pieces[0], 0, 0)]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Values in `dtype` computed from `rows` (None: all, in order) of a weight, one block of rows after another.
+
+    per_block: so many of those rows make `block` rows here. compute: (blocks, per_block, columns) -> (blocks, block,
+    columns here). offset: where in the whole this part begins, should it be a section of it.
+    """
+
+    weight: Weight
+    rows: Rows | None
+    shape: tuple[int, ...]
+    dtype: str
+    per_block: int
+    block: int
+    compute: Callable[[NDArray[np.generic]], NDArray[np.generic]]
+    offset: int = 0
+    stored = False
+
+    @property
+    def name(self) -> str:
+        return self.weight.name
+
+    @property
+    def file(self) -> Path:
+        return next(iter(self.weight.parts.values())).file
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].bits // 8
+
+    def read(self, start: int = 0, stop: int | None = None, axis: int = 0) -> Array:
+        rows, columns = matrix_shape(self.shape)
+        if axis == 1:
+            return self.read()[:, start:stop]
+        start, stop = start + self.offset, (rows if stop is None else stop) + self.offset
+        first, last = start // self.block, -(-stop // self.block)
+        low, high = first * self.per_block, last * self.per_block
+        wanted = np.arange(low, high) if self.rows is None else self.rows[low:high]
+        values = values_of(self.weight, wanted)
+        blocks = values.reshape(last - first, self.per_block, values.shape[-1])
+        made = self.compute(blocks).astype(numpy_dtype(self.dtype), copy=False).reshape(-1, columns)
+        return made[start - first * self.block : stop - first * self.block]
+
+    def read_bytes(self, start: int, stop: int) -> Array:
+        width = matrix_shape(self.shape)[1] * DTYPES[self.dtype].bits // 8
+        first = start // width
+        rows = np.ascontiguousarray(self.read(first, -(-stop // width)))
+        return rows.view(np.uint8).reshape(-1)[start - first * width : stop - first * width]
+
+    def section(self, start: int, stop: int) -> Readable:
+        return replace(self, shape=(stop - start, self.shape[-1]), offset=self.offset + start)
+
+
+def read_rows(
+    weight: Weight, specs: dict[str, PartSpec], start: int, stop: int, only: Iterable[str] | None = None
+) -> Parts:
+    """Rows start..stop of a weight's parts (of those in `only`); parts that no row range cuts are whole."""
+    names = weight.parts if only is None else only
+    return {name: _read_part(weight.parts[name], specs[name], start, stop) for name in names}
+
+
+def _read_part(part: Readable, spec: PartSpec, start: int, stop: int) -> NDArray[np.generic]:
+    if spec.axis is None:
+        return part.read()
+    first = start // spec.rows * spec.indices
+    last = -(-stop // spec.rows) * spec.indices
+    length = matrix_shape(part.shape)[spec.axis]
+    return part.read(first, min(last, length), spec.axis)
+
+
+def take(weight: Weight, wanted: Rows, only: Iterable[str] | None = None) -> tuple[Parts, Rows]:
+    """The parts that hold some rows of a weight, and where among their rows each of the wanted ones is.
+
+    Rows that lie near each other are read in one piece; of a layout that is cut across its rows (AWQ) so are all.
+    """
+    specs = weight.scheme.layout(weight.shape)
+    align = math.lcm(*(spec.rows for spec in specs.values()))
+    total = matrix_shape(weight.shape)[0]
+    runs = _runs(wanted, align, total) if all(spec.axis == 0 for spec in specs.values()) else []
+    if not runs:
+        runs = [(int(wanted.min()) // align * align, min(-(-(int(wanted.max()) + 1) // align) * align, total))]
+    read = [read_rows(weight, specs, low, high, only) for low, high in runs]
+    if len(runs) == 1:
+        return read[0], wanted - runs[0][0]
+    lows = np.array([low for low, _ in runs])
+    begins = np.concatenate([[0], np.cumsum([high - low for low, high in runs])[:-1]])
+    which = np.searchsorted(lows, wanted, side="right") - 1
+    return {name: np.concatenate([parts[name] for parts in read]) for name in read[0]}, wanted - lows[which] + begins[
+        which
+    ]
+
+
+def _runs(wanted: Rows, align: int, total: int) -> list[tuple[int, int]]:
+    """The ranges of rows, from multiples of `align`, that hold the wanted ones and little more."""
+    blocks = np.unique(wanted // align)
+    ends = np.flatnonzero(np.diff(blocks) > NEAR)
+    firsts, lasts = blocks[np.concatenate([[0], ends + 1])], blocks[np.concatenate([ends, [len(blocks) - 1]])]
+    return [
+        (first * align, min((last + 1) * align, total))
+        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)
+    ]
+
+
+def values_of(weight: Weight, wanted: Rows) -> Array:
+    """Some rows' values: a dense weight's as stored, of others float32."""
+    parts, local = take(weight, wanted)
+    values: Array = parts["weight"] if isinstance(weight.scheme, Dense) else weight.scheme.decode(parts)
+    return values[local]
+
+
+def join(weights: Sequence[Weight]) -> Weight:
+    """Matrices of as many columns one after another, as one matrix.
+
+    What has one layout keeps it; where schemes differ, or scales span what is joined, it becomes dense.
+    """
+    if len(weights) == 1:
+        return weights[0]
+    weights = [bare(weight) for weight in weights]
+    first = weights[0]
+    columns = matrix_shape(first.shape)[1]
+    shape = (sum(matrix_shape(weight.shape)[0] for weight in weights), columns)
+    axis = _joining_axis(weights)
+    if axis is None:
+        dtypes = {weight.scheme.values_dtype for weight in weights}
+        return join([decoded(weight, min(dtypes) if len(dtypes) == 1 else "f32") for weight in weights])
+    specs = first.scheme.layout(shape)
+    parts = {
+        name: Joined(tuple(weight.parts[name] for weight in weights), spec.shape, axis) for name, spec in specs.items()
+    }
+    return Weight(first.name, shape, first.scheme, parts, first.reason)
+
+
+def bare(weight: Weight) -> Weight:
+    """The weight without what is only copied along with its parts."""
+    scheme = weight.scheme.bare()
+    return replace(weight, scheme=scheme, parts={name: weight.parts[name] for name in scheme.layout(weight.shape)})
+
+
+def _joining_axis(weights: Sequence[Weight]) -> int | None:
+    """The axis along which all parts of weights can stand one after another, None where there is none."""
+    scheme = weights[0].scheme
+    if any(weight.scheme != scheme for weight in weights):
+        return None
+    layouts = [(scheme.layout(weight.shape), matrix_shape(weight.shape)[0]) for weight in weights]
+    axes = {spec.axis for layout, rows in layouts for spec in layout.values()}
+    whole = all(rows % spec.rows == 0 for layout, rows in layouts for spec in layout.values())
+    return axes.pop() if whole and len(axes) == 1 else None
+
+
+def decoded(weight: Weight, dtype: str) -> Weight:
+    """The weight's values."""
+    return made(weight, None, matrix_shape(weight.shape), dtype, 1, 1, lambda blocks: blocks)
+
+
+def section(weight: Weight, start: int, stop: int) -> Weight | None:
+    """Rows start..stop as a matrix of its own; None where they cannot be cut out of the stored parts."""
+    specs = weight.scheme.layout(weight.shape)
+    if any(spec.axis != 0 or start % spec.rows or stop % spec.rows for spec in specs.values()):
+        return None
+    parts = {
+        name: weight.parts[name].section(start // spec.rows * spec.indices, stop // spec.rows * spec.indices)
+        for name, spec in specs.items()
+    }
+    return replace(weight, shape=(stop - start, weight.shape[-1]), parts=parts)
+
+
+def reshaped(weight: Weight, shape: tuple[int, ...]) -> Weight:
+    """A dense weight's values, in order, in another shape."""
+    assert isinstance(weight.scheme, Dense)
+    part = weight.parts["weight"]
+    if isinstance(part, Part):
+        return replace(weight, shape=shape, parts={"weight": replace(part, shape=shape)})
+    return flattened(weight, None, shape)
+
+
+def flattened(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Weight:
+    """Rows of a weight, their values one after another in another shape; made whole, so for small ones."""
+    count = matrix_shape(weight.shape)[0] if rows is None else len(rows)
+    return made(weight, rows, shape, weight.scheme.values_dtype, count, matrix_shape(shape)[0], lambda blocks: blocks)
+
+
+def transposed(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Weight:
+    """Rows of a weight that make matrices of `shape`, each transposed; dense, in the dtype that holds its values."""
+    *leading, height, width = shape
+    return made(
+        weight, rows, (*leading, width, height), weight.scheme.values_dtype, height, width,
+        lambda blocks: np.ascontiguousarray(blocks.swapaxes(1, 2)),
+    )  # fmt: skip
+
+
+def made(
+    weight: Weight, rows: Rows | None, shape: tuple[int, ...], dtype: str, per_block: int, block: int,
+    compute: Callable[[NDArray[np.generic]], NDArray[np.generic]],
+) -> Weight:  # fmt: skip
+    """A dense weight whose values are computed; see `Made`."""
+    part = Made(weight, rows, shape, dtype, per_block, block, compute)
+    return Weight(weight.name, shape, Dense(dtype), {"weight": part}, weight.reason)
