@@ -14,8 +14,8 @@ from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.mx_floats import MxFloat
 from quantcli.targets import TARGETS
-from tests.builders import LLAMA, folder_of, llama_tensors
-from tests.conversions import converted, schemes, values
+from tests.builders import LLAMA, folder_of, llama_tensors, tiny_llama
+from tests.conversions import converted
 
 ROWS, COLUMNS = 640, 256
 GGUF, MLX = TARGETS["gguf"]().holders("f16"), TARGETS["mlx"]().holders("f16")
@@ -50,11 +50,7 @@ def test_the_last_row_counts(tmp_path: Path) -> None:
     zeros = np.full((ROWS, COLUMNS // 64), 32.0)
     zeros[-1, -1] = 31.5
     weight = affine(tmp_path, 6, zeros)
-    assert fit_of(
-        weight, TYPES["q8_0"], weight.shape
-    ) == "a bias of -0.769043 is no whole multiple of its scale 0.0244141" or (
-        "is no whole multiple of its scale" in str(fit_of(weight, TYPES["q8_0"], weight.shape))
-    )
+    assert "is no whole multiple of its scale" in str(fit_of(weight, TYPES["q8_0"], weight.shape))
     assert holder(weight, GGUF, weight.shape) is None
 
 
@@ -107,9 +103,9 @@ def test_a_conversion_repacks_what_its_biases_allow(tmp_path: Path) -> None:
         tensors[name] = rng.integers(0, 1 << 32, (array.shape[0], array.shape[1] * 6 // 32), np.uint32)
         tensors[f"{module}.scales"], tensors[f"{module}.biases"] = scales, (-zeros * scales).astype(np.float16)
     block = {"bits": scheme.bits, "group_size": scheme.group, "mode": "affine"}
-    folder = folder_of(tmp_path / "mlx", tensors, {**LLAMA, "quantization": block})
-    report = converted(folder, tmp_path / "out", to="mlx", scheme="affine8-g32", scale_dtype="f16")
-    assert {w["scheme"] for w in report["weights"] if w["route"] == "repack"} == {"affine8-g32"}
-    assert set(schemes(tmp_path / "out").values()) == {"affine8-g32", "f16"}
-    ours, theirs = values(folder), values(tmp_path / "out")
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    folder = folder_of(tiny_llama(tmp_path / "mlx"), tensors, {**LLAMA, "quantization": block})
+    report = converted(folder, tmp_path / "out.gguf")
+    found = {w["name"]: (w["scheme"], w["route"], w["grade"]) for w in report["weights"] if len(w["shape"]) > 1}
+    assert found.pop("output.weight") == ("q8_0", "requantize", "lossy")
+    assert set(found.values()) == {("q8_0", "repack", "exact")}
+    assert report["totals"]["fallbacks"] == 1
