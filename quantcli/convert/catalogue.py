@@ -20,11 +20,12 @@ from quantcli.schemes.awq import Awq
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml_blocks import Ggml
+from quantcli.schemes.gpt_oss import GptOss
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.targets import TARGETS
 from quantcli.targets.hf import FAMILIES
 
-#: A shape that every scheme takes, on which sizes are counted.
+#: A shape that every scheme of matrices takes, on which sizes are counted.
 SHAPE = (1024, 1024)
 
 #: Who reads a family.
@@ -33,6 +34,7 @@ READERS = {
     "mlx": ("mlx-lm", "LM Studio", "mlx-swift"),
     "ggml": ("llama.cpp", "Ollama", "LM Studio"),
     "awq": ("transformers", "vLLM", "SGLang"),
+    "gpt-oss": ("transformers", "vLLM", "SGLang"),
 }
 
 #: GGML types whose scales are stored as two numbers, a small one for each group and one for the super-block.
@@ -83,6 +85,7 @@ def _schemes() -> Iterator[Scheme]:
     yield from ggml.TYPES.values()
     yield from (Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in GROUPS)
     yield from (Awq(group, symmetric=True, scale_dtype="f16") for group in GROUPS)
+    yield GptOss()
 
 
 def _entry(scheme: Scheme) -> Entry:

@@ -48,7 +48,9 @@ def work_bytes(draft: Draft, route: Route) -> int:
 def is_strided(draft: Draft) -> bool:
     """Whether a range of rows lies all over the stored parts (AWQ), so that each slab reads all of them."""
     weight = draft.weight
-    return weight is not None and any(spec.axis == 1 for spec in weight.scheme.layout(weight.shape).values())
+    return weight is not None and any(
+        spec.axis == 1 and len(spec.shape) > 1 for spec in weight.scheme.layout(weight.shape).values()
+    )
 
 
 def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | None = None) -> list[Slab]:

@@ -56,7 +56,8 @@ class PartSpec:
 
     `axis` is the axis that runs along the weight's rows: `rows` rows of the weight are `indices` indices of it (AWQ
     packs 8 rows into one word along axis 1: rows=8, indices=1). None: no row range cuts this part, it is then whole.
-    With axis 0 the part's leading axes (all but its last) are flattened as the weight's are.
+    A vector is a matrix of one row, so axis 1 runs along it. With axis 0 the part's leading axes (all but its last)
+    are flattened as the weight's are.
     """
 
     dtype: str
@@ -248,6 +249,10 @@ class Scheme:
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         """The parts of a weight of this shape, in a fixed order."""
         raise NotImplementedError
+
+    def bare(self) -> Scheme:
+        """The scheme without parts that have no say in the values; itself where there are none."""
+        return self
 
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         """float32 (rows, columns): the reference meaning of the format."""

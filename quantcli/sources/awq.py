@@ -1,7 +1,8 @@
-"""AutoAWQ checkpoints, GEMM layout: quantized modules have `.qweight`, `.scales` and (mostly) `.qzeros`.
+"""AutoAWQ checkpoints: quantized modules have `.qweight`, `.scales` and (in GEMM's layout mostly) `.qzeros`.
 
-config.json's `quantization_config` says `quant_method` awq, `bits` 4, `group_size`, `zero_point` and `version`.
-Source: AutoAWQ (awq/models/_config.py, awq/modules/linear/gemm.py).
+config.json's `quantization_config` says `quant_method` awq, `bits` 4, `group_size`, `zero_point` and `version`: the
+layout, gemm, gemv or gemv_fast.
+Source: AutoAWQ (awq/models/_config.py, awq/modules/linear/gemm.py, gemv.py, gemv_fast.py).
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.awq import BITS, ROWS_PER_WORD, Awq
+from quantcli.schemes.awq_gemv import FAST_ROWS, MULTIPLES, AwqGemv, AwqGemvFast
 from quantcli.schemes.dense import holds
-from quantcli.sources.folder import Folder, Tensors, sidecars
+from quantcli.schemes.scaled import Scales
+from quantcli.sources.folder import Folder, Tensors, settings_files, sidecars
 from quantcli.sources.hf import dense
+from quantcli.sources.modules import beside, checkpoint, held
 
-#: `version` values that mean the GEMM layout; an empty one is what some exporters write for it.
-VERSIONS = ("gemm", "")
+#: `version` -> the layout's class, and what dtype and how many columns and rows an entry of `qweight` is; an empty one
+#: is what some exporters write for gemm.
+VERSIONS = ("gemm", "", "gemv", "gemv_fast")
+GEMV: dict[str, tuple[type[AwqGemv], str, int, int]] = {
+    "gemv": (AwqGemv, "i32", 8, 1), "gemv_fast": (AwqGemvFast, "i16", 1, FAST_ROWS),
+}  # fmt: skip
 #: The `group_size` of one group for a whole row.
 WHOLE_ROW = -1
 #: The dtypes of packed arrays.
@@ -31,6 +39,7 @@ WORDS = ("i32", "u32")
 class Settings:
     group_size: int
     zero_point: bool
+    version: str = "gemm"
 
 
 def settings(block: Mapping[str, Any], label: str) -> Settings:
@@ -48,12 +57,19 @@ def settings(block: Mapping[str, Any], label: str) -> Settings:
     if not isinstance(version, str):
         raise BadInput(f"{where}: `version` is {shown(version)}, a name is needed.")
     if version.lower() not in VERSIONS:
-        raise NotPossible(f"{where}: `version` {shown(version)} is a layout that is not read; `gemm` is.")
+        raise NotPossible(
+            f"{where}: `version` {shown(version)} is a layout that is not read; `gemm`, `gemv` and `gemv_fast` are."
+        )
     if bits != BITS:
-        raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's GEMM layout is read with 4 bits.")
+        raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's layouts are read with 4 bits.")
     if group <= 0 and group != WHOLE_ROW:
         raise BadInput(f"{where}: `group_size` is {shown(group)}, it has to be above 0, or -1 for whole rows.")
-    return Settings(group, zero_point)
+    found = Settings(group, zero_point, version.lower() or "gemm")
+    if found.version in GEMV and not zero_point:
+        raise NotPossible(f"{where}: `version` {found.version} without zero points is no layout of AutoAWQ's.")
+    if found.version in GEMV and group != WHOLE_ROW and min(group, 128) not in MULTIPLES:
+        raise NotPossible(f"{where}: `group_size` is {group}; {found.version} has 32, 64 and from 128 on.")
+    return found
 
 
 def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
@@ -63,6 +79,9 @@ def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     modules = sorted(name.removesuffix(".qweight") for name in parts if name.endswith(".qweight"))
     if not modules:
         raise BadInput(f"{folder.label}: config.json says AWQ, but no tensor is called *.qweight.")
+    if block.version in GEMV:
+        weights = [_gemv_weight(module, parts, block) for module in modules]
+        return checkpoint("awq", folder, config, tensors, weights)
     packed = {module: _weight(module, parts, block) for module in modules}
     taken = {part.name for weight in packed.values() for part in weight.parts.values()}
     others = {name: _other(part) for name, part in parts.items() if name not in taken}
@@ -70,7 +89,7 @@ def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     warnings = (*tensors.warnings, *_ignored(packed.values()), *_own(others), *warning)
     return Checkpoint(
         "awq", "hf", folder.path("."), tensors.files, dict(sorted((others | unified).items())), config,
-        sidecars=sidecars(folder), warnings=warnings,
+        sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder), warnings=warnings,
     )  # fmt: skip
 
 
@@ -126,6 +145,23 @@ def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
             )
     reason = f"quantization_config: bits 4, group_size {group}" + (", symmetric" if symmetric else "")
     return Weight(f"{module}.weight", (rows, columns), scheme, stored, reason)
+
+
+def _gemv_weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
+    """One quantized module's weight in GEMV's or GEMV-fast's layout."""
+    kind, dtype, columns_each, rows_each = GEMV[block.version]
+    stored = beside(module, {part: f".{part}" for part in ("qweight", "qzeros", "scales")}, parts)
+    qweight = stored["qweight"]
+    _check_neighbours(module, parts)
+    if len(qweight.shape) != 2 or qweight.dtype != dtype:
+        raise BadInput(f"{_where(qweight)}: is {qweight.dtype} {list(qweight.shape)}, a matrix of {dtype} is needed.")
+    rows, columns = qweight.shape[0] * rows_each, qweight.shape[1] * columns_each
+    group = columns if block.group_size == WHOLE_ROW else block.group_size
+    if columns and min(group, 128) not in MULTIPLES:
+        raise BadInput(f"{_where(qweight)}: rows of {group} are no group that {block.version} has.")
+    scheme = kind(columns=columns, scales=Scales("f16", 1, group))
+    reason = f"quantization_config: version {block.version}, group_size {group}"
+    return held(f"{module}.weight", (rows, columns), scheme, stored, reason)
 
 
 def _check_neighbours(module: str, parts: Mapping[str, Part]) -> None:

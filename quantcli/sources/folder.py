@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from quantcli.arrays import Array
 from quantcli.checkpoint import Part
 from quantcli.containers import safetensors
 from quantcli.containers.hostile import opened, shown
@@ -23,12 +24,18 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 #: An error lists so many files at most.
 MOST_LISTED = 16
 
+#: An array that says how others are stored is at most so large.
+MAX_DESCRIBING = 16 << 20
+
 #: Files that belong to a model beside its tensors and its config, copied byte for byte to folder targets.
 SIDECARS = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json",
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
+
+#: Files in which quantizers repeat config.json's `quantization_config`.
+SETTINGS = ("quantize_config.json", "quantization_config.json", "hf_quant_config.json", "quant_config.json")
 
 
 class Folder(Protocol):
@@ -48,6 +55,9 @@ class Folder(Protocol):
 
     def path(self, name: str) -> Path:
         """Where the file lies, for parts to be read from."""
+
+    def array(self, part: Part) -> Array:
+        """A small stored array that says how others are stored, as a matrix (see `Part.read`)."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,16 @@ class LocalFolder:
     def path(self, name: str) -> Path:
         return self.root / name
 
+    def array(self, part: Part) -> Array:
+        check_describing(part)
+        return part.read()
+
+
+def check_describing(part: Part) -> None:
+    """Refuse to read an array that is too large to be a description; raises `BadInput`."""
+    if part.nbytes > MAX_DESCRIBING:
+        raise BadInput(f"{part.file}: tensor {part.name}: has {part.nbytes} bytes, too many for what it should say.")
+
 
 def read_json(folder: Folder, name: str) -> dict[str, Any]:
     """A JSON object of the folder; raises `BadInput`."""
@@ -91,11 +111,12 @@ def read_json(folder: Folder, name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tensors:
-    """All stored arrays of a folder by name, and the files that hold them."""
+    """All stored arrays of a folder by name, the files that hold them, and the text in those files' headers."""
 
     parts: Mapping[str, Part]
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def tensor_files(names: list[str], label: str) -> list[str]:
@@ -131,17 +152,19 @@ def read_tensors(folder: Folder, only: str | None = None) -> Tensors:
     if only is None and INDEX in names:
         return _by_index(folder, set(names))
     parts: dict[str, Part] = {}
+    metadata: dict[str, str] = {}
     files = [only] if only else tensor_files(names, folder.label)
     for name in files:
-        path = folder.path(name)
-        for key, entry in folder.header(name).entries.items():
+        path, header = folder.path(name), folder.header(name)
+        metadata |= header.metadata
+        for key, entry in header.entries.items():
             if key in parts:
                 raise BadInput(
                     f"{path}: tensor {key} stands in {parts[key].file.name} too, and there is no {INDEX} to decide: "
                     "remove one of the files."
                 )
             parts[key] = Part(key, entry.dtype, entry.shape, path, entry.offset)
-    return Tensors(parts, tuple(folder.path(name) for name in files), ())
+    return Tensors(parts, tuple(folder.path(name) for name in files), (), metadata)
 
 
 def _by_index(folder: Folder, names: set[str]) -> Tensors:
@@ -169,7 +192,8 @@ def _by_index(folder: Folder, names: set[str]) -> Tensors:
         warnings = (
             f"{len(stray)} tensors that {INDEX} does not place where they lie are left out, {stray[0]} the first.",
         )
-    return Tensors(parts, tuple(folder.path(name) for name in files), warnings)
+    metadata = {key: text for name in files for key, text in headers[name].metadata.items()}
+    return Tensors(parts, tuple(folder.path(name) for name in files), warnings, metadata)
 
 
 def _check_file_name(name: object, key: str, label: str) -> None:
@@ -189,3 +213,8 @@ def sidecars(folder: Folder) -> tuple[Path, ...]:
         if n in SIDECARS or (n.endswith(".jinja") and PurePosixPath(n).parent.name in ("", "additional_chat_templates"))
     ]
     return tuple(folder.path(name) for name in sorted(set(found)))
+
+
+def settings_files(folder: Folder) -> tuple[Path, ...]:
+    """The files of `SETTINGS` that the folder has."""
+    return tuple(folder.path(name) for name in sorted(set(SETTINGS).intersection(folder.names())))

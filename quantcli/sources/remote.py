@@ -14,9 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from quantcli.arrays import Array, numpy_dtype
+from quantcli.checkpoint import Part
 from quantcli.containers import gguf, safetensors
 from quantcli.errors import BadInput, NotPossible, Surroundings
-from quantcli.sources.folder import INDEX
+from quantcli.sources.folder import INDEX, check_describing
 from quantcli.sources.hub import CONFIGS, LIBRARY, HubId, cached, list_files, tensors_of
 from quantcli.sources.hub_errors import patiently, reaching, settings
 
@@ -133,6 +137,13 @@ class RemoteFolder:
     def path(self, name: str) -> Path:
         """The file's name in lists and messages; there is no such file here."""
         return Path(self.label) / name
+
+    def array(self, part: Part) -> Array:
+        """A small stored array that says how others are stored, as a matrix."""
+        check_describing(part)
+        name = part.file.relative_to(Path(self.label)).as_posix()
+        stored = np.frombuffer(self.file(name).read(part.offset, part.nbytes), np.uint8).view(numpy_dtype(part.dtype))
+        return stored.reshape(-1, part.shape[-1] if part.shape else 1)
 
     def file(self, name: str) -> RemoteFile:
         """The file itself; raises `NotPossible` where it is not listed."""

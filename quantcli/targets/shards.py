@@ -21,9 +21,13 @@ from quantcli.targets.base import SHARD_SIZE, OutputFile, Placed
 
 
 def part_name(weight: Placed, part: str) -> str:
-    """What a part is called in the file: `x.scales` of the weight `x.weight`; a copied part keeps its name."""
+    """What a part is called in the file: `x.scales` of the weight `x.weight`, gpt-oss's `x_scales` of `x`; a copied
+    part keeps its name.
+    """
     if weight.stored:
         return weight.stored[part]
+    if weight.scheme.family == "gpt-oss":
+        return f"{weight.name}_{part}"
     return weight.name if isinstance(weight.scheme, Dense) else f"{weight.name.removesuffix('.weight')}.{part}"
 
 
@@ -91,7 +95,8 @@ def json_file(name: str, value: Mapping[str, Any]) -> OutputFile:
     return OutputFile(name, len(data), ((0, data),))
 
 
-def copied_files(source: Checkpoint) -> list[OutputFile]:
-    """The source's sidecars, byte for byte."""
+def copied_files(source: Checkpoint, *, settings: bool = False) -> list[OutputFile]:
+    """The source's sidecars, byte for byte; with `settings` also the files that say how its weights are stored."""
     root = source.root if source.root.is_dir() else source.root.parent
-    return [OutputFile(str(p.relative_to(root)), p.stat().st_size, copy_of=p) for p in source.sidecars]
+    found = (*source.sidecars, *(source.settings if settings else ()))
+    return [OutputFile(str(p.relative_to(root)), p.stat().st_size, copy_of=p) for p in found]

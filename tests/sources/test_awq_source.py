@@ -214,9 +214,9 @@ MALFORMED: dict[str, tuple[dict[str, np.ndarray | None], dict[str, Any], str]] =
     "words of MLX": ({"n.weight": np.zeros((2, 2), np.uint32)}, {}, "n.weight: is uint32"),
 }
 UNREAD: dict[str, tuple[dict[str, np.ndarray | None], dict[str, Any], str]] = {
-    "version gemv": ({}, {"version": "gemv"}, "`version` 'gemv' is a layout that is not read; `gemm` is"),
-    "version gemv_fast": ({}, {"version": "gemv_fast"}, "`version` 'gemv_fast'"),
-    "version exllama": ({}, {"version": "exllama"}, "`version` 'exllama'"),
+    "version exllama": ({}, {"version": "exllama"}, "`version` 'exllama' is a layout that is not read; `gemm`, `gemv`"),
+    "gemv without zeros": ({}, {"version": "gemv", "zero_point": False}, "`version` gemv without zero points"),
+    "gemv in groups of 16": ({}, {"version": "gemv_fast", "group_size": 16}, "`group_size` is 16; gemv_fast has 32"),
     "version marlin": ({}, {"version": "marlin"}, "`version` 'marlin'"),
     "3 bits": ({}, {"bits": 3}, "`bits` is 3"),
     "8 bits": ({}, {"bits": 8}, "`bits` is 8"),
@@ -277,9 +277,3 @@ def test_values_of_a_symmetric_checkpoint(shared: Path) -> None:
     for name, weight in packed.items():
         values = weight.scheme.decode(stored(weight)) + 0.0
         assert hashlib.sha256(values.tobytes()).hexdigest() == truth[name]["sha256_f32_no_negative_zero"], name
-
-
-@pytest.mark.parametrize("version", ["gemv", "gemvfast"])
-def test_other_versions_of_the_tool_are_refused(version: str, shared: Path) -> None:
-    with pytest.raises(NotPossible, match="`version` 'gemv"):
-        open_source(shared / "fixtures" / "quantized" / f"autoawq-{version}-g64")

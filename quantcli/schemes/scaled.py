@@ -1,0 +1,286 @@
+"""Codes times scales: what the layouts of Hugging Face's quantizers share, whichever way each packs its codes.
+
+    value = (code - zero) * scale     or     table[code] * scale          rounded to the dtype that the tool computes in
+
+    which values share a scale          stored array
+    tensor    all                       () or (1,)
+    channel   a row                     (rows,) or (rows, 1)
+    group     `columns` of a row        (rows, groups), or turned (groups, rows); the last group may be cut off
+    block     `rows` x `columns`        (blocks of rows, blocks of columns); those at the edges may be cut off
+
+These layouts are read and copied, not written. Each tool's file states its own packing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
+from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.mx_floats import E8M0
+
+Floats = NDArray[np.float32]
+
+#: Stored dtypes of scales that are powers of two, one byte: 2 ** (byte - 127), 255 is NaN.
+POWERS = ("u8", "f8_e8m0")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A stored array that belongs to a weight and has no say in its values once the layout is known: the settings that
+    a tool keeps beside it, a scale of its inputs. It is copied where the layout is.
+    """
+
+    part: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Which values share a scale, and how scales (and zero points beside them) are stored.
+
+    rows: how many rows share one, None for all. columns: how many values of a row share one, None for all.
+    rank: of the stored array. turned: groups along its first axis. powers: all are powers of two, whatever the dtype.
+    """
+
+    dtype: str
+    rows: int | None = 1
+    columns: int | None = None
+    rank: int = 2
+    turned: bool = False
+    powers: bool = False
+
+    def spec(self, shape: tuple[int, ...], dtype: str | None = None) -> PartSpec:
+        """How the array of a weight of this shape is stored; with `dtype` an array of another dtype beside it."""
+        dtype = dtype or self.dtype
+        if self.rows is None:
+            return PartSpec(dtype, (1,) * self.rank, axis=None)
+        blocks, groups = -(-shape[0] // self.rows), -(-shape[1] // (self.columns or shape[1]))
+        if self.rank == 1:
+            return PartSpec(dtype, (blocks,), axis=1, rows=self.rows)
+        if self.turned:
+            return PartSpec(dtype, (groups, blocks), axis=1, rows=self.rows)
+        return PartSpec(dtype, (blocks, groups), rows=self.rows)
+
+    def spread(self, stored: Array, rows: int) -> Array:
+        """(rows, groups) of a slab's stored array, its dtype kept: one entry a row."""
+        if self.rows is None:
+            return np.broadcast_to(stored.reshape(1, 1), (rows, 1))
+        if self.rank == 1:
+            stored = stored.reshape(-1, 1)
+        elif self.turned:
+            stored = np.ascontiguousarray(stored.T)
+        return stored if self.rows == 1 else np.repeat(stored, self.rows, axis=0)[:rows]
+
+    @property
+    def grid_dtype(self) -> str:
+        """The dtype that holds these scales: as `Grid.scale_dtype`."""
+        return "f8_e8m0" if self.powers or self.dtype in POWERS else self.dtype
+
+    @property
+    def suffix(self) -> str:
+        """The end of a scheme's name.
+
+        >>> [Scales("f32", *shared).suffix for shared in ((None, None), (1, None), (1, 64), (128, 128), (64, 128))]
+        ['-tensor', '-channel', '-g64', '-block128', '-block64x128']
+        """
+        if self.rows is None:
+            return "-tensor"
+        if self.rows == 1:
+            return "-channel" if self.columns is None else f"-g{self.columns}"
+        return f"-block{self.rows}" if self.rows == self.columns else f"-block{self.rows}x{self.columns}"
+
+
+def floats(stored: Array) -> Floats:
+    """Stored scales as float32; bytes are E8M0."""
+    if stored.dtype.itemsize == 1 and (stored.dtype.kind == "u" or stored.dtype.name == "float8_e8m0fnu"):
+        return np.array((*E8M0[:255], np.nan), np.float32)[stored.view(np.uint8)]
+    return to_float32(stored)
+
+
+def rounded(values: Floats, dtype: str | None) -> Floats:
+    """float32 values rounded to a dtype and back; None leaves them."""
+    if dtype in (None, "f32", "f64"):
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        return to_float32(values.astype(numpy_dtype(str(dtype))))
+
+
+def along(groups: Array, group: int, columns: int) -> Array:
+    """(rows, groups) -> (rows, columns): every group's entry at each of its columns."""
+    if groups.shape[1] == 1:
+        return np.broadcast_to(groups, (len(groups), columns))
+    return np.repeat(groups, group, axis=1)[:, :columns]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(Scheme):
+    """What the layouts have in common. A subclass says how codes are packed and, where it has them, zero points.
+
+    scales: which values share one. columns: of the weight. compute: the dtype that the tool computes in, None for
+    float32; narrow_scales: it rounds scales to it before the product. ordered: column k belongs to group `g_idx[k]`
+    (the part of that name), in no order: such codes are no grid. extras: arrays that are copied along.
+    """
+
+    family: str
+    columns: int
+    scales: Scales
+    compute: str | None = None
+    narrow_scales: bool = False
+    ordered: bool = False
+    extras: tuple[Extra, ...] = ()
+
+    #: Bits of a code, the values of codes (None: evenly spaced), the code that means 0 in every group (None: none).
+    @property
+    def code_bits(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def table(self) -> tuple[float, ...] | None:
+        return None
+
+    @property
+    def zero(self) -> int | None:
+        return None
+
+    def unpack(self, parts: Parts) -> NDArray[np.uint8]:
+        """Codes (rows, columns), contiguous."""
+        raise NotImplementedError
+
+    def zeros(self, parts: Parts, rows: int) -> Floats:
+        """Zero points of codes without a table, float32 (rows, groups) or broadcastable to it."""
+        return np.full((1, 1), self.zero, np.float32)
+
+    def _held_zeros(self, parts: Parts, rows: int) -> Floats:
+        """The zero points; raises `DoesNotFit` where settings say that there is one for all, and one is another."""
+        zeros = self.zeros(parts, rows)
+        if self.zero is not None and (odd := zeros != self.zero).any():
+            raise DoesNotFit(f"its settings say symmetric, but a zero point is {zeros[odd][0]:g}, not {self.zero}")
+        return zeros
+
+    def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
+        """The parts that hold codes and zero points."""
+        raise NotImplementedError
+
+    def scales_spec(self, shape: tuple[int, ...]) -> PartSpec:
+        """How scales are stored."""
+        return self.scales.spec(shape)
+
+    def float_scales(self, parts: Parts, rows: int) -> Floats:
+        """float32 (rows, groups), unrounded."""
+        return self.scales.spread(floats(parts["scales"]), rows)
+
+    @property
+    def scale_dtype(self) -> str:
+        return self.scales.grid_dtype
+
+    @property
+    def values_dtype(self) -> str:
+        return self.compute or "f32"
+
+    @property
+    def rounding(self) -> float:
+        return RMSE.get(self.code_bits, 0.0)
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        if len(shape) != 2:
+            return f"has {len(shape)} dimensions, {self.family}'s layout holds matrices"
+        return None if shape[1] == self.columns else f"has rows of {shape[1]}, not of {self.columns}"
+
+    def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
+        parts = self.packing(shape) | {"scales": self.scales_spec(shape)}
+        if self.ordered:
+            parts["g_idx"] = PartSpec("i32", (self.columns,), axis=None)
+        return parts | {extra.part: PartSpec(extra.dtype, extra.shape, axis=None) for extra in self.extras}
+
+    def decode(self, parts: Parts, device: Device = Device.CPU) -> Floats:
+        codes = self.unpack(parts)
+        rows = len(codes)
+        scales = self.float_scales(parts, rows)
+        if self.narrow_scales:
+            scales = rounded(scales, self.compute)
+        if self.table is not None:
+            values = np.asarray(self.table, np.float32)[codes]
+        else:
+            values = codes.astype(np.float32)
+            values -= self._placed(self.zeros(parts, rows), parts)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self.scaled(values, scales, parts)
+        return rounded(values, self.compute)
+
+    def scaled(self, values: Floats, scales: Floats, parts: Parts) -> Floats:
+        """float32 values times the scales of their groups; may be done in place."""
+        values *= self._placed(scales, parts)
+        return values
+
+    def _placed(self, groups: Floats, parts: Parts) -> Floats:
+        """Each group's entry at its columns."""
+        if self.ordered and groups.shape[1] > 1:
+            return groups[:, parts["g_idx"].reshape(-1)]
+        return along(groups, self.group, self.columns)
+
+    @property
+    def group(self) -> int:
+        """Values of a row that share a scale."""
+        return self.scales.columns or self.columns
+
+    def nonfinite(self, part: str, array: Array) -> bool:
+        if part == self.codes_part and self.table is not None:
+            odd = [code for code, value in enumerate(self.table) if not np.isfinite(value)]
+            stored = array.view(np.uint8)
+            return any(bool((stored == code).any()) for code in odd)
+        if part == "scales" and self.scales.dtype in POWERS:
+            return bool((array.view(np.uint8) == 255).any())
+        if part == "scales" and self.scales.dtype == "f8_e4m3":
+            return bool((array.view(np.uint8) & 127 == 127).any())
+        return array.dtype.name in _FLOAT_NAMES and nonfinite(array)
+
+    def grid(self) -> Grid | None:
+        if self.ordered:
+            return None
+        points = self.table is None and self.zero is None
+        zero = self.zero if self.table is None else None
+        return Grid(self.code_bits, self._whole, self.scale_dtype, zero, self.table, points)
+
+    @property
+    def _whole(self) -> int:
+        """The largest group that fills rows: where the last one is cut off, a part of them all."""
+        return math.gcd(self.group, self.columns)
+
+    def codes(self, parts: Parts) -> Codes:
+        grid, codes = self.grid(), self.unpack(parts)
+        assert grid is not None
+        scales = np.ascontiguousarray(self.float_scales(parts, len(codes)))
+        biases = None if self.table is not None else -self._held_zeros(parts, len(codes)) * scales
+        return Codes(grid, codes, self._filled(scales), None if biases is None else self._filled(biases))
+
+    def _filled(self, groups: Floats) -> Floats:
+        """(rows, groups) as (rows, groups of the grid)."""
+        if self._whole == self.group:
+            return groups
+        return np.repeat(groups, self.group // self._whole, axis=1)[:, : self.columns // self._whole]
+
+    def bare(self) -> Scheme:
+        return replace(self, extras=()) if self.extras else self
+
+    def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        return f"{self.family}'s layout is read, not written"
+
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+    ) -> tuple[Parts, Error]:
+        raise TypeError(f"{self.family}'s layout is read, not written")
+
+
+_FLOAT_NAMES = tuple(numpy_dtype(name).name if name != "bf16" else "bfloat16" for name in FLOATS)
+
+#: Relative RMSE of rounding a Gaussian to codes of so many bits in groups of 64, by their minimum and maximum.
+RMSE = {2: 0.46, 3: 0.2, 4: 0.093, 5: 0.045, 6: 0.022, 7: 0.011, 8: 0.0055}

@@ -1,0 +1,115 @@
+"""Floats of 4 and 6 bits packed into bytes, rows of outputs: OCP's MXFP4 and MXFP6, and NVFP4 with its second scale.
+
+    weight   u8 (rows, columns * bits / 8)     a stream of bits, the first value lowest
+    scales   u8 (rows, columns / 32)           E8M0: 2 ** (byte - 127);  MXFP4, MXFP6
+             f8_e4m3 (rows, columns / 16)      NVFP4
+    global   f32 () or (1,)                    NVFP4: one for the weight; it divides the scales or multiplies them
+
+    E2M1   s ee m     bias 1: 0 .5 1 1.5 2 3 4 6         E2M3   s ee mmm   bias 1, the largest is 7.5
+                                                         E3M2   s eee mm   bias 3, the largest is 28
+
+value = table[code] * scale, rounded to the dtype that the tool computes in; no Inf and no NaN among codes.
+Sources: OCP Microscaling Formats 1.0; compressed-tensors (compressors/nvfp4), modelopt (qtensor/nvfp4_tensor.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import to_float32
+from quantcli.schemes import packed
+from quantcli.schemes.base import Parts, PartSpec
+from quantcli.schemes.mx_floats import E2M1
+from quantcli.schemes.scaled import Floats, Scaled, floats
+
+
+def _table(exponent_bits: int, mantissa_bits: int, bias: int) -> tuple[float, ...]:
+    """The values of all codes of a float without Inf and NaN.
+
+    >>> _table(2, 1, 1) == E2M1, max(_table(2, 3, 1)), max(_table(3, 2, 3))
+    (True, 7.5, 28.0)
+    """
+    values = []
+    for code in range(1 << exponent_bits + mantissa_bits):
+        exponent, mantissa = code >> mantissa_bits, code & (1 << mantissa_bits) - 1
+        whole = mantissa + (1 << mantissa_bits) if exponent else mantissa
+        values.append(float(whole) * 2.0 ** (max(exponent, 1) - bias - mantissa_bits))
+    return (*values, *(-value for value in values))
+
+
+#: Element -> bits, values, the relative RMSE of rounding a Gaussian to it in groups of 32 with a power of two.
+ELEMENTS = {
+    "e2m1": (4, E2M1, 0.115),
+    "e2m3": (6, _table(2, 3, 1), 0.029),
+    "e3m2": (6, _table(3, 2, 3), 0.053),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallFloat(Scaled):
+    """`mxfp4`, `mxfp6-e2m3`, `mxfp6-e3m2`; `nvfp4` where there is a global scale.
+
+    element: of ELEMENTS. divides: the global scale divides, else it multiplies; None where there is none.
+    global_shape, global_dtype: of the stored global scale.
+    """
+
+    element: str
+    divides: bool | None = None
+    global_shape: tuple[int, ...] = ()
+    global_dtype: str = "f32"
+
+    @property
+    def name(self) -> str:
+        if self.scales.dtype == "f8_e4m3":
+            return "nvfp4"
+        if self.scales.grid_dtype != "f8_e8m0":
+            return f"{self.element}{self.scales.suffix}"
+        return "mxfp4" if self.element == "e2m1" else f"mxfp6-{self.element}"
+
+    @property
+    def codes_part(self) -> str:
+        return "weight"
+
+    @property
+    def code_bits(self) -> int:
+        return ELEMENTS[self.element][0]
+
+    @property
+    def table(self) -> tuple[float, ...]:
+        return ELEMENTS[self.element][1]
+
+    @property
+    def scale_dtype(self) -> str:
+        return self.scales.grid_dtype if self.divides is None else "f32"
+
+    @property
+    def rounding(self) -> float:
+        return ELEMENTS[self.element][2]
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        if reason := super().unfit(shape):
+            return reason
+        return f"last axis {shape[1]} is no multiple of {self.group}" if shape[1] % self.group else None
+
+    def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
+        parts = {"weight": PartSpec("u8", (shape[0], shape[1] * self.code_bits // 8))}
+        if self.divides is not None:
+            parts["global"] = PartSpec(self.global_dtype, self.global_shape, axis=None)
+        return parts
+
+    def unpack(self, parts: Parts) -> NDArray[np.uint8]:
+        if self.code_bits == 4:
+            return packed.nibbles(parts["weight"])
+        return packed.dense(np.ascontiguousarray(parts["weight"]).view("<u4"), self.code_bits, self.columns)
+
+    def float_scales(self, parts: Parts, rows: int) -> Floats:
+        scales = floats(parts["scales"])
+        if self.divides is None:
+            return scales
+        whole = to_float32(parts["global"].reshape(-1))[0]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            found: Floats = scales / whole if self.divides else scales * whole
+        return found

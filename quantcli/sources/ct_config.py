@@ -1,0 +1,180 @@
+"""compressed-tensors' settings: config groups, what they target, and what is left out.
+
+`quantization_config` has `config_groups`, each with `targets` and settings of `weights`, `ignore` and a `format` (of
+single groups where the format is mixed-precision). A target is a module's name, `re:` and a regular expression matched
+from the start of the name, or a class. A name decides before an expression, an expression before a class.
+Source: compressed-tensors (quantization/quant_config.py, quant_args.py, utils/match.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantcli.containers.hostile import shown
+from quantcli.errors import NotPossible
+from quantcli.sources.modules import Keys, pattern
+
+#: Formats that are read, and the type of their numbers, None for any.
+FORMATS = {
+    "pack-quantized": "int", "int-quantized": "int", "float-quantized": "float", "naive-quantized": None,
+    "nvfp4-pack-quantized": "float", "mxfp4-pack-quantized": "float", "mxfp8-quantized": "float",
+}  # fmt: skip
+STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
+MIXED = "mixed-precision"
+#: The class of what is usually quantized.
+LINEAR = "Linear"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The settings of a config group's weights. `key`: where they stand; `layout`: its format.
+
+    group_size: of the strategies group and tensor_group, block: rows and columns of the strategy block.
+    """
+
+    key: str
+    layout: str
+    bits: int
+    is_float: bool
+    strategy: str
+    symmetric: bool
+    act_order: bool
+    group_size: int | None = None
+    block: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target or an entry of `ignore`: a name or class, or a regular expression."""
+
+    text: str
+    regex: re.Pattern[str] | None
+
+    def matches(self, module: str) -> bool:
+        """Whether it is this module's name."""
+        return bool(self.regex.match(module)) if self.regex else module == self.text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All groups with their targets, and what is left out. `label` names the file and the object in it."""
+
+    label: str
+    groups: tuple[tuple[Target, Group], ...]
+    ignored: tuple[Target, ...]
+    version: tuple[int, ...]
+
+    def ignores(self, module: str) -> Target | None:
+        """The entry of `ignore` that names a module."""
+        return next((entry for entry in self.ignored if entry.matches(module)), None)
+
+    def named(self, module: str) -> Group | None:
+        """The group that targets a module by its name or an expression."""
+        found = [(target, group) for target, group in self.groups if target.matches(module)]
+        exact = [group for target, group in found if target.regex is None]
+        return next(iter(exact or [group for _, group in found]), None)
+
+    def of_class(self) -> Group | None:
+        """The group that targets linears by their class."""
+        return next((group for target, group in self.groups if target.text == LINEAR), None)
+
+
+def parse(config: Mapping[str, Any], label: str) -> Settings:
+    """The settings of config.json; raises `BadInput`, `NotPossible`."""
+    keys = Keys(config["quantization_config"], f"{label}: quantization_config")
+    _refuse_others(keys)
+    groups = keys.under("config_groups")
+    if not groups.block:
+        raise keys.refuse("config_groups", "at least one group is needed")
+    common = keys.text("format", "")
+    found: list[tuple[Target, Group]] = []
+    for name in groups.block:
+        entry = groups.under(name)
+        if entry.block.get("weights") is None:
+            continue
+        group = _group(entry, common)
+        targets = entry.names("targets")
+        if not targets:
+            raise entry.refuse("targets", "a list of modules or classes is needed")
+        found += [(target, group) for target in _targets(targets, f"{entry.label}.targets")]
+    ignored = tuple(_targets(keys.names("ignore"), f"{keys.label}.ignore"))
+    return Settings(keys.label, tuple(found), ignored, _version(keys))
+
+
+def _version(keys: Keys) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", str(keys.block.get("version", "")))[:2])
+
+
+def _targets(texts: Iterable[str], label: str) -> Iterable[Target]:
+    for text in texts:
+        is_regex = text.startswith("re:")
+        yield Target(text, pattern(text[3:], f"{label}: {shown(text)}") if is_regex else None)
+
+
+def _refuse_others(keys: Keys) -> None:
+    """Refuse what changes the meaning of stored weights and is not read."""
+    sparsity = keys.under("sparsity_config", needed=False)
+    if sparsity.block and sparsity.text("format", "dense") != "dense":
+        raise NotPossible(f"{sparsity.label}: sparse format {shown(sparsity.block['format'])} is not read; dense is.")
+    if keys.under("transform_config", needed=False).block.get("config_groups"):
+        raise NotPossible(
+            f"{keys.label}: transform_config rotates weights, which is not undone here: export without it."
+        )
+
+
+def _group(entry: Keys, common: str) -> Group:
+    """One group's settings, checked on their own."""
+    layout = entry.block.get("format") or (common if common != MIXED else None)
+    if not isinstance(layout, str) or not layout:
+        raise entry.refuse("format", f"it has to name one, since the format of all is {common or 'not said'}")
+    if layout not in FORMATS:
+        raise NotPossible(
+            f"{entry.label}: format {shown(layout)} is a layout that is not read; {', '.join(FORMATS)} are."
+        )
+    weights = entry.under("weights")
+    kind, bits = weights.text("type", "int"), weights.number("num_bits", 8)
+    if kind not in ("int", "float") or FORMATS[layout] not in (None, kind):
+        raise weights.refuse("type", f"format {layout} needs {FORMATS[layout] or 'int or float'}")
+    strategy = weights.text("strategy", "group" if weights.block.get("group_size") else "tensor")
+    if strategy not in STRATEGIES:
+        raise weights.refuse("strategy", f"weights have one of {', '.join(STRATEGIES)}")
+    _check_bits(weights, layout, kind, bits)
+    order = weights.block.get("actorder")
+    if order not in (None, False, True, "group", "static", "weight", "dynamic"):
+        raise weights.refuse("actorder", "null, static, weight or group is needed")
+    return Group(
+        f"{entry.label.partition(': ')[2]}.weights", layout, bits, kind == "float", strategy,
+        weights.flag("symmetric", True), order in (True, "group", "dynamic"),
+        _group_size(weights, strategy, layout), _block(weights) if strategy == "block" else None,
+    )  # fmt: skip
+
+
+def _check_bits(weights: Keys, layout: str, kind: str, bits: int) -> None:
+    fixed = {"nvfp4-pack-quantized": 4, "mxfp4-pack-quantized": 4, "mxfp8-quantized": 8}.get(layout)
+    allowed = range(2, 9) if kind == "int" else (fixed or 8,)
+    if bits not in allowed:
+        raise weights.refuse("num_bits", f"format {layout} with type {kind} has {' '.join(map(str, allowed))}")
+
+
+def _group_size(weights: Keys, strategy: str, layout: str) -> int | None:
+    if strategy not in ("group", "tensor_group"):
+        return None
+    size = weights.number("group_size")
+    fixed = {"nvfp4-pack-quantized": 16, "mxfp4-pack-quantized": 32, "mxfp8-quantized": 32}.get(layout)
+    if size <= 0 or fixed not in (None, size):
+        raise weights.refuse("group_size", f"format {layout} needs {fixed or 'one above 0'}")
+    return size
+
+
+def _block(weights: Keys) -> tuple[int, int]:
+    shape = weights.block.get("block_structure")
+    if (
+        not isinstance(shape, list)
+        or len(shape) != 2
+        or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
+    ):
+        raise weights.refuse("block_structure", "rows and columns of a block are needed")
+    return shape[0], shape[1]

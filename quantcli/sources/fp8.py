@@ -1,0 +1,104 @@
+"""FP8 checkpoints as their makers publish them: `.weight` of E4M3 or E5M2 with `.weight_scale_inv` or `.weight_scale`.
+
+config.json's `quantization_config` says quant_method fp8 and `weight_block_size`, [rows, columns] of a block with one
+scale; without it a scale is the tensor's or a row's, as its shape says. The scale multiplies, whatever its name.
+`scale_fmt` ue8m0: scales are powers of two. `modules_to_not_convert` names what is dense.
+Sources: DeepSeek-V3 (inference/kernel.py), transformers (integrations/finegrained_fp8.py, fbgemm_fp8.py), vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantcli.arrays import FLOATS
+from quantcli.checkpoint import Checkpoint, Part, Weight
+from quantcli.errors import BadInput, NotPossible
+from quantcli.schemes.bytewise import TABLES, Bytewise
+from quantcli.schemes.scaled import POWERS, Scales
+from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.modules import (
+    Keys,
+    beside,
+    checkpoint,
+    compute_dtype,
+    extras_of,
+    held,
+    names_module,
+    refuse_unpacked,
+    where,
+)
+
+SCALES = (".weight_scale_inv", ".weight_scale")
+SUFFIXES = {"weight": ".weight", "input_scale": ".input_scale", "activation_scale": ".activation_scale"}
+#: Keys that list what is dense: of transformers, of vLLM.
+EXCLUDED = ("modules_to_not_convert", "ignored_layers")
+
+
+def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
+    """The checkpoint of an FP8 folder. Raises `BadInput`, `NotPossible`."""
+    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    block = _block(keys)
+    excluded = [name for key in EXCLUDED for name in keys.names(key)]
+    parts = tensors.parts
+    modules = {
+        name.removesuffix(".weight") for name, p in parts.items() if name.endswith(".weight") and p.dtype in TABLES
+    }
+    if not modules:
+        raise BadInput(f"{keys.label}: says fp8, but no tensor *.weight is of 8-bit floats.")
+    weights = [_weight(module, parts, keys, block, excluded, compute_dtype(config)) for module in sorted(modules)]
+    refuse_unpacked(
+        parts, modules, f"{keys.label}.modules_to_not_convert, which does not name it,",
+        lambda module, linear: linear and not names_module(excluded, module),
+    )  # fmt: skip
+    return checkpoint("fp8", folder, config, tensors, weights)
+
+
+def _block(keys: Keys) -> tuple[int, int] | None:
+    """Rows and columns that share a scale, None where there are no blocks."""
+    size = keys.block.get("weight_block_size")
+    if size is None:
+        return None
+    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+        raise keys.refuse("weight_block_size", "rows and columns of a block are needed")
+    return size[0], size[1]
+
+
+def _weight(
+    module: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, int] | None, excluded: list[str], compute: str
+) -> Weight:
+    """One module's weight and its scales."""
+    weight = parts[f"{module}.weight"]
+    if names_module(excluded, module):
+        raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.modules_to_not_convert names {module}.")
+    if keys.block.get("fmt") not in (None, weight.dtype.removeprefix("f8_")):
+        raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.fmt is {keys.block['fmt']!r}.")
+    suffix = next((s for s in SCALES if module + s in parts), None)
+    if suffix is None:
+        raise BadInput(f"{where(weight)}: is {weight.dtype} and has no {module}.weight_scale_inv beside it.")
+    if len(weight.shape) != 2:
+        raise NotPossible(
+            f"{where(weight)}: has {len(weight.shape)} dimensions; FP8 is read of matrices, one for each expert."
+        )
+    stored = beside(module, {**SUFFIXES, "scales": suffix}, parts)
+    scale = stored["scales"]
+    if scale.dtype not in (*FLOATS, *POWERS):
+        raise BadInput(f"{where(scale)}: is {scale.dtype}, scales are f32, bf16, f16 or f8_e8m0.")
+    ue8m0 = keys.block.get("scale_fmt") == "ue8m0"
+    along = extras_of(stored, ("input_scale", "activation_scale"))
+    scheme = Bytewise(
+        family="fp8", columns=weight.shape[1], scales=_scales(scale, block, weight.shape, powers=ue8m0),
+        stored=weight.dtype, compute=compute, extras=along,
+    )  # fmt: skip
+    said = f"weight_block_size {list(block)}" if block else f"scales {list(scale.shape)}"
+    return held(f"{module}.weight", weight.shape, scheme, stored, f"quantization_config: {said}", {"scales": suffix})
+
+
+def _scales(scale: Part, block: tuple[int, int] | None, shape: tuple[int, ...], *, powers: bool) -> Scales:
+    """How scales are shared: in blocks, by the row or by all."""
+    if block is not None:
+        return Scales(scale.dtype, *block, powers=powers)
+    rank = len(scale.shape)
+    if scale.shape in ((), (1,), (1, 1)) and shape[0] > 1:
+        return Scales(scale.dtype, None, rank=rank, powers=powers)
+    return Scales(scale.dtype, 1, None, rank=1 if rank == 1 else 2, powers=powers)

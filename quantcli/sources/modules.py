@@ -1,0 +1,210 @@
+"""Quantized modules in a Hugging Face folder: what the readers of all quantizers share.
+
+A module `model.layers.0.mlp.down_proj` has stored arrays `<module><suffix>`; together they are one weight, held to the
+layout of its scheme. All that no module takes is a dense tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from quantcli.arrays import FLOATS, TORCH_DTYPES
+from quantcli.checkpoint import Checkpoint, Part, Weight
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput
+from quantcli.schemes.base import Scheme
+from quantcli.schemes.scaled import Extra
+from quantcli.sources.folder import Folder, LocalFolder, Tensors, settings_files, sidecars
+from quantcli.sources.hf import QUANTIZED_SUFFIXES, dense
+
+
+def where(part: Part) -> str:
+    """A stored tensor as errors name it."""
+    return f"{part.file}: tensor {part.name}"
+
+
+def beside(module: str, suffixes: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, Part]:
+    """The stored arrays of a module. suffixes: part -> suffix of its tensor's name; absent ones are left out."""
+    return {part: parts[module + suffix] for part, suffix in suffixes.items() if module + suffix in parts}
+
+
+def held(
+    name: str, shape: tuple[int, ...], scheme: Scheme, stored: Mapping[str, Part], reason: str,
+    suffixes: Mapping[str, str] | None = None,
+) -> Weight:  # fmt: skip
+    """A weight whose arrays are those of its scheme's layout; raises `BadInput` for the first that is not.
+
+    reason: where the settings stand, as `key: what they say`; the error quotes it. suffixes: of the parts' names.
+    """
+    first = next(iter(stored.values()))
+    if min(shape, default=0) <= 0:
+        raise BadInput(f"{where(first)}: has shape {first.shape}, which holds nothing.")
+    if (unfit := scheme.unfit(shape)) is not None:
+        raise BadInput(f"{where(first)}: {unfit}, but it is to be {scheme.name} ({reason}).")
+    layout = scheme.layout(shape)
+    for part, spec in layout.items():
+        if part not in stored:
+            called = (suffixes or {}).get(part, part)
+            raise BadInput(f"{where(first)}: has no {called} beside it, which {scheme.name} needs ({reason}).")
+        found = stored[part]
+        if (found.dtype, found.shape) != (spec.dtype, spec.shape):
+            raise BadInput(
+                f"{where(found)}: is {found.dtype} {list(found.shape)}; a weight of {list(shape)} as {scheme.name} "
+                f"({reason}) needs {spec.dtype} {list(spec.shape)}."
+            )
+    return Weight(name, shape, scheme, {part: stored[part] for part in layout}, reason)
+
+
+def checkpoint(
+    kind: str, folder: Folder, config: Mapping[str, Any], tensors: Tensors, packed: Iterable[Weight],
+    warnings: Iterable[str] = (),
+) -> Checkpoint:  # fmt: skip
+    """The checkpoint of quantized weights and all other tensors; raises `BadInput` for what looks left over."""
+    weights = {weight.name: weight for weight in packed}
+    taken = {part.name for weight in weights.values() for part in weight.parts.values()}
+    for name, part in tensors.parts.items():
+        if name in taken:
+            continue
+        if name in weights:
+            raise BadInput(f"{where(part)}: is stale, the same weight is stored quantized: remove one of them.")
+        if name.endswith(QUANTIZED_SUFFIXES) or (part.dtype in ("u32", "i32") and len(part.shape) == 2):
+            raise BadInput(f"{where(part)}: belongs to no quantized weight that config.json's {kind} settings know.")
+        weights[name] = dense(part)
+    return Checkpoint(
+        kind, "hf", folder.path("."), tensors.files, dict(sorted(weights.items())), config,
+        sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder),
+        warnings=(*tensors.warnings, *warnings),
+    )  # fmt: skip
+
+
+def extras_of(stored: Mapping[str, Part], names: Iterable[str]) -> tuple[Extra, ...]:
+    """Those of the arrays that are copied along."""
+    return tuple(Extra(name, stored[name].dtype, stored[name].shape) for name in names if name in stored)
+
+
+def compute_dtype(config: Mapping[str, Any]) -> str:
+    """The dtype that a tool computes in which leaves it to the model: config.json's, else bfloat16."""
+    for key in ("torch_dtype", "dtype"):
+        value = config.get(key)
+        if isinstance(value, str) and value in TORCH_DTYPES:
+            return TORCH_DTYPES[value]
+    return "bf16"
+
+
+def order_of(
+    stored: Mapping[str, Part], wanted: bool, columns: int, group: int | None, groups: int, folder: Folder, key: str
+) -> bool:
+    """Whether columns belong to groups in another order than their own, which `g_idx` says.
+
+    wanted: the settings, at `key`, say so, and `g_idx` has to be there. group: None for one group a row.
+    """
+    index = stored.get("g_idx")
+    if index is None:
+        if wanted and groups > 1:
+            raise BadInput(f"{where(next(iter(stored.values())))}: has no g_idx beside it, which `{key}` needs.")
+        return False
+    if index.shape != (columns,) or index.dtype != "i32":
+        raise BadInput(f"{where(index)}: is {index.dtype} {list(index.shape)}, i32 [{columns}] is needed.")
+    # Over the network each would be a request; unless the settings say otherwise they are in order.
+    if not wanted and not isinstance(folder, LocalFolder):
+        return False
+    found = folder.array(index).reshape(-1)
+    if columns and not 0 <= int(found.min()) <= int(found.max()) < groups:
+        raise BadInput(f"{where(index)}: names groups {found.min()} to {found.max()}, there are 0 to {groups - 1}.")
+    return not np.array_equal(found, np.arange(columns) // (group or max(1, columns)))
+
+
+def names_module(names: Iterable[str], module: str) -> bool:
+    """Whether a list of modules names this one, one that it is in, or the end of its name."""
+    return any(
+        module == name or module.startswith(f"{name}.") or module.endswith(f".{name}") or f".{name}." in module
+        for name in names
+    )
+
+
+#: Matrices that are linears in every architecture that has them.
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def refuse_unpacked(
+    parts: Mapping[str, Part], modules: Collection[str], label: str, wanted: Callable[[str, bool], bool]
+) -> None:
+    """Raise `BadInput` for a dense matrix whose module the settings at `label` say is quantized.
+
+    wanted(module, linear): whether they say so; linear: the module's name is one of linears.
+    """
+    for name, part in parts.items():
+        module = name.removesuffix(".weight")
+        if module == name or module in modules or len(part.shape) != 2 or part.dtype not in FLOATS:
+            continue
+        if wanted(module, ".layers." in module and module.endswith(LINEARS)):
+            raise BadInput(f"{where(part)}: is dense, but {label} says that {module} is quantized.")
+
+
+#: A repetition of something that itself repeats: matching such a pattern may take forever.
+_NESTED = re.compile(r"[*+}]\)[*+{]")
+LONGEST_PATTERN = 1000
+
+
+def pattern(text: str, label: str) -> re.Pattern[str]:
+    """A regular expression of a file; raises `BadInput` for one that is wrong or could take forever to match."""
+    if len(text) > LONGEST_PATTERN or _NESTED.search(text):
+        raise BadInput(f"{label}: this regular expression is too long, or repeats what repeats itself: simplify it.")
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise BadInput(f"{label}: is no regular expression ({error}).") from error
+
+
+class Keys:
+    """The settings of a quantizer, read key by key with their types checked; `label` names them in errors."""
+
+    def __init__(self, block: Mapping[str, Any], label: str) -> None:
+        self.block, self.label = block, label
+
+    def refuse(self, key: str, what: str) -> BadInput:
+        """The error of a key that makes no sense."""
+        return BadInput(f"{self.label}: `{key}` is {shown(self.block.get(key))}, {what}.")
+
+    def number(self, key: str, default: int | None = None) -> int:
+        """An integer; raises `BadInput`."""
+        value = self.block.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.refuse(key, "a whole number is needed")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false; raises `BadInput`."""
+        value = self.block.get(key, default)
+        if not isinstance(value, bool):
+            raise self.refuse(key, "true or false is needed")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A text; raises `BadInput`."""
+        value = self.block.get(key, default)
+        if not isinstance(value, str):
+            raise self.refuse(key, "a text is needed")
+        return value
+
+    def names(self, key: str) -> list[str]:
+        """A list of texts, empty where there is none or null; raises `BadInput`."""
+        value = self.block.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.refuse(key, "a list of names is needed")
+        return value
+
+    def under(self, key: str, *, needed: bool = True) -> Keys:
+        """The object under a key, an empty one where it may be absent; raises `BadInput`."""
+        value = self.block.get(key)
+        if value is None and not needed:
+            value = {}
+        if not isinstance(value, dict):
+            raise self.refuse(key, "an object is needed")
+        return Keys(value, f"{self.label}.{key}")

@@ -1,0 +1,166 @@
+"""Quark's settings: which of them holds for a module.
+
+`quantization_config` has `global_quant_config`, `layer_quant_config` (names and globs), `layer_type_quant_config`
+(classes) and `exclude`. What excludes a module wins, then its name, the first glob that matches in the file's order,
+its class, last the global settings. Each replaces the one below it whole. Source: Quark 0.13
+(torch/quantization/model_transformation.py, config.py).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+
+from quantcli.containers.hostile import shown
+from quantcli.errors import NotPossible
+from quantcli.schemes.quark_int import PACKINGS
+from quantcli.sources.modules import LINEARS, Keys
+
+FLOATS8 = {"fp8_e4m3": "f8_e4m3", "fp8_e5m2": "f8_e5m2"}
+SMALL = {"fp4": "e2m1", "fp6_e2m3": "e2m3", "fp6_e3m2": "e3m2"}
+#: What Quark itself cannot store.
+UNSTORABLE = ("mx", "mx6", "mx9", "bfp16", "mxint8")
+DENSE = ("float16", "bfloat16", "float32")
+SCHEMES = ("per_tensor", "per_channel", "per_group", "per_block")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Settings of a module's weight; `key`: where they stand. two_level: scales have a scale of their own."""
+
+    key: str
+    dtype: str
+    qscheme: str
+    symmetric: bool
+    group_size: int | None = None
+    block: tuple[int, int] | None = None
+    two_level: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of them. A spec of None: the module stays dense."""
+
+    label: str
+    excluded: tuple[str, ...]
+    layers: tuple[tuple[str, Spec | None], ...]
+    types: tuple[tuple[str, Spec | None], ...]
+    common: Spec | None
+    reorder: bool
+
+    def excludes(self, module: str) -> bool:
+        """Whether `exclude` names it."""
+        return any(fnmatch.fnmatchcase(module, pattern) for pattern in self.excluded)
+
+    def of(self, module: str) -> Spec | None:
+        """What holds for a module that is not excluded."""
+        exact = dict(self.layers)
+        if module in exact:
+            return exact[module]
+        for pattern, spec in self.layers:
+            if fnmatch.fnmatchcase(module, pattern):
+                return spec
+        for kind, spec in self.types:
+            if kind == "Linear" and not module.endswith("embed_tokens"):
+                return spec
+        return self.common
+
+    def wants(self, module: str, linear: bool) -> bool:
+        """Whether a module that is stored dense should be quantized."""
+        if self.excludes(module):
+            return False
+        named = any(fnmatch.fnmatchcase(module, pattern) for pattern, _ in self.layers)
+        return (named or (linear and module.endswith(LINEARS))) and self.of(module) is not None
+
+
+def parse(keys: Keys) -> Settings:
+    """The settings of config.json; raises `BadInput`, `NotPossible`."""
+    export = keys.under("export", needed=False)
+    if export.text("weight_format", "real_quantized") != "real_quantized":
+        raise NotPossible(
+            f"{export.label}: `weight_format` {shown(export.block['weight_format'])}: real_quantized is read."
+        )
+    method = export.text("pack_method", "reorder")
+    if method not in ("reorder", "order"):
+        raise export.refuse("pack_method", "reorder or order is needed")
+    layers, types = (keys.under(f"{kind}_quant_config", needed=False) for kind in ("layer", "layer_type"))
+    return Settings(
+        keys.label, tuple(keys.names("exclude")),
+        tuple((name, _spec(layers.under(name))) for name in layers.block),
+        tuple((name, _spec(types.under(name))) for name in types.block),
+        _spec(keys.under("global_quant_config")), method == "reorder",
+    )  # fmt: skip
+
+
+def _spec(layer: Keys) -> Spec | None:
+    """The settings of a layer's weight, None where it is not quantized."""
+    if layer.block.get("bias"):
+        raise NotPossible(f"{layer.label}: quantized biases are not read; export the model without `bias`.")
+    weight = layer.block.get("weight")
+    if weight is None:
+        return None
+    if not isinstance(weight, list):
+        return _single(layer.under("weight"))
+    if len(weight) == 1 and isinstance(weight[0], dict):
+        return _single(Keys(weight[0], f"{layer.label}.weight[0]"))
+    if len(weight) != 2 or not all(isinstance(part, dict) for part in weight):
+        raise layer.refuse("weight", "one or two objects are needed")
+    return _two_level(*(Keys(part, f"{layer.label}.weight[{i}]") for i, part in enumerate(weight)))
+
+
+def _two_level(codes: Keys, scales: Keys) -> Spec | None:
+    """FP4 in groups of 16 whose scales are E4M3 with one scale for the tensor."""
+    spec = _single(codes, scaled=True)
+    is_nvfp4 = spec is not None and spec.dtype == "fp4" and scales.block.get("is_scale_quant") is True
+    if not is_nvfp4 or scales.block.get("dtype") != "fp8_e4m3" or scales.block.get("qscheme") != "per_tensor":
+        raise NotPossible(f"{codes.label}: two levels are read as fp4 whose scales are fp8_e4m3 per tensor.")
+    assert spec is not None
+    return Spec(spec.key, spec.dtype, spec.qscheme, spec.symmetric, spec.group_size, two_level=True)
+
+
+def _single(keys: Keys, *, scaled: bool = False) -> Spec | None:
+    dtype = keys.text("dtype")
+    if dtype in UNSTORABLE or keys.block.get("mx_element_dtype") is not None:
+        raise NotPossible(f"{keys.label}: `dtype` {shown(dtype)} is a format that Quark itself does not store.")
+    if dtype in DENSE or keys.flag("is_dynamic", False):
+        return None
+    if dtype not in PACKINGS and dtype not in FLOATS8 and dtype not in SMALL:
+        known = ", ".join((*PACKINGS, *FLOATS8, *SMALL))
+        raise NotPossible(f"{keys.label}: `dtype` {shown(dtype)} is not read; {known} are.")
+    if keys.block.get("scale_format") not in (
+        None,
+        "float",
+        "float32",
+        "e8m0",
+        "bfloat16",
+        "float16",
+        *(("e4m3",) if scaled else ()),
+    ):
+        raise NotPossible(f"{keys.label}: `scale_format` {shown(keys.block['scale_format'])} is not read.")
+    qscheme = keys.text("qscheme")
+    if qscheme not in SCHEMES or (dtype in SMALL and qscheme != "per_group"):
+        raise keys.refuse("qscheme", f"{dtype} has {'per_group' if dtype in SMALL else ', '.join(SCHEMES)}")
+    _check_axis(keys, qscheme)
+    group = keys.number("group_size") if qscheme == "per_group" else None
+    if group is not None and group <= 0:
+        raise keys.refuse("group_size", "it has to be above 0")
+    symmetric = keys.block.get("symmetric")
+    if symmetric not in (None, True, False):
+        raise keys.refuse("symmetric", "true or false is needed")
+    block = _block(keys) if qscheme == "per_block" else None
+    key = keys.label.partition(": ")[2]
+    return Spec(key, dtype, qscheme, symmetric is not False, group, block)
+
+
+def _check_axis(keys: Keys, qscheme: str) -> None:
+    """Scales are those of rows or of groups along them."""
+    allowed = {"per_channel": (0,), "per_group": (1, -1)}.get(qscheme)
+    if allowed is not None and keys.block.get("ch_axis") not in (None, *allowed):
+        raise NotPossible(f"{keys.label}: `ch_axis` {shown(keys.block['ch_axis'])} with {qscheme} is not read.")
+
+
+def _block(keys: Keys) -> tuple[int, int]:
+    size = keys.block.get("block_size")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
+        raise keys.refuse("block_size", "rows and columns of a block are needed")
+    return size[0], size[1]
