@@ -89,7 +89,6 @@ def _schemes() -> Iterator[Scheme]:
 
 
 def _entry(scheme: Scheme) -> Entry:
-    grid = scheme.grid()
     block = scheme.ggml_type if isinstance(scheme, Ggml) else None
     return Entry(
         scheme.name,
