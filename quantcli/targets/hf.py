@@ -75,7 +75,9 @@ class HfTarget:
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
         config = _config(source, placed, settings)
         index = [index_file(where, placed)] if len(files) > 1 else []
-        copies = copied_files(source, settings=is_kept)
+        # The settings' further files say what config.json said before some weights became dense.
+        is_same = is_kept and config.get("quantization_config") == source.config.get("quantization_config")
+        copies = copied_files(source, settings=is_same)
         return [*files, *index, json_file("config.json", config), *copies], []
 
 
