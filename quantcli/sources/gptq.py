@@ -160,7 +160,7 @@ def _weight(module: str, parts: Mapping[str, Part], wanted: Settings, folder: Fo
         raise BadInput(f"{where(scales)}: is {scales.dtype}, scales are f16, bf16, f32 or f64.")
     group = None if wanted.group_size == WHOLE_ROW or not columns else wanted.group_size
     groups = 1 if group is None else -(-columns // group)
-    ordered = order_of(stored, wanted.act_order, columns, group, groups, folder, "desc_act")
+    ordered = order_of(stored, wanted.act_order, columns, group, groups, folder, "desc_act", wanted.reason)
     extras = () if ordered else extras_of(stored, ("g_idx",))
     scheme = Gptq(
         columns=columns, scales=Scales(scales.dtype, 1, group, turned=True), bits=wanted.bits,

@@ -16,7 +16,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
-from quantcli.targets.mlx import STORAGE_KEYS, dense_dtype, described, dtype_keys
+from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, dtype_keys, stored_config
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import index_file, json_file, shards
 
@@ -64,10 +64,12 @@ class HfTarget:
     ) -> tuple[list[OutputFile], list[str]]:
         is_kept = any(w.scheme.family in FAMILIES for w in placed)
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
-        stored, beside, notes = described(source, settings, layouts=is_kept)
-        config = _config(source, stored, placed, settings)
+        config = _config(source, stored_config(source, settings), placed, settings)
+        # The settings' further files say what config.json said before some weights became dense.
+        is_same = is_kept and config.get("quantization_config") == source.config.get("quantization_config")
+        further, notes = beside(source, layouts=is_same)
         index = [index_file(where, placed)] if len(files) > 1 else []
-        return [*files, *index, json_file("config.json", config), *beside], notes
+        return [*files, *index, json_file("config.json", config), *further], notes
 
 
 def _draft(named: Named, source: Checkpoint, settings: Settings) -> Draft:

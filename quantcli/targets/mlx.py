@@ -78,29 +78,31 @@ class MlxTarget:
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
-        stored, beside, notes = described(source, settings)
-        config = {k: v for k, v in stored.items() if k not in STORAGE_KEYS}
+        config = {k: v for k, v in stored_config(source, settings).items() if k not in STORAGE_KEYS}
         config |= models.mlx_rope_keys(config)
         if settings.asked_dtype:
             config |= dtype_keys(config, settings.asked_dtype)
         block = quantization_block(placed, settings)
         if block:
             config |= {"quantization": block, "quantization_config": block}
+        further, notes = beside(source)
         return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
-                *beside], [*notes, *_warnings(placed)]  # fmt: skip
+                *further], [*notes, *_warnings(placed)]  # fmt: skip
 
 
-def described(
-    source: Checkpoint, settings: Settings, *, layouts: bool = False
-) -> tuple[Mapping[str, Any], list[OutputFile], list[str]]:
-    """config.json's object, the other files that describe a model, and warnings: the source's own, or rebuilt.
+def stored_config(source: Checkpoint, settings: Settings) -> Mapping[str, Any]:
+    """config.json's object: the source's own, or rebuilt."""
+    return source.config if source.names == "hf" else folder_from_gguf.config(source, settings)
+
+
+def beside(source: Checkpoint, *, layouts: bool = False) -> tuple[list[OutputFile], list[str]]:
+    """The other files that describe a model, the source's own or rebuilt, and warnings.
 
     layouts: with the files that say how weights are stored.
     """
     if source.names == "hf":
-        return source.config, copied_files(source, settings=layouts), []
-    files, warnings = folder_from_gguf.files(source)
-    return folder_from_gguf.config(source, settings), files, warnings
+        return copied_files(source, settings=layouts), []
+    return folder_from_gguf.files(source)
 
 
 def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:
