@@ -11,7 +11,7 @@ value operations make dense values of it. Operations that both arrangements begi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -80,7 +80,7 @@ class Translation:
         wanted: dict[str, list[_Source]] = {}
         unknown = []
         for name, weight in weights.items():
-            found = self.architecture.find(name, self.source)
+            found = _meant(self.architecture.find(name, self.source), weights)
             if not found:
                 unknown.append(name)
             for one in found:
@@ -97,6 +97,9 @@ class Translation:
 
     def _translated(self, name: str, sources: list[_Source]) -> Translated:
         rows = {source.found.row: None for source in sources}
+        if len({row.hf for row in rows}) > 1:
+            both = " and ".join(source.weight.name for source in sources[:2])
+            raise BadInput(f"{self.label}: {both} are two tensors for {name}: one of them has to go.")
         try:
             gathered = {row: self._gathered([s for s in sources if s.found.row is row]) for row in rows}
             arranged = self._arranged(gathered)
@@ -220,6 +223,16 @@ class Translation:
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
+
+
+def _meant(found: Sequence[Found], names: Collection[str]) -> Sequence[Found]:
+    """Of rows that stand for different tensors under one name those that are meant, by what is there beside it."""
+    if len({one.row.hf for one in found}) < 2:
+        return found
+    beside = [
+        one for one in found if one.row.beside and f"{one.row.beside.replace('{i}', str(one.layer))}.weight" in names
+    ]
+    return beside or [one for one in found if one.row.beside is None]
 
 
 def _each(index: Rows, rows: int, matrices: int) -> Rows:
