@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantcli.checkpoint import Weight
 from quantcli.errors import BadInput
@@ -25,7 +24,7 @@ from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.ops import Op, RowOp, Rows, Shape, ShapeOp, Take, Transpose, ValueOp
 from quantcli.schemes.base import matrix_shape
 from quantcli.schemes.dense import Dense
-from quantcli.virtual import flattened, join, made, reshaped, section
+from quantcli.virtual import Compute, flattened, join, made, reshaped, section, transposed
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ class Translation:
         if is_turned(op, tensor.weight):
             return tensor
         if isinstance(op, ValueOp):
-            return _valued(op.apply, op.whole, tensor)
+            return _valued(op, op.apply, tensor)
         return self._picked(tensor, ("do", op), lambda rows: op.index(rows, self.hyperparameters))
 
     def _undo(self, op: Op, tensor: Arranged) -> Arranged:
@@ -207,7 +206,7 @@ class Translation:
         if is_turned(op, tensor.weight):
             return tensor
         if isinstance(op, ValueOp):
-            return _valued(op.undo, op.whole, tensor)
+            return _valued(op, op.undo, tensor)
         return self._picked(
             tensor, ("undo", op), lambda rows: np.argsort(op.index(rows, self.hyperparameters), kind="stable")
         )
@@ -263,13 +262,13 @@ def _columns(tensor: Arranged) -> Arranged:
     return Arranged(reshaped(tensor.weight, shape), None, shape)
 
 
-def _valued(compute: Callable[[NDArray[np.generic]], NDArray[np.generic]], whole: bool, tensor: Arranged) -> Arranged:
-    """The tensor with its values changed: of dense ones that only move in their own dtype, else in float32."""
-    *lead, rows, columns = (1, *tensor.shape) if len(tensor.shape) == 1 else tensor.shape
-    shape = (*lead, columns, rows) if whole else tensor.shape
-    dtype = tensor.weight.scheme.values_dtype if whole else "f32"
-    per_block, block = (rows, columns) if whole else (1, 1)
-    return Arranged(made(tensor.weight, tensor.rows, shape, dtype, per_block, block, compute), None, shape)
+def _valued(op: ValueOp, compute: Compute, tensor: Arranged) -> Arranged:
+    """The tensor with its values changed, in float32; transposed ones keep their dtype."""
+    if isinstance(op, Transpose):
+        weight = transposed(tensor.weight, tensor.rows, tensor.shape)
+    else:
+        weight = made(tensor.weight, tensor.rows, tensor.shape, "f32", 1, 1, compute)
+    return Arranged(weight, None, weight.shape)
 
 
 def _settled(tensor: Arranged, rows: bool = False) -> Arranged:

@@ -79,7 +79,7 @@ def translated(weights: dict[str, Weight], architecture: Architecture, source: s
 
 def contents(weight: Weight, rows: np.ndarray | None = None) -> np.ndarray:
     count = math.prod(weight.shape[:-1])
-    return values_of(weight, np.arange(count) if rows is None else rows)
+    return values_of(weight, rows, 0, count if rows is None else len(rows))
 
 
 @pytest.mark.parametrize("architecture", FAMILIES, ids=lambda a: a.name)
