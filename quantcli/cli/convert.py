@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -221,8 +222,8 @@ def show_plan(plan: Plan, out: Output) -> None:
     ]
     titles = ("weight", "shape", "from", "to", "route", "grade", "why")
     out.table([Column(title) for title in titles], rows)
-    for tensor in plan.left:
-        out.text(f"left out: {tensor.name}: {tensor.reason}")
+    for line in left_out((tensor.name, tensor.reason) for tensor in plan.left):
+        out.text(line)
     for file in plan.files:
         out.text(f"{size(file.size):>10}  {file.name}")
     out.text(f"{size(plan.nbytes):>10}  in all ({plan.nbytes} bytes), the report aside")
@@ -230,6 +231,19 @@ def show_plan(plan: Plan, out: Output) -> None:
 
 def _was(step: Any) -> str:
     return "-" if step.draft.weight is None else step.draft.weight.scheme.name
+
+
+def left_out(tensors: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each reason why tensors (name, reason) have no place in the output."""
+    names: dict[str, list[str]] = {}
+    for name, reason in tensors:
+        names.setdefault(reason, []).append(name)
+    return [
+        f"left out: {listed[0]}: {reason}"
+        if len(listed) == 1
+        else f"left out: {len(listed)} tensors, {listed[0]} the first: {reason}"
+        for reason, listed in names.items()
+    ]
 
 
 def show_report(report: dict[str, Any], out: Output) -> None:
@@ -241,8 +255,8 @@ def show_report(report: dict[str, Any], out: Output) -> None:
     split = f" in {len(report['files'])} parts" if report["target"] == "gguf" and len(report["files"]) > 1 else ""
     out.text(f"{report['output']}{split}: {size(report['bytes'])}, {len(report['weights'])} weights: {schemes}")
     out.text(f"  {routes}; {grades}" + (f"; {totals['fallbacks']} fallbacks" if totals["fallbacks"] else ""))
-    for tensor in report["left_out"]:
-        out.text(f"  left out: {tensor['name']}: {tensor['reason']}")
+    for line in left_out((tensor["name"], tensor["reason"]) for tensor in report["left_out"]):
+        out.text(f"  {line}")
     worst = max(report["weights"], key=lambda w: w["relative_rmse"])
     if worst["relative_rmse"]:
         out.text(f"  largest relative RMSE {worst['relative_rmse']:.4f} ({worst['name']})")

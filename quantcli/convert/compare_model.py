@@ -143,12 +143,13 @@ def tokenizers(a: Checkpoint, b: Checkpoint) -> tuple[tuple[TokenizerDifference,
     ours, theirs = (_vocabulary(source, label, notes) for label, source in (("A", a), ("B", b)))
     if ours is None or theirs is None:
         return (), [*notes, "tokenizers are not compared."]
-    lists = [
+    lists: list[tuple[str, Sequence[Any], Sequence[Any]]] = [
         ("tokens", ours.tokens, theirs.tokens),
         ("token types", ours.types, theirs.types),
-        ("scores", ours.scores or (), theirs.scores or ()),
         ("merges", ours.merges, theirs.merges),
     ]
+    if _has_scores(a) and _has_scores(b):
+        lists.append(("scores", ours.scores or (), theirs.scores or ()))
     found = [_in_lists(what, first, second) for what, first, second in lists]
     found += [_in_maps("settings", _flags(ours), _flags(theirs)), _in_maps("special tokens", *_special(ours, theirs))]
     found.append(_in_maps("chat templates", _templates(ours), _templates(theirs)))
@@ -157,6 +158,11 @@ def tokenizers(a: Checkpoint, b: Checkpoint) -> tuple[tuple[TokenizerDifference,
     except NotPossible as refused:
         notes.append(f"{refused} What the tokenizers make of texts is not compared.")
     return tuple(difference for difference in found if difference.count), notes
+
+
+def _has_scores(source: Checkpoint) -> bool:
+    """Whether scores are the source's own: those of a `tokenizer.json` alone are the order of its merges."""
+    return source.names == "gguf" or Files(source.root).has(folders.MODEL)
 
 
 def _encoder(source: Checkpoint, vocabulary: Vocabulary) -> Encode:

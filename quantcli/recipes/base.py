@@ -58,9 +58,9 @@ class Subject:
 
     @cached_property
     def spellings(self) -> tuple[str, ...]:
-        """What a pattern is tried on: the full name, the module path, the GGUF name, then the others likewise."""
-        names = [self.name, self.module] if self.gguf is None else [self.name, self.module, self.gguf]
-        return (*names, *(spelling for other in self.others for spelling in (other, other.removesuffix(".weight"))))
+        """What a pattern is tried on: each dialect's full name, and its module path."""
+        names = (self.name, *([] if self.gguf is None else [self.gguf]), *self.others)
+        return tuple(spelling for name in names for spelling in (name, name.removesuffix(".weight")))
 
 
 @dataclass(frozen=True)

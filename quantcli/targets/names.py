@@ -5,17 +5,21 @@ A model that has no table keeps its names where source and target are both folde
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
 from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture, Found, Hyperparameters
 from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Left
 
+#: Names of architectures that a file may be called by.
+SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 #: How errors call the dialects.
 SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
 
@@ -30,11 +34,15 @@ class Named:
 
     @property
     def subject(self) -> Subject:
-        """What recipes see of it: its name in this target, in GGUF, and where those differ in the other folders."""
+        """What recipes see of it: its name in this target, in GGUF, and where those differ in the other folders.
+
+        Of stacked experts they see the first's name where a dialect names each.
+        """
         shape = self.source.shape
         if self.found is None:
             return Subject(self.name, shape=shape)
-        hf, gguf, mlx = (self.found.name(dialect) for dialect in ("hf", "gguf", "mlx"))
+        first = None if self.name == self.found.name("hf") else 0
+        hf, gguf, mlx = (self.found.name(dialect, first) for dialect in ("hf", "gguf", "mlx"))
         name = hf if self.name == gguf else self.name
         others = tuple(other for other in dict.fromkeys((hf, mlx)) if other != name)
         return Subject(name, gguf, self.found.row.role, shape, others)
@@ -106,7 +114,7 @@ class Model:
         if is_tied and architecture.role(name) == "output":
             return "the embedding is used for it (tie_word_embeddings)"
         if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self._is_beyond(name):
-            return f"a layer for multi-token prediction, which {SAID[target]} do not have"
+            return f"for multi-token prediction, which has no place in {SAID[target]}"
         return None
 
     def refuse_incomplete(self) -> None:
@@ -147,12 +155,13 @@ class Model:
 def unknown(source: Checkpoint) -> str:
     """That a model's architecture has no table, and what to do."""
     if source.names == "gguf":
-        name = source.metadata.get("general.architecture")
-        said = f"general.architecture {getattr(name, 'value', name)!r}"
+        stated = source.metadata.get("general.architecture")
+        key, name = "general.architecture", getattr(stated, "value", stated)
         known = ", ".join(sorted({a.gguf for a in models.FAMILIES}))
     else:
-        said, known = f"model_type {source.config.get('model_type')!r}", ", ".join(models.KINDS)
+        key, name, known = "model_type", source.config.get("model_type"), ", ".join(models.KINDS)
+    file = f"{name.replace('-', '_')}.py" if isinstance(name, str) and SPELLING.fullmatch(name) else "NAME.py"
     return (
-        f"{source.root}: {said} is not known, so its tensors have no names in the other dialect; known are {known}: a "
-        "further one is a file in quantcli/models, as quantcli/models/TEMPLATE.md says."
+        f"{source.root}: {key} {shown(name)} is not known, so its tensors have no names in the other dialect; known "
+        f"are {known}: to add it, write quantcli/models/{file} as quantcli/models/TEMPLATE.md says."
     )

@@ -17,6 +17,9 @@ from quantcli.convert.difference import BLOCK, between, equal_in
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.sources.detect import open_source
 from tests.builders import llama_gguf, tiny_llama
+from tests.conversions import converted
+
+SPM = Path(__file__).resolve().parent.parent / "data" / "tokenizers" / "kinds" / "spm-llama"
 
 Q, K = "model.layers.1.self_attn.q_proj.weight", "model.layers.1.self_attn.k_proj.weight"
 DOWN, NORM = "model.layers.0.mlp.down_proj.weight", "model.norm.weight"
@@ -308,6 +311,19 @@ def test_tokenizers_are_compared_part_by_part(llama: Path, tmp_path: Path) -> No
     (folder / "tokenizer.json").unlink()
     found = compared(llama, folder)
     assert found.tokenizer == () and "B: has no tokenizer that can be read" in found.notes[0]
+
+
+def test_scores_that_a_folder_does_not_hold_are_no_difference(tmp_path: Path) -> None:
+    """tokenizer.json has merges instead, in the same order; what comes of both is compared."""
+    source = tiny_llama(tmp_path / "source", vocab_size=432)
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
+        shutil.copyfile(SPM / name, source / name)
+    converted(source, tmp_path / "a.gguf")
+    converted(tmp_path / "a.gguf", tmp_path / "mlx")
+    assert not (tmp_path / "mlx" / "tokenizer.model").exists()
+    assert compared(tmp_path / "a.gguf", tmp_path / "mlx").tokenizer == ()
+    assert compared(source, tmp_path / "mlx").tokenizer == ()
+    assert compared(source, tmp_path / "a.gguf").tokenizer == ()
 
 
 def test_a_glob_takes_names_of_either_dialect(llama: Path, tmp_path: Path) -> None:

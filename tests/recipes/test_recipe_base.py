@@ -13,7 +13,7 @@ BIAS = Subject("model.layers.3.self_attn.q_proj.bias", "blk.3.attn_q.bias", "att
 
 def test_subject_spellings() -> None:
     assert DOWN.module == "model.layers.3.mlp.down_proj"
-    assert DOWN.spellings == (DOWN.name, DOWN.module, DOWN.gguf)
+    assert DOWN.spellings == (DOWN.name, DOWN.module, DOWN.gguf, "blk.3.ffn_down")
     assert Subject("a.weight").spellings == ("a.weight", "a")
     assert BIAS.module == BIAS.name
 

@@ -1,0 +1,81 @@
+"""Families whose dialects differ most: over MLX to GGUF, names in overrides, how two dialects compare."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from quantcli.convert.compare import Verdict, chosen, compare
+from quantcli.sources.detect import open_source
+from tests.conversions import converted, schemes
+from tests.convert.test_golden_arch import DATA, hashes, reference, write_model
+
+#: What their tables do: experts stacked, taken apart and transposed, rows permuted, split and regrouped, norms shifted,
+#: `kv_b` cut in two, -exp(A_log), layers left out.
+CASES = (
+    "deepseek_v2", "deepseek_v3", "falcon", "gemma2", "glm4_moe", "gpt_neox", "gpt_oss", "gpt_oss_mxfp4", "llama", "mamba",
+    "mixtral", "phi3", "qwen3_moe", "stablelm_qk4",
+)  # fmt: skip
+DOWN = (
+    "blk.1.ffn_down_exps.weight",
+    "blk.1.ffn_down_exps",
+    "model.layers.1.block_sparse_moe.experts.*.w2",
+    "model.layers.1.block_sparse_moe.switch_mlp.down_proj",
+    "model.layers.1.block_sparse_moe.switch_mlp.down_proj.weight",
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of the cases, and of `mixtral` the GGUF file and the MLX folder."""
+    root = tmp_path_factory.mktemp("models")
+    for case in CASES:
+        write_model(root / case, case, reference(case)["source"])
+    tokenizer = DATA / "tokenizers" / "micro-llama"
+    for file in tokenizer.glob("tokenizer*.json"):
+        for case in CASES:
+            shutil.copy(file, root / case)
+    converted(root / "mixtral", root / "mixtral.gguf")
+    converted(root / "mixtral", root / "mixtral-mlx")
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_over_mlx_to_gguf(models: dict[str, Path], tmp_path: Path, case: str) -> None:
+    """The same tensors as without the detour, all to the last bit."""
+    converted(models[case], tmp_path / "straight.gguf")
+    converted(models[case], tmp_path / "mlx")
+    converted(tmp_path / "mlx", tmp_path / "over.gguf")
+    assert hashes(tmp_path / "over.gguf") == hashes(tmp_path / "straight.gguf")
+
+
+@pytest.mark.parametrize("source", ["mixtral", "mixtral.gguf", "mixtral-mlx"])
+@pytest.mark.parametrize("pattern", DOWN)
+def test_an_override_may_use_the_names_of_any_dialect(
+    models: dict[str, Path], tmp_path: Path, source: str, pattern: str
+) -> None:
+    report = converted(models[source], tmp_path / "mlx", overrides=(f"{pattern}=affine8-g32",))
+    assert not report["warnings"]
+    changed = {name for name, scheme in schemes(tmp_path / "mlx").items() if scheme == "affine8-g32"}
+    assert changed == {"model.layers.1.block_sparse_moe.switch_mlp.down_proj.weight"}
+
+
+def test_an_override_for_one_expert_matches_nothing_where_they_are_stacked(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    one = ("model.layers.1.block_sparse_moe.experts.2.w2=f32",)
+    report = converted(models["mixtral.gguf"], tmp_path / "mlx", overrides=one)
+    assert "matches no weight" in report["warnings"][0]
+    converted(models["mixtral.gguf"], tmp_path / "hf", to="hf", overrides=one)
+    wide = {name for name, scheme in schemes(tmp_path / "hf").items() if scheme == "f32"}
+    assert wide == {"model.layers.1.block_sparse_moe.experts.2.w2.weight"}
+
+
+@pytest.mark.parametrize(("a", "b"), [("mixtral", "mixtral.gguf"), ("mixtral-mlx", "mixtral.gguf"), ("mixtral-mlx", "mixtral")])
+def test_stacked_experts_are_compared_with_their_like(models: dict[str, Path], a: str, b: str) -> None:
+    first, second = open_source(models[a]), open_source(models[b])
+    found = compare(first, second, chosen(first, second, None), 1 << 28, 2, lambda _count, _name: None)
+    assert len(found.weights) == 41 and {weight.verdict for weight in found.weights} == {Verdict.EQUAL}
+    assert not (found.only_a or found.only_b or found.fields or found.tokenizer)
