@@ -13,7 +13,7 @@ Row operations act on parts where every index of every part is one row, else on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 
 import numpy as np
@@ -99,14 +99,13 @@ def take_codes(codes: Codes, rows: NDArray[np.int64]) -> Codes:
 def carry(
     parts: Parts, source: Scheme, target: Scheme, route: Route, *, rows: NDArray[np.int64] | None,
     rowwise: bool, via: str | None, measured: bool, device: Device,
-    importance: Importance | None = None, turn: Callable[[Array], Array] | None = None,
+    importance: Importance | None = None,
 ) -> tuple[Parts, Error]:  # fmt: skip
     """One slab from its source parts to its target parts, with the error that this adds.
 
     rows: the slab's source row of each target row, None where the order stays. rowwise: the source's parts may be
     permuted. via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is
-    computed. importance: of the slab's columns. turn: what becomes of values before they are encoded. Raises
-    `DoesNotFit`.
+    computed. importance: of the slab's columns. Raises `DoesNotFit`.
     """
     if rows is not None and rowwise:
         parts = {name: part[rows] for name, part in parts.items()}
@@ -119,7 +118,6 @@ def carry(
         return target.repack(codes) if measured else (target.pack(codes), Error())
     values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
     values = values if rows is None else values[rows]
-    values = values if turn is None else turn(values)
     if via is None or not isinstance(source, Dense):
         return target.encode(values, device, importance)
     encoded, error = target.encode(cast(values, via), device, importance)

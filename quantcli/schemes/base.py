@@ -215,11 +215,6 @@ class Scheme:
     family: str = ""
 
     @property
-    def turned(self) -> bool:
-        """Whether its rows are the columns of the dense tensor of that name: gpt-oss's experts."""
-        return False
-
-    @property
     def codes_part(self) -> str | None:
         """The part that holds codes and nothing else; None where codes and scales share a part."""
         return None

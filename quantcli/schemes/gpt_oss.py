@@ -43,10 +43,6 @@ class GptOss(Scheme):
         return "mxfp4"
 
     @property
-    def turned(self) -> bool:
-        return True
-
-    @property
     def codes_part(self) -> str:
         return "blocks"
 
