@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ from quantcli.schemes.base import Parts, PartSpec, matrix_shape
 from quantcli.schemes.dense import Dense
 
 Rows = NDArray[np.int64]
+
+#: Values of a block of rows to those of another.
+Compute = Callable[[NDArray[np.generic]], NDArray[np.generic]]
 
 #: Rows that lie at most so far apart are read in one piece, what is between them included.
 NEAR = 8
@@ -98,8 +102,9 @@ def _overlaps(
 class Made:
     """Values in `dtype` computed from `rows` (None: all, in order) of a weight, one block of rows after another.
 
-    per_block: so many of those rows make `block` rows here. compute: (blocks, per_block, columns) -> (blocks, block,
-    columns here). offset: where in the whole this part begins, should it be a section of it.
+    per_block: so many of those rows make `block` rows here. compute: (per_block, columns) -> (block, columns here);
+    None: the block is transposed, so that a range of rows needs those columns alone. offset: where in the whole this
+    part begins, should it be a section of it.
     """
 
     weight: Weight
@@ -108,7 +113,7 @@ class Made:
     dtype: str
     per_block: int
     block: int
-    compute: Callable[[NDArray[np.generic]], NDArray[np.generic]]
+    compute: Compute | None
     offset: int = 0
     stored = False
 
@@ -129,13 +134,26 @@ class Made:
         if axis == 1:
             return self.read()[:, start:stop]
         start, stop = start + self.offset, (rows if stop is None else stop) + self.offset
-        first, last = start // self.block, -(-stop // self.block)
-        low, high = first * self.per_block, last * self.per_block
-        wanted = np.arange(low, high) if self.rows is None else self.rows[low:high]
-        values = values_of(self.weight, wanted)
-        blocks = values.reshape(last - first, self.per_block, values.shape[-1])
-        made = self.compute(blocks).astype(numpy_dtype(self.dtype), copy=False).reshape(-1, columns)
-        return made[start - first * self.block : stop - first * self.block]
+        out = np.empty((stop - start, columns), numpy_dtype(self.dtype))
+        for low, high in self._pieces(start, stop):
+            out[low - start : high - start] = self._piece(low, high)
+        return out
+
+    def _pieces(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The range cut at the edges of blocks; what is computed row by row stays one."""
+        if self.block == 1:
+            return [(start, stop)] if start < stop else []
+        edges = [start, *range((start // self.block + 1) * self.block, stop, self.block), stop]
+        return [(low, high) for low, high in pairwise(edges) if low < high]
+
+    def _piece(self, low: int, high: int) -> Array:
+        """A range of rows within one block, or of rows that are made one by one."""
+        if self.block == self.per_block == 1 and self.compute is not None:
+            return self.compute(values_of(self.weight, self.rows, low, high))
+        first = low // self.block
+        values = values_of(self.weight, self.rows, first * self.per_block, (first + 1) * self.per_block)
+        low, high = low - first * self.block, high - first * self.block
+        return values[:, low:high].T if self.compute is None else self.compute(values)[low:high]
 
     def read_bytes(self, start: int, stop: int) -> Array:
         width = matrix_shape(self.shape)[1] * DTYPES[self.dtype].bits // 8
@@ -197,11 +215,14 @@ def _runs(wanted: Rows, align: int, total: int) -> list[tuple[int, int]]:
     ]
 
 
-def values_of(weight: Weight, wanted: Rows) -> Array:
-    """Some rows' values: a dense weight's as stored, of others float32."""
-    parts, local = take(weight, wanted)
+def values_of(weight: Weight, rows: Rows | None, start: int, stop: int) -> Array:
+    """The values of rows start..stop of those in `rows` (None: of all): a dense weight's as stored, else float32."""
+    specs = weight.scheme.layout(weight.shape)
+    wanted = np.arange(start, stop) if rows is None else rows[start:stop]
+    plain = rows is None and all(spec.rows == 1 for spec in specs.values())
+    parts, local = (read_rows(weight, specs, start, stop), None) if plain else take(weight, wanted)
     values: Array = parts["weight"] if isinstance(weight.scheme, Dense) else weight.scheme.decode(parts)
-    return values[local]
+    return values if local is None else values[local]
 
 
 def join(weights: Sequence[Weight]) -> Weight:
@@ -245,7 +266,7 @@ def _joining_axis(weights: Sequence[Weight]) -> int | None:
 
 def decoded(weight: Weight, dtype: str) -> Weight:
     """The weight's values."""
-    return made(weight, None, matrix_shape(weight.shape), dtype, 1, 1, lambda blocks: blocks)
+    return made(weight, None, matrix_shape(weight.shape), dtype, 1, 1, lambda block: block)
 
 
 def section(weight: Weight, start: int, stop: int) -> Weight | None:
@@ -272,21 +293,20 @@ def reshaped(weight: Weight, shape: tuple[int, ...]) -> Weight:
 def flattened(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Weight:
     """Rows of a weight, their values one after another in another shape; made whole, so for small ones."""
     count = matrix_shape(weight.shape)[0] if rows is None else len(rows)
-    return made(weight, rows, shape, weight.scheme.values_dtype, count, matrix_shape(shape)[0], lambda blocks: blocks)
+    height, width = matrix_shape(shape)
+    dtype = weight.scheme.values_dtype
+    return made(weight, rows, shape, dtype, count, height, lambda block: block.reshape(height, width))
 
 
 def transposed(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Weight:
     """Rows of a weight that make matrices of `shape`, each transposed; dense, in the dtype that holds its values."""
     *leading, height, width = shape
-    return made(
-        weight, rows, (*leading, width, height), weight.scheme.values_dtype, height, width,
-        lambda blocks: np.ascontiguousarray(blocks.swapaxes(1, 2)),
-    )  # fmt: skip
+    return made(weight, rows, (*leading, width, height), weight.scheme.values_dtype, height, width, None)
 
 
 def made(
     weight: Weight, rows: Rows | None, shape: tuple[int, ...], dtype: str, per_block: int, block: int,
-    compute: Callable[[NDArray[np.generic]], NDArray[np.generic]],
+    compute: Compute | None,
 ) -> Weight:  # fmt: skip
     """A dense weight whose values are computed; see `Made`."""
     part = Made(weight, rows, shape, dtype, per_block, block, compute)

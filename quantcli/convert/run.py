@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import DTYPES, FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.convert.measure import difference
 from quantcli.convert.routes import Route, carry
-from quantcli.convert.slabs import GPU_ELEMENTS, Slab, cut, is_strided, place, read, rowwise, work_bytes
+from quantcli.convert.slabs import GPU_ELEMENTS, Slab, cut, is_blocked, is_strided, place, read, rowwise, work_bytes
 from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import Workplace, surroundings
@@ -223,7 +223,7 @@ class _Work:
 
 def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[Slab]:
     """The slabs of a step, so small that those of all workers stay within the memory that is allowed."""
-    largest = STRIDED_SLAB if is_strided(step.draft) else CPU_SLAB
+    largest = STRIDED_SLAB if is_strided(step.draft) or is_blocked(step.draft) else CPU_SLAB
     if resources.device is Device.MLX:
         largest = GPU_ELEMENTS * (work or work_bytes(step.draft, step.route))
     budget = min(resources.max_memory // resources.workers, largest)

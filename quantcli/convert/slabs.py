@@ -42,7 +42,8 @@ def work_bytes(draft: Draft, route: Route) -> int:
     if route is Route.REPACK:
         return KERNEL_BYTES
     is_dense = draft.weight is not None and isinstance(draft.weight.scheme, Dense)
-    return KERNEL_BYTES if is_dense and route is Route.QUANTIZE and draft.rows is None else WORK_BYTES
+    light = Route.QUANTIZE if draft.rows is None else None
+    return KERNEL_BYTES if is_dense and route in (light, Route.COPY) else WORK_BYTES
 
 
 def is_strided(draft: Draft) -> bool:
@@ -51,6 +52,11 @@ def is_strided(draft: Draft) -> bool:
     return weight is not None and any(
         spec.axis == 1 and len(spec.shape) > 1 for spec in weight.scheme.layout(weight.shape).values()
     )
+
+
+def is_blocked(draft: Draft) -> bool:
+    """Whether rows are made in blocks (transposed matrices), so that each slab reads whole ones."""
+    return draft.weight is not None and any(part.block > 1 for part in draft.weight.parts.values())
 
 
 def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | None = None) -> list[Slab]:

@@ -42,7 +42,8 @@ DIALECTS = ("hf", "gguf", "mlx")
 class Tensor:
     """One row of the table. mlx: its pattern in MLX folders, None: as in Hugging Face's.
 
-    optional: models do without it. f32: it stays float32 in every dialect.
+    optional: models do without it. f32: it stays float32 in every dialect. beside: of several rows with one GGUF name,
+    this one is meant where that GGUF tensor (a pattern) is there too.
     """
 
     hf: str
@@ -53,6 +54,7 @@ class Tensor:
     mlx_ops: tuple[Op, ...] = ()
     optional: bool = False
     f32: bool = False
+    beside: str | None = None
 
     @property
     def role(self) -> str:

@@ -43,13 +43,11 @@ class ShapeOp(Protocol):
 
 @runtime_checkable
 class ValueOp(Protocol):
-    """`apply` and `undo`: matrices (n, rows, columns) to matrices. whole: it needs whole matrices, not single rows."""
+    """`apply` and `undo`: values to values, of single rows; `Transpose` needs whole matrices."""
 
-    whole: bool
+    def apply(self, values: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
-    def apply(self, matrices: NDArray[np.generic]) -> NDArray[np.generic]: ...
-
-    def undo(self, matrices: NDArray[np.generic]) -> NDArray[np.generic]: ...
+    def undo(self, values: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
 
 Op = RowOp | ShapeOp | ValueOp
@@ -178,26 +176,22 @@ class MoveAxis:
 class AddOne:
     """A norm's weight that Hugging Face stores as its distance from 1."""
 
-    whole = False
+    def apply(self, values: NDArray[np.generic]) -> Floats:
+        return values.astype(np.float32) + np.float32(1)
 
-    def apply(self, matrices: NDArray[np.generic]) -> Floats:
-        return matrices.astype(np.float32) + np.float32(1)
-
-    def undo(self, matrices: NDArray[np.generic]) -> Floats:
-        return matrices.astype(np.float32) - np.float32(1)
+    def undo(self, values: NDArray[np.generic]) -> Floats:
+        return values.astype(np.float32) - np.float32(1)
 
 
 @dataclass(frozen=True)
 class NegExp:
     """Mamba's A from its logarithm: -exp(A_log), rounded to float32 once."""
 
-    whole = False
+    def apply(self, values: NDArray[np.generic]) -> Floats:
+        return -np.exp(values.astype(np.float64)).astype(np.float32)
 
-    def apply(self, matrices: NDArray[np.generic]) -> Floats:
-        return -np.exp(matrices.astype(np.float64)).astype(np.float32)
-
-    def undo(self, matrices: NDArray[np.generic]) -> Floats:
-        return np.log(-matrices.astype(np.float64)).astype(np.float32)
+    def undo(self, values: NDArray[np.generic]) -> Floats:
+        return np.log(-values.astype(np.float64)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -205,9 +199,8 @@ class Transpose:
     """Each matrix transposed. unless: the scheme whose weights Hugging Face's dialect has transposed already."""
 
     unless: str | None = None
-    whole = True
 
-    def apply(self, matrices: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.ascontiguousarray(matrices.swapaxes(1, 2))
+    def apply(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        return values.swapaxes(-1, -2)
 
     undo = apply

@@ -11,12 +11,11 @@ value operations make dense values of it. Operations that both arrangements begi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantcli.checkpoint import Weight
 from quantcli.errors import BadInput
@@ -25,7 +24,7 @@ from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.ops import Op, RowOp, Rows, Shape, ShapeOp, Take, Transpose, ValueOp
 from quantcli.schemes.base import matrix_shape
 from quantcli.schemes.dense import Dense
-from quantcli.virtual import flattened, join, made, reshaped, section
+from quantcli.virtual import Compute, flattened, join, made, reshaped, section, transposed
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Translation:
         wanted: dict[str, list[_Source]] = {}
         unknown = []
         for name, weight in weights.items():
-            found = self.architecture.find(name, self.source)
+            found = _meant(self.architecture.find(name, self.source), weights)
             if not found:
                 unknown.append(name)
             for one in found:
@@ -97,6 +96,9 @@ class Translation:
 
     def _translated(self, name: str, sources: list[_Source]) -> Translated:
         rows = {source.found.row: None for source in sources}
+        if len({row.hf for row in rows}) > 1:
+            both = " and ".join(source.weight.name for source in sources[:2])
+            raise BadInput(f"{self.label}: {both} are two tensors for {name}: one of them has to go.")
         try:
             gathered = {row: self._gathered([s for s in sources if s.found.row is row]) for row in rows}
             arranged = self._arranged(gathered)
@@ -195,7 +197,7 @@ class Translation:
         if is_turned(op, tensor.weight):
             return tensor
         if isinstance(op, ValueOp):
-            return _valued(op.apply, op.whole, tensor)
+            return _valued(op, op.apply, tensor)
         return self._picked(tensor, ("do", op), lambda rows: op.index(rows, self.hyperparameters))
 
     def _undo(self, op: Op, tensor: Arranged) -> Arranged:
@@ -204,7 +206,7 @@ class Translation:
         if is_turned(op, tensor.weight):
             return tensor
         if isinstance(op, ValueOp):
-            return _valued(op.undo, op.whole, tensor)
+            return _valued(op, op.undo, tensor)
         return self._picked(
             tensor, ("undo", op), lambda rows: np.argsort(op.index(rows, self.hyperparameters), kind="stable")
         )
@@ -220,6 +222,16 @@ class Translation:
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
+
+
+def _meant(found: Sequence[Found], names: Collection[str]) -> Sequence[Found]:
+    """Of rows that stand for different tensors under one name those that are meant, by what is there beside it."""
+    if len({one.row.hf for one in found}) < 2:
+        return found
+    beside = [
+        one for one in found if one.row.beside and f"{one.row.beside.replace('{i}', str(one.layer))}.weight" in names
+    ]
+    return beside or [one for one in found if one.row.beside is None]
 
 
 def _each(index: Rows, rows: int, matrices: int) -> Rows:
@@ -250,13 +262,13 @@ def _columns(tensor: Arranged) -> Arranged:
     return Arranged(reshaped(tensor.weight, shape), None, shape)
 
 
-def _valued(compute: Callable[[NDArray[np.generic]], NDArray[np.generic]], whole: bool, tensor: Arranged) -> Arranged:
-    """The tensor with its values changed: of dense ones that only move in their own dtype, else in float32."""
-    *lead, rows, columns = (1, *tensor.shape) if len(tensor.shape) == 1 else tensor.shape
-    shape = (*lead, columns, rows) if whole else tensor.shape
-    dtype = tensor.weight.scheme.values_dtype if whole else "f32"
-    per_block, block = (rows, columns) if whole else (1, 1)
-    return Arranged(made(tensor.weight, tensor.rows, shape, dtype, per_block, block, compute), None, shape)
+def _valued(op: ValueOp, compute: Compute, tensor: Arranged) -> Arranged:
+    """The tensor with its values changed, in float32; transposed ones keep their dtype."""
+    if isinstance(op, Transpose):
+        weight = transposed(tensor.weight, tensor.rows, tensor.shape)
+    else:
+        weight = made(tensor.weight, tensor.rows, tensor.shape, "f32", 1, 1, compute)
+    return Arranged(weight, None, weight.shape)
 
 
 def _settled(tensor: Arranged, rows: bool = False) -> Arranged:

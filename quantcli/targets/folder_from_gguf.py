@@ -29,8 +29,9 @@ def config(source: Checkpoint, settings: Settings) -> dict[str, Any]:
 
     def values(name: str) -> Sequence[float]:
         weight = source.weights[name]
-        rows = np.arange(max(1, math.prod(weight.shape[:-1])))
-        found: list[float] = values_of(weight, rows).astype(np.float64).reshape(-1).tolist()
+        found: list[float] = (
+            values_of(weight, None, 0, math.prod(weight.shape[:-1])).astype(np.float64).reshape(-1).tolist()
+        )
         return found
 
     return models.config_from_gguf(source.metadata, shapes, values, dtype, str(source.root))

@@ -26,8 +26,10 @@ SIZES = Hyperparameters("", LAYERS, 64, 32, 32, 4, 2, 8, 1e-6, 32, Rope(), exper
 
 
 def names(architecture: Architecture, dialect: str) -> list[str]:
-    """Every name of a model that has all tensors of its table."""
-    patterns = dict.fromkeys((row.pattern(dialect), s) for row in architecture.tensors for s in row.suffixes)
+    """Every name of a model that has all tensors of its table, of alternatives the one with something beside it."""
+    hidden = {row.gguf for row in architecture.tensors if row.beside}
+    rows = [row for row in architecture.tensors if row.beside or row.gguf not in hidden]
+    patterns = dict.fromkeys((row.pattern(dialect), s) for row in rows for s in row.suffixes)
     return [
         f"{pattern}.{suffix}".removesuffix(".").replace("{i}", str(i)).replace("{e}", str(e))
         for pattern, suffix in patterns
@@ -77,7 +79,7 @@ def translated(weights: dict[str, Weight], architecture: Architecture, source: s
 
 def contents(weight: Weight, rows: np.ndarray | None = None) -> np.ndarray:
     count = math.prod(weight.shape[:-1])
-    return values_of(weight, np.arange(count) if rows is None else rows)
+    return values_of(weight, rows, 0, count if rows is None else len(rows))
 
 
 @pytest.mark.parametrize("architecture", FAMILIES, ids=lambda a: a.name)
@@ -191,6 +193,19 @@ def test_half_of_a_split_tensor_is_refused(tmp_path: Path) -> None:
     half = {"blk.0.attn_k_b.weight": stored("k", (4, 32, 4), Dense("f16"), tmp_path)}
     with pytest.raises(BadInput, match="attn_v_b beside it is missing"):
         one("deepseek_v2", half, "gguf", "hf")
+
+
+def test_of_two_names_for_one_tensor_the_one_is_meant_that_the_others_say(tmp_path: Path) -> None:
+    norm, second = (
+        stored(n, (32,), Dense("f32"), tmp_path) for n in ("blk.0.attn_norm.weight", "blk.0.attn_norm_2.weight")
+    )
+    made = one("falcon", {norm.name: norm}, "gguf", "hf")
+    assert [name for name, _, _ in made] == ["transformer.h.0.input_layernorm.weight"]
+    made = one("falcon", {norm.name: norm, second.name: second}, "gguf", "hf")
+    assert [name for name, _, _ in made] == ["transformer.h.0.ln_mlp.weight", "transformer.h.0.ln_attn.weight"]
+    both = {f"transformer.h.0.{n}.weight": norm for n in ("ln_mlp", "input_layernorm")}
+    with pytest.raises(BadInput, match="are two tensors for blk.0.attn_norm.weight"):
+        one("falcon", both, "hf", "gguf")
 
 
 def test_rows_that_do_not_fit_the_settings_are_refused() -> None:

@@ -1,0 +1,109 @@
+"""Models of every family, there and back: to GGUF as llama.cpp's converter makes it, to MLX, and back as it was.
+
+`tests/data/arch/*/tensors.json` has the names, dtypes and shapes of tiny models' tensors, and for values that follow
+from their names the SHA-256 of what llama.cpp's converter (llama-cpp-python 0.3.36) makes of each. What mlx-lm makes
+is held to its own results on the shared models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from quantcli.containers import safetensors
+from quantcli.sources.detect import open_source
+from tests.conversions import converted
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+CASES = sorted(path.parent.name for path in DATA.glob("arch/*/tensors.json"))
+DTYPES = {"BF16": "bf16", "F32": "f32", "U8": "u8"}
+
+#: torch's exponential is Intel's, which is not rounded correctly: one value in a hundred has another last bit.
+ROUNDED = ("ssm_a",)
+
+
+def contents(name: str, dtype: str, shape: list[int]) -> bytes:
+    """Values that follow from a tensor's name: from 1/64 to 2, either sign."""
+    count = math.prod(shape)
+    mixed = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(crc32(name.encode()))) >> np.uint64(
+        11
+    )
+    if dtype == "U8":  # scales of MXFP4 are exponents
+        return (
+            ((mixed & np.uint64(7)) + 120 if name.endswith("_scales") else mixed & np.uint64(255))
+            .astype("u1")
+            .tobytes()
+        )
+    words = (mixed & np.uint64(0x807F)) | ((np.uint64(0x79) + ((mixed >> np.uint64(8)) % np.uint64(7))) << np.uint64(7))
+    return words.astype("<u2").tobytes() if dtype == "BF16" else (words.astype("<u4") << 16).astype("<u4").tobytes()
+
+
+def write_model(folder: Path, case: str, tensors: dict[str, list[Any]]) -> None:
+    """config.json and weights of a case."""
+    folder.mkdir()
+    for name in ("config.json", "generation_config.json"):
+        if (DATA / "arch" / case / name).is_file():
+            shutil.copy(DATA / "arch" / case / name, folder)
+    specs = {name: (DTYPES[dtype], tuple(shape)) for name, (dtype, shape) in tensors.items()}
+    header, offsets = safetensors.layout(specs, {"format": "pt"})
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(header)
+        for name, (dtype, shape) in tensors.items():
+            file.seek(offsets[name])
+            file.write(contents(name, dtype, shape))
+
+
+def reference(case: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DATA / "arch" / case / "tensors.json").read_text())
+    return found
+
+
+def hashes(path: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
+    """Every tensor of a checkpoint: scheme, shape, SHA-256 of its bytes."""
+    return {
+        name: (
+            w.scheme.name,
+            w.shape,
+            hashlib.sha256(b"".join(p.read_bytes(0, p.nbytes) for p in w.parts.values())).hexdigest(),
+        )
+        for name, w in open_source(path).weights.items()
+    }
+
+
+@pytest.fixture(params=CASES)
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A case's folder, named like it."""
+    case = str(request.param)
+    write_model(tmp_path / case, case, reference(case)["source"])
+    kind = json.loads((DATA / "arch" / case / "reference.json").read_text())["tokenizer"]
+    for file in (DATA / "tokenizers" / "kinds" / kind).glob("*.json"):
+        shutil.copy(file, tmp_path / case)
+    return tmp_path / case
+
+
+def test_to_gguf_as_llama_cpp_does_it_and_back(model: Path, tmp_path: Path) -> None:
+    golden = reference(model.name)
+    file = tmp_path / "model.gguf"
+    converted(model, file, dtype="bf16", to="gguf")
+    made = hashes(file)
+    wanted = {name: (kind.lower(), tuple(shape), sha) for name, (kind, shape, sha) in golden["gguf"].items()}
+    exact = {name for name in wanted if not name.endswith(ROUNDED)}
+    assert {n: made[n] for n in made if n in exact or n not in wanted} == {n: wanted[n] for n in exact}
+    assert {name: entry[:2] for name, entry in made.items()} == {name: entry[:2] for name, entry in wanted.items()}
+    converted(file, tmp_path / "back", to="hf")
+    before = {name: entry for name, entry in hashes(model).items() if name not in golden["dropped"]}
+    assert hashes(tmp_path / "back") == before
+    # The way over MLX's dialect is the same.
+    converted(file, tmp_path / "mlx", to="mlx")
+    converted(tmp_path / "mlx", tmp_path / "again", to="hf")
+    again = hashes(tmp_path / "again")
+    assert again.items() <= before.items()
+    assert all(entry[0] in ("bf16", "f32") for name, entry in before.items() - again.items() if "mtp" in name)
