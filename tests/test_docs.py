@@ -78,3 +78,11 @@ def test_the_tour_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.Monkey
         assert program == "quant"
         result = CliRunner().invoke(app, arguments)
         assert result.stdout.rstrip("\n") == said, f"$ {line}\n{result.stdout}{result.stderr}"
+
+
+def test_every_family_is_in_the_readme() -> None:
+    from quantcli.models import FAMILIES
+
+    for family in FAMILIES:
+        kinds = ", ".join(f"`{kind}`" for kind in family.model_types)
+        assert f"| {family.name} | {kinds} | `{family.gguf}` |" in README, family.name

@@ -101,9 +101,8 @@ def test_to_gguf_as_llama_cpp_does_it_and_back(model: Path, tmp_path: Path) -> N
     converted(file, tmp_path / "back", to="hf")
     before = {name: entry for name, entry in hashes(model).items() if name not in golden["dropped"]}
     assert hashes(tmp_path / "back") == before
-    # The way over MLX's dialect is the same.
+    # The way over MLX's dialect is the same, but that MLX has no layers for multi-token prediction.
     converted(file, tmp_path / "mlx", to="mlx")
     converted(tmp_path / "mlx", tmp_path / "again", to="hf")
-    again = hashes(tmp_path / "again")
-    assert again.items() <= before.items()
-    assert all(entry[0] in ("bf16", "f32") for name, entry in before.items() - again.items() if "mtp" in name)
+    layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
+    assert hashes(tmp_path / "again") == {n: e for n, e in before.items() if f".layers.{layers}." not in n}
