@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from tests.convert.test_golden_arch import DATA, hashes, reference, write_model
 #: `kv_b` cut in two, -exp(A_log), layers left out.
 CASES = (
     "deepseek_v2", "deepseek_v3", "falcon", "gemma2", "glm4_moe", "gpt_neox", "gpt_oss", "gpt_oss_mxfp4", "llama", "mamba",
-    "mixtral", "phi3", "qwen3_moe", "stablelm_qk4",
+    "mixtral", "phi3", "qwen3_moe", "stablelm",
 )  # fmt: skip
 DOWN = (
     "blk.1.ffn_down_exps.weight",
     "blk.1.ffn_down_exps",
     "model.layers.1.block_sparse_moe.experts.*.w2",
+    "model.layers.1.block_sparse_moe.experts.[0-9].w2.weight",
     "model.layers.1.block_sparse_moe.switch_mlp.down_proj",
     "model.layers.1.block_sparse_moe.switch_mlp.down_proj.weight",
 )
@@ -33,9 +35,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     for case in CASES:
         write_model(root / case, case, reference(case)["source"])
-    tokenizer = DATA / "tokenizers" / "micro-llama"
-    for file in tokenizer.glob("tokenizer*.json"):
-        for case in CASES:
+        kind = json.loads((DATA / "arch" / case / "reference.json").read_text())["tokenizer"]
+        for file in (DATA / "tokenizers" / "kinds" / kind).glob("*.json"):
             shutil.copy(file, root / case)
     converted(root / "mixtral", root / "mixtral.gguf")
     converted(root / "mixtral", root / "mixtral-mlx")
@@ -44,11 +45,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_over_mlx_to_gguf(models: dict[str, Path], tmp_path: Path, case: str) -> None:
-    """The same tensors as without the detour, all to the last bit."""
+    """The same tensors as without the detour, all to the last bit; mlx-lm has no layers for multi-token prediction."""
     converted(models[case], tmp_path / "straight.gguf")
     converted(models[case], tmp_path / "mlx")
     converted(tmp_path / "mlx", tmp_path / "over.gguf")
-    assert hashes(tmp_path / "over.gguf") == hashes(tmp_path / "straight.gguf")
+    over, straight = hashes(tmp_path / "over.gguf"), hashes(tmp_path / "straight.gguf")
+    further = {name for name in straight if case == "glm4_moe" and name.startswith("blk.3.")}
+    assert over == {name: entry for name, entry in straight.items() if name not in further}
 
 
 @pytest.mark.parametrize("source", ["mixtral", "mixtral.gguf", "mixtral-mlx"])
@@ -73,7 +76,9 @@ def test_an_override_for_one_expert_matches_nothing_where_they_are_stacked(
     assert wide == {"model.layers.1.block_sparse_moe.experts.2.w2.weight"}
 
 
-@pytest.mark.parametrize(("a", "b"), [("mixtral", "mixtral.gguf"), ("mixtral-mlx", "mixtral.gguf"), ("mixtral-mlx", "mixtral")])
+@pytest.mark.parametrize(
+    ("a", "b"), [("mixtral", "mixtral.gguf"), ("mixtral-mlx", "mixtral.gguf"), ("mixtral-mlx", "mixtral")]
+)
 def test_stacked_experts_are_compared_with_their_like(models: dict[str, Path], a: str, b: str) -> None:
     first, second = open_source(models[a]), open_source(models[b])
     found = compare(first, second, chosen(first, second, None), 1 << 28, 2, lambda _count, _name: None)

@@ -87,7 +87,10 @@ def test_there_and_back(folder: Path, newcomer: Architecture, tmp_path: Path) ->
 
 
 def test_without_it_the_template_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotPossible, match=r"'newcomer' is not known.*write quantcli/models/newcomer.py as quantcli/models/TEMPLATE.md says"):
+    with pytest.raises(
+        NotPossible,
+        match=r"'newcomer' is not known.*write quantcli/models/newcomer.py as quantcli/models/TEMPLATE.md says",
+    ):
         converted(folder, tmp_path / "a.gguf", to="gguf")
     report = converted(folder, tmp_path / "mlx", to="mlx")
     assert any("names are kept as they are" in warning for warning in report["warnings"])
