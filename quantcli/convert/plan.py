@@ -111,7 +111,9 @@ def _fallbacks(steps: Iterable[Step]) -> list[str]:
         if step.wanted is not None:
             kinds.setdefault((step.wanted, step.scheme.name), []).append(step)
     return [
-        f"{len(found)} weights fall back from {wanted} to {got}, {found[0].name} the first ({found[0].reason})."
+        f"{found[0].name} falls back from {wanted} to {got} ({found[0].reason})."
+        if len(found) == 1
+        else f"{len(found)} weights fall back from {wanted} to {got}, {found[0].name} the first ({found[0].reason})."
         for (wanted, got), found in kinds.items()
     ]
 

@@ -16,8 +16,8 @@ from tests.convert.test_golden_arch import DATA, hashes, reference, write_model
 #: What their tables do: experts stacked, taken apart and transposed, rows permuted, split and regrouped, norms shifted,
 #: `kv_b` cut in two, -exp(A_log), layers left out.
 CASES = (
-    "deepseek_v2", "deepseek_v3", "falcon", "gemma2", "glm4_moe", "gpt_neox", "gpt_oss", "gpt_oss_mxfp4", "llama", "mamba",
-    "mixtral", "phi3", "qwen3_moe", "stablelm",
+    "deepseek_v2", "deepseek_v3", "falcon", "gemma2", "glm4_moe", "gpt_neox", "gpt_oss", "gpt_oss_mxfp4", "llama",
+    "mamba", "mixtral", "phi3", "qwen3_moe", "stablelm",
 )  # fmt: skip
 DOWN = (
     "blk.1.ffn_down_exps.weight",
