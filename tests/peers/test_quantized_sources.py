@@ -56,6 +56,7 @@ APART = {
 }
 #: Further ones in GGUF, whose scales and biases are f16 and whose types are fewer.
 APART_IN_GGUF = {
+    "bnb-int8": (KEPT, "scales are rounded to f16"),
     "ct-mxfp8": (FALLEN, "GGUF has no type of 8-bit floats"),
     "fp8-ue8m0": (FALLEN, "GGUF has no type of 8-bit floats"),
 }
