@@ -5,6 +5,7 @@ and of the MLX folder and the GGUF made of it, are those that the packer knows.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -295,3 +296,41 @@ def test_biases_of_the_model(tmp_path: Path) -> None:
     converted(tmp_path / "q", tmp_path / "q.gguf")
     converted(tmp_path / "dense", tmp_path / "dense.gguf", scheme="f32")
     near(values(tmp_path / "q.gguf"), values(tmp_path / "dense.gguf"), 1e-6)
+
+
+#: Folder of the model, its tokenizer, the ends of experts' names.
+EXPERTS = {
+    "mixtral": ("spm-llama", (".w1.weight", ".w2.weight", ".w3.weight", "_proj.weight")),
+    "qwen3_moe": ("bpe-qwen2", ("_proj.weight",)),
+}
+
+
+@pytest.mark.parametrize("quantizer", ["gptq-4-g32-v2", "ct-7-g32", "gptq-4-g32-asym", "fp8-32x32"])
+@pytest.mark.parametrize("model", EXPERTS)
+def test_experts_one_by_one(shared: Path, tmp_path: Path, model: str, quantizer: str) -> None:
+    """Each expert is a module of its own; MLX and GGUF stack them, codes as they are."""
+    variant = {
+        "ct-7-g32": compressed(7, 32, ("affine8-g32",), "q8_0"),
+        "gptq-4-g32-asym": gptq(4, 32, "gptq", ("affine4-g32",), "q4_1", **ROUNDED),
+        "fp8-32x32": fp8(32, 32),
+        **VARIANTS,
+    }[quantizer]
+    folder, (tokenizer, ends) = shared / "fixtures" / "arch" / model, EXPERTS[model]
+    dense = values(folder)
+    meant = written(
+        tmp_path, dense, json.loads((folder / "config.json").read_text()), variant.settings, variant.pack,
+        lambda name: name.endswith(ends) and ".layers." in name,
+    )  # fmt: skip
+    for kind in ("q", "dense"):
+        for path in (shared / "fixtures" / "arch" / "_tokenizers" / tokenizer).iterdir():
+            shutil.copyfile(path, tmp_path / kind / path.name)
+    assert len(meant) == len(dense)
+    report = converted(tmp_path / "q", tmp_path / "mlx", scale_dtype="f32")
+    converted(tmp_path / "dense", tmp_path / "dense-mlx", scheme="f32")
+    falls = bool(variant.falls)
+    assert made(report)[1] == {"requantize" if falls else "repack"}, made(report)
+    near(values(tmp_path / "mlx"), values(tmp_path / "dense-mlx"), 1e-2 if falls else 1e-6)
+    report = converted(tmp_path / "q", tmp_path / "q.gguf")
+    converted(tmp_path / "dense", tmp_path / "dense.gguf", scheme="f32")
+    assert made(report)[1] == {"requantize" if falls else "repack"}, made(report)
+    near(values(tmp_path / "q.gguf"), values(tmp_path / "dense.gguf"), 1e-6 if variant.exact else 1e-2)
