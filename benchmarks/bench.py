@@ -25,7 +25,7 @@ from measure import Contender, Cost, alternate, run
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "RESULTS.md"
-PARTS = ("convert", "gguf", "repack", "start", "kernels", "ggml", "search")
+PARTS = ("convert", "gguf", "repack", "quantized", "start", "kernels", "ggml", "search")
 
 #: What `mlx_lm.convert` has to be told for each of our schemes.
 MLX_LM = {
@@ -36,6 +36,9 @@ MLX_LM = {
 
 #: GGUF files that are repacked to MLX, by what `quant` is told to make them.
 REPACKS = {"q4_k": ("--scheme", "q4_k_s", "--pure"), "q4_k_m": ("--scheme", "q4_k_m")}
+
+#: Layouts of Hugging Face's quantizers that are repacked to MLX, see make_quantized.py.
+LAYOUTS = ("gptq", "compressed-tensors")
 
 #: What contenders write into the scratch folder: quant, mlx-lm, cp; quant, llama.cpp's converter, its quantizer.
 OUTPUTS = ("out-quant", "out-mlx-lm", "out-cp")
@@ -197,13 +200,36 @@ def repacks(bench: Bench) -> list[str]:
         source = bench.work / f"llama-{bench.layers}-{name}.gguf"
         if not source.exists():
             run([*bench.quant, "convert", str(model), str(source), *options, "--quiet"])
-        costs = alternate(_repackers(bench, source), bench.runs, say)
-        base = costs["cp of the output"].cpu + costs["sha256sum of the output"].cpu
-        lines += [
-            f"| {name} | {who} | {cost.cpu:.2f} | {cost.wall:.2f} | {cost.peak / 1e6:.0f} | {cost.cpu / base:.2f} |"
-            for who, cost in costs.items()
-        ]
+        lines += _repack_rows(name, alternate(_repackers(bench, source), bench.runs, say))
     return [*lines, ""]
+
+
+def quantized(bench: Bench) -> list[str]:
+    """Checkpoints of 2 GB of Hugging Face's quantizers to MLX, against what copying and hashing the output costs."""
+    lines = [
+        "## Repacking quantizers' checkpoints",
+        "",
+        "Synthetic llamas of 2.2 GB, 4 bits in groups of 128, to MLX folders, against `cp` and `sha256sum` of the "
+        f"output. Medians of {bench.runs}.",
+        "",
+        "| source | contender | CPU s | wall s | peak MB | CPU against cp + sha256sum |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for layout in LAYOUTS:
+        say(f"repack {layout}")
+        source = bench.work / f"quantized-{layout}"
+        run([str(bench.python), str(HERE / "make_quantized.py"), str(source), "--layout", layout])
+        lines += _repack_rows(layout, alternate(_repackers(bench, source), bench.runs, say))
+        clear(source)()
+    return [*lines, ""]
+
+
+def _repack_rows(name: str, costs: Mapping[str, Cost]) -> list[str]:
+    base = costs["cp of the output"].cpu + costs["sha256sum of the output"].cpu
+    return [
+        f"| {name} | {who} | {cost.cpu:.2f} | {cost.wall:.2f} | {cost.peak / 1e6:.0f} | {cost.cpu / base:.2f} |"
+        for who, cost in costs.items()
+    ]
 
 
 def _repackers(bench: Bench, source: Path) -> list[Contender]:
@@ -335,6 +361,8 @@ def main() -> None:
         lines += ggufs(bench)
     if "repack" in given.only:
         lines += repacks(bench)
+    if "quantized" in given.only:
+        lines += quantized(bench)
     if "start" in given.only:
         lines += starts(bench)
     if "kernels" in given.only:

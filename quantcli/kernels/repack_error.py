@@ -28,22 +28,28 @@ def between(
 ) -> tuple[float, float, float]:
     """Squared error, squared values, largest error of codes (rows, columns) under other scales and biases.
 
-    Either pair has (rows, groups) of its own, groups of a power of two.
+    Either pair has (rows, groups) of its own; the groups of one fill those of the other.
     """
     if not codes.size:
         return 0.0, 0.0, 0.0
-    ours, theirs = (codes.shape[1] // pair[0].shape[1] for pair in (parameters, stored))
-    group = min(ours, theirs)
+    groups = max(pair[0].shape[1] for pair in (parameters, stored))
     sums = np.zeros(3, np.float64)
-    flat = np.ascontiguousarray(codes).reshape(-1, group)
-    own, new = (tuple(np.ascontiguousarray(part).reshape(-1) for part in pair) for pair in (parameters, stored))
-    _between(flat, int(codes.max()), *own, _halvings(ours // group), *new, _halvings(theirs // group), sums)
+    flat = np.ascontiguousarray(codes).reshape(-1, codes.shape[1] // groups)
+    own, new = (_spread(pair, groups) for pair in (parameters, stored))
+    _between(flat, int(codes.max()), *own, *new, sums)
     return float(sums[0]), float(sums[1]), float(sums[2])
 
 
-def _halvings(share: int) -> int:
-    assert share & (share - 1) == 0, "groups are powers of two"
-    return share.bit_length() - 1
+def _spread(pair: tuple[Floats, Floats], groups: int) -> tuple[Floats, Floats, int]:
+    """Scales and biases, flat, and how often a group's number is halved for the number of its entry.
+
+    Where groups are no power of two of the smaller ones (rows of 320 in groups of 64), entries are repeated.
+    """
+    share = groups // pair[0].shape[1]
+    if share & (share - 1):
+        pair, share = (np.repeat(pair[0], share, axis=1), np.repeat(pair[1], share, axis=1)), 1
+    scales, biases = (np.ascontiguousarray(part).reshape(-1) for part in pair)
+    return scales, biases, share.bit_length() - 1
 
 
 @kernel

@@ -104,7 +104,8 @@ class GgmlLegacy(Ggml):
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """Groups that are smaller than a block may be merged where neighbours share their parameters; a type without
-        minima may hold a grid that has biases where each is a whole multiple of its scale.
+        minima may hold a grid that has biases where each is a whole multiple of its scale: as those of integer zero
+        points are, whose codes need a bit more when they count from 0.
         """
         own = self.grid()
         if grid.table is not None:
@@ -113,7 +114,7 @@ class GgmlLegacy(Ggml):
             return f"its groups of {grid.group} are no whole blocks of {GROUP}"
         if grid.bits > own.bits and (own.zero is None or grid.zero is None):
             return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
-        if own.zero is not None and grid.zero_points:
+        if own.zero is not None and grid.zero_points and grid.bits >= own.bits:
             return f"its groups have zero points of their own, {self.name} has none"
         if own.zero is not None and grid.zero is not None and not _is_within(grid, own):
             range_of = f"the range of {self.name}, {own.bits} bits around {own.zero}"

@@ -85,7 +85,7 @@ def _four_bits(module: str, state_name: str, parts: Mapping[str, Part], folder: 
     stored = beside(module, SUFFIXES, parts) | {"quant_state": state}
     for part, suffix in SUFFIXES.items():
         if part not in stored and not part.startswith("nested"):
-            raise BadInput(f"{where(state)}: has no {module}{suffix} beside it.")
+            raise BadInput(f"{where(state)}: has no {module}{suffix} beside it, which its state needs.")
     said = Keys(load_object(folder.array(state).tobytes(), where(state)), where(state))
     if said.text("quant_type") != quant:
         raise said.refuse("quant_type", f"its name says {quant}")
@@ -143,7 +143,7 @@ def _eight_bits(module: str, parts: Mapping[str, Part], folder: Folder) -> Weigh
     stored = beside(module, INT8, parts)
     scb = stored["scales"]
     if "weight" not in stored:
-        raise BadInput(f"{where(scb)}: has no {module}.weight beside it.")
+        raise BadInput(f"{where(scb)}: has no {module}.weight beside it, which `load_in_8bit` needs.")
     weight = stored["weight"]
     if weight.dtype != "i8" or len(weight.shape) != 2:
         raise BadInput(

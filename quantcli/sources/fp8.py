@@ -75,7 +75,9 @@ def _weight(
         raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.fmt is {keys.block['fmt']!r}.")
     suffix = next((s for s in SCALES if module + s in parts), None)
     if suffix is None:
-        raise BadInput(f"{where(weight)}: is {weight.dtype} and has no {module}.weight_scale_inv beside it.")
+        raise BadInput(f"{where(weight)}: is {weight.dtype} and has no {module}.weight_scale_inv beside it, which "
+            f"{keys.label}.quant_method fp8 needs."
+        )
     if len(weight.shape) != 2:
         raise NotPossible(
             f"{where(weight)}: has {len(weight.shape)} dimensions; FP8 is read of matrices, one for each expert."

@@ -32,7 +32,7 @@ def open_gpt_oss(folder: Folder, config: Mapping[str, Any], tensors: Tensors) ->
         raise BadInput(f"{keys.label}: `quant_method` is mxfp4, but no tensor is called *_blocks.")
     for name, part in tensors.parts.items():
         if name.endswith("_scales") and f"{name.removesuffix('_scales')}_blocks" not in tensors.parts:
-            raise BadInput(f"{where(part)}: has no _blocks beside it.")
+            raise BadInput(f"{where(part)}: has no _blocks beside it, which quant_method mxfp4 needs.")
         if name.endswith(EXPERTS) and not _is_skipped(name, skipped):
             raise BadInput(f"{where(part)}: is not packed, and {keys.label}.modules_to_not_convert does not name it.")
     return checkpoint("gpt-oss", folder, config, tensors, [_weight(name, tensors.parts, skipped) for name in names])
@@ -49,7 +49,7 @@ def _weight(name: str, parts: Mapping[str, Part], skipped: Iterable[str]) -> Wei
     if _is_skipped(name, skipped):
         raise BadInput(f"{where(blocks)}: is packed, but quantization_config.modules_to_not_convert names it.")
     if "scales" not in stored:
-        raise BadInput(f"{where(blocks)}: has no {name}_scales beside it.")
+        raise BadInput(f"{where(blocks)}: has no {name}_scales beside it, which quant_method mxfp4 needs.")
     if len(blocks.shape) != 4 or blocks.shape[-1] != BYTES:
         raise BadInput(f"{where(blocks)}: has shape {list(blocks.shape)}, (experts, rows, groups, {BYTES}) is needed.")
     shape = (*blocks.shape[:2], blocks.shape[2] * GROUP)

@@ -165,7 +165,7 @@ def _weight(module: str, parts: Mapping[str, Part], wanted: Settings, folder: Fo
     qweight = stored["qweight"]
     for part in ("qzeros", "scales"):
         if part not in stored:
-            raise BadInput(f"{where(qweight)}: has no .{part} beside it.")
+            raise BadInput(f"{where(qweight)}: has no .{part} beside it, which {wanted.reason} needs.")
     if len(qweight.shape) != 2:
         raise BadInput(f"{where(qweight)}: has {len(qweight.shape)} dimensions, two are needed.")
     words, rows = qweight.shape

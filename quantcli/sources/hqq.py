@@ -59,7 +59,7 @@ class _Said:
     def part(self, name: str) -> Part:
         """The tensor of a setting; raises `BadInput` where there is none."""
         if name not in self.parts:
-            raise BadInput(f"{where(self.first)}: has no {self.module}.{name} beside it.")
+            raise BadInput(f"{where(self.first)}: has no {self.module}.{name} beside it, which quant_method hqq needs.")
         return self.parts[name]
 
     def numbers(self, name: str) -> list[int]:
@@ -102,7 +102,7 @@ def _weight(module: str, parts: Mapping[str, Part], folder: Folder, asked: Keys)
         if key in weights.block and weights.number(key) != found:
             raise weights.refuse(key, f"{module}.{key} says {found}")
     if "scales" not in stored:
-        raise BadInput(f"{where(stored['weight'])}: has no {module}.scale beside it.")
+        raise BadInput(f"{where(stored['weight'])}: has no {module}.scale beside it, which quant_method hqq needs.")
     scale = stored["scales"]
     if scale.dtype not in FLOATS:
         raise BadInput(f"{where(scale)}: is {scale.dtype}, scales are f16, bf16 or f32.")
