@@ -75,11 +75,12 @@ def checked(vocabulary: Vocabulary) -> Tokens:
         if values is not None and len(values) != count:
             raise BadInput(f"tokenizer.ggml.{key} has {len(values)} entries, tokenizer.ggml.tokens {count}.")
     texts = tuple(_text(token, number) for number, token in enumerate(vocabulary.tokens))
+    raw = splitting(vocabulary).raw
     ids: dict[str, int] = {}
     for number, text in enumerate(texts):
         if types[number] == UNUSED and text == f"[PAD{number}]":
             continue
-        text = _piece(text, types[number]) if splitting(vocabulary).raw else text
+        text = _piece(text, types[number]) if raw else text
         if ids.setdefault(text, number) != number:
             raise BadInput(f"tokenizer.ggml.tokens: {shown(text)} has the ids {ids[text]} and {number}.")
     return Tokens(texts, types, ids)

@@ -54,7 +54,7 @@ def files(vocabulary: Vocabulary, conventions: Conventions = PLAIN, context_leng
     """
     made, warnings = tokenizer_json(vocabulary, conventions.strips)
     settings = tokenizer_config(vocabulary, context_length)
-    out = {"tokenizer.json": _json(made)}
+    out = {"tokenizer.json": _json(made, None)}
     default, named = vocabulary.chat_template, vocabulary.chat_templates
     if default is not None:
         out["chat_template.jinja"] = default.encode("utf-8", "backslashreplace")
@@ -68,8 +68,9 @@ def files(vocabulary: Vocabulary, conventions: Conventions = PLAIN, context_leng
     return Written(out, warnings)
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
+def _json(value: Mapping[str, Any], indent: int | None = 2) -> bytes:
+    """As JSON; on one line without an indent, which Python writes several times faster."""
+    return (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode("utf-8", "backslashreplace")
 
 
 def tokenizer_config(vocabulary: Vocabulary, context_length: int | None) -> dict[str, Any]:
