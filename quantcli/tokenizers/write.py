@@ -21,19 +21,13 @@ from quantcli.errors import BadInput
 from quantcli.tokenizers.byte_level import CONTROL, USER_DEFINED
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.rebuild import Tokens, checked, splitting, tokenizer_json, unknown
-from quantcli.tokenizers.special import ROLES, USUAL
+from quantcli.tokenizers.special import ENDS, ROLES, USUAL
 from quantcli.tokenizers.templates import ADDITIONAL
 
 CLASS = "PreTrainedTokenizerFast"
 #: A named template's name, as it can stand in a file name.
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
-#: Tokens that end an answer whatever the file's keys say; llama.cpp stops at them too.
-ENDS = (
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
-    "<eos>", "<turn|>", "<｜end▁of▁sentence｜>", "[e~[",
-)  # fmt: skip
 #: gpt-oss goes on behind `<|end|>`, the end of one message of several.
 HARMONY = ("<|return|>", "<|call|>")
 
