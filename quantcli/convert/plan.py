@@ -286,7 +286,8 @@ def _what_would_fit(step: Step, allowed: Grade, target: Target) -> str:
     if step.route is Route.REPACK:
         return _what_would_hold(step, allowed, target) or f"Nothing in {target.said} holds {source.name} so."
     if step.route is Route.REQUANTIZE and step.wanted is not None:
-        return f"No scheme of {target.said} is known to hold {step.wanted}'s codes; one of its own kind does."
+        way = f"{target.said} has no scheme for {step.wanted}'s codes, an output of its own kind has"
+        return f"{way[0].upper()}{way[1:]}; --fallback f32 holds its values."
     if step.route in (Route.CAST, Route.DEQUANTIZE):
         return "--dtype f32 holds every value."
     return "Leave out the scheme: weights that are dense stay dense, quantized ones keep their codes."
