@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from quantcli.arrays import DTYPES
+from quantcli.convert import hf_layouts
 from quantcli.recipes.llama_cpp import DEMANDING
 from quantcli.schemes import ggml
 from quantcli.schemes.affine import BITS, GROUPS, Affine
@@ -20,8 +21,8 @@ from quantcli.schemes.awq import Awq
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml_blocks import Ggml
-from quantcli.schemes.gpt_oss import GptOss
 from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.schemes.scaled import Scaled
 from quantcli.targets import TARGETS
 from quantcli.targets.hf import FAMILIES
 
@@ -33,8 +34,7 @@ READERS = {
     "dense": ("mlx-lm", "llama.cpp", "transformers", "vLLM", "SGLang"),
     "mlx": ("mlx-lm", "LM Studio", "mlx-swift"),
     "ggml": ("llama.cpp", "Ollama", "LM Studio"),
-    "awq": ("transformers", "vLLM", "SGLang"),
-    "gpt-oss": ("transformers", "vLLM", "SGLang"),
+    **hf_layouts.READERS,
 }
 
 #: GGML types whose scales are stored as two numbers, a small one for each group and one for the super-block.
@@ -85,11 +85,10 @@ def _schemes() -> Iterator[Scheme]:
     yield from ggml.TYPES.values()
     yield from (Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in GROUPS)
     yield from (Awq(group, symmetric=True, scale_dtype="f16") for group in GROUPS)
-    yield GptOss()
+    yield from hf_layouts.layouts(SHAPE[1])
 
 
 def _entry(scheme: Scheme) -> Entry:
-    grid = scheme.grid()
     block = scheme.ggml_type if isinstance(scheme, Ggml) else None
     return Entry(
         scheme.name,
@@ -97,7 +96,7 @@ def _entry(scheme: Scheme) -> Entry:
         bits_per_weight(scheme),
         _scales(scheme),
         _zero_point(scheme),
-        grid.group if grid else CODEBOOK_GROUPS.get(scheme.name),
+        _group(scheme),
         (block.block_size, block.block_bytes) if block else None,
         scheme.family == "ggml" and scheme.name in DEMANDING,
         tuple(label for label in TARGETS if _holds(label, scheme)),
@@ -122,7 +121,16 @@ def _scales(scheme: Scheme) -> tuple[str, ...]:
     grid = scheme.grid()
     if grid is None:
         return ()
-    return SCALE_DTYPES[scheme.family] if hasattr(scheme, "scale_dtype") else (grid.scale_dtype,)
+    open_to = SCALE_DTYPES.get(scheme.family) if hasattr(scheme, "scale_dtype") else None
+    return open_to or (grid.scale_dtype,)
+
+
+def _group(scheme: Scheme) -> int | None:
+    """Values of a row that share a scale; None where all of a row do, or none."""
+    if isinstance(scheme, Scaled):
+        return scheme.shared
+    grid = scheme.grid()
+    return grid.group if grid else CODEBOOK_GROUPS.get(scheme.name)
 
 
 def _zero_point(scheme: Scheme) -> str | None:

@@ -81,7 +81,7 @@ class Bnb4(Scaled):
         return self.values
 
     @property
-    def group(self) -> int:
+    def shared(self) -> int:
         return self.block
 
     @property

@@ -118,7 +118,9 @@ def _packed(
         dense == padded and 32 % group.bits != 0 and () < settings.version < DENSE_SINCE
     )
     groups = -(-columns // group.group_size) if group.group_size else 1
-    ordered = order_of(stored, group.act_order, columns, group.group_size, groups, folder, f"{group.key}.actorder")
+    ordered = order_of(
+        stored, group.act_order, columns, group.group_size, groups, folder, f"{group.key}.actorder", group.key
+    )
     along = (*ALONG, *(() if ordered else ("g_idx",)))
     scales = _scales(stored, group)
     scheme = CtPacked(

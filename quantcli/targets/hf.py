@@ -64,7 +64,9 @@ class HfTarget:
     ) -> tuple[list[OutputFile], list[str]]:
         is_kept = any(w.scheme.family in FAMILIES for w in placed)
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
-        stored, beside, notes = described(source, settings, layouts=is_kept)
+        # The settings' further files say what config.json said before any of the weights became dense.
+        is_same = is_kept and not _decoded(source, placed)
+        stored, beside, notes = described(source, settings, layouts=is_same)
         config = _config(source, stored, placed, settings)
         index = [index_file(where, placed)] if len(files) > 1 else []
         return [*files, *index, json_file("config.json", config), *beside], notes
@@ -84,7 +86,7 @@ def _config(
     source: Checkpoint, stored: Mapping[str, Any], placed: Sequence[Placed], settings: Settings
 ) -> dict[str, Any]:
     """config.json: storage settings go with the layout that they describe, the dtype follows what was decoded."""
-    decoded = [w for w in placed if isinstance(w.scheme, Dense) and _was_quantized(w, source)]
+    decoded = _decoded(source, placed)
     if any(w.scheme.family in FAMILIES for w in placed):
         config = {k: v for k, v in stored.items() if k != "_name_or_path"}
         if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
@@ -115,6 +117,11 @@ def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]
         )
     listed = [*(settings.get(key) or ()), *(module for module in modules if module not in (settings.get(key) or ()))]
     return {"quantization_config": settings | {key: listed}}
+
+
+def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
+    """The weights that were quantized and are dense now."""
+    return [w for w in placed if isinstance(w.scheme, Dense) and _was_quantized(w, source)]
 
 
 def _was_quantized(placed: Placed, source: Checkpoint) -> bool:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from quantcli.cli.app import app
 from quantcli.containers.ggml_types import BY_NAME
+from quantcli.convert import hf_layouts
 from quantcli.convert.catalogue import catalogue, decimal
 from quantcli.recipes import names
 from quantcli.recipes.llama_cpp import DEMANDING
@@ -35,7 +36,10 @@ def test_every_scheme_is_there_once() -> None:
     blocks = {("ggml", name) for name in ggml.TYPES}
     dense = {("dense", name) for name in ("f32", "f16", "bf16")}
     awq = {("awq", f"{kind}4-g{group}") for kind in ("uint", "int") for group in (32, 64, 128)}
-    assert len(found) == len(set(found)) and set(found) == affine | modes | blocks | dense | awq
+    read = {(family, name) for family, name in found if family not in ("mlx", "ggml", "dense", "awq")}
+    assert len(found) == len(set(found)) and set(found) == affine | modes | blocks | dense | awq | read
+    assert {family for family, _ in read} == set(hf_layouts.READERS) - {"awq"}
+    assert {("gptq", "int3-g128"), ("ct", "nvfp4"), ("bnb", "nf4-double-g64"), ("quark", "mxfp6-e3m2")} < read
     assert set(ggml.TYPES) <= set(names.GGML)
     assert {f"q{bits}_k" for bits in (2, 3, 4, 5, 6, 8)} < set(ggml.TYPES)
 
@@ -101,14 +105,14 @@ def test_bits_are_exact_decimals() -> None:
         assert Fraction(decimal(entry.bits)) == entry.bits
 
 
-def test_the_table_fits_eighty_columns() -> None:
+def test_the_table_fits_a_hundred_columns() -> None:
     done = quant()
     assert (done.exit_code, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     table = lines[: 1 + len(catalogue())]
     assert table[0].split() == ["scheme", "kind", "bits", "scale", "zero", "group", "block", "RMSE%", "to"]
-    assert max(map(len, table)) <= 70 and max(map(len, lines)) <= 100
-    assert "q6_k          ggml    6.5625  i8*f16  -        16    210   1.77  gguf" in table
+    assert max(map(len, table)) <= 100 and max(map(len, lines)) <= 100
+    assert "q6_k ggml 6.5625 i8*f16 - 16 210 1.77 gguf" in [" ".join(line.split()) for line in table]
     assert any(line.startswith("ggml is read by llama.cpp") for line in lines)
 
 

@@ -156,6 +156,8 @@ def test_a_difference_of_awqs_dtype_is_named(llama: Path, tmp_path: Path) -> Non
     words = (codes.T.reshape(128, 8, 8).astype(np.int64) << shifts).sum(axis=2).astype(np.uint32).view(np.int32)
     module = DOWN.removesuffix(".weight")
     awq_block = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": False}
+    awq_block |= {"modules_to_not_convert": ["self_attn", "gate_proj", "up_proj", "layers.0", "layers.1"]}
+    awq_block["modules_to_not_convert"].remove(f"layers.{DOWN.split('.')[2]}")
     awq = changed(
         llama, tmp_path / "awq", {"quantization_config": awq_block},
         **{DOWN: None, f"{module}.qweight": words, f"{module}.scales": scales},

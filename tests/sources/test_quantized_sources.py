@@ -198,3 +198,14 @@ def test_whole_checkpoints(case: str, shared: Path) -> None:
     for name, weight in weights.items():
         found = hashes(as_the_tool_has_it(weight, weight.scheme.decode(whole(weight))))
         assert found[1] == truth[name]["sha256_f32_no_negative_zero"], name
+
+
+def test_settings_of_modelopt_in_their_own_file(tmp_path: Path) -> None:
+    """Before they came into config.json."""
+    case = DATA / "modelopt-nvfp4"
+    (tmp_path / "model.safetensors").write_bytes((case / "model.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "bfloat16"}))
+    stated = {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"], "kv_cache_quant_algo": None}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": stated}))
+    source = open_source(tmp_path)
+    assert source.kind == "modelopt" and {w.scheme.name for w in packed(source).values()} == {"nvfp4"}
