@@ -42,6 +42,20 @@ def dense(words: Array, bits: int, count: int) -> Codes8:
     return codes if codes.shape[1] == count else np.ascontiguousarray(codes[:, :count])
 
 
+def words(codes: Codes8, bits: int) -> NDArray[np.uint32]:
+    """The reverse of `dense`: words (rows, words_of(count, bits)) of codes (rows, count).
+
+    >>> words(np.array([[0, 1, 2]], np.uint8), 3).tolist() == [[0b10_001_000]]
+    True
+    """
+    from quantcli.kernels import affine
+
+    count = codes.shape[1]
+    if lacking := -count % WORD:
+        codes = np.pad(codes, ((0, 0), (0, lacking)))
+    return affine.pack(codes, bits)[:, : words_of(count, bits)]
+
+
 def padded(words: Array, bits: int, count: int) -> Codes8:
     """Codes (rows, count) of words (rows, ceil(count / (32 // bits)))."""
     shifts = np.arange(WORD // bits, dtype=np.uint32) * np.uint32(bits)

@@ -8,7 +8,7 @@
     group     `columns` of a row        (rows, groups), or turned (groups, rows); the last group may be cut off
     block     `rows` x `columns`        (blocks of rows, blocks of columns); those at the edges may be cut off
 
-These layouts are read and copied, not written. Each tool's file states its own packing.
+These layouts are read and copied; those that are written too go on in written.py. Each tool's file states its packing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.minmax import rounded
 from quantcli.schemes.mx_floats import E8M0
 
 Floats = NDArray[np.float32]
@@ -101,14 +102,6 @@ def floats(stored: Array) -> Floats:
     if stored.dtype.itemsize == 1 and (stored.dtype.kind == "u" or stored.dtype.name == "float8_e8m0fnu"):
         return np.array((*E8M0[:255], np.nan), np.float32)[stored.view(np.uint8)]
     return to_float32(stored)
-
-
-def rounded(values: Floats, dtype: str | None) -> Floats:
-    """float32 values rounded to a dtype and back; None leaves them."""
-    if dtype in (None, "f32", "f64"):
-        return values
-    with np.errstate(over="ignore", invalid="ignore"):
-        return to_float32(values.astype(numpy_dtype(str(dtype))))
 
 
 def along(groups: Array, group: int, columns: int) -> Array:
