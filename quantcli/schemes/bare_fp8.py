@@ -35,6 +35,7 @@ class BareFp8(Scheme):
 
     element: str
     family = "fp8-bare"
+    in_kernels = False
 
     @property
     def dtype(self) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -179,14 +179,14 @@ class Error:
     squared: float = 0.0
     reference: float = 0.0
     largest: float = 0.0
-    saturated: int = 0
+    saturated: int = field(default=0, kw_only=True)
 
     def __add__(self, other: Error) -> Error:
         return Error(
             self.squared + other.squared,
             self.reference + other.reference,
             max(self.largest, other.largest),
-            self.saturated + other.saturated,
+            saturated=self.saturated + other.saturated,
         )
 
     @property
@@ -222,6 +222,9 @@ class Scheme:
     """
 
     family: str = ""
+
+    #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
+    in_kernels = True
 
     @property
     def codes_part(self) -> str | None:

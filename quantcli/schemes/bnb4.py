@@ -69,7 +69,7 @@ class Bnb4(Written):
     """`nf4-g64`, `fp4-g64`; `nf4-double-g64` where the absolute maxima are quantized.
 
     quant: of TABLES. values: the stored table. block: values of a run. storage: the dtype that the codes' bytes are
-    stored under.
+    stored under. full: no run may be cut off, so that a weight of another size is refused.
     """
 
     quant: str
@@ -77,6 +77,7 @@ class Bnb4(Written):
     values: tuple[float, ...]
     nested: Nested | None = None
     storage: str = "u8"
+    full: bool = field(default=False, compare=False)
     family: str = "bnb"
     scales: Scales = PER_ROW
 
@@ -103,6 +104,11 @@ class Bnb4(Written):
     @property
     def rounding(self) -> float:
         return ROUNDING[self.quant]
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        if (reason := super().unfit(shape)) or not self.full or math.prod(shape) % self.block == 0:
+            return reason
+        return f"its {math.prod(shape)} values are no multiple of {self.block}"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         count = math.prod(shape)
@@ -251,11 +257,12 @@ def _dynamic_map() -> Floats:
     >>> DYNAMIC_MAP[[0, 127, 255]].tolist()
     [-0.992968738079071, 0.0, 1.0]
     """
-    found = [np.float32([0, 1])]
+    found = [np.array([0, 1], np.float32)]
     for power in range(7):
         edges = _linspace(2**power + 1)
-        means = np.float32(10.0 ** (power - 6)) * ((edges[:-1] + edges[1:]) / np.float32(2))
-        found += [means, -means]
+        means: Floats = (edges[:-1] + edges[1:]) / np.float32(2)
+        means = means * np.float32(10.0 ** (power - 6))
+        found += [means, np.negative(means)]
     return np.sort(np.concatenate(found))
 
 
@@ -291,5 +298,5 @@ def written(quant: str, block: int, double: bool, dtype: str, shape: tuple[int, 
     length = len(state_of(quant, block, dtype, shape, 0.0 if double else None))
     return Bnb4(
         columns=shape[-1], quant=quant, block=block, values=TABLES[quant], nested=Nested(NESTED_BLOCK) if double else None,
-        compute=dtype, extras=(Extra("quant_map", "f32", (16,)), Extra("quant_state", "u8", (length,))),
+        full=True, compute=dtype, extras=(Extra("quant_map", "f32", (16,)), Extra("quant_state", "u8", (length,))),
     )  # fmt: skip

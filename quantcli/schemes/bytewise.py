@@ -154,9 +154,7 @@ class Bytewise(Written):
             scales = np.asarray(self.whole["scales"], np.float32).reshape(1, 1)
             zeros = None if "zeros" not in self.whole else self.zeros(self.whole, 1)[:1]
         else:
-            scales, zeros = self._grid_of(
-                minmax.extremes(values, self.scales.rows, self.scales.columns), dtype
-            )
+            scales, zeros = self._grid_of(minmax.extremes(values, self.scales.rows, self.scales.columns), dtype)
         steps = self.divided(values, scales, dtype)
         if self.table is not None:
             return minmax.e4m3(steps), scales, None

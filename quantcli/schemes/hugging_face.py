@@ -1,11 +1,11 @@
 """The quantized schemes that a Hugging Face folder is written with, by name.
 
-    compressed-tensors   int2..int7, uint2..uint7, int8-asym   -g{N} -channel    packed into words
-                         int8 -g{N}                                              packed into words
-                         int8 -channel -tensor, int8-asym -tensor                a byte each
-                         fp8-e4m3-tensor -channel -block128, mxfp4 mxfp8 nvfp4
-    bitsandbytes         nf4 fp4 -g{N}, nf4-double fp4-double -g{N}
-    no layout at all     fp8-e4m3 fp8-e5m2                                       bare numbers
+compressed-tensors   int2..int7, uint2..uint7, int8-asym   -g{N} -channel    packed into words
+                     int8 -g{N}                                              packed into words
+                     int8 -channel -tensor, int8-asym -tensor                a byte each
+                     fp8-e4m3-tensor -channel -block128, mxfp4 mxfp8 nvfp4
+bitsandbytes         nf4 fp4 -g{N}, nf4-double fp4-double -g{N}
+no layout at all     fp8-e4m3 fp8-e5m2                                       bare numbers
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ def _integers(found: re.Match[str], dtype: str, shape: tuple[int, ...]) -> Schem
 
 def _floats(found: re.Match[str], dtype: str, shape: tuple[int, ...]) -> Scheme:
     shared = {
-        "tensor": Scales(dtype, None, None, rank=1), "channel": Scales(dtype, 1, None), "block128": Scales(dtype, 128, 128),
-    }  # fmt: skip
+        "tensor": Scales(dtype, None, None, rank=1),
+        "channel": Scales(dtype, 1, None),
+        "block128": Scales(dtype, 128, 128),
+    }
     return bytewise.written_floats(shared[found["shared"]], shape[-1])
 
 

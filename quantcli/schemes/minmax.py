@@ -70,7 +70,7 @@ def _reduced(reduce: np.ufunc, values: Floats, by_column: Floats | None, columns
 
 
 def of_all(slabs: Iterable[Array], dtype: str | None) -> tuple[Extremes, str]:
-    """The extremes of a whole weight, each (1, 1), and the dtype that its arithmetic is done in: `dtype`, or its own."""
+    """The extremes of a whole weight, (1, 1), and the dtype that it is computed with in: `dtype`, or its own."""
     low, high, found = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32), dtype or "f32"
     for slab in slabs:
         found = dtype or arithmetic(slab)
@@ -123,7 +123,8 @@ def powers(found: Extremes, bits: int, dtype: str) -> Floats:
         raise DoesNotFit("a value near the largest of its dtype has no power of two for a scale")
     exponents = np.frexp(binade)[1] - 1 - TOP_EXPONENT[bits]
     exponents = np.where(binade > 0, np.clip(exponents, -127, 127), -127)
-    scales = rounded(np.ldexp(np.float32(1), exponents), dtype)
+    exact: Floats = np.ldexp(np.float32(1), exponents)
+    scales = rounded(exact, dtype)
     return np.where(scales == 0, np.float32(1), scales)
 
 

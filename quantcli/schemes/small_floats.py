@@ -138,7 +138,7 @@ class SmallFloat(Written):
             return minmax.e2m1(self.divided(values, scales, dtype)), scales, None
         whole = self.whole["global"]
         scales = minmax.two_level_scales(extremes, whole, dtype)
-        return minmax.e2m1(self.divided(values, scales / whole, None)), scales, None
+        return minmax.e2m1(self.divided(values, np.divide(scales, whole, dtype=np.float32), None)), scales, None
 
     def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
         halves = codes.reshape(len(codes), -1, 2)

@@ -29,6 +29,7 @@ class Written(Scaled):
     """
 
     whole: Mapping[str, Array] = field(default_factory=dict, compare=False, repr=False)
+    in_kernels = False
 
     @property
     def is_written(self) -> bool:

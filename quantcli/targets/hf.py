@@ -1,4 +1,5 @@
-"""Hugging Face folder: names as in the source, dense tensors; a quantized HF source keeps its own layout.
+"""Hugging Face folder: names as in the source; dense tensors, the layouts of compressed-tensors and bitsandbytes, bare
+8-bit floats. A quantized HF source keeps its own layout.
 
 Source: transformers' `save_pretrained`: shards, index where there are several, config.json without storage settings.
 """
@@ -11,8 +12,10 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
+from quantcli.schemes import hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
+from quantcli.targets import hf_layouts
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
 from quantcli.targets.mlx import STORAGE_KEYS, dense_dtype, dtype_keys
 from quantcli.targets.names import Model, Named
@@ -21,6 +24,7 @@ from quantcli.targets.shards import copied_files, index_file, json_file, shards
 #: Families whose stored layout is a Hugging Face one.
 FAMILIES = (
     "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
+    "fp8-bare",
 )  # fmt: skip
 
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
@@ -42,7 +46,6 @@ class HfTarget:
         if source.names == "gguf":
             model.known()
         named, left = model.named("hf")
-        stays = "stays dense: --to hf writes dense tensors"
         drafts = [
             Draft(
                 n.name,
@@ -51,7 +54,7 @@ class HfTarget:
                 _dtype(n, source, settings),
                 n.source.weight,
                 n.source.rows,
-                stays=stays,
+                stays=hf_layouts.stays_dense(n.name, n.source.shape),
                 # transformers' dense tensors of gpt-oss's experts are (experts, inputs, outputs).
                 turned=n.source.weight.scheme.family == "gpt-oss",
             )
@@ -59,8 +62,8 @@ class HfTarget:
         ]
         return drafts, left, []
 
-    def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
-        return dense_scheme(name)
+    def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
+        return dense_scheme(name) or hugging_face.named(name, scale_dtype, shape)
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
         return []
@@ -71,18 +74,21 @@ class HfTarget:
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
-        is_kept = any(w.scheme.family in FAMILIES for w in placed)
+        is_kept = any(w.stored for w in placed if w.scheme.family in FAMILIES) and not hf_layouts.changed(placed)
+        quantization = {} if is_kept else hf_layouts.settings(placed, str(source.root))
+        placed = [hf_layouts.called(w) for w in placed]
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
-        config = _config(source, placed, settings)
+        config = _config(source, placed, settings, is_kept=is_kept)
+        config |= {"quantization_config": quantization} if quantization else {}
         index = [index_file(where, placed)] if len(files) > 1 else []
         copies = copied_files(source, settings=is_kept)
         return [*files, *index, json_file("config.json", config), *copies], []
 
 
-def _config(source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> dict[str, Any]:
+def _config(source: Checkpoint, placed: Sequence[Placed], settings: Settings, *, is_kept: bool) -> dict[str, Any]:
     """config.json: storage settings go with the layout that they describe, the dtype follows what was decoded."""
     decoded = [w for w in placed if isinstance(w.scheme, Dense) and _was_quantized(w, source)]
-    if any(w.scheme.family in FAMILIES for w in placed):
+    if is_kept:
         config = {k: v for k, v in source.config.items() if k != "_name_or_path"}
         return config | _left_dense(source, decoded)
     config = {k: v for k, v in source.config.items() if k not in STORAGE_KEYS}
@@ -93,7 +99,7 @@ def _config(source: Checkpoint, placed: Sequence[Placed], settings: Settings) ->
 
 def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
     """The settings of a layout that is kept, with the modules that are dense now named as such."""
-    if not decoded:
+    if not decoded or "quantization_config" not in source.config:
         return {}
     settings = dict(source.config["quantization_config"])
     method = settings.get("quant_method")
