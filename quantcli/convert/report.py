@@ -102,8 +102,8 @@ def saturated(plan: Plan, errors: Mapping[int, Error]) -> list[str]:
         return []
     first = plan.steps[min(found)]
     return [
-        f"{sum(found.values())} values in {len(found)} weights are beyond the largest of {first.scheme.name} and became "
-        f"that, {found[min(found)]} in {first.name}, the first; a scheme with scales holds them."
+        f"{sum(found.values())} values in {len(found)} weights are beyond the largest of {first.scheme.name} and "
+        f"became that, {found[min(found)]} in {first.name}, the first; a scheme with scales holds them."
     ]
 
 

@@ -10,7 +10,7 @@
     a run of 64 with rows of 96:   |----- row 0 -----|----- row 1 -----|
                                    |-- run 0 --|-- run 1 --|-- run 2 --|
 
-    quant_state      u8 (characters,)           JSON: quant_type, blocksize, dtype, shape, nested_blocksize, nested_offset
+    quant_state      u8 (characters,)           JSON: quant_type, blocksize, dtype, shape and nested settings
 
 value = quant_map[code] * absmax, rounded to the dtype that the tool computes in. Runs that cross the ends of rows are
 no grid. Written: the code nearest to value * (1 / absmax); the offset is the mean of all absolute maxima.
@@ -231,7 +231,7 @@ class Bnb4(Written):
 def nested_codes(values: Floats, block: int) -> tuple[NDArray[np.uint8], Floats]:
     """Indices of DYNAMIC_MAP (n,), and absolute maxima of runs, of float32 (n,).
 
-    Values are rounded to STEPS even ones first, whose nearest indices are in a table, as bitsandbytes' CPU code does it.
+    Values are rounded to STEPS even ones first, whose nearest indices are in a table, as bitsandbytes does it.
     """
     runs = -(-len(values) // block)
     filled = np.zeros(runs * block, np.float32)
@@ -297,6 +297,7 @@ def written(quant: str, block: int, double: bool, dtype: str, shape: tuple[int, 
     """The scheme as it is written for a weight of this shape, whose values have that dtype."""
     length = len(state_of(quant, block, dtype, shape, 0.0 if double else None))
     return Bnb4(
-        columns=shape[-1], quant=quant, block=block, values=TABLES[quant], nested=Nested(NESTED_BLOCK) if double else None,
+        columns=shape[-1], quant=quant, block=block, values=TABLES[quant],
+        nested=Nested(NESTED_BLOCK) if double else None,
         full=True, compute=dtype, extras=(Extra("quant_map", "f32", (16,)), Extra("quant_state", "u8", (length,))),
     )  # fmt: skip

@@ -99,6 +99,8 @@ def integer_grid(found: Extremes, bits: int, symmetric: bool, dtype: str) -> tup
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scales = rounded(rounded(high - low, dtype) / steps, dtype)
         zeros = rounded(least - rounded(low / scales, dtype), dtype)
+    if (lost := np.isfinite(low) & np.isfinite(high) & ~np.isfinite(scales)).any():
+        raise DoesNotFit(f"a range of values from {low[lost][0]:g} to {high[lost][0]:g} is beyond {dtype}")
     zeros = np.rint(np.clip(np.nan_to_num(zeros, nan=0.0), least, -least - 1))
     return _above_zero(scales, dtype), zeros - least
 
@@ -123,7 +125,7 @@ def powers(found: Extremes, bits: int, dtype: str) -> Floats:
         raise DoesNotFit("a value near the largest of its dtype has no power of two for a scale")
     exponents = np.frexp(binade)[1] - 1 - TOP_EXPONENT[bits]
     exponents = np.where(binade > 0, np.clip(exponents, -127, 127), -127)
-    exact: Floats = np.ldexp(np.float32(1), exponents)
+    exact = np.asarray(np.ldexp(np.float32(1), exponents), np.float32)
     scales = rounded(exact, dtype)
     return np.where(scales == 0, np.float32(1), scales)
 
@@ -131,10 +133,10 @@ def powers(found: Extremes, bits: int, dtype: str) -> Floats:
 def global_scale(found: Extremes, dtype: str) -> Floats:
     """NVFP4: what takes a weight's largest value to the largest of E2M1 and of its E4M3 scales, float32 (1,)."""
     tiny = 2.0**-14 if dtype == "f16" else 2.0**-126
-    top = np.maximum(largest(found).reshape(1), np.float32(tiny))
+    top: Floats = np.maximum(largest(found).reshape(1), np.float32(tiny))
     with np.errstate(over="ignore"):
         # torch divides a number by a tensor as the tensor's reciprocal times the number.
-        whole = rounded(rounded(np.float32(1) / top, dtype) * np.float32(E4M3_LARGEST * E2M1_LARGEST), dtype)
+        whole = rounded(rounded(np.reciprocal(top), dtype) * np.float32(E4M3_LARGEST * E2M1_LARGEST), dtype)
     return np.where(np.isfinite(whole), whole, np.float32(1))
 
 

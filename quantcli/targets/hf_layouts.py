@@ -32,6 +32,8 @@ from quantcli.targets.base import Placed
 #: The version of compressed-tensors whose layouts these are.
 CT_VERSION = "0.20.0"
 LM_HEAD = "lm_head"
+#: Rows and columns of a block of FP8.
+BLOCK = 128
 TORCH_FLOATS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 #: The last name of a layer's matrix that is no linear, or one that its tools leave alone.
@@ -121,8 +123,10 @@ def _compressed_tensors(quantized: Sequence[Placed], dense: Sequence[str]) -> di
         of[weight.scheme.name] = weight.scheme
     commonest = max(sorted(modules), key=lambda name: len(modules[name]))
     order = [commonest, *(name for name in sorted(modules) if name != commonest)]
+    # Scales of activations are those of blocks of columns too: where a block is cut off, there are none.
+    even = all(weight.shape[-1] % BLOCK == 0 for weight in quantized)
     groups = {
-        f"group_{i}": _group(of[name], [LINEAR] if name == commonest else sorted(modules[name]))
+        f"group_{i}": _group(of[name], [LINEAR] if name == commonest else sorted(modules[name]), even)
         for i, name in enumerate(order)
     }
     formats = {group["format"] for group in groups.values()}
@@ -140,8 +144,9 @@ def _compressed_tensors(quantized: Sequence[Placed], dense: Sequence[str]) -> di
     }
 
 
-def _group(scheme: Scheme, targets: Sequence[str]) -> dict[str, Any]:
+def _group(scheme: Scheme, targets: Sequence[str], even: bool) -> dict[str, Any]:
     layout, weights, inputs = _described(scheme)
+    inputs = inputs if even or inputs is None or inputs["group_size"] is None else None
     return {
         "format": layout,
         "input_activations": inputs,
