@@ -12,16 +12,18 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from quantcli.arrays import DTYPES
+from quantcli.arrays import DTYPES, FLOATS
 from quantcli.recipes.llama_cpp import DEMANDING
-from quantcli.schemes import ggml
+from quantcli.schemes import ggml, hugging_face
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.awq import Awq
 from quantcli.schemes.base import Scheme
+from quantcli.schemes.bnb4 import Bnb4
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml_blocks import Ggml
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.schemes.written import Written
 from quantcli.targets import TARGETS
 from quantcli.targets.hf import FAMILIES
 
@@ -35,6 +37,9 @@ READERS = {
     "ggml": ("llama.cpp", "Ollama", "LM Studio"),
     "awq": ("transformers", "vLLM", "SGLang"),
     "gpt-oss": ("transformers", "vLLM", "SGLang"),
+    "ct": ("transformers", "vLLM", "SGLang"),
+    "bnb": ("transformers", "vLLM", "SGLang"),
+    "fp8-bare": ("transformers",),
 }
 
 #: GGML types whose scales are stored as two numbers, a small one for each group and one for the super-block.
@@ -48,7 +53,7 @@ STORED_SCALES = {
 CODEBOOK_GROUPS = {"iq1_s": 32, "iq1_m": 16, "iq2_xxs": 32, "iq2_xs": 16, "iq2_s": 16, "iq3_xxs": 32, "iq3_s": 32}
 
 #: The dtypes that a family leaves open for its scales; the first is the one that sizes are counted with.
-SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32")}
+SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32"), "ct": ("bf16", "f16", "f32")}
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,35 @@ def _schemes() -> Iterator[Scheme]:
     yield from (Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in GROUPS)
     yield from (Awq(group, symmetric=True, scale_dtype="f16") for group in GROUPS)
     yield GptOss()
+    yield from (_written(name) for name in WRITTEN)
+
+
+#: Of the schemes that a Hugging Face folder is written with, those that are listed; others differ in bits and group.
+WRITTEN = (
+    *(
+        f"{kind}-{shared}"
+        for kind in ("int4", "uint4", "int8", "int8-asym")
+        for shared in ("g32", "g64", "g128", "channel")
+    ),
+    "int8-tensor", "int8-asym-tensor", "fp8-e4m3-tensor", "fp8-e4m3-channel", "fp8-e4m3-block128", "mxfp4", "mxfp8",
+    "nvfp4", "nf4-g64", "fp4-g64", "nf4-double-g64", "fp4-double-g64", "fp8-e4m3", "fp8-e5m2",
+)  # fmt: skip
+
+
+def _written(name: str) -> Scheme:
+    scheme = hugging_face.named(name, "bf16", SHAPE)
+    assert scheme is not None
+    return scheme
+
+
+def of_name(name: str) -> list[Entry]:
+    """The schemes of a name, in all families, whether they are listed or not; empty where there is none."""
+    found = [entry for entry in catalogue() if entry.name == name]
+    scheme = hugging_face.named(name, "bf16", SHAPE)
+    return found or ([_entry(scheme)] if scheme is not None else [])
 
 
 def _entry(scheme: Scheme) -> Entry:
-    grid = scheme.grid()
     block = scheme.ggml_type if isinstance(scheme, Ggml) else None
     return Entry(
         scheme.name,
@@ -97,7 +127,7 @@ def _entry(scheme: Scheme) -> Entry:
         bits_per_weight(scheme),
         _scales(scheme),
         _zero_point(scheme),
-        grid.group if grid else CODEBOOK_GROUPS.get(scheme.name),
+        _group(scheme),
         (block.block_size, block.block_bytes) if block else None,
         scheme.family == "ggml" and scheme.name in DEMANDING,
         tuple(label for label in TARGETS if _holds(label, scheme)),
@@ -107,22 +137,35 @@ def _entry(scheme: Scheme) -> Entry:
 
 
 def bits_per_weight(scheme: Scheme) -> Fraction:
-    """Stored bits over weights, exact.
+    """Stored bits over weights, exact: what a weight has once (its shape, a scale for all) is not counted.
 
     >>> bits_per_weight(Affine(3, 64, "f16")), bits_per_weight(ggml.TYPES["q6_k"])
     (Fraction(7, 2), Fraction(105, 16))
     """
-    parts = scheme.layout(SHAPE).values()
+    parts = [part for part in scheme.layout(SHAPE).values() if part.axis is not None]
     return Fraction(sum(DTYPES[p.dtype].bits * math.prod(p.shape) for p in parts), math.prod(SHAPE))
 
 
 def _scales(scheme: Scheme) -> tuple[str, ...]:
     if scheme.family == "ggml" and scheme.name in STORED_SCALES:
         return ("*".join(STORED_SCALES[scheme.name]),)
+    if isinstance(scheme, Bnb4):
+        return ("u8*f32" if scheme.nested else "f32",)
+    if isinstance(scheme, Written):
+        own = scheme.scales.dtype
+        return SCALE_DTYPES["ct"] if own in FLOATS else ("f8_e4m3*f32" if scheme.looks else scheme.scales.grid_dtype,)
     grid = scheme.grid()
     if grid is None:
         return ()
     return SCALE_DTYPES[scheme.family] if hasattr(scheme, "scale_dtype") else (grid.scale_dtype,)
+
+
+def _group(scheme: Scheme) -> int | None:
+    """Values that share a scale, where that is not a row or all of them."""
+    if isinstance(scheme, Written) and scheme.scales.columns is None and not isinstance(scheme, Bnb4):
+        return None
+    grid = scheme.grid()
+    return grid.group if grid else CODEBOOK_GROUPS.get(scheme.name)
 
 
 def _zero_point(scheme: Scheme) -> str | None:
@@ -134,7 +177,7 @@ def _zero_point(scheme: Scheme) -> str | None:
 
 def _holds(label: str, scheme: Scheme) -> bool:
     """Whether a target writes the scheme, or a Hugging Face one keeps its layout."""
-    found = TARGETS[label]().scheme(scheme.name, "f16")
+    found = TARGETS[label]().scheme(scheme.name, "f16", SHAPE)
     return found == scheme or (label == "hf" and scheme.family in FAMILIES)
 
 

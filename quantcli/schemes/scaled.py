@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,7 +179,9 @@ class Scaled(Scheme):
 
     @property
     def rounding(self) -> float:
-        return RMSE.get(self.code_bits, 0.0)
+        if self.table is not None:
+            return 0.0
+        return even_rounding(self.code_bits, self.group if self.scales.rows else 1 << 20, self.zero is not None)
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 2:
@@ -275,5 +278,12 @@ class Scaled(Scheme):
 
 _FLOAT_NAMES = tuple(numpy_dtype(name).name if name != "bf16" else "bfloat16" for name in FLOATS)
 
-#: Relative RMSE of rounding a Gaussian to codes of so many bits in groups of 64, by their minimum and maximum.
-RMSE = {2: 0.46, 3: 0.2, 4: 0.093, 5: 0.045, 6: 0.022, 7: 0.011, 8: 0.0055}
+
+def even_rounding(bits: int, count: int, symmetric: bool) -> float:
+    """Relative RMSE of rounding a Gaussian to evenly spaced codes whose range is that of `count` values.
+
+    >>> round(even_rounding(4, 32, True), 3), round(even_rounding(4, 32, False), 3)
+    (0.091, 0.081)
+    """
+    reach = NormalDist().inv_cdf(1 - (0.28 if symmetric else 0.56) / max(count, 2))
+    return 2 * reach / (2**bits - 1) / math.sqrt(12)

@@ -10,10 +10,10 @@ from typer.testing import CliRunner, Result
 
 from quantcli.cli.app import app
 from quantcli.containers.ggml_types import BY_NAME
-from quantcli.convert.catalogue import catalogue, decimal
+from quantcli.convert.catalogue import SHAPE, WRITTEN, catalogue, decimal
 from quantcli.recipes import names
 from quantcli.recipes.llama_cpp import DEMANDING
-from quantcli.schemes import ggml, ggml_scheme
+from quantcli.schemes import ggml, ggml_scheme, hugging_face
 from quantcli.schemes.affine import Affine
 
 
@@ -35,7 +35,10 @@ def test_every_scheme_is_there_once() -> None:
     blocks = {("ggml", name) for name in ggml.TYPES}
     dense = {("dense", name) for name in ("f32", "f16", "bf16")}
     awq = {("awq", f"{kind}4-g{group}") for kind in ("uint", "int") for group in (32, 64, 128)}
-    assert len(found) == len(set(found)) and set(found) == affine | modes | blocks | dense | awq
+    written = {(family, name) for family, name in found if family in ("ct", "bnb", "fp8-bare")}
+    rest = affine | modes | blocks | dense | awq | {("gpt-oss", "mxfp4")}
+    assert len(found) == len(set(found)) and set(found) - written == rest
+    assert {name for _, name in written} == set(WRITTEN)
     assert set(ggml.TYPES) <= set(names.GGML)
     assert {f"q{bits}_k" for bits in (2, 3, 4, 5, 6, 8)} < set(ggml.TYPES)
 
@@ -58,6 +61,14 @@ def test_every_scheme_is_there_once() -> None:
         ("ggml", "tq1_0", 1.6875, ["f16"], None, 256, ["gguf"]),
         ("awq", "uint4-g128", 4.15625, ["f16", "bf16", "f32"], "integer", 128, ["hf"]),
         ("awq", "int4-g64", 4.25, ["f16", "bf16", "f32"], None, 64, ["hf"]),
+        ("ct", "int4-g128", 4.125, ["bf16", "f16", "f32"], None, 128, ["hf"]),
+        ("ct", "uint4-g64", 4.3125, ["bf16", "f16", "f32"], "integer", 64, ["hf"]),
+        ("ct", "int3-g64", 3.25, ["bf16", "f16", "f32"], None, 64, ["hf"]),
+        ("ct", "int8-tensor", 8, ["bf16", "f16", "f32"], None, None, ["hf"]),
+        ("ct", "nvfp4", 4.5, ["f8_e4m3*f32"], None, 16, ["hf"]),
+        ("bnb", "nf4-g64", 4.5, ["f32"], None, 64, ["hf"]),
+        ("bnb", "nf4-double-g64", 4.126953125, ["u8*f32"], None, 64, ["hf"]),
+        ("fp8-bare", "fp8-e5m2", 8, [], None, None, ["hf"]),
     ],
 )
 def test_facts(
@@ -96,6 +107,17 @@ def test_rounding_is_what_a_gaussian_loses(name: str) -> None:
     assert listed(name)[0]["rounding"] == pytest.approx(error.relative_rmse, rel=0.02)
 
 
+@pytest.mark.parametrize("name", WRITTEN)
+def test_rounding_of_hugging_face_layouts(name: str) -> None:
+    scheme = hugging_face.named(name, "f32", SHAPE)
+    assert scheme is not None
+    values = np.random.default_rng(0).standard_normal((128, SHAPE[1])).astype(np.float32)
+    ready = hugging_face.named(name, "f32", values.shape)
+    assert ready is not None
+    _, error = ready.prepare(values.shape, [values]).encode(values)
+    assert scheme.rounding == pytest.approx(error.relative_rmse, rel=0.06)
+
+
 def test_bits_are_exact_decimals() -> None:
     for entry in catalogue():
         assert Fraction(decimal(entry.bits)) == entry.bits
@@ -107,8 +129,8 @@ def test_the_table_fits_eighty_columns() -> None:
     lines = done.stdout.splitlines()
     table = lines[: 1 + len(catalogue())]
     assert table[0].split() == ["scheme", "kind", "bits", "scale", "zero", "group", "block", "RMSE%", "to"]
-    assert max(map(len, table)) <= 70 and max(map(len, lines)) <= 100
-    assert "q6_k          ggml    6.5625  i8*f16  -        16    210   1.77  gguf" in table
+    assert max(map(len, table)) <= 80 and max(map(len, lines)) <= 100
+    assert ["q6_k", "ggml", "6.5625", "i8*f16", "-", "16", "210", "1.77", "gguf"] in [line.split() for line in table]
     assert any(line.startswith("ggml is read by llama.cpp") for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""What `--to hf` encodes: the bytes of compressed-tensors and bitsandbytes, whatever the slabs; repacks; bare floats."""
+"""What `--to hf` encodes: the bytes of compressed-tensors and bitsandbytes, whatever the slabs; and repacks."""
 
 import hashlib
 import json
