@@ -39,7 +39,7 @@ READERS = {
     "gpt-oss": ("transformers", "vLLM", "SGLang"),
     "ct": ("transformers", "vLLM", "SGLang"),
     "bnb": ("transformers", "vLLM", "SGLang"),
-    "fp8-bare": ("transformers",),
+    "bare": ("transformers",),
 }
 
 #: GGML types whose scales are stored as two numbers, a small one for each group and one for the super-block.

@@ -34,7 +34,7 @@ class BareFp8(Scheme):
     """
 
     element: str
-    family = "fp8-bare"
+    family = "bare"
     in_kernels = False
 
     @property

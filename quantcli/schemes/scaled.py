@@ -286,4 +286,4 @@ def even_rounding(bits: int, count: int, symmetric: bool) -> float:
     (0.091, 0.081)
     """
     reach = NormalDist().inv_cdf(1 - (0.28 if symmetric else 0.56) / max(count, 2))
-    return 2 * reach / (2**bits - 1) / math.sqrt(12)
+    return 2 * reach / float(2**bits - 1) / math.sqrt(12)

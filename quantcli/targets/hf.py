@@ -24,7 +24,7 @@ from quantcli.targets.shards import copied_files, index_file, json_file, shards
 #: Families whose stored layout is a Hugging Face one.
 FAMILIES = (
     "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
-    "fp8-bare",
+    "bare",
 )  # fmt: skip
 
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.

@@ -61,7 +61,7 @@ def stays_dense(name: str, shape: tuple[int, ...]) -> str | None:
 def called(placed: Placed) -> Placed:
     """A quantized weight with the names of its tensors."""
     scheme, module = placed.scheme, placed.name.removesuffix(".weight")
-    if placed.stored or isinstance(scheme, Dense) or scheme.family not in ("ct", "bnb", "fp8-bare"):
+    if placed.stored or isinstance(scheme, Dense) or scheme.family not in ("ct", "bnb", "bare"):
         return placed
     suffixes = {"weight": ".weight"}
     if scheme.family == "ct":

@@ -35,7 +35,7 @@ def test_every_scheme_is_there_once() -> None:
     blocks = {("ggml", name) for name in ggml.TYPES}
     dense = {("dense", name) for name in ("f32", "f16", "bf16")}
     awq = {("awq", f"{kind}4-g{group}") for kind in ("uint", "int") for group in (32, 64, 128)}
-    written = {(family, name) for family, name in found if family in ("ct", "bnb", "fp8-bare")}
+    written = {(family, name) for family, name in found if family in ("ct", "bnb", "bare")}
     rest = affine | modes | blocks | dense | awq | {("gpt-oss", "mxfp4")}
     assert len(found) == len(set(found)) and set(found) - written == rest
     assert {name for _, name in written} == set(WRITTEN)
@@ -68,7 +68,7 @@ def test_every_scheme_is_there_once() -> None:
         ("ct", "nvfp4", 4.5, ["f8_e4m3*f32"], None, 16, ["hf"]),
         ("bnb", "nf4-g64", 4.5, ["f32"], None, 64, ["hf"]),
         ("bnb", "nf4-double-g64", 4.126953125, ["u8*f32"], None, 64, ["hf"]),
-        ("fp8-bare", "fp8-e5m2", 8, [], None, None, ["hf"]),
+        ("bare", "fp8-e5m2", 8, [], None, None, ["hf"]),
     ],
 )
 def test_facts(
@@ -115,7 +115,7 @@ def test_rounding_of_hugging_face_layouts(name: str) -> None:
     ready = hugging_face.named(name, "f32", values.shape)
     assert ready is not None
     _, error = ready.prepare(values.shape, [values]).encode(values)
-    assert scheme.rounding == pytest.approx(error.relative_rmse, rel=0.06)
+    assert scheme.rounding == pytest.approx(error.relative_rmse, rel=0.1)
 
 
 def test_bits_are_exact_decimals() -> None:
@@ -143,7 +143,7 @@ def test_one_scheme_is_told_in_full() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("fp8-e4m3", "not converted yet"), ("affine7-g64", "1, 2, 3, 4, 5, 6 or 8 bits")]
+    ("name", "said"), [("mxfp6-e2m3", "not converted yet"), ("affine7-g64", "1, 2, 3, 4, 5, 6 or 8 bits")]
 )
 def test_names_of_nothing_are_wrong_usage(name: str, said: str) -> None:
     done = quant(name)
