@@ -206,6 +206,8 @@ class _Chooser:
                 return self._to(draft, Dense(draft.dense), stays, None if draft.stays else wanted.name)
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
+        if draft.stays and not self.target.keeps(self.source, source):
+            return self._to(draft, Dense(draft.dense), f"{draft.stays}: decoded")
         if source.bare() == wanted.bare():
             wanted = source
             self.reached += 1

@@ -101,7 +101,8 @@ class Written(Scaled):
     def pack(self, codes: Codes) -> Parts:
         if isinstance(reason := self.may_fit(codes.grid, ()), str):
             raise DoesNotFit(reason)
-        scales, biases = codes.regrouped(self.group)
+        scales, biases = self._of_groups(codes, codes.scales), self._of_groups(codes, codes.biases)
+        assert scales is not None
         stored, zeros = codes.codes, None
         if self.table is None and self.zero is not None:
             shift = codes.offsets(self.zero, self.code_bits)
@@ -112,6 +113,19 @@ class Written(Scaled):
             zeros = _zeros(codes.grid, scales, biases, self.code_bits)
         parts: Parts = {**self.to_parts(stored, self._of_blocks(scales), zeros), **self.whole}
         return parts
+
+    def _of_groups(self, codes: Codes, parameters: Floats | None) -> Floats | None:
+        """Scales or biases of this scheme's groups; raises `DoesNotFit` where some within one differ."""
+        own = codes.grid.group
+        if parameters is None or own == self.group:
+            return parameters
+        if own % self.group == 0:
+            return np.repeat(parameters, own // self.group, axis=1)
+        times = self.group // own  # the last group may be cut off
+        first = np.ascontiguousarray(parameters[:, ::times])
+        if not np.array_equal(np.repeat(first, times, axis=1)[:, : parameters.shape[1]], parameters):
+            raise DoesNotFit(f"groups of {own} side by side have different scales or biases")
+        return first
 
     def _of_blocks(self, scales: Floats) -> Floats:
         """One row of scales for each block of rows; raises `DoesNotFit` where its rows differ."""

@@ -89,6 +89,8 @@ def settings(placed: Sequence[Placed], root: str) -> dict[str, Any]:
     for weight in quantized:
         _check_own(weight, root)
     dense = sorted(w.name.removesuffix(".weight") for w in placed if _is_dense_linear(w))
+    if not any(w.name == f"{LM_HEAD}.weight" for w in quantized):
+        dense = [*dense, LM_HEAD]  # also of a model that has none of its own: its readers make one
     if "ct" in families:
         return _compressed_tensors(quantized, dense)
     return _bitsandbytes(quantized, dense, root) if "bnb" in families else {}
@@ -134,7 +136,7 @@ def _compressed_tensors(quantized: Sequence[Placed], dense: Sequence[str]) -> di
         "config_groups": groups,
         "format": formats.pop() if len(formats) == 1 else MIXED,
         "global_compression_ratio": None,
-        "ignore": [*dense, LM_HEAD],
+        "ignore": list(dense),
         "kv_cache_scheme": None,
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
@@ -214,7 +216,8 @@ def _bitsandbytes(quantized: Sequence[Placed], dense: Sequence[str], root: str) 
         "bnb_4bit_use_double_quant": double,
         "llm_int8_enable_fp32_cpu_offload": False,
         "llm_int8_has_fp16_weight": False,
-        "llm_int8_skip_modules": [*dense, LM_HEAD] if dense else None,
+        # None is what transformers leaves alone by itself.
+        "llm_int8_skip_modules": None if list(dense) == [LM_HEAD] else list(dense),
         "llm_int8_threshold": 6.0,
         "load_in_4bit": True,
         "load_in_8bit": False,
