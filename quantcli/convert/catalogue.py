@@ -153,7 +153,7 @@ def _scales(scheme: Scheme) -> tuple[str, ...]:
         return ("u8*f32" if scheme.nested else "f32",)
     if isinstance(scheme, Written):
         own = scheme.scales.dtype
-        return SCALE_DTYPES["ct"] if own in FLOATS else ("f8_e4m3*f32" if scheme.looks else scheme.scales.grid_dtype,)
+        return SCALE_DTYPES["ct"] if own in FLOATS else ("f8_e4m3" if scheme.looks else scheme.scales.grid_dtype,)
     grid = scheme.grid()
     if grid is None:
         return ()

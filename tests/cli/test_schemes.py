@@ -65,7 +65,7 @@ def test_every_scheme_is_there_once() -> None:
         ("ct", "uint4-g64", 4.3125, ["bf16", "f16", "f32"], "integer", 64, ["hf"]),
         ("ct", "int3-g64", 3.25, ["bf16", "f16", "f32"], None, 64, ["hf"]),
         ("ct", "int8-tensor", 8, ["bf16", "f16", "f32"], None, None, ["hf"]),
-        ("ct", "nvfp4", 4.5, ["f8_e4m3*f32"], None, 16, ["hf"]),
+        ("ct", "nvfp4", 4.5, ["f8_e4m3"], None, 16, ["hf"]),
         ("bnb", "nf4-g64", 4.5, ["f32"], None, 64, ["hf"]),
         ("bnb", "nf4-double-g64", 4.126953125, ["u8*f32"], None, 64, ["hf"]),
         ("bare", "fp8-e5m2", 8, [], None, None, ["hf"]),
@@ -128,7 +128,7 @@ def test_the_table_fits_eighty_columns() -> None:
     assert (done.exit_code, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     table = lines[: 1 + len(catalogue())]
-    assert table[0].split() == ["scheme", "kind", "bits", "scale", "zero", "group", "block", "RMSE%", "to"]
+    assert table[0].split() == ["scheme", "kind", "bits", "scale", "zero", "group", "size", "RMSE%", "to"]
     assert max(map(len, table)) <= 80 and max(map(len, lines)) <= 100
     assert ["q6_k", "ggml", "6.5625", "i8*f16", "-", "16", "210", "1.77", "gguf"] in [line.split() for line in table]
     assert any(line.startswith("ggml is read by llama.cpp") for line in lines)
