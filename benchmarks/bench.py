@@ -24,7 +24,7 @@ from measure import Contender, Cost, alternate, run
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "RESULTS.md"
-PARTS = ("convert", "start", "kernels")
+PARTS = ("convert", "repack", "start", "kernels")
 
 #: What `mlx_lm.convert` has to be told for each of our schemes.
 MLX_LM = {
@@ -32,6 +32,9 @@ MLX_LM = {
     "mxfp4": ("--q-mode", "mxfp4"),
     "nvfp4": ("--q-mode", "nvfp4"),
 }
+
+#: GGUF files that are repacked to MLX, by what `quant` is told to make them.
+REPACKS = {"q4_k": ("--scheme", "q4_k_s", "--pure"), "q4_k_m": ("--scheme", "q4_k_m")}
 
 #: What contenders write into the scratch folder: quant, mlx-lm, cp.
 OUTPUTS = ("out-quant", "out-mlx-lm", "out-cp")
@@ -133,6 +136,45 @@ def _ratio(cost: Cost, base: Cost | None) -> str:
     return "-" if base is None else f"{cost.cpu / base.cpu:.2f}"
 
 
+def repacks(bench: Bench) -> list[str]:
+    """GGUF to MLX without rounding codes again, against what copying and hashing the same output costs."""
+    model = bench.model(f"llama-{bench.layers}", "--layers", str(bench.layers))
+    lines = [
+        "## Repacking",
+        "",
+        "GGUF files of the same model to MLX folders, scales in f16, against `cp` and `sha256sum` of the output. "
+        f"Medians of {bench.runs}.",
+        "",
+        "| source | contender | CPU s | wall s | peak MB | CPU against cp + sha256sum |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, options in REPACKS.items():
+        say(f"repack {name}")
+        source = bench.work / f"llama-{bench.layers}-{name}.gguf"
+        if not source.exists():
+            run([*bench.quant, "convert", str(model), str(source), *options, "--quiet"])
+        costs = alternate(_repackers(bench, source), bench.runs, say)
+        base = costs["cp of the output"].cpu + costs["sha256sum of the output"].cpu
+        lines += [
+            f"| {name} | {who} | {cost.cpu:.2f} | {cost.wall:.2f} | {cost.peak / 1e6:.0f} | {cost.cpu / base:.2f} |"
+            for who, cost in costs.items()
+        ]
+    return [*lines, ""]
+
+
+def _repackers(bench: Bench, source: Path) -> list[Contender]:
+    ours, _, copy = (bench.work / name for name in OUTPUTS)
+    command = [*bench.quant, "convert", str(source), str(ours), "--quiet"]
+    clear(ours)()
+    run(command)
+    made = str(ours / "model.safetensors")
+    return [
+        Contender("quant", command, clear(ours)),
+        Contender("cp of the output", ["cp", made, str(copy)], clear(copy)),
+        Contender("sha256sum of the output", ["sha256sum", made]),
+    ]
+
+
 def starts(bench: Bench) -> list[str]:
     """What a command costs before it does anything, and what `inspect` of many tensors adds."""
     many = bench.model(
@@ -229,6 +271,8 @@ def main() -> None:
     ]
     if "convert" in given.only:
         lines += conversions(bench, given.cases)
+    if "repack" in given.only:
+        lines += repacks(bench)
     if "start" in given.only:
         lines += starts(bench)
     if "kernels" in given.only:

@@ -145,7 +145,8 @@ class Weight:
 class Checkpoint:
     """A source, opened: headers read and checked, no data.
 
-    kind: `hf`, `mlx`, `gguf`, or whose quantized layout it has (`awq`, `gptq`, `fp8` ...). names: the dialect that weights are named in (`hf`, `gguf`). root: folder or file.
+    kind: `hf`, `mlx`, `gguf`, or whose quantized layout it has (`awq`, `gptq`, `fp8` ...). names: the dialect
+    that weights are named in (`hf`, `gguf`). root: folder or file.
     files: those that hold tensors. sidecars: the others of a folder that belong to the model (tokenizer, templates).
     config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders). header: the text
     in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where

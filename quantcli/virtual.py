@@ -207,7 +207,7 @@ def values_of(weight: Weight, wanted: Rows) -> Array:
 def join(weights: Sequence[Weight]) -> Weight:
     """Matrices of as many columns one after another, as one matrix.
 
-    What has one layout keeps it; where schemes differ, or scales span what is joined, the values are float32.
+    What has one layout keeps it; where schemes differ, or scales span what is joined, it becomes dense.
     """
     if len(weights) == 1:
         return weights[0]
@@ -217,7 +217,8 @@ def join(weights: Sequence[Weight]) -> Weight:
     shape = (sum(matrix_shape(weight.shape)[0] for weight in weights), columns)
     axis = _joining_axis(weights)
     if axis is None:
-        return join([decoded(weight) for weight in weights])
+        dtypes = {weight.scheme.values_dtype for weight in weights}
+        return join([decoded(weight, min(dtypes) if len(dtypes) == 1 else "f32") for weight in weights])
     specs = first.scheme.layout(shape)
     parts = {
         name: Joined(tuple(weight.parts[name] for weight in weights), spec.shape, axis) for name, spec in specs.items()
@@ -242,9 +243,9 @@ def _joining_axis(weights: Sequence[Weight]) -> int | None:
     return axes.pop() if whole and len(axes) == 1 else None
 
 
-def decoded(weight: Weight) -> Weight:
-    """The weight as float32 values."""
-    return made(weight, None, matrix_shape(weight.shape), "f32", 1, 1, lambda blocks: blocks)
+def decoded(weight: Weight, dtype: str) -> Weight:
+    """The weight's values."""
+    return made(weight, None, matrix_shape(weight.shape), dtype, 1, 1, lambda blocks: blocks)
 
 
 def section(weight: Weight, start: int, stop: int) -> Weight | None:
@@ -271,8 +272,16 @@ def reshaped(weight: Weight, shape: tuple[int, ...]) -> Weight:
 def flattened(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Weight:
     """Rows of a weight, their values one after another in another shape; made whole, so for small ones."""
     count = matrix_shape(weight.shape)[0] if rows is None else len(rows)
-    dtype = weight.scheme.dtype if isinstance(weight.scheme, Dense) else "f32"
-    return made(weight, rows, shape, dtype, count, matrix_shape(shape)[0], lambda blocks: blocks)
+    return made(weight, rows, shape, weight.scheme.values_dtype, count, matrix_shape(shape)[0], lambda blocks: blocks)
+
+
+def transposed(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Weight:
+    """Rows of a weight that make matrices of `shape`, each transposed; dense, in the dtype that holds its values."""
+    *leading, height, width = shape
+    return made(
+        weight, rows, (*leading, width, height), weight.scheme.values_dtype, height, width,
+        lambda blocks: np.ascontiguousarray(blocks.swapaxes(1, 2)),
+    )  # fmt: skip
 
 
 def made(

@@ -51,11 +51,11 @@ def _table(entries: list[Entry], out: Output) -> None:
 
     columns = [
         Column("scheme"), Column("kind"), Column("bits", right=True), Column("scale"), Column("zero"),
-        Column("group", right=True), Column("size", right=True), Column("RMSE%", right=True), Column("to"),
+        Column("group", right=True), Column("block", right=True), Column("RMSE%", right=True), Column("to"),
     ]  # fmt: skip
     out.table(columns, [_row(entry) for entry in entries])
     out.text("bits: stored bits per weight, scales included; float: f16, bf16 or f32, counted as 16 bits")
-    out.text("group: weights that share a scale; size: bytes of a GGML block; RMSE%: relative, of a Gaussian")
+    out.text("group: weights that share a scale; block: bytes of a GGML block; RMSE%: relative, of a Gaussian")
     out.text("ct: compressed-tensors, any int2 to int8, uint2 to uint7, groups N; -channel: in rows of 1024")
     out.text("bnb: bitsandbytes, any even group; what a weight has once, as a scale for all of it, is not counted")
     out.text("zero: int: a zero point a group; bias: a float (bias, minimum); to: targets (awq is kept, not made)")

@@ -68,7 +68,7 @@ def _side(label: str, source: Checkpoint, mixed: bool) -> Side:
     architecture = model.architecture
     if mixed and architecture is None:
         raise NotPossible(f"{unknown(source)} Two folders or two GGUF files need no table.")
-    settings = model.hyperparameters() if architecture and (mixed or source.names == "hf") else None
+    settings = model.hyperparameters if architecture and (mixed or source.names == "hf") else None
     kept, notes = _set_aside(label, model, settings)
     drafts = _translated(kept, model, settings) if mixed else [_stored(weight, model) for weight in kept.values()]
     if mixed and source.names == "hf" and architecture and settings:

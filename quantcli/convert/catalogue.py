@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from quantcli.arrays import DTYPES, FLOATS
+from quantcli.convert import hf_layouts
 from quantcli.recipes.llama_cpp import DEMANDING
 from quantcli.schemes import ggml, hugging_face
 from quantcli.schemes.affine import BITS, GROUPS, Affine
@@ -21,8 +22,8 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.bnb4 import Bnb4
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml_blocks import Ggml
-from quantcli.schemes.gpt_oss import GptOss
 from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.schemes.scaled import Scaled
 from quantcli.schemes.written import Written
 from quantcli.targets import TARGETS
 from quantcli.targets.hf import FAMILIES
@@ -35,11 +36,7 @@ READERS = {
     "dense": ("mlx-lm", "llama.cpp", "transformers", "vLLM", "SGLang"),
     "mlx": ("mlx-lm", "LM Studio", "mlx-swift"),
     "ggml": ("llama.cpp", "Ollama", "LM Studio"),
-    "awq": ("transformers", "vLLM", "SGLang"),
-    "gpt-oss": ("transformers", "vLLM", "SGLang"),
-    "ct": ("transformers", "vLLM", "SGLang"),
-    "bnb": ("transformers", "vLLM", "SGLang"),
-    "bare": ("transformers",),
+    **hf_layouts.READERS,
 }
 
 #: GGML types whose scales are stored as two numbers, a small one for each group and one for the super-block.
@@ -90,26 +87,7 @@ def _schemes() -> Iterator[Scheme]:
     yield from ggml.TYPES.values()
     yield from (Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in GROUPS)
     yield from (Awq(group, symmetric=True, scale_dtype="f16") for group in GROUPS)
-    yield GptOss()
-    yield from (_written(name) for name in WRITTEN)
-
-
-#: Of the schemes that a Hugging Face folder is written with, those that are listed; others differ in bits and group.
-WRITTEN = (
-    *(
-        f"{kind}-{shared}"
-        for kind in ("int4", "uint4", "int8", "int8-asym")
-        for shared in ("g32", "g64", "g128", "channel")
-    ),
-    "int8-tensor", "int8-asym-tensor", "fp8-e4m3-tensor", "fp8-e4m3-channel", "fp8-e4m3-block128", "mxfp4", "mxfp8",
-    "nvfp4", "nf4-g64", "fp4-g64", "nf4-double-g64", "fp4-double-g64", "fp8-e4m3", "fp8-e5m2",
-)  # fmt: skip
-
-
-def _written(name: str) -> Scheme:
-    scheme = hugging_face.named(name, "bf16", SHAPE)
-    assert scheme is not None
-    return scheme
+    yield from hf_layouts.layouts(SHAPE)
 
 
 def of_name(name: str) -> list[Entry]:
@@ -157,13 +135,14 @@ def _scales(scheme: Scheme) -> tuple[str, ...]:
     grid = scheme.grid()
     if grid is None:
         return ()
-    return SCALE_DTYPES[scheme.family] if hasattr(scheme, "scale_dtype") else (grid.scale_dtype,)
+    open_to = SCALE_DTYPES.get(scheme.family) if hasattr(scheme, "scale_dtype") else None
+    return open_to or (grid.scale_dtype,)
 
 
 def _group(scheme: Scheme) -> int | None:
-    """Values that share a scale, where that is not a row or all of them."""
-    if isinstance(scheme, Written) and scheme.scales.columns is None and not isinstance(scheme, Bnb4):
-        return None
+    """Values of a row that share a scale; None where all of a row do, or none."""
+    if isinstance(scheme, Scaled):
+        return scheme.shared
     grid = scheme.grid()
     return grid.group if grid else CODEBOOK_GROUPS.get(scheme.name)
 

@@ -20,7 +20,8 @@ from quantcli.checkpoint import Checkpoint, Vocabulary
 from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.convert.survey import model_of
 from quantcli.errors import NotPossible
-from quantcli.models import Hyperparameters
+from quantcli.models import Architecture, Hyperparameters
+from quantcli.models.keys import COMMON
 from quantcli.targets.gguf_metadata import TOKEN_IDS
 from quantcli.targets.names import Model
 from quantcli.tokenizers.behaviour import Encode, differences, encoder
@@ -63,19 +64,30 @@ def fields(a: Checkpoint, b: Checkpoint) -> tuple[tuple[FieldDifference, ...], l
         model = Model.of(source)
         if model.architecture is None:
             return (), [f"{label}: {model_of(source)!r} has no table of settings: they are not compared."]
-        found.append((source, model.hyperparameters()))
-    (first, ours), (second, theirs) = found
-    left, right = _settings(ours, first), _settings(theirs, second)
+        hyperparameters = model.hyperparameters
+        found.append(
+            (source, hyperparameters, _settings(hyperparameters, source) | _own(model.architecture, hyperparameters))
+        )
+    (first, ours, left), (second, theirs, right) = found
     if first.names != second.names:
-        # llama3's scaling is a tensor in GGUF (rope_freqs.weight), which is compared as one.
-        in_tensor = "llama3" in (ours.rope.type, theirs.rope.type)
+        # These kinds of scaling are tensors in GGUF (rope_freqs.weight ...), which are compared as such.
+        in_tensor = not {"llama3", "longrope"}.isdisjoint((ours.rope.type, theirs.rope.type))
         left, right = ({k: v for k, v in side.items() if _shared(k, in_tensor)} for side in (left, right))
     return _differing(left, right), []
 
 
 def _shared(key: str, rope_in_tensor: bool) -> bool:
-    """Whether both dialects hold a setting as one."""
-    return key != "dtype" and (key == "rope.theta" or not (rope_in_tensor and key.startswith("rope.")))
+    """Whether both dialects hold a setting as one. A window is in both where the family's own keys have it."""
+    if key in ("dtype", "sliding_window"):
+        return False
+    return key == "rope.theta" or not (rope_in_tensor and key.startswith("rope."))
+
+
+def _own(architecture: Architecture, hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """What the family says beside the common settings: multipliers, windows, experts ..., by GGUF's keys."""
+    common = {row.name for row in COMMON}
+    rows = [row for row in (*architecture.keys, *architecture.further) if row.name not in common]
+    return {row.name: row.value(hyperparameters) for row in rows}
 
 
 def _settings(found: Hyperparameters, source: Checkpoint) -> dict[str, Any]:

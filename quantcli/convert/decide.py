@@ -71,4 +71,7 @@ def _below(
         raise WrongUsage(f"--scheme {preset} is a mixture of mlx-lm: it needs an MLX folder as output.")
     if preset:
         return [mixtures.mixture(preset, [d.subject for d in drafts if not d.stays], group_size or 64).decide]
-    return [lambda subject: common] if common else []
+    if common is None or common.scheme in (*names.WORDS, *names.DENSE):
+        return [lambda subject: common] if common else []
+    own = {draft.name: Decision(draft.own, "mlx-lm's own choice", Origin.PRESET) for draft in drafts if draft.own}
+    return [lambda subject: own.get(subject.name), lambda subject: common]

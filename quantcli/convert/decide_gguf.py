@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quantcli.checkpoint import Checkpoint
+from quantcli.containers.gguf_values import Value
 from quantcli.convert.chosen import KEEP, Chosen
 from quantcli.convert.gguf_options import tensor_types
 from quantcli.convert.request import GGUF_OPTIONS, Request
@@ -28,6 +29,7 @@ from quantcli.recipes.llama_cpp import (
     never,
 )  # fmt: skip
 from quantcli.schemes.dense import Dense
+from quantcli.targets import gguf_metadata
 from quantcli.targets.base import Draft
 from quantcli.targets.names import Model
 
@@ -96,9 +98,8 @@ def _options(request: Request) -> Options:
 def _facts(source: Checkpoint, importance: bool) -> Facts:
     if source.names == "gguf":
         return Facts.of(source.metadata, importance, str(source.root))
-    architecture = Model.of(source).known()
-    sizes = architecture.hyperparameters(source.config, f"{source.root}/config.json")
-    return Facts(architecture.gguf, sizes.layers, sizes.heads, sizes.kv_heads, importance=importance)
+    written = gguf_metadata.keys(Model.of(source).hyperparameters, None, {}, 0, True)
+    return Facts.of({key: Value(*typed) for key, typed in written.items()}, importance, str(source.root))
 
 
 def _plain(tensor: Tensor, common: Decision) -> Decision:

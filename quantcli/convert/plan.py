@@ -22,6 +22,7 @@ from quantcli.convert.steps import Plan, Step
 from quantcli.convert.weigh import weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
+from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.names import GGML, WORDS
 from quantcli.schemes.bare_fp8 import BareFp8
 from quantcli.schemes.base import Grade, Scheme
@@ -29,6 +30,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
+from quantcli.virtual import transposed
 
 #: What `--lossless` accepts.
 LOSSLESS = {"exact": Grade.EXACT, "codes": Grade.CODES_EXACT}
@@ -64,6 +66,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
         _refuse_lossy(steps, request.lossless, target)
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
+    if target.label == "gguf" and (source.names == "gguf" or any(not isinstance(s.scheme, Dense) for s in steps)):
+        steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape))) for s in steps]
     placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
     files, notes = target.files(source, placed, settings)
     if request.target == "gguf":
@@ -156,15 +160,12 @@ class _Chooser:
                 f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "
                 f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
             )
+        if draft.turned and isinstance(scheme, Dense):
+            weight = transposed(draft.weight, draft.rows, draft.shape)
+            draft = replace(draft, weight=weight, rows=None, shape=weight.shape, turned=False)
+            source = weight.scheme
         via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
         route, grade = choose(source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
-        if draft.turned:
-            *leading, rows, columns = draft.shape
-            draft = (
-                replace(draft, shape=(*leading, columns, rows))
-                if isinstance(scheme, Dense)
-                else (replace(draft, turned=False))
-            )
         return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
 
     def _wanted(self, draft: Draft, decision: Decision) -> Scheme:
@@ -237,7 +238,7 @@ class _Chooser:
         holders = self.target.holders(self._scale_dtype(draft, own_dtype(source)))
         if self.target.keeps(self.source, source):
             return self._to(draft, next((s for s in holders if asked and s.name == source.name), source), reason)
-        found = holder(draft.weight, holders, draft.shape)
+        found = holder(draft.weight, [draft.packed] if draft.packed else holders, draft.shape)
         if found is not None:
             return self._to(draft, found[0], reason, fits=found[1])
         if not holders:
@@ -297,7 +298,8 @@ def _what_would_fit(step: Step, allowed: Grade, target: Target) -> str:
     if step.route is Route.REPACK:
         return _what_would_hold(step, allowed, target) or f"Nothing in {target.said} holds {source.name} so."
     if step.route is Route.REQUANTIZE and step.wanted is not None:
-        return f"No scheme of {target.said} is known to hold {step.wanted}'s codes; one of its own kind does."
+        way = f"{target.said} has no scheme for {step.wanted}'s codes, an output of its own kind has"
+        return f"{way[0].upper()}{way[1:]}; --fallback f32 holds its values."
     if step.route in (Route.CAST, Route.DEQUANTIZE):
         return "--dtype f32 holds every value."
     return "Leave out the scheme: weights that are dense stay dense, quantized ones keep their codes."

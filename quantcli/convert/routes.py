@@ -13,7 +13,7 @@ Row operations act on parts where every index of every part is one row, else on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
@@ -100,14 +100,13 @@ def take_codes(codes: Codes, rows: NDArray[np.int64]) -> Codes:
 def carry(
     parts: Parts, source: Scheme, target: Scheme, route: Route, *, rows: NDArray[np.int64] | None,
     rowwise: bool, via: str | None, measured: bool, device: Device,
-    importance: Importance | None = None, turn: Callable[[Array], Array] | None = None,
+    importance: Importance | None = None,
 ) -> tuple[Parts, Error]:  # fmt: skip
     """One slab from its source parts to its target parts, with the error that this adds.
 
     rows: the slab's source row of each target row, None where the order stays. rowwise: the source's parts may be
     permuted. via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is
-    computed. importance: of the slab's columns. turn: what becomes of values before they are encoded. Raises
-    `DoesNotFit`.
+    computed. importance: of the slab's columns. Raises `DoesNotFit`.
     """
     if rows is not None and rowwise:
         parts = {name: part[rows] for name, part in parts.items()}
@@ -118,7 +117,7 @@ def carry(
         codes = source.codes(parts)
         codes = codes if rows is None else take_codes(codes, rows)
         return target.repack(codes) if measured else (target.pack(codes), Error())
-    values, cast_values = values_of(parts, source, rows=rows, rowwise=False, via=via, turn=turn, device=device)
+    values, cast_values = values_of(parts, source, rows=rows, rowwise=False, via=via, device=device)
     encoded, error = target.encode(cast_values, device, importance)
     if via is not None and isinstance(source, Dense) and not holds(via, source.dtype):
         error = replace(Error.between(to_float32(values), target.decode(encoded, device)), saturated=error.saturated)
@@ -127,7 +126,7 @@ def carry(
 
 def values_of(
     parts: Parts, source: Scheme, *, rows: NDArray[np.int64] | None, rowwise: bool, via: str | None,
-    turn: Callable[[Array], Array] | None, device: Device,
+    device: Device,
 ) -> tuple[Array, Array]:  # fmt: skip
     """A slab's values, and as they are encoded: dense ones cast to `via` first. Arguments as of `carry`."""
     if rows is not None and rowwise:
@@ -135,5 +134,4 @@ def values_of(
         rows = None
     values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
     values = values if rows is None else values[rows]
-    values = values if turn is None else turn(values)
     return values, values if via is None or not isinstance(source, Dense) else cast(values, via)

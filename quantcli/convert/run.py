@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import DTYPES, FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.convert.measure import difference
 from quantcli.convert.routes import Route, carry, values_of
-from quantcli.convert.slabs import GPU_ELEMENTS, Slab, cut, is_strided, place, read, rowwise, turned, work_bytes
+from quantcli.convert.slabs import GPU_ELEMENTS, Slab, cut, is_strided, place, read, rowwise, work_bytes
 from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import Workplace, surroundings
@@ -264,9 +263,8 @@ class Ready:
         for slab in slabs_of(step, self.resources):
             with surroundings(source_file(step)):
                 parts, rows = read(step.draft, slab)
-            turn = partial(turned, draft=step.draft) if step.draft.turned else None
             yield values_of(
-                parts, step.draft.weight.scheme, rows=rows, rowwise=rowwise(step.draft), via=step.via, turn=turn,
+                parts, step.draft.weight.scheme, rows=rows, rowwise=rowwise(step.draft), via=step.via,
                 device=self.resources.device,
             )[1]  # fmt: skip
 
@@ -277,7 +275,7 @@ def make(step: Step, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, d
     return carry(
         parts, step.draft.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.draft),
         via=step.via, measured=step.grade is Grade.CODES_EXACT, device=device,
-        importance=_importance(step, slab), turn=partial(turned, draft=step.draft) if step.draft.turned else None,
+        importance=_importance(step, slab),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import DTYPES, Array
+from quantcli.arrays import DTYPES
 from quantcli.convert.routes import Route, is_rowwise
 from quantcli.schemes.base import Parts, PartSpec, Scheme, matrix_shape
 from quantcli.schemes.dense import Dense
@@ -70,8 +70,6 @@ def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | Non
     align = math.lcm(*(spec.rows for spec in (*source.values(), *scheme.layout(draft.shape).values())))
     stored = draft.weight.nbytes // max(1, rows)
     step = max(1, budget // max(1, stored + columns * (work or work_bytes(draft, scheme, route))))
-    if draft.turned:
-        align = draft.shape[-2]
     step = max(align, step // align * align)
     period = math.lcm(align, *(part.block for part in draft.weight.parts.values()), _period(draft.rows))
     step = step // period * period or step
@@ -100,9 +98,6 @@ def read(draft: Draft, slab: Slab, only: Iterable[str] | None = None) -> tuple[P
     """The source parts of a slab (those in `only`), and the row among them of each of its rows (None: in order)."""
     weight = draft.weight
     assert weight is not None
-    if draft.turned:
-        start, stop = (edge // draft.shape[-2] * weight.shape[-2] for edge in (slab.start, slab.stop))
-        return read_rows(weight, weight.scheme.layout(weight.shape), start, stop, only), None
     if draft.rows is None:
         return read_rows(weight, weight.scheme.layout(weight.shape), slab.start, slab.stop, only), None
     return take(weight, draft.rows[slab.start : slab.stop], only)
@@ -112,14 +107,6 @@ def place(spec: PartSpec, start: int) -> int:
     """Byte offset, within a part whose rows (or, of a vector, elements) are contiguous, of the weight's row `start`."""
     width = (matrix_shape(spec.shape)[1] if spec.axis == 0 else 1) * DTYPES[spec.dtype].bits // 8
     return start // spec.rows * spec.indices * width
-
-
-def turned(values: Array, draft: Draft) -> Array:
-    """Values of a slab as the draft has them: whole matrices whose axes change places, or as they are."""
-    if not draft.turned:
-        return values
-    *_, rows, columns = draft.shape
-    return np.ascontiguousarray(values.reshape(-1, columns, rows).swapaxes(1, 2)).reshape(-1, columns)
 
 
 def rowwise(draft: Draft) -> bool:

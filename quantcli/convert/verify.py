@@ -27,7 +27,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.measure import difference
 from quantcli.convert.routes import Route, take_codes
 from quantcli.convert.run import Ready, Resources, make, slabs_of, source_file
-from quantcli.convert.slabs import WORK_BYTES, Slab, read, turned
+from quantcli.convert.slabs import WORK_BYTES, Slab, read
 from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import surroundings
@@ -157,7 +157,7 @@ def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored
         # What a repack keeps is what the parameters mean; a tool may round the values of either to its own dtype.
         return difference(codes.values(), written.values())
     values = to_float32(parts["weight"]) if isinstance(source, Dense) else source.decode(parts)
-    return difference(turned(values if rows is None else values[rows], step.draft), decoded)
+    return difference(values if rows is None else values[rows], decoded)
 
 
 def _check_codes(step: Step, ours: Codes, theirs: Codes) -> None:

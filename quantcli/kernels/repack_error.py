@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner, kernel
 
 Floats = NDArray[np.float32]
+
+#: Groups that are summed before their errors are.
+AT_ONCE = 256
 
 
 def between(
@@ -34,7 +37,7 @@ def between(
     sums = np.zeros(3, np.float64)
     flat = np.ascontiguousarray(codes).reshape(-1, group)
     own, new = (tuple(np.ascontiguousarray(part).reshape(-1) for part in pair) for pair in (parameters, stored))
-    _between(flat, *own, _halvings(ours // group), *new, _halvings(theirs // group), sums)
+    _between(flat, int(codes.max()), *own, _halvings(ours // group), *new, _halvings(theirs // group), sums)
     return float(sums[0]), float(sums[1]), float(sums[2])
 
 
@@ -45,26 +48,52 @@ def _halvings(share: int) -> int:
 
 @kernel
 def _between(
-    codes: Any, scales: Any, biases: Any, shift: int, new_scales: Any, new_biases: Any, new_shift: int, sums: Any
+    codes: Any,
+    top: int,
+    scales: Any,
+    biases: Any,
+    shift: int,
+    new_scales: Any,
+    new_biases: Any,
+    new_shift: int,
+    sums: Any,
 ) -> None:
-    """Group g of the codes is in group g >> shift of the old parameters, g >> new_shift of the new ones."""
-    count = codes.shape[1]
+    """Group g of the codes is in group g >> shift of the old parameters, g >> new_shift of the new ones.
+
+    top: no code is above it.
+    """
+    values, bound = np.float64(codes.shape[1]), np.empty(AT_ONCE, np.float64)
+    total, squares = np.empty(AT_ONCE, np.float64), np.empty(AT_ONCE, np.float64)
     squared = reference = largest = 0.0
+    for first in range(0, codes.shape[0], AT_ONCE):
+        count = min(AT_ONCE, codes.shape[0] - first)
+        _sum_codes(codes[first : first + count], total, squares)
+        for i in range(count):
+            old, new = (first + i) >> shift, (first + i) >> new_shift
+            scale, bias = np.float64(scales[old]), np.float64(biases[old])
+            ds, db = np.float64(new_scales[new]) - scale, np.float64(new_biases[new]) - bias
+            reference += (scale * scale * squares[i] + 2 * scale * bias * total[i]) + values * bias * bias
+            squared += max((ds * ds * squares[i] + 2 * ds * db * total[i]) + values * db * db, 0.0)
+            bound[i] = abs(ds) * top + abs(db)
+        for i in range(count):
+            if bound[i] > largest:  # seldom: few groups could have a larger error than all before
+                old, new = (first + i) >> shift, (first + i) >> new_shift
+                ds = np.float64(new_scales[new]) - np.float64(scales[old])
+                db = np.float64(new_biases[new]) - np.float64(biases[old])
+                low, high = codes[first + i].min(), codes[first + i].max()
+                largest = max(largest, max(abs(ds * low + db), abs(ds * high + db)))
+    sums[0], sums[1], sums[2] = squared, reference, largest
+
+
+@inner
+def _sum_codes(codes: Any, total: Any, squares: Any) -> None:
+    """Of each group the sum of its codes, and of their squares."""
+    count = codes.shape[1]
     for g in range(codes.shape[0]):
         group = codes[g]
-        total, squares, low, high = np.int32(0), np.int32(0), np.uint8(255), np.uint8(0)
+        first, second = np.int32(0), np.int32(0)
         for j in range(count):
             code = np.int32(group[j])
-            total += code
-            squares += code * code
-        for j in range(count):
-            low, high = min(low, group[j]), max(high, group[j])
-        scale, bias = np.float64(scales[g >> shift]), np.float64(biases[g >> shift])
-        ds = np.float64(new_scales[g >> new_shift]) - scale
-        db = np.float64(new_biases[g >> new_shift]) - bias
-        reference += (scale * scale * squares + 2 * scale * bias * total) + count * bias * bias
-        if ds == 0.0 and db == 0.0:
-            continue
-        squared += max((ds * ds * squares + 2 * ds * db * total) + count * db * db, 0.0)
-        largest = max(largest, max(abs(ds * low + db), abs(ds * high + db)))
-    sums[0], sums[1], sums[2] = squared, reference, largest
+            first += code
+            second += code * code
+        total[g], squares[g] = first, second

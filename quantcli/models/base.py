@@ -104,8 +104,9 @@ class Architecture:
     by key, without the architecture's prefix). model_types: of `config.json`, each with the defaults that its class in
     transformers assumes for keys that a file leaves out. tensors, computed: the table. dropped: source tensors that
     hold nothing (patterns with `{i}`, in full). mtp: the dialects, beside `hf`, that keep the layers for
-    multi-token prediction, those from num_hidden_layers on; None: there are no such layers. states_space_prefix:
-    whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
+    multi-token prediction, those from num_hidden_layers on; None: there are no such layers. mlx_schemes: role -> the
+    scheme that mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
+    states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
 
     names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before
     `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
@@ -121,6 +122,7 @@ class Architecture:
     computed: tuple[Computed, ...] = ()
     dropped: tuple[str, ...] = ()
     mtp: tuple[str, ...] | None = None
+    mlx_schemes: Mapping[str, str] = field(default_factory=dict)
     when: Callable[[Mapping[str, Any]], bool] | None = None
     states_space_prefix: bool = False
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from quantcli.models.decoder import INVERSE_FREQUENCIES, POST_NORMS, decoder
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import SLIDING_WINDOW, VOCAB_SIZE, WINDOW_PATTERN, Key, pattern_of_windows
 from quantcli.models.llama import ROPE_FREQS
-from quantcli.models.reader import Reader
+from quantcli.models.reader import LONGEST, Reader
 from quantcli.models.stored import Setting, Stored, kinds_of_layers
 from quantcli.tokenizers import conventions
 
@@ -21,8 +21,8 @@ def _kinds(config: Reader) -> list[str] | None:
         return None
     pattern = config.values.get("sliding_window_pattern")
     if not isinstance(pattern, str) or not pattern:
-        pattern = "L" * (config.integer("sliding_window_pattern", 4) - 1) + "G"
-    layers = config.integer("num_hidden_layers")
+        pattern = "L" * (config.integer("sliding_window_pattern", 4, most=LONGEST) - 1) + "G"
+    layers = config.integer("num_hidden_layers", most=LONGEST)
     return ["sliding_attention" if pattern[i % len(pattern)] == "L" else "full_attention" for i in range(layers)]
 
 

@@ -109,6 +109,7 @@ GLM4_MOE = Architecture(
     ),
     dropped=INVERSE_FREQUENCIES,
     mtp=("gguf",),
+    mlx_schemes={"ffn_gate_inp": "dense"},
     keys=(
         Key("block_count", "uint32", lambda h: h.layers + _next(h)),
         *SIZES[1:],

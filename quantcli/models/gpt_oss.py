@@ -16,6 +16,8 @@ from quantcli.models.rope_settings import rope_scaling
 from quantcli.models.stored import Setting, Stored, has
 
 EXPERTS = f"{LAYER}.mlp.experts"
+#: MXFP4 blocks (`experts.gate_up_proj_blocks`) have rows of outputs, dense tensors rows of inputs.
+TURNED = Transpose(unless="mxfp4")
 #: Where gate and up stand among the rows of what they share.
 STARTS = {"gate": 0, "up": 1}
 
@@ -50,6 +52,7 @@ def _scaling(file: Stored) -> dict[str, Any] | None:
 GPT_OSS = Architecture(
     name="gpt_oss",
     gguf="gpt-oss",
+    mlx_schemes={"ffn_gate_inp": "affine8-g64"},
     model_types={
         "gpt_oss": {
             "rms_norm_eps": 1e-5,
@@ -69,8 +72,8 @@ GPT_OSS = Architecture(
         *attention(),
         Tensor(f"{LAYER}.self_attn.sinks", f"{BLOCK}.attn_sinks.weight", suffixes=("",)),
         *rows({"mlp.router": "ffn_gate_inp"}),
-        *(_expert("gate_up_proj", kind, "weight", (Transpose(), Take(at, step=2))) for kind, at in STARTS.items()),
-        _expert("down_proj", "down", "weight", (Transpose(),)),
+        *(_expert("gate_up_proj", kind, "weight", (TURNED, Take(at, step=2))) for kind, at in STARTS.items()),
+        _expert("down_proj", "down", "weight", (TURNED,)),
         *(_expert("gate_up_proj_bias", kind, "bias", (Take(at, step=2),)) for kind, at in STARTS.items()),
         _expert("down_proj_bias", "down", "bias"),
     ),

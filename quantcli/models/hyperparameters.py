@@ -63,7 +63,7 @@ class Hyperparameters:
     @property
     def rotary_dimensions(self) -> int:
         """How many elements of a head are rotated."""
-        return int(self.head_dim * (1.0 if self.rope.partial is None else self.rope.partial))
+        return int(self.head_dim * self.rope.partial)
 
 
 def even_share(read: Reader) -> int:
@@ -97,6 +97,7 @@ def from_config(
         return read.integer(read.first(*named[field]), default) if named[field] else 0
 
     heads = size("heads")
+    head_dim = _head_dim(read, heads)
     kv_heads = size("kv_heads", heads)
     if kv_heads and heads % kv_heads:
         first, second = (read.first(*named[field]) for field in ("heads", "kv_heads"))
@@ -113,7 +114,7 @@ def from_config(
         feed_forward_length=size("feed_forward_length"),
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=_head_dim(read, heads),
+        head_dim=head_dim,
         norm_eps=read.number(read.first(*NORM_EPS)),
         vocab_size=read.integer("vocab_size"),
         rope=rope_of(read, context),

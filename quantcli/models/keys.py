@@ -14,7 +14,7 @@ from typing import Any
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models.hyperparameters import Hyperparameters
-from quantcli.models.reader import Reader
+from quantcli.models.reader import LONGEST, Reader
 
 Read = Callable[[Hyperparameters], Any]
 
@@ -25,13 +25,16 @@ class Key:
 
     name: after the architecture's prefix. type: as `containers.gguf` spells it. read: a key of config.json, or a
     function; a value of None is left out. config: the key of config.json that takes the stored value back as it is;
-    where `read` is a key, that one.
+    where `read` is a key, that one. required: no file does without it. otherwise: the key of metadata whose value
+    counts where a file lacks this one.
     """
 
     name: str
     type: str
     read: str | Read
     config: str | None = None
+    required: bool = False
+    otherwise: str | None = None
 
     @property
     def back(self) -> str | None:
@@ -71,12 +74,12 @@ def gating(h: Hyperparameters) -> int:
     return GATING[name]
 
 
-BLOCKS = Key("block_count", "uint32", lambda h: h.layers, "num_hidden_layers")
-CONTEXT = Key("context_length", "uint32", lambda h: h.context_length, "max_position_embeddings")
-EMBEDDING = Key("embedding_length", "uint32", lambda h: h.embedding_length, "hidden_size")
+BLOCKS = Key("block_count", "uint32", lambda h: h.layers, "num_hidden_layers", required=True)
+CONTEXT = Key("context_length", "uint32", lambda h: h.context_length, "max_position_embeddings", required=True)
+EMBEDDING = Key("embedding_length", "uint32", lambda h: h.embedding_length, "hidden_size", required=True)
 FEED_FORWARD = Key("feed_forward_length", "uint32", lambda h: h.feed_forward_length, "intermediate_size")
-HEADS = Key("attention.head_count", "uint32", lambda h: h.heads, "num_attention_heads")
-KV_HEADS = Key("attention.head_count_kv", "uint32", lambda h: h.kv_heads, "num_key_value_heads")
+HEADS = Key("attention.head_count", "uint32", lambda h: h.heads, "num_attention_heads", required=True)
+KV_HEADS = Key("attention.head_count_kv", "uint32", lambda h: h.kv_heads, "num_key_value_heads", otherwise=HEADS.name)
 SIZES = (BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS)
 
 FREQ_BASE = Key("rope.freq_base", "float32", lambda h: h.rope.theta)
@@ -126,7 +129,7 @@ SLIDING_WINDOW = Key("attention.sliding_window", "uint32", "sliding_window")
 
 def every_fourth_full(config: Reader) -> list[str]:
     """`layer_types` of models in which three layers with a sliding window come before one without."""
-    layers = config.integer("num_hidden_layers")
+    layers = config.integer("num_hidden_layers", most=LONGEST)
     return ["sliding_attention" if (layer + 1) % 4 else "full_attention" for layer in range(layers)]
 
 

@@ -32,6 +32,7 @@ MIXTRAL = Architecture(
         *experts({"w1": "gate", "w3": "up", "w2": "down"}, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp"),
     ),
     dropped=INVERSE_FREQUENCIES,
+    states_space_prefix=True,
     keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_local_experts"), *HEAD_SIZES),
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
     classes={"mixtral": "MixtralForCausalLM"},

@@ -1,7 +1,7 @@
 """Operations between a tensor's arrangement in one dialect and in another; each is tiny and can be undone.
 
     row operations     gather rows of each matrix      PermuteRows  GroupQkv  Take
-    shape operations   move no byte                    PerHead  DropAxis  MoveAxis
+    shape operations   move no byte                    PerHead  SingleRow  DropAxis  MoveAxis
     value operations   change values or the last axis  AddOne  NegExp  Transpose
 
 All of them act on the matrices of a tensor's last two axes, one by one, so that stacked experts need nothing of their
@@ -133,6 +133,17 @@ class PerHead:
 
 
 @dataclass(frozen=True)
+class SingleRow:
+    """A matrix of one row, which llama-quantize writes as a vector."""
+
+    def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        return shape
+
+    def restore(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
+        return (1, *shape) if len(shape) == 1 else shape
+
+
+@dataclass(frozen=True)
 class DropAxis:
     """An axis of size 1 goes: the middle one of a convolution over each channel."""
 
@@ -191,8 +202,9 @@ class NegExp:
 
 @dataclass(frozen=True)
 class Transpose:
-    """Each matrix transposed."""
+    """Each matrix transposed. unless: the scheme whose weights Hugging Face's dialect has transposed already."""
 
+    unless: str | None = None
     whole = True
 
     def apply(self, matrices: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Computed
 from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, ends, norm_rows, rows
 from quantcli.models.hyperparameters import Hyperparameters
@@ -49,6 +50,8 @@ def attention_factor(hyperparameters: Hyperparameters) -> float | None:
     if not rope.long_factors:
         return None
     original = rope.original_context or context
+    if original < 2:
+        raise BadInput(f"config.json: original_max_position_embeddings is {original}; longrope needs one above 1.")
     if context <= original:
         return 1.0
     if rope.type == "yarn":

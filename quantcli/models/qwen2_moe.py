@@ -3,11 +3,13 @@
 Source: llama.cpp's conversion of Qwen2MoeForCausalLM; mlx-lm's qwen2_moe.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import (
+    BLOCK,
     EXPERTS,
     GATED,
     INVERSE_FREQUENCIES,
+    LAYER,
     PRE_NORMS,
     attention,
     ends,
@@ -16,6 +18,7 @@ from quantcli.models.decoder import (
     rows,
 )
 from quantcli.models.keys import EXPERT_LENGTH, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
+from quantcli.models.ops import SingleRow
 from quantcli.models.qwen2 import SETTINGS, WINDOW_LAYERS
 from quantcli.models.stored import Setting
 
@@ -23,8 +26,12 @@ SHARED = {
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
     "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
-    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
 }
+
+#: One value a token: a matrix of one row.
+SHARED_GATE = Tensor(
+    f"{LAYER}.mlp.shared_expert_gate", f"{BLOCK}.ffn_gate_inp_shexp", (SingleRow(),), ("weight",), optional=True
+)
 
 QWEN2_MOE = Architecture(
     name="qwen2_moe",
@@ -47,6 +54,7 @@ QWEN2_MOE = Architecture(
         *attention(),
         *rows(GATED, optional=True),
         *rows({"mlp.gate": "ffn_gate_inp"} | SHARED, optional=True),
+        SHARED_GATE,
         *experts(EXPERTS),
     ),
     dropped=INVERSE_FREQUENCIES,

@@ -42,6 +42,7 @@ QWEN3_MOE = Architecture(
         *rows({"mlp.gate": "ffn_gate_inp"}, optional=True),
         *experts(EXPERTS),
     ),
+    mlx_schemes={"ffn_gate_inp": "affine8-g64"},
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(EXPERT_LENGTH,),

@@ -34,8 +34,8 @@ class Reader:
         """The first of these keys that is there; where none is, the first of all, for the error to name."""
         return next((key for key in keys if self.has(key)), keys[0])
 
-    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number from `least` to 2**32 - 1; `default` where the key is absent, an error without one."""
+    def integer(self, key: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
+        """A whole number from `least` to `most`; `default` where the key is absent, an error without one."""
         value = self.values.get(key, default)
         value = default if value is None else value
         kind = "positive whole number" if least else "whole number"
@@ -43,8 +43,9 @@ class Reader:
             raise BadInput(f"{self.where}: {key} is missing; it has to be a {kind}.")
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-            raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be a {kind} below 2**32.")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            bound = "2**32" if most == LARGEST else most + 1
+            raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be a {kind} below {bound}.")
         return value
 
     def optional_integer(self, key: str, least: int = 1) -> int | None:

@@ -26,14 +26,18 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
         "model_type": model_type,
         "architectures": [architecture.classes[model_type]],
         "vocab_size": file.vocab_size(),
-        "tie_word_embeddings": not file.holds("output.weight"),
+        "tie_word_embeddings": not file.holds("output.weight") if file.tensors else OMITTED,
         "torch_dtype": OMITTED if dtype is None else SPELLED[dtype],
     }
     made |= {f"{role}_token_id": file.token(_ROLES.get(role, role)) for role in ("bos", "eos", "pad")}
     made |= {"rope_theta": theta_of(file), "rope_scaling": rope_scaling(file)}
+    if isinstance(architecture.model_types[model_type].get("head_dim"), int):
+        made["head_dim"] = file.head_dim
     for key in (*architecture.keys, *architecture.further):
-        if key.back is not None and file.own.has(key.name):
+        if key.back is not None and (key.required or file.own.has(key.name)):
             made[key.back] = _value(key, file)
+        elif key.back is not None and key.otherwise is not None:
+            made[key.back] = file.own.integer(key.otherwise)
     made |= {setting.name: setting.of(file) for setting in architecture.settings}
     return {key: made[key] for key in sorted(made) if made[key] is not OMITTED}
 

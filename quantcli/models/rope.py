@@ -50,7 +50,7 @@ class Rope:
     beta_slow: float | None = None
     attention_factor: float | None = None
     extrapolation_factor: float | None = None
-    partial: float | None = None
+    partial: float = 1.0
     local_theta: float | None = None
     mscale_all_dim: float | None = None
     long_factors: tuple[float, ...] | None = None
@@ -67,8 +67,11 @@ def rope_of(read: Reader, context: int) -> Rope:
     kind = settings.text("rope_type", settings.text("type", "default"))
     if theta <= 0:
         raise BadInput(f"{settings.where}: rope_theta is {theta}; it has to be above 0.")
-    if kind in ("linear", "llama3", "yarn") and settings.number("factor") <= 0:
-        raise BadInput(f"{settings.where}: factor is {settings.number('factor')}; it has to be above 0.")
+    needed = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+    for key in needed.get(kind, ()):
+        # What llama.cpp has defaults for may be missing.
+        if settings.number(key, None if key == "factor" else 1.0) <= 0:
+            raise BadInput(f"{settings.where}: {key} is {settings.number(key)}; it has to be above 0.")
     original = read.integer("original_max_position_embeddings", context, least=0)
     return Rope(
         theta=theta,
@@ -89,11 +92,10 @@ def rope_of(read: Reader, context: int) -> Rope:
     )
 
 
-def _partial(read: Reader, settings: Reader) -> float | None:
+def _partial(read: Reader, settings: Reader) -> float:
     """The share of a head that is rotated, under any of its names."""
-    if settings.has("partial_rotary_factor"):
-        return settings.number("partial_rotary_factor")
-    return read.optional_number(read.first("rotary_pct", "rope_pct", "partial_rotary_factor"))
+    outside = read.number(read.first("rotary_pct", "rope_pct", "partial_rotary_factor"), 1.0)
+    return settings.number("partial_rotary_factor", outside)
 
 
 def llama3_factors(rope: Rope, dimensions: int) -> NDArray[np.float32] | None:
@@ -139,9 +141,14 @@ def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
         return None
     low, high, original = PUBLISHED
     plain = Rope(theta, "llama3", None, int(original), low, high)
-    tops = dict.fromkeys((_decimal(wanted.max()), 8.0, 32.0, 16.0, 4.0, 64.0))
-    tried = [replace(plain, factor=top) for top in tops] + [r for top in tops for r in _fitted(wanted, theta, top)]
-    misses = [_miss(wanted, rope) for rope in tried]
+    tops = dict.fromkeys((_decimal(float(wanted.max())), 8.0, 32.0, 16.0, 4.0, 64.0))
+    published = [replace(plain, factor=top) for top in tops]
+    with np.errstate(all="ignore"):
+        exact = next((rope for rope in published if not _miss(wanted, rope)), None)
+        if exact is not None:
+            return exact
+        tried = published + [rope for top in tops for rope in _fitted(wanted, theta, top)]
+        misses = [_miss(wanted, rope) for rope in tried]
     best = min(range(len(tried)), key=lambda i: (misses[i], i))
     if misses[best] > 1e-4:
         raise BadInput("rope_freqs.weight: its factors are not of the kind that Llama 3.1 has.")
@@ -149,10 +156,11 @@ def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
 
 
 def _miss(wanted: NDArray[np.float32], rope: Rope) -> float:
-    """Largest relative difference from the factors that these settings give."""
+    """Largest relative difference from the factors that these settings give; infinity where they give none."""
     given = llama3_factors(rope, 2 * wanted.size)
     assert given is not None
-    return float(np.max(np.abs(given.astype(np.float64) / wanted - 1)))
+    miss = float(np.max(np.abs(given.astype(np.float64) / wanted - 1)))
+    return miss if math.isfinite(miss) else math.inf
 
 
 def _fitted(wanted: NDArray[np.float32], theta: float, top: float) -> list[Rope]:
@@ -165,34 +173,36 @@ def _fitted(wanted: NDArray[np.float32], theta: float, top: float) -> list[Rope]
         return []
     inverse = 1 / _wavelengths(theta, 2 * wanted.size).astype(np.float64)
     blend = (1 / wanted.astype(np.float64) - 1 / top) / (1 - 1 / top)
-    between = (blend > 1e-6) & (blend < 1 - 1e-6)
-    if np.count_nonzero(between) > 1:
-        slope, start = np.polyfit(inverse[between], blend[between], 1)
-        bounds = (-start / slope, (1 - start) / slope) if slope > 0 else None
-    else:
-        bounds = _steep(inverse, blend, between)
-    if bounds is None or not 0 < bounds[0] < bounds[1]:
+    low, high = _bounds(inverse, blend)
+    if not 0 < low < high < math.inf:
         return []
     return [
-        Rope(theta, "llama3", top, context, _decimal(bounds[0] * context, 5), _decimal(bounds[1] * context, 5))
+        Rope(theta, "llama3", top, context, _decimal(low * context, digits), _decimal(high * context, digits))
+        for digits in (5, 12)
         for context in CONTEXTS
     ]
 
 
-def _steep(
-    inverse: NDArray[np.float64], blend: NDArray[np.float64], between: NDArray[np.bool_]
-) -> tuple[float, float] | None:
-    """Bounds of a blend that holds one frequency or none: they lie between the neighbours on both sides."""
+def _bounds(inverse: NDArray[np.float64], blend: NDArray[np.float64]) -> tuple[float, float]:
+    """Where the line through the blends between 0 and 1 meets these two; (0, 0) where nothing says so.
+
+    With one such frequency or none, the bounds lie between its neighbours on both sides.
+    """
+    between = np.flatnonzero((blend > 1e-6) & (blend < 1 - 1e-6))
     above, below = inverse[blend >= 1 - 1e-6], inverse[blend <= 1e-6]
-    if not above.size or not below.size or below.max() >= above.min():
-        return None
-    low, high = below.max(), above.min()
-    if not np.any(between):
-        return low + (high - low) / 3, high - (high - low) / 3
-    middle, share = float(inverse[between][0]), float(blend[between][0])
-    # The steepest line through the one point that still leaves its neighbours outside.
-    slope = max(share / (middle - low), (1 - share) / (high - middle)) * 1.5
-    return middle - share / slope, middle + (1 - share) / slope
+    if between.size > 1:
+        (x, y), (u, v) = ((inverse[i], blend[i]) for i in (between[-1], between[0]))
+        slope = (v - y) / (u - x)
+    elif not above.size or not below.size:
+        return 0.0, 0.0
+    elif between.size:
+        x, y = inverse[between[0]], blend[between[0]]
+        # Steeper than the steepest line that reaches a neighbour.
+        slope = 1.5 * max(y / (x - below.max()), (1 - y) / (above.min() - x))
+    else:
+        x, y = below.max() + (above.min() - below.max()) / 3, 0.0
+        slope = 3 / (above.min() - below.max())
+    return float(x - y / slope), float(x + (1 - y) / slope)
 
 
 def _decimal(value: float, digits: int = 6) -> float:
@@ -205,19 +215,31 @@ def _decimal(value: float, digits: int = 6) -> float:
 
 
 def mlx_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What an MLX folder's `config.json` needs beside its source's keys for mlx-lm to see the rope settings.
+    """What an MLX folder's `config.json` needs beside its source's keys for mlx-lm to see what transformers 5 renamed.
 
-    mlx-lm's llama and qwen2 read top-level `rope_theta` and `rope_scaling` only, and run with their default theta,
-    without a word, where transformers 5 wrote `rope_parameters`. Keys that the config has already are left alone;
-    settings that differ by layer type are not touched.
+    Most of mlx-lm's models read top-level `rope_theta` and `rope_scaling` only, and run with their default theta,
+    without a word, where transformers 5 wrote `rope_parameters`. Keys that the config has already are left alone.
     """
-    settings = config.get("rope_parameters")
-    if not isinstance(settings, Mapping) or any(isinstance(value, Mapping) for value in settings.values()):
+    written = config.get("rope_parameters")
+    settings = dict(written) if isinstance(written, Mapping) else {}
+    whole, local = (settings.pop(f"{kind}_attention", None) for kind in ("full", "sliding"))
+    settings = dict(whole) if isinstance(whole, Mapping) else settings
+    if any(isinstance(value, Mapping) for value in settings.values()):
         return {}
-    added: dict[str, Any] = {}
-    if config.get("rope_theta") is None and settings.get("rope_theta") is not None:
-        added["rope_theta"] = settings["rope_theta"]
-    kind = settings.get("rope_type", settings.get("type", "default"))
-    if config.get("rope_scaling") is None and kind != "default":
-        added["rope_scaling"] = {key: value for key, value in settings.items() if key != "rope_theta"}
-    return added
+    theta, partial = settings.pop("rope_theta", None), settings.pop("partial_rotary_factor", None)
+    wanted = {
+        "rope_theta": theta,
+        "rope_scaling": _with_type(settings) if settings.get("rope_type", "default") != "default" else None,
+        "rope_local_base_freq": local.get("rope_theta") if isinstance(local, Mapping) else None,
+        "partial_rotary_factor": partial,
+    }
+    if config.get("model_type") == "gpt_neox":
+        wanted = {"rotary_emb_base": theta, "rotary_pct": partial}
+    if config.get("model_type") == "qwen3_moe":
+        wanted["num_experts"] = config.get("num_local_experts")
+    return {key: value for key, value in wanted.items() if value is not None and config.get(key) is None}
+
+
+def _with_type(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Scaling under both names that its kind has had: some of mlx-lm's models know the older one only."""
+    return {"type": settings["rope_type"], **settings}

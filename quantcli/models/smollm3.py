@@ -33,6 +33,7 @@ SMOLLM3 = Architecture(
     },
     tensors=decoder(permute=True),
     dropped=INVERSE_FREQUENCIES,
+    states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
     classes={"smollm3": "SmolLM3ForCausalLM"},
     settings=(

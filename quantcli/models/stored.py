@@ -45,7 +45,7 @@ class Stored:
 
     @property
     def layers(self) -> int:
-        return self.own.integer("block_count")
+        return self.own.integer("block_count", most=LONGEST)
 
     @property
     def heads(self) -> int:

@@ -22,7 +22,7 @@ from quantcli.checkpoint import Weight
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Found, Tensor
 from quantcli.models.hyperparameters import Hyperparameters
-from quantcli.models.ops import Op, RowOp, Rows, Shape, ShapeOp, Take, ValueOp
+from quantcli.models.ops import Op, RowOp, Rows, Shape, ShapeOp, Take, Transpose, ValueOp
 from quantcli.schemes.base import matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.virtual import flattened, join, made, reshaped, section
@@ -192,6 +192,8 @@ class Translation:
     def _done(self, op: Op, tensor: Arranged) -> Arranged:
         if isinstance(op, ShapeOp):
             return replace(tensor, shape=op.reshape(tensor.shape, self.hyperparameters))
+        if is_turned(op, tensor.weight):
+            return tensor
         if isinstance(op, ValueOp):
             return _valued(op.apply, op.whole, tensor)
         return self._picked(tensor, ("do", op), lambda rows: op.index(rows, self.hyperparameters))
@@ -199,6 +201,8 @@ class Translation:
     def _undo(self, op: Op, tensor: Arranged) -> Arranged:
         if isinstance(op, ShapeOp):
             return replace(tensor, shape=op.restore(tensor.shape, self.hyperparameters))
+        if is_turned(op, tensor.weight):
+            return tensor
         if isinstance(op, ValueOp):
             return _valued(op.undo, op.whole, tensor)
         return self._picked(
@@ -228,6 +232,11 @@ def _shared(source: Sequence[Op], target: Sequence[Op]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(source, target, strict=False)))
 
 
+def is_turned(op: Op, weight: Weight) -> bool:
+    """Whether a weight that is to be transposed is stored the other way round already."""
+    return isinstance(op, Transpose) and op.unless == weight.scheme.name
+
+
 def _is_vector(row: Tensor, shape: Shape) -> bool:
     """Whether the last axis is what a layer's outputs are along: a bias, of stacked experts a row for each."""
     return len(shape) == 1 or row.hf.endswith("bias")
@@ -245,8 +254,7 @@ def _valued(compute: Callable[[NDArray[np.generic]], NDArray[np.generic]], whole
     """The tensor with its values changed: of dense ones that only move in their own dtype, else in float32."""
     *lead, rows, columns = (1, *tensor.shape) if len(tensor.shape) == 1 else tensor.shape
     shape = (*lead, columns, rows) if whole else tensor.shape
-    scheme = tensor.weight.scheme
-    dtype = scheme.dtype if whole and isinstance(scheme, Dense) else "f32"
+    dtype = tensor.weight.scheme.values_dtype if whole else "f32"
     per_block, block = (rows, columns) if whole else (1, 1)
     return Arranged(made(tensor.weight, tensor.rows, shape, dtype, per_block, block, compute), None, shape)
 

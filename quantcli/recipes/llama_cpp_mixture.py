@@ -64,7 +64,8 @@ class Facts:
 
 def _first_integer(value: Any, where: str) -> int:
     """A whole number from 0 on, of an array (one number for each layer) the first."""
-    first = next(iter(value.decode()), 0) if isinstance(value, ArrayValue) else value
+    values = value.decode() if isinstance(value, ArrayValue) else value
+    first = next(iter(values), 0) if isinstance(values, list | tuple) else values
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise BadInput(f"{where} is {shown(first)}, expected a whole number from 0 on: mend the tool that wrote it.")
     return first

@@ -70,7 +70,7 @@ NEVER_OF = {
 
 def never(name: str, shape: tuple[int, ...], architecture: str = "") -> str | None:
     """Why llama-quantize leaves a tensor as it is, whatever the ftype; None where it may be quantized."""
-    if len(_without_leading_ones(shape)) < 2:
+    if len(without_leading_ones(shape)) < 2:
         return "one dimension"
     if not name.endswith("weight"):
         return "not a weight"
@@ -81,10 +81,14 @@ def never(name: str, shape: tuple[int, ...], architecture: str = "") -> str | No
     return next((why for part, why in NEVER.items() if part in name), None)
 
 
-def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """GGUF does not count these as dimensions."""
-    start = next((axis for axis, size in enumerate(shape) if size != 1), len(shape))
-    return shape[start:]
+def without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape as llama.cpp's tools write it, which do not count these as dimensions; one dimension at least.
+
+    >>> without_leading_ones((1, 64)), without_leading_ones((1, 1))
+    ((64,), (1,))
+    """
+    start = next((axis for axis, size in enumerate(shape) if size != 1), len(shape) - 1)
+    return shape[max(start, 0) :]
 
 
 class Category(Enum):

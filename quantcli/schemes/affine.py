@@ -200,6 +200,10 @@ class Affine(Scheme):
         return None
 
     def _rounded(self, parameters: NDArray[np.float32], what: str) -> Array:
+        with np.errstate(over="ignore"):
+            rounded = parameters.astype(numpy_dtype(self.scale_dtype), copy=False)
+        if not nonfinite(rounded):
+            return rounded
         if nonfinite(parameters):
             raise DoesNotFit(f"a {what} is not finite")
         try:

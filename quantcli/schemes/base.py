@@ -139,7 +139,7 @@ class Codes:
         >>> grid = Grid(6, 32, "f16")
         >>> codes = Codes(grid, np.zeros((1, 64), np.uint8), np.float32([[0.5, -2]]), np.float32([[-16, 8]]))
         >>> codes.offsets(128, 8)
-        array([[96, 124]], dtype=int16)
+        array([[ 96, 124]], dtype=int16)
         """
         room = 2**bits - 2**self.grid.bits
         if self.grid.zero is not None:

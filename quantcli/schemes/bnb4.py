@@ -98,7 +98,7 @@ class Bnb4(Written):
         return self.values
 
     @property
-    def group(self) -> int:
+    def shared(self) -> int:
         return self.block
 
     @property

@@ -144,7 +144,7 @@ class QuarkInt(Scaled):
 def _threes(stored: Array) -> NDArray[np.uint8]:
     """Codes (n, 8m) of bytes (n, 3m).
 
-    >>> _threes(np.array([[0b10_001_000, 0b0_100_011_0, 0b111_110_10]], np.uint8)).tolist()
+    >>> _threes(np.array([[0b10_001_000, 0b1_100_011_0, 0b111_110_10]], np.uint8)).tolist()
     [[0, 1, 2, 3, 4, 5, 6, 7]]
     """
     threes = stored.reshape(len(stored), -1, 3).astype(np.uint32)

@@ -221,9 +221,14 @@ class Scaled(Scheme):
         return along(groups, self.group, self.columns)
 
     @property
+    def shared(self) -> int | None:
+        """Values of a row that share a scale, None where all of them do."""
+        return self.scales.columns
+
+    @property
     def group(self) -> int:
-        """Values of a row that share a scale."""
-        return self.scales.columns or self.columns
+        """As a number, that of a row where all of it shares one."""
+        return self.shared or self.columns
 
     def nonfinite(self, part: str, array: Array) -> bool:
         if part == self.codes_part and self.table is not None:

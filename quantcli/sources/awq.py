@@ -21,7 +21,7 @@ from quantcli.schemes.dense import holds
 from quantcli.schemes.scaled import Scales
 from quantcli.sources.folder import Folder, Tensors, settings_files, sidecars
 from quantcli.sources.hf import dense
-from quantcli.sources.modules import beside, checkpoint, held
+from quantcli.sources.modules import Keys, beside, checkpoint, held, names_module, refuse_unpacked
 
 #: `version` -> the layout's class, and what dtype and how many columns and rows an entry of `qweight` is; an empty one
 #: is what some exporters write for gemm.
@@ -40,6 +40,7 @@ class Settings:
     group_size: int
     zero_point: bool
     version: str = "gemm"
+    dense: tuple[str, ...] = ()
 
 
 def settings(block: Mapping[str, Any], label: str) -> Settings:
@@ -64,7 +65,8 @@ def settings(block: Mapping[str, Any], label: str) -> Settings:
         raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's layouts are read with 4 bits.")
     if group <= 0 and group != WHOLE_ROW:
         raise BadInput(f"{where}: `group_size` is {shown(group)}, it has to be above 0, or -1 for whole rows.")
-    found = Settings(group, zero_point, version.lower() or "gemm")
+    left_dense = Keys(block, where).names("modules_to_not_convert")
+    found = Settings(group, zero_point, version.lower() or "gemm", tuple(left_dense))
     if found.version in GEMV and not zero_point:
         raise NotPossible(f"{where}: `version` {found.version} without zero points is no layout of AutoAWQ's.")
     if found.version in GEMV and group != WHOLE_ROW and min(group, 128) not in MULTIPLES:
@@ -79,6 +81,8 @@ def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     modules = sorted(name.removesuffix(".qweight") for name in parts if name.endswith(".qweight"))
     if not modules:
         raise BadInput(f"{folder.label}: config.json says AWQ, but no tensor is called *.qweight.")
+    left_out = f"{folder.label}/config.json: modules_to_not_convert, which does not name it,"
+    refuse_unpacked(parts, modules, left_out, lambda module, linear: linear and not names_module(block.dense, module))
     if block.version in GEMV:
         weights = [_gemv_weight(module, parts, block) for module in modules]
         return checkpoint("awq", folder, config, tensors, weights)

@@ -41,6 +41,9 @@ QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
     "torchao": open_torchao,
 }
 
+#: Where modelopt's settings stood before they came into config.json.
+OLD_MODELOPT = "hf_quant_config.json"
+
 
 def open_source(path: Path) -> Checkpoint:
     """The checkpoint at a local path. Raises `BadInput`, `NotPossible`."""
@@ -66,6 +69,9 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
         raise BadInput(f"{folder.label}: has no config.json: {hint}.")
     config = read_json(folder, "config.json")
     tensors = read_tensors(folder, only)
+    if "quantization_config" not in config and OLD_MODELOPT in names:
+        stated = read_json(folder, OLD_MODELOPT).get("quantization")
+        config |= {"quantization_config": {**(stated if isinstance(stated, dict) else {}), "quant_method": "modelopt"}}
     settings = config.get("quantization_config")
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):

@@ -22,10 +22,23 @@ from quantcli.schemes.packed import PLANES, WORD
 from quantcli.schemes.scaled import Scales
 from quantcli.sources.awq import open_awq
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modules import Keys, beside, checkpoint, extras_of, held, order_of, pattern, where
+from quantcli.sources.modules import (
+    Keys,
+    beside,
+    checkpoint,
+    extras_of,
+    held,
+    names_module,
+    order_of,
+    pattern,
+    refuse_unpacked,
+    where,
+)
 
 SUFFIXES = {"qweight": ".qweight", "qzeros": ".qzeros", "scales": ".scales", "g_idx": ".g_idx"}
 WHOLE_ROW = -1
+#: Keys that say which modules are quantized, in patterns of each tool's own: then dense ones are taken as they are.
+PARTIAL = ("modules_in_block_to_quantize", "inside_layer_modules", "block_name_to_quantize", "to_quant_block_names")
 #: AutoRound's `packing_format` -> whose layout it is.
 PACKINGS = {
     "auto_round:auto_gptq": "gptq", "auto_gptq": "gptq", "auto_round": "gptq", "auto_round:gptq": "gptq",
@@ -104,6 +117,13 @@ def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Ch
         raise BadInput(f"{keys.label}: says GPTQ, but no tensor is called *.qweight.")
     _refuse_orphans(tensors.parts)
     weights = [_weight(module, tensors.parts, _of(module, rules, common, tensors.parts), folder) for module in modules]
+    dense = [*keys.names("modules_to_not_convert"), *keys.under("extra_config", needed=False).block]
+    if not any(keys.block.get(key) for key in PARTIAL):
+        refuse_unpacked(
+            tensors.parts, modules, keys.label,
+            lambda module, linear: linear and not names_module(dense, module)
+            and all(found is not None or not regex.match(module) for regex, found in rules),
+        )  # fmt: skip
     return checkpoint("gptq", folder, config, tensors, weights)
 
 
@@ -160,7 +180,7 @@ def _weight(module: str, parts: Mapping[str, Part], wanted: Settings, folder: Fo
         raise BadInput(f"{where(scales)}: is {scales.dtype}, scales are f16, bf16, f32 or f64.")
     group = None if wanted.group_size == WHOLE_ROW or not columns else wanted.group_size
     groups = 1 if group is None else -(-columns // group)
-    ordered = order_of(stored, wanted.act_order, columns, group, groups, folder, "desc_act")
+    ordered = order_of(stored, wanted.act_order, columns, group, groups, folder, "desc_act", wanted.reason)
     extras = () if ordered else extras_of(stored, ("g_idx",))
     scheme = Gptq(
         columns=columns, scales=Scales(scales.dtype, 1, group, turned=True), bits=wanted.bits,

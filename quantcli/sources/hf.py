@@ -47,8 +47,9 @@ def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> C
     if isinstance(settings, Mapping) and settings:
         method = settings.get("quant_method", "unnamed")
         raise NotPossible(
-            f"{folder.label}/config.json: quantization_config has quant_method {shown(method)}, which is not read yet: "
-            "AutoAWQ (gemm), MLX and dense checkpoints are."
+            f"{folder.label}/config.json: quantization_config has quant_method {shown(method)}, which is not read: "
+            "awq, gptq, auto-round, compressed-tensors, fp8, fbgemm_fp8, modelopt, quark, bitsandbytes, hqq, torchao "
+            "and mxfp4 (gpt-oss) are, MLX's and dense checkpoints too."
         )
     check_unquantized(tensors.parts.values(), "a layout that config.json, without quantization_config, does not name")
     weights = {name: dense(part) for name, part in sorted(tensors.parts.items())}

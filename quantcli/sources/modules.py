@@ -96,11 +96,13 @@ def compute_dtype(config: Mapping[str, Any]) -> str:
 
 
 def order_of(
-    stored: Mapping[str, Part], wanted: bool, columns: int, group: int | None, groups: int, folder: Folder, key: str
-) -> bool:
+    stored: Mapping[str, Part], wanted: bool, columns: int, group: int | None, groups: int, folder: Folder, key: str,
+    reason: str,
+) -> bool:  # fmt: skip
     """Whether columns belong to groups in another order than their own, which `g_idx` says.
 
-    wanted: the settings, at `key`, say so, and `g_idx` has to be there. group: None for one group a row.
+    wanted: the settings, at `key`, say so, and `g_idx` has to be there. group: None for one group a row. reason: what
+    else the settings say, which the error quotes.
     """
     index = stored.get("g_idx")
     if index is None:
@@ -108,7 +110,7 @@ def order_of(
             raise BadInput(f"{where(next(iter(stored.values())))}: has no g_idx beside it, which `{key}` needs.")
         return False
     if index.shape != (columns,) or index.dtype != "i32":
-        raise BadInput(f"{where(index)}: is {index.dtype} {list(index.shape)}, i32 [{columns}] is needed.")
+        raise BadInput(f"{where(index)}: is {index.dtype} {list(index.shape)}, i32 [{columns}] is needed ({reason}).")
     # Over the network each would be a request; unless the settings say otherwise they are in order.
     if not wanted and not isinstance(folder, LocalFolder):
         return False

@@ -31,7 +31,8 @@ class Draft:
     turned: where it becomes dense, its last two axes change places (the draft's shape is the source's, the plan then
     turns it); where it keeps codes, it stays as it is.
     subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
-    fixed: it has the dtype `dense` whatever is asked.
+    fixed: it has the dtype `dense` whatever is asked. own: the scheme that the target's own tool gives it when all of
+    the model gets one. packed: a layout that the target has for this weight alone, if its codes fit.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Draft:
     constant: Array | None = None
     stays: str | None = None
     fixed: bool = False
+    own: str | None = None
+    packed: Scheme | None = None
     turned: bool = False
 
 

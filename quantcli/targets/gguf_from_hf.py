@@ -25,7 +25,7 @@ from quantcli.targets.names import Model, Named
 def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
     """The weights under their GGUF names, and those that GGUF has no use for."""
     model = Model.of(source)
-    architecture, hyperparameters = model.known(), model.hyperparameters()
+    architecture, hyperparameters = model.known(), model.hyperparameters
     named, left = model.named("gguf")
     gguf_sizes.check(named, architecture, hyperparameters, f"{source.root}/config.json")
     made = [_draft(weight, source, architecture, settings) for weight in named]
@@ -34,9 +34,9 @@ def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Le
 
 def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[Typed, list[str]]:
     """The file's metadata, and warnings of what it cannot say."""
-    architecture = Model.of(source).known()
-    hyperparameters = architecture.hyperparameters(source.config, f"{source.root}/config.json")
-    vocabulary = tokenizers.load(source.root, source.config, architecture.vocabulary)
+    model = Model.of(source)
+    hyperparameters = model.hyperparameters
+    vocabulary = tokenizers.load(source.root, source.config, model.known().vocabulary)
     _check_vocabulary(placed, len(vocabulary.tokens), source)
     made = metadata(
         hyperparameters, vocabulary, source=source.root, config=source.config, file_type=file_type,

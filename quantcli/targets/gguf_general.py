@@ -10,6 +10,7 @@ part of YAML that model cards use: `key: value`, `key: [a, b]`, and `key:` with 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -46,12 +47,18 @@ class Name:
 
 
 def general(
-    folder: str, config: Mapping[str, Any], sampling: Mapping[str, Any], card: Mapping[str, Any], parameters: int
+    folder: str,
+    config: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    card: Mapping[str, Any],
+    parameters: int,
+    label: str | None = None,
 ) -> Typed:
     """The keys after `general.type` up to the tags, in llama.cpp's order.
 
     folder: the model folder's name. config, sampling: the objects in config.json and generation_config.json. card: the
-    model card's front matter. parameters: elements of all tensors of the file.
+    model card's front matter. parameters: elements of all tensors of the file. label: how large the model is called
+    where its name does not say, else that follows from `parameters`.
     """
     names = [take_apart(folder, parameters)]
     origin = config.get("_name_or_path")
@@ -61,7 +68,7 @@ def general(
     organization = _first(names, "organization")
     texts |= {key: _first(names, key) for key in ("version", "finetune", "basename")}
     texts["organization"] = title(organization) if organization else None
-    texts["size_label"] = _first(names, "size_label") or size_label(parameters)
+    texts["size_label"] = _first(names, "size_label") or label or size_label(parameters)
     order = ("name", "version", "organization", "finetune", "basename", "size_label")
     out = _sampling(sampling) | {f"general.{k}": ("string", texts[k]) for k in order if texts[k] is not None}
     for key, target in CARD_TEXTS.items():
@@ -152,6 +159,24 @@ def size_label(parameters: int) -> str:
     scaled = parameters * {12: 1e-12, 9: 1e-9, 6: 1e-6, 3: 1e-3}[power]
     digits = max(2 - len(str(round(scaled)).lstrip("0")), 0)
     return f"{scaled:.{digits}f}{ {12: 'T', 9: 'B', 6: 'M', 3: 'K'}[power] }"
+
+
+def label_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """How large a model is called: its parameters, of one with experts those that a single one would have.
+
+    shapes: of every tensor of the file by GGUF's names, rows first.
+
+    >>> label_of({"token_embd.weight": (1000, 500), "blk.0.ffn_up_exps.weight": (8, 1000, 100)})
+    '8x600K'
+    """
+    stacked = {name: shape for name, shape in shapes.items() if "_exps." in name and len(shape) > 2}
+    experts = sum(shape[0] for shape in stacked.values()) // len(stacked) if stacked else 0
+    total = sum(math.prod(shape) for shape in shapes.values())
+    if not experts:
+        return size_label(total)
+    alone = sum(math.prod(shape[1:]) for shape in stacked.values())
+    shared = total - sum(math.prod(shape) for shape in stacked.values())
+    return f"{experts}x{size_label(shared + alone)}"
 
 
 def take_apart(model: str, parameters: int) -> Name:

@@ -21,7 +21,7 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.errors import NotPossible
 from quantcli.models import ARCHITECTURES, Architecture, Hyperparameters, Key
 from quantcli.models.keys import SLIDING_WINDOW
-from quantcli.targets.gguf_general import Typed, front_matter, general
+from quantcli.targets.gguf_general import Typed, front_matter, general, label_of
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
 
@@ -46,12 +46,14 @@ def metadata(
     """All metadata of the GGUF file made from the model folder `source`: key -> (type, value), in order.
 
     config: the object in the folder's config.json; generation_config.json and README.md are read where they are there.
-    shapes: of every tensor of the file. The rest: see `keys`. Raises `BadInput`, `NotPossible`.
+    shapes: of every tensor of the file, rows first. The rest: see `keys`. Raises `BadInput`, `NotPossible`.
     """
     files = Files(source)
     card = front_matter(files.text(CARD)) if files.has(CARD) else {}
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    named = general(model_name(source), config, files.json("generation_config.json"), card, parameters)
+    named = general(
+        model_name(source), config, files.json("generation_config.json"), card, parameters, label_of(shapes)
+    )
     return keys(hyperparameters, vocabulary, named, file_type, quantized)
 
 

@@ -7,19 +7,21 @@ Source: transformers' `save_pretrained`: shards, index where there are several, 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
+from quantcli.models.translate import is_turned
 from quantcli.schemes import hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.targets import hf_layouts
+from quantcli.schemes.gpt_oss import GptOss
+from quantcli.targets import hf_quantized
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
-from quantcli.targets.mlx import STORAGE_KEYS, dense_dtype, dtype_keys
+from quantcli.targets.mlx import STORAGE_KEYS, dense_dtype, described, dtype_keys
 from quantcli.targets.names import Model, Named
-from quantcli.targets.shards import copied_files, index_file, json_file, shards
+from quantcli.targets.shards import index_file, json_file, shards
 
 #: Families whose stored layout is a Hugging Face one.
 FAMILIES = (
@@ -35,6 +37,10 @@ DENSE_MODULES = {
 }  # fmt: skip
 
 
+#: What is dense in a gpt-oss checkpoint, as its config.json says it.
+DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
+
+
 class HfTarget:
     """`--to hf`."""
 
@@ -46,21 +52,7 @@ class HfTarget:
         if source.names == "gguf":
             model.known()
         named, left = model.named("hf")
-        drafts = [
-            Draft(
-                n.name,
-                n.source.shape,
-                n.subject,
-                _dtype(n, source, settings),
-                n.source.weight,
-                n.source.rows,
-                stays=hf_layouts.stays_dense(n.name, n.source.shape),
-                # transformers' dense tensors of gpt-oss's experts are (experts, inputs, outputs).
-                turned=n.source.weight.scheme.family == "gpt-oss",
-            )
-            for n in named
-        ]
-        return drafts, left, []
+        return [_draft(one, source, settings) for one in named], left, []
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or hugging_face.named(name, scale_dtype, shape)
@@ -74,24 +66,40 @@ class HfTarget:
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
-        is_kept = any(w.stored for w in placed if w.scheme.family in FAMILIES) and not hf_layouts.changed(placed)
-        quantization = {} if is_kept else hf_layouts.settings(placed, str(source.root))
-        placed = [hf_layouts.called(w) for w in placed]
+        is_kept = any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+        quantization = {} if is_kept else hf_quantized.settings(placed, str(source.root))
+        placed = [hf_quantized.called(w) for w in placed]
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
-        config = _config(source, placed, settings, is_kept=is_kept)
+        # The settings' further files say what config.json said before any of the weights became dense.
+        is_same = is_kept and not _decoded(source, placed)
+        stored, beside, notes = described(source, settings, layouts=is_same)
+        config = _config(source, stored, placed, settings, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
         index = [index_file(where, placed)] if len(files) > 1 else []
-        copies = copied_files(source, settings=is_kept)
-        return [*files, *index, json_file("config.json", config), *copies], []
+        return [*files, *index, json_file("config.json", config), *beside], notes
 
 
-def _config(source: Checkpoint, placed: Sequence[Placed], settings: Settings, *, is_kept: bool) -> dict[str, Any]:
+def _draft(named: Named, source: Checkpoint, settings: Settings) -> Draft:
+    """A weight under its Hugging Face name; gpt-oss's experts have a packed layout, transposed to the dense one."""
+    weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
+    turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
+    return Draft(
+        named.name, shape, named.subject, _dtype(named, source, settings), weight, rows,
+        stays=hf_quantized.stays_dense(named.name, shape), turned=turned, packed=GptOss() if turned else None,
+    )  # fmt: skip
+
+
+def _config(
+    source: Checkpoint, stored: Mapping[str, Any], placed: Sequence[Placed], settings: Settings, *, is_kept: bool
+) -> dict[str, Any]:
     """config.json: storage settings go with the layout that they describe, the dtype follows what was decoded."""
-    decoded = [w for w in placed if isinstance(w.scheme, Dense) and _was_quantized(w, source)]
+    decoded = _decoded(source, placed)
     if is_kept:
-        config = {k: v for k, v in source.config.items() if k != "_name_or_path"}
+        config = {k: v for k, v in stored.items() if k != "_name_or_path"}
+        if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
+            return config | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
         return config | _left_dense(source, decoded)
-    config = {k: v for k, v in source.config.items() if k not in STORAGE_KEYS}
+    config = {k: v for k, v in stored.items() if k not in STORAGE_KEYS}
     dtypes = {w.scheme.name for w in decoded}
     dtype = settings.asked_dtype or (dtypes.pop() if len(dtypes) == 1 else None)
     return config | (dtype_keys(config, dtype) if dtype else {})
@@ -116,6 +124,11 @@ def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]
         )
     listed = [*(settings.get(key) or ()), *(module for module in modules if module not in (settings.get(key) or ()))]
     return {"quantization_config": settings | {key: listed}}
+
+
+def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
+    """The weights that were quantized and are dense now."""
+    return [w for w in placed if isinstance(w.scheme, Dense) and _was_quantized(w, source)]
 
 
 def _was_quantized(placed: Placed, source: Checkpoint) -> bool:

@@ -15,12 +15,14 @@ from quantcli import models
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
+from quantcli.models import Architecture
 from quantcli.recipes.mixtures import BLOCK_BITS
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.bare_fp8 import BareFp8
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.targets import folder_from_gguf
 from quantcli.targets.base import (
     Draft,
     Left,
@@ -37,6 +39,10 @@ from quantcli.targets.shards import copied_files, index_file, json_file, shards
 
 #: Keys of config.json that describe how the source was stored.
 STORAGE_KEYS = ("quantization", "quantization_config", "_name_or_path")
+
+
+#: How the roles end whose modules mlx-lm never quantizes, whatever their shape.
+NEVER = ("_norm", "conv1d")
 
 
 class MlxTarget:
@@ -57,7 +63,7 @@ class MlxTarget:
         common = settings.dtype or mlx_lm_dtype(source.config)
         if source.names == "gguf":
             common = settings.dtype or gguf_dtype(source)
-        return [_draft(weight, source, common) for weight in named], left, warnings
+        return [_draft(weight, source, model.architecture, common) for weight in named], left, warnings
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)
@@ -73,18 +79,32 @@ class MlxTarget:
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
-        config = {k: v for k, v in source.config.items() if k not in STORAGE_KEYS}
-        config |= models.mlx_rope_keys(source.config)
+        stored, beside, notes = described(source, settings)
+        config = {k: v for k, v in stored.items() if k not in STORAGE_KEYS}
+        config |= models.mlx_rope_keys(config)
         if settings.asked_dtype:
             config |= dtype_keys(config, settings.asked_dtype)
         block = quantization_block(placed, settings)
         if block:
             config |= {"quantization": block, "quantization_config": block}
         return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
-                *copied_files(source)], _warnings(placed)  # fmt: skip
+                *beside], [*notes, *_warnings(placed)]  # fmt: skip
 
 
-def _draft(named: Named, source: Checkpoint, common: str | None) -> Draft:
+def described(
+    source: Checkpoint, settings: Settings, *, layouts: bool = False
+) -> tuple[Mapping[str, Any], list[OutputFile], list[str]]:
+    """config.json's object, the other files that describe a model, and warnings: the source's own, or rebuilt.
+
+    layouts: with the files that say how weights are stored.
+    """
+    if source.names == "hf":
+        return source.config, copied_files(source, settings=layouts), []
+    files, warnings = folder_from_gguf.files(source)
+    return folder_from_gguf.config(source, settings), files, warnings
+
+
+def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:
     """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored."""
     weight, shape, name = named.source.weight, named.source.shape, named.name
     if isinstance(weight.scheme, Dense | BareFp8) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
@@ -92,13 +112,17 @@ def _draft(named: Named, source: Checkpoint, common: str | None) -> Draft:
             f"{source.root}: tensor {weight.name} is {weight.scheme.dtype} without a scale, which MLX does not "
             "read; convert it to f16 or bf16 first."
         )
+    role = named.found.row.role if named.found else ""
+    own = None if architecture is None else architecture.mlx_schemes.get(role)
     stays = None
     if len(shape) < 2:
         stays = f"stays dense: has {len(shape)} dimensions"
     elif not name.endswith(".weight"):
         stays = "stays dense: is no layer's .weight"
+    elif own == "dense" or role.endswith(NEVER):
+        stays = "stays dense: mlx-lm does not quantize such a module"
     dtype = _held(dense_dtype(named, source, common))
-    return Draft(name, shape, named.subject, dtype, weight, named.source.rows, stays=stays)
+    return Draft(name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own)
 
 
 def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:

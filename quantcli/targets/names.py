@@ -6,6 +6,7 @@ A model that has no table keeps its names where source and target are both folde
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
@@ -61,19 +62,30 @@ class Model:
             raise NotPossible(unknown(self.source))
         return self.architecture
 
+    @cached_property
     def hyperparameters(self) -> Hyperparameters:
         """The settings of either dialect; raises `BadInput`, `NotPossible`."""
-        if self.source.names == "hf":
-            return self.known().hyperparameters(self.source.config, f"{self.source.root}/config.json")
-        shapes = {name: weight.shape for name, weight in self.source.weights.items()}
-        return models.from_gguf(self.source.metadata, str(self.source.root), shapes)
+        architecture, label = self.known(), str(self.source.root)
+        if self.source.names == "gguf":
+            shapes = {name: weight.shape for name, weight in self.source.weights.items()}
+            return models.from_gguf(self.source.metadata, label, shapes)
+        config = dict(self.source.config)
+        if architecture.mtp and self.layers is not None and not any(map(self._is_beyond, self.source.weights)):
+            config["num_nextn_predict_layers"] = 0  # whoever made the folder left them out
+        return architecture.hyperparameters(config, f"{label}/config.json")
 
+    @cached_property
     def layers(self) -> int | None:
         """How many layers the model has, those for multi-token prediction aside; None where nothing says so."""
-        if self.dialect == "gguf":
-            return self.hyperparameters().layers
+        if self.source.names == "gguf":
+            return self.hyperparameters.layers
         layers = self.source.config.get("num_hidden_layers")
         return layers if type(layers) is int else None
+
+    def _is_beyond(self, name: str) -> bool:
+        """Whether a tensor belongs to a layer for multi-token prediction."""
+        layer = self.architecture.layer(name) if self.architecture else None
+        return layer is not None and self.layers is not None and layer >= self.layers
 
     def sort_out(self, target: str) -> tuple[dict[str, Weight], list[Left]]:
         """The weights that a target has, and those that it has no use for."""
@@ -93,15 +105,13 @@ class Model:
         is_tied = config.get("tie_word_embeddings", defaults.get("tie_word_embeddings")) is True
         if is_tied and architecture.role(name) == "output":
             return "the embedding is used for it (tie_word_embeddings)"
-        layer, layers = architecture.layer(name), self.layers()
-        beyond = layer is not None and layers is not None and layer >= layers
-        if beyond and architecture.mtp is not None and target not in ("hf", *architecture.mtp):
+        if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self._is_beyond(name):
             return f"a layer for multi-token prediction, which {SAID[target]} do not have"
         return None
 
     def refuse_incomplete(self) -> None:
         """Raise `BadInput` for a tensor that the model cannot do without, by its table and its number of layers."""
-        layers = self.layers() if self.architecture else None
+        layers = self.layers if self.architecture else None
         if self.architecture is None or layers is None:
             return
         missing = self.architecture.missing(self.source.weights, layers, self.dialect)
@@ -119,9 +129,7 @@ class Model:
             self.refuse_incomplete()
         if self.architecture is None or self.architecture.agrees(self.dialect, target):
             return [Named(name, self._found(name), Arranged.of(weight)) for name, weight in kept.items()], left
-        translation = Translation(
-            self.architecture, self.hyperparameters(), self.dialect, target, str(self.source.root)
-        )
+        translation = Translation(self.architecture, self.hyperparameters, self.dialect, target, str(self.source.root))
         translated, rest = translation.of(kept)
         if rest and "gguf" in (self.dialect, target):
             raise NotPossible(

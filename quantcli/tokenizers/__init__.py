@@ -47,7 +47,8 @@ def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = PLA
     processor = tokenizer.post_processor if tokenizer is not None else None
     ids, add, warnings = special.read(processor, settings, config, added, len(vocabulary.tokens))
     named = {token.decode("utf-8", "replace"): number for number, token in enumerate(vocabulary.tokens)}
-    ids |= {role: named[text] for role, text in conventions.texts.items() if text in named}
+    # The converter's own choices stand where the tokenizer's files say nothing.
+    ids |= {role: named[text] for role, text in conventions.texts.items() if text in named and role not in ids}
     template, others = templates.read(files, settings)
     prefix = settings.get("add_prefix_space")
     return replace(

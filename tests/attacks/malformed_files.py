@@ -189,7 +189,7 @@ def configs() -> dict[str, Case]:
         made[f"config.json: quantization_config is {settings!r}"] = Case(
             changed(CONFIG, "quantization_config", to=settings)
         )
-    for method in ("gptq", "bitsandbytes", "x\ny", 7, None, {"a": 1}):
+    for method in ("eetq", "vptq", "x\ny", 7, None, {"a": 1}):
         files = changed(CONFIG, "quantization_config", to={"quant_method": method})
         made[f"config.json: quant_method is {method!r}"] = Case(files, code=4)
     return made

@@ -69,7 +69,7 @@ def quantized() -> dict[str, Case]:
     for key, value, code in (
         ("bits", 8, 4), ("bits", "4", 3), ("bits", None, 3), ("group_size", 0, 3), ("group_size", -1, 3),
         ("group_size", 48, 3), ("group_size", 10**30, 3), ("group_size", "64", 3), ("zero_point", 1, 3),
-        ("version", "gemv", 4), ("version", 2, 3), ("version", "x\ny" * 99, 4),
+        ("version", "marlin", 4), ("version", 2, 3), ("version", "x\ny" * 99, 4),
     ):  # fmt: skip
         block = {**config("awq")["quantization_config"], key: value}
         files = {CONFIG: as_json({**LLAMA, "quantization_config": block})}

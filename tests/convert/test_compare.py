@@ -156,6 +156,8 @@ def test_a_difference_of_awqs_dtype_is_named(llama: Path, tmp_path: Path) -> Non
     words = (codes.T.reshape(128, 8, 8).astype(np.int64) << shifts).sum(axis=2).astype(np.uint32).view(np.int32)
     module = DOWN.removesuffix(".weight")
     awq_block = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": False}
+    awq_block |= {"modules_to_not_convert": ["self_attn", "gate_proj", "up_proj", "layers.0", "layers.1"]}
+    awq_block["modules_to_not_convert"].remove(f"layers.{DOWN.split('.')[2]}")
     awq = changed(
         llama, tmp_path / "awq", {"quantization_config": awq_block},
         **{DOWN: None, f"{module}.qweight": words, f"{module}.scales": scales},
@@ -284,6 +286,13 @@ def test_settings_are_compared_whatever_the_dialect(llama: Path, tmp_path: Path)
     assert [f.key for f in compared(llama, second).fields] == ["rope.theta"]
 
 
+def test_settings_of_a_family_are_compared(llama: Path, tmp_path: Path) -> None:
+    scales = {"model_type": "granite", "embedding_multiplier": 12.0, "logits_scaling": 8.0}
+    first = changed(llama, tmp_path / "first", scales)
+    second = changed(llama, tmp_path / "second", scales | {"logits_scaling": 16.0})
+    assert [(f.key, f.a, f.b) for f in compared(first, second).fields] == [("logit_scale", 8.0, 16.0)]
+
+
 def test_tokenizers_are_compared_part_by_part(llama: Path, tmp_path: Path) -> None:
     tokenizer = json.loads((llama / "tokenizer.json").read_text())
     vocab = tokenizer["model"]["vocab"]
@@ -315,12 +324,12 @@ def test_unknown_architectures_are_compared_by_name(llama: Path, tmp_path: Path)
     strange = changed(llama, tmp_path / "strange", {"model_type": "strange"})
     found = compared(strange, strange)
     assert len(found.weights) == 21 and "'strange' has no table of settings" in found.notes[0]
-    with pytest.raises(NotPossible, match="'strange' has no table of names"):
+    with pytest.raises(NotPossible, match="'strange' is not known"):
         compared(strange, llama_gguf(tmp_path / "a.gguf", llama))
 
 
 def test_heads_that_do_not_divide_the_rows_name_file_and_tensor(llama: Path, tmp_path: Path) -> None:
-    file = llama_gguf(tmp_path / "odd.gguf", llama, head_count=3)
+    file = llama_gguf(tmp_path / "odd.gguf", llama, head_count=6)
     with pytest.raises(BadInput, match=r"odd.gguf: tensor blk.0.attn_q.weight: 64 rows"):
         compared(llama, file)
 

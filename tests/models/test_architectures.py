@@ -23,7 +23,7 @@ TABLES = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lam
 
 def sizes(**changed: object) -> Hyperparameters:
     standard = dict(architecture="llama", layers=2, context_length=512, embedding_length=64, feed_forward_length=128)
-    standard |= dict(heads=4, kv_heads=2, head_dim=16, rms_norm_eps=1e-5, vocab_size=100, rope=Rope())
+    standard |= dict(heads=4, kv_heads=2, head_dim=16, norm_eps=1e-5, vocab_size=100, rope=Rope())
     return Hyperparameters(**(standard | changed))  # type: ignore[arg-type]
 
 

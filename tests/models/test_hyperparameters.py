@@ -63,14 +63,12 @@ def test_both_files_of_a_case_mean_the_same(shared: Path, case: str) -> None:
 
 
 def test_defaults_are_those_of_the_family() -> None:
-    config = {k: v for k, v in BEFORE.items() if k not in ("num_key_value_heads", "rms_norm_eps")} | {
-        "num_attention_heads": 32,
-        "head_dim": None,
-    }
+    config = {k: v for k, v in BEFORE.items() if k not in ("num_key_value_heads", "rms_norm_eps")}
+    config |= {"num_attention_heads": 32}
     assert ARCHITECTURES["llama"].hyperparameters(config).kv_heads == 32
     assert ARCHITECTURES["llama"].hyperparameters(config | {"model_type": "mistral"}).kv_heads == 8
     assert ARCHITECTURES["qwen3"].hyperparameters(config | {"model_type": "qwen3"}).head_dim == 128
-    assert ARCHITECTURES["llama"].hyperparameters(config).rms_norm_eps == 1e-6
+    assert ARCHITECTURES["llama"].hyperparameters(config).norm_eps == 1e-6
 
 
 def test_sliding_window_counts_where_it_is_used() -> None:
@@ -114,11 +112,19 @@ def test_settings_that_mean_nothing(change: dict[str, Any], message: str) -> Non
 
 def test_mlx_sees_the_rope_settings() -> None:
     assert mlx_rope_keys(BEFORE) == {}
-    scaling = {k: v for k, v in AFTER["rope_parameters"].items() if k != "rope_theta"}
+    scaling = {k: v for k, v in AFTER["rope_parameters"].items() if k != "rope_theta"} | {"type": "llama3"}
     assert mlx_rope_keys(AFTER) == {"rope_theta": 500000.0, "rope_scaling": scaling}
     assert mlx_rope_keys({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}) == {"rope_theta": 1e6}
     assert mlx_rope_keys({"rope_theta": 5.0, "rope_parameters": {"rope_theta": 1e6}}) == {}
-    assert mlx_rope_keys({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}) == {}
+    nested = {"full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0}}
+    nested["sliding_attention"] = {"rope_theta": 1e4, "rope_type": "default"}
+    assert mlx_rope_keys({"rope_parameters": nested}) == {
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 8.0},
+        "rope_local_base_freq": 1e4,
+    }
+    assert mlx_rope_keys({"rope_parameters": {"some_attention": {"rope_theta": 1e6}}}) == {}
+    assert mlx_rope_keys({"model_type": "qwen3_moe", "num_local_experts": 3}) == {"num_experts": 3}
     assert mlx_rope_keys({"rope_parameters": "none"}) == {}
 
 

@@ -1,6 +1,6 @@
 """compressed-tensors and bitsandbytes quantize one matrix: what our encoders are held to.
 
-python -m tests.peers.quantizers FILE     writes the goldens of tests/schemes/test_hf_layouts.py
+python -m tests.peers.quantizers FILE     writes the goldens of tests/schemes/test_hf_encoding.py
 """
 
 from __future__ import annotations

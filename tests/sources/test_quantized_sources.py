@@ -167,7 +167,7 @@ def test_inspect_names_scheme_group_and_settings(case: str) -> None:
 
 @pytest.mark.parametrize("case", CONVERTED)
 def test_a_folder_of_float32(case: str, tmp_path: Path) -> None:
-    converted(DATA / case, tmp_path / "out", target="hf", scheme="f32")
+    converted(DATA / case, tmp_path / "out", to="hf", scheme="f32")
     truth, found = json.loads((DATA / case / "truth.json").read_text()), stored(tmp_path / "out")
     assert {name: hashes(found[name].array("<f4"))[1] for name in truth} == {n: t[1] for n, t in truth.items()}
     assert found.keys() == truth.keys() and "quantization_config" not in config(tmp_path / "out")
@@ -175,7 +175,7 @@ def test_a_folder_of_float32(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", [*CONVERTED, "gpt-oss-mxfp4"])
 def test_without_a_scheme_the_layout_is_copied(case: str, tmp_path: Path) -> None:
-    report = converted(DATA / case, tmp_path / "out", target="hf")
+    report = converted(DATA / case, tmp_path / "out", to="hf")
     assert set(report["totals"]["routes"]) == {"copy"}
     assert stored(tmp_path / "out") == stored(DATA / case)
     assert config(tmp_path / "out")["quantization_config"] == config(DATA / case)["quantization_config"]
@@ -183,7 +183,7 @@ def test_without_a_scheme_the_layout_is_copied(case: str, tmp_path: Path) -> Non
 
 
 def test_experts_of_gpt_oss_are_turned(tmp_path: Path) -> None:
-    converted(DATA / "gpt-oss-mxfp4", tmp_path / "out", target="hf", scheme="f32")
+    converted(DATA / "gpt-oss-mxfp4", tmp_path / "out", to="hf", scheme="f32")
     truth, found = json.loads((DATA / "gpt-oss-mxfp4" / "truth.json").read_text()), stored(tmp_path / "out")
     name = "model.layers.0.mlp.experts.gate_up_proj"
     assert found[name].shape == (4, 64, 192) and hashes(found[name].array("<f4")) == truth[name]
@@ -198,3 +198,14 @@ def test_whole_checkpoints(case: str, shared: Path) -> None:
     for name, weight in weights.items():
         found = hashes(as_the_tool_has_it(weight, weight.scheme.decode(whole(weight))))
         assert found[1] == truth[name]["sha256_f32_no_negative_zero"], name
+
+
+def test_settings_of_modelopt_in_their_own_file(tmp_path: Path) -> None:
+    """Before they came into config.json."""
+    case = DATA / "modelopt-nvfp4"
+    (tmp_path / "model.safetensors").write_bytes((case / "model.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "bfloat16"}))
+    stated = {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"], "kv_cache_quant_algo": None}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": stated}))
+    source = open_source(tmp_path)
+    assert source.kind == "modelopt" and {w.scheme.name for w in packed(source).values()} == {"nvfp4"}

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from quantcli.containers import safetensors
 from quantcli.errors import BadInput, NotPossible, Surroundings
 from quantcli.sources import remote
+from quantcli.sources.detect import open_folder, open_source
 from quantcli.sources.hub import list_files
 from quantcli.sources.remote import RemoteFolder, open_remote
 from tests.hub_models import INDEX, MODEL, index, shard, whole
 from tests.hub_server import Blob, Hub, blob, sparse
+
+DATA = Path(__file__).resolve().parent.parent / "data" / "quantized"
 
 # --- headers by range requests ---------------------------------------------------------------------------------------
 
@@ -149,3 +154,16 @@ def test_a_huge_config_is_not_fetched(hub: Hub) -> None:
     with pytest.raises(BadInput, match="too many for such a file"):
         open_remote(MODEL)
     assert not hub.data_requests()
+
+
+def test_quantized_checkpoints_are_told_without_a_download(hub: Hub) -> None:
+    """Headers and a few small tensors; the same schemes as of the folder."""
+    cases = ("bnb-nf4-double", "ct-w3a16-dense-g64", "gptq-b4-actorder", "hqq-b4-g64", "torchao-int8-row")
+    for case in cases:
+        files = {name: (DATA / case / name).read_bytes() for name in ("config.json", "model.safetensors")}
+        repo = replace(MODEL, repo=f"org/{case}")
+        hub.add(repo.repo, {name: blob(data, large=name.endswith("s")) for name, data in files.items()})
+        opened = open_remote(repo)
+        assert isinstance(opened, RemoteFolder)
+        here, there = open_source(DATA / case).weights, open_folder(opened).weights
+        assert {n: (w.scheme, w.shape) for n, w in here.items()} == {n: (w.scheme, w.shape) for n, w in there.items()}

@@ -122,8 +122,13 @@ def test_mlx_becomes_compressed_tensors_without_rounding(tmp_path: Path) -> None
 
 def test_its_own_output_is_copied(tmp_path: Path) -> None:
     """Also with the scheme that it has, and from bitsandbytes' offsets, which only the file knows."""
-    for name in ("int4-g32", "nf4-double-g64", "fp8-e4m3-tensor"):
-        converted(tiny_llama(tmp_path / f"in-{name}"), tmp_path / name, to="hf", scheme=name)
+    for name in ("int4-g32", "nf4-double-g64", "fp8-e4m3-tensor", "nvfp4", "mxfp8"):
+        converted(
+            tiny_llama(tmp_path / f"in-{name}", np.dtype(np.float16), torch_dtype="float16"),
+            tmp_path / name,
+            to="hf",
+            scheme=name,
+        )
         for again in ({}, {"scheme": name}):
             report = converted(tmp_path / name, tmp_path / f"{name}-{len(again)}", to="hf", **again)
             assert {w["route"] for w in report["weights"]} == {"copy"}

@@ -27,8 +27,14 @@ def with_config(root: Path, keys: dict[str, Any]) -> Path:
     [
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, {"rope_theta": 5e5}),
         ({"rope_parameters": {"rope_theta": 5e5}}, {"rope_theta": 5e5}),
-        ({"rope_parameters": {**YARN, "rope_theta": 1e6}}, {"rope_theta": 1e6, "rope_scaling": YARN}),
-        ({"rope_parameters": {**LLAMA3, "rope_theta": 5e5}}, {"rope_theta": 5e5, "rope_scaling": LLAMA3}),
+        (
+            {"rope_parameters": {**YARN, "rope_theta": 1e6}},
+            {"rope_theta": 1e6, "rope_scaling": YARN | {"type": "yarn"}},
+        ),
+        (
+            {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}},
+            {"rope_theta": 5e5, "rope_scaling": LLAMA3 | {"type": "llama3"}},
+        ),
         ({"rope_theta": 7e4, "rope_scaling": YARN}, {"rope_theta": 7e4, "rope_scaling": YARN}),
         ({"rope_theta": 7e4}, {"rope_theta": 7e4}),
         ({"rope_theta": 7e4, "rope_parameters": {"rope_theta": 7e4, "rope_type": "default"}}, {"rope_theta": 7e4}),

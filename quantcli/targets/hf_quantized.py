@@ -34,6 +34,8 @@ CT_VERSION = "0.20.0"
 LM_HEAD = "lm_head"
 #: Rows and columns of a block of FP8.
 BLOCK = 128
+#: Families that are written.
+FAMILIES = ("ct", "bnb", "bare")
 TORCH_FLOATS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 #: The last name of a layer's matrix that is no linear, or one that its tools leave alone.
@@ -61,7 +63,7 @@ def stays_dense(name: str, shape: tuple[int, ...]) -> str | None:
 def called(placed: Placed) -> Placed:
     """A quantized weight with the names of its tensors."""
     scheme, module = placed.scheme, placed.name.removesuffix(".weight")
-    if placed.stored or isinstance(scheme, Dense) or scheme.family not in ("ct", "bnb", "bare"):
+    if placed.stored or isinstance(scheme, Dense) or scheme.family not in FAMILIES:
         return placed
     suffixes = {"weight": ".weight"}
     if scheme.family == "ct":
@@ -227,4 +229,4 @@ def _bitsandbytes(quantized: Sequence[Placed], dense: Sequence[str], root: str) 
 
 def changed(placed: Sequence[Placed]) -> bool:
     """Whether some quantized weight is written anew, so that the source's settings do not describe the output."""
-    return any(not w.stored and not isinstance(w.scheme, Dense) for w in placed)
+    return any(not w.stored and w.scheme.family in FAMILIES for w in placed)

@@ -1,0 +1,243 @@
+"""Tiny models of every family: metadata as llama.cpp's converter wrote it, and config.json rebuilt from it.
+
+The data (`tests/data/arch`) are configs in three spellings (as published; as transformers 5 saves it; without every key
+that its configuration class assumes anyway) and what llama.cpp's converter made of the model: metadata, tensors, the
+values of those that it computed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantcli.errors import BadInput, NotPossible
+from quantcli.models import (
+    Architecture,
+    Hyperparameters,
+    by_gguf,
+    config_from_gguf,
+    find,
+    from_gguf,
+    generation_config_from_gguf,
+)
+from quantcli.targets.gguf_metadata import keys
+
+DATA = Path(__file__).resolve().parent.parent / "data" / "arch"
+CASES = sorted(path.name for path in DATA.iterdir())
+SPELLINGS = ("config.json", "config-v5.json", "config-minimal.json")
+
+#: Keys that name the file or its making, and those that no reader of the model looks at.
+UNREAD = {
+    "architectures", "transformers_version", "model_type", "torch_dtype", "quantization_config", "ep_size", "seq_aux",
+    "aux_loss_alpha", "order_of_interleaved_layers", "position_embedding_type", "layer_switch", "use_embedding_sharing",
+    "use_gated_activation", "use_parallel_block", "use_parallel_embedding", "resid_pdrop", "initializer_range",
+    "model_max_length", "qk_head_dim", "_sliding_window_pattern", "qkv_bias", "bias", "rope_scaling", "rope_theta",
+    "pretraining_tp", "mlp_bias", "router_aux_loss_coef", "output_router_logits", "pad_token_id",
+}  # fmt: skip
+#: What GGUF does not say of a case: a window or a context that llama.cpp has no key for, a layer that is left out.
+UNSAID = {
+    "deepseek_v3": {"num_nextn_predict_layers"},
+    "falcon": {"max_position_embeddings"},
+    "falcon_raw": {"max_position_embeddings"},
+    "gemma2_27": {"query_pre_attn_scalar"},
+    "mixtral_window": {"sliding_window"},
+    "mistral_plain": {"sliding_window"},
+    "qwen2_window": {"sliding_window", "use_sliding_window", "max_window_layers"},
+    "starcoder2": {"sliding_window"},
+    "cohere": {"max_position_embeddings"},
+}
+
+
+def config_of(case: str, spelling: str = "config.json") -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((DATA / case / spelling).read_text())
+    return config
+
+
+def reference(case: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DATA / case / "reference.json").read_text())
+    return found
+
+
+def family(config: Mapping[str, Any]) -> Architecture:
+    architecture = find(config)
+    assert architecture is not None
+    return architecture
+
+
+def own(metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The keys that do not come from the folder's name, its card or its tokenizer."""
+    named = ("general.architecture", "general.type", "general.file_type", "general.quantization_version")
+    return {key: value for key, value in metadata.items() if key.startswith(f"{name}.") or key in named}
+
+
+def written(hyperparameters: Hyperparameters, file_type: int = 32) -> dict[str, Any]:
+    """Metadata as a reference spells it."""
+    made = keys(hyperparameters, None, {}, file_type, False)
+    return {
+        key: [
+            f"ARRAY:{kind[6:-1].upper()}" if kind.startswith("array") else kind.upper(),
+            float(np.float32(value)) if kind == "float32" else list(value) if isinstance(value, tuple) else value,
+        ]
+        for key, (kind, value) in made.items()
+    }
+
+
+def rebuilt(case: str) -> dict[str, Any]:
+    stored = reference(case)
+    metadata = {key: value for key, (_, value) in stored["metadata"].items()}
+    shapes = {name: tuple(shape) for name, (_, shape) in stored["tensors"].items()}
+    return config_from_gguf(metadata, shapes, stored["values"].__getitem__, "bf16")
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("case", CASES)
+def test_metadata_as_the_converter_writes_it(case: str, spelling: str) -> None:
+    config = config_of(case, spelling)
+    wanted = reference(case)["metadata"]
+    made = written(family(config).hyperparameters(config), wanted.get("general.file_type", [0, 32])[1])
+    theirs = own(wanted, wanted["general.architecture"][1])
+    assert made == theirs
+    assert list(made) == list(theirs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_files_of_a_case_mean_the_same(case: str) -> None:
+    first, second = (config_of(case, spelling) for spelling in SPELLINGS[:2])
+    assert family(first) is family(second)
+    assert family(first).hyperparameters(first) == family(second).hyperparameters(second)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_rebuilt_config_makes_the_same_metadata(case: str) -> None:
+    config = rebuilt(case)
+    metadata = reference(case)["metadata"]
+    wanted = own(metadata, metadata["general.architecture"][1])
+    made = written(family(config).hyperparameters(config), metadata.get("general.file_type", [0, 32])[1])
+    if case == "exaone4_small":  # mlx-lm has to be told the size of a head, which this config leaves to follow
+        made = {key: value for key, value in made.items() if key in wanted}
+    assert made == wanted
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_rebuilt_config_says_what_the_class_does_not_assume(case: str) -> None:
+    made = rebuilt(case)
+    wanted = config_of(case, "config-minimal.json")
+    missed = {
+        key: (value, made.get(key))
+        for key, value in wanted.items()
+        if key not in UNREAD | UNSAID.get(case, set()) and not same(made.get(key), value)
+    }
+    assert not missed
+    assert made["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_rebuilt_config_means_the_same(case: str) -> None:
+    config, made = config_of(case), rebuilt(case)
+    ours, theirs = family(made).hyperparameters(made), family(config).hyperparameters(config)
+    assert family(made) is family(config)
+    if case.startswith("falcon"):
+        ours = replace(ours, context_length=4096, rope=replace(ours.rope, original_context=4096))
+    assert settled(ours) == settled(theirs)
+
+
+def settled(h: Hyperparameters) -> Hyperparameters:
+    """Without what GGUF has no key for, and with float32's numbers."""
+    rope = h.rope
+    if rope.type in ("dynamic", "llama3"):  # the first has no key, the second no single set of numbers
+        rope = replace(rope, type="default", factor=None, original_context=h.context_length)
+        rope = replace(rope, low_freq_factor=None, high_freq_factor=None)
+    numbers = {name: value for name, value in vars(rope).items() if isinstance(value, float)}
+    rope = replace(rope, **{name: float(np.float32(value)) for name, value in numbers.items()})
+    return replace(h, rope=rope, sliding_window=None, states_head_dim=False)
+
+
+def same(made: Any, wanted: Any) -> bool:
+    if isinstance(wanted, float) and isinstance(made, float):
+        return bool(np.float32(made) == np.float32(wanted))
+    if isinstance(wanted, int) and isinstance(made, str):  # a pattern, a letter for each layer
+        return made == ("L" * (wanted - 1) + "G") * (len(made) // wanted)
+    return bool(made == wanted)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_computed_tensors_are_the_converters(case: str) -> None:
+    config = config_of(case)
+    architecture = family(config)
+    hyperparameters = architecture.hyperparameters(config)
+    made = {row.gguf: row.values(hyperparameters) for row in architecture.computed}
+    there = {name: values.tolist() for name, values in made.items() if values is not None}
+    assert there == reference(case)["values"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rope_settings_give_the_same_factors(case: str) -> None:
+    made = rebuilt(case)
+    architecture = family(made)
+    hyperparameters = architecture.hyperparameters(made)
+    values = {row.gguf: row.values(hyperparameters) for row in architecture.computed}
+    for name, wanted in reference(case)["values"].items():
+        factors = values[name]
+        assert factors is not None
+        assert factors.tolist() == wanted
+
+
+def test_published_numbers_come_first() -> None:
+    wanted = {"rope_type": "llama3", "type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    wanted["original_max_position_embeddings"] = 8192
+    assert rebuilt("llama_llama3rope")["rope_scaling"] == wanted | {"factor": 8.0}
+    assert rebuilt("llama32")["rope_scaling"] == wanted | {"factor": 32.0}
+    assert rebuilt("exaone4")["rope_scaling"] == wanted | {"factor": 16.0}
+
+
+def test_families_that_share_a_name_are_told_apart() -> None:
+    kinds = {case: rebuilt(case)["model_type"] for case in CASES}
+    assert (kinds["llama"], kinds["mistral"], kinds["internlm3"], kinds["mixtral"]) == ("llama",) * 3 + ("mixtral",)
+    assert (kinds["olmo2"], kinds["olmo3"]) == ("olmo2", "olmo3")
+    assert (kinds["deepseek_v2"], kinds["deepseek_v3"]) == ("deepseek_v2", "deepseek_v3")
+
+
+def test_deepseek_v3_is_known_without_its_gating_function() -> None:
+    metadata = {key: value for key, (_, value) in reference("deepseek_v3")["metadata"].items()}
+    found = by_gguf({key: value for key, value in metadata.items() if not key.endswith("gating_func")})
+    assert found is not None
+    assert found.name == "deepseek_v3"
+
+
+def test_sampling_and_tokens() -> None:
+    def made(case: str) -> dict[str, Any]:
+        return generation_config_from_gguf({k: v for k, (_, v) in reference(case)["metadata"].items()})
+
+    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
+    assert made("qwen2") == sampling | {"eos_token_id": 362, "pad_token_id": 360}
+    assert made("llama") == {"bos_token_id": 1, "eos_token_id": 2}
+    assert made("glm4_moe")["eos_token_id"] == [360, 367, 369]
+
+
+def test_metadata_alone_gives_hyperparameters() -> None:
+    metadata = {key: value for key, (_, value) in reference("llama_llama3rope")["metadata"].items()}
+    found = from_gguf(metadata, "a.gguf", {"rope_freqs.weight": (16,), "token_embd.weight": (384, 64)})
+    assert (found.heads, found.vocab_size, found.tie_embeddings, found.rope.type) == (4, 384, True, "default")
+
+
+def test_what_a_file_lacks_is_named() -> None:
+    metadata = {key: value for key, (_, value) in reference("llama")["metadata"].items()}
+    del metadata["llama.block_count"]
+    with pytest.raises(BadInput, match=r"a\.gguf: llama: block_count is missing"):
+        config_from_gguf(metadata, {}, where="a.gguf")
+    with pytest.raises(NotPossible, match="'rwkv9' is not known"):
+        config_from_gguf({"general.architecture": "rwkv9"}, {})
+    with pytest.raises(BadInput, match=r"general\.architecture is missing"):
+        config_from_gguf({}, {})
+
+
+def test_a_pattern_has_a_value_for_each_layer() -> None:
+    stored = reference("olmo3")
+    metadata = {key: value for key, (_, value) in stored["metadata"].items()}
+    metadata["olmo2.attention.sliding_window_pattern"] = [True]
+    with pytest.raises(BadInput, match="sliding_window_pattern has 1 values for block_count 4"):
+        config_from_gguf(metadata, {"token_embd.weight": (384, 64)})
