@@ -26,9 +26,7 @@ def schemes(
     from quantcli.convert.catalogue import catalogue
 
     out = Output(as_json, quiet, verbose)
-    found = catalogue()
-    if name is not None:
-        found = _named(name, found)
+    found = catalogue() if name is None else _named(name)
     out.json({"schemes_version": 1, "schemes": [entry_json(entry) for entry in found]})
     if name is None:
         _table(found, out)
@@ -36,12 +34,12 @@ def schemes(
         _tell(entry, out)
 
 
-def _named(name: str, entries: list[Entry]) -> list[Entry]:
+def _named(name: str) -> list[Entry]:
     """The schemes of a name, in all families. Raises `WrongUsage` with a way on."""
+    from quantcli.convert.catalogue import of_name
     from quantcli.recipes.names import canonical, problem
 
-    wanted = canonical(name) or name.strip().lower()
-    found = [entry for entry in entries if entry.name == wanted]
+    found = of_name(canonical(name) or name.strip().lower())
     if not found:
         why = problem(name) if canonical(name) is None else f"{name!r} is a scheme that is not converted yet"
         raise WrongUsage(f"{why}; `quant schemes` lists those that are.")
@@ -58,6 +56,8 @@ def _table(entries: list[Entry], out: Output) -> None:
     out.table(columns, [_row(entry) for entry in entries])
     out.text("bits: stored bits per weight, scales included; float: f16, bf16 or f32, counted as 16 bits")
     out.text("group: weights that share a scale; block: bytes of a GGML block; RMSE%: relative, of a Gaussian")
+    out.text("ct: compressed-tensors, any int2 to int8, uint2 to uint7, groups N; -channel: in rows of 1024")
+    out.text("bnb: bitsandbytes, any even group; what a weight has once, as a scale for all of it, is not counted")
     out.text("zero: int: a zero point a group; bias: a float (bias, minimum); to: targets (awq is kept, not made)")
     needy = [entry.name for entry in entries if entry.needs_importance]
     out.text(f"importance matrix needed: {', '.join(needy) or 'by none of them'}")

@@ -12,17 +12,19 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from quantcli.arrays import DTYPES
+from quantcli.arrays import DTYPES, FLOATS
 from quantcli.convert import hf_layouts
 from quantcli.recipes.llama_cpp import DEMANDING
-from quantcli.schemes import ggml
+from quantcli.schemes import ggml, hugging_face
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.awq import Awq
 from quantcli.schemes.base import Scheme
+from quantcli.schemes.bnb4 import Bnb4
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml_blocks import Ggml
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.schemes.scaled import Scaled
+from quantcli.schemes.written import Written
 from quantcli.targets import TARGETS
 from quantcli.targets.hf import FAMILIES
 
@@ -48,7 +50,7 @@ STORED_SCALES = {
 CODEBOOK_GROUPS = {"iq1_s": 32, "iq1_m": 16, "iq2_xxs": 32, "iq2_xs": 16, "iq2_s": 16, "iq3_xxs": 32, "iq3_s": 32}
 
 #: The dtypes that a family leaves open for its scales; the first is the one that sizes are counted with.
-SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32")}
+SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32"), "ct": ("bf16", "f16", "f32")}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,14 @@ def _schemes() -> Iterator[Scheme]:
     yield from ggml.TYPES.values()
     yield from (Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in GROUPS)
     yield from (Awq(group, symmetric=True, scale_dtype="f16") for group in GROUPS)
-    yield from hf_layouts.layouts(SHAPE[1])
+    yield from hf_layouts.layouts(SHAPE)
+
+
+def of_name(name: str) -> list[Entry]:
+    """The schemes of a name, in all families, whether they are listed or not; empty where there is none."""
+    found = [entry for entry in catalogue() if entry.name == name]
+    scheme = hugging_face.named(name, "bf16", SHAPE)
+    return found or ([_entry(scheme)] if scheme is not None else [])
 
 
 def _entry(scheme: Scheme) -> Entry:
@@ -106,18 +115,23 @@ def _entry(scheme: Scheme) -> Entry:
 
 
 def bits_per_weight(scheme: Scheme) -> Fraction:
-    """Stored bits over weights, exact.
+    """Stored bits over weights, exact: what a weight has once (its shape, a scale for all) is not counted.
 
     >>> bits_per_weight(Affine(3, 64, "f16")), bits_per_weight(ggml.TYPES["q6_k"])
     (Fraction(7, 2), Fraction(105, 16))
     """
-    parts = scheme.layout(SHAPE).values()
+    parts = [part for part in scheme.layout(SHAPE).values() if part.axis is not None]
     return Fraction(sum(DTYPES[p.dtype].bits * math.prod(p.shape) for p in parts), math.prod(SHAPE))
 
 
 def _scales(scheme: Scheme) -> tuple[str, ...]:
     if scheme.family == "ggml" and scheme.name in STORED_SCALES:
         return ("*".join(STORED_SCALES[scheme.name]),)
+    if isinstance(scheme, Bnb4):
+        return ("u8*f32" if scheme.nested else "f32",)
+    if isinstance(scheme, Written):
+        own = scheme.scales.dtype
+        return SCALE_DTYPES["ct"] if own in FLOATS else ("f8_e4m3" if scheme.looks else scheme.scales.grid_dtype,)
     grid = scheme.grid()
     if grid is None:
         return ()
@@ -142,7 +156,7 @@ def _zero_point(scheme: Scheme) -> str | None:
 
 def _holds(label: str, scheme: Scheme) -> bool:
     """Whether a target writes the scheme, or a Hugging Face one keeps its layout."""
-    found = TARGETS[label]().scheme(scheme.name, "f16")
+    found = TARGETS[label]().scheme(scheme.name, "f16", SHAPE)
     return found == scheme or (label == "hf" and scheme.family in FAMILIES)
 
 

@@ -1,14 +1,13 @@
-"""The layouts of Hugging Face's quantizers that are read, one of each kind, as `quant schemes` lists them."""
+"""The layouts of Hugging Face's quantizers that are written or read, one of each kind, for `quant schemes`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from quantcli.schemes import hugging_face
 from quantcli.schemes.awq_gemv import AwqGemv, AwqGemvFast
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.bnb4 import TABLES, Bnb4, Nested
 from quantcli.schemes.bytewise import Bytewise
-from quantcli.schemes.ct_packed import CtPacked
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.schemes.gptq import DENSE_BITS, Gptq
 from quantcli.schemes.hqq import Hqq
@@ -23,11 +22,14 @@ GROUP = 128
 READERS = {
     family: ("transformers", "vLLM", "SGLang")
     for family in ("awq", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "gpt-oss")
-} | {family: ("transformers",) for family in ("awq-gemv", "awq-gemv-fast", "hqq", "torchao")}
+} | {family: ("transformers",) for family in ("awq-gemv", "awq-gemv-fast", "hqq", "torchao", "bare")}
 
 
-def layouts(columns: int) -> Iterator[Scheme]:
-    """For matrices of so many columns."""
+def layouts(shape: tuple[int, int]) -> Iterator[Scheme]:
+    """For matrices of that shape: those that are written, then those that are read."""
+    columns = shape[1]
+    found = (hugging_face.named(name, "bf16", shape) for name in WRITTEN)
+    yield from (scheme for scheme in found if scheme is not None)
     tensor, channel = Scales("f32", None, rank=0), Scales("bf16")
     halves, block = Scales("f16", 1, GROUP), Scales("f32", 128, 128)
     yield AwqGemv(columns=columns, scales=halves)
@@ -37,29 +39,30 @@ def layouts(columns: int) -> Iterator[Scheme]:
         kind = "gptq" if bits in DENSE_BITS else "gptq_p"
         for symmetric in (True, False):
             yield Gptq(columns=columns, scales=turned, bits=bits, symmetric=symmetric, layout_format=kind)
-    for bits in range(2, 9):
-        for symmetric in (True, False):
-            yield CtPacked(columns=columns, scales=Scales("bf16", 1, GROUP), bits=bits, symmetric=symmetric)
-    for shared in (Scales("bf16", None, rank=1), channel):
-        yield Bytewise(family="ct", columns=columns, scales=shared, stored="i8")
-    yield Bytewise(family="ct", columns=columns, scales=channel, stored="i8", symmetric=False, zeros_dtype="i8")
-    for shared in (Scales("bf16", None, rank=1), channel, Scales("bf16", 128, 128), Scales("u8", 1, 32)):
-        yield Bytewise(family="ct", columns=columns, scales=shared, stored="f8_e4m3")
-    yield from _small("ct", columns, divides=True)
     for stored in ("f8_e4m3", "f8_e5m2"):
         for shared in (tensor, channel, block):
             yield Bytewise(family="fp8", columns=columns, scales=shared, stored=stored)
     yield Bytewise(family="modelopt", columns=columns, scales=tensor, stored="f8_e4m3")
     yield next(_small("modelopt", columns, divides=False))
     yield from _quark(columns)
-    for quant, values in TABLES.items():
-        yield Bnb4(columns=columns, quant=quant, block=64, values=values)
-        yield Bnb4(columns=columns, quant=quant, block=64, values=values, nested=Nested(256, 0.0))
     yield Bytewise(family="bnb", columns=columns, scales=Scales("f32", rank=1), stored="i8", divisor=127)
     for kind in ("8bit_u8", "4bit_u8", "3bit_32", "2bit_u8", "1bit_u8"):
         yield Hqq(columns=columns, scales=Scales("bf16", 1, 64), kind=kind)
     yield Bytewise(family="torchao", columns=columns, scales=Scales("f32"), stored="i8")
     yield GptOss()
+
+
+#: Of the schemes that a Hugging Face folder is written with, those that are listed; others differ in bits and group.
+WRITTEN = (
+    *(f"{kind}{bits}-g128" for bits in (2, 3, 5, 6, 7) for kind in ("int", "uint")),
+    *(
+        f"{kind}-{shared}"
+        for kind in ("int4", "uint4", "int8", "int8-asym")
+        for shared in ("g32", "g64", "g128", "channel")
+    ),
+    "int8-tensor", "int8-asym-tensor", "fp8-e4m3-tensor", "fp8-e4m3-channel", "fp8-e4m3-block128", "mxfp4", "mxfp8",
+    "nvfp4", "nf4-g64", "fp4-g64", "nf4-double-g64", "fp4-double-g64", "fp8-e4m3", "fp8-e5m2",
+)  # fmt: skip
 
 
 def _small(family: str, columns: int, *, divides: bool) -> Iterator[Scheme]:

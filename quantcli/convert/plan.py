@@ -24,6 +24,7 @@ from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
 from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.names import GGML, WORDS
+from quantcli.schemes.bare_fp8 import BareFp8
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.opaque import Opaque
@@ -178,16 +179,16 @@ class _Chooser:
         """The target's scheme that a decision names, with the scale dtype that suits the route."""
         assert draft.weight is not None
         source = draft.weight.scheme
-        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own_dtype(source)))
+        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own_dtype(source)), draft.shape)
         if scheme is None and self.target.label == "gguf" and decision.scheme in GGML:
             raise NotPossible(f"{decision.reason}: {draft.name} as {decision.scheme}, a type that is not written yet.")
         if scheme is None:
             raise WrongUsage(
                 f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "
-                "`quant schemes` lists those that are."
+                f"{_who_has(decision.scheme) or '`quant schemes` lists those that are'}."
             )
         if source.grid() and not isinstance(fit_of(draft.weight, scheme, draft.shape), Grade):
-            scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, None)) or scheme
+            scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, None), draft.shape) or scheme
         return scheme
 
     def _scale_dtype(self, draft: Draft, own: str | None) -> str:
@@ -203,7 +204,9 @@ class _Chooser:
         unfit = wanted.unfit(draft.shape)
         stays = draft.stays or (f"stays dense: {unfit}" if unfit else None)
         if isinstance(source, Dense):
-            if unfit and not draft.stays and decision.origin is Origin.OPTION:
+            # bitsandbytes has no type to fall back to, and no sign that one was taken: its state is each weight's own.
+            insists = decision.origin is Origin.OPTION or wanted.family == "bnb"
+            if unfit and not draft.stays and insists:
                 raise NotPossible(f"{decision.reason}: {draft.name} cannot have it: {unfit}; name a type that fits.")
             if stays and decision.origin <= Origin.RECIPE:
                 self.warnings.append(f"{decision.reason} does not reach {draft.name}: {stays}.")
@@ -211,7 +214,10 @@ class _Chooser:
                 return self._to(draft, Dense(draft.dense), stays, None if draft.stays else wanted.name)
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
-        if source == wanted:
+        if draft.stays and not self.target.keeps(self.source, source):
+            return self._to(draft, Dense(draft.dense), f"{draft.stays}: decoded")
+        if source.bare() == wanted.bare():
+            wanted = source
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
         grade = fit_of(draft.weight, wanted, draft.shape)
@@ -233,7 +239,7 @@ class _Chooser:
         """A weight that is not rounded if any scheme of the target holds what it is."""
         assert draft.weight is not None
         source = draft.weight.scheme
-        if isinstance(source, Dense):
+        if isinstance(source, Dense) or (isinstance(source, BareFp8) and not self.target.keeps(self.source, source)):
             return self._to(draft, Dense(draft.dense), reason)
         asked = self.request.scale_dtype
         holders = self.target.holders(self._scale_dtype(draft, own_dtype(source)))
@@ -261,7 +267,7 @@ class _Chooser:
         if choice == "auto":
             scheme = fallback(holders, draft.shape) or Dense(draft.dense)
         else:
-            scheme = self.target.scheme(choice, self._scale_dtype(draft, None)) or Dense(draft.dense)
+            scheme = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape) or Dense(draft.dense)
             if scheme.name != choice or scheme.unfit(draft.shape):
                 raise WrongUsage(
                     f"--fallback {choice}: {draft.name} cannot have it ({scheme.unfit(draft.shape) or 'unknown here'})."
@@ -275,6 +281,12 @@ class _Chooser:
                 f"every weight is quantized already ({self.held_back[0]} the first) and none fits the scheme asked "
                 "for; --allow-requantize rounds them again."
             )
+
+
+def _who_has(scheme: str) -> str | None:
+    """The targets that have a scheme, as a clause; None where none has."""
+    having = [target().said for target in TARGETS.values() if target().scheme(scheme, "f16", (1024, 1024))]
+    return f"{' and '.join(having)} {'has' if len(having) == 1 else 'have'} it" if having else None
 
 
 def _refuse_lossy(steps: Iterable[Step], word: str, target: Target) -> None:

@@ -61,6 +61,7 @@ def step_summary(step: Step, error: Error | None = None) -> dict[str, Any]:
         **({"fallback_from": step.wanted} if step.wanted else {}),
         "bits_per_weight": round(step.scheme.bits_per_weight(step.draft.shape), 4),
         **({} if error is None else {"relative_rmse": error.relative_rmse, "largest_error": error.largest}),
+        **({"saturated": error.saturated} if error is not None and error.saturated else {}),
     }
 
 
@@ -90,8 +91,21 @@ def report(
         "sources": [_source(stamp, (sources or {}).get(stamp.path)) for stamp in plan.stamps],
         "weights": steps,
         "totals": {**summary["totals"], "grades": dict(sorted(Counter(s["grade"] for s in steps).items()))},
+        "warnings": [*summary["warnings"], *saturated(plan, errors)],
         "verified": sources is not None,
     }
+
+
+def saturated(plan: Plan, errors: Mapping[int, Error]) -> list[str]:
+    """A warning where values beyond the largest of a format without scales became that."""
+    found = {i: error.saturated for i, error in errors.items() if error.saturated}
+    if not found:
+        return []
+    first = plan.steps[min(found)]
+    return [
+        f"{sum(found.values())} values in {len(found)} weights are beyond the largest of {first.scheme.name} and "
+        f"became that, {found[min(found)]} in {first.name}, the first; a scheme with scales holds them."
+    ]
 
 
 def _source(stamp: Stamp, sha256: str | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ Row operations act on parts where every index of every part is one row, else on 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
@@ -116,11 +117,21 @@ def carry(
         codes = source.codes(parts)
         codes = codes if rows is None else take_codes(codes, rows)
         return target.repack(codes) if measured else (target.pack(codes), Error())
+    values, cast_values = values_of(parts, source, rows=rows, rowwise=False, via=via, device=device)
+    encoded, error = target.encode(cast_values, device, importance, search)
+    if via is not None and isinstance(source, Dense) and not holds(via, source.dtype):
+        error = replace(Error.between(to_float32(values), target.decode(encoded, device)), saturated=error.saturated)
+    return encoded, error
+
+
+def values_of(
+    parts: Parts, source: Scheme, *, rows: NDArray[np.int64] | None, rowwise: bool, via: str | None,
+    device: Device,
+) -> tuple[Array, Array]:  # fmt: skip
+    """A slab's values, and as they are encoded: dense ones cast to `via` first. Arguments as of `carry`."""
+    if rows is not None and rowwise:
+        parts = {name: part[rows] for name, part in parts.items()}
+        rows = None
     values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
     values = values if rows is None else values[rows]
-    if via is None or not isinstance(source, Dense):
-        return target.encode(values, device, importance, search)
-    encoded, error = target.encode(cast(values, via), device, importance, search)
-    if not holds(via, source.dtype):
-        error = Error.between(to_float32(values), target.decode(encoded, device))
-    return encoded, error
+    return values, values if via is None or not isinstance(source, Dense) else cast(values, via)

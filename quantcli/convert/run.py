@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES, FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.convert.measure import difference
-from quantcli.convert.routes import Route, carry
+from quantcli.convert.routes import Route, carry, values_of
 from quantcli.convert.slabs import GPU_ELEMENTS, Slab, cut, is_blocked, is_strided, place, read, rowwise, work_bytes
 from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
@@ -101,6 +101,7 @@ class _Work:
     def __init__(self, plan: Plan, place_of: Workplace, resources: Resources, progress: Progress) -> None:
         self.plan, self.place_of, self.resources, self.progress = plan, place_of, resources, progress
         self.slots = {slot: (file.name, offset) for file in plan.files for slot, offset in file.slots.items()}
+        self.ready = Ready(resources)
         self.computing = threading.Lock() if resources.device is Device.MLX else contextlib.nullcontext()
 
     def files_of(self, step: Step) -> set[str]:
@@ -157,9 +158,11 @@ class _Work:
             parts, rows = read(step.draft, slab)
         self._check_finite(step, parts)
         try:
+            step = self.ready.of(step)
             with self.computing:
                 made, error = make(step, slab, parts, rows, self.resources.device, self.plan.request.search)
         except DoesNotFit as reason:
+            self._check_finite(step, parts, always=True)
             raise NotPossible(f"{step.name}: {reason}; {_way_out(step)}") from None
         if not np.isfinite(error.reference) or (step.route is Route.DEQUANTIZE and nonfinite(made["weight"])):
             self._check_finite(step, parts, always=True)
@@ -170,6 +173,8 @@ class _Work:
     def _write(self, step: Step, slab: Slab, made: Parts) -> None:
         size = 0
         for part, spec in step.scheme.layout(step.draft.shape).items():
+            if spec.axis is None and slab.start:
+                continue  # the same in every slab
             name, offset = self.slots[(step.name, part)]
             data = np.ascontiguousarray(made[part])
             self.place_of.write(name, offset + place(spec, slab.start), data.view(np.uint8).data)
@@ -225,9 +230,43 @@ def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[
     """The slabs of a step, so small that those of all workers stay within the memory that is allowed."""
     largest = STRIDED_SLAB if is_strided(step.draft) or is_blocked(step.draft) else CPU_SLAB
     if resources.device is Device.MLX:
-        largest = GPU_ELEMENTS * (work or work_bytes(step.draft, step.route))
+        largest = GPU_ELEMENTS * (work or work_bytes(step.draft, step.scheme, step.route))
     budget = min(resources.max_memory // resources.workers, largest)
     return cut(step.draft, step.scheme, step.route, budget, work)
+
+
+class Ready:
+    """Steps whose schemes have been made ready for their weights, each once, by whichever slab comes first."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._steps: dict[str, Step] = {}
+
+    def of(self, step: Step) -> Step:
+        """The step with its scheme ready to encode or pack slabs."""
+        if step.route not in (Route.REPACK, Route.QUANTIZE, Route.REQUANTIZE):
+            return step
+        with self._lock:
+            lock = self._locks.setdefault(step.name, threading.Lock())
+        with lock:
+            if step.name not in self._steps:
+                looks = step.scheme.looks and step.route is not Route.REPACK
+                scheme = step.scheme.prepare(step.draft.shape, self._values(step) if looks else ())
+                self._steps[step.name] = replace(step, scheme=scheme)
+            return self._steps[step.name]
+
+    def _values(self, step: Step) -> Iterator[Array]:
+        """The values that slabs are encoded from, in order."""
+        assert step.draft.weight is not None
+        for slab in slabs_of(step, self.resources):
+            with surroundings(source_file(step)):
+                parts, rows = read(step.draft, slab)
+            yield values_of(
+                parts, step.draft.weight.scheme, rows=rows, rowwise=rowwise(step.draft), via=step.via,
+                device=self.resources.device,
+            )[1]  # fmt: skip
 
 
 def make(

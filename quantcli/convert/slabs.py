@@ -37,8 +37,10 @@ class Slab:
     part: str | None = None
 
 
-def work_bytes(draft: Draft, route: Route) -> int:
+def work_bytes(draft: Draft, scheme: Scheme, route: Route) -> int:
     """What an element costs on a route: only repacks and the encoders of dense weights make no float32 of it."""
+    if not scheme.in_kernels:
+        return WORK_BYTES
     if route is Route.REPACK:
         return KERNEL_BYTES
     is_dense = draft.weight is not None and isinstance(draft.weight.scheme, Dense)
@@ -73,7 +75,7 @@ def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | Non
     source = draft.weight.scheme.layout(draft.weight.shape)
     align = math.lcm(*(spec.rows for spec in (*source.values(), *scheme.layout(draft.shape).values())))
     stored = draft.weight.nbytes // max(1, rows)
-    step = max(1, budget // max(1, stored + columns * (work or work_bytes(draft, route))))
+    step = max(1, budget // max(1, stored + columns * (work or work_bytes(draft, scheme, route))))
     step = max(align, step // align * align)
     period = math.lcm(align, *(part.block for part in draft.weight.parts.values()), _period(draft.rows))
     step = step // period * period or step
@@ -108,8 +110,8 @@ def read(draft: Draft, slab: Slab, only: Iterable[str] | None = None) -> tuple[P
 
 
 def place(spec: PartSpec, start: int) -> int:
-    """Byte offset, within a part whose rows are contiguous, of the weight's row `start`."""
-    width = matrix_shape(spec.shape)[1] * DTYPES[spec.dtype].bits // 8
+    """Byte offset, within a part whose rows (or, of a vector, elements) are contiguous, of the weight's row `start`."""
+    width = (matrix_shape(spec.shape)[1] if spec.axis == 0 else 1) * DTYPES[spec.dtype].bits // 8
     return start // spec.rows * spec.indices * width
 
 

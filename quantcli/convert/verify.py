@@ -27,7 +27,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.gguf import MAX_ALIGNMENT
 from quantcli.convert.measure import difference
 from quantcli.convert.routes import Route, take_codes
-from quantcli.convert.run import Resources, make, slabs_of, source_file
+from quantcli.convert.run import Ready, Resources, make, slabs_of, source_file
 from quantcli.convert.slabs import WORK_BYTES, Slab, read
 from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
@@ -63,7 +63,7 @@ def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resourc
     _check_names(plan, written)
     threads = resources.threads if resources.device is Device.CPU else 1
     measured: defaultdict[int, Error] = defaultdict(Error)
-    work = partial(_check_slab, plan=plan, written=written, device=resources.device)
+    work = partial(_check_slab, plan=plan, written=written, ready=Ready(resources))
     with closing(in_threads(_items(plan, resources), work, threads)) as results:
         for (index, _), distance in results:
             measured[index] += distance
@@ -123,7 +123,7 @@ def _is_laid_out(found: Weight, step: Step) -> bool:
     return stored.layout(found.shape) == planned.layout(step.draft.shape)
 
 
-def _check_slab(item: Item, plan: Plan, written: Checkpoint, device: Device) -> Error:
+def _check_slab(item: Item, plan: Plan, written: Checkpoint, ready: Ready) -> Error:
     """Of a slab its bytes; how far its values are from the source's."""
     index, slab = item
     step = plan.steps[index]
@@ -138,7 +138,8 @@ def _check_slab(item: Item, plan: Plan, written: Checkpoint, device: Device) -> 
         return _check_bytes(found, {slab.part: ours}, {slab.part: theirs})
     with surroundings(source_file(step)):
         parts, rows = read(step.draft, slab)
-    made, _ = make(step, slab, parts, rows, device)
+    step = ready.of(step)
+    made, _ = make(step, slab, parts, rows, ready.resources.device, plan.request.search)
     stored = read_rows(found, found.scheme.layout(found.shape), slab.start, slab.stop)
     _check_bytes(found, made, stored)
     return Error() if step.route is Route.COPY else _difference(step, parts, rows, stored)
@@ -162,8 +163,10 @@ def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored
     source, decoded = step.draft.weight.scheme, step.scheme.decode(stored)
     if step.route is Route.REPACK:
         codes = source.codes(parts) if rows is None else take_codes(source.codes(parts), rows)
-        _check_codes(step, codes, step.scheme.codes(stored))
-        return difference(codes.values(), decoded)
+        written = step.scheme.codes(stored)
+        _check_codes(step, codes, written)
+        # What a repack keeps is what the parameters mean; a tool may round the values of either to its own dtype.
+        return difference(codes.values(), written.values())
     values = to_float32(parts["weight"]) if isinstance(source, Dense) else source.decode(parts)
     return difference(values if rows is None else values[rows], decoded)
 

@@ -251,7 +251,7 @@ class Workplace:
             self._flush(name)
         with surroundings(self.partial / JOURNAL):
             for index, error in steps:
-                self._append({"step": index, "error": [error.squared, error.reference, error.largest]})
+                self._append({"step": index, "error": [error.squared, error.reference, error.largest, error.saturated]})
 
     def _flush(self, name: str) -> None:
         with surroundings(self.path(name)), _opened(self.path(name), os.O_RDWR) as descriptor:
@@ -398,7 +398,7 @@ def _read_journal(path: Path) -> _Begun:
         parts = _completed(entry)
         if entry is None or not _is_step(entry):
             break
-        done[entry["step"]] = Error(*entry["error"])
+        done[entry["step"]] = Error(*entry["error"][:3], saturated=int(entry["error"][3]))
         length += len(line)
     return _Begun(first["fingerprint"], first.get("replaces") is True, done, length, parts is not None, parts or ())
 
@@ -426,7 +426,7 @@ def _is_step(entry: dict[str, Any]) -> bool:
     return (
         isinstance(entry.get("step"), int)
         and isinstance(error, list)
-        and len(error) == 3
+        and len(error) == 4
         and all(isinstance(value, int | float) for value in error)
     )
 

@@ -172,3 +172,5 @@ def _split(words: Any, eights: Any, blocks: int, bits: int) -> None:
             at, shift = k * width // 32, np.uint64(k * width % 32)
             high = np.uint64(word[at + 1]) if at + 1 < bits else np.uint64(0)
             run[k] = (np.uint64(word[at]) | high << np.uint64(32)) >> shift
+            if k * width % 32 + width > 64:  # 7 bits alone: 56 of them may reach into a third word
+                run[k] |= np.uint64(word[at + 2]) << (np.uint64(64) - shift)

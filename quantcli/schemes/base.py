@@ -11,8 +11,8 @@ weight's rows, seen as a matrix (leading axes flattened), so that no weight has 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -174,14 +174,23 @@ def _regrouped(parameters: NDArray[np.float32], own: int, group: int, what: str)
 
 @dataclass(frozen=True)
 class Error:
-    """How far encoded values are from what was to be encoded: sums over a slab, to be added up."""
+    """How far encoded values are from what was to be encoded: sums over a slab, to be added up.
+
+    saturated: values beyond the largest of a format without scales, which became that.
+    """
 
     squared: float = 0.0
     reference: float = 0.0
     largest: float = 0.0
+    saturated: int = field(default=0, kw_only=True)
 
     def __add__(self, other: Error) -> Error:
-        return Error(self.squared + other.squared, self.reference + other.reference, max(self.largest, other.largest))
+        return Error(
+            self.squared + other.squared,
+            self.reference + other.reference,
+            max(self.largest, other.largest),
+            saturated=self.saturated + other.saturated,
+        )
 
     @property
     def relative_rmse(self) -> float:
@@ -216,6 +225,9 @@ class Scheme:
     """
 
     family: str = ""
+
+    #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
+    in_kernels = True
 
     @property
     def codes_part(self) -> str | None:
@@ -309,6 +321,19 @@ class Scheme:
             some = {name: part[start : start + step] for name, part in parts.items()}
             total += Error.between(codes.rows(start, start + step).values(), self.decode(some))
         return total
+
+    @property
+    def looks(self) -> bool:
+        """Whether `prepare` has to see all of a weight's values: it has a scale for the whole of it, or the like."""
+        return False
+
+    def prepare(self, shape: tuple[int, ...], slabs: Iterable[Array] = ()) -> Scheme:
+        """The scheme that encodes or packs the slabs of one weight, with the parts that no row range cuts.
+
+        slabs: the weight's values in order, in the dtype that `encode` is given, of a scheme that `looks`; of a repack
+        there are none.
+        """
+        return self
 
     def encode(
         self,

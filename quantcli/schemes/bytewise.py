@@ -14,14 +14,18 @@ transformers (integrations/finegrained_fp8.py, bitsandbytes.py), torchao (quanti
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.arrays import FLOATS, Array, numpy_dtype
+from quantcli.schemes import minmax
 from quantcli.schemes.base import DoesNotFit, Parts, PartSpec
 from quantcli.schemes.mx_floats import E4M3
-from quantcli.schemes.scaled import Floats, Scaled
+from quantcli.schemes.scaled import Floats, Scales
+from quantcli.schemes.written import Written, divides, stored_scales
 
 INTEGERS = ("i8", "u8")
 
@@ -39,7 +43,7 @@ FLOAT_ROUNDING = {"f8_e4m3": 0.0265, "f8_e5m2": 0.053}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bytewise(Scaled):
+class Bytewise(Written):
     """`int8-channel`, `fp8-e4m3-block128`, `uint3-g64` and so on.
 
     stored: the dtype of the codes. bits: of an integer. symmetric: zero points, if any, are all 0. zeros_dtype: of
@@ -118,3 +122,67 @@ class Bytewise(Scaled):
         # The tool multiplies by the stored maximum first and by the divisor's inverse last.
         values *= self._placed(super().float_scales(parts, len(values)), parts)
         return values * np.float32(1 / self.divisor)
+
+    @property
+    def is_written(self) -> bool:
+        return self.family == "ct" and not self.ordered and self.stored in ("i8", "f8_e4m3")
+
+    @property
+    def looks(self) -> bool:
+        return self.scales.rows is None
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        return super().unfit(shape) or (divides(self.scales, shape) if self.is_written else None)
+
+    def found(self, slabs: Iterable[Array]) -> dict[str, Array]:
+        if not self.looks:
+            return {}
+        extremes, dtype = minmax.of_all(slabs, self.scales.dtype)
+        scales, zeros = self._grid_of(extremes, dtype)
+        parts: dict[str, Array] = {"scales": stored_scales(scales, self.scales.dtype)}
+        return parts if zeros is None else parts | {"zeros": self._stored_zeros(zeros)}
+
+    def _grid_of(self, extremes: minmax.Extremes, dtype: str) -> tuple[Floats, Floats | None]:
+        if self.table is None:
+            return minmax.integer_grid(extremes, self.bits, self.symmetric, dtype)
+        if self.scales.dtype in FLOATS:
+            return minmax.float_scales(extremes, dtype), None
+        return minmax.powers(extremes, self.code_bits, dtype), None
+
+    def rounds(self, values: Floats, dtype: str) -> tuple[NDArray[np.uint8], Floats, Floats | None]:
+        if self.looks:
+            scales = np.asarray(self.whole["scales"], np.float32).reshape(1, 1)
+            zeros = None if "zeros" not in self.whole else self.zeros(self.whole, 1)[:1]
+        else:
+            scales, zeros = self._grid_of(minmax.extremes(values, self.scales.rows, self.scales.columns), dtype)
+        steps = self.divided(values, scales, dtype)
+        if self.table is not None:
+            return minmax.e4m3(steps), scales, None
+        spread = None if zeros is None else self.spread(zeros, values)
+        return minmax.integers(steps, spread, self.bits, dtype), scales, zeros
+
+    def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
+        weight = codes - np.uint8(self._offset) if self._offset else codes
+        parts: dict[str, Array] = {"weight": weight.view(numpy_dtype(self.stored))}
+        if self.looks:
+            return parts
+        if zeros is not None:
+            parts["zeros"] = self._stored_zeros(zeros)
+        return parts | {"scales": stored_scales(scales, self.scales.dtype)}
+
+    def _stored_zeros(self, zeros: Floats) -> Array:
+        return (zeros - np.float32(self._offset)).astype(numpy_dtype(self.zeros_dtype or "i8"))
+
+
+def written_integers(symmetric: bool, rows: int | None, dtype: str, columns: int) -> Bytewise:
+    """8 bits, a scale for each row or for the weight (rows None), as compressed-tensors has them."""
+    return Bytewise(
+        family="ct", columns=columns, scales=Scales(dtype, rows, None, rank=1 if rows is None else 2), stored="i8",
+        symmetric=symmetric, zeros_dtype=None if symmetric else "i8", compute=dtype,
+    )  # fmt: skip
+
+
+def written_floats(scales: Scales, columns: int) -> Bytewise:
+    """E4M3 with scales, as compressed-tensors has them, which computes in their dtype, of powers in bfloat16."""
+    compute = scales.dtype if scales.dtype in FLOATS else "bf16"
+    return Bytewise(family="ct", columns=columns, scales=scales, stored="f8_e4m3", compute=compute)

@@ -2,6 +2,7 @@
 
     weight   i32 (rows, words)                  codes, which are the integers plus half of their range; see packed.py
     scales   (rows, groups) or (rows, 1)
+    shape    i64 (2,)                           rows and columns
     zeros    i32 (words of rows, groups)        zero points plus half of the range, packed along the rows
     g_idx    i32 (columns,)                     the group of each column, where they were ordered by their weight
 
@@ -21,9 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.schemes import packed
+from quantcli.arrays import Array
+from quantcli.schemes import minmax, packed
 from quantcli.schemes.base import Parts, PartSpec
-from quantcli.schemes.scaled import Floats, Scaled
+from quantcli.schemes.scaled import Extra, Floats, Scales
+from quantcli.schemes.written import Written, divides, stored_scales
 
 
 def width(count: int, bits: int, *, padded: bool) -> int:
@@ -36,8 +39,8 @@ def width(count: int, bits: int, *, padded: bool) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CtPacked(Scaled):
-    """`int4-g64`, or `uint4-g64` where there are zero points."""
+class CtPacked(Written):
+    """`int4-g64`, or `uint4-g64` where there are zero points; those of 8 bits are called `int8-asym-g64`."""
 
     bits: int
     symmetric: bool
@@ -46,7 +49,8 @@ class CtPacked(Scaled):
 
     @property
     def name(self) -> str:
-        return f"{'int' if self.symmetric else 'uint'}{self.bits}{self.scales.suffix}"
+        kind = f"int{self.bits}" if self.symmetric else "int8-asym" if self.bits == 8 else f"uint{self.bits}"
+        return kind + self.scales.suffix
 
     @property
     def codes_part(self) -> str:
@@ -81,3 +85,37 @@ class CtPacked(Scaled):
             return super().zeros(parts, rows)
         take = packed.padded if self.padded else packed.dense
         return take(np.ascontiguousarray(parts["zeros"].T), self.bits, rows).T.astype(np.float32)
+
+    @property
+    def is_written(self) -> bool:
+        return not (self.padded or self.ordered)
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        return super().unfit(shape) or (divides(self.scales, shape) if self.is_written else None)
+
+    def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:
+        return {SHAPE.part: np.array([shape], np.int64)}
+
+    def rounds(self, values: Floats, dtype: str) -> tuple[NDArray[np.uint8], Floats, Floats | None]:
+        found = minmax.extremes(values, self.scales.rows, self.scales.columns)
+        scales, zeros = minmax.integer_grid(found, self.bits, self.symmetric, dtype)
+        steps = None if zeros is None else self.spread(zeros, values)
+        return minmax.integers(self.divided(values, scales, dtype), steps, self.bits, dtype), scales, zeros
+
+    def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
+        parts: dict[str, Array] = {"weight": packed.words(codes, self.bits).view(np.int32)}
+        if zeros is not None:
+            turned = np.ascontiguousarray(zeros.T).astype(np.uint8)
+            parts["zeros"] = np.ascontiguousarray(packed.words(turned, self.bits).view(np.int32).T)
+        return parts | {"scales": stored_scales(scales, self.scales.dtype)}
+
+
+#: The part that says a weight's shape.
+SHAPE = Extra("shape", "i64", (2,))
+
+
+def written(bits: int, symmetric: bool, group: int | None, dtype: str, columns: int) -> CtPacked:
+    """The scheme as it is written; group: None for whole rows."""
+    return CtPacked(
+        columns=columns, scales=Scales(dtype, 1, group), bits=bits, symmetric=symmetric, compute=dtype, extras=(SHAPE,)
+    )

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import to_float32
 from quantcli.schemes.base import Parts, PartSpec
-from quantcli.schemes.scaled import Floats, Scaled, rounded
+from quantcli.schemes.minmax import rounded
+from quantcli.schemes.scaled import Floats, Scaled
 
 #: What the tool calls a packing -> bits of a code, dtype, codes in an entry.
 PACKINGS = {

@@ -38,17 +38,22 @@ def dense(words: Array, bits: int, count: int) -> Codes8:
     words = np.ascontiguousarray(words).view(np.uint32)
     if lacking := -words.shape[1] % bits:  # the kernel takes 32 codes at a time, which are `bits` words
         words = np.pad(words, ((0, 0), (0, lacking)))
-    codes = _sevens(words) if bits == 7 else affine.unpack(words, bits)
+    codes = affine.unpack(words, bits)
     return codes if codes.shape[1] == count else np.ascontiguousarray(codes[:, :count])
 
 
-def _sevens(words: NDArray[np.uint32]) -> Codes8:
-    """Codes of seven bits, which MLX has not: eight of them are seven bytes."""
-    stored = words.view(np.uint8).reshape(len(words), -1, 7)
-    wide = np.zeros((*stored.shape[:2], 8), np.uint8)
-    wide[:, :, :7] = stored
-    codes = wide.view("<u8") >> np.arange(0, 56, 7, dtype=np.uint64) & np.uint64(127)
-    return codes.astype(np.uint8).reshape(len(words), -1)
+def words(codes: Codes8, bits: int) -> NDArray[np.uint32]:
+    """The reverse of `dense`: words (rows, words_of(count, bits)) of codes (rows, count).
+
+    >>> words(np.array([[0, 1, 2]], np.uint8), 3).tolist() == [[0b10_001_000]]
+    True
+    """
+    from quantcli.kernels import affine
+
+    count = codes.shape[1]
+    if lacking := -count % WORD:
+        codes = np.pad(codes, ((0, 0), (0, lacking)))
+    return affine.pack(codes, bits)[:, : words_of(count, bits)]
 
 
 def padded(words: Array, bits: int, count: int) -> Codes8:

@@ -8,19 +8,21 @@
     group     `columns` of a row        (rows, groups), or turned (groups, rows); the last group may be cut off
     block     `rows` x `columns`        (blocks of rows, blocks of columns); those at the edges may be cut off
 
-These layouts are read and copied, not written. Each tool's file states its own packing.
+These layouts are read and copied; those that are written too go on in written.py. Each tool's file states its packing.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.minmax import rounded
 from quantcli.schemes.mx_floats import E8M0
 
 Floats = NDArray[np.float32]
@@ -103,14 +105,6 @@ def floats(stored: Array) -> Floats:
     return to_float32(stored)
 
 
-def rounded(values: Floats, dtype: str | None) -> Floats:
-    """float32 values rounded to a dtype and back; None leaves them."""
-    if dtype in (None, "f32", "f64"):
-        return values
-    with np.errstate(over="ignore", invalid="ignore"):
-        return to_float32(values.astype(numpy_dtype(str(dtype))))
-
-
 def along(groups: Array, group: int, columns: int) -> Array:
     """(rows, groups) -> (rows, columns): every group's entry at each of its columns."""
     if groups.shape[1] == 1:
@@ -185,7 +179,9 @@ class Scaled(Scheme):
 
     @property
     def rounding(self) -> float:
-        return RMSE.get(self.code_bits, 0.0)
+        if self.table is not None:
+            return 0.0
+        return even_rounding(self.code_bits, self.group if self.scales.rows else 1 << 20, self.zero is not None)
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 2:
@@ -288,5 +284,12 @@ class Scaled(Scheme):
 
 _FLOAT_NAMES = tuple(numpy_dtype(name).name if name != "bf16" else "bfloat16" for name in FLOATS)
 
-#: Relative RMSE of rounding a Gaussian to codes of so many bits in groups of 64, by their minimum and maximum.
-RMSE = {2: 0.46, 3: 0.2, 4: 0.093, 5: 0.045, 6: 0.022, 7: 0.011, 8: 0.0055}
+
+def even_rounding(bits: int, count: int, symmetric: bool) -> float:
+    """Relative RMSE of rounding a Gaussian to evenly spaced codes whose range is that of `count` values.
+
+    >>> round(even_rounding(4, 32, True), 3), round(even_rounding(4, 32, False), 3)
+    (0.091, 0.081)
+    """
+    reach = NormalDist().inv_cdf(1 - (0.28 if symmetric else 0.56) / max(count, 2))
+    return 2 * reach / float(2**bits - 1) / math.sqrt(12)

@@ -14,16 +14,18 @@ Sources: OCP Microscaling Formats 1.0; compressed-tensors (compressors/nvfp4), m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import to_float32
-from quantcli.schemes import packed
+from quantcli.arrays import Array, to_float32
+from quantcli.schemes import minmax, packed
 from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.mx_floats import E2M1
-from quantcli.schemes.scaled import Floats, Scaled, floats
+from quantcli.schemes.scaled import Floats, Scales, floats
+from quantcli.schemes.written import Written, stored_scales
 
 
 def _table(exponent_bits: int, mantissa_bits: int, bias: int) -> tuple[float, ...]:
@@ -42,14 +44,16 @@ def _table(exponent_bits: int, mantissa_bits: int, bias: int) -> tuple[float, ..
 
 #: Element -> bits, values, the relative RMSE of rounding a Gaussian to it in groups of 32 with a power of two.
 ELEMENTS = {
-    "e2m1": (4, E2M1, 0.115),
+    "e2m1": (4, E2M1, 0.112),
     "e2m3": (6, _table(2, 3, 1), 0.029),
     "e3m2": (6, _table(3, 2, 3), 0.053),
 }
+#: The same with two levels of scales.
+NVFP4_ROUNDING = 0.095
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmallFloat(Scaled):
+class SmallFloat(Written):
     """`mxfp4`, `mxfp6-e2m3`, `mxfp6-e3m2`; `nvfp4` where there is a global scale.
 
     element: of ELEMENTS. divides: the global scale divides, else it multiplies; None where there is none.
@@ -87,7 +91,7 @@ class SmallFloat(Scaled):
 
     @property
     def rounding(self) -> float:
-        return ELEMENTS[self.element][2]
+        return NVFP4_ROUNDING if self.divides is not None else ELEMENTS[self.element][2]
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if reason := super().unfit(shape):
@@ -113,3 +117,41 @@ class SmallFloat(Scaled):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             found: Floats = scales / whole if self.divides else scales * whole
         return found
+
+    @property
+    def is_written(self) -> bool:
+        return self.family == "ct" and self.element == "e2m1" and not self.ordered
+
+    @property
+    def looks(self) -> bool:
+        return self.divides is not None
+
+    def found(self, slabs: Iterable[Array]) -> dict[str, Array]:
+        if not self.looks:
+            return {}
+        extremes, dtype = minmax.of_all(slabs, None)
+        # Of a repack there are no values: its scales are E4M3 already, over a global scale of 1.
+        return {"global": minmax.global_scale(extremes, dtype)}
+
+    def rounds(self, values: Floats, dtype: str) -> tuple[NDArray[np.uint8], Floats, Floats | None]:
+        extremes = minmax.extremes(values, 1, self.group)
+        if not self.looks:
+            scales = minmax.powers(extremes, self.code_bits, dtype)
+            return minmax.e2m1(self.divided(values, scales, dtype)), scales, None
+        whole = self.whole["global"]
+        scales = minmax.two_level_scales(extremes, whole, dtype)
+        return minmax.e2m1(self.divided(values, np.divide(scales, whole, dtype=np.float32), None)), scales, None
+
+    def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
+        halves = codes.reshape(len(codes), -1, 2)
+        parts: dict[str, Array] = {"weight": halves[..., 0] | halves[..., 1] << np.uint8(4)}
+        parts["scales"] = stored_scales(scales, self.scales.dtype)
+        return parts if not self.looks else {"global": np.ones(1, np.float32)} | parts
+
+
+def written(nvfp4: bool, columns: int) -> SmallFloat:
+    """As compressed-tensors has them, which computes in bfloat16."""
+    return SmallFloat(
+        family="ct", columns=columns, element="e2m1", scales=Scales("f8_e4m3", 1, 16) if nvfp4 else Scales("u8", 1, 32),
+        divides=True if nvfp4 else None, global_shape=(1,) if nvfp4 else (), compute="bf16",
+    )  # fmt: skip

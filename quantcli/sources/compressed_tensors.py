@@ -23,7 +23,6 @@ from quantcli.sources.folder import Folder, LocalFolder, Tensors
 from quantcli.sources.modules import (
     beside,
     checkpoint,
-    compute_dtype,
     extras_of,
     held,
     order_of,
@@ -40,6 +39,8 @@ SUFFIXES = {
 PACKED, PLAIN = ".weight_packed", ".weight"
 #: Arrays that have no say in the values.
 ALONG = ("shape", "input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point")
+#: What small floats and powers of two are decompressed to, whatever the model's dtype.
+POWERS_COMPUTE = "bf16"
 #: From this version on packed codes straddle words.
 DENSE_SINCE = (0, 18)
 
@@ -56,7 +57,7 @@ def open_compressed_tensors(folder: Folder, config: Mapping[str, Any], tensors: 
     }
     if not modules:
         raise BadInput(f"{settings.label}: says compressed-tensors, but no tensor is called *.weight_scale.")
-    weights = [_weight(module, parts, settings, folder, compute_dtype(config)) for module in sorted(modules)]
+    weights = [_weight(module, parts, settings, folder) for module in sorted(modules)]
     refuse_unpacked(
         parts, modules, settings.label,
         lambda module, linear: settings.ignores(module) is None
@@ -65,7 +66,7 @@ def open_compressed_tensors(folder: Folder, config: Mapping[str, Any], tensors: 
     return checkpoint("compressed-tensors", folder, config, tensors, weights)
 
 
-def _weight(module: str, parts: Mapping[str, Part], settings: Settings, folder: Folder, compute: str) -> Weight:
+def _weight(module: str, parts: Mapping[str, Part], settings: Settings, folder: Folder) -> Weight:
     """One module's weight by the settings of its group."""
     main = parts.get(module + PACKED) or parts[module + PLAIN]
     if (entry := settings.ignores(module)) is not None:
@@ -82,7 +83,7 @@ def _weight(module: str, parts: Mapping[str, Part], settings: Settings, folder: 
     if "scales" not in stored:
         raise BadInput(f"{where(stored['weight'])}: has no {module}.weight_scale beside it, which {group.key} needs.")
     make = {"pack-quantized": _packed, "nvfp4-pack-quantized": _small, "mxfp4-pack-quantized": _small}
-    scheme, shape = make.get(group.layout, _bytewise)(stored, group, settings, folder, compute)
+    scheme, shape = make.get(group.layout, _bytewise)(stored, group, settings, folder)
     reason = f"{group.key}: {group.layout}, {group.bits} bits, {group.strategy}"
     return held(f"{module}.weight", shape, scheme, stored, reason, {"weight": wanted, **SUFFIXES})
 
@@ -103,7 +104,7 @@ def _scales(stored: Mapping[str, Part], group: Group) -> Scales:
 
 
 def _packed(
-    stored: dict[str, Part], group: Group, settings: Settings, folder: Folder, _: str
+    stored: dict[str, Part], group: Group, settings: Settings, folder: Folder
 ) -> tuple[Scaled, tuple[int, ...]]:
     """Integers packed into words, whose shape is stored beside them."""
     weight = stored["weight"]
@@ -147,7 +148,7 @@ def _shape(stored: Mapping[str, Part], group: Group, folder: Folder) -> tuple[in
 
 
 def _bytewise(
-    stored: dict[str, Part], group: Group, settings: Settings, folder: Folder, compute: str
+    stored: dict[str, Part], group: Group, settings: Settings, folder: Folder
 ) -> tuple[Scaled, tuple[int, ...]]:
     """A byte a code: integers or E4M3."""
     weight = stored["weight"]
@@ -163,14 +164,12 @@ def _bytewise(
     scheme = Bytewise(
         family="ct", columns=weight.shape[1], scales=scales, stored=wanted, bits=group.bits,
         symmetric=group.symmetric, zeros_dtype=zeros.dtype if zeros else None,
-        compute=compute if scales.dtype == "u8" else scales.dtype, extras=extras_of(stored, ALONG),
+        compute=POWERS_COMPUTE if scales.dtype == "u8" else scales.dtype, extras=extras_of(stored, ALONG),
     )  # fmt: skip
     return scheme, weight.shape
 
 
-def _small(
-    stored: dict[str, Part], group: Group, settings: Settings, folder: Folder, compute: str
-) -> tuple[Scaled, tuple[int, ...]]:
+def _small(stored: dict[str, Part], group: Group, settings: Settings, folder: Folder) -> tuple[Scaled, tuple[int, ...]]:
     """E2M1 codes, two a byte; NVFP4 with a global scale that divides."""
     rows, half = stored["weight"].shape
     nvfp4 = group.layout.startswith("nvfp4")
@@ -180,6 +179,6 @@ def _small(
         family="ct", columns=2 * half, element="e2m1",
         scales=Scales("f8_e4m3", 1, 16) if nvfp4 else Scales("u8", 1, 32),
         divides=True if nvfp4 else None, global_shape=stored["global"].shape if nvfp4 else (),
-        compute=compute, extras=extras_of(stored, ALONG),
+        compute=POWERS_COMPUTE, extras=extras_of(stored, ALONG),
     )  # fmt: skip
     return scheme, (rows, 2 * half)

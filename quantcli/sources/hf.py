@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
+from quantcli.schemes.bare_fp8 import FACTS, BareFp8
 from quantcli.schemes.dense import Dense
 from quantcli.sources.folder import Folder, Tensors, sidecars
 
@@ -27,6 +28,9 @@ QUANTIZED_SUFFIXES = (
 
 def dense(part: Part) -> Weight:
     """A tensor as it is stored, as a weight."""
+    kind, _, element = part.dtype.partition("_")
+    if kind == "f8" and element in FACTS:
+        return Weight(part.name, part.shape, BareFp8(element), {"weight": part}, "8-bit floats without a scale")
     return Weight(part.name, part.shape, Dense(part.dtype), {"weight": part}, "dense")
 
 

@@ -121,8 +121,8 @@ class Target(Protocol):
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
         """The weights of the output in its order, the tensors of the source that are left out, and warnings."""
 
-    def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
-        """The scheme of that name in this target's family, None where it has none."""
+    def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
+        """The scheme of that name for a weight of that shape in this target's family, None where it has none."""
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
         """Every quantized scheme of this target, for weights that keep their codes or fall back."""

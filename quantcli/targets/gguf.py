@@ -36,7 +36,7 @@ class GgufTarget:
         by_name = {draft.name: draft for draft in made}
         return [by_name[tensor.name] for tensor in order], left, []
 
-    def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
+    def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or ggml_scheme(name)
 
     def holders(self, scale_dtype: str) -> list[Scheme]:

@@ -1,4 +1,5 @@
-"""Hugging Face folder: names as in the source, dense tensors; a quantized HF source keeps its own layout.
+"""Hugging Face folder: names as in the source; dense tensors, the layouts of compressed-tensors and bitsandbytes, bare
+8-bit floats. A quantized HF source keeps its own layout.
 
 Source: transformers' `save_pretrained`: shards, index where there are several, config.json without storage settings.
 """
@@ -12,9 +13,11 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
 from quantcli.models.translate import is_turned
+from quantcli.schemes import hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
+from quantcli.targets import hf_quantized
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
 from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, dtype_keys, stored_config
 from quantcli.targets.names import Model, Named
@@ -23,6 +26,7 @@ from quantcli.targets.shards import index_file, json_file, shards
 #: Families whose stored layout is a Hugging Face one.
 FAMILIES = (
     "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
+    "bare",
 )  # fmt: skip
 
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
@@ -50,8 +54,8 @@ class HfTarget:
         named, left = model.named("hf")
         return [_draft(one, source, settings) for one in named], left, []
 
-    def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
-        return dense_scheme(name)
+    def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
+        return dense_scheme(name) or hugging_face.named(name, scale_dtype, shape)
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
         return []
@@ -62,9 +66,12 @@ class HfTarget:
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
-        is_kept = any(w.scheme.family in FAMILIES for w in placed)
+        is_kept = any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+        quantization = {} if is_kept else hf_quantized.settings(placed, str(source.root))
+        placed = [hf_quantized.called(w) for w in placed]
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
-        config = _config(source, stored_config(source, settings), placed, settings)
+        config = _config(source, stored_config(source, settings), placed, settings, is_kept=is_kept)
+        config |= {"quantization_config": quantization} if quantization else {}
         # The settings' further files say what config.json said before any of the weights became dense.
         further, notes = beside(source, layouts=is_kept and not _decoded(source, placed))
         index = [index_file(where, placed)] if len(files) > 1 else []
@@ -77,16 +84,16 @@ def _draft(named: Named, source: Checkpoint, settings: Settings) -> Draft:
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
     return Draft(
         named.name, shape, named.subject, _dtype(named, source, settings), weight, rows,
-        stays="stays dense: --to hf writes dense tensors", turned=turned, packed=GptOss() if turned else None,
+        stays=hf_quantized.stays_dense(named.name, shape), turned=turned, packed=GptOss() if turned else None,
     )  # fmt: skip
 
 
 def _config(
-    source: Checkpoint, stored: Mapping[str, Any], placed: Sequence[Placed], settings: Settings
+    source: Checkpoint, stored: Mapping[str, Any], placed: Sequence[Placed], settings: Settings, *, is_kept: bool
 ) -> dict[str, Any]:
     """config.json: storage settings go with the layout that they describe, the dtype follows what was decoded."""
     decoded = _decoded(source, placed)
-    if any(w.scheme.family in FAMILIES for w in placed):
+    if is_kept:
         config = {k: v for k, v in stored.items() if k != "_name_or_path"}
         if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
             return config | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
@@ -99,7 +106,7 @@ def _config(
 
 def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
     """The settings of a layout that is kept, with the modules that are dense now named as such."""
-    if not decoded:
+    if not decoded or "quantization_config" not in source.config:
         return {}
     settings = dict(source.config["quantization_config"])
     method = settings.get("quant_method")

@@ -18,6 +18,7 @@ from quantcli.errors import NotPossible
 from quantcli.models import Architecture
 from quantcli.recipes.mixtures import BLOCK_BITS
 from quantcli.schemes.affine import BITS, GROUPS, Affine
+from quantcli.schemes.bare_fp8 import BareFp8
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
@@ -64,7 +65,7 @@ class MlxTarget:
             common = settings.dtype or gguf_dtype(source)
         return [_draft(weight, source, model.architecture, common) for weight in named], left, warnings
 
-    def scheme(self, name: str, scale_dtype: str) -> Scheme | None:
+    def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
@@ -108,7 +109,7 @@ def beside(source: Checkpoint, *, layouts: bool = False) -> tuple[list[OutputFil
 def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:
     """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored."""
     weight, shape, name = named.source.weight, named.source.shape, named.name
-    if isinstance(weight.scheme, Dense) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
+    if isinstance(weight.scheme, Dense | BareFp8) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
         raise NotPossible(
             f"{source.root}: tensor {weight.name} is {weight.scheme.dtype} without a scale, which MLX does not "
             "read; convert it to f16 or bf16 first."

@@ -11,10 +11,11 @@ from typer.testing import CliRunner, Result
 from quantcli.cli.app import app
 from quantcli.containers.ggml_types import BY_NAME
 from quantcli.convert import hf_layouts
-from quantcli.convert.catalogue import catalogue, decimal
+from quantcli.convert.catalogue import SHAPE, catalogue, decimal
+from quantcli.convert.hf_layouts import WRITTEN
 from quantcli.recipes import names
 from quantcli.recipes.llama_cpp import DEMANDING
-from quantcli.schemes import ggml, ggml_scheme
+from quantcli.schemes import ggml, ggml_scheme, hugging_face
 from quantcli.schemes.affine import Affine
 
 
@@ -62,6 +63,14 @@ def test_every_scheme_is_there_once() -> None:
         ("ggml", "tq1_0", 1.6875, ["f16"], None, 256, ["gguf"]),
         ("awq", "uint4-g128", 4.15625, ["f16", "bf16", "f32"], "integer", 128, ["hf"]),
         ("awq", "int4-g64", 4.25, ["f16", "bf16", "f32"], None, 64, ["hf"]),
+        ("ct", "int4-g128", 4.125, ["bf16", "f16", "f32"], None, 128, ["hf"]),
+        ("ct", "uint4-g64", 4.3125, ["bf16", "f16", "f32"], "integer", 64, ["hf"]),
+        ("ct", "int3-g64", 3.25, ["bf16", "f16", "f32"], None, 64, ["hf"]),
+        ("ct", "int8-tensor", 8, ["bf16", "f16", "f32"], None, None, ["hf"]),
+        ("ct", "nvfp4", 4.5, ["f8_e4m3"], None, 16, ["hf"]),
+        ("bnb", "nf4-g64", 4.5, ["f32"], None, 64, ["hf"]),
+        ("bnb", "nf4-double-g64", 4.126953125, ["u8*f32"], None, 64, ["hf"]),
+        ("bare", "fp8-e5m2", 8, [], None, None, ["hf"]),
     ],
 )
 def test_facts(
@@ -100,6 +109,17 @@ def test_rounding_is_what_a_gaussian_loses(name: str) -> None:
     assert listed(name)[0]["rounding"] == pytest.approx(error.relative_rmse, rel=0.02)
 
 
+@pytest.mark.parametrize("name", WRITTEN)
+def test_rounding_of_hugging_face_layouts(name: str) -> None:
+    scheme = hugging_face.named(name, "f32", SHAPE)
+    assert scheme is not None
+    values = np.random.default_rng(0).standard_normal((128, SHAPE[1])).astype(np.float32)
+    ready = hugging_face.named(name, "f32", values.shape)
+    assert ready is not None
+    _, error = ready.prepare(values.shape, [values]).encode(values)
+    assert scheme.rounding == pytest.approx(error.relative_rmse, rel=0.1)
+
+
 def test_bits_are_exact_decimals() -> None:
     for entry in catalogue():
         assert Fraction(decimal(entry.bits)) == entry.bits
@@ -125,7 +145,7 @@ def test_one_scheme_is_told_in_full() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("fp8-e4m3", "not converted yet"), ("affine7-g64", "1, 2, 3, 4, 5, 6 or 8 bits")]
+    ("name", "said"), [("int4-tensor", "not converted yet"), ("affine7-g64", "1, 2, 3, 4, 5, 6 or 8 bits")]
 )
 def test_names_of_nothing_are_wrong_usage(name: str, said: str) -> None:
     done = quant(name)

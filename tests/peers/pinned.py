@@ -12,6 +12,8 @@ MODELS = ("micro-llama", "tiny-llama", "demo-qwen3", "tiny-mistral-spm")
 
 #: module -> its distribution, and the version.
 PINNED = {
+    "bitsandbytes": ("bitsandbytes", "0.50.2"),
+    "compressed_tensors": ("compressed-tensors", "0.20.0"),
     "gguf": ("gguf", "0.19.0"),
     "llama_cpp": ("llama-cpp-python", "0.3.36"),
     "mlx_lm": ("mlx-lm", "0.32.2"),

@@ -1,0 +1,90 @@
+"""Bare 8-bit floats: the numbers themselves, rounded half to even, without a scale.
+
+    weight   f8_e4m3 or f8_e5m2, the weight's shape
+
+    E4M3   s eeee mmm    from 2**-9 to 448         E5M2   s eeeee mm    from 2**-16 to 57344
+
+What is larger than the largest becomes the largest (saturates); how many values did is counted.
+Source: OCP 8-bit Floating Point Specification (OFP8) 1.0, saturating conversion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array, Device, numpy_dtype, to_float32
+from quantcli.schemes.base import Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+
+#: Element -> the largest value, relative RMSE of rounding a Gaussian that stays in range.
+FACTS = {"e4m3": (448.0, 0.0265), "e5m2": (57344.0, 0.053)}
+#: Codes of NaN and Inf: those from here on, the sign aside.
+NONFINITE = {"e4m3": 0x7F, "e5m2": 0x7C}
+
+
+@dataclass(frozen=True)
+class BareFp8(Scheme):
+    """`fp8-e4m3`, `fp8-e5m2`.
+
+    >>> parts, error = BareFp8("e4m3").encode(np.float32([[1, 500, -1000]]))
+    >>> BareFp8("e4m3").decode(parts).tolist(), error.saturated
+    ([[1.0, 448.0, -448.0]], 2)
+    """
+
+    element: str
+    family = "bare"
+    in_kernels = False
+
+    @property
+    def dtype(self) -> str:
+        """Of the stored numbers."""
+        return f"f8_{self.element}"
+
+    @property
+    def name(self) -> str:
+        return f"fp8-{self.element}"
+
+    @property
+    def codes_part(self) -> str:
+        return "weight"
+
+    @property
+    def values_dtype(self) -> str:
+        return "f16"
+
+    @property
+    def values_dtypes(self) -> tuple[str, ...]:
+        return ("f16", "bf16")
+
+    @property
+    def rounding(self) -> float:
+        return FACTS[self.element][1]
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        return None
+
+    def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
+        return {"weight": PartSpec(self.dtype, shape)}
+
+    def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
+        return to_float32(parts["weight"])
+
+    def nonfinite(self, part: str, array: Array) -> bool:
+        return bool((array.view(np.uint8) & 0x7F >= NONFINITE[self.element]).any())
+
+    def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        return f"{self.name} has no scales"
+
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+        search: str = "ggml",
+    ) -> tuple[Parts, Error]:
+        given, most = to_float32(values), np.float32(FACTS[self.element][0])
+        narrow = np.clip(given, -most, most).astype(numpy_dtype(self.dtype))
+        error = Error.between(given, to_float32(narrow))
+        return {"weight": narrow}, replace(error, saturated=int((np.abs(given) > most).sum()))
