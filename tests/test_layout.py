@@ -29,7 +29,7 @@ ORDER = (
 )
 
 #: Costly to import, so never while a module is loaded: `--help` and `inspect` must not pay for them.
-HEAVY = ("mlx", "numba", "huggingface_hub", "ml_dtypes", "gguf", "safetensors", "rich")
+HEAVY = ("mlx", "numba", "huggingface_hub", "ml_dtypes", "gguf", "safetensors", "rich", "tokenizers")
 
 MOST_LINES = 450
 FOLDERS = ("quantcli", "tests", "benchmarks", "examples", ".ci")

@@ -19,7 +19,7 @@ from quantcli import tokenizers as folders
 from quantcli.checkpoint import Checkpoint, Vocabulary
 from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.convert.survey import model_of
-from quantcli.errors import NotPossible
+from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture, Hyperparameters
 from quantcli.models.keys import COMMON
 from quantcli.targets.gguf_metadata import TOKEN_IDS
@@ -155,7 +155,7 @@ def tokenizers(a: Checkpoint, b: Checkpoint) -> tuple[tuple[TokenizerDifference,
     found.append(_in_maps("chat templates", _templates(ours), _templates(theirs)))
     try:
         found.append(_behaviour(_encoder(a, ours), _encoder(b, theirs)))
-    except NotPossible as refused:
+    except (NotPossible, BadInput) as refused:
         notes.append(f"{refused} What the tokenizers make of texts is not compared.")
     return tuple(difference for difference in found if difference.count), notes
 
@@ -176,7 +176,7 @@ def _encoder(source: Checkpoint, vocabulary: Vocabulary) -> Encode:
 
 def _behaviour(a: Encode, b: Encode) -> TokenizerDifference:
     found = differences(a, b)
-    first = tuple({"at": d.text, "a": _plain(d.a), "b": _plain(d.b)} for d in found[:FIRST])
+    first = tuple({"at": d.text, "a": list(d.a), "b": list(d.b)} for d in found[:FIRST])
     return TokenizerDifference("ids of probe texts", len(found), first)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.errors import BadInput
+from quantcli.models.exponential import exp
 from quantcli.models.hyperparameters import Hyperparameters
 
 Rows = NDArray[np.int64]
@@ -185,10 +186,10 @@ class AddOne:
 
 @dataclass(frozen=True)
 class NegExp:
-    """Mamba's A from its logarithm: -exp(A_log), rounded to float32 once."""
+    """Mamba's A from its logarithm: -exp(A_log), with torch's float32 exponential."""
 
     def apply(self, values: NDArray[np.generic]) -> Floats:
-        return -np.exp(values.astype(np.float64)).astype(np.float32)
+        return -exp(values.astype(np.float32))
 
     def undo(self, values: NDArray[np.generic]) -> Floats:
         return np.log(-values.astype(np.float64)).astype(np.float32)

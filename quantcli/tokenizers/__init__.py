@@ -46,9 +46,9 @@ def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = PLA
     added = tokenizer.added if tokenizer is not None else ()
     processor = tokenizer.post_processor if tokenizer is not None else None
     ids, add, warnings = special.read(processor, settings, config, added, len(vocabulary.tokens))
-    named = {token.decode("utf-8", "replace"): number for number, token in enumerate(vocabulary.tokens)}
     # The converter's own choices stand where the tokenizer's files say nothing.
-    ids |= {role: named[text] for role, text in conventions.texts.items() if text in named and role not in ids}
+    chosen = _by_text(vocabulary.tokens, conventions.texts)
+    ids |= {role: number for role, number in chosen.items() if role not in ids}
     template, others = templates.read(files, settings)
     prefix = settings.get("add_prefix_space")
     return replace(
@@ -61,6 +61,13 @@ def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = PLA
         chat_templates=others,
         warnings=(*vocabulary.warnings, *warnings),
     )
+
+
+def _by_text(tokens: tuple[bytes, ...], texts: Mapping[str, str]) -> dict[str, int]:
+    """The ids of special tokens by role, of those that are there."""
+    wanted = {text.encode() for text in texts.values()}
+    found = {token: number for number, token in enumerate(tokens) if token in wanted}
+    return {role: found[text.encode()] for role, text in texts.items() if text.encode() in found}
 
 
 def _size(config: Mapping[str, Any], multiple: int) -> int | None:

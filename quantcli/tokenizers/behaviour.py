@@ -7,9 +7,11 @@ tokenizers library, of a `tokenizer.json`; a GGUF file's is rebuilt first (`rebu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 
 Encode = Callable[[str], list[int]]
@@ -56,14 +58,28 @@ def differences(a: Encode, b: Encode, probes: tuple[str, ...] = PROBES) -> list[
 def encoder(tokenizer_json: bytes, where: str) -> Encode:
     """The encoder that a `tokenizer.json` describes; `where` names it in errors.
 
-    Raises `NotPossible` for one that the library does not load.
+    Raises `NotPossible` for one that the library does not load; so does the encoder for a text that it stops at.
     """
     from tokenizers import Tokenizer  # slow to import, and only `diff` needs it
 
-    try:
+    with _said(where, "does not load it"):
         made = Tokenizer.from_buffer(tokenizer_json)
-    except Exception as error:  # the library raises no narrower class
-        raise NotPossible(f"{where}: the tokenizers library does not load it: {error}.") from error
-    made.no_padding()
-    made.no_truncation()
-    return lambda text: list(made.encode(text).ids)
+        made.no_padding()
+        made.no_truncation()
+
+    def encode(text: str) -> list[int]:
+        with _said(where, f"cannot encode {shown(text)} with it"):
+            return list(made.encode(text).ids)
+
+    return encode
+
+
+@contextmanager
+def _said(where: str, what: str) -> Iterator[None]:
+    """What the library raises, as a sentence. It has no class of its own, and for what it checks too late a panic."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise NotPossible(f"{where}: the tokenizers library {what}: {shown(str(error))}.") from error

@@ -19,6 +19,7 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.tokenizers.byte_level import CONTROL, NORMAL, UNDERLINE, UNKNOWN, UNUSED, USER_DEFINED
+from quantcli.tokenizers.special import ENDS
 from quantcli.tokenizers.splittings import DIGIT, GPT2, SPLITTINGS, Splitting
 
 #: A SentencePiece vocabulary as a splitting: a blank in front, nothing cut before it merges.
@@ -75,11 +76,13 @@ def checked(vocabulary: Vocabulary) -> Tokens:
         if values is not None and len(values) != count:
             raise BadInput(f"tokenizer.ggml.{key} has {len(values)} entries, tokenizer.ggml.tokens {count}.")
     texts = tuple(_text(token, number) for number, token in enumerate(vocabulary.tokens))
+    types = tuple(CONTROL if kind == NORMAL and text in ENDS else kind for text, kind in zip(texts, types, strict=True))
+    raw = splitting(vocabulary).raw
     ids: dict[str, int] = {}
     for number, text in enumerate(texts):
         if types[number] == UNUSED and text == f"[PAD{number}]":
             continue
-        text = _piece(text, types[number]) if splitting(vocabulary).raw else text
+        text = _piece(text, types[number]) if raw else text
         if ids.setdefault(text, number) != number:
             raise BadInput(f"tokenizer.ggml.tokens: {shown(text)} has the ids {ids[text]} and {number}.")
     return Tokens(texts, types, ids)

@@ -31,6 +31,12 @@ ROLES = {
     "mask": "mask",
 }
 ROLES |= {"eot": "eot", "eom": "eom"}
+#: Tokens that end an answer whatever a file's keys and types say: llama.cpp knows these control tokens by their text.
+ENDS = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
+    "<eos>", "<turn|>", "<｜end▁of▁sentence｜>", "[e~[",
+)  # fmt: skip
 USUAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -13,6 +14,7 @@ from quantcli.cli.app import app
 from quantcli.cli.output import Column, _draw
 from tests.builders import llama_gguf, tiny_llama
 
+SCHEMA = json.loads((Path(module.__file__).parent / "schema" / "diff.json").read_text())
 WORST = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -74,18 +76,8 @@ def test_json_is_whole_and_alone(pair: tuple[Path, Path], tmp_path: Path) -> Non
     done = quant(pair[1], llama_gguf(tmp_path / "a.gguf", pair[0], rope_freq_base=2e4), "--json", "--max-rmse", "0.01")
     assert done.exit_code == 1
     found = json.loads(done.stdout)
-    assert list(found) == [
-        "diff_version",
-        "a",
-        "b",
-        "weights",
-        "only_a",
-        "only_b",
-        "metadata",
-        "tokenizer",
-        "totals",
-        "notes",
-    ]
+    jsonschema.validate(found, SCHEMA)
+    assert list(found) == SCHEMA["required"]
     assert (found["a"]["kind"], found["b"]["kind"]) == ("hf", "gguf")
     assert len(found["weights"]) == 21
     worst = found["weights"][0]
@@ -94,6 +86,18 @@ def test_json_is_whole_and_alone(pair: tuple[Path, Path], tmp_path: Path) -> Non
     assert worst["mse"] > 0 and worst["max_error"] > 0 and 0.999 < worst["cosine"] <= 1
     assert found["metadata"] == [{"key": "rope.theta", "a": 10000.0, "b": 20000.0}]
     assert (found["totals"]["equal"], found["totals"]["differs"]) == (20, 1)
+
+
+def test_tokenizers_that_give_other_ids(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Another pre-tokenizer cuts texts elsewhere, which the rebuilt tokenizer of a GGUF file shows."""
+    file = llama_gguf(tmp_path / "a.gguf", pair[0], tokenizer_pre="tekken", add_bos_token=True)
+    found = json.loads(quant(pair[0], file, "--json").stdout)
+    jsonschema.validate(found, SCHEMA)
+    by_part = {entry["what"]: entry for entry in found["tokenizer"]}
+    assert by_part["ids of probe texts"]["count"] == 64
+    first = by_part["ids of probe texts"]["first"][0]
+    assert (first["at"], first["b"]) == ("Hello, world!", [93, *first["a"]])
+    assert "ids of probe texts" in quant(pair[0], file).stdout
 
 
 def test_a_terminal_gets_the_worst_rows(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,6 +328,21 @@ def test_scores_that_a_folder_does_not_hold_are_no_difference(tmp_path: Path) ->
     assert compared(source, tmp_path / "a.gguf").tokenizer == ()
 
 
+def test_tokenizers_are_set_to_work(llama: Path, tmp_path: Path) -> None:
+    """A normalizer that no list of the vocabulary shows; and files that only one side's encoder can read."""
+    tokenizer = json.loads((llama / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "Hello"}, "content": "ab"}
+    folder = changed(llama, tmp_path / "other")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (difference,) = compared(llama, folder).tokenizer
+    assert difference.what == "ids of probe texts" and difference.count == 2
+    assert difference.first[0]["at"] == "Hello, world!" and difference.first[0]["a"] != difference.first[0]["b"]
+    del tokenizer["added_tokens"][0]["lstrip"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    found = compared(llama, folder)
+    assert not found.tokenizer and "does not load it" in found.notes[0] and "is not compared" in found.notes[0]
+
+
 def test_a_glob_takes_names_of_either_dialect(llama: Path, tmp_path: Path) -> None:
     file = llama_gguf(tmp_path / "a.gguf", llama)
     for pattern in ("*.mlp.down_proj", "*.down_proj.weight", "blk.*.ffn_down.weight"):

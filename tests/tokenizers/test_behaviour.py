@@ -53,6 +53,17 @@ def test_what_the_library_does_not_load(data: bytes) -> None:
         encoder(data, "a.json")
 
 
+def test_a_panic_of_the_library_is_an_error_like_any_other() -> None:
+    data = json.loads((DATA / "bpe-gpt2" / "tokenizer.json").read_text())
+    data["model"]["continuing_subword_prefix"] = "abc"
+    with pytest.raises(NotPossible, match="the tokenizers library does not load it"):
+        encoder(json.dumps(data).encode(), "a.json")
+    data["model"] = {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "?", "continuing_subword_prefix": "#"}
+    data["model"]["max_input_chars_per_word"] = 5
+    with pytest.raises(NotPossible, match=r"a\.json: the tokenizers library cannot encode 'Hello"):
+        encoder(json.dumps(data).encode(), "a.json")("Hello")
+
+
 def test_the_library_takes_every_splitting() -> None:
     """Each expression is one that its matcher can read."""
     vocabulary = loaded("bpe-gpt2")

@@ -84,6 +84,13 @@ def test_special_tokens_end_answers() -> None:
     assert token_ids(loaded("bpe-llama3")) == {"bos_token_id": 368, "eos_token_id": [374, 369, 373]}
 
 
+def test_a_token_that_ends_answers_is_special_whatever_its_type() -> None:
+    """As in llama.cpp; files without types are older than these."""
+    vocabulary = simple(types=())
+    assert [token["content"] for token in tokenizer_json(vocabulary)[0]["added_tokens"]] == ["</s>"]
+    assert token_ids(vocabulary)["eos_token_id"] == 96
+
+
 def test_gpt_oss_goes_on_behind_a_message() -> None:
     vocabulary = loaded("bpe-gpt4o")
     ends = token_ids(vocabulary)["eos_token_id"]
