@@ -108,8 +108,9 @@ def show(found: Comparison, out: Output, everything: bool) -> None:
 def _weights(found: Comparison, out: Output, everything: bool) -> None:
     listed = found.weights if everything else found.weights[:ROWS]
     columns = [
-        Column("weight"), Column("A"), Column("B"), Column("rel. RMSE", right=True), Column("MSE", right=True),
-        Column("max error", right=True), Column("cosine", right=True), Column("result"),
+        Column("weight"), Column("A"), Column("B"), Column("rel. RMSE", right=True),
+        Column("MSE", right=True, aside=True), Column("max error", right=True, aside=True),
+        Column("cosine", right=True, aside=True), Column("result"),
     ]  # fmt: skip
     if listed:
         out.table(columns, [_row(weight) for weight in listed])

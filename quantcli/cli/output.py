@@ -26,12 +26,17 @@ from quantcli.kernels import compiling
 Tick = Callable[[int, str], None]
 
 
+#: Columns of a terminal from which on tables are whole.
+WIDE = 110
+
+
 @dataclass(frozen=True)
 class Column:
-    """A table's column; numbers stand at the right."""
+    """A table's column; numbers stand at the right. aside: a terminal of less than `WIDE` columns goes without it."""
 
     title: str
     right: bool = False
+    aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,13 +163,15 @@ def _draw(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str |
     from rich.markup import escape
     from rich.table import Table
 
+    console = Console()
+    shown = [i for i, column in enumerate(columns) if console.width >= WIDE or not column.aside]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for i in shown:
+        table.add_column(columns[i].title, justify="right" if columns[i].right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(row[i]) for i in shown))
     with _listening():
-        Console().print(table)
+        console.print(table)
 
 
 def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None) -> None:

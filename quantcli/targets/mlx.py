@@ -88,7 +88,7 @@ class MlxTarget:
             config |= {"quantization": block, "quantization_config": block}
         further, notes = beside(source)
         return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
-                *further], [*notes, *_warnings(placed)]  # fmt: skip
+                *further], [*notes, *_warnings(placed, Model.of(source).architecture)]  # fmt: skip
 
 
 def stored_config(source: Checkpoint, settings: Settings) -> Mapping[str, Any]:
@@ -184,9 +184,12 @@ def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str
     return top | {module: entry for module, entry in quantized.items() if entry != top}
 
 
-def _warnings(placed: Sequence[Placed]) -> list[str]:
+def _warnings(placed: Sequence[Placed], architecture: Architecture | None) -> list[str]:
+    """That dtypes differ, but for tensors that are f32 in every model of the family."""
+    always = {w.name for w in placed if architecture and any(f.row.f32 for f in architecture.find(w.name, "mlx"))}
     scales = {w.scheme.scale_dtype for w in placed if isinstance(w.scheme, Affine)}
-    floats = {w.scheme.dtype for w in placed if isinstance(w.scheme, Dense) and w.scheme.dtype in FLOATS}
+    dense = [w for w in placed if isinstance(w.scheme, Dense) and w.name not in always]
+    floats = {w.scheme.dtype for w in dense if isinstance(w.scheme, Dense) and w.scheme.dtype in FLOATS}
     if not scales or not floats or scales == floats:
         return []
     return [

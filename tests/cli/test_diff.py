@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from quantcli.cli import diff as module
 from quantcli.cli.app import app
+from quantcli.cli.output import Column, _draw
 from tests.builders import llama_gguf, tiny_llama
 
 SCHEMA = json.loads((Path(module.__file__).parent / "schema" / "diff.json").read_text())
@@ -135,3 +136,14 @@ def test_wrong_usage(pair: tuple[Path, Path], options: list[str]) -> None:
 def test_a_path_that_is_not_there(pair: tuple[Path, Path], tmp_path: Path) -> None:
     done = quant(pair[0], tmp_path / "absent")
     assert (done.exit_code, done.stdout) == (3, "") and "absent" in done.stderr
+
+
+@pytest.mark.parametrize(("columns", "whole"), [(80, False), (110, True)])
+def test_a_narrow_terminal_shows_fewer_numbers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int, whole: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = [Column("weight"), Column("rel. RMSE", right=True), Column("cosine", right=True, aside=True)]
+    _draw(table, [(WORST, "0.1", "0.99")], None)
+    said = capsys.readouterr().out
+    assert WORST in said and ("cosine" in said) is ("0.99" in said) is whole

@@ -84,3 +84,9 @@ def test_stacked_experts_are_compared_with_their_like(models: dict[str, Path], a
     found = compare(first, second, chosen(first, second, None), 1 << 28, 2, lambda _count, _name: None)
     assert len(found.weights) == 41 and {weight.verdict for weight in found.weights} == {Verdict.EQUAL}
     assert not (found.only_a or found.only_b or found.fields or found.tokenizer)
+
+
+def test_a_bias_that_is_always_f32_is_no_warning(models: dict[str, Path], tmp_path: Path) -> None:
+    report = converted(models["deepseek_v3"], tmp_path / "mlx", scheme="affine4-g32")
+    assert schemes(tmp_path / "mlx")["model.layers.1.mlp.gate.e_score_correction_bias"] == "f32"
+    assert not report["warnings"]

@@ -126,6 +126,12 @@ def test_mlx_sees_the_rope_settings() -> None:
     assert mlx_rope_keys({"rope_parameters": {"some_attention": {"rope_theta": 1e6}}}) == {}
     assert mlx_rope_keys({"model_type": "qwen3_moe", "num_local_experts": 3}) == {"num_experts": 3}
     assert mlx_rope_keys({"rope_parameters": "none"}) == {}
+    assert mlx_rope_keys({"model_type": "glm4_moe"}) == {"rope_scaling": None}
+    assert mlx_rope_keys({"model_type": "glm4_moe", "rope_scaling": scaling}) == {}
+    exaone = {"model_type": "exaone4", "hidden_size": 64, "num_attention_heads": 4, "sliding_window": 16}
+    stated = {"rope_scaling": None, "head_dim": 16, "sliding_window_pattern": "LLLG"}
+    assert mlx_rope_keys(exaone | {"sliding_window_pattern": 4}) == stated
+    assert mlx_rope_keys(exaone | stated) == {}
 
 
 def test_gguf_metadata_means_the_same() -> None:

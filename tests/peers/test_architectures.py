@@ -122,13 +122,15 @@ def test_gguf_to_hf_is_the_source_in_transformers(shared: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("name", IN_MLX_LM)
 def test_to_mlx_by_either_way(shared: Path, tmp_path: Path, name: str) -> None:
-    """mlx-lm computes what it computes with its own conversion: the same by way of GGUF as directly."""
+    """mlx-lm computes what it computes with its own conversion, by way of GGUF and from either spelling of config."""
     case = prepared(shared, tmp_path, name)
     converted(case.source, tmp_path / "model.gguf", dtype="bf16")
     converted(tmp_path / "model.gguf", tmp_path / "from-gguf")
     converted(case.source, tmp_path / "direct")
-    assert stored(tmp_path / "from-gguf") == stored(tmp_path / "direct")
-    for folder in ("from-gguf", "direct"):
+    shutil.copy(shared / "fixtures" / "arch" / name / "config-v5.json", case.source / "config.json")
+    converted(case.source, tmp_path / "direct-v5")
+    assert stored(tmp_path / "from-gguf") == stored(tmp_path / "direct") == stored(tmp_path / "direct-v5")
+    for folder in ("from-gguf", "direct", "direct-v5"):
         assert difference(in_mlx_lm(tmp_path / folder, case.ids), case.logits) < case.mlx_apart
     same_tokens(tmp_path / "from-gguf", case.source)
 
