@@ -1,7 +1,7 @@
 """Writes a synthetic llama of 4 bits in groups of 128, as GPTQ or as compressed-tensors stores it.
 
-The default is about 2.2 GB: 16 layers of Llama 2 7B's shape, embeddings and head in bf16. Codes are random words, scales
-near 0.01; the same shape and seed give the same bytes.
+The default is about 2.2 GB: 16 layers of Llama 2 7B's shape, embeddings and head in bf16. Codes are random words,
+scales near 0.01; the same shape and seed give the same bytes.
 
     python benchmarks/make_quantized.py build/bench/gptq --layout gptq
 """

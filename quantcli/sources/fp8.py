@@ -75,7 +75,8 @@ def _weight(
         raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.fmt is {keys.block['fmt']!r}.")
     suffix = next((s for s in SCALES if module + s in parts), None)
     if suffix is None:
-        raise BadInput(f"{where(weight)}: is {weight.dtype} and has no {module}.weight_scale_inv beside it, which "
+        raise BadInput(
+            f"{where(weight)}: is {weight.dtype} and has no {module}.weight_scale_inv beside it, which "
             f"{keys.label}.quant_method fp8 needs."
         )
     if len(weight.shape) != 2:

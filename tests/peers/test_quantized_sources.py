@@ -78,7 +78,9 @@ def on_the_cpu() -> None:
 def folder(shared: Path, tmp_path: Path, case: str) -> Path:
     """The case with a tokenizer."""
     out = tmp_path / case
-    shutil.copytree(shared / "fixtures" / "quantized" / case, out, ignore=shutil.ignore_patterns("truth.*", "case.json"))
+    shutil.copytree(
+        shared / "fixtures" / "quantized" / case, out, ignore=shutil.ignore_patterns("truth.*", "case.json")
+    )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(shared / "fixtures" / "models" / "micro-llama" / name, out / name)
     return out
