@@ -269,6 +269,29 @@ def test_only_some_modules(tmp_path: Path) -> None:
     near(values(tmp_path / "ct" / "mlx"), meant, 1e-6)
 
 
+@pytest.mark.parametrize("by_name", [True, False])
+def test_settings_of_single_modules(by_name: bool, tmp_path: Path) -> None:
+    """AutoRound's `extra_config`: 8 bits for one module, none for another, 4 for the rest; by name or expression."""
+    four, eight = gptq(4, 32, "gptq", (), ""), gptq(8, 32, "gptq", (), "")
+    down, up = ("model.layers.0.mlp.down_proj", "model.layers.0.mlp.up_proj") if by_name else ("down_p", r".*up_.roj")
+    settings = {
+        "quant_method": "auto-round", "bits": 4, "group_size": 32, "packing_format": "auto_round:auto_gptq",
+        "extra_config": {down: {"bits": 8, "data_type": None}, up: {"bits": 16, "data_type": "float"}},
+    }  # fmt: skip
+    dense = llama_tensors(MODEL)
+    wide = dense["model.layers.0.mlp.down_proj.weight"]
+
+    def pack(array: np.ndarray) -> tuple[Arrays, np.ndarray]:
+        return (eight if array is wide else four).pack(array)
+
+    meant = written(
+        tmp_path, dense, MODEL, settings, pack, lambda name: is_linear(name) and "up_proj" not in name
+    )  # fmt: skip
+    report = converted(tmp_path / "q", tmp_path / "mlx", scale_dtype="f32")
+    assert made(report) == ({"affine4-g32", "affine8-g32"}, {"repack"})
+    near(values(tmp_path / "mlx"), meant, 1e-6)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_heads(tied: bool, tmp_path: Path) -> None:
     """A quantized head beside dense embeddings; or none, where they are one."""
