@@ -26,6 +26,7 @@ from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.names import GGML, WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
+from quantcli.schemes.scaled import Scaled
 from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
@@ -253,7 +254,9 @@ class _Chooser:
         assert draft.weight is not None
         source, choice = draft.weight.scheme, self.request.fallback
         holders = self.target.holders(self._scale_dtype(draft, None))
-        what = f"{source.name} has no exact place in {self.target.label}"
+        is_grouped = not isinstance(source, Scaled) or source.grid() is not None
+        groups = "" if is_grouped else ", whose scales follow no groups along rows,"
+        what = f"{source.name}{groups} has no exact place in {self.target.label}"
         if choice == "none":
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
         if choice == "auto":
