@@ -26,8 +26,8 @@ from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.names import GGML, WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.scaled import Scaled
 from quantcli.schemes.opaque import Opaque
+from quantcli.schemes.scaled import Scaled
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
 from quantcli.virtual import transposed
