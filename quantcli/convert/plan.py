@@ -28,6 +28,7 @@ from quantcli.schemes.bare_fp8 import BareFp8
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.opaque import Opaque
+from quantcli.schemes.scaled import Scaled
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
 from quantcli.virtual import transposed
@@ -261,7 +262,9 @@ class _Chooser:
         assert draft.weight is not None
         source, choice = draft.weight.scheme, self.request.fallback
         holders = self.target.holders(self._scale_dtype(draft, None))
-        what = f"{source.name} has no exact place in {self.target.label}"
+        is_grouped = not isinstance(source, Scaled) or source.grid() is not None
+        groups = "" if is_grouped else ", whose scales follow no groups along rows,"
+        what = f"{source.name}{groups} has no exact place in {self.target.label}"
         if choice == "none":
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
         if choice == "auto":

@@ -266,6 +266,10 @@ class Scheme:
         """Why a weight of this shape cannot have this scheme (`last axis 100 is no multiple of 64`), None if it can."""
         raise NotImplementedError
 
+    def unread(self, shape: tuple[int, ...]) -> str | None:
+        """Why no weight of this shape is stored so; a tool's files may hold shapes that nobody writes anew."""
+        return self.unfit(shape)
+
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         """The parts of a weight of this shape, in a fixed order."""
         raise NotImplementedError

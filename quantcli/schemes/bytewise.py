@@ -132,7 +132,10 @@ class Bytewise(Written):
         return self.scales.rows is None
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        return super().unfit(shape) or (divides(self.scales, shape) if self.is_written else None)
+        return self.unread(shape) or (divides(self.scales, shape) if self.is_written else None)
+
+    def unread(self, shape: tuple[int, ...]) -> str | None:
+        return super().unfit(shape)
 
     def found(self, slabs: Iterable[Array]) -> dict[str, Array]:
         if not self.looks:

@@ -91,7 +91,10 @@ class CtPacked(Written):
         return not (self.padded or self.ordered)
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        return super().unfit(shape) or (divides(self.scales, shape) if self.is_written else None)
+        return self.unread(shape) or (divides(self.scales, shape) if self.is_written else None)
+
+    def unread(self, shape: tuple[int, ...]) -> str | None:
+        return super().unfit(shape)
 
     def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:
         return {SHAPE.part: np.array([shape], np.int64)}

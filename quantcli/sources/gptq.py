@@ -2,7 +2,8 @@
 
 config.json's `quantization_config` says `bits`, `group_size`, `sym`, `desc_act` and the format, `checkpoint_format` or
 `format` (none: gptq). `dynamic` has settings of single modules: `+:regex` those that differ, `-:regex` none at all.
-AutoRound says quant_method auto-round and in `packing_format` which tool's layout it took; its own is that of GPTQ.
+AutoRound says quant_method auto-round and in `packing_format` which tool's layout it took; its own is that of GPTQ. Its
+`extra_config` has settings of single modules by name.
 Sources: GPTQModel 7 (quantization/config.py), AutoRound 0.16 (export).
 """
 
@@ -90,19 +91,19 @@ def open_auto_round(folder: Folder, config: Mapping[str, Any], tensors: Tensors)
         )
     if keys.text("data_type", "int") != "int":
         raise NotPossible(f"{keys.label}: `data_type` {shown(keys.block['data_type'])} is not read; int is.")
-    if keys.block.get("extra_config"):
+    if layout == "awq" and keys.block.get("extra_config"):
         _refuse_extra(keys)
     return (open_gptq if layout == "gptq" else open_awq)(folder, config, tensors)
 
 
 def _refuse_extra(keys: Keys) -> None:
-    """`extra_config` has settings of single modules; 16 bits mean dense, others are told by the stored shapes."""
+    """`extra_config` has settings of single modules; in AWQ's layout, which has 4 bits, those that are dense."""
     extra = keys.under("extra_config")
     for name in extra.block:
         if extra.under(name).number("bits", 16) > 8:
             continue
         raise NotPossible(
-            f"{extra.label}: settings of single modules ({shown(name)}) are not read, but for dense ones."
+            f"{extra.label}: settings of single modules ({shown(name)}) in AWQ's layout are read of dense ones only."
         )
 
 
@@ -111,13 +112,14 @@ def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Ch
     keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
     common = settings(keys)
     common = replace(common, reason=f"quantization_config: bits {common.bits}, group_size {common.group_size}")
-    rules = list(_rules(keys.under("dynamic", needed=False), common))
+    rules = [*_rules(keys.under("dynamic", needed=False), common)]
+    rules += _extra_rules(keys.under("extra_config", needed=False), common)
     modules = sorted(name.removesuffix(".qweight") for name in tensors.parts if name.endswith(".qweight"))
     if not modules:
         raise BadInput(f"{keys.label}: says GPTQ, but no tensor is called *.qweight.")
     _refuse_orphans(tensors.parts)
     weights = [_weight(module, tensors.parts, _of(module, rules, common, tensors.parts), folder) for module in modules]
-    dense = [*keys.names("modules_to_not_convert"), *keys.under("extra_config", needed=False).block]
+    dense = keys.names("modules_to_not_convert")
     if not any(keys.block.get(key) for key in PARTIAL):
         refuse_unpacked(
             tensors.parts, modules, keys.label,
@@ -138,6 +140,23 @@ def _rules(dynamic: Keys, common: Settings) -> Iterable[tuple[re.Pattern[str], S
         yield regex, replace(found, reason=f"quantization_config.dynamic {key}: bits {found.bits}")
 
 
+def _extra_rules(extra: Keys, common: Settings) -> Iterable[tuple[re.Pattern[str], Settings | None]]:
+    """AutoRound's settings of modules by name, or by an expression that is found in it; more than 8 bits: dense."""
+    found: list[tuple[str, Settings | None]] = []
+    for name in extra.block:
+        said = {key: value for key, value in extra.under(name).block.items() if value is not None}
+        entry = Keys(said, f"{extra.label}.{name}")
+        if entry.number("bits", common.bits) > 8:
+            found.append((name, None))
+            continue
+        if entry.text("data_type", "int") != "int":
+            raise NotPossible(f"{entry.label}: `data_type` {shown(said['data_type'])} is not read; int is.")
+        mine = settings(entry, common)
+        found.append((name, replace(mine, reason=f"quantization_config.extra_config {name}: bits {mine.bits}")))
+    yield from ((re.compile(re.escape(name) + "$"), mine) for name, mine in found)
+    yield from ((pattern(f".*(?:{name})", f"{extra.label}: key {shown(name)}"), mine) for name, mine in found)
+
+
 def _of(
     module: str, rules: Iterable[tuple[re.Pattern[str], Settings | None]], common: Settings, parts: Mapping[str, Part]
 ) -> Settings:
@@ -145,8 +164,8 @@ def _of(
         if regex.match(module):
             if found is None:
                 raise BadInput(
-                    f"{where(parts[f'{module}.qweight'])}: quantization_config.dynamic leaves {module} dense "
-                    f"(-:{regex.pattern}), but it is packed."
+                    f"{where(parts[f'{module}.qweight'])}: quantization_config.dynamic or .extra_config leaves "
+                    f"{module} dense ({regex.pattern}), but it is packed."
                 )
             return found
     return common

@@ -43,7 +43,7 @@ def held(
     first = next(iter(stored.values()))
     if min(shape, default=0) <= 0:
         raise BadInput(f"{where(first)}: has shape {first.shape}, which holds nothing.")
-    if (unfit := scheme.unfit(shape)) is not None:
+    if (unfit := scheme.unread(shape)) is not None:
         raise BadInput(f"{where(first)}: {unfit}, but it is to be {scheme.name} ({reason}).")
     layout = scheme.layout(shape)
     for part, spec in layout.items():

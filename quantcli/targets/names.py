@@ -20,6 +20,15 @@ from quantcli.targets.base import Left
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+
+#: Model types whose classes have biases without a flag in config.json that says so, and of which modules.
+QKV = ("q_proj", "k_proj", "v_proj")
+BIASED = {
+    "qwen2": QKV, "qwen2_moe": QKV, "glm4": QKV, "glm4_moe": QKV, "gpt_oss": ("",), "gpt_neox": ("",), "falcon": ("",),
+    "starcoder2": ("",), "stablelm": ("",), "nemotron": ("",), "ernie4_5": ("",), "mamba": ("",),
+}  # fmt: skip
+BIAS_FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "bias")
+
 #: How errors call the dialects.
 SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
 
@@ -110,12 +119,26 @@ class Model:
         if architecture.drops(name) or any(name == computed.gguf for computed in architecture.computed):
             return "the model computes it"
         defaults = architecture.model_types.get(str(config.get("model_type")), {})
+        if self._is_added(name):
+            return "the quantizer added it, all zeros: the model has no such bias"
         is_tied = config.get("tie_word_embeddings", defaults.get("tie_word_embeddings")) is True
         if is_tied and architecture.role(name) == "output":
             return "the embedding is used for it (tie_word_embeddings)"
         if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self._is_beyond(name):
             return f"for multi-token prediction, which has no place in {SAID[target]}"
         return None
+
+    def _is_added(self, name: str) -> bool:
+        """Whether this is one of the biases, all zeros, that AutoGPTQ gives to every module."""
+        module = name.removesuffix(".bias")
+        weight = self.source.weights.get(f"{module}.weight")
+        if module == name or weight is None or weight.scheme.family != "gptq":
+            return False
+        config = self.source.config
+        own = BIASED.get(str(config.get("model_type")), ())
+        if module.endswith(own) or any(config.get(flag) is True for flag in BIAS_FLAGS):
+            return False
+        return not self.source.weights[name].parts["weight"].read().any()
 
     def refuse_incomplete(self) -> None:
         """Raise `BadInput` for a tensor that the model cannot do without, by its table and its number of layers."""

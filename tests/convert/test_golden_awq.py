@@ -219,7 +219,7 @@ def q4_1_blocks(path: Path, name: str, raw: bytes) -> dict[str, np.ndarray]:
     return {"d": blocks["d"], "m": blocks["m"], "codes": codes}
 
 
-@pytest.mark.parametrize(("scheme", "name"), [("q8_0", "out.gguf"), ("affine4-g128", "out"), ("mxfp4", "out")])
+@pytest.mark.parametrize(("scheme", "name"), [("mxfp4", "out.gguf"), ("affine4-g128", "out"), ("mxfp4", "out")])
 def test_another_grid_is_for_dense_weights_only(awq: Awq, tmp_path: Path, scheme: str, name: str) -> None:
     """The embedding and lm_head take it, AWQ's weights keep their codes."""
     report = converted(awq.folder, tmp_path / name, scheme=scheme)

@@ -165,16 +165,22 @@ VARIANTS = {
 }
 
 
+NOTHING: Mapping[str, np.ndarray] = {}
+
+
 def is_linear(name: str) -> bool:
     return ".layers." in name and name.endswith("_proj.weight")
 
 
 def written(
     root: Path, dense: Arrays, config: dict[str, Any], settings: dict[str, Any], pack: Packer,
-    chosen: Callable[[str], bool] = is_linear, *, shards: int = 1,
+    chosen: Callable[[str], bool] = is_linear, *, shards: int = 1, added: Mapping[str, np.ndarray] = NOTHING,
 ) -> Arrays:  # fmt: skip
-    """A quantized folder at `root / q`, the same values in float32 at `root / dense`; the latter."""
-    stored: Arrays = {}
+    """A quantized folder at `root / q`, the same values in float32 at `root / dense`; the latter.
+
+    added: arrays that the quantized folder has besides.
+    """
+    stored: Arrays = dict(added)
     meant: Arrays = {}
     for name, array in dense.items():
         if not chosen(name):
@@ -263,6 +269,29 @@ def test_only_some_modules(tmp_path: Path) -> None:
     near(values(tmp_path / "ct" / "mlx"), meant, 1e-6)
 
 
+@pytest.mark.parametrize("by_name", [True, False])
+def test_settings_of_single_modules(by_name: bool, tmp_path: Path) -> None:
+    """AutoRound's `extra_config`: 8 bits for one module, none for another, 4 for the rest; by name or expression."""
+    four, eight = gptq(4, 32, "gptq", (), ""), gptq(8, 32, "gptq", (), "")
+    down, up = ("model.layers.0.mlp.down_proj", "model.layers.0.mlp.up_proj") if by_name else ("down_p", r".*up_.roj")
+    settings = {
+        "quant_method": "auto-round", "bits": 4, "group_size": 32, "packing_format": "auto_round:auto_gptq",
+        "extra_config": {down: {"bits": 8, "data_type": None}, up: {"bits": 16, "data_type": "float"}},
+    }  # fmt: skip
+    dense = llama_tensors(MODEL)
+    wide = dense["model.layers.0.mlp.down_proj.weight"]
+
+    def pack(array: np.ndarray) -> tuple[Arrays, np.ndarray]:
+        return (eight if array is wide else four).pack(array)
+
+    meant = written(
+        tmp_path, dense, MODEL, settings, pack, lambda name: is_linear(name) and "up_proj" not in name
+    )  # fmt: skip
+    report = converted(tmp_path / "q", tmp_path / "mlx", scale_dtype="f32")
+    assert made(report) == ({"affine4-g32", "affine8-g32"}, {"repack"})
+    near(values(tmp_path / "mlx"), meant, 1e-6)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_heads(tied: bool, tmp_path: Path) -> None:
     """A quantized head beside dense embeddings; or none, where they are one."""
@@ -281,16 +310,21 @@ def test_heads(tied: bool, tmp_path: Path) -> None:
     near(values(tmp_path / "q.gguf"), values(tmp_path / "dense.gguf"), 1e-6)
 
 
-def test_biases_of_the_model(tmp_path: Path) -> None:
-    """Those of a qwen2's queries stand beside packed codes, and zeros that the tool adds where there are none."""
-    config = {**MODEL, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_biases(kind: str, tmp_path: Path) -> None:
+    """A qwen2's own stand beside packed codes; the zeros that AutoGPTQ gives to every module are left out."""
+    config = {**MODEL, "model_type": kind, "architectures": [f"{kind.capitalize()}ForCausalLM"]}
     variant = VARIANTS["gptq-4-g32-v2"]
     dense = llama_tensors(config)
-    for name in ("q", "k", "v"):
-        rows = len(dense[f"model.layers.0.self_attn.{name}_proj.weight"])
-        bias = np.random.default_rng(7).normal(0, 1, rows).astype(BF16)
-        dense[f"model.layers.0.self_attn.{name}_proj.bias"] = bias
-    meant = written(tmp_path, dense, config, variant.settings, variant.pack)
+    own = ("q_proj", "k_proj", "v_proj") if kind == "qwen2" else ()
+    added = {}
+    for name in [name.removesuffix(".weight") for name in dense if is_linear(name)]:
+        rows = len(dense[f"{name}.weight"])
+        if name.endswith(own):
+            dense[f"{name}.bias"] = np.random.default_rng(7).normal(0, 1, rows).astype(BF16)
+        else:
+            added[f"{name}.bias"] = np.zeros(rows, np.float16)
+    meant = written(tmp_path, dense, config, variant.settings, variant.pack, added=added)
     converted(tmp_path / "q", tmp_path / "mlx", scale_dtype="f32")
     near(values(tmp_path / "mlx"), meant, 1e-6)
     converted(tmp_path / "q", tmp_path / "q.gguf")

@@ -107,7 +107,7 @@ PAIRS: dict[tuple[str, str], set[str] | str] = {
     ("awq", "mlx affine4-g32"): {"affine4-g32 repack codes-exact", "affine4-g32 quantize lossy"},
     ("awq", "gguf"): {"q4_1 repack codes-exact", "f16 copy exact"},
     ("awq", "gguf q4_0"): {"q4_1 repack codes-exact", "q4_0 quantize lossy", "q8_0 quantize lossy"},
-    ("awq", "gguf q8_0"): {"q4_1 repack codes-exact", "q8_0 quantize lossy"},
+    ("awq", "gguf q8_0"): {"q8_0 repack exact", "q8_0 quantize lossy"},
     ("awq", "gguf bf16"): {"bf16 dequantize lossy", "bf16 cast lossy"},
     ("awq", "hf"): {"uint4-g64 copy exact", "f16 copy exact"},
     ("awq", "hf f16"): {"f16 dequantize exact", "f16 copy exact"},

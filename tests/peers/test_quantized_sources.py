@@ -206,3 +206,46 @@ def test_to_gguf(case: str, folder: Path, truth: Truth, tmp_path: Path) -> None:
     if case in ROUNDED_BIASES:
         bound = (KEPT, "biases are rounded to f16")
     truth.hold(found, bound)
+
+
+def test_gpt_oss_to_mlx(shared: Path, tmp_path: Path) -> None:
+    """Experts stay MXFP4, one matrix each of gate and up; mlx-lm computes what it does of the dense conversion."""
+    folder = shared / "fixtures" / "quantized" / "gpt-oss-mxfp4"
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "q").mkdir(exist_ok=True)
+        shutil.copyfile(folder / name, tmp_path / "q" / name)
+    report = converted(tmp_path / "q", tmp_path / "codes", dtype="f32")
+    assert {w["scheme"] for w in report["weights"] if w["route"] == "repack"} == {"mxfp4"}
+    converted(tmp_path / "q", tmp_path / "dense", scheme="f32")
+    (codes, _), (dense, _) = load_model(tmp_path / "codes"), load_model(tmp_path / "dense")
+    ids = list(range(1, 33))
+    assert far(logits(codes, ids), logits(dense, ids)) <= LOGITS
+    truth = Truth(folder)
+    for layer in range(2):
+        name = f"model.layers.{layer}.mlp.experts"
+        made = values_of_mlx(codes, [f"{name}.{kind}_proj.weight" for kind in ("gate", "up", "down")])
+        gate, up, down = (made[f"{name}.{kind}_proj.weight"] for kind in ("gate", "up", "down"))
+        both = np.stack([gate, up], axis=2).reshape(len(gate), -1, gate.shape[2])
+        for kind, values in (("gate_up_proj", both), ("down_proj", down)):
+            assert truth.same(f"{name}.{kind}", np.ascontiguousarray(values.swapaxes(1, 2)))
+
+
+#: One of every type that codes are kept in, and a fallback.
+LOADED = (
+    "autoawq-gemm-g64", "gptq-b4-g64-sym", "gptq-b5-planar", "gptq-b3-planar", "ct-w8a16", "ct-mixed", "bnb-nf4",
+    "quark-int8-channel", "hqq-b4-g64", "fp8-deepseek-block",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOADED)
+def test_llama_cpp_loads(case: str, folder: Path, tmp_path: Path) -> None:
+    """And computes what it computes of the dense conversion, its 8-bit activations aside."""
+    from tests.peers.test_llama_cpp import Runner
+
+    converted(folder, tmp_path / "codes.gguf")
+    converted(folder, tmp_path / "dense.gguf", scheme="f32")
+    codes, dense = Runner(tmp_path / "codes.gguf"), Runner(tmp_path / "dense.gguf")
+    ids = dense.tokens("It was a fine morning, and Mr. Weston", add_special=True)
+    difference = far(codes.logits(ids), dense.logits(ids))
+    print(f"{case}: largest logit difference {difference:.2g}")
+    assert difference < 0.05

@@ -87,7 +87,7 @@ def test_conversions(tmp_path: Path) -> None:
     source = tiny_llama(tmp_path / "tiny", hidden_size=256)
     plain = run(source, tmp_path / "plain" / "out.gguf", scheme="q4_k_s")
     report = run(source, tmp_path / "one" / "out.gguf", threads=1, scheme="q4_k_s", search="best")
-    run(source, tmp_path / "three" / "out.gguf", threads=3, scheme="q4_k_s", search="best", verify=True)
+    run(source, tmp_path / "three" / "out.gguf", threads=3, scheme="q4_k_s", search="best", check=True)
     one, three, usual = (tree(tmp_path / name / "out.gguf") for name in ("one", "three", "plain"))
     assert one == three != usual
     assert (plain["search"], report["search"]) == ("ggml", "best")
