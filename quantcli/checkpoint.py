@@ -147,13 +147,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Weight:
-    """One logical tensor of the model, whatever it is stored as. `reason`: what in the source decided its scheme."""
+    """One logical tensor of the model, whatever it is stored as. `reason`: what in the source decided its scheme.
+
+    made_of: of values that are computed when they are read, the quantized scheme that they come from.
+    """
 
     name: str
     shape: tuple[int, ...]
     scheme: Scheme
     parts: Mapping[str, Readable]
     reason: str = ""
+    made_of: Scheme | None = None
 
     @property
     def nbytes(self) -> int:

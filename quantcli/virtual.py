@@ -310,4 +310,5 @@ def made(
 ) -> Weight:  # fmt: skip
     """A dense weight whose values are computed; see `Made`."""
     part = Made(weight, rows, shape, dtype, per_block, block, compute)
-    return Weight(weight.name, shape, Dense(dtype), {"weight": part}, weight.reason)
+    origin = weight.made_of if isinstance(weight.scheme, Dense) else weight.scheme
+    return Weight(weight.name, shape, Dense(dtype), {"weight": part}, weight.reason, origin)

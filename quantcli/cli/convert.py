@@ -259,6 +259,7 @@ def show_report(report: dict[str, Any], out: Output) -> None:
         out.text(f"  {line}")
     worst = max(report["weights"], key=lambda w: w["relative_rmse"])
     if worst["relative_rmse"]:
-        out.text(f"  largest relative RMSE {worst['relative_rmse']:.4f} ({worst['name']})")
+        rmse = f"{worst['relative_rmse']:.4f}" if worst["relative_rmse"] >= 1e-4 else f"{worst['relative_rmse']:.1e}"
+        out.text(f"  largest relative RMSE {rmse} ({worst['name']})")
     if report["verified"]:
         out.text("  verified: read back, every weight is what the plan promised")

@@ -45,7 +45,7 @@ def inspect(
     verbose: Verbose = 0,
 ) -> None:
     """Show every weight of a checkpoint: shape, scheme, bits per weight, bytes, what decided it; a matrix's entries."""
-    from quantcli.convert.survey import matches, requirements, survey
+    from quantcli.convert.survey import requirements, survey, taken
     from quantcli.sources.resolve import survey_source
 
     out = Output(as_json, quiet, verbose)
@@ -67,7 +67,7 @@ def inspect(
         return
     opened = survey_source(source, revision)
     out.warn(opened.warnings)
-    if filter_ and not any(matches(name, filter_) for name in opened.weights):
+    if filter_ and not taken(opened, filter_):
         raise WrongUsage(f"--filter {filter_}: no weight matches.")
     if tells_rules:
         _show_rules(opened, recipe, override or [], filter_, out)
@@ -202,11 +202,12 @@ def text(value: Any) -> str:
 
 def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], pattern: str | None, out: Output) -> None:
     from quantcli.convert.rules import explain
-    from quantcli.convert.survey import matches
+    from quantcli.convert.survey import taken
 
     found = explain(source, recipe, override)
     if pattern:
-        found["weights"] = [w for w in found["weights"] if matches(w["name"], pattern)]
+        names = {w.name for w in taken(source, pattern)}
+        found["weights"] = [w for w in found["weights"] if w["name"] in names]
     out.json(found)
     columns = [Column("weight"), Column("scheme"), Column("decided by")]
     out.table(columns, [(w["name"], w["scheme"], w["reason"]) for w in found["weights"]])

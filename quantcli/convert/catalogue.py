@@ -15,6 +15,7 @@ from typing import Any
 from quantcli.arrays import DTYPES, FLOATS
 from quantcli.convert import hf_layouts
 from quantcli.recipes.llama_cpp import DEMANDING
+from quantcli.recipes.names import canonical
 from quantcli.schemes import ggml, hugging_face
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.awq import Awq
@@ -93,7 +94,7 @@ def _schemes() -> Iterator[Scheme]:
 def of_name(name: str) -> list[Entry]:
     """The schemes of a name, in all families, whether they are listed or not; empty where there is none."""
     found = [entry for entry in catalogue() if entry.name == name]
-    scheme = hugging_face.named(name, "bf16", SHAPE)
+    scheme = hugging_face.named(name, "bf16", SHAPE) if canonical(name) else None
     return found or ([_entry(scheme)] if scheme is not None else [])
 
 

@@ -55,6 +55,10 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     )  # fmt: skip
     if request.fallback not in ("auto", "none") and target.scheme(request.fallback, "f16") is None:
         raise WrongUsage(f"--fallback {request.fallback}: is neither auto nor none nor a scheme of {target.said}.")
+    if request.fallback not in ("auto", "none") and not target.holders("f16"):
+        raise WrongUsage(
+            f"--fallback {request.fallback}: what has no place in {target.said} is decoded there; -s names a layout."
+        )
     drafts, left, warnings = target.drafts(source, settings)
     if not drafts:
         raise BadInput(f"{source.root}: holds no weights.")
@@ -168,12 +172,14 @@ class _Chooser:
                 f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "
                 f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
             )
+        weight = draft.weight
         if draft.turned and isinstance(scheme, Dense):
-            weight = transposed(draft.weight, draft.rows, draft.shape)
+            weight = transposed(weight, draft.rows, draft.shape)
             draft = replace(draft, weight=weight, rows=None, shape=weight.shape, turned=False)
             source = weight.scheme
         via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
-        route, grade = choose(source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
+        origin = weight.made_of if isinstance(scheme, Dense) else None
+        route, grade = choose(origin or source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
         return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
 
     def _wanted(self, draft: Draft, decision: Decision) -> Scheme:
@@ -234,9 +240,9 @@ class _Chooser:
                 f"{grade}; --allow-requantize rounds it again."
             )
         self.held_back.append(draft.name)
-        return self._kept(draft, f"keeps its codes: {wanted.name} would round them again")
+        return self._kept(draft, f"keeps its codes: {wanted.name} would round them again", wanted)
 
-    def _kept(self, draft: Draft, reason: str) -> Step:
+    def _kept(self, draft: Draft, reason: str, asked_for: Scheme | None = None) -> Step:
         """A weight that is not rounded if any scheme of the target holds what it is."""
         assert draft.weight is not None
         source = draft.weight.scheme
@@ -255,10 +261,10 @@ class _Chooser:
                 Dense(draft.dense),
                 f"decoded: {self.target.label} has no layout for {source.family}'s {source.name}",
             )
-        return self._fallback(draft)
+        return self._fallback(draft, asked_for)
 
-    def _fallback(self, draft: Draft) -> Step:
-        """The scheme that takes a kept weight whose grid has no place in the target."""
+    def _fallback(self, draft: Draft, asked_for: Scheme | None) -> Step:
+        """The scheme that takes a kept weight whose grid has no place in the target; what was asked for, if it may."""
         assert draft.weight is not None
         source, choice = draft.weight.scheme, self.request.fallback
         holders = self.target.holders(self._scale_dtype(draft, None))
@@ -268,7 +274,8 @@ class _Chooser:
         if choice == "none":
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
         if choice == "auto":
-            scheme = fallback(holders, draft.shape) or Dense(draft.dense)
+            usable = [s for s in holders if s == asked_for]
+            scheme = fallback(usable, draft.shape) or fallback(holders, draft.shape) or Dense(draft.dense)
         else:
             scheme = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape) or Dense(draft.dense)
             if scheme.name != choice or scheme.unfit(draft.shape):

@@ -47,12 +47,13 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
 def step_summary(step: Step, error: Error | None = None) -> dict[str, Any]:
     """One weight of the plan; with `error`, of the report."""
     weight = step.draft.weight
+    stored = None if weight is None else weight.made_of or weight.scheme
     return {
         "name": step.name,
         "shape": list(step.draft.shape),
         "from": None
-        if weight is None
-        else {"name": weight.name, "scheme": weight.scheme.name, "family": weight.scheme.family},
+        if weight is None or stored is None
+        else {"name": weight.name, "scheme": stored.name, "family": stored.family},
         "scheme": step.scheme.name,
         "family": step.scheme.family,
         "route": str(step.route),

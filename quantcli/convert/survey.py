@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.imatrix import ImportanceMatrix
+from quantcli.models import by_gguf, find
+from quantcli.models.base import DIALECTS
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -60,9 +62,21 @@ def totals(weights: Iterable[Weight]) -> dict[str, Any]:
     }
 
 
+def taken(source: Checkpoint, pattern: str) -> list[Weight]:
+    """The weights that a glob takes by their names in any dialect (stacked experts by the first one's)."""
+    architecture = by_gguf(source.metadata) if source.metadata else find(source.config)
+    own = ("gguf",) if source.names == "gguf" else ("hf", "mlx")
+
+    def names(name: str) -> set[str]:
+        rows = [row for dialect in own if architecture for row in architecture.find(name, dialect)]
+        return {name} | {row.name(dialect, row.expert or 0) for row in rows for dialect in DIALECTS}
+
+    return [w for w in source.weights.values() if any(matches(name, pattern) for name in names(w.name))]
+
+
 def survey(source: Checkpoint, pattern: str | None = None) -> dict[str, Any]:
     """Everything about a checkpoint, as `inspect --json` prints it; `pattern`: a glob on names."""
-    weights = [w for w in source.weights.values() if pattern is None or matches(w.name, pattern)]
+    weights = list(source.weights.values()) if pattern is None else taken(source, pattern)
     return {
         "survey_version": 1,
         "source": str(source.root),
@@ -127,7 +141,7 @@ def requirements(
     if max_size is not None and whole["bytes"] > max_size:
         unmet.append(Unmet(f"--max-size {max_size}: the tensors have {whole['bytes']} bytes."))
     for glob, scheme in required:
-        found = [w for w in source.weights.values() if matches(w.name, glob)]
+        found = taken(source, glob)
         others = [w for w in found if w.scheme.name != scheme]
         if not found:
             unmet.append(Unmet(f"--require {glob}={scheme}: no weight matches."))

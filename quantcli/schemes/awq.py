@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
-from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 
 BITS = 4
 ROWS_PER_WORD = 8
@@ -51,8 +51,8 @@ class Awq(Scheme):
     """`uint4-g{group}` with zero points, `int4-g{group}` without, in AutoAWQ's layout.
 
     `scale_dtype`: what the scales are stored in. `words`, `zeros`: the dtypes of `qweight` and `qzeros`, i32 or u32;
-    `zeros` is None where there are none (those of a symmetric weight are ignored). `common_dtype`: one float dtype
-    that holds the scales of all weights of the checkpoint, where they differ.
+    `zeros` is None where there are none; those of a symmetric weight count, and it is on its grid where all are 8.
+    `common_dtype`: one float dtype that holds the scales of all weights of the checkpoint, where they differ.
     """
 
     group: int
@@ -111,7 +111,11 @@ class Awq(Scheme):
 
     def codes(self, parts: Parts) -> Codes:
         scales = np.ascontiguousarray(parts["scales"].T.astype(np.float32))
-        return Codes(self.grid(), unpack(parts["qweight"]), scales, -self._zeros(parts) * scales)
+        zeros = self._zeros(parts)
+        if self.symmetric and (zeros != SYMMETRIC_ZERO).any():
+            other = int(zeros[zeros != SYMMETRIC_ZERO][0])
+            raise DoesNotFit(f"zero_point is false, and a zero point of {other} is stored, not {SYMMETRIC_ZERO}")
+        return Codes(self.grid(), unpack(parts["qweight"]), scales, -zeros * scales)
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         return "AWQ's layout is read, not written"
@@ -127,6 +131,6 @@ class Awq(Scheme):
 
     def _zeros(self, parts: Parts) -> NDArray[np.float32]:
         """float32 (rows, groups)."""
-        if self.symmetric:
+        if self.zeros is None:
             return np.full(parts["scales"].T.shape, SYMMETRIC_ZERO, np.float32)
         return unpack(parts["qzeros"]).astype(np.float32)

@@ -120,7 +120,7 @@ def _own(others: Iterable[str]) -> list[str]:
 
 def _ignored(packed: Iterable[Weight]) -> list[str]:
     count = sum(isinstance(w.scheme, Awq) and w.scheme.symmetric and w.scheme.zeros is not None for w in packed)
-    return [f"zero_point is false: the zero points stored in {count} weights are ignored."] if count else []
+    return [f"zero_point is false, yet {count} weights store zero points, which count."] if count else []
 
 
 def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:

@@ -86,7 +86,8 @@ def settings(placed: Sequence[Placed], root: str) -> dict[str, Any]:
         (one, first), (other, second) = list(families.items())[:2]
         raise NotPossible(
             f"{root}: {first.name} is {first.scheme.name} ({one}) and {second.name} {second.scheme.name} ({other}): "
-            "one folder has one quantizer's layout; choose schemes of one, or --allow-requantize."
+            "one folder has one quantizer's layout; choose schemes of one, or leave the others dense "
+            "(--override NAME=bf16)."
         )
     for weight in quantized:
         _check_own(weight, root)

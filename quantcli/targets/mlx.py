@@ -18,7 +18,6 @@ from quantcli.errors import NotPossible
 from quantcli.models import Architecture
 from quantcli.recipes.mixtures import BLOCK_BITS
 from quantcli.schemes.affine import BITS, GROUPS, Affine
-from quantcli.schemes.bare_fp8 import BareFp8
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
@@ -109,7 +108,7 @@ def beside(source: Checkpoint, *, layouts: bool = False) -> tuple[list[OutputFil
 def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:
     """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored."""
     weight, shape, name = named.source.weight, named.source.shape, named.name
-    if isinstance(weight.scheme, Dense | BareFp8) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
+    if isinstance(weight.scheme, Dense) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
         raise NotPossible(
             f"{source.root}: tensor {weight.name} is {weight.scheme.dtype} without a scale, which MLX does not "
             "read; convert it to f16 or bf16 first."

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantcli.convert.compare import Verdict, chosen, compare
+from quantcli.convert.survey import requirements, taken
 from quantcli.sources.detect import open_source
 from tests.conversions import converted, schemes
 from tests.convert.test_golden_arch import DATA, hashes, reference, write_model
@@ -90,3 +91,26 @@ def test_a_bias_that_is_always_f32_is_no_warning(models: dict[str, Path], tmp_pa
     report = converted(models["deepseek_v3"], tmp_path / "mlx", scheme="affine4-g32")
     assert schemes(tmp_path / "mlx")["model.layers.1.mlp.gate.e_score_correction_bias"] == "f32"
     assert not report["warnings"]
+
+
+def test_values_that_are_computed_come_from_what_is_stored(models: dict[str, Path], tmp_path: Path) -> None:
+    """gpt-oss's experts, dense, are transposed: the report tells of the packed ones."""
+    report = converted(models["gpt_oss_mxfp4"], tmp_path / "hf", to="hf", scheme="f32")
+    found = {
+        (w["from"]["scheme"], w["route"], w["grade"]) for w in report["weights"] if "experts.down_proj" in w["name"]
+    }
+    assert ("mxfp4", "dequantize", "exact") in found
+    made = taken(open_source(tmp_path / "hf"), "blk.0.ffn_down_exps*")
+    assert {w.name for w in made} == {
+        "model.layers.0.mlp.experts.down_proj",
+        "model.layers.0.mlp.experts.down_proj_bias",
+    }
+
+
+@pytest.mark.parametrize("glob", DOWN)
+def test_inspect_takes_names_of_any_dialect(glob: str, models: dict[str, Path]) -> None:
+    for case in ("mixtral", "mixtral.gguf", "mixtral-mlx"):
+        found = taken(open_source(models[case]), glob)
+        assert len(found) == (1 if case != "mixtral" else 4) and not requirements(
+            open_source(models[case]), [(glob, found[0].scheme.name)], None, None
+        )

@@ -108,6 +108,18 @@ def test_named_fallback(source: Sources, tmp_path: Path) -> None:
         planned(source("affine6-g64"), tmp_path / "other.gguf", fallback="affine8-g64")
 
 
+def test_what_was_asked_for_is_fallen_back_to(source: Sources, tmp_path: Path) -> None:
+    """As long as it adds no more than a fallback may; 4 bits are not put on what had 8."""
+    gguf = tmp_path / "q6_k.gguf"
+    tiny = tiny_llama(tmp_path / "tiny", hidden_size=256, intermediate_size=256)
+    converted(tiny, gguf, scheme="q6_k", overrides=("*embed_tokens=bf16",))
+    for scheme, got in (("affine8-g32", "affine8-g32"), ("affine4-g32", "affine8-g128")):
+        report = converted(gguf, tmp_path / scheme, scheme=scheme)
+        assert {w["scheme"] for w in report["weights"] if "fallback_from" in w} == {got}
+    with pytest.raises(WrongUsage, match="decoded there"):
+        planned(gguf, tmp_path / "hf", to="hf", fallback="int8-channel")
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -315,3 +327,12 @@ def test_overflowing_scale_names_the_way_out(tmp_path: Path) -> None:
         converted(folder, tmp_path / "out", scheme="affine4-g64", scale_dtype="f16")
     assert "layers.0.mlp.up_proj" in str(caught.value)
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+def test_bare_fp8_is_decoded_where_it_has_no_place(source: Sources, tmp_path: Path) -> None:
+    report = converted(source("hf-bf16"), tmp_path / "fp8", to="hf", scheme="fp8-e5m2")
+    eights = {w["name"] for w in report["weights"] if w["scheme"] == "fp8-e5m2"}
+    kept = converted(tmp_path / "fp8", tmp_path / "mlx")
+    assert eights and {w["grade"] for w in kept["weights"] if w["name"] in eights} == {"exact"}
+    report = converted(tmp_path / "fp8", tmp_path / "affine", scheme="affine4-g64")
+    assert {w["scheme"] for w in report["weights"] if w["name"] in eights} == {"affine4-g64"}

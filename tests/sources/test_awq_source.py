@@ -12,6 +12,7 @@ import pytest
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible, QuantError
 from quantcli.schemes.awq import Awq
+from quantcli.schemes.base import DoesNotFit
 from quantcli.sources.detect import open_source
 from tests.builders import BF16, folder_of
 
@@ -141,13 +142,18 @@ def test_no_zero_points_are_the_symmetric_grid(tmp_path: Path) -> None:
         assert np.array_equal(scheme(weight).decode(stored(weight)), seen.values().astype(np.float16))
 
 
-def test_zero_points_of_a_symmetric_checkpoint_are_ignored_with_a_warning(tmp_path: Path) -> None:
-    without = opened(tmp_path / "a", changed({"qzeros": None}), zero_point=False).weights["m.q.weight"]
+def test_zero_points_of_a_symmetric_checkpoint_count(tmp_path: Path) -> None:
+    """As in AutoAWQ. AutoRound stores them too, all 8; other ones are not the grid that the settings say."""
+    like = opened(tmp_path / "a", module()).weights["m.q.weight"]
     found = opened(tmp_path / "b", module(), zero_point=False)
     weight = found.weights["m.q.weight"]
-    assert found.warnings == ("zero_point is false: the zero points stored in 1 weights are ignored.",)
+    assert found.warnings == ("zero_point is false, yet 1 weights store zero points, which count.",)
     assert weight.scheme.name == "int4-g64"
-    assert np.array_equal(scheme(weight).decode(stored(weight)), scheme(without).decode(stored(without)))
+    assert np.array_equal(scheme(weight).decode(stored(weight)), scheme(like).decode(stored(like)))
+    with pytest.raises(DoesNotFit, match="zero_point is false"):
+        scheme(weight).codes(stored(weight))
+    eights = stored(weight) | {"qzeros": np.full_like(stored(weight)["qzeros"], 0x88888888 - 2**32)}
+    assert (scheme(weight).codes(eights).biases == -8 * scheme(weight).codes(eights).scales).all()
 
 
 def test_defaults(tmp_path: Path) -> None:
