@@ -153,6 +153,8 @@ def test_awq_to_mlx(scheme: Awq) -> None:
         "qzeros": rng.integers(0, 1 << 32, (groups, 1), np.uint32).view(np.int32),
         "scales": rng.standard_normal((groups, 8)).astype(np.float16),
     }
+    if scheme.symmetric:
+        parts["qzeros"][:] = 0x88888888 - (1 << 32)
     for dtype, grade in (("f16", Grade.EXACT if scheme.symmetric else Grade.CODES_EXACT), ("f32", Grade.EXACT)):
         target = smallest(scheme.grid(), of(dtype))
         assert target is not None and target.name == f"affine4-g{scheme.group}"
