@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.imatrix import ImportanceMatrix
-from quantcli.models import by_gguf, find
-from quantcli.models.base import DIALECTS
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -64,6 +62,9 @@ def totals(weights: Iterable[Weight]) -> dict[str, Any]:
 
 def taken(source: Checkpoint, pattern: str) -> list[Weight]:
     """The weights that a glob takes by their names in any dialect (stacked experts by the first one's)."""
+    from quantcli.models import by_gguf, find
+    from quantcli.models.base import DIALECTS
+
     architecture = by_gguf(source.metadata) if source.metadata else find(source.config)
     own = ("gguf",) if source.names == "gguf" else ("hf", "mlx")
 

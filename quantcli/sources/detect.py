@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,35 +11,28 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
-from quantcli.sources.awq import open_awq
-from quantcli.sources.bitsandbytes import open_bitsandbytes
-from quantcli.sources.compressed_tensors import open_compressed_tensors
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
-from quantcli.sources.fp8 import open_fp8
 from quantcli.sources.gguf import open_gguf
-from quantcli.sources.gpt_oss import open_gpt_oss
-from quantcli.sources.gptq import open_auto_round, open_gptq
 from quantcli.sources.hf import open_hf
-from quantcli.sources.hqq import open_hqq
 from quantcli.sources.mlx import looks_mlx, open_mlx
-from quantcli.sources.modelopt import open_modelopt
-from quantcli.sources.quark import open_quark
-from quantcli.sources.torchao import open_torchao
 
-#: `quant_method` of config.json's `quantization_config` -> who reads it.
-QUANTIZERS: dict[str, Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]] = {
-    "awq": open_awq,
-    "gptq": open_gptq,
-    "auto-round": open_auto_round,
-    "mxfp4": open_gpt_oss,
-    "compressed-tensors": open_compressed_tensors,
-    "fp8": open_fp8,
-    "fbgemm_fp8": open_fp8,
-    "modelopt": open_modelopt,
-    "quark": open_quark,
-    "bitsandbytes": open_bitsandbytes,
-    "hqq": open_hqq,
-    "torchao": open_torchao,
+Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
+
+#: `quant_method` of config.json's `quantization_config` -> who reads it: a file of this folder and its function. They
+#: are imported when one is needed: together they take longer than reading headers.
+QUANTIZERS = {
+    "awq": ("awq", "open_awq"),
+    "gptq": ("gptq", "open_gptq"),
+    "auto-round": ("gptq", "open_auto_round"),
+    "mxfp4": ("gpt_oss", "open_gpt_oss"),
+    "compressed-tensors": ("compressed_tensors", "open_compressed_tensors"),
+    "fp8": ("fp8", "open_fp8"),
+    "fbgemm_fp8": ("fp8", "open_fp8"),
+    "modelopt": ("modelopt", "open_modelopt"),
+    "quark": ("quark", "open_quark"),
+    "bitsandbytes": ("bitsandbytes", "open_bitsandbytes"),
+    "hqq": ("hqq", "open_hqq"),
+    "torchao": ("torchao", "open_torchao"),
 }
 
 #: Where modelopt's settings stood before they came into config.json.
@@ -76,9 +70,16 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise BadInput(f"{folder.label}/config.json: quantization_config is {shown(settings)}, an object is needed.")
-    opener = QUANTIZERS.get(str(settings.get("quant_method")))
-    if opener is not None:
-        return opener(folder, config, tensors)
+    method = str(settings.get("quant_method"))
+    if method in QUANTIZERS:
+        return _opener(method)(folder, config, tensors)
     if looks_mlx(config, tensors.parts):
         return open_mlx(folder, config, tensors)
     return open_hf(folder, config, tensors)
+
+
+def _opener(method: str) -> Opener:
+    """Who reads a quantizer's checkpoints."""
+    module, function = QUANTIZERS[method]
+    opener: Opener = getattr(importlib.import_module(f"quantcli.sources.{module}"), function)
+    return opener
