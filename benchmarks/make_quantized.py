@@ -9,15 +9,13 @@ scales near 0.01; the same shape and seed give the same bytes.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from make_synthetic import PIECE, TOKENIZER, Shape, config, pieces, tensors
+from make_synthetic import PIECE, Entry, Shape, config, pieces, tensors, write
 
 BITS, GROUP = 4, 128
 PER_WORD = 32 // BITS
@@ -32,9 +30,6 @@ SETTINGS: dict[str, dict[str, object]] = {
         }}},
     },
 }  # fmt: skip
-
-#: One stored array: its dtype and shape.
-Entry = tuple[str, tuple[int, ...]]
 
 
 def arrays(layout: str, name: str, dims: tuple[int, ...]) -> dict[str, Entry]:
@@ -77,39 +72,16 @@ def content(name: str, entry: Entry, weight: tuple[int, ...], seed: tuple[int, i
         yield from pieces(dims, seed)
 
 
-def header(table: dict[str, Entry]) -> bytes:
-    """The safetensors header: 8 bytes of its length, then JSON padded to a multiple of 8."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, (dtype, dims) in table.items():
-        end = at + {"BF16": 2, "F16": 2, "I32": 4, "I64": 8}[dtype] * math.prod(dims)
-        entries[name] = {"dtype": dtype, "shape": list(dims), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def write(folder: Path, layout: str, shape: Shape) -> None:
-    """The whole checkpoint; nothing is done where `folder` holds it already (`config.json` is written last)."""
+def write_quantized(folder: Path, layout: str, shape: Shape) -> None:
+    """The whole checkpoint in a layout."""
     settings = config(shape) | {"synthetic_seed": shape.seed, "quantization_config": SETTINGS[layout]}
-    text = json.dumps(settings, indent=2) + "\n"
-    done = folder / "config.json"
-    if done.is_file() and done.read_text() == text:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(TOKENIZER / name, folder / name)
     weights = tensors(shape)
     owner = {part: name for name, dims in weights.items() for part in arrays(layout, name, dims)}
     table = {part: arrays(layout, name, weights[name])[part] for part, name in sorted(owner.items())}
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(header(table))
-        for number, (name, entry) in enumerate(table.items()):
-            for piece in content(name, entry, weights[owner[name]], (shape.seed, number)):
-                file.write(piece.data)
-    done.write_text(text)
+    write(
+        folder, settings, table,
+        lambda name, number: content(name, table[name], weights[owner[name]], (shape.seed, number)),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -122,7 +94,7 @@ def main() -> None:
         parser.add_argument(option, type=int, default=getattr(default, field.name), metavar="N")
     options = vars(parser.parse_args())
     folder, layout = options.pop("folder"), options.pop("layout")
-    write(folder, layout, Shape(**options))
+    write_quantized(folder, layout, Shape(**options))
     print(f"{folder}: {(folder / 'model.safetensors').stat().st_size / 1e9:.2f} GB of {layout}")
 
 

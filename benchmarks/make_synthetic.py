@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -20,6 +20,10 @@ import numpy as np
 
 TOKENIZER = Path(__file__).resolve().parent.parent / "examples" / "demo-qwen3"
 PIECE = 1 << 22
+
+#: One stored array: its dtype and shape.
+Entry = tuple[str, tuple[int, ...]]
+BYTES = {"BF16": 2, "F16": 2, "I32": 4, "I64": 8}
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,13 @@ def tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
     return dict(sorted(table.items()))
 
 
-def header(table: dict[str, tuple[int, ...]]) -> bytes:
+def header(table: Mapping[str, Entry]) -> bytes:
     """The safetensors header: 8 bytes of its length, then JSON padded to a multiple of 8."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
-    for name, dims in table.items():
-        end = at + 2 * math.prod(dims)
-        entries[name] = {"dtype": "BF16", "shape": list(dims), "data_offsets": [at, end]}
+    for name, (dtype, dims) in table.items():
+        end = at + BYTES[dtype] * math.prod(dims)
+        entries[name] = {"dtype": dtype, "shape": list(dims), "data_offsets": [at, end]}
         at = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -107,9 +111,17 @@ def config(shape: Shape) -> dict[str, object]:
     }
 
 
-def write(folder: Path, shape: Shape) -> None:
-    """The whole checkpoint; nothing is done where `folder` holds it already (`config.json` is written last)."""
-    text = json.dumps(config(shape) | {"synthetic_seed": shape.seed}, indent=2) + "\n"
+def write(
+    folder: Path,
+    settings: dict[str, object],
+    table: Mapping[str, Entry],
+    content: Callable[[str, int], Iterator[np.ndarray]],
+) -> None:
+    """The whole checkpoint; nothing is done where `folder` holds it already (`config.json` is written last).
+
+    content: of an array's name and number, its bytes, some at a time.
+    """
+    text = json.dumps(settings, indent=2) + "\n"
     done = folder / "config.json"
     if done.is_file() and done.read_text() == text:
         return
@@ -117,12 +129,11 @@ def write(folder: Path, shape: Shape) -> None:
     folder.mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(TOKENIZER / name, folder / name)
-    table = tensors(shape)
     with open(folder / "model.safetensors", "wb") as file:
         file.write(header(table))
-        for number, dims in enumerate(table.values()):
-            for piece in pieces(dims, (shape.seed, number)):
-                file.write(piece)
+        for number, name in enumerate(table):
+            for piece in content(name, number):
+                file.write(piece.data)
     done.write_text(text)
 
 
@@ -134,9 +145,12 @@ def main() -> None:
     options = vars(parser.parse_args())
     folder = options.pop("folder")
     shape = Shape(**options)
-    write(folder, shape)
-    count = sum(math.prod(dims) for dims in tensors(shape).values())
-    print(f"{folder}: {len(tensors(shape))} tensors, {count / 1e9:.3f}B parameters")
+    table = tensors(shape)
+    entries = {name: ("BF16", dims) for name, dims in table.items()}
+    settings = config(shape) | {"synthetic_seed": shape.seed}
+    write(folder, settings, entries, lambda name, number: pieces(table[name], (shape.seed, number)))
+    count = sum(math.prod(dims) for dims in table.values())
+    print(f"{folder}: {len(table)} tensors, {count / 1e9:.3f}B parameters")
 
 
 if __name__ == "__main__":

@@ -67,14 +67,15 @@ def inspect(
         return
     opened = survey_source(source, revision)
     out.warn(opened.warnings)
-    if filter_ and not taken(opened, filter_):
+    weights = taken(opened, filter_) if filter_ else list(opened.weights.values())
+    if filter_ and not weights:
         raise WrongUsage(f"--filter {filter_}: no weight matches.")
     if tells_rules:
-        _show_rules(opened, recipe, override or [], filter_, out)
+        _show_rules(opened, recipe, override or [], {w.name for w in weights}, out)
     elif metadata:
         _show_metadata(opened, out)
     else:
-        found = survey(opened, filter_)
+        found = survey(opened, weights)
         out.json(found)
         if not quiet:
             show(found, out, everything)
@@ -200,14 +201,11 @@ def text(value: Any) -> str:
     return shown if len(shown) <= 200 else f"{shown[:200]}... ({len(shown)} characters)"
 
 
-def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], pattern: str | None, out: Output) -> None:
+def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], names: set[str], out: Output) -> None:
     from quantcli.convert.rules import explain
-    from quantcli.convert.survey import taken
 
     found = explain(source, recipe, override)
-    if pattern:
-        names = {w.name for w in taken(source, pattern)}
-        found["weights"] = [w for w in found["weights"] if w["name"] in names]
+    found["weights"] = [w for w in found["weights"] if w["name"] in names]
     out.json(found)
     columns = [Column("weight"), Column("scheme"), Column("decided by")]
     out.table(columns, [(w["name"], w["scheme"], w["reason"]) for w in found["weights"]])

@@ -75,9 +75,8 @@ def taken(source: Checkpoint, pattern: str) -> list[Weight]:
     return [w for w in source.weights.values() if any(matches(name, pattern) for name in names(w.name))]
 
 
-def survey(source: Checkpoint, pattern: str | None = None) -> dict[str, Any]:
-    """Everything about a checkpoint, as `inspect --json` prints it; `pattern`: a glob on names."""
-    weights = list(source.weights.values()) if pattern is None else taken(source, pattern)
+def survey(source: Checkpoint, weights: Sequence[Weight]) -> dict[str, Any]:
+    """Everything about a checkpoint, as `inspect --json` prints it, of some of its weights."""
     return {
         "survey_version": 1,
         "source": str(source.root),

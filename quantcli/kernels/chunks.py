@@ -35,6 +35,13 @@ def units(values: Array) -> tuple[Array, int]:
     return flat.view(np.uint16), DROPPED[dtype_name(values.dtype)]
 
 
+def weights_of(importance: Array | None, block: int) -> Array:
+    """Importance as float32 (blocks of a row, or of all rows; `block`); no rows where there is none."""
+    if importance is None:
+        return np.empty((0, block), np.float32)
+    return np.ascontiguousarray(importance, np.float32).reshape(-1, block)
+
+
 @kernel
 def widen(source: Any, x: Any, count: int, dropped: int) -> None:
     """x[:count] = the values of `source` (uint16 units), as float32."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import units, widen
+from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.iq_nearest import among8_shifted, glance8_shifted
 from quantcli.kernels.iq_neighbours import LANES, Neighbours
@@ -55,9 +55,7 @@ def search(values: Array, importance: NDArray[np.float32] | None, group: int, bo
     """Of `values` (rows, columns), any dtype of FLOATS; importance float32 (1 or rows, columns); group 32 or 16."""
     count = values.size // SUPER
     source, dropped = units(values)
-    weights = np.empty((0, SUPER), np.float32)
-    if importance is not None:
-        weights = np.ascontiguousarray(importance, np.float32).reshape(-1, SUPER)
+    weights = weights_of(importance, SUPER)
     found = Found(
         np.zeros((count, SUPER // WIDTH), np.int16),
         np.zeros((count, SUPER // WIDTH), np.uint8),

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import units, widen
+from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import inlined, inner, kernel
 from quantcli.kernels.iq_nearest import among4, among8, glance4, glance8
 from quantcli.kernels.iq_neighbours import Neighbours
@@ -103,9 +103,7 @@ def search(values: Array, importance: NDArray[np.float32] | None, kind: Rules, b
     """Of `values` (rows, columns), any dtype of FLOATS; importance float32 (1 or rows, columns)."""
     count = values.size // SUPER
     source, dropped = units(values)
-    weights = np.empty((0, SUPER), np.float32)
-    if importance is not None:
-        weights = np.ascontiguousarray(importance, np.float32).reshape(-1, SUPER)
+    weights = weights_of(importance, SUPER)
     found = Found(
         np.zeros((count, SUPER // kind.width), np.int16),
         np.zeros((count, SUPER // 8), np.uint8),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from quantcli.schemes import packed
 from quantcli.schemes.base import Parts, PartSpec
-from quantcli.schemes.scaled import Floats, Scaled
+from quantcli.schemes.scaled import Floats, Scaled, divides
 
 BITS = 4
 #: Codes in a word of 32 bits.
@@ -64,9 +64,7 @@ class AwqGemv(Scaled):
         return BITS
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        if reason := super().unfit(shape):
-            return reason
-        return f"last axis {shape[1]} is no multiple of {self.group}" if shape[1] % self.group else None
+        return super().unfit(shape) or divides(self.scales, shape)
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape

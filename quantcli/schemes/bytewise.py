@@ -24,8 +24,8 @@ from quantcli.arrays import FLOATS, Array, numpy_dtype
 from quantcli.schemes import minmax
 from quantcli.schemes.base import DoesNotFit, Parts, PartSpec
 from quantcli.schemes.mx_floats import E4M3
-from quantcli.schemes.scaled import Floats, Scales
-from quantcli.schemes.written import Written, divides, stored_scales
+from quantcli.schemes.scaled import Floats, Scales, divides
+from quantcli.schemes.written import Written, stored_scales
 
 INTEGERS = ("i8", "u8")
 

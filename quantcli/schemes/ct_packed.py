@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.schemes import minmax, packed
 from quantcli.schemes.base import Parts, PartSpec
-from quantcli.schemes.scaled import Extra, Floats, Scales
-from quantcli.schemes.written import Written, divides, stored_scales
+from quantcli.schemes.scaled import Extra, Floats, Scales, divides
+from quantcli.schemes.written import Written, stored_scales
 
 
 def width(count: int, bits: int, *, padded: bool) -> int:

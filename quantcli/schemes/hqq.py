@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import to_float32
 from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.minmax import rounded
-from quantcli.schemes.scaled import Floats, Scaled
+from quantcli.schemes.scaled import Floats, Scaled, divides
 
 #: What the tool calls a packing -> bits of a code, dtype, codes in an entry.
 PACKINGS = {
@@ -49,9 +49,7 @@ class Hqq(Scaled):
         return PACKINGS[self.kind][0]
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        if reason := super().unfit(shape):
-            return reason
-        return f"last axis {shape[1]} is no multiple of {self.group}" if shape[1] % self.group else None
+        return super().unfit(shape) or divides(self.scales, shape)
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape

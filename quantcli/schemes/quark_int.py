@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, Array, to_float32
 from quantcli.schemes import awq, packed
 from quantcli.schemes.base import Parts, PartSpec
-from quantcli.schemes.scaled import Floats, Scaled
+from quantcli.schemes.scaled import Floats, Scaled, divides
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,9 @@ class QuarkInt(Scaled):
         return self.scales.turned and self.dtype != "int3"
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        if reason := super().unfit(shape):
+        if reason := super().unfit(shape) or divides(self.scales, shape):
             return reason
         rows, columns = shape
-        if columns % self.group:
-            return f"last axis {columns} is no multiple of {self.group}"
         count, what = (rows, "rows") if self._turned else (columns, "columns")
         unit = PACKINGS[self.dtype].codes
         return f"{count} {what} are no multiple of {unit}, so many are packed together" if count % unit else None

@@ -105,6 +105,13 @@ def floats(stored: Array) -> Floats:
     return to_float32(stored)
 
 
+def divides(scales: Scales, shape: tuple[int, ...]) -> str | None:
+    """Why groups cannot be those of a weight's rows; None where they can."""
+    if scales.rows != 1 or scales.columns is None or shape[-1] % scales.columns == 0:
+        return None
+    return f"last axis {shape[-1]} is no multiple of {scales.columns}"
+
+
 def along(groups: Array, group: int, columns: int) -> Array:
     """(rows, groups) -> (rows, columns): every group's entry at each of its columns."""
     if groups.shape[1] == 1:

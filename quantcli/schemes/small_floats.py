@@ -24,7 +24,7 @@ from quantcli.arrays import Array, to_float32
 from quantcli.schemes import minmax, packed
 from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.mx_floats import E2M1
-from quantcli.schemes.scaled import Floats, Scales, floats
+from quantcli.schemes.scaled import Floats, Scales, divides, floats
 from quantcli.schemes.written import Written, stored_scales
 
 
@@ -94,9 +94,7 @@ class SmallFloat(Written):
         return NVFP4_ROUNDING if self.divides is not None else ELEMENTS[self.element][2]
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        if reason := super().unfit(shape):
-            return reason
-        return f"last axis {shape[1]} is no multiple of {self.group}" if shape[1] % self.group else None
+        return super().unfit(shape) or divides(self.scales, shape)
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         parts = {"weight": PartSpec("u8", (shape[0], shape[1] * self.code_bits // 8))}

@@ -19,7 +19,7 @@ from quantcli.arrays import FLOATS, Array, Device, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, Scheme
 from quantcli.schemes.dense import cast, holds
 from quantcli.schemes.minmax import arithmetic, rounded
-from quantcli.schemes.scaled import POWERS, Floats, Scaled, Scales, along
+from quantcli.schemes.scaled import POWERS, Floats, Scaled, along
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,13 +176,6 @@ def _zeros(grid: Grid, scales: Floats, biases: Floats | None, bits: int) -> Floa
     if wrong.any():
         raise DoesNotFit(f"a bias of {biases[wrong][0]:g} with a scale of {scales[wrong][0]:g} is no zero point")
     return zeros
-
-
-def divides(scales: Scales, shape: tuple[int, ...]) -> str | None:
-    """Why groups cannot be those of a weight's rows; None where they can."""
-    if scales.rows != 1 or scales.columns is None or shape[-1] % scales.columns == 0:
-        return None
-    return f"last axis {shape[-1]} is no multiple of {scales.columns}"
 
 
 def stored_scales(scales: Floats, dtype: str) -> Array:

@@ -27,6 +27,7 @@ from quantcli.sources.modules import (
     held,
     order_of,
     refuse_unpacked,
+    scaled_modules,
     where,
 )
 
@@ -50,11 +51,7 @@ def open_compressed_tensors(folder: Folder, config: Mapping[str, Any], tensors: 
     settings = ct_config.parse(config, f"{folder.label}/config.json")
     parts = tensors.parts
     modules = {name.removesuffix(PACKED) for name in parts if name.endswith(PACKED)}
-    modules |= {
-        name.removesuffix(".weight_scale")
-        for name in parts
-        if name.endswith(".weight_scale") and name.removesuffix("_scale") in parts
-    }
+    modules |= scaled_modules(parts)
     if not modules:
         raise BadInput(f"{settings.label}: says compressed-tensors, but no tensor is called *.weight_scale.")
     weights = [_weight(module, parts, settings, folder) for module in sorted(modules)]

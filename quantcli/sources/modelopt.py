@@ -26,6 +26,7 @@ from quantcli.sources.modules import (
     extras_of,
     held,
     refuse_unpacked,
+    scaled_modules,
     where,
 )
 
@@ -50,11 +51,7 @@ def open_modelopt(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -
         raise keys.refuse("group_size", f"{algorithm} has groups of {GROUP}")
     excluded = [*keys.names("ignore"), *keys.names("exclude_modules")]
     parts = tensors.parts
-    modules = {
-        name.removesuffix(".weight_scale")
-        for name in parts
-        if name.endswith(".weight_scale") and name.removesuffix("_scale") in parts
-    }
+    modules = scaled_modules(parts)
     if not modules:
         raise BadInput(f"{keys.label}: says {algorithm}, but no tensor is called *.weight_scale.")
     weights = [

@@ -32,6 +32,16 @@ def beside(module: str, suffixes: Mapping[str, str], parts: Mapping[str, Part]) 
     return {part: parts[module + suffix] for part, suffix in suffixes.items() if module + suffix in parts}
 
 
+def scaled_modules(parts: Iterable[str]) -> set[str]:
+    """The modules whose `.weight` has a `.weight_scale` beside it."""
+    names = set(parts)
+    return {
+        name.removesuffix(".weight_scale")
+        for name in names
+        if name.endswith(".weight_scale") and name.removesuffix("_scale") in names
+    }
+
+
 def held(
     name: str, shape: tuple[int, ...], scheme: Scheme, stored: Mapping[str, Part], reason: str,
     suffixes: Mapping[str, str] | None = None,

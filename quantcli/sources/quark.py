@@ -27,6 +27,7 @@ from quantcli.sources.modules import (
     extras_of,
     held,
     refuse_unpacked,
+    scaled_modules,
     where,
 )
 from quantcli.sources.quark_config import FLOATS8, SMALL, Settings, Spec
@@ -44,11 +45,7 @@ def open_quark(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> C
     keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
     settings = quark_config.parse(keys)
     parts = tensors.parts
-    modules = {
-        name.removesuffix(".weight_scale")
-        for name in parts
-        if name.endswith(".weight_scale") and name.removesuffix("_scale") in parts
-    }
+    modules = scaled_modules(parts)
     if not modules:
         raise BadInput(f"{keys.label}: says quark, but no tensor is called *.weight_scale.")
     weights = [_weight(module, parts, settings, compute_dtype(config)) for module in sorted(modules)]
