@@ -1,6 +1,7 @@
 """Weights made of other weights: some of their rows, several one after another, their values seen another way.
 
     Joined    parts of several weights, one after another along their rows: stacked experts
+    Spread    numbers that many rows share, an entry for each row: global scales of stacked experts
     Made      values computed block by block from rows of a weight: transposed, shifted, of another shape
     section   a range of rows as a weight of its own: one of stacked experts
 
@@ -96,6 +97,49 @@ def _overlaps(
             found.append((piece, low, high))
         begin += length
     return found or [(pieces[0], 0, 0)]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The numbers of `piece`, whatever its shape, each `times` times, one below the other: a part of shape (rows, 1).
+
+    offset: which of its rows this part begins with, should it be a section of it.
+    """
+
+    piece: Readable
+    times: int
+    shape: tuple[int, ...]
+    offset: int = 0
+    stored = False
+    block = 1
+
+    @property
+    def name(self) -> str:
+        return self.piece.name
+
+    @property
+    def dtype(self) -> str:
+        return self.piece.dtype
+
+    @property
+    def file(self) -> Path:
+        return self.piece.file
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * DTYPES[self.dtype].bits // 8
+
+    def read(self, start: int = 0, stop: int | None = None, axis: int = 0) -> Array:
+        if axis == 1:
+            return self.read()[:, start:stop]
+        rows = np.arange(start, self.shape[0] if stop is None else stop) + self.offset
+        return self.piece.read().reshape(-1)[rows // self.times][:, None]
+
+    def read_bytes(self, start: int, stop: int) -> Array:
+        return np.ascontiguousarray(self.read()).view(np.uint8).reshape(-1)[start:stop]
+
+    def section(self, start: int, stop: int) -> Readable:
+        return replace(self, shape=(stop - start, 1), offset=self.offset + start)
 
 
 @dataclass(frozen=True)
@@ -232,7 +276,7 @@ def join(weights: Sequence[Weight]) -> Weight:
     """
     if len(weights) == 1:
         return weights[0]
-    weights = [bare(weight) for weight in weights]
+    weights = [_by_row(bare(weight)) for weight in weights]
     first = weights[0]
     columns = matrix_shape(first.shape)[1]
     shape = (sum(matrix_shape(weight.shape)[0] for weight in weights), columns)
@@ -251,6 +295,16 @@ def bare(weight: Weight) -> Weight:
     """The weight without what is only copied along with its parts."""
     scheme = weight.scheme.bare()
     return replace(weight, scheme=scheme, parts={name: weight.parts[name] for name in scheme.layout(weight.shape)})
+
+
+def _by_row(weight: Weight) -> Weight:
+    """The weight with an entry for each row of what it has once, where its scheme knows such a layout."""
+    scheme, rows = weight.scheme.by_row(), matrix_shape(weight.shape)[0]
+    if scheme is None:
+        return weight
+    specs = weight.scheme.layout(weight.shape)
+    parts = {n: Spread(p, rows, (rows, 1)) if specs[n].axis is None else p for n, p in weight.parts.items()}
+    return replace(weight, scheme=scheme, parts=parts)
 
 
 def _joining_axis(weights: Sequence[Weight]) -> int | None:

@@ -136,6 +136,18 @@ def fp8(values: np.ndarray, block: tuple[int, int]) -> tuple[Arrays, np.ndarray]
     return {".weight": codes, ".weight_scale_inv": scales}, meant
 
 
+def nvfp4(codes: np.ndarray, scales: np.ndarray, whole: np.float32, inputs: np.float32, tool: str) -> Arrays:
+    """E2M1 codes (rows, columns), E4M3 scales (rows, columns / 16), a global scale that multiplies or, stored by
+    compressed-tensors, divides; and one of the inputs.
+    """
+    packed = codes[:, 0::2] | codes[:, 1::2] << np.uint8(4)
+    if tool == "modelopt":
+        second = {".weight_scale_2": np.array(whole), ".input_scale": np.array(inputs)}
+        return {".weight": packed, ".weight_scale": scales, **second}
+    second = {".weight_global_scale": np.array([whole]), ".input_global_scale": np.array([inputs])}
+    return {".weight_packed": packed, ".weight_scale": scales, **second}
+
+
 def hqq(grid: Grid, bits: int, zeros: np.ndarray) -> Arrays:
     """HQQ's along rows: groups one below the other, in equal parts one over the other; `zeros` are fractional."""
     flat = grid.codes.reshape(-1, grid.group).astype(np.uint8)

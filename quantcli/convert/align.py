@@ -15,6 +15,7 @@ from quantcli.models import Architecture, Hyperparameters
 from quantcli.models.translate import Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Draft
+from quantcli.targets.global_scales import combined
 from quantcli.targets.names import Model, unknown
 
 #: Roles of the output matrix and of the embedding that stands for it where the two are tied.
@@ -69,7 +70,7 @@ def _side(label: str, source: Checkpoint, mixed: bool) -> Side:
     if mixed and architecture is None:
         raise NotPossible(f"{unknown(source)} Two folders or two GGUF files need no table.")
     settings = model.hyperparameters if architecture and (mixed or source.names == "hf") else None
-    kept, notes = _set_aside(label, model, settings)
+    kept, notes = _set_aside(label, model, settings, mixed)
     drafts = _translated(kept, model, settings) if mixed else [_stored(weight, model) for weight in kept.values()]
     if mixed and source.names == "hf" and architecture and settings:
         computed = _computed(architecture, settings)
@@ -80,11 +81,17 @@ def _side(label: str, source: Checkpoint, mixed: bool) -> Side:
     return replace(side, tied=side.find(HEAD) is None) if source.names == "gguf" else side
 
 
-def _set_aside(label: str, model: Model, settings: Hyperparameters | None) -> tuple[dict[str, Weight], list[str]]:
+def _set_aside(
+    label: str, model: Model, settings: Hyperparameters | None, mixed: bool
+) -> tuple[dict[str, Weight], list[str]]:
     """The weights of a side without those of a folder that models have no use for, and what is said of these."""
+    weights, left = combined(model.source) if mixed else (model.source.weights, [])
     kept, notes = {}, []
+    if left:
+        several = f"{len(left)} tensors, {left[0].name} the first, are" if len(left) > 1 else f"{left[0].name} is"
+        notes.append(f"{label}: {several} set aside: {left[0].reason}.")
     architecture = model.architecture if model.source.names == "hf" else None
-    for name, weight in model.source.weights.items():
+    for name, weight in weights.items():
         if architecture is not None and architecture.drops(name):
             notes.append(f"{label}: {name} is set aside: the model computes it.")
         elif architecture and settings and settings.tie_embeddings and architecture.role(name) == HEAD:

@@ -64,7 +64,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         raise BadInput(f"{source.root}: holds no weights.")
     chosen = decisions(source, target.label, drafts, request, matrix is not None)
     chooser = _Chooser(source, target, request)
-    steps = [chooser.step(draft, chosen.of[draft.name]) for draft in drafts]
+    steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
     chooser.refuse_idle()
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
     if request.lossless:
@@ -100,6 +100,13 @@ def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputF
         path = request.output.with_name(name)
         if path.resolve() in taken:
             raise WrongUsage(f"{path}: would be a file of OUTPUT and is one of SOURCE: choose another name.")
+
+
+def _beside_theirs(steps: Iterable[Step]) -> list[Step]:
+    """The steps without those that stand beside a weight which keeps its own."""
+    found = list(steps)
+    bare = {step.name for step in found if step.draft.weight is not None and step.draft.weight is step.draft.inner}
+    return [step for step in found if step.draft.beside is None or step.draft.beside in bare]
 
 
 def _stored(step: Step) -> dict[str, str]:
@@ -228,6 +235,10 @@ class _Chooser:
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
         grade = fit_of(draft.weight, wanted, draft.shape)
+        if draft.inner is not None and not isinstance(grade, Grade):
+            inner = fit_of(draft.inner, wanted, draft.shape)
+            if isinstance(inner, Grade):
+                draft, grade = replace(draft, weight=draft.inner), max(inner, draft.inner_grade)
         # Releases in FP8 are many models' only master: rounding one is what quantizing a dense weight is.
         may_round = self.request.allow_requantize or source.name.startswith("fp8-")
         if isinstance(grade, Grade) or (may_round and not stays):
@@ -253,6 +264,8 @@ class _Chooser:
         if self.target.keeps(self.source, source):
             return self._to(draft, next((s for s in holders if asked and s.name == source.name), source), reason)
         found = holder(draft.weight, [draft.packed] if draft.packed else holders, draft.shape)
+        if found is None and draft.inner and (found := holder(draft.inner, holders, draft.shape)):
+            draft, found = replace(draft, weight=draft.inner), (found[0], max(found[1], draft.inner_grade))
         if found is not None:
             return self._to(draft, found[0], reason, fits=found[1])
         if not holders:
@@ -312,6 +325,10 @@ def _refuse_lossy(steps: Iterable[Step], word: str, target: Target) -> None:
 def _what_would_fit(step: Step, allowed: Grade, target: Target) -> str:
     assert step.draft.weight is not None
     source = step.draft.weight.scheme
+    if step.floor > allowed:
+        return (
+            "A global scale that divides becomes one that multiplies, rounded to float32; --lossless codes allows it."
+        )
     if step.route is Route.REPACK:
         return _what_would_hold(step, allowed, target) or f"Nothing in {target.said} holds {source.name} so."
     if step.route is Route.REQUANTIZE and step.wanted is not None:

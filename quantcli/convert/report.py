@@ -57,7 +57,7 @@ def step_summary(step: Step, error: Error | None = None) -> dict[str, Any]:
         "scheme": step.scheme.name,
         "family": step.scheme.family,
         "route": str(step.route),
-        "grade": str(step.grade if error is None or error.squared else min(step.grade, type(step.grade).EXACT)),
+        "grade": str(step.grade if error is None or error.squared else min(step.grade, step.floor)),
         "reason": step.reason,
         **({"fallback_from": step.wanted} if step.wanted else {}),
         "bits_per_weight": round(step.scheme.bits_per_weight(step.draft.shape), 4),

@@ -20,7 +20,7 @@ from quantcli.schemes.dense import Dense, cast
 def settle(step: Step, allowed: Grade) -> Step:
     """The step with the grade that will come out, where what the formats allow is worse than `allowed`."""
     weight = step.draft.weight
-    if step.grade <= allowed or weight is None:
+    if step.grade <= allowed or step.floor > allowed or weight is None:
         return step
     if step.route is Route.REPACK:
         exact = unrounded(weight, step.scheme)

@@ -37,6 +37,11 @@ class Step:
     def name(self) -> str:
         return self.draft.name
 
+    @property
+    def floor(self) -> Grade:
+        """The grade that no look at scales or values can better: what is kept beside a weight is part of its values."""
+        return self.draft.inner_grade if self.draft.weight is self.draft.inner else Grade.EXACT
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -278,6 +278,10 @@ class Scheme:
         """The scheme without parts that have no say in the values; itself where there are none."""
         return self
 
+    def by_row(self) -> Scheme | None:
+        """The scheme whose parts that no row range cuts have an entry (rows, 1) for each row; None where none has."""
+        return None
+
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         """float32 (rows, columns): the reference meaning of the format."""
         raise NotImplementedError

@@ -4,6 +4,7 @@
     scales   u8 (rows, columns / 32)           E8M0: 2 ** (byte - 127);  MXFP4, MXFP6
              f8_e4m3 (rows, columns / 16)      NVFP4
     global   f32 () or (1,)                    NVFP4: one for the weight; it divides the scales or multiplies them
+                                               (of stacked weights an entry for each row)
 
     E2M1   s ee m     bias 1: 0 .5 1 1.5 2 3 4 6         E2M3   s ee mmm   bias 1, the largest is 7.5
                                                          E3M2   s eee mm   bias 3, the largest is 28
@@ -14,8 +15,9 @@ Sources: OCP Microscaling Formats 1.0; compressed-tensors (compressors/nvfp4), m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,13 +59,14 @@ class SmallFloat(Written):
     """`mxfp4`, `mxfp6-e2m3`, `mxfp6-e3m2`; `nvfp4` where there is a global scale.
 
     element: of ELEMENTS. divides: the global scale divides, else it multiplies; None where there is none.
-    global_shape, global_dtype: of the stored global scale.
+    global_shape, global_dtype: of the stored global scale. each_row: there is one for each row.
     """
 
     element: str
     divides: bool | None = None
     global_shape: tuple[int, ...] = ()
     global_dtype: str = "f32"
+    each_row: bool = False
 
     @property
     def name(self) -> str:
@@ -94,13 +97,24 @@ class SmallFloat(Written):
         return NVFP4_ROUNDING if self.divides is not None else ELEMENTS[self.element][2]
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
+        if self.divides is not None and not self.each_row and math.prod(self.global_shape) != 1:
+            return f"has {math.prod(self.global_shape)} global scales, one is needed"
         return super().unfit(shape) or divides(self.scales, shape)
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         parts = {"weight": PartSpec("u8", (shape[0], shape[1] * self.code_bits // 8))}
-        if self.divides is not None:
+        if self.each_row:
+            parts["global"] = PartSpec(self.global_dtype, (shape[0], 1))
+        elif self.divides is not None:
             parts["global"] = PartSpec(self.global_dtype, self.global_shape, axis=None)
         return parts
+
+    def by_row(self) -> SmallFloat | None:
+        return None if self.divides is None else replace(self, global_shape=(), each_row=True)
+
+    def without_global(self) -> SmallFloat:
+        """The scheme of the codes and their own scales."""
+        return replace(self, divides=None, global_shape=(), global_dtype="f32", each_row=False, extras=())
 
     def unpack(self, parts: Parts) -> NDArray[np.uint8]:
         if self.code_bits == 4:
@@ -111,7 +125,7 @@ class SmallFloat(Written):
         scales = floats(parts["scales"])
         if self.divides is None:
             return scales
-        whole = to_float32(parts["global"].reshape(-1))[0]
+        whole = to_float32(parts["global"]).reshape(-1, 1)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             found: Floats = scales / whole if self.divides else scales * whole
         return found

@@ -18,7 +18,7 @@ from quantcli.arrays import FLOATS, TORCH_DTYPES, Array
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
-from quantcli.schemes.base import Scheme
+from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 
 
@@ -47,6 +47,9 @@ class Draft:
     own: str | None = None
     packed: Scheme | None = None
     turned: bool = False
+    inner: Weight | None = None
+    inner_grade: Grade = Grade.EXACT
+    beside: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Source: llama.cpp (convert_hf_to_gguf.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from quantcli import tokenizers
 from quantcli.arrays import FLOATS
@@ -19,6 +20,7 @@ from quantcli.targets import gguf_sizes
 from quantcli.targets.base import Draft, Left, Placed, Settings, commonest_dtype
 from quantcli.targets.gguf_general import Typed
 from quantcli.targets.gguf_metadata import dropped, metadata
+from quantcli.targets.global_scales import INPUT_SCALE, SCALE, WEIGHT, Floats, apart, input_scales, precisions
 from quantcli.targets.names import Model, Named
 
 
@@ -28,7 +30,7 @@ def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Le
     architecture, hyperparameters = model.known(), model.hyperparameters
     named, left = model.named("gguf")
     gguf_sizes.check(named, architecture, hyperparameters, f"{source.root}/config.json")
-    made = [_draft(weight, source, architecture, settings) for weight in named]
+    made = [draft for weight in named for draft in _drafts(weight, model, architecture, settings)]
     return made + _computed(architecture, hyperparameters), left
 
 
@@ -41,6 +43,7 @@ def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[
     made = metadata(
         hyperparameters, vocabulary, source=source.root, config=source.config, file_type=file_type,
         shapes={w.name: w.shape for w in placed}, quantized=any(not isinstance(w.scheme, Dense) for w in placed),
+        extras=precisions(source, placed),
     )  # fmt: skip
     return made, [*vocabulary.warnings, *dropped(hyperparameters)]
 
@@ -55,11 +58,37 @@ def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint)
         )
 
 
-def _draft(named: Named, source: Checkpoint, architecture: Architecture, settings: Settings) -> Draft:
+def _drafts(named: Named, model: Model, architecture: Architecture, settings: Settings) -> list[Draft]:
+    """A tensor, and what stands beside it."""
     shape, weight, rows = named.source.shape, named.source.weight, named.source.rows
     held = never(named.name, shape, architecture.gguf)
-    dense, stays = ("f32", f"stays f32: {held}") if held else (_dtype(weight, source, settings), None)
-    return Draft(named.name, shape, named.subject, dense, weight, rows, stays=stays, fixed=held is not None)
+    dense, stays = ("f32", f"stays f32: {held}") if held else (_dtype(weight, model.source, settings), None)
+    draft = Draft(named.name, shape, named.subject, dense, weight, rows, stays=stays, fixed=held is not None)
+    parts = apart(named.source) if named.name.endswith(WEIGHT) else None
+    if parts is None or held:
+        return [draft]
+    inner, scales, grade = parts
+    beside = _beside(named, scales, SCALE, "the global scale")
+    beside += _beside(named, input_scales(_stored(named, model)), INPUT_SCALE, "scales the inputs")
+    return [replace(draft, inner=inner, inner_grade=grade), *beside]
+
+
+def _beside(named: Named, scales: Floats | None, ending: str, what: str) -> list[Draft]:
+    """The draft of scales that stand beside a weight; none where there are none, or all are 1."""
+    if scales is None or (scales == 1).all():
+        return []
+    name = named.name.removesuffix(WEIGHT) + ending
+    subject = Subject(name, name, shape=scales.shape)
+    reason = f"{what} of {named.name}"
+    return [Draft(name, scales.shape, subject, "f32", constant=scales, stays=reason, fixed=True, beside=named.name)]
+
+
+def _stored(named: Named, model: Model) -> list[Weight]:
+    """The source's weights that a tensor is made of: one, or an expert's each."""
+    assert named.found is not None
+    weights, count = model.source.weights, named.source.matrices
+    found = [weights.get(named.found.name(model.dialect, e)) for e in range(count)]
+    return [weight for weight in found if weight is not None] if all(found) else []
 
 
 def _dtype(weight: Weight, source: Checkpoint, settings: Settings) -> str:

@@ -42,6 +42,7 @@ def metadata(
     file_type: int,
     shapes: Mapping[str, tuple[int, ...]],
     quantized: bool,
+    extras: Typed | None = None,
 ) -> Typed:
     """All metadata of the GGUF file made from the model folder `source`: key -> (type, value), in order.
 
@@ -54,7 +55,7 @@ def metadata(
     named = general(
         model_name(source), config, files.json("generation_config.json"), card, parameters, label_of(shapes)
     )
-    return keys(hyperparameters, vocabulary, named, file_type, quantized)
+    return keys(hyperparameters, vocabulary, named, file_type, quantized, extras)
 
 
 def model_name(folder: Path) -> str:
@@ -72,11 +73,13 @@ def keys(
     named: Mapping[str, tuple[str, Any]],
     file_type: int,
     quantized: bool,
+    extras: Typed | None = None,
 ) -> Typed:
     """All metadata of a file from its parts.
 
     named: the `general.*` keys from `gguf_general.general`. file_type: llama.cpp's number of the mixture. quantized: in
-    llama-quantize's order, else in the converter's. Without a vocabulary there are no tokenizer keys. Raises
+    llama-quantize's order, else in the converter's. extras: what is said of single tensors. Without a vocabulary there
+    are no tokenizer keys. Raises
     `NotPossible` for an architecture that is not in the table.
     """
     architecture = ARCHITECTURES.get(hyperparameters.architecture)
@@ -92,8 +95,8 @@ def keys(
         {} if vocabulary is None else tokenizer(vocabulary, architecture.states_space_prefix, architecture.vocabulary)
     )
     if quantized:
-        return {**start, **named, **common, **further, **tokens, **versions, **kind}
-    return {**start, **named, **common, **kind, **further, **versions, **tokens}
+        return {**start, **named, **common, **further, **(extras or {}), **tokens, **versions, **kind}
+    return {**start, **named, **common, **kind, **further, **versions, **(extras or {}), **tokens}
 
 
 def _own(architecture: Architecture, rows: Sequence[Key], hyperparameters: Hyperparameters) -> Typed:

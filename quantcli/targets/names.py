@@ -17,6 +17,7 @@ from quantcli.models import Architecture, Found, Hyperparameters
 from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Left
+from quantcli.targets.global_scales import combined
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -106,8 +107,8 @@ class Model:
 
     def sort_out(self, target: str) -> tuple[dict[str, Weight], list[Left]]:
         """The weights that a target has, and those that it has no use for."""
-        weights = self.source.weights
-        left = [Left(name, why) for name in weights if (why := self._drop_reason(name, target))]
+        weights, left = (self.source.weights, []) if self.dialect == target else combined(self.source)
+        left += [Left(name, why) for name in weights if (why := self._drop_reason(name, target))]
         names = {tensor.name for tensor in left}
         return {name: weight for name, weight in weights.items() if name not in names}, left
 
