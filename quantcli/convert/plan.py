@@ -262,7 +262,7 @@ class _Chooser:
         asked = self.request.scale_dtype
         holders = self.target.holders(self._scale_dtype(draft, own_dtype(source)))
         if self.target.keeps(self.source, source):
-            return self._to(draft, next((s for s in holders if asked and s.name == source.name), source), reason)
+            return self._to(draft, next((s for s in holders if asked and _same_kind(s, source)), source), reason)
         found = holder(draft.weight, [draft.packed] if draft.packed else holders, draft.shape)
         if found is None and draft.inner and (found := holder(draft.inner, holders, draft.shape)):
             draft, found = replace(draft, weight=draft.inner), (found[0], max(found[1], draft.inner_grade))
@@ -304,6 +304,11 @@ class _Chooser:
                 f"every weight is quantized already ({self.held_back[0]} the first) and none fits the scheme asked "
                 "for; --allow-requantize rounds them again."
             )
+
+
+def _same_kind(scheme: Scheme, other: Scheme) -> bool:
+    """Whether two schemes are the same but for the dtype of scales."""
+    return scheme.name == other.name and type(scheme) is type(other)
 
 
 def _who_has(scheme: str) -> str | None:

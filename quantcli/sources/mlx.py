@@ -16,8 +16,12 @@ from quantcli.recipes.mlx_config import MlxParams, MlxQuantization
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.schemes.mx_global import MxGlobal
 from quantcli.sources.folder import Folder, Tensors, sidecars
 from quantcli.sources.hf import check_unquantized, dense
+
+#: What ends the name of stacked experts' global scales.
+GLOBAL = "global_scale"
 
 #: The dtypes of affine scales and biases.
 SCALE_DTYPES = ("f16", "bf16", "f32")
@@ -42,6 +46,8 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     weights: dict[str, Weight] = {}
     for name, part in sorted(parts.items()):
         module, _, suffix = name.rpartition(".")
+        if suffix == GLOBAL and f"{module}.scales" in parts and f"{module}.weight" in parts:
+            continue
         if suffix in ("scales", "biases") and module:
             own = _own_tensor(module, suffix, parts)
             if not own:
@@ -108,7 +114,28 @@ def _weight(module: str, parts: Mapping[str, Part], block: MlxQuantization | Non
     scheme, reason, warnings = _scheme(module, weight, scales, biases, block)
     columns = scales.shape[-1] * _group(scheme)
     stored = {"weight": weight, "scales": scales} | ({"biases": biases} if biases is not None else {})
-    return Weight(f"{module}.weight", (*weight.shape[:-1], columns), scheme, stored, reason), warnings
+    shape = (*weight.shape[:-1], columns)
+    if (whole := parts.get(f"{module}.{GLOBAL}")) is not None:
+        scheme, stored = _with_global(module, shape, scheme, whole, block), {**stored, GLOBAL: whole}
+    elif block is not None and isinstance(params := block.lookup(module), MlxParams) and params.global_scale:
+        raise BadInput(f"{where}: config.json says {GLOBAL} of {module}, but it has no .{GLOBAL} beside it.")
+    return Weight(f"{module}.weight", shape, scheme, stored, reason), warnings
+
+
+def _with_global(
+    module: str, shape: tuple[int, ...], scheme: Scheme, whole: Part, block: MlxQuantization | None
+) -> MxGlobal:
+    """The scheme of experts that have a global scale each; mlx-lm has no others."""
+    where = f"{whole.file}: tensor {whole.name}"
+    listed = block.lookup(module) if block is not None else None
+    if isinstance(listed, MlxParams) and not listed.global_scale:
+        raise BadInput(f"{where}: stands beside {module}, of which config.json does not say {GLOBAL}.")
+    found = MxGlobal(shape[-2])
+    if scheme != MxFloat("nvfp4") or found.unfit(shape):
+        raise BadInput(f"{where}: only stacked experts in nvfp4 have one; {module} is {scheme.name} {list(shape)}.")
+    if (whole.dtype, whole.shape) != ("f32", shape[:1]):
+        raise BadInput(f"{where}: is {whole.dtype} {list(whole.shape)}; {shape[0]} experts need f32 [{shape[0]}].")
+    return found
 
 
 def _group(scheme: Scheme) -> int:

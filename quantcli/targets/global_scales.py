@@ -28,6 +28,7 @@ from quantcli.schemes.base import Grade, matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml_floats import GgmlFloat
 from quantcli.schemes.mx_floats import E4M3
+from quantcli.schemes.mx_global import INNER, MxGlobal, factors_of
 from quantcli.schemes.nvfp4_global import Nvfp4Global
 from quantcli.schemes.small_floats import SmallFloat
 from quantcli.targets.base import Left, Placed
@@ -49,6 +50,10 @@ def apart(source: Arranged) -> tuple[Weight, Floats, Grade] | None:
     None for any other weight, and where rows of one matrix have different ones.
     """
     weight, scheme = source.weight, source.weight.scheme
+    if isinstance(scheme, MxGlobal):
+        factors = factors_of(weight.parts["global_scale"].read().reshape(-1).astype(np.float32))
+        parts = {name: weight.parts[name] for name in INNER.layout(weight.shape)}
+        return replace(weight, scheme=INNER, parts=parts), factors, Grade.EXACT
     if not isinstance(scheme, SmallFloat) or scheme.divides is None:
         return None
     scales = to_float32(weight.parts["global"].read()).reshape(-1)

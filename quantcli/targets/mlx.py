@@ -21,6 +21,7 @@ from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.schemes.mx_global import INNER, MxGlobal
 from quantcli.targets import folder_from_gguf
 from quantcli.targets.base import (
     Draft,
@@ -160,6 +161,8 @@ def params(scheme: Scheme) -> dict[str, Any]:
     """A scheme as an entry of the `quantization` block."""
     if isinstance(scheme, Affine):
         return {"group_size": scheme.group, "bits": scheme.bits, "mode": "affine"}
+    if isinstance(scheme, MxGlobal):
+        return params(INNER) | {"global_scale": True}
     assert isinstance(scheme, MxFloat)
     return {"group_size": MODES[scheme.mode].group, "bits": MODES[scheme.mode].bits, "mode": scheme.mode}
 
