@@ -13,6 +13,7 @@ from quantcli.checkpoint import Checkpoint
 from quantcli.convert import gguf_options
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
+from quantcli.convert.fused import together
 from quantcli.convert.request import Request
 from quantcli.convert.routes import Route, choose, fallback, fit, own_dtype
 from quantcli.convert.scales import fit_of, holder
@@ -70,6 +71,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
         _refuse_lossy(steps, request.lossless, target)
+    steps = together(steps) if target.label == "hf" else steps
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
     if target.label == "gguf" and (source.names == "gguf" or any(not isinstance(s.scheme, Dense) for s in steps)):
         steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape))) for s in steps]

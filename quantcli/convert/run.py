@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 
@@ -253,7 +254,8 @@ class Ready:
         with lock:
             if step.name not in self._steps:
                 looks = step.scheme.looks and step.route is not Route.REPACK
-                scheme = step.scheme.prepare(step.draft.shape, self._values(step) if looks else ())
+                values = chain.from_iterable(self._values(s) for s in (step, *step.fused)) if looks else ()
+                scheme = step.scheme.prepare(step.draft.shape, values)
                 self._steps[step.name] = replace(step, scheme=scheme)
             return self._steps[step.name]
 

@@ -21,7 +21,8 @@ class Step:
 
     grade: the worst that the formats allow; of a step that was settled, what will come out. via: the dtype that dense
     values are cast to before they are quantized. wanted: the scheme that was asked for where another took its place.
-    importance: of the columns, float32 (columns,) or (experts, columns).
+    importance: of the columns, float32 (columns,) or (experts, columns). fused: the steps whose values count for this
+    one's global scale too.
     """
 
     draft: Draft
@@ -32,6 +33,7 @@ class Step:
     via: str | None = None
     wanted: str | None = None
     importance: NDArray[np.float32] | None = None
+    fused: tuple[Step, ...] = ()
 
     @property
     def name(self) -> str:

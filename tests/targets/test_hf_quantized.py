@@ -12,7 +12,7 @@ import pytest
 from quantcli.convert.conversion import convert
 from quantcli.convert.run import Resources
 from quantcli.errors import BadInput, NotPossible, WrongUsage
-from tests.builders import LLAMA, folder_of, llama_tensors, tiny_awq, tiny_llama
+from tests.builders import BF16, LLAMA, folder_of, llama_tensors, tiny_awq, tiny_llama
 from tests.conversions import config, converted, planned, schemes, stored
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -196,3 +196,20 @@ def test_nan_is_bad_input(tmp_path: Path, name: str, odd: float) -> None:
     tensors[weight][77, 5] = odd
     with pytest.raises(BadInput, match="up_proj.weight: holds (NaN|Inf)"):
         converted(folder_of(tmp_path / "in", tensors, LLAMA), tmp_path / "out", to="hf", scheme=name)
+
+
+def test_what_readers_fuse_has_one_global_scale(tmp_path: Path) -> None:
+    """vLLM keeps one of q, k and v, and one of gate and up: the one that suits the largest value."""
+    random = np.random.default_rng(0)
+    tensors = {
+        name: (array * np.exp(random.normal())).astype(BF16) if array.ndim == 2 else array
+        for name, array in llama_tensors(LLAMA, np.dtype(np.float32)).items()
+    }
+    converted(folder_of(tmp_path / "in", tensors, LLAMA), tmp_path / "out", to="hf", scheme="nvfp4", dtype="f32")
+    found = stored(tmp_path / "out")
+    for layer in range(LLAMA["num_hidden_layers"]):
+        for place, names in (("self_attn", "qkv"), ("self_attn", "o"), ("mlp", ("gate", "up")), ("mlp", ("down",))):
+            modules = [f"model.layers.{layer}.{place}.{name}_proj" for name in names]
+            scales = {float(found[f"{module}.weight_global_scale"].array(np.float32)[0]) for module in modules}
+            largest = max(np.abs(tensors[f"{module}.weight"].astype(np.float32)).max() for module in modules)
+            assert len(scales) == 1 and scales.pop() == pytest.approx(448 * 6 / largest, rel=1e-2), modules
