@@ -145,14 +145,15 @@ def refine_scale(x: mx.array, limit: int) -> tuple[mx.array, mx.array]:
 
 
 def settle_scales(x: mx.array, w: mx.array, top: int) -> tuple[mx.array, mx.array]:
-    """One scale (1, columns) for each column of numbers that are not negative, and their codes 0 .. top, int32 as x."""
+    """One scale (1, columns) for each column of numbers, and their codes 0 .. top, int32 as x; -1 is held as 255."""
     import mlx.core as mx
 
     peak = mx.maximum(mx.max(x, axis=0, keepdims=True), 0.0)
     inverse = best = mx.zeros_like(peak)
     for tenths in (0, *range(-4, 0), *range(1, 5)):
         tried = float(np.float32(0.1) * np.float32(tenths) + np.float32(top)) / peak
-        q = mx.minimum(nearest(tried * x), top if tenths else 255).astype(mx.float32)
+        whole = nearest(tried * x)
+        q = (mx.minimum(whole, top) if tenths else whole & 255).astype(mx.float32)  # ggml's first codes are bytes
         off = x - 1.0 / tried * q
         error = total(w * off * off)
         better = (error < best) if tenths else mx.array(True)
