@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ class Ggml(Scheme):
 
     type: str
     family = "ggml"
+    #: Values that are encoded at a time on an MLX device.
+    at_once: ClassVar[int] = 1 << 20
 
     @property
     def name(self) -> str:
@@ -100,6 +102,18 @@ class Ggml(Scheme):
         return parts, Error.between(to_float32(values), self.decode(parts))
 
     def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
+        """Rows by rows, `at_once` values at a time: temporaries stay small."""
+        step, parts, sums = max(1, self.at_once // values.shape[1]), [], []
+        for start in range(0, len(values), step):
+            some = slice(start, start + step)
+            weights = importance if importance is None or len(importance) == 1 else importance[some]
+            blocks, measured = self._encode_piece(values[some], weights)
+            parts.append(blocks)
+            sums.append(measured)
+        each = np.stack(sums)
+        return np.concatenate(parts), np.concatenate([each[:, :2].sum(axis=0), each[:, 2:].max(axis=0)])
+
+    def _encode_piece(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         import mlx.core as mx
 
         size = self.ggml_type.block_size

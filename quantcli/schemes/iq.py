@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from quantcli.kernels.iq_search import Rules
 
 SUPER = 256
-#: Super-blocks that are encoded at a time on an MLX device: temporaries stay small.
-AT_ONCE = 1 << 11
 
 
 class Fields(NamedTuple):
@@ -62,6 +60,7 @@ class Codebook(Ggml):
     required: bool
     fudge: float
     spread: float
+    at_once: ClassVar[int] = 1 << 18
 
     @property
     def rounding(self) -> float:
@@ -116,17 +115,10 @@ class Codebook(Ggml):
         import mlx.core as mx
 
         self._check(importance)
-        pieces = []
-        for start in range(0, len(x), AT_ONCE):
-            some = slice(start, start + AT_ONCE)
-            fields, d = self._search_on_mlx(x[some], None if importance is None else importance[some])
-            blocks = self.pack_fields(fields._replace(d=d.astype(mx.float16).astype(mx.float32)), mx)
-            # As `_overflow` does.
-            asked = mx.max(mx.abs(x[some]), axis=1, keepdims=True) / self.spread
-            pieces.append((blocks, mx.where(mx.isfinite(d) & (d > 0), d, asked)))
-            mx.eval(*pieces[-1])
-        blocks, scales = (mx.concatenate(part, axis=0) for part in zip(*pieces, strict=True))
-        return blocks, scales
+        fields, d = self._search_on_mlx(x, importance)
+        blocks = self.pack_fields(fields._replace(d=d.astype(mx.float16).astype(mx.float32)), mx)
+        asked = mx.max(mx.abs(x), axis=1, keepdims=True) / self.spread  # as in `_overflow`
+        return blocks, mx.where(mx.isfinite(d) & (d > 0), d, asked)
 
     def _check(self, importance: Any) -> None:
         if importance is None and self.required:
@@ -246,7 +238,7 @@ def neighbours(book: str, codes: tuple[int, ...]) -> Neighbours:
 
 
 def sub_scales(scales: Any, steps: int, largest: int, xp: Any) -> tuple[Any, Any]:
-    """Codes int32, 0 .. largest, of scales (n, groups), scale = d * (2 * code + 1), and d (n, 1): the largest / steps."""
+    """Codes int32 of scales (n, groups), scale = d * (2 * code + 1), and d (n, 1): the largest scale / steps."""
     d = scales.max(axis=1, keepdims=True) / xp.array(steps, dtype=xp.float32)
     with np.errstate(all="ignore"):
         codes = (1.0 / d * scales - 1.0) * 0.5

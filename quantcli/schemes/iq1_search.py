@@ -128,7 +128,7 @@ def _best_split(sumx: list[mx.array], sumw: list[mx.array]) -> Best:
     best, tried = Best(mx.full((1, groups), LEAST), mx.zeros((1, groups)), number), 0
     for first in range(group + 1):
         tries = _tries32(sumx[0], sumw[0], first) if group == 32 else _tries16(sumx, sumw, first)
-        along, square = (mx.stack(part, axis=1).reshape(-1, groups) for part in zip(*tries, strict=True))
+        along, square = (mx.stack(list(part), axis=1).reshape(-1, groups) for part in zip(*tries, strict=True))
         best = _keep(best, along, square, tried)
         tried += along.shape[0]
         mx.eval(*best)
@@ -186,9 +186,7 @@ def _terms(rows: mx.array, shift: mx.array, factor: Any, x: mx.array, w: mx.arra
     return [weighted * x, weighted * q]
 
 
-def _whole_scale(
-    scales: mx.array, rows: mx.array, shift: mx.array, x: mx.array, w: mx.array, book: Tables
-) -> mx.array:
+def _whole_scale(scales: mx.array, rows: mx.array, shift: mx.array, x: mx.array, w: mx.array, book: Tables) -> mx.array:
     """float32 (n, 1): the scale of a super-block that fits all of its rows, with 3-bit scales of its groups."""
     import mlx.core as mx
 

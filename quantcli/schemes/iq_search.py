@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SUPER = 256
 #: Distances that are measured at a time.
-AT_ONCE = 1 << 20
+AT_ONCE = 1 << 19
 
 
 class Tables(NamedTuple):
@@ -41,17 +41,21 @@ class Tables(NamedTuple):
     on_book  bool (points,)            whether the point is a row of the book
     row      int32 (points,)           that row, else 0
     start    int32 (points,)           where the list of the point's neighbours begins in `members`
-    count    int32 (points,)           how many there are; 0 of a point in the book
+    counts   int32 (points,)           how many there are; 0 of a point in the book
     members  int32                     row numbers, list after list
+    words    int32                     their codes: code i, less `lowest`, in bits 4 i
     codes    float32 (rows, width)     the codes of the rows
+    lowest   the lowest code where it is below 0, else 0
     """
 
     on_book: mx.array
     row: mx.array
     start: mx.array
-    count: mx.array
+    counts: mx.array
     members: mx.array
+    words: mx.array
     codes: mx.array
+    lowest: float
 
 
 class Found(NamedTuple):
@@ -65,13 +69,18 @@ class Found(NamedTuple):
 def tables(book: Neighbours) -> Tables:
     on_book = book.where >= 0
     at = np.where(on_book, 0, -1 - book.where)
+    lowest = min(0, int(book.row_codes.min()))
+    nibbles = (book.row_codes - lowest).astype(np.uint32) << 4 * np.arange(book.row_codes.shape[1], dtype=np.uint32)
+    words = np.bitwise_or.reduce(nibbles, axis=1).view(np.int32)
     return Tables(
         to_mlx(on_book),
         to_mlx(np.where(on_book, book.where, 0).astype(np.int32)),
         to_mlx(book.start[at].astype(np.int32)),
         to_mlx(np.where(on_book, 0, book.counts[at]).astype(np.int32)),
         to_mlx(book.members.astype(np.int32)),
+        to_mlx(words[book.members]),
         to_mlx(book.row_codes.astype(np.float32)),
+        float(lowest),
     )
 
 
@@ -119,8 +128,8 @@ def nearest_rows(
     import mlx.core as mx
 
     shape, flat = points.shape, points.reshape(-1)
-    scales, shifts = mx.broadcast_to(scale, shape).reshape(-1), None if shift is None else shift.reshape(-1)
-    count = book.count[flat]
+    scales, count = mx.broadcast_to(scale, shape).reshape(-1), book.counts[flat]
+    shifts = None if shift is None else shift.reshape(-1) + book.lowest
     order = mx.argsort(count)
     longest = from_mlx(count[order])
     found = book.row[flat]
@@ -128,25 +137,23 @@ def nearest_rows(
     while end > on_book:
         begin = max(on_book, end - max(1, AT_ONCE // int(longest[end - 1])))
         some = order[begin:end]
+        start = book.start[flat[some]]
         place = mx.arange(int(longest[end - 1]), dtype=mx.int32)[:, None]
-        members = book.members[book.start[flat[some]] + mx.minimum(place, count[some] - 1)]
-        far = _distances(members, x[:, some], w[:, some], scales[some], book, None if shifts is None else shifts[some])
-        best = mx.argmin(far, axis=0, keepdims=True)
-        found[some] = mx.take_along_axis(members, best, axis=0)[0]
+        words = book.words[start + mx.minimum(place, count[some] - 1)]
+        far = _distances(words, x[:, some], w[:, some], scales[some], None if shifts is None else shifts[some])
+        found[some] = book.members[start + mx.argmin(far, axis=0).astype(mx.int32)]
         mx.eval(found)  # keeps one piece's temporaries alive
         end = begin
     return found.reshape(shape)
 
 
-def _distances(
-    members: mx.array, x: mx.array, w: mx.array, scale: mx.array, book: Tables, shift: mx.array | None
-) -> mx.array:
-    """float32 (list, n) for members (list, n), x and w (width, n), scale and shift (n,)."""
+def _distances(words: mx.array, x: mx.array, w: mx.array, scale: mx.array, shift: mx.array | None) -> mx.array:
+    """float32 (list, n) for words (list, n), x and w (width, n), scale (n,) and what is added to a code (n,)."""
     import mlx.core as mx
 
-    far = mx.zeros(members.shape)
+    far = mx.zeros(words.shape)
     for i in range(x.shape[0]):
-        code = book.codes[:, i][members]
+        code = (words >> 4 * i & 15).astype(mx.float32)
         off = scale * (code if shift is None else code + shift) - x[i]
         far = far + w[i] * off * off
     return far
