@@ -113,7 +113,7 @@ def test_who_needs_importance(name: str, device: Device) -> None:
         with pytest.raises(DoesNotFit, match=f"{name} is encoded with an importance matrix only"):
             scheme.encode(values, device)
     else:
-        assert scheme.encode(values, device)[1].relative_rmse < 0.6
+        assert scheme.encode(values, device)[1].relative_rmse < 0.8
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f64"])
@@ -145,7 +145,9 @@ def test_mlx_equals_cpu_on_odd_rows(name: str, monkeypatch: pytest.MonkeyPatch) 
     values[8] *= np.float32(1e-20)
     values[9, 32:] = 0
     values[10:] = rng.standard_normal((9, 256))
-    for importance in (None, ONES[:, :256], rng.random((19, 256)).astype(np.float32)):
+    each = rng.random((19, 256)).astype(np.float32)
+    values[18], values[18, 3::8], each[18, 3::8] = 10, -0.01, 9e5  # a flipped value outweighs all: scales below zero
+    for importance in (None, ONES[:, :256], each):
         if importance is None and scheme.needs_importance:
             continue
         cpu, cpu_error = scheme.encode(values, importance=importance)
