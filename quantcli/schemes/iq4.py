@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
+from quantcli.schemes import ggml_search
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
 
@@ -127,7 +128,7 @@ class Iq4(Ggml):
             weights = lanes * lanes
         else:
             squares = (x * x).T
-            sigma = _in_order(squares) * (2.0 / x.shape[1])
+            sigma = ggml_search.total(squares) * (2.0 / x.shape[1])
             spread = mx.repeat(sigma, x.shape[1] // GROUP, axis=1)
             weights = _lanes(importance) * mx.sqrt(spread + lanes * lanes)
         scale = _search(lanes, weights)
@@ -177,11 +178,6 @@ def _lanes(x: mx.array) -> mx.array:
     return mx.contiguous(x.reshape(-1, GROUP).T)
 
 
-def _in_order(lanes: mx.array) -> mx.array:
-    """(1, n): the rows added one after the other, as ggml's sums run."""
-    return sum(lanes[i : i + 1] for i in range(lanes.shape[0]))  # type: ignore[return-value]
-
-
 def _nearest(a: mx.array) -> mx.array:
     """uint8 codes of the table values nearest to a, of two equally near the upper; a NaN is code 0."""
     import mlx.core as mx
@@ -203,7 +199,7 @@ def _search(lanes: mx.array, weights: mx.array) -> mx.array:
     def sums(inverse: mx.array) -> tuple[mx.array, mx.array]:
         q = table[_nearest(lanes * inverse)]
         weighted = weights * q
-        return _in_order(weighted * lanes), _in_order(weighted * q)
+        return ggml_search.total(weighted * lanes), ggml_search.total(weighted * q)
 
     sumqx, sumq2 = sums(1.0 / (peak / 127.0))
     scale = mx.where(sumq2 > 0, sumqx / sumq2, 0.0)

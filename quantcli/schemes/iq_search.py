@@ -137,11 +137,12 @@ def nearest_rows(
     while end > on_book:
         begin = max(on_book, end - max(1, AT_ONCE // int(longest[end - 1])))
         some = order[begin:end]
-        start = book.start[flat[some]]
+        start, last = book.start[flat[some]], count[some] - 1
         place = mx.arange(int(longest[end - 1]), dtype=mx.int32)[:, None]
-        words = book.words[start + mx.minimum(place, count[some] - 1)]
+        words = book.words[start + mx.minimum(place, last)]
         far = _distances(words, x[:, some], w[:, some], scales[some], None if shifts is None else shifts[some])
-        found[some] = book.members[start + mx.argmin(far, axis=0).astype(mx.int32)]
+        best = mx.argmin(far, axis=0).astype(mx.int32)
+        found[some] = book.members[start + mx.minimum(best, last)]
         mx.eval(found)  # keeps one piece's temporaries alive
         end = begin
     return found.reshape(shape)
