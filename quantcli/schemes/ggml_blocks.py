@@ -7,7 +7,9 @@ listed in ggml.py:
     ggml_legacy.py   q4_0 q4_1 q5_0 q5_1 q8_0        q6_k.py   q6_k
 
 The reference meaning is ggml's own code (ggml-quants.c of llama.cpp): `decode` gives the float32 values of its
-`to_float`, `encode` the bytes of its `quantize_row_*_ref`, as built for x86-64 without fused multiply-add.
+`to_float`, `encode` the bytes of its `quantize_row_*_ref`, as built for x86-64 without fused multiply-add. Both are the
+same on MLX's CPU device. A GPU that rounds an operation otherwise, fuses two, or takes denormal numbers for 0 may give a
+decoded value that differs in its last bit, or as a denormal; what it may do to encoded blocks is told in ggml_search.py.
 """
 
 from __future__ import annotations

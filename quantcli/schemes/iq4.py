@@ -2,8 +2,7 @@
 
 Source: `block_iq4_nl`, `block_iq4_xs`, `kvalues_iq4nl` in ggml-common.h and their functions in ggml-quants.c
 (llama.cpp); the search for scales, with and without an importance matrix, is told in kernels/iq4.py. On MLX's CPU
-device bytes are ggml's too; a GPU that contracts a product and a sum may choose another of two candidates that are
-equally good but for the last bits of their sums.
+device bytes are ggml's too; of GPUs ggml_search.py tells.
 
     iq4_nl   18 bytes,  32 values   d d                      n x 16     value = d * VALUES[code]
     iq4_xs  136 bytes, 256 values   d d  h h  l l l l        n x 128    value = d * (s[i / 32] - 32) * VALUES[code]

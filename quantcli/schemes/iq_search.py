@@ -10,9 +10,8 @@ groups at once:
              the distances to all of their neighbours, points with lists of like length together
     scale    that fits the rows, kept where it explains more than the best one before
 
-A GPU may round a quotient or a square root otherwise in the last bit, and take denormal numbers for 0; then another of
-two rows, candidates or values to flip may win that are equally good but for rounding (schemes/ggml_search.py states how
-much a block's error may grow).
+Where a GPU rounds otherwise, another of two rows, candidates or values to flip may win that are equally good but for
+rounding; ggml_search.py states how much a block's error may grow.
 """
 
 from __future__ import annotations
