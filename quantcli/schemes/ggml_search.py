@@ -4,21 +4,22 @@ Groups are columns: value i of every group is row i of `x`, float32 (values, gro
 in ggml's order. MLX carries out one operation at a time, and its CPU device rounds each as ggml does: the bytes are
 ggml's.
 
-A GPU may round a quotient, a root or a running sum otherwise in the last bit, or take denormal numbers for 0. Then
-another of two candidates may win that are equally good but for rounding, or a code between two may go to the other; the
-block is as good by what the search looks at. Of rows like those of weights (Gaussian, Laplace, Student's t, outliers;
-with f32, f16 or bf16 precision), a block's squared error, weighted by the importance matrix where there is one, is then
-at most so many times that of ggml's block:
+A GPU may round a quotient, a root or a running sum otherwise in the last bit, or take denormal numbers for 0. Then a
+code between two may go to the other, and another of two candidates may win that are equally good but for rounding. Of
+rows like those of weights (Gaussian, Laplace, Student's t, one value in a hundred fifteen times as large; of f32, f16 or
+bf16 precision), a block's squared error, weighted by the importance matrix where there is one, is then at most so many
+times that of ggml's block, and that of 200,000 values less than 2 % larger:
 
-     2 times   q4_0 q5_0 q4_k q5_k q6_k iq4_xs iq1_s iq1_m iq2_xxs iq2_xs iq2_s iq3_s
-     4 times   q4_1 q3_k iq4_nl iq3_xxs
-     8 times   q5_1
+     2 times   q4_0 q4_k q6_k iq4_xs iq1_s iq1_m iq2_xxs iq2_xs iq2_s iq3_s
+     4 times   q5_0 q3_k q5_k iq4_nl
+     8 times   q4_1 q5_1
+    16 times   iq3_xxs
     32 times   q2_k
 
-and that of a million values less than 2 % larger: what was found where every sum, quotient and root was a unit in the
-last place off by chance was half as much or less (tests/schemes/test_gpu_rounding.py does so). Of rows of few different
-values, or of almost nothing but zeros, there is no such bound: which of many equals ggml itself takes hangs on last
-bits, and some are exact.
+It was found, with room to spare, by making each sum, distance, quotient and root a unit in the last place larger or
+smaller (tests/schemes/test_gpu_rounding.py). Where one value outweighs the others that much, float32 hardly tells what
+the others' codes do to a score: this makes the last two. Of rows of few different values, or of almost nothing but
+zeros, nothing is promised: which of many equals ggml itself takes hangs on last bits, and some fit exactly.
 """
 
 from __future__ import annotations
