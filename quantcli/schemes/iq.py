@@ -118,7 +118,7 @@ class Codebook(Ggml):
         fields, d = self._search_on_mlx(x, importance)
         blocks = self.pack_fields(fields._replace(d=d.astype(mx.float16).astype(mx.float32)), mx)
         asked = mx.max(mx.abs(x), axis=1, keepdims=True) / self.spread  # as in `_overflow`
-        return blocks, mx.where(mx.isfinite(d) & (d > 0), d, asked)
+        return blocks, mx.where(mx.isfinite(d) & (d != 0), d, asked)
 
     def _check(self, importance: Any) -> None:
         if importance is None and self.required:
