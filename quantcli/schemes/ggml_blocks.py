@@ -8,8 +8,8 @@ listed in ggml.py:
 
 The reference meaning is ggml's own code (ggml-quants.c of llama.cpp): `decode` gives the float32 values of its
 `to_float`, `encode` the bytes of its `quantize_row_*_ref`, as built for x86-64 without fused multiply-add. Both are the
-same on MLX's CPU device. A GPU that rounds an operation otherwise, fuses two, or takes denormal numbers for 0 may decode
-a value to one that differs in its last bit, or to 0 for a denormal; what it may do to encoded blocks is told in
+same on MLX's CPU device. A GPU that rounds an operation otherwise, fuses two, or takes denormal numbers for 0 may
+decode a value to one that differs in its last bit, or to 0 for a denormal; what it may do to encoded blocks is told in
 ggml_search.py.
 """
 

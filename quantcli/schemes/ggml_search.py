@@ -7,8 +7,8 @@ ggml's.
 A GPU may round a quotient, a root or a running sum otherwise in the last bit, or take denormal numbers for 0. Then a
 code between two may go to the other, and another of two candidates may win that are equally good but for rounding. Of
 rows like those of weights (Gaussian, Laplace, Student's t, one value in a hundred fifteen times as large; of f32, f16
-or bf16 precision), a block's squared error, weighted by the importance matrix where there is one, is then at most so many
-times that of ggml's block, and that of 200,000 values less than 2 % larger:
+or bf16 precision), a block's squared error, weighted by the importance matrix where there is one, is then at most so
+many times that of ggml's block, and that of 200,000 values less than 2 % larger:
 
      2 times   q4_0 q4_k q6_k iq4_xs iq1_s iq1_m iq2_xxs iq2_xs iq2_s iq3_s
      4 times   q5_0 q3_k q5_k iq4_nl
