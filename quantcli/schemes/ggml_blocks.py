@@ -7,14 +7,17 @@ listed in ggml.py:
     ggml_legacy.py   q4_0 q4_1 q5_0 q5_1 q8_0        q6_k.py   q6_k
 
 The reference meaning is ggml's own code (ggml-quants.c of llama.cpp): `decode` gives the float32 values of its
-`to_float`, `encode` the bytes of its `quantize_row_*_ref`, as built for x86-64 without fused multiply-add.
+`to_float`, `encode` the bytes of its `quantize_row_*_ref`, as built for x86-64 without fused multiply-add. Both are the
+same on MLX's CPU device. A GPU that rounds an operation otherwise, fuses two, or takes denormal numbers for 0 may
+decode a value to one that differs in its last bit, or to 0 for a denormal; what it may do to encoded blocks is told in
+ggml_search.py.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +47,8 @@ class Ggml(Scheme):
 
     type: str
     family = "ggml"
+    #: Values that are encoded at a time on an MLX device.
+    at_once: ClassVar[int] = 1 << 20
 
     @property
     def name(self) -> str:
@@ -100,6 +105,18 @@ class Ggml(Scheme):
         return parts, Error.between(to_float32(values), self.decode(parts))
 
     def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
+        """Rows by rows, `at_once` values at a time: temporaries stay small."""
+        step, parts, sums = max(1, self.at_once // values.shape[1]), [], []
+        for start in range(0, len(values), step):
+            some = slice(start, start + step)
+            weights = importance if importance is None or len(importance) == 1 else importance[some]
+            blocks, measured = self._encode_piece(values[some], weights)
+            parts.append(blocks)
+            sums.append(measured)
+        each = np.stack(sums)
+        return np.concatenate(parts), np.concatenate([each[:, :2].sum(axis=0), each[:, 2:].max(axis=0)])
+
+    def _encode_piece(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         import mlx.core as mx
 
         size = self.ggml_type.block_size

@@ -3,16 +3,15 @@
     iq2.py   iq2_xxs iq2_xs iq2_s       iq3.py   iq3_xxs iq3_s       iq1.py   iq1_s iq1_m       iq_books.py  the books
 
 A block is read into its `Fields`, and written from them; how the fields are found is told in kernels/iq_search.py and
-kernels/iq1_search.py. Values are no grid: which codes may stand beside each other is the book's. On an MLX device they
-are decoded there, but encoded by the CPU kernels, whose branches a GPU could not follow: the bytes are the same
-everywhere.
+kernels/iq1_search.py, and for MLX devices in iq_search.py and iq1_search.py beside this file. Values are no grid: which
+codes may stand beside each other is the book's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
     from quantcli.kernels.iq_neighbours import Neighbours
+    from quantcli.kernels.iq_search import Rules
 
 SUPER = 256
 
@@ -60,6 +60,7 @@ class Codebook(Ggml):
     required: bool
     fudge: float
     spread: float
+    at_once: ClassVar[int] = 1 << 18
 
     @property
     def rounding(self) -> float:
@@ -101,8 +102,7 @@ class Codebook(Ggml):
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         from quantcli.kernels import iq_values
 
-        if importance is None and self.required:
-            raise DoesNotFit(f"{self.name} is encoded with an importance matrix only (`--imatrix`)")
+        self._check(importance)
         fields, d = self._search(values, importance)
         with np.errstate(over="ignore"):
             fields = fields._replace(d=d.astype(np.float16).astype(np.float32))
@@ -111,8 +111,18 @@ class Codebook(Ggml):
         sums[3] = self._overflow(values, d.reshape(-1))
         return blocks.reshape(values.shape[0], values.shape[1] // SUPER * self.ggml_type.block_bytes), sums
 
-    def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        return self._encode_cpu(values, importance)
+    def _encode_mlx(self, x: mx.array, importance: mx.array | None, row_blocks: int) -> tuple[mx.array, mx.array]:
+        import mlx.core as mx
+
+        self._check(importance)
+        fields, d = self._search_on_mlx(x, importance)
+        blocks = self.pack_fields(fields._replace(d=d.astype(mx.float16).astype(mx.float32)), mx)
+        asked = mx.max(mx.abs(x), axis=1, keepdims=True) / self.spread  # as in `_overflow`
+        return blocks, mx.where(mx.isfinite(d) & (d != 0), d, asked)
+
+    def _check(self, importance: Any) -> None:
+        if importance is None and self.required:
+            raise DoesNotFit(f"{self.name} is encoded with an importance matrix only (`--imatrix`)")
 
     def _overflow(self, values: Array, d: NDArray[np.float32]) -> float:
         """The largest scale that overflows f16, 0 where none does.
@@ -160,6 +170,10 @@ class Codebook(Ggml):
         """The fields (d is not looked at), and d float32 (n, 1) before it is rounded to f16."""
         raise NotImplementedError
 
+    def _search_on_mlx(self, x: mx.array, importance: mx.array | None) -> tuple[Fields, mx.array]:
+        """As `_search`, of float32 (n, 256) and importance as x."""
+        raise NotImplementedError
+
 
 class Signed(Codebook):
     """The IQ2 and IQ3 types: magnitudes from the book, a sign for each value; d is the largest of scales over 31."""
@@ -182,21 +196,35 @@ class Signed(Codebook):
     def _search(self, values: Array, importance: Importance | None) -> tuple[Fields, NDArray[np.float32]]:
         from quantcli.kernels import iq_search
 
-        book = self.book
-        tables = neighbours(book.name, tuple(range(1, 2 * len(book.values), 2)))
-        kind = iq_search.rules(width=book.width, base=len(book.values), **self.rules())
-        rows, signs, scales = iq_search.search(values, importance, kind, tables)
-        codes, d = sub_scales(scales, 31, 15)
+        rows, signs, scales = iq_search.search(values, importance, self._kind(), self._neighbours())
+        codes, d = sub_scales(scales, 31, 15, np)
         fields = Fields(rows.astype(np.int32), signs, codes, d)
         if not scales.all():
-            fields = self._as_ggml(fields, values)
+            fields = self._as_ggml(fields, values.reshape(-1, SUPER), np)
         return fields, d * np.float32(self.fudge)
 
-    def _as_ggml(self, fields: Fields, values: Array) -> Fields:
-        """What ggml writes where a scale is 0: a super-block without any is all zero bytes."""
+    def _search_on_mlx(self, x: mx.array, importance: mx.array | None) -> tuple[Fields, mx.array]:
+        import mlx.core as mx
+
+        from quantcli.schemes import iq_search
+
+        rows, signs, scales = iq_search.search(x, importance, self._kind(), iq_search.tables(self._neighbours()))
+        codes, d = sub_scales(scales, 31, 15, mx)
+        return self._as_ggml(Fields(rows, signs, codes, d), x, mx), d * self.fudge
+
+    def _kind(self) -> Rules:
+        from quantcli.kernels import iq_search
+
+        return iq_search.rules(width=self.book.width, base=len(self.book.values), **self.rules())
+
+    def _neighbours(self) -> Neighbours:
+        return neighbours(self.book_name, tuple(range(1, 2 * len(self.book.values), 2)))
+
+    def _as_ggml(self, fields: Fields, values: Any, xp: Any) -> Fields:
+        """What ggml writes where a scale is 0: a super-block without any is all zero bytes; values (n, 256)."""
         empty = fields.d == 0
         return fields._replace(
-            rows=np.where(empty, 0, fields.rows), bits=np.where(empty, 0, fields.bits).astype(np.uint8)
+            rows=xp.where(empty, 0, fields.rows), bits=xp.where(empty, 0, fields.bits).astype(xp.uint8)
         )
 
 
@@ -209,13 +237,13 @@ def neighbours(book: str, codes: tuple[int, ...]) -> Neighbours:
     return iq_neighbours.neighbours(of.levels, len(of.values), of.shells, np.array(codes, np.int8))
 
 
-def sub_scales(scales: NDArray[np.float32], steps: int, largest: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Codes 0 .. largest of scales (n, groups), scale = d * (2 * code + 1), and d (n, 1): the largest / steps."""
-    d = scales.max(axis=1, keepdims=True) / np.float32(steps)
+def sub_scales(scales: Any, steps: int, largest: int, xp: Any) -> tuple[Any, Any]:
+    """Codes int32 of scales (n, groups), scale = d * (2 * code + 1), and d (n, 1): the largest scale / steps."""
+    d = scales.max(axis=1, keepdims=True) / xp.array(steps, dtype=xp.float32)
     with np.errstate(all="ignore"):
-        codes = np.rint(np.float32(0.5) * (np.float32(1) / d * scales - 1))
-    codes = np.where(codes > 0, codes, np.float32(0))  # NaN, where d is 0, as well
-    return np.minimum(codes, np.float32(largest)).astype(np.int32), d
+        codes = (1.0 / d * scales - 1.0) * 0.5
+    codes = xp.where(codes > 0, codes, 0.0)  # NaN, where d is 0, as well
+    return xp.minimum(codes.round(), largest).astype(xp.int32), d
 
 
 def f16_bytes(d: Any, xp: Any) -> Any:

@@ -34,6 +34,8 @@ from quantcli.schemes.iq import Codebook, Fields, f16_bytes, joined, neighbours,
 if TYPE_CHECKING:
     import mlx.core as mx
 
+    from quantcli.kernels.iq_neighbours import Neighbours
+
 #: Values that share a scale.
 GROUPS = {"iq1_s": 32, "iq1_m": 16}
 
@@ -76,11 +78,24 @@ class Iq1(Codebook):
     def _search(self, values: Array, importance: Importance | None) -> tuple[Fields, NDArray[np.float32]]:
         from quantcli.kernels import iq1_search
 
-        tables = neighbours(self.book_name, self.book.values)
-        rows, minus, scales, whole = iq1_search.search(values, importance, GROUPS[self.type], tables)
-        codes, d = sub_scales(scales, 15, 7)
+        rows, minus, scales, whole = iq1_search.search(values, importance, GROUPS[self.type], self._neighbours())
+        codes, d = sub_scales(scales, 15, 7, np)
         d = whole[:, None] if self.type == "iq1_m" else d
         return Fields(rows.astype(np.int32), minus, codes, d), d * np.float32(self.fudge)
+
+    def _search_on_mlx(self, x: mx.array, importance: mx.array | None) -> tuple[Fields, mx.array]:
+        import mlx.core as mx
+
+        from quantcli.schemes import iq1_search
+        from quantcli.schemes.iq_search import tables
+
+        found = iq1_search.search(x, importance, GROUPS[self.type], tables(self._neighbours()))
+        codes, d = sub_scales(found.scales, 15, 7, mx)
+        d = found.whole if self.type == "iq1_m" else d
+        return Fields(found.rows, found.minus, codes, d), d * self.fudge
+
+    def _neighbours(self) -> Neighbours:
+        return neighbours(self.book_name, self.book.values)
 
     def unpack(self, blocks: Any, xp: Any) -> Fields:
         if self.type == "iq1_s":

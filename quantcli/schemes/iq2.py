@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from quantcli.arrays import Array
 from quantcli.schemes.ggml_blocks import read_f16
 from quantcli.schemes.iq import Fields, Signed, eighth_sign, f16_bytes, joined, split, word_bytes, words
 
@@ -52,8 +51,8 @@ class Iq2(Signed):
     def rules(self) -> dict[str, Any]:
         return RULES[self.type]
 
-    def _as_ggml(self, fields: Fields, values: Array) -> Fields:
-        return fields if self.type == "iq2_s" else super()._as_ggml(fields, values)
+    def _as_ggml(self, fields: Fields, values: Any, xp: Any) -> Fields:
+        return fields if self.type == "iq2_s" else super()._as_ggml(fields, values, xp)
 
     def steps(self, fields: Fields, xp: Any) -> Any:
         return fields.d * (0.5 + fields.scales.astype(xp.float32)) * 0.25

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.schemes.ggml_blocks import Blocks, read_f16
@@ -52,16 +51,17 @@ class Iq3(Signed):
     def rules(self) -> dict[str, Any]:
         return RULES[self.type]
 
-    def _as_ggml(self, fields: Fields, values: Array) -> Fields:
+    def _as_ggml(self, fields: Fields, values: Any, xp: Any) -> Fields:
         if self.type == "iq3_xxs":
-            return super()._as_ggml(fields, values)
-        return _moved(fields, _zeros_last(values))
+            return super()._as_ggml(fields, values, xp)
+        return _moved(fields, _zeros_last(values, xp), xp)
 
     def without_fault(self, blocks: Blocks, values: Array) -> Blocks:
         """ggml's blocks (n, bytes) of values (n, 256) with rows and signs where they belong."""
         if self.type == "iq3_xxs":
             return blocks
-        fixed: Blocks = self.pack_fields(_moved(self.unpack(blocks, np), np.argsort(_zeros_last(values), axis=1)), np)
+        places = np.argsort(_zeros_last(values, np), axis=1)
+        fixed: Blocks = self.pack_fields(_moved(self.unpack(blocks, np), places, np), np)
         return fixed
 
     def steps(self, fields: Fields, xp: Any) -> Any:
@@ -90,16 +90,16 @@ class Iq3(Signed):
         return xp.concatenate([f16_bytes(d, xp), *parts], axis=1)
 
 
-def _zeros_last(values: Array) -> NDArray[np.intp]:
-    """(blocks, 8): a super-block's groups of 32, those of zeros behind the others."""
+def _zeros_last(values: Any, xp: Any) -> Any:
+    """(blocks, 8): a super-block's groups of 32, those of zeros behind the others; values (blocks, 256)."""
     zeros = ~(values.reshape(-1, 8, 32) != 0).any(axis=2)
-    return np.argsort(zeros, axis=1, kind="stable")
+    return xp.argsort(zeros.astype(xp.int32) * 8 + xp.arange(8, dtype=xp.int32), axis=1)
 
 
-def _moved(fields: Fields, order: NDArray[np.intp]) -> Fields:
+def _moved(fields: Fields, order: Any, xp: Any) -> Fields:
     """Lower bytes of rows, and signs, of group order[b, k] in the place of group k."""
     rows, signs = fields.rows.reshape(-1, 8, 8), fields.bits.reshape(-1, 8, 4)
-    low, signs = (np.take_along_axis(part, order[:, :, None], axis=1) for part in (rows & 255, signs))
+    low, signs = (xp.take_along_axis(part, order[:, :, None], axis=1) for part in (rows & 255, signs))
     return fields._replace(rows=(rows & 256 | low).reshape(-1, 64), bits=signs.reshape(-1, 32))
 
 

@@ -2,8 +2,7 @@
 
 Source: `block_iq4_nl`, `block_iq4_xs`, `kvalues_iq4nl` in ggml-common.h and their functions in ggml-quants.c
 (llama.cpp); the search for scales, with and without an importance matrix, is told in kernels/iq4.py. On MLX's CPU
-device bytes are ggml's too; a GPU that contracts a product and a sum may choose another of two candidates that are
-equally good but for the last bits of their sums.
+device bytes are ggml's too; of GPUs ggml_search.py tells.
 
     iq4_nl   18 bytes,  32 values   d d                      n x 16     value = d * VALUES[code]
     iq4_xs  136 bytes, 256 values   d d  h h  l l l l        n x 128    value = d * (s[i / 32] - 32) * VALUES[code]
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
+from quantcli.schemes import ggml_search
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
 
@@ -127,7 +127,7 @@ class Iq4(Ggml):
             weights = lanes * lanes
         else:
             squares = (x * x).T
-            sigma = _in_order(squares) * (2.0 / x.shape[1])
+            sigma = ggml_search.total(squares) * (2.0 / x.shape[1])
             spread = mx.repeat(sigma, x.shape[1] // GROUP, axis=1)
             weights = _lanes(importance) * mx.sqrt(spread + lanes * lanes)
         scale = _search(lanes, weights)
@@ -177,11 +177,6 @@ def _lanes(x: mx.array) -> mx.array:
     return mx.contiguous(x.reshape(-1, GROUP).T)
 
 
-def _in_order(lanes: mx.array) -> mx.array:
-    """(1, n): the rows added one after the other, as ggml's sums run."""
-    return sum(lanes[i : i + 1] for i in range(lanes.shape[0]))  # type: ignore[return-value]
-
-
 def _nearest(a: mx.array) -> mx.array:
     """uint8 codes of the table values nearest to a, of two equally near the upper; a NaN is code 0."""
     import mlx.core as mx
@@ -203,7 +198,7 @@ def _search(lanes: mx.array, weights: mx.array) -> mx.array:
     def sums(inverse: mx.array) -> tuple[mx.array, mx.array]:
         q = table[_nearest(lanes * inverse)]
         weighted = weights * q
-        return _in_order(weighted * lanes), _in_order(weighted * q)
+        return ggml_search.total(weighted * lanes), ggml_search.total(weighted * q)
 
     sumqx, sumq2 = sums(1.0 / (peak / 127.0))
     scale = mx.where(sumq2 > 0, sumqx / sumq2, 0.0)
