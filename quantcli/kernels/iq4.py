@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_blocks import F16, note_overflow, write_f16
+from quantcli.kernels.vectors import half, looked16
 
 #: Values of a group, which is iq4_nl's block; groups of a chunk; groups of iq4_xs's super-block.
 GROUP, GROUPS, SUPER = 32, CHUNK // 32, 8
@@ -71,11 +72,10 @@ def encode(values: Array, importance: Floats | None, supers: bool) -> tuple[NDAr
 def decode(blocks: NDArray[np.uint8], supers: bool) -> Floats:
     """float32 (rows, columns) of blocks (rows, bytes per row)."""
     size = block_bytes(supers)
-    flat = np.ascontiguousarray(blocks).reshape(-1, size)
-    scales = np.ascontiguousarray(flat[:, :2]).view(np.float16).astype(np.float32).reshape(-1)
+    data, table = np.ascontiguousarray(blocks).reshape(-1), np.array(VALUES, np.int8).view(np.uint8)
     per_block = GROUP * SUPER if supers else GROUP
     out = np.empty((blocks.shape[0], blocks.shape[1] // size * per_block), np.float32)
-    _decode(flat, scales, out.reshape(-1), np.array(VALUES, np.float32), supers, GROUP // 2)
+    (_decode_supers if supers else _decode)(data, table, out.reshape(-1))
     return out
 
 
@@ -308,20 +308,22 @@ def _encode(
         measure(lanes, off, CHUNK, sums)
 
 
-@kernel
-def _decode(blocks: Any, scales: Any, out: Any, table: Any, supers: bool, half: int) -> None:
-    share, at = (SUPER, 8) if supers else (1, 2)
-    for b in range(blocks.shape[0]):
-        block = blocks[b]
-        for k in range(share):
-            d = scales[b]
-            if supers:
-                low = np.int32(block[4 + k // 2] >> np.uint8(4 * (k % 2))) & np.int32(15)
-                high = np.int32(block[2 + k // 4] >> np.uint8(2 * (k % 4))) & np.int32(3)
-                d *= np.float32((low | high << np.int32(4)) - np.int32(32))
-            first = (b * share + k) * 2 * half
-            nibbles, value = block[at + half * k : at + half * (k + 1)], out[first : first + 2 * half]
-            for j in range(half):
-                value[j] = d * table[nibbles[j] & np.uint8(15)]
-            for j in range(half):
-                value[j + half] = d * table[nibbles[j] >> np.uint8(4)]
+@inner
+def _decode(data: Any, table: Any, out: Any) -> None:
+    for b in range(out.shape[0] // GROUP):
+        d = half(data, 18 * b)
+        looked16(data, 18 * b + 2, 0, table, d, out, GROUP * b)
+        looked16(data, 18 * b + 2, 4, table, d, out, GROUP * b + 16)
+
+
+@inner
+def _decode_supers(data: Any, table: Any, out: Any) -> None:
+    for b in range(out.shape[0] // (GROUP * SUPER)):
+        at, d = 136 * b, half(data, 136 * b)
+        for k in range(SUPER):
+            low = np.int32(data[at + 4 + k // 2] >> np.uint8(4 * (k % 2))) & np.int32(15)
+            high = np.int32(data[at + 2 + k // 4] >> np.uint8(2 * (k % 4))) & np.int32(3)
+            scale = d * np.float32((low | high << np.int32(4)) - np.int32(32))
+            nibbles, to = at + 8 + 16 * k, GROUP * (SUPER * b + k)
+            looked16(data, nibbles, 0, table, scale, out, to)
+            looked16(data, nibbles, 4, table, scale, out, to + 16)
