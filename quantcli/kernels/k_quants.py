@@ -26,6 +26,7 @@ from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_blocks import F16, note_overflow
+from quantcli.kernels.ggml_refine import floats_of_work, refine_scale
 from quantcli.kernels.ggml_search import (
     INVERSE,
     LOW,
@@ -35,7 +36,6 @@ from quantcli.kernels.ggml_search import (
     STATE,
     minimum_steps,
     nearest,
-    refine_scale,
     scale_steps,
     search_minimum,
     search_scale,
@@ -47,6 +47,8 @@ from quantcli.kernels.ggml_search import (
 SUPER, TOGETHER = 256, 16
 BATCH = SUPER * TOGETHER
 _NOUGHT, _ONE = np.float32(0), np.float32(1)
+#: Scratch of q3_k's search without a matrix, the longest.
+_REFINING = floats_of_work(BATCH)
 
 
 @dataclass(frozen=True)
@@ -343,8 +345,8 @@ def _encode_q3(
         np.empty(BATCH, np.float32),
         np.empty(BATCH, np.float32),
     )
-    off, work, state = np.empty(BATCH, np.float32), np.zeros(2 * BATCH + 1280, np.float32), np.empty(STATE, np.float32)
-    own = np.empty(BATCH, np.float32)  # what codes are rounded from where d is 0
+    off, work, state = np.empty(BATCH, np.float32), np.zeros(_REFINING, np.float32), np.empty(STATE, np.float32)
+    own, kept = np.empty(BATCH, np.float32), np.empty(16, np.float32)
     scale, weight = np.empty(256, np.float32), np.empty(256, np.float32)
     inverse = np.ones(256, np.float32)
     exact, rounded = np.empty(TOGETHER, np.float32), np.empty(TOGETHER, np.float32)
@@ -359,7 +361,6 @@ def _encode_q3(
             transpose(x, x_lanes, 256, size)
             _weights(x, importance, first, True, 256, False, work, w)
             transpose(w, w_lanes, 256, size)
-            own[:] = x
             for k in range(16):
                 here, these = slice(256 * k, 256 * (k + 1)), slice(16 * k, 16 * (k + 1))
                 search_scale(x_lanes[here], w_lanes[here], steps, sixteens, state)
@@ -387,7 +388,9 @@ def _encode_q3(
         for g in range(16 * count):
             if scale[g] == _NOUGHT:
                 here = slice(g * size, (g + 1) * size)
-                _keep_codes(own[here], _NOUGHT, inverse[g], _NOUGHT, least, top, code[here], off[here])
+                for i in range(size):
+                    kept[i] = x[size * g + i] if weighted else own[256 * i + g]
+                _keep_codes(kept, _NOUGHT, inverse[g], _NOUGHT, least, top, code[here], off[here])
                 for i in range(g * size, (g + 1) * size):
                     off[i] = -x[i]
         for piece in range(0, count * SUPER, CHUNK):
