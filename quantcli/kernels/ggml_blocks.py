@@ -72,13 +72,13 @@ def peaks(x: Any, low: Any, high: Any, peak: Any, blocks: int, width: int) -> No
 @kernel
 def write_f16(values: Any, blocks: Any, count: int, at: int) -> None:
     """Bytes `at`, `at` + 1 of each block: a float32 that f16 holds exactly (or an infinite one), as f16."""
-    small = np.empty(count, np.float32)
-    keys, bits = small.view(np.int32), values.view(np.int32)
+    keys, least = values.view(np.int32), np.float32(2.0**-14)
     for b in range(count):
-        small[b] = abs(values[b]) * np.float32(2.0**-112)  # moves the exponent, subnormals included, to bias 15
-    for b in range(count):
-        half = min(np.int32(keys[b] >> np.int32(F16)), np.int32(0x7C00))
-        half |= (bits[b] >> np.int32(16)) & np.int32(0x8000)
+        magnitude, key = abs(values[b]), np.int32(keys[b] & MAGNITUDE)
+        # Below 2**-14 steps are 2**-24; above, the exponent moves from bias 127 to bias 15.
+        low = np.int32(min(magnitude, least) * np.float32(2.0**24))
+        high = min(np.int32(np.int32(key - np.int32(112 << 23)) >> np.int32(F16)), np.int32(0x7C00))
+        half = np.int32(low if magnitude < least else high) | np.int32(keys[b] >> np.int32(16)) & np.int32(0x8000)
         blocks[b, at] = np.uint8(half)
         blocks[b, at + 1] = np.uint8(half >> np.int32(8))
 

@@ -1,7 +1,7 @@
 """GGML's `q2_k q3_k q4_k q5_k` on the CPU: ggml's codes and scales, with and without an importance matrix.
 
 Source: `quantize_row_q*_K_ref` and `quantize_row_q*_K_impl` in ggml-quants.c (llama.cpp), restated; the searches are
-told in ggml_search.py, super-blocks are packed by schemes/k_quants.py. All arithmetic is float32, each operation
+told in ggml_search.py, super-blocks are packed by k_quants_pack.py. All arithmetic is float32, each operation
 rounded once, sums in index order. Groups have n values (q2_k q3_k 16, q4_k q5_k 32), super-blocks 256:
 
     weights, none   q2_k abs(x)    q3_k x * x    q4_k q5_k abs(x) + sqrt(mean of the group's x * x)
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.ggml_blocks import F16, note_overflow
+from quantcli.kernels.ggml_blocks import F16, note_overflow, write_f16
 from quantcli.kernels.ggml_refine import floats_of_work, refine_scale
 from quantcli.kernels.ggml_search import (
     INVERSE,
@@ -82,12 +82,12 @@ class Encoded:
     """Super-blocks before they are packed.
 
     codes: uint8 (blocks, 256).  subs: uint8 (blocks, groups, 1 or 2), the sub-scales (and sub-minima), q3_k's + 32.
-    heads: float32 (blocks, 1 or 2), d (and dmin) unrounded.  sums: as `Ggml._encode_cpu`'s.
+    heads: uint8 (blocks, 2 or 4), d (and dmin) as f16.  sums: as `Ggml._encode_cpu`'s.
     """
 
     codes: NDArray[np.uint8]
     subs: NDArray[np.uint8]
-    heads: NDArray[np.float32]
+    heads: NDArray[np.uint8]
     sums: NDArray[np.float64]
 
 
@@ -99,7 +99,7 @@ def encode(name: str, values: Array, importance: NDArray[np.float32] | None) -> 
     )
     blocks, kind = values.size // SUPER, MINIMA.get(name)
     group, numbers = (kind.group, 2) if kind is not None else (16, 1)
-    codes, heads = np.empty((blocks, SUPER), np.uint8), np.empty((blocks, numbers), np.float32)
+    codes, heads = np.empty((blocks, SUPER), np.uint8), np.empty((blocks, 2 * numbers), np.uint8)
     subs, sums = np.empty((blocks, SUPER // group, numbers), np.uint8), np.zeros(4, np.float64)
     if kind is None:
         steps, sub_steps = scale_steps(Q3_LIMIT), scale_steps(Q3_SUB_LIMIT)
@@ -303,8 +303,7 @@ def _encode_minima(
         for which in range(2):
             narrow(exact[which], rounded[which], TOGETHER, F16)
             note_overflow(exact[which], rounded[which], count, sums)
-            for b in range(count):
-                heads[begin + b, which] = exact[which, b]
+            write_f16(rounded[which], heads[begin : begin + count], count, 2 * which)
         for g in range(count * per):
             scale[g] = rounded[0, g // per] * np.float32(batch_subs[g, 0])
             low[g] = rounded[1, g // per] * np.float32(batch_subs[g, 1])
@@ -373,8 +372,7 @@ def _encode_q3(
             _divide_q3(scale, sub_steps[0], batch_subs, exact)
         narrow(exact, rounded, TOGETHER, F16)
         note_overflow(exact, rounded, count, sums)
-        for b in range(count):
-            heads[begin + b, 0] = exact[b]
+        write_f16(rounded, heads[begin : begin + count], count, 0)
         for g in range(16 * count):
             if not np.isfinite(scale[g]):
                 sums[3] = np.inf
