@@ -56,7 +56,7 @@ def decode(blocks: NDArray[np.uint8], group: int, block: int, scales: Floats, ta
     return out
 
 
-@kernel
+@inner
 def _e8m0(peak: Any, stored: Any, starts: Any, count: int) -> None:
     bits = peak.view(np.uint32)
     for g in range(count):
@@ -65,7 +65,7 @@ def _e8m0(peak: Any, stored: Any, starts: Any, count: int) -> None:
         stored[g] = np.uint8(max(np.int32(field) - np.int32(2) + above, np.int32(0)))
 
 
-@kernel
+@inner
 def _e4m3(peak: Any, stored: Any, count: int) -> None:
     bits = peak.view(np.uint32)
     for g in range(count):
@@ -77,7 +77,7 @@ def _e4m3(peak: Any, stored: Any, count: int) -> None:
         stored[g] = np.uint8(code if code < np.int32(120) else np.int32(0x7E))
 
 
-@kernel
+@inner
 def _round(x: Any, steps: Any, codes: Any, off: Any, width: int) -> None:
     """Codes of one group, and how far what they stand for is from x, in magnitude."""
     for j in range(width):

@@ -55,7 +55,7 @@ def decode(blocks: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
     return out
 
 
-@kernel
+@inner
 def _means(x: Any, mean: Any, count: int, width: int) -> None:
     """The mean magnitude of each block, summed in index order; blocks side by side, so that no sum waits."""
     mean[:] = 0
@@ -66,7 +66,7 @@ def _means(x: Any, mean: Any, count: int, width: int) -> None:
         mean[b] /= np.float32(width)
 
 
-@kernel
+@inner
 def _signs(x: Any, scale: Any, codes: Any, off: Any, count: int, width: int) -> None:
     for b in range(count):
         begin, end = b * width, (b + 1) * width
@@ -77,7 +77,7 @@ def _signs(x: Any, scale: Any, codes: Any, off: Any, count: int, width: int) -> 
             distance[j] = (d if above else -d) - value[j]
 
 
-@kernel
+@inner
 def _round(x: Any, inverse: Any, scale: Any, codes: Any, off: Any, count: int, width: int) -> None:
     for b in range(count):
         begin, end = b * width, (b + 1) * width
@@ -90,7 +90,7 @@ def _round(x: Any, inverse: Any, scale: Any, codes: Any, off: Any, count: int, w
             distance[j] = np.float32(whole) * d - value[j]
 
 
-@kernel
+@inner
 def _pack_bits(codes: Any, blocks: Any, count: int) -> None:
     eights = codes.view(np.uint64)
     for b in range(count):
@@ -99,7 +99,7 @@ def _pack_bits(codes: Any, blocks: Any, count: int) -> None:
             blocks[b, 2 + k] = np.uint8((eights[16 * b + k] * np.uint64(0x0102040810204080)) >> np.uint64(56))
 
 
-@kernel
+@inner
 def _pack_pairs(codes: Any, blocks: Any, count: int) -> None:
     fours = codes.view(np.uint32)
     for b in range(count):
@@ -108,7 +108,7 @@ def _pack_pairs(codes: Any, blocks: Any, count: int) -> None:
             blocks[b, 2 + k] = np.uint8((fours[16 * b + k] * np.uint32(0x01040000 + 0x1000 + 0x40)) >> np.uint32(24))
 
 
-@kernel
+@inner
 def _pack_planes(codes: Any, blocks: Any, count: int, run: int) -> None:
     for b in range(count):
         for k in range(2):
@@ -118,7 +118,7 @@ def _pack_planes(codes: Any, blocks: Any, count: int, run: int) -> None:
                 out[j] = np.uint8(low | np.uint8(code[j + 64] << np.uint8(4)) | np.uint8(code[j + 96] << np.uint8(6)))
 
 
-@kernel
+@inner
 def _pack_trits(code: Any, out: Any, run: int, five: int) -> None:
     """`run` bytes of five codes each (`five` 1) or of four and a 0, which stand `run` apart; the first weighs most."""
     for j in range(run):
@@ -168,7 +168,7 @@ def _encode(source: Any, dropped: int, blocks: Any, sums: Any, width: int, at: i
         measure(x, off, count * width, sums)
 
 
-@kernel
+@inner
 def _decode_bits(blocks: Any, scales: Any, out: Any, eight: int) -> None:
     for b in range(blocks.shape[0]):
         d = scales[b]
@@ -178,7 +178,7 @@ def _decode_bits(blocks: Any, scales: Any, out: Any, eight: int) -> None:
                 value[j] = d if byte & (np.int32(1) << np.int32(j)) else -d
 
 
-@kernel
+@inner
 def _decode_pairs(blocks: Any, scales: Any, out: Any, eight: int) -> None:
     for b in range(blocks.shape[0]):
         d = scales[b]

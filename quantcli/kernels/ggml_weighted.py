@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_blocks import F16, note_overflow, write_f16
 from quantcli.kernels.ggml_search import (
     INVERSE,
@@ -131,7 +131,7 @@ def _encode(
         measure(x, off, count * BLOCK, sums)
 
 
-@kernel
+@inner
 def _round_codes(x: Any, found: Any, rounded: Any, codes: Any, off: Any, count: int, zero: int, step: Any) -> None:
     """Codes of each block, and how far the values that they stand for are from x."""
     middle = np.int32(max(zero, 0))

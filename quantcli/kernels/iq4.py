@@ -84,7 +84,7 @@ def block_bytes(supers: bool) -> int:
     return 2 + SUPER * 6 // 8 + SUPER * GROUP // 2 if supers else 2 + GROUP // 2
 
 
-@kernel
+@inner
 def _nearest(a: Any) -> Any:
     """The key of the table value nearest to a."""
     key = np.int32(0)
@@ -93,12 +93,12 @@ def _nearest(a: Any) -> Any:
     return key
 
 
-@kernel
+@inner
 def _value(key: Any) -> Any:
     return np.float32(np.int32(key >> np.int32(4)) - np.int32(127))
 
 
-@kernel
+@inner
 def _transpose(x: Any, lanes: Any, peak: Any, groups: int) -> None:
     """lanes[32 i + g] = value i of group g; peak[g] = the first of largest magnitude in group g."""
     for g in range(groups):
@@ -125,7 +125,7 @@ def _mean_squares(x: Any, width: int, sigma: Any, groups: int) -> None:
         sigma[g] = found[g // share] * np.float32(np.float32(2) / np.float32(width))
 
 
-@kernel
+@inner
 def _weigh(lanes: Any, importance: Any, first: int, sigma: Any, weights: Any, groups: int) -> None:
     """weights[32 i + g] of value i of group g; `first` is the chunk's first value, counted over the slab."""
     if importance.shape[0] == 0:
@@ -143,7 +143,7 @@ def _weigh(lanes: Any, importance: Any, first: int, sigma: Any, weights: Any, gr
             weight[g] *= np.sqrt(np.float32(sigma[g] + row[g] * row[g]))
 
 
-@kernel
+@inner
 def _terms(lanes: Any, weights: Any, start: Any, end: Any, middle: Any, terms: Any, groups: int) -> None:
     """What each value can add to the sums: terms[0], [1] = w q x and w q q below `middle`, terms[2], [3] above it.
 
@@ -164,7 +164,7 @@ def _terms(lanes: Any, weights: Any, start: Any, end: Any, middle: Any, terms: A
             top_along[g], top_square[g] = w * top * x, w * top * top
 
 
-@kernel
+@inner
 def _sums(lanes: Any, tried: Any, middle: Any, terms: Any, along: Any, square: Any, groups: int) -> None:
     """sum(w q x) and sum(w q q) of each group for one candidate."""
     for g in range(groups):
@@ -180,7 +180,7 @@ def _sums(lanes: Any, tried: Any, middle: Any, terms: Any, along: Any, square: A
             square[g] += top_square[g] if above else low_square[g]
 
 
-@kernel
+@inner
 def _search(lanes: Any, weights: Any, peak: Any, scale: Any, work: Any, groups: int) -> None:
     """The scale of each group, 0 for a group of zeros."""
     nought, one, last = np.float32(0), np.float32(1), np.float32(127)
@@ -209,7 +209,7 @@ def _search(lanes: Any, weights: Any, peak: Any, scale: Any, work: Any, groups: 
         scale[g] = nought if abs(peak[g]) < EPSILON else scale[g]
 
 
-@kernel
+@inner
 def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any, blocks: Any, count: int) -> None:
     """Super-blocks' f16 scales and 6-bit sub-scales; step and inverse of each group's codes."""
     nought, lowest, highest = np.float32(0), np.float32(-32), np.float32(31)
@@ -239,7 +239,7 @@ def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any,
         block[2], block[3] = np.uint8(high), np.uint8(high >> np.int32(8))
 
 
-@kernel
+@inner
 def _round_codes(lanes: Any, inverse: Any, step: Any, codes: Any, off: Any, groups: int) -> None:
     """codes (lanes, as x) of all values, and how far what they stand for is from x."""
     for i in range(GROUP):
@@ -251,7 +251,7 @@ def _round_codes(lanes: Any, inverse: Any, step: Any, codes: Any, off: Any, grou
             distance[g] = step[g] * _value(key) - row[g]
 
 
-@kernel
+@inner
 def _write_codes(codes: Any, nibbles: Any, blocks: Any, count: int, at: int, share: int) -> None:
     """The codes of `share` groups into each block, from byte `at` on."""
     half = CHUNK // 2

@@ -112,7 +112,7 @@ def encode(name: str, values: Array, importance: NDArray[np.float32] | None) -> 
     return Encoded(codes, subs, heads, sums)
 
 
-@kernel
+@inner
 def squares(x: Any, out: Any, blocks: int, width: int) -> None:
     """out[b] = the sum of squares of block b, in index order; blocks side by side, as each sum waits for itself."""
     out[:blocks] = _NOUGHT
@@ -121,7 +121,7 @@ def squares(x: Any, out: Any, blocks: int, width: int) -> None:
             out[b] += x[width * b + j] * x[width * b + j]
 
 
-@kernel
+@inner
 def weigh(x: Any, importance: Any, sigma: Any, w: Any, blocks: int, width: int) -> None:
     """w = importance * sqrt(sigma of its block + x * x)."""
     for b in range(blocks):
@@ -143,7 +143,7 @@ def fetch(importance: Any, first: int, out: Any, count: int) -> None:
         at = 0
 
 
-@kernel
+@inner
 def _weights(x: Any, importance: Any, first: int, twice: bool, groups: int, absolute: Any, work: Any, w: Any) -> None:
     """Of a batch of which `groups` groups are used, with a matrix or (q2_k, q4_k, q5_k) without."""
     width = BATCH // groups
@@ -165,7 +165,7 @@ def _weights(x: Any, importance: Any, first: int, twice: bool, groups: int, abso
                 weight[j] = mean + abs(value[j])
 
 
-@kernel
+@inner
 def _add_up(lanes: Any, size: int, out: Any) -> None:
     """out[g] = the sum of lane g."""
     for g in range(16):
@@ -175,7 +175,7 @@ def _add_up(lanes: Any, size: int, out: Any) -> None:
             out[g] += lanes[16 * i + g]
 
 
-@kernel
+@inner
 def _settle(numbers: Any, weights: Any, per: int, top: Any, subs: Any, which: int, heads: Any, work: Any) -> None:
     """d and its multiples for the numbers of 16 super-blocks, `per` of each, by their weights."""
     x, w, state = work[:256], work[256:512], work[512 : 512 + STATE]
@@ -192,7 +192,7 @@ def _settle(numbers: Any, weights: Any, per: int, top: Any, subs: Any, which: in
             subs[per * b + j, which] = np.uint8(codes[16 * j + b])
 
 
-@kernel
+@inner
 def _divide(numbers: Any, per: int, top: Any, subs: Any, which: int, heads: Any) -> None:
     """d = the largest number / top of each super-block, sub-scales its rounded multiples."""
     for b in range(TOGETHER):
@@ -208,7 +208,7 @@ def _divide(numbers: Any, per: int, top: Any, subs: Any, which: int, heads: Any)
             subs[per * b + j, which] = np.uint8(min(sub, np.int32(63)) if top == np.float32(63) else sub)
 
 
-@kernel
+@inner
 def _join_nibbles(subs: Any) -> None:
     """q2_k's sub-scale and sub-minimum share a byte, even where the former has more than four bits."""
     for g in range(subs.shape[0]):
@@ -395,7 +395,7 @@ def _encode_q3(
             measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), sums)
 
 
-@kernel
+@inner
 def _settle_q3(numbers: Any, weights: Any, steps: Any, sixteens: Any, subs: Any, heads: Any, work: Any) -> None:
     """d and its multiples 0 .. 63 (32: nothing) for the 16 scales of 16 super-blocks, by their weights."""
     x, w, state = work[:256], work[256:512], work[512 : 512 + STATE]
@@ -411,7 +411,7 @@ def _settle_q3(numbers: Any, weights: Any, steps: Any, sixteens: Any, subs: Any,
             subs[16 * b + j] = q + limit if inverse != _NOUGHT else np.int32(0)
 
 
-@kernel
+@inner
 def _divide_q3(numbers: Any, top: Any, subs: Any, heads: Any) -> None:
     """d = -(the scale of largest magnitude) / 32, sub-scales its rounded multiples + 32."""
     limit = np.int32(top)
