@@ -8,9 +8,10 @@ Every module here imports numba, so schemes import it inside the method that run
     chunks.py     what kernels share: reading float dtypes, rounding to them, packing codes into words, the error sums
     affine.py     MLX affine grids           mx_floats.py   MXFP4, MXFP8, NVFP4
     ggml_legacy.py, ggml_weighted.py         GGML's blocks of 32: q4_0 q4_1 q5_0 q5_1 q8_0; with an importance matrix
-    k_quants.py, k_quants_decode.py          GGML's q2_k q3_k q4_k q5_k; decoding q6_k too
+    k_quants.py, k_quants_pack.py            GGML's q2_k q3_k q4_k q5_k: what is found, and its bytes
+    k_quants_decode.py                       their values, and q6_k's
     q6_k.py, q8_k.py                         GGML's q6_k (encoding), q8_k
-    ggml_search.py                           the searches for scales of the blocks above
+    ggml_search.py, ggml_refine.py           the searches for scales of the blocks above; q3_k's without a matrix
     iq_search.py, iq1_search.py              GGML's IQ2 and IQ3, IQ1: codebooks; iq_start.py: what they begin with
     iq_neighbours.py, iq_nearest.py          a codebook's neighbours, and which of them is nearest
     best_grid.py, best_floats.py             better scales and codes for `--search best`; best_levels.py: the types,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, DROPPED, measure, narrow, pack_chunk, units, unpack_chunk, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner, kernel
 
 Floats = NDArray[np.float32]
 
@@ -78,7 +78,7 @@ def unpack(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
     return codes
 
 
-@kernel
+@inner
 def _first_zero(x: Any) -> Any:
     """Of zeros, a scan for the minimum keeps the first: its sign is stored."""
     for value in x:
@@ -184,7 +184,7 @@ def _pack(codes: Any, words: Any, bits: int) -> None:
         pack_chunk(scratch, words[start * bits // 32 : (start + count) * bits // 32], count, bits)
 
 
-@kernel
+@inner
 def _unpack(words: Any, codes: Any, bits: int) -> None:
     for start in range(0, codes.shape[0], CHUNK):
         count = min(CHUNK, codes.shape[0] - start)
@@ -193,14 +193,14 @@ def _unpack(words: Any, codes: Any, bits: int) -> None:
         )
 
 
-@kernel
+@inner
 def _pack_pairs(pairs: Any, stored: Any) -> None:
     """4 bits: two codes, as a little-endian uint16, become a byte."""
     for j in range(stored.shape[0]):
         stored[j] = np.uint8(pairs[j] | np.uint16(pairs[j] >> np.uint16(4)))
 
 
-@kernel
+@inner
 def _unpack_pairs(stored: Any, pairs: Any) -> None:
     for j in range(stored.shape[0]):
         byte = np.uint16(stored[j])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from quantcli.arrays import Array, dtype_name
-from quantcli.kernels.compile import float_of, kernel
+from quantcli.kernels.compile import float_of, inner
 from quantcli.kernels.vectors import energies8
 
 #: Values a kernel works on at a time; every group size divides it.
@@ -42,7 +42,7 @@ def weights_of(importance: Array | None, block: int) -> Array:
     return np.ascontiguousarray(importance, np.float32).reshape(-1, block)
 
 
-@kernel
+@inner
 def widen(source: Any, x: Any, count: int, dropped: int) -> None:
     """x[:count] = the values of `source` (uint16 units), as float32."""
     bits = x.view(np.uint32)
@@ -64,7 +64,7 @@ def widen(source: Any, x: Any, count: int, dropped: int) -> None:
             bits[j] |= special | (half & np.uint32(0x8000)) << np.uint32(16)
 
 
-@kernel
+@inner
 def narrow(x: Any, y: Any, count: int, dropped: int) -> None:
     """y[:count] = x[:count] rounded half to even to the dtype that lacks `dropped` bits (not NaN); overflow is Inf."""
     bits, out = x.view(np.uint32), y.view(np.uint32)
@@ -87,7 +87,7 @@ def narrow(x: Any, y: Any, count: int, dropped: int) -> None:
                 y[j] = -small if sign else small
 
 
-@kernel
+@inner
 def measure(x: Any, off: Any, count: int, sums: Any) -> None:
     """Adds a chunk to `sums`: squared `off`, squared `x`, largest |off|. Both are CHUNK long, zeroed past `count`.
 
@@ -106,7 +106,7 @@ def measure(x: Any, off: Any, count: int, sums: Any) -> None:
     sums[2] = max(sums[2], np.float64(float_of(largest)))
 
 
-@kernel
+@inner
 def pack_chunk(codes: Any, words: Any, count: int, bits: int) -> None:
     """words = codes[:count] (uint8, count a multiple of 32) packed; overwrites `codes`."""
     eights = codes[:count].view(np.uint64)
@@ -127,7 +127,7 @@ def pack_chunk(codes: Any, words: Any, count: int, bits: int) -> None:
         _join(eights, words, count // 32, bits)
 
 
-@kernel
+@inner
 def _join(eights: Any, words: Any, blocks: int, bits: int) -> None:
     """Each four runs of 8 * bits bits become `bits` words."""
     width = 8 * bits
@@ -146,7 +146,7 @@ def _join(eights: Any, words: Any, blocks: int, bits: int) -> None:
                 at += 1
 
 
-@kernel
+@inner
 def unpack_chunk(words: Any, codes: Any, count: int, bits: int) -> None:
     """codes[:count] (uint8, count a multiple of 32) = the codes in `words`."""
     eights = codes[:count].view(np.uint64)
@@ -169,7 +169,7 @@ def unpack_chunk(words: Any, codes: Any, count: int, bits: int) -> None:
         eights[j] = (v & mask1) | ((v >> one) & mask1) << np.uint64(8)
 
 
-@kernel
+@inner
 def _split(words: Any, eights: Any, blocks: int, bits: int) -> None:
     """Each `bits` words become four runs of 8 * bits bits (what lies above a run is masked off later)."""
     width = 8 * bits

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner
 
 #: Mantissa bits of float32 that f16 lacks: `dropped` of chunks.narrow.
 F16 = 13
@@ -18,7 +18,7 @@ F16 = 13
 MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
-@kernel
+@inner
 def magnitudes(x: Any, largest: Any, count: int, width: int) -> None:
     """The largest magnitude of each block of x; a NaN counts as larger than all numbers."""
     keys, found = x.view(np.int32), largest.view(np.int32)
@@ -29,7 +29,7 @@ def magnitudes(x: Any, largest: Any, count: int, width: int) -> None:
         found[b] = most
 
 
-@kernel
+@inner
 def first_of(block: Any, magnitude: Any) -> Any:
     """The first value of the block that has this magnitude."""
     for j in range(block.shape[0]):
@@ -38,7 +38,7 @@ def first_of(block: Any, magnitude: Any) -> Any:
     return magnitude
 
 
-@kernel
+@inner
 def extremes(x: Any, low: Any, high: Any, blocks: int, width: int) -> None:
     """The smallest and the largest value of each block of x, the first of its zeros where that is a zero."""
     keys, lows, highs = x.view(np.int32), low.view(np.int32), high.view(np.int32)
@@ -56,7 +56,7 @@ def extremes(x: Any, low: Any, high: Any, blocks: int, width: int) -> None:
             low[b] = first_of(x[b * width : (b + 1) * width], np.float32(0))
 
 
-@kernel
+@inner
 def peaks(x: Any, low: Any, high: Any, peak: Any, blocks: int, width: int) -> None:
     """The first value of largest magnitude of each block of x, from its `extremes`; +0 of a block of zeros."""
     nought = np.float32(0)
@@ -69,21 +69,21 @@ def peaks(x: Any, low: Any, high: Any, peak: Any, blocks: int, width: int) -> No
         peak[b] = most
 
 
-@kernel
+@inner
 def write_f16(values: Any, blocks: Any, count: int, at: int) -> None:
     """Bytes `at`, `at` + 1 of each block: a float32 that f16 holds exactly (or an infinite one), as f16."""
-    small = np.empty(count, np.float32)
-    keys, bits = small.view(np.int32), values.view(np.int32)
+    keys, least = values.view(np.int32), np.float32(2.0**-14)
     for b in range(count):
-        small[b] = abs(values[b]) * np.float32(2.0**-112)  # moves the exponent, subnormals included, to bias 15
-    for b in range(count):
-        half = min(np.int32(keys[b] >> np.int32(F16)), np.int32(0x7C00))
-        half |= (bits[b] >> np.int32(16)) & np.int32(0x8000)
+        magnitude, key = abs(values[b]), np.int32(keys[b] & MAGNITUDE)
+        # Below 2**-14 steps are 2**-24; above, the exponent moves from bias 127 to bias 15.
+        low = np.int32(min(magnitude, least) * np.float32(2.0**24))
+        high = min(np.int32(np.int32(key - np.int32(112 << 23)) >> np.int32(F16)), np.int32(0x7C00))
+        half = np.int32(low if magnitude < least else high) | np.int32(keys[b] >> np.int32(16)) & np.int32(0x8000)
         blocks[b, at] = np.uint8(half)
         blocks[b, at + 1] = np.uint8(half >> np.int32(8))
 
 
-@kernel
+@inner
 def note_overflow(exact: Any, rounded: Any, count: int, sums: Any) -> None:
     """sums[3]: the largest magnitude that f16 does not hold; infinite where it is no number."""
     for b in range(count):

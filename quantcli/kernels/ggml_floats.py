@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, units, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_blocks import magnitudes
+from quantcli.kernels.vectors import looked8, looked16
 
 Floats = NDArray[np.float32]
 
@@ -47,15 +48,15 @@ def encode(
 
 
 def decode(blocks: NDArray[np.uint8], group: int, block: int, scales: Floats, table: Floats) -> Floats:
-    """float32 (rows, columns) of blocks (rows, bytes per row)."""
+    """float32 (rows, columns) of blocks (rows, bytes per row); what codes stand for are whole numbers."""
     size = block // group + block // 2
-    flat = np.ascontiguousarray(blocks).reshape(-1, size)
+    data, codes = np.ascontiguousarray(blocks).reshape(-1), table.astype(np.int8).view(np.uint8)
     out = np.empty((blocks.shape[0], blocks.shape[1] // size * block), np.float32)
-    _decode(flat, out.reshape(-1), group, block, scales, table)
+    (_decode_mxfp4 if group == 32 else _decode_nvfp4)(data, scales, codes, out.reshape(-1))
     return out
 
 
-@kernel
+@inner
 def _e8m0(peak: Any, stored: Any, starts: Any, count: int) -> None:
     bits = peak.view(np.uint32)
     for g in range(count):
@@ -64,7 +65,7 @@ def _e8m0(peak: Any, stored: Any, starts: Any, count: int) -> None:
         stored[g] = np.uint8(max(np.int32(field) - np.int32(2) + above, np.int32(0)))
 
 
-@kernel
+@inner
 def _e4m3(peak: Any, stored: Any, count: int) -> None:
     bits = peak.view(np.uint32)
     for g in range(count):
@@ -76,7 +77,7 @@ def _e4m3(peak: Any, stored: Any, count: int) -> None:
         stored[g] = np.uint8(code if code < np.int32(120) else np.int32(0x7E))
 
 
-@kernel
+@inner
 def _round(x: Any, steps: Any, codes: Any, off: Any, width: int) -> None:
     """Codes of one group, and how far what they stand for is from x, in magnitude."""
     for j in range(width):
@@ -131,14 +132,17 @@ def _encode(
         measure(x, off, count * block, sums)
 
 
-@kernel
-def _decode(blocks: Any, out: Any, group: int, block: int, scales: Any, table: Any) -> None:
-    share, half = block // group, group // 2
-    for b in range(blocks.shape[0]):
-        for k in range(share):
-            scale, first = scales[blocks[b, k]], b * block + k * group
-            nibbles, value = blocks[b, share + k * half : share + (k + 1) * half], out[first : first + group]
-            for j in range(half):
-                value[j] = table[nibbles[j] & np.uint8(15)] * scale
-            for j in range(half):
-                value[j + half] = table[nibbles[j] >> np.uint8(4)] * scale
+@inner
+def _decode_mxfp4(data: Any, scales: Any, table: Any, out: Any) -> None:
+    for b in range(out.shape[0] // 32):
+        at, scale = 17 * b + 1, scales[data[17 * b]]
+        looked16(data, at, 0, table, scale, out, 32 * b)
+        looked16(data, at, 4, table, scale, out, 32 * b + 16)
+
+
+@inner
+def _decode_nvfp4(data: Any, scales: Any, table: Any, out: Any) -> None:
+    for b in range(out.shape[0] // 64):
+        for k in range(4):
+            scale = scales[data[36 * b + k]]
+            looked8(data, 36 * b + 4 + 8 * k, table, scale, out, 64 * b + 16 * k)

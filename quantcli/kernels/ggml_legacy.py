@@ -83,7 +83,7 @@ def _find_scales(x: Any, scale: Any, low: Any, blocks: int, bits: int, zero: int
         scale[b], low[b] = high[b] / np.float32(-zero), nought
 
 
-@kernel
+@inner
 def _round_codes(
     x: Any,
     inverse: Any,
@@ -105,7 +105,7 @@ def _round_codes(
             truncate16(x, at, low[b], inverse[b], half_step, top, middle, scale[b], minimum[b], codes, off, at)
 
 
-@kernel
+@inner
 def _round_bytes(x: Any, inverse: Any, scale: Any, codes: Any, off: Any, blocks: int, width: int) -> None:
     """Signed codes of x, rounded half away from zero."""
     top, half = np.float32(127), np.float32(0.5)
@@ -124,7 +124,7 @@ def _round_bytes(x: Any, inverse: Any, scale: Any, codes: Any, off: Any, blocks:
             distance[j] = np.float32(whole) * d - value[j]
 
 
-@kernel
+@inner
 def _write_codes(codes: Any, blocks: Any, count: int, bits: int, at: int, width: int) -> None:
     """The codes of each block, from byte `at` on: high bits first where there are five, then the nibbles."""
     half = width // 2

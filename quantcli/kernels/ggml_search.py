@@ -9,9 +9,8 @@ order. `q` are codes, `w` weights, `top` the largest code; a candidate replaces 
     search_minimum   make_qkx2_quants,  codes from 0 on, values = scale * q + minimum (<= 0); candidates
                      make_qkx3_quants   step / (high - minimum), for each the least squares line, best where the sum of
                                         w * difference**2 (or w * abs(difference)) is smallest
-    refine_scale     make_q3_quants     weights x * x; up to five rounds, each value in turn takes the code that the
-                                        others' scale gives it, where that makes the whole better
-    settle_scales    make_qp_quants     the same for scales themselves, codes from 0 on, after nine candidates
+    settle_scales    make_qp_quants     of scales themselves, codes from 0 on: nine candidates, then up to five rounds
+                                        in which each in turn takes the code that the others' scale gives it
 
 A group's values are a column: value i of lane g is `x[16 * i + g]`, groups have 16 or 32 of them. What a search knows
 about its lanes is `state`, rows of 16: one array, so that LLVM can tell its parts from another and vectorises.
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.compile import bits_of, inlined, inner, kernel
+from quantcli.kernels.compile import bits_of, inlined, inner
 
 #: Groups side by side.
 LANES = 16
@@ -63,7 +62,7 @@ def nearest(v: Any) -> Any:
 
 
 @inlined
-def _code(v: Any, least: Any, top: Any) -> Any:
+def rounded(v: Any, least: Any, top: Any) -> Any:
     """v below 2**22 rounded half to even and clipped, as a float; a NaN is `least`."""
     q = (v + _RINT) - _RINT
     q = q if q > least else least
@@ -85,7 +84,7 @@ def _explained(x: Any, w: Any, g: Any, first: Any, inverse: Any, least: Any, top
     """sum(w x q) and sum(w q q), sixteen values further."""
     for i in range(first, first + 16):
         value = x[LANES * i + g]
-        q = _code(inverse * value, least, top)
+        q = rounded(inverse * value, least, top)
         weight = w[LANES * i + g]
         along += weight * value * q
         square += weight * q * q
@@ -138,7 +137,7 @@ def _moments_of_8(x: Any, w: Any, g: Any, first: Any, inverse: Any, start: Any, 
     one, two, along = sums
     for i in range(first, first + 8):
         value = x[LANES * i + g]
-        q = _code(inverse * (value - start), _NOUGHT, top)
+        q = rounded(inverse * (value - start), _NOUGHT, top)
         wq = w[LANES * i + g] * q
         one += wq
         two += wq * q
@@ -163,7 +162,7 @@ def _error_of_8(x: Any, w: Any, g: Any, first: Any, codes: Any, line: Any, absol
     scale, low = line
     for i in range(first, first + 8):
         value = x[LANES * i + g]
-        q = _code(inverse * (value - start), _NOUGHT, top)
+        q = rounded(inverse * (value - start), _NOUGHT, top)
         off = scale * q + low - value
         off = abs(off) if absolute else off * off
         error += w[LANES * i + g] * off
@@ -247,99 +246,6 @@ def search_minimum(x: Any, w: Any, steps: Any, absolute: Any, sixteens: Any, sta
     _begin_minimum(x, w, steps[0], absolute, sixteens, state)
     for k in range(1, steps.shape[0]):
         _try_minimum(x, w, steps[k], steps[0], absolute, sixteens, state)
-
-
-@kernel
-def refine_scale(x: Any, limit: Any, scale: Any, codes: Any, work: Any) -> None:
-    """Scales of groups of 16 that lie one after the other, and their codes -limit .. limit - 1 as float32, as x.
-
-    For a group of zeros they are 0 and -limit. work: float32, twice as long as x and another 5 a group. Each step waits
-    for the one before, so all groups take it together, as rows x[i] of as many lanes as there are groups. A group whose
-    peak is positive stays as it begins: none of its w x q is, so the others' sum is not; such groups come last.
-    """
-    count, size = scale.shape[0], x.shape[0]
-    rows, chosen, small = work[:size], work[size : 2 * size], work[2 * size : 2 * size + 5 * count]
-    peak, inverse, sums = small[:count], small[count : 2 * count], small[2 * count : 4 * count]
-    order = small[4 * count :].view(np.int32)
-    for g in range(count):
-        order[g] = g
-    _gather(x, order, rows)
-    peak[:] = _NOUGHT
-    for i in range(16):
-        row = rows[count * i : count * (i + 1)]
-        for g in range(count):
-            peak[g] = row[g] if abs(row[g]) > abs(peak[g]) else peak[g]
-    first, last = 0, count - 1
-    for g in range(count):
-        if peak[g] < _NOUGHT:
-            order[first] = g
-            first += 1
-        else:
-            order[last] = g
-            last -= 1
-    _gather(x, order, rows)
-    for k in range(count):
-        inverse[k] = -limit / peak[order[k]]
-    sums[:] = _NOUGHT
-    for i in range(16):
-        _first_row(rows[count * i : count * (i + 1)], chosen[count * i : count * (i + 1)], limit, inverse, sums)
-    for _ in range(5):
-        changes = np.int32(0)
-        for i in range(16):
-            begin, end = count * i, count * i + first
-            changes += _refine_row(rows[begin:end], chosen[begin:end], limit, sums[:first], sums[count : count + first])
-        if changes == 0:
-            break
-    for k in range(count):
-        g, square = order[k], sums[count + k]
-        empty = abs(peak[g]) < EPSILON
-        scale[g] = sums[k] / square if square > _NOUGHT and not empty else _NOUGHT
-        for i in range(16):
-            codes[16 * g + i] = -limit if empty else chosen[count * i + k]
-
-
-@inner
-def _gather(x: Any, order: Any, rows: Any) -> None:
-    """Value i of group order[k] becomes lane k of row i."""
-    count = order.shape[0]
-    for k in range(count):
-        first = np.int64(16) * order[k]
-        for i in range(16):
-            rows[count * i + k] = x[first + i]
-
-
-@inner
-def _first_row(x: Any, codes: Any, limit: Any, inverse: Any, sums: Any) -> None:
-    """Codes of one value of each lane, and what it adds to sum(w x q) and sum(w q q)."""
-    least, top, count = -limit, limit - _ONE, x.shape[0]
-    for g in range(count):
-        value = x[g]
-        q = _code(inverse[g] * value, least, top)
-        codes[g] = q
-        weight = value * value
-        sums[g] += weight * value * q
-        sums[count + g] += weight * q * q
-
-
-@inner
-def _refine_row(x: Any, codes: Any, limit: Any, alongs: Any, squares: Any) -> Any:
-    """One value of each lane takes the code that the others ask for, where that is better: in how many lanes."""
-    changes, least, top = np.int32(0), -limit, limit - _ONE
-    for g in range(x.shape[0]):
-        value, q, along, square = x[g], codes[g], alongs[g], squares[g]
-        weight = value * value
-        others, others_square = along - weight * value * q, square - weight * q * q
-        new = np.float32(nearest(value * others_square / others))
-        new = new if new > least else least
-        new = new if new < top else top
-        found, found_square = others + weight * value * new, others_square + weight * new * new
-        better = (others > _NOUGHT) & (new != q) & (found_square > _NOUGHT)
-        better = better & (found * found * square > along * along * found_square)
-        codes[g] = new if better else q
-        alongs[g] = found if better else along
-        squares[g] = found_square if better else square
-        changes = np.int32(changes + np.int32(better))  # wrapped, or LLVM counts in 64 bits and takes half the lanes
-    return changes
 
 
 @inner

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_blocks import F16, magnitudes, note_overflow, write_f16
+from quantcli.kernels.vectors import half, last_trits16, plain16, trits16
 
 #: Values and bytes of a block, and the byte where its scale starts.
 SIZES = {"q1_0": (128, 18, 0), "q2_0": (64, 18, 0), "tq1_0": (256, 54, 52), "tq2_0": (256, 66, 64)}
+_NOUGHT = np.float32(0)
 
 
 def encode(values: Array, kind: str) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -43,16 +45,17 @@ def encode(values: Array, kind: str) -> tuple[NDArray[np.uint8], NDArray[np.floa
 def decode(blocks: NDArray[np.uint8], kind: str) -> NDArray[np.float32]:
     """float32 (rows, columns) of blocks (rows, bytes per row)."""
     width, size, at = SIZES[kind]
+    out = np.empty((blocks.shape[0], blocks.shape[1] // size * width), np.float32)
+    if kind in _DECODERS:
+        _DECODERS[kind](np.ascontiguousarray(blocks).reshape(-1), out.reshape(-1))
+        return out
     flat = np.ascontiguousarray(blocks).reshape(-1, size)
     scales = np.ascontiguousarray(flat[:, at : at + 2]).view(np.float16).astype(np.float32).reshape(-1)
-    out = np.empty((blocks.shape[0], blocks.shape[1] // size * width), np.float32)
-    {"q1_0": _decode_bits, "q2_0": _decode_pairs, "tq1_0": _decode_trits, "tq2_0": _decode_planes}[kind](
-        flat, scales, out.reshape(-1), 8
-    )
+    (_decode_bits if kind == "q1_0" else _decode_pairs)(flat, scales, out.reshape(-1), 8)
     return out
 
 
-@kernel
+@inner
 def _means(x: Any, mean: Any, count: int, width: int) -> None:
     """The mean magnitude of each block, summed in index order; blocks side by side, so that no sum waits."""
     mean[:] = 0
@@ -63,7 +66,7 @@ def _means(x: Any, mean: Any, count: int, width: int) -> None:
         mean[b] /= np.float32(width)
 
 
-@kernel
+@inner
 def _signs(x: Any, scale: Any, codes: Any, off: Any, count: int, width: int) -> None:
     for b in range(count):
         begin, end = b * width, (b + 1) * width
@@ -74,7 +77,7 @@ def _signs(x: Any, scale: Any, codes: Any, off: Any, count: int, width: int) -> 
             distance[j] = (d if above else -d) - value[j]
 
 
-@kernel
+@inner
 def _round(x: Any, inverse: Any, scale: Any, codes: Any, off: Any, count: int, width: int) -> None:
     for b in range(count):
         begin, end = b * width, (b + 1) * width
@@ -87,7 +90,7 @@ def _round(x: Any, inverse: Any, scale: Any, codes: Any, off: Any, count: int, w
             distance[j] = np.float32(whole) * d - value[j]
 
 
-@kernel
+@inner
 def _pack_bits(codes: Any, blocks: Any, count: int) -> None:
     eights = codes.view(np.uint64)
     for b in range(count):
@@ -96,7 +99,7 @@ def _pack_bits(codes: Any, blocks: Any, count: int) -> None:
             blocks[b, 2 + k] = np.uint8((eights[16 * b + k] * np.uint64(0x0102040810204080)) >> np.uint64(56))
 
 
-@kernel
+@inner
 def _pack_pairs(codes: Any, blocks: Any, count: int) -> None:
     fours = codes.view(np.uint32)
     for b in range(count):
@@ -105,17 +108,17 @@ def _pack_pairs(codes: Any, blocks: Any, count: int) -> None:
             blocks[b, 2 + k] = np.uint8((fours[16 * b + k] * np.uint32(0x01040000 + 0x1000 + 0x40)) >> np.uint32(24))
 
 
-@kernel
+@inner
 def _pack_planes(codes: Any, blocks: Any, count: int, run: int) -> None:
     for b in range(count):
-        for half in range(2):
-            code, out = codes[256 * b + 128 * half :], blocks[b, 32 * half : 32 * half + 32]
+        for k in range(2):
+            code, out = codes[256 * b + 128 * k :], blocks[b, 32 * k : 32 * k + 32]
             for j in range(run):
                 low = np.uint8(code[j] | np.uint8(code[j + 32] << np.uint8(2)))
                 out[j] = np.uint8(low | np.uint8(code[j + 64] << np.uint8(4)) | np.uint8(code[j + 96] << np.uint8(6)))
 
 
-@kernel
+@inner
 def _pack_trits(code: Any, out: Any, run: int, five: int) -> None:
     """`run` bytes of five codes each (`five` 1) or of four and a 0, which stand `run` apart; the first weighs most."""
     for j in range(run):
@@ -165,7 +168,7 @@ def _encode(source: Any, dropped: int, blocks: Any, sums: Any, width: int, at: i
         measure(x, off, count * width, sums)
 
 
-@kernel
+@inner
 def _decode_bits(blocks: Any, scales: Any, out: Any, eight: int) -> None:
     for b in range(blocks.shape[0]):
         d = scales[b]
@@ -175,7 +178,7 @@ def _decode_bits(blocks: Any, scales: Any, out: Any, eight: int) -> None:
                 value[j] = d if byte & (np.int32(1) << np.int32(j)) else -d
 
 
-@kernel
+@inner
 def _decode_pairs(blocks: Any, scales: Any, out: Any, eight: int) -> None:
     for b in range(blocks.shape[0]):
         d = scales[b]
@@ -186,38 +189,26 @@ def _decode_pairs(blocks: Any, scales: Any, out: Any, eight: int) -> None:
                 value[j] = np.float32(((word >> np.int32(2 * j)) & np.int32(3)) - np.int32(1)) * d
 
 
-@kernel
-def _decode_trits(blocks: Any, scales: Any, out: Any, eight: int) -> None:
-    digits = np.empty((5, 52), np.int8)
-    for b in range(blocks.shape[0]):
-        byte, value, d = blocks[b], out[256 * b : 256 * b + 256], scales[b]
-        for n in range(5):
-            power, digit = np.uint8(3**n), digits[n]
-            for j in range(52):
-                # The byte times 3**n, modulo 256, is below 86, below 171, or above: -1, 0 or 1.
-                rest = np.uint8(byte[j] * power)
-                digit[j] = np.int8(np.int8(rest > np.uint8(170)) - np.int8(rest < np.uint8(86)))
-        for n in range(5):
-            plane, digit = value[32 * n : 32 * n + 32], digits[n, :32]
-            for j in range(4 * eight):
-                plane[j] = np.float32(digit[j]) * d
-        for n in range(5):
-            plane, digit = value[160 + 16 * n : 176 + 16 * n], digits[n, 32:48]
-            for j in range(2 * eight):
-                plane[j] = np.float32(digit[j]) * d
-        for n in range(4):
-            plane, digit = value[240 + 4 * n : 244 + 4 * n], digits[n, 48:]
-            for j in range(4):
-                plane[j] = np.float32(digit[j]) * d
+@inner
+def _decode_trits(data: Any, out: Any) -> None:
+    for b in range(out.shape[0] // 256):
+        at, to = 54 * b, 256 * b
+        d = half(data, at + 52)
+        trits16(data, at, 32, d, out, to)
+        trits16(data, at + 16, 32, d, out, to + 16)
+        trits16(data, at + 32, 16, d, out, to + 160)
+        last_trits16(data, at + 48, d, out, to + 240)
 
 
-@kernel
-def _decode_planes(blocks: Any, scales: Any, out: Any, eight: int) -> None:
-    for b in range(blocks.shape[0]):
-        d = scales[b]
-        for half in range(2):
-            byte, value = blocks[b, 32 * half : 32 * half + 32], out[256 * b + 128 * half : 256 * b + 128 * half + 128]
+@inner
+def _decode_planes(data: Any, out: Any) -> None:
+    for b in range(out.shape[0] // 256):
+        d = half(data, 66 * b + 64)
+        for k in range(2):
             for n in range(4):
-                plane = value[32 * n : 32 * n + 32]
-                for j in range(4 * eight):
-                    plane[j] = np.float32(np.int32((byte[j] >> np.uint8(2 * n)) & np.uint8(3)) - np.int32(1)) * d
+                at, to = 66 * b + 32 * k, 256 * b + 128 * k + 32 * n
+                plain16(data, at, 2 * n, 3, 1, d, _NOUGHT, out, to)
+                plain16(data, at + 16, 2 * n, 3, 1, d, _NOUGHT, out, to + 16)
+
+
+_DECODERS: dict[str, Any] = {"tq1_0": _decode_trits, "tq2_0": _decode_planes}

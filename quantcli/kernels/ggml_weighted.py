@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
-from quantcli.kernels.compile import kernel
-from quantcli.kernels.ggml_blocks import F16, note_overflow
+from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.ggml_blocks import F16, note_overflow, write_f16
 from quantcli.kernels.ggml_search import (
     INVERSE,
     LOW,
@@ -45,19 +45,19 @@ _NOUGHT = np.float32(0)
 def encode(values: Array, importance: NDArray[np.float32], bits: int, zero: int | None) -> Encoded:
     """`values` (rows, columns) of any dtype of FLOATS, columns a multiple of 32; importance (1 or rows, columns).
 
-    zero: the code of 0, None where each block has a minimum. Of the result, codes are (blocks, 32), heads (blocks, 1 or
-    2) d and m unrounded, subs empty.
+    zero: the code of 0, None where each block has a minimum. Of the result, codes are (blocks, 32), heads (blocks, 2 or
+    4) d and m as f16, subs empty.
     """
     (rows, columns), (source, dropped) = values.shape, units(values)
     weights = np.ascontiguousarray(importance, np.float32).reshape(-1)
     blocks, sums = rows * columns // BLOCK, np.zeros(4, np.float64)
-    codes, heads = np.empty((blocks, BLOCK), np.uint8), np.zeros((blocks, 2), np.float32)
+    codes, heads = np.empty((blocks, BLOCK), np.uint8), np.empty((blocks, 4), np.uint8)
     means = np.empty(rows, np.float32)
     _row_means(source, dropped, columns, means)
     steps = scale_steps(zero) if zero is not None else minimum_steps(2**bits - 1, *WEIGHTED_STEPS)
     middle = -1 if zero is None else zero
     _encode(source, dropped, weights, means, columns, codes, heads, sums, steps, middle, SIXTEENS[BLOCK])
-    heads = heads if zero is None else heads[:, :1]
+    heads = heads if zero is None else heads[:, :2]
     return Encoded(codes, np.empty((blocks, 0, 0), np.uint8), heads, sums)
 
 
@@ -126,13 +126,12 @@ def _encode(
         for which in range(2):
             narrow(exact[which], rounded[which], per_chunk, F16)
             note_overflow(exact[which], rounded[which], count, sums)
-            for b in range(count):
-                heads[begin + b, which] = exact[which, b]
+            write_f16(rounded[which], heads[begin : begin + count], count, 2 * which)
         _round_codes(x, found, rounded, codes[begin : begin + count], off, count, zero, steps[0])
         measure(x, off, count * BLOCK, sums)
 
 
-@kernel
+@inner
 def _round_codes(x: Any, found: Any, rounded: Any, codes: Any, off: Any, count: int, zero: int, step: Any) -> None:
     """Codes of each block, and how far the values that they stand for are from x."""
     middle = np.int32(max(zero, 0))

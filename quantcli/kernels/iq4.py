@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_blocks import F16, note_overflow, write_f16
+from quantcli.kernels.vectors import half, looked16
 
 #: Values of a group, which is iq4_nl's block; groups of a chunk; groups of iq4_xs's super-block.
 GROUP, GROUPS, SUPER = 32, CHUNK // 32, 8
@@ -71,11 +72,10 @@ def encode(values: Array, importance: Floats | None, supers: bool) -> tuple[NDAr
 def decode(blocks: NDArray[np.uint8], supers: bool) -> Floats:
     """float32 (rows, columns) of blocks (rows, bytes per row)."""
     size = block_bytes(supers)
-    flat = np.ascontiguousarray(blocks).reshape(-1, size)
-    scales = np.ascontiguousarray(flat[:, :2]).view(np.float16).astype(np.float32).reshape(-1)
+    data, table = np.ascontiguousarray(blocks).reshape(-1), np.array(VALUES, np.int8).view(np.uint8)
     per_block = GROUP * SUPER if supers else GROUP
     out = np.empty((blocks.shape[0], blocks.shape[1] // size * per_block), np.float32)
-    _decode(flat, scales, out.reshape(-1), np.array(VALUES, np.float32), supers, GROUP // 2)
+    (_decode_supers if supers else _decode)(data, table, out.reshape(-1))
     return out
 
 
@@ -84,7 +84,7 @@ def block_bytes(supers: bool) -> int:
     return 2 + SUPER * 6 // 8 + SUPER * GROUP // 2 if supers else 2 + GROUP // 2
 
 
-@kernel
+@inner
 def _nearest(a: Any) -> Any:
     """The key of the table value nearest to a."""
     key = np.int32(0)
@@ -93,12 +93,12 @@ def _nearest(a: Any) -> Any:
     return key
 
 
-@kernel
+@inner
 def _value(key: Any) -> Any:
     return np.float32(np.int32(key >> np.int32(4)) - np.int32(127))
 
 
-@kernel
+@inner
 def _transpose(x: Any, lanes: Any, peak: Any, groups: int) -> None:
     """lanes[32 i + g] = value i of group g; peak[g] = the first of largest magnitude in group g."""
     for g in range(groups):
@@ -125,7 +125,7 @@ def _mean_squares(x: Any, width: int, sigma: Any, groups: int) -> None:
         sigma[g] = found[g // share] * np.float32(np.float32(2) / np.float32(width))
 
 
-@kernel
+@inner
 def _weigh(lanes: Any, importance: Any, first: int, sigma: Any, weights: Any, groups: int) -> None:
     """weights[32 i + g] of value i of group g; `first` is the chunk's first value, counted over the slab."""
     if importance.shape[0] == 0:
@@ -143,7 +143,7 @@ def _weigh(lanes: Any, importance: Any, first: int, sigma: Any, weights: Any, gr
             weight[g] *= np.sqrt(np.float32(sigma[g] + row[g] * row[g]))
 
 
-@kernel
+@inner
 def _terms(lanes: Any, weights: Any, start: Any, end: Any, middle: Any, terms: Any, groups: int) -> None:
     """What each value can add to the sums: terms[0], [1] = w q x and w q q below `middle`, terms[2], [3] above it.
 
@@ -164,7 +164,7 @@ def _terms(lanes: Any, weights: Any, start: Any, end: Any, middle: Any, terms: A
             top_along[g], top_square[g] = w * top * x, w * top * top
 
 
-@kernel
+@inner
 def _sums(lanes: Any, tried: Any, middle: Any, terms: Any, along: Any, square: Any, groups: int) -> None:
     """sum(w q x) and sum(w q q) of each group for one candidate."""
     for g in range(groups):
@@ -180,7 +180,7 @@ def _sums(lanes: Any, tried: Any, middle: Any, terms: Any, along: Any, square: A
             square[g] += top_square[g] if above else low_square[g]
 
 
-@kernel
+@inner
 def _search(lanes: Any, weights: Any, peak: Any, scale: Any, work: Any, groups: int) -> None:
     """The scale of each group, 0 for a group of zeros."""
     nought, one, last = np.float32(0), np.float32(1), np.float32(127)
@@ -209,7 +209,7 @@ def _search(lanes: Any, weights: Any, peak: Any, scale: Any, work: Any, groups: 
         scale[g] = nought if abs(peak[g]) < EPSILON else scale[g]
 
 
-@kernel
+@inner
 def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any, blocks: Any, count: int) -> None:
     """Super-blocks' f16 scales and 6-bit sub-scales; step and inverse of each group's codes."""
     nought, lowest, highest = np.float32(0), np.float32(-32), np.float32(31)
@@ -239,7 +239,7 @@ def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any,
         block[2], block[3] = np.uint8(high), np.uint8(high >> np.int32(8))
 
 
-@kernel
+@inner
 def _round_codes(lanes: Any, inverse: Any, step: Any, codes: Any, off: Any, groups: int) -> None:
     """codes (lanes, as x) of all values, and how far what they stand for is from x."""
     for i in range(GROUP):
@@ -251,7 +251,7 @@ def _round_codes(lanes: Any, inverse: Any, step: Any, codes: Any, off: Any, grou
             distance[g] = step[g] * _value(key) - row[g]
 
 
-@kernel
+@inner
 def _write_codes(codes: Any, nibbles: Any, blocks: Any, count: int, at: int, share: int) -> None:
     """The codes of `share` groups into each block, from byte `at` on."""
     half = CHUNK // 2
@@ -308,20 +308,22 @@ def _encode(
         measure(lanes, off, CHUNK, sums)
 
 
-@kernel
-def _decode(blocks: Any, scales: Any, out: Any, table: Any, supers: bool, half: int) -> None:
-    share, at = (SUPER, 8) if supers else (1, 2)
-    for b in range(blocks.shape[0]):
-        block = blocks[b]
-        for k in range(share):
-            d = scales[b]
-            if supers:
-                low = np.int32(block[4 + k // 2] >> np.uint8(4 * (k % 2))) & np.int32(15)
-                high = np.int32(block[2 + k // 4] >> np.uint8(2 * (k % 4))) & np.int32(3)
-                d *= np.float32((low | high << np.int32(4)) - np.int32(32))
-            first = (b * share + k) * 2 * half
-            nibbles, value = block[at + half * k : at + half * (k + 1)], out[first : first + 2 * half]
-            for j in range(half):
-                value[j] = d * table[nibbles[j] & np.uint8(15)]
-            for j in range(half):
-                value[j + half] = d * table[nibbles[j] >> np.uint8(4)]
+@inner
+def _decode(data: Any, table: Any, out: Any) -> None:
+    for b in range(out.shape[0] // GROUP):
+        d = half(data, 18 * b)
+        looked16(data, 18 * b + 2, 0, table, d, out, GROUP * b)
+        looked16(data, 18 * b + 2, 4, table, d, out, GROUP * b + 16)
+
+
+@inner
+def _decode_supers(data: Any, table: Any, out: Any) -> None:
+    for b in range(out.shape[0] // (GROUP * SUPER)):
+        at, d = 136 * b, half(data, 136 * b)
+        for k in range(SUPER):
+            low = np.int32(data[at + 4 + k // 2] >> np.uint8(4 * (k % 2))) & np.int32(15)
+            high = np.int32(data[at + 2 + k // 4] >> np.uint8(2 * (k % 4))) & np.int32(3)
+            scale = d * np.float32((low | high << np.int32(4)) - np.int32(32))
+            nibbles, to = at + 8 + 16 * k, GROUP * (SUPER * b + k)
+            looked16(data, nibbles, 0, table, scale, out, to)
+            looked16(data, nibbles, 4, table, scale, out, to + 16)

@@ -149,7 +149,7 @@ def _scaled8(_: Any, table: Any, at: Any, step: Any, out: Any, to: Any) -> tuple
 scaled8: Any = intrinsic(_scaled8)
 
 
-@kernel
+@inner
 def _iq1_s(blocks: Any, d: Any, table: Any, rows: int, out: Any) -> None:
     for b in range(blocks.shape[0]):
         block = blocks[b]
@@ -161,7 +161,7 @@ def _iq1_s(blocks: Any, d: Any, table: Any, rows: int, out: Any) -> None:
                 scaled8(table, 8 * (row + rows * (high >> 15)), step, out, SUPER * b + 32 * k + 8 * i)
 
 
-@kernel
+@inner
 def _iq1_m(blocks: Any, d: Any, table: Any, rows: int, out: Any) -> None:
     for b in range(blocks.shape[0]):
         block = blocks[b]

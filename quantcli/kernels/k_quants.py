@@ -1,7 +1,7 @@
 """GGML's `q2_k q3_k q4_k q5_k` on the CPU: ggml's codes and scales, with and without an importance matrix.
 
 Source: `quantize_row_q*_K_ref` and `quantize_row_q*_K_impl` in ggml-quants.c (llama.cpp), restated; the searches are
-told in ggml_search.py, super-blocks are packed by schemes/k_quants.py. All arithmetic is float32, each operation
+told in ggml_search.py, super-blocks are packed by k_quants_pack.py. All arithmetic is float32, each operation
 rounded once, sums in index order. Groups have n values (q2_k q3_k 16, q4_k q5_k 32), super-blocks 256:
 
     weights, none   q2_k abs(x)    q3_k x * x    q4_k q5_k abs(x) + sqrt(mean of the group's x * x)
@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.ggml_blocks import F16, note_overflow
+from quantcli.kernels.ggml_blocks import F16, note_overflow, write_f16
+from quantcli.kernels.ggml_refine import floats_of_work, refine_scale
 from quantcli.kernels.ggml_search import (
     INVERSE,
     LOW,
@@ -35,7 +36,6 @@ from quantcli.kernels.ggml_search import (
     STATE,
     minimum_steps,
     nearest,
-    refine_scale,
     scale_steps,
     search_minimum,
     search_scale,
@@ -47,6 +47,8 @@ from quantcli.kernels.ggml_search import (
 SUPER, TOGETHER = 256, 16
 BATCH = SUPER * TOGETHER
 _NOUGHT, _ONE = np.float32(0), np.float32(1)
+#: Scratch of q3_k's search without a matrix, the longest.
+_REFINING = floats_of_work(BATCH)
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,12 @@ class Encoded:
     """Super-blocks before they are packed.
 
     codes: uint8 (blocks, 256).  subs: uint8 (blocks, groups, 1 or 2), the sub-scales (and sub-minima), q3_k's + 32.
-    heads: float32 (blocks, 1 or 2), d (and dmin) unrounded.  sums: as `Ggml._encode_cpu`'s.
+    heads: uint8 (blocks, 2 or 4), d (and dmin) as f16.  sums: as `Ggml._encode_cpu`'s.
     """
 
     codes: NDArray[np.uint8]
     subs: NDArray[np.uint8]
-    heads: NDArray[np.float32]
+    heads: NDArray[np.uint8]
     sums: NDArray[np.float64]
 
 
@@ -97,7 +99,7 @@ def encode(name: str, values: Array, importance: NDArray[np.float32] | None) -> 
     )
     blocks, kind = values.size // SUPER, MINIMA.get(name)
     group, numbers = (kind.group, 2) if kind is not None else (16, 1)
-    codes, heads = np.empty((blocks, SUPER), np.uint8), np.empty((blocks, numbers), np.float32)
+    codes, heads = np.empty((blocks, SUPER), np.uint8), np.empty((blocks, 2 * numbers), np.uint8)
     subs, sums = np.empty((blocks, SUPER // group, numbers), np.uint8), np.zeros(4, np.float64)
     if kind is None:
         steps, sub_steps = scale_steps(Q3_LIMIT), scale_steps(Q3_SUB_LIMIT)
@@ -110,7 +112,7 @@ def encode(name: str, values: Array, importance: NDArray[np.float32] | None) -> 
     return Encoded(codes, subs, heads, sums)
 
 
-@kernel
+@inner
 def squares(x: Any, out: Any, blocks: int, width: int) -> None:
     """out[b] = the sum of squares of block b, in index order; blocks side by side, as each sum waits for itself."""
     out[:blocks] = _NOUGHT
@@ -119,7 +121,7 @@ def squares(x: Any, out: Any, blocks: int, width: int) -> None:
             out[b] += x[width * b + j] * x[width * b + j]
 
 
-@kernel
+@inner
 def weigh(x: Any, importance: Any, sigma: Any, w: Any, blocks: int, width: int) -> None:
     """w = importance * sqrt(sigma of its block + x * x)."""
     for b in range(blocks):
@@ -141,7 +143,7 @@ def fetch(importance: Any, first: int, out: Any, count: int) -> None:
         at = 0
 
 
-@kernel
+@inner
 def _weights(x: Any, importance: Any, first: int, twice: bool, groups: int, absolute: Any, work: Any, w: Any) -> None:
     """Of a batch of which `groups` groups are used, with a matrix or (q2_k, q4_k, q5_k) without."""
     width = BATCH // groups
@@ -163,7 +165,7 @@ def _weights(x: Any, importance: Any, first: int, twice: bool, groups: int, abso
                 weight[j] = mean + abs(value[j])
 
 
-@kernel
+@inner
 def _add_up(lanes: Any, size: int, out: Any) -> None:
     """out[g] = the sum of lane g."""
     for g in range(16):
@@ -173,7 +175,7 @@ def _add_up(lanes: Any, size: int, out: Any) -> None:
             out[g] += lanes[16 * i + g]
 
 
-@kernel
+@inner
 def _settle(numbers: Any, weights: Any, per: int, top: Any, subs: Any, which: int, heads: Any, work: Any) -> None:
     """d and its multiples for the numbers of 16 super-blocks, `per` of each, by their weights."""
     x, w, state = work[:256], work[256:512], work[512 : 512 + STATE]
@@ -190,7 +192,7 @@ def _settle(numbers: Any, weights: Any, per: int, top: Any, subs: Any, which: in
             subs[per * b + j, which] = np.uint8(codes[16 * j + b])
 
 
-@kernel
+@inner
 def _divide(numbers: Any, per: int, top: Any, subs: Any, which: int, heads: Any) -> None:
     """d = the largest number / top of each super-block, sub-scales its rounded multiples."""
     for b in range(TOGETHER):
@@ -206,7 +208,7 @@ def _divide(numbers: Any, per: int, top: Any, subs: Any, which: int, heads: Any)
             subs[per * b + j, which] = np.uint8(min(sub, np.int32(63)) if top == np.float32(63) else sub)
 
 
-@kernel
+@inner
 def _join_nibbles(subs: Any) -> None:
     """q2_k's sub-scale and sub-minimum share a byte, even where the former has more than four bits."""
     for g in range(subs.shape[0]):
@@ -301,8 +303,7 @@ def _encode_minima(
         for which in range(2):
             narrow(exact[which], rounded[which], TOGETHER, F16)
             note_overflow(exact[which], rounded[which], count, sums)
-            for b in range(count):
-                heads[begin + b, which] = exact[which, b]
+            write_f16(rounded[which], heads[begin : begin + count], count, 2 * which)
         for g in range(count * per):
             scale[g] = rounded[0, g // per] * np.float32(batch_subs[g, 0])
             low[g] = rounded[1, g // per] * np.float32(batch_subs[g, 1])
@@ -343,8 +344,8 @@ def _encode_q3(
         np.empty(BATCH, np.float32),
         np.empty(BATCH, np.float32),
     )
-    off, work, state = np.empty(BATCH, np.float32), np.zeros(2 * BATCH + 1280, np.float32), np.empty(STATE, np.float32)
-    own = np.empty(BATCH, np.float32)  # what codes are rounded from where d is 0
+    off, work, state = np.empty(BATCH, np.float32), np.zeros(_REFINING, np.float32), np.empty(STATE, np.float32)
+    own, kept = np.empty(BATCH, np.float32), np.empty(16, np.float32)
     scale, weight = np.empty(256, np.float32), np.empty(256, np.float32)
     inverse = np.ones(256, np.float32)
     exact, rounded = np.empty(TOGETHER, np.float32), np.empty(TOGETHER, np.float32)
@@ -359,7 +360,6 @@ def _encode_q3(
             transpose(x, x_lanes, 256, size)
             _weights(x, importance, first, True, 256, False, work, w)
             transpose(w, w_lanes, 256, size)
-            own[:] = x
             for k in range(16):
                 here, these = slice(256 * k, 256 * (k + 1)), slice(16 * k, 16 * (k + 1))
                 search_scale(x_lanes[here], w_lanes[here], steps, sixteens, state)
@@ -372,8 +372,7 @@ def _encode_q3(
             _divide_q3(scale, sub_steps[0], batch_subs, exact)
         narrow(exact, rounded, TOGETHER, F16)
         note_overflow(exact, rounded, count, sums)
-        for b in range(count):
-            heads[begin + b, 0] = exact[b]
+        write_f16(rounded, heads[begin : begin + count], count, 0)
         for g in range(16 * count):
             if not np.isfinite(scale[g]):
                 sums[3] = np.inf
@@ -387,14 +386,16 @@ def _encode_q3(
         for g in range(16 * count):
             if scale[g] == _NOUGHT:
                 here = slice(g * size, (g + 1) * size)
-                _keep_codes(own[here], _NOUGHT, inverse[g], _NOUGHT, least, top, code[here], off[here])
+                for i in range(size):
+                    kept[i] = x[size * g + i] if weighted else own[256 * i + g]
+                _keep_codes(kept, _NOUGHT, inverse[g], _NOUGHT, least, top, code[here], off[here])
                 for i in range(g * size, (g + 1) * size):
                     off[i] = -x[i]
         for piece in range(0, count * SUPER, CHUNK):
             measure(x[piece : piece + CHUNK], off[piece : piece + CHUNK], min(CHUNK, count * SUPER - piece), sums)
 
 
-@kernel
+@inner
 def _settle_q3(numbers: Any, weights: Any, steps: Any, sixteens: Any, subs: Any, heads: Any, work: Any) -> None:
     """d and its multiples 0 .. 63 (32: nothing) for the 16 scales of 16 super-blocks, by their weights."""
     x, w, state = work[:256], work[256:512], work[512 : 512 + STATE]
@@ -410,7 +411,7 @@ def _settle_q3(numbers: Any, weights: Any, steps: Any, sixteens: Any, subs: Any,
             subs[16 * b + j] = q + limit if inverse != _NOUGHT else np.int32(0)
 
 
-@kernel
+@inner
 def _divide_q3(numbers: Any, top: Any, subs: Any, heads: Any) -> None:
     """d = -(the scale of largest magnitude) / 32, sub-scales its rounded multiples + 32."""
     limit = np.int32(top)

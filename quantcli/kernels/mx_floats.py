@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, pack_chunk, units, unpack_chunk, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner, kernel
 
 Floats = NDArray[np.float32]
 #: Quotients from here on lose the difference of neighbouring table values when MLX subtracts them.
@@ -56,7 +56,7 @@ def decode(
     return out
 
 
-@kernel
+@inner
 def _scale_bytes(x: Any, s: Any, scales: Any, groups: int, group: int, largest: Any, dropped: int) -> None:
     """The scale byte of each group of x; s is scratch for a float32 per group."""
     keys, s_keys = x.view(np.int32), s.view(np.uint32)
@@ -81,7 +81,7 @@ def _scale_bytes(x: Any, s: Any, scales: Any, groups: int, group: int, largest: 
             scales[g] = 255 if field == 255 else field + (1 if mantissa else 0)
 
 
-@kernel
+@inner
 def _round_e4m3(y: Any, codes: Any, count: int) -> None:
     """codes[:count] = y[:count] as E4M3, half to even, saturating at 448."""
     bits = y.view(np.uint32)
@@ -95,7 +95,7 @@ def _round_e4m3(y: Any, codes: Any, count: int) -> None:
         codes[j] = np.uint8((code if u < np.uint32(543 << 21) else np.uint32(0x7E)) | sign)
 
 
-@kernel
+@inner
 def _round_e2m1(y: Any, codes: Any, count: int) -> None:
     """codes[:count] = y[:count] as E2M1: the magnitude is the number of half-way points that |y| is above."""
     for j in range(count):
@@ -106,7 +106,7 @@ def _round_e2m1(y: Any, codes: Any, count: int) -> None:
         codes[j] = np.uint8(np.int32(low + high + np.int32(a > np.float32(5.0))) | sign)
 
 
-@kernel
+@inner
 def _off_e2m1(codes: Any, x: Any, off: Any, scale: float) -> None:
     """off = scale * value of codes - x; the values as quarters, by arithmetic, which is faster than by table."""
     for j in range(x.shape[0]):
@@ -120,7 +120,7 @@ def _off_e2m1(codes: Any, x: Any, off: Any, scale: float) -> None:
         off[j] = value * scale - x[j]
 
 
-@kernel
+@inner
 def _round_e2m1_coarse(y: Any, codes: Any, table: Any) -> None:
     """As MLX does it, the first smallest difference in float32, where differences of large quotients are equal."""
     for j in range(y.shape[0]):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml_search import HIGH, INVERSE, SCALE, SIXTEENS, STATE, scale_steps, search_scale, transpose
 from quantcli.kernels.k_quants import BATCH, TOGETHER, fetch
 
@@ -51,7 +51,7 @@ def encode(
     return blocks, sums
 
 
-@kernel
+@inner
 def _round(x: Any, factor: Any, divide: bool, codes: Any) -> None:
     """codes = clip(rint(x / factor), or of x * factor) + 32 of one group."""
     lowest, highest = np.float32(-32), np.float32(31)
@@ -63,7 +63,7 @@ def _round(x: Any, factor: Any, divide: bool, codes: Any) -> None:
         codes[i] = np.uint8(np.int32(q) + np.int32(32))
 
 
-@kernel
+@inner
 def _pack(codes: Any, block: Any) -> None:
     """Low nibbles and high pairs of 256 codes into bytes 0 .. 191 of a super-block."""
     low, pair = np.uint8(15), np.uint8(4)
@@ -78,7 +78,7 @@ def _pack(codes: Any, block: Any) -> None:
             pairs[j] = first | last
 
 
-@kernel
+@inner
 def _encode_super(x: Any, off: Any, block: Any, sums: Any, state: Any, small: Any, codes: Any) -> None:
     """One super-block: its 210 bytes, and how far the values that they stand for are from x."""
     peak, scale, inverse = state[HIGH : HIGH + 16], state[SCALE : SCALE + 16], state[INVERSE : INVERSE + 16]
@@ -121,7 +121,7 @@ def _encode_super(x: Any, off: Any, block: Any, sums: Any, state: Any, small: An
     _pack(codes, block)
 
 
-@kernel
+@inner
 def _note_overflow(whole: Any, peak: Any, sums: Any) -> None:
     """sums[3]: the largest scale that overflows f16; where the search's sums overflowed, what the peak asks for."""
     if np.isfinite(whole):

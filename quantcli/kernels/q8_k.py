@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, units, widen
-from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.compile import float_of, inner, kernel
 from quantcli.kernels.ggml_blocks import extremes, peaks
 from quantcli.kernels.ggml_search import nearest
-from quantcli.kernels.vectors import signed16
+from quantcli.kernels.vectors import signed16, word
 
 #: Values and bytes of a block; where its sums begin, counted in int16.
 BLOCK, BYTES, SUMS = 256, 292, 130
@@ -35,10 +35,8 @@ def encode(values: Array) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
 
 def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     """float32 (rows, columns) of blocks (rows, bytes per row)."""
-    flat = np.ascontiguousarray(blocks).reshape(-1)
-    scales = flat.view(np.float32)[:: BYTES // 4].copy()
     out = np.empty((blocks.shape[0], blocks.shape[1] // BYTES * BLOCK), np.float32)
-    _decode(flat, scales, out.reshape(-1))
+    _decode(np.ascontiguousarray(blocks).reshape(-1), out.reshape(-1))
     return out
 
 
@@ -71,7 +69,8 @@ def _encode(source: Any, dropped: int, floats: Any, codes: Any, shorts: Any, sum
 
 
 @inner
-def _decode(data: Any, scales: Any, out: Any) -> None:
-    for b in range(scales.shape[0]):
+def _decode(data: Any, out: Any) -> None:
+    for b in range(out.shape[0] // BLOCK):
+        scale = float_of(np.int32(word(data, BYTES * b)))
         for k in range(16):
-            signed16(data, BYTES * b + 4 + 16 * k, scales[b], out, BLOCK * b + 16 * k)
+            signed16(data, BYTES * b + 4 + 16 * k, scale, out, BLOCK * b + 16 * k)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.compile import kernel
+from quantcli.kernels.compile import inner
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -74,7 +74,7 @@ def k_numbers(subs: Bytes, heads: Floats) -> tuple[Floats, Floats]:
     return scales, biases
 
 
-@kernel
+@inner
 def _split(stored: Any, codes: Any) -> None:
     for run in range(stored.shape[0]):
         for j in range(stored.shape[1]):
@@ -82,21 +82,21 @@ def _split(stored: Any, codes: Any) -> None:
             codes[run, 1, j] = (stored[run, j] >> np.uint64(4)) & _LOW
 
 
-@kernel
+@inner
 def _join(codes: Any, stored: Any) -> None:
     for run in range(stored.shape[0]):
         for j in range(stored.shape[1]):
             stored[run, j] = (codes[run, 0, j] & _LOW) | (codes[run, 1, j] & _LOW) << np.uint64(4)
 
 
-@kernel
+@inner
 def _add_along(codes: Any, bits: Any) -> None:
     for j in range(bits.shape[0]):
         picked = (np.uint64(bits[j]) * _ONES) & _DIAGONAL
         codes[j] |= (((picked + _ONES * np.uint64(0x7F)) >> np.uint64(7)) & _ONES) << np.uint64(4)
 
 
-@kernel
+@inner
 def _add_across(codes: Any, bits: Any) -> None:
     for b in range(bits.shape[0]):
         for k in range(8):
@@ -104,13 +104,13 @@ def _add_across(codes: Any, bits: Any) -> None:
                 codes[b, 4 * k + j] |= ((bits[b, j] >> np.uint64(k)) & _ONES) << np.uint64(4)
 
 
-@kernel
+@inner
 def _take_along(codes: Any, bits: Any) -> None:
     for j in range(bits.shape[0]):
         bits[j] = np.uint8((((codes[j] >> np.uint64(4)) & _ONES) * _GATHER) >> np.uint64(56))
 
 
-@kernel
+@inner
 def _k_numbers(subs: Any, heads: Any, scales: Any, biases: Any) -> None:
     six, four = np.uint8(63), np.uint8(15)
     for b in range(subs.shape[0]):

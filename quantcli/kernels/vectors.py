@@ -1,11 +1,15 @@
 """Vectors: sixteen (codebooks: eight) stored codes to as many float32 values, and what else is done as often.
 
-    value = scale * (code - zero) - low          each operation rounded once, in float32
+    value = scale * (code - zero) - low          each operation rounded once, in float32; code - zero is an int8
 
     plain16      code = (byte >> shift) & mask
     joined16     code = (byte >> shift) & mask | ((upper byte >> bit) & upper mask) << place
     fifth16      code = (byte >> shift) & 15 | bit i of a word << 4, for the i-th of sixteen
     signed16     code = byte, as an int8
+    looked16     value = scale * a byte of a table of sixteen, as an int8, at place (byte >> shift) & 15
+    looked8      the same at the lower places of eight bytes, then at the upper
+    trits16      five codes -1, 0, 1 of each of sixteen bytes, those of equal weight `stride` apart
+    last_trits16 four of each of four bytes, one after the other
     minus8       value = scale * a codebook's byte, with a sign of its own from the bits of a byte
     truncate16   the other way: codes = trunc((x - start) * inverse + half), and what they stand for less x
     energies8    the sums of squares that errors are reported by
@@ -31,12 +35,15 @@ from quantcli.kernels.compile import bits_of, float_of, inlined
 #: numba's helpers for IR, which have no types.
 cgutils: Any = untyped
 
-_FLOAT, _INT, _BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
+_FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(1)
 _WHOLE, _REAL = types.int64, types.float32
 #: Which arguments of an intrinsic are arrays, which float32; the others are int64.
 _ARRAYS = ("data", "book", "out", "x", "codes")
 _REALS = ("scale", "low", "start", "inverse", "half", "top", "middle")
-#: Builds a vector of integer codes from an intrinsic's arguments.
+#: How many floats ahead of a store its memory is sent for. Else a store of 64 bytes that lies on two cache lines, as
+#: malloc aligns to 16, takes a third longer.
+AHEAD = 256
+#: Builds a vector of codes, as bytes, from an intrinsic's arguments.
 _Codes = Callable[["_Build"], Any]
 
 
@@ -47,9 +54,10 @@ class _Build:
         self.context, self.builder, self.kinds, self.lanes = context, builder, kinds, lanes
         self.given = dict(zip(kinds, given, strict=True))
         self.ints, self.floats = ir.VectorType(_INT, lanes), ir.VectorType(_FLOAT, lanes)
+        self.bytes = ir.VectorType(_BYTE, lanes)
 
     def splat(self, value: Any) -> Any:
-        """A number of 32 bits in all lanes."""
+        """A number in all lanes."""
         kind = ir.VectorType(value.type, self.lanes)
         one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
         return self.builder.shuffle_vector(one, one, ir.Constant(self.ints, [0] * self.lanes))
@@ -59,15 +67,26 @@ class _Build:
         value = self.given[name]
         return self.splat(value if value.type == _FLOAT else self.builder.trunc(value, _INT))
 
-    def pointer(self, array: str, at: str) -> Any:
-        made = self.context.make_array(self.kinds[array])(self.context, self.builder, self.given[array])
-        return self.builder.gep(made.data, [self.given[at]])
+    def small(self, name: str) -> Any:
+        """An integer argument in all lanes, as bytes."""
+        return self.splat(self.builder.trunc(self.given[name], _BYTE))
 
-    def bytes_at(self, array: str, at: str, signed: bool = False) -> Any:
-        """As many bytes as there are lanes, as int32."""
-        kind = ir.VectorType(_BYTE, self.lanes).as_pointer()
-        loaded = self.builder.load(self.builder.bitcast(self.pointer(array, at), kind), align=1)
-        return (self.builder.sext if signed else self.builder.zext)(loaded, self.ints)
+    def pointer(self, array: str, at: str | None) -> Any:
+        made = self.context.make_array(self.kinds[array])(self.context, self.builder, self.given[array])
+        return made.data if at is None else self.builder.gep(made.data, [self.given[at]])
+
+    def bytes_at(self, array: str, at: str | None, count: int | None = None) -> Any:
+        """`count` bytes, or as many as there are lanes."""
+        kind = ir.VectorType(_BYTE, count or self.lanes).as_pointer()
+        return self.builder.load(self.builder.bitcast(self.pointer(array, at), kind), align=1)
+
+    def mixed(self, one: Any, other: Any, places: list[int]) -> Any:
+        """The bytes of two vectors, seen as one, that stand at these places."""
+        return self.builder.shuffle_vector(one, other, self.each(places))
+
+    def whole(self, codes: Any) -> Any:
+        """Signed bytes as floats."""
+        return self.builder.sitofp(self.builder.sext(codes, self.ints), self.floats)
 
     def floats_at(self, array: str, at: str) -> Any:
         source = self.builder.bitcast(self.pointer(array, at), self.floats.as_pointer())
@@ -75,57 +94,110 @@ class _Build:
 
     def field(self, at: str, shift: str, mask: Any) -> Any:
         """(byte >> shift) & mask."""
-        return self.builder.and_(self.builder.lshr(self.bytes_at("data", at), self.number(shift)), mask)
+        return self.builder.and_(self.builder.lshr(self.bytes_at("data", at), self.small(shift)), mask)
 
     def each(self, numbers: list[int]) -> Any:
         return ir.Constant(self.ints, numbers)
+
+    def all(self, byte: int) -> Any:
+        return ir.Constant(self.bytes, [byte] * self.lanes)
 
     def store(self, values: Any) -> Any:
         target = self.builder.bitcast(self.pointer("out", "to"), self.floats.as_pointer())
         self.builder.store(values, target, align=4)
         return self.context.get_dummy_value()
 
+    def stream(self, values: Any) -> Any:
+        """Stores the next values of a long array, and sends for what comes AHEAD (past the end that does no harm)."""
+        ahead = self.builder.gep(self.pointer("out", "to"), [ir.Constant(ir.IntType(64), AHEAD)])
+        byte, to_write, keep, data = _BYTE.as_pointer(), *(ir.Constant(_INT, n) for n in (1, 3, 1))
+        kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
+        prefetch = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        self.builder.call(prefetch, [self.builder.bitcast(ahead, byte), to_write, keep, data])
+        return self.store(values)
+
 
 def _on_line(codes: _Codes) -> Callable[[_Build], Any]:
     """Stores scale * (code - zero) - low."""
 
     def build(b: _Build) -> Any:
-        whole = b.builder.sub(codes(b), b.number("zero"))
-        scaled = b.builder.fmul(b.number("scale"), b.builder.sitofp(whole, b.floats))
-        return b.store(b.builder.fsub(scaled, b.number("low")))
+        whole = b.whole(b.builder.sub(codes(b), b.small("zero")))
+        scaled = b.builder.fmul(b.number("scale"), whole)
+        return b.stream(b.builder.fsub(scaled, b.number("low")))
 
     return build
 
 
 def _plain(b: _Build) -> Any:
-    return b.field("at", "shift", b.number("mask"))
+    return b.field("at", "shift", b.small("mask"))
 
 
 def _joined(b: _Build) -> Any:
-    upper = b.field("upper", "bit", b.number("upper_mask"))
-    return b.builder.or_(_plain(b), b.builder.shl(upper, b.number("place")))
+    upper = b.field("upper", "bit", b.small("upper_mask"))
+    return b.builder.or_(_plain(b), b.builder.shl(upper, b.small("place")))
 
 
 def _fifth(b: _Build) -> Any:
-    bits = b.builder.lshr(b.number("word"), b.each(list(range(b.lanes))))
-    fifth = b.builder.shl(b.builder.and_(bits, b.each([1] * b.lanes)), b.each([4] * b.lanes))
-    return b.builder.or_(b.field("at", "shift", b.each([15] * b.lanes)), fifth)
+    bits = b.builder.bitcast(b.builder.trunc(b.given["word"], ir.IntType(b.lanes)), ir.VectorType(_BIT, b.lanes))
+    return b.builder.or_(b.field("at", "shift", b.all(15)), b.builder.select(bits, b.all(16), b.all(0)))
 
 
 def _signed(b: _Build) -> Any:
-    codes = b.builder.sitofp(b.bytes_at("data", "at", signed=True), b.floats)
-    return b.store(b.builder.fmul(b.number("scale"), codes))
+    return b.stream(b.builder.fmul(b.number("scale"), b.whole(b.bytes_at("data", "at"))))
+
+
+def _looked(places: _Codes) -> Callable[[_Build], Any]:
+    """LLVM makes one instruction of sixteen look-ups where there is one."""
+
+    def build(b: _Build) -> Any:
+        book, at, found = b.bytes_at("book", None), places(b), ir.Constant(b.bytes, ir.Undefined)
+        for lane in (ir.Constant(_INT, i) for i in range(b.lanes)):
+            byte = b.builder.extract_element(book, b.builder.extract_element(at, lane))
+            found = b.builder.insert_element(found, byte, lane)
+        return b.stream(b.builder.fmul(b.number("scale"), b.whole(found)))
+
+    return build
+
+
+def _nibbles(b: _Build) -> Any:
+    return b.field("at", "shift", b.all(15))
+
+
+def _both_nibbles(b: _Build) -> Any:
+    eight = b.bytes_at("data", "at", 8)
+    twice = b.mixed(eight, eight, [*range(8), *range(8)])
+    return b.builder.and_(b.builder.lshr(twice, ir.Constant(b.bytes, [0] * 8 + [4] * 8)), b.all(15))
+
+
+def _digit(b: _Build, rest: Any) -> Any:
+    """The code of largest weight, a byte being 256 / 3 times it and a rest: -1, 0 or 1."""
+    above = b.builder.zext(b.builder.icmp_unsigned(">", rest, b.all(170)), b.bytes)
+    return b.builder.add(above, b.builder.sext(b.builder.icmp_unsigned("<", rest, b.all(86)), b.bytes))
+
+
+def _trits(b: _Build) -> Any:
+    rest = b.bytes_at("data", "at")
+    for _ in range(5):
+        b.stream(b.builder.fmul(b.number("scale"), b.whole(_digit(b, rest))))
+        rest = b.builder.add(rest, b.builder.add(rest, rest))
+        b.given["to"] = b.builder.add(b.given["to"], b.given["stride"])
+    return b.context.get_dummy_value()
+
+
+def _last_trits(b: _Build) -> Any:
+    four = b.bytes_at("data", "at", 4)
+    powers = ir.Constant(b.bytes, [3 ** (i // 4) for i in range(16)])
+    rest = b.builder.mul(b.mixed(four, four, [i % 4 for i in range(16)]), powers)
+    return b.stream(b.builder.fmul(b.number("scale"), b.whole(_digit(b, rest))))
 
 
 def _minus(b: _Build) -> Any:
     """Two runs of four bytes, which are neighbours in a book of eight, with the signs of one byte."""
-    half = ir.VectorType(_BYTE, 4).as_pointer()
-    runs = [b.builder.load(b.builder.bitcast(b.pointer("book", at), half), align=1) for at in ("at", "upper")]
-    joined = b.builder.shuffle_vector(*runs, b.each(list(range(8))))
+    joined = b.mixed(b.bytes_at("book", "at", 4), b.bytes_at("book", "upper", 4), list(range(8)))
     scaled = b.builder.fmul(b.number("scale"), b.builder.uitofp(joined, b.floats))
     signs = b.builder.shl(b.number("signs"), b.each([31 - i for i in range(8)]))
     signs = b.builder.and_(signs, b.each([-(2**31)] * 8))
-    return b.store(b.builder.bitcast(b.builder.xor(b.builder.bitcast(scaled, b.ints), signs), b.floats))
+    return b.stream(b.builder.bitcast(b.builder.xor(b.builder.bitcast(scaled, b.ints), signs), b.floats))
 
 
 def _truncate(b: _Build) -> Any:
@@ -137,8 +209,8 @@ def _truncate(b: _Build) -> Any:
     q = build.select(build.fcmp_ordered(">", q, nought), q, nought)
     q = build.select(build.fcmp_ordered("<", q, b.number("top")), q, b.number("top"))
     whole = build.fptosi(q, b.ints)
-    target = build.bitcast(b.pointer("codes", "at"), ir.VectorType(_BYTE, b.lanes).as_pointer())
-    build.store(build.trunc(whole, ir.VectorType(_BYTE, b.lanes)), target, align=1)
+    target = build.bitcast(b.pointer("codes", "at"), b.bytes.as_pointer())
+    build.store(build.trunc(whole, b.bytes), target, align=1)
     steps = build.fsub(build.sitofp(whole, b.floats), b.number("middle"))
     made = build.fadd(build.fmul(steps, b.number("scale")), b.number("low"))
     return b.store(build.fsub(made, value))
@@ -171,6 +243,10 @@ joined16 = _made(
 )  # fmt: skip
 fifth16 = _made(_on_line(_fifth), 16, "data", "at", "shift", "word", "zero", "scale", "low", "out", "to")
 signed16 = _made(_signed, 16, "data", "at", "scale", "out", "to")
+looked16 = _made(_looked(_nibbles), 16, "data", "at", "shift", "book", "scale", "out", "to")
+looked8 = _made(_looked(_both_nibbles), 16, "data", "at", "book", "scale", "out", "to")
+trits16 = _made(_trits, 16, "data", "at", "stride", "scale", "out", "to")
+last_trits16 = _made(_last_trits, 16, "data", "at", "scale", "out", "to")
 minus8 = _made(_minus, 8, "book", "at", "upper", "signs", "scale", "out", "to")
 truncate16 = _made(
     _truncate, 16, "x", "at", "start", "inverse", "half", "top", "middle", "scale", "low", "codes", "out", "to"
@@ -229,10 +305,12 @@ def _added(builder: Any, vectors: list[Any]) -> Any:
 def half(data: Any, at: Any) -> Any:
     """The f16 in bytes `at` and `at` + 1 of `data`, as float32."""
     bits = np.int32(data[at]) | np.int32(data[at + 1]) << np.int32(8)
-    # The product moves the exponent, subnormals included, from bias 15 to bias 127.
-    value = float_of((bits & np.int32(0x7FFF)) << np.int32(13)) * np.float32(2.0**112)
-    special = np.int32(0x7F800000) if bits & np.int32(0x7C00) == np.int32(0x7C00) else np.int32(0)
-    return float_of(bits_of(value) | special | (bits & np.int32(0x8000)) << np.int32(16))
+    # Sums of integers move the exponent: a product would have to read subnormal numbers, which takes x86 150 cycles.
+    magnitude = (bits & np.int32(0x7FFF)) << np.int32(13)
+    field = magnitude & np.int32(0x0F800000)
+    moved = magnitude + np.int32(0x70000000 if field == np.int32(0x0F800000) else 0x38000000)
+    small = bits_of(float_of(magnitude + np.int32(0x38800000)) - np.float32(2.0**-14))
+    return float_of((moved if field else small) | (bits & np.int32(0x8000)) << np.int32(16))
 
 
 @inlined

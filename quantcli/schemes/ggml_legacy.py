@@ -176,9 +176,7 @@ class GgmlLegacy(Ggml):
         from quantcli.kernels import ggml_weighted
 
         found = ggml_weighted.encode(values, importance, grid.bits, grid.zero)
-        with np.errstate(over="ignore"):  # the sums tell of it
-            heads = found.heads.astype(np.float16)
-        blocks = np.concatenate([heads.view(np.uint8), pack(found.codes, grid, np)], axis=1)
+        blocks = np.concatenate([found.heads, pack(found.codes, grid, np)], axis=1)
         return blocks.reshape(values.shape[0], values.shape[1] // GROUP * self.ggml_type.block_bytes), found.sums
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:

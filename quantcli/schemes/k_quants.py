@@ -128,12 +128,10 @@ class KQuant(Ggml):
         return k_quants_decode.decode(self.type, blocks)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels import k_quants
+        from quantcli.kernels import k_quants, k_quants_pack
 
         found = k_quants.encode(self.type, values, importance)
-        with np.errstate(over="ignore"):  # the sums tell of it
-            heads = found.heads.astype(np.float16)
-        packed = pack(found.codes, found.subs, heads.view(np.uint8), self.type, np)
+        packed = k_quants_pack.pack(self.type, found)
         return packed.reshape(values.shape[0], row_bytes(self.ggml_type, values.shape[1])), found.sums
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
