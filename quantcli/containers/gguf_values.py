@@ -52,6 +52,21 @@ class ArrayValue:
         """
         return _decode(self.payload, 0, self.element, self.length, ORDERS[self.byte_order])[0]
 
+    def arrays(self) -> list[ArrayValue]:
+        """Of an array of arrays those in it, which know the types of their elements.
+
+        >>> ArrayValue("array", 1, bytes.fromhex("02000000 0100000000000000 0700")).arrays()
+        [ArrayValue(element='uint16', length=1, byte_order='little')]
+        """
+        found: list[ArrayValue] = []
+        order, at = ORDERS[self.byte_order], 0
+        for _ in range(self.length):
+            number, length = struct.unpack_from(order + "IQ", self.payload, at)
+            start, element = at + SMALLEST["array"], VALUE_TYPES[number]
+            _, at = _decode(self.payload, start, element, length, order)
+            found.append(ArrayValue(element, length, self.payload[start:at], self.byte_order))
+        return found
+
 
 class Value(NamedTuple):
     """A key's value: its type as text (`uint32`, `array[string]`) and an int, float, bool, str or `ArrayValue`.
