@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from quantcli.containers import gguf, gguf_values, gguf_write
 from quantcli.containers.gguf import ArrayValue, TensorInfo, Value
 from quantcli.errors import BadInput, NotPossible, Surroundings
+from tests.attacks.gguf_files import sample
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "gguf"
 
@@ -161,6 +162,17 @@ def test_arrays_of_arrays(tmp_path: Path) -> None:
     file = gguf.read(path)
     assert file.metadata["n"].type == "array[array]" and file.metadata["n"].value.decode() == nested
     assert gguf_write.header(file.metadata, [])[0] == head
+
+
+def test_arrays_of_arrays_of_the_other_byte_order() -> None:
+    """The arrays in an array may have several types: no one type of elements says how they are written."""
+    found = []
+    for order in "<>":
+        raw = sample(order, 3, "arrays", "none").raw
+        file = gguf.parse(lambda at, count, raw=raw: raw[at : at + count], len(raw), Path("a.gguf"))  # type: ignore[misc]
+        assert file.metadata["n"].value.decode() == [[[1, 2], []], [b"q"]]
+        found.append(gguf_write.header(file.metadata, [])[0])
+    assert found[0] == found[1] == sample("<", 3, "arrays", "none").raw
 
 
 def test_unknown_tensor_types_have_a_span(tmp_path: Path) -> None:
