@@ -15,7 +15,9 @@ from tests.conversions import converted, planned, schemes
 ALL = ("Q8_0", "IQ2_XXS", "Q4_0")
 
 
-def mystery(path: Path, *, dense: bool = True, types: tuple[str, ...] = ("Q8_0",), layers: int = 3) -> Path:
+def mystery(
+    path: Path, *, dense: bool = True, types: tuple[str, ...] = ("Q8_0",), layers: int = 3, file_type: int = 0
+) -> Path:
     """A file of an architecture that nobody knows: keys of many kinds, dense matrices, one of each of `types`."""
     writer = library.GGUFWriter(path, "mystery")
     writer.add_uint64("mystery.doubts", 2**40)
@@ -23,6 +25,8 @@ def mystery(path: Path, *, dense: bool = True, types: tuple[str, ...] = ("Q8_0",
     writer.add_array("mystery.list", [1.5, 2.5])
     writer.add_string("zzz.note", "h\u00e9")
     writer.add_bool("a.flag", True)
+    if file_type:
+        writer.add_file_type(file_type)
     random = np.random.default_rng(0)
     if dense:
         writer.add_tensor("token_embd.weight", random.standard_normal((8, 256)).astype(np.float32))
@@ -69,6 +73,24 @@ def test_keep_copies_all_bytes_and_keys(tmp_path: Path) -> None:
     changed = {"general.quantization_version": ("uint32", 2), "general.file_type": ("uint32", 1)}
     assert keys(output) == keys(source) | changed
     assert list(keys(output)) == [*(key for key in keys(source) if key not in changed), *changed]
+
+
+@pytest.mark.parametrize("options", [{}, {"shard_size": 5000}, {"prune_layers": "1"}, {"scheme": "keep"}])
+def test_the_file_type_of_what_is_copied_is_the_sources(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A mixture has no type of its own that would tell Q4_K_S from Q4_K_M."""
+    source, output = mystery(tmp_path / "in.gguf", types=ALL, file_type=14), tmp_path / "out.gguf"
+    converted(source, output, **options)
+    first = output if output.exists() else next(tmp_path.glob("out-00001-of-*.gguf"))
+    assert keys(first)["general.file_type"] == ("uint32", 14)
+
+
+@pytest.mark.parametrize(
+    ("options", "number"), [({"overrides": ("token_embd*=q8_0",)}, 1), ({"scheme": "q8_0"}, 7), ({"dtype": "f32"}, 0)]
+)
+def test_the_file_type_of_what_is_not_copied(tmp_path: Path, options: dict[str, Any], number: int) -> None:
+    source, output = mystery(tmp_path / "in.gguf", file_type=14), tmp_path / "out.gguf"
+    converted(source, output, **options)
+    assert keys(output)["general.file_type"] == ("uint32", number)
 
 
 def test_an_unknown_type_without_padding_at_the_end_is_verified(tmp_path: Path) -> None:
