@@ -53,7 +53,7 @@ class ImportanceMatrix:
     file: its name without folders. entries: tensor -> float32 (n_in,), of stacked experts (experts, n_in), in the
     legacy form flat (experts * n_in,). counts: tensor -> tokens, one or one for each expert; in the legacy form calls.
     chunks, chunk_size: of the text that it was computed on, 0 where the file does not say. datasets: names of texts.
-    legacy: whether the file has the older form.
+    legacy: whether the file has the older form. left_out: names of entries that are not to be used.
     """
 
     file: str
@@ -63,6 +63,7 @@ class ImportanceMatrix:
     chunk_size: int = 0
     datasets: tuple[str, ...] = ()
     legacy: bool = False
+    left_out: tuple[str, ...] = ()
 
     def weights(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
         """float32 (n_in,), or (experts, n_in) for a tensor of shape (experts, n_out, n_in); None without an entry.
@@ -120,11 +121,21 @@ def chosen(matrix: ImportanceMatrix, include: Sequence[str] = (), exclude: Seque
         matrix,
         entries={name: matrix.entries[name] for name in kept},
         counts={name: matrix.counts[name] for name in kept},
+        left_out=tuple(name for name in matrix.entries if name not in set(kept)),
     )
 
 
 def mismatches(matrix: ImportanceMatrix, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """A sentence for each entry whose size is not its tensor's. shapes: tensor -> row-major shape, of the source."""
+    """A sentence for each entry whose size is not its tensor's, or one where the model has a tensor for none of them.
+
+    shapes: tensor -> row-major shape, of the source.
+    """
+    if matrix.entries and not matrix.entries.keys() & shapes.keys():
+        entry, tensor = (shown(min(names)) for names in (matrix.entries, shapes))
+        return [
+            f"{matrix.file}: has no entry for any of the model's tensors, it has {entry} and the model {tensor}: give "
+            "a matrix that was computed for this model."
+        ]
     common = [name for name in matrix.entries if name in shapes and name not in EMBEDDINGS]
     return [
         _mismatch(matrix, name, shapes[name]) for name in common if matrix.entries[name].size != _wanted(shapes[name])

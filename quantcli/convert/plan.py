@@ -20,7 +20,7 @@ from quantcli.convert.scales import fit_of, holder
 from quantcli.convert.settle import settle
 from quantcli.convert.stamps import stamps
 from quantcli.convert.steps import Plan, Step
-from quantcli.convert.weigh import weigh
+from quantcli.convert.weigh import importance, weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
 from quantcli.recipes.llama_cpp_tensors import without_leading_ones
@@ -48,7 +48,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         raise NotPossible(f"{source.root}: has no config.json, which every output needs; inspect and diff do without.")
     before = stamps(source)
     target = TARGETS[request.target]()
-    matrix = gguf_options.importance(request)
+    matrix, idle = importance(request)
     settings = Settings(
         request.dtype, request.scale_dtype, request.shard_size,
         keep_split=request.keep_split, file_name=request.output.name, prune=gguf_options.layers(request),
@@ -63,7 +63,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     drafts, left, warnings = target.drafts(source, settings)
     if not drafts:
         raise BadInput(f"{source.root}: holds no weights.")
-    chosen = decisions(source, target.label, drafts, request, matrix is not None)
+    chosen = decisions(source, target.label, drafts, request, bool(matrix and matrix.entries))
     chooser = _Chooser(source, target, request)
     steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
     chooser.refuse_idle()
@@ -85,6 +85,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *chosen.warnings,
         *chooser.warnings,
         *_fallbacks(steps),
+        *idle,
         *unweighted,
         *notes,
     ]
