@@ -94,7 +94,7 @@ def _matrix_path(source: str, revision: str | None) -> Path | None:
     from quantcli.containers.imatrix import is_matrix
 
     path = Path(source)
-    if revision is not None or path.suffix not in (".gguf", ".dat") or not os.path.isfile(path):
+    if revision is not None or path.suffix == ".safetensors" or not os.path.isfile(path):
         return None
     return path if is_matrix(path) else None
 

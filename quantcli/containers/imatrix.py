@@ -36,6 +36,9 @@ DATASETS, CHUNK_COUNT, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "
 #: Bounds on a legacy file: entries, far above any real one, and the fewest bytes of one.
 MAX_ENTRIES, SMALLEST_ENTRY = 1 << 16, 4 + 1 + 4 + 4 + 4
 
+#: Usual suffixes of legacy files.
+SUFFIXES = (".dat", ".imatrix")
+
 #: Tokens that an entry may have counted: what float64 holds exactly.
 MAX_COUNT = 2**53
 
@@ -79,15 +82,25 @@ class ImportanceMatrix:
 
 
 def is_matrix(path: Path) -> bool:
-    """Whether a file is an importance matrix: a GGUF that says so, or a `.dat` file that is no GGUF.
+    """Whether a file is an importance matrix: a GGUF that says so, else by its suffix or its first entry.
 
     Raises `BadInput` for a malformed GGUF, `Surroundings`.
     """
     with opened(path) as (reader, size):
         if reader(0, min(size, 4)) != gguf.MAGIC:
-            return path.suffix == ".dat"
+            return path.suffix in SUFFIXES or _starts_as_dat(_Cursor(reader, size, str(path)), path)
         kind = gguf.parse(reader, size, path).metadata.get(TYPE)
         return kind is not None and bool(kind.value == "imatrix")
+
+
+def _starts_as_dat(cursor: _Cursor, path: Path) -> bool:
+    """Whether a file of any name starts with a number of entries and a whole one."""
+    try:
+        _entry_count(cursor)
+        _entry(cursor, path)
+    except BadInput:
+        return False
+    return True
 
 
 def read(path: Path) -> ImportanceMatrix:
@@ -314,22 +327,32 @@ class _Cursor:
         return value
 
 
-def _of_dat(cursor: _Cursor, path: Path) -> ImportanceMatrix:
+def _entry_count(cursor: _Cursor) -> int:
     count = cursor.number("a number of entries", 1, MAX_ENTRIES)
     if count * SMALLEST_ENTRY > cursor.size - cursor.at:
         raise cursor.error(f"claims {count} entries, more than its {cursor.size} bytes can hold: get it again")
+    return count
+
+
+def _entry(cursor: _Cursor, path: Path) -> tuple[str, int, NDArray[np.float32]]:
+    """Name, calls, values as stored."""
+    name = _text(cursor.take(cursor.number("a name", 1, MAX_NAME)), f"{path}: {cursor.where}")
+    cursor.where = f"the entry {shown(name)}"
+    calls = cursor.number("a number of calls", 0)
+    size = 4 * cursor.number("a number of values", 1)
+    return name, calls, _sound(cursor.take(size), size, "<", f"{path}: {cursor.where}")
+
+
+def _of_dat(cursor: _Cursor, path: Path) -> ImportanceMatrix:
+    count = _entry_count(cursor)
     entries: dict[str, NDArray[np.float32]] = {}
     calls: dict[str, tuple[int, ...]] = {}
     for index in range(count):
         cursor.where = f"entry {index + 1} of {count}"
-        name = _text(cursor.take(cursor.number("a name", 1, MAX_NAME)), f"{path}: {cursor.where}")
-        cursor.where = f"the entry {shown(name)}"
+        name, times, values = _entry(cursor, path)
         if name in entries:
             raise cursor.error("occurs twice: compute the matrix again")
-        calls[name] = (cursor.number("a number of calls", 0),)
-        size = 4 * cursor.number("a number of values", 1)
-        values = _sound(cursor.take(size), size, "<", f"{path}: {cursor.where}")
-        entries[name] = values / np.float32(calls[name][0]) if calls[name][0] else values
+        calls[name], entries[name] = (times,), values / np.float32(times) if times else values
     cursor.where = "its end"
     chunks = cursor.number("a number of chunks", 0) if cursor.at < cursor.size else 0
     length = cursor.number("a data set's name", 0, MAX_NAME) if cursor.at < cursor.size else 0
