@@ -160,9 +160,9 @@ OF_KEY_K = {
 
 OF_ALIGNMENT = {
     "alignment 0": ("uint32", u32(0), "is 0, expected a power of two"),
-    "alignment 1": ("uint32", u32(1), "is 1, expected a power of two from 8"),
+    "alignment 3": ("uint32", u32(3), "is 3, expected a power of two"),
     "alignment 48": ("uint32", u32(48), "is 48, expected a power of two"),
-    "alignment 2**31": ("uint32", u32(2**31), "is 2147483648, expected a power of two from 8 to 1048576"),
+    "alignment 2**31": ("uint32", u32(2**31), "is 2147483648, expected a power of two, 1048576 at most"),
     "alignment -32": ("int32", struct.pack("<i", -32), "has type int32, expected uint32"),
     "alignment in 64 bits": ("uint64", u64(32), "has type uint64, expected uint32"),
     "alignment as text": ("string", text(b"32"), "has type string, expected uint32"),

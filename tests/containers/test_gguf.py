@@ -232,7 +232,7 @@ SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(lambda shape: (
     st.dictionaries(
         st.text("ab.é_0", min_size=1, max_size=5), st.tuples(SHAPES, st.sampled_from(["f32", "q4_0"])), max_size=4
     ),
-    st.sampled_from([8, 32, 4096]),
+    st.sampled_from([1, 2, 4, 8, 32, 4096]),
 )
 def test_header_is_read_back(metadata: Any, tensors: Any, alignment: int) -> None:
     metadata = metadata | {gguf.ALIGNMENT_KEY: ("uint32", alignment)}
