@@ -150,7 +150,7 @@ def model_of(source: Checkpoint) -> str | None:
     """The architecture's name as the source spells it."""
     if source.metadata:
         found = source.metadata.get("general.architecture")
-        return str(found.value) if found else None
+        return str(plain(found)) if found else None
     kind = source.config.get("model_type")
     return kind if isinstance(kind, str) else None
 

@@ -48,6 +48,7 @@ CASES: dict[str, tuple[str, Any, Any, str]] = {
     "float64 that is a float32": ("float64", 9.999999747378752e-06, 9.999999747378752e-06, "9.999999747378752e-06"),
     "NaN": ("float32", float("nan"), "nan", "'nan'"),
     "infinities": ("array[float64]", [float("inf"), -float("inf")], ["inf", "-inf"], "['inf', '-inf']"),
+    "a text that is not UTF-8": ("string", b"a\xff\n", "a\ufffd\n", "'a\ufffd\\n'"),
     "a long array": ("array[float32]", [0.1] * 9, [0.1] * 9, f"[{'0.1, ' * 8}...] (9 in all)"),
 }
 
@@ -58,6 +59,14 @@ def test_a_value(tmp_path: Path, case: str) -> None:
     path = file_of(tmp_path / "a.gguf", key=(kind, value))
     assert as_json(path) == {"general.architecture": "llama", "key": in_json}
     assert as_table(path)["key"].strip() == in_table
+
+
+def test_an_architecture_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    start, _, size = gguf_write.header({"general.architecture": ("string", b"ll\xff")}, [("a.weight", (8,), "f32")])
+    path.write_bytes(start + bytes(size - len(start)))
+    done = CliRunner().invoke(app, ["inspect", str(path)])
+    assert done.exit_code == 0 and done.stdout.startswith(f"{path}: gguf, ll\ufffd\n")
 
 
 def test_a_config(tmp_path: Path) -> None:

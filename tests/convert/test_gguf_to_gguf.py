@@ -93,6 +93,14 @@ def test_the_file_type_of_what_is_not_copied(tmp_path: Path, options: dict[str, 
     assert keys(output)["general.file_type"] == ("uint32", number)
 
 
+def test_a_text_that_is_not_utf8_is_copied(tmp_path: Path) -> None:
+    """llama.cpp loads it; only names have to be text that can be shown."""
+    source, output = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf"
+    source.write_bytes(source.read_bytes().replace("h\u00e9".encode(), b"h\xe9!"))
+    converted(source, output)
+    assert keys(output)["zzz.note"] == keys(source)["zzz.note"] == ("string", b"h\xe9!")
+
+
 def test_an_unknown_type_without_padding_at_the_end_is_verified(tmp_path: Path) -> None:
     source = with_type(mystery(tmp_path / "in.gguf", types=("Q8_0",)), "blk.0.q8_0.weight", 999)
     size = max(tensor.offset for tensor in gguf.read(source).tensors.values()) + 1001
