@@ -45,7 +45,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     """
     requests.check(request)
     if not source.config and not source.metadata:
-        raise NotPossible(f"{source.root}: has no config.json, which every output needs; inspect and diff do without.")
+        lack = "no keys (general.architecture)" if source.names == "gguf" else "no config.json"
+        raise NotPossible(f"{source.root}: has {lack}, which every output needs; inspect and diff do without.")
     before = stamps(source)
     target = TARGETS[request.target]()
     matrix, idle = importance(request)

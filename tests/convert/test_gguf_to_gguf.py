@@ -8,7 +8,7 @@ import gguf as library
 import numpy as np
 import pytest
 
-from quantcli.containers import gguf
+from quantcli.containers import gguf, gguf_write
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from tests.conversions import converted, planned, schemes
 
@@ -219,6 +219,14 @@ def test_entries_of_a_matrix_need_one(tmp_path: Path) -> None:
     for options in ({"include_weights": ("a",)}, {"exclude_weights": ("a",)}):
         with pytest.raises(WrongUsage, match="--imatrix"):
             planned(source, tmp_path / "out.gguf", scheme="q4_0", **options)
+
+
+def test_a_file_without_keys(tmp_path: Path) -> None:
+    source = tmp_path / "in.gguf"
+    head, _, size = gguf_write.header({}, [("a.weight", (8,), "f32")])
+    source.write_bytes(head + bytes(size - len(head)))
+    with pytest.raises(NotPossible, match=r"in\.gguf: has no keys \(general\.architecture\), which every output needs"):
+        planned(source, tmp_path / "out.gguf")
 
 
 def test_options_for_gguf_need_one(tmp_path: Path) -> None:
