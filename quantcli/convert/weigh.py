@@ -59,14 +59,19 @@ def weigh(
     weighted = [_weighted(step, matrix) for step in steps]
     rounded = [step for step in weighted if _rounds(step)]
     bare = [step for step in rounded if step.importance is None]
-    missing = [step for step in bare if step.name in demanding or step.scheme.needs_importance]
+    missing = [step for step in bare if _demands(step, demanding)]
     if missing and not dry_run:
         raise NotPossible(_without(missing[0], matrix))
     if missing:
         warnings.append(_without(missing[0], matrix))
     if matrix and matrix.entries:
-        warnings += _lacking([step for step in bare if step not in missing], matrix) + _empty(rounded, matrix)
+        free = [step for step in bare if not _demands(step, demanding)]
+        warnings += _lacking(free, matrix) + _empty(rounded, matrix)
     return weighted, warnings
+
+
+def _demands(step: Step, demanding: Collection[str]) -> bool:
+    return step.name in demanding or step.scheme.needs_importance
 
 
 def _without(step: Step, matrix: ImportanceMatrix | None) -> str:
