@@ -17,6 +17,9 @@ from quantcli.recipes import names
 if TYPE_CHECKING:
     from quantcli.checkpoint import Checkpoint
 
+#: Elements of an array that the table of metadata shows.
+FIRST = 8
+
 
 @command
 def inspect(
@@ -91,7 +94,7 @@ def _matrix_path(source: str, revision: str | None) -> Path | None:
     from quantcli.containers.imatrix import is_matrix
 
     path = Path(source)
-    if revision is not None or path.suffix not in (".gguf", ".dat") or not os.path.isfile(path):
+    if revision is not None or path.suffix == ".safetensors" or not os.path.isfile(path):
         return None
     return path if is_matrix(path) else None
 
@@ -173,32 +176,29 @@ def show(found: dict[str, Any], out: Output, everything: bool = False) -> None:
 
 
 def _show_metadata(source: Checkpoint, out: Output) -> None:
+    from quantcli.convert.survey import metadata, plain
+
+    out.json({"metadata_version": 1, "source": str(source.root), "metadata": metadata(source) if out.as_json else {}})
     values = (source.metadata or source.config).items()
-    whole = {key: folded(value, most=None) for key, value in values} if out.as_json else {}
-    out.json({"metadata_version": 1, "source": str(source.root), "metadata": whole})
-    shown = {key: folded(value) for key, value in values}
-    out.table([Column("key"), Column("value")], [(key, text(value)) for key, value in shown.items()])
-
-
-def folded(value: Any, most: int | None = 8) -> Any:
-    """A metadata value with arrays above `most` elements cut: their length and first elements."""
-    from quantcli.containers.gguf_values import ArrayValue
-
-    value = getattr(value, "value", value)
-    if isinstance(value, ArrayValue):
-        value = value.decode()
-    if isinstance(value, list):
-        plain = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value[:most]]
-        return plain if most is None or len(value) <= most else {"length": len(value), "first": plain}
-    return value
+    out.table([Column("key"), Column("value")], [(key, text(plain(value, FIRST))) for key, value in values])
 
 
 def text(value: Any) -> str:
-    """A metadata value on one line."""
-    if isinstance(value, dict) and set(value) == {"length", "first"}:
-        return f"[{', '.join(map(repr, value['first']))}, ...] ({value['length']} in all)"
-    shown = repr(value) if isinstance(value, str) else str(value)
+    """A metadata value on one line.
+
+    >>> text("a"), text({"length": 9, "first": [[1, 2], ["b"]]})
+    ("'a'", "[[1, 2], ['b'], ...] (9 in all)")
+    """
+    shown = _on_one_line(value)
     return shown if len(shown) <= 200 else f"{shown[:200]}... ({len(shown)} characters)"
+
+
+def _on_one_line(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"length", "first"}:
+        return f"[{', '.join(map(_on_one_line, value['first']))}, ...] ({value['length']} in all)"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_on_one_line, value))}]"
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], names: set[str], out: Output) -> None:

@@ -143,8 +143,8 @@ def alignment_of(metadata: Mapping[str, tuple[str, Any]], label: str) -> int:
     where = f"{label}: key {shown(ALIGNMENT_KEY)}"
     if kind != "uint32":
         raise BadInput(f"{where} has type {kind}, expected uint32: mend the tool that wrote it.")
-    if not 8 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise BadInput(f"{where} is {alignment}, expected a power of two from 8 to {MAX_ALIGNMENT}: mend its writer.")
+    if not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise BadInput(f"{where} is {alignment}, expected a power of two, {MAX_ALIGNMENT} at most: mend its writer.")
     return int(alignment)
 
 

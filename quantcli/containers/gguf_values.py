@@ -52,11 +52,27 @@ class ArrayValue:
         """
         return _decode(self.payload, 0, self.element, self.length, ORDERS[self.byte_order])[0]
 
+    def arrays(self) -> list[ArrayValue]:
+        """Of an array of arrays those in it, which know the types of their elements.
+
+        >>> ArrayValue("array", 1, bytes.fromhex("02000000 0100000000000000 0700")).arrays()
+        [ArrayValue(element='uint16', length=1, byte_order='little')]
+        """
+        found: list[ArrayValue] = []
+        order, at = ORDERS[self.byte_order], 0
+        for _ in range(self.length):
+            number, length = struct.unpack_from(order + "IQ", self.payload, at)
+            start, element = at + SMALLEST["array"], VALUE_TYPES[number]
+            _, at = _decode(self.payload, start, element, length, order)
+            found.append(ArrayValue(element, length, self.payload[start:at], self.byte_order))
+        return found
+
 
 class Value(NamedTuple):
     """A key's value: its type as text (`uint32`, `array[string]`) and an int, float, bool, str or `ArrayValue`.
 
-    A pair, so that what was read can be given to `gguf_write.header` as it is.
+    A text that is not UTF-8, which llama.cpp loads too, is its bytes. A pair, so that what was read can be
+    given to `gguf_write.header` as it is.
     """
 
     type: str
@@ -107,20 +123,22 @@ class Cursor:
         self.skip(struct.calcsize("<" + code))
         return struct.unpack_from(self.order + code, self.data, start)[0]
 
-    def text(self, most: int = MAX_HEADER) -> str:
+    def raw_text(self, most: int = MAX_HEADER) -> bytes:
         length = self.number("Q")
         if length > most:
             raise self.error(f"claims a text of {length} bytes, expected at most {most}: the file is malformed")
         start = self.at
         self.skip(length)
-        try:
-            return self.data[start : self.at].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.error(f"has a text that is not UTF-8 at byte {start + error.start}: mend its writer") from None
+        return bytes(memoryview(self.data)[start : self.at])
 
     def name(self, kind: str) -> str:
         """The name of a `kind` (key, tensor), checked; from here on it says where the cursor is."""
-        name = self.text(MAX_NAME)
+        raw = self.raw_text(MAX_NAME)
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError as error:
+            start = self.at - len(raw) + error.start
+            raise self.error(f"has a text that is not UTF-8 at byte {start}: mend its writer") from None
         check_name(name, f"{self.label}: {self.where}")
         self.where = f"{kind} {shown(name)}"
         return name
@@ -157,7 +175,7 @@ def read_value(cursor: Cursor, byte_order: str) -> Value:
     """The value that the cursor stands at, its type included; an array is walked and kept as stored."""
     kind = cursor.kind()
     if kind == "string":
-        return Value(kind, cursor.text())
+        return Value(kind, _text(cursor.raw_text()))
     if kind == "array":
         element, length, start = _skip_array(cursor, 1)
         payload = bytes(memoryview(cursor.data)[start : cursor.at])
@@ -167,6 +185,13 @@ def read_value(cursor: Cursor, byte_order: str) -> Value:
     if kind == "bool":
         cursor.check_bools(start)
     return Value(kind, value)
+
+
+def _text(raw: bytes) -> str | bytes:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def _skip_array(cursor: Cursor, depth: int) -> tuple[str, int, int]:

@@ -109,12 +109,20 @@ def _payload(kind: str, value: Any) -> bytes:
 
 
 def _array(element: str, value: Any) -> bytes:
-    if isinstance(value, ArrayValue) and value.byte_order == "little":
-        return _array_start(value.element, value.length) + value.payload
-    elements = value.decode() if isinstance(value, ArrayValue) else value
+    if isinstance(value, ArrayValue):
+        return _stored(value)
     if CODES.get(element) and element != "bool":
-        return _array_start(element, len(elements)) + struct.pack(f"<{len(elements)}{CODES[element]}", *elements)
-    return _array_start(element.partition("[")[0], len(elements)) + b"".join(_payload(element, one) for one in elements)
+        return _array_start(element, len(value)) + struct.pack(f"<{len(value)}{CODES[element]}", *value)
+    return _array_start(element.partition("[")[0], len(value)) + b"".join(_payload(element, one) for one in value)
+
+
+def _stored(array: ArrayValue) -> bytes:
+    """An array as it was read; of the other byte order its elements anew, each array in it by its own type."""
+    if array.byte_order == "little":
+        return _array_start(array.element, array.length) + array.payload
+    if array.element == "array":
+        return _array_start("array", array.length) + b"".join(map(_stored, array.arrays()))
+    return _array(array.element, array.decode())
 
 
 def _array_start(element: str, length: int) -> bytes:

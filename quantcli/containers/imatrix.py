@@ -36,6 +36,9 @@ DATASETS, CHUNK_COUNT, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "
 #: Bounds on a legacy file: entries, far above any real one, and the fewest bytes of one.
 MAX_ENTRIES, SMALLEST_ENTRY = 1 << 16, 4 + 1 + 4 + 4 + 4
 
+#: Usual suffixes of legacy files.
+SUFFIXES = (".dat", ".imatrix")
+
 #: Tokens that an entry may have counted: what float64 holds exactly.
 MAX_COUNT = 2**53
 
@@ -53,7 +56,7 @@ class ImportanceMatrix:
     file: its name without folders. entries: tensor -> float32 (n_in,), of stacked experts (experts, n_in), in the
     legacy form flat (experts * n_in,). counts: tensor -> tokens, one or one for each expert; in the legacy form calls.
     chunks, chunk_size: of the text that it was computed on, 0 where the file does not say. datasets: names of texts.
-    legacy: whether the file has the older form.
+    legacy: whether the file has the older form. left_out: names of entries that are not to be used.
     """
 
     file: str
@@ -63,6 +66,7 @@ class ImportanceMatrix:
     chunk_size: int = 0
     datasets: tuple[str, ...] = ()
     legacy: bool = False
+    left_out: tuple[str, ...] = ()
 
     def weights(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
         """float32 (n_in,), or (experts, n_in) for a tensor of shape (experts, n_out, n_in); None without an entry.
@@ -78,15 +82,25 @@ class ImportanceMatrix:
 
 
 def is_matrix(path: Path) -> bool:
-    """Whether a file is an importance matrix: a GGUF that says so, or a `.dat` file that is no GGUF.
+    """Whether a file is an importance matrix: a GGUF that says so, else by its suffix or its first entry.
 
     Raises `BadInput` for a malformed GGUF, `Surroundings`.
     """
     with opened(path) as (reader, size):
         if reader(0, min(size, 4)) != gguf.MAGIC:
-            return path.suffix == ".dat"
+            return path.suffix in SUFFIXES or _starts_as_dat(_Cursor(reader, size, str(path)), path)
         kind = gguf.parse(reader, size, path).metadata.get(TYPE)
         return kind is not None and bool(kind.value == "imatrix")
+
+
+def _starts_as_dat(cursor: _Cursor, path: Path) -> bool:
+    """Whether a file of any name starts with a number of entries and a whole one."""
+    try:
+        _entry_count(cursor)
+        _entry(cursor, path)
+    except BadInput:
+        return False
+    return True
 
 
 def read(path: Path) -> ImportanceMatrix:
@@ -120,11 +134,21 @@ def chosen(matrix: ImportanceMatrix, include: Sequence[str] = (), exclude: Seque
         matrix,
         entries={name: matrix.entries[name] for name in kept},
         counts={name: matrix.counts[name] for name in kept},
+        left_out=tuple(name for name in matrix.entries if name not in set(kept)),
     )
 
 
 def mismatches(matrix: ImportanceMatrix, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """A sentence for each entry whose size is not its tensor's. shapes: tensor -> row-major shape, of the source."""
+    """A sentence for each entry whose size is not its tensor's, or one where the model has a tensor for none of them.
+
+    shapes: tensor -> row-major shape, of the source.
+    """
+    if matrix.entries and not matrix.entries.keys() & shapes.keys():
+        entry, tensor = (shown(min(names)) for names in (matrix.entries, shapes))
+        return [
+            f"{matrix.file}: has no entry for any of the model's tensors, it has {entry} and the model {tensor}: give "
+            "a matrix that was computed for this model."
+        ]
     common = [name for name in matrix.entries if name in shapes and name not in EMBEDDINGS]
     return [
         _mismatch(matrix, name, shapes[name]) for name in common if matrix.entries[name].size != _wanted(shapes[name])
@@ -303,22 +327,32 @@ class _Cursor:
         return value
 
 
-def _of_dat(cursor: _Cursor, path: Path) -> ImportanceMatrix:
+def _entry_count(cursor: _Cursor) -> int:
     count = cursor.number("a number of entries", 1, MAX_ENTRIES)
     if count * SMALLEST_ENTRY > cursor.size - cursor.at:
         raise cursor.error(f"claims {count} entries, more than its {cursor.size} bytes can hold: get it again")
+    return count
+
+
+def _entry(cursor: _Cursor, path: Path) -> tuple[str, int, NDArray[np.float32]]:
+    """Name, calls, values as stored."""
+    name = _text(cursor.take(cursor.number("a name", 1, MAX_NAME)), f"{path}: {cursor.where}")
+    cursor.where = f"the entry {shown(name)}"
+    calls = cursor.number("a number of calls", 0)
+    size = 4 * cursor.number("a number of values", 1)
+    return name, calls, _sound(cursor.take(size), size, "<", f"{path}: {cursor.where}")
+
+
+def _of_dat(cursor: _Cursor, path: Path) -> ImportanceMatrix:
+    count = _entry_count(cursor)
     entries: dict[str, NDArray[np.float32]] = {}
     calls: dict[str, tuple[int, ...]] = {}
     for index in range(count):
         cursor.where = f"entry {index + 1} of {count}"
-        name = _text(cursor.take(cursor.number("a name", 1, MAX_NAME)), f"{path}: {cursor.where}")
-        cursor.where = f"the entry {shown(name)}"
+        name, times, values = _entry(cursor, path)
         if name in entries:
             raise cursor.error("occurs twice: compute the matrix again")
-        calls[name] = (cursor.number("a number of calls", 0),)
-        size = 4 * cursor.number("a number of values", 1)
-        values = _sound(cursor.take(size), size, "<", f"{path}: {cursor.where}")
-        entries[name] = values / np.float32(calls[name][0]) if calls[name][0] else values
+        calls[name], entries[name] = (times,), values / np.float32(times) if times else values
     cursor.where = "its end"
     chunks = cursor.number("a number of chunks", 0) if cursor.at < cursor.size else 0
     length = cursor.number("a data set's name", 0, MAX_NAME) if cursor.at < cursor.size else 0

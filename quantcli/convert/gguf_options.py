@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from quantcli.containers import imatrix
@@ -92,14 +91,3 @@ def tensor_types(request: Request) -> tuple[TensorType, ...]:
         return given + tensor_type_file(data.decode())
     except UnicodeDecodeError:
         raise BadInput(f"{path}: is no UTF-8 text of REGEX=TYPE.") from None
-
-
-def importance(request: Request) -> ImportanceMatrix | None:
-    """The importance matrix that is asked for, with the entries that are to be used; None where none is left."""
-    if request.imatrix is None:
-        if request.include_weights or request.exclude_weights:
-            raise WrongUsage("--include-weights and --exclude-weights choose entries of an --imatrix: give one.")
-        return None
-    path: Path = request.imatrix
-    matrix = imatrix.chosen(imatrix.read(path), request.include_weights, request.exclude_weights)
-    return matrix if matrix.entries else None

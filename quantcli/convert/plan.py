@@ -20,7 +20,7 @@ from quantcli.convert.scales import fit_of, holder
 from quantcli.convert.settle import settle
 from quantcli.convert.stamps import stamps
 from quantcli.convert.steps import Plan, Step
-from quantcli.convert.weigh import weigh
+from quantcli.convert.weigh import importance, weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
 from quantcli.recipes.llama_cpp_tensors import without_leading_ones
@@ -45,10 +45,11 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     """
     requests.check(request)
     if not source.config and not source.metadata:
-        raise NotPossible(f"{source.root}: has no config.json, which every output needs; inspect and diff do without.")
+        lack = "no keys (general.architecture)" if source.names == "gguf" else "no config.json"
+        raise NotPossible(f"{source.root}: has {lack}, which every output needs; inspect and diff do without.")
     before = stamps(source)
     target = TARGETS[request.target]()
-    matrix = gguf_options.importance(request)
+    matrix, idle = importance(request)
     settings = Settings(
         request.dtype, request.scale_dtype, request.shard_size,
         keep_split=request.keep_split, file_name=request.output.name, prune=gguf_options.layers(request),
@@ -63,7 +64,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     drafts, left, warnings = target.drafts(source, settings)
     if not drafts:
         raise BadInput(f"{source.root}: holds no weights.")
-    chosen = decisions(source, target.label, drafts, request, matrix is not None)
+    chosen = decisions(source, target.label, drafts, request, bool(matrix and matrix.entries))
     chooser = _Chooser(source, target, request)
     steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
     chooser.refuse_idle()
@@ -74,7 +75,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     steps = together(steps) if target.label == "hf" else steps
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
     if target.label == "gguf" and (source.names == "gguf" or any(not isinstance(s.scheme, Dense) for s in steps)):
-        steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape))) for s in steps]
+        steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape) or (1,))) for s in steps]
     placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
     files, notes = target.files(source, placed, settings)
     if request.target == "gguf":
@@ -85,6 +86,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *chosen.warnings,
         *chooser.warnings,
         *_fallbacks(steps),
+        *idle,
         *unweighted,
         *notes,
     ]

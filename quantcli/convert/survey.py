@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.containers.imatrix import ImportanceMatrix
 
 T = TypeVar("T", bound=tuple[Any, ...])
@@ -109,11 +112,45 @@ def survey_matrix(matrix: ImportanceMatrix, source: str, pattern: str | None = N
     }
 
 
+def metadata(source: Checkpoint) -> dict[str, Any]:
+    """The keys of a GGUF, or of `config.json`, as `inspect --metadata --json` prints them."""
+    return {key: plain(value) for key, value in (source.metadata or source.config).items()}
+
+
+def plain(value: Any, most: int | None = None) -> Any:
+    """A metadata value as JSON can hold it; of arrays with more than `most` elements their length and first elements.
+
+    A float32 is the shortest decimal that says which one, what is not finite a text as NumPy spells it (`nan`), a text
+    that is not UTF-8 has replacement characters. value: as read, or a `Value` of a GGUF.
+    """
+    kind, held = value if isinstance(value, Value) else ("", value)
+    if isinstance(held, dict):
+        return {key: plain(one) for key, one in held.items()}
+    if isinstance(held, ArrayValue | list):
+        length = held.length if isinstance(held, ArrayValue) else len(held)
+        first = [plain(one, most) for one in _elements(held)[:most]]
+        return first if most is None or length <= most else {"length": length, "first": first}
+    if isinstance(held, bytes):
+        return held.decode("utf-8", "replace")
+    if isinstance(held, float):
+        return (float(str(np.float32(held))) if kind == "float32" else held) if math.isfinite(held) else str(held)
+    return held
+
+
+def _elements(array: ArrayValue | list[Any]) -> Sequence[Any]:
+    if isinstance(array, list):
+        return array
+    if array.element == "array":
+        return array.arrays()
+    found = array.decode()
+    return [Value(array.element, one) for one in found] if array.element == "float32" else found
+
+
 def model_of(source: Checkpoint) -> str | None:
     """The architecture's name as the source spells it."""
     if source.metadata:
         found = source.metadata.get("general.architecture")
-        return str(found.value) if found else None
+        return str(plain(found)) if found else None
     kind = source.config.get("model_type")
     return kind if isinstance(kind, str) else None
 

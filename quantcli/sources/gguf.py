@@ -88,6 +88,8 @@ def _joined(path: Path, count: int) -> Checkpoint:
     named = PART.fullmatch(path.name)
     if named is None or int(named["count"]) != count:
         raise BadInput(f"{path}: is one of {count} parts and should be named like model-00001-of-{count:05d}.gguf.")
+    if not 1 <= int(named["number"]) <= count:
+        raise BadInput(f"{path}: is named part {int(named['number'])} of {count}: get it again under its own name.")
     headers = []
     for number in range(count):
         part = path.with_name(f"{named['prefix']}-{number + 1:05d}-of-{count:05d}.gguf")

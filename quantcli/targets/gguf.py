@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quantcli.checkpoint import Checkpoint
+from quantcli.containers.gguf_values import Value
 from quantcli.errors import NotPossible
 from quantcli.recipes.llama_cpp import Tensor, file_type, processing_order
+from quantcli.recipes.prune import prune
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.ggml import TYPES
@@ -50,7 +52,7 @@ class GgufTarget:
     ) -> tuple[list[OutputFile], list[str]]:
         number = settings.file_type
         if number is None:
-            number = file_type([Tensor(w.name, w.shape, w.scheme.name) for w in placed])
+            number = _kept_file_type(source, placed, settings)
         notes: list[str] = []
         if source.names == "gguf":
             keys = gguf_from_gguf.keys(source, settings, number)
@@ -65,3 +67,17 @@ class GgufTarget:
             return gguf_split.files(parts, keys, settings.file_name, gguf_split.KEPT_ORDER), notes
         parts = gguf_split.by_size(placed, settings.shard_size)
         return gguf_split.files(parts, keys, settings.file_name), notes
+
+
+def _kept_file_type(source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> int:
+    """`general.file_type` without a mixture: the source's own where every tensor is copied as it is, else guessed."""
+    kind, number = source.metadata.get("general.file_type", Value("", None))
+    if kind == "uint32" and _copied(source, placed, settings):
+        return int(number)
+    return file_type([Tensor(weight.name, weight.shape, weight.scheme.name) for weight in placed])
+
+
+def _copied(source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> bool:
+    names = prune(source.weights, settings.prune).names if settings.prune else {name: name for name in source.weights}
+    schemes = {new: source.weights[old].scheme for old, new in names.items()}
+    return all(weight.scheme == schemes[weight.name] for weight in placed)

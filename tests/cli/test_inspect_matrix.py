@@ -100,9 +100,25 @@ def test_a_model_is_no_matrix_whatever_its_name(tmp_path: Path) -> None:
     assert json.loads(quant(path, "--json").stdout)["kind"] == "gguf"
 
 
+@pytest.mark.parametrize(("stored", "name"), [("dat", "x.imatrix"), ("dat", "x"), ("gguf", "x.imatrix"), ("gguf", "x")])
+def test_a_matrix_of_any_name(tmp_path: Path, stored: str, name: str) -> None:
+    path = tmp_path / name
+    shutil.copy(DATA / f"imatrix.{stored}", path)
+    found = surveyed(path)
+    assert (found["form"], len(found["entries"])) == (stored, 14)
+
+
+@pytest.mark.parametrize("content", [b"", b"\1\0\0\0", b"text of some lines\n" * 9, b"\1\0\0\0\1\0\0\0x" + bytes(8)])
+def test_a_file_that_is_nothing_known(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(content)
+    done = quant(path)
+    assert done.exit_code == 3 and "is no folder, no .gguf and no .safetensors file" in done.stderr
+
+
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
-    for name in ("imatrix.dat", "imatrix.gguf"):
+    for name, stored in (("a.dat", "dat"), ("a.gguf", "gguf"), ("a.imatrix", "dat"), ("a", "dat")):
         path = tmp_path / name
-        path.write_bytes((DATA / name).read_bytes()[:-100])
+        path.write_bytes((DATA / f"imatrix.{stored}").read_bytes()[:-100])
         done = quant(path)
         assert (done.exit_code, done.stdout) == (3, "") and str(path) in done.stderr

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from quantcli.containers import gguf, gguf_values, gguf_write
 from quantcli.containers.gguf import ArrayValue, TensorInfo, Value
 from quantcli.errors import BadInput, NotPossible, Surroundings
+from tests.attacks.gguf_files import sample
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "gguf"
 
@@ -163,6 +164,17 @@ def test_arrays_of_arrays(tmp_path: Path) -> None:
     assert gguf_write.header(file.metadata, [])[0] == head
 
 
+def test_arrays_of_arrays_of_the_other_byte_order() -> None:
+    """The arrays in an array may have several types: no one type of elements says how they are written."""
+    found = []
+    for order in "<>":
+        raw = sample(order, 3, "arrays", "none").raw
+        file = gguf.parse(lambda at, count, raw=raw: raw[at : at + count], len(raw), Path("a.gguf"))  # type: ignore[misc]
+        assert file.metadata["n"].value.decode() == [[[1, 2], []], [b"q"]]
+        found.append(gguf_write.header(file.metadata, [])[0])
+    assert found[0] == found[1] == sample("<", 3, "arrays", "none").raw
+
+
 def test_unknown_tensor_types_have_a_span(tmp_path: Path) -> None:
     head, offsets, size = gguf_write.header({}, [("a", (40,), "f32"), ("b", (8,), "f32")])
     at = head.index(b"\x01\0\0\0\0\0\0\0b") - 12  # the type of a, before its offset
@@ -220,7 +232,7 @@ SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(lambda shape: (
     st.dictionaries(
         st.text("ab.é_0", min_size=1, max_size=5), st.tuples(SHAPES, st.sampled_from(["f32", "q4_0"])), max_size=4
     ),
-    st.sampled_from([8, 32, 4096]),
+    st.sampled_from([1, 2, 4, 8, 32, 4096]),
 )
 def test_header_is_read_back(metadata: Any, tensors: Any, alignment: int) -> None:
     metadata = metadata | {gguf.ALIGNMENT_KEY: ("uint32", alignment)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from quantcli.cli.app import app
 from quantcli.containers import gguf, gguf_write
 from quantcli.convert import run as runner
-from quantcli.errors import NotPossible, QuantError, Surroundings, WrongUsage
+from quantcli.errors import BadInput, NotPossible, QuantError, Surroundings, WrongUsage
 from quantcli.recipes.llama_cpp import Facts, Tensor, assign
 from quantcli.schemes import ggml_scheme
 from quantcli.sources.detect import open_source
@@ -232,6 +233,17 @@ class TestOutput:
             result = CliRunner().invoke(app, ["inspect", str(path), "--json"])
             assert result.exit_code == 0
             assert {weight["name"] for weight in json.loads(result.stdout)["weights"]} == listed
+
+    @pytest.mark.parametrize("number", [0, 4])
+    def test_a_part_that_there_is_not(self, source: Path, tmp_path: Path, number: int) -> None:
+        """A copy under a name of its own must not stand for the others, which lie beside it."""
+        converted(source, tmp_path / "whole.gguf", scheme="q4_0")
+        names = list(gguf.read(tmp_path / "whole.gguf").tensors)
+        first = cut(tmp_path / "whole.gguf", [names[:2], names[2:4], names[4:]], tmp_path / "x")
+        assert open_source(first).weights.keys() == set(names)
+        shutil.copy(first, tmp_path / f"x-{number:05d}-of-00003.gguf")
+        with pytest.raises(BadInput, match=f"is named part {number} of 3"):
+            open_source(tmp_path / f"x-{number:05d}-of-00003.gguf")
 
     def test_there_and_back(self, source: Path, tmp_path: Path) -> None:
         converted(source, tmp_path / "whole.gguf", scheme="q4_0")

@@ -8,14 +8,16 @@ import gguf as library
 import numpy as np
 import pytest
 
-from quantcli.containers import gguf
+from quantcli.containers import gguf, gguf_write
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from tests.conversions import converted, planned, schemes
 
 ALL = ("Q8_0", "IQ2_XXS", "Q4_0")
 
 
-def mystery(path: Path, *, dense: bool = True, types: tuple[str, ...] = ("Q8_0",), layers: int = 3) -> Path:
+def mystery(
+    path: Path, *, dense: bool = True, types: tuple[str, ...] = ("Q8_0",), layers: int = 3, file_type: int = 0
+) -> Path:
     """A file of an architecture that nobody knows: keys of many kinds, dense matrices, one of each of `types`."""
     writer = library.GGUFWriter(path, "mystery")
     writer.add_uint64("mystery.doubts", 2**40)
@@ -23,6 +25,8 @@ def mystery(path: Path, *, dense: bool = True, types: tuple[str, ...] = ("Q8_0",
     writer.add_array("mystery.list", [1.5, 2.5])
     writer.add_string("zzz.note", "h\u00e9")
     writer.add_bool("a.flag", True)
+    if file_type:
+        writer.add_file_type(file_type)
     random = np.random.default_rng(0)
     if dense:
         writer.add_tensor("token_embd.weight", random.standard_normal((8, 256)).astype(np.float32))
@@ -69,6 +73,32 @@ def test_keep_copies_all_bytes_and_keys(tmp_path: Path) -> None:
     changed = {"general.quantization_version": ("uint32", 2), "general.file_type": ("uint32", 1)}
     assert keys(output) == keys(source) | changed
     assert list(keys(output)) == [*(key for key in keys(source) if key not in changed), *changed]
+
+
+@pytest.mark.parametrize("options", [{}, {"shard_size": 5000}, {"prune_layers": "1"}, {"scheme": "keep"}])
+def test_the_file_type_of_what_is_copied_is_the_sources(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A mixture has no type of its own that would tell Q4_K_S from Q4_K_M."""
+    source, output = mystery(tmp_path / "in.gguf", types=ALL, file_type=14), tmp_path / "out.gguf"
+    converted(source, output, **options)
+    first = output if output.exists() else next(tmp_path.glob("out-00001-of-*.gguf"))
+    assert keys(first)["general.file_type"] == ("uint32", 14)
+
+
+@pytest.mark.parametrize(
+    ("options", "number"), [({"overrides": ("token_embd*=q8_0",)}, 1), ({"scheme": "q8_0"}, 7), ({"dtype": "f32"}, 0)]
+)
+def test_the_file_type_of_what_is_not_copied(tmp_path: Path, options: dict[str, Any], number: int) -> None:
+    source, output = mystery(tmp_path / "in.gguf", file_type=14), tmp_path / "out.gguf"
+    converted(source, output, **options)
+    assert keys(output)["general.file_type"] == ("uint32", number)
+
+
+def test_a_text_that_is_not_utf8_is_copied(tmp_path: Path) -> None:
+    """llama.cpp loads it; only names have to be text that can be shown."""
+    source, output = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf"
+    source.write_bytes(source.read_bytes().replace("h\u00e9".encode(), b"h\xe9!"))
+    converted(source, output)
+    assert keys(output)["zzz.note"] == keys(source)["zzz.note"] == ("string", b"h\xe9!")
 
 
 def test_an_unknown_type_without_padding_at_the_end_is_verified(tmp_path: Path) -> None:
@@ -189,6 +219,26 @@ def test_entries_of_a_matrix_need_one(tmp_path: Path) -> None:
     for options in ({"include_weights": ("a",)}, {"exclude_weights": ("a",)}):
         with pytest.raises(WrongUsage, match="--imatrix"):
             planned(source, tmp_path / "out.gguf", scheme="q4_0", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"scheme": "q8_0"}])
+def test_a_tensor_without_dimensions_is_one_value(tmp_path: Path, options: dict[str, Any]) -> None:
+    source, output = tmp_path / "in.gguf", tmp_path / "out.gguf"
+    head, _, _ = gguf_write.header({"general.architecture": ("string", "mystery")}, [])
+    tensor = struct.pack("<Q", 1) + b"w" + struct.pack("<IIQ", 0, 0, 0)
+    head = head[:8] + struct.pack("<Q", 1) + head[16:].rstrip(b"\0") + tensor
+    source.write_bytes(head + bytes(-len(head) % 32) + struct.pack("<f", 2.5))
+    assert gguf.read(source).tensors["w"].shape == ()
+    assert converted(source, output, **options)["verified"]
+    assert gguf.read(output).tensors["w"].shape == (1,) and data(output)["w"] == data(source)["w"]
+
+
+def test_a_file_without_keys(tmp_path: Path) -> None:
+    source = tmp_path / "in.gguf"
+    head, _, size = gguf_write.header({}, [("a.weight", (8,), "f32")])
+    source.write_bytes(head + bytes(size - len(head)))
+    with pytest.raises(NotPossible, match=r"in\.gguf: has no keys \(general\.architecture\), which every output needs"):
+        planned(source, tmp_path / "out.gguf")
 
 
 def test_options_for_gguf_need_one(tmp_path: Path) -> None:
