@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.containers import imatrix
+from quantcli.containers.gguf_values import Value
 from quantcli.containers.hostile import opened
 from quantcli.containers.imatrix import ImportanceMatrix
 from quantcli.convert.request import Request
@@ -69,8 +70,21 @@ def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
 
 def metadata(request: Request, matrix: ImportanceMatrix | None) -> dict[str, tuple[str, Any]]:
     """The keys to set, in llama-quantize's order."""
-    given = dict(map(override_kv, request.override_kv))
+    given: dict[str, tuple[str, Any]] = {}
+    for key, typed in map(override_kv, request.override_kv):
+        given.pop(key, None)  # of a key given twice the last counts, and its place
+        given[key] = typed
     return given | (dict(imatrix.metadata(matrix)) if matrix else {})
+
+
+def read_by_loader(request: Request) -> dict[str, Value]:
+    """`--override-kv` as llama.cpp's loader has it before types are chosen: a key's first, integers modulo 2**32."""
+    read: dict[str, Value] = {}
+    for text in request.override_kv:
+        key, (kind, value) = override_kv(text)
+        negative = kind == "uint32" and text.partition("=")[2].startswith("int:-")
+        read.setdefault(key, Value(kind, -value % 2**32 if negative else value))
+    return read
 
 
 def layers(request: Request) -> tuple[int, ...]:

@@ -46,20 +46,38 @@ class Facts:
         return self.heads // self.kv_heads if self.kv_heads else 0
 
     @classmethod
-    def of(cls, metadata: Mapping[str, Value], importance: bool = False, label: str = "the GGUF") -> Facts:
-        """The facts in a GGUF's metadata; what is absent counts as 0. Raises `BadInput` for what is no number."""
-        named = metadata.get("general.architecture", Value("string", "")).value
-        architecture = named if isinstance(named, str) else ""
+    def of(
+        cls, metadata: Mapping[str, Value], importance: bool = False, label: str = "the GGUF",
+        overrides: Mapping[str, Value] | None = None,
+    ) -> Facts:  # fmt: skip
+        """The facts in a GGUF's metadata; what is absent counts as 0. Raises `BadInput` for what is no number.
+
+        overrides: what llama.cpp's loader reads in their place, each only where its type is the one expected.
+        """
+        given = overrides or {}
+        named = _overridden(metadata.get("general.architecture"), given.get("general.architecture"), "string")
+        architecture = named.value if named and isinstance(named.value, str) else ""
 
         def number(key: str, default: int = 0) -> int:
             full = f"{architecture}.{key}"
-            return _first_integer(metadata[full].value, f"{label}: key {full}") if full in metadata else default
+            stored = metadata.get(full)
+            whole = key not in BY_LAYER or (stored is not None and not isinstance(stored.value, ArrayValue))
+            read = _overridden(stored, given.get(full) if whole else None, "uint32")
+            return default if read is None else _first_integer(read.value, f"{label}: key {full}")
 
         heads = number("attention.head_count")
         return cls(
             architecture, number("block_count"), heads, number("attention.head_count_kv", heads),
             number("expert_count"), importance, number("nextn_predict_layers"),
         )  # fmt: skip
+
+
+#: Keys that may hold a number for each layer: llama.cpp overrides such a one only where the file has a single number.
+BY_LAYER = ("attention.head_count", "attention.head_count_kv")
+
+
+def _overridden(stored: Value | None, override: Value | None, kind: str) -> Value | None:
+    return override if override is not None and override.type == kind else stored
 
 
 def _first_integer(value: Any, where: str) -> int:

@@ -41,10 +41,17 @@ def keys(source: Checkpoint, settings: Settings, file_type: int) -> Typed:
         "general.quantization_version": ("uint32", 2),
         "general.file_type": ("uint32", file_type),
     }
-    if settings.prune:
-        architecture = source.metadata.get("general.architecture", Value("string", ""))
-        changed[f"{architecture.value}.block_count"] = ("uint32", _pruned(source, settings).layers)
     return {k: v for k, v in kept.items() if k not in changed} | changed
+
+
+def layers_left(source: Checkpoint, settings: Settings) -> Typed:
+    """The key that counts the layers, of the architecture that counts; nothing unless some layers are pruned."""
+    if not settings.prune:
+        return {}
+    stored = source.metadata.get("general.architecture", Value("string", ""))
+    kind, named = settings.keys.get("general.architecture", stored)
+    architecture = named if kind == "string" else stored.value
+    return {f"{architecture}.block_count": ("uint32", _pruned(source, settings).layers)}
 
 
 def partition(source: Checkpoint, settings: Settings) -> dict[str, int]:

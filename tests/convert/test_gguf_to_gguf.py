@@ -156,7 +156,7 @@ def test_keys_are_overridden(tmp_path: Path) -> None:
     assert found["new.int"] == ("uint32", 7)
     assert found["new.float"] == ("float32", float(np.float32(0.1)))
     assert found["a.flag"] == ("bool", False)
-    assert list(found)[-4:] == ["zzz.note", "new.int", "new.float", "a.flag"]
+    assert list(found)[-4:] == ["new.int", "new.float", "a.flag", "zzz.note"]
 
 
 @pytest.mark.parametrize(
