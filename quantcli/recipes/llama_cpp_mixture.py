@@ -7,7 +7,7 @@ Layers are counted, not read from names: a tensor's `index` is the number of ten
 down, gate and up are counted apart, a shared expert counts as one more). Only in models with experts the block's number
 stands for it in the rules on down, gate and up, the ftypes of `LOW` aside.
 
-Source: llama.cpp's src/llama-quant.cpp; `SEVENTY_B` from src/models (ggml 0.25.3).
+Source: llama.cpp's src/llama-quant.cpp; `SEVENTY_B` and `LAYER_COUNTS` from src/models (ggml 0.25.3).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from quantcli.recipes.llama_cpp_tensors import V_LIKE, Category, Tensor, block_s
 class Facts:
     """What the rules ask of a model: `general.architecture` and the keys below it.
 
-    block_count: every layer of the source, before pruning, those for predicting further tokens (`nextn`) included.
+    block_count: every layer of the source, before pruning, those for predicting further tokens (`nextn`) included; for
+    the architectures of `LAYER_COUNTS` as many as llama.cpp makes of them.
     heads, kv_heads: of layer 0. experts: 0 without any. importance: an importance matrix with an entry or more is used.
     """
 
@@ -65,11 +66,25 @@ class Facts:
             read = _overridden(stored, given.get(full) if whole else None, "uint32")
             return default if read is None else _first_integer(read.value, f"{label}: key {full}")
 
-        heads = number("attention.head_count")
+        heads, nextn = number("attention.head_count"), number("nextn_predict_layers")
+        layers = LAYER_COUNTS.get(architecture, _as_stored)(number("block_count"), nextn, number("num_loops", 1))
         return cls(
-            architecture, number("block_count"), heads, number("attention.head_count_kv", heads),
-            number("expert_count"), importance, number("nextn_predict_layers"),
+            architecture, layers, heads, number("attention.head_count_kv", heads), number("expert_count"), importance,
+            nextn,
         )  # fmt: skip
+
+
+def _as_stored(count: int, nextn: int, loops: int) -> int:
+    return count
+
+
+#: Architecture -> the layers that llama.cpp counts, of the block_count, the `nextn` of it and the num_loops of a file.
+LAYER_COUNTS: dict[str, Callable[[int, int, int], int]] = {
+    # Goes through the same layers several times.
+    "nanbeige": lambda count, nextn, loops: (count - nextn) * loops if loops > 1 else count,
+    # One more layer chooses among adapters.
+    "graniteswitch": lambda count, nextn, loops: count - nextn + 1,
+}
 
 
 #: Keys that may hold a number for each layer: llama.cpp overrides such a one only where the file has a single number.

@@ -102,3 +102,22 @@ def test_pruned_layers_are_counted_last(tmp_path: Path) -> None:
     converted(source, output, scheme="q4_0", prune_layers="1", override_kv=(f"{LAYERS}=int:16", "a.b=int:1"))
     found = gguf.read(output).metadata
     assert list(found)[-2:] == ["a.b", LAYERS] and found[LAYERS] == ("uint32", 1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "keys", "scheme", "better"),
+    [
+        ("nanbeige", 9, {"num_loops": 1}, "q4_k_m", {0, 3, 6, 7, 8}),
+        ("nanbeige", 9, {"num_loops": 3}, "q4_k_m", {0, 1, 2, 5, 8}),
+        ("nanbeige", 9, {"num_loops": 3, "nextn_predict_layers": 1}, "q4_k_m", {0, 1, 2, 5, 8}),
+        ("nanbeige", 9, {"num_loops": 3}, "q4_k_s", {0, 1, 2}),
+        ("graniteswitch", 15, {"adapters__count": 1, "adapters__lora_rank": 1}, "q4_k_m", {0, 1, 4, 7, 10, 13, 14}),
+        ("graniteswitch", 15, {"adapters__count": 1, "adapters__lora_rank": 1}, "q4_k_s", {0, 1}),
+    ],
+)
+def test_architectures_with_layers_of_their_own_count(
+    tmp_path: Path, architecture: str, layers: int, keys: dict[str, int], scheme: str, better: set[int]
+) -> None:
+    """The layers whose ffn_down gets more bits: as many as there are when the model runs count, not those stored."""
+    found = types(model(tmp_path / "in.gguf", architecture, layers, **keys), scheme)
+    assert {layer for layer in range(layers) if found[f"blk.{layer}.ffn_down"] != "q4_k"} == better
