@@ -58,6 +58,8 @@ class Facts:
         given = overrides or {}
         named = _overridden(metadata.get("general.architecture"), given.get("general.architecture"), "string")
         architecture = named.value if named and isinstance(named.value, str) else ""
+        if architecture in UNREAD:
+            return cls(architecture, 0, 0, 0, importance=importance)
 
         def number(key: str, default: int = 0) -> int:
             full = f"{architecture}.{key}"
@@ -86,6 +88,9 @@ LAYER_COUNTS: dict[str, Callable[[int, int, int], int]] = {
     "graniteswitch": lambda count, nextn, loops: count - nextn + 1,
 }
 
+
+#: Architectures of which llama.cpp reads tensors only, and none of the numbers.
+UNREAD = ("clip",)
 
 #: Keys that may hold a number for each layer: llama.cpp overrides such a one only where the file has a single number.
 BY_LAYER = ("attention.head_count", "attention.head_count_kv")

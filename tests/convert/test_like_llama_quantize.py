@@ -121,3 +121,10 @@ def test_architectures_with_layers_of_their_own_count(
     """The layers whose ffn_down gets more bits: as many as there are when the model runs count, not those stored."""
     found = types(model(tmp_path / "in.gguf", architecture, layers, **keys), scheme)
     assert {layer for layer in range(layers) if found[f"blk.{layer}.ffn_down"] != "q4_k"} == better
+
+
+def test_clip_has_no_numbers(tmp_path: Path) -> None:
+    """Neither layers nor experts: all of its ffn_down are within the last eighth of none."""
+    found = types(model(tmp_path / "in.gguf", "clip", 4, experts=8), "q4_k_m")
+    assert {found[f"blk.{layer}.ffn_down_exps"] for layer in range(4)} == {"q6_k"}
+    assert [found[f"blk.0.attn_{name}"] for name in ("k", "v", "output")] == ["q4_k", "q4_k", "q4_k"]
