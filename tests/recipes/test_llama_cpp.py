@@ -323,3 +323,11 @@ def test_facts_of_metadata() -> None:
     for value in ("32", -1, 1.5, True, ArrayValue("string", 1, bytes(8))):
         with pytest.raises(BadInput, match=r"a\.gguf: key deci\.block_count is .*, expected a whole number"):
             Facts.of(metadata | {"deci.block_count": Value("x", value)}, label="a.gguf")
+
+
+@pytest.mark.parametrize("name", ["abcde", "a.b.c", "h\u00e9as"])
+def test_names_of_five_bytes_are_quantized(name: str) -> None:
+    """llama-quantize's test for `weight` at the end holds for them."""
+    assert llama_cpp.never(name, (4, 256)) is None
+    assert llama_cpp.never(f"{name}f", (4, 256)) == llama_cpp.never(name[:-1], (4, 256)) == "not a weight"
+    assert llama_cpp.never(name, (256,)) == "one dimension"
