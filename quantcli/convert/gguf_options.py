@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +94,18 @@ def layers(request: Request) -> tuple[int, ...]:
 
 
 def tensor_types(request: Request) -> tuple[TensorType, ...]:
-    """`--tensor-type` and then those of `--tensor-type-file`."""
-    given = tuple(map(tensor_type, request.tensor_types))
-    if request.tensor_type_file is None:
-        return given
-    path = request.tensor_type_file
+    """Every `--tensor-type`, those in the place of a `--tensor-type-file` included."""
+    given = ((tensor_type(said),) if isinstance(said, str) else _in_file(said) for said in request.tensor_types)
+    return tuple(chain.from_iterable(given))
+
+
+def _in_file(path: Path) -> tuple[TensorType, ...]:
     with opened(path) as (read, size):
         if size > MAX_FILE:
             raise BadInput(f"{path}: {size} bytes are too many for a file of --tensor-type options.")
         data = read(0, size)
     try:
-        return given + tensor_type_file(data.decode())
+        return tensor_type_file(data.decode())
     except UnicodeDecodeError:
         raise BadInput(f"{path}: is no UTF-8 text of REGEX=TYPE.") from None
 

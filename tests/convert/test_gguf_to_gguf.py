@@ -171,14 +171,16 @@ def test_malformed_overrides_are_quoted(tmp_path: Path, text: str) -> None:
 
 
 def test_a_file_of_tensor_types(tmp_path: Path) -> None:
-    """What the option says comes first; the file's own first match wins."""
+    """Its first match wins, in the place where the file is given."""
     source, output, file = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf", tmp_path / "types.txt"
     file.write_text("blk.0.strange=q5_1\nstrange=q4_1 token_embd=q8_0\n")
-    options = {"scheme": "q4_0", "tensor_types": ("blk.2.*=q5_0",), "tensor_type_file": file}
+    options: dict[str, Any] = {"scheme": "q4_0", "tensor_types": ("blk.2.*=q5_0", file)}
     assert converted(source, output, **options)["verified"]
     found = schemes(output)
     assert [found[f"blk.{layer}.strange.weight"] for layer in range(3)] == ["q5_1", "q4_1", "q5_0"]
     assert found["token_embd.weight"] == "q8_0"
+    plan = planned(source, tmp_path / "no.gguf", scheme="q4_0", tensor_types=(file, "blk.2.*=q5_0"))
+    assert {step.name: step.scheme.name for step in plan.steps}["blk.2.strange.weight"] == "q4_1"
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="types.txt: is no UTF-8"):
         planned(source, tmp_path / "no.gguf", **options)
