@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from quantcli.errors import WrongUsage
 from quantcli.recipes import names
 from quantcli.recipes.base import MAX_PATTERN, Decision, Origin
+from quantcli.recipes.ecmascript import compiled
 from quantcli.recipes.ftypes import ALIASES, COPY, FTYPES, find
 from quantcli.recipes.llama_cpp_mixture import Case, Counters, Facts, choose, output
 from quantcli.recipes.llama_cpp_tensors import (
@@ -63,11 +64,15 @@ DEMANDING = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"
 
 @dataclass(frozen=True)
 class TensorType:
-    """One `--tensor-type REGEX=TYPE`: the regex in lower case, as llama-quantize makes it; `text` is what was given."""
+    """One `--tensor-type REGEX=TYPE`: the regex as `ecmascript` has it; `text` is what was given."""
 
-    pattern: re.Pattern[str]
+    pattern: re.Pattern[bytes]
     type: str
     text: str
+
+    def names(self, tensor: str) -> bool:
+        """Whether it is found in a tensor's name."""
+        return self.pattern.search(tensor.encode()) is not None
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,12 @@ class Options:
 
     def named(self, name: str) -> TensorType | None:
         """The first `--tensor-type` found in a tensor's name."""
-        return next((option for option in self.tensor_types if option.pattern.search(name)), None)
+        return next((option for option in self.tensor_types if option.names(name)), None)
 
     def unmatched(self, tensors: Iterable[Tensor]) -> list[str]:
         """The `--tensor-type` options that are found in no name."""
         everything = [tensor.name for tensor in tensors]
-        return [option.text for option in self.tensor_types if not any(map(option.pattern.search, everything))]
+        return [option.text for option in self.tensor_types if not any(map(option.names, everything))]
 
 
 def ggml_type(text: str, option: str) -> str:
@@ -105,7 +110,7 @@ def tensor_type(text: str) -> TensorType:
     if not (pattern and equals and kind) or len(pattern) > MAX_PATTERN:
         raise WrongUsage(f"{said} needs REGEX=TYPE, such as --tensor-type attn_v=q8_0.")
     try:
-        return TensorType(re.compile(pattern.lower()), ggml_type(kind, said), text)
+        return TensorType(compiled(pattern), ggml_type(kind, said), text)
     except (re.error, RecursionError, OverflowError) as error:
         raise WrongUsage(f"{said}: a bad regular expression ({error}).") from None
 

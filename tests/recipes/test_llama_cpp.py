@@ -143,9 +143,9 @@ def test_tensor_type_errors_quote_the_text(text: str) -> None:
 def test_tensor_type_file_and_unmatched() -> None:
     options = Options(tensor_types=llama_cpp.tensor_type_file("attn_v=q8_0 ffn=q4_1\n\n  output=f16\n"))
     assert [(o.pattern.pattern, o.type) for o in options.tensor_types] == [
-        ("attn_v", "q8_0"),
-        ("ffn", "q4_1"),
-        ("output", "f16"),
+        (b"attn_v", "q8_0"),
+        (b"ffn", "q4_1"),
+        (b"output", "f16"),
     ]
     assert options.unmatched(UNTIED) == ["ffn=q4_1"]
 
