@@ -13,7 +13,6 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.gguf_values import Value
-from quantcli.errors import NotPossible
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.recipes.prune import Pruned, prune
@@ -92,8 +91,6 @@ def _draft(weight: Weight, name: str, settings: Settings) -> Draft:
         stored = weight.scheme.dtype
         fixed = held is not None or stored not in FLOATS
         dense = stored if fixed or settings.dtype is None else settings.dtype
-        if stored == "f64" and not fixed:
-            raise NotPossible(f"tensor {weight.name} is f64, which llama.cpp does not run; give --dtype f32.")
         return Draft(
             name, weight.shape, subject, dense, weight, stays=f"stays {dense}: {held}" if held else None, fixed=fixed
         )

@@ -198,3 +198,31 @@ def test_options_for_gguf_need_one(tmp_path: Path) -> None:
     for options in ({"override_kv": ("a=int:1",)}, {"prune_layers": "1"}, {"imatrix": source}):
         with pytest.raises(WrongUsage, match="is an option for GGUF"):
             planned(source, tmp_path / "out", **options)
+
+
+def test_doubles_are_copied_cast_and_quantized(tmp_path: Path) -> None:
+    """Of one dimension and of two; llama-quantize's copy leaves them as they are too, its mixtures refuse them."""
+    source = tmp_path / "in.gguf"
+    doubles = np.random.default_rng(1).standard_normal((8, 256))
+    writer = library.GGUFWriter(source, "mystery")
+    writer.add_tensor("f64.weight", doubles)
+    writer.add_tensor("f64.bias", doubles[0])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for options, kind in (
+        ({}, "f64"),
+        ({"scheme": "copy"}, "f64"),
+        ({"dtype": "f32"}, "f32"),
+        ({"scheme": "f16"}, "f16"),
+    ):
+        output = tmp_path / f"{kind}{len(options)}.gguf"
+        assert converted(source, output, **options)["verified"]
+        assert schemes(output) == {"f64.weight": kind, "f64.bias": "f64"}
+        dtype = {"f64": "f8", "f32": "f4", "f16": "f2"}[kind]
+        expected = doubles.astype(np.float32).astype(dtype) if kind != "f64" else doubles
+        assert data(output)["f64.weight"] == expected.tobytes()
+    assert converted(source, tmp_path / "q.gguf", scheme="q8_0")["verified"]
+    blocks = library.quants.quantize(doubles.astype(np.float32), library.GGMLQuantizationType.Q8_0)
+    assert data(tmp_path / "q.gguf")["f64.weight"] == blocks.tobytes()
