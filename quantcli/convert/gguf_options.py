@@ -50,11 +50,16 @@ def _text(text: str) -> tuple[str, Any]:
     return "string", text
 
 
+#: Keys that describe the file itself, not the model.
+OF_THE_FILE = ("general.alignment", "split.no", "split.count", "split.tensors.count")
+
 READ: dict[str, Callable[[str], tuple[str, Any]]] = {"int": _integer, "float": _float, "bool": _bool, "str": _text}
 
 
 def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
     """One `--override-kv`: the key, its GGUF type and value. Raises `WrongUsage`, quoting the text.
+
+    Also for the keys that say how the file is laid out, which another value than its writer's makes unreadable.
 
     >>> override_kv("general.name=str:mine"), override_kv("x.n=int:-7")
     (('general.name', ('string', 'mine')), ('x.n', ('uint32', 7)))
@@ -63,6 +68,11 @@ def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
     kind, colon, value = rest.partition(":")
     if not (key and equals and colon) or kind not in READ:
         raise WrongUsage(f"--override-kv {text[:100]!r} {FORM}.")
+    if key in OF_THE_FILE:
+        raise WrongUsage(
+            f"--override-kv {text[:100]!r}: {key} says how the file is laid out, which is not for an option to say: "
+            "leave it out; --shard-size and --keep-split cut a file."
+        )
     try:
         return key, READ[kind](value)
     except (ValueError, KeyError):

@@ -170,6 +170,15 @@ def test_malformed_overrides_are_quoted(tmp_path: Path, text: str) -> None:
         planned(source, tmp_path / "out.gguf", override_kv=(text,))
 
 
+@pytest.mark.parametrize("given", ["general.alignment=int:7", "general.alignment=int:64", "general.alignment=str:x",
+    "split.count=int:5", "split.no=int:1", "split.tensors.count=int:3"])  # fmt: skip
+def test_keys_of_the_file_are_not_overridden(tmp_path: Path, given: str) -> None:
+    """llama-quantize aborts, or writes a file that cannot be read."""
+    source = mystery(tmp_path / "in.gguf")
+    with pytest.raises(WrongUsage, match="says how the file is laid out"):
+        planned(source, tmp_path / "out.gguf", override_kv=(given,))
+
+
 def test_a_file_of_tensor_types(tmp_path: Path) -> None:
     """Its first match wins, in the place where the file is given."""
     source, output, file = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf", tmp_path / "types.txt"
