@@ -105,9 +105,11 @@ def test_a_type_that_nobody_knows_is_copied(tmp_path: Path) -> None:
         assert converted(source, output, **options)["verified"]
         assert gguf.read(output).tensors["blk.0.q8_0.weight"].type_id == 999
         assert data(output)["blk.0.q8_0.weight"] == data(source)["blk.0.q8_0.weight"]
-    for options in ({"scheme": "q8_0", "allow_requantize": True}, {"overrides": ("blk.0.q8_0*=f16",)}):
+    named: dict[str, Any] = {"scheme": "q4_0", "tensor_types": ("q8_0=q8_0",)}
+    for options in ({"scheme": "q8_0", "allow_requantize": True}, {"overrides": ("blk.0.q8_0*=f16",)}, named):
         with pytest.raises(NotPossible, match=r"blk\.0\.q8_0\.weight: GGML type type-999 is copied, not decoded"):
             planned(source, tmp_path / "no.gguf", **options)
+    planned(source, tmp_path / "no.gguf", overrides=("blk.0.q8_0.weight=keep",), **named)
 
 
 def test_nothing_to_do_without_allow_requantize(tmp_path: Path) -> None:
