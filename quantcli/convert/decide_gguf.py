@@ -26,6 +26,7 @@ from quantcli.recipes.llama_cpp import (
     demands_importance,
     fitting,
     ggml_type,
+    idle,
     never,
 )  # fmt: skip
 from quantcli.schemes.dense import Dense
@@ -53,7 +54,7 @@ def decisions(
         below = assign(
             tensors, name, _facts(source, request, importance), options, overridden, in_order=request.keep_split
         )  # fmt: skip
-        warnings += [f"--tensor-type: {text} matches no tensor." for text in options.unmatched(tensors)]
+        warnings += idle(options, tensors, below, name)
     elif common is None or name in names.WORDS:
         below = {d.name: common or KEEP for d in drafts}
     elif name not in names.GGML:

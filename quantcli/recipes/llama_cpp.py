@@ -52,6 +52,7 @@ __all__ = [
     "find",
     "fitting",
     "ggml_type",
+    "idle",
     "never",
     "processing_order",
     "tensor_type",
@@ -84,6 +85,17 @@ class Options:
     output_type: str | None = None
     embedding_type: str | None = None
     tensor_types: tuple[TensorType, ...] = ()
+
+    @property
+    def given(self) -> list[str]:
+        """Each as reasons of decisions begin with it."""
+        whole = {"--pure": self.pure, "--leave-output-tensor": self.leave_output}
+        types = {"--output-tensor-type": self.output_type, "--token-embedding-type": self.embedding_type}
+        return [
+            *(option for option, is_given in whole.items() if is_given),
+            *(f"{option} {kind}" for option, kind in types.items() if kind),
+            *(f"--tensor-type {option.text}" for option in self.tensor_types),
+        ]
 
     def named(self, name: str) -> TensorType | None:
         """The first `--tensor-type` found in a tensor's name."""
@@ -204,6 +216,28 @@ def _mixture(case: Case, counters: Counters) -> Decision:
     index, count = counters.place(case.tensor, case.category, case.ftype, case.facts)
     kind, said = choose(replace(case, index=index, count=count))
     return Decision(kind, f"preset {case.ftype}: {said}" if said else f"preset {case.ftype}", Origin.PRESET)
+
+
+def idle(options: Options, tensors: Sequence[Tensor], decisions: Mapping[str, Decision], ftype: str) -> list[str]:
+    """A sentence for every option that decides none of `decisions`, which `assign` made of `tensors`."""
+    deciding = [decision.reason for decision in decisions.values() if decision.origin is Origin.OPTION]
+    unmatched = {f"--tensor-type {text}": text for text in options.unmatched(tensors)}
+    has_output = any(category(tensor.name) is Category.OUTPUT for tensor in tensors)
+    return [
+        f"--tensor-type: {unmatched[option]} matches no tensor."
+        if option in unmatched
+        else f"{option} changes nothing: {_why_idle(option, ftype, has_output)}."
+        for option in options.given
+        if not any(reason.startswith(option) for reason in deciding)
+    ]
+
+
+def _why_idle(option: str, ftype: str, has_output: bool) -> str:
+    if not has_output and option.startswith(("--leave-output-tensor", "--output-tensor-type")):
+        return "the model has no output.weight, its token_embd.weight stands in for it"
+    if FTYPES[ftype].base in names.DENSE and option.startswith(("--pure", "--tensor-type")):
+        return f"{ftype} quantizes nothing"
+    return "every tensor that it could decide is decided otherwise or stays as it is"
 
 
 def demands_importance(decisions: Mapping[str, Decision], ftype: str = "") -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from quantcli.containers import gguf
 from quantcli.containers.gguf_values import ArrayValue, Value
+from quantcli.errors import NotPossible
 from quantcli.recipes.llama_cpp import Facts
 from tests.conversions import converted, planned
 
@@ -128,3 +129,11 @@ def test_clip_has_no_numbers(tmp_path: Path) -> None:
     found = types(model(tmp_path / "in.gguf", "clip", 4, experts=8), "q4_k_m")
     assert {found[f"blk.{layer}.ffn_down_exps"] for layer in range(4)} == {"q6_k"}
     assert [found[f"blk.0.attn_{name}"] for name in ("k", "v", "output")] == ["q4_k", "q4_k", "q4_k"]
+
+
+def test_an_option_without_effect_is_a_warning(tmp_path: Path) -> None:
+    source, options = model(tmp_path / "in.gguf"), {"scheme": "f16", "tensor_types": ("attn_v=q8_0",)}
+    said = "--tensor-type attn_v=q8_0 changes nothing: f16 quantizes nothing."
+    assert planned(source, tmp_path / "out.gguf", **options).warnings == (said,)
+    with pytest.raises(NotPossible, match="--strict: --tensor-type attn_v=q8_0 changes nothing"):
+        planned(source, tmp_path / "out.gguf", strict=True, **options)
