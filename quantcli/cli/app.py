@@ -11,6 +11,7 @@ import typer
 
 import quantcli
 from quantcli.cli import convert, diff, inspect, schemes
+from quantcli.cli.options import OrderedCommand
 
 app = typer.Typer(
     name="quant",
@@ -36,7 +37,7 @@ def options(
     """Converts model checkpoints between formats and never rounds a weight that it does not have to round."""
 
 
-app.command("convert")(convert.convert)
+app.command("convert", cls=OrderedCommand)(convert.convert)
 app.command("inspect")(inspect.inspect)
 app.command("diff")(diff.diff)
 app.command("schemes")(schemes.schemes)

@@ -17,6 +17,7 @@ from quantcli.cli.options import (
     Threads,
     Verbose,
     command,
+    in_order,
     memory_bound,
     parse_size,
     thread_count,
@@ -39,6 +40,7 @@ def _one_of(words: tuple[str, ...], value: str | None, option: str) -> str | Non
 
 @command
 def convert(
+    context: typer.Context,
     source: Source,
     output: Annotated[
         Path, typer.Argument(metavar="OUTPUT", help="NAME.gguf: a GGUF file; anything else: a folder.", readable=False)
@@ -69,7 +71,7 @@ def convert(
         list[str] | None, typer.Option(metavar="REGEX=TYPE", help="GGUF: first match wins; repeatable.")
     ] = None,
     tensor_type_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="GGUF: more of them, apart by spaces or newlines.")
+        list[Path] | None, typer.Option(metavar="FILE", help="GGUF: more, apart by spaces or newlines; in its place.")
     ] = None,
     imatrix: Annotated[
         Path | None, typer.Option(metavar="FILE", help="GGUF: importance matrix, .dat or .gguf.")
@@ -138,8 +140,9 @@ def convert(
         output=_checked_output(output), to=_one_of(("mlx", "gguf", "hf"), to, "--to"), scheme=scheme, bits=bits,
         group_size=group_size, mode=mode, recipe=recipe, overrides=tuple(override or ()), pure=pure,
         leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
-        token_embedding_type=token_embedding_type, tensor_types=tuple(tensor_type or ()),
-        tensor_type_file=tensor_type_file, imatrix=imatrix, search=search,
+        token_embedding_type=token_embedding_type,
+        tensor_types=in_order(context, {"tensor_type": tensor_type, "tensor_type_file": tensor_type_file}),
+        imatrix=imatrix, search=search,
         include_weights=tuple(include_weights or ()), exclude_weights=tuple(exclude_weights or ()),
         override_kv=tuple(override_kv or ()), prune_layers=prune_layers, keep_split=keep_split,
         dtype=_one_of(DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DTYPES, scale_dtype, "--scale-dtype"),

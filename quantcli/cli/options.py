@@ -6,10 +6,11 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
-from typing import Annotated, ParamSpec
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperCommand
 
 from quantcli.errors import QuantError, Surroundings, WrongUsage
 
@@ -71,6 +72,24 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(Surroundings.exit_code) from None
 
     return run
+
+
+class OrderedCommand(TyperCommand):
+    """A command that remembers in which order its options were given, which their values alone do not say."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[ORDER] = [parameter.name for parameter in given]
+        return super().parse_args(ctx, args)
+
+
+ORDER = "quantcli.order"
+
+
+def in_order(context: typer.Context, options: Mapping[str, Iterable[Any] | None]) -> tuple[Any, ...]:
+    """The values of repeatable options (by the names of their parameters) as they followed each other."""
+    values = {name: iter(given or ()) for name, given in options.items()}
+    return tuple(next(values[name]) for name in context.meta[ORDER] if name in values)
 
 
 def _refuse_empty(given: Mapping[str, object]) -> None:

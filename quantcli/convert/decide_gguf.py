@@ -12,7 +12,7 @@ from dataclasses import replace
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import Value
 from quantcli.convert.chosen import KEEP, Chosen
-from quantcli.convert.gguf_options import tensor_types
+from quantcli.convert.gguf_options import read_by_loader, tensor_types
 from quantcli.convert.request import GGUF_OPTIONS, Request
 from quantcli.errors import WrongUsage
 from quantcli.recipes import names
@@ -26,6 +26,7 @@ from quantcli.recipes.llama_cpp import (
     demands_importance,
     fitting,
     ggml_type,
+    idle,
     never,
 )  # fmt: skip
 from quantcli.schemes.dense import Dense
@@ -51,9 +52,9 @@ def decisions(
         )
     if name in FTYPES:
         below = assign(
-            tensors, name, _facts(source, importance), options, overridden, in_order=request.keep_split
+            tensors, name, _facts(source, request, importance), options, overridden, in_order=request.keep_split
         )  # fmt: skip
-        warnings += [f"--tensor-type: {text} matches no tensor." for text in options.unmatched(tensors)]
+        warnings += idle(options, tensors, below, name)
     elif common is None or name in names.WORDS:
         below = {d.name: common or KEEP for d in drafts}
     elif name not in names.GGML:
@@ -95,11 +96,12 @@ def _options(request: Request) -> Options:
     )
 
 
-def _facts(source: Checkpoint, importance: bool) -> Facts:
-    if source.names == "gguf":
-        return Facts.of(source.metadata, importance, str(source.root))
-    written = gguf_metadata.keys(Model.of(source).hyperparameters, None, {}, 0, True)
-    return Facts.of({key: Value(*typed) for key, typed in written.items()}, importance, str(source.root))
+def _facts(source: Checkpoint, request: Request, importance: bool) -> Facts:
+    metadata = source.metadata
+    if source.names != "gguf":
+        written = gguf_metadata.keys(Model.of(source).hyperparameters, None, {}, 0, True)
+        metadata = {key: Value(*typed) for key, typed in written.items()}
+    return Facts.of(metadata, importance, str(source.root), read_by_loader(request))
 
 
 def _plain(tensor: Tensor, common: Decision) -> Decision:

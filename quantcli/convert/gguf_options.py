@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from quantcli.containers import imatrix
+from quantcli.containers.gguf_values import Value
 from quantcli.containers.hostile import opened
 from quantcli.containers.imatrix import ImportanceMatrix
 from quantcli.convert.request import Request
@@ -47,11 +50,16 @@ def _text(text: str) -> tuple[str, Any]:
     return "string", text
 
 
+#: Keys that describe the file itself, not the model.
+OF_THE_FILE = ("general.alignment", "split.no", "split.count", "split.tensors.count")
+
 READ: dict[str, Callable[[str], tuple[str, Any]]] = {"int": _integer, "float": _float, "bool": _bool, "str": _text}
 
 
 def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
     """One `--override-kv`: the key, its GGUF type and value. Raises `WrongUsage`, quoting the text.
+
+    Also for the keys that say how the file is laid out, which another value than its writer's makes unreadable.
 
     >>> override_kv("general.name=str:mine"), override_kv("x.n=int:-7")
     (('general.name', ('string', 'mine')), ('x.n', ('uint32', 7)))
@@ -60,6 +68,11 @@ def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
     kind, colon, value = rest.partition(":")
     if not (key and equals and colon) or kind not in READ:
         raise WrongUsage(f"--override-kv {text[:100]!r} {FORM}.")
+    if key in OF_THE_FILE:
+        raise WrongUsage(
+            f"--override-kv {text[:100]!r}: {key} says how the file is laid out, which is not for an option to say: "
+            "leave it out; --shard-size and --keep-split cut a file."
+        )
     try:
         return key, READ[kind](value)
     except (ValueError, KeyError):
@@ -68,8 +81,21 @@ def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
 
 def metadata(request: Request, matrix: ImportanceMatrix | None) -> dict[str, tuple[str, Any]]:
     """The keys to set, in llama-quantize's order."""
-    given = dict(map(override_kv, request.override_kv))
+    given: dict[str, tuple[str, Any]] = {}
+    for key, typed in map(override_kv, request.override_kv):
+        given.pop(key, None)  # of a key given twice the last counts, and its place
+        given[key] = typed
     return given | (dict(imatrix.metadata(matrix)) if matrix else {})
+
+
+def read_by_loader(request: Request) -> dict[str, Value]:
+    """`--override-kv` as llama.cpp's loader has it before types are chosen: a key's first, integers modulo 2**32."""
+    read: dict[str, Value] = {}
+    for text in request.override_kv:
+        key, (kind, value) = override_kv(text)
+        negative = kind == "uint32" and text.partition("=")[2].startswith("int:-")
+        read.setdefault(key, Value(kind, -value % 2**32 if negative else value))
+    return read
 
 
 def layers(request: Request) -> tuple[int, ...]:
@@ -78,16 +104,17 @@ def layers(request: Request) -> tuple[int, ...]:
 
 
 def tensor_types(request: Request) -> tuple[TensorType, ...]:
-    """`--tensor-type` and then those of `--tensor-type-file`."""
-    given = tuple(map(tensor_type, request.tensor_types))
-    if request.tensor_type_file is None:
-        return given
-    path = request.tensor_type_file
+    """Every `--tensor-type`, those in the place of a `--tensor-type-file` included."""
+    given = ((tensor_type(said),) if isinstance(said, str) else _in_file(said) for said in request.tensor_types)
+    return tuple(chain.from_iterable(given))
+
+
+def _in_file(path: Path) -> tuple[TensorType, ...]:
     with opened(path) as (read, size):
         if size > MAX_FILE:
             raise BadInput(f"{path}: {size} bytes are too many for a file of --tensor-type options.")
         data = read(0, size)
     try:
-        return given + tensor_type_file(data.decode())
+        return tensor_type_file(data.decode())
     except UnicodeDecodeError:
         raise BadInput(f"{path}: is no UTF-8 text of REGEX=TYPE.") from None

@@ -179,10 +179,7 @@ class _Chooser:
                 "convert the original model again on a little-endian machine."
             )
         if isinstance(source, Opaque) and scheme != source:
-            raise NotPossible(
-                f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "
-                f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
-            )
+            raise _undecoded(draft, source, scheme, reason)
         weight = draft.weight
         if draft.turned and isinstance(scheme, Dense):
             weight = transposed(weight, draft.rows, draft.shape)
@@ -250,6 +247,8 @@ class _Chooser:
             fits = grade if isinstance(grade, Grade) else None
             return self._to(draft, wanted, decision.reason, decision.wanted, fits)
         if decision.origin <= Origin.RECIPE:
+            if isinstance(source, Opaque):
+                raise _undecoded(draft, source, wanted, decision.reason)
             raise NotPossible(
                 f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
                 f"{grade}; --allow-requantize rounds it again."
@@ -308,6 +307,13 @@ class _Chooser:
                 f"every weight is quantized already ({self.held_back[0]} the first) and none fits the scheme asked "
                 "for; --allow-requantize rounds them again."
             )
+
+
+def _undecoded(draft: Draft, source: Opaque, scheme: Scheme, reason: str) -> NotPossible:
+    return NotPossible(
+        f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "
+        f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
+    )
 
 
 def _same_kind(scheme: Scheme, other: Scheme) -> bool:

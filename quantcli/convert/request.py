@@ -11,7 +11,7 @@ from quantcli.schemes.base import SEARCHES
 
 @dataclass(frozen=True)
 class Request:
-    """The options of one conversion; None and empty mean not given."""
+    """The options of one conversion; None and empty mean not given. tensor_types: `REGEX=TYPE`, files of such ones."""
 
     output: Path
     to: str | None = None
@@ -25,8 +25,7 @@ class Request:
     leave_output_tensor: bool = False
     output_tensor_type: str | None = None
     token_embedding_type: str | None = None
-    tensor_types: tuple[str, ...] = ()
-    tensor_type_file: Path | None = None
+    tensor_types: tuple[str | Path, ...] = ()
     imatrix: Path | None = None
     search: str = "ggml"
     include_weights: tuple[str, ...] = ()
@@ -62,7 +61,6 @@ GGUF_OPTIONS = {
     "output_tensor_type": "--output-tensor-type",
     "token_embedding_type": "--token-embedding-type",
     "tensor_types": "--tensor-type",
-    "tensor_type_file": "--tensor-type-file",
 }
 
 #: Further ones, which need no mixture.

@@ -223,7 +223,9 @@ class _Work:
         for name, array in parts.items():
             if weight.scheme.nonfinite(name, array):
                 stored = weight.parts[name]
-                hint = "--allow-nonfinite copies it as it is" if is_dense else "such a weight means nothing"
+                is_copied = step.route in (Route.COPY, Route.CAST)
+                way = "--allow-nonfinite" + ("" if is_copied else f" with --override '{step.name}=keep'")
+                hint = f"{way} copies it as it is" if is_dense else "such a weight means nothing"
                 raise BadInput(f"{stored.file}: tensor {stored.name}: holds {_which(array)}; {hint}.")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -94,6 +95,16 @@ def only_global(choices: Iterable[Decision | None]) -> Decision | None:
     return given[0] if given else None
 
 
+def python_regex(pattern: str) -> re.Pattern[str]:
+    """A regular expression of our rules. Raises `re.error`, for what Python only warns of as well: `[[:digit:]]`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return re.compile(pattern)
+        except Warning as warning:
+            raise re.error(f"{warning}; write \\[ for a bracket, \\d for a digit") from None
+
+
 class Way(Enum):
     """How a pattern is read: as the whole name, an fnmatch glob (`*` crosses dots), a regex searched in the name."""
 
@@ -125,7 +136,7 @@ class Rule:
             return self.pattern.__eq__
         if self.way is Way.GLOB:
             return re.compile(fnmatch.translate(self.pattern)).match
-        return re.compile(self.pattern).search
+        return python_regex(self.pattern).search
 
     @cached_property
     def needle(self) -> str:

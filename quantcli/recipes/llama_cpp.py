@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from quantcli.errors import WrongUsage
 from quantcli.recipes import names
 from quantcli.recipes.base import MAX_PATTERN, Decision, Origin
+from quantcli.recipes.ecmascript import compiled
 from quantcli.recipes.ftypes import ALIASES, COPY, FTYPES, find
 from quantcli.recipes.llama_cpp_mixture import Case, Counters, Facts, choose, output
 from quantcli.recipes.llama_cpp_tensors import (
@@ -51,6 +52,7 @@ __all__ = [
     "find",
     "fitting",
     "ggml_type",
+    "idle",
     "never",
     "processing_order",
     "tensor_type",
@@ -63,11 +65,15 @@ DEMANDING = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"
 
 @dataclass(frozen=True)
 class TensorType:
-    """One `--tensor-type REGEX=TYPE`: the regex in lower case, as llama-quantize makes it; `text` is what was given."""
+    """One `--tensor-type REGEX=TYPE`: the regex as `ecmascript` has it; `text` is what was given."""
 
-    pattern: re.Pattern[str]
+    pattern: re.Pattern[bytes]
     type: str
     text: str
+
+    def names(self, tensor: str) -> bool:
+        """Whether it is found in a tensor's name."""
+        return self.pattern.search(tensor.encode()) is not None
 
 
 @dataclass(frozen=True)
@@ -80,14 +86,25 @@ class Options:
     embedding_type: str | None = None
     tensor_types: tuple[TensorType, ...] = ()
 
+    @property
+    def given(self) -> list[str]:
+        """Each as reasons of decisions begin with it."""
+        whole = {"--pure": self.pure, "--leave-output-tensor": self.leave_output}
+        types = {"--output-tensor-type": self.output_type, "--token-embedding-type": self.embedding_type}
+        return [
+            *(option for option, is_given in whole.items() if is_given),
+            *(f"{option} {kind}" for option, kind in types.items() if kind),
+            *(f"--tensor-type {option.text}" for option in self.tensor_types),
+        ]
+
     def named(self, name: str) -> TensorType | None:
         """The first `--tensor-type` found in a tensor's name."""
-        return next((option for option in self.tensor_types if option.pattern.search(name)), None)
+        return next((option for option in self.tensor_types if option.names(name)), None)
 
     def unmatched(self, tensors: Iterable[Tensor]) -> list[str]:
         """The `--tensor-type` options that are found in no name."""
         everything = [tensor.name for tensor in tensors]
-        return [option.text for option in self.tensor_types if not any(map(option.pattern.search, everything))]
+        return [option.text for option in self.tensor_types if not any(map(option.names, everything))]
 
 
 def ggml_type(text: str, option: str) -> str:
@@ -105,7 +122,7 @@ def tensor_type(text: str) -> TensorType:
     if not (pattern and equals and kind) or len(pattern) > MAX_PATTERN:
         raise WrongUsage(f"{said} needs REGEX=TYPE, such as --tensor-type attn_v=q8_0.")
     try:
-        return TensorType(re.compile(pattern.lower()), ggml_type(kind, said), text)
+        return TensorType(compiled(pattern), ggml_type(kind, said), text)
     except (re.error, RecursionError, OverflowError) as error:
         raise WrongUsage(f"{said}: a bad regular expression ({error}).") from None
 
@@ -199,6 +216,28 @@ def _mixture(case: Case, counters: Counters) -> Decision:
     index, count = counters.place(case.tensor, case.category, case.ftype, case.facts)
     kind, said = choose(replace(case, index=index, count=count))
     return Decision(kind, f"preset {case.ftype}: {said}" if said else f"preset {case.ftype}", Origin.PRESET)
+
+
+def idle(options: Options, tensors: Sequence[Tensor], decisions: Mapping[str, Decision], ftype: str) -> list[str]:
+    """A sentence for every option that decides none of `decisions`, which `assign` made of `tensors`."""
+    deciding = [decision.reason for decision in decisions.values() if decision.origin is Origin.OPTION]
+    unmatched = {f"--tensor-type {text}": text for text in options.unmatched(tensors)}
+    has_output = any(category(tensor.name) is Category.OUTPUT for tensor in tensors)
+    return [
+        f"--tensor-type: {unmatched[option]} matches no tensor."
+        if option in unmatched
+        else f"{option} changes nothing: {_why_idle(option, ftype, has_output)}."
+        for option in options.given
+        if not any(reason.startswith(option) for reason in deciding)
+    ]
+
+
+def _why_idle(option: str, ftype: str, has_output: bool) -> str:
+    if not has_output and option.startswith(("--leave-output-tensor", "--output-tensor-type")):
+        return "the model has no output.weight, its token_embd.weight stands in for it"
+    if FTYPES[ftype].base in names.DENSE and option.startswith(("--pure", "--tensor-type")):
+        return f"{ftype} quantizes nothing"
+    return "every tensor that it could decide is decided otherwise or stays as it is"
 
 
 def demands_importance(decisions: Mapping[str, Decision], ftype: str = "") -> list[str]:

@@ -7,7 +7,7 @@ Layers are counted, not read from names: a tensor's `index` is the number of ten
 down, gate and up are counted apart, a shared expert counts as one more). Only in models with experts the block's number
 stands for it in the rules on down, gate and up, the ftypes of `LOW` aside.
 
-Source: llama.cpp's src/llama-quant.cpp; `SEVENTY_B` from src/models (ggml 0.25.3).
+Source: llama.cpp's src/llama-quant.cpp; `SEVENTY_B` and `LAYER_COUNTS` from src/models (ggml 0.25.3).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from quantcli.recipes.llama_cpp_tensors import V_LIKE, Category, Tensor, block_s
 class Facts:
     """What the rules ask of a model: `general.architecture` and the keys below it.
 
-    block_count: every layer of the source, before pruning, those for predicting further tokens (`nextn`) included.
+    block_count: every layer of the source, before pruning, those for predicting further tokens (`nextn`) included; for
+    the architectures of `LAYER_COUNTS` as many as llama.cpp makes of them.
     heads, kv_heads: of layer 0. experts: 0 without any. importance: an importance matrix with an entry or more is used.
     """
 
@@ -46,20 +47,57 @@ class Facts:
         return self.heads // self.kv_heads if self.kv_heads else 0
 
     @classmethod
-    def of(cls, metadata: Mapping[str, Value], importance: bool = False, label: str = "the GGUF") -> Facts:
-        """The facts in a GGUF's metadata; what is absent counts as 0. Raises `BadInput` for what is no number."""
-        named = metadata.get("general.architecture", Value("string", "")).value
-        architecture = named if isinstance(named, str) else ""
+    def of(
+        cls, metadata: Mapping[str, Value], importance: bool = False, label: str = "the GGUF",
+        overrides: Mapping[str, Value] | None = None,
+    ) -> Facts:  # fmt: skip
+        """The facts in a GGUF's metadata; what is absent counts as 0. Raises `BadInput` for what is no number.
+
+        overrides: what llama.cpp's loader reads in their place, each only where its type is the one expected.
+        """
+        given = overrides or {}
+        named = _overridden(metadata.get("general.architecture"), given.get("general.architecture"), "string")
+        architecture = named.value if named and isinstance(named.value, str) else ""
+        if architecture in UNREAD:
+            return cls(architecture, 0, 0, 0, importance=importance)
 
         def number(key: str, default: int = 0) -> int:
             full = f"{architecture}.{key}"
-            return _first_integer(metadata[full].value, f"{label}: key {full}") if full in metadata else default
+            stored = metadata.get(full)
+            whole = key not in BY_LAYER or (stored is not None and not isinstance(stored.value, ArrayValue))
+            read = _overridden(stored, given.get(full) if whole else None, "uint32")
+            return default if read is None else _first_integer(read.value, f"{label}: key {full}")
 
-        heads = number("attention.head_count")
+        heads, nextn = number("attention.head_count"), number("nextn_predict_layers")
+        layers = LAYER_COUNTS.get(architecture, _as_stored)(number("block_count"), nextn, number("num_loops", 1))
         return cls(
-            architecture, number("block_count"), heads, number("attention.head_count_kv", heads),
-            number("expert_count"), importance, number("nextn_predict_layers"),
+            architecture, layers, heads, number("attention.head_count_kv", heads), number("expert_count"), importance,
+            nextn,
         )  # fmt: skip
+
+
+def _as_stored(count: int, nextn: int, loops: int) -> int:
+    return count
+
+
+#: Architecture -> the layers that llama.cpp counts, of the block_count, the `nextn` of it and the num_loops of a file.
+LAYER_COUNTS: dict[str, Callable[[int, int, int], int]] = {
+    # Goes through the same layers several times.
+    "nanbeige": lambda count, nextn, loops: (count - nextn) * loops if loops > 1 else count,
+    # One more layer chooses among adapters.
+    "graniteswitch": lambda count, nextn, loops: count - nextn + 1,
+}
+
+
+#: Architectures of which llama.cpp reads tensors only, and none of the numbers.
+UNREAD = ("clip",)
+
+#: Keys that may hold a number for each layer: llama.cpp overrides such a one only where the file has a single number.
+BY_LAYER = ("attention.head_count", "attention.head_count_kv")
+
+
+def _overridden(stored: Value | None, override: Value | None, kind: str) -> Value | None:
+    return override if override is not None and override.type == kind else stored
 
 
 def _first_integer(value: Any, where: str) -> int:

@@ -72,7 +72,8 @@ def never(name: str, shape: tuple[int, ...], architecture: str = "") -> str | No
     """Why llama-quantize leaves a tensor as it is, whatever the ftype; None where it may be quantized."""
     if len(without_leading_ones(shape)) < 2:
         return "one dimension"
-    if not name.endswith("weight"):
+    # There `rfind("weight") == size - 6` asks for the ending: -1 on both sides for a name of five bytes.
+    if not name.endswith("weight") and len(name.encode()) != 5:
         return "not a weight"
     if name in NEVER_NAMES:
         return "a position or token type embedding"

@@ -7,6 +7,7 @@ layout of its scheme. All that no module takes is a dense tensor.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -167,7 +168,9 @@ def pattern(text: str, label: str) -> re.Pattern[str]:
     if len(text) > LONGEST_PATTERN or _NESTED.search(text):
         raise BadInput(f"{label}: this regular expression is too long, or repeats what repeats itself: simplify it.")
     try:
-        return re.compile(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tools that wrote such files compile them as they are
+            return re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
         raise BadInput(f"{label}: is no regular expression ({error}).") from error
 

@@ -58,7 +58,8 @@ class GgufTarget:
             keys = gguf_from_gguf.keys(source, settings, number)
         else:
             keys, notes = gguf_from_hf.keys(source, placed, number)
-        for key, typed in settings.keys.items():
+        last = gguf_from_gguf.layers_left(source, settings)  # stronger than an override of the same key
+        for key, typed in [*settings.keys.items(), *last.items()]:
             keys.pop(key, None)
             keys[key] = typed
         if settings.keep_split:

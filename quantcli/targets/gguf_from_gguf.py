@@ -13,7 +13,6 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.gguf_values import Value
-from quantcli.errors import NotPossible
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.recipes.prune import Pruned, prune
@@ -41,10 +40,17 @@ def keys(source: Checkpoint, settings: Settings, file_type: int) -> Typed:
         "general.quantization_version": ("uint32", 2),
         "general.file_type": ("uint32", file_type),
     }
-    if settings.prune:
-        architecture = source.metadata.get("general.architecture", Value("string", ""))
-        changed[f"{architecture.value}.block_count"] = ("uint32", _pruned(source, settings).layers)
     return {k: v for k, v in kept.items() if k not in changed} | changed
+
+
+def layers_left(source: Checkpoint, settings: Settings) -> Typed:
+    """The key that counts the layers, of the architecture that counts; nothing unless some layers are pruned."""
+    if not settings.prune:
+        return {}
+    stored = source.metadata.get("general.architecture", Value("string", ""))
+    kind, named = settings.keys.get("general.architecture", stored)
+    architecture = named if kind == "string" else stored.value
+    return {f"{architecture}.block_count": ("uint32", _pruned(source, settings).layers)}
 
 
 def partition(source: Checkpoint, settings: Settings) -> dict[str, int]:
@@ -85,8 +91,6 @@ def _draft(weight: Weight, name: str, settings: Settings) -> Draft:
         stored = weight.scheme.dtype
         fixed = held is not None or stored not in FLOATS
         dense = stored if fixed or settings.dtype is None else settings.dtype
-        if stored == "f64" and not fixed:
-            raise NotPossible(f"tensor {weight.name} is f64, which llama.cpp does not run; give --dtype f32.")
         return Draft(
             name, weight.shape, subject, dense, weight, stays=f"stays {dense}: {held}" if held else None, fixed=fixed
         )

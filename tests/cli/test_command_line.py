@@ -165,3 +165,14 @@ def test_force_keeps_files_that_no_model_has(model: Path, tmp_path: Path) -> Non
     (folder / "thesis.odt").write_text("years of work")
     done = run("convert", model, folder, "--force")
     assert done.exit_code == 5 and "thesis.odt" in done.stderr and (folder / "thesis.odt").exists()
+
+
+def test_types_and_files_of_types_are_tried_in_the_order_given(model: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    first.write_text("attn_v=q8_0")
+    second.write_text("attn_q=q5_1 attn_k=q5_1")
+    given = ("--tensor-type", "attn_q=q4_1", "--tensor-type-file", first, "--tensor-type=attn_v=q5_0")
+    given = (*given, f"--tensor-type-file={second}", "--tensor-type", "attn_k=q4_1")
+    done = run("convert", model, tmp_path / "out.gguf", "-s", "q4_0", *given, "--dry-run", "--json")
+    found = {weight["name"]: weight["scheme"] for weight in json.loads(done.stdout)["weights"]}
+    assert [found[f"blk.0.attn_{name}.weight"] for name in "qkv"] == ["q4_1", "q5_1", "q8_0"]

@@ -135,9 +135,11 @@ def test_a_type_that_nobody_knows_is_copied(tmp_path: Path) -> None:
         assert converted(source, output, **options)["verified"]
         assert gguf.read(output).tensors["blk.0.q8_0.weight"].type_id == 999
         assert data(output)["blk.0.q8_0.weight"] == data(source)["blk.0.q8_0.weight"]
-    for options in ({"scheme": "q8_0", "allow_requantize": True}, {"overrides": ("blk.0.q8_0*=f16",)}):
+    named: dict[str, Any] = {"scheme": "q4_0", "tensor_types": ("q8_0=q8_0",)}
+    for options in ({"scheme": "q8_0", "allow_requantize": True}, {"overrides": ("blk.0.q8_0*=f16",)}, named):
         with pytest.raises(NotPossible, match=r"blk\.0\.q8_0\.weight: GGML type type-999 is copied, not decoded"):
             planned(source, tmp_path / "no.gguf", **options)
+    planned(source, tmp_path / "no.gguf", overrides=("blk.0.q8_0.weight=keep",), **named)
 
 
 def test_nothing_to_do_without_allow_requantize(tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ def test_keys_are_overridden(tmp_path: Path) -> None:
     assert found["new.int"] == ("uint32", 7)
     assert found["new.float"] == ("float32", float(np.float32(0.1)))
     assert found["a.flag"] == ("bool", False)
-    assert list(found)[-4:] == ["zzz.note", "new.int", "new.float", "a.flag"]
+    assert list(found)[-4:] == ["new.int", "new.float", "a.flag", "zzz.note"]
 
 
 @pytest.mark.parametrize(
@@ -200,15 +202,26 @@ def test_malformed_overrides_are_quoted(tmp_path: Path, text: str) -> None:
         planned(source, tmp_path / "out.gguf", override_kv=(text,))
 
 
+@pytest.mark.parametrize("given", ["general.alignment=int:7", "general.alignment=int:64", "general.alignment=str:x",
+    "split.count=int:5", "split.no=int:1", "split.tensors.count=int:3"])  # fmt: skip
+def test_keys_of_the_file_are_not_overridden(tmp_path: Path, given: str) -> None:
+    """llama-quantize aborts, or writes a file that cannot be read."""
+    source = mystery(tmp_path / "in.gguf")
+    with pytest.raises(WrongUsage, match="says how the file is laid out"):
+        planned(source, tmp_path / "out.gguf", override_kv=(given,))
+
+
 def test_a_file_of_tensor_types(tmp_path: Path) -> None:
-    """What the option says comes first; the file's own first match wins."""
+    """Its first match wins, in the place where the file is given."""
     source, output, file = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf", tmp_path / "types.txt"
     file.write_text("blk.0.strange=q5_1\nstrange=q4_1 token_embd=q8_0\n")
-    options = {"scheme": "q4_0", "tensor_types": ("blk.2.*=q5_0",), "tensor_type_file": file}
+    options: dict[str, Any] = {"scheme": "q4_0", "tensor_types": ("blk.2.*=q5_0", file)}
     assert converted(source, output, **options)["verified"]
     found = schemes(output)
     assert [found[f"blk.{layer}.strange.weight"] for layer in range(3)] == ["q5_1", "q4_1", "q5_0"]
     assert found["token_embd.weight"] == "q8_0"
+    plan = planned(source, tmp_path / "no.gguf", scheme="q4_0", tensor_types=(file, "blk.2.*=q5_0"))
+    assert {step.name: step.scheme.name for step in plan.steps}["blk.2.strange.weight"] == "q4_1"
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(BadInput, match="types.txt: is no UTF-8"):
         planned(source, tmp_path / "no.gguf", **options)
@@ -246,3 +259,31 @@ def test_options_for_gguf_need_one(tmp_path: Path) -> None:
     for options in ({"override_kv": ("a=int:1",)}, {"prune_layers": "1"}, {"imatrix": source}):
         with pytest.raises(WrongUsage, match="is an option for GGUF"):
             planned(source, tmp_path / "out", **options)
+
+
+def test_doubles_are_copied_cast_and_quantized(tmp_path: Path) -> None:
+    """Of one dimension and of two; llama-quantize's copy leaves them as they are too, its mixtures refuse them."""
+    source = tmp_path / "in.gguf"
+    doubles = np.random.default_rng(1).standard_normal((8, 256))
+    writer = library.GGUFWriter(source, "mystery")
+    writer.add_tensor("f64.weight", doubles)
+    writer.add_tensor("f64.bias", doubles[0])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for options, kind in (
+        ({}, "f64"),
+        ({"scheme": "copy"}, "f64"),
+        ({"dtype": "f32"}, "f32"),
+        ({"scheme": "f16"}, "f16"),
+    ):
+        output = tmp_path / f"{kind}{len(options)}.gguf"
+        assert converted(source, output, **options)["verified"]
+        assert schemes(output) == {"f64.weight": kind, "f64.bias": "f64"}
+        dtype = {"f64": "f8", "f32": "f4", "f16": "f2"}[kind]
+        expected = doubles.astype(np.float32).astype(dtype) if kind != "f64" else doubles
+        assert data(output)["f64.weight"] == expected.tobytes()
+    assert converted(source, tmp_path / "q.gguf", scheme="q8_0")["verified"]
+    blocks = library.quants.quantize(doubles.astype(np.float32), library.GGMLQuantizationType.Q8_0)
+    assert data(tmp_path / "q.gguf")["f64.weight"] == blocks.tobytes()

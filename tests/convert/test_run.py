@@ -210,8 +210,10 @@ class TestNothingIsLeft:
         for name, options in (("same", {}), ("f16", {"dtype": "f16"}), ("hf", {"to": "hf", "scheme": "f32"})):
             report = run(source, tmp_path / name, allow_nonfinite=True, check=True, **options)
             assert all(0 <= weight["relative_rmse"] < 1 for weight in report["weights"])
-        with pytest.raises(BadInput, match="holds NaN"):
-            run(source, tmp_path / "x", scheme="affine4-g64", allow_nonfinite=True)
+        quantized = {"scheme": "affine4-g64", "allow_nonfinite": True}
+        with pytest.raises(BadInput, match=r"holds NaN; --allow-nonfinite with --override '.*' copies") as caught:
+            run(source, tmp_path / "x", **quantized)
+        run(source, tmp_path / "x", overrides=(str(caught.value).split("'")[-2],), **quantized)
 
 
 def test_empty_tensors(tmp_path: Path) -> None:

@@ -143,9 +143,9 @@ def test_tensor_type_errors_quote_the_text(text: str) -> None:
 def test_tensor_type_file_and_unmatched() -> None:
     options = Options(tensor_types=llama_cpp.tensor_type_file("attn_v=q8_0 ffn=q4_1\n\n  output=f16\n"))
     assert [(o.pattern.pattern, o.type) for o in options.tensor_types] == [
-        ("attn_v", "q8_0"),
-        ("ffn", "q4_1"),
-        ("output", "f16"),
+        (b"attn_v", "q8_0"),
+        (b"ffn", "q4_1"),
+        (b"output", "f16"),
     ]
     assert options.unmatched(UNTIED) == ["ffn=q4_1"]
 
@@ -323,3 +323,53 @@ def test_facts_of_metadata() -> None:
     for value in ("32", -1, 1.5, True, ArrayValue("string", 1, bytes(8))):
         with pytest.raises(BadInput, match=r"a\.gguf: key deci\.block_count is .*, expected a whole number"):
             Facts.of(metadata | {"deci.block_count": Value("x", value)}, label="a.gguf")
+
+
+@pytest.mark.parametrize("name", ["abcde", "a.b.c", "h\u00e9as"])
+def test_names_of_five_bytes_are_quantized(name: str) -> None:
+    """llama-quantize's test for `weight` at the end holds for them."""
+    assert llama_cpp.never(name, (4, 256)) is None
+    assert llama_cpp.never(f"{name}f", (4, 256)) == llama_cpp.never(name[:-1], (4, 256)) == "not a weight"
+    assert llama_cpp.never(name, (256,)) == "one dimension"
+
+
+TIED = [tensor for tensor in UNTIED if tensor.name != "output.weight"]
+NO_OUTPUT = "the model has no output.weight, its token_embd.weight stands in for it"
+OTHERWISE = "every tensor that it could decide is decided otherwise or stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "ftype", "options", "said"),
+    [
+        (UNTIED, "q4_0", {"pure": True, "leave_output": True, "embedding_type": "q8_0"}, []),
+        (TIED, "q4_0", {"output_type": "q8_0"}, []),
+        (TIED, "q4_0", {"leave_output": True}, [f"--leave-output-tensor changes nothing: {NO_OUTPUT}."]),
+        (
+            TIED,
+            "q4_0",
+            {"pure": True, "output_type": "q8_0"},
+            [f"--output-tensor-type q8_0 changes nothing: {NO_OUTPUT}."],
+        ),
+        (UNTIED, "f16", {"pure": True}, ["--pure changes nothing: f16 quantizes nothing."]),
+        (
+            UNTIED,
+            "f16",
+            {"tensor_types": llama_cpp.tensor_type_file("attn_v=q8_0 nothing=q8_0"), "output_type": "q8_0"},
+            [
+                "--tensor-type attn_v=q8_0 changes nothing: f16 quantizes nothing.",
+                "--tensor-type: nothing=q8_0 matches no tensor.",
+            ],
+        ),
+        (
+            UNTIED,
+            "q4_0",
+            {"tensor_types": llama_cpp.tensor_type_file("attn=q8_0 attn_v=q5_0")},
+            [f"--tensor-type attn_v=q5_0 changes nothing: {OTHERWISE}."],
+        ),
+    ],
+)
+def test_options_that_decide_nothing_are_said(
+    tensors: list[Tensor], ftype: str, options: dict[str, Any], said: list[str]
+) -> None:
+    given = Options(**options)
+    assert llama_cpp.idle(given, tensors, decide(tensors, ftype, given), ftype) == said
