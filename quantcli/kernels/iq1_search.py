@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.iq_nearest import among8_shifted, glance8_shifted
-from quantcli.kernels.iq_neighbours import LANES, Neighbours
-from quantcli.kernels.iq_search import CLEAR, TINY
+from quantcli.kernels.iq_nearest import among8_shifted, beyond, lines8_shifted, nearest8
+from quantcli.kernels.iq_neighbours import WIDE, Neighbours
+from quantcli.kernels.iq_search import AHEAD
 from quantcli.kernels.iq_start import SUPER, weigh
 
 #: Values of a row of the book; groups that are searched side by side.
@@ -200,23 +200,19 @@ def _row(
     if row >= 0:
         return np.int64(row)
     of, count = np.int64(book.start[-1 - row]), np.int64(book.counts[-1 - row])
-    total, rest = np.float32(0), np.float32(0)
+    padded, total, rest = (count + WIDE - 1) // WIDE * WIDE, np.float32(0), np.float32(0)
     for i in range(at, at + WIDTH):
-        total += w[i]
+        total += np.float32(2) * w[i]
         rest += w[i] * x[i] * x[i]
-    rest = rest / scale
-    place, near, second, _, _, _ = glance8_shifted(
-        book.codes, of, count, w, twice, at, scale, scale, rest, rest, abouts[0], abouts[1], shift
-    )
-    within = CLEAR * (scale * total * np.float32(2) + rest) + TINY
-    if second - near > within:
-        return np.int64(book.members[of + place])
-    kept, limit = 0, near + within
-    for j in range(count):
-        few[kept] = book.members[of + j]
-        kept += 0 if abouts[0, j] > limit else 1
+    part, squares, alongs = rest / scale, abouts[0], abouts[1]
+    place = lines8_shifted(book.codes, of, padded, w, twice, at, scale, part, squares, alongs, shift)
+    limit = beyond(scale, scale * total + part, squares[place], alongs[place])
     own[0] = scale
-    among8_shifted(floats, few, 0, kept, x, w, at, own, found, 0, shift)
+    kept, unclear, _ = nearest8(
+        squares, alongs, book.members, of, count, own, scale, limit, scale, limit, total, rest, few, found, 0
+    )
+    if unclear & 1:
+        among8_shifted(floats, few, kept, x, w, at, own, found, 0, shift)
     return np.int64(found[0])
 
 
@@ -311,8 +307,8 @@ def _search(
     levels, number, side = np.zeros(group, np.int32), np.zeros(SIDE, np.int32), np.zeros((group, SIDE), np.float32)
     sumx, sumw = np.zeros((halves, group + 1, SIDE), np.float32), np.zeros((halves, group + 1, SIDE), np.float32)
     ends, best, sums = np.zeros((5, group + 1, SIDE), np.float32), np.zeros(SIDE, np.float32), np.zeros(2, np.float32)
-    abouts, few = np.zeros((2, longest), np.float32), np.zeros(longest + 1, np.int16)
-    own, found = np.zeros(LANES, np.float32), np.zeros(LANES, np.int32)
+    abouts, few = np.zeros((2, longest + AHEAD), np.float32), np.zeros(longest + AHEAD, np.int16)
+    own, found = np.ones(WIDE, np.float32), np.zeros(WIDE, np.int32)
     plain, epsilon = np.float32(0), EPSILON_S if halves == 1 else EPSILON_M
     for start in range(0, rows.shape[0], at_once):
         count = min(at_once, rows.shape[0] - start)

@@ -1,10 +1,22 @@
-"""The nearest of some codebook rows to a few values, in vectors of eight; lists are those of iq_neighbours.py.
+"""The nearest of some codebook rows to a few values, in vectors; lists are those of iq_neighbours.py.
 
 A row's distance is the sum over i, in order, of w[i] * (scale * code[i] - x[i]) ** 2, every float32 operation rounded
 once; the first of the smallest wins, as in ggml's `iq2_find_best_neighbour`, `iq3_..` and `iq1_find_best_neighbour2`.
+Over the scale it is, but for rounding and a part that all rows have, a line: scale * square + along, with
 
-    among     exactly that, for eight scales side by side
-    glance    about that, for one or two scales, eight rows side by side: which row is nearest where it is clear
+    square      the sum of w code code             along       the sum of -2 w x code
+
+    lines       square and along of all rows of a list, and which row is nearest for one scale, about
+    nearest     about the nearest row for sixteen scales side by side, and for which of them that is not clear; rows
+                that are farther than a given line for both of two scales are so for all between, and left out
+    among       exactly the nearest, for eight scales side by side
+
+`CLEAR` says what is clear. As 2 x code <= scale * code ** 2 + x ** 2 / scale, no part of a line, and no half of a
+distance over its scale, is above size = scale * squares + rest, where squares is no row's square's less and rest the sum
+of w x x over the scale. Some 40 operations on such parts are off by less than 2**-18 of size; a difference of CLEAR of
+size is far more than that for both rows, in ggml's arithmetic and in ours. Underflow may be off by 2**23 * 2**-149 for
+each term of a distance (a w that is not 0 and a larger factor have a normal product), so nothing is clear where scale *
+size is not above SMALL; nor where it is not below HUGE, which leaves out NaN and overflow.
 
 Written as LLVM IR, because runs are short: what LLVM makes of a loop over 8 to 40 floats is mostly its own overhead.
 """
@@ -20,105 +32,178 @@ from numba import types
 from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
-from quantcli.kernels.iq_neighbours import LANES
+from quantcli.kernels.compile import inlined
+from quantcli.kernels.iq_neighbours import LANES, PLACES, WIDE
 
 #: numba's helpers for IR, which have no types.
 cgutils: Any = untyped
 
 #: A distance has to be below it, as in ggml.
 LARGEST = float(np.finfo(np.float32).max)
+#: By how much of its size (above) a distance over its scale has to be larger; and between what distances' sizes.
+CLEAR, SMALL, HUGE = np.float32(2.0**-14), np.float32(2.0**-100), np.float32(2.0**100)
+
+INFINITE = np.float32(np.inf)
 
 _FLOAT, _INT, _BYTE, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
-FLOATS, _INTS, _BYTES = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT, _BYTE))
-_PLACES = ir.Constant(_INTS, list(range(LANES)))
+FLOATS, _INTS = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT))
+_MAY_FUSE = ("contract",)
 
 
-def splat(builder: Any, value: Any) -> Any:
+def splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
     """A vector of `value` in all lanes."""
-    kind = ir.VectorType(value.type, LANES)
+    kind = ir.VectorType(value.type, lanes)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(one, one, ir.Constant(_INTS, [0] * LANES))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
+
+
+def _number(value: Any) -> Any:
+    return ir.Constant(_FLOAT, float(value))
 
 
 def _least(builder: Any, values: Any) -> Any:
-    """The smallest of eight int32."""
-    kind, name = ir.FunctionType(_INT, [_INTS]), f"llvm.vector.reduce.smin.v{LANES}i32"
-    reduce = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(reduce, [values])
+    """The smallest int32 of a vector."""
+    kind, name = ir.FunctionType(_INT, [values.type]), f"llvm.vector.reduce.smin.v{values.type.count}i32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [values])
 
 
-def _code(builder: Any, block: Any, stride: Any, i: int, shift: Any) -> Any:
-    """Code i of eight rows as floats; `block` points to their first codes, the next ones lie `stride` bytes on."""
-    at = builder.gep(block, [builder.mul(stride, ir.Constant(_LONG, i))])
-    whole = builder.sext(builder.load(builder.bitcast(at, _BYTES.as_pointer()), align=1), _INTS)
-    code = builder.sitofp(whole, FLOATS)
-    return code if shift is None else builder.fadd(code, shift)
+def _load(builder: Any, source: Any, lanes: int, at: Any = None) -> Any:
+    source = source if at is None else builder.gep(source, [at])
+    kind = ir.VectorType(source.type.pointee, lanes).as_pointer()
+    return builder.load(builder.bitcast(source, kind), align=1)
 
 
-def _known(builder: Any, width: int, *values: Any) -> list[tuple[Any, ...]]:
+def _store(builder: Any, values: Any, target: Any, at: Any = None) -> None:
+    target = target if at is None else builder.gep(target, [at])
+    builder.store(values, builder.bitcast(target, values.type.as_pointer()), align=1)
+
+
+def _bits(builder: Any, flags: Any) -> Any:
+    """A flag of each lane as an int64, the first lane lowest."""
+    return builder.zext(builder.bitcast(flags, ir.IntType(flags.type.count)), _LONG)
+
+
+def _known(builder: Any, width: int, lanes: int, *values: Any) -> list[tuple[Any, ...]]:
     """The first `width` floats behind each pointer, each in all lanes."""
     steps = [ir.Constant(_INT, i) for i in range(width)]
-    return [tuple(splat(builder, builder.load(builder.gep(v, [step]))) for v in values) for step in steps]
+    return [tuple(splat(builder, builder.load(builder.gep(v, [step])), lanes) for v in values) for step in steps]
 
 
-class _Best:
-    """Each lane's smallest distance so far, its place, and the smallest but that one."""
-
-    def __init__(self, builder: Any) -> None:
-        far, none = ir.Constant(FLOATS, [LARGEST] * LANES), ir.Constant(_INTS, [0] * LANES)
-        self.builder = builder
-        self.best, self.second, self.place = (cgutils.alloca_once_value(builder, v) for v in (far, far, none))
-
-    def offer(self, distance: Any, here: Any) -> None:
-        """Eight more; places grow, so that of equals the first stays."""
-        builder = self.builder
-        old, runner = builder.load(self.best), builder.load(self.second)
-        better = builder.fcmp_ordered("<", distance, old)
-        closer = builder.select(builder.fcmp_ordered("<", distance, runner), distance, runner)
-        builder.store(builder.select(better, old, closer), self.second)
-        builder.store(builder.select(better, distance, old), self.best)
-        builder.store(builder.select(better, here, builder.load(self.place)), self.place)
-
-    def found(self) -> tuple[Any, Any, Any]:
-        """Place (int64) of the first smallest, its distance and the next one; distances are ordered as their bits."""
-        builder = self.builder
-        keys, runners = (builder.bitcast(builder.load(v), _INTS) for v in (self.best, self.second))
-        places = builder.load(self.place)
-        least = _least(builder, keys)
-        none = ir.Constant(_INTS, [2**31 - 1] * LANES)
-        first = _least(builder, builder.select(builder.icmp_signed("==", keys, splat(builder, least)), places, none))
-        won = builder.icmp_signed("==", places, splat(builder, first))
-        other = _least(builder, builder.select(won, runners, keys))
-        return builder.sext(first, _LONG), builder.bitcast(least, _FLOAT), builder.bitcast(other, _FLOAT)
-
-
-def _about(
-    builder: Any, width: int, codes: Any, count: Any, w: Any, twice: Any, scales: Any, rests: Any, distances: Any,
-    shift: Any,
-) -> list[tuple[Any, Any, Any]]:  # fmt: skip
-    """What `_Best.found` gives for each scale; `distances`: where all of them go. All but integers are pointers."""
-    bests, known = [_Best(builder) for _ in scales], _known(builder, width, w, twice)
-    shifts = None if shift is None else splat(builder, shift)
-    ends = [(splat(builder, scale), splat(builder, rest)) for scale, rest in zip(scales, rests, strict=True)]
-    nought, may_fuse = ir.Constant(FLOATS, [0.0] * LANES), ("contract",)
-    with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), intp=_LONG) as (at, _):
+def _lines(
+    builder: Any, lanes: int, width: int, codes: Any, count: Any, w: Any, twice: Any, scale: Any, rest: Any,
+    squares: Any, alongs: Any, shift: Any,
+) -> Any:  # fmt: skip
+    """The place of a row that is about the nearest; all but numbers are pointers."""
+    floats, ints = ir.VectorType(_FLOAT, lanes), ir.VectorType(_INT, lanes)
+    known = _known(builder, width, lanes, w, twice)
+    shifts = None if shift is None else splat(builder, shift, lanes)
+    nought, scales, rests = ir.Constant(floats, [0.0] * lanes), splat(builder, scale, lanes), splat(builder, rest, lanes)
+    kept = ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes)
+    best = cgutils.alloca_once_value(builder, ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes))
+    with cgutils.for_range_slice(builder, count.type(0), count, count.type(lanes), intp=_LONG) as (at, _):
         square = along = nought
         for i, (weight, double) in enumerate(known):
-            code = _code(builder, builder.gep(codes, [at]), count, i, shifts)
-            square = builder.fadd(square, builder.fmul(weight, builder.fmul(code, code), may_fuse), may_fuse)
-            along = builder.fadd(along, builder.fmul(double, code, may_fuse), may_fuse)
-        here = builder.add(splat(builder, builder.trunc(at, _INT)), _PLACES)
-        for best, (scale, rest), kept in zip(bests, ends, distances, strict=True):
-            distance = builder.fadd(builder.fadd(builder.fmul(scale, square, may_fuse), along, may_fuse), rest)
-            distance = builder.select(builder.fcmp_ordered(">", distance, nought), distance, nought)
-            builder.store(distance, builder.bitcast(builder.gep(kept, [at]), FLOATS.as_pointer()), align=4)
-            best.offer(distance, here)
-    return [best.found() for best in bests]
+            source = builder.gep(codes, [builder.add(at, builder.mul(count, ir.Constant(_LONG, i)))])
+            code = builder.sitofp(builder.sext(_load(builder, source, lanes), ints), floats)
+            code = code if shifts is None else builder.fadd(code, shifts)
+            square = builder.fadd(square, builder.fmul(weight, builder.fmul(code, code), flags=_MAY_FUSE), flags=_MAY_FUSE)
+            along = builder.fadd(along, builder.fmul(double, code, flags=_MAY_FUSE), flags=_MAY_FUSE)
+        _store(builder, square, squares, at)
+        _store(builder, along, alongs, at)
+        distance = builder.fadd(builder.fadd(builder.fmul(scales, square, flags=_MAY_FUSE), along, flags=_MAY_FUSE), rests)
+        distance = builder.select(builder.fcmp_ordered(">", distance, nought), distance, nought)
+        places = ir.Constant(ints, list(range(lanes)))
+        here = builder.add(splat(builder, builder.trunc(at, _INT), lanes), places)
+        key = builder.or_(builder.and_(builder.bitcast(distance, ints), kept), here)
+        old = builder.load(best)
+        builder.store(builder.select(builder.icmp_signed("<", key, old), key, old), best)
+    return builder.zext(builder.and_(_least(builder, builder.load(best)), ir.Constant(_INT, PLACES)), _LONG)
+
+
+def _chunk(builder: Any, squares: Any, alongs: Any, at: Any, ends: Any, vectors: int) -> Any:
+    """A bit of each of CHUNK rows from `at` on that is not farther at both ends: (scale, limit) of each."""
+    mask = ir.Constant(_LONG, 0)
+    for k in range(vectors):
+        here = builder.add(at, ir.Constant(_LONG, WIDE * k))
+        square, along, out = _load(builder, squares, WIDE, here), _load(builder, alongs, WIDE, here), None
+        for scale, limit in ends:
+            distance = builder.fadd(builder.fmul(splat(builder, scale, WIDE), square, flags=_MAY_FUSE), along, flags=_MAY_FUSE)
+            farther = builder.fcmp_ordered(">", distance, splat(builder, limit, WIDE))
+            out = farther if out is None else builder.and_(out, farther)
+        mask = builder.or_(mask, builder.shl(_bits(builder, builder.not_(out)), ir.Constant(_LONG, WIDE * k)))
+    return mask
+
+
+class _Lanes:
+    """For each of WIDE scales: the smallest distance so far, its row, and the smallest but that one."""
+
+    def __init__(self, builder: Any, scales: Any) -> None:
+        self.builder, self.scale = builder, _load(builder, scales, WIDE)
+        floats, ints = ir.VectorType(_FLOAT, WIDE), ir.VectorType(_INT, WIDE)
+        far, none = ir.Constant(floats, [LARGEST] * WIDE), ir.Constant(ints, [0] * WIDE)
+        self.best, self.second, self.number = (cgutils.alloca_once_value(builder, v) for v in (far, far, none))
+
+    def offer(self, square: Any, along: Any, own: Any) -> None:
+        """One more row."""
+        builder = self.builder
+        square, along, own = (splat(builder, value, WIDE) for value in (square, along, own))
+        distance = builder.fadd(builder.fmul(self.scale, square, flags=_MAY_FUSE), along, flags=_MAY_FUSE)
+        old, runner = builder.load(self.best), builder.load(self.second)
+        better = builder.fcmp_ordered("<", distance, old)
+        behind = builder.select(better, old, distance)
+        builder.store(builder.select(builder.fcmp_ordered("<", behind, runner), behind, runner), self.second)
+        builder.store(builder.select(better, distance, old), self.best)
+        builder.store(builder.select(better, own, builder.load(self.number)), self.number)
+
+    def found(self, total: Any, rest: Any) -> tuple[Any, Any, Any]:
+        """The rows; a bit of each that is not clear; a bit of each that is another than the one before."""
+        builder, number = self.builder, self.builder.load(self.number)
+        scaled = builder.fmul(self.scale, splat(builder, total, WIDE))
+        size = builder.fadd(scaled, builder.fdiv(splat(builder, rest, WIDE), self.scale))
+        clear, small, huge = (splat(builder, _number(value), WIDE) for value in (CLEAR, SMALL, HUGE))
+        off = builder.fsub(builder.load(self.second), builder.load(self.best))
+        apart = builder.fcmp_ordered(">", off, builder.fmul(size, clear))
+        size = builder.fmul(size, self.scale)
+        sound = builder.and_(builder.fcmp_ordered("<", size, huge), builder.fcmp_ordered(">", size, small))
+        before = builder.shuffle_vector(
+            number, number, ir.Constant(ir.VectorType(_INT, WIDE), [0, *range(WIDE - 1)])
+        )
+        moved = _bits(builder, builder.icmp_signed("!=", number, before))
+        return number, _bits(builder, builder.not_(builder.and_(apart, sound))), moved
+
+
+def _nearest(
+    builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, ends: Any, lanes: _Lanes, few: Any, vectors: int
+) -> Any:
+    """How many rows of a list are not out of the question; they go to `few`, and are offered to the lanes."""
+    kept, whole = cgutils.alloca_once_value(builder, ir.Constant(_LONG, 0)), ir.Constant(_LONG, -1)
+    chunk, one = ir.Constant(_LONG, WIDE * vectors), ir.Constant(_LONG, 1)
+    mask = cgutils.alloca_once(builder, _LONG)
+    with cgutils.for_range_slice(builder, count.type(0), count, chunk, intp=_LONG) as (at, _):
+        left = builder.sub(count, at)
+        part = builder.sub(builder.shl(one, left), one)
+        valid = builder.select(builder.icmp_signed("<", left, ir.Constant(_LONG, 64)), part, whole)
+        builder.store(builder.and_(_chunk(builder, squares, alongs, at, ends, vectors), valid), mask)
+        again, done = builder.append_basic_block("rows"), builder.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed("!=", builder.load(mask), ir.Constant(_LONG, 0)), again, done)
+        builder.position_at_end(again)
+        bits = builder.load(mask)
+        place = builder.add(at, builder.cttz(bits, ir.Constant(ir.IntType(1), 1)))
+        own, number = builder.load(builder.gep(ids, [place])), builder.load(kept)
+        builder.store(own, builder.gep(few, [number]))
+        builder.store(builder.add(number, one), kept)
+        square, along = (builder.load(builder.gep(v, [place])) for v in (squares, alongs))
+        lanes.offer(square, along, builder.sext(own, _INT))
+        rest = builder.and_(bits, builder.sub(bits, one))
+        builder.store(rest, mask)
+        builder.cbranch(builder.icmp_signed("!=", rest, ir.Constant(_LONG, 0)), again, done)
+        builder.position_at_end(done)
+    return builder.load(kept)
 
 
 def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w: Any, scales: Any, shift: Any) -> Any:
     """The nearest row's number for each of eight scales; all but `count` and `shift` are pointers."""
-    known, scale = _known(builder, width, x, w), builder.load(builder.bitcast(scales, FLOATS.as_pointer()), align=4)
+    known, scale = _known(builder, width, LANES, x, w), _load(builder, scales, LANES)
     start = splat(builder, builder.sext(builder.load(ids), _INT))
     best = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [LARGEST] * LANES))
     number = cgutils.alloca_once_value(builder, start)
@@ -139,10 +224,41 @@ def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w:
     return builder.load(number)
 
 
+def _explained(
+    builder: Any, width: int, rows: Any, stride: Any, new: Any, words: Any, count: Any, heavy: Any, weights: Any,
+    along: Any, square: Any,
+) -> None:  # fmt: skip
+    """The two sums of eight candidates; all but numbers are pointers."""
+    nought, quads = ir.Constant(FLOATS, [0.0] * LANES), width // 4
+    sums = [cgutils.alloca_once_value(builder, nought) for _ in range(2)]
+    places = [builder.sext(builder.load(builder.gep(new, [ir.Constant(_LONG, c)])), _LONG) for c in range(LANES)]
+    with cgutils.for_range(builder, count, intp=_LONG) as loop:
+        of = builder.gep(rows, [builder.mul(loop.index, stride)])
+        own = [builder.sext(builder.load(builder.gep(of, [place])), _LONG) for place in places]
+        first = [builder.mul(number, ir.Constant(_LONG, quads)) for number in own]
+        totals = [builder.load(one) for one in sums]
+        for h in range(quads):
+            word = ir.Constant(_INTS, ir.Undefined)
+            for c, place in enumerate(first):
+                one = builder.load(builder.gep(words, [builder.add(place, ir.Constant(_LONG, h))]))
+                word = builder.insert_element(word, one, ir.Constant(_INT, c))
+            for i in range(4):
+                at = builder.add(builder.mul(loop.index, ir.Constant(_LONG, width)), ir.Constant(_LONG, 4 * h + i))
+                shift, mask = (ir.Constant(_INTS, [number] * LANES) for number in (8 * i, 255))
+                code = builder.sitofp(builder.and_(builder.lshr(word, shift), mask), FLOATS)
+                x, w = (splat(builder, builder.load(builder.gep(v, [at]))) for v in (heavy, weights))
+                totals[0] = builder.fadd(totals[0], builder.fmul(x, code))
+                totals[1] = builder.fadd(totals[1], builder.fmul(builder.fmul(w, code), code))
+        for one, total in zip(sums, totals, strict=True):
+            builder.store(total, one)
+    for one, target in zip(sums, (along, square), strict=True):
+        _store(builder, builder.load(one), target)
+
+
 WHOLE, REAL = types.int64, types.float32
 tuple_of: Any = types.Tuple
-_CODES, _IDS, _NUMBERS, REALS = (
-    types.Array(kind, 1, "C") for kind in (types.int8, types.int16, types.int32, types.float32)
+_CODES, _IDS, _NUMBERS, _WORDS, REALS = (
+    types.Array(kind, 1, "C") for kind in (types.int8, types.int16, types.int32, types.uint32, types.float32)
 )
 
 
@@ -150,70 +266,149 @@ def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
 
 
-def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
-    """among(rows, ids, start, count, x, w, at, scales, out, first, shift): out[first + c], eight row numbers.
+_NOTHING = ir.Constant(_LONG, 0)
 
-    rows: float32, `width` codes (+ shift) each; the rows looked at are ids[start : start + count], int16, in that
-    order; x, w: float32, read from `at`; scales: float32, read from `first`.
+
+def _make_lines(width: int, shifted: bool) -> Callable[..., Any]:
+    """lines(codes, start, count, w, twice, at, scale, rest, squares, alongs, shift): the place of a near row.
+
+    codes: int8, `count` rows of `width` from start * width, laid out as in iq_neighbours.py, each + shift; w and twice
+    (-2 w x): float32, read from `at`; scale: for which the row is near; rest: the sum of w x x, over that scale;
+    squares, alongs: float32, get the lines.
     """
 
     def typed(
-        _: Any, rows: Any, ids: Any, start: Any, count: Any, x: Any, w: Any, at: Any, scales: Any, out: Any, first: Any,
-        shift: Any,
+        _: Any, codes: Any, start: Any, count: Any, w: Any, twice: Any, at: Any, scale: Any, rest: Any, squares: Any,
+        alongs: Any, shift: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            rows, ids, start, count, x, w, at, scales, out, first, shift = given
-            nothing = ir.Constant(_LONG, 0)
+            codes, start, count, w, twice, at, scale, rest, squares, alongs, shift = given
+            rows = pointer(context, builder, _CODES, codes, builder.mul(start, ir.Constant(_LONG, width)))
+            weights, doubles = (pointer(context, builder, REALS, array, at) for array in (w, twice))
+            kept = (pointer(context, builder, REALS, array, _NOTHING) for array in (squares, alongs))
+            return _lines(
+                builder, WIDE, width, rows, count, weights, doubles, scale, rest, *kept,
+                shift if shifted else None,
+            )  # fmt: skip
+
+        return WHOLE(_CODES, WHOLE, WHOLE, REALS, REALS, WHOLE, REAL, REAL, REALS, REALS, REAL), build
+
+    made: Callable[..., Any] = intrinsic(typed)
+    return made
+
+
+def _make_nearest(vectors: int) -> Callable[..., Any]:
+    """nearest(squares, alongs, ids, start, count, scales, scale, limit, other, other_limit, total, rest, few, out, first).
+
+    out[first + c]: about the nearest row for each of WIDE scales, float32, read from `first`; of the rows ids[start :
+    start + count], int16, whose lines are in `squares` and `alongs`, but those where scale * square + along is above
+    `limit`, and other * square + along above `other_limit`. total: no row's square is larger; rest: the sum of w x x.
+    Returns how many rows were left (they are in `few`), a bit of each lane that is not clear, and a bit of each lane
+    with another row than the one before.
+    """
+
+    def typed(
+        _: Any, squares: Any, alongs: Any, ids: Any, start: Any, count: Any, scales: Any, scale: Any, limit: Any,
+        other: Any, other_limit: Any, total: Any, rest: Any, few: Any, out: Any, first: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            (
+                squares, alongs, ids, start, count, scales, scale, limit, other, other_limit, total, rest, few, out,
+                first,
+            ) = given  # fmt: skip
+            square, along = (pointer(context, builder, REALS, array, _NOTHING) for array in (squares, alongs))
+            lanes = _Lanes(builder, pointer(context, builder, REALS, scales, first))
+            kept = _nearest(
+                builder, square, along, pointer(context, builder, _IDS, ids, start), count,
+                ((scale, limit), (other, other_limit)), lanes, pointer(context, builder, _IDS, few, _NOTHING), vectors,
+            )  # fmt: skip
+            number, unclear, moved = lanes.found(total, rest)
+            _store(builder, number, pointer(context, builder, _NUMBERS, out, first))
+            return context.make_tuple(builder, signature.return_type, [kept, unclear, moved])
+
+        given = (REALS, REALS, _IDS, WHOLE, WHOLE, REALS, REAL, REAL, REAL, REAL, REAL, REAL, _IDS, _NUMBERS, WHOLE)
+        return tuple_of((WHOLE,) * 3)(*given), build
+
+    made: Callable[..., Any] = intrinsic(typed)
+    return made
+
+
+def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
+    """among(rows, ids, count, x, w, at, scales, out, first, shift): out[first + c], eight row numbers.
+
+    rows: float32, `width` codes (+ shift) each; the rows looked at are ids[:count], int16, in that order; x, w:
+    float32, read from `at`; scales: float32, read from `first`.
+    """
+
+    def typed(
+        _: Any, rows: Any, ids: Any, count: Any, x: Any, w: Any, at: Any, scales: Any, out: Any, first: Any, shift: Any
+    ) -> tuple[Any, Any]:
+        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            rows, ids, count, x, w, at, scales, out, first, shift = given
             found = _among(
                 builder, width,
-                pointer(context, builder, REALS, rows, nothing), pointer(context, builder, _IDS, ids, start), count,
+                pointer(context, builder, REALS, rows, _NOTHING), pointer(context, builder, _IDS, ids, _NOTHING), count,
                 pointer(context, builder, REALS, x, at), pointer(context, builder, REALS, w, at),
                 pointer(context, builder, REALS, scales, first), shift if shifted else None,
             )  # fmt: skip
-            kept = pointer(context, builder, _NUMBERS, out, first)
-            builder.store(found, builder.bitcast(kept, _INTS.as_pointer()), align=4)
+            _store(builder, found, pointer(context, builder, _NUMBERS, out, first))
             return context.get_dummy_value()
 
-        return types.void(REALS, _IDS, WHOLE, WHOLE, REALS, REALS, WHOLE, REALS, _NUMBERS, WHOLE, REAL), build
+        return types.void(REALS, _IDS, WHOLE, REALS, REALS, WHOLE, REALS, _NUMBERS, WHOLE, REAL), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made
 
 
-def _make_glance(width: int, shifted: bool) -> Callable[..., Any]:
-    """glance(codes, start, count, w, twice, at, one, other, rest, rest_other, about, about_other, shift).
+def _make_explained(width: int) -> Callable[..., Any]:
+    """explained(rows, stride, new, words, count, heavy, weights, at, along, square, first): of eight candidates.
 
-    Of distances / scale = scale * sum(w q q) + sum(twice q) + rest, not exact, for the scales `one` and `other`: place
-    of the smallest, it, and the smallest but that one, twice. codes: int8, rows of `width` from start * width, laid out
-    as in iq_neighbours.py, each + shift; w and twice (-2 w x): float32, read from `at`; rest: the sum of w x x, over
-    the scale; about: float32, gets all of them.
+    along[first + c] = the sum of heavy * code, square[first + c] = the sum of weight * code * code, in order, each
+    product and sum rounded. new[first + c]: the candidates' places in rows, int32: `count` runs, `stride` apart; words:
+    uint32, four codes each, of all rows of the book; heavy and weights: float32, read from `at`.
     """
 
     def typed(
-        _: Any, codes: Any, start: Any, count: Any, w: Any, twice: Any, at: Any, one: Any, other: Any, rest: Any,
-        rest_other: Any, about: Any, about_other: Any, shift: Any,
+        _: Any, rows: Any, stride: Any, new: Any, words: Any, count: Any, heavy: Any, weights: Any, at: Any, along: Any,
+        square: Any, first: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            codes, start, count, w, twice, at, one, other, rest, rest_other, about, about_other, shift = given
-            begin = builder.mul(start, ir.Constant(_LONG, width))
-            rows = pointer(context, builder, _CODES, codes, begin)
-            weights, doubles = (pointer(context, builder, REALS, array, at) for array in (w, twice))
-            nothing = ir.Constant(_LONG, 0)
-            kept = [pointer(context, builder, REALS, array, nothing) for array in (about, about_other)]
-            found = _about(
-                builder, width, rows, count, weights, doubles, (one, other), (rest, rest_other), kept,
-                shift if shifted else None,
+            rows, stride, new, words, count, heavy, weights, at, along, square, first = given
+            _explained(
+                builder, width, pointer(context, builder, _NUMBERS, rows, _NOTHING), stride,
+                pointer(context, builder, _NUMBERS, new, first), pointer(context, builder, _WORDS, words, _NOTHING),
+                count, *(pointer(context, builder, REALS, array, at) for array in (heavy, weights)),
+                *(pointer(context, builder, REALS, array, first) for array in (along, square)),
             )  # fmt: skip
-            return context.make_tuple(builder, signature.return_type, [part for end in found for part in end])
+            return context.get_dummy_value()
 
-        result = tuple_of((WHOLE, REAL, REAL) * 2)
-        given = (_CODES, WHOLE, WHOLE, REALS, REALS, WHOLE, REAL, REAL, REAL, REAL, REALS, REALS, REAL)
-        return result(*given), build
+        given = (_NUMBERS, WHOLE, _NUMBERS, _WORDS, WHOLE, REALS, REALS, WHOLE, REALS, REALS, WHOLE)
+        return types.void(*given), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made
+
+
+def _lowest_typed(_: Any, mask: Any) -> tuple[Any, Any]:
+    """lowest(mask): the place of the lowest bit that is set."""
+
+    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.cttz(given[0], ir.Constant(ir.IntType(1), 1))
+
+    return WHOLE(WHOLE), build
 
 
 #: Of IQ3's rows of four codes; of IQ2's of eight; of IQ1's of eight, each code moved by the same shift.
 among4, among8, among8_shifted = _make_among(4, False), _make_among(8, False), _make_among(8, True)
-glance4, glance8, glance8_shifted = _make_glance(4, False), _make_glance(8, False), _make_glance(8, True)
+lines4, lines8, lines8_shifted = _make_lines(4, False), _make_lines(8, False), _make_lines(8, True)
+#: Of short lists, WIDE rows at a time; of long ones, 64.
+nearest4, nearest8 = _make_nearest(1), _make_nearest(4)
+explained4, explained8 = _make_explained(4), _make_explained(8)
+lowest: Callable[..., Any] = intrinsic(_lowest_typed)
+
+
+@inlined
+def beyond(scale: Any, size: Any, square: Any, along: Any) -> Any:
+    """What is clearly farther than a line for a scale; infinity where nothing is."""
+    sound = (size * scale > SMALL) & (size * scale < HUGE)
+    return scale * square + along + CLEAR * size if sound else INFINITE
