@@ -26,17 +26,16 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.iq1_splits import SHIFT, SIDE, best_splits, exact, shift_of
 from quantcli.kernels.iq_nearest import among8_shifted, beyond, lines8_shifted, nearest8
 from quantcli.kernels.iq_neighbours import WIDE, Neighbours
 from quantcli.kernels.iq_search import AHEAD
 from quantcli.kernels.iq_start import SUPER, weigh
 
-#: Values of a row of the book; groups that are searched side by side.
-WIDTH, SIDE = 8, 32
-SHIFT = np.float32(0.125)
+#: Values of a row of the book.
+WIDTH = 8
 #: A smaller peak is zero.
 EPSILON_S, EPSILON_M = np.float32(1e-12), np.float32(1e-7)
-_LARGEST = np.float32(np.finfo(np.float32).max)
 
 
 class Found(NamedTuple):
@@ -86,108 +85,6 @@ def _sort(x: Any, side: Any, rank: Any, order: Any) -> None:
     for g in range(groups):
         for i in range(size):
             order[rank[i, g], g] = np.int32(i)
-
-
-@inner
-def _splits32(sumx: Any, sumw: Any, ends: Any, best: Any, number: Any) -> None:
-    """best, number of each lane's best split of 32: number = 2 (33 i1 + i2), + 1 for the shift -1/8, -1 for none.
-
-    sumx, sumw (33, lanes): sums of w x and of w over the first values; ends (4, 33, lanes): work space.
-    """
-    size, lanes, nought = sumx.shape[0] - 1, best.shape[0], np.float32(0)
-    low_p, low_m, high_p, high_m = (
-        SHIFT - np.float32(1),
-        -SHIFT - np.float32(1),
-        np.float32(1) + SHIFT,
-        np.float32(1) - SHIFT,
-    )
-    ax_p, ax_m, aw_p, aw_m = ends[4, 0], ends[4, 1], ends[4, 2], ends[4, 3]
-    for i in range(size + 1):
-        for g in range(lanes):
-            x, w = sumx[size, g] - sumx[i, g], sumw[size, g] - sumw[i, g]
-            ends[0, i, g], ends[1, i, g] = x * high_p, x * high_m
-            ends[2, i, g], ends[3, i, g] = w * high_p * high_p, w * high_m * high_m
-    for g in range(lanes):
-        best[g], number[g] = -_LARGEST, np.int32(-1)
-    for i1 in range(size + 1):
-        x1, w1 = sumx[i1], sumw[i1]
-        for g in range(lanes):
-            ax_p[g], ax_m[g] = x1[g] * low_p, x1[g] * low_m
-            aw_p[g], aw_m[g] = w1[g] * low_p * low_p, w1[g] * low_m * low_m
-        for i2 in range(i1, size + 1):
-            x2, w2, cx_p, cx_m, cw_p, cw_m = sumx[i2], sumw[i2], ends[0, i2], ends[1, i2], ends[2, i2], ends[3, i2]
-            this = np.int32(2 * (33 * i1 + i2))
-            for g in range(lanes):
-                bx, bw = (x2[g] - x1[g]) * SHIFT, (w2[g] - w1[g]) * SHIFT * SHIFT
-                along, square = ax_p[g] + bx + cx_p[g], aw_p[g] + bw + cw_p[g]
-                better = (square > nought) & (along * along > best[g] * square)
-                so_far = along / square * along if better else best[g]
-                at = this if better else number[g]
-                along, square = ax_m[g] - bx + cx_m[g], aw_m[g] + bw + cw_m[g]
-                better = (square > nought) & (along * along > so_far * square)
-                best[g] = along / square * along if better else so_far
-                number[g] = this + np.int32(1) if better else at
-
-
-@inner
-def _splits16(sumx: Any, sumw: Any, best: Any, number: Any) -> None:
-    """best, number of each lane's best split of 16: number = 4 (17 i1 + i2) + shifts, -1 for none.
-
-    sumx, sumw (2, 17, lanes): sums of w x and of w over the first values, of those that are in either half of the
-    group. Shifts: 2 where the first half's is -1/8, + 1 where the second's is.
-    """
-    size, lanes, nought = sumx.shape[1] - 1, best.shape[0], np.float32(0)
-    p, m = np.float32(1) + SHIFT, np.float32(1) - SHIFT
-    p0, m0, s2 = SHIFT - np.float32(1), -SHIFT - np.float32(1), SHIFT * SHIFT
-    cp1, cp2, cm1, cm2 = p0 * p0 - s2, s2 - p * p, m0 * m0 - s2, s2 - m * m
-    tx0, tx1, tw0, tw1 = sumx[0, size], sumx[1, size], sumw[0, size], sumw[1, size]
-    for g in range(lanes):
-        best[g], number[g] = -_LARGEST, np.int32(-1)
-    for i1 in range(size + 1):
-        for i2 in range(i1, size + 1):
-            xa, xb, wa, wb = sumx[0, i1], sumx[1, i1], sumw[0, i1], sumw[1, i1]
-            ya, yb, va, vb = sumx[0, i2], sumx[1, i2], sumw[0, i2], sumw[1, i2]
-            this = np.int32(4 * (17 * i1 + i2))
-            for g in range(lanes):
-                sa, sb = xa[g] + ya[g], xb[g] + yb[g]
-                pa, ma, pb, mb = tx0[g] * p - sa, tx0[g] * m - sa, tx1[g] * p - sb, tx1[g] * m - sb
-                qpa = tw0[g] * p * p + wa[g] * cp1 + va[g] * cp2
-                qma = tw0[g] * m * m + wa[g] * cm1 + va[g] * cm2
-                qpb = tw1[g] * p * p + wb[g] * cp1 + vb[g] * cp2
-                qmb = tw1[g] * m * m + wb[g] * cm1 + vb[g] * cm2
-                top, at = best[g], number[g]
-                along, square = pa + pb, qpa + qpb
-                better = (square > nought) & (along * along > top * square)
-                top, at = along / square * along if better else top, this if better else at
-                along, square = pa + mb, qpa + qmb
-                better = (square > nought) & (along * along > top * square)
-                top, at = along / square * along if better else top, this + np.int32(1) if better else at
-                along, square = ma + pb, qma + qpb
-                better = (square > nought) & (along * along > top * square)
-                top, at = along / square * along if better else top, this + np.int32(2) if better else at
-                along, square = ma + mb, qma + qmb
-                better = (square > nought) & (along * along > top * square)
-                best[g], number[g] = along / square * along if better else top, this + np.int32(3) if better else at
-
-
-@inner
-def _scale32(sumx: Any, sumw: Any, g: int, i1: int, i2: int, minus: int) -> Any:
-    """The scale of a split of 32, as `_splits32` forms it."""
-    shift = -SHIFT if minus else SHIFT
-    low, high, size = shift - np.float32(1), shift + np.float32(1), sumx.shape[0] - 1
-    x1, x2, x3 = sumx[i1, g], sumx[i2, g] - sumx[i1, g], sumx[size, g] - sumx[i2, g]
-    w1, w2, w3 = sumw[i1, g], sumw[i2, g] - sumw[i1, g], sumw[size, g] - sumw[i2, g]
-    along = x1 * low + x2 * shift + x3 * high
-    return along / (w1 * low * low + w2 * shift * shift + w3 * high * high)
-
-
-@inner
-def _half16(total_x: Any, total_w: Any, x1: Any, x2: Any, w1: Any, w2: Any, minus: int) -> Any:
-    """Sums of w x q and w q q of one half of a group of 16, as `_splits16` forms them."""
-    shift = -SHIFT if minus else SHIFT
-    low, high, middle = shift - np.float32(1), shift + np.float32(1), shift * shift
-    along = total_x * high - (x1 + x2)
-    return along, total_w * high * high + w1 * (low * low - middle) + w2 * (middle - high * high)
 
 
 @inner
@@ -257,20 +154,27 @@ def _finish(
 
 
 @inner
-def _prefixes(x: Any, w: Any, order: Any, sumx: Any, sumw: Any) -> None:
-    """sumx, sumw (halves, group + 1, lanes): sums over the first values in order, each value into its half's."""
+def _prefixes(x: Any, w: Any, order: Any, side: Any, sizes: Any, sumx: Any, sumw: Any) -> None:
+    """sumx, sumw (halves, group + 1, lanes): sums over the first values in order, each value into its half's.
+
+    side: the values in order; sizes: sums of |w x|.
+    """
     groups, size = x.shape
     halves, half = sumx.shape[0], size // sumx.shape[0]
-    for h in range(halves):
-        for g in range(groups):
+    for g in range(groups):
+        sizes[g] = np.float32(0)
+        for h in range(halves):
             sumx[h, 0, g], sumw[h, 0, g] = np.float32(0), np.float32(0)
-        for r in range(size):
-            for g in range(groups):
-                i = np.int64(order[r, g])
-                weight, old_x, old_w = w[g, i], sumx[h, r, g], sumw[h, r, g]
-                mine = i // half == h
-                sumx[h, r + 1, g] = old_x + weight * x[g, i] if mine else old_x
-                sumw[h, r + 1, g] = old_w + weight if mine else old_w
+    for r in range(size):
+        for g in range(groups):
+            i = np.int64(order[r, g])
+            weight, heavy, h = w[g, i], w[g, i] * x[g, i], np.int64(i >= half) if halves == 2 else np.int64(0)
+            side[r, g] = x[g, i]
+            sizes[g] += abs(heavy)
+            if halves == 2:
+                sumx[1 - h, r + 1, g], sumw[1 - h, r + 1, g] = sumx[1 - h, r, g], sumw[1 - h, r, g]
+            sumx[h, r + 1, g] = sumx[h, r, g] + heavy
+            sumw[h, r + 1, g] = sumw[h, r, g] + weight
 
 
 @inner
@@ -301,12 +205,12 @@ def _search(
 ) -> None:  # fmt: skip
     per_unit, halves, per_super, each = 1 if dropped else 2, 32 // group, SUPER // group, group // WIDTH
     at_once, longest = SIDE // per_super, book.counts.max()
-    room = np.zeros((3, SIDE * group), np.float32)
-    x, w, twice = room[0], room[1], room[2]
+    own_values, sums = np.zeros((3, SIDE * group), np.float32), np.zeros(2, np.float32)
+    x, w, twice = own_values[0], own_values[1], own_values[2]
     order, rank = np.zeros((group, SIDE), np.int32), np.zeros((group, SIDE), np.int32)
     levels, number, side = np.zeros(group, np.int32), np.zeros(SIDE, np.int32), np.zeros((group, SIDE), np.float32)
     sumx, sumw = np.zeros((halves, group + 1, SIDE), np.float32), np.zeros((halves, group + 1, SIDE), np.float32)
-    ends, best, sums = np.zeros((5, group + 1, SIDE), np.float32), np.zeros(SIDE, np.float32), np.zeros(2, np.float32)
+    room, best, sizes = np.zeros((10, group + 1, SIDE), np.float32), np.zeros(SIDE, np.float32), np.zeros(SIDE, np.float32)
     abouts, few = np.zeros((2, longest + AHEAD), np.float32), np.zeros(longest + AHEAD, np.int16)
     own, found = np.ones(WIDE, np.float32), np.zeros(WIDE, np.int32)
     plain, epsilon = np.float32(0), EPSILON_S if halves == 1 else EPSILON_M
@@ -322,11 +226,8 @@ def _search(
             twice[i] = np.float32(-2) * w[i] * x[i]
         x2, w2 = x.reshape(SIDE, group), w.reshape(SIDE, group)
         _sort(x2, side, rank, order)
-        _prefixes(x2, w2, order, sumx, sumw)
-        if halves == 1:
-            _splits32(sumx[0], sumw[0], ends, best, number)
-        else:
-            _splits16(sumx, sumw, best, number)
+        _prefixes(x2, w2, order, side, sizes, sumx, sumw)
+        best_splits(side, sumx, sumw, sizes, room, best, number)
         for g in range(count * per_super):
             b, k = start + g // per_super, g % per_super * each
             peak = np.float32(0)
@@ -334,34 +235,12 @@ def _search(
                 peak = abs(x[i]) if abs(x[i]) > peak else peak
             if peak < epsilon or number[g] < 0:
                 continue
-            if halves == 1:
-                split, shifts = number[g] // 2, number[g] % 2
-                i1, i2 = split // 33, split % 33
-                scale = _scale32(sumx[0], sumw[0], g, i1, i2, shifts)
-                minus[b, k : k + each] = shifts
-            else:
-                split, shifts = number[g] // 4, number[g] % 4
-                i1, i2 = split // 17, split % 17
-                a, qa = _half16(
-                    sumx[0, 16, g],
-                    sumw[0, 16, g],
-                    sumx[0, i1, g],
-                    sumx[0, i2, g],
-                    sumw[0, i1, g],
-                    sumw[0, i2, g],
-                    shifts // 2,
-                )
-                c, qc = _half16(
-                    sumx[1, 16, g],
-                    sumw[1, 16, g],
-                    sumx[1, i1, g],
-                    sumx[1, i2, g],
-                    sumw[1, i1, g],
-                    sumw[1, i2, g],
-                    shifts % 2,
-                )
-                scale = (a + c) / (qa + qc)
-                minus[b, k], minus[b, k + 1] = shifts // 2, shifts % 2
+            split, shifts = number[g] >> halves, number[g] & (1 << halves) - 1
+            i1, i2 = split // (group + 1), split % (group + 1)
+            along, square = exact(sumx, sumw, g, i1, i2, shifts)
+            for i in range(each):
+                minus[b, k + i] = np.uint8(shift_of(halves, shifts, i * halves // each) < np.float32(0))
+            scale = along / square
             scales[b, g % per_super] = _finish(
                 book, floats, x, w, twice, g * group, group, order, g, i1, i2, scale, levels, abouts, few, own, found,
                 sums, rows[b, k : k + each], minus[b, k : k + each],

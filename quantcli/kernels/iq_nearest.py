@@ -67,7 +67,8 @@ def _least(builder: Any, values: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [values])
 
 
-def _load(builder: Any, source: Any, lanes: int, at: Any = None) -> Any:
+def load(builder: Any, source: Any, lanes: int, at: Any = None) -> Any:
+    """A vector from a pointer, or from so many numbers behind it."""
     source = source if at is None else builder.gep(source, [at])
     kind = ir.VectorType(source.type.pointee, lanes).as_pointer()
     return builder.load(builder.bitcast(source, kind), align=1)
@@ -78,7 +79,7 @@ def _store(builder: Any, values: Any, target: Any, at: Any = None) -> None:
     builder.store(values, builder.bitcast(target, values.type.as_pointer()), align=1)
 
 
-def _bits(builder: Any, flags: Any) -> Any:
+def bits(builder: Any, flags: Any) -> Any:
     """A flag of each lane as an int64, the first lane lowest."""
     return builder.zext(builder.bitcast(flags, ir.IntType(flags.type.count)), _LONG)
 
@@ -104,7 +105,7 @@ def _lines(
         square = along = nought
         for i, (weight, double) in enumerate(known):
             source = builder.gep(codes, [builder.add(at, builder.mul(count, ir.Constant(_LONG, i)))])
-            code = builder.sitofp(builder.sext(_load(builder, source, lanes), ints), floats)
+            code = builder.sitofp(builder.sext(load(builder, source, lanes), ints), floats)
             code = code if shifts is None else builder.fadd(code, shifts)
             square = builder.fadd(square, builder.fmul(weight, builder.fmul(code, code), flags=_MAY_FUSE), flags=_MAY_FUSE)
             along = builder.fadd(along, builder.fmul(double, code, flags=_MAY_FUSE), flags=_MAY_FUSE)
@@ -125,12 +126,12 @@ def _chunk(builder: Any, squares: Any, alongs: Any, at: Any, ends: Any, vectors:
     mask = ir.Constant(_LONG, 0)
     for k in range(vectors):
         here = builder.add(at, ir.Constant(_LONG, WIDE * k))
-        square, along, out = _load(builder, squares, WIDE, here), _load(builder, alongs, WIDE, here), None
+        square, along, out = load(builder, squares, WIDE, here), load(builder, alongs, WIDE, here), None
         for scale, limit in ends:
             distance = builder.fadd(builder.fmul(splat(builder, scale, WIDE), square, flags=_MAY_FUSE), along, flags=_MAY_FUSE)
             farther = builder.fcmp_ordered(">", distance, splat(builder, limit, WIDE))
             out = farther if out is None else builder.and_(out, farther)
-        mask = builder.or_(mask, builder.shl(_bits(builder, builder.not_(out)), ir.Constant(_LONG, WIDE * k)))
+        mask = builder.or_(mask, builder.shl(bits(builder, builder.not_(out)), ir.Constant(_LONG, WIDE * k)))
     return mask
 
 
@@ -138,7 +139,7 @@ class _Lanes:
     """For each of WIDE scales: the smallest distance so far, its row, and the smallest but that one."""
 
     def __init__(self, builder: Any, scales: Any) -> None:
-        self.builder, self.scale = builder, _load(builder, scales, WIDE)
+        self.builder, self.scale = builder, load(builder, scales, WIDE)
         floats, ints = ir.VectorType(_FLOAT, WIDE), ir.VectorType(_INT, WIDE)
         far, none = ir.Constant(floats, [LARGEST] * WIDE), ir.Constant(ints, [0] * WIDE)
         self.best, self.second, self.number = (cgutils.alloca_once_value(builder, v) for v in (far, far, none))
@@ -168,8 +169,8 @@ class _Lanes:
         before = builder.shuffle_vector(
             number, number, ir.Constant(ir.VectorType(_INT, WIDE), [0, *range(WIDE - 1)])
         )
-        moved = _bits(builder, builder.icmp_signed("!=", number, before))
-        return number, _bits(builder, builder.not_(builder.and_(apart, sound))), moved
+        moved = bits(builder, builder.icmp_signed("!=", number, before))
+        return number, bits(builder, builder.not_(builder.and_(apart, sound))), moved
 
 
 def _nearest(
@@ -187,14 +188,14 @@ def _nearest(
         again, done = builder.append_basic_block("rows"), builder.append_basic_block("done")
         builder.cbranch(builder.icmp_signed("!=", builder.load(mask), ir.Constant(_LONG, 0)), again, done)
         builder.position_at_end(again)
-        bits = builder.load(mask)
-        place = builder.add(at, builder.cttz(bits, ir.Constant(ir.IntType(1), 1)))
+        these = builder.load(mask)
+        place = builder.add(at, builder.cttz(these, ir.Constant(ir.IntType(1), 1)))
         own, number = builder.load(builder.gep(ids, [place])), builder.load(kept)
         builder.store(own, builder.gep(few, [number]))
         builder.store(builder.add(number, one), kept)
         square, along = (builder.load(builder.gep(v, [place])) for v in (squares, alongs))
         lanes.offer(square, along, builder.sext(own, _INT))
-        rest = builder.and_(bits, builder.sub(bits, one))
+        rest = builder.and_(these, builder.sub(these, one))
         builder.store(rest, mask)
         builder.cbranch(builder.icmp_signed("!=", rest, ir.Constant(_LONG, 0)), again, done)
         builder.position_at_end(done)
@@ -203,7 +204,7 @@ def _nearest(
 
 def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w: Any, scales: Any, shift: Any) -> Any:
     """The nearest row's number for each of eight scales; all but `count` and `shift` are pointers."""
-    known, scale = _known(builder, width, LANES, x, w), _load(builder, scales, LANES)
+    known, scale = _known(builder, width, LANES, x, w), load(builder, scales, LANES)
     start = splat(builder, builder.sext(builder.load(ids), _INT))
     best = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [LARGEST] * LANES))
     number = cgutils.alloca_once_value(builder, start)

@@ -19,6 +19,7 @@ and exactly where that is not clear. Candidates with the same rows as the one be
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,7 @@ class Rules(NamedTuple):
     plain: np.float32
 
 
+@cache
 def rules(
     group: int, width: int, base: int, tried: int, step: float, *, epsilon: float, parity: bool = False,
     start: bool = False, last: str = "off-book", spread: float = 2, plain: float = 0,
