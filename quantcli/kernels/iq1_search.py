@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
-from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.iq1_splits import SHIFT, SIDE, best_splits, exact, shift_of
+from quantcli.kernels.compile import bits_of, inlined, inner
+from quantcli.kernels.iq1_splits import SHIFT, SIDE, best_splits, exact, ranks, shift_of, sums_of
 from quantcli.kernels.iq_nearest import among8_shifted, beyond, lines8_shifted, nearest8
 from quantcli.kernels.iq_neighbours import WIDE, Neighbours
 from quantcli.kernels.iq_search import AHEAD
@@ -62,123 +62,137 @@ def search(values: Array, importance: NDArray[np.float32] | None, group: int, bo
         np.zeros(count, np.float32),
     )
     floats = book.row_codes.astype(np.float32).reshape(-1)
-    _search(source, dropped, weights, group, book, floats, found.rows, found.minus, found.scales, found.whole)
+    t, s = work(group, int(book.counts.max(initial=0))), sums_of(group)
+    _search(source, dropped, weights, group, book, floats, t, s, found.rows, found.minus, found.scales, found.whole)
     return found
 
 
-@inner
-def _sort(x: Any, side: Any, rank: Any, order: Any) -> None:
-    """order[r, g] = which value of group g comes r-th, equal ones as they stand; x (groups, values).
+class Work(NamedTuple):
+    """What a search writes to and reads again, beside its `Sums`.
 
-    side, rank (values, groups): work space. A NaN goes anywhere.
+    Of SIDE groups, one after the other, float32: values; weights; -2 times weight times value. side float32 (values,
+    SIDE): values, those of a group below each other; rank int32: how many of its group come before each; number: of its
+    split. Of a group: levels. Of a list: a scale; lines of its rows (iq_nearest.py), those in question, the one found.
     """
-    groups, size = x.shape
-    for g in range(groups):
-        for i in range(size):
-            side[i, g], rank[i, g], order[i, g] = x[g, i], np.int32(0), np.int32(0)
-    for i in range(1, size):
-        for j in range(i):
-            for g in range(groups):
-                after = np.int32(1) if side[j, g] <= side[i, g] else np.int32(0)
-                rank[i, g] += after
-                rank[j, g] += np.int32(1) - after
-    for g in range(groups):
-        for i in range(size):
-            order[rank[i, g], g] = np.int32(i)
+
+    x: NDArray[np.float32]
+    w: NDArray[np.float32]
+    twice: NDArray[np.float32]
+    side: NDArray[np.float32]
+    rank: NDArray[np.int32]
+    number: NDArray[np.int32]
+    levels: NDArray[np.int32]
+    scale: NDArray[np.float32]
+    squares: NDArray[np.float32]
+    alongs: NDArray[np.float32]
+    few: NDArray[np.int16]
+    found: NDArray[np.int32]
 
 
-@inner
-def _row(
-    book: Any, floats: Any, point: int, x: Any, w: Any, twice: Any, at: int, scale: Any, shift: Any, abouts: Any,
-    few: Any, own: Any, found: Any,
-) -> Any:  # fmt: skip
-    """The book's row for 8 levels, as the number of their point, with one scale and shift."""
-    row = book.where[point]
-    if row >= 0:
-        return np.int64(row)
-    of, count = np.int64(book.start[-1 - row]), np.int64(book.counts[-1 - row])
-    padded, total, rest = (count + WIDE - 1) // WIDE * WIDE, np.float32(0), np.float32(0)
-    for i in range(at, at + WIDTH):
-        total += np.float32(2) * w[i]
-        rest += w[i] * x[i] * x[i]
-    part, squares, alongs = rest / scale, abouts[0], abouts[1]
-    place = lines8_shifted(book.codes, of, padded, w, twice, at, scale, part, squares, alongs, shift)
-    limit = beyond(scale, scale * total + part, squares[place], alongs[place])
-    own[0] = scale
-    kept, unclear, _ = nearest8(
-        squares, alongs, book.members, of, count, own, scale, limit, scale, limit, total, rest, few, found, 0
+def work(group: int, longest: int) -> Work:
+    """For groups of so many values and so long lists."""
+    longest += AHEAD
+    return Work(
+        *(np.zeros(SIDE * group, np.float32) for _ in range(3)),
+        np.zeros((group, SIDE), np.float32),
+        np.zeros((group, SIDE), np.int32),
+        np.zeros(SIDE, np.int32),
+        np.zeros(group, np.int32),
+        np.ones(WIDE, np.float32),
+        *(np.zeros(longest, np.float32) for _ in range(2)),
+        np.zeros(longest, np.int16),
+        np.zeros(WIDE, np.int32),
     )
-    if unclear & 1:
-        among8_shifted(floats, few, kept, x, w, at, own, found, 0, shift)
-    return np.int64(found[0])
 
 
 @inner
-def _refit(floats: Any, x: Any, w: Any, first: int, group: int, rows: Any, minus: Any, factor: Any, sums: Any) -> None:
-    """Adds sum(w q x) and sum(w q q) of a group to `sums`; q = factor * (code + shift)."""
-    along, square = sums[0], sums[1]
+def _sort(t: Any, s: Any) -> None:
+    """t.side, t.rank; s.x, s.w: sums in order of size, equal values as they stand; s.sizes. A NaN goes anywhere."""
+    x, w, halves, size = t.x.reshape(SIDE, -1), t.w.reshape(SIDE, -1), s.x.shape[0], t.side.shape[0]
+    for g in range(SIDE):
+        for i in range(size):
+            t.side[i, g] = x[g, i]
+    ranks(t.side.reshape(-1), size, t.rank.reshape(-1))
+    for g in range(SIDE):
+        for i in range(size):
+            place, half = np.int64(t.rank[i, g]) + 1, i * halves // size
+            s.x[half, place, g], s.w[half, place, g] = w[g, i] * x[g, i], w[g, i]
+            if halves == 2:
+                s.x[1 - half, place, g], s.w[1 - half, place, g] = np.float32(0), np.float32(0)
+    for g in range(SIDE):
+        s.sizes[g] = np.float32(0)
+    for h in range(halves):
+        for i in range(1, size + 1):
+            for g in range(SIDE):
+                s.sizes[g] += abs(s.x[h, i, g])
+        for sums in (s.x[h].reshape(-1), s.w[h].reshape(-1)):
+            for j in range(SIDE, (size + 1) * SIDE):
+                sums[j] += sums[j - SIDE]
+
+
+@inlined
+def _row(book: Any, floats: Any, t: Any, point: int, at: int, scale: Any, shift: Any) -> Any:
+    """The book's row for 8 levels, as the number of their point, with one scale and shift."""
+    row = np.int64(book.where[point])
+    if row < 0:
+        of, count = np.int64(book.start[-1 - row]), np.int64(book.counts[-1 - row])
+        padded, total, rest = (count + WIDE - 1) // WIDE * WIDE, np.float32(0), np.float32(0)
+        for i in range(at, at + WIDTH):
+            total += np.float32(2) * t.w[i]
+            rest += t.w[i] * t.x[i] * t.x[i]
+        part = rest / scale
+        place = lines8_shifted(book.codes, of, padded, t.w, t.twice, at, scale, part, t.squares, t.alongs, shift)
+        limit = beyond(scale, scale * total + part, t.squares[place], t.alongs[place])
+        t.scale[0] = scale
+        kept, unclear, _ = nearest8(
+            t.squares, t.alongs, book.members, of, count, t.scale, scale, limit, scale, limit, total, rest, t.few,
+            t.found, 0,
+        )  # fmt: skip
+        if unclear & 1:
+            among8_shifted(floats, t.few, kept, t.x, t.w, at, t.scale, t.found, 0, shift)
+        row = np.int64(t.found[0])
+    return row
+
+
+@inlined
+def _refit(
+    floats: Any, x: Any, w: Any, first: int, group: int, rows: Any, minus: Any, factor: Any, along: Any, square: Any
+) -> Any:
+    """along and square with sum(w q x) and sum(w q q) of a group added; q = factor * (code + shift)."""
     for k in range(group // WIDTH):
         shift, row = -SHIFT if minus[k] else SHIFT, WIDTH * np.int64(rows[k])
         for i in range(WIDTH):
             q, j = (floats[row + i] + shift) * factor, first + WIDTH * k + i
             along += w[j] * q * x[j]
             square += w[j] * q * q
-    sums[0], sums[1] = along, square
+    return along, square
 
 
-@inner
+@inlined
 def _finish(
-    book: Any, floats: Any, x: Any, w: Any, twice: Any, first: int, group: int, order: Any, lane: int, i1: int, i2: int,
-    scale: Any, levels: Any, abouts: Any, few: Any, own: Any, found: Any, sums: Any, rows: Any, minus: Any,
-) -> Any:  # fmt: skip
+    book: Any, floats: Any, t: Any, g: int, i1: int, i2: int, scale: Any, rows: Any, minus: Any
+) -> Any:
     """Rows of a group that is split, its shifts turned where the scale is below zero; the scale."""
-    turned = scale < np.float32(0)
-    for r in range(group):
-        level = 0 if r < i1 else (1 if r < i2 else 2)
-        levels[order[r, lane]] = np.int32(2 - level if turned else level)
-    scale, on = abs(scale), True
+    group, turned, on, nought = t.side.shape[0], scale < np.float32(0), True, np.float32(0)
+    for i in range(group):
+        level = np.int32(t.rank[i, g] >= i1) + np.int32(t.rank[i, g] >= i2)
+        t.levels[i] = np.int32(2) - level if turned else level
+    scale = abs(scale)
     for k in range(group // WIDTH):
         minus[k] = np.uint8(1 - minus[k]) if turned else minus[k]
-        point, digit = np.int64(0), np.int64(1)
+        point = np.int64(0)
         for i in range(WIDTH):
-            point += digit * np.int64(levels[WIDTH * k + i])
-            digit *= np.int64(3)
+            point = 3 * point + np.int64(t.levels[WIDTH * k + WIDTH - 1 - i])
         on = on and book.where[point] >= 0
-        shift = -SHIFT if minus[k] else SHIFT
-        rows[k] = _row(book, floats, point, x, w, twice, first + WIDTH * k, scale, shift, abouts, few, own, found)
-    if on:
-        return scale
-    sums[0], sums[1] = np.float32(0), np.float32(0)
-    _refit(floats, x, w, first, group, rows, minus, np.float32(1), sums)
-    return sums[0] / sums[1] if sums[0] > np.float32(0) and sums[1] > np.float32(0) else scale
+        rows[k] = _row(book, floats, t, point, g * group + WIDTH * k, scale, -SHIFT if minus[k] else SHIFT)
+    if not on:
+        along, square = _refit(floats, t.x, t.w, g * group, group, rows, minus, np.float32(1), nought, nought)
+        scale = along / square if along > nought and square > nought else scale
+    return scale
 
 
 @inner
-def _prefixes(x: Any, w: Any, order: Any, side: Any, sizes: Any, sumx: Any, sumw: Any) -> None:
-    """sumx, sumw (halves, group + 1, lanes): sums over the first values in order, each value into its half's.
-
-    side: the values in order; sizes: sums of |w x|.
-    """
-    groups, size = x.shape
-    halves, half = sumx.shape[0], size // sumx.shape[0]
-    for g in range(groups):
-        sizes[g] = np.float32(0)
-        for h in range(halves):
-            sumx[h, 0, g], sumw[h, 0, g] = np.float32(0), np.float32(0)
-    for r in range(size):
-        for g in range(groups):
-            i = np.int64(order[r, g])
-            weight, heavy, h = w[g, i], w[g, i] * x[g, i], np.int64(i >= half) if halves == 2 else np.int64(0)
-            side[r, g] = x[g, i]
-            sizes[g] += abs(heavy)
-            if halves == 2:
-                sumx[1 - h, r + 1, g], sumw[1 - h, r + 1, g] = sumx[1 - h, r, g], sumw[1 - h, r, g]
-            sumx[h, r + 1, g] = sumx[h, r, g] + heavy
-            sumw[h, r + 1, g] = sumw[h, r, g] + weight
-
-
-@inner
-def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scales: Any, sums: Any) -> Any:
+def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scales: Any) -> Any:
     """iq1_m's scale of a super-block: what fits all of its rows with the groups' 3-bit scales."""
     largest = np.float32(0)
     for g in range(scales.shape[0]):
@@ -186,7 +200,7 @@ def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scale
     d = largest / np.float32(15)
     if not d > np.float32(0):
         return np.float32(0)
-    sums[0], sums[1] = np.float32(0), np.float32(0)
+    along, square = np.float32(0), np.float32(0)
     each = group // WIDTH
     for g in range(scales.shape[0]):
         code = np.float32(0.5) * (np.float32(1) / d * scales[g] - np.float32(1))
@@ -194,67 +208,46 @@ def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scale
         code = code if code > np.float32(0) else np.float32(0)
         code = code if code < np.float32(7) else np.float32(7)
         factor = np.float32(2) * code + np.float32(1)
-        _refit(floats, x, w, group * g, group, rows[each * g :], minus[each * g :], factor, sums)
-    return sums[0] / sums[1] if sums[1] > np.float32(0) else d
+        along, square = _refit(
+            floats, x, w, group * g, group, rows[each * g :], minus[each * g :], factor, along, square
+        )
+    return along / square if square > np.float32(0) else d
 
 
-@kernel
+@inner
 def _search(
-    source: Any, dropped: int, importance: Any, group: int, book: Any, floats: Any, rows: Any, minus: Any, scales: Any,
-    whole: Any,
+    source: Any, dropped: int, importance: Any, group: int, book: Any, floats: Any, t: Any, s: Any, rows: Any,
+    minus: Any, scales: Any, whole: Any,
 ) -> None:  # fmt: skip
-    per_unit, halves, per_super, each = 1 if dropped else 2, 32 // group, SUPER // group, group // WIDTH
-    at_once, longest = SIDE // per_super, book.counts.max()
-    own_values, sums = np.zeros((3, SIDE * group), np.float32), np.zeros(2, np.float32)
-    x, w, twice = own_values[0], own_values[1], own_values[2]
-    order, rank = np.zeros((group, SIDE), np.int32), np.zeros((group, SIDE), np.int32)
-    levels, number, side = np.zeros(group, np.int32), np.zeros(SIDE, np.int32), np.zeros((group, SIDE), np.float32)
-    sumx, sumw = np.zeros((halves, group + 1, SIDE), np.float32), np.zeros((halves, group + 1, SIDE), np.float32)
-    room, best, sizes = np.zeros((10, group + 1, SIDE), np.float32), np.zeros(SIDE, np.float32), np.zeros(SIDE, np.float32)
-    abouts, few = np.zeros((2, longest + AHEAD), np.float32), np.zeros(longest + AHEAD, np.int16)
-    own, found = np.ones(WIDE, np.float32), np.zeros(WIDE, np.int32)
-    plain, epsilon = np.float32(0), EPSILON_S if halves == 1 else EPSILON_M
+    per_unit, halves, per_super, each = SUPER if dropped else 2 * SUPER, 32 // group, SUPER // group, group // WIDTH
+    at_once, least = SIDE // per_super, bits_of(EPSILON_S if halves == 1 else EPSILON_M)
     for start in range(0, rows.shape[0], at_once):
         count = min(at_once, rows.shape[0] - start)
         for b in range(count):
-            of, units_each = start + b, SUPER * per_unit
-            widen(source[of * units_each : (of + 1) * units_each], x[b * SUPER : (b + 1) * SUPER], SUPER, dropped)
+            of, begin, end = start + b, b * SUPER, (b + 1) * SUPER
+            widen(source[of * per_unit : (of + 1) * per_unit], t.x[begin:end], SUPER, dropped)
             at = of % importance.shape[0] if importance.shape[0] else 0
-            given = importance[at : at + 1].reshape(-1)
-            weigh(x[b * SUPER : (b + 1) * SUPER], given, np.float32(2), plain, w[b * SUPER : (b + 1) * SUPER])
+            weigh(t.x[begin:end], importance[at : at + 1].reshape(-1), np.float32(2), np.float32(0), t.w[begin:end])
         for i in range(count * SUPER):
-            twice[i] = np.float32(-2) * w[i] * x[i]
-        x2, w2 = x.reshape(SIDE, group), w.reshape(SIDE, group)
-        _sort(x2, side, rank, order)
-        _prefixes(x2, w2, order, side, sizes, sumx, sumw)
-        best_splits(side, sumx, sumw, sizes, room, best, number)
+            t.twice[i] = np.float32(-2) * t.w[i] * t.x[i]
+        _sort(t, s)
+        best_splits(t.side, s, t.number)
         for g in range(count * per_super):
             b, k = start + g // per_super, g % per_super * each
-            peak = np.float32(0)
+            peak, number = np.int32(0), np.int64(t.number[g])
             for i in range(g * group, (g + 1) * group):
-                peak = abs(x[i]) if abs(x[i]) > peak else peak
-            if peak < epsilon or number[g] < 0:
+                peak = max(peak, np.int32(bits_of(t.x[i]) & np.int32(0x7FFFFFFF)))
+            if peak < least or number < 0:
                 continue
-            split, shifts = number[g] >> halves, number[g] & (1 << halves) - 1
+            split, shifts = number >> halves, number & (1 << halves) - 1
             i1, i2 = split // (group + 1), split % (group + 1)
-            along, square = exact(sumx, sumw, g, i1, i2, shifts)
+            along, square = exact(s.x, s.w, g, i1, i2, shifts)
             for i in range(each):
                 minus[b, k + i] = np.uint8(shift_of(halves, shifts, i * halves // each) < np.float32(0))
-            scale = along / square
             scales[b, g % per_super] = _finish(
-                book, floats, x, w, twice, g * group, group, order, g, i1, i2, scale, levels, abouts, few, own, found,
-                sums, rows[b, k : k + each], minus[b, k : k + each],
-            )  # fmt: skip
+                book, floats, t, g, i1, i2, along / square, rows[b, k : k + each], minus[b, k : k + each]
+            )
         if halves == 2:
             for b in range(count):
-                of, begin = start + b, b * SUPER
-                whole[of] = _whole(
-                    floats,
-                    x[begin : begin + SUPER],
-                    w[begin : begin + SUPER],
-                    group,
-                    rows[of],
-                    minus[of],
-                    scales[of],
-                    sums,
-                )
+                of, begin, end = start + b, b * SUPER, (b + 1) * SUPER
+                whole[of] = _whole(floats, t.x[begin:end], t.w[begin:end], group, rows[of], minus[of], scales[of])

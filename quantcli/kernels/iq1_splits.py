@@ -8,10 +8,9 @@ ggml tries all i1 <= i2 and all shifts in order, and keeps the one of largest sc
 X, V: sums of w x and of w over the first values in order of size, T and W over all of them; iq1_s has one half. Its
 order of operations is another, and its scores are rounded, so this only says which splits are worth a look:
 
-    guess     the score, in ggml's arithmetic, of a good split: the scale that fits a split and the split that fits
-              a scale, in turns
+    guess     the score, in ggml's arithmetic, of a good split: the one that a scale asks for
     rivals    a split whose score may not be below (1 - NEAR) * guess, for sixteen groups side by side: where
-              along ** 2 >= ((1 - NEAR) guess * square - slack) * (1 - NEAR)
+              along ** 2 >= (1 - 2 NEAR) guess * square - slack
     walk      the rows (of equal i1) that have rivals, in ggml's order and arithmetic
 
 The first rival whose score is above (1 - NEAR / 2) * guess beats whatever ggml has seen before, for that is clearly
@@ -24,30 +23,64 @@ them, or there is no guess, all rows are walked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils as untyped
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from quantcli.kernels.compile import inlined, inner
-from quantcli.kernels.iq_nearest import REALS, WHOLE, bits, load, lowest, pointer
+from quantcli.kernels.iq_nearest import INTS, REALS, WHOLE, bits, load, lowest, pointer, store
 from quantcli.kernels.iq_neighbours import WIDE
 
 #: numba's helpers for IR, which have no types.
 cgutils: Any = untyped
 
 #: Groups that are searched side by side.
-SIDE = 16
+SIDE = WIDE
 SHIFT = np.float32(0.125)
 NEAR = np.float32(2.0**-14)
-#: How often a scale and a split are fitted to each other.
-ROUNDS = 1
-LEAST, MOST = np.float32(2.0**-80), np.float32(2.0**80)
+LEAST, MOST, INFINITE = np.float32(2.0**-80), np.float32(2.0**80), np.float32(np.inf)
 _LARGEST = np.float32(np.finfo(np.float32).max)
-_LONG, _INT = ir.IntType(64), ir.IntType(32)
+_LONG, _INT, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
+_VECTOR, _NUMBERS = ir.VectorType(_FLOAT, SIDE), ir.VectorType(_INT, SIDE)
+
+
+class Sums(NamedTuple):
+    """Of SIDE groups, with values in order of size.
+
+    x, w: float32 (halves, values + 1, SIDE): sums of w x and of w over the first values, of those of either half; all_x
+    (values + 1, SIDE): of w x over both halves; scaled (halves, values + 1, SIDE): w times `factor`. sizes: sums of
+    |w x|; factor: (1 - 2 NEAR) * guess; slack: as the module says, infinite where all splits have to be tried; limits,
+    counts: six thresholds (6 * SIDE,), and how many values are below them; best: the score so far; rivals: of each i2, a bit of each group.
+    """
+
+    x: NDArray[np.float32]
+    w: NDArray[np.float32]
+    all_x: NDArray[np.float32]
+    scaled: NDArray[np.float32]
+    sizes: NDArray[np.float32]
+    factor: NDArray[np.float32]
+    slack: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    limits: NDArray[np.float32]
+    counts: NDArray[np.int32]
+    best: NDArray[np.float32]
+    rivals: NDArray[np.int32]
+
+
+def sums_of(group: int) -> Sums:
+    """Room for groups of so many values."""
+    halves = 32 // group
+    three, one = (halves, group + 1, SIDE), (np.zeros(SIDE, np.float32) for _ in range(4))
+    return Sums(
+        np.zeros(three, np.float32), np.zeros(three, np.float32), np.zeros(three[1:], np.float32),
+        np.zeros(three, np.float32), *one, np.zeros(6 * SIDE, np.float32), np.zeros(6 * SIDE, np.int32),
+        np.zeros(SIDE, np.float32), np.zeros(group + 1, np.int32),
+    )  # fmt: skip
 
 
 @inlined
@@ -62,9 +95,9 @@ def exact(sumx: Any, sumw: Any, g: int, i1: int, i2: int, shifts: int) -> Any:
     halves, size = sumx.shape[0], sumx.shape[1] - 1
     if halves == 1:
         shift = shift_of(1, shifts, 0)
-        low, high, x, w = shift - np.float32(1), shift + np.float32(1), sumx[0], sumw[0]
-        x1, x2, x3 = x[i1, g], x[i2, g] - x[i1, g], x[size, g] - x[i2, g]
-        w1, w2, w3 = w[i1, g], w[i2, g] - w[i1, g], w[size, g] - w[i2, g]
+        low, high, own, weight = shift - np.float32(1), shift + np.float32(1), sumx[0], sumw[0]
+        x1, x2, x3 = own[i1, g], own[i2, g] - own[i1, g], own[size, g] - own[i2, g]
+        w1, w2, w3 = weight[i1, g], weight[i2, g] - weight[i1, g], weight[size, g] - weight[i2, g]
         return x1 * low + x2 * shift + x3 * high, w1 * low * low + w2 * shift * shift + w3 * high * high
     a, qa = _half(sumx[0], sumw[0], g, i1, i2, shift_of(2, shifts, 0))
     b, qb = _half(sumx[1], sumw[1], g, i1, i2, shift_of(2, shifts, 1))
@@ -72,151 +105,222 @@ def exact(sumx: Any, sumw: Any, g: int, i1: int, i2: int, shifts: int) -> Any:
 
 
 @inlined
-def _half(x: Any, w: Any, g: int, i1: int, i2: int, shift: Any) -> Any:
-    low, high, middle, size = shift - np.float32(1), shift + np.float32(1), shift * shift, x.shape[0] - 1
-    along = x[size, g] * high - (x[i1, g] + x[i2, g])
-    return along, w[size, g] * high * high + w[i1, g] * (low * low - middle) + w[i2, g] * (middle - high * high)
-
-
-@inlined
-def _below(values: Any, g: int, limit: Any) -> int:
-    """How many of a group's sorted values are below a limit, all but the last one asked."""
-    count, step = 0, values.shape[0] // 2
-    while step:
-        count += step if values[count + step - 1, g] < limit else 0
-        step //= 2
-    return count
-
-
-@inlined
-def _guess(values: Any, sumx: Any, sumw: Any, g: int, start: Any) -> Any:
-    """The score of a good split; values (values, groups): sorted; start: a scale."""
-    halves, best, half, nought = sumx.shape[0], np.float32(-1), np.float32(0.5), np.float32(0)
-    one, two = np.float32(1), np.float32(2)
-    scale, ways, size = start, 1 << halves, sumx.shape[1] - 1
-    x, w = sumx[0], sumw[0]
-    for turn in range(ROUNDS):
-        i1, i2 = _below(values, g, -scale * half), _below(values, g, scale * half)
-        along = x[size, g] - x[i1, g] - x[i2, g]
-        square = w[size, g] + w[i1, g] - w[i2, g]
-        if halves == 2:
-            along += sumx[1, size, g] - sumx[1, i1, g] - sumx[1, i2, g]
-            square += sumw[1, size, g] + sumw[1, i1, g] - sumw[1, i2, g]
-        scale = along / square if (along > nought) & (square > nought) else scale
-    first, second, which = 0, 0, 0
-    for shifts in range(ways):
-        middle = half * (shift_of(halves, shifts, 0) + shift_of(halves, shifts, halves - 1))
-        i1 = _below(values, g, scale * (middle - half))
-        i2 = _below(values, g, scale * (middle + half))
-        along, square = nought, nought
-        for h in range(halves):
-            shift, x, w = shift_of(halves, shifts, h), sumx[h], sumw[h]
-            along += x[size, g] * (one + shift) - x[i1, g] - x[i2, g]
-            square += w[size, g] * (one + shift) * (one + shift)
-            square += w[i1, g] * (one - two * shift) - w[i2, g] * (one + two * shift)
-        score = along / square * along
-        if (square > nought) & (score > best):
-            best, first, second, which = score, i1, i2, shifts
-    along, square = exact(sumx, sumw, g, first, second, which)
-    return along / square * along if square > nought else nought
+def _half(half_x: Any, half_w: Any, g: int, i1: int, i2: int, shift: Any) -> Any:
+    low, high, middle, size = shift - np.float32(1), shift + np.float32(1), shift * shift, half_x.shape[0] - 1
+    along = half_x[size, g] * high - (half_x[i1, g] + half_x[i2, g])
+    return along, half_w[size, g] * high * high + half_w[i1, g] * (low * low - middle) + half_w[i2, g] * (middle - high * high)
 
 
 @inner
-def best_splits(values: Any, sumx: Any, sumw: Any, sizes: Any, room: Any, best: Any, number: Any) -> None:
+def _guess(side: Any, s: Any) -> None:
+    """s.factor, s.slack from the score of a good split of each group; side (values, SIDE): its values, in any order."""
+    x, w, halves, size = s.x, s.w, s.x.shape[0], s.x.shape[1] - 1
+    nought, one, two, half = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
+    for g in range(SIDE):
+        total = w[0, size, g] + (w[halves - 1, size, g] if halves == 2 else nought)
+        s.scale[g] = np.float32(1.5) * s.sizes[g] / total
+        s.limits[g], s.limits[SIDE + g] = -half * s.scale[g], half * s.scale[g]
+    below(side.reshape(-1), size, s.limits, 0, s.counts)
+    below(side.reshape(-1), size, s.limits, 1, s.counts)
+    for g in range(SIDE):
+        i1, i2, along, square = s.counts[g], s.counts[SIDE + g], nought, nought
+        for h in range(halves):
+            along += x[h, size, g] - x[h, i1, g] - x[h, i2, g]
+            square += w[h, size, g] + w[h, i1, g] - w[h, i2, g]
+        scale = along / square if (along > nought) & (square > nought) else s.scale[g]
+        for k in range(3):
+            middle = SHIFT * np.float32(1 - k)
+            at = 2 * SIDE * k + g
+            s.limits[at], s.limits[SIDE + at] = scale * (middle - half), scale * (middle + half)
+    for k in range(6):
+        below(side.reshape(-1), size, s.limits, k, s.counts)
+    for g in range(SIDE):
+        best, first, second, which = np.float32(-1), np.int32(0), np.int32(0), 0
+        for shifts in range(1 << halves):
+            k = 2 * shifts if halves == 1 else shifts - shifts // 2  # of the shifts' mean: 1/8, 0, -1/8
+            at = 2 * SIDE * k + g
+            i1, i2, along, square = s.counts[at], s.counts[SIDE + at], nought, nought
+            for h in range(halves):
+                shift = shift_of(halves, shifts, h)
+                along += x[h, size, g] * (one + shift) - x[h, i1, g] - x[h, i2, g]
+                square += w[h, size, g] * (one + shift) * (one + shift)
+                square += w[h, i1, g] * (one - two * shift) - w[h, i2, g] * (one + two * shift)
+            score = along * along / square
+            better = (square > nought) & (score > best)
+            best, which = score if better else best, shifts if better else which
+            first, second = i1 if better else first, i2 if better else second
+        along, square = exact(x, w, g, np.int64(first), np.int64(max(first, second)), which)
+        guess = along / square * along if square > nought else nought
+        total = w[0, size, g] + (w[halves - 1, size, g] if halves == 2 else nought)
+        slack = np.float32(2.0**-18) * s.sizes[g] * s.sizes[g] + np.float32(2.0**-16) * guess * total
+        sound = (slack > LEAST) & (slack < MOST) & (guess * total > LEAST)
+        s.factor[g], s.slack[g] = guess * (one - two * NEAR) if sound else nought, slack if sound else INFINITE
+
+
+@inner
+def best_splits(side: Any, s: Any, number: Any) -> None:
     """number[g] = (values + 1) * i1 + i2, times the number of shifts, + shifts, of each group's best split; -1 for none.
 
-    values (values, SIDE): sorted; sumx, sumw (halves, values + 1, SIDE): sums over the first ones, of either half's;
-    sizes (SIDE,): sums of |w x|; room (10, values + 1, SIDE), best: work space.
+    side (values, SIDE): the values, in any order; s: `Sums` whose x, w and sizes are set.
     """
-    halves, size, one, two = sumx.shape[0], sumx.shape[1] - 1, np.float32(1), np.float32(2)
-    ways, all_x = 1 << halves, room[0]
+    halves, size = s.x.shape[0], s.x.shape[1] - 1
+    _guess(side, s)
     for g in range(SIDE):
-        total = sumw[0, size, g] + (sumw[1, size, g] if halves == 2 else np.float32(0))
-        guess = _guess(values, sumx, sumw, g, np.float32(1.5) * sizes[g] / total)
-        slack = np.float32(2.0**-18) * sizes[g] * sizes[g] + np.float32(2.0**-16) * guess * total
-        sound = (slack > LEAST) & (slack < MOST) & (guess * total > LEAST)
-        best[g], number[g] = -_LARGEST, np.int32(-1)
-        room[9, 0, g] = guess * (one - two * NEAR) if sound else np.float32(0)
-        room[9, 1, g] = slack if sound else np.float32(np.inf)
-    factor, slacks = room[9, 0], room[9, 1]
+        s.best[g], number[g] = -_LARGEST, np.int32(-1)
     for i in range(size + 1):
         for g in range(SIDE):
-            all_x[i, g] = sumx[0, i, g]
-        if halves == 2:
-            for g in range(SIDE):
-                all_x[i, g] += sumx[1, i, g]
-    for k in range(ways):
-        firsts, lasts, top = room[1 + k], room[1 + ways + k], room[9, 2 + k]
-        for g in range(SIDE):
-            top[g] = np.float32(0)
+            s.all_x[i, g] = s.x[0, i, g] + (s.x[1, i, g] if halves == 2 else np.float32(0))
         for h in range(halves):
-            shift = shift_of(halves, k, h)
-            low, high, square, x, w = one - two * shift, one + two * shift, (one + shift) * (one + shift), sumx[h], sumw[h]
             for g in range(SIDE):
-                top[g] += x[size, g] * (one + shift)
-            for i in range(size + 1):
-                first, last, wi, whole = firsts[i], lasts[i], w[i], w[size]
-                for g in range(SIDE):
-                    a, b = factor[g] * (low * wi[g] + square * whole[g]), factor[g] * high * wi[g]
-                    first[g] = a + first[g] if h else a - slacks[g]
-                    last[g] = last[g] - b if h else -b
-    flat, stride = room.reshape(-1), (size + 1) * SIDE
-    for at in range(0, SIDE, WIDE):
-        for i1 in range(size + 1):
-            mask = rivals2(flat, stride, at, i1, size) if ways == 2 else rivals4(flat, stride, at, i1, size)
-            while mask:
-                _walk(sumx, sumw, room, at + lowest(mask), i1, best, number)
-                mask &= mask - 1
+                s.scaled[h, i, g] = s.w[h, i, g] * s.factor[g]
+    flat_x, flat_all, flat_w = s.x.reshape(-1), s.all_x.reshape(-1), s.scaled.reshape(-1)
+    for i1 in range(size + 1):
+        if halves == 1:
+            any_rival = rivals1(flat_x, flat_all, flat_w, s.slack, i1, size, s.rivals)
+        else:
+            any_rival = rivals2(flat_x, flat_all, flat_w, s.slack, i1, size, s.rivals)
+        if any_rival:
+            _walk(s, i1, number)
 
 
 @inlined
-def _walk(sumx: Any, sumw: Any, room: Any, g: int, i1: int, best: Any, number: Any) -> None:
-    """best, number of a group after all rivals with one i1, as ggml tries them; room: as `best_splits` fills it."""
-    size, ways, nought = sumx.shape[1] - 1, 1 << sumx.shape[0], np.float32(0)
-    top, at = best[g], number[g]
+def _walk(s: Any, i1: int, number: Any) -> None:
+    """s.best, number of each group after its rivals with one i1, as ggml tries them."""
+    size, ways = s.x.shape[1] - 1, 1 << s.x.shape[0]
     for i2 in range(i1, size + 1):
-        for k in range(ways):
-            about = room[9, 2 + k, g] - room[0, i1, g] - room[0, i2, g]
-            if not about * about < room[1 + k, i1, g] + room[1 + ways + k, i2, g]:
-                along, square = exact(sumx, sumw, g, i1, i2, k)
-                if square > nought and along * along > top * square:
-                    top, at = along / square * along, np.int32(ways * ((size + 1) * i1 + i2) + k)
-    best[g], number[g] = top, at
+        mask = np.int64(s.rivals[i2])
+        while mask:
+            g = lowest(mask)
+            mask &= mask - 1
+            for k in range(ways):
+                along, square = exact(s.x, s.w, g, i1, i2, k)
+                if square > np.float32(0) and along * along > s.best[g] * square:
+                    s.best[g] = along / square * along
+                    number[g] = np.int32(ways * ((size + 1) * i1 + i2) + k)
 
 
-def _rivals(builder: Any, ways: int, room: Any, stride: Any, at: Any, i1: Any, size: Any) -> Any:
-    """A bit of each of WIDE groups with a rival in row i1; room: as `best_splits` fills it."""
+def _number(value: float) -> Any:
+    return ir.Constant(_VECTOR, [value] * SIDE)
 
-    def part(number: int, line: Any) -> Any:
-        start = builder.add(builder.mul(stride, ir.Constant(_LONG, number)), at)
-        return load(builder, room, WIDE, builder.add(start, builder.mul(line, ir.Constant(_LONG, SIDE))))
 
-    flags = ir.VectorType(ir.IntType(1), WIDE)
-    found = cgutils.alloca_once_value(builder, ir.Constant(flags, [0] * WIDE))
-    left = [builder.fsub(part(9, ir.Constant(_LONG, 2 + k)), part(0, i1)) for k in range(ways)]
-    wanted = [part(1 + k, i1) for k in range(ways)]
-    end = builder.add(size, ir.Constant(_LONG, 1))
-    with cgutils.for_range_slice(builder, i1, end, ir.Constant(_LONG, 1), intp=_LONG) as (i2, _):
-        x, here = part(0, i2), builder.load(found)
-        for k in range(ways):
-            along = builder.fsub(left[k], x)
-            limit = builder.fadd(wanted[k], part(1 + ways + k, i2))
+def _rivals(
+    builder: Any, halves: int, x: Any, all_x: Any, w: Any, slack: Any, i1: Any, size: Any, out: Any
+) -> Any:
+    """out[i2] = a bit of each group that has a rival there in row i1; all bits. x, all_x, w, slack: of a `Sums`."""
+    ways, shifts = 1 << halves, (0.125, -0.125)
+    each = builder.mul(builder.add(size, ir.Constant(_LONG, 1)), ir.Constant(_LONG, SIDE))
+
+    def line(of: Any, i: Any, h: int = 0) -> Any:
+        start = builder.mul(each, ir.Constant(_LONG, h))
+        return load(builder, of, SIDE, builder.add(start, builder.mul(i, ir.Constant(_LONG, SIDE))))
+
+    def joined(parts: list[list[Any]]) -> list[Any]:
+        """Of each half's numbers for its two shifts, those for all shifts; ggml's order."""
+        if halves == 1:
+            return parts[0]
+        return [builder.fadd(parts[0][k >> 1], parts[1][k & 1]) for k in range(ways)]
+
+    def times(value: Any, factors: list[float]) -> list[Any]:
+        return [builder.fmul(value, _number(factor)) for factor in factors]
+
+    low, high, tops = ([1 + sign * 2 * s for s in shifts] for sign in (-1, 1, 0.5))
+    fixed = joined([times(line(w, size, h), [t * t for t in tops]) for h in range(halves)])
+    start = joined([times(line(w, i1, h), low) for h in range(halves)])
+    slack = load(builder, slack, SIDE)
+    wanted = [builder.fsub(builder.fadd(a, b), slack) for a, b in zip(fixed, start, strict=True)]
+    left = joined([times(line(x, size, h), tops) for h in range(halves)])
+    left = [builder.fsub(one, line(all_x, i1)) for one in left]
+    none = ir.Constant(ir.VectorType(ir.IntType(1), SIDE), [0] * SIDE)
+    found = cgutils.alloca_once_value(builder, none)
+    with cgutils.for_range_slice(
+        builder, i1, builder.add(size, ir.Constant(_LONG, 1)), ir.Constant(_LONG, 1), intp=_LONG
+    ) as (i2, _):
+        here, two = none, line(all_x, i2)
+        squares = joined([times(line(w, i2, h), high) for h in range(halves)])
+        for a, b, square in zip(left, wanted, squares, strict=True):
+            along = builder.fsub(a, two)
+            limit = builder.fsub(b, square)
             here = builder.or_(here, builder.fcmp_unordered(">=", builder.fmul(along, along), limit))
-        builder.store(here, found)
+        builder.store(builder.trunc(bits(builder, here), _INT), builder.gep(out, [i2]))
+        builder.store(builder.or_(builder.load(found), here), found)
     return bits(builder, builder.load(found))
 
 
-def _make_rivals(ways: int) -> Callable[..., Any]:
-    def typed(_: Any, room: Any, stride: Any, at: Any, i1: Any, size: Any) -> tuple[Any, Any]:
-        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            room, stride, at, i1, size = given
-            data = pointer(context, builder, REALS, room, ir.Constant(_LONG, 0))
-            return _rivals(builder, ways, data, stride, at, i1, size)
+def _below(builder: Any, values: Any, size: Any, limits: Any, counts: Any) -> None:
+    """counts = how many values of each group are below its limit; all but `size` are pointers."""
+    limit, one, none = load(builder, limits, SIDE), ir.Constant(_NUMBERS, [1] * SIDE), ir.Constant(_NUMBERS, [0] * SIDE)
+    count = cgutils.alloca_once_value(builder, none)
+    with cgutils.for_range(builder, size, intp=_LONG) as loop:
+        value = load(builder, values, SIDE, builder.mul(loop.index, ir.Constant(_LONG, SIDE)))
+        under = builder.fcmp_ordered("<", value, limit)
+        builder.store(builder.add(builder.load(count), builder.select(under, one, none)), count)
+    store(builder, builder.load(count), counts)
 
-        return WHOLE(REALS, WHOLE, WHOLE, WHOLE, WHOLE), build
+
+def _make_rivals(halves: int) -> Callable[..., Any]:
+    def typed(
+        _: Any, x: Any, all_x: Any, w: Any, slack: Any, i1: Any, size: Any, out: Any
+    ) -> tuple[Any, Any]:
+        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            nothing = ir.Constant(_LONG, 0)
+            data = [pointer(context, builder, REALS, array, nothing) for array in given[:4]]
+            return _rivals(builder, halves, *data, *given[4:6], pointer(context, builder, INTS, given[6], nothing))
+
+        return WHOLE(REALS, REALS, REALS, REALS, WHOLE, WHOLE, INTS), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made
 
 
-rivals2, rivals4 = _make_rivals(2), _make_rivals(4)
+def _below_typed(_: Any, values: Any, size: Any, limits: Any, k: Any, counts: Any) -> tuple[Any, Any]:
+    """below(values, size, limits, k, counts): `_below` of the k-th limits."""
+
+    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        values, size, limits, k, counts = given
+        at = builder.mul(k, ir.Constant(_LONG, SIDE))
+        _below(
+            builder, pointer(context, builder, REALS, values, ir.Constant(_LONG, 0)), size,
+            pointer(context, builder, REALS, limits, at), pointer(context, builder, INTS, counts, at),
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    return types.void(REALS, WHOLE, REALS, WHOLE, INTS), build
+
+
+def _ranks(builder: Any, values: Any, size: Any, out: Any) -> None:
+    """out[i] = how many values of each group come before value i: smaller ones, and equal ones that stand before it."""
+    one, none = ir.Constant(_NUMBERS, [1] * SIDE), ir.Constant(_NUMBERS, [0] * SIDE)
+    step, nothing = ir.Constant(_LONG, 1), ir.Constant(_LONG, 0)
+
+    def line(i: Any) -> Any:
+        return builder.mul(i, ir.Constant(_LONG, SIDE))
+
+    with cgutils.for_range(builder, size, intp=_LONG) as loop:
+        i = loop.index
+        value, count = load(builder, values, SIDE, line(i)), cgutils.alloca_once(builder, _NUMBERS)
+        builder.store(none, count)
+        for begin, end, order in ((nothing, i, "<="), (i, size, "<")):
+            with cgutils.for_range_slice(builder, begin, end, step, intp=_LONG) as (j, _):
+                before = builder.fcmp_ordered(order, load(builder, values, SIDE, line(j)), value)
+                builder.store(builder.add(builder.load(count), builder.select(before, one, none)), count)
+        store(builder, builder.load(count), out, line(i))
+
+
+def _ranks_typed(_: Any, values: Any, size: Any, out: Any) -> tuple[Any, Any]:
+    """ranks(values, size, out): `_ranks`."""
+
+    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        values, size, out = given
+        nothing = ir.Constant(_LONG, 0)
+        _ranks(
+            builder, pointer(context, builder, REALS, values, nothing), size,
+            pointer(context, builder, INTS, out, nothing),
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    return types.void(REALS, WHOLE, INTS), build
+
+
+ranks: Callable[..., Any] = intrinsic(_ranks_typed)
+rivals1, rivals2 = _make_rivals(1), _make_rivals(2)
+below: Callable[..., Any] = intrinsic(_below_typed)

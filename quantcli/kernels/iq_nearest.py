@@ -74,7 +74,7 @@ def load(builder: Any, source: Any, lanes: int, at: Any = None) -> Any:
     return builder.load(builder.bitcast(source, kind), align=1)
 
 
-def _store(builder: Any, values: Any, target: Any, at: Any = None) -> None:
+def store(builder: Any, values: Any, target: Any, at: Any = None) -> None:
     target = target if at is None else builder.gep(target, [at])
     builder.store(values, builder.bitcast(target, values.type.as_pointer()), align=1)
 
@@ -109,8 +109,8 @@ def _lines(
             code = code if shifts is None else builder.fadd(code, shifts)
             square = builder.fadd(square, builder.fmul(weight, builder.fmul(code, code), flags=_MAY_FUSE), flags=_MAY_FUSE)
             along = builder.fadd(along, builder.fmul(double, code, flags=_MAY_FUSE), flags=_MAY_FUSE)
-        _store(builder, square, squares, at)
-        _store(builder, along, alongs, at)
+        store(builder, square, squares, at)
+        store(builder, along, alongs, at)
         distance = builder.fadd(builder.fadd(builder.fmul(scales, square, flags=_MAY_FUSE), along, flags=_MAY_FUSE), rests)
         distance = builder.select(builder.fcmp_ordered(">", distance, nought), distance, nought)
         places = ir.Constant(ints, list(range(lanes)))
@@ -253,12 +253,12 @@ def _explained(
         for one, total in zip(sums, totals, strict=True):
             builder.store(total, one)
     for one, target in zip(sums, (along, square), strict=True):
-        _store(builder, builder.load(one), target)
+        store(builder, builder.load(one), target)
 
 
 WHOLE, REAL = types.int64, types.float32
 tuple_of: Any = types.Tuple
-_CODES, _IDS, _NUMBERS, _WORDS, REALS = (
+_CODES, _IDS, INTS, _WORDS, REALS = (
     types.Array(kind, 1, "C") for kind in (types.int8, types.int16, types.int32, types.uint32, types.float32)
 )
 
@@ -324,10 +324,10 @@ def _make_nearest(vectors: int) -> Callable[..., Any]:
                 ((scale, limit), (other, other_limit)), lanes, pointer(context, builder, _IDS, few, _NOTHING), vectors,
             )  # fmt: skip
             number, unclear, moved = lanes.found(total, rest)
-            _store(builder, number, pointer(context, builder, _NUMBERS, out, first))
+            store(builder, number, pointer(context, builder, INTS, out, first))
             return context.make_tuple(builder, signature.return_type, [kept, unclear, moved])
 
-        given = (REALS, REALS, _IDS, WHOLE, WHOLE, REALS, REAL, REAL, REAL, REAL, REAL, REAL, _IDS, _NUMBERS, WHOLE)
+        given = (REALS, REALS, _IDS, WHOLE, WHOLE, REALS, REAL, REAL, REAL, REAL, REAL, REAL, _IDS, INTS, WHOLE)
         return tuple_of((WHOLE,) * 3)(*given), build
 
     made: Callable[..., Any] = intrinsic(typed)
@@ -352,10 +352,10 @@ def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
                 pointer(context, builder, REALS, x, at), pointer(context, builder, REALS, w, at),
                 pointer(context, builder, REALS, scales, first), shift if shifted else None,
             )  # fmt: skip
-            _store(builder, found, pointer(context, builder, _NUMBERS, out, first))
+            store(builder, found, pointer(context, builder, INTS, out, first))
             return context.get_dummy_value()
 
-        return types.void(REALS, _IDS, WHOLE, REALS, REALS, WHOLE, REALS, _NUMBERS, WHOLE, REAL), build
+        return types.void(REALS, _IDS, WHOLE, REALS, REALS, WHOLE, REALS, INTS, WHOLE, REAL), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made
@@ -376,14 +376,14 @@ def _make_explained(width: int) -> Callable[..., Any]:
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             rows, stride, new, words, count, heavy, weights, at, along, square, first = given
             _explained(
-                builder, width, pointer(context, builder, _NUMBERS, rows, _NOTHING), stride,
-                pointer(context, builder, _NUMBERS, new, first), pointer(context, builder, _WORDS, words, _NOTHING),
+                builder, width, pointer(context, builder, INTS, rows, _NOTHING), stride,
+                pointer(context, builder, INTS, new, first), pointer(context, builder, _WORDS, words, _NOTHING),
                 count, *(pointer(context, builder, REALS, array, at) for array in (heavy, weights)),
                 *(pointer(context, builder, REALS, array, first) for array in (along, square)),
             )  # fmt: skip
             return context.get_dummy_value()
 
-        given = (_NUMBERS, WHOLE, _NUMBERS, _WORDS, WHOLE, REALS, REALS, WHOLE, REALS, REALS, WHOLE)
+        given = (INTS, WHOLE, INTS, _WORDS, WHOLE, REALS, REALS, WHOLE, REALS, REALS, WHOLE)
         return types.void(*given), build
 
     made: Callable[..., Any] = intrinsic(typed)
