@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.kernels.compile import inner
+from quantcli.kernels.compile import inlined, inner
 from quantcli.kernels.iq_start import RINT, nearest_int
 
 
-@inner
+@inlined
 def levels_at(x: Any, at: int, count: int, inverse: Any, base: int, out: Any) -> None:
     """out[:count] = the levels, int32, of x[at : at + count] for one 1 / scale."""
     highest = np.int32(base - 1)
@@ -29,7 +29,7 @@ def levels_at(x: Any, at: int, count: int, inverse: Any, base: int, out: Any) ->
         out[i] = level if level < highest else highest
 
 
-@inner
+@inlined
 def crossings(x: Any, at: int, kind: Any, peak: Any, low: Any, high: Any, event: Any, out: Any) -> None:
     """out[i] = the first candidate for which value i has at least level low[i] + event, `tried` or more where that is none.
 

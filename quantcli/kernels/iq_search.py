@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
-from quantcli.kernels.compile import inlined, inner, kernel
+from quantcli.kernels.compile import bits_of, float_of, inlined, inner
 from quantcli.kernels.iq_levels import crossings, far_points, levels_at
 from quantcli.kernels.iq_nearest import (
-    INFINITE, among4, among8, beyond, explained4, explained8, lines4, lines8, lowest, nearest4, nearest8,
+    INFINITE, SMALL, among4, among8, beyond, explained4, explained8, lines4, lines8, lowest, nearest4, nearest8,
 )  # fmt: skip
 from quantcli.kernels.iq_neighbours import LANES, WIDE, Neighbours
 from quantcli.kernels.iq_start import SUPER, magnitudes, start_scale, weigh
@@ -39,6 +39,8 @@ from quantcli.kernels.iq_start import SUPER, magnitudes, start_scale, weigh
 QUAD = 4
 #: Points of a group, at most.
 POINTS = 8
+#: Scores this many steps of float32 apart are not clearly ordered.
+CLOSE = np.int32(64)
 #: Rows that a vector may reach beyond a list.
 AHEAD = 64
 
@@ -117,6 +119,7 @@ class Work(NamedTuple):
     flat: NDArray[np.int32]
     along: NDArray[np.float32]
     square: NDArray[np.float32]
+    score: NDArray[np.int32]
     new: NDArray[np.int32]
     few: NDArray[np.int16]
     squares: NDArray[np.float32]
@@ -139,7 +142,7 @@ def work(padded: int, longest: int) -> Work:
         rows,
         rows.reshape(-1),
         *(np.zeros(padded, np.float32) for _ in range(2)),
-        np.zeros(padded, np.int32),
+        *(np.zeros(padded, np.int32) for _ in range(2)),
         np.zeros(longest, np.int16),
         *(np.zeros(longest, np.float32) for _ in range(2)),
     )
@@ -219,11 +222,9 @@ def _lookup(
 
 
 @inlined
-def _points(kind: Any, t: Any, at: int, peak: Any) -> None:
+def _points(kind: Any, t: Any, at: int, peak: Any, largest: Any) -> None:
     """Each point's number for the first candidate, and where it changes by how much from one to the next."""
-    group, width, tried, largest = kind.group, kind.width, kind.tried, np.float32(0)
-    for i in range(at, at + group):
-        largest = max(largest, abs(t.size[i]))
+    group, width, tried = kind.group, kind.width, kind.tried
     if not np.float32(0.5) * (t.inverse[tried - 1] * largest + np.float32(1)) < np.float32(1 << 22):
         far_points(t.size, at, kind, t.inverse, t.number, t.turns, t.jump)
         return
@@ -296,14 +297,40 @@ def _explain(kind: Any, words: Any, t: Any, at: int, changes: Any) -> int:
 
 
 @inlined
-def _winner(along: Any, square: Any, count: int, scale: Any) -> Any:
-    """The best candidate's scale and place; `scale` and -1 where none explains anything."""
-    best, winner, nought = np.float32(0), -1, np.float32(0)
+def _winner(t: Any, count: int, scale: Any) -> Any:
+    """The best candidate's scale and place; `scale` and -1 where none explains anything.
+
+    ggml goes through them and keeps one whose along ** 2 is above the kept score times its square. Where all other scores
+    are clearly below the largest, that is the largest, whatever the rounding; positive floats are ordered as their bits.
+    """
+    best, winner, nought, top, close = np.float32(0), -1, np.float32(0), np.int32(0), np.int32(0)
     for c in range(count):
-        if square[c] > nought and along[c] * along[c] > best * square[c]:
-            scale = along[c] / square[c]
-            best, winner = scale * along[c], c
+        score = t.along[c] / t.square[c] * t.along[c]
+        t.score[c] = bits_of(score if t.square[c] > nought else nought)
+    for c in range(count):
+        top = max(top, t.score[c])
+    for c in range(count):
+        near = t.score[c] > top - CLOSE
+        close += np.int32(near)
+        winner = c if near else winner
+    if close == 1 and top < bits_of(INFINITE) and t.along[winner] * t.along[winner] > SMALL:
+        return t.along[winner] / t.square[winner], winner
+    winner = -1
+    for c in range(count):
+        if t.square[c] > nought and t.along[c] * t.along[c] > best * t.square[c]:
+            scale = t.along[c] / t.square[c]
+            best, winner = scale * t.along[c], c
     return scale, winner
+
+
+@inlined
+def _peaks(x: Any, at: int, group: int) -> Any:
+    """The largest value of a group, negative where none is positive; the largest magnitude. As bits they are ordered."""
+    most, largest = np.int32(-(2**31)), np.int32(0)
+    for i in range(at, at + group):
+        bits = bits_of(x[i])
+        most, largest = max(most, bits), max(largest, bits & np.int32(0x7FFFFFFF))
+    return float_of(most), float_of(largest)
 
 
 @inlined
@@ -312,9 +339,8 @@ def _encode_super(kind: Any, book: Any, floats: Any, words: Any, t: Any, out: An
     group, x = kind.group, t.size
     nought, highest, per_group = np.float32(0), np.float32(2 * kind.base - 1), group // kind.width
     for g in range(SUPER // group):
-        at, peak = g * group, x[g * group]
-        for i in range(at, at + group):
-            peak = peak if peak > x[i] else x[i]
+        at = g * group
+        peak, largest = _peaks(x, at, group)
         best = peak / highest
         if kind.start:
             best, peak = t.starts[g], t.starts[g] * np.float32(kind.base)
@@ -325,9 +351,9 @@ def _encode_super(kind: Any, book: Any, floats: Any, words: Any, t: Any, out: An
         for c in range(kind.codes.shape[0]):
             t.inverse[c] = kind.codes[c] / peak
             t.scale[c] = np.float32(1) / t.inverse[c]
-        _points(kind, t, at, peak)
+        _points(kind, t, at, peak, largest)
         count = _explain(kind, words, t, at, _rows(kind, book, floats, t, at))
-        best, winner = _winner(t.along, t.square, count, best)
+        best, winner = _winner(t, count, best)
         chosen = out[g * per_group : (g + 1) * per_group]
         scales[g] = _last(kind, book, floats, words, t, at, best, winner, chosen)
 
