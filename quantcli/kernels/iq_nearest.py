@@ -202,6 +202,21 @@ def _nearest(
     return builder.load(kept)
 
 
+def _direct(
+    builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, lanes: _Lanes, rows: int
+) -> None:
+    """All of a list of at most `rows` rows are offered, those beyond `count` as infinitely far."""
+    ints, floats = ir.VectorType(_INT, WIDE), ir.VectorType(_FLOAT, WIDE)
+    there = ir.Constant(ints, list(range(WIDE)))
+    mine = builder.icmp_signed("<", there, splat(builder, builder.trunc(count, _INT), WIDE))
+    far = ir.Constant(floats, [float("inf")] * WIDE)
+    store(builder, builder.select(mine, load(builder, alongs, WIDE), far), alongs)
+    for j in range(rows):
+        place = ir.Constant(_LONG, j)
+        square, along, own = (builder.load(builder.gep(v, [place])) for v in (squares, alongs, ids))
+        lanes.offer(square, along, builder.sext(own, _INT))
+
+
 def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w: Any, scales: Any, shift: Any) -> Any:
     """The nearest row's number for each of eight scales; all but `count` and `shift` are pointers."""
     known, scale = _known(builder, width, LANES, x, w), load(builder, scales, LANES)
@@ -334,6 +349,31 @@ def _make_nearest(vectors: int) -> Callable[..., Any]:
     return made
 
 
+def _make_direct(rows: int) -> Callable[..., Any]:
+    """direct(squares, alongs, ids, start, count, scales, total, rest, out, first): `nearest` of a list of <= `rows` rows.
+
+    Without a look at which of them are in question; returns the last two numbers.
+    """
+
+    def typed(
+        _: Any, squares: Any, alongs: Any, ids: Any, start: Any, count: Any, scales: Any, total: Any, rest: Any,
+        out: Any, first: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            squares, alongs, ids, start, count, scales, total, rest, out, first = given
+            square, along = (pointer(context, builder, REALS, array, _NOTHING) for array in (squares, alongs))
+            lanes = _Lanes(builder, pointer(context, builder, REALS, scales, first))
+            _direct(builder, square, along, pointer(context, builder, _IDS, ids, start), count, lanes, rows)
+            number, unclear, moved = lanes.found(total, rest)
+            store(builder, number, pointer(context, builder, INTS, out, first))
+            return context.make_tuple(builder, signature.return_type, [unclear, moved])
+
+        return tuple_of((WHOLE,) * 2)(REALS, REALS, _IDS, WHOLE, WHOLE, REALS, REAL, REAL, INTS, WHOLE), build
+
+    made: Callable[..., Any] = intrinsic(typed)
+    return made
+
+
 def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
     """among(rows, ids, count, x, w, at, scales, out, first, shift): out[first + c], eight row numbers.
 
@@ -404,6 +444,7 @@ among4, among8, among8_shifted = _make_among(4, False), _make_among(8, False), _
 lines4, lines8, lines8_shifted = _make_lines(4, False), _make_lines(8, False), _make_lines(8, True)
 #: Of short lists, WIDE rows at a time; of long ones, 64.
 nearest4, nearest8 = _make_nearest(1), _make_nearest(4)
+direct8, direct16 = _make_direct(8), _make_direct(16)
 explained4, explained8 = _make_explained(4), _make_explained(8)
 lowest: Callable[..., Any] = intrinsic(_lowest_typed)
 

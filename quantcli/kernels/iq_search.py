@@ -30,7 +30,7 @@ from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import bits_of, float_of, inlined, inner
 from quantcli.kernels.iq_levels import crossings, far_points, levels_at
 from quantcli.kernels.iq_nearest import (
-    INFINITE, SMALL, among4, among8, beyond, explained4, explained8, lines4, lines8, lowest, nearest4, nearest8,
+    INFINITE, SMALL, among4, among8, beyond, direct8, direct16, explained4, explained8, lines4, lines8, lowest, nearest4, nearest8,
 )  # fmt: skip
 from quantcli.kernels.iq_neighbours import LANES, WIDE, Neighbours
 from quantcli.kernels.iq_start import SUPER, magnitudes, start_scale, weigh
@@ -173,6 +173,33 @@ def search(values: Array, importance: NDArray[np.float32] | None, kind: Rules, b
 
 
 @inlined
+def _long(
+    book: Any, width: int, t: Any, row: Any, at: int, of: int, count: int, total: Any, rest: Any, c: int, end: int
+) -> Any:
+    """`nearest` of a list of more than WIDE rows, for the scales from c to `end`."""
+    first, last, padded, nought = t.scale[c], t.scale[end], (count + WIDE - 1) // WIDE * WIDE, np.float32(0)
+    rest_first, rest_last = rest * t.inverse[c], rest * t.inverse[end]
+    if width == 8:
+        place = lines8(book.codes, of, padded, t.root, t.twice, at, first, rest_first, t.squares, t.alongs, nought)
+    else:
+        place = lines4(book.codes, of, padded, t.root, t.twice, at, first, rest_first, t.squares, t.alongs, nought)
+    square, along = t.squares[place], t.alongs[place]
+    limit = beyond(first, first * total + rest_first, square, along)
+    limit_last = beyond(last, last * total + rest_last, square, along)
+    if not (limit < INFINITE and limit_last < INFINITE):
+        limit = INFINITE
+    if width == 8:
+        return nearest8(
+            t.squares, t.alongs, book.members, of, count, t.scale, first, limit, last, limit_last, total, rest, t.few,
+            row, c,
+        )  # fmt: skip
+    return nearest4(
+        t.squares, t.alongs, book.members, of, count, t.scale, first, limit, last, limit_last, total, rest, t.few, row,
+        c,
+    )  # fmt: skip
+
+
+@inlined
 def _lookup(
     book: Any, floats: Any, which: Any, width: int, t: Any, row: Any, at: int, point: int, begin: int, end: int
 ) -> Any:
@@ -181,37 +208,30 @@ def _lookup(
     Overwrites what follows, up to WIDE of them.
     """
     of, count, nought = np.int64(book.start[which]), np.int64(book.counts[which]), np.float32(0)
-    padded, total, rest, changes = (count + WIDE - 1) // WIDE * WIDE, t.total[point], t.rest[point], np.int64(0)
+    total, rest, changes = t.total[point], t.rest[point], np.int64(0)
     for c in range(begin, end, WIDE):
-        lanes = min(end - c, WIDE)
-        first, last = t.scale[c], t.scale[c + lanes - 1]
-        rest_first, rest_last = rest * t.inverse[c], rest * t.inverse[c + lanes - 1]
-        if width == 8:
-            place = lines8(
-                book.codes, of, padded, t.root, t.twice, at, first, rest_first, t.squares, t.alongs, nought
-            )
+        lanes, kept = min(end - c, WIDE), count
+        if count <= WIDE:
+            if width == 8:
+                lines8(book.codes, of, WIDE, t.root, t.twice, at, nought, nought, t.squares, t.alongs, nought)
+            else:
+                lines4(book.codes, of, WIDE, t.root, t.twice, at, nought, nought, t.squares, t.alongs, nought)
+            if count <= 8:
+                unclear, moved = direct8(
+                    t.squares, t.alongs, book.members, of, count, t.scale, total, rest, row, c
+                )
+            else:
+                unclear, moved = direct16(
+                    t.squares, t.alongs, book.members, of, count, t.scale, total, rest, row, c
+                )
         else:
-            place = lines4(
-                book.codes, of, padded, t.root, t.twice, at, first, rest_first, t.squares, t.alongs, nought
-            )
-        square, along = t.squares[place], t.alongs[place]
-        limit = beyond(first, first * total + rest_first, square, along)
-        limit_last = beyond(last, last * total + rest_last, square, along)
-        if not (limit < INFINITE and limit_last < INFINITE):
-            limit = INFINITE
-        if width == 8:
-            kept, unclear, moved = nearest8(
-                t.squares, t.alongs, book.members, of, count, t.scale, first, limit, last, limit_last, total, rest,
-                t.few, row, c,
-            )  # fmt: skip
-        else:
-            kept, unclear, moved = nearest4(
-                t.squares, t.alongs, book.members, of, count, t.scale, first, limit, last, limit_last, total, rest,
-                t.few, row, c,
-            )  # fmt: skip
+            kept, unclear, moved = _long(book, width, t, row, at, of, count, total, rest, c, c + lanes - 1)
         mine = (np.int64(1) << lanes) - 1
         if unclear & mine:
             moved = mine
+            if count <= WIDE:
+                for j in range(count):
+                    t.few[j] = book.members[of + j]
             for i in range(c, c + lanes, LANES):
                 if width == 8:
                     among8(floats, t.few, kept, t.size, t.root, at, t.scale, row, i, nought)
