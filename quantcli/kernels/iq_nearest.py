@@ -13,8 +13,8 @@ Over the scale it is, but for rounding and a part that all rows have, a line: sc
 
 `CLEAR` says what is clear. As 2 x code <= scale * code ** 2 + x ** 2 / scale, no part of a line, and no half of a
 distance over its scale, is above size = scale * squares + rest, where squares is no row's square's less and rest the sum
-of w x x over the scale. Some 40 operations on such parts are off by less than 2**-18 of size; a difference of CLEAR of
-size is far more than that for both rows, in ggml's arithmetic and in ours. Underflow may be off by 2**23 * 2**-149 for
+of w x x over the scale. Rounding puts a line's value off by at most 21 * 2**-24 of size, and ggml's distance over the
+scale by 25 * 2**-24: both for two rows are less than 2**-17 of size, and CLEAR is 2**-16. Underflow may be off by 2**23 * 2**-149 for
 each term of a distance (a w that is not 0 and a larger factor have a normal product), so nothing is clear where scale *
 size is not above SMALL; nor where it is not below HUGE, which leaves out NaN and overflow.
 
@@ -41,7 +41,7 @@ cgutils: Any = untyped
 #: A distance has to be below it, as in ggml.
 LARGEST = float(np.finfo(np.float32).max)
 #: By how much of its size (above) a distance over its scale has to be larger; and between what distances' sizes.
-CLEAR, SMALL, HUGE = np.float32(2.0**-14), np.float32(2.0**-100), np.float32(2.0**100)
+CLEAR, SMALL, HUGE = np.float32(2.0**-16), np.float32(2.0**-100), np.float32(2.0**100)
 
 INFINITE = np.float32(np.inf)
 
