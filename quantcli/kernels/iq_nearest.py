@@ -240,40 +240,9 @@ def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w:
     return builder.load(number)
 
 
-def _explained(
-    builder: Any, width: int, rows: Any, stride: Any, new: Any, words: Any, count: Any, heavy: Any, weights: Any,
-    along: Any, square: Any,
-) -> None:  # fmt: skip
-    """The two sums of eight candidates; all but numbers are pointers."""
-    nought, quads = ir.Constant(FLOATS, [0.0] * LANES), width // 4
-    sums = [cgutils.alloca_once_value(builder, nought) for _ in range(2)]
-    places = [builder.sext(builder.load(builder.gep(new, [ir.Constant(_LONG, c)])), _LONG) for c in range(LANES)]
-    with cgutils.for_range(builder, count, intp=_LONG) as loop:
-        of = builder.gep(rows, [builder.mul(loop.index, stride)])
-        own = [builder.sext(builder.load(builder.gep(of, [place])), _LONG) for place in places]
-        first = [builder.mul(number, ir.Constant(_LONG, quads)) for number in own]
-        totals = [builder.load(one) for one in sums]
-        for h in range(quads):
-            word = ir.Constant(_INTS, ir.Undefined)
-            for c, place in enumerate(first):
-                one = builder.load(builder.gep(words, [builder.add(place, ir.Constant(_LONG, h))]))
-                word = builder.insert_element(word, one, ir.Constant(_INT, c))
-            for i in range(4):
-                at = builder.add(builder.mul(loop.index, ir.Constant(_LONG, width)), ir.Constant(_LONG, 4 * h + i))
-                shift, mask = (ir.Constant(_INTS, [number] * LANES) for number in (8 * i, 255))
-                code = builder.sitofp(builder.and_(builder.lshr(word, shift), mask), FLOATS)
-                x, w = (splat(builder, builder.load(builder.gep(v, [at]))) for v in (heavy, weights))
-                totals[0] = builder.fadd(totals[0], builder.fmul(x, code))
-                totals[1] = builder.fadd(totals[1], builder.fmul(builder.fmul(w, code), code))
-        for one, total in zip(sums, totals, strict=True):
-            builder.store(total, one)
-    for one, target in zip(sums, (along, square), strict=True):
-        store(builder, builder.load(one), target)
-
-
 WHOLE, REAL = types.int64, types.float32
 tuple_of: Any = types.Tuple
-_CODES, _IDS, INTS, _WORDS, REALS = (
+_CODES, _IDS, INTS, WORDS, REALS = (
     types.Array(kind, 1, "C") for kind in (types.int8, types.int16, types.int32, types.uint32, types.float32)
 )
 
@@ -282,7 +251,7 @@ def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
 
 
-_NOTHING = ir.Constant(_LONG, 0)
+NOTHING = ir.Constant(_LONG, 0)
 
 
 def _make_lines(width: int, shifted: bool) -> Callable[..., Any]:
@@ -301,7 +270,7 @@ def _make_lines(width: int, shifted: bool) -> Callable[..., Any]:
             codes, start, count, w, twice, at, scale, rest, squares, alongs, shift = given
             rows = pointer(context, builder, _CODES, codes, builder.mul(start, ir.Constant(_LONG, width)))
             weights, doubles = (pointer(context, builder, REALS, array, at) for array in (w, twice))
-            kept = (pointer(context, builder, REALS, array, _NOTHING) for array in (squares, alongs))
+            kept = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
             return _lines(
                 builder, WIDE, width, rows, count, weights, doubles, scale, rest, *kept,
                 shift if shifted else None,
@@ -332,11 +301,11 @@ def _make_nearest(vectors: int) -> Callable[..., Any]:
                 squares, alongs, ids, start, count, scales, scale, limit, other, other_limit, total, rest, few, out,
                 first,
             ) = given  # fmt: skip
-            square, along = (pointer(context, builder, REALS, array, _NOTHING) for array in (squares, alongs))
+            square, along = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
             lanes = _Lanes(builder, pointer(context, builder, REALS, scales, first))
             kept = _nearest(
                 builder, square, along, pointer(context, builder, _IDS, ids, start), count,
-                ((scale, limit), (other, other_limit)), lanes, pointer(context, builder, _IDS, few, _NOTHING), vectors,
+                ((scale, limit), (other, other_limit)), lanes, pointer(context, builder, _IDS, few, NOTHING), vectors,
             )  # fmt: skip
             number, unclear, moved = lanes.found(total, rest)
             store(builder, number, pointer(context, builder, INTS, out, first))
@@ -361,7 +330,7 @@ def _make_direct(rows: int) -> Callable[..., Any]:
     ) -> tuple[Any, Any]:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             squares, alongs, ids, start, count, scales, total, rest, out, first = given
-            square, along = (pointer(context, builder, REALS, array, _NOTHING) for array in (squares, alongs))
+            square, along = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
             lanes = _Lanes(builder, pointer(context, builder, REALS, scales, first))
             _direct(builder, square, along, pointer(context, builder, _IDS, ids, start), count, lanes, rows)
             number, unclear, moved = lanes.found(total, rest)
@@ -388,7 +357,7 @@ def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
             rows, ids, count, x, w, at, scales, out, first, shift = given
             found = _among(
                 builder, width,
-                pointer(context, builder, REALS, rows, _NOTHING), pointer(context, builder, _IDS, ids, _NOTHING), count,
+                pointer(context, builder, REALS, rows, NOTHING), pointer(context, builder, _IDS, ids, NOTHING), count,
                 pointer(context, builder, REALS, x, at), pointer(context, builder, REALS, w, at),
                 pointer(context, builder, REALS, scales, first), shift if shifted else None,
             )  # fmt: skip
@@ -396,35 +365,6 @@ def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
             return context.get_dummy_value()
 
         return types.void(REALS, _IDS, WHOLE, REALS, REALS, WHOLE, REALS, INTS, WHOLE, REAL), build
-
-    made: Callable[..., Any] = intrinsic(typed)
-    return made
-
-
-def _make_explained(width: int) -> Callable[..., Any]:
-    """explained(rows, stride, new, words, count, heavy, weights, at, along, square, first): of eight candidates.
-
-    along[first + c] = the sum of heavy * code, square[first + c] = the sum of weight * code * code, in order, each
-    product and sum rounded. new[first + c]: the candidates' places in rows, int32: `count` runs, `stride` apart; words:
-    uint32, four codes each, of all rows of the book; heavy and weights: float32, read from `at`.
-    """
-
-    def typed(
-        _: Any, rows: Any, stride: Any, new: Any, words: Any, count: Any, heavy: Any, weights: Any, at: Any, along: Any,
-        square: Any, first: Any,
-    ) -> tuple[Any, Any]:  # fmt: skip
-        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            rows, stride, new, words, count, heavy, weights, at, along, square, first = given
-            _explained(
-                builder, width, pointer(context, builder, INTS, rows, _NOTHING), stride,
-                pointer(context, builder, INTS, new, first), pointer(context, builder, _WORDS, words, _NOTHING),
-                count, *(pointer(context, builder, REALS, array, at) for array in (heavy, weights)),
-                *(pointer(context, builder, REALS, array, first) for array in (along, square)),
-            )  # fmt: skip
-            return context.get_dummy_value()
-
-        given = (INTS, WHOLE, INTS, _WORDS, WHOLE, REALS, REALS, WHOLE, REALS, REALS, WHOLE)
-        return types.void(*given), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made
@@ -445,7 +385,6 @@ lines4, lines8, lines8_shifted = _make_lines(4, False), _make_lines(8, False), _
 #: Of short lists, WIDE rows at a time; of long ones, 64.
 nearest4, nearest8 = _make_nearest(1), _make_nearest(4)
 direct8, direct16 = _make_direct(8), _make_direct(16)
-explained4, explained8 = _make_explained(4), _make_explained(8)
 lowest: Callable[..., Any] = intrinsic(_lowest_typed)
 
 

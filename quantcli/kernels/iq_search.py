@@ -29,11 +29,11 @@ from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import bits_of, float_of, inlined, inner
 from quantcli.kernels.iq_levels import crossings, far_points, levels_at
-from quantcli.kernels.iq_nearest import (
-    INFINITE, SMALL, among4, among8, beyond, direct8, direct16, explained4, explained8, lines4, lines8, lowest, nearest4, nearest8,
-)  # fmt: skip
+from quantcli.kernels.iq_lookup import lookup
+from quantcli.kernels.iq_nearest import INFINITE, SMALL, lowest
 from quantcli.kernels.iq_neighbours import LANES, WIDE, Neighbours
 from quantcli.kernels.iq_start import SUPER, magnitudes, start_scale, weigh
+from quantcli.kernels.iq_sums import explained4, explained8
 
 #: Values whose levels make a word: half a row of IQ2, a row of IQ3.
 QUAD = 4
@@ -92,7 +92,7 @@ class Work(NamedTuple):
     Of a super-block, float32 (256,): its values; weights; magnitudes, some of them flipped; sqrt(weight); -2 times that
     times the magnitude; weight times magnitude. Of its points, float32 (64,): bounds of the lines (iq_nearest.py). Of a
     group: the levels for its first and last scale, candidates' 1 / scale and scale; of its points: number of the first,
-    candidates from which it changes, by how much, candidates whose point is in the book; rows (8, candidates); codes
+    candidates from which it changes, by how much, candidates whose point is in the book, whether its row stays; rows (8, candidates); codes
     (8, candidates) of each four values; sums; candidates that are new. Of a list: rows still in question, their lines.
     """
 
@@ -115,6 +115,7 @@ class Work(NamedTuple):
     turns: NDArray[np.int64]
     jump: NDArray[np.int32]
     on: NDArray[np.int64]
+    stays: NDArray[np.bool_]
     rows: NDArray[np.int32]
     flat: NDArray[np.int32]
     along: NDArray[np.float32]
@@ -139,6 +140,7 @@ def work(padded: int, longest: int) -> Work:
         *(np.zeros(POINTS, np.int64) for _ in range(2)),
         np.zeros((POINTS, padded), np.int32),
         np.zeros(POINTS, np.int64),
+        np.zeros(POINTS, np.bool_),
         rows,
         rows.reshape(-1),
         *(np.zeros(padded, np.float32) for _ in range(2)),
@@ -173,72 +175,14 @@ def search(values: Array, importance: NDArray[np.float32] | None, kind: Rules, b
 
 
 @inlined
-def _long(
-    book: Any, width: int, t: Any, row: Any, at: int, of: int, count: int, total: Any, rest: Any, c: int, end: int
-) -> Any:
-    """`nearest` of a list of more than WIDE rows, for the scales from c to `end`."""
-    first, last, padded, nought = t.scale[c], t.scale[end], (count + WIDE - 1) // WIDE * WIDE, np.float32(0)
-    rest_first, rest_last = rest * t.inverse[c], rest * t.inverse[end]
-    if width == 8:
-        place = lines8(book.codes, of, padded, t.root, t.twice, at, first, rest_first, t.squares, t.alongs, nought)
-    else:
-        place = lines4(book.codes, of, padded, t.root, t.twice, at, first, rest_first, t.squares, t.alongs, nought)
-    square, along = t.squares[place], t.alongs[place]
-    limit = beyond(first, first * total + rest_first, square, along)
-    limit_last = beyond(last, last * total + rest_last, square, along)
-    if not (limit < INFINITE and limit_last < INFINITE):
-        limit = INFINITE
-    if width == 8:
-        return nearest8(
-            t.squares, t.alongs, book.members, of, count, t.scale, first, limit, last, limit_last, total, rest, t.few,
-            row, c,
-        )  # fmt: skip
-    return nearest4(
-        t.squares, t.alongs, book.members, of, count, t.scale, first, limit, last, limit_last, total, rest, t.few, row,
-        c,
-    )  # fmt: skip
-
-
-@inlined
-def _lookup(
-    book: Any, floats: Any, which: Any, width: int, t: Any, row: Any, at: int, point: int, begin: int, end: int
-) -> Any:
-    """row[begin:end] = the nearest of a list for each scale; a bit of each candidate where it may change.
-
-    Overwrites what follows, up to WIDE of them.
-    """
-    of, count, nought = np.int64(book.start[which]), np.int64(book.counts[which]), np.float32(0)
-    total, rest, changes = t.total[point], t.rest[point], np.int64(0)
-    for c in range(begin, end, WIDE):
-        lanes, kept = min(end - c, WIDE), count
-        if count <= WIDE:
-            if width == 8:
-                lines8(book.codes, of, WIDE, t.root, t.twice, at, nought, nought, t.squares, t.alongs, nought)
-            else:
-                lines4(book.codes, of, WIDE, t.root, t.twice, at, nought, nought, t.squares, t.alongs, nought)
-            if count <= 8:
-                unclear, moved = direct8(
-                    t.squares, t.alongs, book.members, of, count, t.scale, total, rest, row, c
-                )
-            else:
-                unclear, moved = direct16(
-                    t.squares, t.alongs, book.members, of, count, t.scale, total, rest, row, c
-                )
-        else:
-            kept, unclear, moved = _long(book, width, t, row, at, of, count, total, rest, c, c + lanes - 1)
-        mine = (np.int64(1) << lanes) - 1
-        if unclear & mine:
-            moved = mine
-            if count <= WIDE:
-                for j in range(count):
-                    t.few[j] = book.members[of + j]
-            for i in range(c, c + lanes, LANES):
-                if width == 8:
-                    among8(floats, t.few, kept, t.size, t.root, at, t.scale, row, i, nought)
-                else:
-                    among4(floats, t.few, kept, t.size, t.root, at, t.scale, row, i, nought)
-        changes |= (moved & mine | 1) << c
-    return changes
+def _number(kind: Any, t: Any) -> None:
+    """Each point's number for the levels t.low; it does not change."""
+    width = kind.width
+    for k in range(kind.group // width):
+        number = np.int64(0)
+        for i in range(width):
+            number = kind.base * number + np.int64(t.low[k * width + width - 1 - i])
+        t.number[k], t.turns[k] = number, 1
 
 
 @inlined
@@ -248,17 +192,12 @@ def _points(kind: Any, t: Any, at: int, peak: Any, largest: Any) -> None:
     if not np.float32(0.5) * (t.inverse[tried - 1] * largest + np.float32(1)) < np.float32(1 << 22):
         far_points(t.size, at, kind, t.inverse, t.number, t.turns, t.jump)
         return
-    levels_at(t.size, at, group, t.inverse[0], kind.base, t.low)
     levels_at(t.size, at, group, t.inverse[tried - 1], kind.base, t.high)
+    levels_at(t.size, at, group, t.inverse[0], kind.base, t.low)
+    _number(kind, t)
     most = np.int32(0)
     for i in range(group):
         most = max(most, t.high[i] - t.low[i])
-    for k in range(group // width):
-        number, digit = np.int64(0), np.int64(1)
-        for i in range(k * width, (k + 1) * width):
-            number += digit * np.int64(t.low[i])
-            digit *= np.int64(kind.base)
-        t.number[k], t.turns[k] = number, 1
     for event in range(1, most + 1):
         crossings(t.size, at, kind, peak, t.low, t.high, np.int32(event), t.cross)
         for k in range(group // width):
@@ -271,9 +210,9 @@ def _points(kind: Any, t: Any, at: int, peak: Any, largest: Any) -> None:
 
 
 @inlined
-def _rows(kind: Any, book: Any, floats: Any, t: Any, at: int) -> Any:
-    """t.rows = the rows of a group's points for all candidates; a bit of each candidate where one may change."""
-    changes, tried, width, where = np.int64(1), kind.tried, kind.width, book.where
+def _rows(kind: Any, book: Any, floats: Any, t: Any, at: int, tried: int) -> Any:
+    """t.rows = the rows of a group's points for so many candidates; a bit of each where one may change."""
+    changes, width = np.int64(1), kind.width
     for k in range(kind.group // width):
         number, begin, on, jump, row = t.number[k], np.int64(0), np.int64(0), t.jump[k], t.rows[k]
         left, point, first = t.turns[k] & ((1 << tried) - 1) | 1 << tried, at // width + k, at + width * k
@@ -282,14 +221,14 @@ def _rows(kind: Any, book: Any, floats: Any, t: Any, at: int) -> Any:
             end = lowest(left)
             number += np.int64(jump[begin])
             jump[begin] = np.int32(0)
-            found = where[number]
+            found = book.where[number]
             if found >= 0:
                 for c in range(begin, end):
                     row[c] = found
                 changes |= 1 << begin
                 on |= (1 << end) - (1 << begin)
             else:
-                changes |= _lookup(book, floats, -1 - found, width, t, row, first, point, begin, end)
+                changes |= lookup(book, floats, -1 - found, width, t, row, first, point, begin, end)
             begin = end
         t.on[k] = on
     return changes
@@ -354,60 +293,54 @@ def _peaks(x: Any, at: int, group: int) -> Any:
 
 
 @inlined
+def _choose(kind: Any, t: Any, winner: int, chosen: Any) -> bool:
+    """chosen = the winner's rows (-1: none won); whether the type asks for new ones, and t.stays: for which not."""
+    anew = kind.last == ALWAYS or (winner < 0 and kind.last == ALL_OR_NONE)
+    for k in range(chosen.shape[0]):
+        on = winner >= 0 and (t.on[k] >> np.int64(t.new[winner])) & 1 == 1
+        chosen[k] = t.rows[k, t.new[winner]] if winner >= 0 else 0
+        t.stays[k] = on and kind.last == OFF_BOOK
+        anew = anew or (winner >= 0 and not on)
+    return anew
+
+
+@inlined
 def _encode_super(kind: Any, book: Any, floats: Any, words: Any, t: Any, out: Any, signs: Any, scales: Any) -> None:
     """Rows `out` and `scales` of a super-block's magnitudes; scale, rows and signs 0 for a group of zeros."""
-    group, x = kind.group, t.size
-    nought, highest, per_group = np.float32(0), np.float32(2 * kind.base - 1), group // kind.width
+    group, one, nought = kind.group, np.float32(1), np.float32(0)
+    highest, per_group = np.float32(2 * kind.base - 1), group // kind.width
     for g in range(SUPER // group):
-        at = g * group
-        peak, largest = _peaks(x, at, group)
-        best = peak / highest
+        at, chosen = g * group, out[g * per_group : (g + 1) * per_group]
+        peak, largest = _peaks(t.size, at, group)
+        scale = peak / highest
         if kind.start:
-            best, peak = t.starts[g], t.starts[g] * np.float32(kind.base)
+            scale, peak = t.starts[g], t.starts[g] * np.float32(kind.base)
         scales[g] = nought
         if not peak > nought or peak < kind.epsilon:
             signs[at // 8 : (at + group) // 8] = np.uint8(0)
             continue
         for c in range(kind.codes.shape[0]):
             t.inverse[c] = kind.codes[c] / peak
-            t.scale[c] = np.float32(1) / t.inverse[c]
+            t.scale[c] = one / t.inverse[c]
         _points(kind, t, at, peak, largest)
-        count = _explain(kind, words, t, at, _rows(kind, book, floats, t, at))
-        best, winner = _winner(t, count, best)
-        chosen = out[g * per_group : (g + 1) * per_group]
-        scales[g] = _last(kind, book, floats, words, t, at, best, winner, chosen)
-
-
-@inlined
-def _last(
-    kind: Any, book: Any, floats: Any, words: Any, t: Any, at: int, scale: Any, winner: int, chosen: Any
-) -> Any:
-    """chosen = the winner's rows (-1: none won), anew for `scale` where the type asks for it; the scale then."""
-    width, nought = kind.width, np.float32(0)
-    anew, bit = kind.last == ALWAYS or (winner < 0 and kind.last == ALL_OR_NONE), np.int64(0)
-    if winner >= 0:
-        bit = 1 << t.new[winner]
-    for k in range(chosen.shape[0]):
-        chosen[k] = t.rows[k, t.new[winner]] if winner >= 0 else 0
-        anew = anew or (winner >= 0 and not t.on[k] & bit)
-    if not (anew and scale > nought):
-        return scale
-    t.scale[0], t.inverse[0] = scale, np.float32(1) / scale
-    levels_at(t.size, at, kind.group, t.inverse[0], kind.base, t.low)
-    for k in range(chosen.shape[0]):
-        if not (kind.last == OFF_BOOK and t.on[k] & bit):
-            number, digit = np.int64(0), np.int64(1)
-            for i in range(k * width, (k + 1) * width):
-                number += digit * np.int64(t.low[i])
-                digit *= np.int64(kind.base)
-            found = np.int64(book.where[number])
-            if found < 0:
-                _lookup(book, floats, -1 - found, width, t, t.rows[k], at + width * k, at // width + k, 0, 1)
-                found = np.int64(t.rows[k, 0])
-            chosen[k] = found
-        t.rows[k, 0] = chosen[k]
-    _explain(kind, words, t, at, np.int64(1))
-    return t.along[0] / t.square[0] if t.square[0] > nought else scale
+        for last in range(2):
+            changes = _rows(kind, book, floats, t, at, 1 if last else kind.tried)
+            for k in range(per_group):
+                if last and t.stays[k]:
+                    t.rows[k, 0] = chosen[k]
+            count = _explain(kind, words, t, at, changes)
+            if last:
+                scale = t.along[0] / t.square[0] if t.square[0] > nought else scale
+                for k in range(per_group):
+                    chosen[k] = t.rows[k, 0]
+                break
+            scale, winner = _winner(t, count, scale)
+            if not (_choose(kind, t, winner, chosen) and scale > nought):
+                break
+            t.inverse[0], t.scale[0] = one / scale, scale
+            levels_at(t.size, at, group, t.inverse[0], kind.base, t.low)
+            _number(kind, t)
+        scales[g] = scale
 
 
 @inner
