@@ -113,12 +113,14 @@ def _sort(t: Any, s: Any) -> None:
         for i in range(size):
             t.side[i, g] = x[g, i]
     ranks(t.side.reshape(-1), size, t.rank.reshape(-1))
-    for g in range(SIDE):
-        for i in range(size):
-            place, half = np.int64(t.rank[i, g]) + 1, i * halves // size
-            s.x[half, place, g], s.w[half, place, g] = w[g, i] * x[g, i], w[g, i]
-            if halves == 2:
-                s.x[1 - half, place, g], s.w[1 - half, place, g] = np.float32(0), np.float32(0)
+    for half in range(halves):
+        first, last, other = half * (size // halves), (half + 1) * (size // halves), halves - 1 - half
+        for g in range(SIDE):
+            for i in range(first, last):
+                place = np.int64(t.rank[i, g]) + 1
+                if halves == 2:
+                    s.x[other, place, g], s.w[other, place, g] = np.float32(0), np.float32(0)
+                s.x[half, place, g], s.w[half, place, g] = w[g, i] * x[g, i], w[g, i]
     for g in range(SIDE):
         s.sizes[g] = np.float32(0)
     for h in range(halves):

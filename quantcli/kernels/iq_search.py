@@ -343,13 +343,26 @@ def _encode_super(kind: Any, book: Any, floats: Any, words: Any, t: Any, out: An
         scales[g] = scale
 
 
+@inlined
+def _bounds(kind: Any, t: Any) -> None:
+    """t.total, t.rest of each point: bounds, so the order of sums does not matter."""
+    top, each = np.float32((2 * kind.base - 1) * (2 * kind.base - 1)), kind.width // QUAD
+    for k in range(SUPER // QUAD):
+        i = QUAD * k
+        a, b, c, d = t.root[i], t.root[i + 1], t.root[i + 2], t.root[i + 3]
+        e, f, g, h = t.size[i], t.size[i + 1], t.size[i + 2], t.size[i + 3]
+        t.total[k], t.rest[k] = top * ((a + b) + (c + d)), (a * e * e + b * f * f) + (c * g * g + d * h * h)
+    if each == 2:
+        for k in range(SUPER // kind.width):
+            t.total[k], t.rest[k] = t.total[2 * k] + t.total[2 * k + 1], t.rest[2 * k] + t.rest[2 * k + 1]
+
+
 @inner
 def _search(
     source: Any, dropped: int, importance: Any, kind: Any, book: Any, floats: Any, words: Any, t: Any, out: Any,
     signs: Any, scales: Any,
 ) -> None:  # fmt: skip
-    per_unit, width = 1 if dropped else 2, kind.width
-    top = np.float32((2 * kind.base - 1) * (2 * kind.base - 1))
+    per_unit = 1 if dropped else 2
     for b in range(out.shape[0]):
         widen(source[b * SUPER * per_unit : (b + 1) * SUPER * per_unit], t.x, SUPER, dropped)
         of = b % importance.shape[0] if importance.shape[0] else 0
@@ -359,12 +372,7 @@ def _search(
             t.root[i] = np.sqrt(t.weight[i])
             t.twice[i] = np.float32(-2) * t.root[i] * t.size[i]
             t.heavy[i] = t.weight[i] * t.size[i]
-        for k in range(SUPER // width):
-            total, rest = np.float32(0), np.float32(0)
-            for i in range(k * width, (k + 1) * width):
-                total += t.root[i]
-                rest += t.root[i] * t.size[i] * t.size[i]
-            t.total[k], t.rest[k] = top * total, rest
+        _bounds(kind, t)
         if kind.start:
             start_scale(t.size, t.weight, t.start, t.starts)
         _encode_super(kind, book, floats, words, t, out[b], signs[b], scales[b])
