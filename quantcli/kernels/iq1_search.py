@@ -6,14 +6,13 @@ Source: `quantize_row_iq1_s_impl`, `quantize_row_iq1_m_impl` and `iq1_find_best_
 group of 16 in iq1_m.
 
     splits    values in order of size (equal ones as they stand): the first i1 get level 0, those from i2 on level 2;
-    all
-              i1 <= i2 with all shifts are tried, and the one whose scale explains most is kept, the first of equals
+              all i1 <= i2 with all shifts are tried, and the one whose scale explains most is kept, the first of
+              equals; iq1_splits.py tells how
     flip      where the scale came out below zero, levels and shifts are turned round
     row       of 8 levels: they themselves if they are in the book, else their nearest neighbour (iq_neighbours.py) when
               distances are weighted; then the scale that fits the rows
 
-The groups of several super-blocks are the lanes of vectors. Sums that ggml forms anew for each split are kept for each
-i1 and each i2, where that is the same arithmetic.
+Groups are the lanes of vectors, as many as there are lanes.
 """
 
 from __future__ import annotations
@@ -91,18 +90,17 @@ class Work(NamedTuple):
 
 def work(group: int, longest: int) -> Work:
     """For groups of so many values and so long lists."""
-    longest += AHEAD
+
+    def floats(count: int) -> NDArray[np.float32]:
+        return np.zeros(count, np.float32)
+
+    values, rows = SIDE * group, longest + AHEAD
     return Work(
-        *(np.zeros(SIDE * group, np.float32) for _ in range(3)),
-        np.zeros((group, SIDE), np.float32),
-        np.zeros((group, SIDE), np.int32),
-        np.zeros(SIDE, np.int32),
-        np.zeros(group, np.int32),
-        np.ones(WIDE, np.float32),
-        *(np.zeros(longest, np.float32) for _ in range(2)),
-        np.zeros(longest, np.int16),
-        np.zeros(WIDE, np.int32),
-    )
+        x=floats(values), w=floats(values), twice=floats(values), side=np.zeros((group, SIDE), np.float32),
+        rank=np.zeros((group, SIDE), np.int32), number=np.zeros(SIDE, np.int32), levels=np.zeros(group, np.int32),
+        scale=np.ones(WIDE, np.float32), squares=floats(rows), alongs=floats(rows), few=np.zeros(rows, np.int16),
+        found=np.zeros(WIDE, np.int32),
+    )  # fmt: skip
 
 
 @inner
@@ -171,9 +169,7 @@ def _refit(
 
 
 @inlined
-def _finish(
-    book: Any, floats: Any, t: Any, g: int, i1: int, i2: int, scale: Any, rows: Any, minus: Any
-) -> Any:
+def _finish(book: Any, floats: Any, t: Any, g: int, i1: int, i2: int, scale: Any, rows: Any, minus: Any) -> Any:
     """Rows of a group that is split, its shifts turned where the scale is below zero; the scale."""
     group, turned, on, nought = t.side.shape[0], scale < np.float32(0), True, np.float32(0)
     for i in range(group):

@@ -11,13 +11,13 @@ order of operations is another, and its scores are rounded, so this only says wh
     guess     the score, in ggml's arithmetic, of a good split: the one that a scale asks for
     rivals    a split whose score may not be below (1 - NEAR) * guess, for sixteen groups side by side: where
               along ** 2 >= (1 - 2 NEAR) guess * square - slack
-    walk      the rows (of equal i1) that have rivals, in ggml's order and arithmetic
+    walk      the rivals, in ggml's order and arithmetic
 
-The first rival whose score is above (1 - NEAR / 2) * guess beats whatever ggml has seen before, for that is clearly
-less; from there on all that may count are rivals. `along` here and in ggml is off by less than E = 2**-18 * S each, where
-S is the sum of |w x|, and 2 along E <= NEAR / 4 * along ** 2 + 4 / NEAR * E ** 2; `square` by less than 2**-18 * W. So
-slack = 2**-18 * S ** 2 + 2**-16 * guess * W covers both. Where these are so small or large that float32 does not hold
-them, or there is no guess, all rows are walked.
+The first split whose score is above (1 - NEAR / 2) * guess beats whatever ggml keeps by then, unless that is above it
+too; all such splits are rivals, and what is none is clearly less than what is kept from there on. `along` here and in
+ggml are less than E = 2**-17 * S apart, where S is the sum of |w x|, and 2 along E <= NEAR / 4 * along ** 2 +
+4 / NEAR * E ** 2; the squares less than 2**-17 * W. So slack = 2**-18 * S ** 2 + 2**-16 * guess * W covers both. Where
+these are so small or large that float32 does not hold them, or there is no guess, every split is a rival.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _VECTOR, _NUMBERS = ir.VectorType(_FLOAT, SIDE), ir.VectorType(_INT, SIDE)
 class Sums(NamedTuple):
     """Of SIDE groups, with values in order of size.
 
-    x, w: float32 (halves, values + 1, SIDE): sums of w x and of w over the first values, of those of either half; all_x
-    (values + 1, SIDE): of w x over both halves; scaled (halves, values + 1, SIDE): w times `factor`. sizes: sums of
-    |w x|; factor: (1 - 2 NEAR) * guess; slack: as the module says, infinite where all splits have to be tried; limits,
-    counts: six thresholds (6 * SIDE,), and how many values are below them; best: the score so far; rivals: of each i2, a bit of each group.
+    x, w: float32 (halves, values + 1, SIDE): sums of w x and of w over the first values, of those of either half;
+    all_x (values + 1, SIDE): of w x over both halves; scaled, as w: w times `factor`. sizes: sums of |w x|; factor:
+    (1 - 2 NEAR) * guess; slack: as the module says, infinite where all splits have to be tried; limits: six thresholds
+    (6 * SIDE,); counts: how many values are below them; best: the score so far; rivals: of each i2, a bit of each group.
     """
 
     x: NDArray[np.float32]
@@ -74,12 +74,15 @@ class Sums(NamedTuple):
 
 def sums_of(group: int) -> Sums:
     """Room for groups of so many values."""
-    halves = 32 // group
-    three, one = (halves, group + 1, SIDE), (np.zeros(SIDE, np.float32) for _ in range(4))
+
+    def floats(*shape: int) -> NDArray[np.float32]:
+        return np.zeros((*shape, SIDE), np.float32)
+
+    halves, rows = 32 // group, group + 1
     return Sums(
-        np.zeros(three, np.float32), np.zeros(three, np.float32), np.zeros(three[1:], np.float32),
-        np.zeros(three, np.float32), *one, np.zeros(6 * SIDE, np.float32), np.zeros(6 * SIDE, np.int32),
-        np.zeros(SIDE, np.float32), np.zeros(group + 1, np.int32),
+        x=floats(halves, rows), w=floats(halves, rows), all_x=floats(rows), scaled=floats(halves, rows),
+        sizes=floats(), factor=floats(), slack=floats(), scale=floats(), limits=np.zeros(6 * SIDE, np.float32),
+        counts=np.zeros(6 * SIDE, np.int32), best=floats(), rivals=np.zeros(rows, np.int32),
     )  # fmt: skip
 
 
@@ -108,7 +111,8 @@ def exact(sumx: Any, sumw: Any, g: int, i1: int, i2: int, shifts: int) -> Any:
 def _half(half_x: Any, half_w: Any, g: int, i1: int, i2: int, shift: Any) -> Any:
     low, high, middle, size = shift - np.float32(1), shift + np.float32(1), shift * shift, half_x.shape[0] - 1
     along = half_x[size, g] * high - (half_x[i1, g] + half_x[i2, g])
-    return along, half_w[size, g] * high * high + half_w[i1, g] * (low * low - middle) + half_w[i2, g] * (middle - high * high)
+    square = half_w[size, g] * high * high + half_w[i1, g] * (low * low - middle)
+    return along, square + half_w[i2, g] * (middle - high * high)
 
 
 @inner
@@ -159,7 +163,7 @@ def _guess(side: Any, s: Any) -> None:
 
 @inner
 def best_splits(side: Any, s: Any, number: Any) -> None:
-    """number[g] = (values + 1) * i1 + i2, times the number of shifts, + shifts, of each group's best split; -1 for none.
+    """number[g] = ((values + 1) * i1 + i2) * ways of shifts + shifts, of each group's best split; -1 for none.
 
     side (values, SIDE): the values, in any order; s: `Sums` whose x, w and sizes are set.
     """
@@ -203,9 +207,7 @@ def _number(value: float) -> Any:
     return ir.Constant(_VECTOR, [value] * SIDE)
 
 
-def _rivals(
-    builder: Any, halves: int, x: Any, all_x: Any, w: Any, slack: Any, i1: Any, size: Any, out: Any
-) -> Any:
+def _rivals(builder: Any, halves: int, x: Any, all_x: Any, w: Any, slack: Any, i1: Any, size: Any, out: Any) -> Any:
     """out[i2] = a bit of each group that has a rival there in row i1; all bits. x, all_x, w, slack: of a `Sums`."""
     ways, shifts = 1 << halves, (0.125, -0.125)
     each = builder.mul(builder.add(size, ir.Constant(_LONG, 1)), ir.Constant(_LONG, SIDE))
@@ -258,13 +260,23 @@ def _below(builder: Any, values: Any, size: Any, limits: Any, counts: Any) -> No
 
 
 def _make_rivals(halves: int) -> Callable[..., Any]:
-    def typed(
-        _: Any, x: Any, all_x: Any, w: Any, slack: Any, i1: Any, size: Any, out: Any
-    ) -> tuple[Any, Any]:
+    """rivals(x, all_x, w, slack, i1, size, out): `_rivals`; the first four and `out` are arrays of a `Sums`, flat."""
+
+    def typed(_: Any, x: Any, all_x: Any, w: Any, slack: Any, i1: Any, size: Any, out: Any) -> tuple[Any, Any]:
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             nothing = ir.Constant(_LONG, 0)
-            data = [pointer(context, builder, REALS, array, nothing) for array in given[:4]]
-            return _rivals(builder, halves, *data, *given[4:6], pointer(context, builder, INTS, given[6], nothing))
+            x, all_x, w, slack = (pointer(context, builder, REALS, array, nothing) for array in given[:4])
+            return _rivals(
+                builder,
+                halves,
+                x,
+                all_x,
+                w,
+                slack,
+                given[4],
+                given[5],
+                pointer(context, builder, INTS, given[6], nothing),
+            )
 
         return WHOLE(REALS, REALS, REALS, REALS, WHOLE, WHOLE, INTS), build
 

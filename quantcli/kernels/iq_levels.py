@@ -1,4 +1,4 @@
-"""Which levels a group's magnitudes have for each of the candidates' scales of iq_search.py, found by where they change.
+"""Which levels a group's magnitudes have for each of the candidates' scales of iq_search.py: where they change.
 
 A value's level for candidate c is clip(rint((x * inverse - 1) / 2)) with inverse = code[c] / peak, where
 
@@ -31,7 +31,7 @@ def levels_at(x: Any, at: int, count: int, inverse: Any, base: int, out: Any) ->
 
 @inlined
 def crossings(x: Any, at: int, kind: Any, peak: Any, low: Any, high: Any, event: Any, out: Any) -> None:
-    """out[i] = the first candidate for which value i has at least level low[i] + event, `tried` or more where that is none.
+    """out[i] = the first candidate for which value i has at least level low[i] + event, `tried` or more for none.
 
     low, high: levels for the first and the last candidate. Where no rint is beyond 2**22.
     """

@@ -1,7 +1,7 @@
-"""The rows of one list of neighbours that are nearest for the scales of some candidates; a part of iq_search.py's kernel.
+"""The rows of a list of neighbours that are nearest for the scales of some candidates: a part of iq_search.py's kernel.
 
-A list that one vector holds is compared as it is; of a longer one, rows that are clearly farther than some other for all
-of the scales are left out first. What is not clear is looked at exactly, as iq_nearest.py tells.
+A list that one vector holds is compared as it is; of a longer one, rows that are clearly farther than some other for
+all of the scales are left out first. What is not clear is looked at exactly, as iq_nearest.py tells.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ import numpy as np
 
 from quantcli.kernels.compile import inlined
 from quantcli.kernels.iq_nearest import (
-    INFINITE, among4, among8, beyond, direct8, direct16, lines4, lines8, nearest4, nearest8,
+    INFINITE,
+    among4,
+    among8,
+    beyond,
+    direct8,
+    direct16,
+    lines4,
+    lines8,
+    nearest4,
+    nearest8,
 )  # fmt: skip
 from quantcli.kernels.iq_neighbours import LANES, WIDE
 
@@ -62,13 +71,9 @@ def lookup(
             else:
                 lines4(book.codes, of, WIDE, t.root, t.twice, at, nought, nought, t.squares, t.alongs, nought)
             if count <= 8:
-                unclear, moved = direct8(
-                    t.squares, t.alongs, book.members, of, count, t.scale, total, rest, row, c
-                )
+                unclear, moved = direct8(t.squares, t.alongs, book.members, of, count, t.scale, total, rest, row, c)
             else:
-                unclear, moved = direct16(
-                    t.squares, t.alongs, book.members, of, count, t.scale, total, rest, row, c
-                )
+                unclear, moved = direct16(t.squares, t.alongs, book.members, of, count, t.scale, total, rest, row, c)
         else:
             kept, unclear, moved = _long(book, width, t, row, at, of, count, total, rest, c, c + lanes - 1)
         mine = (np.int64(1) << lanes) - 1

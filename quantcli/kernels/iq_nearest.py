@@ -9,14 +9,15 @@ Over the scale it is, but for rounding and a part that all rows have, a line: sc
     lines       square and along of all rows of a list, and which row is nearest for one scale, about
     nearest     about the nearest row for sixteen scales side by side, and for which of them that is not clear; rows
                 that are farther than a given line for both of two scales are so for all between, and left out
+    direct      the same of a list that one vector holds, nothing left out
     among       exactly the nearest, for eight scales side by side
 
 `CLEAR` says what is clear. As 2 x code <= scale * code ** 2 + x ** 2 / scale, no part of a line, and no half of a
-distance over its scale, is above size = scale * squares + rest, where squares is no row's square's less and rest the sum
-of w x x over the scale. Rounding puts a line's value off by at most 21 * 2**-24 of size, and ggml's distance over the
-scale by 25 * 2**-24: both for two rows are less than 2**-17 of size, and CLEAR is 2**-16. Underflow may be off by 2**23 * 2**-149 for
-each term of a distance (a w that is not 0 and a larger factor have a normal product), so nothing is clear where scale *
-size is not above SMALL; nor where it is not below HUGE, which leaves out NaN and overflow.
+distance over its scale, is above size = scale * squares + rest, where squares is at least any row's square, and rest
+the sum of w x x over the scale. Rounding puts a line's value off by at most 21 * 2**-24 of size, and ggml's distance
+over the scale by 25 * 2**-24: both for two rows are less than 2**-17 of size, and CLEAR is 2**-16. Underflow may be off
+by 2**23 * 2**-149 for each term of a distance (a w that is not 0 and a larger factor have a normal product), so nothing
+is clear where scale * size is not above SMALL; nor where it is not below HUGE, which leaves out NaN and overflow.
 
 Written as LLVM IR, because runs are short: what LLVM makes of a loop over 8 to 40 floats is mostly its own overhead.
 """
@@ -98,7 +99,11 @@ def _lines(
     floats, ints = ir.VectorType(_FLOAT, lanes), ir.VectorType(_INT, lanes)
     known = _known(builder, width, lanes, w, twice)
     shifts = None if shift is None else splat(builder, shift, lanes)
-    nought, scales, rests = ir.Constant(floats, [0.0] * lanes), splat(builder, scale, lanes), splat(builder, rest, lanes)
+    nought, scales, rests = (
+        ir.Constant(floats, [0.0] * lanes),
+        splat(builder, scale, lanes),
+        splat(builder, rest, lanes),
+    )
     kept = ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes)
     best = cgutils.alloca_once_value(builder, ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes))
     with cgutils.for_range_slice(builder, count.type(0), count, count.type(lanes), intp=_LONG) as (at, _):
@@ -107,11 +112,15 @@ def _lines(
             source = builder.gep(codes, [builder.add(at, builder.mul(count, ir.Constant(_LONG, i)))])
             code = builder.sitofp(builder.sext(load(builder, source, lanes), ints), floats)
             code = code if shifts is None else builder.fadd(code, shifts)
-            square = builder.fadd(square, builder.fmul(weight, builder.fmul(code, code), flags=_MAY_FUSE), flags=_MAY_FUSE)
+            square = builder.fadd(
+                square, builder.fmul(weight, builder.fmul(code, code), flags=_MAY_FUSE), flags=_MAY_FUSE
+            )
             along = builder.fadd(along, builder.fmul(double, code, flags=_MAY_FUSE), flags=_MAY_FUSE)
         store(builder, square, squares, at)
         store(builder, along, alongs, at)
-        distance = builder.fadd(builder.fadd(builder.fmul(scales, square, flags=_MAY_FUSE), along, flags=_MAY_FUSE), rests)
+        distance = builder.fadd(
+            builder.fadd(builder.fmul(scales, square, flags=_MAY_FUSE), along, flags=_MAY_FUSE), rests
+        )
         distance = builder.select(builder.fcmp_ordered(">", distance, nought), distance, nought)
         places = ir.Constant(ints, list(range(lanes)))
         here = builder.add(splat(builder, builder.trunc(at, _INT), lanes), places)
@@ -128,7 +137,9 @@ def _chunk(builder: Any, squares: Any, alongs: Any, at: Any, ends: Any, vectors:
         here = builder.add(at, ir.Constant(_LONG, WIDE * k))
         square, along, out = load(builder, squares, WIDE, here), load(builder, alongs, WIDE, here), None
         for scale, limit in ends:
-            distance = builder.fadd(builder.fmul(splat(builder, scale, WIDE), square, flags=_MAY_FUSE), along, flags=_MAY_FUSE)
+            distance = builder.fadd(
+                builder.fmul(splat(builder, scale, WIDE), square, flags=_MAY_FUSE), along, flags=_MAY_FUSE
+            )
             farther = builder.fcmp_ordered(">", distance, splat(builder, limit, WIDE))
             out = farther if out is None else builder.and_(out, farther)
         mask = builder.or_(mask, builder.shl(bits(builder, builder.not_(out)), ir.Constant(_LONG, WIDE * k)))
@@ -166,9 +177,7 @@ class _Lanes:
         apart = builder.fcmp_ordered(">", off, builder.fmul(size, clear))
         size = builder.fmul(size, self.scale)
         sound = builder.and_(builder.fcmp_ordered("<", size, huge), builder.fcmp_ordered(">", size, small))
-        before = builder.shuffle_vector(
-            number, number, ir.Constant(ir.VectorType(_INT, WIDE), [0, *range(WIDE - 1)])
-        )
+        before = builder.shuffle_vector(number, number, ir.Constant(ir.VectorType(_INT, WIDE), [0, *range(WIDE - 1)]))
         moved = bits(builder, builder.icmp_signed("!=", number, before))
         return number, bits(builder, builder.not_(builder.and_(apart, sound))), moved
 
@@ -202,9 +211,7 @@ def _nearest(
     return builder.load(kept)
 
 
-def _direct(
-    builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, lanes: _Lanes, rows: int
-) -> None:
+def _direct(builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, lanes: _Lanes, rows: int) -> None:
     """All of a list of at most `rows` rows are offered, those beyond `count` as infinitely far."""
     ints, floats = ir.VectorType(_INT, WIDE), ir.VectorType(_FLOAT, WIDE)
     there = ir.Constant(ints, list(range(WIDE)))
@@ -270,11 +277,9 @@ def _make_lines(width: int, shifted: bool) -> Callable[..., Any]:
             codes, start, count, w, twice, at, scale, rest, squares, alongs, shift = given
             rows = pointer(context, builder, _CODES, codes, builder.mul(start, ir.Constant(_LONG, width)))
             weights, doubles = (pointer(context, builder, REALS, array, at) for array in (w, twice))
-            kept = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
-            return _lines(
-                builder, WIDE, width, rows, count, weights, doubles, scale, rest, *kept,
-                shift if shifted else None,
-            )  # fmt: skip
+            squares, alongs = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
+            moved = shift if shifted else None
+            return _lines(builder, WIDE, width, rows, count, weights, doubles, scale, rest, squares, alongs, moved)
 
         return WHOLE(_CODES, WHOLE, WHOLE, REALS, REALS, WHOLE, REAL, REAL, REALS, REALS, REAL), build
 
@@ -283,9 +288,9 @@ def _make_lines(width: int, shifted: bool) -> Callable[..., Any]:
 
 
 def _make_nearest(vectors: int) -> Callable[..., Any]:
-    """nearest(squares, alongs, ids, start, count, scales, scale, limit, other, other_limit, total, rest, few, out, first).
+    """nearest(squares, alongs, ids, start, count, scales, scale, limit, other, other_limit, total, rest, few, out, at).
 
-    out[first + c]: about the nearest row for each of WIDE scales, float32, read from `first`; of the rows ids[start :
+    out[at + c]: about the nearest row for each of WIDE scales, float32, read from `at`; of the rows ids[start :
     start + count], int16, whose lines are in `squares` and `alongs`, but those where scale * square + along is above
     `limit`, and other * square + along above `other_limit`. total: no row's square is larger; rest: the sum of w x x.
     Returns how many rows were left (they are in `few`), a bit of each lane that is not clear, and a bit of each lane
@@ -319,9 +324,9 @@ def _make_nearest(vectors: int) -> Callable[..., Any]:
 
 
 def _make_direct(rows: int) -> Callable[..., Any]:
-    """direct(squares, alongs, ids, start, count, scales, total, rest, out, first): `nearest` of a list of <= `rows` rows.
+    """direct(squares, alongs, ids, start, count, scales, total, rest, out, at): `nearest`, of `rows` rows at most.
 
-    Without a look at which of them are in question; returns the last two numbers.
+    None of them is left out before; returns the last two numbers.
     """
 
     def typed(

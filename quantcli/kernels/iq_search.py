@@ -89,11 +89,13 @@ def rules(
 class Work(NamedTuple):
     """What a search writes to and reads again.
 
-    Of a super-block, float32 (256,): its values; weights; magnitudes, some of them flipped; sqrt(weight); -2 times that
-    times the magnitude; weight times magnitude. Of its points, float32 (64,): bounds of the lines (iq_nearest.py). Of a
-    group: the levels for its first and last scale, candidates' 1 / scale and scale; of its points: number of the first,
-    candidates from which it changes, by how much, candidates whose point is in the book, whether its row stays; rows (8, candidates); codes
-    (8, candidates) of each four values; sums; candidates that are new. Of a list: rows still in question, their lines.
+    Of a super-block, float32 (256,): x its values; weight; size magnitudes, some of them flipped; root sqrt(weight);
+    twice -2 * root * size; heavy weight * size. total, rest (64,): bounds of its points' lines (iq_nearest.py); starts,
+    start: `start_scale`'s. Of a group: low, high levels for its first and last scale; cross candidates where a level
+    changes; inverse, scale of each candidate. Of its points: number of the first; turns candidates from which it
+    changes, a bit each; jump by how much; on candidates for which it is in the book; stays: its row is no more looked
+    up; rows (8, candidates), flat the same. Of candidates that are new: new, which; along, square sums; score. Of a
+    list: few rows still in question, squares and alongs its lines.
     """
 
     x: NDArray[np.float32]
@@ -129,25 +131,23 @@ class Work(NamedTuple):
 
 def work(padded: int, longest: int) -> Work:
     """For so many candidates and so long lists."""
-    longest, rows = longest + AHEAD, np.zeros((POINTS, padded), np.int32)
+
+    def floats(count: int) -> NDArray[np.float32]:
+        return np.zeros(count, np.float32)
+
+    def points() -> NDArray[np.int64]:
+        return np.zeros(POINTS, np.int64)
+
+    every, quads, lines, rows = SUPER, SUPER // QUAD, longest + AHEAD, np.zeros((POINTS, padded), np.int32)
     return Work(
-        *(np.zeros(SUPER, np.float32) for _ in range(6)),
-        *(np.zeros(SUPER // QUAD, np.float32) for _ in range(2)),
-        np.zeros(8, np.float32),
-        np.zeros((4, 32, 8), np.float32),
-        *(np.zeros(32, np.int32) for _ in range(3)),
-        *(np.zeros(padded, np.float32) for _ in range(2)),
-        *(np.zeros(POINTS, np.int64) for _ in range(2)),
-        np.zeros((POINTS, padded), np.int32),
-        np.zeros(POINTS, np.int64),
-        np.zeros(POINTS, np.bool_),
-        rows,
-        rows.reshape(-1),
-        *(np.zeros(padded, np.float32) for _ in range(2)),
-        *(np.zeros(padded, np.int32) for _ in range(2)),
-        np.zeros(longest, np.int16),
-        *(np.zeros(longest, np.float32) for _ in range(2)),
-    )
+        x=floats(every), weight=floats(every), size=floats(every), root=floats(every), twice=floats(every),
+        heavy=floats(every), total=floats(quads), rest=floats(quads), starts=floats(8),
+        start=np.zeros((4, 32, 8), np.float32), low=np.zeros(32, np.int32), high=np.zeros(32, np.int32),
+        cross=np.zeros(32, np.int32), inverse=floats(padded), scale=floats(padded), number=points(), turns=points(),
+        jump=np.zeros((POINTS, padded), np.int32), on=points(), stays=np.zeros(POINTS, np.bool_), rows=rows,
+        flat=rows.reshape(-1), along=floats(padded), square=floats(padded), score=np.zeros(padded, np.int32),
+        new=np.zeros(padded, np.int32), few=np.zeros(lines, np.int16), squares=floats(lines), alongs=floats(lines),
+    )  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -259,8 +259,9 @@ def _explain(kind: Any, words: Any, t: Any, at: int, changes: Any) -> int:
 def _winner(t: Any, count: int, scale: Any) -> Any:
     """The best candidate's scale and place; `scale` and -1 where none explains anything.
 
-    ggml goes through them and keeps one whose along ** 2 is above the kept score times its square. Where all other scores
-    are clearly below the largest, that is the largest, whatever the rounding; positive floats are ordered as their bits.
+    ggml goes through them and keeps one whose along ** 2 is above the kept score times its square. Where all other
+    scores are clearly below the largest, that is the largest, whatever the rounding. Positive floats are ordered as
+    their bits.
     """
     best, winner, nought, top, close = np.float32(0), -1, np.float32(0), np.int32(0), np.int32(0)
     for c in range(count):
@@ -284,7 +285,7 @@ def _winner(t: Any, count: int, scale: Any) -> Any:
 
 @inlined
 def _peaks(x: Any, at: int, group: int) -> Any:
-    """The largest value of a group, negative where none is positive; the largest magnitude. As bits they are ordered."""
+    """The largest value of a group, not above 0 where none is; the largest magnitude. Both are found as bits."""
     most, largest = np.int32(-(2**31)), np.int32(0)
     for i in range(at, at + group):
         bits = bits_of(x[i])
@@ -294,7 +295,7 @@ def _peaks(x: Any, at: int, group: int) -> Any:
 
 @inlined
 def _choose(kind: Any, t: Any, winner: int, chosen: Any) -> bool:
-    """chosen = the winner's rows (-1: none won); whether the type asks for new ones, and t.stays: for which not."""
+    """chosen = the winner's rows (-1: none won); whether the type asks for new ones; t.stays: which are to stay."""
     anew = kind.last == ALWAYS or (winner < 0 and kind.last == ALL_OR_NONE)
     for k in range(chosen.shape[0]):
         on = winner >= 0 and (t.on[k] >> np.int64(t.new[winner])) & 1 == 1

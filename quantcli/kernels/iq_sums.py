@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
-from quantcli.kernels.iq_nearest import FLOATS, INTS, NOTHING, REALS, WHOLE, WORDS, load, pointer, splat, store
+from quantcli.kernels.iq_nearest import FLOATS, INTS, NOTHING, REALS, WHOLE, WORDS, pointer, splat, store
 from quantcli.kernels.iq_neighbours import LANES
 
 #: numba's helpers for IR, which have no types.
