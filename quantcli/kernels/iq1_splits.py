@@ -55,7 +55,7 @@ class Sums(NamedTuple):
     x, w: float32 (halves, values + 1, SIDE): sums of w x and of w over the first values, of those of either half;
     all_x (values + 1, SIDE): of w x over both halves; scaled, as w: w times `factor`. sizes: sums of |w x|; factor:
     (1 - 2 NEAR) * guess; slack: as the module says, infinite where all splits have to be tried; limits: six thresholds
-    (6 * SIDE,); counts: how many values are below them; best: the score so far; rivals: of each i2, a bit of each group.
+    (6 * SIDE,); counts: values below them; best: the score so far; rivals: of each i2, a bit of each group.
     """
 
     x: NDArray[np.float32]
