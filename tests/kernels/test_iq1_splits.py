@@ -14,7 +14,7 @@ ONE, EIGHTH = np.float32(1), np.float32(0.125)
 def scores(x: np.ndarray, w: np.ndarray) -> list[tuple[np.float32, np.float32]]:
     """along and square of all splits in ggml's order; x, w: (halves, values + 1) sums over the first values."""
     halves, size, found = len(x), x.shape[1] - 1, []
-    for i1, i2 in ((i1, i2) for i1 in range(size + 1) for i2 in range(i1, size + 1)):
+    for i1, i2 in itertools.combinations_with_replacement(range(size + 1), 2):
         for shifts in itertools.product((EIGHTH, -EIGHTH), repeat=halves):
             parts = []
             for s, a, b in zip(shifts, x, w, strict=True):
@@ -60,7 +60,7 @@ def test_the_split_is_ggmls(group: int, kind: str) -> None:
         s.w[h, 1:, g] = np.cumsum(weights[g][order[g]] * mine, dtype=np.float32)
     s.sizes[:] = np.abs(weights * values).sum(axis=1)
     best_splits(np.ascontiguousarray(values.T), s, number)
-    pairs = [(i1, i2) for i1 in range(group + 1) for i2 in range(i1, group + 1)]
+    pairs = list(itertools.combinations_with_replacement(range(group + 1), 2))
     ways = 2**halves
     for g in range(0, SIDE, 4):
         with np.errstate(all="ignore"):

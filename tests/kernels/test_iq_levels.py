@@ -26,7 +26,7 @@ def groups(size: int, codes: np.ndarray) -> list[np.ndarray]:
 def test_levels_change_where_they_are_found_to(name: str) -> None:
     width, base, of = TYPES[name]
     kind = rules(width=width, base=base, **of)
-    low, high, cross, level = (np.zeros(32, np.int32) for _ in range(4))
+    low, high, cross = (np.zeros(32, np.int32) for _ in range(3))
     for x in groups(kind.group, kind.codes):
         peak = x.max()
         inverse = (kind.codes[: kind.tried] / peak).astype(np.float32)
