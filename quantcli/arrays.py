@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +79,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(spelled)
 
 
+@cache
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """Our name of a numpy dtype."""
     return next(d.name for d in DTYPES.values() if d.numpy == dtype.name)

@@ -12,7 +12,9 @@ Every module here imports numba, so schemes import it inside the method that run
     k_quants_decode.py                       their values, and q6_k's
     q6_k.py, q8_k.py                         GGML's q6_k (encoding), q8_k
     ggml_search.py, ggml_refine.py           the searches for scales of the blocks above; q3_k's without a matrix
-    iq_search.py, iq1_search.py              GGML's IQ2 and IQ3, IQ1: codebooks; iq_start.py: what they begin with
+    iq_search.py                             GGML's IQ2 and IQ3: codebooks; iq_start.py: what they begin with,
+                                             iq_levels.py: points, iq_lookup.py: rows, iq_sums.py: which are best
+    iq1_search.py, iq1_splits.py             GGML's IQ1; which value gets which level
     iq_neighbours.py, iq_nearest.py          a codebook's neighbours, and which of them is nearest
     best_grid.py, best_floats.py             better scales and codes for `--search best`; best_levels.py: the types,
                                              best_errors.py: which encoding of a block is the better one

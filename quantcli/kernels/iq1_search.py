@@ -6,14 +6,13 @@ Source: `quantize_row_iq1_s_impl`, `quantize_row_iq1_m_impl` and `iq1_find_best_
 group of 16 in iq1_m.
 
     splits    values in order of size (equal ones as they stand): the first i1 get level 0, those from i2 on level 2;
-    all
-              i1 <= i2 with all shifts are tried, and the one whose scale explains most is kept, the first of equals
+              all i1 <= i2 with all shifts are tried, and the one whose scale explains most is kept, the first of
+              equals; iq1_splits.py tells how
     flip      where the scale came out below zero, levels and shifts are turned round
     row       of 8 levels: they themselves if they are in the book, else their nearest neighbour (iq_neighbours.py) when
               distances are weighted; then the scale that fits the rows
 
-The groups of several super-blocks are the lanes of vectors. Sums that ggml forms anew for each split are kept for each
-i1 and each i2, where that is the same arithmetic.
+Groups are the lanes of vectors, as many as there are lanes.
 """
 
 from __future__ import annotations
@@ -25,18 +24,17 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
-from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.iq_nearest import among8_shifted, glance8_shifted
-from quantcli.kernels.iq_neighbours import LANES, Neighbours
-from quantcli.kernels.iq_search import CLEAR, TINY
+from quantcli.kernels.compile import bits_of, inlined, inner
+from quantcli.kernels.iq1_splits import SHIFT, SIDE, best_splits, exact, ranks, shift_of, sums_of
+from quantcli.kernels.iq_nearest import among8_shifted, beyond, lines8_shifted, nearest8
+from quantcli.kernels.iq_neighbours import WIDE, Neighbours
+from quantcli.kernels.iq_search import AHEAD
 from quantcli.kernels.iq_start import SUPER, weigh
 
-#: Values of a row of the book; groups that are searched side by side.
-WIDTH, SIDE = 8, 32
-SHIFT = np.float32(0.125)
+#: Values of a row of the book.
+WIDTH = 8
 #: A smaller peak is zero.
 EPSILON_S, EPSILON_M = np.float32(1e-12), np.float32(1e-7)
-_LARGEST = np.float32(np.finfo(np.float32).max)
 
 
 class Found(NamedTuple):
@@ -63,222 +61,136 @@ def search(values: Array, importance: NDArray[np.float32] | None, group: int, bo
         np.zeros(count, np.float32),
     )
     floats = book.row_codes.astype(np.float32).reshape(-1)
-    _search(source, dropped, weights, group, book, floats, found.rows, found.minus, found.scales, found.whole)
+    t, s = work(group, int(book.counts.max(initial=0))), sums_of(group)
+    _search(source, dropped, weights, group, book, floats, t, s, found.rows, found.minus, found.scales, found.whole)
     return found
 
 
-@inner
-def _sort(x: Any, side: Any, rank: Any, order: Any) -> None:
-    """order[r, g] = which value of group g comes r-th, equal ones as they stand; x (groups, values).
+class Work(NamedTuple):
+    """What a search writes to and reads again, beside its `Sums`.
 
-    side, rank (values, groups): work space. A NaN goes anywhere.
+    Of SIDE groups, one after the other, float32: values; weights; -2 times weight times value. side float32 (values,
+    SIDE): values, those of a group below each other; rank int32: how many of its group come before each; number: of its
+    split. Of a group: levels. Of a list: a scale; lines of its rows (iq_nearest.py), those in question, the one found.
     """
-    groups, size = x.shape
-    for g in range(groups):
+
+    x: NDArray[np.float32]
+    w: NDArray[np.float32]
+    twice: NDArray[np.float32]
+    side: NDArray[np.float32]
+    rank: NDArray[np.int32]
+    number: NDArray[np.int32]
+    levels: NDArray[np.int32]
+    scale: NDArray[np.float32]
+    squares: NDArray[np.float32]
+    alongs: NDArray[np.float32]
+    few: NDArray[np.int16]
+    found: NDArray[np.int32]
+
+
+def work(group: int, longest: int) -> Work:
+    """For groups of so many values and so long lists."""
+
+    def floats(count: int) -> NDArray[np.float32]:
+        return np.zeros(count, np.float32)
+
+    values, rows = SIDE * group, longest + AHEAD
+    return Work(
+        x=floats(values), w=floats(values), twice=floats(values), side=np.zeros((group, SIDE), np.float32),
+        rank=np.zeros((group, SIDE), np.int32), number=np.zeros(SIDE, np.int32), levels=np.zeros(group, np.int32),
+        scale=np.ones(WIDE, np.float32), squares=floats(rows), alongs=floats(rows), few=np.zeros(rows, np.int16),
+        found=np.zeros(WIDE, np.int32),
+    )  # fmt: skip
+
+
+@inner
+def _sort(t: Any, s: Any) -> None:
+    """t.side, t.rank; s.x, s.w: sums in order of size, equal values as they stand; s.sizes. A NaN goes anywhere."""
+    x, w, halves, size = t.x.reshape(SIDE, -1), t.w.reshape(SIDE, -1), s.x.shape[0], t.side.shape[0]
+    for g in range(SIDE):
         for i in range(size):
-            side[i, g], rank[i, g], order[i, g] = x[g, i], np.int32(0), np.int32(0)
-    for i in range(1, size):
-        for j in range(i):
-            for g in range(groups):
-                after = np.int32(1) if side[j, g] <= side[i, g] else np.int32(0)
-                rank[i, g] += after
-                rank[j, g] += np.int32(1) - after
-    for g in range(groups):
-        for i in range(size):
-            order[rank[i, g], g] = np.int32(i)
+            t.side[i, g] = x[g, i]
+    ranks(t.side.reshape(-1), size, t.rank.reshape(-1))
+    for half in range(halves):
+        first, last, other = half * (size // halves), (half + 1) * (size // halves), halves - 1 - half
+        for g in range(SIDE):
+            for i in range(first, last):
+                place = np.int64(t.rank[i, g]) + 1
+                if halves == 2:
+                    s.x[other, place, g], s.w[other, place, g] = np.float32(0), np.float32(0)
+                s.x[half, place, g], s.w[half, place, g] = w[g, i] * x[g, i], w[g, i]
+    for g in range(SIDE):
+        s.sizes[g] = np.float32(0)
+    for h in range(halves):
+        for i in range(1, size + 1):
+            for g in range(SIDE):
+                s.sizes[g] += abs(s.x[h, i, g])
+        for sums in (s.x[h].reshape(-1), s.w[h].reshape(-1)):
+            for j in range(SIDE, (size + 1) * SIDE):
+                sums[j] += sums[j - SIDE]
 
 
-@inner
-def _splits32(sumx: Any, sumw: Any, ends: Any, best: Any, number: Any) -> None:
-    """best, number of each lane's best split of 32: number = 2 (33 i1 + i2), + 1 for the shift -1/8, -1 for none.
-
-    sumx, sumw (33, lanes): sums of w x and of w over the first values; ends (4, 33, lanes): work space.
-    """
-    size, lanes, nought = sumx.shape[0] - 1, best.shape[0], np.float32(0)
-    low_p, low_m, high_p, high_m = (
-        SHIFT - np.float32(1),
-        -SHIFT - np.float32(1),
-        np.float32(1) + SHIFT,
-        np.float32(1) - SHIFT,
-    )
-    ax_p, ax_m, aw_p, aw_m = ends[4, 0], ends[4, 1], ends[4, 2], ends[4, 3]
-    for i in range(size + 1):
-        for g in range(lanes):
-            x, w = sumx[size, g] - sumx[i, g], sumw[size, g] - sumw[i, g]
-            ends[0, i, g], ends[1, i, g] = x * high_p, x * high_m
-            ends[2, i, g], ends[3, i, g] = w * high_p * high_p, w * high_m * high_m
-    for g in range(lanes):
-        best[g], number[g] = -_LARGEST, np.int32(-1)
-    for i1 in range(size + 1):
-        x1, w1 = sumx[i1], sumw[i1]
-        for g in range(lanes):
-            ax_p[g], ax_m[g] = x1[g] * low_p, x1[g] * low_m
-            aw_p[g], aw_m[g] = w1[g] * low_p * low_p, w1[g] * low_m * low_m
-        for i2 in range(i1, size + 1):
-            x2, w2, cx_p, cx_m, cw_p, cw_m = sumx[i2], sumw[i2], ends[0, i2], ends[1, i2], ends[2, i2], ends[3, i2]
-            this = np.int32(2 * (33 * i1 + i2))
-            for g in range(lanes):
-                bx, bw = (x2[g] - x1[g]) * SHIFT, (w2[g] - w1[g]) * SHIFT * SHIFT
-                along, square = ax_p[g] + bx + cx_p[g], aw_p[g] + bw + cw_p[g]
-                better = (square > nought) & (along * along > best[g] * square)
-                so_far = along / square * along if better else best[g]
-                at = this if better else number[g]
-                along, square = ax_m[g] - bx + cx_m[g], aw_m[g] + bw + cw_m[g]
-                better = (square > nought) & (along * along > so_far * square)
-                best[g] = along / square * along if better else so_far
-                number[g] = this + np.int32(1) if better else at
-
-
-@inner
-def _splits16(sumx: Any, sumw: Any, best: Any, number: Any) -> None:
-    """best, number of each lane's best split of 16: number = 4 (17 i1 + i2) + shifts, -1 for none.
-
-    sumx, sumw (2, 17, lanes): sums of w x and of w over the first values, of those that are in either half of the
-    group. Shifts: 2 where the first half's is -1/8, + 1 where the second's is.
-    """
-    size, lanes, nought = sumx.shape[1] - 1, best.shape[0], np.float32(0)
-    p, m = np.float32(1) + SHIFT, np.float32(1) - SHIFT
-    p0, m0, s2 = SHIFT - np.float32(1), -SHIFT - np.float32(1), SHIFT * SHIFT
-    cp1, cp2, cm1, cm2 = p0 * p0 - s2, s2 - p * p, m0 * m0 - s2, s2 - m * m
-    tx0, tx1, tw0, tw1 = sumx[0, size], sumx[1, size], sumw[0, size], sumw[1, size]
-    for g in range(lanes):
-        best[g], number[g] = -_LARGEST, np.int32(-1)
-    for i1 in range(size + 1):
-        for i2 in range(i1, size + 1):
-            xa, xb, wa, wb = sumx[0, i1], sumx[1, i1], sumw[0, i1], sumw[1, i1]
-            ya, yb, va, vb = sumx[0, i2], sumx[1, i2], sumw[0, i2], sumw[1, i2]
-            this = np.int32(4 * (17 * i1 + i2))
-            for g in range(lanes):
-                sa, sb = xa[g] + ya[g], xb[g] + yb[g]
-                pa, ma, pb, mb = tx0[g] * p - sa, tx0[g] * m - sa, tx1[g] * p - sb, tx1[g] * m - sb
-                qpa = tw0[g] * p * p + wa[g] * cp1 + va[g] * cp2
-                qma = tw0[g] * m * m + wa[g] * cm1 + va[g] * cm2
-                qpb = tw1[g] * p * p + wb[g] * cp1 + vb[g] * cp2
-                qmb = tw1[g] * m * m + wb[g] * cm1 + vb[g] * cm2
-                top, at = best[g], number[g]
-                along, square = pa + pb, qpa + qpb
-                better = (square > nought) & (along * along > top * square)
-                top, at = along / square * along if better else top, this if better else at
-                along, square = pa + mb, qpa + qmb
-                better = (square > nought) & (along * along > top * square)
-                top, at = along / square * along if better else top, this + np.int32(1) if better else at
-                along, square = ma + pb, qma + qpb
-                better = (square > nought) & (along * along > top * square)
-                top, at = along / square * along if better else top, this + np.int32(2) if better else at
-                along, square = ma + mb, qma + qmb
-                better = (square > nought) & (along * along > top * square)
-                best[g], number[g] = along / square * along if better else top, this + np.int32(3) if better else at
-
-
-@inner
-def _scale32(sumx: Any, sumw: Any, g: int, i1: int, i2: int, minus: int) -> Any:
-    """The scale of a split of 32, as `_splits32` forms it."""
-    shift = -SHIFT if minus else SHIFT
-    low, high, size = shift - np.float32(1), shift + np.float32(1), sumx.shape[0] - 1
-    x1, x2, x3 = sumx[i1, g], sumx[i2, g] - sumx[i1, g], sumx[size, g] - sumx[i2, g]
-    w1, w2, w3 = sumw[i1, g], sumw[i2, g] - sumw[i1, g], sumw[size, g] - sumw[i2, g]
-    along = x1 * low + x2 * shift + x3 * high
-    return along / (w1 * low * low + w2 * shift * shift + w3 * high * high)
-
-
-@inner
-def _half16(total_x: Any, total_w: Any, x1: Any, x2: Any, w1: Any, w2: Any, minus: int) -> Any:
-    """Sums of w x q and w q q of one half of a group of 16, as `_splits16` forms them."""
-    shift = -SHIFT if minus else SHIFT
-    low, high, middle = shift - np.float32(1), shift + np.float32(1), shift * shift
-    along = total_x * high - (x1 + x2)
-    return along, total_w * high * high + w1 * (low * low - middle) + w2 * (middle - high * high)
-
-
-@inner
-def _row(
-    book: Any, floats: Any, point: int, x: Any, w: Any, twice: Any, at: int, scale: Any, shift: Any, abouts: Any,
-    few: Any, own: Any, found: Any,
-) -> Any:  # fmt: skip
+@inlined
+def _row(book: Any, floats: Any, t: Any, point: int, at: int, scale: Any, shift: Any) -> Any:
     """The book's row for 8 levels, as the number of their point, with one scale and shift."""
-    row = book.where[point]
-    if row >= 0:
-        return np.int64(row)
-    of, count = np.int64(book.start[-1 - row]), np.int64(book.counts[-1 - row])
-    total, rest = np.float32(0), np.float32(0)
-    for i in range(at, at + WIDTH):
-        total += w[i]
-        rest += w[i] * x[i] * x[i]
-    rest = rest / scale
-    place, near, second, _, _, _ = glance8_shifted(
-        book.codes, of, count, w, twice, at, scale, scale, rest, rest, abouts[0], abouts[1], shift
-    )
-    within = CLEAR * (scale * total * np.float32(2) + rest) + TINY
-    if second - near > within:
-        return np.int64(book.members[of + place])
-    kept, limit = 0, near + within
-    for j in range(count):
-        few[kept] = book.members[of + j]
-        kept += 0 if abouts[0, j] > limit else 1
-    own[0] = scale
-    among8_shifted(floats, few, 0, kept, x, w, at, own, found, 0, shift)
-    return np.int64(found[0])
+    row = np.int64(book.where[point])
+    if row < 0:
+        of, count = np.int64(book.start[-1 - row]), np.int64(book.counts[-1 - row])
+        padded, total, rest = (count + WIDE - 1) // WIDE * WIDE, np.float32(0), np.float32(0)
+        for i in range(at, at + WIDTH):
+            total += np.float32(2) * t.w[i]
+            rest += t.w[i] * t.x[i] * t.x[i]
+        part = rest / scale
+        place = lines8_shifted(book.codes, of, padded, t.w, t.twice, at, scale, part, t.squares, t.alongs, shift)
+        limit = beyond(scale, scale * total + part, t.squares[place], t.alongs[place])
+        t.scale[0] = scale
+        kept, unclear, _ = nearest8(
+            t.squares, t.alongs, book.members, of, count, t.scale, scale, limit, scale, limit, total, rest, t.few,
+            t.found, 0,
+        )  # fmt: skip
+        if unclear & 1:
+            among8_shifted(floats, t.few, kept, t.x, t.w, at, t.scale, t.found, 0, shift)
+        row = np.int64(t.found[0])
+    return row
 
 
-@inner
-def _refit(floats: Any, x: Any, w: Any, first: int, group: int, rows: Any, minus: Any, factor: Any, sums: Any) -> None:
-    """Adds sum(w q x) and sum(w q q) of a group to `sums`; q = factor * (code + shift)."""
-    along, square = sums[0], sums[1]
+@inlined
+def _refit(
+    floats: Any, x: Any, w: Any, first: int, group: int, rows: Any, minus: Any, factor: Any, along: Any, square: Any
+) -> Any:
+    """along and square with sum(w q x) and sum(w q q) of a group added; q = factor * (code + shift)."""
     for k in range(group // WIDTH):
         shift, row = -SHIFT if minus[k] else SHIFT, WIDTH * np.int64(rows[k])
         for i in range(WIDTH):
             q, j = (floats[row + i] + shift) * factor, first + WIDTH * k + i
             along += w[j] * q * x[j]
             square += w[j] * q * q
-    sums[0], sums[1] = along, square
+    return along, square
 
 
-@inner
-def _finish(
-    book: Any, floats: Any, x: Any, w: Any, twice: Any, first: int, group: int, order: Any, lane: int, i1: int, i2: int,
-    scale: Any, levels: Any, abouts: Any, few: Any, own: Any, found: Any, sums: Any, rows: Any, minus: Any,
-) -> Any:  # fmt: skip
+@inlined
+def _finish(book: Any, floats: Any, t: Any, g: int, i1: int, i2: int, scale: Any, rows: Any, minus: Any) -> Any:
     """Rows of a group that is split, its shifts turned where the scale is below zero; the scale."""
-    turned = scale < np.float32(0)
-    for r in range(group):
-        level = 0 if r < i1 else (1 if r < i2 else 2)
-        levels[order[r, lane]] = np.int32(2 - level if turned else level)
-    scale, on = abs(scale), True
+    group, turned, on, nought = t.side.shape[0], scale < np.float32(0), True, np.float32(0)
+    for i in range(group):
+        level = np.int32(t.rank[i, g] >= i1) + np.int32(t.rank[i, g] >= i2)
+        t.levels[i] = np.int32(2) - level if turned else level
+    scale = abs(scale)
     for k in range(group // WIDTH):
         minus[k] = np.uint8(1 - minus[k]) if turned else minus[k]
-        point, digit = np.int64(0), np.int64(1)
+        point = np.int64(0)
         for i in range(WIDTH):
-            point += digit * np.int64(levels[WIDTH * k + i])
-            digit *= np.int64(3)
+            point = 3 * point + np.int64(t.levels[WIDTH * k + WIDTH - 1 - i])
         on = on and book.where[point] >= 0
-        shift = -SHIFT if minus[k] else SHIFT
-        rows[k] = _row(book, floats, point, x, w, twice, first + WIDTH * k, scale, shift, abouts, few, own, found)
-    if on:
-        return scale
-    sums[0], sums[1] = np.float32(0), np.float32(0)
-    _refit(floats, x, w, first, group, rows, minus, np.float32(1), sums)
-    return sums[0] / sums[1] if sums[0] > np.float32(0) and sums[1] > np.float32(0) else scale
+        rows[k] = _row(book, floats, t, point, g * group + WIDTH * k, scale, -SHIFT if minus[k] else SHIFT)
+    if not on:
+        along, square = _refit(floats, t.x, t.w, g * group, group, rows, minus, np.float32(1), nought, nought)
+        scale = along / square if along > nought and square > nought else scale
+    return scale
 
 
 @inner
-def _prefixes(x: Any, w: Any, order: Any, sumx: Any, sumw: Any) -> None:
-    """sumx, sumw (halves, group + 1, lanes): sums over the first values in order, each value into its half's."""
-    groups, size = x.shape
-    halves, half = sumx.shape[0], size // sumx.shape[0]
-    for h in range(halves):
-        for g in range(groups):
-            sumx[h, 0, g], sumw[h, 0, g] = np.float32(0), np.float32(0)
-        for r in range(size):
-            for g in range(groups):
-                i = np.int64(order[r, g])
-                weight, old_x, old_w = w[g, i], sumx[h, r, g], sumw[h, r, g]
-                mine = i // half == h
-                sumx[h, r + 1, g] = old_x + weight * x[g, i] if mine else old_x
-                sumw[h, r + 1, g] = old_w + weight if mine else old_w
-
-
-@inner
-def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scales: Any, sums: Any) -> Any:
+def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scales: Any) -> Any:
     """iq1_m's scale of a super-block: what fits all of its rows with the groups' 3-bit scales."""
     largest = np.float32(0)
     for g in range(scales.shape[0]):
@@ -286,7 +198,7 @@ def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scale
     d = largest / np.float32(15)
     if not d > np.float32(0):
         return np.float32(0)
-    sums[0], sums[1] = np.float32(0), np.float32(0)
+    along, square = np.float32(0), np.float32(0)
     each = group // WIDTH
     for g in range(scales.shape[0]):
         code = np.float32(0.5) * (np.float32(1) / d * scales[g] - np.float32(1))
@@ -294,92 +206,46 @@ def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scale
         code = code if code > np.float32(0) else np.float32(0)
         code = code if code < np.float32(7) else np.float32(7)
         factor = np.float32(2) * code + np.float32(1)
-        _refit(floats, x, w, group * g, group, rows[each * g :], minus[each * g :], factor, sums)
-    return sums[0] / sums[1] if sums[1] > np.float32(0) else d
+        along, square = _refit(
+            floats, x, w, group * g, group, rows[each * g :], minus[each * g :], factor, along, square
+        )
+    return along / square if square > np.float32(0) else d
 
 
-@kernel
+@inner
 def _search(
-    source: Any, dropped: int, importance: Any, group: int, book: Any, floats: Any, rows: Any, minus: Any, scales: Any,
-    whole: Any,
+    source: Any, dropped: int, importance: Any, group: int, book: Any, floats: Any, t: Any, s: Any, rows: Any,
+    minus: Any, scales: Any, whole: Any,
 ) -> None:  # fmt: skip
-    per_unit, halves, per_super, each = 1 if dropped else 2, 32 // group, SUPER // group, group // WIDTH
-    at_once, longest = SIDE // per_super, book.counts.max()
-    room = np.zeros((3, SIDE * group), np.float32)
-    x, w, twice = room[0], room[1], room[2]
-    order, rank = np.zeros((group, SIDE), np.int32), np.zeros((group, SIDE), np.int32)
-    levels, number, side = np.zeros(group, np.int32), np.zeros(SIDE, np.int32), np.zeros((group, SIDE), np.float32)
-    sumx, sumw = np.zeros((halves, group + 1, SIDE), np.float32), np.zeros((halves, group + 1, SIDE), np.float32)
-    ends, best, sums = np.zeros((5, group + 1, SIDE), np.float32), np.zeros(SIDE, np.float32), np.zeros(2, np.float32)
-    abouts, few = np.zeros((2, longest), np.float32), np.zeros(longest + 1, np.int16)
-    own, found = np.zeros(LANES, np.float32), np.zeros(LANES, np.int32)
-    plain, epsilon = np.float32(0), EPSILON_S if halves == 1 else EPSILON_M
+    per_unit, halves, per_super, each = SUPER if dropped else 2 * SUPER, 32 // group, SUPER // group, group // WIDTH
+    at_once, least = SIDE // per_super, bits_of(EPSILON_S if halves == 1 else EPSILON_M)
     for start in range(0, rows.shape[0], at_once):
         count = min(at_once, rows.shape[0] - start)
         for b in range(count):
-            of, units_each = start + b, SUPER * per_unit
-            widen(source[of * units_each : (of + 1) * units_each], x[b * SUPER : (b + 1) * SUPER], SUPER, dropped)
+            of, begin, end = start + b, b * SUPER, (b + 1) * SUPER
+            widen(source[of * per_unit : (of + 1) * per_unit], t.x[begin:end], SUPER, dropped)
             at = of % importance.shape[0] if importance.shape[0] else 0
-            given = importance[at : at + 1].reshape(-1)
-            weigh(x[b * SUPER : (b + 1) * SUPER], given, np.float32(2), plain, w[b * SUPER : (b + 1) * SUPER])
+            weigh(t.x[begin:end], importance[at : at + 1].reshape(-1), np.float32(2), np.float32(0), t.w[begin:end])
         for i in range(count * SUPER):
-            twice[i] = np.float32(-2) * w[i] * x[i]
-        x2, w2 = x.reshape(SIDE, group), w.reshape(SIDE, group)
-        _sort(x2, side, rank, order)
-        _prefixes(x2, w2, order, sumx, sumw)
-        if halves == 1:
-            _splits32(sumx[0], sumw[0], ends, best, number)
-        else:
-            _splits16(sumx, sumw, best, number)
+            t.twice[i] = np.float32(-2) * t.w[i] * t.x[i]
+        _sort(t, s)
+        best_splits(t.side, s, t.number)
         for g in range(count * per_super):
             b, k = start + g // per_super, g % per_super * each
-            peak = np.float32(0)
+            peak, number = np.int32(0), np.int64(t.number[g])
             for i in range(g * group, (g + 1) * group):
-                peak = abs(x[i]) if abs(x[i]) > peak else peak
-            if peak < epsilon or number[g] < 0:
+                peak = max(peak, np.int32(bits_of(t.x[i]) & np.int32(0x7FFFFFFF)))
+            if peak < least or number < 0:
                 continue
-            if halves == 1:
-                split, shifts = number[g] // 2, number[g] % 2
-                i1, i2 = split // 33, split % 33
-                scale = _scale32(sumx[0], sumw[0], g, i1, i2, shifts)
-                minus[b, k : k + each] = shifts
-            else:
-                split, shifts = number[g] // 4, number[g] % 4
-                i1, i2 = split // 17, split % 17
-                a, qa = _half16(
-                    sumx[0, 16, g],
-                    sumw[0, 16, g],
-                    sumx[0, i1, g],
-                    sumx[0, i2, g],
-                    sumw[0, i1, g],
-                    sumw[0, i2, g],
-                    shifts // 2,
-                )
-                c, qc = _half16(
-                    sumx[1, 16, g],
-                    sumw[1, 16, g],
-                    sumx[1, i1, g],
-                    sumx[1, i2, g],
-                    sumw[1, i1, g],
-                    sumw[1, i2, g],
-                    shifts % 2,
-                )
-                scale = (a + c) / (qa + qc)
-                minus[b, k], minus[b, k + 1] = shifts // 2, shifts % 2
+            split, shifts = number >> halves, number & (1 << halves) - 1
+            i1, i2 = split // (group + 1), split % (group + 1)
+            along, square = exact(s.x, s.w, g, i1, i2, shifts)
+            for i in range(each):
+                minus[b, k + i] = np.uint8(shift_of(halves, shifts, i * halves // each) < np.float32(0))
             scales[b, g % per_super] = _finish(
-                book, floats, x, w, twice, g * group, group, order, g, i1, i2, scale, levels, abouts, few, own, found,
-                sums, rows[b, k : k + each], minus[b, k : k + each],
-            )  # fmt: skip
+                book, floats, t, g, i1, i2, along / square, rows[b, k : k + each], minus[b, k : k + each]
+            )
         if halves == 2:
             for b in range(count):
-                of, begin = start + b, b * SUPER
-                whole[of] = _whole(
-                    floats,
-                    x[begin : begin + SUPER],
-                    w[begin : begin + SUPER],
-                    group,
-                    rows[of],
-                    minus[of],
-                    scales[of],
-                    sums,
-                )
+                of, begin, end = start + b, b * SUPER, (b + 1) * SUPER
+                whole[of] = _whole(floats, t.x[begin:end], t.w[begin:end], group, rows[of], minus[of], scales[of])

@@ -1,10 +1,23 @@
-"""The nearest of some codebook rows to a few values, in vectors of eight; lists are those of iq_neighbours.py.
+"""The nearest of some codebook rows to a few values, in vectors; lists are those of iq_neighbours.py.
 
 A row's distance is the sum over i, in order, of w[i] * (scale * code[i] - x[i]) ** 2, every float32 operation rounded
 once; the first of the smallest wins, as in ggml's `iq2_find_best_neighbour`, `iq3_..` and `iq1_find_best_neighbour2`.
+Over the scale it is, but for rounding and a part that all rows have, a line: scale * square + along, with
 
-    among     exactly that, for eight scales side by side
-    glance    about that, for one or two scales, eight rows side by side: which row is nearest where it is clear
+    square      the sum of w code code             along       the sum of -2 w x code
+
+    lines       square and along of all rows of a list, and which row is nearest for one scale, about
+    nearest     about the nearest row for sixteen scales side by side, and for which of them that is not clear; rows
+                that are farther than a given line for both of two scales are so for all between, and left out
+    direct      the same of a list that one vector holds, nothing left out
+    among       exactly the nearest, for eight scales side by side
+
+`CLEAR` says what is clear. As 2 x code <= scale * code ** 2 + x ** 2 / scale, no part of a line, and no half of a
+distance over its scale, is above size = scale * squares + rest, where squares is at least any row's square, and rest
+the sum of w x x over the scale. Rounding puts a line's value off by at most 21 * 2**-24 of size, and ggml's distance
+over the scale by 25 * 2**-24: both for two rows are less than 2**-17 of size, and CLEAR is 2**-16. Underflow may be off
+by 2**23 * 2**-149 for each term of a distance (a w that is not 0 and a larger factor have a normal product), so nothing
+is clear where scale * size is not above SMALL; nor where it is not below HUGE, which leaves out NaN and overflow.
 
 Written as LLVM IR, because runs are short: what LLVM makes of a loop over 8 to 40 floats is mostly its own overhead.
 """
@@ -20,105 +33,200 @@ from numba import types
 from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
-from quantcli.kernels.iq_neighbours import LANES
+from quantcli.kernels.compile import inlined
+from quantcli.kernels.iq_neighbours import LANES, PLACES, WIDE
 
 #: numba's helpers for IR, which have no types.
 cgutils: Any = untyped
 
 #: A distance has to be below it, as in ggml.
 LARGEST = float(np.finfo(np.float32).max)
+#: By how much of its size (above) a distance over its scale has to be larger; and between what distances' sizes.
+CLEAR, SMALL, HUGE = np.float32(2.0**-16), np.float32(2.0**-100), np.float32(2.0**100)
+
+INFINITE = np.float32(np.inf)
 
 _FLOAT, _INT, _BYTE, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
-FLOATS, _INTS, _BYTES = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT, _BYTE))
-_PLACES = ir.Constant(_INTS, list(range(LANES)))
+FLOATS, _INTS = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT))
+_MAY_FUSE = ("contract",)
 
 
-def splat(builder: Any, value: Any) -> Any:
+def splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
     """A vector of `value` in all lanes."""
-    kind = ir.VectorType(value.type, LANES)
+    kind = ir.VectorType(value.type, lanes)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(one, one, ir.Constant(_INTS, [0] * LANES))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
+
+
+def _number(value: Any) -> Any:
+    return ir.Constant(_FLOAT, float(value))
 
 
 def _least(builder: Any, values: Any) -> Any:
-    """The smallest of eight int32."""
-    kind, name = ir.FunctionType(_INT, [_INTS]), f"llvm.vector.reduce.smin.v{LANES}i32"
-    reduce = cgutils.get_or_insert_function(builder.module, kind, name)
-    return builder.call(reduce, [values])
+    """The smallest int32 of a vector."""
+    kind, name = ir.FunctionType(_INT, [values.type]), f"llvm.vector.reduce.smin.v{values.type.count}i32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [values])
 
 
-def _code(builder: Any, block: Any, stride: Any, i: int, shift: Any) -> Any:
-    """Code i of eight rows as floats; `block` points to their first codes, the next ones lie `stride` bytes on."""
-    at = builder.gep(block, [builder.mul(stride, ir.Constant(_LONG, i))])
-    whole = builder.sext(builder.load(builder.bitcast(at, _BYTES.as_pointer()), align=1), _INTS)
-    code = builder.sitofp(whole, FLOATS)
-    return code if shift is None else builder.fadd(code, shift)
+def load(builder: Any, source: Any, lanes: int, at: Any = None) -> Any:
+    """A vector from a pointer, or from so many numbers behind it."""
+    source = source if at is None else builder.gep(source, [at])
+    kind = ir.VectorType(source.type.pointee, lanes).as_pointer()
+    return builder.load(builder.bitcast(source, kind), align=1)
 
 
-def _known(builder: Any, width: int, *values: Any) -> list[tuple[Any, ...]]:
+def store(builder: Any, values: Any, target: Any, at: Any = None) -> None:
+    target = target if at is None else builder.gep(target, [at])
+    builder.store(values, builder.bitcast(target, values.type.as_pointer()), align=1)
+
+
+def bits(builder: Any, flags: Any) -> Any:
+    """A flag of each lane as an int64, the first lane lowest."""
+    return builder.zext(builder.bitcast(flags, ir.IntType(flags.type.count)), _LONG)
+
+
+def _known(builder: Any, width: int, lanes: int, *values: Any) -> list[tuple[Any, ...]]:
     """The first `width` floats behind each pointer, each in all lanes."""
     steps = [ir.Constant(_INT, i) for i in range(width)]
-    return [tuple(splat(builder, builder.load(builder.gep(v, [step]))) for v in values) for step in steps]
+    return [tuple(splat(builder, builder.load(builder.gep(v, [step])), lanes) for v in values) for step in steps]
 
 
-class _Best:
-    """Each lane's smallest distance so far, its place, and the smallest but that one."""
-
-    def __init__(self, builder: Any) -> None:
-        far, none = ir.Constant(FLOATS, [LARGEST] * LANES), ir.Constant(_INTS, [0] * LANES)
-        self.builder = builder
-        self.best, self.second, self.place = (cgutils.alloca_once_value(builder, v) for v in (far, far, none))
-
-    def offer(self, distance: Any, here: Any) -> None:
-        """Eight more; places grow, so that of equals the first stays."""
-        builder = self.builder
-        old, runner = builder.load(self.best), builder.load(self.second)
-        better = builder.fcmp_ordered("<", distance, old)
-        closer = builder.select(builder.fcmp_ordered("<", distance, runner), distance, runner)
-        builder.store(builder.select(better, old, closer), self.second)
-        builder.store(builder.select(better, distance, old), self.best)
-        builder.store(builder.select(better, here, builder.load(self.place)), self.place)
-
-    def found(self) -> tuple[Any, Any, Any]:
-        """Place (int64) of the first smallest, its distance and the next one; distances are ordered as their bits."""
-        builder = self.builder
-        keys, runners = (builder.bitcast(builder.load(v), _INTS) for v in (self.best, self.second))
-        places = builder.load(self.place)
-        least = _least(builder, keys)
-        none = ir.Constant(_INTS, [2**31 - 1] * LANES)
-        first = _least(builder, builder.select(builder.icmp_signed("==", keys, splat(builder, least)), places, none))
-        won = builder.icmp_signed("==", places, splat(builder, first))
-        other = _least(builder, builder.select(won, runners, keys))
-        return builder.sext(first, _LONG), builder.bitcast(least, _FLOAT), builder.bitcast(other, _FLOAT)
-
-
-def _about(
-    builder: Any, width: int, codes: Any, count: Any, w: Any, twice: Any, scales: Any, rests: Any, distances: Any,
-    shift: Any,
-) -> list[tuple[Any, Any, Any]]:  # fmt: skip
-    """What `_Best.found` gives for each scale; `distances`: where all of them go. All but integers are pointers."""
-    bests, known = [_Best(builder) for _ in scales], _known(builder, width, w, twice)
-    shifts = None if shift is None else splat(builder, shift)
-    ends = [(splat(builder, scale), splat(builder, rest)) for scale, rest in zip(scales, rests, strict=True)]
-    nought, may_fuse = ir.Constant(FLOATS, [0.0] * LANES), ("contract",)
-    with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), intp=_LONG) as (at, _):
+def _lines(
+    builder: Any, lanes: int, width: int, codes: Any, count: Any, w: Any, twice: Any, scale: Any, rest: Any,
+    squares: Any, alongs: Any, shift: Any,
+) -> Any:  # fmt: skip
+    """The place of a row that is about the nearest; all but numbers are pointers."""
+    floats, ints = ir.VectorType(_FLOAT, lanes), ir.VectorType(_INT, lanes)
+    known = _known(builder, width, lanes, w, twice)
+    shifts = None if shift is None else splat(builder, shift, lanes)
+    nought, scales, rests = (
+        ir.Constant(floats, [0.0] * lanes),
+        splat(builder, scale, lanes),
+        splat(builder, rest, lanes),
+    )
+    kept = ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes)
+    best = cgutils.alloca_once_value(builder, ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes))
+    with cgutils.for_range_slice(builder, count.type(0), count, count.type(lanes), intp=_LONG) as (at, _):
         square = along = nought
         for i, (weight, double) in enumerate(known):
-            code = _code(builder, builder.gep(codes, [at]), count, i, shifts)
-            square = builder.fadd(square, builder.fmul(weight, builder.fmul(code, code), may_fuse), may_fuse)
-            along = builder.fadd(along, builder.fmul(double, code, may_fuse), may_fuse)
-        here = builder.add(splat(builder, builder.trunc(at, _INT)), _PLACES)
-        for best, (scale, rest), kept in zip(bests, ends, distances, strict=True):
-            distance = builder.fadd(builder.fadd(builder.fmul(scale, square, may_fuse), along, may_fuse), rest)
-            distance = builder.select(builder.fcmp_ordered(">", distance, nought), distance, nought)
-            builder.store(distance, builder.bitcast(builder.gep(kept, [at]), FLOATS.as_pointer()), align=4)
-            best.offer(distance, here)
-    return [best.found() for best in bests]
+            source = builder.gep(codes, [builder.add(at, builder.mul(count, ir.Constant(_LONG, i)))])
+            code = builder.sitofp(builder.sext(load(builder, source, lanes), ints), floats)
+            code = code if shifts is None else builder.fadd(code, shifts)
+            square = builder.fadd(
+                square, builder.fmul(weight, builder.fmul(code, code), flags=_MAY_FUSE), flags=_MAY_FUSE
+            )
+            along = builder.fadd(along, builder.fmul(double, code, flags=_MAY_FUSE), flags=_MAY_FUSE)
+        store(builder, square, squares, at)
+        store(builder, along, alongs, at)
+        distance = builder.fadd(
+            builder.fadd(builder.fmul(scales, square, flags=_MAY_FUSE), along, flags=_MAY_FUSE), rests
+        )
+        distance = builder.select(builder.fcmp_ordered(">", distance, nought), distance, nought)
+        places = ir.Constant(ints, list(range(lanes)))
+        here = builder.add(splat(builder, builder.trunc(at, _INT), lanes), places)
+        key = builder.or_(builder.and_(builder.bitcast(distance, ints), kept), here)
+        old = builder.load(best)
+        builder.store(builder.select(builder.icmp_signed("<", key, old), key, old), best)
+    return builder.zext(builder.and_(_least(builder, builder.load(best)), ir.Constant(_INT, PLACES)), _LONG)
+
+
+def _chunk(builder: Any, squares: Any, alongs: Any, at: Any, ends: Any, vectors: int) -> Any:
+    """A bit of each of CHUNK rows from `at` on that is not farther at both ends: (scale, limit) of each."""
+    mask = ir.Constant(_LONG, 0)
+    for k in range(vectors):
+        here = builder.add(at, ir.Constant(_LONG, WIDE * k))
+        square, along, out = load(builder, squares, WIDE, here), load(builder, alongs, WIDE, here), None
+        for scale, limit in ends:
+            distance = builder.fadd(
+                builder.fmul(splat(builder, scale, WIDE), square, flags=_MAY_FUSE), along, flags=_MAY_FUSE
+            )
+            farther = builder.fcmp_ordered(">", distance, splat(builder, limit, WIDE))
+            out = farther if out is None else builder.and_(out, farther)
+        mask = builder.or_(mask, builder.shl(bits(builder, builder.not_(out)), ir.Constant(_LONG, WIDE * k)))
+    return mask
+
+
+class _Lanes:
+    """For each of WIDE scales: the smallest distance so far, its row, and the smallest but that one."""
+
+    def __init__(self, builder: Any, scales: Any) -> None:
+        self.builder, self.scale = builder, load(builder, scales, WIDE)
+        floats, ints = ir.VectorType(_FLOAT, WIDE), ir.VectorType(_INT, WIDE)
+        far, none = ir.Constant(floats, [LARGEST] * WIDE), ir.Constant(ints, [0] * WIDE)
+        self.best, self.second, self.number = (cgutils.alloca_once_value(builder, v) for v in (far, far, none))
+
+    def offer(self, square: Any, along: Any, own: Any) -> None:
+        """One more row."""
+        builder = self.builder
+        square, along, own = (splat(builder, value, WIDE) for value in (square, along, own))
+        distance = builder.fadd(builder.fmul(self.scale, square, flags=_MAY_FUSE), along, flags=_MAY_FUSE)
+        old, runner = builder.load(self.best), builder.load(self.second)
+        better = builder.fcmp_ordered("<", distance, old)
+        behind = builder.select(better, old, distance)
+        builder.store(builder.select(builder.fcmp_ordered("<", behind, runner), behind, runner), self.second)
+        builder.store(builder.select(better, distance, old), self.best)
+        builder.store(builder.select(better, own, builder.load(self.number)), self.number)
+
+    def found(self, total: Any, rest: Any) -> tuple[Any, Any, Any]:
+        """The rows; a bit of each that is not clear; a bit of each that is another than the one before."""
+        builder, number = self.builder, self.builder.load(self.number)
+        scaled = builder.fmul(self.scale, splat(builder, total, WIDE))
+        size = builder.fadd(scaled, builder.fdiv(splat(builder, rest, WIDE), self.scale))
+        clear, small, huge = (splat(builder, _number(value), WIDE) for value in (CLEAR, SMALL, HUGE))
+        off = builder.fsub(builder.load(self.second), builder.load(self.best))
+        apart = builder.fcmp_ordered(">", off, builder.fmul(size, clear))
+        size = builder.fmul(size, self.scale)
+        sound = builder.and_(builder.fcmp_ordered("<", size, huge), builder.fcmp_ordered(">", size, small))
+        before = builder.shuffle_vector(number, number, ir.Constant(ir.VectorType(_INT, WIDE), [0, *range(WIDE - 1)]))
+        moved = bits(builder, builder.icmp_signed("!=", number, before))
+        return number, bits(builder, builder.not_(builder.and_(apart, sound))), moved
+
+
+def _nearest(
+    builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, ends: Any, lanes: _Lanes, few: Any, vectors: int
+) -> Any:
+    """How many rows of a list are not out of the question; they go to `few`, and are offered to the lanes."""
+    kept, whole = cgutils.alloca_once_value(builder, ir.Constant(_LONG, 0)), ir.Constant(_LONG, -1)
+    chunk, one = ir.Constant(_LONG, WIDE * vectors), ir.Constant(_LONG, 1)
+    mask = cgutils.alloca_once(builder, _LONG)
+    with cgutils.for_range_slice(builder, count.type(0), count, chunk, intp=_LONG) as (at, _):
+        left = builder.sub(count, at)
+        part = builder.sub(builder.shl(one, left), one)
+        valid = builder.select(builder.icmp_signed("<", left, ir.Constant(_LONG, 64)), part, whole)
+        builder.store(builder.and_(_chunk(builder, squares, alongs, at, ends, vectors), valid), mask)
+        again, done = builder.append_basic_block("rows"), builder.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed("!=", builder.load(mask), ir.Constant(_LONG, 0)), again, done)
+        builder.position_at_end(again)
+        these = builder.load(mask)
+        place = builder.add(at, builder.cttz(these, ir.Constant(ir.IntType(1), 1)))
+        own, number = builder.load(builder.gep(ids, [place])), builder.load(kept)
+        builder.store(own, builder.gep(few, [number]))
+        builder.store(builder.add(number, one), kept)
+        square, along = (builder.load(builder.gep(v, [place])) for v in (squares, alongs))
+        lanes.offer(square, along, builder.sext(own, _INT))
+        rest = builder.and_(these, builder.sub(these, one))
+        builder.store(rest, mask)
+        builder.cbranch(builder.icmp_signed("!=", rest, ir.Constant(_LONG, 0)), again, done)
+        builder.position_at_end(done)
+    return builder.load(kept)
+
+
+def _direct(builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, lanes: _Lanes, rows: int) -> None:
+    """All of a list of at most `rows` rows are offered, those beyond `count` as infinitely far."""
+    ints, floats = ir.VectorType(_INT, WIDE), ir.VectorType(_FLOAT, WIDE)
+    there = ir.Constant(ints, list(range(WIDE)))
+    mine = builder.icmp_signed("<", there, splat(builder, builder.trunc(count, _INT), WIDE))
+    far = ir.Constant(floats, [float("inf")] * WIDE)
+    store(builder, builder.select(mine, load(builder, alongs, WIDE), far), alongs)
+    for j in range(rows):
+        place = ir.Constant(_LONG, j)
+        square, along, own = (builder.load(builder.gep(v, [place])) for v in (squares, alongs, ids))
+        lanes.offer(square, along, builder.sext(own, _INT))
 
 
 def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w: Any, scales: Any, shift: Any) -> Any:
     """The nearest row's number for each of eight scales; all but `count` and `shift` are pointers."""
-    known, scale = _known(builder, width, x, w), builder.load(builder.bitcast(scales, FLOATS.as_pointer()), align=4)
+    known, scale = _known(builder, width, LANES, x, w), load(builder, scales, LANES)
     start = splat(builder, builder.sext(builder.load(ids), _INT))
     best = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [LARGEST] * LANES))
     number = cgutils.alloca_once_value(builder, start)
@@ -141,8 +249,8 @@ def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w:
 
 WHOLE, REAL = types.int64, types.float32
 tuple_of: Any = types.Tuple
-_CODES, _IDS, _NUMBERS, REALS = (
-    types.Array(kind, 1, "C") for kind in (types.int8, types.int16, types.int32, types.float32)
+_CODES, _IDS, INTS, WORDS, REALS = (
+    types.Array(kind, 1, "C") for kind in (types.int8, types.int16, types.int32, types.uint32, types.float32)
 )
 
 
@@ -150,70 +258,143 @@ def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
 
 
-def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
-    """among(rows, ids, start, count, x, w, at, scales, out, first, shift): out[first + c], eight row numbers.
+NOTHING = ir.Constant(_LONG, 0)
 
-    rows: float32, `width` codes (+ shift) each; the rows looked at are ids[start : start + count], int16, in that
-    order; x, w: float32, read from `at`; scales: float32, read from `first`.
+
+def _make_lines(width: int, shifted: bool) -> Callable[..., Any]:
+    """lines(codes, start, count, w, twice, at, scale, rest, squares, alongs, shift): the place of a near row.
+
+    codes: int8, `count` rows of `width` from start * width, laid out as in iq_neighbours.py, each + shift; w and twice
+    (-2 w x): float32, read from `at`; scale: for which the row is near; rest: the sum of w x x, over that scale;
+    squares, alongs: float32, get the lines.
     """
 
     def typed(
-        _: Any, rows: Any, ids: Any, start: Any, count: Any, x: Any, w: Any, at: Any, scales: Any, out: Any, first: Any,
-        shift: Any,
+        _: Any, codes: Any, start: Any, count: Any, w: Any, twice: Any, at: Any, scale: Any, rest: Any, squares: Any,
+        alongs: Any, shift: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            rows, ids, start, count, x, w, at, scales, out, first, shift = given
-            nothing = ir.Constant(_LONG, 0)
+            codes, start, count, w, twice, at, scale, rest, squares, alongs, shift = given
+            rows = pointer(context, builder, _CODES, codes, builder.mul(start, ir.Constant(_LONG, width)))
+            weights, doubles = (pointer(context, builder, REALS, array, at) for array in (w, twice))
+            squares, alongs = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
+            moved = shift if shifted else None
+            return _lines(builder, WIDE, width, rows, count, weights, doubles, scale, rest, squares, alongs, moved)
+
+        return WHOLE(_CODES, WHOLE, WHOLE, REALS, REALS, WHOLE, REAL, REAL, REALS, REALS, REAL), build
+
+    made: Callable[..., Any] = intrinsic(typed)
+    return made
+
+
+def _make_nearest(vectors: int) -> Callable[..., Any]:
+    """nearest(squares, alongs, ids, start, count, scales, scale, limit, other, other_limit, total, rest, few, out, at).
+
+    out[at + c]: about the nearest row for each of WIDE scales, float32, read from `at`; of the rows ids[start :
+    start + count], int16, whose lines are in `squares` and `alongs`, but those where scale * square + along is above
+    `limit`, and other * square + along above `other_limit`. total: no row's square is larger; rest: the sum of w x x.
+    Returns how many rows were left (they are in `few`), a bit of each lane that is not clear, and a bit of each lane
+    with another row than the one before.
+    """
+
+    def typed(
+        _: Any, squares: Any, alongs: Any, ids: Any, start: Any, count: Any, scales: Any, scale: Any, limit: Any,
+        other: Any, other_limit: Any, total: Any, rest: Any, few: Any, out: Any, first: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            (
+                squares, alongs, ids, start, count, scales, scale, limit, other, other_limit, total, rest, few, out,
+                first,
+            ) = given  # fmt: skip
+            square, along = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
+            lanes = _Lanes(builder, pointer(context, builder, REALS, scales, first))
+            kept = _nearest(
+                builder, square, along, pointer(context, builder, _IDS, ids, start), count,
+                ((scale, limit), (other, other_limit)), lanes, pointer(context, builder, _IDS, few, NOTHING), vectors,
+            )  # fmt: skip
+            number, unclear, moved = lanes.found(total, rest)
+            store(builder, number, pointer(context, builder, INTS, out, first))
+            return context.make_tuple(builder, signature.return_type, [kept, unclear, moved])
+
+        given = (REALS, REALS, _IDS, WHOLE, WHOLE, REALS, REAL, REAL, REAL, REAL, REAL, REAL, _IDS, INTS, WHOLE)
+        return tuple_of((WHOLE,) * 3)(*given), build
+
+    made: Callable[..., Any] = intrinsic(typed)
+    return made
+
+
+def _make_direct(rows: int) -> Callable[..., Any]:
+    """direct(squares, alongs, ids, start, count, scales, total, rest, out, at): `nearest`, of `rows` rows at most.
+
+    None of them is left out before; returns the last two numbers.
+    """
+
+    def typed(
+        _: Any, squares: Any, alongs: Any, ids: Any, start: Any, count: Any, scales: Any, total: Any, rest: Any,
+        out: Any, first: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            squares, alongs, ids, start, count, scales, total, rest, out, first = given
+            square, along = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
+            lanes = _Lanes(builder, pointer(context, builder, REALS, scales, first))
+            _direct(builder, square, along, pointer(context, builder, _IDS, ids, start), count, lanes, rows)
+            number, unclear, moved = lanes.found(total, rest)
+            store(builder, number, pointer(context, builder, INTS, out, first))
+            return context.make_tuple(builder, signature.return_type, [unclear, moved])
+
+        return tuple_of((WHOLE,) * 2)(REALS, REALS, _IDS, WHOLE, WHOLE, REALS, REAL, REAL, INTS, WHOLE), build
+
+    made: Callable[..., Any] = intrinsic(typed)
+    return made
+
+
+def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
+    """among(rows, ids, count, x, w, at, scales, out, first, shift): out[first + c], eight row numbers.
+
+    rows: float32, `width` codes (+ shift) each; the rows looked at are ids[:count], int16, in that order; x, w:
+    float32, read from `at`; scales: float32, read from `first`.
+    """
+
+    def typed(
+        _: Any, rows: Any, ids: Any, count: Any, x: Any, w: Any, at: Any, scales: Any, out: Any, first: Any, shift: Any
+    ) -> tuple[Any, Any]:
+        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            rows, ids, count, x, w, at, scales, out, first, shift = given
             found = _among(
                 builder, width,
-                pointer(context, builder, REALS, rows, nothing), pointer(context, builder, _IDS, ids, start), count,
+                pointer(context, builder, REALS, rows, NOTHING), pointer(context, builder, _IDS, ids, NOTHING), count,
                 pointer(context, builder, REALS, x, at), pointer(context, builder, REALS, w, at),
                 pointer(context, builder, REALS, scales, first), shift if shifted else None,
             )  # fmt: skip
-            kept = pointer(context, builder, _NUMBERS, out, first)
-            builder.store(found, builder.bitcast(kept, _INTS.as_pointer()), align=4)
+            store(builder, found, pointer(context, builder, INTS, out, first))
             return context.get_dummy_value()
 
-        return types.void(REALS, _IDS, WHOLE, WHOLE, REALS, REALS, WHOLE, REALS, _NUMBERS, WHOLE, REAL), build
+        return types.void(REALS, _IDS, WHOLE, REALS, REALS, WHOLE, REALS, INTS, WHOLE, REAL), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made
 
 
-def _make_glance(width: int, shifted: bool) -> Callable[..., Any]:
-    """glance(codes, start, count, w, twice, at, one, other, rest, rest_other, about, about_other, shift).
+def _lowest_typed(_: Any, mask: Any) -> tuple[Any, Any]:
+    """lowest(mask): the place of the lowest bit that is set."""
 
-    Of distances / scale = scale * sum(w q q) + sum(twice q) + rest, not exact, for the scales `one` and `other`: place
-    of the smallest, it, and the smallest but that one, twice. codes: int8, rows of `width` from start * width, laid out
-    as in iq_neighbours.py, each + shift; w and twice (-2 w x): float32, read from `at`; rest: the sum of w x x, over
-    the scale; about: float32, gets all of them.
-    """
+    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return builder.cttz(given[0], ir.Constant(ir.IntType(1), 1))
 
-    def typed(
-        _: Any, codes: Any, start: Any, count: Any, w: Any, twice: Any, at: Any, one: Any, other: Any, rest: Any,
-        rest_other: Any, about: Any, about_other: Any, shift: Any,
-    ) -> tuple[Any, Any]:  # fmt: skip
-        def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            codes, start, count, w, twice, at, one, other, rest, rest_other, about, about_other, shift = given
-            begin = builder.mul(start, ir.Constant(_LONG, width))
-            rows = pointer(context, builder, _CODES, codes, begin)
-            weights, doubles = (pointer(context, builder, REALS, array, at) for array in (w, twice))
-            nothing = ir.Constant(_LONG, 0)
-            kept = [pointer(context, builder, REALS, array, nothing) for array in (about, about_other)]
-            found = _about(
-                builder, width, rows, count, weights, doubles, (one, other), (rest, rest_other), kept,
-                shift if shifted else None,
-            )  # fmt: skip
-            return context.make_tuple(builder, signature.return_type, [part for end in found for part in end])
-
-        result = tuple_of((WHOLE, REAL, REAL) * 2)
-        given = (_CODES, WHOLE, WHOLE, REALS, REALS, WHOLE, REAL, REAL, REAL, REAL, REALS, REALS, REAL)
-        return result(*given), build
-
-    made: Callable[..., Any] = intrinsic(typed)
-    return made
+    return WHOLE(WHOLE), build
 
 
 #: Of IQ3's rows of four codes; of IQ2's of eight; of IQ1's of eight, each code moved by the same shift.
 among4, among8, among8_shifted = _make_among(4, False), _make_among(8, False), _make_among(8, True)
-glance4, glance8, glance8_shifted = _make_glance(4, False), _make_glance(8, False), _make_glance(8, True)
+lines4, lines8, lines8_shifted = _make_lines(4, False), _make_lines(8, False), _make_lines(8, True)
+#: Of short lists, WIDE rows at a time; of long ones, 64.
+nearest4, nearest8 = _make_nearest(1), _make_nearest(4)
+direct8, direct16 = _make_direct(8), _make_direct(16)
+lowest: Callable[..., Any] = intrinsic(_lowest_typed)
+
+
+@inlined
+def beyond(scale: Any, size: Any, square: Any, along: Any) -> Any:
+    """What is clearly farther than a line for a scale; infinity where nothing is."""
+    sound = (size * scale > SMALL) & (size * scale < HUGE)
+    return scale * square + along + CLEAR * size if sound else INFINITE

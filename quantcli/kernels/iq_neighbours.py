@@ -6,9 +6,9 @@ the book in its nearest `shells` distances (squared, between levels), nearer one
 A point is numbered as its levels read as digits, the first one lowest: 3 ^ 8 points of IQ1 and IQ2, 8 ^ 4 of IQ3.
 
     where[point]     the row that is this point, or -1 - list
-    start[list]      where its list begins in `members`; counts[list] neighbours, a multiple of LANES
+    start[list]      where its list begins in `members`; counts[list] neighbours, padded to a multiple of WIDE
     members          row numbers; the last one again in what is added to reach the multiple
-    codes            of list l, digit i, neighbour j: at width * start[l] + i * counts[l] + j
+    codes            of list l, digit i, neighbour j: at width * start[l] + i * padded count + j
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: Neighbours are looked at so many at a time.
+#: Of scales and sums side by side; of neighbours.
 LANES = 8
+WIDE = 16
+#: The bits of a number that hold a place in a list: none is longer.
+PLACES = 511
 #: Points whose distances to all rows are held at a time.
 AT_ONCE = 512
 
@@ -46,7 +49,7 @@ def neighbours(levels: NDArray[np.uint8], base: int, shells: int, codes: NDArray
     where[off] = -1 - np.arange(off.size)
     lists, rows_of = _nearest(points[off], levels, shells)
     found = np.bincount(lists, minlength=off.size)
-    counts = (found + LANES - 1) // LANES * LANES
+    counts = (found + WIDE - 1) // WIDE * WIDE
     start = np.cumsum(counts) - counts
     place = np.arange(lists.size) - np.repeat(np.cumsum(found) - found, found)
     members = np.repeat(rows_of[np.cumsum(found) - 1], counts)
@@ -56,7 +59,7 @@ def neighbours(levels: NDArray[np.uint8], base: int, shells: int, codes: NDArray
     for i in range(width):
         laid[width * start[own] + i * counts[own] + place] = codes[levels[members, i]]
     return Neighbours(
-        where, start.astype(np.int32), counts.astype(np.int32), members.astype(np.int16), laid, codes[levels]
+        where, start.astype(np.int32), found.astype(np.int32), members.astype(np.int16), laid, codes[levels]
     )
 
 

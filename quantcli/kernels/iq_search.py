@@ -11,14 +11,15 @@ once, sums in index order. Codes are 2 * level + 1. For each group (16 or 32 val
     candidates some twenty scales around the peak's (iq2_xxs: `start_scale`'s); kept is the one whose rows explain most
     last       rows anew for the best scale, where the type does so, and the scale that fits them
 
-What is done otherwise, with the same results: a group's candidates are the lanes of vectors. A candidate's point is
-often the one before it, so a run of equal points is looked up at once. Of a long list only those rows are looked at
-exactly that may win: the difference of two rows' distances, over s, is linear in s, so a row that is farther than some
-other at both ends of the run is farther between them. `CLEAR` is far above what rounding can do to a distance (2**-19).
+What is done otherwise, with the same results. From one candidate to the next few levels change, and where is told by
+iq_levels.py; a run of candidates with the same point looks its list up at once, and rows that are clearly farther than
+some other for all of the run's scales are left out (iq_nearest.py tells what is clear); what is left is compared about,
+and exactly where that is not clear. Candidates with the same rows as the one before are left out: they explain no more.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,20 +27,22 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
-from quantcli.kernels.compile import inlined, inner, kernel
-from quantcli.kernels.iq_nearest import among4, among8, glance4, glance8
-from quantcli.kernels.iq_neighbours import Neighbours
-from quantcli.kernels.iq_start import RINT, SUPER, magnitudes, nearest_int, start_scale, weigh
+from quantcli.kernels.compile import bits_of, float_of, inlined, inner
+from quantcli.kernels.iq_levels import crossings, far_points, levels_at
+from quantcli.kernels.iq_lookup import lookup
+from quantcli.kernels.iq_nearest import INFINITE, SMALL, lowest
+from quantcli.kernels.iq_neighbours import LANES, WIDE, Neighbours
+from quantcli.kernels.iq_start import SUPER, magnitudes, start_scale, weigh
+from quantcli.kernels.iq_sums import explained4, explained8
 
-#: Values whose levels make a number of their own: half a row of IQ2, a row of IQ3.
+#: Values whose levels make a word: half a row of IQ2, a row of IQ3.
 QUAD = 4
-#: Candidates are padded to a multiple of it.
-LANES = 8
-#: By how much of (distance + squares) a row has to be farther to be out.
-CLEAR = np.float32(2.0**-14)
-TINY = np.float32(1e-30)
-#: A list up to this long is looked at exactly at once.
-SHORT = 8
+#: Points of a group, at most.
+POINTS = 8
+#: Scores this many steps of float32 apart are not clearly ordered.
+CLOSE = np.int32(64)
+#: Rows that a vector may reach beyond a list.
+AHEAD = 64
 
 #: Which of a group's points get new rows for the best scale: those off the book, all where one is, always all.
 OFF_BOOK, ALL_OR_NONE, ALWAYS = 0, 1, 2
@@ -50,9 +53,10 @@ class Rules(NamedTuple):
     """What sets a type apart.
 
     group: values that share a scale; width: of the book's rows; base: levels a digit has; parity: 7 signs of 8 are
-    stored; steps: of the candidates (padded), the first `tried` count; start: candidates go around `start_scale`'s
-    scale; last: one of OFF_BOOK ...; epsilon: a smaller peak is zero; spread: times the mean square is ggml's sigma2;
-    plain: times sigma2 is added to x * x for a weight where there is no importance.
+    stored; tried: candidates, whose code for the peak is the highest one plus `step` for each from the middle one;
+    codes: these, padded; start: candidates go around `start_scale`'s scale; last: one of OFF_BOOK ...; epsilon: a
+    smaller peak is zero; spread: times the mean square is ggml's sigma2; plain: times sigma2 is added to x * x for a
+    weight where there is no importance.
     """
 
     group: int
@@ -62,33 +66,88 @@ class Rules(NamedTuple):
     start: bool
     last: int
     tried: int
-    steps: NDArray[np.float32]
+    step: np.float32
+    codes: NDArray[np.float32]
     epsilon: np.float32
     spread: np.float32
     plain: np.float32
 
 
+@cache
 def rules(
     group: int, width: int, base: int, tried: int, step: float, *, epsilon: float, parity: bool = False,
     start: bool = False, last: str = "off-book", spread: float = 2, plain: float = 0,
 ) -> Rules:  # fmt: skip
-    """`Rules` with the candidates' steps (highest code + step * i) for i from -tried/2 to tried/2."""
-    highest, half = np.float32(2 * (base - 1) + 1), tried // 2
-    steps = np.array([highest + np.float32(i) * np.float32(step) for i in range(-half, half + 1)], np.float32)
-    steps = np.concatenate([steps, np.repeat(steps[-1:], -tried % LANES)])
-    return Rules(
-        group,
-        width,
-        base,
-        parity,
-        start,
-        LAST[last],
-        tried,
-        steps,
-        np.float32(epsilon),
-        np.float32(spread),
-        np.float32(plain),
-    )
+    """`Rules` of a type."""
+    highest, half, each = np.float32(2 * base - 1), tried // 2, np.float32(step)
+    codes = np.array([highest + np.float32(i) * each for i in range(-half, half + 1)], np.float32)
+    codes = np.concatenate([codes, np.repeat(codes[-1:], -tried % LANES + WIDE)])
+    small = (np.float32(number) for number in (epsilon, spread, plain))
+    return Rules(group, width, base, parity, start, LAST[last], tried, each, codes, *small)
+
+
+class Work(NamedTuple):
+    """What a search writes to and reads again.
+
+    Of a super-block, float32 (256,): x its values; weight; size magnitudes, some of them flipped; root sqrt(weight);
+    twice -2 * root * size; heavy weight * size. total, rest (64,): bounds of its points' lines (iq_nearest.py); starts,
+    start: `start_scale`'s. Of a group: low, high levels for its first and last scale; cross candidates where a level
+    changes; inverse, scale of each candidate. Of its points: number of the first; turns candidates from which it
+    changes, a bit each; jump by how much; on candidates for which it is in the book; stays: its row is no more looked
+    up; rows (8, candidates), flat the same. Of candidates that are new: new, which; along, square sums; score. Of a
+    list: few rows still in question, squares and alongs its lines.
+    """
+
+    x: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    size: NDArray[np.float32]
+    root: NDArray[np.float32]
+    twice: NDArray[np.float32]
+    heavy: NDArray[np.float32]
+    total: NDArray[np.float32]
+    rest: NDArray[np.float32]
+    starts: NDArray[np.float32]
+    start: NDArray[np.float32]
+    low: NDArray[np.int32]
+    high: NDArray[np.int32]
+    cross: NDArray[np.int32]
+    inverse: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    number: NDArray[np.int64]
+    turns: NDArray[np.int64]
+    jump: NDArray[np.int32]
+    on: NDArray[np.int64]
+    stays: NDArray[np.bool_]
+    rows: NDArray[np.int32]
+    flat: NDArray[np.int32]
+    along: NDArray[np.float32]
+    square: NDArray[np.float32]
+    score: NDArray[np.int32]
+    new: NDArray[np.int32]
+    few: NDArray[np.int16]
+    squares: NDArray[np.float32]
+    alongs: NDArray[np.float32]
+
+
+def work(padded: int, longest: int) -> Work:
+    """For so many candidates and so long lists."""
+
+    def floats(count: int) -> NDArray[np.float32]:
+        return np.zeros(count, np.float32)
+
+    def points() -> NDArray[np.int64]:
+        return np.zeros(POINTS, np.int64)
+
+    every, quads, lines, rows = SUPER, SUPER // QUAD, longest + AHEAD, np.zeros((POINTS, padded), np.int32)
+    return Work(
+        x=floats(every), weight=floats(every), size=floats(every), root=floats(every), twice=floats(every),
+        heavy=floats(every), total=floats(quads), rest=floats(quads), starts=floats(8),
+        start=np.zeros((4, 32, 8), np.float32), low=np.zeros(32, np.int32), high=np.zeros(32, np.int32),
+        cross=np.zeros(32, np.int32), inverse=floats(padded), scale=floats(padded), number=points(), turns=points(),
+        jump=np.zeros((POINTS, padded), np.int32), on=points(), stays=np.zeros(POINTS, np.bool_), rows=rows,
+        flat=rows.reshape(-1), along=floats(padded), square=floats(padded), score=np.zeros(padded, np.int32),
+        new=np.zeros(padded, np.int32), few=np.zeros(lines, np.int16), squares=floats(lines), alongs=floats(lines),
+    )  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -109,269 +168,215 @@ def search(values: Array, importance: NDArray[np.float32] | None, kind: Rules, b
         np.zeros((count, SUPER // 8), np.uint8),
         np.zeros((count, SUPER // kind.group), np.float32),
     )
-    words, floats = book.row_codes.view(np.uint32), book.row_codes.astype(np.float32).reshape(-1)
-    _search(source, dropped, weights, kind, book, floats, words, found.rows, found.signs, found.scales)
+    words, floats = book.row_codes.view(np.uint32).reshape(-1), book.row_codes.astype(np.float32).reshape(-1)
+    room = work(kind.codes.size, int(book.counts.max(initial=0)))
+    _search(source, dropped, weights, kind, book, floats, words, room, found.rows, found.signs, found.scales)
     return found
 
 
-@inner
-def _points(x: Any, at: int, inverse: Any, base: Any, points: Any) -> None:
-    """points[c] = the number of the point of four magnitudes for each candidate 1 / scale."""
-    x0, x1, x2, x3 = x[at], x[at + 1], x[at + 2], x[at + 3]
-    half, one, nought = np.float32(0.5), np.float32(1), np.float32(0)
-    digit, highest = np.float32(base), np.float32(base - 1)
-    largest = max(max(abs(x0), abs(x1)), max(abs(x2), abs(x3)))
-    if not half * (inverse[inverse.shape[0] - 1] * largest + one) < np.float32(1 << 22):
-        _far_points(x, at, inverse, base, points)
+@inlined
+def _number(kind: Any, t: Any) -> None:
+    """Each point's number for the levels t.low; it does not change."""
+    width = kind.width
+    for k in range(kind.group // width):
+        number = np.int64(0)
+        for i in range(width):
+            number = kind.base * number + np.int64(t.low[k * width + width - 1 - i])
+        t.number[k], t.turns[k] = number, 1
+
+
+@inlined
+def _points(kind: Any, t: Any, at: int, peak: Any, largest: Any) -> None:
+    """Each point's number for the first candidate, and where it changes by how much from one to the next."""
+    group, width, tried = kind.group, kind.width, kind.tried
+    if not np.float32(0.5) * (t.inverse[tried - 1] * largest + np.float32(1)) < np.float32(1 << 22):
+        far_points(t.size, at, kind, t.inverse, t.number, t.turns, t.jump)
         return
-    for c in range(inverse.shape[0]):
-        a = (half * (inverse[c] * x0 - one) + RINT) - RINT
-        b = (half * (inverse[c] * x1 - one) + RINT) - RINT
-        d = (half * (inverse[c] * x2 - one) + RINT) - RINT
-        e = (half * (inverse[c] * x3 - one) + RINT) - RINT
-        a, b = a if a > nought else nought, b if b > nought else nought
-        d, e = d if d > nought else nought, e if e > nought else nought
-        a, b = a if a < highest else highest, b if b < highest else highest
-        d, e = d if d < highest else highest, e if e < highest else highest
-        points[c] = np.int32(a + digit * (b + digit * (d + digit * e)))
+    levels_at(t.size, at, group, t.inverse[tried - 1], kind.base, t.high)
+    levels_at(t.size, at, group, t.inverse[0], kind.base, t.low)
+    _number(kind, t)
+    most = np.int32(0)
+    for i in range(group):
+        most = max(most, t.high[i] - t.low[i])
+    for event in range(1, most + 1):
+        crossings(t.size, at, kind, peak, t.low, t.high, np.int32(event), t.cross)
+        for k in range(group // width):
+            turns, digit, jump = np.int64(0), np.int32(1), t.jump[k]
+            for i in range(k * width, (k + 1) * width):
+                turns |= 1 << np.int64(t.cross[i])
+                jump[t.cross[i]] += digit
+                digit *= np.int32(kind.base)
+            t.turns[k] |= turns
 
 
-@inner
-def _far_points(x: Any, at: int, inverse: Any, base: Any, points: Any) -> None:
-    """`_points` where ggml's rint is none: of a magnitude from 2**22 on it takes whatever the mantissa's bits say.
+@inlined
+def _rows(kind: Any, book: Any, floats: Any, t: Any, at: int, tried: int) -> Any:
+    """t.rows = the rows of a group's points for so many candidates; a bit of each where one may change."""
+    changes, width = np.int64(1), kind.width
+    for k in range(kind.group // width):
+        number, begin, on, jump, row = t.number[k], np.int64(0), np.int64(0), t.jump[k], t.rows[k]
+        left, point, first = t.turns[k] & ((1 << tried) - 1) | 1 << tried, at // width + k, at + width * k
+        while begin < tried:
+            left &= left - 1
+            end = lowest(left)
+            number += np.int64(jump[begin])
+            jump[begin] = np.int32(0)
+            found = book.where[number]
+            if found >= 0:
+                for c in range(begin, end):
+                    row[c] = found
+                changes |= 1 << begin
+                on |= (1 << end) - (1 << begin)
+            else:
+                changes |= lookup(book, floats, -1 - found, width, t, row, first, point, begin, end)
+            begin = end
+        t.on[k] = on
+    return changes
 
-    This happens where a flipped value, whose weight is 0, is that much larger than the others.
+
+@inlined
+def _explain(kind: Any, words: Any, t: Any, at: int, changes: Any) -> int:
+    """t.along = sum(w x q), t.square = sum(w q q) for the candidates t.new, those of `changes`; their number.
+
+    The last one again in what fills a vector.
     """
-    for c in range(inverse.shape[0]):
-        number, digit = np.int64(0), np.int64(1)
-        for i in range(at, at + QUAD):
-            level = np.int64(nearest_int(np.float32(0.5) * (inverse[c] * x[i] - np.float32(1))))
-            number += digit * min(max(level, np.int64(0)), np.int64(base - 1))
-            digit *= np.int64(base)
-        points[c] = np.int32(number)
-
-
-@inlined
-def _exactly(
-    floats: Any, ids: Any, start: int, count: int, width: int, x: Any, w: Any, at: int, scale: Any, rows: Any,
-    begin: int, end: int,
-) -> None:  # fmt: skip
-    """rows[begin:end] = the nearest of some rows for each scale; overwrites what follows, up to LANES of them."""
-    for c in range(begin, end, LANES):
-        if width == 8:
-            among8(floats, ids, start, count, x, w, at, scale, rows, c, CLEAR)
+    count, padded = 0, t.rows.shape[1]
+    while changes:
+        t.new[count] = np.int32(lowest(changes))
+        changes &= changes - 1
+        count += 1
+    for c in range(count, count + LANES):
+        t.new[c] = t.new[count - 1]
+    for c in range(0, count, LANES):
+        if kind.width == 8:
+            explained8(t.flat, padded, t.new, words, kind.group // 8, t.heavy, t.weight, at, t.along, t.square, c)
         else:
-            among4(floats, ids, start, count, x, w, at, scale, rows, c, CLEAR)
+            explained4(t.flat, padded, t.new, words, kind.group // 4, t.heavy, t.weight, at, t.along, t.square, c)
+    return count
 
 
 @inlined
-def _run(
-    members: Any, codes: Any, floats: Any, of: int, count: int, width: int, squares: Any, rest: Any, x: Any, w: Any,
-    twice: Any, at: int, scale: Any, about: Any, about_last: Any, few: Any, rows: Any, begin: int, end: int,
-) -> None:  # fmt: skip
-    """rows[begin:end] = the nearest of one list for each scale."""
-    if count <= SHORT:
-        _exactly(floats, members, of, count, width, x, w, at, scale, rows, begin, end)
-        return
-    first, last = scale[begin], scale[end - 1]
-    rest_first, rest_last = rest / first, rest / last
-    if width == 8:
-        one, near, second, other, near_last, second_last = glance8(
-            codes, of, count, w, twice, at, first, last, rest_first, rest_last, about, about_last, first
-        )
-    else:
-        one, near, second, other, near_last, second_last = glance4(
-            codes, of, count, w, twice, at, first, last, rest_first, rest_last, about, about_last, first
-        )
-    within = CLEAR * (first * squares + rest_first) + TINY
-    within_last = CLEAR * (last * squares + rest_last) + TINY
-    if one == other and second - near > within and second_last - near_last > within_last:
-        for c in range(begin, end):
-            rows[c] = members[of + one]
-        return
-    kept, limit, limit_last = 0, near + within, about_last[one] + within_last
-    for j in range(count):
-        few[kept] = members[of + j]
-        kept += 0 if about[j] > limit and about_last[j] > limit_last else 1
-    _exactly(floats, few, 0, kept, width, x, w, at, scale, rows, begin, end)
+def _winner(t: Any, count: int, scale: Any) -> Any:
+    """The best candidate's scale and place; `scale` and -1 where none explains anything.
 
-
-@inlined
-def _rows(
-    where: Any, start: Any, counts: Any, members: Any, codes: Any, floats: Any, width: int, squares: Any, rest: Any,
-    points: Any, tried: int, x: Any, w: Any, twice: Any, at: int, scale: Any, about: Any, about_last: Any, few: Any,
-    rows: Any,
-) -> None:  # fmt: skip
-    """rows[c] = the row of each candidate's point, scale[c] its scale; runs of equal points as the module tells."""
-    begin = 0
-    while begin < tried:
-        end, number = begin + 1, points[begin]
-        while end < tried and points[end] == number:
-            end += 1
-        point = where[number]
-        if point >= 0:
-            for c in range(begin, end):
-                rows[c] = point
-        else:
-            of, count = np.int64(start[-1 - point]), np.int64(counts[-1 - point])
-            _run(
-                members, codes, floats, of, count, width, squares, rest, x, w, twice, at, scale, about, about_last, few,
-                rows, begin, end,
-            )  # fmt: skip
-        begin = end
-
-
-@inner
-def _sums(x: Any, w: Any, at: int, count: int, quads: Any, along: Any, square: Any) -> None:
-    """sum(w x q) and sum(w q q) of each candidate; quads (count, candidates): four codes in a word."""
-    byte = np.uint32(255)
-    for c in range(along.shape[0]):
-        along[c], square[c] = np.float32(0), np.float32(0)
-    for k in range(count):
-        j = at + QUAD * k
-        w0, w1, w2, w3 = w[j], w[j + 1], w[j + 2], w[j + 3]
-        x0, x1, x2, x3 = w0 * x[j], w1 * x[j + 1], w2 * x[j + 2], w3 * x[j + 3]
-        for c in range(along.shape[0]):
-            word = quads[k, c]
-            q0, q1 = np.float32(np.int32(word & byte)), np.float32(np.int32((word >> np.uint32(8)) & byte))
-            q2, q3 = np.float32(np.int32((word >> np.uint32(16)) & byte)), np.float32(np.int32(word >> np.uint32(24)))
-            along[c] = along[c] + x0 * q0 + x1 * q1 + x2 * q2 + x3 * q3
-            square[c] = square[c] + w0 * q0 * q0 + w1 * q1 * q1 + w2 * q2 * q2 + w3 * q3 * q3
-
-
-@inner
-def _winner(along: Any, square: Any, tried: int, scale: Any) -> Any:
-    """The best candidate's scale and number; `scale` and -1 where none explains anything."""
-    best, winner, nought = np.float32(0), -1, np.float32(0)
-    for c in range(tried):
-        if square[c] > nought and along[c] * along[c] > best * square[c]:
-            scale = along[c] / square[c]
-            best, winner = scale * along[c], c
+    ggml goes through them and keeps one whose along ** 2 is above the kept score times its square. Where all other
+    scores are clearly below the largest, that is the largest, whatever the rounding. Positive floats are ordered as
+    their bits.
+    """
+    best, winner, nought, top, close = np.float32(0), -1, np.float32(0), np.int32(0), np.int32(0)
+    for c in range(count):
+        score = t.along[c] / t.square[c] * t.along[c]
+        t.score[c] = bits_of(score if t.square[c] > nought else nought)
+    for c in range(count):
+        top = max(top, t.score[c])
+    for c in range(count):
+        near = t.score[c] > top - CLOSE
+        close += np.int32(near)
+        winner = c if near else winner
+    if close == 1 and top < bits_of(INFINITE) and t.along[winner] * t.along[winner] > SMALL:
+        return t.along[winner] / t.square[winner], winner
+    winner = -1
+    for c in range(count):
+        if t.square[c] > nought and t.along[c] * t.along[c] > best * t.square[c]:
+            scale = t.along[c] / t.square[c]
+            best, winner = scale * t.along[c], c
     return scale, winner
 
 
-@inner
-def _encode_super(
-    x: Any, w: Any, root: Any, twice: Any, starts: Any, kind: Any, book: Any, floats: Any, words: Any,
-    lanes: Any, whole: Any, quads: Any, few: Any, abouts: Any, out: Any, signs: Any, scales: Any,
-) -> None:  # fmt: skip
-    """Rows `out` and `scales` of a super-block's magnitudes x; scale, rows and signs 0 for a group of zeros."""
-    group, width, base, tried = kind.group, kind.width, kind.base, kind.tried
-    nought, per_group, per_row, count = np.float32(0), group // width, width // QUAD, kind.steps.shape[0]
-    inverse, scale, along, square = lanes[0, :count], lanes[1], lanes[2, :count], lanes[3, :count]
-    points, high, rows = whole[0], whole[1], whole[2]
-    top = np.float32((2 * base - 1) * (2 * base - 1))
+@inlined
+def _peaks(x: Any, at: int, group: int) -> Any:
+    """The largest value of a group, not above 0 where none is; the largest magnitude. Both are found as bits."""
+    most, largest = np.int32(-(2**31)), np.int32(0)
+    for i in range(at, at + group):
+        bits = bits_of(x[i])
+        most, largest = max(most, bits), max(largest, bits & np.int32(0x7FFFFFFF))
+    return float_of(most), float_of(largest)
+
+
+@inlined
+def _choose(kind: Any, t: Any, winner: int, chosen: Any) -> bool:
+    """chosen = the winner's rows (-1: none won); whether the type asks for new ones; t.stays: which are to stay."""
+    anew = kind.last == ALWAYS or (winner < 0 and kind.last == ALL_OR_NONE)
+    for k in range(chosen.shape[0]):
+        on = winner >= 0 and (t.on[k] >> np.int64(t.new[winner])) & 1 == 1
+        chosen[k] = t.rows[k, t.new[winner]] if winner >= 0 else 0
+        t.stays[k] = on and kind.last == OFF_BOOK
+        anew = anew or (winner >= 0 and not on)
+    return anew
+
+
+@inlined
+def _encode_super(kind: Any, book: Any, floats: Any, words: Any, t: Any, out: Any, signs: Any, scales: Any) -> None:
+    """Rows `out` and `scales` of a super-block's magnitudes; scale, rows and signs 0 for a group of zeros."""
+    group, one, nought = kind.group, np.float32(1), np.float32(0)
+    highest, per_group = np.float32(2 * kind.base - 1), group // kind.width
     for g in range(SUPER // group):
-        at, peak = g * group, x[g * group]
-        for i in range(at, at + group):
-            peak = peak if peak > x[i] else x[i]
-        best = peak / np.float32(2 * base - 1)
+        at, chosen = g * group, out[g * per_group : (g + 1) * per_group]
+        peak, largest = _peaks(t.size, at, group)
+        scale = peak / highest
         if kind.start:
-            best, peak = starts[g], starts[g] * np.float32(base)
+            scale, peak = t.starts[g], t.starts[g] * np.float32(kind.base)
         scales[g] = nought
         if not peak > nought or peak < kind.epsilon:
             signs[at // 8 : (at + group) // 8] = np.uint8(0)
             continue
-        for c in range(count):
-            inverse[c] = kind.steps[c] / peak
-            scale[c] = np.float32(1) / inverse[c]
-        for k in range(per_group):
-            first = at + width * k
-            _points(x, first, inverse, base, points[k])
-            if per_row == 2:
-                _points(x, first + QUAD, inverse, base, high[k])
-                for c in range(count):
-                    points[k, c] += np.int32(81) * high[k, c]
-            total, rest = _bounds(x, root, first, width)
-            _rows(
-                book.where, book.start, book.counts, book.members, book.codes, floats, width, top * total, rest,
-                points[k], tried, x, root, twice, first, scale, abouts[0], abouts[1], few, rows[k],
-            )  # fmt: skip
-            for h in range(per_row):
-                for c in range(tried):
-                    quads[per_row * k + h, c] = words[rows[k, c], h]
-        _sums(x, w, at, group // QUAD, quads, along, square)
-        best, winner = _winner(along, square, tried, best)
-        chosen = out[g * per_group : (g + 1) * per_group]
-        scales[g] = _last(
-            x, w, root, twice, at, best, winner, kind, book, floats, words, lanes, points, high, rows, quads, few,
-            abouts, chosen,
-        )  # fmt: skip
+        for c in range(kind.codes.shape[0]):
+            t.inverse[c] = kind.codes[c] / peak
+            t.scale[c] = one / t.inverse[c]
+        _points(kind, t, at, peak, largest)
+        for last in range(2):
+            changes = _rows(kind, book, floats, t, at, 1 if last else kind.tried)
+            for k in range(per_group):
+                if last and t.stays[k]:
+                    t.rows[k, 0] = chosen[k]
+            count = _explain(kind, words, t, at, changes)
+            if last:
+                scale = t.along[0] / t.square[0] if t.square[0] > nought else scale
+                for k in range(per_group):
+                    chosen[k] = t.rows[k, 0]
+                break
+            scale, winner = _winner(t, count, scale)
+            if not (_choose(kind, t, winner, chosen) and scale > nought):
+                break
+            t.inverse[0], t.scale[0] = one / scale, scale
+            levels_at(t.size, at, group, t.inverse[0], kind.base, t.low)
+            _number(kind, t)
+        scales[g] = scale
 
 
 @inlined
-def _bounds(x: Any, w: Any, at: int, width: int) -> Any:
-    """The sums of w and of w x x."""
-    total, rest = np.float32(0), np.float32(0)
-    for i in range(at, at + width):
-        total += w[i]
-        rest += w[i] * x[i] * x[i]
-    return total, rest
+def _bounds(kind: Any, t: Any) -> None:
+    """t.total, t.rest of each point: bounds, so the order of sums does not matter."""
+    top, each = np.float32((2 * kind.base - 1) * (2 * kind.base - 1)), kind.width // QUAD
+    for k in range(SUPER // QUAD):
+        i = QUAD * k
+        a, b, c, d = t.root[i], t.root[i + 1], t.root[i + 2], t.root[i + 3]
+        e, f, g, h = t.size[i], t.size[i + 1], t.size[i + 2], t.size[i + 3]
+        t.total[k], t.rest[k] = top * ((a + b) + (c + d)), (a * e * e + b * f * f) + (c * g * g + d * h * h)
+    if each == 2:
+        for k in range(SUPER // kind.width):
+            t.total[k], t.rest[k] = t.total[2 * k] + t.total[2 * k + 1], t.rest[2 * k] + t.rest[2 * k + 1]
 
 
 @inner
-def _last(
-    x: Any, w: Any, root: Any, twice: Any, at: int, scale: Any, winner: int, kind: Any, book: Any, floats: Any,
-    words: Any, lanes: Any, points: Any, high: Any, rows: Any, quads: Any, few: Any, abouts: Any, chosen: Any,
-) -> Any:  # fmt: skip
-    """chosen = the winner's rows (-1: none won), anew for `scale` where the type asks for it; the scale then."""
-    width, base, nought = kind.width, kind.base, np.float32(0)
-    anew = kind.last == ALWAYS or (winner < 0 and kind.last == ALL_OR_NONE)
-    for k in range(chosen.shape[0]):
-        chosen[k] = rows[k, winner] if winner >= 0 else 0
-        anew = anew or (winner >= 0 and book.where[points[k, winner]] < 0)
-    if not (anew and scale > nought):
-        return scale
-    per_row, one, own = width // QUAD, lanes[0, :1], lanes[1]
-    one[0], own[0] = np.float32(1) / scale, scale
-    for k in range(chosen.shape[0]):
-        if kind.last == OFF_BOOK and book.where[points[k, winner]] >= 0:
-            continue
-        first = at + width * k
-        _points(x, first, one, base, points[k])
-        if per_row == 2:
-            _points(x, first + QUAD, one, base, high[k])
-            points[k, 0] += np.int32(81) * high[k, 0]
-        total, rest = _bounds(x, root, first, width)
-        top = np.float32((2 * base - 1) * (2 * base - 1))
-        _rows(
-            book.where, book.start, book.counts, book.members, book.codes, floats, width, top * total, rest,
-            points[k], 1, x, root, twice, first, own, abouts[0], abouts[1], few, rows[k],
-        )  # fmt: skip
-        chosen[k] = rows[k, 0]
-    along, square = lanes[2, :1], lanes[3, :1]
-    for k in range(chosen.shape[0]):
-        for h in range(per_row):
-            quads[per_row * k + h, 0] = words[chosen[k], h]
-    _sums(x, w, at, kind.group // QUAD, quads, along, square)
-    return along[0] / square[0] if square[0] > nought else scale
-
-
-@kernel
 def _search(
-    source: Any, dropped: int, importance: Any, kind: Any, book: Any, floats: Any, words: Any, out: Any, signs: Any,
-    scales: Any,
+    source: Any, dropped: int, importance: Any, kind: Any, book: Any, floats: Any, words: Any, t: Any, out: Any,
+    signs: Any, scales: Any,
 ) -> None:  # fmt: skip
-    room, work, starts = np.empty((5, SUPER), np.float32), np.empty((4, 32, 8), np.float32), np.zeros(8, np.float32)
-    x, weight, root, size, twice = room[0], room[1], room[2], room[3], room[4]
-    per_unit, padded, longest = 1 if dropped else 2, kind.steps.size + LANES, book.counts.max()
-    lanes, whole = np.zeros((4, padded), np.float32), np.zeros((3, 8, padded), np.int32)
-    quads, few = np.zeros((8, padded), np.uint32), np.zeros(longest + 1, np.int16)
-    abouts = np.zeros((2, longest), np.float32)
+    per_unit = 1 if dropped else 2
     for b in range(out.shape[0]):
-        widen(source[b * SUPER * per_unit : (b + 1) * SUPER * per_unit], x, SUPER, dropped)
+        widen(source[b * SUPER * per_unit : (b + 1) * SUPER * per_unit], t.x, SUPER, dropped)
         of = b % importance.shape[0] if importance.shape[0] else 0
-        weigh(x, importance[of : of + 1].reshape(-1), kind.spread, kind.plain, weight)
-        magnitudes(x, weight, kind.parity, size, signs[b])
+        weigh(t.x, importance[of : of + 1].reshape(-1), kind.spread, kind.plain, t.weight)
+        magnitudes(t.x, t.weight, kind.parity, t.size, signs[b])
         for i in range(SUPER):
-            root[i] = np.sqrt(weight[i])
-            twice[i] = np.float32(-2) * root[i] * size[i]
+            t.root[i] = np.sqrt(t.weight[i])
+            t.twice[i] = np.float32(-2) * t.root[i] * t.size[i]
+            t.heavy[i] = t.weight[i] * t.size[i]
+        _bounds(kind, t)
         if kind.start:
-            start_scale(size, weight, work, starts)
-        _encode_super(
-            size, weight, root, twice, starts, kind, book, floats, words, lanes, whole, quads, few, abouts, out[b],
-            signs[b], scales[b],
-        )  # fmt: skip
+            start_scale(t.size, t.weight, t.start, t.starts)
+        _encode_super(kind, book, floats, words, t, out[b], signs[b], scales[b])
         _mend_signs(scales[b], kind.group // 8, signs[b])
 
 

@@ -224,8 +224,8 @@ def _fit(
     best = mx.zeros_like(scale)
     rows = mx.zeros((size.shape[0] // width, size.shape[1]), dtype=mx.int32)
     stay = mx.full(rows.shape, kind.last == OFF_BOOK)  # rows that are not looked up again for the best scale
-    for step in kind.steps[: kind.tried].tolist():
-        inverse = step / peak
+    for code in kind.codes[: kind.tried].tolist():
+        inverse = code / peak
         points = points_at(inverse)
         tried = nearest_rows(points, x, root, 1.0 / inverse, book)
         along, square = sums(tried)

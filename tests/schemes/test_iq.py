@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from quantcli.arrays import Device, numpy_dtype
-from quantcli.kernels.iq_neighbours import LANES
+from quantcli.kernels.iq_neighbours import PLACES, WIDE
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import DoesNotFit, Error, Grid
 from quantcli.schemes.iq import neighbours
@@ -232,9 +232,10 @@ def test_neighbours_are_those_of_the_nearest_distances(name: str) -> None:
         wanted = sorted((d, row) for row, d in enumerate(distances) if d <= reach)
         at = -1 - found.where[point]
         start, count = found.start[at], found.counts[at]
-        assert count % LANES == 0 and 0 <= count - len(wanted) < LANES
+        assert count == len(wanted) <= PLACES
+        padded = -(-count // WIDE) * WIDE
         rows = [row for _, row in wanted]
-        rows += rows[-1:] * (count - len(rows))
-        assert found.members[start : start + count].tolist() == rows
-        codes = found.codes[book.width * start : book.width * (start + count)].reshape(book.width, count)
+        rows += rows[-1:] * (padded - len(rows))
+        assert found.members[start : start + padded].tolist() == rows
+        codes = found.codes[book.width * start : book.width * (start + padded)].reshape(book.width, padded)
         assert (levels[rows] == codes.T).all()
