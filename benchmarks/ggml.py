@@ -184,7 +184,7 @@ def row(lib: Library, scheme: Ggml, rows: int, runs: int) -> str:
     random = np.random.default_rng(0)
     values = random.standard_normal((rows, COLUMNS), np.float32) * np.float32(0.02)
     importance = random.gamma(1.0, size=(1, COLUMNS)).astype(np.float32)
-    few = values[: max(1, rows // 16)] if scheme.name.startswith(("iq1", "iq2", "iq3")) else values
+    few = values[: max(1, rows // 4)] if scheme.name.startswith(("iq1", "iq2", "iq3")) else values
     cells, same = [], []
     for matrix in (None, importance):
         others = ("ggml", "gguf-py") if matrix is None else ("ggml",)
@@ -210,7 +210,7 @@ def main() -> None:
     print(
         f"## GGML's types\n\nNanoseconds of CPU a value, one thread; how many times that ggml {lib.version} and gguf-py"
     )
-    print(f"take. A float32 matrix of {given.rows} x {COLUMNS}, the codebook types' a sixteenth of it. Medians of")
+    print(f"take. A float32 matrix of {given.rows} x {COLUMNS}, the codebook types' a quarter of it. Medians of")
     print(f"{given.runs}. The last column: whether bytes and values are ggml's.\n")
     print("| type | encode | ggml | gguf-py | with a matrix | ggml | decode | ggml | gguf-py | same |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | :---: |")
