@@ -10,6 +10,7 @@ import pytest
 
 from tests.conversions import converted
 from tests.peers.pinned import DEMO, MODELS, peer
+from tests.targets.test_global_scales import folder
 
 llama_cpp = peer("llama_cpp")
 
@@ -220,3 +221,14 @@ def test_chat_template_and_end_tokens(example: Runner) -> None:
     generation = json.loads((DEMO / "generation_config.json").read_text())
     ends = generation["eos_token_id"]
     assert example.eos() in (ends if isinstance(ends, list) else [ends])
+
+
+@pytest.mark.parametrize("case", ["modelopt", "compressed-tensors"])
+def test_global_scales_beside_the_blocks_count(tmp_path: Path, case: str) -> None:
+    """llama.cpp, whose CPU rounds activations to 8 bits here, computes what it does of the values in float32."""
+    source, _ = folder(tmp_path / "in", case)
+    converted(source, tmp_path / "out.gguf")
+    converted(tmp_path / "out.gguf", tmp_path / "hf", to="hf", dtype="f32")
+    converted(tmp_path / "hf", tmp_path / "dense.gguf")
+    ours, dense = (Runner(tmp_path / name).logits(list(range(24))) for name in ("out.gguf", "dense.gguf"))
+    assert apart(ours, dense) < 0.05

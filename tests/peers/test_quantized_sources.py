@@ -60,6 +60,8 @@ APART_IN_GGUF = {
     "ct-mxfp8": (FALLEN, "GGUF has no type of 8-bit floats"),
     "fp8-ue8m0": (FALLEN, "GGUF has no type of 8-bit floats"),
 }
+#: In GGUF their global scales stand beside the weights.
+GLOBAL_SCALES = ("ct-nvfp4", "modelopt-nvfp4")
 #: Their biases, -zero * scale, are rounded to f16.
 ROUNDED_BIASES = (
     "autoawq-gemm-g64", "autoawq-gemv-g64", "autoawq-gemvfast-g64", "ct-w4a16-asym-g64", "gptq-b3-planar",
@@ -187,8 +189,11 @@ def values_of_gguf(path: Path, names: list[str], heads: dict[str, int]) -> dict[
     for name in names:
         _, _, layer, *module, _ = name.split(".")
         kind = ".".join(module)
-        tensor = stored[f"blk.{layer}.{layers[kind]}.weight"]
+        place = f"blk.{layer}.{layers[kind]}"
+        tensor, scale = stored[f"{place}.weight"], stored.get(f"{place}.scale")
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        if scale is not None:
+            values *= scale.data
         if kind in heads:
             values = values.reshape(heads[kind], -1, 2, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
         found[name] = np.ascontiguousarray(values)
@@ -202,7 +207,7 @@ def test_to_gguf(case: str, folder: Path, truth: Truth, tmp_path: Path) -> None:
     is_llama = said["model_type"] == "llama"
     heads = {"self_attn.q_proj": said["num_attention_heads"], "self_attn.k_proj": said["num_key_value_heads"]}
     found = values_of_gguf(tmp_path / "out.gguf", list(truth.entries), heads if is_llama else {})
-    bound = APART_IN_GGUF.get(case) or APART.get(case)
+    bound = None if case in GLOBAL_SCALES else APART_IN_GGUF.get(case) or APART.get(case)
     if case in ROUNDED_BIASES:
         bound = (KEPT, "biases are rounded to f16")
     truth.hold(found, bound)

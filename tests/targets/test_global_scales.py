@@ -85,7 +85,7 @@ def folder(root: Path, case: str) -> tuple[Path, dict[str, np.ndarray]]:
     for seed, (module, (rows, columns)) in enumerate(linears(config).items(), 100):
         codes = numbers((rows, columns), seed, 16)
         scales = (numbers((rows, columns // 16), seed + 1, 100) + np.uint8(20)).view(packers.F8)
-        whole, inputs = np.float32(0.003 * seed), np.float32(0.0001 * seed)
+        inputs, whole = np.float32(1e-4 * seed), np.float32(3e-6 * seed if tool == "modelopt" else 3e5 / seed)
         tensors |= packers.beside(module, packers.nvfp4(codes, scales, whole, inputs, tool))
         own = scales.astype(np.float32)
         products = own * whole if tool == "modelopt" else own / whole
