@@ -10,7 +10,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow fuzz peers million bench repacks clean
+.PHONY: setup demo test check slow fuzz peers bench repacks clean
 
 setup: $(READY)
 
@@ -50,12 +50,9 @@ slow: $(READY)
 fuzz: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --hypothesis-profile=fuzz
 
+# Some forty minutes, most of them a million rows of every GGML type against libggml: QUANTCLI_ROWS=10000 takes fewer.
 peers: $(PEERS_READY)
 	$(PEERS)/python $(PYTEST) tests/peers
-
-# A million rows of every GGML type against libggml: most of an hour. `make peers` gives the slow types fewer.
-million: $(PEERS_READY)
-	QUANTCLI_ROWS=1000000 $(PEERS)/python $(PYTEST) tests/peers/test_ggml_bytes.py
 
 # BENCH="--cases affine4-g64 --runs 3" chooses; see `python benchmarks/bench.py --help`.
 bench: $(READY) $(PEERS_READY)
