@@ -85,8 +85,10 @@ def _set_aside(
     label: str, model: Model, settings: Hyperparameters | None, mixed: bool
 ) -> tuple[dict[str, Weight], list[str]]:
     """The weights of a side without those of a folder that models have no use for, and what is said of these."""
-    weights, left = combined(model.source) if mixed else (model.source.weights, [])
+    weights, left = combined(model.source, strict=mixed)
     kept, notes = {}, []
+    if not mixed:
+        weights, left = {**weights, **{tensor.name: model.source.weights[tensor.name] for tensor in left}}, []
     if left:
         several = f"{len(left)} tensors, {left[0].name} the first, are" if len(left) > 1 else f"{left[0].name} is"
         notes.append(f"{label}: {several} set aside: {left[0].reason}.")

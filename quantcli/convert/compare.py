@@ -138,7 +138,7 @@ def compare(
 def _pair(a: Draft, b: Draft, budget: int) -> WeightDifference:
     """One weight of both sides."""
     try:
-        if a.shape != b.shape:
+        if (a.shape or (1,)) != (b.shape or (1,)):
             return WeightDifference(a, b, Verdict.SHAPES)
         if not (_decodes(a) and _decodes(b)):
             same = _same_bytes(a, b)

@@ -118,7 +118,7 @@ def _same(a: Any, b: Any) -> bool:
         with np.errstate(over="ignore"):
             return bool(np.float32(a) == np.float32(b)) or (a != a and b != b)
     if isinstance(a, ArrayValue) and isinstance(b, ArrayValue):
-        return a.length == b.length and a.decode() == b.decode()
+        return a == b or (a.length == b.length and a.decode() == b.decode())  # the same bytes may hold NaN
     return bool(a == b)
 
 

@@ -13,31 +13,35 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.containers import imatrix
-from quantcli.containers.gguf_values import Value
+from quantcli.containers.gguf_values import MAX_NAME, Value
 from quantcli.containers.hostile import opened
 from quantcli.containers.imatrix import ImportanceMatrix
 from quantcli.convert.request import Request
 from quantcli.errors import BadInput, WrongUsage
 from quantcli.recipes.llama_cpp import TensorType, tensor_type, tensor_type_file
 from quantcli.recipes.prune import parse as parse_layers
+from quantcli.targets.gguf_from_gguf import SPLIT_KEYS
 
 #: The longest `--tensor-type-file` that is read.
 MAX_FILE = 1 << 20
+
+#: The largest finite float32.
+LARGEST_FLOAT = (2 - 2**-23) * 2.0**127
 
 FORM = "needs KEY=TYPE:VALUE with TYPE int, float, bool or str, such as --override-kv general.name=str:mine"
 
 
 def _integer(text: str) -> tuple[str, Any]:
     """llama-quantize writes every integer as uint32 of its magnitude."""
-    value = abs(int(text)) if re.fullmatch(r"-?\d{1,12}", text) else -1
+    value = abs(int(text)) if re.fullmatch(r"-?[0-9]{1,12}", text) else -1
     if not 0 <= value < 2**32:
         raise ValueError
     return "uint32", value
 
 
 def _float(text: str) -> tuple[str, Any]:
-    value = float(text)
-    if not math.isfinite(value) or abs(value) > 3.4e38:
+    value = float(text) if re.fullmatch(r"[-+0-9.eE]{1,64}", text) else math.inf
+    if not abs(value) <= LARGEST_FLOAT:
         raise ValueError
     return "float32", value
 
@@ -47,11 +51,12 @@ def _bool(text: str) -> tuple[str, Any]:
 
 
 def _text(text: str) -> tuple[str, Any]:
+    text.encode()  # what the shell gave in no UTF-8 is refused as a ValueError
     return "string", text
 
 
 #: Keys that describe the file itself, not the model.
-OF_THE_FILE = ("general.alignment", "split.no", "split.count", "split.tensors.count")
+OF_THE_FILE = ("general.alignment", *SPLIT_KEYS)
 
 READ: dict[str, Callable[[str], tuple[str, Any]]] = {"int": _integer, "float": _float, "bool": _bool, "str": _text}
 
@@ -73,6 +78,8 @@ def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
             f"--override-kv {text[:100]!r}: {key} says how the file is laid out, which is not for an option to say: "
             "leave it out; --shard-size and --keep-split cut a file."
         )
+    if len(key.encode(errors="replace")) > MAX_NAME or not key.isprintable():
+        raise WrongUsage(f"--override-kv {text[:100]!r}: a key is printable and at most {MAX_NAME} bytes long.")
     try:
         return key, READ[kind](value)
     except (ValueError, KeyError):

@@ -236,7 +236,7 @@ class _Chooser:
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
         grade = fit_of(draft.weight, wanted, draft.shape)
-        if draft.inner is not None and not isinstance(grade, Grade):
+        if draft.inner is not None:
             inner = fit_of(draft.inner, wanted, draft.shape)
             if isinstance(inner, Grade):
                 draft, grade = replace(draft, weight=draft.inner), max(inner, draft.inner_grade)
@@ -266,9 +266,10 @@ class _Chooser:
         holders = self.target.holders(self._scale_dtype(draft, own_dtype(source)))
         if self.target.keeps(self.source, source):
             return self._to(draft, next((s for s in holders if asked and _same_kind(s, source)), source), reason)
+        if draft.inner and (found := holder(draft.inner, holders, draft.shape)):
+            grade = max(found[1], draft.inner_grade)
+            return self._to(replace(draft, weight=draft.inner), found[0], reason, fits=grade)
         found = holder(draft.weight, [draft.packed] if draft.packed else holders, draft.shape)
-        if found is None and draft.inner and (found := holder(draft.inner, holders, draft.shape)):
-            draft, found = replace(draft, weight=draft.inner), (found[0], max(found[1], draft.inner_grade))
         if found is not None:
             return self._to(draft, found[0], reason, fits=found[1])
         if not holders:

@@ -256,7 +256,9 @@ class Ready:
         with lock:
             if step.name not in self._steps:
                 looks = step.scheme.looks and step.route is not Route.REPACK
-                values = chain.from_iterable(self._values(s) for s in (step, *step.fused)) if looks else ()
+                # In one order for all that share a global scale: it takes the dtype of the last values.
+                together = sorted((step, *step.fused), key=lambda one: one.name)
+                values = chain.from_iterable(self._values(one) for one in together) if looks else ()
                 scheme = step.scheme.prepare(step.draft.shape, values)
                 self._steps[step.name] = replace(step, scheme=scheme)
             return self._steps[step.name]

@@ -260,20 +260,23 @@ def _winner(t: Any, count: int, scale: Any) -> Any:
     """The best candidate's scale and place; `scale` and -1 where none explains anything.
 
     ggml goes through them and keeps one whose along ** 2 is above the kept score times its square. Where all other
-    scores are clearly below the largest, that is the largest, whatever the rounding. Positive floats are ordered as
-    their bits.
+    scores are clearly below the largest, that is the largest, whatever the rounding, unless an along ** 2 overflows.
+    Positive floats are ordered as their bits.
     """
     best, winner, nought, top, close = np.float32(0), -1, np.float32(0), np.int32(0), np.int32(0)
+    most = nought
     for c in range(count):
         score = t.along[c] / t.square[c] * t.along[c]
         t.score[c] = bits_of(score if t.square[c] > nought else nought)
+        most = max(most, abs(t.along[c]))
     for c in range(count):
         top = max(top, t.score[c])
     for c in range(count):
         near = t.score[c] > top - CLOSE
         close += np.int32(near)
         winner = c if near else winner
-    if close == 1 and top < bits_of(INFINITE) and t.along[winner] * t.along[winner] > SMALL:
+    finite = most * most < INFINITE and top < bits_of(INFINITE)
+    if close == 1 and finite and t.along[winner] * t.along[winner] > SMALL:
         return t.along[winner] / t.square[winner], winner
     winner = -1
     for c in range(count):

@@ -13,6 +13,7 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.gguf_values import Value
+from quantcli.errors import BadInput
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.recipes.prune import Pruned, prune
@@ -50,6 +51,8 @@ def layers_left(source: Checkpoint, settings: Settings) -> Typed:
     stored = source.metadata.get("general.architecture", Value("string", ""))
     kind, named = settings.keys.get("general.architecture", stored)
     architecture = named if kind == "string" else stored.value
+    if not isinstance(architecture, str):
+        raise BadInput(f"{source.root}: general.architecture is no text, so no key counts its layers: do not prune it.")
     return {f"{architecture}.block_count": ("uint32", _pruned(source, settings).layers)}
 
 

@@ -6,8 +6,9 @@
 
     general.tensor_extra.name, .prec_a4             metadata: of which tensors inputs may be rounded to four bits
 
-llama.cpp multiplies a product with X.weight by X.scale. modelopt stores this number (`.weight_scale_2`) and that of the
-inputs; compressed-tensors stores what divides. Source: llama.cpp (conversion/base.py, llama-model.cpp).
+llama.cpp multiplies a product with X.weight, whatever its type, by X.scale. modelopt stores this number
+(`.weight_scale_2`) and that of the inputs; compressed-tensors stores what divides. Source: llama.cpp
+(conversion/base.py, llama-model.cpp).
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from numpy.typing import NDArray
 from quantcli.arrays import to_float32
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.hostile import shown
-from quantcli.errors import BadInput, NotPossible
+from quantcli.errors import BadInput
 from quantcli.models.translate import Arranged
 from quantcli.schemes.base import Grade, matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml_floats import GgmlFloat
+from quantcli.schemes.global_scale import WithGlobal
 from quantcli.schemes.mx_floats import E4M3
 from quantcli.schemes.mx_global import INNER, MxGlobal, factors_of
-from quantcli.schemes.nvfp4_global import Nvfp4Global
+from quantcli.schemes.opaque import Opaque
 from quantcli.schemes.small_floats import SmallFloat
 from quantcli.targets.base import Left, Placed
 from quantcli.targets.gguf_general import Typed
@@ -47,41 +49,59 @@ def apart(source: Arranged) -> tuple[Weight, Floats, Grade] | None:
     """A two-level NVFP4 weight as the weight without its global scales, and these: (1,), or (experts,) where stacked.
 
     The grade: a number that divided and now, as its reciprocal, multiplies changes the last bits of some products.
-    None for any other weight, and where rows of one matrix have different ones.
+    None for any other weight, and where rows of one matrix have different ones. Raises `BadInput`.
     """
     weight, scheme = source.weight, source.weight.scheme
     if isinstance(scheme, MxGlobal):
-        factors = factors_of(weight.parts["global_scale"].read().reshape(-1).astype(np.float32))
+        factors = factors_of(_stored(weight, "global_scale"))
         parts = {name: weight.parts[name] for name in INNER.layout(weight.shape)}
         return replace(weight, scheme=INNER, parts=parts), factors, Grade.EXACT
     if not isinstance(scheme, SmallFloat) or scheme.divides is None:
         return None
-    scales = to_float32(weight.parts["global"].read()).reshape(-1)
+    scales = _stored(weight, "global", divides=scheme.divides)
     if scheme.each_row and source.rows is not None:
         scales = scales[source.rows]
     scales = scales.reshape(source.matrices, -1) if scheme.each_row else scales.reshape(1, 1).repeat(source.matrices, 0)
     if (scales != scales[:, :1]).any():
         return None
-    stored, factors, known = scales[:, 0], scales[:, 0], np.array(E4M3[:127], np.float32)[:, None]
-    grade = Grade.EXACT
-    if scheme.divides:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            factors = np.float32(1) / stored
-            grade = Grade.EXACT if np.array_equal(known / stored, known * factors) else Grade.CODES_EXACT
-    inner = scheme.without_global()
+    inner, own = scheme.without_global(), scales[:, 0]
     parts = {name: weight.parts[name] for name in inner.layout(weight.shape)}
-    return replace(weight, scheme=inner, parts=parts), factors, grade
+    bare = replace(weight, scheme=inner, parts=parts)
+    if not scheme.divides:
+        return bare, own, Grade.EXACT
+    factors, known = np.float32(1) / own, np.array(E4M3[:127], np.float32)[:, None]
+    is_exact = np.array_equal(known / own, known * factors)
+    return bare, factors, Grade.EXACT if is_exact else Grade.CODES_EXACT
+
+
+def _stored(weight: Weight, part: str, *, divides: bool = False) -> Floats:
+    """The numbers of a part, and their reciprocals, all finite. Raises `BadInput`."""
+    stored = weight.parts[part]
+    scales = to_float32(stored.read()).reshape(-1)
+    with np.errstate(divide="ignore", over="ignore"):
+        wrong = ~np.isfinite(np.float32(1) / scales if divides else scales) | ~np.isfinite(scales)
+    if wrong.any():
+        does = "which divides" if divides else "which multiplies"
+        raise BadInput(f"{stored.file}: tensor {stored.name}: is {scales[wrong][0]:g}, {does}: get it again.")
+    return scales
 
 
 def input_scales(weights: Sequence[Weight]) -> Floats | None:
-    """The scales of inputs that are stored with a weight, or with each of some experts; None where one has none."""
+    """The scales of inputs that are stored with a weight, or with each of some experts: 1 where only some have one.
+
+    None where none has. Raises `BadInput`.
+    """
     found = []
     for weight in weights:
         part = next((part for part in INPUT_PARTS if part in weight.parts), None)
-        if part is None or (stored := to_float32(weight.parts[part].read()).reshape(-1)).size != 1:
+        if part is None:
+            continue
+        scales = _stored(weight, part, divides=INPUT_PARTS[part])
+        if scales.size != 1:
             return None
-        found.append(np.float32(1) / stored[0] if INPUT_PARTS[part] else stored[0])
-    return np.array(found, np.float32)
+        found.append((weight.name, np.float32(1) / scales[0] if INPUT_PARTS[part] else scales[0]))
+    by_name = dict(found)
+    return np.array([by_name.get(w.name, 1.0) for w in weights], np.float32) if found else None
 
 
 def precisions(source: Checkpoint, placed: Sequence[Placed]) -> Typed:
@@ -96,39 +116,43 @@ def precisions(source: Checkpoint, placed: Sequence[Placed]) -> Typed:
     return {f"{extra}name": ("array[string]", names), f"{extra}prec_a4": ("array[bool]", [False] * len(names))}
 
 
-def combined(source: Checkpoint) -> tuple[Mapping[str, Weight], list[Left]]:
+def combined(source: Checkpoint, *, strict: bool = True) -> tuple[Mapping[str, Weight], list[Left]]:
     """A source's weights, those of a GGUF file each with the global scale that stands beside it; what is left out.
 
-    Raises `BadInput`, `NotPossible`.
+    A tensor of that name that can be no global scale of the weight raises `BadInput`, unless `strict` is False: then it
+    is a tensor of its own.
     """
     weights, left = dict(source.weights), list[Left]()
     if source.names != "gguf":
         return weights, left
-    for name in source.weights:
+    for name, tensor in source.weights.items():
         module, end = name.rpartition(".")[0], f".{name.rpartition('.')[2]}"
         weight = source.weights.get(module + WEIGHT)
         if weight is None or end not in (SCALE, INPUT_SCALE):
             continue
-        del weights[name]
         if end == INPUT_SCALE:
-            left.append(Left(name, "it scales inputs for arithmetic in four bits, weights do without"))
-        else:
-            weights[weight.name] = _with_global(weight, source.weights[name], str(source.root))
+            left.append(
+                Left(weights.pop(name).name, "it scales inputs for arithmetic in four bits, weights do without")
+            )
+        elif (made := _with_global(weight, tensor)) is not None:
+            del weights[name]
+            weights[weight.name] = made
+        elif strict:
+            raise BadInput(
+                f"{source.root}: tensor {shown(name)} is {tensor.scheme.name} {list(tensor.shape)}; beside "
+                f"{shown(weight.name)} it has to be f32 [{_matrices(weight)}]."
+            )
     return weights, left
 
 
-def _with_global(weight: Weight, scale: Weight, label: str) -> Weight:
-    """An NVFP4 weight with its global scales."""
-    rows, matrices = matrix_shape(weight.shape)[0], math.prod(weight.shape[:-2])
-    if weight.scheme != GgmlFloat("nvfp4"):
-        raise NotPossible(
-            f"{label}: {shown(scale.name)} multiplies {shown(weight.name)}, which is {weight.scheme.name}; only nvfp4 "
-            "is read so: convert the original model."
-        )
-    if scale.scheme != Dense("f32") or scale.shape != (matrices,):
-        raise BadInput(
-            f"{label}: tensor {shown(scale.name)} is {scale.scheme.name} {list(scale.shape)}; beside "
-            f"{shown(weight.name)} it has to be f32 [{matrices}]."
-        )
+def _with_global(weight: Weight, scale: Weight) -> Weight | None:
+    """A weight with its global scales; None where these are none."""
+    rows, matrices = matrix_shape(weight.shape)[0], _matrices(weight)
+    if scale.scheme != Dense("f32") or scale.shape != (matrices,) or isinstance(weight.scheme, Opaque):
+        return None
     parts = {**weight.parts, "global": Spread(scale.parts["weight"], rows // matrices, (rows, 1))}
-    return replace(weight, scheme=Nvfp4Global(), parts=parts)
+    return replace(weight, scheme=WithGlobal(weight.scheme), parts=parts)
+
+
+def _matrices(weight: Weight) -> int:
+    return math.prod(weight.shape[:-2])

@@ -194,12 +194,18 @@ def test_keys_are_overridden(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     ["key", "=int:1", "key=int", "key=long:1", "key=int:", "key=int:1.5", "key=int:99999999999", "key=float:nan",
-     "key=float:x", "key=bool:yes"],
+     "key=float:x", "key=float:1_0", "key=float:3.5e38", "key=int:٣", "key=bool:yes"],
 )  # fmt: skip
 def test_malformed_overrides_are_quoted(tmp_path: Path, text: str) -> None:
     source = mystery(tmp_path / "in.gguf")
     with pytest.raises(WrongUsage, match=f"--override-kv '{text}'"):
         planned(source, tmp_path / "out.gguf", override_kv=(text,))
+
+
+@pytest.mark.parametrize("key", ["x" * 65536, "a\nb"])
+def test_keys_that_cannot_be_read_are_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(WrongUsage, match="a key is printable and at most 65535 bytes long"):
+        planned(mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf", override_kv=(f"{key}=int:1",))
 
 
 @pytest.mark.parametrize("given", ["general.alignment=int:7", "general.alignment=int:64", "general.alignment=str:x",

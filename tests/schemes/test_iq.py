@@ -49,6 +49,15 @@ def test_bytes_are_ggmls(name: str, variant: str, device: Device) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", [name for name in TYPES if not name.startswith("iq1")])
+def test_scores_beyond_float32_are_compared_as_ggml_does(name: str, device: Device) -> None:
+    """iq_overflow.npz: a matrix of such large numbers that the square of a sum is Inf."""
+    large = np.load(DATA / "iq_overflow.npz")
+    parts, _ = ggml_scheme(name).encode(large["x"], device, large["imatrix"][None])
+    assert np.array_equal(parts["blocks"], large[f"q.{name}"])
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_code_of_minus_one_is_read_as_255(device: Device) -> None:
     """iq_wrapped.npz: rows of which ggml's first scale is tried with a code of -1, which it holds in a byte."""
     wrapped = np.load(DATA / "iq_wrapped.npz")

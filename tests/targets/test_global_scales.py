@@ -14,6 +14,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter, dequantize
 from gguf.constants import GGMLQuantizationType
 
+from quantcli.convert.compare import chosen, compare
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources.detect import open_source
 from tests import packers
@@ -177,7 +178,7 @@ def test_a_global_scale_of_one_is_not_written(tmp_path: Path) -> None:
     (source / "model.safetensors").write_bytes(data[: start + entry[0]] + one + data[start + entry[1] :])
     converted(source, tmp_path / "out.gguf")
     names = [weight for weight in open_source(tmp_path / "out.gguf").weights if "ffn_up" in weight]
-    assert names == ["blk.0.ffn_up.weight"]
+    assert names == ["blk.0.ffn_up.input_scale", "blk.0.ffn_up.weight"]
 
 
 def rewritten(source: Path, output: Path, **changes: np.ndarray | None) -> Path:
@@ -206,9 +207,58 @@ def test_scales_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     two = rewritten(tmp_path / "out.gguf", tmp_path / "two.gguf", **{"blk.0.attn_q.scale": np.ones(2, np.float32)})
     with pytest.raises(BadInput, match=r"attn_q\.scale' is f32 \[2\]; .* has to be f32 \[1\]"):
         planned(two, tmp_path / "hf", to="hf")
-    dense = np.ones((64, 64), np.float32)
-    other = rewritten(tmp_path / "out.gguf", tmp_path / "other.gguf", **{"blk.0.attn_q.weight": dense})
-    with pytest.raises(NotPossible, match=r"multiplies 'blk\.0\.attn_q\.weight', which is f32; only nvfp4"):
-        planned(other, tmp_path / "mlx", to="mlx")
-    report = converted(other, tmp_path / "copy.gguf")  # a GGUF file's own tensors stay beside each other
+
+
+def changed(folder: Path, tensor: str, value: float) -> Path:
+    """The folder with another number in a tensor of one."""
+    data = (folder / "model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    begin, end = (start + at for at in json.loads(data[8:start])[tensor]["data_offsets"])
+    (folder / "model.safetensors").write_bytes(data[:begin] + np.float32(value).tobytes() + data[end:])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("case", "tensor", "value"),
+    [
+        ("modelopt", "up_proj.weight_scale_2", np.inf),
+        ("modelopt", "up_proj.input_scale", np.nan),
+        ("compressed-tensors", "up_proj.weight_global_scale", 0),
+        ("compressed-tensors", "up_proj.input_global_scale", 1e-45),
+    ],
+)
+def test_scales_that_are_no_numbers_are_refused(tmp_path: Path, case: str, tensor: str, value: float) -> None:
+    source, _ = folder(tmp_path / "in", case)
+    name = f"model.layers.0.mlp.{tensor}"
+    with pytest.raises(BadInput, match=f"tensor {name}: is "):
+        planned(changed(source, name, value), tmp_path / "out.gguf")
+
+
+def test_beside_another_type_it_multiplies_values(tmp_path: Path) -> None:
+    """As llama-quantize leaves it where NVFP4 is rounded again."""
+    source, meant = folder(tmp_path / "in", "modelopt")
+    converted(source, tmp_path / "out.gguf")
+    dense = np.full((64, 64), 2, np.float32)
+    other = rewritten(tmp_path / "out.gguf", tmp_path / "other.gguf", **{"blk.0.attn_v.weight": dense[:32]})
+    converted(other, tmp_path / "hf", to="hf", dtype="f32")
+    factor = {t.name: t for t in GGUFReader(other).tensors}["blk.0.attn_v.scale"].data[0]
+    found = values(tmp_path / "hf")["model.layers.0.self_attn.v_proj.weight"]
+    assert np.array_equal(found, np.full((32, 64), 2 * factor, np.float32))
+    converted(tmp_path / "out.gguf", tmp_path / "q8.gguf", scheme="q8_0", allow_requantize=True)
+    converted(tmp_path / "q8.gguf", tmp_path / "q8", to="hf", dtype="f32")
+    found = values(tmp_path / "q8")["model.layers.0.mlp.up_proj.weight"]
+    expected = meant["model.layers.0.mlp.up_proj.weight"]
+    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
+
+
+def test_a_copy_keeps_tensors_apart_and_diff_takes_them_together(tmp_path: Path) -> None:
+    source, _ = folder(tmp_path / "in", "modelopt")
+    converted(source, tmp_path / "out.gguf")
+    report = converted(tmp_path / "out.gguf", tmp_path / "copy.gguf")
     assert {w["route"] for w in report["weights"]} == {"copy"}
+    converted(source, tmp_path / "dense.gguf", overrides=("*proj*=f32",))
+    first, second = open_source(tmp_path / "out.gguf"), open_source(tmp_path / "dense.gguf")
+    found = compare(first, second, chosen(first, second), 1 << 28, 1, lambda _count, _name: None)
+    assert not found.only_b and all(draft.name.endswith(".input_scale") for draft in found.only_a)
+    differences = [weight.difference for weight in found.weights if weight.difference]
+    assert differences and max(difference.relative_rmse for difference in differences) < 0.01
