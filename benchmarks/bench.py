@@ -370,7 +370,7 @@ def main() -> None:
     if "ggml" in given.only:
         lines += ["", *types(bench)]
     if "search" in given.only:
-        lines += _said([str(bench.python), str(HERE / "search_best.py")]).splitlines()
+        lines += ["", *_said([str(bench.python), str(HERE / "search_best.py")]).splitlines()]
     clear(*(given.work / name for name in (*OUTPUTS, *GGUFS)))()
     text = "\n".join(lines).rstrip() + "\n"
     given.results.write_text(text)
