@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
-from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, DoesNotFit, Grid, Parts, PartSpec, Scheme
 
 BITS = 4
 ROWS_PER_WORD = 8
@@ -116,18 +116,6 @@ class Awq(Scheme):
             other = int(zeros[zeros != SYMMETRIC_ZERO][0])
             raise DoesNotFit(f"zero_point is false, and a zero point of {other} is stored, not {SYMMETRIC_ZERO}")
         return Codes(self.grid(), unpack(parts["qweight"]), scales, -zeros * scales)
-
-    def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return "AWQ's layout is read, not written"
-
-    def encode(
-        self,
-        values: Array,
-        device: Device = Device.CPU,
-        importance: Importance | None = None,
-        search: str = "ggml",
-    ) -> tuple[Parts, Error]:
-        raise TypeError("AWQ's layout is read, not written")
 
     def _zeros(self, parts: Parts) -> NDArray[np.float32]:
         """float32 (rows, groups)."""

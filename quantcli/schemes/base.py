@@ -295,8 +295,11 @@ class Scheme:
         raise NotImplementedError
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """Can this scheme hold codes of that grid: the worst grade its formats allow, or the reason why not."""
-        raise NotImplementedError
+        """Can this scheme hold codes of that grid: the worst grade its formats allow, or the reason why not.
+
+        A scheme that is only read has no `fits`, `pack` and `encode` of its own.
+        """
+        return self._only_read()
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """As `fits`, where it hangs on the scales and biases themselves: whether they fit is seen by `pack`."""
@@ -357,7 +360,10 @@ class Scheme:
         A NaN or Inf among `values` shows as a non-finite `Error.reference`; raises `DoesNotFit` where a scale
         overflows.
         """
-        raise NotImplementedError
+        raise TypeError(self._only_read())
+
+    def _only_read(self) -> str:
+        return f"{self.family}'s layout of {self.name} is read, not written"
 
     def nonfinite(self, part: str, array: Array) -> bool:
         """Whether some range of a stored part holds NaN or Inf; a scheme with floats of its own overrides this."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, to_float32
-from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme, matrix_shape
+from quantcli.schemes.base import Codes, Grid, Parts, PartSpec, Scheme, matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml_floats import GgmlFloat
 
@@ -69,18 +69,6 @@ class WithGlobal(Scheme):
         assert grid is not None
         with np.errstate(over="ignore", invalid="ignore"):
             return Codes(grid, inner.codes, inner.scales * _column(parts), None)
-
-    def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return "a weight with a global scale of its rows is read, not written"
-
-    def encode(
-        self,
-        values: Array,
-        device: Device = Device.CPU,
-        importance: Importance | None = None,
-        search: str = "ggml",
-    ) -> tuple[Parts, Error]:
-        raise TypeError("a weight with a global scale of its rows is read, not written")
 
 
 def _column(parts: Parts) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
-from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, Grid, Parts, PartSpec, Scheme
 from quantcli.schemes.mx_floats import MxFloat
 from quantcli.schemes.small_floats import NVFP4_ROUNDING
 
@@ -69,18 +69,6 @@ class MxGlobal(Scheme):
         with np.errstate(over="ignore", invalid="ignore"):
             scales = inner.scales * np.repeat(factors, self.rows)[:, None]
         return Codes(self.grid(), inner.codes, scales, None)
-
-    def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return "nvfp4 with global scales is read, not written"
-
-    def encode(
-        self,
-        values: Array,
-        device: Device = Device.CPU,
-        importance: Importance | None = None,
-        search: str = "ggml",
-    ) -> tuple[Parts, Error]:
-        raise TypeError("nvfp4 with global scales is read, not written")
 
 
 def factors_of(global_scale: NDArray[np.float32]) -> NDArray[np.float32]:

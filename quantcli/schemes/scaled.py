@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
-from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, DoesNotFit, Grid, Parts, PartSpec, Scheme
 from quantcli.schemes.minmax import rounded
 from quantcli.schemes.mx_floats import E8M0
 
@@ -275,18 +275,6 @@ class Scaled(Scheme):
 
     def bare(self) -> Scheme:
         return replace(self, extras=()) if self.extras else self
-
-    def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return f"{self.family}'s layout is read, not written"
-
-    def encode(
-        self,
-        values: Array,
-        device: Device = Device.CPU,
-        importance: Importance | None = None,
-        search: str = "ggml",
-    ) -> tuple[Parts, Error]:
-        raise TypeError(f"{self.family}'s layout is read, not written")
 
 
 _FLOAT_NAMES = tuple(numpy_dtype(name).name if name != "bf16" else "bfloat16" for name in FLOATS)

@@ -131,9 +131,8 @@ def combined(source: Checkpoint, *, strict: bool = True) -> tuple[Mapping[str, W
         if weight is None or end not in (SCALE, INPUT_SCALE):
             continue
         if end == INPUT_SCALE:
-            left.append(
-                Left(weights.pop(name).name, "it scales inputs for arithmetic in four bits, weights do without")
-            )
+            del weights[name]
+            left.append(Left(name, "it scales inputs for arithmetic in four bits, weights do without"))
         elif (made := _with_global(weight, tensor)) is not None:
             del weights[name]
             weights[weight.name] = made

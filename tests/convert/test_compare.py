@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from quantcli.containers.gguf_values import ArrayValue
 from quantcli.convert.compare import Comparison, Verdict, WeightDifference, as_json, chosen, compare, failures
+from quantcli.convert.compare_model import _same
 from quantcli.convert.difference import BLOCK, between, equal_in
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.sources.detect import open_source
@@ -387,3 +389,11 @@ def test_real_files_of_llama_cpp(shared: Path) -> None:
         assert weight.difference is not None and weight.b.weight is not None
         low, high = {"f32": (0, 0), "q4_0": (0.08, 0.09), "q6_k": (0.014, 0.018)}[weight.b.weight.scheme.name]
         assert low <= weight.difference.relative_rmse <= high
+
+
+def test_arrays_of_the_same_bytes_are_the_same_setting() -> None:
+    """NaN is no number that equals itself."""
+    array = ArrayValue("float32", 2, np.float32([1, np.nan]).tobytes())
+    again = ArrayValue("float32", 2, np.float32([1, np.nan]).tobytes())
+    other = ArrayValue("float32", 2, np.float32([2, np.nan]).tobytes())
+    assert _same(array, again) and not _same(array, other)

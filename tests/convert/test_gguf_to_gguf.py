@@ -8,8 +8,12 @@ import gguf as library
 import numpy as np
 import pytest
 
+from quantcli.checkpoint import Checkpoint
 from quantcli.containers import gguf, gguf_write
+from quantcli.containers.gguf_values import Value
 from quantcli.errors import BadInput, NotPossible, WrongUsage
+from quantcli.targets.base import Settings
+from quantcli.targets.gguf_from_gguf import layers_left
 from tests.conversions import converted, planned, schemes
 
 ALL = ("Q8_0", "IQ2_XXS", "Q4_0")
@@ -293,3 +297,10 @@ def test_doubles_are_copied_cast_and_quantized(tmp_path: Path) -> None:
     assert converted(source, tmp_path / "q.gguf", scheme="q8_0")["verified"]
     blocks = library.quants.quantize(doubles.astype(np.float32), library.GGMLQuantizationType.Q8_0)
     assert data(tmp_path / "q.gguf")["f64.weight"] == blocks.tobytes()
+
+
+def test_an_architecture_that_is_no_text_counts_no_layers() -> None:
+    metadata = {"general.architecture": Value("string", b"ll\xff")}
+    source = Checkpoint("gguf", "gguf", Path("x.gguf"), (), {}, metadata=metadata)
+    with pytest.raises(BadInput, match="no key counts its layers"):
+        layers_left(source, Settings(prune=(0,)))

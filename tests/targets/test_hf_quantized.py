@@ -198,6 +198,19 @@ def test_nan_is_bad_input(tmp_path: Path, name: str, odd: float) -> None:
         converted(folder_of(tmp_path / "in", tensors, LLAMA), tmp_path / "out", to="hf", scheme=name)
 
 
+def test_one_global_scale_whatever_the_dtypes(tmp_path: Path) -> None:
+    """It is computed in a weight's dtype: in the same one for all that share it."""
+    kinds = {"q": np.dtype(np.float32), "k": BF16, "v": np.dtype(np.float16)}
+    tensors = llama_tensors(LLAMA, np.dtype(np.float32))
+    for kind, dtype in kinds.items():
+        name = f"model.layers.0.self_attn.{kind}_proj.weight"
+        tensors[name] = (tensors[name] * (1.01 if kind == "k" else 1)).astype(dtype)
+    converted(folder_of(tmp_path / "in", tensors, LLAMA), tmp_path / "out", to="hf", scheme="nvfp4")
+    found = stored(tmp_path / "out")
+    scales = {found[f"model.layers.0.self_attn.{kind}_proj.weight_global_scale"].data for kind in kinds}
+    assert len(scales) == 1
+
+
 def test_what_readers_fuse_has_one_global_scale(tmp_path: Path) -> None:
     """vLLM keeps one of q, k and v, and one of gate and up: the one that suits the largest value."""
     random = np.random.default_rng(0)
