@@ -10,7 +10,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow fuzz peers bench repacks clean
+.PHONY: setup demo test check slow mutations fuzz peers bench repacks clean
 
 setup: $(READY)
 
@@ -45,7 +45,11 @@ check: $(READY)
 	$(MAKE) test
 
 slow: $(READY)
-	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers
+	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/mutations
+
+# Every change of every baseline, some ten minutes of CPU time; `make test` tries a sample.
+mutations: $(READY)
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/mutations
 
 fuzz: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --hypothesis-profile=fuzz

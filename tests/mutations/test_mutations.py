@@ -1,0 +1,140 @@
+"""No change of a checkpoint goes unnoticed: each is refused, warned of, or changes the output.
+
+`make test` tries a seeded sample of all changes, `make mutations` all of them. A change that nothing shows is printed
+with what was done to which key or tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantcli.containers.gguf_values import Value
+from quantcli.convert.steps import Plan
+from tests.mutations import outcomes, settings, tensors
+from tests.mutations.baselines import CASES, DATA, Baseline, as_gguf, dense, quantized
+from tests.mutations.outcomes import BAD, Outcome
+
+#: Of all changes of one baseline `make test` tries so many.
+SAMPLE = 60
+KINDS = ("dense", "gguf")
+
+
+@dataclass(frozen=True)
+class Try:
+    """One change: what was done to what, the target, the names that a message may call it, what comes of it."""
+
+    done: str
+    what: str
+    target: str
+    found: Callable[[Plan], Outcome]
+
+
+def tries(base: Baseline) -> Iterator[Try]:
+    """Every change of a baseline, for every target that it can matter to."""
+    for target in base.targets:
+        yield from _of_tensors(base, target)
+        if base.header is not None or target == "gguf":
+            yield from _of_settings(base, target)
+
+
+def _of_tensors(base: Baseline, target: str) -> Iterator[Try]:
+    for change in tensors.changes(base.shapes):
+        if change.is_seen:
+            names = (change.name, *([change.now[0]] if change.now else []))
+            now = {change.name: change.now}
+            yield Try(change.done, change.name, target, _outcome(base, target, names, tensors_=now))
+
+
+def _of_settings(base: Baseline, target: str) -> Iterator[Try]:
+    if base.header is None:
+        for change in settings.of_config(base.settings, config_pool()):
+            names = (change.key, change.key.rpartition(".")[2], *base.shapes)
+            yield Try(change.done, change.key, target, _outcome(base, target, names, settings_=change.settings))
+    else:
+        for change in settings.of_gguf(base.settings, gguf_pool()):
+            names = (change.key, change.key.partition(".")[2], *base.shapes)
+            yield Try(change.done, change.key, target, _outcome(base, target, names, settings_=change.settings))
+
+
+def _outcome(
+    base: Baseline, target: str, names: Collection[str], settings_: Any = None, tensors_: Any = None
+) -> Callable[[Plan], Outcome]:
+    def found(plan: Plan) -> Outcome:
+        made = outcomes.planned(lambda: base.opened(settings_, tensors_), target)
+        digest = outcomes.everything if tensors_ is None else outcomes.settings
+        return outcomes.outcome(made, plan, names, digest, harmless=False)
+
+    return found
+
+
+@cache
+def config_pool() -> dict[str, Any]:
+    """Every key of every committed config.json, with a value that it has somewhere."""
+    found: dict[str, Any] = {}
+    for path in sorted(DATA.glob("arch/*/config*.json")):
+        found |= {key: held for key, held in json.loads(path.read_text()).items() if held not in (None, [], {})}
+    return found
+
+
+@cache
+def gguf_pool() -> dict[str, Value]:
+    """Every key of every architecture's namespace, without the prefix, with a value that it has somewhere."""
+    found: dict[str, Value] = {}
+    for path in sorted(DATA.glob("arch/*/reference.json")):
+        metadata = json.loads(path.read_text())["metadata"]
+        prefix = metadata["general.architecture"][1]
+        for key, (kind, held) in metadata.items():
+            if key.startswith(f"{prefix}.") and isinstance(held, int | float | str):
+                found[key.removeprefix(f"{prefix}.")] = Value(kind.lower(), held)
+    return found
+
+
+def check(base: Baseline, chosen: Callable[[list[Try]], list[Try]]) -> Counter[Outcome]:
+    """Every chosen change is noticed; how many came to what."""
+    plans = {target: outcomes.planned(base.opened, target) for target in base.targets}
+    able = {target: plan for target, plan in plans.items() if isinstance(plan, Plan)}
+    counts: Counter[Outcome] = Counter()
+    bad = []
+    for one in chosen([one for one in tries(base) if one.target in able]):
+        found = one.found(able[one.target])
+        counts[found] += 1
+        if found in BAD:
+            bad.append(f"{found.value}: {one.done} {one.what} -> {one.target}")
+    assert not bad, f"{base.name}: {len(bad)} changes, {dict(counts)}\n" + "\n".join(bad)
+    return counts
+
+
+def baseline(kind: str, case: str, root: Path) -> Baseline:
+    model = dense(case, root)
+    return model if kind == "dense" else as_gguf(model, root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_change_of_a_model_goes_unnoticed(kind: str, case: str, tmp_path: Path) -> None:
+    check(baseline(kind, case, tmp_path), lambda every: every)
+
+
+@pytest.mark.slow
+def test_no_change_of_a_quantized_model_goes_unnoticed(shared: Path, tmp_path: Path) -> None:
+    failed = []
+    for case in sorted(path.parent for path in (shared / "fixtures" / "quantized").glob("*/config.json")):
+        try:
+            check(quantized(case, tmp_path), lambda every: every)
+        except AssertionError as error:
+            failed.append(str(error))
+    assert not failed, "\n".join(failed)
+
+
+def sample(every: list[Try]) -> list[Try]:
+    return random.Random(7).sample(every, min(SAMPLE, len(every)))
