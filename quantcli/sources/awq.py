@@ -68,7 +68,9 @@ def settings(block: Mapping[str, Any], label: str) -> Settings:
     left_dense = Keys(block, where).names("modules_to_not_convert")
     found = Settings(group, zero_point, version.lower() or "gemm", tuple(left_dense))
     if found.version in GEMV and not zero_point:
-        raise NotPossible(f"{where}: `version` {found.version} without zero points is no layout of AutoAWQ's.")
+        raise NotPossible(
+            f"{where}: `zero_point` is false, but AutoAWQ's layout `version` {found.version} has zero points."
+        )
     if found.version in GEMV and group != WHOLE_ROW and min(group, 128) not in MULTIPLES:
         raise NotPossible(f"{where}: `group_size` is {group}; {found.version} has 32, 64 and from 128 on.")
     return found

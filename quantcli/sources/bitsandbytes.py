@@ -10,7 +10,7 @@ Sources: bitsandbytes 0.50 (functional.py: QuantState), transformers (quantizers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,22 @@ def open_bitsandbytes(folder: Folder, config: Mapping[str, Any], tensors: Tensor
         lambda module, linear: linear and not names_module(skipped, module),
     )  # fmt: skip
     _refuse_orphans(parts, modules)
-    return checkpoint("bitsandbytes", folder, config, tensors, weights)
+    return checkpoint("bitsandbytes", folder, config, tensors, weights, _contradicted(keys, weights))
+
+
+def _contradicted(keys: Keys, weights: Iterable[Weight]) -> list[str]:
+    """A warning for each setting of 4 bits that weights say otherwise; their own state counts."""
+    schemes = [weight.scheme for weight in weights if isinstance(weight.scheme, Bnb4)]
+    stored: dict[str, set[str | bool]] = {
+        "bnb_4bit_quant_type": {scheme.quant for scheme in schemes},
+        "bnb_4bit_use_double_quant": {scheme.nested is not None for scheme in schemes},
+    }
+    said = {key: value for key in stored if (value := keys.block.get(key)) is not None}
+    return [
+        f"{keys.label}: `{key}` is {shown(value)}, but weights have {', '.join(map(shown, stored[key]))}, which counts."
+        for key, value in said.items()
+        if schemes and [value] != list(stored[key])
+    ]
 
 
 def _refuse_orphans(parts: Mapping[str, Part], modules: set[str]) -> None:

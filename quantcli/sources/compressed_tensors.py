@@ -60,7 +60,7 @@ def open_compressed_tensors(folder: Folder, config: Mapping[str, Any], tensors: 
         lambda module, linear: settings.ignores(module) is None
         and bool(settings.named(module) or (linear and settings.of_class())),
     )  # fmt: skip
-    return checkpoint("compressed-tensors", folder, config, tensors, weights)
+    return checkpoint("compressed-tensors", folder, config, tensors, weights, settings.warnings)
 
 
 def _weight(module: str, parts: Mapping[str, Part], settings: Settings, folder: Folder) -> Weight:

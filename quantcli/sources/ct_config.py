@@ -66,6 +66,7 @@ class Settings:
     groups: tuple[tuple[Target, Group], ...]
     ignored: tuple[Target, ...]
     version: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
 
     def ignores(self, module: str) -> Target | None:
         """The entry of `ignore` that names a module."""
@@ -101,7 +102,15 @@ def parse(config: Mapping[str, Any], label: str) -> Settings:
             raise entry.refuse("targets", "a list of modules or classes is needed")
         found += [(target, group) for target in _targets(targets, f"{entry.label}.targets")]
     ignored = tuple(_targets(keys.names("ignore"), f"{keys.label}.ignore"))
-    return Settings(keys.label, tuple(found), ignored, _version(keys))
+    return Settings(keys.label, tuple(found), ignored, _version(keys), _contradicted(keys, common, found))
+
+
+def _contradicted(keys: Keys, common: str, found: Iterable[tuple[Target, Group]]) -> tuple[str, ...]:
+    """A warning of a format of all that no group has; a group's own counts."""
+    formats = {group.layout: None for _, group in found}
+    if common in ("", MIXED, *formats):
+        return ()
+    return (f"{keys.label}: format is {shown(common)}, but config_groups say {', '.join(formats)}, which counts.",)
 
 
 def _version(keys: Keys) -> tuple[int, ...]:
@@ -142,6 +151,10 @@ def _group(entry: Keys, common: str) -> Group:
     if strategy not in STRATEGIES:
         raise weights.refuse("strategy", f"weights have one of {', '.join(STRATEGIES)}")
     _check_bits(weights, layout, kind, bits)
+    if weights.block.get("dynamic") not in (None, False):
+        raise weights.refuse("dynamic", "stored weights have false")
+    if kind == "float" and not weights.flag("symmetric", True):
+        raise weights.refuse("symmetric", "floats have no zero points, so it has to be true")
     order = weights.block.get("actorder")
     if order not in (None, False, True, "group", "static", "weight", "dynamic"):
         raise weights.refuse("actorder", "null, static, weight or group is needed")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
+from quantcli.sources import harmless
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
 from quantcli.sources.gguf import open_gguf
 from quantcli.sources.hf import open_hf
 from quantcli.sources.mlx import looks_mlx, open_mlx
+from quantcli.sources.noted import noted
 
 Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
 
@@ -72,7 +75,10 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
         raise BadInput(f"{folder.label}/config.json: quantization_config is {shown(settings)}, an object is needed.")
     method = str(settings.get("quant_method"))
     if method in QUANTIZERS:
-        return _opener(method)(folder, config, tensors)
+        account = noted(settings)
+        found = _opener(method)(folder, {**config, "quantization_config": account}, tensors)
+        further = harmless.warnings(account, f"{folder.label}/config.json")
+        return replace(found, config=config, warnings=(*found.warnings, *further))
     if looks_mlx(config, tensors.parts):
         return open_mlx(folder, config, tensors)
     return open_hf(folder, config, tensors)

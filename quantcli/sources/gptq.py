@@ -75,6 +75,8 @@ def settings(keys: Keys, default: Settings | None = None) -> Settings:
         raise NotPossible(
             f"{keys.label}: `{key}` {shown(layout)} is a layout that is not read; {', '.join(FORMATS)} are."
         )
+    if keys.text("format", layout) != layout:
+        raise keys.refuse("format", f"but `{key}` is {shown(layout)}")
     if bits not in DENSE_BITS and layout != "gptq_p":
         raise NotPossible(f"{keys.label}: {bits} bits in the layout {layout} are not read; in gptq_p they are.")
     return Settings(bits, group, symmetric, order, layout)

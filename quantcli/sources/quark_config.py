@@ -127,6 +127,8 @@ def _single(keys: Keys, *, scaled: bool = False) -> Spec | None:
     if dtype not in PACKINGS and dtype not in FLOATS8 and dtype not in SMALL:
         known = ", ".join((*PACKINGS, *FLOATS8, *SMALL))
         raise NotPossible(f"{keys.label}: `dtype` {shown(dtype)} is not read; {known} are.")
+    if not scaled and keys.flag("is_scale_quant", False):
+        raise NotPossible(f"{keys.label}: `is_scale_quant` is true; scales that are quantized too are not read here.")
     if keys.block.get("scale_format") not in (
         None,
         "float",

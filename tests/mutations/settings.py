@@ -86,7 +86,7 @@ def _others(key: str, held: Any) -> Iterator[tuple[str, Any, str]]:
     elif isinstance(held, bool):
         yield key, not held, "flip"
     elif isinstance(held, int | float):
-        yield key, 2 * held + 1, "double"
+        yield key, 2 * held + 1 + (held == -1), "double"
     elif isinstance(held, str):
         yield key, f"{held}x", "replace"
     elif isinstance(held, list) and held:

@@ -221,7 +221,7 @@ MALFORMED: dict[str, tuple[dict[str, np.ndarray | None], dict[str, Any], str]] =
 }
 UNREAD: dict[str, tuple[dict[str, np.ndarray | None], dict[str, Any], str]] = {
     "version exllama": ({}, {"version": "exllama"}, "`version` 'exllama' is a layout that is not read; `gemm`, `gemv`"),
-    "gemv without zeros": ({}, {"version": "gemv", "zero_point": False}, "`version` gemv without zero points"),
+    "gemv without zeros": ({}, {"version": "gemv", "zero_point": False}, "`version` gemv has zero points"),
     "gemv in groups of 16": ({}, {"version": "gemv_fast", "group_size": 16}, "`group_size` is 16; gemv_fast has 32"),
     "version marlin": ({}, {"version": "marlin"}, "`version` 'marlin'"),
     "3 bits": ({}, {"bits": 3}, "`bits` is 3"),
