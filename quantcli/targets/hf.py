@@ -74,6 +74,7 @@ class HfTarget:
         config |= {"quantization_config": quantization} if quantization else {}
         # The settings' further files say what config.json said before any of the weights became dense.
         further, notes = beside(source, layouts=is_kept and not _decoded(source, placed))
+        notes = [*notes, *hf_quantized.odd_blocks(placed)]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return [*files, *index, json_file("config.json", config), *further], notes
 
