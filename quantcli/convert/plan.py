@@ -85,6 +85,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *warnings,
         *chosen.warnings,
         *chooser.warnings,
+        *chosen.beside.unreached(steps, chosen.of),
         *_fallbacks(steps),
         *idle,
         *unweighted,
@@ -94,7 +95,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         raise NotPossible(
             f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
         )
-    return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left))
+    said = chosen.beside.said(steps, chosen.of)
+    return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left), said)
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from quantcli.errors import BadInput
 from quantcli.recipes import hf2q, mlx_config
 from quantcli.recipes.mlx_config import MlxParams, MlxQuantization
+from quantcli.recipes.quantizers import is_ours
 from quantcli.sources.folder import Folder, read_json
 
 CONFIG = "config.json"
@@ -102,7 +103,9 @@ def parse_beside(data: Mapping[str, Any]) -> MlxQuantization | None:
     """
     wrapped = (data.get(key) for key in hf2q.WRAPPERS)
     block = next((found for found in wrapped if isinstance(found, Mapping)), data)
-    return hf2q.parse(block, FILE) if hf2q.recognise(block) else None
+    # Flags alone make no recipe of an object, but they make entries of a file that has this name.
+    has_flags = is_ours(block) and any(isinstance(value, bool) for value in block.values())
+    return hf2q.parse(block, FILE) if has_flags or hf2q.recognise(block) else None
 
 
 def path_of(folder: Folder) -> Path | None:
