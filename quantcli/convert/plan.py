@@ -14,6 +14,7 @@ from quantcli.convert import gguf_options
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
 from quantcli.convert.fused import together
+from quantcli.convert.reached import refuse_absent
 from quantcli.convert.request import Request
 from quantcli.convert.routes import Route, choose, fallback, fit, own_dtype
 from quantcli.convert.scales import fit_of, holder
@@ -68,6 +69,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     chooser = _Chooser(source, target, request)
     steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
     chooser.refuse_idle()
+    refuse_absent(steps, chosen, target, frozenset(chooser.held_back))
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
