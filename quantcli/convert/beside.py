@@ -21,7 +21,7 @@ from quantcli.recipes.names import DENSE, WORDS
 from quantcli.recipes.unmatched import unmatched
 from quantcli.schemes.dense import Dense
 from quantcli.sources.folder import LocalFolder, read_json
-from quantcli.sources.mlx_settings import FILE, parse_beside
+from quantcli.sources.mlx_settings import FILE, block_of, parse_beside
 
 NEXT_TO = f"{FILE} next to the model"
 
@@ -97,14 +97,14 @@ def read(source: Checkpoint, request: Request, common: Decision | None) -> Besid
         return Beside()  # it is read as the recipe
     quantizes = common is not None and common.scheme not in (*WORDS, *DENSE)
     try:
-        data = read_json(LocalFolder(source.root), FILE)
-        settings = parse_beside(data)
+        block = block_of(read_json(LocalFolder(source.root), FILE))
+        settings = parse_beside(block)
     except BadInput as error:
         if quantizes:
             raise
         return Beside(target=request.target, idle=str(error))
     if settings is None:
-        return Beside(target=request.target, idle=_whose(data))
+        return Beside(target=request.target, idle=_whose(block))
     if quantizes:
         return Beside(replace(settings.recipe(), origin=Origin.SOURCE), request.target)
     if request.target != "mlx":
@@ -112,8 +112,8 @@ def read(source: Checkpoint, request: Request, common: Decision | None) -> Besid
     return Beside(idle=f"--recipe {source.beside} applies it, --scheme NAME its entries")
 
 
-def _whose(data: Mapping[str, object]) -> str:
-    method = data.get("quant_method")
+def _whose(block: Mapping[str, object]) -> str:
+    method = block.get("quant_method")
     if method is not None:
         return f"its quant_method {shown(method)} is another quantizer's"
     return "it does not hold settings of MLX, mlx-native or hf2q"

@@ -87,7 +87,7 @@ def read_settings(folder: Folder, config: Mapping[str, Any]) -> MlxSettings:
     beside, warnings = None, block.warnings if block else ()
     if FILE in folder.names():
         try:
-            beside = parse_beside(read_json(folder, FILE))
+            beside = parse_beside(block_of(read_json(folder, FILE)))
         except BadInput as error:
             if block is None:
                 raise
@@ -96,13 +96,14 @@ def read_settings(folder: Folder, config: Mapping[str, Any]) -> MlxSettings:
     return MlxSettings(block, beside, warnings, bare=CONFIG not in folder.names())
 
 
-def parse_beside(data: Mapping[str, Any]) -> MlxQuantization | None:
-    """The settings in `quantization_config.json`'s object; None where they are another quantizer's. Raises `BadInput`.
-
-    They may stand as a whole under config.json's keys.
-    """
+def block_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings in `quantization_config.json`'s object, which may stand as a whole under config.json's keys."""
     wrapped = (data.get(key) for key in hf2q.WRAPPERS)
-    block = next((found for found in wrapped if isinstance(found, Mapping)), data)
+    return next((found for found in wrapped if isinstance(found, Mapping)), data)
+
+
+def parse_beside(block: Mapping[str, Any]) -> MlxQuantization | None:
+    """These settings, read; None where they are another quantizer's. Raises `BadInput`."""
     # Flags alone make no recipe of an object, but they make entries of a file that has this name.
     has_flags = is_ours(block) and any(isinstance(value, bool) for value in block.values())
     return hf2q.parse(block, FILE) if has_flags or hf2q.recognise(block) else None
