@@ -30,6 +30,8 @@ RESERVED = frozenset({"group_size", "bits", "mode", "quant_method", "linear_clas
 MARKS = ("global_scale", "quantize_input")
 
 _PREFIX = "language_model."
+#: How Hugging Face and MLX each begin the names of a text model within a larger one; both are of one length.
+_NESTED = {"language_model.model.": "model.language_model.", "model.language_model.": "language_model.model."}
 _SUFFIXES = (".weight", ".scales", ".biases")
 
 
@@ -199,7 +201,8 @@ def keys_of(subject: Subject) -> tuple[str, ...]:
 
 def tensor_keys(name: str) -> tuple[str, ...]:
     """The spellings under which a tensor is looked up, best first: as it is, without a leading `language_model.`, with
-    one added; each with and without `.weight`, `.scales` or `.biases`.
+    one added, with the prefix that Hugging Face or MLX has for it; each with and without `.weight`, `.scales` or
+    `.biases`.
 
     >>> tensor_keys("lm_head.weight")
     ('lm_head.weight', 'lm_head', 'language_model.lm_head.weight', 'language_model.lm_head')
@@ -208,4 +211,6 @@ def tensor_keys(name: str) -> tuple[str, ...]:
     both = (name, bare)
     without = tuple(spelled.removeprefix(_PREFIX) for spelled in both)
     added = tuple(_PREFIX + spelled for spelled in both)
-    return tuple(dict.fromkeys(both + without + added))
+    other = next((_NESTED[start] for start in _NESTED if name.startswith(start)), "")
+    swapped = tuple(other + spelled[len(other) :] for spelled in both) if other else ()
+    return tuple(dict.fromkeys(both + without + added + swapped))
