@@ -58,7 +58,8 @@ def decisions(
     elif common is None or name in names.WORDS:
         below = {d.name: common or KEEP for d in drafts}
     elif name not in names.GGML:
-        raise WrongUsage(f"--scheme {name} is no type or mixture of a GGUF file; mixtures here are {' '.join(FTYPES)}.")
+        mixtures = " ".join(FTYPES)
+        raise WrongUsage(f"{common.reason}: {name} is not a type or mixture of a GGUF file; mixtures are {mixtures}.")
     else:
         below = {tensor.name: _plain(tensor, common) for tensor in tensors}
     by_option = {key: decision for key, decision in below.items() if decision.origin is Origin.OPTION}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from quantcli.cli.app import app
 from quantcli.convert.plan import Plan
-from quantcli.errors import BadInput
+from quantcli.errors import BadInput, WrongUsage
 from quantcli.recipes.base import Recipe, Rule, Subject, Way
 from quantcli.recipes.unmatched import unmatched
 from quantcli.sources.detect import open_source
@@ -155,6 +155,12 @@ def test_what_the_line_advises_works(model: Path, tmp_path: Path) -> None:
     assert plan.notes == () and plan.warnings == ()
     assert {scheme_of(plan)[name] for name in DOWN} == {"affine8-g32"}
     assert scheme_of(plan)["model.embed_tokens.weight"] == "affine6-g64"
+
+
+def test_a_recipe_that_a_gguf_file_cannot_have_is_named_as_what_asks_for_it(model: Path, tmp_path: Path) -> None:
+    source = with_file(model, tmp_path / "in", {"bits": 6})
+    with pytest.raises(WrongUsage, match=f"{FILE}: bits and group_size: affine6-g64"):
+        planned(source, tmp_path / "out.gguf", recipe=source / FILE)
 
 
 def test_a_dense_copy_has_the_file_byte_for_byte_and_a_quantized_output_its_meaning(
