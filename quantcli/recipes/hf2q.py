@@ -67,10 +67,10 @@ def parse(data: Mapping[str, Any], label: str, said: str = "bits and group_size"
         for name, found in _read(entries, key, own, label, ignored).items():
             listed.setdefault(name, found)
     components = _read(tables["component_overrides"], "component_overrides", own, label, ignored)
-    default = own.params()
-    return MlxQuantization(
-        label, default if isinstance(default, MlxParams) else None, listed, ignored.warnings, components, said
-    )
+    found = own.params()
+    default = found if isinstance(found, MlxParams) else None
+    stated = bool({"bits", "group_size", "mode"} & data.keys())
+    return MlxQuantization(label, default, listed, ignored.warnings, components, said, stated)
 
 
 def _table(data: Mapping[str, Any], key: str, ignored: Ignored) -> Mapping[str, Any]:

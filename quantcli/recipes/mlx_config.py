@@ -59,7 +59,7 @@ class MlxParams:
 class MlxQuantization:
     """A file's settings, checked. default: None where it is dense. modules: path or glob -> params, False: dense.
 
-    components: the same for ends of paths (`v_proj`). said: what the file calls its default.
+    components: the same for ends of paths (`v_proj`). said: what the file calls its default. stated: it gives one.
     """
 
     label: str
@@ -68,6 +68,7 @@ class MlxQuantization:
     warnings: tuple[str, ...] = ()
     components: Mapping[str, MlxParams | bool] = field(default_factory=dict)
     said: str = "quantization"
+    stated: bool = True
 
     @cached_property
     def _recipe(self) -> Recipe:

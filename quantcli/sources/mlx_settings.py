@@ -75,7 +75,7 @@ class MlxSettings:
             and ours.said != theirs.said
         ]
         defaults = [Answer(block.default, "", "", False).said for block in (self.config, self.beside)]
-        if defaults[0] != defaults[1]:
+        if self.beside.stated and defaults[0] != defaults[1]:
             found.insert(0, f"the default is {defaults[0]} in {CONFIG} and {defaults[1]} in {FILE}")
         more = f", and {len(found) - 1} more settings differ" if len(found) > 1 else ""
         return (f"{found[0]}{more}: {CONFIG} counts.",) if found else ()
