@@ -173,7 +173,7 @@ class Checkpoint:
     files: those that hold tensors. sidecars: the others of a folder that belong to the model (tokenizer, templates).
     config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders). header: the text
     in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where
-    they stay so.
+    they stay so. beside: the `quantization_config.json` of an MLX or a dense folder, of the latter how to quantize it.
     """
 
     kind: str
@@ -186,6 +186,7 @@ class Checkpoint:
     sidecars: tuple[Path, ...] = ()
     header: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[Path, ...] = ()
+    beside: Path | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -227,6 +227,8 @@ def show_plan(plan: Plan, out: Output) -> None:
     out.table([Column(title) for title in titles], rows)
     for line in left_out((tensor.name, tensor.reason) for tensor in plan.left):
         out.text(line)
+    for note in plan.notes:
+        out.text(note)
     for file in plan.files:
         out.text(f"{size(file.size):>10}  {file.name}")
     out.text(f"{size(plan.nbytes):>10}  in all ({plan.nbytes} bytes), the report aside")
@@ -260,6 +262,8 @@ def show_report(report: dict[str, Any], out: Output) -> None:
     out.text(f"  {routes}; {grades}" + (f"; {totals['fallbacks']} fallbacks" if totals["fallbacks"] else ""))
     for line in left_out((tensor["name"], tensor["reason"]) for tensor in report["left_out"]):
         out.text(f"  {line}")
+    for note in report["notes"]:
+        out.text(f"  {note}")
     worst = max(report["weights"], key=lambda w: w["relative_rmse"])
     if worst["relative_rmse"]:
         rmse = f"{worst['relative_rmse']:.4f}" if worst["relative_rmse"] >= 1e-4 else f"{worst['relative_rmse']:.1e}"

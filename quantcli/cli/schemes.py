@@ -86,6 +86,7 @@ def _tell(entry: Entry, out: Output) -> None:
         "scheme": f"{entry.name} ({entry.family})",
         "bits per weight": decimal(entry.bits) + (", with 16-bit scales" if len(entry.scales) > 1 else ""),
         "scale": " or ".join(entry.scales) or "none",
+        "scales stored": ("as tensors" if entry.separate_scales else "in the blocks") if entry.scales else "none",
         "zero point": entry.zero_point or "none",
         "group": f"{entry.group} weights share a scale" if entry.group else "none",
         "block": f"{entry.block[0]} weights in {entry.block[1]} bytes" if entry.block else "none",

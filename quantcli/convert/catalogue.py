@@ -56,7 +56,7 @@ SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32"), "c
 
 @dataclass(frozen=True)
 class Entry:
-    """One scheme.
+    """One scheme. separate_scales: its scales are tensors of their own, not part of its blocks.
 
     bits: stored bits per weight, exact, scales included. scales: dtypes that its scales can have; two that are stored
     together are one, joined by `*`. zero_point: `integer`, `float` (a bias or minimum of its own), or None.
@@ -67,6 +67,7 @@ class Entry:
     family: str
     bits: Fraction
     scales: tuple[str, ...]
+    separate_scales: bool
     zero_point: str | None
     group: int | None
     block: tuple[int, int] | None
@@ -100,11 +101,13 @@ def of_name(name: str) -> list[Entry]:
 
 def _entry(scheme: Scheme) -> Entry:
     block = scheme.ggml_type if isinstance(scheme, Ggml) else None
+    scales = _scales(scheme)
     return Entry(
         scheme.name,
         scheme.family,
         bits_per_weight(scheme),
-        _scales(scheme),
+        scales,
+        bool(scales) and len(scheme.layout(SHAPE)) > 1,
         _zero_point(scheme),
         _group(scheme),
         (block.block_size, block.block_bytes) if block else None,
@@ -177,6 +180,7 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "family": entry.family,
         "bits_per_weight": float(entry.bits),
         "has_scale": bool(entry.scales),
+        "separate_scales": entry.separate_scales,
         "scale_dtypes": list(entry.scales),
         "zero_point": entry.zero_point,
         "group_size": entry.group,

@@ -1,20 +1,23 @@
 """Which scheme each draft gets, by name, and why: the layers of precedence put together for a request.
 
---override > llama-quantize's options > recipe entries > preset or mixture > --scheme, --bits, recipe default > keep
+--override > llama-quantize's options > recipe entries > quantization_config.json next to a dense model > preset or
+mixture > --scheme, --bits, recipe default > keep
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from quantcli import recipes
 from quantcli.checkpoint import Checkpoint
-from quantcli.convert import decide_gguf
+from quantcli.convert import beside, decide_gguf
 from quantcli.convert.chosen import KEEP, Chosen
 from quantcli.convert.request import Request
 from quantcli.errors import WrongUsage
 from quantcli.recipes import ftypes, mixtures, names, overrides
 from quantcli.recipes.base import Decision, Layer, Origin, Recipe, only_global, resolve
+from quantcli.recipes.unmatched import unmatched
 from quantcli.targets.base import Draft
 
 
@@ -27,17 +30,27 @@ def decisions(
     common = _common(request, recipe)
     sources: list[Recipe] = [given] + ([recipe] if recipe else [])
     subjects = [draft.subject for draft in drafts]
+    neighbour = beside.read(source, request, common)
     warnings = [w for r in sources for w in r.warnings]
-    warnings += [f"{r.label}: {pattern} matches no weight." for r in sources for pattern in r.unmatched(subjects)]
+    warnings += [f"{given.label}: {pattern} matches no weight." for pattern in given.unmatched(subjects)]
+    warnings += unmatched(recipe, subjects) if recipe else []
+    warnings += neighbour.warnings(subjects)
     if target == "gguf":
-        entries = recipe.entry if recipe else None
-        return decide_gguf.decisions(source, drafts, request, given.entry, entries, common, warnings, importance)
-    explicit: list[Layer] = [r.entry for r in sources]
+        entries = [r.entry for r in (recipe, neighbour) if r is not None]
+        chosen = decide_gguf.decisions(source, drafts, request, given.entry, entries, common, warnings, importance)
+        return replace(chosen, asked=_asked(request, common), beside=neighbour)
+    explicit: list[Layer] = [*(r.entry for r in sources), neighbour.entry]
     preset = common.scheme if common and common.scheme in mixtures.MIXTURES else None
     layers = [*explicit, *_below(target, preset, common, drafts, request.group_size)]
     of = {draft.name: resolve(draft.subject, layers) or KEEP for draft in drafts}
     named = None if preset or common is None else common.scheme
-    return Chosen(of, preset, named, None, tuple(warnings))
+    return Chosen(of, preset, named, None, tuple(warnings), asked=_asked(request, common), beside=neighbour)
+
+
+def _asked(request: Request, common: Decision | None) -> Decision | None:
+    """The scheme for the whole model, where an option gives it."""
+    given = (request.scheme, request.bits, request.group_size, request.mode)
+    return common if any(option is not None for option in given) else None
 
 
 def _common(request: Request, recipe: Recipe | None) -> Decision | None:

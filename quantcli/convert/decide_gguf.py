@@ -16,7 +16,7 @@ from quantcli.convert.gguf_options import read_by_loader, tensor_types
 from quantcli.convert.request import GGUF_OPTIONS, Request
 from quantcli.errors import WrongUsage
 from quantcli.recipes import names
-from quantcli.recipes.base import Decision, Layer, Origin
+from quantcli.recipes.base import Decision, Layer, Origin, resolve
 from quantcli.recipes.llama_cpp import (
     FTYPES,
     Facts,
@@ -36,13 +36,13 @@ from quantcli.targets.names import Model
 
 
 def decisions(
-    source: Checkpoint, drafts: Sequence[Draft], request: Request, given: Layer, recipe: Layer | None,
+    source: Checkpoint, drafts: Sequence[Draft], request: Request, given: Layer, recipes: Sequence[Layer],
     common: Decision | None, warnings: list[str], importance: bool,
 ) -> Chosen:  # fmt: skip
-    """A decision for every draft. given: overrides; recipe: its entries; common: the whole model's scheme."""
+    """A decision for every draft. given: overrides; recipes: entries of files; common: the whole model's scheme."""
     tensors = [_tensor(draft) for draft in drafts]
     overridden = {d.name: _fitted(found, d) for d in drafts if (found := given(d.subject))}
-    entries = {d.name: _fitted(found, d) for d in drafts if recipe and (found := recipe(d.subject))}
+    entries = {d.name: _fitted(found, d) for d in drafts if (found := resolve(d.subject, recipes))}
     options = _options(request)
     name = common.scheme if common else "keep"
     if name not in FTYPES and options != Options():
@@ -58,7 +58,8 @@ def decisions(
     elif common is None or name in names.WORDS:
         below = {d.name: common or KEEP for d in drafts}
     elif name not in names.GGML:
-        raise WrongUsage(f"--scheme {name} is no type or mixture of a GGUF file; mixtures here are {' '.join(FTYPES)}.")
+        mixtures = " ".join(FTYPES)
+        raise WrongUsage(f"{common.reason}: {name} is not a type or mixture of a GGUF file; mixtures are {mixtures}.")
     else:
         below = {tensor.name: _plain(tensor, common) for tensor in tensors}
     by_option = {key: decision for key, decision in below.items() if decision.origin is Origin.OPTION}

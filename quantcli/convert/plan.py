@@ -14,6 +14,7 @@ from quantcli.convert import gguf_options
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
 from quantcli.convert.fused import together
+from quantcli.convert.reached import refuse_absent
 from quantcli.convert.request import Request
 from quantcli.convert.routes import Route, choose, fallback, fit, own_dtype
 from quantcli.convert.scales import fit_of, holder
@@ -68,6 +69,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     chooser = _Chooser(source, target, request)
     steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
     chooser.refuse_idle()
+    refuse_absent(steps, chosen, target, frozenset(chooser.held_back))
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
@@ -85,6 +87,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *warnings,
         *chosen.warnings,
         *chooser.warnings,
+        *chosen.beside.unreached(steps, chosen.of),
         *_fallbacks(steps),
         *idle,
         *unweighted,
@@ -94,7 +97,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         raise NotPossible(
             f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
         )
-    return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left))
+    said = chosen.beside.said(steps, chosen.of)
+    return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left), said)
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:

@@ -10,14 +10,15 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.recipes import mlx_config, overrides
 from quantcli.recipes.base import Decision, Origin, Recipe, Subject, resolve
 from quantcli.recipes.names import DENSE, WORDS
+from quantcli.sources.folder import LocalFolder
+from quantcli.sources.mlx_settings import read_settings
 
 
 def explain(source: Checkpoint, recipe: Path | None, override: list[str]) -> dict[str, Any]:
     """The decision of every weight under a recipe and overrides; without any, under the source's own settings."""
     given = [overrides.parse(override)] if override else []
     given += [recipes.load(recipe)] if recipe else []
-    own = _own(source) if not given else None
-    layers: list[Recipe] = [*given, *([own] if own else [])]
+    layers = given or _own(source)
     subjects = [_subject(source, name) for name in source.weights]
     decided = {s.name: resolve(s, (r.decide for r in given)) for s in subjects}
     return {
@@ -32,12 +33,16 @@ def explain(source: Checkpoint, recipe: Path | None, override: list[str]) -> dic
     }
 
 
-def _own(source: Checkpoint) -> Recipe | None:
-    """The overrides in the source's own config."""
+def _own(source: Checkpoint) -> list[Recipe]:
+    """The overrides in the source's own settings."""
     if source.kind != "mlx":
-        return None
-    found = mlx_config.parse(source.config, f"{source.root}/config.json")
-    return found.recipe() if found else None
+        return []
+    if source.root.is_dir():
+        settings = read_settings(LocalFolder(source.root), source.config)
+        found = [settings.config, settings.beside]
+    else:
+        found = [mlx_config.parse(source.config, f"{source.root}/config.json")]
+    return [stated.recipe() for stated in found if stated is not None]
 
 
 def _subject(source: Checkpoint, name: str) -> Subject:

@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run will do."""
+    """Everything that a run will do. notes: what a summary says beside numbers, one line each."""
 
     source: Checkpoint
     request: Request
@@ -56,6 +56,7 @@ class Plan:
     warnings: tuple[str, ...]
     stamps: tuple[Stamp, ...]
     left: tuple[Left, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from quantcli.containers.json_text import load_object
 from quantcli.errors import BadInput, NotPossible
 from quantcli.recipes import hf2q, mlx_config, rules
 from quantcli.recipes.base import Recipe
+from quantcli.recipes.quantizers import is_ours
 
 #: Far above any real recipe.
 MAX_BYTES = 64 << 20
@@ -43,14 +44,17 @@ def _recognise_mlx(data: Mapping[str, Any]) -> bool:
     if "quantization" in data:
         return True
     block = data.get("quantization_config")
-    return block is not None and not (isinstance(block, Mapping) and "quant_method" in block)
+    foreign = isinstance(block, Mapping) and "quant_method" in block and not is_ours(block)
+    return block is not None and not foreign
 
 
 def _read_mlx(data: Mapping[str, Any], label: str) -> Recipe:
-    found = mlx_config.parse(data, label)
+    found = mlx_config.block_of(data, label)
     if found is None:
         raise BadInput(f"{label}: its quantization is {shown(data.get('quantization'))}: an object is needed.")
-    return found.recipe()
+    key, block, warnings = found
+    recipe = hf2q.parse(block, label, key).recipe()
+    return replace(recipe, warnings=(*warnings, *recipe.warnings))
 
 
 #: Tried in this order.
@@ -69,18 +73,19 @@ def load(path: Path) -> Recipe:
     with opened(path) as (read, size):
         if size > MAX_BYTES:
             raise BadInput(f"{path}: {size} bytes are too many for a recipe (at most {MAX_BYTES}).")
-        data = _table(read(0, size), str(path))
-    found = next((dialect for dialect in DIALECTS.values() if dialect.recognise(data)), None)
+        text = read(0, size)
+    is_json = text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")  # no TOML begins with a brace
+    data = load_object(text, str(path)) if is_json else _toml(text, str(path))
+    # An empty TOML file has no rules; `{}` is a file of mlx-native's, with its defaults.
+    found = next((dialect for dialect in DIALECTS.values() if (data or is_json) and dialect.recognise(data)), None)
     if found is None:
         known = "; ".join(dialect.said for name, dialect in DIALECTS.items() if name != "quark")
         raise BadInput(f"{path}: is no recipe that we know, which are: {known}.")
     return found.read(data, str(path))
 
 
-def _table(data: bytes, label: str) -> dict[str, Any]:
-    """The top-level object of JSON, or table of TOML: no TOML begins with a brace."""
-    if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        return load_object(data, label)
+def _toml(data: bytes, label: str) -> dict[str, Any]:
+    """The top-level table of TOML. Raises `BadInput`."""
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

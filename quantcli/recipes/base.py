@@ -106,11 +106,14 @@ def python_regex(pattern: str) -> re.Pattern[str]:
 
 
 class Way(Enum):
-    """How a pattern is read: as the whole name, an fnmatch glob (`*` crosses dots), a regex searched in the name."""
+    """How a pattern is read: as the whole name, an fnmatch glob (`*` crosses dots), a regex searched in the name, the
+    end of a path at a dot (with a dot at its own end: any piece of one).
+    """
 
     EXACT = "exact"
     GLOB = "glob"
     REGEX = "regex"
+    END = "end"
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,9 @@ class Rule:
 
     >>> rule = Rule("*.mlp.*_proj", "affine4-g64", "")
     >>> rule.matches("model.layers.0.mlp.down_proj"), rule.matches("model.layers.0.mlp.gate")
+    (True, False)
+    >>> end = Rule("mlp.gate", "affine8-g64", "", Way.END)
+    >>> end.matches("model.layers.0.mlp.gate"), end.matches("model.layers.0.shared_mlp.gate")
     (True, False)
     """
 
@@ -136,6 +142,9 @@ class Rule:
             return self.pattern.__eq__
         if self.way is Way.GLOB:
             return re.compile(fnmatch.translate(self.pattern)).match
+        if self.way is Way.END:
+            piece = f".{self.pattern.removeprefix('.')}"
+            return lambda name: piece in f".{name}" if piece.endswith(".") else f".{name}".endswith(piece)
         return python_regex(self.pattern).search
 
     @cached_property
@@ -145,6 +154,8 @@ class Rule:
             return self.pattern
         if self.way is Way.GLOB:
             return max(re.split(r"[*?]", self.pattern.partition("[")[0]), key=len)
+        if self.way is Way.END:
+            return self.pattern.removeprefix(".")
         return ""
 
     def matches(self, name: str) -> bool:

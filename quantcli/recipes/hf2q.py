@@ -1,9 +1,14 @@
 """hf2q's and mlx-native's `quantization_config.json`: affine bits and group size for the model and for single tensors.
 
-    {"bits": 4, "group_size": 64, "per_tensor": {"model.layers.0.mlp.down_proj": {"bits": 8, "group_size": 64}}}
+    {"bits": 4, "group_size": 64}                                       mlx-native reads `{}` and `{"bits": 6}` too
+    ... "model.layers.0.mlp.down_proj": {"bits": 8}                     beside the defaults, as MLX's config.json has it
+    ... "per_tensor": {NAME or GLOB: {"bits": 8, "group_size": 64, "method": "q8", "preserved": false}}
+    ... "per_layer_bits": {NAME: 8}, "quantization_info": {NAME: {"bits": 8, "group_size": 64, "preserved": false}}
+    ... "component_overrides": {"v_proj": {"bits": 6, "reason": "..."}}   the end of a module's path
 
-A tensor is looked up as in `mlx_config.tensor_keys`, then among the globs in file order, else it has the defaults.
-Source: mlx-native's src/weight.rs, with hf2q's lookup.
+A tensor is looked up as in `mlx_config.tensor_keys`, then among the globs in file order, then among the components,
+else it has the defaults. Values are read as `lenient` says. Sources: mlx-native's src/weight.rs; hf2q's src/backends
+(mlx.rs, safetensors_out.rs) and src/intelligence/auto_quant.rs.
 """
 
 from __future__ import annotations
@@ -12,39 +17,116 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantcli.containers.hostile import shown
-from quantcli.errors import BadInput
-from quantcli.recipes.base import Decision, Origin, Recipe
-from quantcli.recipes.mlx_config import RESERVED, MlxParams, check_key, own_parameters, parameters, recipe_of
+from quantcli.recipes import lenient
+from quantcli.recipes.base import Recipe
+from quantcli.recipes.lenient import Ignored, Numbers
+from quantcli.recipes.mlx_config import RESERVED, MlxParams, MlxQuantization, check_key
+from quantcli.recipes.quantizers import TABLES, is_ours
 
-#: What mlx-native assumes for keys that a file leaves out.
-DEFAULTS = {"bits": 4, "group_size": 64}
+#: What such a file is called, next to a model.
+FILE = "quantization_config.json"
+
+#: Keys that describe the file and change nothing.
+DESCRIBING = frozenset(
+    {
+        "tensor_count", "auto_resolved", "estimated_tok_per_sec", "estimated_size_bytes", "hardware", "confidence",
+        "reasoning",
+    }
+)  # fmt: skip
+
+#: Keys of MLX's config.json under which such settings may stand as a whole.
+WRAPPERS = ("quantization", "quantization_config")
 
 
 def recognise(data: Mapping[str, Any]) -> bool:
-    """Whether this is such a file. Other tools' files with `bits` and `group_size` name their `quant_method`."""
-    return "quant_method" not in data and ("per_tensor" in data or {"bits", "group_size"} <= data.keys())
+    """Whether this is such a file."""
+    if not is_ours(data):
+        return False
+    known = {"bits", "group_size", "quant_method", *TABLES}
+    entries = (value for key, value in data.items() if key not in WRAPPERS)
+    return not data or bool(known & data.keys()) or any(map(_is_entry, entries))
 
 
 def read(data: Mapping[str, Any], label: str) -> Recipe:
-    """The recipe of the file's object. Raises `BadInput`, quoting key and value.
+    """The recipe of the file's object. Raises `BadInput` for a key that cannot be a name."""
+    return parse(data, label).recipe()
 
-    Entries may stand at the top, beside `bits` and `group_size`, as well; other keys are ignored with a warning.
+
+def parse(data: Mapping[str, Any], label: str, said: str = "bits and group_size") -> MlxQuantization:
+    """The settings of the file's object. Raises `BadInput` for a key that cannot be a name.
+
+    said: what reasons call the file's defaults.
     """
-    per_tensor = data.get("per_tensor", {})
-    if not isinstance(per_tensor, Mapping):
-        raise BadInput(f"{label}: per_tensor is {shown(per_tensor)}: it has to be an object of tensor names.")
-    default = parameters(DEFAULTS | {key: data[key] for key in RESERVED & data.keys()}, label)
-    others = {key: value for key, value in data.items() if key not in RESERVED and key != "per_tensor"}
-    flat = {key: value for key, value in others.items() if isinstance(value, Mapping)}
-    single = {key: _own(key, value, label) for key, value in {**per_tensor, **flat}.items()}
-    warnings = tuple(f"{label}: {shown(key)} is no key of this file: ignored." for key in others if key not in flat)
-    decision = Decision(default.scheme if default else "dense", f"{label}: bits and group_size", Origin.GLOBAL)
-    return recipe_of(label, decision, single, warnings)
+    ignored = Ignored(label)
+    own = lenient.defaults(data, ignored)
+    tables = {key: _table(data, key, ignored) for key in TABLES}
+    listed: dict[str, MlxParams | bool] = {}
+    for key, entries in (
+        ("per_tensor", tables["per_tensor"]), ("", _flat(data, ignored)), ("per_layer_bits", _layers(tables, ignored)),
+    ):  # fmt: skip
+        for name, found in _read(entries, key, own, label, ignored).items():
+            listed.setdefault(name, found)
+    components = _read(tables["component_overrides"], "component_overrides", own, label, ignored)
+    found = own.params()
+    default = found if isinstance(found, MlxParams) else None
+    stated = bool({"bits", "group_size", "mode"} & data.keys())
+    return MlxQuantization(label, default, listed, ignored.warnings, components, said, stated)
 
 
-def _own(key: str, value: object, label: str) -> MlxParams | bool:
-    check_key(key, label)
-    where = f"{label}: per_tensor[{shown(key)}]"
-    if not isinstance(value, Mapping):
-        raise BadInput(f"{where} is {shown(value)}: it has to be an object with bits and group_size.")
-    return own_parameters(value, where)
+def _table(data: Mapping[str, Any], key: str, ignored: Ignored) -> Mapping[str, Any]:
+    found = data.get(key, {})
+    if isinstance(found, Mapping):
+        return found
+    ignored.add("values", f"{key} is {shown(found)}, not an object of names")
+    return {}
+
+
+def _read(
+    entries: Mapping[str, Any], key: str, own: Numbers, label: str, ignored: Ignored
+) -> dict[str, MlxParams | bool]:
+    """The entries of one table that mean something."""
+    found: dict[str, MlxParams | bool] = {}
+    for name, value in entries.items():
+        check_key(name, label)
+        read = lenient.entry(value, f"{key}[{shown(name)}]" if key else shown(name), own, ignored)
+        if read is not None:
+            found[name] = read
+    return found
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, Mapping) and bool({"bits", "group_size"} & value.keys())
+
+
+def _flat(data: Mapping[str, Any], ignored: Ignored) -> dict[str, Any]:
+    """The entries that stand beside the defaults."""
+    others = {key: value for key, value in data.items() if key not in (*RESERVED, *TABLES, *DESCRIBING)}
+    found = {}
+    for key, value in others.items():
+        if isinstance(value, bool) or (isinstance(value, Mapping) and (not value or lenient.WORDS & value.keys())):
+            found[key] = value
+        else:
+            ignored.add("keys", f"{shown(key)} is {shown(value)}, which is not a setting of a module")
+    return found
+
+
+def _layers(tables: Mapping[str, Mapping[str, Any]], ignored: Ignored) -> dict[str, Any]:
+    """`per_layer_bits` with what `quantization_info` says of the same names: entries."""
+    bits, info = tables["per_layer_bits"], tables["quantization_info"]
+    return dict(_layer(name, bits, info, ignored) for name in {**bits, **info})
+
+
+def _layer(name: str, bits: Mapping[str, Any], info: Mapping[str, Any], ignored: Ignored) -> tuple[str, Any]:
+    described = info.get(name, {})
+    if name not in bits:
+        return name, described
+    if not isinstance(described, Mapping):
+        ignored.add("values", f"quantization_info[{shown(name)}] is {shown(described)}, not an object")
+        described = {}
+    value = bits[name]
+    if not isinstance(value, int) or isinstance(value, bool):
+        return name, described or value
+    if described.get("bits", value) != value:
+        other = shown(described["bits"])
+        ignored.add("values", f"quantization_info[{shown(name)}]: bits is {other}, but per_layer_bits has {value}")
+    return name, {**described, "bits": value}

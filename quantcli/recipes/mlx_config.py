@@ -5,14 +5,14 @@
                      "model.layers.0.mlp.gate": false,                        stays dense
                      "lm_head": true}                                         as the default
 
-It says how the modules of a folder are stored, and it is a recipe. Sources: mlx-lm (utils.load_model), mlx.nn.quantize;
-mlx-native for the order in which a name is looked up.
+It says how the modules of a folder are stored; `lenient` reads the same words as a recipe. Sources: mlx-lm
+(utils.load_model), mlx.nn.quantize; mlx-native for the order in which a name is looked up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from quantcli.containers.hostile import check_name, shown
 from quantcli.errors import BadInput
 from quantcli.recipes.base import MAX_PATTERN, WILDCARDS, Decision, Origin, Recipe, Rule, Subject, Way
 from quantcli.recipes.names import MODES, mlx_formats, mlx_scheme
+from quantcli.recipes.quantizers import is_ours
 
 #: Words of the block that never name a layer.
 RESERVED = frozenset({"group_size", "bits", "mode", "quant_method", "linear_class", "quantization_mode"})
@@ -29,8 +30,9 @@ RESERVED = frozenset({"group_size", "bits", "mode", "quant_method", "linear_clas
 MARKS = ("global_scale", "quantize_input")
 
 _PREFIX = "language_model."
+#: How Hugging Face and MLX each begin the names of a text model within a larger one; both are of one length.
+_NESTED = {"language_model.model.": "model.language_model.", "model.language_model.": "language_model.model."}
 _SUFFIXES = (".weight", ".scales", ".biases")
-_LARGEST = {"bits": 32, "group_size": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,30 @@ class MlxParams:
 
 @dataclass(frozen=True)
 class MlxQuantization:
-    """A block, checked. default: None where group_size is 0 (dense). modules: path or glob -> params, False: dense."""
+    """A file's settings, checked. default: None where it is dense. modules: path or glob -> params, False: dense.
+
+    components: the same for ends of paths (`v_proj`). said: what the file calls its default. stated: it gives one.
+    """
 
     label: str
     default: MlxParams | None
     modules: Mapping[str, MlxParams | bool]
     warnings: tuple[str, ...] = ()
+    components: Mapping[str, MlxParams | bool] = field(default_factory=dict)
+    said: str = "quantization"
+    stated: bool = True
 
     @cached_property
     def _recipe(self) -> Recipe:
-        default = Decision(_scheme(self.default or False), f"{self.label}: quantization", Origin.GLOBAL)
-        return recipe_of(self.label, default, self.modules, self.warnings)
+        default = Decision(_scheme(self.default or False), f"{self.label}: {self.said}", Origin.GLOBAL)
+        return recipe_of(self.label, default, self.modules, self.components, self.warnings)
 
     def lookup(self, module: str) -> MlxParams | bool | None:
         """Parameters of a module that the block lists, False where it says dense, None if it does not list it."""
         rule = self._recipe.rule(Subject(f"{module}.weight"))
-        return None if rule is None else self.modules[rule.pattern]
+        if rule is None:
+            return None
+        return (self.components if rule.way is Way.END else self.modules)[rule.pattern]
 
     def recipe(self) -> Recipe:
         """The same choices for another model."""
@@ -80,21 +90,27 @@ class MlxQuantization:
 def parse(config: Mapping[str, Any], label: str) -> MlxQuantization | None:
     """The block of a config.json's object, None where it has none; `label` names the file. Raises `BadInput`.
 
-    A lone `quantization_config` with a `quant_method` belongs to another tool.
+    A lone `quantization_config` with another quantizer's `quant_method` is that quantizer's.
     """
+    found = block_of(config, label)
+    return _block(*found, label) if found else None
+
+
+def block_of(config: Mapping[str, Any], label: str) -> tuple[str, Mapping[str, Any], tuple[str, ...]] | None:
+    """The key of a config.json's block, the block as it stands, and warnings; None where it has none."""
     key = "quantization" if config.get("quantization") is not None else "quantization_config"
     block, mirror = config.get(key), config.get("quantization_config")
     for name, value in ((key, block), ("quantization_config", mirror)):
         if value is not None and not isinstance(value, Mapping):
             raise BadInput(f"{label}: {name} is {shown(value)}: it has to be an object with group_size and bits.")
-    if block is None or (key == "quantization_config" and "quant_method" in block):
+    if block is None or (key == "quantization_config" and "quant_method" in block and not is_ours(block)):
         return None
     differ = mirror is not None and mirror != block
     warning = f"{label}: quantization and quantization_config differ: quantization is taken."
-    return _block(block, label, key, (warning,) if differ else ())
+    return key, block, (warning,) if differ else ()
 
 
-def _block(block: Mapping[str, Any], label: str, key: str, warnings: tuple[str, ...]) -> MlxQuantization:
+def _block(key: str, block: Mapping[str, Any], warnings: tuple[str, ...], label: str) -> MlxQuantization:
     default = parameters({name: block[name] for name in RESERVED & block.keys()}, f"{label}: {key}")
     modules: dict[str, MlxParams | bool] = {}
     for path, value in block.items():
@@ -141,7 +157,8 @@ def parameters(value: Mapping[str, Any], where: str) -> MlxParams | None:
         return None
     found = MlxParams(bits, group_size, mode, value.get("global_scale", False))
     if mlx_scheme(bits, group_size, mode) is None:
-        raise BadInput(f"{where}: bits is {bits} and group_size {group_size}: no format of MLX ({mlx_formats(mode)}).")
+        numbers = f"bits is {shown(bits)} and group_size {shown(group_size)}"
+        raise BadInput(f"{where}: {numbers}: no format of MLX ({mlx_formats(mode)}).")
     return found
 
 
@@ -149,21 +166,28 @@ def _number(value: Mapping[str, Any], name: str, where: str) -> int:
     if name not in value:
         raise BadInput(f"{where} is {shown(dict(value))}: its {name} is missing.")
     number = value[name]
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST[name]:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         said = "0 stands for dense" if name == "group_size" else "the bits of a value"
         raise BadInput(f"{where}: {name} is {shown(number)}: it has to be a whole number, not negative ({said}).")
     return number
 
 
 def recipe_of(
-    label: str, default: Decision, modules: Mapping[str, MlxParams | bool], warnings: tuple[str, ...]
-) -> Recipe:
-    """Modules as a recipe: exact names in the order of `tensor_keys`, then those that are globs, in file order."""
-    schemes = {path: _scheme(own) for path, own in modules.items()}
-    reasons = {path: f"{label}: {path} = {scheme}" for path, scheme in schemes.items()}
-    exact = {path: Rule(path, scheme, reasons[path], Way.EXACT) for path, scheme in schemes.items()}
-    globs = tuple(Rule(path, schemes[path], reasons[path]) for path in modules if WILDCARDS & set(path))
-    return Recipe(label, globs, default, exact, keys_of, warnings=warnings)
+    label: str, default: Decision, modules: Mapping[str, MlxParams | bool],
+    components: Mapping[str, MlxParams | bool], warnings: tuple[str, ...],
+) -> Recipe:  # fmt: skip
+    """Modules as a recipe: exact names in the order of `tensor_keys`, then globs in file order, then ends of paths.
+
+    Of two ends that both match, the longer one decides.
+    """
+
+    def rule(path: str, own: MlxParams | bool, way: Way) -> Rule:
+        return Rule(path, _scheme(own), f"{label}: {path} = {_scheme(own)}", way)
+
+    exact = {path: rule(path, own, Way.EXACT) for path, own in modules.items()}
+    globs = [rule(path, own, Way.GLOB) for path, own in modules.items() if WILDCARDS & set(path)]
+    ends = [rule(path, components[path], Way.END) for path in sorted(components, key=len, reverse=True)]
+    return Recipe(label, (*globs, *ends), default, exact, keys_of, warnings=warnings)
 
 
 def _scheme(own: MlxParams | bool) -> str:
@@ -171,13 +195,15 @@ def _scheme(own: MlxParams | bool) -> str:
 
 
 def keys_of(subject: Subject) -> tuple[str, ...]:
-    """`tensor_keys` of a weight's name."""
-    return tensor_keys(subject.name)
+    """`tensor_keys` of a weight's name, then of its names in other folders."""
+    names = (subject.name, *subject.others)
+    return tuple(dict.fromkeys(key for name in names for key in tensor_keys(name)))
 
 
 def tensor_keys(name: str) -> tuple[str, ...]:
     """The spellings under which a tensor is looked up, best first: as it is, without a leading `language_model.`, with
-    one added; each with and without `.weight`, `.scales` or `.biases`.
+    one added, with the prefix that Hugging Face or MLX has for it; each with and without `.weight`, `.scales` or
+    `.biases`.
 
     >>> tensor_keys("lm_head.weight")
     ('lm_head.weight', 'lm_head', 'language_model.lm_head.weight', 'language_model.lm_head')
@@ -186,4 +212,6 @@ def tensor_keys(name: str) -> tuple[str, ...]:
     both = (name, bare)
     without = tuple(spelled.removeprefix(_PREFIX) for spelled in both)
     added = tuple(_PREFIX + spelled for spelled in both)
-    return tuple(dict.fromkeys(both + without + added))
+    other = next((_NESTED[start] for start in _NESTED if name.startswith(start)), "")
+    swapped = tuple(other + spelled[len(other) :] for spelled in both) if other else ()
+    return tuple(dict.fromkeys(both + without + added + swapped))

@@ -17,6 +17,7 @@ from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, rea
 from quantcli.sources.gguf import open_gguf
 from quantcli.sources.hf import open_hf
 from quantcli.sources.mlx import looks_mlx, open_mlx
+from quantcli.sources.mlx_settings import FILE
 from quantcli.sources.noted import noted
 
 Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
@@ -58,8 +59,12 @@ def open_source(path: Path) -> Checkpoint:
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     """The checkpoint of a folder (or of its one tensor file `only`), here or on the Hub."""
     names = set(folder.names())
-    if "config.json" not in names and only is not None:
-        return open_hf(folder, {}, read_tensors(folder, only))
+    if "config.json" not in names and (only is not None or FILE in names):
+        tensors = read_tensors(folder, only)
+        if looks_mlx({}, tensors.parts):
+            return open_mlx(folder, {}, tensors)
+        if only is not None:
+            return open_hf(folder, {}, tensors)
     if "config.json" not in names:
         ggufs = sorted(name for name in names if name.endswith(".gguf"))
         hint = f"name its GGUF file ({ggufs[0]})" if ggufs else "a model folder has one"

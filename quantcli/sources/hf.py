@@ -13,6 +13,7 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.bare_fp8 import FACTS, BareFp8
 from quantcli.schemes.dense import Dense
 from quantcli.sources.folder import Folder, Tensors, sidecars
+from quantcli.sources.mlx_settings import path_of
 
 #: Suffixes under which quantizers store codes and scales: their presence without settings is a contradiction.
 QUANTIZED_SUFFIXES = (
@@ -61,5 +62,6 @@ def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> C
         weights,
         config,
         sidecars=sidecars(folder),
+        beside=path_of(folder),
         warnings=tensors.warnings,
     )

@@ -1,24 +1,26 @@
 """MLX folders: a quantized module has `.weight` (uint32 words), `.scales` and, in affine mode, `.biases`.
 
-config.json's `quantization` block gives bits, group_size and mode, for all modules and for single ones.
-Source: mlx-lm (mlx_lm/utils.py, load_model), mlx (mlx.nn.quantize).
+config.json's `quantization` block gives bits, group_size and mode, for all modules and for single ones; mlx_settings.py
+says how `quantization_config.json` completes it. Source: mlx-lm (mlx_lm/utils.py, load_model), mlx (mlx.nn.quantize).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
-from quantcli.recipes import mlx_config
-from quantcli.recipes.mlx_config import MlxParams, MlxQuantization
+from quantcli.recipes.mlx_config import MlxParams
+from quantcli.recipes.quantizers import is_ours
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.schemes.mx_global import MxGlobal
 from quantcli.sources.folder import Folder, Tensors, sidecars
 from quantcli.sources.hf import check_unquantized, dense
+from quantcli.sources.mlx_settings import CONFIG, FILE, Answer, MlxSettings, path_of, read_settings
 
 #: What ends the name of stacked experts' global scales.
 GLOBAL = "global_scale"
@@ -32,20 +34,28 @@ def looks_mlx(config: Mapping[str, Any], parts: Mapping[str, Part]) -> bool:
     if config.get("quantization") is not None:
         return True
     other = config.get("quantization_config") or {}
-    return "quant_method" not in other and any(
+    return ("quant_method" not in other or is_ours(other)) and any(
         part.dtype == "u32" and name.endswith(".weight") for name, part in parts.items()
     )
 
 
 def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
-    """The checkpoint of an MLX folder. Raises `BadInput`."""
-    block = mlx_config.parse(config, f"{folder.label}/config.json")
+    """The checkpoint of an MLX folder, or of a file of one without config.json. Raises `BadInput`."""
+    settings = read_settings(folder, config)
     parts = tensors.parts
     check_unquantized(parts.values(), "another tool's layout, but config.json says MLX's")
-    warnings = list(tensors.warnings) + list(block.warnings if block else ())
+    warnings = [*tensors.warnings, *settings.warnings]
+    unknown = _undetermined(parts, settings) if settings.bare else set()
     weights: dict[str, Weight] = {}
+    notes = _Notes()
     for name, part in sorted(parts.items()):
         module, _, suffix = name.rpartition(".")
+        if module in unknown and suffix in ("weight", "scales", "biases"):
+            weights[name] = replace(dense(part), reason=f"{suffix} of an MLX module of unknown bits")
+            continue
+        if settings.bare and (module_weight := parts.get(f"{module}.weight")) and module_weight.dtype != "u32":
+            weights[name] = dense(part)
+            continue
         if suffix == GLOBAL and f"{module}.scales" in parts and f"{module}.weight" in parts:
             continue
         if suffix in ("scales", "biases") and module:
@@ -54,11 +64,16 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
                 continue
             warnings.append(f"{name} has no quantized weight beside it: taken as a tensor of the model's own.")
         if suffix == "weight" and module and (f"{module}.scales" in parts or part.dtype == "u32"):
-            weight, warning = _weight(module, parts, block)
-            warnings += warning
-            weights[name] = weight
+            weights[name] = _weight(module, parts, settings, notes)
         else:
             weights[name] = dense(part)
+    warnings += settings.differences(name.removesuffix(".weight") for name in weights)
+    warnings += notes.warnings
+    if unknown:
+        warnings.append(
+            f"{len(unknown)} modules, {min(unknown)} the first, hold codes of MLX whose bits and group_size only "
+            f"{CONFIG} or {FILE} gives: their arrays are shown as stored."
+        )
     return Checkpoint(
         "mlx",
         "hf",
@@ -67,8 +82,49 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
         weights,
         config,
         sidecars=sidecars(folder),
+        beside=path_of(folder),
         warnings=tuple(warnings),
     )
+
+
+def _undetermined(parts: Mapping[str, Part], settings: MlxSettings) -> set[str]:
+    """The modules with packed words of which no file gives the settings, and the shapes do not decide them."""
+    modules = {name.removesuffix(".weight") for name, part in parts.items() if part.dtype == "u32"}
+    return {m for m in modules if m and not settings.answers(m) and len(_alone(m, parts)) != 1}
+
+
+def _alone(module: str, parts: Mapping[str, Part]) -> list[MlxParams]:
+    """The settings that a module's arrays leave possible; none where they do not belong together."""
+    weight, scales, biases = (parts.get(f"{module}.{suffix}") for suffix in ("weight", "scales", "biases"))
+    if weight is None or scales is None or len(weight.shape) < 2 or scales.shape[:-1] != weight.shape[:-1]:
+        return []
+    return _fitting(weight, scales, biases) if biases is None or biases.shape == scales.shape else []
+
+
+class _Notes:
+    """Modules whose settings are not those that their file gives: one warning for each kind."""
+
+    def __init__(self) -> None:
+        self.inferred: list[str] = []
+        self.contradicted: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        found = []
+        if self.inferred:
+            found.append(
+                f"{_counted(self.inferred)} not listed in the folder's settings, whose default does not fit: the "
+                "shapes decide."
+            )
+        if self.contradicted:
+            found.append(f"{_counted(self.contradicted)} stored otherwise than {FILE} says: {CONFIG} counts.")
+        return found
+
+
+def _counted(modules: list[str]) -> str:
+    """How many modules, as the subject of a sentence, with its verb."""
+    first = modules[0]
+    return f"{first} is" if len(modules) == 1 else f"{len(modules)} modules, {first} the first, are"
 
 
 def _own_tensor(module: str, suffix: str, parts: Mapping[str, Part]) -> bool:
@@ -87,7 +143,7 @@ def _where(parts: Mapping[str, Part], module: str, suffix: str) -> str:
     return f"{parts[f'{module}.{suffix}'].file}: tensor {module}.{suffix}"
 
 
-def _weight(module: str, parts: Mapping[str, Part], block: MlxQuantization | None) -> tuple[Weight, list[str]]:
+def _weight(module: str, parts: Mapping[str, Part], settings: MlxSettings, notes: _Notes) -> Weight:
     """One quantized module, its arrays checked against each other and against its settings."""
     weight, scales, biases = (parts.get(f"{module}.{suffix}") for suffix in ("weight", "scales", "biases"))
     assert weight is not None
@@ -111,23 +167,23 @@ def _weight(module: str, parts: Mapping[str, Part], block: MlxQuantization | Non
         raise BadInput(f"{biases.file}: tensor {biases.name}: is {biases.dtype} beside scales of {scales.dtype}.")
     if scales.shape[-1] == 0 or weight.shape[-1] == 0:
         raise BadInput(f"{where}: has rows of no elements.")
-    scheme, reason, warnings = _scheme(module, weight, scales, biases, block)
+    scheme, reason = _scheme(module, weight, scales, biases, settings, notes)
     columns = scales.shape[-1] * _group(scheme)
     stored = {"weight": weight, "scales": scales} | ({"biases": biases} if biases is not None else {})
     shape = (*weight.shape[:-1], columns)
+    listed = next((answer.params for answer in settings.answers(module) if answer.listed), None)
     if (whole := parts.get(f"{module}.{GLOBAL}")) is not None:
-        scheme, stored = _with_global(module, shape, scheme, whole, block), {**stored, GLOBAL: whole}
-    elif block is not None and isinstance(params := block.lookup(module), MlxParams) and params.global_scale:
+        scheme, stored = _with_global(module, shape, scheme, whole, listed), {**stored, GLOBAL: whole}
+    elif isinstance(listed, MlxParams) and listed.global_scale:
         raise BadInput(f"{where}: config.json says {GLOBAL} of {module}, but it has no .{GLOBAL} beside it.")
-    return Weight(f"{module}.weight", shape, scheme, stored, reason), warnings
+    return Weight(f"{module}.weight", shape, scheme, stored, reason)
 
 
 def _with_global(
-    module: str, shape: tuple[int, ...], scheme: Scheme, whole: Part, block: MlxQuantization | None
+    module: str, shape: tuple[int, ...], scheme: Scheme, whole: Part, listed: MlxParams | bool | None
 ) -> MxGlobal:
-    """The scheme of experts that have a global scale each; mlx-lm has no others."""
+    """The scheme of experts that have a global scale each; mlx-lm has no others. listed: what a file says of them."""
     where = f"{whole.file}: tensor {whole.name}"
-    listed = block.lookup(module) if block is not None else None
     if isinstance(listed, MlxParams) and not listed.global_scale:
         raise BadInput(f"{where}: stands beside {module}, of which config.json does not say {GLOBAL}.")
     found = MxGlobal(shape[-2])
@@ -145,29 +201,45 @@ def _group(scheme: Scheme) -> int:
 
 
 def _scheme(
-    module: str, weight: Part, scales: Part, biases: Part | None, block: MlxQuantization | None
-) -> tuple[Scheme, str, list[str]]:
+    module: str, weight: Part, scales: Part, biases: Part | None, settings: MlxSettings, notes: _Notes
+) -> tuple[Scheme, str]:
     """The scheme that settings and shapes agree on, and where the settings stand."""
     where = f"{weight.file}: tensor {weight.name}"
-    if block is None:
-        raise BadInput(f"{where}: has .scales, but config.json has no `quantization` with its group_size and bits.")
-    found = block.lookup(module)
-    if found is False:
-        raise BadInput(f"{where}: config.json marks {module} as dense, but it has .scales.")
-    params = found if isinstance(found, MlxParams) else block.default
-    if params is None:
-        raise BadInput(f"{where}: config.json's quantization has group_size 0, which means dense, but it has .scales.")
-    key = f"quantization.{module}" if found else "quantization"
-    problem = _mismatch(params, weight, scales, biases)
-    if problem is None:
-        return _make(params, scales), f"config.json: {key}", []
-    answers = [] if found else [p for p in _possible() if _mismatch(p, weight, scales, biases) is None]
-    if len(answers) != 1:
-        raise BadInput(f"{where}: config.json's {key} says {params}, but {problem}.")
-    warning = (
-        f"{module} is not listed in config.json's quantization, whose default does not fit: taken as {answers[0]}."
-    )
-    return _make(answers[0], scales), "shapes (not listed in config.json)", [warning]
+    answers = settings.answers(module)
+    problems = [_problem(answer, module, weight, scales, biases) for answer in answers]
+    for answer, problem in zip(answers, problems, strict=True):
+        if problem is None and isinstance(answer.params, MlxParams):
+            if answer is not answers[0]:
+                notes.contradicted.append(module)
+            return _make(answer.params, scales), f"{answer.file}: {answer.key}"
+    fitting = _fitting(weight, scales, biases)
+    if answers and (answers[0].listed or answers[0].params is None or len(fitting) != 1):
+        raise BadInput(f"{where}: {problems[0]}.")
+    if not answers and not settings.bare:
+        raise BadInput(
+            f"{where}: has .scales, but config.json has no `quantization` with its group_size and bits, and no {FILE} "
+            "gives them."
+        )
+    if not answers:
+        return _make(fitting[0], scales), "shapes (no config.json)"
+    notes.inferred.append(f"{module} ({fitting[0]})")
+    return _make(fitting[0], scales), "shapes (not listed in the settings)"
+
+
+def _problem(answer: Answer, module: str, weight: Part, scales: Part, biases: Part | None) -> str | None:
+    """What the stored arrays contradict in an answer, as a clause; None where nothing does."""
+    if not isinstance(answer.params, MlxParams):
+        if answer.listed:
+            return f"{answer.file} marks {module} as dense, but it has .scales"
+        why = "has group_size 0, which means dense" if answer.file == CONFIG else "means dense"
+        return f"{answer.file}'s {answer.key} {why}, but it has .scales"
+    found = _mismatch(answer.params, weight, scales, biases)
+    return None if found is None else f"{answer.file}'s {answer.key} says {answer.params}, but {found}"
+
+
+def _fitting(weight: Part, scales: Part, biases: Part | None) -> list[MlxParams]:
+    """Every setting that the stored arrays leave possible."""
+    return [params for params in _possible() if _mismatch(params, weight, scales, biases) is None]
 
 
 def _possible() -> list[MlxParams]:

@@ -73,7 +73,9 @@ class HfTarget:
         config = _config(source, stored_config(source, settings), placed, settings, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
         # The settings' further files say what config.json said before any of the weights became dense.
-        further, notes = beside(source, layouts=is_kept and not _decoded(source, placed))
+        is_dense = not is_kept and not quantization
+        further, notes = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
+        notes = [*notes, *hf_quantized.odd_blocks(placed)]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return [*files, *index, json_file("config.json", config), *further], notes
 

@@ -36,6 +36,8 @@ LM_HEAD = "lm_head"
 BLOCK = 128
 #: Families that are written.
 FAMILIES = ("ct", "bnb", "bare")
+#: The block sizes that bitsandbytes has for NF4 and FP4.
+BNB_BLOCKS = tuple(1 << power for power in range(5, 13))
 TORCH_FLOATS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 #: The last name of a layer's matrix that is no linear, or one that its tools leave alone.
@@ -97,6 +99,16 @@ def settings(placed: Sequence[Placed], root: str) -> dict[str, Any]:
     if "ct" in families:
         return _compressed_tensors(quantized, dense)
     return _bitsandbytes(quantized, dense, root) if "bnb" in families else {}
+
+
+def odd_blocks(placed: Sequence[Placed]) -> list[str]:
+    """A warning of NF4 and FP4 blocks of a size that bitsandbytes does not have."""
+    odd = [w for w in placed if isinstance(w.scheme, Bnb4) and w.scheme.block not in BNB_BLOCKS]
+    if not odd:
+        return []
+    sizes = ", ".join(map(str, BNB_BLOCKS))
+    named = ", ".join(sorted({w.scheme.name for w in odd}))
+    return [f"{named}: bitsandbytes does not read blocks of this size; it has {sizes} ({len(odd)} weights)."]
 
 
 def _is_dense_linear(weight: Placed) -> bool:

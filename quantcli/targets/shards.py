@@ -95,8 +95,12 @@ def json_file(name: str, value: Mapping[str, Any]) -> OutputFile:
     return OutputFile(name, len(data), ((0, data),))
 
 
-def copied_files(source: Checkpoint, *, settings: bool = False) -> list[OutputFile]:
-    """The source's sidecars, byte for byte; with `settings` also the files that say how its weights are stored."""
+def copied_files(source: Checkpoint, *, settings: bool = False, dense: bool = False) -> list[OutputFile]:
+    """The source's sidecars, byte for byte; with `settings` also the files that say how its weights are stored.
+
+    dense: no weight of the output is quantized, so that the file that says how to quantize a dense source counts on.
+    """
     root = source.root if source.root.is_dir() else source.root.parent
-    found = (*source.sidecars, *(source.settings if settings else ()))
+    found = [*source.sidecars, *(source.settings if settings else ())]
+    found += [source.beside] if dense and source.kind == "hf" and source.beside is not None else []
     return [OutputFile(str(p.relative_to(root)), p.stat().st_size, copy_of=p) for p in found]

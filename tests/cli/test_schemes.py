@@ -88,6 +88,14 @@ def test_importance_matrices_are_needed_where_llama_quantize_needs_them() -> Non
     assert {s["name"] for s in listed() if s["needs_importance_matrix"]} == DEMANDING & set(ggml.TYPES)
 
 
+def test_scales_are_tensors_of_their_own_where_more_than_one_array_is_stored() -> None:
+    families = {s["family"] for s in listed()}
+    separate = {family: {s["separate_scales"] for s in listed() if s["family"] == family} for family in families}
+    assert {family for family, found in separate.items() if found == {False}} == {"ggml", "dense", "bare"}
+    assert {family for family, found in separate.items() if found == {True}} == families - {"ggml", "dense", "bare"}
+    assert [s["name"] for s in listed() if s["separate_scales"] and not s["has_scale"]] == []
+
+
 def test_a_block_has_a_scale_and_a_group() -> None:
     assert [s["name"] for s in listed() if s["family"] == "ggml" and not (s["has_scale"] and s["group_size"])] == []
 

@@ -69,8 +69,8 @@ def test_quark_fixtures_are_recognised(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({}, "is no recipe that we know, which are: an MLX config.json .*; an hf2q .*; our rules"),
-        ("", "is no recipe that we know"),
+        ("", "is no recipe that we know, which are: an MLX config.json .*; an hf2q .*; our rules"),
+        ("# a comment", "is no recipe that we know"),
         ('title = "x"', "is no recipe that we know"),
         ({"model_type": "llama"}, "is no recipe that we know"),
         ({"bits": 4, "group_size": 64, "quant_method": "auto-round"}, "is no recipe that we know"),

@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quantcli.containers import safetensors
@@ -14,6 +15,7 @@ from quantcli.sources import remote
 from quantcli.sources.detect import open_folder, open_source
 from quantcli.sources.hub import list_files
 from quantcli.sources.remote import RemoteFolder, open_remote
+from tests.builders import safetensors_bytes
 from tests.hub_models import INDEX, MODEL, index, shard, whole
 from tests.hub_server import Blob, Hub, blob, sparse
 
@@ -53,6 +55,17 @@ def test_a_remote_folder_opens_as_a_local_one_does(hub: Hub) -> None:
     assert len(checkpoint.weights) == 160 and checkpoint.config == {"model_type": "llama"}
     assert len(hub.requests) == before
     assert str(checkpoint.files[0]) == "org/model@main/model-00001-of-00004.safetensors"
+
+
+def test_a_remote_mlx_folder_is_read_by_the_file_next_to_its_config(hub: Hub) -> None:
+    tensors = {"m.q.weight": np.zeros((3, 32), np.uint32), "m.q.scales": np.ones((3, 4), np.float16)}
+    tensors["m.q.biases"] = tensors["m.q.scales"]
+    files = {"config.json": blob(b'{"model_type": "llama"}'), "model.safetensors": blob(safetensors_bytes(tensors))}
+    hub.add(MODEL.repo, files | {"quantization_config.json": blob(b'{"per_tensor": {"m.q": {"bits": 4}}}')})
+    opened = open_remote(MODEL)
+    assert isinstance(opened, RemoteFolder)
+    weight = open_folder(opened).weights["m.q.weight"]
+    assert (weight.scheme.name, weight.reason) == ("affine4-g64", "quantization_config.json: m.q")
 
 
 def test_a_long_header_takes_a_second_range_of_just_its_rest(hub: Hub) -> None:
