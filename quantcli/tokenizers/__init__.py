@@ -14,7 +14,7 @@ from typing import Any
 from quantcli.checkpoint import Vocabulary
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
-from quantcli.tokenizers import byte_level, pre_tokenizers, sentencepiece, special, templates
+from quantcli.tokenizers import byte_level, listed, pre_tokenizers, sentencepiece, special, templates
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.pre_tokenizers import flattened
@@ -51,16 +51,18 @@ def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = PLA
     ids |= {role: number for role, number in chosen.items() if role not in ids}
     template, others = templates.read(files, settings)
     prefix = settings.get("add_prefix_space")
-    return replace(
+    made = replace(
         vocabulary,
         special=ids,
         add=add,
         add_space_prefix=prefix if isinstance(prefix, bool) else vocabulary.add_space_prefix,
         normalizer=_normalizer_flags(tokenizer),
+        suppressed=listed.suppressed(files, len(vocabulary.tokens)),
         chat_template=template,
         chat_templates=others,
         warnings=(*vocabulary.warnings, *warnings),
     )
+    return listed.placed(made, conventions.ids, config, files)
 
 
 def _by_text(tokens: tuple[bytes, ...], texts: Mapping[str, str]) -> dict[str, int]:
