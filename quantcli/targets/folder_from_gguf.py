@@ -17,8 +17,7 @@ from quantcli.checkpoint import Checkpoint, Vocabulary
 from quantcli.targets.base import OutputFile, Settings, gguf_dtype
 from quantcli.targets.names import Model
 from quantcli.targets.shards import json_file
-from quantcli.tokenizers import write
-from quantcli.tokenizers.special import ROLES
+from quantcli.tokenizers import gguf_keys, write
 from quantcli.tokenizers.stored import from_metadata, special_ids
 from quantcli.virtual import values_of
 
@@ -48,9 +47,13 @@ def token_ids(source: Checkpoint, vocabulary: Vocabulary | None) -> dict[str, in
     if vocabulary is not None:
         return write.token_ids(vocabulary)
     named, _ = special_ids(source.metadata, str(source.root))
-    return {
-        f"{key}_token_id": named[role] for key, role in ROLES.items() if role in named and key in ("bos", "eos", "pad")
+    found: dict[str, int | list[int]] = {
+        f"{key}_token_id": named[role] for key, role in (("bos", "bos"), ("pad", "padding")) if role in named
     }
+    listed = list(dict.fromkeys(named[role] for role in ("eos", "eot", "eom") if role in named))
+    if listed:
+        found["eos_token_id"] = listed if len(listed) > 1 else listed[0]
+    return found
 
 
 def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
@@ -62,8 +65,9 @@ def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
     if vocabulary is not None and vocabulary.suppressed:
         generation["suppress_tokens"] = list(vocabulary.suppressed)
     made = [json_file("generation_config.json", dict(sorted(generation.items())))]
+    lost = gguf_keys.dropped(source.metadata, where)
     if vocabulary is None:
-        return made, [f"{where}: holds no tokenizer, so the folder has none."]
+        return made, [f"{where}: holds no tokenizer, so the folder has none.", *lost]
     written = write.files(vocabulary, model.known().vocabulary, model.hyperparameters.context_length)
     made += [OutputFile(name, len(data), ((0, data),)) for name, data in written.files.items()]
-    return made, [*vocabulary.warnings, *written.warnings]
+    return made, [*vocabulary.warnings, *written.warnings, *lost]

@@ -103,7 +103,7 @@ def _assumptions(vocabulary: Vocabulary, where: str) -> list[str]:
             what = "ends an answer at" if role == "eos" else "puts first"
             said.append(
                 f"{where}: tokenizer.ggml.{role}_token_id names no token, so llama.cpp {what} token {number}, "
-                f"{shown(vocabulary.tokens[number])}, and the folder does the same."
+                f"{shown(vocabulary.tokens[number].decode(errors='replace'))}, and the folder does the same."
             )
     if found.ambiguous:
         said.append(
