@@ -21,7 +21,7 @@ from quantcli.tokenizers import gguf_keys, write
 from quantcli.tokenizers.stored import from_metadata, special_ids
 from quantcli.virtual import values_of
 
-#: What a rebuilt config.json says in any case, null where a file does not.
+#: What a rebuilt config.json says in any case, null where neither a file nor its family does.
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -39,7 +39,7 @@ def config(source: Checkpoint, settings: Settings) -> dict[str, Any]:
 
     made = models.config_from_gguf(source.metadata, shapes, values, dtype, str(source.root))
     ids = token_ids(source, from_metadata(source.metadata, str(source.root)))
-    return dict(sorted((made | dict.fromkeys(TOKEN_IDS) | ids).items()))
+    return dict(sorted((dict.fromkeys(TOKEN_IDS) | ids | made).items()))
 
 
 def token_ids(source: Checkpoint, vocabulary: Vocabulary | None) -> dict[str, int | list[int]]:

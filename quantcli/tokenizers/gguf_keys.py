@@ -59,6 +59,9 @@ MOST = 8
 def dropped(metadata: Mapping[str, Value], where: str) -> list[str]:
     """A warning that names the tokenizer's keys that a folder has no place for; none where there are none."""
     lost = [key for key, value in metadata.items() if key.startswith("tokenizer.") and not _is_known(key, value)]
+    pre, model = (metadata.get(f"{GGML}{name}") for name in ("pre", "model"))
+    if pre is not None and model is not None and model.value == "llama" and pre.value != "default":
+        lost.append(f"{GGML}pre")  # llama.cpp itself ignores it
     if not lost:
         return []
     names = ", ".join(f"{key} ({_shown(metadata[key])})" for key in lost[:MOST])

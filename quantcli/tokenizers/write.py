@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcli.checkpoint import Vocabulary
+from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.tokenizers import ends
 from quantcli.tokenizers.byte_level import CONTROL, UNKNOWN, USER_DEFINED
@@ -48,7 +49,7 @@ def files(vocabulary: Vocabulary, conventions: Conventions = PLAIN, context_leng
     itself and `NotPossible` for one that no tokenizer.json can express.
     """
     made, warnings = tokenizer_json(vocabulary, conventions.strips)
-    warnings += _unnamed(vocabulary, checked(vocabulary))
+    warnings += _unnamed(vocabulary, checked(vocabulary), conventions)
     settings = tokenizer_config(vocabulary, context_length)
     out = {"tokenizer.json": _json(made, None)}
     default, named = vocabulary.chat_template, vocabulary.chat_templates
@@ -110,13 +111,17 @@ def _further(vocabulary: Vocabulary, tokens: Tokens) -> dict[str, int]:
     return found
 
 
-def _unnamed(vocabulary: Vocabulary, tokens: Tokens) -> tuple[str, ...]:
-    """A warning of roles that tokenizer_config.json cannot name."""
+def _unnamed(vocabulary: Vocabulary, tokens: Tokens, conventions: Conventions) -> tuple[str, ...]:
+    """Warnings of roles that tokenizer_config.json cannot name, or gives to another token."""
     named = {*_further(vocabulary, tokens), *ENDS_OF_PARTS}
     lost = [f"tokenizer.ggml.{role}_token_id" for role in FURTHER if role in vocabulary.special and role not in named]
-    if not lost:
-        return ()
-    return (f"{', '.join(lost)}: dropped. In a folder only a special token can have this role.",)
+    said = [f"{', '.join(lost)}: dropped. In a folder only a special token can have this role."] if lost else []
+    number = vocabulary.special.get("unknown")
+    if splitting(vocabulary).raw and number is not None and number != conventions.ids.get("unknown"):
+        text, given = tokens.text(number), unknown(vocabulary, tokens)
+        if text != given:
+            said.append(f"tokenizer.ggml.unknown_token_id names {shown(text)}, but by its type {shown(given)} counts.")
+    return tuple(said)
 
 
 def token_ids(vocabulary: Vocabulary) -> dict[str, int | list[int]]:

@@ -21,6 +21,7 @@ from quantcli.tokenizers.rebuild import tokenizer_json
 from quantcli.tokenizers.write import files, token_ids
 from tests.builders import llama_gguf, tiny_llama
 from tests.conversions import converted, planned
+from tests.mutations.baselines import as_gguf, dense
 from tests.tokenizers import tiny
 from tests.tokenizers.kinds import KINDS, conventions_of, gguf_file, loaded, stored
 
@@ -285,3 +286,26 @@ def test_strict_refuses_an_end_without_a_place(tmp_path: Path) -> None:
     root = folder(tmp_path / "a", generation_config={"eos_token_id": [94, 7, 8, 9]})
     with pytest.raises(NotPossible, match=re.escape("eos_token_id 9")):
         planned(root, tmp_path / "a.gguf", to="gguf", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("case", "bos", "named", "eos"),
+    [
+        ("glm4_moe", None, 362, ["<|endoftext|>", "<|user|>", "<|observation|>"]),
+        ("gpt_oss", 368, 368, ["<|return|>", "<|endoftext|>", "<|call|>"]),
+        ("gemma2", 2, 2, ["<eos>", "<end_of_turn>"]),
+        ("llama", 1, 1, ["</s>"]),
+    ],
+)
+def test_folders_of_families_list_all_ends(
+    tmp_path: Path, case: str, bos: int | None, named: int, eos: list[str]
+) -> None:
+    """The class of GLM has no first token; the one that GGUF names is the converter's."""
+    made = as_gguf(dense(case, tmp_path), tmp_path)
+    converted(made.path, tmp_path / "made", to="hf", check=False)
+    tokens = made.settings["tokenizer.ggml.tokens"].value.decode()
+    config, generation = (json_of(tmp_path / "made" / f"{name}.json") for name in ("config", "generation_config"))
+    listed = generation["eos_token_id"] if len(eos) > 1 else [generation["eos_token_id"]]
+    assert [tokens[number].decode() for number in listed] == eos
+    assert config["eos_token_id"] == generation["eos_token_id"]
+    assert (config["bos_token_id"], generation["bos_token_id"]) == (bos, named)

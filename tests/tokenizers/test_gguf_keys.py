@@ -9,7 +9,9 @@ import pytest
 from quantcli.containers.gguf import read
 from quantcli.containers.gguf_values import Value
 from quantcli.errors import NotPossible
+from quantcli.tokenizers.conventions import NEMOTRON
 from quantcli.tokenizers.gguf_keys import HARMLESS, READ, dropped
+from quantcli.tokenizers.write import files
 from tests.builders import llama_gguf, tiny_llama
 from tests.conversions import converted, planned
 from tests.tokenizers import tiny
@@ -96,6 +98,23 @@ def test_a_role_of_an_ordinary_token_is_named(tmp_path: Path, role: str) -> None
     plan = planned(changed(model(tmp_path), key, ("uint32", 7)), tmp_path / "a", to="hf")
     (warning,) = [warning for warning in plan.warnings if "dropped" in warning]
     assert key in warning
+
+
+def test_a_pre_tokenizer_of_sentencepiece_is_named(tmp_path: Path) -> None:
+    """llama.cpp has one for byte-level BPE alone."""
+    keys = tiny.vocabulary_keys("llama", [], [], {})
+    for pre, count in (("default", 0), ("llama-bpe", 1)):
+        found = {key: Value(*pair) for key, pair in (keys | {f"{GGML}pre": ("string", pre)}).items()}
+        assert len(dropped(found, "a.gguf")) == count
+
+
+def test_an_unknown_token_that_is_not_of_that_type_is_named(tmp_path: Path) -> None:
+    for number, count in ((0, 0), (1, 1)):
+        made = files(tiny.vocabulary(tmp_path / "a.gguf", "llama", [], [], {"unknown": number}))
+        assert json.loads(made.files["tokenizer_config.json"])["unk_token"] == "<unk>"
+        assert len(made.warnings) == count and all("unknown_token_id" in warning for warning in made.warnings)
+    nemotron = tiny.vocabulary(tmp_path / "a.gguf", "llama", [], [], {"unknown": 1})
+    assert files(nemotron, NEMOTRON).warnings == ()  # of which llama.cpp's converter writes it
 
 
 def test_many_keys_are_one_warning() -> None:
