@@ -12,10 +12,10 @@ from quantcli.tokenizers.splittings import SPLITTINGS
 #: Vocabulary.model -> role -> id; models that are not listed have no default.
 IDS: Mapping[str, Mapping[str, int]] = {
     "bpe": {"bos": 11, "eos": 11},
-    "spm": {"bos": 1, "eos": 2},
-    "bert": {"bos": 101},
-    "t5": {"eos": 1},
-    "plamo2": {"bos": 1, "eos": 2},
+    "spm": {"bos": 1, "eos": 2, "unknown": 0},
+    "bert": {"bos": 101, "unknown": 100, "seperator": 102, "padding": 0, "mask": 103},
+    "t5": {"eos": 1, "unknown": 2, "padding": 0},
+    "plamo2": {"bos": 1, "eos": 2, "unknown": 0, "padding": 3},
 }
 
 #: Pre-tokenizers of byte-level BPE without a default `bos`.

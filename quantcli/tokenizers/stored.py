@@ -97,7 +97,7 @@ def _assumptions(vocabulary: Vocabulary, where: str) -> list[str]:
     """Warnings of special tokens that a file leaves open: assumed ones that are ordinary tokens, unclear ones."""
     found = ends.of(vocabulary)
     said = []
-    for role in sorted(vocabulary.assumed):
+    for role in sorted(vocabulary.assumed & {"bos", "eos"}):
         number = vocabulary.special[role]
         if is_ordinary(vocabulary, number) and number not in found.controls:
             what = "ends an answer at" if role == "eos" else "puts first"

@@ -116,7 +116,7 @@ def _unnamed(vocabulary: Vocabulary, tokens: Tokens, conventions: Conventions) -
     named = {*_further(vocabulary, tokens), *ENDS_OF_PARTS}
     lost = [f"tokenizer.ggml.{role}_token_id" for role in FURTHER if role in vocabulary.special and role not in named]
     said = [f"{', '.join(lost)}: dropped. In a folder only a special token can have this role."] if lost else []
-    number = vocabulary.special.get("unknown")
+    number = None if "unknown" in vocabulary.assumed else vocabulary.special.get("unknown")
     if splitting(vocabulary).raw and number is not None and number != conventions.ids.get("unknown"):
         text, given = tokens.text(number), unknown(vocabulary, tokens)
         if text != given:

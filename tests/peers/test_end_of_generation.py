@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import tiny_llama
+from tests.conversions import converted
 from tests.peers.pinned import peer
 from tests.tokenizers import kinds, tiny
 from tests.tokenizers.test_ends import CASES, ours
@@ -48,3 +50,15 @@ def test_the_committed_sets_are_llama_cpps(tmp_path: Path, model: str) -> None:
         if name == model:
             path = tiny.gguf_file(tmp_path / "a.gguf", model, texts, types, special)
             assert theirs(path) == (set(ends), set(matched)), (texts, types, special)
+
+
+def test_llama_cpp_stops_at_the_ends_that_a_folder_lists(tmp_path: Path) -> None:
+    """Those of both files, up to as many as GGUF has keys for; 94 is known by its text."""
+    root = tiny_llama(tmp_path / "a", eos_token_id=[94, 8])
+    (root / "generation_config.json").write_text('{"eos_token_id": [94, 7, 9]}')
+    converted(root, tmp_path / "a.gguf", to="gguf")
+    assert theirs(tmp_path / "a.gguf")[0] == {94, 7, 9}
+    (root / "tokenizer_config.json").write_text('{"bos_token": "<|begin|>"}')
+    (root / "generation_config.json").write_text('{"eos_token_id": [7, 94, 9]}')
+    converted(root, tmp_path / "b.gguf", to="gguf")
+    assert theirs(tmp_path / "b.gguf")[0] == {94, 7, 8, 9}

@@ -12,6 +12,7 @@ import pytest
 from quantcli import tokenizers
 from quantcli.checkpoint import Vocabulary
 from quantcli.containers.gguf import read
+from quantcli.containers.gguf_write import header
 from quantcli.errors import BadInput, NotPossible
 from quantcli.targets.gguf_metadata import tokenizer
 from quantcli.tokenizers import conventions, ends
@@ -88,6 +89,29 @@ def test_a_sentencepiece_file_without_ids_has_llama_cpps(tmp_path: Path) -> None
     assert json.loads(made["tokenizer_config.json"]).items() >= {"bos_token": "<s>", "eos_token": "</s>"}.items()
     first = json.loads(made["tokenizer.json"])["post_processor"]["single"][0]
     assert first == {"SpecialToken": {"id": "<s>", "type_id": 0}}
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("llama", {"bos": 1, "eos": 2, "unknown": 0}),
+        ("gpt2", {"eos": 11}),
+        ("gemma4", {}),
+        ("bert", {"padding": 0}),
+        ("t5", {"eos": 1, "unknown": 2, "padding": 0}),
+        ("plamo2", {"bos": 1, "eos": 2, "unknown": 0, "padding": 3}),
+        ("rwkv", {}),
+        ("nobody knows", {}),
+    ],
+)
+def test_ids_that_llama_cpp_assumes(tmp_path: Path, model: str, wanted: dict[str, int]) -> None:
+    """Of each kind of vocabulary, where it has so many tokens; one that a file names is not assumed."""
+    keys = tiny.vocabulary_keys("llama", [], [], {}) | {"tokenizer.ggml.model": ("string", model)}
+    (tmp_path / "a.gguf").write_bytes(header(keys, [])[0])
+    vocabulary = stored(tmp_path / "a.gguf")
+    assert dict(vocabulary.special) == wanted and vocabulary.assumed == wanted.keys()
+    (tmp_path / "a.gguf").write_bytes(header(keys | {EOS: ("uint32", 4)}, [])[0])
+    assert stored(tmp_path / "a.gguf").special["eos"] == 4 and "eos" not in stored(tmp_path / "a.gguf").assumed
 
 
 @pytest.mark.parametrize("target", ["hf", "mlx"])
