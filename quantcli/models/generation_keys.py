@@ -61,6 +61,8 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "min_length": (0,),
     "min_new_tokens": (0,),
     "no_repeat_ngram_size": (0,),
+    "frequency_penalty": (0.0,),
+    "presence_penalty": (0.0,),
     "typical_p": (1.0,),
     "top_h": (),
     "epsilon_cutoff": (0.0,),

@@ -7,6 +7,7 @@ Source: Hugging Face's tokenizers and transformers (what each setting does), lla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,6 +40,8 @@ NEUTRAL_MODEL: Mapping[str, tuple[Any, ...]] = {
     "end_of_word_suffix": ("",),
 }
 
+#: A byte as SentencePiece spells it.
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 #: Flags of added tokens that change ids.
 FLAGS = ("lstrip", "rstrip", "single_word")
 
@@ -85,9 +88,13 @@ def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Co
     model = tokenizer.get("model")
     whole = isinstance(model, Mapping) and model.get("ignore_merges") is True
     does = SPLITTINGS[made.pre].ignore_merges if made.model == "bpe" and made.pre in SPLITTINGS else False
-    if whole != does and (made.model == "spm" or made.pre != ASSUMED):  # which has a warning of its own
+    # An assumed pre-tokenizer has a warning of its own.
+    if whole != does and (made.model == "spm" or made.pre != ASSUMED) and (count := _unmerged(tokenizer)):
         takes = "takes words of the vocabulary whole" if does else "builds each word by merges"
-        yield f"{where}: model.ignore_merges is {str(whole).lower()}, but llama.cpp {takes}: some texts get other ids."
+        yield (
+            f"{where}: model.ignore_merges is {str(whole).lower()}, but llama.cpp {takes}: only one of them finds the "
+            f"{count} tokens that no merge makes."
+        )
     normalizers = _parts(tokenizer, "normalizer", "normalizers")
     if made.model == "bpe":
         odd = [step for step in normalizers if step.get("type") in ("Lowercase", "StripAccents")]
@@ -102,6 +109,20 @@ def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Co
         puts = "a blank" if written is not False else "no blank"
         hint = "" if rules.space_prefix is not None else f" Set add_prefix_space in {SETTINGS}."
         yield f"{where}: llama.cpp puts {puts} before a text, this tokenizer does the opposite.{hint}"
+
+
+def _unmerged(tokenizer: Mapping[str, Any]) -> int:
+    """How many tokens of several characters no merge makes, those that are matched before any merge aside.
+
+    Where all are made, words that are taken whole come out as merged ones do.
+    """
+    model, added = tokenizer["model"], tokenizer.get("added_tokens")
+    if model.get("type", "BPE") != "BPE":
+        return 0  # a Unigram model beside a tokenizer.model, of which it is not read
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    made = {"".join(pair) for pair in pairs}
+    made |= {entry["content"] for entry in added or ()}
+    return sum(len(text) > 1 and text not in made and not BYTE.fullmatch(text) for text in model["vocab"])
 
 
 def _parts(tokenizer: Mapping[str, Any], key: str, inner: str) -> list[Mapping[str, Any]]:

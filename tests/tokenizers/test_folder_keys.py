@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quantcli.errors import NotPossible
+from quantcli.errors import NotPossible, QuantError
 from quantcli.models.generation_keys import HARMLESS, NEUTRAL, READ, dropped
 from quantcli.tokenizers import load
 from quantcli.tokenizers.conventions import PHI3
@@ -24,7 +24,8 @@ def folder(tmp_path: Path, name: str, change: Callable[[dict[str, dict[str, Any]
     """A copy of a tokenizer's folder, its files changed as JSON objects by name."""
     root = tmp_path / "model"
     shutil.copytree(DATA / name, root)
-    files = {file: json.loads((root / file).read_text()) for file in (SETTINGS, JSON, "config.json")}
+    names = (SETTINGS, JSON, "config.json")
+    files = {file: json.loads((root / file).read_text()) if (root / file).is_file() else {} for file in names}
     files[MAP] = {}
     change(files)
     for file, data in files.items():
@@ -55,6 +56,25 @@ def flagged(flag: str) -> Callable[[dict[str, dict[str, Any]]], object]:
     return lambda files: files[JSON]["added_tokens"][-1].update({flag: True})
 
 
+def whole_words(flag: bool, *unmerged: str) -> Callable[[dict[str, dict[str, Any]]], object]:
+    """ignore_merges is the opposite of what llama.cpp does; each of `unmerged` is a token that no merge makes."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        model = files[JSON]["model"]
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        made = {"".join(merge) for merge in merges}
+        special = {entry["content"] for entry in files[JSON]["added_tokens"]}
+        for text in [text for text in model["vocab"] if len(text) > 1 and text not in made | special]:
+            if not text.startswith("<0x"):
+                model["merges"].append([text[:1], text[1:]])
+        for text in unmerged:
+            model["vocab"][text] = len(model["vocab"]) + len(special)
+            files["config.json"]["vocab_size"] = model["vocab"][text] + 1
+        model["ignore_merges"] = flag
+
+    return change
+
+
 def renamed_end(files: dict[str, dict[str, Any]]) -> None:
     files[JSON]["added_tokens"][-1]["content"] = files[SETTINGS]["pad_token"] = "<|eot_id|>"
     files[MAP]["eos_token"] = "<|eot_id|>"
@@ -78,7 +98,10 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, dict[str, Any]]], object], str
     "prefix": (BPE, set_key(JSON, "model", "continuing_subword_prefix", value="##"), JSON, "continuing_subword_prefix"),
     "suffix": (SPM, set_key(JSON, "model", "end_of_word_suffix", value="</w>"), JSON, "end_of_word_suffix"),
     "empty suffix": (SPM, set_key(JSON, "model", "end_of_word_suffix", value=""), "", ""),
-    "whole words": (SPM, set_key(JSON, "model", "ignore_merges", value=True), JSON, "ignore_merges"),
+    "whole words": ("kinds/bpe-qwen2", whole_words(True, "ignore"), JSON, "ignore_merges"),
+    "whole words, all of them merged": ("kinds/bpe-qwen2", whole_words(True), "", ""),
+    "whole words, SentencePiece": (SPM, whole_words(True, "ignore"), JSON, "ignore_merges"),
+    "whole words, SentencePiece, all of them merged": (SPM, whole_words(True), "", ""),
     "lstrip": (BPE, flagged("lstrip"), JSON, "lstrip"),
     "rstrip": (BPE, flagged("rstrip"), JSON, "rstrip"),
     "single_word": (SPM, flagged("single_word"), JSON, "single_word"),
@@ -187,6 +210,8 @@ RELEASES: tuple[dict[str, Any], ...] = (
      "max_new_tokens": 512, "do_sample": True, "top_k": 0, "top_p": 0.8, "transformers_version": "4.31.0"},
     {"bos_token_id": 1, "do_sample": True, "eos_token_id": 2, "pad_token_id": 0, "temperature": 0.6,
      "max_length": 4096, "top_p": 0.9, "transformers_version": "4.31.0.dev0"},
+    {"do_sample": True, "top_p": 0.8, "temperature": 0.8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+     "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0},
 )  # fmt: skip
 
 
@@ -221,3 +246,50 @@ def test_many_unknown_settings_are_one_warning() -> None:
 def test_tables_of_generation_settings_do_not_overlap() -> None:
     assert not READ & HARMLESS.keys() and not READ & NEUTRAL.keys() and not HARMLESS.keys() & NEUTRAL.keys()
     assert all(len(reason) > 10 for reason in HARMLESS.values())
+
+
+#: Values that no key has, or that only some have.
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    7,
+    -1,
+    1.5,
+    "x",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": 1},
+    [{"type": []}],
+    {"type": "Sequence"},
+)
+PATHS: tuple[tuple[str, ...], ...] = (
+    *((SETTINGS, key) for key in (
+        "bos_token", "eos_token", "eot_token", "fim_pre_token", "additional_special_tokens", "extra_special_tokens",
+        "sp_model_kwargs", "do_lower_case", "add_prefix_space", "tokenizer_class", "add_bos_token", "chat_template",
+    )),
+    *((JSON, key) for key in ("normalizer", "pre_tokenizer", "post_processor", "added_tokens", "decoder")),
+    *((JSON, "model", key) for key in ("type", "dropout", "ignore_merges", "merges", "vocab", "end_of_word_suffix")),
+    (JSON, "post_processor", "single"), (MAP, "eos_token"), (MAP, "bos_token"), ("config.json", "eos_token_id"),
+    ("generation_config.json", "eos_token_id"), ("generation_config.json", "suppress_tokens"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [BPE, SPM])
+@pytest.mark.parametrize("path", PATHS, ids="/".join)
+def test_odd_values_are_read_or_refused(tmp_path: Path, name: str, path: tuple[str, ...]) -> None:
+    for place, odd in enumerate(ODD):
+        below = tmp_path / str(place)
+        below.mkdir()
+        root = folder(below, name, lambda files: files.update({"generation_config.json": {}}))
+        data = json.loads((root / path[0]).read_text())
+        inner = data
+        for key in path[1:-1]:
+            inner = inner[key] if isinstance(inner.get(key), dict) else inner.setdefault(f"no {key}", {})
+        inner[path[-1]] = odd
+        (root / path[0]).write_text(json.dumps(data))
+        try:
+            json.dumps(warnings(root))
+        except QuantError as error:
+            assert str(error)
