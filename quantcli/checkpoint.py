@@ -199,6 +199,8 @@ class Vocabulary:
     5 unused, 6 byte). merges: `left right`, best first. special: role (`bos`, `eos`, `unknown`, `padding`, ...) -> id.
     add: role (`bos`, `eos`, `sep`) -> whether it is added around a text, where the tokenizer says so. chat_templates:
     the named ones beside the default. normalizer: step (`lowercase`, `strip_accents`) -> whether text goes through it.
+    suppressed: tokens that are never generated. assumed: roles in `special` that the file does not name, with the ids
+    that llama.cpp assumes.
     """
 
     model: str
@@ -213,4 +215,6 @@ class Vocabulary:
     chat_template: str | None = None
     chat_templates: Mapping[str, str] = field(default_factory=dict)
     normalizer: Mapping[str, bool] = field(default_factory=dict)
+    suppressed: tuple[int, ...] = ()
+    assumed: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from quantcli.models.falcon import FALCON
 from quantcli.models.gemma import GEMMA
 from quantcli.models.gemma2 import GEMMA2
 from quantcli.models.gemma3 import GEMMA3
-from quantcli.models.generation import generation_config
+from quantcli.models.generation import sampling
 from quantcli.models.glm4 import GLM4
 from quantcli.models.glm4_moe import GLM4_MOE
 from quantcli.models.gpt_neox import GPT_NEOX
@@ -121,9 +121,9 @@ def config_from_gguf(
     return rebuilt.config(file, architecture, kind, dtype)
 
 
-def generation_config_from_gguf(metadata: Mapping[str, Any], where: str = "GGUF metadata") -> dict[str, Any]:
-    """The `generation_config.json` object of GGUF metadata: token ids, and sampling values where there are some."""
-    return generation_config(stored(metadata, {}, nothing, where))
+def sampling_from_gguf(metadata: Mapping[str, Any], where: str = "GGUF metadata") -> dict[str, Any]:
+    """The sampling values of GGUF metadata as generation_config.json spells them; empty where there are none."""
+    return sampling(stored(metadata, {}, nothing, where))
 
 
 def from_gguf(
@@ -158,6 +158,6 @@ __all__ = [
     "find",
     "from_config",
     "from_gguf",
-    "generation_config_from_gguf",
     "mlx_rope_keys",
+    "sampling_from_gguf",
 ]

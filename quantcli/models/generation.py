@@ -1,4 +1,4 @@
-"""Sampling settings and token ids: `generation_config.json` and GGUF's `general.sampling.*`, both ways.
+"""Sampling settings: `generation_config.json` and GGUF's `general.sampling.*`, both ways.
 
 Source: llama.cpp's conversion (gguf-py's Metadata); transformers' GenerationConfig.
 """
@@ -24,25 +24,20 @@ SAMPLING = (
     ("mirostat_tau", "mirostat_tau", "float32"),
     ("mirostat_eta", "mirostat_eta", "float32"),
 )
-#: Those that transformers' class has a place for.
-PORTABLE = ("top_k", "top_p", "min_p", "temperature", "repetition_penalty")
-#: Tokens that end an answer: a file's own end, the end of a turn, the end of a message.
-ENDS = ("eos", "eot", "eom")
 
 
-def generation_config(file: Stored) -> dict[str, Any]:
-    """The object of generation_config.json: token ids, and sampling values where the file has some."""
-    ends = list(dict.fromkeys(end for role in ENDS if (end := file.token(role)) is not None))
-    made: dict[str, Any] = {
-        "bos_token_id": file.token("bos"),
-        "eos_token_id": (ends if len(ends) > 1 else ends[0]) if ends else None,
-        "pad_token_id": file.token("padding"),
-    }
-    sampled = {}
+def sampling(file: Stored) -> dict[str, Any]:
+    """The sampling values that a file has, as generation_config.json spells them."""
+    found = {}
     for key, name, kind in SAMPLING:
         stored = f"general.sampling.{name}"
-        if key in PORTABLE and file.every.has(stored):
-            read = file.every.number(stored)
-            sampled[key] = decimal(read) if kind == "float32" else int(read)
-    made |= {"do_sample": True} | sampled if sampled else {}
-    return {key: made[key] for key in sorted(made) if made[key] is not None}
+        if file.every.has(stored):
+            found[key] = _value(file, stored, kind)
+    return {"do_sample": True} | found if found else {}
+
+
+def _value(file: Stored, key: str, kind: str) -> Any:
+    if kind == "string":
+        return file.every.text(key, "")
+    read = file.every.number(key)
+    return decimal(read) if kind == "float32" else int(read)

@@ -21,7 +21,7 @@ SPELLED = {ours: theirs for theirs, ours in reversed(TORCH_DTYPES.items()) if no
 
 
 def config(file: Stored, architecture: Architecture, model_type: str, dtype: str | None) -> dict[str, Any]:
-    """The rebuilt object, keys sorted. dtype: our name of the weights' one. Raises `BadInput`."""
+    """The rebuilt object without ids of tokens, keys sorted. dtype: our name of the weights' one. Raises `BadInput`."""
     made: dict[str, Any] = {
         "model_type": model_type,
         "architectures": [architecture.classes[model_type]],
@@ -29,7 +29,6 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
         "tie_word_embeddings": not file.holds("output.weight") if file.tensors else OMITTED,
         "torch_dtype": OMITTED if dtype is None else SPELLED[dtype],
     }
-    made |= {f"{role}_token_id": file.token(_ROLES.get(role, role)) for role in ("bos", "eos", "pad")}
     made |= {"rope_theta": theta_of(file), "rope_scaling": rope_scaling(file)}
     if isinstance(architecture.model_types[model_type].get("head_dim"), int):
         made["head_dim"] = file.head_dim
@@ -40,9 +39,6 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
             made[key.back] = file.own.integer(key.otherwise)
     made |= {setting.name: setting.of(file) for setting in architecture.settings}
     return {key: made[key] for key in sorted(made) if made[key] is not OMITTED}
-
-
-_ROLES = {"pad": "padding"}
 
 
 def _value(key: Key, file: Stored) -> Any:

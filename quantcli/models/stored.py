@@ -39,10 +39,6 @@ class Stored:
     def holds(self, tensor: str) -> bool:
         return tensor in self.tensors
 
-    def token(self, role: str) -> int | None:
-        """The number of a special token (`bos`, `eos`, `padding`), None where the file names none."""
-        return self.every.optional_integer(f"tokenizer.ggml.{role}_token_id", least=0)
-
     @property
     def layers(self) -> int:
         return self.own.integer("block_count", most=LONGEST)

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 
 from quantcli import models
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Vocabulary
 from quantcli.targets.base import OutputFile, Settings, gguf_dtype
 from quantcli.targets.names import Model
 from quantcli.targets.shards import json_file
-from quantcli.tokenizers import write
-from quantcli.tokenizers.stored import from_metadata
+from quantcli.tokenizers import gguf_keys, write
+from quantcli.tokenizers.stored import from_metadata, special_ids
 from quantcli.virtual import values_of
+
+#: What a rebuilt config.json says in any case, null where neither a file nor its family does.
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def config(source: Checkpoint, settings: Settings) -> dict[str, Any]:
@@ -34,17 +37,37 @@ def config(source: Checkpoint, settings: Settings) -> dict[str, Any]:
         )
         return found
 
-    return models.config_from_gguf(source.metadata, shapes, values, dtype, str(source.root))
+    made = models.config_from_gguf(source.metadata, shapes, values, dtype, str(source.root))
+    ids = token_ids(source, from_metadata(source.metadata, str(source.root)))
+    return dict(sorted((dict.fromkeys(TOKEN_IDS) | ids | made).items()))
+
+
+def token_ids(source: Checkpoint, vocabulary: Vocabulary | None) -> dict[str, int | list[int]]:
+    """Ids of special tokens, as config.json and generation_config.json name them alike."""
+    if vocabulary is not None:
+        return write.token_ids(vocabulary)
+    named, _ = special_ids(source.metadata, str(source.root))
+    found: dict[str, int | list[int]] = {
+        f"{key}_token_id": named[role] for key, role in (("bos", "bos"), ("pad", "padding")) if role in named
+    }
+    listed = list(dict.fromkeys(named[role] for role in ("eos", "eot", "eom") if role in named))
+    if listed:
+        found["eos_token_id"] = listed if len(listed) > 1 else listed[0]
+    return found
 
 
 def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
     """generation_config.json and the tokenizer's files, and warnings of what these cannot say."""
     where = str(source.root)
     model = Model.of(source)
-    made = [json_file("generation_config.json", models.generation_config_from_gguf(source.metadata, where))]
     vocabulary = from_metadata(source.metadata, where)
+    generation: dict[str, Any] = models.sampling_from_gguf(source.metadata, where) | token_ids(source, vocabulary)
+    if vocabulary is not None and vocabulary.suppressed:
+        generation["suppress_tokens"] = list(vocabulary.suppressed)
+    made = [json_file("generation_config.json", dict(sorted(generation.items())))]
+    lost = gguf_keys.dropped(source.metadata, where)
     if vocabulary is None:
-        return made, [f"{where}: holds no tokenizer, so the folder has none."]
+        return made, [f"{where}: holds no tokenizer, so the folder has none.", *lost]
     written = write.files(vocabulary, model.known().vocabulary, model.hyperparameters.context_length)
     made += [OutputFile(name, len(data), ((0, data),)) for name, data in written.files.items()]
-    return made, list(written.warnings)
+    return made, [*vocabulary.warnings, *written.warnings, *lost]

@@ -12,7 +12,7 @@ from quantcli import tokenizers
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Architecture, Hyperparameters
+from quantcli.models import Architecture, Hyperparameters, generation_keys
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.dense import Dense
@@ -22,6 +22,8 @@ from quantcli.targets.gguf_general import Typed
 from quantcli.targets.gguf_metadata import dropped, metadata
 from quantcli.targets.global_scales import INPUT_SCALE, SCALE, WEIGHT, Floats, apart, input_scales, precisions
 from quantcli.targets.names import Model, Named
+from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.listed import GENERATION
 
 
 def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
@@ -45,7 +47,9 @@ def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[
         shapes={w.name: w.shape for w in placed}, quantized=any(not isinstance(w.scheme, Dense) for w in placed),
         extras=precisions(source, placed),
     )  # fmt: skip
-    return made, [*vocabulary.warnings, *dropped(hyperparameters)]
+    files = Files(source.root)
+    generation = generation_keys.dropped(files.json(GENERATION), files.label(GENERATION))
+    return made, [*vocabulary.warnings, *generation, *dropped(hyperparameters)]
 
 
 def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint) -> None:

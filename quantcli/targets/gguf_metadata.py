@@ -24,13 +24,14 @@ from quantcli.models.keys import SLIDING_WINDOW
 from quantcli.targets.gguf_general import Typed, front_matter, general, label_of
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.special import FURTHER
 
 QUANTIZATION_VERSION = 2
 CARD = "README.md"
 #: Vocabulary.model -> tokenizer.ggml.model.
 TOKENIZER_MODELS = {"bpe": "gpt2", "spm": "llama"}
 #: Special tokens that GGUF has a key for.
-TOKEN_IDS = ("bos", "eos", "unknown", "seperator", "padding", "mask", "eot", "eom")
+TOKEN_IDS = ("bos", "eos", "unknown", "seperator", "padding", "mask", *FURTHER)
 
 
 def metadata(
@@ -134,6 +135,8 @@ def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Co
         out["tokenizer.chat_template"] = ("string", vocabulary.chat_template)
     for step, on in vocabulary.normalizer.items():
         out[f"{ggml}normalizer.{step}"] = ("bool", on)
+    if vocabulary.suppressed:
+        out[f"{ggml}suppress_tokens"] = ("array[int32]", vocabulary.suppressed)
     for role, number in conventions.ids.items():
         if number < len(vocabulary.tokens):
             out[f"{ggml}{role}_token_id"] = ("uint32", number)

@@ -14,7 +14,7 @@ from typing import Any
 from quantcli.checkpoint import Vocabulary
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
-from quantcli.tokenizers import byte_level, pre_tokenizers, sentencepiece, special, templates
+from quantcli.tokenizers import byte_level, folder_keys, listed, pre_tokenizers, sentencepiece, special, templates
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.pre_tokenizers import flattened
@@ -31,7 +31,8 @@ def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = PLA
     or of a kind that is not read, and `BadInput`.
     """
     files = Files(folder)
-    tokenizer = parse(files.json(JSON), files.label(JSON)) if files.has(JSON) else None
+    stored = files.json(JSON)
+    tokenizer = parse(stored, files.label(JSON)) if files.has(JSON) else None
     settings = files.json(SETTINGS)
     size = _size(config, conventions.multiple)
     if tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_level and not tokenizer.byte_fallback:
@@ -51,16 +52,20 @@ def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = PLA
     ids |= {role: number for role, number in chosen.items() if role not in ids}
     template, others = templates.read(files, settings)
     prefix = settings.get("add_prefix_space")
-    return replace(
+    made = replace(
         vocabulary,
         special=ids,
         add=add,
         add_space_prefix=prefix if isinstance(prefix, bool) else vocabulary.add_space_prefix,
         normalizer=_normalizer_flags(tokenizer),
+        suppressed=listed.suppressed(files, len(vocabulary.tokens)),
         chat_template=template,
         chat_templates=others,
         warnings=(*vocabulary.warnings, *warnings),
     )
+    made = listed.placed(made, conventions.ids, config, files)
+    lost = folder_keys.lost(files, stored, settings, made, conventions)
+    return replace(made, warnings=(*made.warnings, *lost))
 
 
 def _by_text(tokens: tuple[bytes, ...], texts: Mapping[str, str]) -> dict[str, int]:
@@ -165,6 +170,12 @@ def _from_model(files: Files, settings: Mapping[str, Any], size: int | None) -> 
     warnings = vocabulary.warnings
     if model.model_type != sentencepiece.BPE:
         warnings += (f"{where}: is no BPE model; llama.cpp merges its pieces by score, which gives other tokens.",)
+    if not files.has(JSON):  # which says what is done to a text, and is looked at in its own right
+        does = [what for what, on in (("replaces characters", model.normalizes), ("drops blanks", model.trims)) if on]
+        if does:
+            warnings += (
+                f"{where}: its normalizer {' and '.join(does)}, llama.cpp does not: some texts get other ids.",
+            )
     # A blank in front is what llama.cpp does unless told otherwise.
     return replace(vocabulary, warnings=warnings, add_space_prefix=None if model.add_dummy_prefix else False)
 

@@ -18,8 +18,9 @@ from typing import Any
 from quantcli.checkpoint import Vocabulary
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
+from quantcli.tokenizers import ends
 from quantcli.tokenizers.byte_level import CONTROL, NORMAL, UNDERLINE, UNKNOWN, UNUSED, USER_DEFINED
-from quantcli.tokenizers.special import ENDS
+from quantcli.tokenizers.ends import Ends
 from quantcli.tokenizers.splittings import DIGIT, GPT2, SPLITTINGS, Splitting
 
 #: A SentencePiece vocabulary as a splitting: a blank in front, nothing cut before it merges.
@@ -76,7 +77,7 @@ def checked(vocabulary: Vocabulary) -> Tokens:
         if values is not None and len(values) != count:
             raise BadInput(f"tokenizer.ggml.{key} has {len(values)} entries, tokenizer.ggml.tokens {count}.")
     texts = tuple(_text(token, number) for number, token in enumerate(vocabulary.tokens))
-    types = tuple(CONTROL if kind == NORMAL and text in ENDS else kind for text, kind in zip(texts, types, strict=True))
+    types = _settled(types, ends.of(vocabulary))
     raw = splitting(vocabulary).raw
     ids: dict[str, int] = {}
     for number, text in enumerate(texts):
@@ -86,6 +87,13 @@ def checked(vocabulary: Vocabulary) -> Tokens:
         if ids.setdefault(text, number) != number:
             raise BadInput(f"tokenizer.ggml.tokens: {shown(text)} has the ids {ids[text]} and {number}.")
     return Tokens(texts, types, ids)
+
+
+def _settled(types: tuple[int, ...], found: Ends) -> tuple[int, ...]:
+    """Types as llama.cpp has them once it has looked at the texts."""
+    by_text = dict.fromkeys(found.ordinary, NORMAL)
+    by_text |= {n: CONTROL for n in found.controls if types[n] not in (UNKNOWN, USER_DEFINED)}
+    return tuple(by_text.get(n, kind) for n, kind in enumerate(types))
 
 
 def _text(token: bytes, number: int) -> str:

@@ -3,9 +3,10 @@
 `tokenizer.model` is a protocol buffer message (sentencepiece_model.proto); what is read of it:
 
     ModelProto      1 pieces: SentencePiece, repeated   2 trainer_spec: TrainerSpec   3 normalizer_spec: NormalizerSpec
-    SentencePiece   1 piece: string   2 score: float    3 type: 1 normal, 2 unknown, 3 control, 4 user defined, 5
-    unused, 6 byte TrainerSpec     3 model_type: 1 unigram, 2 bpe, 3 word, 4 char NormalizerSpec  3 add_dummy_prefix:
-    bool
+    SentencePiece   1 piece: string   2 score: float
+                    3 type: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
+    TrainerSpec     3 model_type: 1 unigram, 2 bpe, 3 word, 4 char
+    NormalizerSpec  2 precompiled_charsmap: bytes   3 add_dummy_prefix: bool   4 remove_extra_whitespaces: bool
 
 Wire format: a field is a varint key (number << 3 | wire type), then a varint (0), 8 bytes (1), a length and bytes
 (2), or 4 bytes (5). Source: protobuf's encoding specification; types and scores as llama.cpp's conversion gives them.
@@ -45,17 +46,22 @@ class Piece:
 
 @dataclass(frozen=True)
 class Model:
-    """A `tokenizer.model`: its pieces by id, how it was trained, whether a blank is put before every text."""
+    """A `tokenizer.model`: its pieces by id, how it was trained, whether a blank is put before every text.
+
+    normalizes: characters are replaced by a table. trims: blanks at both ends, and several in a row, are dropped.
+    """
 
     pieces: tuple[Piece, ...]
     model_type: int
     add_dummy_prefix: bool
+    normalizes: bool = False
+    trims: bool = False
 
 
 def parse_model(data: bytes, where: str) -> Model:
     """The message in a `tokenizer.model`; raises `BadInput` where it is none."""
     pieces: list[Piece] = []
-    model_type, prefix = UNIGRAM, True
+    model_type, normalizer = UNIGRAM, b""
     for number, value in _fields(data, where):
         if number in (1, 2, 3) and not isinstance(value, bytes):
             raise BadInput(f"{where}: field {number} is no message: this is not a SentencePiece model.")
@@ -64,10 +70,13 @@ def parse_model(data: bytes, where: str) -> Model:
         elif number == 2 and isinstance(value, bytes):
             model_type = _number(value, 3, UNIGRAM, f"{where}: trainer_spec.model_type")
         elif number == 3 and isinstance(value, bytes):
-            prefix = bool(_number(value, 3, 1, f"{where}: normalizer_spec.add_dummy_prefix"))
+            normalizer = value
     if not pieces:
         raise BadInput(f"{where}: holds no pieces: this is not a SentencePiece model.")
-    return Model(tuple(pieces), model_type, prefix)
+    prefix = bool(_number(normalizer, 3, 1, f"{where}: normalizer_spec.add_dummy_prefix"))
+    trims = bool(_number(normalizer, 4, 1, f"{where}: normalizer_spec.remove_extra_whitespaces"))
+    normalizes = bool(dict(_fields(normalizer, where)).get(2))
+    return Model(tuple(pieces), model_type, prefix, normalizes, trims)
 
 
 def _number(data: bytes, field: int, default: int, where: str) -> int:

@@ -11,7 +11,7 @@ nothing:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +31,8 @@ ROLES = {
     "mask": "mask",
 }
 ROLES |= {"eot": "eot", "eom": "eom"}
-#: Tokens that end an answer whatever a file's keys and types say: llama.cpp knows these control tokens by their text.
-ENDS = (
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
-    "<eos>", "<turn|>", "<｜end▁of▁sentence｜>", "[e~[",
-)  # fmt: skip
+#: Roles that only some models have, spelled alike in both: end of turn and of message, fill-in-the-middle.
+FURTHER = ("eot", "eom", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep")
 USUAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -50,10 +46,10 @@ class Special:
     warnings: list[str] = field(default_factory=list)
 
 
-def texts_of(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+def texts_of(tokenizer_config: Mapping[str, Any], roles: Iterable[str] = ROLES) -> dict[str, str]:
     """The special tokens that `tokenizer_config.json` names, by role: strings, or objects with a `content`."""
     found: dict[str, str] = {}
-    for role in ROLES:
+    for role in roles:
         value = tokenizer_config.get(f"{role}_token")
         text = value.get("content") if isinstance(value, Mapping) else value
         if isinstance(text, str):
@@ -84,8 +80,10 @@ def read(
         _settle(special, ids, role, by_text.get(special.texts.get(role, "")), size, "tokenizer_config.json")
     for role in special.asked:
         _settle(special, ids, role, config.get(f"{role}_token_id"), size, "config.json")
+    for role, text in texts_of(tokenizer_config, FURTHER).items():
+        _settle(special, ids, role, by_text.get(text), size, "tokenizer_config.json")
     add = {role: value for role, value in special.add.items() if role in ("bos", "eos", "sep")}
-    return {ROLES[role]: number for role, number in ids.items()}, add, tuple(special.warnings)
+    return {ROLES.get(role, role): number for role, number in ids.items()}, add, tuple(special.warnings)
 
 
 def _settle(special: Special, ids: dict[str, int], role: str, number: object, size: int, where: str) -> None:

@@ -6,13 +6,16 @@ Source: docs/gguf.md of ggml; gguf-py's names of the keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantcli.checkpoint import Vocabulary
 from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
-from quantcli.tokenizers.special import ROLES
+from quantcli.tokenizers import defaults, ends
+from quantcli.tokenizers.byte_level import CONTROL, UNKNOWN, USER_DEFINED
+from quantcli.tokenizers.special import FURTHER, ROLES
 
 GGML = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
@@ -21,6 +24,9 @@ TEMPLATE = "tokenizer.chat_template"
 MODELS = {"gpt2": "bpe", "llama": "spm"}
 STEPS = ("lowercase", "strip_accents")
 ADDED = ("bos", "eos", "sep")
+#: Roles with a key of their own, and the older keys of some; of both, the older one counts.
+SPECIAL = (*dict.fromkeys((*ROLES.values(), *FURTHER)),)
+OLDER = {"prefix": "fim_pre", "suffix": "fim_suf", "middle": "fim_mid"}
 
 
 def from_metadata(metadata: Mapping[str, Value], where: str) -> Vocabulary | None:
@@ -36,24 +42,82 @@ def from_metadata(metadata: Mapping[str, Value], where: str) -> Vocabulary | Non
     types = read.array(f"{GGML}token_type", "int32")
     scores = read.array(f"{GGML}scores", "float32")
     merges = read.array(f"{GGML}merges", "string") or []
-    special = {role: read.one(f"{GGML}{role}_token_id", int) for role in ROLES.values()}
     add = {role: read.one(f"{GGML}add_{role}_token", bool) for role in ADDED}
     steps = {step: read.one(f"{GGML}normalizer.{step}", bool) for step in STEPS}
     named = [key for key in metadata if key.startswith(f"{TEMPLATE}.")]
-    return Vocabulary(
-        model=MODELS.get(model, model),
-        pre=read.one(f"{GGML}pre", str) or "default",
+    pre = read.one(f"{GGML}pre", str) or "default"
+    model = MODELS.get(model, model)
+    added = {role: flag for role, flag in add.items() if flag is not None}
+    special, beyond = special_ids(metadata, where, len(tokens))
+    assumed = {k: v for k, v in defaults.assumed(model, pre, added, len(tokens)).items() if k not in special}
+    suppressed = read.array(f"{GGML}suppress_tokens", "int32") or []
+    vocabulary = Vocabulary(
+        model=model,
+        pre=pre,
         tokens=tuple(tokens),
         types=tuple(types or ()),
         scores=None if scores is None else tuple(scores),
         merges=tuple(merge.decode("utf-8", "surrogateescape") for merge in merges),
-        special={role: number for role, number in special.items() if number is not None},
-        add={role: flag for role, flag in add.items() if flag is not None},
+        special=special | assumed,
+        add=added,
         add_space_prefix=read.one(f"{GGML}add_space_prefix", bool),
         chat_template=read.one(TEMPLATE, str),
         chat_templates={key.removeprefix(f"{TEMPLATE}."): read.one(key, str) or "" for key in named},
         normalizer={step: flag for step, flag in steps.items() if flag is not None},
+        suppressed=tuple(number for number in suppressed if 0 <= number < len(tokens)),
+        assumed=frozenset(assumed),
     )
+    return replace(vocabulary, warnings=(*beyond, *_assumptions(vocabulary, where)))
+
+
+def special_ids(
+    metadata: Mapping[str, Value], where: str, count: int | None = None
+) -> tuple[dict[str, int], list[str]]:
+    """Role -> id of the special tokens that a file names, and a warning for each id that none of `count` tokens has.
+
+    Raises `BadInput` for an id that is no whole number.
+    """
+    read = _Reader(metadata, where)
+    keys = {f"{GGML}{role}_token_id": role for role in SPECIAL}
+    keys |= {f"{GGML}{older}_token_id": role for older, role in OLDER.items()}
+    found: dict[str, int] = {}
+    warnings = []
+    for key, role in keys.items():
+        number = read.one(key, int)
+        if number is not None and number < 0:
+            raise BadInput(f"{where}: {key} is {number}; expected an id, which is never below 0.")
+        if number is not None and count is not None and number >= count:
+            warnings.append(f"{where}: {key} is {number}, but there are {count} tokens: the key is ignored.")
+        elif number is not None:
+            found[role] = number
+    return found, warnings
+
+
+def _assumptions(vocabulary: Vocabulary, where: str) -> list[str]:
+    """Warnings of special tokens that a file leaves open: assumed ones that are ordinary tokens, unclear ones."""
+    found = ends.of(vocabulary)
+    said = []
+    for role in sorted(vocabulary.assumed & {"bos", "eos"}):
+        number = vocabulary.special[role]
+        if is_ordinary(vocabulary, number) and number not in found.controls:
+            what = "ends an answer at" if role == "eos" else "puts first"
+            said.append(
+                f"{where}: tokenizer.ggml.{role}_token_id names no token, so llama.cpp {what} token {number}, "
+                f"{shown(vocabulary.tokens[number].decode(errors='replace'))}, and the folder does the same."
+            )
+    if found.ambiguous:
+        said.append(
+            f"{where}: llama.cpp ends an answer at one of the tokens {', '.join(found.ambiguous)}; which one depends "
+            "on how it was built. The folder ends answers at each of them."
+        )
+    return said
+
+
+def is_ordinary(vocabulary: Vocabulary, number: int) -> bool:
+    """Whether a token is no special one by its type; where a file has no types, those of SentencePiece are special."""
+    if number < len(vocabulary.types):
+        return vocabulary.types[number] not in (CONTROL, UNKNOWN, USER_DEFINED)
+    return vocabulary.model != "spm"
 
 
 class _Reader:

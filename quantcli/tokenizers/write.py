@@ -17,19 +17,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcli.checkpoint import Vocabulary
+from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
-from quantcli.tokenizers.byte_level import CONTROL, USER_DEFINED
+from quantcli.tokenizers import ends
+from quantcli.tokenizers.byte_level import CONTROL, UNKNOWN, USER_DEFINED
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.rebuild import Tokens, checked, splitting, tokenizer_json, unknown
-from quantcli.tokenizers.special import ENDS, ROLES, USUAL
+from quantcli.tokenizers.special import FURTHER, ROLES, USUAL
+from quantcli.tokenizers.stored import is_ordinary
 from quantcli.tokenizers.templates import ADDITIONAL
 
 CLASS = "PreTrainedTokenizerFast"
+#: Of `FURTHER`, the roles that generation_config.json says too: their tokens end an answer.
+ENDS_OF_PARTS = ("eot", "eom")
 #: A named template's name, as it can stand in a file name.
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-
-#: gpt-oss goes on behind `<|end|>`, the end of one message of several.
-HARMONY = ("<|return|>", "<|call|>")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def files(vocabulary: Vocabulary, conventions: Conventions = PLAIN, context_leng
     itself and `NotPossible` for one that no tokenizer.json can express.
     """
     made, warnings = tokenizer_json(vocabulary, conventions.strips)
+    warnings += _unnamed(vocabulary, checked(vocabulary), conventions)
     settings = tokenizer_config(vocabulary, context_length)
     out = {"tokenizer.json": _json(made, None)}
     default, named = vocabulary.chat_template, vocabulary.chat_templates
@@ -70,10 +73,11 @@ def _json(value: Mapping[str, Any], indent: int | None = 2) -> bytes:
 def tokenizer_config(vocabulary: Vocabulary, context_length: int | None) -> dict[str, Any]:
     """The object for `tokenizer_config.json`, without chat templates."""
     how, tokens = splitting(vocabulary), checked(vocabulary)
-    special = {role: tokens.text(vocabulary.special.get(ROLES[role])) for role in USUAL}
+    special = {role: tokens.text(_named(vocabulary, ROLES[role])) for role in USUAL}
     if how.raw:
         special["unk"] = unknown(vocabulary, tokens)
     found: dict[str, Any] = {f"{role}_token": text for role, text in special.items() if text is not None}
+    found |= {f"{role}_token": tokens.texts[number] for role, number in _further(vocabulary, tokens).items()}
     found |= {f"add_{role}_token": added for role, added in vocabulary.add.items()}
     if vocabulary.add_space_prefix is not None:
         found["add_prefix_space"] = vocabulary.add_space_prefix
@@ -84,27 +88,53 @@ def tokenizer_config(vocabulary: Vocabulary, context_length: int | None) -> dict
     return found | {"tokenizer_class": CLASS}
 
 
+def _named(vocabulary: Vocabulary, role: str) -> int | None:
+    """The id of a role; None for an ordinary token that llama.cpp assumes, since naming it would make it special."""
+    number = vocabulary.special.get(role)
+    if number is None or role not in vocabulary.assumed:
+        return number
+    is_end = number in ends.of(vocabulary).controls
+    return number if is_end or not is_ordinary(vocabulary, number) else None
+
+
+def _further(vocabulary: Vocabulary, tokens: Tokens) -> dict[str, int]:
+    """The tokens that are named for roles which only some models have.
+
+    Not an end of turn or message that is no control token: named here, it would become one; `token_ids` lists it.
+    """
+    found: dict[str, int] = {}
+    for role in FURTHER:
+        number = vocabulary.special.get(role)
+        kinds = (CONTROL,) if role in ENDS_OF_PARTS else (CONTROL, UNKNOWN, USER_DEFINED)
+        if number is not None and 0 <= number < len(tokens.types) and tokens.types[number] in kinds:
+            found[role] = number
+    return found
+
+
+def _unnamed(vocabulary: Vocabulary, tokens: Tokens, conventions: Conventions) -> tuple[str, ...]:
+    """Warnings of roles that tokenizer_config.json cannot name, or gives to another token."""
+    named = {*_further(vocabulary, tokens), *ENDS_OF_PARTS}
+    lost = [f"tokenizer.ggml.{role}_token_id" for role in FURTHER if role in vocabulary.special and role not in named]
+    said = [f"{', '.join(lost)}: dropped. In a folder only a special token can have this role."] if lost else []
+    number = None if "unknown" in vocabulary.assumed else vocabulary.special.get("unknown")
+    if splitting(vocabulary).raw and number is not None and number != conventions.ids.get("unknown"):
+        text, given = tokens.text(number), unknown(vocabulary, tokens)
+        if text != given:
+            said.append(f"tokenizer.ggml.unknown_token_id names {shown(text)}, but by its type {shown(given)} counts.")
+    return tuple(said)
+
+
 def token_ids(vocabulary: Vocabulary) -> dict[str, int | list[int]]:
-    """`bos_token_id`, `eos_token_id` (all tokens that end an answer, where there are several) and `pad_token_id`."""
-    tokens = checked(vocabulary)
+    """`bos_token_id`, `eos_token_id` and `pad_token_id`, of roles that a token has.
+
+    `eos_token_id` is llama.cpp's end-of-generation set: the token that is named first, then the others by id.
+    """
+    special = {role: n for role, n in vocabulary.special.items() if 0 <= n < len(vocabulary.tokens)}
     found: dict[str, int | list[int]] = {}
-    ends = _ends(vocabulary, tokens)
-    for key, number in (("bos", vocabulary.special.get("bos")), ("pad", vocabulary.special.get("padding"))):
-        if tokens.text(number) is not None and number is not None:
-            found[f"{key}_token_id"] = number
-    if ends:
-        found["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    ending = ends.of(vocabulary).ids
+    if ending:
+        eos = [special["eos"]] if special.get("eos") in ending else []
+        listed = eos + sorted(ending.difference(eos))
+        found["eos_token_id"] = listed if len(listed) > 1 else listed[0]
+    found |= {f"{key}_token_id": special[role] for key, role in (("bos", "bos"), ("pad", "padding")) if role in special}
     return dict(sorted(found.items()))
-
-
-def _ends(vocabulary: Vocabulary, tokens: Tokens) -> list[int]:
-    """The named end first, then the others by id."""
-    kinds = (CONTROL, USER_DEFINED)
-    texts = [text for text in ENDS if text in tokens.ids]
-    if all(text in texts for text in HARMONY):
-        texts = [text for text in texts if text != "<|end|>"]
-    others = {tokens.ids[text] for text in texts}
-    others |= {vocabulary.special[role] for role in ("eot", "eom") if role in vocabulary.special}
-    named = vocabulary.special.get("eos")
-    first = [named] if named is not None and tokens.text(named) is not None else []
-    return first + sorted(n for n in others if n != named and n < len(tokens.types) and tokens.types[n] in kinds)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quantcli.errors import QuantError
-from quantcli.models import config_from_gguf, find, generation_config_from_gguf, mlx_rope_keys
+from quantcli.models import config_from_gguf, find, mlx_rope_keys, sampling_from_gguf
 from quantcli.targets.gguf_metadata import keys
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "arch"
@@ -32,7 +32,7 @@ def test_any_value_in_metadata(case: str) -> None:
                 architecture = find(made)
                 assert architecture is not None
                 architecture.hyperparameters(made)
-                json.dumps([made, generation_config_from_gguf(changed)], allow_nan=False)
+                json.dumps([made, sampling_from_gguf(changed)], allow_nan=False)
             except QuantError as error:
                 assert len(str(error)) < 900
 

@@ -22,7 +22,7 @@ from quantcli.models import (
     config_from_gguf,
     find,
     from_gguf,
-    generation_config_from_gguf,
+    sampling_from_gguf,
 )
 from quantcli.targets.gguf_metadata import keys
 
@@ -36,7 +36,8 @@ UNREAD = {
     "aux_loss_alpha", "order_of_interleaved_layers", "position_embedding_type", "layer_switch", "use_embedding_sharing",
     "use_gated_activation", "use_parallel_block", "use_parallel_embedding", "resid_pdrop", "initializer_range",
     "model_max_length", "qk_head_dim", "_sliding_window_pattern", "qkv_bias", "bias", "rope_scaling", "rope_theta",
-    "pretraining_tp", "mlp_bias", "router_aux_loss_coef", "output_router_logits", "pad_token_id",
+    "pretraining_tp", "mlp_bias", "router_aux_loss_coef", "output_router_logits", "pad_token_id", "bos_token_id",
+    "eos_token_id",
 }  # fmt: skip
 #: What GGUF does not say of a case: a window or a context that llama.cpp has no key for, a layer that is left out.
 UNSAID = {
@@ -208,14 +209,16 @@ def test_deepseek_v3_is_known_without_its_gating_function() -> None:
     assert found.name == "deepseek_v3"
 
 
-def test_sampling_and_tokens() -> None:
+def test_sampling() -> None:
     def made(case: str) -> dict[str, Any]:
-        return generation_config_from_gguf({k: v for k, (_, v) in reference(case)["metadata"].items()})
+        return sampling_from_gguf({k: v for k, (_, v) in reference(case)["metadata"].items()})
 
     sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
-    assert made("qwen2") == sampling | {"eos_token_id": 362, "pad_token_id": 360}
-    assert made("llama") == {"bos_token_id": 1, "eos_token_id": 2}
-    assert made("glm4_moe")["eos_token_id"] == [360, 367, 369]
+    assert made("qwen2") == sampling
+    assert made("llama") == {}
+    more = {"general.sampling.xtc_probability": 0.5, "general.sampling.mirostat": 2, "general.sampling.sequence": "k;p"}
+    wanted = {"xtc_probability": 0.5, "mirostat": 2, "sequence": "k;p", "do_sample": True}
+    assert sampling_from_gguf({"general.architecture": "llama"} | more) == wanted
 
 
 def test_metadata_alone_gives_hyperparameters() -> None:

@@ -17,8 +17,9 @@ mlx_lm = peer("mlx_lm")
 DATA = Path(__file__).resolve().parent.parent / "data" / "arch"
 CASES = sorted(path.name for path in DATA.iterdir())
 
-#: Keys of files, not of models, and those that no class reads.
+#: Keys of files and of tokenizers, not of models, and those that no class reads.
 ASIDE = {
+    "bos_token_id", "eos_token_id",
     "_name_or_path", "architectures", "transformers_version", "quantization_config", "dtype", "hidden_act",
     "hidden_activation",
     "layer_switch", "order_of_interleaved_layers", "position_embedding_type", "use_embedding_sharing",

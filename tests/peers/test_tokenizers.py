@@ -1,11 +1,13 @@
 """Tokenizers of 17 kinds: llama.cpp on the GGUF that we write, transformers on the files that we rebuild from it."""
 
 import ctypes
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quantcli.tokenizers.special import FURTHER
 from quantcli.tokenizers.write import files
 from tests.peers.pinned import peer
 from tests.tokenizers.kinds import KINDS, conventions_of, gguf_file, packed, probes, stored
@@ -76,3 +78,20 @@ def test_transformers_reads_what_we_rebuild(tmp_path: Path, kind: str, own: bool
     assert tokenizer.eos_token_id == vocabulary.special["eos"]
     assert tokenizer.bos_token_id == vocabulary.special.get("bos")
     assert tokenizer.model_max_length == 4096
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_roles_that_transformers_does_not_know_change_no_ids(tmp_path: Path, kind: str) -> None:
+    """End of turn and message, fill-in-the-middle: it keeps them as attributes."""
+    vocabulary = stored(gguf_file(tmp_path / "model.gguf", kind))
+    special = [number for number, type_ in enumerate(vocabulary.types) if type_ == 3]
+    roles = {role: special[place % len(special)] for place, role in enumerate(FURTHER)}
+    made = files(replace(vocabulary, special={**vocabulary.special, **roles}), conventions_of(kind))
+    assert made.warnings == ()
+    for name, data in made.files.items():
+        (tmp_path / name).write_bytes(data)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for probe in probes(kind):
+        assert tokenizer.encode(probe["text"]) == probe["tokenizers_with_special"], probe
+    for role, number in roles.items():
+        assert tokenizer.convert_tokens_to_ids(getattr(tokenizer, f"{role}_token")) == number

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantcli.errors import BadInput
+from quantcli.tokenizers import load
 from quantcli.tokenizers.sentencepiece import BPE, Piece, parse_model
 
 MODEL = Path(__file__).resolve().parent.parent / "data" / "tokenizers" / "small-spm" / "tokenizer.model"
@@ -92,3 +93,24 @@ def test_any_bytes_give_a_model_or_bad_input(data: bytes, place: int, byte: int)
             parse_model(attempt, "m")
         except BadInput as error:
             assert str(error).startswith("m")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (b"\x18\x01\x20\x00", ()),  # add_dummy_prefix, no remove_extra_whitespaces
+        (b"\x18\x01\x20\x01", ("drops blanks",)),
+        (b"\x18\x01", ("drops blanks",)),  # the default
+        (b"\x12\x03abc\x20\x00", ("replaces characters",)),
+        (b"\x12\x03abc", ("replaces characters", "drops blanks")),
+    ],
+)
+def test_a_normalizer_that_llama_cpp_does_not_have_is_named(
+    tmp_path: Path, spec: bytes, words: tuple[str, ...]
+) -> None:
+    """In a folder without a tokenizer.json, which would say what is done to a text."""
+    whole = MODEL.read_bytes()
+    (tmp_path / "tokenizer.model").write_bytes(whole + b"\x1a" + bytes([len(spec)]) + spec)
+    found = load(tmp_path, {"bos_token_id": 1, "eos_token_id": 2}).warnings
+    assert len(found) == bool(words)
+    assert all("tokenizer.model: " in found[0] and word in found[0] for word in words)

@@ -1,0 +1,260 @@
+"""What a model folder's tokenizer files say that GGUF cannot hold, and that changes ids or what a chat looks like.
+
+Each kind of loss is one warning that names the file and the key. Settings that only say how a tokenizer is loaded, or
+what text becomes of ids, are passed over: the pre-tokenizer's name stands for these.
+Source: Hugging Face's tokenizers and transformers (what each setting does), llama.cpp's src/llama-vocab.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from quantcli.checkpoint import Vocabulary
+from quantcli.containers.hostile import shown
+from quantcli.tokenizers import defaults, ends
+from quantcli.tokenizers.byte_level import CONTROL, UNDERLINE, UNKNOWN, USER_DEFINED
+from quantcli.tokenizers.conventions import Conventions
+from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.pre_tokenizers import ASSUMED, flattened
+from quantcli.tokenizers.special import ROLES, USUAL, texts_of
+from quantcli.tokenizers.splittings import SPLITTINGS
+
+JSON, SETTINGS, MAP = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+TEMPLATE = "chat_template.jinja"
+
+#: Keys of tokenizer_config.json that change ids -> the values that do not; null never does.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "split_special_tokens": (False,),
+    "sp_model_kwargs": ({},),
+    "do_lower_case": (False,),
+    "remove_space": (False,),
+    "keep_accents": (True,),
+}
+
+#: Keys of tokenizer.json's `model` that change ids -> the values that do not; null never does.
+NEUTRAL_MODEL: Mapping[str, tuple[Any, ...]] = {
+    "dropout": (0.0,),
+    "continuing_subword_prefix": ("",),
+    "end_of_word_suffix": ("",),
+}
+
+#: A byte as SentencePiece spells it.
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+#: Flags of added tokens that change ids.
+FLAGS = ("lstrip", "rstrip", "single_word")
+
+#: Classes that take tokenizer.json as it is.
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+#: How the names of classes begin that put a blank before a text where tokenizer_config.json says so.
+PREFIXING = ("GPT2", "Roberta", "GPTNeoX", "CodeGen", "Bart", "Bloom", "Longformer", "Blenderbot", "Deberta")
+
+
+def lost(
+    files: Files, tokenizer: Mapping[str, Any], settings: Mapping[str, Any], made: Vocabulary, rules: Conventions
+) -> tuple[str, ...]:
+    """Warnings. tokenizer, settings: the objects in tokenizer.json and tokenizer_config.json. made: what GGUF gets."""
+    where, model = files.label(JSON), tokenizer.get("model")
+    found = [*_listed(files.label(SETTINGS), settings, NEUTRAL), *_prefixing(files.label(SETTINGS), settings, made)]
+    if tokenizer:
+        found += _listed(f"{where}: model", model if isinstance(model, Mapping) else {}, NEUTRAL_MODEL)
+        found += _steps(where, tokenizer, made, rules)
+        found += _added(where, tokenizer.get("added_tokens"), rules)
+        found += _around(where, tokenizer, settings, made)
+    found += _roles(files, settings, made)
+    if files.has(TEMPLATE) and files.text(TEMPLATE) != made.chat_template:
+        found.append(f"{files.label(TEMPLATE)}: is another chat template than that in {SETTINGS}, which GGUF gets.")
+    return tuple(found)
+
+
+def _prefixing(where: str, settings: Mapping[str, Any], made: Vocabulary) -> Iterator[str]:
+    """A blank before a text that a class of byte-level BPE puts there."""
+    name = settings.get("tokenizer_class")
+    if made.model == "bpe" and settings.get("add_prefix_space") is True and str(name).startswith(PREFIXING):
+        yield f"{where}: add_prefix_space is true, but llama.cpp puts no blank before a text with byte-level BPE."
+
+
+def _listed(where: str, values: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> Iterator[str]:
+    """Settings that have another value than one that changes nothing."""
+    changed = [key for key, same in neutral.items() if values.get(key) is not None and values[key] not in same]
+    if changed:
+        names = ", ".join(f"{key} ({shown(values[key])})" for key in changed)
+        yield f"{where}: GGUF has no place for {names}: llama.cpp gives some texts other ids."
+
+
+def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Conventions) -> Iterator[str]:
+    """Steps before and in the model that llama.cpp carries out otherwise, or not at all."""
+    model = tokenizer.get("model")
+    whole = isinstance(model, Mapping) and model.get("ignore_merges") is True
+    does = SPLITTINGS[made.pre].ignore_merges if made.model == "bpe" and made.pre in SPLITTINGS else False
+    # An assumed pre-tokenizer has a warning of its own.
+    if whole != does and (made.model == "spm" or made.pre != ASSUMED) and (count := _unmerged(tokenizer)):
+        takes = "takes words of the vocabulary whole" if does else "builds each word by merges"
+        yield (
+            f"{where}: model.ignore_merges is {str(whole).lower()}, but llama.cpp {takes}: only one of them finds the "
+            f"{count} tokens that no merge makes."
+        )
+    normalizers = _parts(tokenizer, "normalizer", "normalizers")
+    if made.model == "bpe":
+        odd = [step for step in normalizers if step.get("type") in ("Lowercase", "StripAccents")]
+    else:
+        odd = [*normalizers, *_parts(tokenizer, "pre_tokenizer", "pretokenizers")]
+        odd = [step for step in odd if not _is_blanks(step)]
+    if odd:
+        kind = "byte-level BPE" if made.model == "bpe" else "SentencePiece"
+        yield f"{where}: llama.cpp has no step {shown(odd[0].get('type'))} for {kind}: some texts get other ids."
+    written = made.add_space_prefix if rules.space_prefix is None else rules.space_prefix
+    if made.model == "spm" and _prefixes(tokenizer) != (written is not False):
+        puts = "a blank" if written is not False else "no blank"
+        hint = "" if rules.space_prefix is not None else f" Set add_prefix_space in {SETTINGS}."
+        yield f"{where}: llama.cpp puts {puts} before a text, this tokenizer does the opposite.{hint}"
+
+
+def _unmerged(tokenizer: Mapping[str, Any]) -> int:
+    """How many tokens of several characters no merge makes, those that are matched before any merge aside.
+
+    Where all are made, words that are taken whole come out as merged ones do.
+    """
+    model, added = tokenizer["model"], tokenizer.get("added_tokens")
+    if model.get("type", "BPE") != "BPE":
+        return 0  # a Unigram model beside a tokenizer.model, of which it is not read
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    made = {"".join(pair) for pair in pairs}
+    made |= {entry["content"] for entry in added or ()}
+    return sum(len(text) > 1 and text not in made and not BYTE.fullmatch(text) for text in model["vocab"])
+
+
+def _parts(tokenizer: Mapping[str, Any], key: str, inner: str) -> list[Mapping[str, Any]]:
+    step = tokenizer.get(key)
+    return list(flattened(step if isinstance(step, Mapping) else None, inner))
+
+
+def _names(tokenizer: Mapping[str, Any], key: str, inner: str) -> list[str]:
+    return [str(step.get("type")) for step in _parts(tokenizer, key, inner)]
+
+
+def _is_blanks(step: Mapping[str, Any]) -> bool:
+    """Whether a step only writes blanks as SentencePiece does, or cuts at a blank that is not there any more."""
+    match step.get("type"):
+        case "Prepend":
+            return bool(step.get("prepend") == UNDERLINE)
+        case "Replace":
+            return (step.get("pattern"), step.get("content")) == ({"String": " "}, UNDERLINE)
+        case "Metaspace":
+            return bool(step.get("replacement", UNDERLINE) == UNDERLINE)
+        case "Split":
+            return bool(step.get("pattern") == {"String": " "})
+    return False
+
+
+def _prefixes(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether a SentencePiece tokenizer puts a blank before a text."""
+    if "Prepend" in _names(tokenizer, "normalizer", "normalizers"):
+        return True
+    for step in _parts(tokenizer, "pre_tokenizer", "pretokenizers"):
+        if step.get("type") == "Metaspace":
+            return step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space") is not False
+    return False
+
+
+def _added(where: str, added: object, rules: Conventions) -> Iterator[str]:
+    """Added tokens that swallow blanks around them, or that are only matched as words."""
+    flags = [flag for flag in FLAGS if not (flag == "rstrip" and rules.strips)]
+    odd = [
+        (entry.get("content"), [flag for flag in flags if entry.get(flag) is True])
+        for entry in (added if isinstance(added, list) else [])
+        if isinstance(entry, Mapping) and any(entry.get(flag) is True for flag in flags)
+    ]
+    if odd:
+        text, set_ = odd[0]
+        yield (
+            f"{where}: GGUF has no place for flags of added tokens: {len(odd)} have some, {shown(text)} first "
+            f"({', '.join(set_)})."
+        )
+
+
+def _around(where: str, tokenizer: Mapping[str, Any], settings: Mapping[str, Any], made: Vocabulary) -> Iterator[str]:
+    """What is put around a text, where llama.cpp's keys cannot say it."""
+    steps = _parts(tokenizer, "post_processor", "processors")
+    odd = [step for step in steps if step.get("type") not in ("ByteLevel", "RobertaProcessing", "TemplateProcessing")]
+    if odd:
+        yield f"{where}: GGUF has no place for the post_processor {shown(odd[0].get('type'))}, which is dropped."
+    leading = SPLITTINGS[made.pre].leading if made.model == "bpe" and made.pre in SPLITTINGS else ()
+    for step in steps:
+        single = step.get("single") if step.get("type") == "TemplateProcessing" else None
+        texts = [_special(entry) for entry in single] if isinstance(single, list) else []
+        at = texts.index(None) if None in texts else len(texts)
+        front, behind = tuple(texts[:at]), tuple(texts[at + 1 :])
+        if max(len(front), len(behind)) > 1 and not (front == leading and len(behind) < 2):
+            yield (
+                f"{where}: post_processor puts {len(front)} special tokens before a text and {len(behind)} behind it; "
+                "GGUF has a place for one each."
+            )
+    generic = settings.get("tokenizer_class") in (None, *GENERIC)
+    if generic and "bos" not in made.add and defaults.adds_bos(made.model, made.pre):
+        yield (
+            f"{where}: puts no token before a text, but llama.cpp does with this vocabulary. Set add_bos_token in "
+            f"{SETTINGS} to false."
+        )
+
+
+def _special(entry: object) -> str | None:
+    """The special token of a template's entry, None for a text's place."""
+    value = entry.get("SpecialToken") if isinstance(entry, Mapping) else None
+    number = value.get("id") if isinstance(value, Mapping) else None
+    return number if isinstance(number, str) else None
+
+
+def _roles(files: Files, settings: Mapping[str, Any], made: Vocabulary) -> Iterator[str]:
+    """Special tokens that are named and that GGUF does not get."""
+    count = len(made.tokens)
+    given = {**defaults.assumed(made.model, made.pre, made.add, count), **made.special}
+    ids: dict[str, int] = {}
+    for number, token in enumerate(made.tokens):
+        if number >= len(made.types) or made.types[number] in (CONTROL, UNKNOWN, USER_DEFINED):
+            ids[token.decode(errors="replace")] = number
+    named = texts_of(settings, USUAL)
+    for where, texts in ((SETTINGS, named), (MAP, texts_of(files.json(MAP), USUAL))):
+        wrong = [role for role, text in texts.items() if _is_lost(role, ids.get(text), given, made)]
+        if wrong:
+            role = wrong[0]
+            yield (
+                f"{files.label(where)}: {role}_token is {shown(texts[role])}, but GGUF gets "
+                f"{_token(made, given.get(ROLES[role]))} ({len(wrong)} such tokens)."
+            )
+    more = [text for text in _additional(settings) if text not in ids]
+    if more:
+        yield (
+            f"{files.label(SETTINGS)}: {len(more)} additional special tokens are no special tokens of {JSON}, "
+            f"{shown(more[0])} first: llama.cpp cuts them up."
+        )
+
+
+def _is_lost(role: str, number: int | None, given: Mapping[str, int], made: Vocabulary) -> bool:
+    """Whether llama.cpp does something else than this token stands for. Padding and masks are of no use to it."""
+    if number == given.get(ROLES[role]):
+        return False
+    match role:
+        case "bos":
+            return made.add.get("bos", defaults.adds_bos(made.model, made.pre))
+        case "sep":
+            return made.add.get("sep", False)
+        case "eos":
+            return number not in ends.of(made).ids
+    return False
+
+
+def _token(made: Vocabulary, number: int | None) -> str:
+    return "none" if number is None else shown(made.tokens[number].decode(errors="replace"))
+
+
+def _additional(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of further special tokens: lists of strings or objects, or an object of them."""
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        value = settings.get(key)
+        entries = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
+        for entry in entries:
+            text = entry.get("content") if isinstance(entry, Mapping) else entry
+            if isinstance(text, str):
+                yield text

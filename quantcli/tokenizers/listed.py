@@ -1,0 +1,95 @@
+"""The tokens that end an answer in a model folder, as keys of GGUF.
+
+`eos_token_id` of generation_config.json and config.json is an id or a list of ids. GGUF has three keys for such tokens
+(`eos`, `eot`, `eom`); those that llama.cpp knows by their text need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from quantcli.checkpoint import Vocabulary
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput
+from quantcli.tokenizers import defaults, ends
+from quantcli.tokenizers.files import Files
+
+KEY, SUPPRESSED = "eos_token_id", "suppress_tokens"
+GENERATION = "generation_config.json"
+SLOTS = ("eos", "eot", "eom")
+#: More ids than any model lists; bounds the work that a hostile file can make.
+MOST, MOST_ENDS = 1 << 16, 1024
+
+
+def placed(vocabulary: Vocabulary, fixed: Mapping[str, int], config: Mapping[str, Any], files: Files) -> Vocabulary:
+    """The vocabulary with roles for the listed ends that llama.cpp would not know, and warnings of those without one.
+
+    fixed: role -> id of an architecture, whatever the files say. config: the object in config.json. Raises `BadInput`
+    for a list of anything but ids.
+    """
+    texts, count = ends.texts_of(vocabulary), len(vocabulary.tokens)
+    taken = {**vocabulary.special, **{role: number for role, number in fixed.items() if number < count}}
+    wanted = _wanted(config, files)
+    beyond = [(number, where) for number, where in wanted.items() if number >= count]
+    given: dict[str, int] = {}
+    lost: list[tuple[int, str]] = []
+    for number, where in wanted.items():
+        if number >= count or number in ends.find(texts, taken | given).ids:
+            continue
+        role = next((role for role in SLOTS if role not in taken | given), None)
+        if role is not None and number in ends.find(texts, taken | given | {role: number}).ids:
+            given[role] = number
+        else:
+            lost.append((number, where))
+    warnings = []
+    if beyond:
+        number, where = beyond[0]
+        warnings.append(f"{where}: {KEY} {number} is left out: there are {count} tokens ({len(beyond)} such ids).")
+    if lost:
+        number, where = lost[0]
+        warnings.append(
+            f"{where}: {KEY} {number}, {_shown(vocabulary, number)}, has no key in GGUF: llama.cpp does not stop there "
+            f"({len(lost)} such ids)."
+        )
+    assumed = defaults.assumed(vocabulary.model, vocabulary.pre, vocabulary.add, count).get("eos")
+    if "eos" not in taken | given and assumed is not None:
+        warnings.append(
+            f"{files.root}: no file names the token that ends a text (eos), so llama.cpp takes token {assumed}, "
+            f"{_shown(vocabulary, assumed)}."
+        )
+    return replace(vocabulary, special={**vocabulary.special, **given}, warnings=(*vocabulary.warnings, *warnings))
+
+
+def _shown(vocabulary: Vocabulary, number: int) -> str:
+    return shown(vocabulary.tokens[number].decode(errors="replace"))
+
+
+def _wanted(config: Mapping[str, Any], files: Files) -> dict[int, str]:
+    """The ids that files list, each with the first file that does."""
+    wanted: dict[int, str] = {}
+    for name, file in ((GENERATION, files.json(GENERATION)), ("config.json", config)):
+        where = files.label(name)
+        wanted |= {number: where for number in ids(file.get(KEY), KEY, where) if number not in wanted}
+    return wanted
+
+
+def ids(value: object, key: str, where: str) -> list[int]:
+    """The ids under a key: none, one or a list."""
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    most = MOST_ENDS if key == KEY else MOST
+    if len(listed) > most:
+        raise BadInput(f"{where}: {key} lists {len(listed)} ids; expected at most {most}.")
+    found: list[int] = []
+    for number in listed:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise BadInput(f"{where}: {key} holds {shown(number)}; expected an id or a list of ids.")
+        found.append(number)
+    return found
+
+
+def suppressed(files: Files, count: int) -> tuple[int, ...]:
+    """The tokens that are never generated, of `count`; llama.cpp, too, passes over ids that no token has."""
+    listed = ids(files.json(GENERATION).get(SUPPRESSED), SUPPRESSED, files.label(GENERATION))
+    return tuple(number for number in dict.fromkeys(listed) if number < count)
