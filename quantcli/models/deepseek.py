@@ -17,6 +17,7 @@ from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, end
 from quantcli.models.glm4_moe import ROUTER, SHARED
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
+    CAUSAL,
     DENSE_LAYERS,
     EXPERT_LENGTH,
     EXPERT_SCALE,
@@ -98,8 +99,9 @@ def _log_multiplier(hyperparameters: Hyperparameters) -> float | None:
 
 #: In GGUF one head of keys and values, the latent one, serves all heads.
 KEYS = (
-    *SIZES[:-1],
+    *SIZES[:5],
     Key("attention.head_count_kv", "uint32", lambda h: 1),
+    CAUSAL,
     *ROPE,
     RMS_EPS,
     *expert_keys("n_routed_experts"),
@@ -165,6 +167,7 @@ DEEPSEEK_V2 = Architecture(
     keys=KEYS,
     further=FURTHER,
     classes={"deepseek_v2": "DeepseekV2ForCausalLM"},
+    expects=(Setting("rope_interleave", True),),
     settings=(
         *SETTINGS,
         Setting("scoring_func", "softmax"),
@@ -205,6 +208,7 @@ DEEPSEEK_V3 = Architecture(
     keys=KEYS,
     further=FURTHER,
     classes={"deepseek_v3": "DeepseekV3ForCausalLM"},
+    expects=(Setting("rope_interleave", True),),
     settings=(
         *SETTINGS,
         Setting("num_nextn_predict_layers", 0),

@@ -28,6 +28,7 @@ GPT_NEOX = Architecture(
             "max_position_embeddings": 2048,
             "partial_rotary_factor": 0.25,
             "use_parallel_residual": True,
+            "attention_bias": True,
         }
     },
     tensors=(

@@ -28,13 +28,14 @@ def _expert(hf: str, kind: str, suffix: str, ops: tuple[Op, ...] = ()) -> Tensor
     return Tensor(f"{EXPERTS}.{hf}", f"{BLOCK}.ffn_{kind}_exps.{suffix}", ops, ("",), mlx, ops)
 
 
+ORIGINAL = "original_max_position_embeddings"
 SCALING = {
     "rope_type": "yarn",
     "factor": 32.0,
     "beta_fast": 32.0,
     "beta_slow": 1.0,
     "truncate": False,
-    "original_max_position_embeddings": 4096,
+    ORIGINAL: 4096,
 }
 
 
@@ -64,6 +65,7 @@ GPT_OSS = Architecture(
             "sliding_window": 128,
             "num_local_experts": 128,
             "num_experts_per_tok": 4,
+            "attention_bias": True,
         }
     },
     tensors=(
@@ -86,5 +88,10 @@ GPT_OSS = Architecture(
         Setting("layer_types", _layer_types),
         Setting("rope_scaling", _scaling),
         Setting("swiglu_limit", 7.0),
+    ),
+    expects=(
+        Setting("experts_per_token", lambda file: file.own.optional_integer("expert_used_count")),
+        Setting("initial_context_length", lambda file: (rope_scaling(file) or {}).get(ORIGINAL)),
+        Setting("swiglu_alpha", 1.702),
     ),
 )

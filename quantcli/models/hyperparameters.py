@@ -7,7 +7,7 @@ is read from `settings` by its key there. Source: the configuration classes of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +100,7 @@ def from_config(
     head_dim = _head_dim(read, heads)
     kv_heads = size("kv_heads", heads)
     if kv_heads and heads % kv_heads:
-        first, second = (read.first(*named[field]) for field in ("heads", "kv_heads"))
+        first, second = (_said(config, named[field]) for field in ("heads", "kv_heads"))
         raise BadInput(f"{where}: {first} {heads} is no multiple of {second} {kv_heads}.")
     states_head_dim = read.has("head_dim")
     context = size("context_length")
@@ -126,6 +126,11 @@ def from_config(
         nope_head_dim=read.integer("qk_nope_head_dim", 0, least=0),
         settings=read,
     )
+
+
+def _said(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The one of these keys that a file has; the first where none is, or where its class computes it."""
+    return next((key for key in keys if config.get(key) is not None), keys[0])
 
 
 def _head_dim(read: Reader, heads: int) -> int:

@@ -62,5 +62,10 @@ MAMBA = Architecture(
         Setting("rope_theta", OMITTED),
         Setting("rope_scaling", OMITTED),
     ),
+    expects=(
+        Setting("d_inner", lambda file: file.own.integer("ssm.inner_size")),
+        Setting("d_model", lambda file: file.own.integer("embedding_length")),
+        Setting("rms_norm", True),
+    ),
     vocabulary=conventions.MAMBA,
 )

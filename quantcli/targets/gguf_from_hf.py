@@ -12,14 +12,14 @@ from quantcli import tokenizers
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Architecture, Hyperparameters
+from quantcli.models import Architecture, Hyperparameters, agreement
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.dense import Dense
 from quantcli.targets import gguf_sizes
 from quantcli.targets.base import Draft, Left, Placed, Settings, commonest_dtype
 from quantcli.targets.gguf_general import Typed
-from quantcli.targets.gguf_metadata import dropped, metadata
+from quantcli.targets.gguf_metadata import metadata
 from quantcli.targets.global_scales import INPUT_SCALE, SCALE, WEIGHT, Floats, apart, input_scales, precisions
 from quantcli.targets.names import Model, Named
 
@@ -45,7 +45,9 @@ def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[
         shapes={w.name: w.shape for w in placed}, quantized=any(not isinstance(w.scheme, Dense) for w in placed),
         extras=precisions(source, placed),
     )  # fmt: skip
-    return made, [*vocabulary.warnings, *dropped(hyperparameters)]
+    plain = {key: value for key, (_, value) in made.items()}
+    lost = agreement.check(source.config, model.known(), hyperparameters, plain, {w.name: w.shape for w in placed})
+    return made, [*vocabulary.warnings, *lost]
 
 
 def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 from quantcli.checkpoint import Vocabulary
 from quantcli.errors import NotPossible
 from quantcli.models import ARCHITECTURES, Architecture, Hyperparameters, Key
-from quantcli.models.keys import SLIDING_WINDOW
 from quantcli.targets.gguf_general import Typed, front_matter, general, label_of
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
@@ -140,21 +139,3 @@ def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Co
     if conventions.space_prefix is not None and vocabulary.model == "spm":
         out[f"{ggml}add_space_prefix"] = ("bool", conventions.space_prefix)
     return out
-
-
-def dropped(hyperparameters: Hyperparameters) -> tuple[str, ...]:
-    """What GGUF can't say of this model: one sentence each, which names the key of config.json."""
-    sentences = []
-    rope = hyperparameters.rope
-    architecture = ARCHITECTURES[hyperparameters.architecture]
-    has_factors = any(row.values(hyperparameters) is not None for row in architecture.computed)
-    if rope.type not in ("default", "linear", "yarn") and not has_factors:
-        sentences.append(f"rope_type {rope.type} has no keys in GGUF: llama.cpp runs the model without that scaling.")
-    window = hyperparameters.sliding_window
-    written = {row.name for row in (*architecture.keys, *architecture.further)}
-    if window is not None and window < hyperparameters.context_length and SLIDING_WINDOW.name not in written:
-        sentences.append(
-            f"sliding_window {window} is not written: llama.cpp attends to the whole context with the architecture "
-            f"{hyperparameters.architecture}."
-        )
-    return tuple(sentences)

@@ -1,0 +1,259 @@
+"""Whether a GGUF file says of a model what config.json says: the way back shows what was lost.
+
+    config.json --(tables of the family)--> GGUF's keys --(the same tables)--> the config.json that would come back
+
+A key that comes back with its value has reached the file, or follows from what llama.cpp has built in. One that comes
+back with another value is an error: llama.cpp would compute something else. One that does not come back at all is
+named in a warning, unless `harmless` lists it. So there is no second list of the keys that are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from quantcli.containers.hostile import UNPRINTABLE, shown
+from quantcli.errors import NotPossible
+from quantcli.models import rebuilt
+from quantcli.models.base import Architecture
+from quantcli.models.harmless import NEUTRAL, harmless
+from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES, Hyperparameters
+from quantcli.models.stored import Setting, Shape, nothing, stored
+
+#: Objects in a config.json are not nested deeper than this.
+DEEPEST = 8
+#: So many keys are named in one message, each with so many characters.
+MOST_NAMED = 12
+LONGEST_PATH = 100
+
+#: Names of rope settings -> the field of `Rope` that holds what comes back.
+ROPE_FIELDS = {
+    "rope_theta": "theta",
+    "rotary_emb_base": "theta",
+    "rope_type": "type",
+    "type": "type",
+    "partial_rotary_factor": "partial",
+    "rotary_pct": "partial",
+    "rope_pct": "partial",
+    "rope_local_base_freq": "local_theta",
+}
+ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
+#: Settings that GGUF holds as factors of frequencies, where it holds any -> the field of `Rope`.
+IN_FACTORS = {
+    "rope_type": "type",
+    "type": "type",
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_position_embeddings": "original_context",
+    "long_factor": "long_factors",
+    "short_factor": "short_factors",
+}
+#: Kind of scaling that is held so -> those of its settings that are not.
+NOT_IN_FACTORS = {
+    "llama3": ("long_factor", "short_factor"),
+    "longrope": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+#: Kinds of scaling that change nothing up to the context that a model was trained with.
+BEYOND_CONTEXT = ("dynamic",)
+
+#: What says which layers attend to a window; llama.cpp does without in families whose metadata have no window.
+WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+
+#: Key of config.json -> roles of the tokens in GGUF, of which one is it.
+TOKENS = {"bos_token_id": ("bos",), "eos_token_id": ("eos", "eot", "eom"), "pad_token_id": ("padding",)}
+
+#: What llama.cpp has built in for every family that says nothing else.
+EVERYWHERE = (
+    Setting("is_causal", True),
+    Setting("layer_types", lambda file: ["full_attention"] * file.layers),
+    Setting("use_bidirectional_attention", False),
+)
+
+#: Setting that GGUF does not hold -> the one that llama.cpp takes it from.
+FOLLOWS_FROM = {"expand": "intermediate_size", "mscale": "mscale_all_dim", "topk_method": "n_group"}
+
+#: Names of one function, of one kind of scaling.
+ALIKE = ({"silu", "swish"}, {"longrope", "su"})
+
+
+class _Unsaid:
+    """The value of what does not come back."""
+
+
+UNSAID = _Unsaid()
+
+
+def check(
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    hyperparameters: Hyperparameters,
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+) -> list[str]:
+    """Warnings of what a GGUF file does not say of its config.json; raises `NotPossible` for what it says otherwise.
+
+    hyperparameters: read from `config`. metadata: the file's keys -> plain values. shapes: of its tensors, rows first.
+    """
+    where = hyperparameters.settings.where
+    kind = str(config.get("model_type"))
+    settled = {k: v for k, v in architecture.model_types[kind].items() if not callable(v)} | dict(config)
+    back = _Back(architecture, kind, hyperparameters, metadata, shapes)
+    windows: list[str] = []
+    scaling: list[str] = []
+    tokens: list[str] = []
+    shadowed: list[str] = []
+    unread: list[str] = []
+    other: list[str] = []
+    for path, value in [*leaves(config), *back.assumed(config, settled)]:
+        wanted = back.of(path, value)
+        if harmless(path, settled) or _same(value, NEUTRAL.get(path, UNSAID) if wanted is UNSAID else wanted):
+            continue
+        said = f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}"
+        if path in WINDOW_KEYS and not back.has_windows:
+            windows.append(said)
+        elif path.startswith(ROPE_OBJECTS) and hyperparameters.rope.type in BEYOND_CONTEXT:
+            scaling.append(said)
+        elif wanted is UNSAID:
+            unread.append(said)
+        elif back.is_shadowed(path):
+            shadowed.append(said)
+        elif path in TOKENS:
+            tokens.append(f"{said} (GGUF: {shown(wanted)})")
+        else:
+            cause = FOLLOWS_FROM.get(path.rpartition(".")[2])
+            other.append(f"{said} (llama.cpp: {shown(wanted)}{f', from {cause}' if cause else ''})")
+    if other:
+        raise NotPossible(
+            f"{where}: GGUF has no place for {_listed(other)} with the architecture {architecture.gguf}, so llama.cpp "
+            "would compute something else. Convert to a folder (--to hf or --to mlx), which keeps such settings."
+        )
+    sentences = (
+        (windows, f"no key for {{}}: llama.cpp attends to the whole context with the architecture {architecture.name}"),
+        (scaling, "no key for {}: llama.cpp runs the model without that scaling"),
+        (unread, "no key for {}: llama.cpp computes as if without"),
+        (shadowed, "other values than {}: another key of config.json says the same otherwise, and counts"),
+        (tokens, "other numbers than {}: the tokenizer's files count"),
+    )
+    return [f"{where}: GGUF has {sentence.format(_listed(named))}." for named, sentence in sentences if named]
+
+
+def _listed(said: Sequence[str]) -> str:
+    more = f" and {len(said) - MOST_NAMED} more" if len(said) > MOST_NAMED else ""
+    return ", ".join(said[:MOST_NAMED]) + more
+
+
+def leaves(config: Mapping[str, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every key that is set, with its value; a key of an inner object with the keys of the objects around it."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and depth < DEEPEST:
+            yield from leaves(value, f"{before}{key}.", depth + 1)
+        elif value is not None:
+            yield f"{before}{key}", value
+
+
+class _Back:
+    """What comes back of a config.json, wherever its keys stand and however they are spelled there."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        kind: str,
+        here: Hyperparameters,
+        metadata: Mapping[str, Any],
+        shapes: Mapping[str, Shape],
+    ) -> None:
+        # Factors of frequencies stand in tensors, whose values are computed from these very settings.
+        file = stored(
+            metadata, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing
+        )
+        spelled = kind if kind in architecture.classes else next(iter(architecture.classes))
+        self.here, self.metadata = here, metadata
+        self.made = rebuilt.config(file, architecture, spelled, None)
+        self.again = architecture.hyperparameters({**self.made, "model_type": kind})
+        self.scaling: Mapping[str, Any] = self.made.get("rope_scaling") or {}
+        self.built_in = {setting.name: setting.of(file) for setting in architecture.expects}
+        self.usual = {setting.name: setting.of(file) for setting in EVERYWHERE}
+        self.has_windows = file.own.has("attention.sliding_window")
+        self.fields = {key: field for field, keys in {**SIZES, **architecture.names}.items() for key in keys}
+        self.fields |= dict.fromkeys(EXPERTS, "experts") | dict.fromkeys(NORM_EPS, "norm_eps")
+        self.fields |= {"head_dim": "head_dim"}
+        self.in_factors: set[str] = set()
+        if any(row.values(here) is not None for row in architecture.computed) and here.rope.type in NOT_IN_FACTORS:
+            self.in_factors = {*IN_FACTORS} - {*NOT_IN_FACTORS[here.rope.type]}
+
+    def assumed(self, config: Mapping[str, Any], settled: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """What the model's class assumes for flags and names that come back and that its config.json leaves out."""
+        for key in self.made:
+            value = settled.get(key, NEUTRAL.get(key))
+            if config.get(key) is None and value is not None and key not in {*self.fields, *ROPE_FIELDS, *ROPE_OBJECTS}:
+                yield key, value
+
+    def of(self, path: str, value: Any) -> Any:
+        """The value that comes back, as a tuple where several say the same; UNSAID where none does."""
+        first, *inner = path.split(".")
+        if not self.here.heads and first in (*ROPE_OBJECTS, *ROPE_FIELDS):
+            return UNSAID
+        if first in ROPE_OBJECTS and inner:
+            return self._rope(inner, value)
+        if inner:
+            return UNSAID
+        if first in TOKENS:
+            ids = (self.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in TOKENS[first])
+            return tuple(number for number in ids if number is not None) or UNSAID
+        if first in ROPE_FIELDS or first == "original_max_position_embeddings":
+            return self._rope([first], value) if first not in self.made else self._share(first, value)
+        if first in self.fields and first not in self.made:
+            return getattr(self.again, self.fields[first])
+        return next((said[first] for said in (self.built_in, self.made, self.usual) if first in said), UNSAID)
+
+    def is_shadowed(self, path: str) -> bool:
+        """Whether a key that comes back with another value is one that the model's settings were not read from."""
+        *around, name = path.split(".")
+        if name in self.in_factors or (around == ["rope_scaling"] and self.here.settings.has("rope_parameters")):
+            return True
+        if name in ROPE_FIELDS and "sliding_attention" not in around:
+            here, again, field = self.here.rope, self.again.rope, ROPE_FIELDS[name]
+            return _same(getattr(here, field), getattr(again, field))
+        field = self.fields.get(path, "")
+        return bool(field) and _same(getattr(self.here, field), getattr(self.again, field))
+
+    def _rope(self, keys: Sequence[str], value: Any) -> Any:
+        """Of a key of rope_scaling or rope_parameters, or of one that stood outside them once."""
+        *kind, name = keys
+        if kind == ["sliding_attention"]:
+            local = {"rope_theta": self.again.rope.local_theta, "rope_type": "default", "type": "default"}
+            return local.get(name, UNSAID)
+        if kind not in ([], ["full_attention"]):
+            return UNSAID
+        if name in self.in_factors:
+            held = getattr(self.here.rope, IN_FACTORS[name])
+            return list(held) if isinstance(held, tuple) else held
+        if name in ("attn_factor", *self.scaling):
+            return self.scaling.get("attention_factor" if name == "attn_factor" else name, UNSAID)
+        return self._share(name, value) if name in ROPE_FIELDS else UNSAID
+
+    def _share(self, name: str, value: Any) -> Any:
+        """Of a rope setting without scaling; shares are the same where as many elements of a head are rotated."""
+        field = ROPE_FIELDS.get(name)
+        if field is None:
+            return self.made[name]
+        found = getattr(self.again.rope, field)
+        is_share = field == "partial" and isinstance(value, int | float) and not isinstance(value, bool)
+        return value if is_share and int(self.here.head_dim * value) == int(self.again.head_dim * found) else found
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Whether a setting is one of those that mean the same; numbers as float32 has them, lists element by element."""
+    if isinstance(wanted, tuple):
+        return any(_same(value, one) for one in wanted)
+    if isinstance(value, bool) or isinstance(wanted, bool):
+        return value is wanted
+    if isinstance(value, int | float) and isinstance(wanted, int | float):
+        return value == wanted or bool(np.float32(value) == np.float32(wanted))
+    if isinstance(value, list) and isinstance(wanted, list):
+        return len(value) == len(wanted) and all(map(_same, value, wanted))
+    return bool(value == wanted) or any(isinstance(value, str) and {value, wanted} <= names for names in ALIKE)
