@@ -22,6 +22,8 @@ from quantcli.targets.gguf_general import Typed
 from quantcli.targets.gguf_metadata import metadata
 from quantcli.targets.global_scales import INPUT_SCALE, SCALE, WEIGHT, Floats, apart, input_scales, precisions
 from quantcli.targets.names import Model, Named
+from quantcli.targets.pooling import pooling
+from quantcli.tokenizers.files import Files
 
 
 def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
@@ -40,14 +42,15 @@ def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[
     hyperparameters = model.hyperparameters
     vocabulary = tokenizers.load(source.root, source.config, model.known().vocabulary)
     _check_vocabulary(placed, len(vocabulary.tokens), source)
+    pooling_type, notes = pooling(Files(source.root))
     made = metadata(
         hyperparameters, vocabulary, source=source.root, config=source.config, file_type=file_type,
         shapes={w.name: w.shape for w in placed}, quantized=any(not isinstance(w.scheme, Dense) for w in placed),
-        extras=precisions(source, placed),
+        extras=precisions(source, placed), pooling_type=pooling_type,
     )  # fmt: skip
     plain = {key: value for key, (_, value) in made.items()}
     lost = agreement.check(source.config, model.known(), hyperparameters, plain, {w.name: w.shape for w in placed})
-    return made, [*vocabulary.warnings, *lost]
+    return made, [*vocabulary.warnings, *lost, *notes]
 
 
 def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint) -> None:

@@ -42,6 +42,7 @@ def metadata(
     shapes: Mapping[str, tuple[int, ...]],
     quantized: bool,
     extras: Typed | None = None,
+    pooling_type: int | None = None,
 ) -> Typed:
     """All metadata of the GGUF file made from the model folder `source`: key -> (type, value), in order.
 
@@ -54,7 +55,7 @@ def metadata(
     named = general(
         model_name(source), config, files.json("generation_config.json"), card, parameters, label_of(shapes)
     )
-    return keys(hyperparameters, vocabulary, named, file_type, quantized, extras)
+    return keys(hyperparameters, vocabulary, named, file_type, quantized, extras, pooling_type)
 
 
 def model_name(folder: Path) -> str:
@@ -73,12 +74,13 @@ def keys(
     file_type: int,
     quantized: bool,
     extras: Typed | None = None,
+    pooling_type: int | None = None,
 ) -> Typed:
     """All metadata of a file from its parts.
 
     named: the `general.*` keys from `gguf_general.general`. file_type: llama.cpp's number of the mixture. quantized: in
-    llama-quantize's order, else in the converter's. extras: what is said of single tensors. Without a vocabulary there
-    are no tokenizer keys. Raises
+    llama-quantize's order, else in the converter's. extras: what is said of single tensors. pooling_type: llama.cpp's
+    number, of a model that makes embeddings. Without a vocabulary there are no tokenizer keys. Raises
     `NotPossible` for an architecture that is not in the table.
     """
     architecture = ARCHITECTURES.get(hyperparameters.architecture)
@@ -88,6 +90,8 @@ def keys(
     kind: Typed = {"general.file_type": ("uint32", file_type)} if quantized or architecture.states_file_type else {}
     places = (architecture.foremost, architecture.keys, architecture.further)
     foremost, common, further = (_own(architecture, rows, hyperparameters) for rows in places)
+    if pooling_type is not None:
+        further |= {f"{architecture.gguf}.pooling_type": ("uint32", pooling_type)}
     start: Typed = {"general.architecture": ("string", architecture.gguf)} | foremost
     start |= {"general.type": ("string", "model")}
     tokens = (

@@ -133,6 +133,18 @@ def test_a_model_that_attends_to_what_comes_later_says_so() -> None:
     assert "qwen3.attention.causal" not in written("qwen3", is_causal=True)
 
 
+def test_an_embedding_model_says_how_it_pools(tmp_path: Path) -> None:
+    folder = baselines.dense("qwen3", tmp_path)
+    (folder.path / "1_Pooling").mkdir()
+    (folder.path / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    (folder.path / "modules.json").write_text('[{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]')
+    plan = outcomes.planned(folder.opened, "gguf")
+    assert isinstance(plan, Plan), plan
+    keys = list(outcomes.header_of(plan).metadata)
+    assert outcomes.header_of(plan).metadata["qwen3.pooling_type"].value == 3
+    assert keys.index("qwen3.pooling_type") < keys.index("general.quantization_version")
+
+
 def written(case: str, **settings: Any) -> dict[str, Any]:
     """The metadata of the file that is planned."""
     plan = planned(case, **settings)
