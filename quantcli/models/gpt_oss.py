@@ -28,14 +28,13 @@ def _expert(hf: str, kind: str, suffix: str, ops: tuple[Op, ...] = ()) -> Tensor
     return Tensor(f"{EXPERTS}.{hf}", f"{BLOCK}.ffn_{kind}_exps.{suffix}", ops, ("",), mlx, ops)
 
 
-ORIGINAL = "original_max_position_embeddings"
 SCALING = {
     "rope_type": "yarn",
     "factor": 32.0,
     "beta_fast": 32.0,
     "beta_slow": 1.0,
     "truncate": False,
-    ORIGINAL: 4096,
+    "original_max_position_embeddings": 4096,
 }
 
 
@@ -89,9 +88,5 @@ GPT_OSS = Architecture(
         Setting("rope_scaling", _scaling),
         Setting("swiglu_limit", 7.0),
     ),
-    expects=(
-        Setting("experts_per_token", lambda file: file.own.optional_integer("expert_used_count")),
-        Setting("initial_context_length", lambda file: (rope_scaling(file) or {}).get(ORIGINAL)),
-        Setting("swiglu_alpha", 1.702),
-    ),
+    expects=(Setting("swiglu_alpha", 1.702),),
 )

@@ -69,8 +69,8 @@ _KEYS = {
     """,
     LABELS: "finetuning_task id2label label2id num_labels problem_type task_specific_params",
     FILE: """
-        _commit_hash _name_or_path architectures auto_map dtype model_type torch_dtype transformers.js_config
-        transformers_version unsloth_fixed unsloth_version
+        _commit_hash _name_or_path architectures auto_map dtype model_file model_type torch_dtype
+        transformers.js_config transformers_version unsloth_fixed unsloth_version
     """,
     STORAGE: "compression_config quantization quantization_config",
     TOKENIZER: "pad_vocab_size_multiple tokenizer_class vocab_size",
@@ -82,6 +82,7 @@ _KEYS = {
         add_cross_attention cross_attention_hidden_size decoder_start_token_id is_decoder is_encoder_decoder prefix
         pruned_heads tf_legacy_loss tie_encoder_decoder
     """,
+    Harmless("repeats another key, and no class reads it"): "experts_per_token initial_context_length",
     HEAD: "tie_word_embeddings use_embedding_sharing",
     WINDOW: "max_window_layers sliding_window use_sliding_window",
     Harmless("counts layers that predict further tokens; the next token needs none"): "num_nextn_predict_layers",
