@@ -20,6 +20,7 @@ from quantcli.models import rebuilt
 from quantcli.models.base import Architecture
 from quantcli.models.harmless import NEUTRAL, harmless
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES, Hyperparameters
+from quantcli.models.rope import PARTIAL
 from quantcli.models.stored import Setting, Shape, nothing, stored
 
 #: Objects in a config.json are not nested deeper than this.
@@ -34,9 +35,6 @@ ROPE_FIELDS = {
     "rotary_emb_base": "theta",
     "rope_type": "type",
     "type": "type",
-    "partial_rotary_factor": "partial",
-    "rotary_pct": "partial",
-    "rope_pct": "partial",
     "rope_local_base_freq": "local_theta",
 }
 ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
@@ -178,7 +176,9 @@ class _Back:
         self.built_in = {setting.name: setting.of(file) for setting in architecture.expects}
         self.usual = {setting.name: setting.of(file) for setting in EVERYWHERE}
         self.has_windows = file.own.has("attention.sliding_window")
-        self.fields = {key: field for field, keys in {**SIZES, **architecture.names}.items() for key in keys}
+        names = {**SIZES, "partial": PARTIAL, **architecture.names}
+        self.rope_fields = ROPE_FIELDS | dict.fromkeys((*names.pop("partial"), "partial_rotary_factor"), "partial")
+        self.fields = {key: field for field, keys in names.items() for key in keys}
         self.fields |= dict.fromkeys(EXPERTS, "experts") | dict.fromkeys(NORM_EPS, "norm_eps")
         self.fields |= {"head_dim": "head_dim"}
         self.in_factors: set[str] = set()
@@ -187,15 +187,19 @@ class _Back:
 
     def assumed(self, config: Mapping[str, Any], settled: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """What the model's class assumes for flags and names that come back and that its config.json leaves out."""
-        for key in self.made:
+        for key in {**self.made, **self.built_in}:
             value = settled.get(key, NEUTRAL.get(key))
-            if config.get(key) is None and value is not None and key not in {*self.fields, *ROPE_FIELDS, *ROPE_OBJECTS}:
+            if (
+                config.get(key) is None
+                and value is not None
+                and key not in {*self.fields, *self.rope_fields, *ROPE_OBJECTS}
+            ):
                 yield key, value
 
     def of(self, path: str, value: Any) -> Any:
         """The value that comes back, as a tuple where several say the same; UNSAID where none does."""
         first, *inner = path.split(".")
-        if not self.here.heads and first in (*ROPE_OBJECTS, *ROPE_FIELDS):
+        if not self.here.heads and first in (*ROPE_OBJECTS, *self.rope_fields):
             return UNSAID
         if first in ROPE_OBJECTS and inner:
             return self._rope(inner, value)
@@ -204,7 +208,7 @@ class _Back:
         if first in TOKENS:
             ids = (self.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in TOKENS[first])
             return tuple(number for number in ids if number is not None) or UNSAID
-        if first in ROPE_FIELDS or first == "original_max_position_embeddings":
+        if first in self.rope_fields or first == "original_max_position_embeddings":
             return self._rope([first], value) if first not in self.made else self._share(first, value)
         if first in self.fields and first not in self.made:
             return getattr(self.again, self.fields[first])
@@ -213,10 +217,12 @@ class _Back:
     def is_shadowed(self, path: str) -> bool:
         """Whether a key that comes back with another value is one that the model's settings were not read from."""
         *around, name = path.split(".")
-        if name in self.in_factors or (around == ["rope_scaling"] and self.here.settings.has("rope_parameters")):
+        if name in self.in_factors or (
+            around[:1] == ["rope_parameters"] and self.here.settings.values.get("rope_scaling")
+        ):
             return True
-        if name in ROPE_FIELDS and "sliding_attention" not in around:
-            here, again, field = self.here.rope, self.again.rope, ROPE_FIELDS[name]
+        if name in self.rope_fields and "sliding_attention" not in around:
+            here, again, field = self.here.rope, self.again.rope, self.rope_fields[name]
             return _same(getattr(here, field), getattr(again, field))
         field = self.fields.get(path, "")
         return bool(field) and _same(getattr(self.here, field), getattr(self.again, field))
@@ -234,11 +240,11 @@ class _Back:
             return list(held) if isinstance(held, tuple) else held
         if name in ("attn_factor", *self.scaling):
             return self.scaling.get("attention_factor" if name == "attn_factor" else name, UNSAID)
-        return self._share(name, value) if name in ROPE_FIELDS else UNSAID
+        return self._share(name, value) if name in self.rope_fields else UNSAID
 
     def _share(self, name: str, value: Any) -> Any:
         """Of a rope setting without scaling; shares are the same where as many elements of a head are rotated."""
-        field = ROPE_FIELDS.get(name)
+        field = self.rope_fields.get(name)
         if field is None:
             return self.made[name]
         found = getattr(self.again.rope, field)

@@ -25,6 +25,7 @@ COHERE2 = Architecture(
         }
     },
     tensors=decoder(norms={"input_layernorm": "attn_norm"}),
+    names={"partial": ("rotary_pct", "partial_rotary_factor")},
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
     further=(LOGIT_SCALE, SLIDING_WINDOW, VOCAB_SIZE, ROPE_DIMENSIONS, NO_SCALING),

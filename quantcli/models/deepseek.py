@@ -159,6 +159,7 @@ DEEPSEEK_V2 = Architecture(
             "first_k_dense_replace": 0,
             "norm_topk_prob": False,
             "scoring_func": "softmax",
+            "topk_method": "greedy",
         }
     },
     tensors=(*LAYERS, *kv_b(split_in_mlx=False)),

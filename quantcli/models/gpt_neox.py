@@ -45,7 +45,7 @@ GPT_NEOX = Architecture(
         "gpt_neox.layers.{i}.attention.masked_bias",
         "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq",
     ),
-    names={"kv_heads": ("num_attention_heads",)},
+    names={"kv_heads": ("num_attention_heads",), "partial": ("rotary_pct", "partial_rotary_factor")},
     keys=(
         CONTEXT,
         EMBEDDING,

@@ -21,6 +21,10 @@ class Harmless:
     when: Callable[[Config], bool] | None = None
 
 
+#: Model types whose class reads use_sliding_window.
+SWITCHED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3")
+
+
 def _of(*kinds: str) -> Callable[[Config], bool]:
     return lambda config: config.get("model_type") in kinds
 
@@ -28,7 +32,7 @@ def _of(*kinds: str) -> Callable[[Config], bool]:
 def _has_no_window(config: Config) -> bool:
     """Whether every layer attends to the whole context, whatever is said of windows."""
     window, context = config.get("sliding_window"), config.get("max_position_embeddings")
-    unused = not window or config.get("use_sliding_window") is False
+    unused = not window or (config.get("use_sliding_window") is False and _of(*SWITCHED)(config))
     return unused or (isinstance(window, int) and isinstance(context, int) and window >= context)
 
 
@@ -129,11 +133,13 @@ NEUTRAL: dict[str, Any] = {
     "is_llama_config": True,
     "lm_head_bias": False,
     "mlp_bias": False,
+    "qk_layernorm": False,
     "qkv_bias": False,
     "rope_interleaved": False,
     "use_bias": False,
     "use_mrope": False,
     "use_qk_norm": False,
+    "use_qkv_bias": False,
     "use_sliding_window": False,
 }
 

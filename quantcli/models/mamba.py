@@ -22,6 +22,7 @@ MAMBA = Architecture(
             "intermediate_size": lambda config: config.integer("expand", 2) * config.integer("hidden_size"),
             "time_step_rank": lambda config: -(-config.integer("hidden_size") // 16),
             "tie_word_embeddings": True,
+            "use_conv_bias": True,
         }
     },
     tensors=(

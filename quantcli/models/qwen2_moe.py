@@ -46,6 +46,7 @@ QWEN2_MOE = Architecture(
             "shared_expert_intermediate_size": 5632,
             "num_experts": 60,
             "num_experts_per_tok": 4,
+            "qkv_bias": True,
         }
     },
     tensors=(

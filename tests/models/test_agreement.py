@@ -12,7 +12,7 @@ import pytest
 
 from quantcli import models
 from quantcli.convert.steps import Plan
-from quantcli.errors import NotPossible, QuantError
+from quantcli.errors import BadInput, NotPossible, QuantError
 from quantcli.models.harmless import CONFIG_KEYS, NEUTRAL
 from tests.mutations import baselines, outcomes
 from tests.mutations.baselines import CASES, Baseline
@@ -143,6 +143,31 @@ def test_an_embedding_model_says_how_it_pools(tmp_path: Path) -> None:
     keys = list(outcomes.header_of(plan).metadata)
     assert outcomes.header_of(plan).metadata["qwen3.pooling_type"].value == 3
     assert keys.index("qwen3.pooling_type") < keys.index("general.quantization_version")
+
+
+def test_a_key_of_another_family_is_no_setting_of_this_one() -> None:
+    """LayerNorm's epsilon is not RMSNorm's, and a switch or a window counts where the class reads it."""
+    assert "rms_norm_eps 0.1" in warnings(planned("starcoder2", rms_norm_eps=0.1))
+    assert written("starcoder2", rms_norm_eps=0.1)["starcoder2.attention.layer_norm_epsilon"] == pytest.approx(1e-5)
+    assert "rotary_pct 0.75" in warnings(planned("glm4", rotary_pct=0.75))
+    assert written("glm4", rotary_pct=0.75)["glm4.rope.dimension_count"] == 16
+    assert "olmo2.attention.sliding_window" not in written("olmo2", sliding_window=16)
+    assert "sliding_window 16" in warnings(planned("olmo2", sliding_window=16))
+    assert written("phi3_short", use_sliding_window=False)["phi3.attention.sliding_window"] == 2047
+
+
+@pytest.mark.parametrize("key", ["long_factor", "short_factor"])
+def test_factors_of_frequencies_are_as_many_as_the_frequencies(key: str) -> None:
+    scaling = model("phi3").settings["rope_scaling"]
+    found = planned("phi3", rope_scaling={**scaling, key: [*scaling[key], 1.0]})
+    assert isinstance(found, BadInput)
+    assert f"{key} has 13 numbers" in str(found)
+
+
+def test_layers_are_as_many_as_their_kinds() -> None:
+    found = planned("olmo3", layer_types=["full_attention"] * 5)
+    assert isinstance(found, BadInput)
+    assert "layer_types" in str(found)
 
 
 def written(case: str, **settings: Any) -> dict[str, Any]:
