@@ -10,6 +10,7 @@ named in a warning, unless `harmless` lists it. So there is no second list of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ BEYOND_CONTEXT = ("dynamic",)
 WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 
 #: Key of config.json -> roles of the tokens in GGUF, of which one is it.
-TOKENS = {"bos_token_id": ("bos",), "eos_token_id": ("eos", "eot", "eom"), "pad_token_id": ("padding",)}
+TOKENS = {"eos_token_id": ("eos", "eot", "eom")}
 
 #: What llama.cpp has built in for every family that says nothing else.
 EVERYWHERE = (
@@ -85,58 +86,57 @@ class _Unsaid:
 UNSAID = _Unsaid()
 
 
+class Loss(Enum):
+    """What became of a setting that a GGUF file does not hold; the value: what a warning says of all such keys.
+
+    OTHER: llama.cpp has another value built in. WINDOW: the family's metadata have none. SHADOWED: another key of the
+    same meaning was read.
+    """
+
+    OTHER = ""
+    WINDOW = "no key for {}: llama.cpp attends to the whole context in this architecture"
+    SCALING = "no key for {}: llama.cpp runs the model without that scaling"
+    UNREAD = "no key for {}: llama.cpp computes as if without"
+    SHADOWED = "other values than {}: another key of config.json says the same otherwise, and counts"
+    TOKEN = "other numbers than {}: the tokenizer's files count"
+
+
 def check(
     config: Mapping[str, Any],
     architecture: Architecture,
     hyperparameters: Hyperparameters,
     metadata: Mapping[str, Any],
     shapes: Mapping[str, Shape],
+    overrides: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Warnings of what a GGUF file does not say of its config.json; raises `NotPossible` for what it says otherwise.
 
     hyperparameters: read from `config`. metadata: the file's keys -> plain values. shapes: of its tensors, rows first.
+    overrides: keys that are set over those of metadata; either value may be the one that a setting asks for.
     """
-    where = hyperparameters.settings.where
     kind = str(config.get("model_type"))
     settled = {k: v for k, v in architecture.model_types[kind].items() if not callable(v)} | dict(config)
     back = _Back(architecture, kind, hyperparameters, metadata, shapes)
-    windows: list[str] = []
-    scaling: list[str] = []
-    tokens: list[str] = []
-    shadowed: list[str] = []
-    unread: list[str] = []
-    other: list[str] = []
+    overridden = _Back(architecture, kind, hyperparameters, {**metadata, **overrides}, shapes) if overrides else None
+    losses: dict[Loss, list[str]] = {loss: [] for loss in Loss}
     for path, value in [*leaves(config), *back.assumed(config, settled)]:
-        wanted = back.of(path, value)
-        if harmless(path, settled) or _same(value, NEUTRAL.get(path, UNSAID) if wanted is UNSAID else wanted):
+        if harmless(path, settled) or back.holds(path, value) or (overridden and overridden.holds(path, value)):
             continue
+        loss = back.loss(path, value)
         said = f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}"
-        if path in WINDOW_KEYS and not back.has_windows:
-            windows.append(said)
-        elif path.startswith(ROPE_OBJECTS) and hyperparameters.rope.type in BEYOND_CONTEXT:
-            scaling.append(said)
-        elif wanted is UNSAID:
-            unread.append(said)
-        elif back.is_shadowed(path):
-            shadowed.append(said)
-        elif path in TOKENS:
-            tokens.append(f"{said} (GGUF: {shown(wanted)})")
-        else:
+        if loss in (Loss.OTHER, Loss.TOKEN):
             cause = FOLLOWS_FROM.get(path.rpartition(".")[2])
-            other.append(f"{said} (llama.cpp: {shown(wanted)}{f', from {cause}' if cause else ''})")
+            here = "llama.cpp" if loss is Loss.OTHER else "GGUF"
+            said += f" ({here}: {shown(back.of(path, value))}{f', from {cause}' if cause else ''})"
+        losses[loss].append(said)
+    where = hyperparameters.settings.where
+    other = losses.pop(Loss.OTHER)
     if other:
         raise NotPossible(
-            f"{where}: GGUF has no place for {_listed(other)} with the architecture {architecture.gguf}, so llama.cpp "
+            f"{where}: GGUF has no place for {_listed(other)} in the architecture {architecture.gguf}, so llama.cpp "
             "would compute something else. Convert to a folder (--to hf or --to mlx), which keeps such settings."
         )
-    sentences = (
-        (windows, f"no key for {{}}: llama.cpp attends to the whole context with the architecture {architecture.name}"),
-        (scaling, "no key for {}: llama.cpp runs the model without that scaling"),
-        (unread, "no key for {}: llama.cpp computes as if without"),
-        (shadowed, "other values than {}: another key of config.json says the same otherwise, and counts"),
-        (tokens, "other numbers than {}: the tokenizer's files count"),
-    )
-    return [f"{where}: GGUF has {sentence.format(_listed(named))}." for named, sentence in sentences if named]
+    return [f"{where}: GGUF has {loss.value.format(_listed(said))}." for loss, said in losses.items() if said]
 
 
 def _listed(said: Sequence[str]) -> str:
@@ -213,6 +213,25 @@ class _Back:
         if first in self.fields and first not in self.made:
             return getattr(self.again, self.fields[first])
         return next((said[first] for said in (self.built_in, self.made, self.usual) if first in said), UNSAID)
+
+    def holds(self, path: str, value: Any) -> bool:
+        """Whether a setting comes back as it is, or is one of no effect."""
+        wanted = self.of(path, value)
+        if wanted is UNSAID:
+            return value == [] or _same(value, NEUTRAL.get(path, UNSAID))
+        return _same(value, wanted)
+
+    def loss(self, path: str, value: Any) -> Loss:
+        """What becomes of a setting that does not come back as it is."""
+        if path in WINDOW_KEYS and not self.has_windows:
+            return Loss.WINDOW
+        if path.partition(".")[0] in ROPE_OBJECTS and self.here.rope.type in BEYOND_CONTEXT:
+            return Loss.SCALING
+        if self.of(path, value) is UNSAID:
+            return Loss.UNREAD
+        if self.is_shadowed(path):
+            return Loss.SHADOWED
+        return Loss.TOKEN if path in TOKENS else Loss.OTHER
 
     def is_shadowed(self, path: str) -> bool:
         """Whether a key that comes back with another value is one that the model's settings were not read from."""

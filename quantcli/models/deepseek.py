@@ -12,6 +12,7 @@ Source: llama.cpp's conversion of DeepseekV2ForCausalLM and DeepseekV3ForCausalL
 from collections.abc import Mapping
 from typing import Any
 
+from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
 from quantcli.models.glm4_moe import ROUTER, SHARED
@@ -34,6 +35,7 @@ from quantcli.models.keys import (
     gating,
 )
 from quantcli.models.ops import PerHead, Take, Transpose
+from quantcli.models.reader import Reader
 from quantcli.models.stored import Setting, Stored, has
 
 KEY_ROWS = (PerHead(), Take(stop="nope_head_dim"), Transpose())
@@ -76,6 +78,14 @@ LAYERS = (
 )
 
 
+def _rotated(config: Reader) -> int:
+    """The part of a head that is rotated, which the classes call its size."""
+    size = config.integer("qk_rope_head_dim")
+    if size % 2:
+        raise BadInput(f"{config.where}: qk_rope_head_dim is {size}. Rotary embeddings need an even number.")
+    return size
+
+
 #: What the configuration classes of both assume.
 DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
@@ -84,7 +94,7 @@ DEFAULTS: dict[str, Any] = {
     "qk_nope_head_dim": 128,
     "qk_rope_head_dim": 64,
     "v_head_dim": 128,
-    "head_dim": lambda config: config.integer("qk_rope_head_dim"),
+    "head_dim": _rotated,
 }
 
 

@@ -65,5 +65,6 @@ GPT_NEOX = Architecture(
         Setting("rotary_pct", Stored.rotary_share),
         Setting("rope_theta", OMITTED),
     ),
+    expects=(Setting("hidden_act", ("gelu", "gelu_fast", "gelu_new")),),
     vocabulary=conventions.GPT_NEOX,
 )

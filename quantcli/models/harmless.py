@@ -56,6 +56,7 @@ _KEYS = {
         embedding_dropout ep_size gradient_checkpointing hidden_dropout hidden_dropout_prob initializer_range
         input_jitter_noise max_sequence_length output_router_logits rescale_prenorm_residual resid_pdrop
         residual_dropout router_aux_loss_coef router_jitter_noise router_z_loss_coef seq_aux time_step_floor
+        rope_parameters.finetuned rope_scaling.finetuned
         time_step_init_scheme time_step_max time_step_min time_step_scale
     """,
     OUTPUTS: "output_attentions output_hidden_states return_dict torchscript",
@@ -77,6 +78,7 @@ _KEYS = {
         transformers.js_config transformers_version unsloth_fixed unsloth_version
     """,
     STORAGE: "compression_config quantization quantization_config",
+    Harmless("fills in where the tokenizer's files name no such token"): "bos_token_id pad_token_id",
     TOKENIZER: "pad_vocab_size_multiple tokenizer_class vocab_size",
     CALCULATION: """
         attention_softmax_in_fp32 chunk_size_feed_forward pretraining_tp scale_attention_softmax_in_fp32
@@ -134,6 +136,7 @@ NEUTRAL: dict[str, Any] = {
     "lm_head_bias": False,
     "mlp_bias": False,
     "qk_layernorm": False,
+    "shared_expert_intermediate_size": 0,
     "qkv_bias": False,
     "rope_interleaved": False,
     "use_bias": False,

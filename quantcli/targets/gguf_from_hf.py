@@ -5,8 +5,9 @@ Source: llama.cpp (convert_hf_to_gguf.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from quantcli import tokenizers
 from quantcli.arrays import FLOATS
@@ -36,8 +37,10 @@ def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Le
     return made + _computed(architecture, hyperparameters), left
 
 
-def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[Typed, list[str]]:
-    """The file's metadata, and warnings of what it cannot say."""
+def keys(
+    source: Checkpoint, placed: Sequence[Placed], file_type: int, overrides: Mapping[str, tuple[str, Any]]
+) -> tuple[Typed, list[str]]:
+    """The file's metadata, and warnings of what it cannot say. overrides: keys that are set over these."""
     model = Model.of(source)
     hyperparameters = model.hyperparameters
     vocabulary = tokenizers.load(source.root, source.config, model.known().vocabulary)
@@ -48,8 +51,9 @@ def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[
         shapes={w.name: w.shape for w in placed}, quantized=any(not isinstance(w.scheme, Dense) for w in placed),
         extras=precisions(source, placed), pooling_type=pooling_type,
     )  # fmt: skip
-    plain = {key: value for key, (_, value) in made.items()}
-    lost = agreement.check(source.config, model.known(), hyperparameters, plain, {w.name: w.shape for w in placed})
+    plain, other = ({key: value for key, (_, value) in typed.items()} for typed in (made, overrides))
+    shapes = {weight.name: weight.shape for weight in placed}
+    lost = agreement.check(source.config, model.known(), hyperparameters, plain, shapes, other)
     return made, [*vocabulary.warnings, *lost, *notes]
 
 

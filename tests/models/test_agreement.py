@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from quantcli import models
+from quantcli.convert.plan import make
 from quantcli.convert.steps import Plan
 from quantcli.errors import BadInput, NotPossible, QuantError
 from quantcli.models.harmless import CONFIG_KEYS, NEUTRAL
@@ -125,12 +127,24 @@ def test_one_setting_under_two_names_may_not_differ() -> None:
 
 def test_token_ids_that_the_tokenizer_does_not_share_are_named() -> None:
     assert "eos_token_id 5" in warnings(planned("llama", eos_token_id=5))
+    assert warnings(planned("llama", bos_token_id=5)) == ""  # tokenizer_config.json names it
 
 
 def test_a_model_that_attends_to_what_comes_later_says_so() -> None:
     assert written("qwen3", is_causal=False)["qwen3.attention.causal"] is False
     assert written("deepseek_v3", is_causal=False)["deepseek2.attention.causal"] is False
     assert "qwen3.attention.causal" not in written("qwen3", is_causal=True)
+
+
+def test_a_key_that_is_set_by_hand_can_say_what_the_converter_does_not() -> None:
+    config = {**model("gemma").settings, "rope_theta": 20000.0}
+    source = model("gemma").opened(config)
+    request = replace(outcomes.request("gguf"), override_kv=("gemma.rope.freq_base=float:20000",))
+    plan = make(source, request)
+    assert plan.warnings == ()
+    assert outcomes.header_of(plan).metadata["gemma.rope.freq_base"].value == 20000.0
+    with pytest.raises(NotPossible, match="rope_theta"):
+        make(source, replace(request, override_kv=("gemma.rope.freq_base=float:30000",)))
 
 
 def test_an_embedding_model_says_how_it_pools(tmp_path: Path) -> None:
