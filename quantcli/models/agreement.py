@@ -26,6 +26,8 @@ from quantcli.models.stored import Setting, Shape, nothing, stored
 
 #: Objects in a config.json are not nested deeper than this.
 DEEPEST = 8
+#: Numbers above this are not compared as float32 has them.
+LARGEST = 3e38
 #: So many keys are named in one message, each with so many characters.
 MOST_NAMED = 12
 LONGEST_PATH = 100
@@ -118,30 +120,31 @@ def check(
     settled = {k: v for k, v in architecture.model_types[kind].items() if not callable(v)} | dict(config)
     back = _Back(architecture, kind, hyperparameters, metadata, shapes)
     overridden = _Back(architecture, kind, hyperparameters, {**metadata, **overrides}, shapes) if overrides else None
-    losses: dict[Loss, list[str]] = {loss: [] for loss in Loss}
+    losses: dict[Loss, list[tuple[str, Any]]] = {loss: [] for loss in Loss}
     for path, value in [*leaves(config), *back.assumed(config, settled)]:
         if harmless(path, settled) or back.holds(path, value) or (overridden and overridden.holds(path, value)):
             continue
-        loss = back.loss(path, value)
-        said = f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}"
-        if loss in (Loss.OTHER, Loss.TOKEN):
-            cause = FOLLOWS_FROM.get(path.rpartition(".")[2])
-            here = "llama.cpp" if loss is Loss.OTHER else "GGUF"
-            said += f" ({here}: {shown(back.of(path, value))}{f', from {cause}' if cause else ''})"
-        losses[loss].append(said)
+        losses[back.loss(path, value)].append((path, value))
     where = hyperparameters.settings.where
     other = losses.pop(Loss.OTHER)
     if other:
         raise NotPossible(
-            f"{where}: GGUF has no place for {_listed(other)} in the architecture {architecture.gguf}, so llama.cpp "
-            "would compute something else. Convert to a folder (--to hf or --to mlx), which keeps such settings."
+            f"{where}: GGUF has no place for {_listed(other, back, 'llama.cpp')} in the architecture "
+            f"{architecture.gguf}, so llama.cpp would compute something else. Convert to a folder (--to hf or --to "
+            "mlx), which keeps such settings."
         )
-    return [f"{where}: GGUF has {loss.value.format(_listed(said))}." for loss, said in losses.items() if said]
+    told = {loss: _listed(found, back if loss is Loss.TOKEN else None, "GGUF") for loss, found in losses.items()}
+    return [f"{where}: GGUF has {loss.value.format(text)}." for loss, text in told.items() if text]
 
 
-def _listed(said: Sequence[str]) -> str:
-    more = f" and {len(said) - MOST_NAMED} more" if len(said) > MOST_NAMED else ""
-    return ", ".join(said[:MOST_NAMED]) + more
+def _listed(found: Sequence[tuple[str, Any]], back: _Back | None, there: str) -> str:
+    """Keys with their values, and with `back` those that come back: `hidden_act 'gelu' (llama.cpp: 'silu')`."""
+    said = []
+    for path, value in found[:MOST_NAMED]:
+        cause = FOLLOWS_FROM.get(path.rpartition(".")[2])
+        other = f" ({there}: {shown(back.of(path, value))}{f', from {cause}' if cause else ''})" if back else ""
+        said.append(f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}{other}")
+    return ", ".join(said) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
 
 
 def leaves(config: Mapping[str, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -267,7 +270,7 @@ class _Back:
         if field is None:
             return self.made[name]
         found = getattr(self.again.rope, field)
-        is_share = field == "partial" and isinstance(value, int | float) and not isinstance(value, bool)
+        is_share = field == "partial" and type(value) in (int, float) and 0 <= value <= 1
         return value if is_share and int(self.here.head_dim * value) == int(self.again.head_dim * found) else found
 
 
@@ -278,7 +281,9 @@ def _same(value: Any, wanted: Any) -> bool:
     if isinstance(value, bool) or isinstance(wanted, bool):
         return value is wanted
     if isinstance(value, int | float) and isinstance(wanted, int | float):
-        return value == wanted or bool(np.float32(value) == np.float32(wanted))
+        fits = max(abs(value), abs(wanted)) < LARGEST
+        return value == wanted or (fits and bool(np.float32(value) == np.float32(wanted)))
     if isinstance(value, list) and isinstance(wanted, list):
         return len(value) == len(wanted) and all(map(_same, value, wanted))
-    return bool(value == wanted) or any(isinstance(value, str) and {value, wanted} <= names for names in ALIKE)
+    both = {value, wanted} if isinstance(value, str) and isinstance(wanted, str) else {None}
+    return bool(value == wanted) or any(both <= names for names in ALIKE)

@@ -21,6 +21,9 @@ class Harmless:
     when: Callable[[Config], bool] | None = None
 
 
+#: No row has more keys in its path.
+DEEPEST = 4
+
 #: Model types whose class reads use_sliding_window.
 SWITCHED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3")
 
@@ -152,6 +155,6 @@ def harmless(path: str, config: Config) -> str | None:
 
     path: the key, with those of the objects around it before it. config: with its class's defaults.
     """
-    keys = path.split(".")
+    keys = path.split(".", DEEPEST)[:DEEPEST]
     rows = (CONFIG_KEYS.get(".".join(keys[:count])) for count in range(1, len(keys) + 1))
     return next((row.reason for row in rows if row is not None and (row.when is None or row.when(config))), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from quantcli import models
 from quantcli.convert.plan import make
 from quantcli.convert.steps import Plan
 from quantcli.errors import BadInput, NotPossible, QuantError
+from quantcli.models import agreement
 from quantcli.models.harmless import CONFIG_KEYS, NEUTRAL
 from tests.mutations import baselines, outcomes
 from tests.mutations.baselines import CASES, Baseline
@@ -145,6 +147,37 @@ def test_a_key_that_is_set_by_hand_can_say_what_the_converter_does_not() -> None
     assert outcomes.header_of(plan).metadata["gemma.rope.freq_base"].value == 20000.0
     with pytest.raises(NotPossible, match="rope_theta"):
         make(source, replace(request, override_kv=("gemma.rope.freq_base=float:30000",)))
+
+
+ODD: tuple[Any, ...] = (
+    [], {}, "x", -1, 0, 1.5, 10**400, 1e308, float("inf"), float("nan"), True, [1], ["x", None], {"a": {"b": [1]}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["llama_llama3rope", "gemma3_text", "deepseek_v3", "phi3"])
+def test_settings_of_any_kind_are_refused_or_named_and_never_a_crash(case: str) -> None:
+    settings, shapes = model(case).settings, {"token_embd.weight": (8, 8)}
+    architecture = models.find(settings)
+    assert architecture is not None
+    metadata = written(case)
+    scaling = settings.get("rope_scaling") or {}
+    names = (*scaling, "rope_theta", "partial_rotary_factor", "full_attention")
+    keys = [*settings, "rope_parameters", "rope_pct", "layer_types", "a.b", "." * 10000, "sliding_window"]
+    changed = [{**settings, key: value} for key in keys for value in ODD]
+    changed += [
+        {**settings, key: {**scaling, name: value}}
+        for key in ("rope_scaling", "rope_parameters")
+        for name in names
+        for value in ODD
+    ]
+    noticed = 0
+    for config in changed:
+        with suppress(QuantError):
+            found = architecture.hyperparameters(config)
+            noticed += bool(
+                agreement.check({**config, "model_type": settings["model_type"]}, architecture, found, metadata, shapes)
+            )
+    assert noticed > 50
 
 
 def test_an_embedding_model_says_how_it_pools(tmp_path: Path) -> None:
