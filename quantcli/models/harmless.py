@@ -1,7 +1,7 @@
 """Keys of settings that change nothing of what a model computes, each with the reason.
 
 A key of config.json that is neither found again in a GGUF file made of it nor listed here is named in a warning (see
-`agreement`).
+`round_trip`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from quantcli import tokenizers
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Architecture, Hyperparameters, agreement
+from quantcli.models import Architecture, Hyperparameters, round_trip
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.dense import Dense
@@ -53,7 +53,7 @@ def keys(
     )  # fmt: skip
     plain, other = ({key: value for key, (_, value) in typed.items()} for typed in (made, overrides))
     shapes = {weight.name: weight.shape for weight in placed}
-    lost = agreement.check(source.config, model.known(), hyperparameters, plain, shapes, other)
+    lost = round_trip.check(source.config, model.known(), hyperparameters, plain, shapes, other)
     return made, [*vocabulary.warnings, *lost, *notes]
 
 

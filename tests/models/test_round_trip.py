@@ -16,12 +16,12 @@ from quantcli import models
 from quantcli.convert.plan import make
 from quantcli.convert.steps import Plan
 from quantcli.errors import BadInput, NotPossible, QuantError
-from quantcli.models import agreement
+from quantcli.models import round_trip
 from quantcli.models.harmless import CONFIG_KEYS, NEUTRAL
 from tests.mutations import baselines, outcomes
 from tests.mutations.baselines import CASES, Baseline
 
-ROOT = TemporaryDirectory(prefix="agreement-")
+ROOT = TemporaryDirectory(prefix="round-trip-")
 
 
 @cache
@@ -175,7 +175,9 @@ def test_settings_of_any_kind_are_refused_or_named_and_never_a_crash(case: str) 
         with suppress(QuantError):
             found = architecture.hyperparameters(config)
             noticed += bool(
-                agreement.check({**config, "model_type": settings["model_type"]}, architecture, found, metadata, shapes)
+                round_trip.check(
+                    {**config, "model_type": settings["model_type"]}, architecture, found, metadata, shapes
+                )
             )
     assert noticed > 50
 
