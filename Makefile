@@ -6,6 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv-peers/bin
 PEERS_READY := .venv-peers/.ready
+LLAMA_CPP := build/peers/llama_cpp_python-0.3.36.tar.gz
 DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
@@ -27,6 +28,12 @@ $(PEERS_READY): pyproject.toml
 	$(PEERS)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(PEERS)/python -m pip install --quiet torch==2.13.0
 	$(PEERS)/python -m pip install --quiet --editable . --group peers
+	touch $@
+
+# The source package has llama.cpp's converter, which the installed one lacks.
+$(LLAMA_CPP): $(PEERS_READY)
+	$(PEERS)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python \
+		--dest $(@D) llama-cpp-python==0.3.36
 	touch $@
 
 demo: $(READY)
@@ -55,7 +62,7 @@ fuzz: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --hypothesis-profile=fuzz
 
 # Some forty minutes, most of them a million rows of every GGML type against libggml: QUANTCLI_ROWS=10000 takes fewer.
-peers: $(PEERS_READY)
+peers: $(PEERS_READY) $(LLAMA_CPP)
 	$(PEERS)/python $(PYTEST) tests/peers
 
 # BENCH="--cases affine4-g64 --runs 3" chooses; see `python benchmarks/bench.py --help`.

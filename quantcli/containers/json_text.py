@@ -24,6 +24,14 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 def load_object(data: bytes, label: str) -> dict[str, Any]:
     """The object that `data` spells; `label` (a file name) stands in each error. Raises `BadInput`."""
+    value = load(data, label)
+    if not isinstance(value, dict):
+        raise BadInput(f"{label}: holds {type(value).__name__} at its top, an object is needed.")
+    return value
+
+
+def load(data: bytes, label: str) -> Any:
+    """The value that `data` spells, of any kind; otherwise as `load_object`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -43,23 +51,21 @@ def load_object(data: bytes, label: str) -> dict[str, Any]:
         raise BadInput(f"{label}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg}).") from None
     except (RecursionError, ValueError):
         raise BadInput(f"{label}: is JSON nested too deep or with numbers too long to be meant.") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"{label}: holds {type(value).__name__} at its top, an object is needed.")
     _check_depth(value, label)
     if SURROGATE.search(text):
         _check_text(value, label)
     return value
 
 
-def _check_text(value: dict[str, Any], label: str) -> None:
+def _check_text(value: Any, label: str) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise BadInput(f"{label}: has a text with half a surrogate pair, which cannot be written.") from None
 
 
-def _check_depth(value: dict[str, Any], label: str) -> None:
-    level: list[Any] = [value]
+def _check_depth(value: Any, label: str) -> None:
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         members = (item.values() if isinstance(item, dict) else item for item in level)
         level = [child for inner in members for child in inner if isinstance(child, dict | list)]

@@ -113,7 +113,8 @@ class Architecture:
     names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before
     `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
     classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
-    beside those that the keys of metadata name.
+    beside those that the keys of metadata name. expects: further keys of which llama.cpp has a value built in, a tuple
+    where several mean it.
     vocabulary: what is special in its `tokenizer.*` keys.
     """
 
@@ -135,6 +136,7 @@ class Architecture:
     classes: Mapping[str, str] = field(default_factory=dict)
     kind: Callable[[Stored], str] | None = None
     settings: tuple[Setting, ...] = ()
+    expects: tuple[Setting, ...] = ()
     vocabulary: Conventions = PLAIN
 
     def __hash__(self) -> int:

@@ -8,6 +8,7 @@ from quantcli.models.cohere import LOGIT_SCALE, NO_SCALING
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDING_WINDOW, VOCAB_SIZE, layer_norm_eps
+from quantcli.models.layer_kinds import every
 from quantcli.models.stored import Setting, Stored, has
 
 COHERE2 = Architecture(
@@ -24,6 +25,7 @@ COHERE2 = Architecture(
         }
     },
     tensors=decoder(norms={"input_layernorm": "attn_norm"}),
+    names={"partial": ("rotary_pct", "partial_rotary_factor")},
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
     further=(LOGIT_SCALE, SLIDING_WINDOW, VOCAB_SIZE, ROPE_DIMENSIONS, NO_SCALING),
@@ -33,5 +35,13 @@ COHERE2 = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("rotary_pct", Stored.rotary_share),
         Setting("sliding_window_pattern", 4),
+    ),
+    expects=(
+        Setting("layer_switch", 4),
+        Setting("layer_types", every(4)),
+        Setting("order_of_interleaved_layers", "local_attn_first"),
+        Setting("position_embedding_type", "rope_gptj"),
+        Setting("use_gated_activation", True),
+        Setting("use_parallel_block", True),
     ),
 )

@@ -12,11 +12,13 @@ Source: llama.cpp's conversion of DeepseekV2ForCausalLM and DeepseekV3ForCausalL
 from collections.abc import Mapping
 from typing import Any
 
+from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
 from quantcli.models.glm4_moe import ROUTER, SHARED
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
+    CAUSAL,
     DENSE_LAYERS,
     EXPERT_LENGTH,
     EXPERT_SCALE,
@@ -33,6 +35,7 @@ from quantcli.models.keys import (
     gating,
 )
 from quantcli.models.ops import PerHead, Take, Transpose
+from quantcli.models.reader import Reader
 from quantcli.models.stored import Setting, Stored, has
 
 KEY_ROWS = (PerHead(), Take(stop="nope_head_dim"), Transpose())
@@ -75,6 +78,14 @@ LAYERS = (
 )
 
 
+def _rotated(config: Reader) -> int:
+    """The part of a head that is rotated, which the classes call its size."""
+    size = config.integer("qk_rope_head_dim")
+    if size % 2:
+        raise BadInput(f"{config.where}: qk_rope_head_dim is {size}. Rotary embeddings need an even number.")
+    return size
+
+
 #: What the configuration classes of both assume.
 DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
@@ -83,7 +94,7 @@ DEFAULTS: dict[str, Any] = {
     "qk_nope_head_dim": 128,
     "qk_rope_head_dim": 64,
     "v_head_dim": 128,
-    "head_dim": lambda config: config.integer("qk_rope_head_dim"),
+    "head_dim": _rotated,
 }
 
 
@@ -98,8 +109,9 @@ def _log_multiplier(hyperparameters: Hyperparameters) -> float | None:
 
 #: In GGUF one head of keys and values, the latent one, serves all heads.
 KEYS = (
-    *SIZES[:-1],
+    *SIZES[:5],
     Key("attention.head_count_kv", "uint32", lambda h: 1),
+    CAUSAL,
     *ROPE,
     RMS_EPS,
     *expert_keys("n_routed_experts"),
@@ -157,6 +169,7 @@ DEEPSEEK_V2 = Architecture(
             "first_k_dense_replace": 0,
             "norm_topk_prob": False,
             "scoring_func": "softmax",
+            "topk_method": "greedy",
         }
     },
     tensors=(*LAYERS, *kv_b(split_in_mlx=False)),
@@ -165,6 +178,7 @@ DEEPSEEK_V2 = Architecture(
     keys=KEYS,
     further=FURTHER,
     classes={"deepseek_v2": "DeepseekV2ForCausalLM"},
+    expects=(Setting("rope_interleave", True),),
     settings=(
         *SETTINGS,
         Setting("scoring_func", "softmax"),
@@ -205,6 +219,7 @@ DEEPSEEK_V3 = Architecture(
     keys=KEYS,
     further=FURTHER,
     classes={"deepseek_v3": "DeepseekV3ForCausalLM"},
+    expects=(Setting("rope_interleave", True),),
     settings=(
         *SETTINGS,
         Setting("num_nextn_predict_layers", 0),

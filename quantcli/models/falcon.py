@@ -52,7 +52,7 @@ FALCON = Architecture(
     names={
         "layers": ("num_hidden_layers", "n_layer"),
         "heads": ("num_attention_heads", "n_head"),
-        "kv_heads": ("n_head_kv",),
+        "kv_heads": ("n_head_kv", "num_kv_heads"),
         "feed_forward_length": ("ffn_hidden_size",),
     },
     keys=(
@@ -75,4 +75,5 @@ FALCON = Architecture(
         Setting("num_kv_heads", lambda file: file.own.integer("attention.head_count_kv", 1)),
         Setting("num_ln_in_parallel_attn", lambda file: 2 if file.holds("blk.0.attn_norm_2.weight") else OMITTED),
     ),
+    expects=(Setting("activation", "gelu"), Setting("ff_factor", 4)),
 )

@@ -7,12 +7,13 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEAD_SIZES, HEADS, KV_HEADS, RMS_EPS
 from quantcli.models.ops import AddOne
-from quantcli.models.stored import Setting
+from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
 
 #: Gemma and Gemma 2: the converter has an order of its own, and leaves the rotary base to llama.cpp's default.
 KEYS = (CONTEXT, EMBEDDING, BLOCKS, FEED_FORWARD, HEADS, KV_HEADS, RMS_EPS, *HEAD_SIZES)
 ACTIVATION = "gelu_pytorch_tanh"
+BIAS = Setting("attention_bias", has("attn_q.bias"))
 
 GEMMA = Architecture(
     name="gemma",
@@ -31,5 +32,6 @@ GEMMA = Architecture(
     keys=KEYS,
     classes={"gemma": "GemmaForCausalLM"},
     settings=(Setting("hidden_act", ACTIVATION), Setting("hidden_activation", ACTIVATION)),
+    expects=(BIAS, Setting("hidden_act", ("gelu", ACTIVATION))),
     vocabulary=conventions.GEMMA,
 )

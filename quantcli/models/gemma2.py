@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import BOTH_NORMS, INVERSE_FREQUENCIES, decoder
-from quantcli.models.gemma import ACTIVATION, KEYS
+from quantcli.models.gemma import ACTIVATION, BIAS, KEYS
 from quantcli.models.keys import SLIDING_WINDOW, Key
+from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
@@ -55,6 +56,11 @@ GEMMA2 = Architecture(
         Setting("hidden_act", ACTIVATION),
         Setting("hidden_activation", ACTIVATION),
         Setting("query_pre_attn_scalar", query_scalar(layers=46)),
+    ),
+    expects=(
+        BIAS,
+        Setting("layer_types", every(2)),
+        Setting("sliding_window_size", lambda file: file.own.optional_integer(SLIDING_WINDOW.name)),
     ),
     vocabulary=conventions.GEMMA2,
 )

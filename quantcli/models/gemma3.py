@@ -5,9 +5,10 @@ Source: llama.cpp's conversion of Gemma3ForCausalLM.
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import BOTH_NORMS, INVERSE_FREQUENCIES, decoder
-from quantcli.models.gemma import ACTIVATION
+from quantcli.models.gemma import ACTIVATION, BIAS
 from quantcli.models.gemma2 import query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
+from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne
 from quantcli.models.stored import Setting
 from quantcli.tokenizers import conventions
@@ -37,5 +38,6 @@ GEMMA3 = Architecture(
         Setting("query_pre_attn_scalar", query_scalar(layers=62)),
         Setting("sliding_window_pattern", 6),
     ),
+    expects=(BIAS, Setting("layer_types", every(6))),
     vocabulary=conventions.GEMMA2,
 )

@@ -25,6 +25,7 @@ GLM4 = Architecture(
             "num_key_value_heads": 2,
             "head_dim": 128,
             "partial_rotary_factor": 0.5,
+            "attention_bias": True,
         }
     },
     tensors=decoder(norms=NORMS, mlp=FUSED),

@@ -28,6 +28,7 @@ GPT_NEOX = Architecture(
             "max_position_embeddings": 2048,
             "partial_rotary_factor": 0.25,
             "use_parallel_residual": True,
+            "attention_bias": True,
         }
     },
     tensors=(
@@ -44,7 +45,7 @@ GPT_NEOX = Architecture(
         "gpt_neox.layers.{i}.attention.masked_bias",
         "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq",
     ),
-    names={"kv_heads": ("num_attention_heads",)},
+    names={"kv_heads": ("num_attention_heads",), "partial": ("rotary_pct", "partial_rotary_factor")},
     keys=(
         CONTEXT,
         EMBEDDING,
@@ -64,5 +65,6 @@ GPT_NEOX = Architecture(
         Setting("rotary_pct", Stored.rotary_share),
         Setting("rope_theta", OMITTED),
     ),
+    expects=(Setting("hidden_act", ("gelu", "gelu_fast", "gelu_new")),),
     vocabulary=conventions.GPT_NEOX,
 )

@@ -64,6 +64,7 @@ GPT_OSS = Architecture(
             "sliding_window": 128,
             "num_local_experts": 128,
             "num_experts_per_tok": 4,
+            "attention_bias": True,
         }
     },
     tensors=(
@@ -87,4 +88,5 @@ GPT_OSS = Architecture(
         Setting("rope_scaling", _scaling),
         Setting("swiglu_limit", 7.0),
     ),
+    expects=(Setting("swiglu_alpha", 1.702),),
 )

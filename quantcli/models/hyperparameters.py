@@ -7,14 +7,14 @@ is read from `settings` by its key there. Source: the configuration classes of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from quantcli.arrays import TORCH_DTYPES
 from quantcli.errors import BadInput
 from quantcli.models.reader import Reader
-from quantcli.models.rope import Rope, rope_of
+from quantcli.models.rope import PARTIAL, Rope, rope_of
 
 #: Field of Hyperparameters -> the keys of config.json that say it, first one first; a family can name others, or none
 #: for a size that it does not have.
@@ -87,7 +87,8 @@ def from_config(
     """Hyperparameters of a `config.json` object.
 
     defaults: what the model's configuration class in transformers assumes for keys that the file leaves out; a
-    function computes it from the others. names: the keys of sizes that this family calls otherwise (see SIZES).
+    function computes it from the others. names: the keys of sizes that this family calls otherwise (see SIZES), and of
+    `partial`, the share of a head that is rotated.
     Raises `BadInput` for a key that is missing or of the wrong type, naming it.
     """
     read = _settled(config, defaults or {}, where)
@@ -100,11 +101,12 @@ def from_config(
     head_dim = _head_dim(read, heads)
     kv_heads = size("kv_heads", heads)
     if kv_heads and heads % kv_heads:
-        first, second = (read.first(*named[field]) for field in ("heads", "kv_heads"))
+        first, second = (_said(config, named[field]) for field in ("heads", "kv_heads"))
         raise BadInput(f"{where}: {first} {heads} is no multiple of {second} {kv_heads}.")
     states_head_dim = read.has("head_dim")
     context = size("context_length")
-    slides = read.flag("use_sliding_window", True)
+    slides = read.flag("use_sliding_window", True) or "use_sliding_window" not in (defaults or {})
+    own_eps = [key for key in NORM_EPS if key in (defaults or {})]
     dtype = read.text("torch_dtype", read.text("dtype", ""))
     return Hyperparameters(
         architecture=architecture,
@@ -115,9 +117,9 @@ def from_config(
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=read.number(read.first(*NORM_EPS)),
+        norm_eps=read.number(read.first(*own_eps, *NORM_EPS)),
         vocab_size=read.integer("vocab_size"),
-        rope=rope_of(read, context),
+        rope=rope_of(read, context, named.get("partial", PARTIAL)),
         tie_embeddings=read.flag("tie_word_embeddings", False),
         states_head_dim=states_head_dim,
         sliding_window=(read.optional_integer("sliding_window", least=0) or None) if slides else None,
@@ -126,6 +128,11 @@ def from_config(
         nope_head_dim=read.integer("qk_nope_head_dim", 0, least=0),
         settings=read,
     )
+
+
+def _said(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The one of these keys that a file has; the first where none is, or where its class computes it."""
+    return next((key for key in keys if config.get(key) is not None), keys[0])
 
 
 def _head_dim(read: Reader, heads: int) -> int:

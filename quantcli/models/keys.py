@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcli.containers.hostile import shown
-from quantcli.errors import NotPossible
+from quantcli.errors import BadInput, NotPossible
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.reader import LONGEST, Reader
 
@@ -80,7 +80,9 @@ EMBEDDING = Key("embedding_length", "uint32", lambda h: h.embedding_length, "hid
 FEED_FORWARD = Key("feed_forward_length", "uint32", lambda h: h.feed_forward_length, "intermediate_size")
 HEADS = Key("attention.head_count", "uint32", lambda h: h.heads, "num_attention_heads", required=True)
 KV_HEADS = Key("attention.head_count_kv", "uint32", lambda h: h.kv_heads, "num_key_value_heads", otherwise=HEADS.name)
-SIZES = (BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS)
+#: Written only where a token attends to those after it too.
+CAUSAL = Key("attention.causal", "bool", lambda h: None if h.settings.flag("is_causal", True) else False, "is_causal")
+SIZES = (BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS, CAUSAL)
 
 FREQ_BASE = Key("rope.freq_base", "float32", lambda h: h.rope.theta)
 ROPE = (
@@ -136,6 +138,11 @@ def every_fourth_full(config: Reader) -> list[str]:
 def pattern_of_windows(h: Hyperparameters) -> tuple[bool, ...] | None:
     """Which layers attend to a window only, from `layer_types`; None where the config does not say."""
     kinds = h.settings.texts("layer_types")
+    if kinds and len(kinds) != h.layers:
+        raise BadInput(
+            f"{h.settings.where}: layer_types names {len(kinds)} layers, but num_hidden_layers is {h.layers}. Correct "
+            "one of the two."
+        )
     return tuple(kind == "sliding_attention" for kind in kinds) or None
 
 

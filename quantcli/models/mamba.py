@@ -22,6 +22,7 @@ MAMBA = Architecture(
             "intermediate_size": lambda config: config.integer("expand", 2) * config.integer("hidden_size"),
             "time_step_rank": lambda config: -(-config.integer("hidden_size") // 16),
             "tie_word_embeddings": True,
+            "use_conv_bias": True,
         }
     },
     tensors=(
@@ -61,6 +62,11 @@ MAMBA = Architecture(
         Setting("use_conv_bias", has("ssm_conv1d.bias")),
         Setting("rope_theta", OMITTED),
         Setting("rope_scaling", OMITTED),
+    ),
+    expects=(
+        Setting("d_inner", lambda file: file.own.integer("ssm.inner_size")),
+        Setting("d_model", lambda file: file.own.integer("embedding_length")),
+        Setting("rms_norm", True),
     ),
     vocabulary=conventions.MAMBA,
 )

@@ -3,8 +3,11 @@
 Source: llama.cpp's conversion of Olmo2ForCausalLM and Olmo3ForCausalLM.
 """
 
+from typing import Any
+
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, POST_NORMS, decoder
+from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     HEAD_SIZES,
     LOCAL_FREQ_BASE,
@@ -13,10 +16,30 @@ from quantcli.models.keys import (
     SIZES,
     SLIDING_WINDOW,
     WINDOW_PATTERN,
+    Key,
+    Read,
     every_fourth_full,
+    pattern_of_windows,
 )
 from quantcli.models.stored import Setting, has, kinds_of_layers
 from quantcli.tokenizers import conventions
+
+THETA = 5e5
+
+
+def _of_olmo3(key: Key, read: Read) -> Key:
+    """A row of OLMo 3 alone: whatever an OLMo 2 says of windows, its class does not read."""
+
+    def value(h: Hyperparameters) -> Any:
+        return read(h) if h.settings.text("model_type", "") == "olmo3" else None
+
+    return Key(key.name, key.type, value, key.back)
+
+
+def _local_theta(h: Hyperparameters) -> float:
+    """The rotary base of layers with a window: said for this kind of layers, or the class's own."""
+    return h.settings.part("rope_parameters").part("sliding_attention").number("rope_theta", THETA)
+
 
 OLMO2 = Architecture(
     name="olmo2",
@@ -26,16 +49,16 @@ OLMO2 = Architecture(
         "olmo3": {
             "rms_norm_eps": 1e-5,
             "max_position_embeddings": 2048,
-            "rope_theta": 5e5,
-            "rope_local_base_freq": 5e5,
+            "rope_theta": THETA,
+            "rope_local_base_freq": THETA,
             "sliding_window": 4096,
             "layer_types": every_fourth_full,
         },
     },
     tensors=decoder(norms=POST_NORMS, qk_norm=True),
     dropped=INVERSE_FREQUENCIES,
-    keys=(*SIZES, *ROPE, LOCAL_FREQ_BASE, RMS_EPS, *HEAD_SIZES),
-    further=(SLIDING_WINDOW, WINDOW_PATTERN),
+    keys=(*SIZES, *ROPE, _of_olmo3(LOCAL_FREQ_BASE, _local_theta), RMS_EPS, *HEAD_SIZES),
+    further=(_of_olmo3(SLIDING_WINDOW, lambda h: h.sliding_window), _of_olmo3(WINDOW_PATTERN, pattern_of_windows)),
     classes={"olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM"},
     kind=lambda file: "olmo3" if file.own.has("attention.sliding_window") else "olmo2",
     settings=(

@@ -32,16 +32,26 @@ ATTENTION = {"self_attn.qkv_proj": "attn_qkv", "self_attn.o_proj": "attn_output"
 
 def long_factors(hyperparameters: Hyperparameters) -> NDArray[np.float32] | None:
     """longrope's divisor of each rotary frequency beyond the original context, float32 (rotary_dim / 2,)."""
-    return _floats(hyperparameters.rope.long_factors)
+    return _floats(hyperparameters, "long_factor", hyperparameters.rope.long_factors)
 
 
 def short_factors(hyperparameters: Hyperparameters) -> NDArray[np.float32] | None:
     """The same within the original context."""
-    return _floats(hyperparameters.rope.short_factors)
+    return _floats(hyperparameters, "short_factor", hyperparameters.rope.short_factors)
 
 
-def _floats(factors: tuple[float, ...] | None) -> NDArray[np.float32] | None:
-    return None if factors is None else np.asarray(factors, np.float32)
+def _floats(
+    hyperparameters: Hyperparameters, key: str, factors: tuple[float, ...] | None
+) -> NDArray[np.float32] | None:
+    if factors is None:
+        return None
+    rotated = hyperparameters.rotary_dimensions
+    if 2 * len(factors) != rotated:
+        raise BadInput(
+            f"{hyperparameters.settings.where}: {key} has {len(factors)} numbers, expected {rotated // 2}: one for two "
+            f"of the {rotated} elements of a head that are rotated (partial_rotary_factor)."
+        )
+    return np.asarray(factors, np.float32)
 
 
 def attention_factor(hyperparameters: Hyperparameters) -> float | None:

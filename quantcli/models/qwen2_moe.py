@@ -20,7 +20,7 @@ from quantcli.models.decoder import (
 from quantcli.models.keys import EXPERT_LENGTH, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
 from quantcli.models.ops import SingleRow
 from quantcli.models.qwen2 import SETTINGS, WINDOW_LAYERS
-from quantcli.models.stored import Setting
+from quantcli.models.stored import Setting, has
 
 SHARED = {
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
@@ -46,6 +46,7 @@ QWEN2_MOE = Architecture(
             "shared_expert_intermediate_size": 5632,
             "num_experts": 60,
             "num_experts_per_tok": 4,
+            "qkv_bias": True,
         }
     },
     tensors=(
@@ -71,4 +72,5 @@ QWEN2_MOE = Architecture(
         Setting("mlp_only_layers", []),
         Setting("norm_topk_prob", False),
     ),
+    expects=(Setting("qkv_bias", has("attn_q.bias")),),
 )

@@ -32,6 +32,7 @@ QWEN3_MOE = Architecture(
             "moe_intermediate_size": 768,
             "num_experts": 128,
             "num_experts_per_tok": 8,
+            "norm_topk_prob": False,
         }
     },
     tensors=(

@@ -57,10 +57,18 @@ class Rope:
     short_factors: tuple[float, ...] | None = None
 
 
-def rope_of(read: Reader, context: int) -> Rope:
-    """The settings of a config: `rope_parameters` (transformers 5), else `rope_scaling` and the top-level keys."""
-    settings = read.part("rope_parameters" if read.has("rope_parameters") else "rope_scaling")
-    local = settings.part("sliding_attention")
+#: What families call the share of a head that is rotated, where their table does not say otherwise.
+PARTIAL = ("partial_rotary_factor", "rope_pct")
+
+
+def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rope:
+    """The settings of a config: `rope_scaling` and the top-level keys, else `rope_parameters`, as in transformers 5.
+
+    partial: the names of the share of a head that is rotated.
+    """
+    written = read.part("rope_parameters")
+    local = written.part("sliding_attention")
+    settings = read.part("rope_scaling") if read.values.get("rope_scaling") else written
     if settings.has("full_attention"):
         settings = settings.part("full_attention")
     theta = settings.number("rope_theta", read.number(read.first("rope_theta", "rotary_emb_base"), 10000.0))
@@ -84,18 +92,12 @@ def rope_of(read: Reader, context: int) -> Rope:
         beta_slow=settings.optional_number("beta_slow"),
         attention_factor=settings.optional_number(settings.first("attention_factor", "attn_factor")),
         extrapolation_factor=settings.optional_number("extrapolation_factor"),
-        partial=_partial(read, settings),
+        partial=settings.number("partial_rotary_factor", read.number(read.first(*partial), 1.0)),
         local_theta=local.optional_number("rope_theta") or read.optional_number("rope_local_base_freq"),
         mscale_all_dim=settings.optional_number("mscale_all_dim"),
         long_factors=settings.numbers("long_factor") or None,
         short_factors=settings.numbers("short_factor") or None,
     )
-
-
-def _partial(read: Reader, settings: Reader) -> float:
-    """The share of a head that is rotated, under any of its names."""
-    outside = read.number(read.first("rotary_pct", "rope_pct", "partial_rotary_factor"), 1.0)
-    return settings.number("partial_rotary_factor", outside)
 
 
 def llama3_factors(rope: Rope, dimensions: int) -> NDArray[np.float32] | None:

@@ -18,6 +18,7 @@ STARCODER2 = Architecture(
             "max_position_embeddings": 4096,
             "num_key_value_heads": 2,
             "tie_word_embeddings": True,
+            "use_bias": True,
         }
     },
     tensors=decoder(mlp={"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}, norm_bias=True),
@@ -28,6 +29,12 @@ STARCODER2 = Architecture(
         Setting("hidden_act", "gelu_pytorch_tanh"),
         Setting("sliding_window", None),
         Setting("use_bias", has("attn_q.bias")),
+    ),
+    expects=(
+        Setting("activation_function", ("gelu_pytorch_tanh", "gelu")),
+        Setting("mlp_type", "default"),
+        Setting("norm_type", "layer_norm"),
+        Setting("scale_attn_weights", True),
     ),
     vocabulary=conventions.STARCODER2,
 )

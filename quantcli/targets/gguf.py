@@ -57,7 +57,7 @@ class GgufTarget:
         if source.names == "gguf":
             keys = gguf_from_gguf.keys(source, settings, number)
         else:
-            keys, notes = gguf_from_hf.keys(source, placed, number)
+            keys, notes = gguf_from_hf.keys(source, placed, number, settings.keys)
         last = gguf_from_gguf.layers_left(source, settings)  # stronger than an override of the same key
         for key, typed in [*settings.keys.items(), *last.items()]:
             keys.pop(key, None)

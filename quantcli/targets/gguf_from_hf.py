@@ -5,23 +5,25 @@ Source: llama.cpp (convert_hf_to_gguf.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from quantcli import tokenizers
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Architecture, Hyperparameters, generation_keys
+from quantcli.models import Architecture, Hyperparameters, generation_keys, round_trip
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.dense import Dense
 from quantcli.targets import gguf_sizes
 from quantcli.targets.base import Draft, Left, Placed, Settings, commonest_dtype
 from quantcli.targets.gguf_general import Typed
-from quantcli.targets.gguf_metadata import dropped, metadata
+from quantcli.targets.gguf_metadata import metadata
 from quantcli.targets.global_scales import INPUT_SCALE, SCALE, WEIGHT, Floats, apart, input_scales, precisions
 from quantcli.targets.names import Model, Named
+from quantcli.targets.pooling import pooling
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.listed import GENERATION
 
@@ -36,20 +38,26 @@ def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Le
     return made + _computed(architecture, hyperparameters), left
 
 
-def keys(source: Checkpoint, placed: Sequence[Placed], file_type: int) -> tuple[Typed, list[str]]:
-    """The file's metadata, and warnings of what it cannot say."""
+def keys(
+    source: Checkpoint, placed: Sequence[Placed], file_type: int, overrides: Mapping[str, tuple[str, Any]]
+) -> tuple[Typed, list[str]]:
+    """The file's metadata, and warnings of what it cannot say. overrides: keys that are set over these."""
     model = Model.of(source)
     hyperparameters = model.hyperparameters
     vocabulary = tokenizers.load(source.root, source.config, model.known().vocabulary)
     _check_vocabulary(placed, len(vocabulary.tokens), source)
+    pooling_type, notes = pooling(Files(source.root))
     made = metadata(
         hyperparameters, vocabulary, source=source.root, config=source.config, file_type=file_type,
         shapes={w.name: w.shape for w in placed}, quantized=any(not isinstance(w.scheme, Dense) for w in placed),
-        extras=precisions(source, placed),
+        extras=precisions(source, placed), pooling_type=pooling_type,
     )  # fmt: skip
+    plain, other = ({key: value for key, (_, value) in typed.items()} for typed in (made, overrides))
+    shapes = {weight.name: weight.shape for weight in placed}
+    lost = round_trip.check(source.config, model.known(), hyperparameters, plain, shapes, other)
     files = Files(source.root)
     generation = generation_keys.dropped(files.json(GENERATION), files.label(GENERATION))
-    return made, [*vocabulary.warnings, *generation, *dropped(hyperparameters)]
+    return made, [*vocabulary.warnings, *generation, *lost, *notes]
 
 
 def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint) -> None:

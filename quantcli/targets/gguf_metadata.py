@@ -20,7 +20,6 @@ from typing import Any
 from quantcli.checkpoint import Vocabulary
 from quantcli.errors import NotPossible
 from quantcli.models import ARCHITECTURES, Architecture, Hyperparameters, Key
-from quantcli.models.keys import SLIDING_WINDOW
 from quantcli.targets.gguf_general import Typed, front_matter, general, label_of
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.files import Files
@@ -44,6 +43,7 @@ def metadata(
     shapes: Mapping[str, tuple[int, ...]],
     quantized: bool,
     extras: Typed | None = None,
+    pooling_type: int | None = None,
 ) -> Typed:
     """All metadata of the GGUF file made from the model folder `source`: key -> (type, value), in order.
 
@@ -56,7 +56,7 @@ def metadata(
     named = general(
         model_name(source), config, files.json("generation_config.json"), card, parameters, label_of(shapes)
     )
-    return keys(hyperparameters, vocabulary, named, file_type, quantized, extras)
+    return keys(hyperparameters, vocabulary, named, file_type, quantized, extras, pooling_type)
 
 
 def model_name(folder: Path) -> str:
@@ -75,12 +75,13 @@ def keys(
     file_type: int,
     quantized: bool,
     extras: Typed | None = None,
+    pooling_type: int | None = None,
 ) -> Typed:
     """All metadata of a file from its parts.
 
     named: the `general.*` keys from `gguf_general.general`. file_type: llama.cpp's number of the mixture. quantized: in
-    llama-quantize's order, else in the converter's. extras: what is said of single tensors. Without a vocabulary there
-    are no tokenizer keys. Raises
+    llama-quantize's order, else in the converter's. extras: what is said of single tensors. pooling_type: llama.cpp's
+    number, of a model that makes embeddings. Without a vocabulary there are no tokenizer keys. Raises
     `NotPossible` for an architecture that is not in the table.
     """
     architecture = ARCHITECTURES.get(hyperparameters.architecture)
@@ -90,6 +91,8 @@ def keys(
     kind: Typed = {"general.file_type": ("uint32", file_type)} if quantized or architecture.states_file_type else {}
     places = (architecture.foremost, architecture.keys, architecture.further)
     foremost, common, further = (_own(architecture, rows, hyperparameters) for rows in places)
+    if pooling_type is not None:
+        further |= {f"{architecture.gguf}.pooling_type": ("uint32", pooling_type)}
     start: Typed = {"general.architecture": ("string", architecture.gguf)} | foremost
     start |= {"general.type": ("string", "model")}
     tokens = (
@@ -143,21 +146,3 @@ def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Co
     if conventions.space_prefix is not None and vocabulary.model == "spm":
         out[f"{ggml}add_space_prefix"] = ("bool", conventions.space_prefix)
     return out
-
-
-def dropped(hyperparameters: Hyperparameters) -> tuple[str, ...]:
-    """What GGUF can't say of this model: one sentence each, which names the key of config.json."""
-    sentences = []
-    rope = hyperparameters.rope
-    architecture = ARCHITECTURES[hyperparameters.architecture]
-    has_factors = any(row.values(hyperparameters) is not None for row in architecture.computed)
-    if rope.type not in ("default", "linear", "yarn") and not has_factors:
-        sentences.append(f"rope_type {rope.type} has no keys in GGUF: llama.cpp runs the model without that scaling.")
-    window = hyperparameters.sliding_window
-    written = {row.name for row in (*architecture.keys, *architecture.further)}
-    if window is not None and window < hyperparameters.context_length and SLIDING_WINDOW.name not in written:
-        sentences.append(
-            f"sliding_window {window} is not written: llama.cpp attends to the whole context with the architecture "
-            f"{hyperparameters.architecture}."
-        )
-    return tuple(sentences)

@@ -44,7 +44,6 @@ UNSAID = {
     "deepseek_v3": {"num_nextn_predict_layers"},
     "falcon": {"max_position_embeddings"},
     "falcon_raw": {"max_position_embeddings"},
-    "gemma2_27": {"query_pre_attn_scalar"},
     "mixtral_window": {"sliding_window"},
     "mistral_plain": {"sliding_window"},
     "qwen2_window": {"sliding_window", "use_sliding_window", "max_window_layers"},

@@ -74,7 +74,9 @@ def test_defaults_are_those_of_the_family() -> None:
 def test_sliding_window_counts_where_it_is_used() -> None:
     config = BEFORE | {"sliding_window": 4096}
     assert from_config(config).sliding_window == 4096
-    assert from_config(config | {"use_sliding_window": False}).sliding_window is None
+    switched = config | {"use_sliding_window": False}
+    assert from_config(switched, defaults={"use_sliding_window": True}).sliding_window is None
+    assert from_config(switched).sliding_window == 4096  # a class that does not know the switch
     assert from_config(config | {"sliding_window": None}).sliding_window is None
 
 
@@ -98,7 +100,7 @@ def test_sizes_that_are_none(key: str, value: object) -> None:
         ({"rope_scaling": [1]}, "rope_scaling is"),
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling: factor is missing"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0.0; it has to be above 0"),
-        ({"rope_parameters": {"rope_type": 7}}, "rope_parameters: rope_type is 7"),
+        ({"rope_scaling": None, "rope_parameters": {"rope_type": 7}}, "rope_parameters: rope_type is 7"),
         ({"num_attention_heads": 3}, "head_dim is missing, and hidden_size 64 is no multiple"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),

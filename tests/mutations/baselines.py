@@ -85,9 +85,15 @@ class Baseline:
         return from_header(replace(header, tensors=listed), self.path)
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def folder(path: Path) -> Baseline:
     """A folder as a baseline."""
-    config = json.loads((path / "config.json").read_text())
+    config = read(path / "config.json")
     shapes = {}
     for file in sorted(path.glob("*.safetensors")):
         shapes |= {name: entry.shape for name, entry in safetensors.read_header(file).entries.items()}

@@ -79,10 +79,16 @@ def settings(plan: Plan) -> str:
         if file.name == "config.json":
             said.append(b"".join(blob for _, blob in file.blobs).hex())
         elif file.name.endswith(".gguf"):
-            data = file.blobs[0][1]
-            header = gguf.parse(lambda at, count, data=data: data[at : at + count], file.size, Path(file.name))
-            said += [[key, str(value), _payload(value.value)] for key, value in sorted(header.metadata.items())]
+            metadata = header_of(plan).metadata
+            said += [[key, str(value), _payload(value.value)] for key, value in sorted(metadata.items())]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def header_of(plan: Plan) -> gguf.GgufFile:
+    """What a plan would write at the start of its GGUF file."""
+    (file,) = [file for file in plan.files if file.name.endswith(".gguf")]
+    data = file.blobs[0][1]
+    return gguf.parse(lambda at, count: data[at : at + count], file.size, Path(file.name))
 
 
 def _payload(held: Any) -> str:

@@ -60,11 +60,15 @@ VOCABULARY = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges")
 
 @dataclass(frozen=True)
 class Change:
-    """One change: what was done, to which key, and the settings with it."""
+    """One change: what was done, to which key, and the settings with it.
+
+    otherwise: the settings with another value of a key that was set: one of both may be what the model has anyway.
+    """
 
     done: str
     key: str
     settings: Mapping[str, Any]
+    otherwise: Mapping[str, Any] | None = None
 
 
 def of_config(config: Mapping[str, Any], pool: Mapping[str, Any]) -> Iterator[Change]:
@@ -74,7 +78,8 @@ def of_config(config: Mapping[str, Any], pool: Mapping[str, Any]) -> Iterator[Ch
             yield Change(done, path, {**config, key: other})
     for key, held in {**pool, **EXTRA_CONFIG}.items():
         if config.get(key) is None:
-            yield Change("set", key, {**config, key: held})
+            other = next((value for _, value, _ in _others(key, held)), held)
+            yield Change("set", key, {**config, key: held}, {**config, key: other})
 
 
 def _others(key: str, held: Any) -> Iterator[tuple[str, Any, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from quantcli import models
 from quantcli.containers.gguf_values import Value
 from quantcli.convert.steps import Plan
+from quantcli.models.harmless import harmless
 from tests.mutations import outcomes, settings, tensors
 from tests.mutations.baselines import CASES, DATA, Baseline, as_gguf, dense, quantized
 from tests.mutations.outcomes import BAD, Outcome
@@ -59,20 +61,46 @@ def _of_settings(base: Baseline, target: str) -> Iterator[Try]:
     if base.header is None:
         for change in settings.of_config(base.settings, config_pool()):
             names = (change.key, change.key.rpartition(".")[2], *base.shapes)
-            yield Try(change.done, change.key, target, _outcome(base, target, names, settings_=change.settings))
+            known = harmless(change.key, settled(change.settings)) is not None
+            found = _outcome(base, target, names, settings_=change.settings, known=known)
+            if change.otherwise is not None:
+                found = _either(found, _outcome(base, target, names, settings_=change.otherwise, known=known))
+            yield Try(change.done, change.key, target, found)
     else:
         for change in settings.of_gguf(base.settings, gguf_pool()):
             names = (change.key, change.key.partition(".")[2], *base.shapes)
             yield Try(change.done, change.key, target, _outcome(base, target, names, settings_=change.settings))
 
 
+def settled(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings with what the model's class assumes."""
+    architecture = models.find(config)
+    assumed = {} if architecture is None else architecture.model_types[config["model_type"]]
+    return {key: held for key, held in assumed.items() if not callable(held)} | dict(config)
+
+
+def _either(one: Callable[[Plan], Outcome], other: Callable[[Plan], Outcome]) -> Callable[[Plan], Outcome]:
+    """The outcome of the second change where the first one goes unnoticed."""
+
+    def found(plan: Plan) -> Outcome:
+        first = one(plan)
+        return other(plan) if first in BAD else first
+
+    return found
+
+
 def _outcome(
-    base: Baseline, target: str, names: Collection[str], settings_: Any = None, tensors_: Any = None
+    base: Baseline,
+    target: str,
+    names: Collection[str],
+    settings_: Any = None,
+    tensors_: Any = None,
+    known: bool = False,
 ) -> Callable[[Plan], Outcome]:
     def found(plan: Plan) -> Outcome:
         made = outcomes.planned(lambda: base.opened(settings_, tensors_), target)
         digest = outcomes.everything if tensors_ is None else outcomes.settings
-        return outcomes.outcome(made, plan, names, digest, harmless=False)
+        return outcomes.outcome(made, plan, names, digest, harmless=known)
 
     return found
 

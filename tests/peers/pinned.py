@@ -1,5 +1,7 @@
 """Other people's software, each at the version whose behaviour the tests state; `make peers` installs them."""
 
+import re
+import tarfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +23,18 @@ PINNED = {
     "torch": ("torch", "2.13.0"),
     "transformers": ("transformers", "5.23.0"),
 }
+
+
+def llama_cpp_source(root: Path) -> Path:
+    """llama.cpp's converter with its gguf-py, unpacked in a folder; the tests of the file are skipped without it."""
+    packed = ROOT / "build" / "peers" / f"llama_cpp_python-{PINNED['llama_cpp'][1]}.tar.gz"
+    if not packed.is_file():
+        pytest.skip(f"{packed.name} is not in build/peers: run `make peers`")
+    with tarfile.open(packed) as archive:
+        inner = re.compile(r"[^/]+/vendor/llama\.cpp/(conversion|gguf-py)/")
+        archive.extractall(root, [one for one in archive if inner.match(one.name)], filter="data")
+    (folder,) = root.glob("*/vendor/llama.cpp")
+    return folder
 
 
 def peer(module: str) -> ModuleType:

@@ -32,7 +32,6 @@ UNSAID = {
     "cohere": {"max_position_embeddings"},
     "falcon": {"max_position_embeddings"},
     "falcon_raw": {"max_position_embeddings", "num_kv_heads"},
-    "gemma2_27": {"query_pre_attn_scalar"},
     "internlm3": {"model_type", "rope_parameters"},
     "mistral": {"model_type", "sliding_window", "attention_bias", "mlp_bias"},
     "mistral_plain": {"model_type", "sliding_window", "attention_bias", "mlp_bias"},

@@ -14,7 +14,7 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Hyperparameters, Rope, find
 from quantcli.targets.gguf_general import front_matter, general, size_label, take_apart, title
-from quantcli.targets.gguf_metadata import dropped, keys, metadata, model_name
+from quantcli.targets.gguf_metadata import keys, metadata, model_name
 from quantcli.tokenizers import load
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -154,13 +154,6 @@ def test_head_sizes_are_written_where_they_are_named() -> None:
 def test_an_architecture_without_a_table_is_refused() -> None:
     with pytest.raises(NotPossible, match="gemma9"):
         keys(sizes(architecture="gemma9"), None, {}, 1, False)
-
-
-def test_what_gguf_cannot_say() -> None:
-    assert dropped(sizes()) == ()
-    assert "rope_type dynamic" in dropped(sizes(rope=Rope(type="dynamic", factor=2.0)))[0]
-    assert "sliding_window 128" in dropped(sizes(sliding_window=128))[0]
-    assert dropped(sizes(sliding_window=4096)) == ()
 
 
 def test_a_folder_of_the_hub_cache_is_called_after_its_model() -> None:

@@ -1,0 +1,160 @@
+"""Keys of settings that change nothing of what a model computes, each with the reason.
+
+A key of config.json that is neither found again in a GGUF file made of it nor listed here is named in a warning (see
+`round_trip`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Harmless:
+    """Why a key changes nothing. when: whether that holds for a config with its class's defaults; None: always."""
+
+    reason: str
+    when: Callable[[Config], bool] | None = None
+
+
+#: No row has more keys in its path.
+DEEPEST = 4
+
+#: Model types whose class reads use_sliding_window.
+SWITCHED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3")
+
+
+def _of(*kinds: str) -> Callable[[Config], bool]:
+    return lambda config: config.get("model_type") in kinds
+
+
+def _has_no_window(config: Config) -> bool:
+    """Whether every layer attends to the whole context, whatever is said of windows."""
+    window, context = config.get("sliding_window"), config.get("max_position_embeddings")
+    unused = not window or (config.get("use_sliding_window") is False and _of(*SWITCHED)(config))
+    return unused or (isinstance(window, int) and isinstance(context, int) and window >= context)
+
+
+TRAINING = Harmless("counts while a model is trained")
+OUTPUTS = Harmless("says what a Python call returns, not what is computed")
+CACHE = Harmless("says how a runtime keeps its cache or which kernel it takes")
+SAMPLING = Harmless("a default of text generation, which generation_config.json has replaced")
+LABELS = Harmless("belongs to classifiers, whose classes have no table")
+FILE = Harmless("describes the file or its makers")
+STORAGE = Harmless("is read with the weights, whose layout it says")
+TOKENIZER = Harmless("is read with the tokenizer")
+CALCULATION = Harmless("says in which steps the same result is computed")
+OTHER_MODELS = Harmless("belongs to encoders and encoder-decoders, whose classes have no table")
+HEAD = Harmless("is checked against the stored head when the tensors are named")
+WINDOW = Harmless("says which layers attend to a window, and none does", _has_no_window)
+
+#: Row -> the keys of config.json that it is for.
+_KEYS = {
+    TRAINING: """
+        attention_dropout attention_probs_dropout_prob attn_pdrop aux_loss_alpha classifier_dropout embd_pdrop
+        embedding_dropout ep_size gradient_checkpointing hidden_dropout hidden_dropout_prob initializer_range
+        input_jitter_noise max_sequence_length output_router_logits rescale_prenorm_residual resid_pdrop
+        residual_dropout router_aux_loss_coef router_jitter_noise router_z_loss_coef seq_aux time_step_floor
+        rope_parameters.finetuned rope_scaling.finetuned
+        time_step_init_scheme time_step_max time_step_min time_step_scale
+    """,
+    OUTPUTS: "output_attentions output_hidden_states return_dict torchscript",
+    CACHE: """
+        _attn_implementation _attn_implementation_autoset _attn_implementation_internal _experts_implementation
+        attn_implementation cache_implementation experts_implementation fused_add_norm use_associative_scan
+        use_bfloat16 use_cache use_flash_attn use_mambapy
+    """,
+    SAMPLING: """
+        bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
+        exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length
+        max_new_tokens min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
+        remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p
+        typical_p
+    """,
+    LABELS: "finetuning_task id2label label2id num_labels problem_type task_specific_params",
+    FILE: """
+        _commit_hash _name_or_path architectures auto_map dtype model_file model_type torch_dtype
+        transformers.js_config transformers_version unsloth_fixed unsloth_version
+    """,
+    STORAGE: "compression_config quantization quantization_config",
+    Harmless("fills in where the tokenizer's files name no such token"): "bos_token_id pad_token_id",
+    TOKENIZER: "pad_vocab_size_multiple tokenizer_class vocab_size",
+    CALCULATION: """
+        attention_softmax_in_fp32 chunk_size_feed_forward pretraining_tp scale_attention_softmax_in_fp32
+        use_parallel_embedding
+    """,
+    OTHER_MODELS: """
+        add_cross_attention cross_attention_hidden_size decoder_start_token_id is_decoder is_encoder_decoder prefix
+        pruned_heads tf_legacy_loss tie_encoder_decoder
+    """,
+    Harmless("repeats another key, and no class reads it"): "experts_per_token initial_context_length",
+    HEAD: "tie_word_embeddings use_embedding_sharing",
+    WINDOW: "max_window_layers sliding_window use_sliding_window",
+    Harmless("counts layers that predict further tokens; the next token needs none"): "num_nextn_predict_layers",
+    Harmless(
+        "layer_types counts in its place, or no layer attends to a window",
+        lambda config: config.get("layer_types") is not None or _has_no_window(config),
+    ): "sliding_window_pattern",
+    Harmless("is computed from sliding_window_pattern"): "_sliding_window_pattern",
+    Harmless(
+        "is computed from qk_nope_head_dim and qk_rope_head_dim", _of("deepseek_v2", "deepseek_v3")
+    ): "head_dim qk_head_dim",
+    Harmless("is no key of this family: ffn_hidden_size is", _of("falcon")): "intermediate_size",
+    Harmless(
+        "is no size of this family: GGUF has what llama.cpp's converter chose, or model_max_length",
+        lambda config: _of("falcon", "mamba")(config) or (_of("cohere")(config) and "model_max_length" in config),
+    ): "max_position_embeddings",
+    Harmless(
+        "one head serves all (multi_query)",
+        lambda config: (
+            _of("falcon")(config)
+            and config.get("multi_query") is True
+            and config.get("new_decoder_architecture") is not True
+        ),
+    ): "num_kv_heads",
+    Harmless("is no key of this family, which has no attention", _of("mamba")): "num_attention_heads",
+    Harmless(
+        "is no key of this family, whose heads are not shared or are counted by num_kv_heads",
+        _of("falcon", "gpt_neox", "mamba"),
+    ): "num_key_value_heads",
+}  # fmt: skip
+
+#: Key of config.json -> why it changes nothing. A path (`outer.inner`) is one in an inner object; an object's own row
+#: is for all that it holds.
+CONFIG_KEYS: dict[str, Harmless] = {key: row for row, keys in _KEYS.items() for key in keys.split()}
+
+#: Key of config.json -> the value with which it changes nothing, where no table knows the key.
+NEUTRAL: dict[str, Any] = {
+    "alibi": False,
+    "apply_residual_connection_post_layernorm": False,
+    "attention_bias": False,
+    "bias": False,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+    "is_llama_config": True,
+    "lm_head_bias": False,
+    "mlp_bias": False,
+    "qk_layernorm": False,
+    "shared_expert_intermediate_size": 0,
+    "qkv_bias": False,
+    "rope_interleaved": False,
+    "use_bias": False,
+    "use_mrope": False,
+    "use_qk_norm": False,
+    "use_qkv_bias": False,
+    "use_sliding_window": False,
+}
+
+
+def harmless(path: str, config: Config) -> str | None:
+    """Why a key of config.json changes nothing, None where it may change something.
+
+    path: the key, with those of the objects around it before it. config: with its class's defaults.
+    """
+    keys = path.split(".", DEEPEST)[:DEEPEST]
+    rows = (CONFIG_KEYS.get(".".join(keys[:count])) for count in range(1, len(keys) + 1))
+    return next((row.reason for row in rows if row is not None and (row.when is None or row.when(config))), None)

@@ -1,0 +1,289 @@
+"""Whether a GGUF file says of a model what config.json says: the way back shows what was lost.
+
+    config.json --(tables of the family)--> GGUF's keys --(the same tables)--> the config.json that would come back
+
+A key that comes back with its value has reached the file, or follows from what llama.cpp has built in. One that comes
+back with another value is an error: llama.cpp would compute something else. One that does not come back at all is
+named in a warning, unless `harmless` lists it. So there is no second list of the keys that are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from quantcli.containers.hostile import UNPRINTABLE, shown
+from quantcli.errors import NotPossible
+from quantcli.models import rebuilt
+from quantcli.models.base import Architecture
+from quantcli.models.harmless import NEUTRAL, harmless
+from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES, Hyperparameters
+from quantcli.models.rope import PARTIAL
+from quantcli.models.stored import Setting, Shape, nothing, stored
+
+#: Objects in a config.json are not nested deeper than this.
+DEEPEST = 8
+#: Numbers above this are not compared as float32 has them.
+LARGEST = 3e38
+#: So many keys are named in one message, each with so many characters.
+MOST_NAMED = 12
+LONGEST_PATH = 100
+
+#: Names of rope settings -> the field of `Rope` that holds what comes back.
+ROPE_FIELDS = {
+    "rope_theta": "theta",
+    "rotary_emb_base": "theta",
+    "rope_type": "type",
+    "type": "type",
+    "rope_local_base_freq": "local_theta",
+}
+ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
+#: Settings that GGUF holds as factors of frequencies, where it holds any -> the field of `Rope`.
+IN_FACTORS = {
+    "rope_type": "type",
+    "type": "type",
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_position_embeddings": "original_context",
+    "long_factor": "long_factors",
+    "short_factor": "short_factors",
+}
+#: Kind of scaling that is held so -> those of its settings that are not.
+NOT_IN_FACTORS = {
+    "llama3": ("long_factor", "short_factor"),
+    "longrope": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+#: Kinds of scaling that change nothing up to the context that a model was trained with.
+BEYOND_CONTEXT = ("dynamic",)
+
+#: What says which layers attend to a window; llama.cpp does without in families whose metadata have no window.
+WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+
+#: Key of config.json -> roles of the tokens in GGUF, of which one is it.
+TOKENS = {"eos_token_id": ("eos", "eot", "eom")}
+
+#: What llama.cpp has built in for every family that says nothing else.
+EVERYWHERE = (
+    Setting("is_causal", True),
+    Setting("layer_types", lambda file: ["full_attention"] * file.layers),
+    Setting("use_bidirectional_attention", False),
+)
+
+#: Setting that GGUF does not hold -> the one that llama.cpp takes it from.
+FOLLOWS_FROM = {"expand": "intermediate_size", "mscale": "mscale_all_dim", "topk_method": "n_group"}
+
+#: Names of one function, of one kind of scaling.
+ALIKE = ({"silu", "swish"}, {"longrope", "su"})
+
+
+class _Unsaid:
+    """The value of what does not come back."""
+
+
+UNSAID = _Unsaid()
+
+
+class Loss(Enum):
+    """What became of a setting that a GGUF file does not hold; the value: what a warning says of all such keys.
+
+    OTHER: llama.cpp has another value built in. WINDOW: the family's metadata have none. SHADOWED: another key of the
+    same meaning was read.
+    """
+
+    OTHER = ""
+    WINDOW = "no key for {}: llama.cpp attends to the whole context in this architecture"
+    SCALING = "no key for {}: llama.cpp runs the model without that scaling"
+    UNREAD = "no key for {}: llama.cpp computes as if without"
+    SHADOWED = "other values than {}: another key of config.json says the same otherwise, and counts"
+    TOKEN = "other numbers than {}: the tokenizer's files count"
+
+
+def check(
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    hyperparameters: Hyperparameters,
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+    overrides: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Warnings of what a GGUF file does not say of its config.json; raises `NotPossible` for what it says otherwise.
+
+    hyperparameters: read from `config`. metadata: the file's keys -> plain values. shapes: of its tensors, rows first.
+    overrides: keys that are set over those of metadata; either value may be the one that a setting asks for.
+    """
+    kind = str(config.get("model_type"))
+    settled = {k: v for k, v in architecture.model_types[kind].items() if not callable(v)} | dict(config)
+    back = _Back(architecture, kind, hyperparameters, metadata, shapes)
+    overridden = _Back(architecture, kind, hyperparameters, {**metadata, **overrides}, shapes) if overrides else None
+    losses: dict[Loss, list[tuple[str, Any]]] = {loss: [] for loss in Loss}
+    for path, value in [*leaves(config), *back.assumed(config, settled)]:
+        if harmless(path, settled) or back.holds(path, value) or (overridden and overridden.holds(path, value)):
+            continue
+        losses[back.loss(path, value)].append((path, value))
+    where = hyperparameters.settings.where
+    other = losses.pop(Loss.OTHER)
+    if other:
+        raise NotPossible(
+            f"{where}: GGUF has no place for {_listed(other, back, 'llama.cpp')} in the architecture "
+            f"{architecture.gguf}, so llama.cpp would compute something else. Convert to a folder (--to hf or --to "
+            "mlx), which keeps such settings."
+        )
+    told = {loss: _listed(found, back if loss is Loss.TOKEN else None, "GGUF") for loss, found in losses.items()}
+    return [f"{where}: GGUF has {loss.value.format(text)}." for loss, text in told.items() if text]
+
+
+def _listed(found: Sequence[tuple[str, Any]], back: _Back | None, there: str) -> str:
+    """Keys with their values, and with `back` those that come back: `hidden_act 'gelu' (llama.cpp: 'silu')`."""
+    said = []
+    for path, value in found[:MOST_NAMED]:
+        cause = FOLLOWS_FROM.get(path.rpartition(".")[2])
+        other = f" ({there}: {shown(back.of(path, value))}{f', from {cause}' if cause else ''})" if back else ""
+        said.append(f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}{other}")
+    return ", ".join(said) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
+
+
+def leaves(config: Mapping[str, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every key that is set, with its value; a key of an inner object with the keys of the objects around it."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and depth < DEEPEST:
+            yield from leaves(value, f"{before}{key}.", depth + 1)
+        elif value is not None:
+            yield f"{before}{key}", value
+
+
+class _Back:
+    """What comes back of a config.json, wherever its keys stand and however they are spelled there."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        kind: str,
+        here: Hyperparameters,
+        metadata: Mapping[str, Any],
+        shapes: Mapping[str, Shape],
+    ) -> None:
+        # Factors of frequencies stand in tensors, whose values are computed from these very settings.
+        file = stored(
+            metadata, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing
+        )
+        spelled = kind if kind in architecture.classes else next(iter(architecture.classes))
+        self.here, self.metadata = here, metadata
+        self.made = rebuilt.config(file, architecture, spelled, None)
+        self.again = architecture.hyperparameters({**self.made, "model_type": kind})
+        self.scaling: Mapping[str, Any] = self.made.get("rope_scaling") or {}
+        self.built_in = {setting.name: setting.of(file) for setting in architecture.expects}
+        self.usual = {setting.name: setting.of(file) for setting in EVERYWHERE}
+        self.has_windows = file.own.has("attention.sliding_window")
+        names = {**SIZES, "partial": PARTIAL, **architecture.names}
+        self.rope_fields = ROPE_FIELDS | dict.fromkeys((*names.pop("partial"), "partial_rotary_factor"), "partial")
+        self.fields = {key: field for field, keys in names.items() for key in keys}
+        self.fields |= dict.fromkeys(EXPERTS, "experts") | dict.fromkeys(NORM_EPS, "norm_eps")
+        self.fields |= {"head_dim": "head_dim"}
+        self.in_factors: set[str] = set()
+        if any(row.values(here) is not None for row in architecture.computed) and here.rope.type in NOT_IN_FACTORS:
+            self.in_factors = {*IN_FACTORS} - {*NOT_IN_FACTORS[here.rope.type]}
+
+    def assumed(self, config: Mapping[str, Any], settled: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """What the model's class assumes for flags and names that come back and that its config.json leaves out."""
+        for key in {**self.made, **self.built_in}:
+            value = settled.get(key, NEUTRAL.get(key))
+            if (
+                config.get(key) is None
+                and value is not None
+                and key not in {*self.fields, *self.rope_fields, *ROPE_OBJECTS}
+            ):
+                yield key, value
+
+    def of(self, path: str, value: Any) -> Any:
+        """The value that comes back, as a tuple where several say the same; UNSAID where none does."""
+        first, *inner = path.split(".")
+        if not self.here.heads and first in (*ROPE_OBJECTS, *self.rope_fields):
+            return UNSAID
+        if first in ROPE_OBJECTS and inner:
+            return self._rope(inner, value)
+        if inner:
+            return UNSAID
+        if first in TOKENS:
+            ids = (self.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in TOKENS[first])
+            return tuple(number for number in ids if number is not None) or UNSAID
+        if first in self.rope_fields or first == "original_max_position_embeddings":
+            return self._rope([first], value) if first not in self.made else self._share(first, value)
+        if first in self.fields and first not in self.made:
+            return getattr(self.again, self.fields[first])
+        return next((said[first] for said in (self.built_in, self.made, self.usual) if first in said), UNSAID)
+
+    def holds(self, path: str, value: Any) -> bool:
+        """Whether a setting comes back as it is, or is one of no effect."""
+        wanted = self.of(path, value)
+        if wanted is UNSAID:
+            return value == [] or _same(value, NEUTRAL.get(path, UNSAID))
+        return _same(value, wanted)
+
+    def loss(self, path: str, value: Any) -> Loss:
+        """What becomes of a setting that does not come back as it is."""
+        if path in WINDOW_KEYS and not self.has_windows:
+            return Loss.WINDOW
+        if path.partition(".")[0] in ROPE_OBJECTS and self.here.rope.type in BEYOND_CONTEXT:
+            return Loss.SCALING
+        if self.of(path, value) is UNSAID:
+            return Loss.UNREAD
+        if self.is_shadowed(path):
+            return Loss.SHADOWED
+        return Loss.TOKEN if path in TOKENS else Loss.OTHER
+
+    def is_shadowed(self, path: str) -> bool:
+        """Whether a key that comes back with another value is one that the model's settings were not read from."""
+        *around, name = path.split(".")
+        if name in self.in_factors or (
+            around[:1] == ["rope_parameters"] and self.here.settings.values.get("rope_scaling")
+        ):
+            return True
+        if name in self.rope_fields and "sliding_attention" not in around:
+            here, again, field = self.here.rope, self.again.rope, self.rope_fields[name]
+            return _same(getattr(here, field), getattr(again, field))
+        field = self.fields.get(path, "")
+        return bool(field) and _same(getattr(self.here, field), getattr(self.again, field))
+
+    def _rope(self, keys: Sequence[str], value: Any) -> Any:
+        """Of a key of rope_scaling or rope_parameters, or of one that stood outside them once."""
+        *kind, name = keys
+        if kind == ["sliding_attention"]:
+            local = {"rope_theta": self.again.rope.local_theta, "rope_type": "default", "type": "default"}
+            return local.get(name, UNSAID)
+        if kind not in ([], ["full_attention"]):
+            return UNSAID
+        if name in self.in_factors:
+            held = getattr(self.here.rope, IN_FACTORS[name])
+            return list(held) if isinstance(held, tuple) else held
+        if name in ("attn_factor", *self.scaling):
+            return self.scaling.get("attention_factor" if name == "attn_factor" else name, UNSAID)
+        return self._share(name, value) if name in self.rope_fields else UNSAID
+
+    def _share(self, name: str, value: Any) -> Any:
+        """Of a rope setting without scaling; shares are the same where as many elements of a head are rotated."""
+        field = self.rope_fields.get(name)
+        if field is None:
+            return self.made[name]
+        found = getattr(self.again.rope, field)
+        is_share = field == "partial" and type(value) in (int, float) and 0 <= value <= 1
+        return value if is_share and int(self.here.head_dim * value) == int(self.again.head_dim * found) else found
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Whether a setting is one of those that mean the same; numbers as float32 has them, lists element by element."""
+    if isinstance(wanted, tuple):
+        return any(_same(value, one) for one in wanted)
+    if isinstance(value, bool) or isinstance(wanted, bool):
+        return value is wanted
+    if isinstance(value, int | float) and isinstance(wanted, int | float):
+        fits = max(abs(value), abs(wanted)) < LARGEST
+        return value == wanted or (fits and bool(np.float32(value) == np.float32(wanted)))
+    if isinstance(value, list) and isinstance(wanted, list):
+        return len(value) == len(wanted) and all(map(_same, value, wanted))
+    both = {value, wanted} if isinstance(value, str) and isinstance(wanted, str) else {None}
+    return bool(value == wanted) or any(both <= names for names in ALIKE)
