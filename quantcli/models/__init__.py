@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from quantcli.containers.gguf_values import Value
@@ -42,6 +43,7 @@ from quantcli.models.smollm3 import SMOLLM3
 from quantcli.models.stablelm import STABLELM
 from quantcli.models.starcoder2 import STARCODER2
 from quantcli.models.stored import Shape, nothing, stored
+from quantcli.models.unsaid import Unsaid, unread_by_mlx_lm, unsaid
 
 #: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
 FAMILIES: tuple[Architecture, ...] = (
@@ -109,6 +111,31 @@ def config_from_gguf(
     that hold rotary factors only. dtype: our name of what the weights become; None leaves `torch_dtype` out. Raises
     `BadInput` for metadata that contradict themselves, `NotPossible` for an architecture that is not in the table.
     """
+    return rebuild(metadata, tensors, values, dtype, where).config
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A config.json, and what of the file has no part in it.
+
+    unsaid: the architecture's keys that it does not say. unread_by_mlx_lm: those that it says and mlx-lm does not read.
+    idle: keys that change nothing.
+    """
+
+    config: dict[str, Any]
+    unsaid: list[Unsaid]
+    unread_by_mlx_lm: list[Unsaid]
+    idle: list[str]
+
+
+def rebuild(
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Shape],
+    values: Callable[[str], Sequence[float]] = nothing,
+    dtype: str | None = None,
+    where: str = "GGUF metadata",
+) -> Rebuilt:
+    """`config_from_gguf`, and what of the file has no part in it."""
     file = stored(metadata, tensors, values, where)
     architecture = by_gguf(metadata)
     if architecture is None:
@@ -118,7 +145,9 @@ def config_from_gguf(
             f"{', '.join(sorted({a.gguf for a in FAMILIES}))}: a further one is a file in quantcli/models."
         )
     kind = next(iter(architecture.classes)) if architecture.kind is None else architecture.kind(file)
-    return rebuilt.config(file, architecture, kind, dtype)
+    config = rebuilt.config(file, architecture, kind, dtype)
+    left, idle = unsaid(file, architecture, config, architecture.hyperparameters(config, where))
+    return Rebuilt(config, left, unread_by_mlx_lm(file, architecture, config), idle)
 
 
 def generation_config_from_gguf(metadata: Mapping[str, Any], where: str = "GGUF metadata") -> dict[str, Any]:
@@ -151,8 +180,10 @@ __all__ = [
     "Key",
     "Op",
     "PermuteRows",
+    "Rebuilt",
     "Rope",
     "Tensor",
+    "Unsaid",
     "by_gguf",
     "config_from_gguf",
     "find",
@@ -160,4 +191,5 @@ __all__ = [
     "from_gguf",
     "generation_config_from_gguf",
     "mlx_rope_keys",
+    "rebuild",
 ]

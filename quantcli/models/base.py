@@ -113,7 +113,8 @@ class Architecture:
     names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before
     `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
     classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
-    beside those that the keys of metadata name.
+    beside those that the keys of metadata name. constants: keys of metadata that have one value for the family's
+    classes, which config.json has no key for: a file with another is another model.
     vocabulary: what is special in its `tokenizer.*` keys.
     """
 
@@ -135,6 +136,7 @@ class Architecture:
     classes: Mapping[str, str] = field(default_factory=dict)
     kind: Callable[[Stored], str] | None = None
     settings: tuple[Setting, ...] = ()
+    constants: Mapping[str, Any | Callable[[Hyperparameters], Any]] = field(default_factory=dict)
     vocabulary: Conventions = PLAIN
 
     def __hash__(self) -> int:

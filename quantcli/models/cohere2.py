@@ -8,7 +8,7 @@ from quantcli.models.cohere import LOGIT_SCALE, NO_SCALING
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDING_WINDOW, VOCAB_SIZE, layer_norm_eps
-from quantcli.models.stored import Setting, Stored, has
+from quantcli.models.stored import Setting, Stored, has, period_of_windows, unusual_kinds
 
 COHERE2 = Architecture(
     name="cohere2",
@@ -32,6 +32,7 @@ COHERE2 = Architecture(
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),
         Setting("rotary_pct", Stored.rotary_share),
-        Setting("sliding_window_pattern", 4),
+        Setting("layer_types", unusual_kinds(4)),
+        Setting("sliding_window_pattern", period_of_windows(4)),
     ),
 )

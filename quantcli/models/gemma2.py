@@ -10,7 +10,7 @@ from quantcli.models.decoder import BOTH_NORMS, INVERSE_FREQUENCIES, decoder
 from quantcli.models.gemma import ACTIVATION, KEYS
 from quantcli.models.keys import SLIDING_WINDOW, Key
 from quantcli.models.ops import AddOne
-from quantcli.models.stored import Setting, Stored
+from quantcli.models.stored import Setting, Stored, unusual_kinds
 from quantcli.tokenizers import conventions
 
 
@@ -26,6 +26,9 @@ def query_scalar(layers: int) -> Callable[[Stored], int]:
 
     return scalar
 
+
+#: The same as llama.cpp's model saver writes it.
+SCORES = {"attention.scale": lambda h: h.settings.number("query_pre_attn_scalar") ** -0.5}
 
 GEMMA2 = Architecture(
     name="gemma2",
@@ -54,7 +57,9 @@ GEMMA2 = Architecture(
     settings=(
         Setting("hidden_act", ACTIVATION),
         Setting("hidden_activation", ACTIVATION),
+        Setting("layer_types", unusual_kinds(2)),
         Setting("query_pre_attn_scalar", query_scalar(layers=46)),
     ),
+    constants=SCORES,
     vocabulary=conventions.GEMMA2,
 )

@@ -6,10 +6,10 @@ Source: llama.cpp's conversion of Gemma3ForCausalLM.
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import BOTH_NORMS, INVERSE_FREQUENCIES, decoder
 from quantcli.models.gemma import ACTIVATION
-from quantcli.models.gemma2 import query_scalar
+from quantcli.models.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
 from quantcli.models.ops import AddOne
-from quantcli.models.stored import Setting
+from quantcli.models.stored import Setting, period_of_windows, unusual_kinds
 from quantcli.tokenizers import conventions
 
 GEMMA3 = Architecture(
@@ -35,7 +35,9 @@ GEMMA3 = Architecture(
     settings=(
         Setting("hidden_activation", ACTIVATION),
         Setting("query_pre_attn_scalar", query_scalar(layers=62)),
-        Setting("sliding_window_pattern", 6),
+        Setting("layer_types", unusual_kinds(6, optional=True)),
+        Setting("sliding_window_pattern", period_of_windows(6, optional=True)),
     ),
+    constants=SCORES,
     vocabulary=conventions.GEMMA2,
 )

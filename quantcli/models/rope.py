@@ -92,6 +92,11 @@ def rope_of(read: Reader, context: int) -> Rope:
     )
 
 
+def longrope_attention(context: int, original: int) -> float:
+    """What longrope multiplies attention by where the context is longer than the original one."""
+    return math.sqrt(1 + math.log(context / original) / math.log(original))
+
+
 def _partial(read: Reader, settings: Reader) -> float:
     """The share of a head that is rotated, under any of its names."""
     outside = read.number(read.first("rotary_pct", "rope_pct", "partial_rotary_factor"), 1.0)

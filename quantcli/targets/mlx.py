@@ -86,7 +86,7 @@ class MlxTarget:
         block = quantization_block(placed, settings)
         if block:
             config |= {"quantization": block, "quantization_config": block}
-        further, notes = beside(source)
+        further, notes = beside(source, for_mlx=True)
         return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
                 *further], [*notes, *_warnings(placed, Model.of(source).architecture)]  # fmt: skip
 
@@ -96,14 +96,14 @@ def stored_config(source: Checkpoint, settings: Settings) -> Mapping[str, Any]:
     return source.config if source.names == "hf" else folder_from_gguf.config(source, settings)
 
 
-def beside(source: Checkpoint, *, layouts: bool = False) -> tuple[list[OutputFile], list[str]]:
+def beside(source: Checkpoint, *, layouts: bool = False, for_mlx: bool = False) -> tuple[list[OutputFile], list[str]]:
     """The other files that describe a model, the source's own or rebuilt, and warnings.
 
     layouts: with the files that say how weights are stored.
     """
     if source.names == "hf":
         return copied_files(source, settings=layouts), []
-    return folder_from_gguf.files(source)
+    return folder_from_gguf.files(source, for_mlx=for_mlx)
 
 
 def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:

@@ -1,0 +1,145 @@
+"""Keys of a GGUF's architecture that the rebuilt config.json does not say.
+
+A key is accounted for if config.json takes its value back, if a row or function has read it, if the metadata made of
+the rebuilt config.json would have it again, or if it stands in the table of harmless keys. All others are named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantcli.containers.hostile import shown
+from quantcli.models.base import Architecture
+from quantcli.models.harmless_gguf import is_close, is_harmless
+from quantcli.models.hyperparameters import Hyperparameters
+from quantcli.models.keys import Key
+from quantcli.models.rope_settings import ATTN_FACTOR
+from quantcli.models.stored import Stored
+
+
+@dataclass(frozen=True)
+class Unsaid:
+    """A key with its value, and what the folder's model has instead; None: nothing of the kind."""
+
+    key: str
+    value: Any
+    instead: Any = None
+
+    def __str__(self) -> str:
+        has = "" if self.instead is None else f" (the folder's model has {shown(self.instead)})"
+        return f"{self.key} is {shown(self.value)}{has}"
+
+
+#: What follows from the other settings, for every architecture. A file that says otherwise means another model.
+FOLLOWS = (
+    Key("vocab_size", "uint32", lambda h: h.vocab_size),
+    Key("embedding_length_out", "uint32", lambda h: h.embedding_length),
+    Key("attention.head_count_kv", "uint32", lambda h: h.kv_heads),
+    Key("attention.key_length", "uint32", lambda h: h.head_dim),
+    Key("attention.value_length", "uint32", lambda h: h.head_dim),
+    Key("rope.dimension_count", "uint32", lambda h: h.rotary_dimensions),
+    Key("rope.freq_base", "float32", lambda h: h.rope.theta),
+    Key("rope.freq_base_swa", "float32", lambda h: h.rope.local_theta or h.rope.theta),
+    Key("hidden_activation", "string", lambda h: h.settings.values.get("hidden_act")),
+)
+#: Sizes of layers with a window, which no class of the families has otherwise than those of the other layers.
+OF_WINDOWS = {
+    "attention.key_length_swa": "attention.key_length",
+    "attention.value_length_swa": "attention.value_length",
+    "rope.dimension_count_swa": "rope.dimension_count",
+}
+
+
+def unsaid(
+    file: Stored, architecture: Architecture, config: Mapping[str, Any], hyperparameters: Hyperparameters
+) -> tuple[list[Unsaid], list[str]]:
+    """The keys that are not accounted for, and those that change nothing; both in the file's order.
+
+    The second are those of the table of harmless keys, and those that repeat what follows from the others.
+    hyperparameters: of `config`.
+    """
+    own = file.own.values
+    rows = {row.name: row for row in (*FOLLOWS, *architecture.foremost, *architecture.keys, *architecture.further)}
+    prefix = f"{architecture.gguf}."
+    found, idle = [], [key for key in file.every.values if key.startswith(prefix) and key[len(prefix) :] not in own]
+    for name, value in own.items():
+        row = rows.get(OF_WINDOWS.get(name, name))
+        instead, is_said = _instead(name, row, architecture, config, hyperparameters)
+        is_read = name in file.own.read and name not in architecture.constants and row not in FOLLOWS
+        if is_said and _same(value, instead):
+            continue
+        if _same(value, instead) or is_harmless(name, value, file):
+            idle.append(f"{prefix}{name}")
+        elif is_said or not is_read:
+            found.append(Unsaid(f"{prefix}{name}", value, instead))
+    return found, idle
+
+
+def _instead(
+    name: str, row: Key | None, architecture: Architecture, config: Mapping[str, Any], h: Hyperparameters
+) -> tuple[Any, bool]:
+    """What the folder's model has for a key, None: nothing, and whether it stands in config.json as it is."""
+    if name in architecture.constants:
+        constant = architecture.constants[name]
+        return (constant(h) if callable(constant) else constant), False
+    if row is not None and row.back is not None and row.back in config:
+        return config[row.back], True
+    return (None if row is None else row.value(h)), False
+
+
+#: Model type -> the kinds of rope scaling that mlx-lm computes for it; for the others none.
+EVERY_KIND = ("linear", "llama3", "yarn", "longrope")
+MLX_SCALING: Mapping[str, tuple[str, ...]] = dict.fromkeys(
+    (
+        "deepseek_v3",
+        "exaone4",
+        "gemma3_text",
+        "gpt_oss",
+        "granite",
+        "llama",
+        "olmo2",
+        "olmo3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+    ),
+    EVERY_KIND,
+) | {"deepseek_v2": ("yarn",), "nemotron": ("linear",), "phi3": ("linear", "longrope")}
+#: Those for which it knows windows by their period only.
+MLX_PERIODS = ("cohere2", "gemma3_text")
+
+
+def unread_by_mlx_lm(file: Stored, architecture: Architecture, config: Mapping[str, Any]) -> list[Unsaid]:
+    """The keys that config.json says and mlx-lm does not read there."""
+    kind, scaling = config["model_type"], config.get("rope_scaling") or {}
+    names = []
+    if config.get("is_causal") is False:
+        names.append("attention.causal")
+    if scaling and scaling["rope_type"] not in MLX_SCALING.get(kind, ()):
+        names.append(file.own.first("rope.scaling.factor", "rope.scale_linear"))
+    if not _is_usual(scaling):
+        names.append(file.own.first(ATTN_FACTOR, "rope.scaling.yarn_attn_factor"))
+    if kind in MLX_PERIODS and "sliding_window_pattern" not in config:
+        names.append("attention.sliding_window_pattern")
+    return [
+        Unsaid(f"{architecture.gguf}.{name}", value)
+        for name in names
+        if (value := file.own.values.get(name)) is not None
+    ]
+
+
+def _is_usual(scaling: Mapping[str, Any]) -> bool:
+    """Whether the factor of attention is the one that follows from the others, which mlx-lm computes."""
+    usual = 0.1 * math.log(max(scaling["factor"], 1.0)) + 1 if scaling.get("rope_type") == "yarn" else None
+    return "attention_factor" not in scaling or is_close(scaling["attention_factor"], usual)
+
+
+def _same(value: Any, other: Any) -> bool:
+    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
+        return len(value) == len(other) and all(map(_same, value, other))
+    if isinstance(value, bool) or isinstance(other, bool) or not isinstance(value, int | float):
+        return type(value) is type(other) and bool(value == other)
+    return is_close(value, other)
