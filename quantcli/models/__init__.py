@@ -16,6 +16,7 @@ from quantcli.models.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from quantcli.models.ernie4_5 import ERNIE4_5
 from quantcli.models.exaone4 import EXAONE4
 from quantcli.models.falcon import FALCON
+from quantcli.models.falcon_mamba import FALCON_MAMBA
 from quantcli.models.gemma import GEMMA
 from quantcli.models.gemma2 import GEMMA2
 from quantcli.models.gemma3 import GEMMA3
@@ -54,6 +55,7 @@ FAMILIES: tuple[Architecture, ...] = (
     ERNIE4_5,
     EXAONE4,
     FALCON,
+    FALCON_MAMBA,
     GEMMA,
     GEMMA2,
     GEMMA3,
