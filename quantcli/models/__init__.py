@@ -35,6 +35,7 @@ from quantcli.models.nemotron import NEMOTRON
 from quantcli.models.olmo2 import OLMO2
 from quantcli.models.ops import Op, PermuteRows
 from quantcli.models.phi3 import PHI3
+from quantcli.models.pooling import pooling
 from quantcli.models.qwen2 import QWEN2
 from quantcli.models.qwen2_moe import QWEN2_MOE
 from quantcli.models.qwen3 import QWEN3
@@ -121,13 +122,14 @@ class Rebuilt:
     """A config.json, and what of the file has no part in it.
 
     unsaid: the architecture's keys that it does not say. unread_by_mlx_lm: those that it says and mlx-lm does not read.
-    idle: keys that change nothing.
+    idle: keys that change nothing. pooling: how tokens become one vector, which is said in files of its own.
     """
 
     config: dict[str, Any]
     unsaid: list[Unsaid]
     unread_by_mlx_lm: list[Unsaid]
     idle: list[str]
+    pooling: str | None
 
 
 def rebuild(
@@ -148,8 +150,9 @@ def rebuild(
         )
     kind = next(iter(architecture.classes)) if architecture.kind is None else architecture.kind(file)
     config = rebuilt.config(file, architecture, kind, dtype)
+    pooled = pooling(file)
     left, idle = unsaid(file, architecture, config, architecture.hyperparameters(config, where))
-    return Rebuilt(config, left, unread_by_mlx_lm(file, architecture, config), idle)
+    return Rebuilt(config, left, unread_by_mlx_lm(file, architecture, config), idle, pooled)
 
 
 def generation_config_from_gguf(metadata: Mapping[str, Any], where: str = "GGUF metadata") -> dict[str, Any]:

@@ -138,3 +138,19 @@ def is_harmless(key: str, value: Any, file: Stored) -> bool:
     """Whether a file's key (without the architecture's prefix) may be left out of config.json."""
     row = GGUF_KEYS.get(key)
     return row is not None and row.holds(value, file)
+
+
+#: Keys of `general.*` that describe the file, its origin and its making, or that are read elsewhere (`sampling`); a
+#: name stands for all that begins with it, too. No output needs them for what a model computes.
+GENERAL_KEYS = frozenset((
+    "alignment", "architecture", "author", "base_model", "basename", "dataset", "datasets", "description", "doi",
+    "file_type", "finetune", "languages", "license", "name", "organization", "parameter_count", "quantization_version",
+    "quantized_by", "repo_url", "sampling", "size_label", "source", "tags", "tensor_extra", "type", "url", "uuid",
+    "version",
+))  # fmt: skip
+
+
+def is_unknown(key: str) -> bool:
+    """Whether a key of `general.*` is one of nobody's."""
+    space, _, name = key.partition(".")
+    return space == "general" and name.partition(".")[0] not in GENERAL_KEYS

@@ -13,7 +13,7 @@ from typing import Any
 
 from quantcli.containers.hostile import shown
 from quantcli.models.base import Architecture
-from quantcli.models.harmless_gguf import is_close, is_harmless
+from quantcli.models.harmless_gguf import is_close, is_harmless, is_unknown
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import Key
 from quantcli.models.rope_settings import ATTN_FACTOR
@@ -56,7 +56,7 @@ OF_WINDOWS = {
 def unsaid(
     file: Stored, architecture: Architecture, config: Mapping[str, Any], hyperparameters: Hyperparameters
 ) -> tuple[list[Unsaid], list[str]]:
-    """The keys that are not accounted for, and those that change nothing; both in the file's order.
+    """The keys that are not accounted for, unknown ones of `general.*` too, and those that change nothing.
 
     The second are those of the table of harmless keys, and those that repeat what follows from the others.
     hyperparameters: of `config`.
@@ -75,6 +75,7 @@ def unsaid(
             idle.append(f"{prefix}{name}")
         elif is_said or not is_read:
             found.append(Unsaid(f"{prefix}{name}", value, instead))
+    found += [Unsaid(key, value) for key, value in file.every.values.items() if is_unknown(key)]
     return found, idle
 
 

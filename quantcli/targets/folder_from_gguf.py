@@ -24,10 +24,11 @@ from quantcli.virtual import values_of
 
 def config(source: Checkpoint, settings: Settings) -> dict[str, Any]:
     """The object for config.json, in the spelling of published checkpoints. Raises `BadInput`, `NotPossible`."""
-    return _rebuilt(source, settings.asked_dtype or gguf_dtype(source)).config
+    return rebuilt(source, settings.asked_dtype or gguf_dtype(source)).config
 
 
-def _rebuilt(source: Checkpoint, dtype: str | None) -> models.Rebuilt:
+def rebuilt(source: Checkpoint, dtype: str | None = None) -> models.Rebuilt:
+    """The same with what of the file has no part in it."""
     shapes = {name: weight.shape for name, weight in source.weights.items()}
 
     def values(name: str) -> Sequence[float]:
@@ -40,33 +41,14 @@ def _rebuilt(source: Checkpoint, dtype: str | None) -> models.Rebuilt:
     return models.rebuild(source.metadata, shapes, values, dtype, str(source.root))
 
 
-def left_out(source: Checkpoint, *, for_mlx: bool) -> list[str]:
-    """Warnings that name the settings of the file that config.json, or mlx-lm where it reads it, does without."""
-    rebuilt, where = _rebuilt(source, None), source.root
-    warnings = []
-    if rebuilt.unsaid:
-        warnings.append(f"{where}: {_listed(rebuilt.unsaid)} no place in the output's config.json.")
-    if for_mlx and rebuilt.unread_by_mlx_lm:
-        warnings.append(
-            f"{where}: {_listed(rebuilt.unread_by_mlx_lm)} a place in config.json that mlx-lm does not read."
-        )
-    return warnings
-
-
-def _listed(keys: Sequence[models.Unsaid]) -> str:
-    """The keys with their values, as the subject of a sentence."""
-    return f"{', '.join(map(str, keys))}: {len(keys)} {'setting has' if len(keys) == 1 else 'settings have'}"
-
-
-def files(source: Checkpoint, *, for_mlx: bool) -> tuple[list[OutputFile], list[str]]:
-    """generation_config.json and the tokenizer's files, and warnings of what these and config.json cannot say."""
+def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
+    """generation_config.json and the tokenizer's files, and warnings of what these cannot say."""
     where = str(source.root)
     model = Model.of(source)
-    notes = left_out(source, for_mlx=for_mlx)
     made = [json_file("generation_config.json", models.generation_config_from_gguf(source.metadata, where))]
     vocabulary = from_metadata(source.metadata, where)
     if vocabulary is None:
-        return made, [*notes, f"{where}: holds no tokenizer, so the folder has none."]
+        return made, [f"{where}: holds no tokenizer, so the folder has none."]
     written = write.files(vocabulary, model.known().vocabulary, model.hyperparameters.context_length)
     made += [OutputFile(name, len(data), ((0, data),)) for name, data in written.files.items()]
-    return made, [*notes, *written.warnings]
+    return made, list(written.warnings)

@@ -34,6 +34,7 @@ from quantcli.targets.base import (
     dense_scheme,
     gguf_dtype,
 )
+from quantcli.targets.beside_config import beside_config
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import copied_files, index_file, json_file, shards
 
@@ -103,7 +104,9 @@ def beside(source: Checkpoint, *, layouts: bool = False, for_mlx: bool = False) 
     """
     if source.names == "hf":
         return copied_files(source, settings=layouts), []
-    return folder_from_gguf.files(source, for_mlx=for_mlx)
+    files, notes = folder_from_gguf.files(source)
+    further, lost = beside_config(source, for_mlx=for_mlx)
+    return [*files, *further], [*lost, *notes]
 
 
 def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:

@@ -97,7 +97,7 @@ def outcome(case: Case, key: str, value: Any) -> str:
         return "refused"
     if key in case.named(made):
         return "named"
-    if made.config != usual.config:
+    if (made.config, made.pooling) != (usual.config, usual.pooling):
         return "said"
     return "idle" if f"{case.prefix}.{key}" in made.idle else "silent"
 
