@@ -67,48 +67,33 @@ def unsaid(
     found, idle = [], [key for key in file.every.values if key.startswith(prefix) and key[len(prefix) :] not in own]
     for name, value in own.items():
         row = rows.get(OF_WINDOWS.get(name, name))
-        instead, is_said = _instead(name, row, architecture, config, hyperparameters)
-        is_read = name in file.own.read and name not in architecture.constants and row not in FOLLOWS
-        if is_said and _same(value, instead):
+        also = [other for other in rows.values() if other.otherwise == name and other.name not in own]
+        said = [config[one.back] for one in (row, *also) if one and one.back is not None and one.back in config]
+        is_constant = name in architecture.constants
+        if name not in OF_WINDOWS and not is_constant and any(_same(value, one) for one in said):
             continue
+        instead = said[0] if said and not is_constant else _instead(name, row, architecture, hyperparameters)
         if _same(value, instead) or is_harmless(name, value, file):
             idle.append(f"{prefix}{name}")
-        elif is_said or not is_read:
+        elif said or is_constant or row in FOLLOWS or name not in file.own.read:
             found.append(Unsaid(f"{prefix}{name}", value, instead))
     found += [Unsaid(key, value) for key, value in file.every.values.items() if is_unknown(key)]
     return found, idle
 
 
-def _instead(
-    name: str, row: Key | None, architecture: Architecture, config: Mapping[str, Any], h: Hyperparameters
-) -> tuple[Any, bool]:
-    """What the folder's model has for a key, None: nothing, and whether it stands in config.json as it is."""
+def _instead(name: str, row: Key | None, architecture: Architecture, h: Hyperparameters) -> Any:
+    """What the folder's model has for a key that config.json has no key for; None: nothing."""
     if name in architecture.constants:
         constant = architecture.constants[name]
-        return (constant(h) if callable(constant) else constant), False
-    if row is not None and row.back is not None and row.back in config:
-        return config[row.back], True
-    return (None if row is None else row.value(h)), False
+        return constant(h) if callable(constant) else constant
+    return None if row is None else row.value(h)
 
 
 #: Model type -> the kinds of rope scaling that mlx-lm computes for it; for the others none.
 EVERY_KIND = ("linear", "llama3", "yarn", "longrope")
 MLX_SCALING: Mapping[str, tuple[str, ...]] = dict.fromkeys(
-    (
-        "deepseek_v3",
-        "exaone4",
-        "gemma3_text",
-        "gpt_oss",
-        "granite",
-        "llama",
-        "olmo2",
-        "olmo3",
-        "qwen2",
-        "qwen3",
-        "smollm3",
-    ),
-    EVERY_KIND,
-) | {"deepseek_v2": ("yarn",), "nemotron": ("linear",), "phi3": ("linear", "longrope")}
+    "deepseek_v3 exaone4 gemma3_text gpt_oss granite llama olmo2 olmo3 qwen2 qwen3 smollm3".split(), EVERY_KIND
+) | {"deepseek_v2": ("yarn",), "nemotron": ("linear",), "phi3": ("linear", "longrope")}  # fmt: skip
 #: Those for which it knows windows by their period only.
 MLX_PERIODS = ("cohere2", "gemma3_text")
 
