@@ -31,6 +31,7 @@ from quantcli.models.keys import Key
 from quantcli.models.llama import LLAMA
 from quantcli.models.mamba import MAMBA
 from quantcli.models.mixtral import MIXTRAL
+from quantcli.models.mlx_lm import unread_by_mlx_lm
 from quantcli.models.nemotron import NEMOTRON
 from quantcli.models.olmo2 import OLMO2
 from quantcli.models.ops import Op, PermuteRows
@@ -45,7 +46,7 @@ from quantcli.models.smollm3 import SMOLLM3
 from quantcli.models.stablelm import STABLELM
 from quantcli.models.starcoder2 import STARCODER2
 from quantcli.models.stored import Shape, nothing, stored
-from quantcli.models.unsaid import Unsaid, unread_by_mlx_lm, unsaid
+from quantcli.models.unsaid import Unsaid, unsaid
 
 #: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
 FAMILIES: tuple[Architecture, ...] = (

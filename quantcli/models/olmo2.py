@@ -3,6 +3,8 @@
 Source: llama.cpp's conversion of Olmo2ForCausalLM and Olmo3ForCausalLM.
 """
 
+from typing import Any
+
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, POST_NORMS, decoder
 from quantcli.models.keys import (
@@ -15,8 +17,26 @@ from quantcli.models.keys import (
     WINDOW_PATTERN,
     every_fourth_full,
 )
-from quantcli.models.stored import Setting, has, kinds_of_layers
+from quantcli.models.rope_settings import rope_scaling, theta_of
+from quantcli.models.stored import OMITTED, Setting, Stored, has, kinds_of_layers
 from quantcli.tokenizers import conventions
+
+#: The rotary base that olmo3's class assumes for the layers with a window, whatever `rope_theta` says.
+LOCAL_THETA = 5e5
+
+
+def _by_kind_of_layer(file: Stored) -> Any:
+    """`rope_parameters` of olmo3, where they are not what its class makes of `rope_theta` and `rope_scaling`."""
+    theta = theta_of(file)
+    local = file.number(LOCAL_FREQ_BASE.name) or theta
+    if not file.own.has(SLIDING_WINDOW.name) or local == LOCAL_THETA:
+        return OMITTED
+    whole = {key: value for key, value in (rope_scaling(file) or {"rope_type": "default"}).items() if key != "type"}
+    return {
+        "full_attention": {"rope_theta": theta, **whole},
+        "sliding_attention": {"rope_theta": local, "rope_type": "default"},
+    }
+
 
 OLMO2 = Architecture(
     name="olmo2",
@@ -42,6 +62,7 @@ OLMO2 = Architecture(
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),
         Setting("layer_types", kinds_of_layers),
+        Setting("rope_parameters", _by_kind_of_layer),
     ),
     vocabulary=conventions.OLMO,
 )

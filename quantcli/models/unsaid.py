@@ -6,7 +6,6 @@ the rebuilt config.json would have it again, or if it stands in the table of har
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from quantcli.models.base import Architecture
 from quantcli.models.harmless_gguf import is_close, is_harmless, is_unknown
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import Key
-from quantcli.models.rope_settings import ATTN_FACTOR
 from quantcli.models.stored import Stored
 
 
@@ -87,40 +85,6 @@ def _instead(name: str, row: Key | None, architecture: Architecture, h: Hyperpar
         constant = architecture.constants[name]
         return constant(h) if callable(constant) else constant
     return None if row is None else row.value(h)
-
-
-#: Model type -> the kinds of rope scaling that mlx-lm computes for it; for the others none.
-EVERY_KIND = ("linear", "llama3", "yarn", "longrope")
-MLX_SCALING: Mapping[str, tuple[str, ...]] = dict.fromkeys(
-    "deepseek_v3 exaone4 gemma3_text gpt_oss granite llama olmo2 olmo3 qwen2 qwen3 smollm3".split(), EVERY_KIND
-) | {"deepseek_v2": ("yarn",), "nemotron": ("linear",), "phi3": ("linear", "longrope")}  # fmt: skip
-#: Those for which it knows windows by their period only.
-MLX_PERIODS = ("cohere2", "gemma3_text")
-
-
-def unread_by_mlx_lm(file: Stored, architecture: Architecture, config: Mapping[str, Any]) -> list[Unsaid]:
-    """The keys that config.json says and mlx-lm does not read there."""
-    kind, scaling = config["model_type"], config.get("rope_scaling") or {}
-    names = []
-    if config.get("is_causal") is False:
-        names.append("attention.causal")
-    if scaling and scaling["rope_type"] not in MLX_SCALING.get(kind, ()):
-        names.append(file.own.first("rope.scaling.factor", "rope.scale_linear"))
-    if not _is_usual(scaling):
-        names.append(file.own.first(ATTN_FACTOR, "rope.scaling.yarn_attn_factor"))
-    if kind in MLX_PERIODS and "sliding_window_pattern" not in config:
-        names.append("attention.sliding_window_pattern")
-    return [
-        Unsaid(f"{architecture.gguf}.{name}", value)
-        for name in names
-        if (value := file.own.values.get(name)) is not None
-    ]
-
-
-def _is_usual(scaling: Mapping[str, Any]) -> bool:
-    """Whether the factor of attention is the one that follows from the others, which mlx-lm computes."""
-    usual = 0.1 * math.log(max(scaling["factor"], 1.0)) + 1 if scaling.get("rope_type") == "yarn" else None
-    return "attention_factor" not in scaling or is_close(scaling["attention_factor"], usual)
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -222,6 +222,21 @@ def test_another_pattern_of_windows_is_said(name: str, period: int, usual: int) 
     assert case.changed({"attention.sliding_window_pattern": usual}).config == case.changed({}).config
 
 
+def test_each_kind_of_olmo3s_layers_has_its_rotary_base() -> None:
+    case = Case("olmo3")
+    both = case.changed({"rope.freq_base": 700.0, "rope.freq_base_swa": 300.0})
+    one = {key: value for key, value in case.metadata.items() if key != "olmo2.rope.freq_base_swa"}
+    same = rebuild(one | {"olmo2.rope.freq_base": 700.0}, case.shapes, case.values.__getitem__)
+    assert both.config["rope_parameters"] == {
+        "full_attention": {"rope_theta": 700.0, "rope_type": "default"},
+        "sliding_attention": {"rope_theta": 300.0, "rope_type": "default"},
+    }
+    assert [key.key for key in both.unread_by_mlx_lm] == ["olmo2.rope.freq_base_swa"]
+    assert same.config["rope_parameters"]["sliding_attention"]["rope_theta"] == 700.0
+    assert same.unread_by_mlx_lm == []
+    assert "rope_parameters" not in case.changed({}).config
+
+
 def test_windows_without_a_period_are_named_where_mlx_lm_knows_nothing_else() -> None:
     case = Case("gemma3_text")
     pattern = [True] * case.own()["block_count"]
