@@ -27,6 +27,7 @@ COHERE2 = Architecture(
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
     further=(LOGIT_SCALE, SLIDING_WINDOW, VOCAB_SIZE, ROPE_DIMENSIONS, NO_SCALING),
+    constants={"rope.dimension_count": lambda h: h.head_dim},  # no reader looks at rotary_pct
     classes={"cohere2": "Cohere2ForCausalLM"},
     settings=(
         Setting("hidden_act", "silu"),

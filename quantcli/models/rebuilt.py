@@ -33,7 +33,7 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
         "torch_dtype": OMITTED if dtype is None else SPELLED[dtype],
     }
     made |= {f"{role}_token_id": file.token(_ROLES.get(role, role)) for role in ("bos", "eos", "pad")}
-    made["is_causal"] = OMITTED if file.own.flag("attention.causal", True) else False
+    made["is_causal"] = _is_causal(file)
     made |= {"rope_theta": theta_of(file), "rope_scaling": rope_scaling(file)}
     if isinstance(architecture.model_types[model_type].get("head_dim"), int):
         made["head_dim"] = file.head_dim
@@ -46,6 +46,13 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
             made[key.back] = key.absent(file) if callable(key.absent) else key.absent
     made |= {setting.name: setting.of(file) for setting in architecture.settings}
     return {key: made[key] for key in sorted(made) if made[key] is not OMITTED}
+
+
+def _is_causal(file: Stored) -> Any:
+    """`is_causal` where tokens attend to later ones too; not with windows, which end on both sides in transformers."""
+    if file.own.has("attention.sliding_window") and file.own.integer("attention.sliding_window") < file.context_length:
+        return OMITTED
+    return OMITTED if file.own.flag("attention.causal", True) else False
 
 
 def _check_heads(file: Stored) -> None:
