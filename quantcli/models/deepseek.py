@@ -165,6 +165,7 @@ DEEPSEEK_V2 = Architecture(
     keys=KEYS,
     further=FURTHER,
     classes={"deepseek_v2": "DeepseekV2ForCausalLM"},
+    constants={"expert_weights_norm": False},  # neither transformers nor mlx-lm norms the weights of V2
     settings=(
         *SETTINGS,
         Setting("scoring_func", "softmax"),

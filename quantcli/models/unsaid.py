@@ -17,6 +17,9 @@ from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import Key
 from quantcli.models.stored import Stored
 
+#: Characters of a key that a message shows.
+LONGEST_KEY = 120
+
 
 @dataclass(frozen=True)
 class Unsaid:
@@ -28,7 +31,7 @@ class Unsaid:
 
     def __str__(self) -> str:
         has = "" if self.instead is None else f" (the folder's model has {shown(self.instead)})"
-        return f"{self.key} is {shown(self.value)}{has}"
+        return f"{self.key[:LONGEST_KEY]} is {shown(self.value)}{has}"
 
 
 #: What follows from the other settings, for every architecture. A file that says otherwise means another model.

@@ -9,6 +9,9 @@ from quantcli.models import Unsaid
 from quantcli.targets import folder_from_gguf, sentence_transformers
 from quantcli.targets.base import OutputFile
 
+#: So many keys are listed in one warning.
+MOST_LISTED = 20
+
 
 def beside_config(source: Checkpoint, *, for_mlx: bool) -> tuple[list[OutputFile], list[str]]:
     """Files for settings that config.json has no key for, and warnings of those that it, or mlx-lm, does without."""
@@ -25,4 +28,6 @@ def beside_config(source: Checkpoint, *, for_mlx: bool) -> tuple[list[OutputFile
 
 def _listed(keys: Sequence[Unsaid]) -> str:
     """The keys with their values, as the subject of a sentence."""
-    return f"{', '.join(map(str, keys))}: {len(keys)} {'setting has' if len(keys) == 1 else 'settings have'}"
+    more = f" and {len(keys) - MOST_LISTED} more" if len(keys) > MOST_LISTED else ""
+    count = "1 setting has" if len(keys) == 1 else f"{len(keys)} settings have"
+    return f"{', '.join(map(str, keys[:MOST_LISTED]))}{more}: {count}"

@@ -258,6 +258,7 @@ def test_gemma3_without_a_window_attends_to_all() -> None:
     [
         ("qwen3_moe", "expert_gating_func", 2),
         ("qwen2_moe", "expert_weights_norm", True),
+        ("deepseek_v2", "expert_weights_norm", True),
         ("glm4_moe", "expert_gating_func", 1),
         ("gpt_oss", "expert_gating_func", 1),
         ("gemma2", "attention.scale", 0.5),

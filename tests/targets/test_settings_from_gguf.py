@@ -66,6 +66,14 @@ def test_one_warning_lists_every_setting_without_a_place(qwen3: Path, tmp_path: 
         planned(source, tmp_path / "out", to="hf", strict=True)
 
 
+def test_thousands_of_unknown_keys_make_one_short_warning(qwen3: Path, tmp_path: Path) -> None:
+    keys = [f"qwen3.nobodys_{'x' * 200}{number}=str:{'y' * 300}" for number in range(3000)]
+    source = with_keys(qwen3, tmp_path / "model.gguf", *keys)
+    (warning,) = planned(source, tmp_path / "out", to="hf").warnings
+    assert len(warning) < 6000
+    assert "3000 settings have" in warning
+
+
 def test_what_mlx_lm_does_not_read_is_named_for_mlx_alone(qwen3: Path, tmp_path: Path) -> None:
     source = with_keys(qwen3, tmp_path / "model.gguf", "qwen3.attention.causal=bool:false")
     (warning,) = planned(source, tmp_path / "mlx").warnings
