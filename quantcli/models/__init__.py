@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from quantcli.containers.gguf_values import Value
@@ -15,6 +16,7 @@ from quantcli.models.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from quantcli.models.ernie4_5 import ERNIE4_5
 from quantcli.models.exaone4 import EXAONE4
 from quantcli.models.falcon import FALCON
+from quantcli.models.falcon_mamba import FALCON_MAMBA
 from quantcli.models.gemma import GEMMA
 from quantcli.models.gemma2 import GEMMA2
 from quantcli.models.gemma3 import GEMMA3
@@ -29,10 +31,12 @@ from quantcli.models.keys import Key
 from quantcli.models.llama import LLAMA
 from quantcli.models.mamba import MAMBA
 from quantcli.models.mixtral import MIXTRAL
+from quantcli.models.mlx_lm import unread_by_mlx_lm
 from quantcli.models.nemotron import NEMOTRON
 from quantcli.models.olmo2 import OLMO2
 from quantcli.models.ops import Op, PermuteRows
 from quantcli.models.phi3 import PHI3
+from quantcli.models.pooling import pooling
 from quantcli.models.qwen2 import QWEN2
 from quantcli.models.qwen2_moe import QWEN2_MOE
 from quantcli.models.qwen3 import QWEN3
@@ -42,6 +46,7 @@ from quantcli.models.smollm3 import SMOLLM3
 from quantcli.models.stablelm import STABLELM
 from quantcli.models.starcoder2 import STARCODER2
 from quantcli.models.stored import Shape, nothing, stored
+from quantcli.models.unsaid import Unsaid, unsaid
 
 #: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
 FAMILIES: tuple[Architecture, ...] = (
@@ -52,6 +57,7 @@ FAMILIES: tuple[Architecture, ...] = (
     ERNIE4_5,
     EXAONE4,
     FALCON,
+    FALCON_MAMBA,
     GEMMA,
     GEMMA2,
     GEMMA3,
@@ -109,6 +115,32 @@ def config_from_gguf(
     that hold rotary factors only. dtype: our name of what the weights become; None leaves `torch_dtype` out. Raises
     `BadInput` for metadata that contradict themselves, `NotPossible` for an architecture that is not in the table.
     """
+    return rebuild(metadata, tensors, values, dtype, where).config
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A config.json, and what of the file has no part in it.
+
+    unsaid: the architecture's keys that it does not say. unread_by_mlx_lm: those that it says and mlx-lm does not read.
+    idle: keys that change nothing. pooling: how tokens become one vector, which is said in files of its own.
+    """
+
+    config: dict[str, Any]
+    unsaid: list[Unsaid]
+    unread_by_mlx_lm: list[Unsaid]
+    idle: list[str]
+    pooling: str | None
+
+
+def rebuild(
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Shape],
+    values: Callable[[str], Sequence[float]] = nothing,
+    dtype: str | None = None,
+    where: str = "GGUF metadata",
+) -> Rebuilt:
+    """`config_from_gguf`, and what of the file has no part in it."""
     file = stored(metadata, tensors, values, where)
     architecture = by_gguf(metadata)
     if architecture is None:
@@ -118,7 +150,10 @@ def config_from_gguf(
             f"{', '.join(sorted({a.gguf for a in FAMILIES}))}: a further one is a file in quantcli/models."
         )
     kind = next(iter(architecture.classes)) if architecture.kind is None else architecture.kind(file)
-    return rebuilt.config(file, architecture, kind, dtype)
+    config = rebuilt.config(file, architecture, kind, dtype)
+    pooled = pooling(file)
+    left, idle = unsaid(file, architecture, config, architecture.hyperparameters(config, where))
+    return Rebuilt(config, left, unread_by_mlx_lm(file, architecture, config), idle, pooled)
 
 
 def sampling_from_gguf(metadata: Mapping[str, Any], where: str = "GGUF metadata") -> dict[str, Any]:
@@ -151,13 +186,16 @@ __all__ = [
     "Key",
     "Op",
     "PermuteRows",
+    "Rebuilt",
     "Rope",
     "Tensor",
+    "Unsaid",
     "by_gguf",
     "config_from_gguf",
     "find",
     "from_config",
     "from_gguf",
     "mlx_rope_keys",
+    "rebuild",
     "sampling_from_gguf",
 ]

@@ -114,7 +114,8 @@ class Architecture:
     `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
     classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
     beside those that the keys of metadata name. expects: further keys of which llama.cpp has a value built in, a tuple
-    where several mean it.
+    where several mean it. constants: keys of metadata that have one value for the family's classes, which config.json
+    has no key for: a file with another is another model.
     vocabulary: what is special in its `tokenizer.*` keys.
     """
 
@@ -137,6 +138,7 @@ class Architecture:
     kind: Callable[[Stored], str] | None = None
     settings: tuple[Setting, ...] = ()
     expects: tuple[Setting, ...] = ()
+    constants: Mapping[str, Any | Callable[[Hyperparameters], Any]] = field(default_factory=dict)
     vocabulary: Conventions = PLAIN
 
     def __hash__(self) -> int:

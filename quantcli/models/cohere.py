@@ -8,7 +8,7 @@ from quantcli.models.decoder import INVERSE_FREQUENCIES, QK_NORMS, decoder, rows
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, Key, layer_norm_eps
 from quantcli.models.stored import Setting, has
 
-LOGIT_SCALE = Key("logit_scale", "float32", "logit_scale")
+LOGIT_SCALE = Key("logit_scale", "float32", "logit_scale", absent=1.0)
 NO_SCALING = Key("rope.scaling.type", "string", lambda h: "none")
 
 COHERE = Architecture(

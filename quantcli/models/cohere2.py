@@ -9,7 +9,7 @@ from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDING_WINDOW, VOCAB_SIZE, layer_norm_eps
 from quantcli.models.layer_kinds import every
-from quantcli.models.stored import Setting, Stored, has
+from quantcli.models.stored import Setting, Stored, has, period_of_windows, unusual_kinds
 
 COHERE2 = Architecture(
     name="cohere2",
@@ -29,12 +29,14 @@ COHERE2 = Architecture(
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
     further=(LOGIT_SCALE, SLIDING_WINDOW, VOCAB_SIZE, ROPE_DIMENSIONS, NO_SCALING),
+    constants={"rope.dimension_count": lambda h: h.head_dim},  # no reader looks at rotary_pct
     classes={"cohere2": "Cohere2ForCausalLM"},
     settings=(
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),
         Setting("rotary_pct", Stored.rotary_share),
-        Setting("sliding_window_pattern", 4),
+        Setting("layer_types", unusual_kinds(4)),
+        Setting("sliding_window_pattern", period_of_windows(4)),
     ),
     expects=(
         Setting("layer_switch", 4),

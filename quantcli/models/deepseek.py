@@ -179,6 +179,7 @@ DEEPSEEK_V2 = Architecture(
     further=FURTHER,
     classes={"deepseek_v2": "DeepseekV2ForCausalLM"},
     expects=(Setting("rope_interleave", True),),
+    constants={"expert_weights_norm": False},  # neither transformers nor mlx-lm norms the weights of V2
     settings=(
         *SETTINGS,
         Setting("scoring_func", "softmax"),
@@ -189,7 +190,7 @@ DEEPSEEK_V2 = Architecture(
 
 def _is_v3(metadata: Mapping[str, Any]) -> bool:
     """V3's router goes through a sigmoid; a converter that does not say so still says that weights are normed."""
-    function = metadata.get("expert_gating_func")
+    function = metadata.get("expert_gating_func") or None
     return bool(metadata.get("expert_weights_norm")) if function is None else function == GATING["sigmoid"]
 
 

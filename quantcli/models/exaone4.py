@@ -37,7 +37,7 @@ def _layer_types(file: Stored) -> Any:
 
 def _pattern(file: Stored) -> str | None:
     """The pattern as mlx-lm reads it, a letter for each layer."""
-    windows = file.per_layer(WINDOW_PATTERN.name)
+    windows = file.windows()
     return "".join("L" if window else "G" for window in windows) or None
 
 

@@ -11,7 +11,7 @@ from quantcli.models.gemma import ACTIVATION, BIAS, KEYS
 from quantcli.models.keys import SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne
-from quantcli.models.stored import Setting, Stored
+from quantcli.models.stored import Setting, Stored, unusual_kinds
 from quantcli.tokenizers import conventions
 
 
@@ -27,6 +27,9 @@ def query_scalar(layers: int) -> Callable[[Stored], int]:
 
     return scalar
 
+
+#: The same as llama.cpp's model saver writes it.
+SCORES = {"attention.scale": lambda h: h.settings.number("query_pre_attn_scalar") ** -0.5}
 
 GEMMA2 = Architecture(
     name="gemma2",
@@ -55,6 +58,7 @@ GEMMA2 = Architecture(
     settings=(
         Setting("hidden_act", ACTIVATION),
         Setting("hidden_activation", ACTIVATION),
+        Setting("layer_types", unusual_kinds(2)),
         Setting("query_pre_attn_scalar", query_scalar(layers=46)),
     ),
     expects=(
@@ -62,5 +66,6 @@ GEMMA2 = Architecture(
         Setting("layer_types", every(2)),
         Setting("sliding_window_size", lambda file: file.own.optional_integer(SLIDING_WINDOW.name)),
     ),
+    constants=SCORES,
     vocabulary=conventions.GEMMA2,
 )

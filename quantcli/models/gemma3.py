@@ -6,11 +6,11 @@ Source: llama.cpp's conversion of Gemma3ForCausalLM.
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import BOTH_NORMS, INVERSE_FREQUENCIES, decoder
 from quantcli.models.gemma import ACTIVATION, BIAS
-from quantcli.models.gemma2 import query_scalar
+from quantcli.models.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne
-from quantcli.models.stored import Setting
+from quantcli.models.stored import Setting, period_of_windows, unusual_kinds
 from quantcli.tokenizers import conventions
 
 GEMMA3 = Architecture(
@@ -36,8 +36,10 @@ GEMMA3 = Architecture(
     settings=(
         Setting("hidden_activation", ACTIVATION),
         Setting("query_pre_attn_scalar", query_scalar(layers=62)),
-        Setting("sliding_window_pattern", 6),
+        Setting("layer_types", unusual_kinds(6, optional=True)),
+        Setting("sliding_window_pattern", period_of_windows(6, optional=True)),
     ),
     expects=(BIAS, Setting("layer_types", every(6))),
+    constants=SCORES,
     vocabulary=conventions.GEMMA2,
 )

@@ -6,6 +6,7 @@ Source: llama.cpp's conversion of GPTNeoXForCausalLM; mlx-lm's gpt_neox.
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, ROPE_DIMENSIONS, Key, layer_norm_eps
 from quantcli.models.ops import GroupQkv, Op
+from quantcli.models.rope_settings import theta_of
 from quantcli.models.stored import OMITTED, Setting, Stored, has
 from quantcli.tokenizers import conventions
 
@@ -61,7 +62,7 @@ GPT_NEOX = Architecture(
     settings=(
         Setting("hidden_act", "gelu"),
         Setting("attention_bias", has("attn_qkv.bias")),
-        Setting("rotary_emb_base", 10000),
+        Setting("rotary_emb_base", theta_of),
         Setting("rotary_pct", Stored.rotary_share),
         Setting("rope_theta", OMITTED),
     ),

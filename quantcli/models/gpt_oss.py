@@ -13,7 +13,7 @@ from quantcli.models.decoder import BLOCK, LAYER, attention, ends, norm_rows, ro
 from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key, expert_keys
 from quantcli.models.ops import Op, Take, Transpose
 from quantcli.models.rope_settings import rope_scaling
-from quantcli.models.stored import Setting, Stored, has
+from quantcli.models.stored import Setting, Stored, has, kinds_of_layers
 
 EXPERTS = f"{LAYER}.mlp.experts"
 #: MXFP4 blocks (`experts.gate_up_proj_blocks`) have rows of outputs, dense tensors rows of inputs.
@@ -39,8 +39,9 @@ SCALING = {
 
 
 def _layer_types(file: Stored) -> list[str]:
-    """Every second layer attends to all, as llama.cpp has it built in."""
-    return ["full_attention" if layer % 2 else "sliding_attention" for layer in range(file.layers)]
+    """Every second layer attends to all, as llama.cpp has it built in, where the file has no pattern."""
+    made: list[str] = kinds_of_layers(file, 2)
+    return made
 
 
 def _scaling(file: Stored) -> dict[str, Any] | None:
@@ -89,4 +90,5 @@ GPT_OSS = Architecture(
         Setting("swiglu_limit", 7.0),
     ),
     expects=(Setting("swiglu_alpha", 1.702),),
+    constants={"expert_gating_func": 3},
 )

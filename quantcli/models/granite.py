@@ -19,8 +19,9 @@ MULTIPLIERS = {
 
 
 def _multiplier(name: str, config: str) -> Key:
-    """A multiplier; one of 0 counts as none."""
-    return Key(name, "float32", lambda h: h.settings.number(config, 1.0) or None, config)
+    """A multiplier; one of 0 counts as none. Scores are divided by the root of a head's size where none is said."""
+    scale = (lambda file: file.head_dim**-0.5) if name == "attention.scale" else None
+    return Key(name, "float32", lambda h: h.settings.number(config, 1.0) or None, config, absent=scale)
 
 
 GRANITE = Architecture(
@@ -39,5 +40,6 @@ GRANITE = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("mlp_bias", has("ffn_up.bias")),
     ),
+    constants={"rope.scaling.finetuned": True},
     vocabulary=conventions.GRANITE,
 )

@@ -15,6 +15,7 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.reader import LONGEST, Reader
+from quantcli.models.stored import Stored
 
 Read = Callable[[Hyperparameters], Any]
 
@@ -26,7 +27,8 @@ class Key:
     name: after the architecture's prefix. type: as `containers.gguf` spells it. read: a key of config.json, or a
     function; a value of None is left out. config: the key of config.json that takes the stored value back as it is;
     where `read` is a key, that one. required: no file does without it. otherwise: the key of metadata whose value
-    counts where a file lacks this one.
+    counts where a file lacks this one. absent: what config.json says where a file lacks the key, which llama.cpp then
+    computes with and the class does not assume.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Key:
     config: str | None = None
     required: bool = False
     otherwise: str | None = None
+    absent: Any | Callable[[Stored], Any] = None
 
     @property
     def back(self) -> str | None:
@@ -110,11 +113,14 @@ def expert_keys(count: str, used: str = "num_experts_per_tok") -> tuple[Key, ...
 
 
 #: Groups of experts, of which a router takes some.
-GROUPS = (Key("expert_group_count", "uint32", "n_group"), Key("expert_group_used_count", "uint32", "topk_group"))
+GROUPS = (
+    Key("expert_group_count", "uint32", "n_group", absent=1),
+    Key("expert_group_used_count", "uint32", "topk_group", absent=1),
+)
 SHARED_EXPERTS = Key("expert_shared_count", "uint32", "n_shared_experts")
-DENSE_LAYERS = Key("leading_dense_block_count", "uint32", "first_k_dense_replace")
-EXPERT_SCALE = Key("expert_weights_scale", "float32", "routed_scaling_factor")
-EXPERT_NORM = Key("expert_weights_norm", "bool", "norm_topk_prob")
+DENSE_LAYERS = Key("leading_dense_block_count", "uint32", "first_k_dense_replace", absent=0)
+EXPERT_SCALE = Key("expert_weights_scale", "float32", "routed_scaling_factor", absent=1.0)
+EXPERT_NORM = Key("expert_weights_norm", "bool", "norm_topk_prob", absent=False)
 EXPERT_LENGTH = Key("expert_feed_forward_length", "uint32", "moe_intermediate_size")
 
 #: Written where the config, or its class, names `head_dim`.

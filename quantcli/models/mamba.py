@@ -9,6 +9,8 @@ from quantcli.models.ops import DropAxis, MoveAxis, NegExp
 from quantcli.models.stored import OMITTED, Setting, has
 from quantcli.tokenizers import conventions
 
+#: Whether B, C and the time step go through a norm, as falcon_mamba's do.
+NORMS = "ssm.dt_b_c_rms"
 MIXER = "backbone.layers.{i}.mixer"
 
 MAMBA = Architecture(
@@ -51,7 +53,7 @@ MAMBA = Architecture(
         Key("ssm.state_size", "uint32", "state_size"),
         Key("ssm.time_step_rank", "uint32", "time_step_rank"),
         Key(RMS_EPS.name, RMS_EPS.type, lambda h: h.norm_eps, "layer_norm_epsilon"),
-        Key("ssm.dt_b_c_rms", "bool", lambda h: False),
+        Key(NORMS, "bool", lambda h: False),
     ),
     classes={"mamba": "MambaForCausalLM"},
     settings=(

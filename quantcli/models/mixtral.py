@@ -5,7 +5,7 @@ Source: llama.cpp's conversion of MixtralForCausalLM; mlx-lm's mixtral.
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, PRE_NORMS, attention, ends, experts, norm_rows, rows
-from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, expert_keys
+from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, expert_keys
 from quantcli.models.stored import Setting
 
 MOE = "block_sparse_moe"
@@ -37,4 +37,5 @@ MIXTRAL = Architecture(
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
     classes={"mixtral": "MixtralForCausalLM"},
     settings=(Setting("hidden_act", "silu"), Setting("sliding_window", None)),
+    constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
 )

@@ -21,9 +21,11 @@ from quantcli.models.keys import (
     every_fourth_full,
     pattern_of_windows,
 )
-from quantcli.models.stored import Setting, has, kinds_of_layers
+from quantcli.models.rope_settings import rope_scaling, theta_of
+from quantcli.models.stored import OMITTED, Setting, Stored, has, kinds_of_layers
 from quantcli.tokenizers import conventions
 
+#: The rotary base that olmo3's class assumes for the layers with a window, whatever `rope_theta` says.
 THETA = 5e5
 
 
@@ -39,6 +41,19 @@ def _of_olmo3(key: Key, read: Read) -> Key:
 def _local_theta(h: Hyperparameters) -> float:
     """The rotary base of layers with a window: said for this kind of layers, or the class's own."""
     return h.settings.part("rope_parameters").part("sliding_attention").number("rope_theta", THETA)
+
+
+def _by_kind_of_layer(file: Stored) -> Any:
+    """`rope_parameters` of olmo3, where they are not what its class makes of `rope_theta` and `rope_scaling`."""
+    theta = theta_of(file)
+    local = file.number(LOCAL_FREQ_BASE.name) or theta
+    if not file.own.has(SLIDING_WINDOW.name) or local == THETA:
+        return OMITTED
+    whole = {key: value for key, value in (rope_scaling(file) or {"rope_type": "default"}).items() if key != "type"}
+    return {
+        "full_attention": {"rope_theta": theta, **whole},
+        "sliding_attention": {"rope_theta": local, "rope_type": "default"},
+    }
 
 
 OLMO2 = Architecture(
@@ -65,6 +80,7 @@ OLMO2 = Architecture(
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),
         Setting("layer_types", kinds_of_layers),
+        Setting("rope_parameters", _by_kind_of_layer),
     ),
     vocabulary=conventions.OLMO,
 )

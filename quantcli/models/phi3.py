@@ -24,6 +24,7 @@ from quantcli.models.keys import (
     ROPE_DIMENSIONS,
     Key,
 )
+from quantcli.models.rope import longrope_attention
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
 
@@ -66,7 +67,7 @@ def attention_factor(hyperparameters: Hyperparameters) -> float | None:
         return 1.0
     if rope.type == "yarn":
         return 0.1 * math.log(context / original) + 1.0
-    return math.sqrt(1 + math.log(context / original) / math.log(original))
+    return longrope_attention(context, original)
 
 
 PHI3 = Architecture(

@@ -17,7 +17,7 @@ from quantcli.models.decoder import (
     norm_rows,
     rows,
 )
-from quantcli.models.keys import EXPERT_LENGTH, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
+from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
 from quantcli.models.ops import SingleRow
 from quantcli.models.qwen2 import SETTINGS, WINDOW_LAYERS
 from quantcli.models.stored import Setting, has
@@ -73,4 +73,5 @@ QWEN2_MOE = Architecture(
         Setting("norm_topk_prob", False),
     ),
     expects=(Setting("qkv_bias", has("attn_q.bias")),),
+    constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": False},
 )

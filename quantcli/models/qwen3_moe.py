@@ -16,7 +16,7 @@ from quantcli.models.decoder import (
     norm_rows,
     rows,
 )
-from quantcli.models.keys import EXPERT_LENGTH, HEAD_SIZES, RMS_EPS, ROPE, SIZES, expert_keys
+from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, expert_keys
 from quantcli.models.qwen2 import SETTINGS
 from quantcli.models.stored import Setting, has
 
@@ -55,4 +55,5 @@ QWEN3_MOE = Architecture(
         Setting("mlp_only_layers", []),
         Setting("norm_topk_prob", True),
     ),
+    constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantcli.containers.hostile import shown
@@ -22,10 +22,14 @@ LONGEST = 1 << 16
 
 @dataclass(frozen=True)
 class Reader:
-    """Typed reads from a JSON object or metadata; errors name `where` and the key. null counts as absent."""
+    """Typed reads from a JSON object or metadata; errors name `where` and the key. null counts as absent.
+
+    read: the keys whose value was asked for; `has` and `first` do not count.
+    """
 
     values: Mapping[str, Any]
     where: str = "config.json"
+    read: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def has(self, key: str) -> bool:
         return self.values.get(key) is not None
@@ -36,7 +40,7 @@ class Reader:
 
     def integer(self, key: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
         """A whole number from `least` to `most`; `default` where the key is absent, an error without one."""
-        value = self.values.get(key, default)
+        value = self._get(key, default)
         value = default if value is None else value
         kind = "positive whole number" if least else "whole number"
         if value is None:
@@ -53,7 +57,7 @@ class Reader:
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number; `default` where the key is absent, an error without one."""
-        value = self.values.get(key, default)
+        value = self._get(key, default)
         value = default if value is None else value
         if value is None:
             raise BadInput(f"{self.where}: {key} is missing; it has to be a number.")
@@ -72,7 +76,7 @@ class Reader:
         return tuple(float(value) for value in values)
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key)
+        value = self._get(key)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -87,7 +91,7 @@ class Reader:
         return tuple(values)
 
     def text(self, key: str, default: str) -> str:
-        value = self.values.get(key)
+        value = self._get(key)
         if value is None:
             return default
         if not isinstance(value, str):
@@ -103,15 +107,19 @@ class Reader:
 
     def part(self, key: str) -> Reader:
         """The object under `key`; empty where there is none."""
-        value = self.values.get(key)
+        value = self._get(key)
         if value is None:
             return Reader({}, f"{self.where}: {key}")
         if not isinstance(value, Mapping):
             raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be an object.")
         return Reader(value, f"{self.where}: {key}")
 
+    def _get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        return self.values.get(key, default)
+
     def _list(self, key: str, of: str) -> Sequence[Any]:
-        value = self.values.get(key)
+        value = self._get(key)
         if value is None:
             return ()
         if not isinstance(value, list | tuple) or len(value) > LONGEST:

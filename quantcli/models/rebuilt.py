@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from quantcli.arrays import TORCH_DTYPES
+from quantcli.errors import BadInput
 from quantcli.models.base import Architecture
 from quantcli.models.keys import Key
+from quantcli.models.reader import Reader
 from quantcli.models.rope_settings import rope_scaling, theta_of
 from quantcli.models.stored import OMITTED, Stored
 
@@ -22,6 +24,7 @@ SPELLED = {ours: theirs for theirs, ours in reversed(TORCH_DTYPES.items()) if no
 
 def config(file: Stored, architecture: Architecture, model_type: str, dtype: str | None) -> dict[str, Any]:
     """The rebuilt object without ids of tokens, keys sorted. dtype: our name of the weights' one. Raises `BadInput`."""
+    _check_heads(file)
     made: dict[str, Any] = {
         "model_type": model_type,
         "architectures": [architecture.classes[model_type]],
@@ -29,6 +32,7 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
         "tie_word_embeddings": not file.holds("output.weight") if file.tensors else OMITTED,
         "torch_dtype": OMITTED if dtype is None else SPELLED[dtype],
     }
+    made["is_causal"] = _is_causal(file)
     made |= {"rope_theta": theta_of(file), "rope_scaling": rope_scaling(file)}
     if isinstance(architecture.model_types[model_type].get("head_dim"), int):
         made["head_dim"] = file.head_dim
@@ -37,8 +41,32 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
             made[key.back] = _value(key, file)
         elif key.back is not None and key.otherwise is not None:
             made[key.back] = file.own.integer(key.otherwise)
+        elif key.back is not None and key.absent is not None:
+            made[key.back] = key.absent(file) if callable(key.absent) else key.absent
     made |= {setting.name: setting.of(file) for setting in architecture.settings}
     return {key: made[key] for key in sorted(made) if made[key] is not OMITTED}
+
+
+def _is_causal(file: Stored) -> Any:
+    """`is_causal` where tokens attend to later ones too; not with windows, which end on both sides in transformers."""
+    if file.own.has("attention.sliding_window") and file.own.integer("attention.sliding_window") < file.context_length:
+        return OMITTED
+    return OMITTED if file.own.flag("attention.causal", True) else False
+
+
+def _check_heads(file: Stored) -> None:
+    """Refuse numbers of heads that do not divide each other, under the names that the file has for them."""
+    own = Reader(file.own.values, file.own.where)  # what is compared here is not thereby in config.json
+    heads = own.integer("attention.head_count", 0, least=0)
+    if not heads:
+        return
+    kv_heads, width = own.integer("attention.head_count_kv", heads), own.integer("embedding_length")
+    if heads % kv_heads:
+        raise BadInput(
+            f"{own.where}: attention.head_count {heads} is no multiple of attention.head_count_kv {kv_heads}."
+        )
+    if own.optional_integer("attention.key_length") is None and width % heads:
+        raise BadInput(f"{own.where}: embedding_length {width} is no multiple of attention.head_count {heads}.")
 
 
 def _value(key: Key, file: Stored) -> Any:

@@ -100,6 +100,11 @@ def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rop
     )
 
 
+def longrope_attention(context: int, original: int) -> float:
+    """What longrope multiplies attention by where the context is longer than the original one."""
+    return math.sqrt(1 + math.log(context / original) / math.log(original))
+
+
 def llama3_factors(rope: Rope, dimensions: int) -> NDArray[np.float32] | None:
     """Llama 3.1's divisor of each rotary frequency, float32 (dimensions / 2,); None for other rope types.
 

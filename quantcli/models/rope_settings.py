@@ -5,10 +5,16 @@ Source: llama.cpp (conversion/base.py, src/llama-model.cpp); transformers' model
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from quantcli.models.rope import llama3_from_factors
+from quantcli.containers.hostile import shown
+from quantcli.errors import BadInput
+from quantcli.models.rope import llama3_from_factors, longrope_attention
 from quantcli.models.stored import Stored, decimal
+
+#: What llama.cpp multiplies attention by, beside what scaling does to it.
+ATTN_FACTOR = "rope.scaling.attn_factor"
 
 
 def theta_of(file: Stored) -> float:
@@ -17,22 +23,47 @@ def theta_of(file: Stored) -> float:
     return 10000.0 if theta is None else theta
 
 
+#: llama.cpp's kinds of scaling. `longrope` and llama 3's stand in tensors.
+KINDS = ("none", "linear", "yarn", "longrope")
+
+
 def rope_scaling(file: Stored) -> dict[str, Any] | None:
-    """`rope_scaling` from the keys, or from the factors that stand in tensors; None where there is no scaling."""
-    kind = file.own.text("rope.scaling.type", "none")
+    """`rope_scaling` from the keys, or from the factors that stand in tensors; None where there is no scaling.
+
+    What is not read here has no part in it, or no place in config.json: see `unsaid`.
+    """
+    kind = file.own.text("rope.scaling.type", "linear")
+    if kind not in KINDS:
+        raise BadInput(f"{file.own.where}: rope.scaling.type is {shown(kind)}; expected one of {', '.join(KINDS)}.")
     if file.holds("rope_factors_long.weight"):
-        return _named("longrope", long_factor=_factors(file, "long"), short_factor=_factors(file, "short"))
+        return _longrope(file)
     if file.holds("rope_freqs.weight"):
         rope = llama3_from_factors(file.values("rope_freqs.weight"), theta_of(file))
         return None if rope is None else _named(
             "llama3", factor=rope.factor, low_freq_factor=rope.low_freq_factor,
             high_freq_factor=rope.high_freq_factor, original_max_position_embeddings=rope.original_context,
         )  # fmt: skip
-    if kind == "linear":
-        return _named("linear", factor=file.number("rope.scaling.factor"))
-    if kind == "yarn":
-        return _named("yarn", **_yarn(file))
-    return None
+    factor = None if kind == "none" else _factor(file)
+    if factor is None:
+        return None
+    return _named("yarn", **_yarn(file, factor)) if kind == "yarn" else _named("linear", factor=factor)
+
+
+def _factor(file: Stored) -> float | None:
+    """By how much positions are stretched, under its present or its first name; 0 is none, as llama.cpp writes it."""
+    return file.number(file.own.first("rope.scaling.factor", "rope.scale_linear")) or None
+
+
+def _longrope(file: Stored) -> dict[str, Any]:
+    """Both lists of factors; the factor of attention where it is not the one that the class computes."""
+    stated, context = file.number(ATTN_FACTOR), file.own.integer("context_length")
+    original = file.own.integer("rope.scaling.original_context_length", context)
+    usual = 1.0 if original < 2 or original >= context else longrope_attention(context, original)
+    factor = 1.0 if stated is None else stated
+    return _named(
+        "longrope", long_factor=_factors(file, "long"), short_factor=_factors(file, "short"),
+        attention_factor=None if math.isclose(factor, usual, rel_tol=1e-6) else factor,
+    )  # fmt: skip
 
 
 def _named(kind: str, **settings: Any) -> dict[str, Any]:
@@ -44,18 +75,24 @@ def _factors(file: Stored, which: str) -> list[float]:
     return [decimal(value) for value in file.values(f"rope_factors_{which}.weight")]
 
 
-def _yarn(file: Stored) -> dict[str, Any]:
+def _yarn(file: Stored, factor: float) -> dict[str, Any]:
     scaling = "rope.scaling."
-    multiplier = file.number(f"{scaling}yarn_log_multiplier")
+    multiplier = file.number(f"{scaling}yarn_log_multiplier") or None
     # llama.cpp's multiplier is a tenth of what the config says, which DeepSeek says twice.
     mscale = None if multiplier is None else float(f"{10 * multiplier:.6g}")
+    extrapolation, attention = (file.number(f"{scaling}yarn_{name}_factor") for name in ("ext", "attn"))
+    if extrapolation is not None and extrapolation < 0:
+        # llama.cpp's model saver says so that nothing is set; the factor of attention then follows from the other.
+        extrapolation, attention = None, None if attention == 1 else attention
+    if mscale is None and (plain := file.number(ATTN_FACTOR)) not in (None, 1.0):
+        attention = plain * (attention or 0.1 * math.log(max(factor, 1.0)) + 1)
     return {
-        "factor": file.number(f"{scaling}factor"),
+        "factor": factor,
         "original_max_position_embeddings": file.own.optional_integer(f"{scaling}original_context_length"),
         "beta_fast": file.number(f"{scaling}yarn_beta_fast"),
         "beta_slow": file.number(f"{scaling}yarn_beta_slow"),
-        "attention_factor": file.number(f"{scaling}yarn_attn_factor"),
-        "extrapolation_factor": file.number(f"{scaling}yarn_ext_factor"),
+        "attention_factor": attention,
+        "extrapolation_factor": extrapolation,
         "mscale": mscale,
         "mscale_all_dim": mscale,
     }

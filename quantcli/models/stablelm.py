@@ -70,6 +70,7 @@ STABLELM = Architecture(
         Setting("hidden_act", "silu"),
         Setting("partial_rotary_factor", Stored.rotary_share),
         Setting("qk_layernorm", has("attn_q_norm.weight")),
+        Setting("use_parallel_residual", lambda file: not file.holds("blk.0.ffn_norm.weight")),
         Setting("use_qkv_bias", has("attn_q.bias")),
     ),
     vocabulary=conventions.STABLELM,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ class Stored:
         return self.own.integer("block_count", most=LONGEST)
 
     @property
+    def context_length(self) -> int:
+        return self.own.integer("context_length")
+
+    @property
     def heads(self) -> int:
         return self.own.integer("attention.head_count")
 
@@ -63,12 +67,20 @@ class Stored:
         shape = self.tensors.get("token_embd.weight")
         return self.own.integer("vocab_size", count) if shape is None else shape[0]
 
-    def per_layer(self, key: str) -> tuple[bool, ...]:
-        """A pattern with a value for each layer, as many as there are."""
-        pattern = self.own.flags(key)
-        if pattern and len(pattern) != self.layers:
-            raise BadInput(f"{self.own.where}: {key} has {len(pattern)} values for block_count {self.layers}.")
-        return pattern
+    def windows(self, period: int = 0) -> tuple[bool, ...]:
+        """Which layers attend to a window only; empty where the file has no pattern and the family no period.
+
+        A number is a period: the last of so many layers attends to all, with 0 none does. period: llama.cpp's own.
+        """
+        if isinstance(self.own.values.get(WINDOWS, []), list):
+            pattern = self.own.flags(WINDOWS)
+            if pattern and len(pattern) != self.layers:
+                raise BadInput(f"{self.own.where}: {WINDOWS} has {len(pattern)} values for block_count {self.layers}.")
+        else:
+            pattern, period = (), self.own.integer(WINDOWS, least=0, most=LONGEST)
+            if not period:
+                return (True,) * self.layers
+        return pattern or tuple(layer % period < period - 1 for layer in range(self.layers if period else 0))
 
 
 @dataclass(frozen=True)
@@ -94,10 +106,41 @@ def has(pattern: str) -> Callable[[Stored], bool]:
     return lambda file: file.holds(f"blk.0.{pattern}")
 
 
-def kinds_of_layers(file: Stored) -> Any:
-    """`layer_types` of a stored pattern of windows."""
-    pattern = file.per_layer("attention.sliding_window_pattern")
+def kinds_of_layers(file: Stored, period: int = 0) -> Any:
+    """`layer_types` of a stored pattern of windows, else of llama.cpp's own period."""
+    pattern = file.windows(period)
     return ["sliding_attention" if window else "full_attention" for window in pattern] if pattern else OMITTED
+
+
+def unusual_kinds(usual: int, *, optional: bool = False) -> Callable[[Stored], Any]:
+    """`layer_types` where they are not those of the class, whose every so many layers attend to all.
+
+    optional: llama.cpp has no windows where the file names no size.
+    """
+
+    def kinds(file: Stored) -> Any:
+        if optional and not file.own.has("attention.sliding_window"):
+            return ["full_attention"] * file.layers
+        made = kinds_of_layers(file, usual)
+        plain = replace(file, own=Reader({"block_count": file.layers}))
+        return OMITTED if made == kinds_of_layers(plain, usual) else made
+
+    return kinds
+
+
+def period_of_windows(usual: int, *, optional: bool = False) -> Callable[[Stored], Any]:
+    """`sliding_window_pattern` as a number; a pattern that has none is left to `layer_types`. optional: as above."""
+
+    def period(file: Stored) -> Any:
+        if optional and not file.own.has("attention.sliding_window"):
+            return 1
+        windows = file.windows(usual)
+        if windows == tuple(layer % usual < usual - 1 for layer in range(len(windows))):
+            return usual
+        first = windows.index(False) + 1 if False in windows else len(windows) + 1
+        return first if windows == tuple(layer % first < first - 1 for layer in range(len(windows))) else OMITTED
+
+    return period
 
 
 def stored(
@@ -112,13 +155,45 @@ def stored(
     if not name:
         raise BadInput(f"{where}: general.architecture is missing; without it nothing can be said of the model.")
     own = {key.removeprefix(f"{name}."): value for key, value in plain.items() if key.startswith(f"{name}.")}
-    return Stored(Reader(own, f"{where}: {name}"), Reader(plain, where), tensors, values)
+    return Stored(Reader(settled(own), f"{where}: {name}"), Reader(plain, where), tensors, values)
+
+
+#: A pattern of layers with a sliding window: a list, or a period.
+WINDOWS = "attention.sliding_window_pattern"
+#: Keys with one value for the model, or a list with one for each layer.
+PER_LAYER = (
+    "feed_forward_length", "attention.head_count", "attention.head_count_kv", "expert_feed_forward_length",
+    "expert_used_count",
+)  # fmt: skip
+#: Keys of which llama.cpp takes a 0 as if they were not there. Its model saver writes them for every architecture.
+ZERO_IS_NONE = (
+    "attention.q_lora_rank", "attention.scale", "attention.sliding_window", "attn_logit_softcapping", "embedding_scale",
+    "expert_count", "expert_gating_func", "expert_group_count", "expert_group_used_count", "expert_used_count",
+    "expert_weights_scale", "final_logit_softcapping", "logit_scale", "residual_scale",
+)  # fmt: skip
+
+
+def settled(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys as rows read them: a list of equal values is one value, 0 of what a model does without is no key."""
+    found = {key: value for key, value in own.items() if key not in ZERO_IS_NONE or value not in (0, [0])}
+    for key in PER_LAYER:
+        each = found.get(key)
+        if isinstance(each, list) and each and len(each) == own.get("block_count") and each.count(each[0]) == len(each):
+            found[key] = each[0]
+    pattern = found.get(WINDOWS)
+    if isinstance(pattern, list) and all(type(value) is int and value in (0, 1) for value in pattern):
+        found[WINDOWS] = [bool(value) for value in pattern]
+    return found
+
+
+#: A list of texts of a model's settings; longer ones are a vocabulary's.
+SHORT = 16
 
 
 def _plain(value: Any) -> Any:
     """A value as Python has it; long arrays, the vocabulary's, stay as they are."""
     value = value.value if isinstance(value, Value) else value
-    if isinstance(value, ArrayValue) and value.element != "string" and value.length <= LONGEST:
+    if isinstance(value, ArrayValue) and value.length <= (SHORT if value.element == "string" else LONGEST):
         return value.decode()
     return value
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,12 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 def config(source: Checkpoint, settings: Settings) -> dict[str, Any]:
     """The object for config.json, in the spelling of published checkpoints. Raises `BadInput`, `NotPossible`."""
+    return rebuilt(source, settings.asked_dtype or gguf_dtype(source)).config
+
+
+def rebuilt(source: Checkpoint, dtype: str | None = None) -> models.Rebuilt:
+    """The same with what of the file has no part in it."""
     shapes = {name: weight.shape for name, weight in source.weights.items()}
-    dtype = settings.asked_dtype or gguf_dtype(source)
 
     def values(name: str) -> Sequence[float]:
         weight = source.weights[name]
@@ -37,9 +42,9 @@ def config(source: Checkpoint, settings: Settings) -> dict[str, Any]:
         )
         return found
 
-    made = models.config_from_gguf(source.metadata, shapes, values, dtype, str(source.root))
+    made = models.rebuild(source.metadata, shapes, values, dtype, str(source.root))
     ids = token_ids(source, from_metadata(source.metadata, str(source.root)))
-    return dict(sorted((dict.fromkeys(TOKEN_IDS) | ids | made).items()))
+    return replace(made, config=dict(sorted((dict.fromkeys(TOKEN_IDS) | ids | made.config).items())))
 
 
 def token_ids(source: Checkpoint, vocabulary: Vocabulary | None) -> dict[str, int | list[int]]:

@@ -34,6 +34,7 @@ from quantcli.targets.base import (
     dense_scheme,
     gguf_dtype,
 )
+from quantcli.targets.beside_config import beside_config
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import copied_files, index_file, json_file, shards
 
@@ -86,7 +87,7 @@ class MlxTarget:
         block = quantization_block(placed, settings)
         if block:
             config |= {"quantization": block, "quantization_config": block}
-        further, notes = beside(source, dense=not block)
+        further, notes = beside(source, dense=not block, for_mlx=True)
         return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
                 *further], [*notes, *_warnings(placed, Model.of(source).architecture)]  # fmt: skip
 
@@ -96,14 +97,19 @@ def stored_config(source: Checkpoint, settings: Settings) -> Mapping[str, Any]:
     return source.config if source.names == "hf" else folder_from_gguf.config(source, settings)
 
 
-def beside(source: Checkpoint, *, layouts: bool = False, dense: bool = False) -> tuple[list[OutputFile], list[str]]:
+def beside(
+    source: Checkpoint, *, layouts: bool = False, dense: bool = False, for_mlx: bool = False
+) -> tuple[list[OutputFile], list[str]]:
     """The other files that describe a model, the source's own or rebuilt, and warnings.
 
-    layouts: with the files that say how weights are stored. dense: no weight of the output is quantized.
+    layouts: with the files that say how weights are stored. dense: no weight of the output is quantized. for_mlx: what
+    mlx-lm does not read is named.
     """
     if source.names == "hf":
         return copied_files(source, settings=layouts, dense=dense), []
-    return folder_from_gguf.files(source)
+    files, notes = folder_from_gguf.files(source)
+    further, lost = beside_config(source, for_mlx=for_mlx)
+    return [*files, *further], [*lost, *notes]
 
 
 def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:

@@ -27,6 +27,7 @@ QKV = ("q_proj", "k_proj", "v_proj")
 BIASED = {
     "qwen2": QKV, "qwen2_moe": QKV, "glm4": QKV, "glm4_moe": QKV, "gpt_oss": ("",), "gpt_neox": ("",), "falcon": ("",),
     "starcoder2": ("",), "stablelm": ("",), "nemotron": ("",), "ernie4_5": ("",), "mamba": ("",),
+    "falcon_mamba": ("",),
 }  # fmt: skip
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "bias")
 

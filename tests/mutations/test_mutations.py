@@ -19,7 +19,9 @@ import pytest
 from quantcli import models
 from quantcli.containers.gguf_values import Value
 from quantcli.convert.steps import Plan
+from quantcli.errors import QuantError
 from quantcli.models.harmless import harmless
+from quantcli.targets.folder_from_gguf import rebuilt
 from tests.mutations import outcomes, settings, tensors
 from tests.mutations.baselines import CASES, DATA, Baseline, as_gguf, dense, quantized
 from tests.mutations.outcomes import BAD, Outcome
@@ -100,9 +102,16 @@ def _outcome(
     def found(plan: Plan) -> Outcome:
         made = outcomes.planned(lambda: base.opened(settings_, tensors_), target)
         digest = outcomes.everything if tensors_ is None else outcomes.settings
-        return outcomes.outcome(made, plan, names, digest, harmless=known)
+        is_harmless = known or _changes_nothing(made, names)
+        return outcomes.outcome(made, plan, names, digest, harmless=is_harmless)
 
     return found
+
+
+def _changes_nothing(made: Plan | QuantError, names: Collection[str]) -> bool:
+    """Whether one of these is a GGUF's key that no folder needs, or that says what follows from the others."""
+    is_gguf = isinstance(made, Plan) and made.source.names == "gguf"
+    return is_gguf and not set(names).isdisjoint(rebuilt(made.source).idle)
 
 
 @cache

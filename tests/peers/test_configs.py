@@ -32,6 +32,7 @@ UNSAID = {
     "cohere": {"max_position_embeddings"},
     "falcon": {"max_position_embeddings"},
     "falcon_raw": {"max_position_embeddings", "num_kv_heads"},
+    "falcon_mamba": {"mixer_rms_eps"},
     "internlm3": {"model_type", "rope_parameters"},
     "mistral": {"model_type", "sliding_window", "attention_bias", "mlp_bias"},
     "mistral_plain": {"model_type", "sliding_window", "attention_bias", "mlp_bias"},
@@ -74,5 +75,6 @@ UNKNOWN = ("falcon", "falcon_raw", "deepseek_v2_big")
 @pytest.mark.parametrize("case", [case for case in CASES if case not in UNKNOWN])
 def test_mlx_lm_reads_it(case: str) -> None:
     made = rebuilt(case)
-    model = importlib.import_module(f"mlx_lm.models.{made['model_type']}")
+    kind = mlx_lm.utils.MODEL_REMAPPING.get(made["model_type"], made["model_type"])
+    model = importlib.import_module(f"mlx_lm.models.{kind}")
     assert model.Model(model.ModelArgs.from_dict(made)).layers

@@ -1,0 +1,156 @@
+"""Keys of a GGUF that a folder may go without: they are no part of the model, or say that the model lacks a thing.
+
+Each row has its reason. A key with values of its own is harmless with these only; any other is named in a warning.
+Source: llama.cpp (src/llama-model.cpp, src/llama-context.cpp, src/models; src/llama-model-saver.cpp, which writes
+nearly all keys for every architecture, with llama.cpp's defaults).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantcli.models.stored import ZERO_IS_NONE, Stored
+
+Holds = Callable[[Any, Stored], bool]
+
+
+@dataclass(frozen=True)
+class HarmlessKey:
+    """Why a key may be left out, and with which values (or, of a function, in which files)."""
+
+    reason: str
+    holds: Holds
+
+
+def is_close(value: Any, other: Any) -> bool:
+    """Whether two numbers are equal within what float32 and decimals make of them."""
+    both = isinstance(value, int | float) and isinstance(other, int | float)
+    return both and math.isclose(value, other, rel_tol=1e-6)
+
+
+def _any(value: Any, file: Stored) -> bool:
+    return True
+
+
+def _only(*values: Any) -> Holds:
+    """One of these, as a number or as a list of that number; numbers are compared as float32 holds them."""
+
+    def same(value: Any) -> bool:
+        return any(
+            type(value) is type(one)
+            and (value == one or (isinstance(one, float) and math.isclose(value, one, rel_tol=1e-6)))
+            for one in values
+        )
+
+    return lambda value, file: all(map(same, value)) if isinstance(value, list) else same(value)
+
+
+def _rows(reason: str, holds: Holds, keys: Iterable[str]) -> dict[str, HarmlessKey]:
+    return dict.fromkeys(keys, HarmlessKey(reason, holds))
+
+
+def _is_not_granite(value: Any, file: Stored) -> bool:
+    return file.every.values.get("general.architecture") != "granite"
+
+
+def _is_unscaled(value: Any, file: Stored) -> bool:
+    """Whether no scaling of positions is in effect: the numbers that describe it have nothing to do."""
+    if not file.own.values.get("attention.head_count"):
+        return True
+    kind, factor = (file.own.values.get(f"rope.scaling.{key}") for key in ("type", "factor"))
+    return kind == "none" or not (file.own.values.get("rope.scale_linear") if factor is None else factor)
+
+
+def _is_not_yarn(value: Any, file: Stored) -> bool:
+    return file.own.values.get("rope.scaling.type") != "yarn" or _is_unscaled(value, file)
+
+
+def _is_set_aside(value: Any, file: Stored) -> bool:
+    """Whether the key's present name is there too, or scaling is ruled out."""
+    return file.own.has("rope.scaling.factor") or _is_unscaled(value, file)
+
+
+def _has_no_windows(value: Any, file: Stored) -> bool:
+    return not file.own.has("attention.sliding_window")
+
+
+ABSENT = "0 says that the model has no such part"
+DEFAULT = "llama.cpp's default, which its model saver writes for every architecture"
+
+#: Keys in the architecture's namespace, without its prefix.
+GGUF_KEYS: Mapping[str, HarmlessKey] = (
+    _rows(ABSENT, _only(0, 0.0), ZERO_IS_NONE)
+    | _rows(ABSENT, _only(0, 0.0, False), (
+        "activation.situ_linear_beta", "attention.clamp_kqv", "attention.compress_ratios",
+        "attention.compress_rope_freq_base", "attention.decay_lora_rank", "attention.gate_lora_rank",
+        "attention.group_norm_epsilon", "attention.group_norm_groups", "attention.iclr_lora_rank",
+        "attention.indexer.block_size", "attention.indexer.head_count", "attention.indexer.key_length",
+        "attention.indexer.kpool", "attention.indexer.local_blocks", "attention.indexer.top_k",
+        "attention.indexer.types", "attention.key_length_mla", "attention.key_length_mla_swa",
+        "attention.kv_lora_rank", "attention.kv_lora_rank_swa", "attention.layer_norm_epsilon",
+        "attention.layer_norm_rms_epsilon", "attention.max_alibi_bias", "attention.output_group_count",
+        "attention.output_lora_rank", "attention.output_scale", "attention.relative_buckets_count",
+        "attention.shared_kv_layers", "attention.temperature_length", "attention.temperature_scale",
+        "attention.value_length_mla", "attention.value_length_mla_swa", "attention.value_residual_mix_lora_rank",
+        "attention.value_scale", "attn_res.block_size", "convnext.block_count", "convnext.embedding_length",
+        "decoder_block_count", "dense_2_feat_in", "dense_2_feat_out", "dense_3_feat_in", "dense_3_feat_out",
+        "embedding_length_out", "embedding_length_per_layer_input", "expert_chunk_feed_forward_length",
+        "expert_feed_forward_length", "expert_latent_length", "expert_shared_count",
+        "expert_shared_feed_forward_length", "expert_weights_norm", "experts_per_group", "hash_layer_count",
+        "hrm.h_cycles", "hrm.l_cycles", "hrm.layers_per_stack", "hrm.prefix_lm", "hyper_connection.count",
+        "hyper_connection.epsilon", "hyper_connection.low_rank", "hyper_connection.magnitude",
+        "hyper_connection.sinkhorn_iterations", "interleave_moe_layer_step", "kda.head_dim", "kda.safe_gate",
+        "leading_dense_block_count", "moe_every_n_layers", "moe_latent_size", "n_deepstack_layers",
+        "nextn_predict_layers", "posnet.block_count", "posnet.embedding_length", "rescale_every_n_layers",
+        "rope.dimension_sections", "rope.scaling.alpha", "rope.scaling.yarn_log_multiplier", "shortconv.l_cache",
+        "ssm.conv_kernel", "ssm.dt_b_c_rms", "ssm.group_count", "ssm.inner_size", "ssm.state_size",
+        "ssm.time_step_rank", "swiglu_clamp_exp", "swiglu_clamp_shexp", "swin_norm", "time_decay_extra_dim",
+        "time_mix_extra_dim", "use_parallel_residual", "wkv.head_size",
+    ))
+    | _rows(DEFAULT, _only(1, 1.0, True), (
+        "activation.situ_beta", "attention.causal", "attention.indexer.kpool_select_tail", "attention.rope_pattern",
+        "rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor",
+    ))
+    | _rows(DEFAULT, _only(-1, -1.0), ("decoder_start_token_id", "deepstack_mapping", "rope.scaling.yarn_ext_factor"))
+    | _rows(DEFAULT, _only(50.0, 0.0), ("attn_logit_softcapping",))
+    | _rows(DEFAULT, _only(30.0, 0.0), ("final_logit_softcapping", "router_logit_softcapping"))
+    | _rows(DEFAULT, _only(0.05, 0.0), ("expert_group_scale",))
+    | _rows(DEFAULT, _only(2, 0), ("token_shift_count",))
+    | _rows(DEFAULT, _only(-math.inf, 0.0), ("kda.gate_lower_bound",))
+    | _rows("no layer does anything recurrent, or all do", _only(0, 1), ("attention.recurrent_layers",))
+    | _rows("0 and 2**32 - 1 are no pooling", _only(0, 2**32 - 1), ("pooling_type", "classifier.pooling_type"))
+    | _rows("an empty list names no classes", lambda value, file: value == [], ("classifier.output_labels",))
+    | _rows("llama.cpp computes with it for granite alone", _is_not_granite, ("rope.scaling.finetuned",))
+    | _rows("llama.cpp does not read it: how the converter has laid out tensors", _any, ("tensor_data_layout",))
+    | _rows("positions are not scaled", _is_unscaled, ("rope.scaling.factor", "rope.scaling.type"))
+    | _rows("rope.scaling.factor counts, or positions are not scaled", _is_set_aside, ("rope.scale_linear",))
+    | _rows("without YaRN nothing reads it", _is_not_yarn, (
+        "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+    ))
+    | _rows("no layer has a window", _has_no_windows, ("attention.sliding_window_pattern", "rope.freq_base_swa"))
+)  # fmt: skip
+
+
+def is_harmless(key: str, value: Any, file: Stored) -> bool:
+    """Whether a file's key (without the architecture's prefix) may be left out of config.json."""
+    row = GGUF_KEYS.get(key)
+    return row is not None and row.holds(value, file)
+
+
+#: Keys of `general.*` that describe the file, its origin and its making, or that are read elsewhere (`sampling`); a
+#: name stands for all that begins with it, too. No output needs them for what a model computes.
+GENERAL_KEYS = frozenset((
+    "alignment", "architecture", "author", "base_model", "basename", "dataset", "datasets", "description", "doi",
+    "file_type", "finetune", "languages", "license", "name", "organization", "parameter_count", "quantization_version",
+    "quantized_by", "repo_url", "sampling", "size_label", "source", "tags", "tensor_extra", "type", "url", "uuid",
+    "version",
+))  # fmt: skip
+
+
+def is_unknown(key: str) -> bool:
+    """Whether a key of `general.*` is one of nobody's."""
+    space, _, name = key.partition(".")
+    return space == "general" and name.partition(".")[0] not in GENERAL_KEYS
