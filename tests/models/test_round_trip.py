@@ -127,8 +127,8 @@ def test_one_setting_under_two_names_may_not_differ() -> None:
     assert "layer_norm_eps 0.1" in warnings(planned("qwen3", layer_norm_eps=0.1))
 
 
-def test_token_ids_that_the_tokenizer_does_not_share_are_named() -> None:
-    assert "eos_token_id 5" in warnings(planned("llama", eos_token_id=5))
+def test_an_end_that_the_tokenizer_does_not_share_reaches_the_file() -> None:
+    assert written("llama", eos_token_id=5)["tokenizer.ggml.eot_token_id"] == 5
     assert warnings(planned("llama", bos_token_id=5)) == ""  # tokenizer_config.json names it
 
 
