@@ -167,10 +167,9 @@ class _Back:
         metadata: Mapping[str, Any],
         shapes: Mapping[str, Shape],
     ) -> None:
+        lists = {key: list(value) if isinstance(value, tuple) else value for key, value in metadata.items()}
         # Factors of frequencies stand in tensors, whose values are computed from these very settings.
-        file = stored(
-            metadata, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing
-        )
+        file = stored(lists, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing)
         spelled = kind if kind in architecture.classes else next(iter(architecture.classes))
         self.here, self.metadata = here, metadata
         self.made = rebuilt.config(file, architecture, spelled, None)
