@@ -53,12 +53,8 @@ BUILT_IN: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = [
     ("qwen3_moe", {"norm_topk_prob": None}, ("norm_topk_prob False", "True")),
     ("qwen3_moe", {"mlp_only_layers": [0]}, ("mlp_only_layers [0]",)),
     ("qwen3_moe", {"decoder_sparse_step": 2}, ("decoder_sparse_step 2",)),
-    ("qwen3_moe", {"attention_bias": True}, ("attention_bias True", "False")),
     ("qwen3_moe", {"hidden_act": "gelu", "norm_topk_prob": False}, ("hidden_act", "norm_topk_prob")),
     ("qwen2_moe", {"norm_topk_prob": True}, ("norm_topk_prob True",)),
-    ("qwen2_moe", {"qkv_bias": False}, ("qkv_bias False",)),
-    ("llama_linear", {"attention_bias": False}, ("attention_bias False", "True")),
-    ("llama_linear", {"attention_bias": None}, ("attention_bias False", "True")),
     ("gemma", {"is_causal": False}, ("is_causal False",)),
     ("gemma", {"rope_theta": 20000.0}, ("rope_theta 20000.0", "10000.0")),
     ("gemma2", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, ("rope_scaling.rope_type 'linear'",)),
@@ -85,6 +81,22 @@ def test_a_setting_that_llama_cpp_has_built_in_otherwise_is_refused(
     message = refusal(planned(case, **settings))
     assert "config.json: " in message
     assert [text for text in named if text not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value"),
+    [
+        ("qwen3_moe", "attention_bias", True),
+        ("qwen2_moe", "qkv_bias", False),
+        ("llama_linear", "attention_bias", False),
+        ("llama_linear", "attention_bias", None),
+        ("llama_linear", "mlp_bias", False),
+    ],
+)
+def test_a_flag_that_the_tensors_contradict_is_refused(case: str, key: str, value: bool | None) -> None:
+    found = planned(case, **{key: value})
+    assert isinstance(found, BadInput | NotPossible)
+    assert key in str(found)
 
 
 def test_settings_without_a_place_are_named_in_one_warning() -> None:
