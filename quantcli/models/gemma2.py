@@ -28,6 +28,14 @@ def query_scalar(layers: int) -> Callable[[Stored], int]:
     return scalar
 
 
+#: What llama.cpp has built in where a file names none: it never does without.
+CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+
+
+def _cap(name: str, usual: float) -> Callable[[Stored], float]:
+    return lambda file: file.number(name) or usual
+
+
 GEMMA2 = Architecture(
     name="gemma2",
     gguf="gemma2",
@@ -59,6 +67,7 @@ GEMMA2 = Architecture(
     ),
     expects=(
         BIAS,
+        *(Setting(name, _cap(name, usual)) for name, usual in CAPS.items()),
         Setting("layer_types", every(2)),
         Setting("sliding_window_size", lambda file: file.own.optional_integer(SLIDING_WINDOW.name)),
     ),

@@ -21,6 +21,7 @@ from quantcli.models.harmless import CONFIG_KEYS, NEUTRAL
 from tests.mutations import baselines, outcomes
 from tests.mutations.baselines import CASES, Baseline
 
+NULL = object()
 ROOT = TemporaryDirectory(prefix="round-trip-")
 
 
@@ -30,9 +31,9 @@ def model(case: str) -> Baseline:
 
 
 def planned(case: str, **settings: Any) -> Plan | QuantError:
-    """The plan for GGUF of a case with other settings; one of None is left out."""
+    """The plan for GGUF of a case with other settings; one of None is left out, NULL is null."""
     config = {**model(case).settings, **settings}
-    config = {key: value for key, value in config.items() if value is not None}
+    config = {key: None if value is NULL else value for key, value in config.items() if value is not None}
     return outcomes.planned(lambda: model(case).opened(config), "gguf")
 
 
@@ -60,6 +61,7 @@ BUILT_IN: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = [
     ("gemma2", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, ("rope_scaling.rope_type 'linear'",)),
     ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}, ("layer_types",)),
     ("gemma2", {"query_pre_attn_scalar": 100}, ("query_pre_attn_scalar 100", "64")),
+    ("gemma2", {"attn_logit_softcapping": NULL}, ("attn_logit_softcapping None", "50.0")),
     ("gemma3_text", {"use_bidirectional_attention": True}, ("use_bidirectional_attention True",)),
     ("gemma3_text", {"sliding_window_pattern": 3}, ("sliding_window_pattern 3", "6")),
     ("cohere2", {"layer_switch": 2}, ("layer_switch 2", "4")),
