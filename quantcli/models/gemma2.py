@@ -30,6 +30,13 @@ def query_scalar(layers: int) -> Callable[[Stored], int]:
 
 #: The same as llama.cpp's model saver writes it.
 SCORES = {"attention.scale": lambda h: h.settings.number("query_pre_attn_scalar") ** -0.5}
+#: What llama.cpp has built in where a file names none: it never does without.
+CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+
+
+def _cap(name: str, usual: float) -> Callable[[Stored], float]:
+    return lambda file: file.number(name) or usual
+
 
 GEMMA2 = Architecture(
     name="gemma2",
@@ -63,6 +70,7 @@ GEMMA2 = Architecture(
     ),
     expects=(
         BIAS,
+        *(Setting(name, _cap(name, usual)) for name, usual in CAPS.items()),
         Setting("layer_types", every(2)),
         Setting("sliding_window_size", lambda file: file.own.optional_integer(SLIDING_WINDOW.name)),
     ),

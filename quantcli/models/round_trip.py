@@ -117,11 +117,12 @@ def check(
     overrides: keys that are set over those of metadata; either value may be the one that a setting asks for.
     """
     kind = str(config.get("model_type"))
-    settled = {k: v for k, v in architecture.model_types[kind].items() if not callable(v)} | dict(config)
+    defaults = {k: v for k, v in architecture.model_types[kind].items() if not callable(v)}
+    settled = defaults | dict(config)
     back = _Back(architecture, kind, hyperparameters, metadata, shapes)
     overridden = _Back(architecture, kind, hyperparameters, {**metadata, **overrides}, shapes) if overrides else None
     losses: dict[Loss, list[tuple[str, Any]]] = {loss: [] for loss in Loss}
-    for path, value in [*leaves(config), *back.assumed(config, settled)]:
+    for path, value in [*leaves(config), *back.assumed(config, defaults)]:
         if harmless(path, settled) or back.holds(path, value) or (overridden and overridden.holds(path, value)):
             continue
         losses[back.loss(path, value)].append((path, value))
@@ -167,10 +168,9 @@ class _Back:
         metadata: Mapping[str, Any],
         shapes: Mapping[str, Shape],
     ) -> None:
+        lists = {key: list(value) if isinstance(value, tuple) else value for key, value in metadata.items()}
         # Factors of frequencies stand in tensors, whose values are computed from these very settings.
-        file = stored(
-            metadata, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing
-        )
+        file = stored(lists, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing)
         spelled = kind if kind in architecture.classes else next(iter(architecture.classes))
         self.here, self.metadata = here, metadata
         self.made = rebuilt.config(file, architecture, spelled, None)
@@ -188,16 +188,19 @@ class _Back:
         if any(row.values(here) is not None for row in architecture.computed) and here.rope.type in NOT_IN_FACTORS:
             self.in_factors = {*IN_FACTORS} - {*NOT_IN_FACTORS[here.rope.type]}
 
-    def assumed(self, config: Mapping[str, Any], settled: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """What the model's class assumes for flags and names that come back and that its config.json leaves out."""
+    def assumed(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """What the model's class assumes for flags and names that come back and that its config.json leaves out.
+
+        A null that sets aside what the class assumes is one of them.
+        """
         for key in {**self.made, **self.built_in}:
-            value = settled.get(key, NEUTRAL.get(key))
-            if (
-                config.get(key) is None
-                and value is not None
-                and key not in {*self.fields, *self.rope_fields, *ROPE_OBJECTS}
-            ):
-                yield key, value
+            default = defaults.get(key, NEUTRAL.get(key))
+            if default is None or key in {*self.fields, *self.rope_fields, *ROPE_OBJECTS}:
+                continue
+            if key not in config:
+                yield key, default
+            elif config[key] is None and key in defaults:
+                yield key, None
 
     def of(self, path: str, value: Any) -> Any:
         """The value that comes back, as a tuple where several say the same; UNSAID where none does."""

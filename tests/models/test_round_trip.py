@@ -21,6 +21,7 @@ from quantcli.models.harmless import CONFIG_KEYS, NEUTRAL
 from tests.mutations import baselines, outcomes
 from tests.mutations.baselines import CASES, Baseline
 
+NULL = object()
 ROOT = TemporaryDirectory(prefix="round-trip-")
 
 
@@ -30,9 +31,9 @@ def model(case: str) -> Baseline:
 
 
 def planned(case: str, **settings: Any) -> Plan | QuantError:
-    """The plan for GGUF of a case with other settings; one of None is left out."""
+    """The plan for GGUF of a case with other settings; one of None is left out, NULL is null."""
     config = {**model(case).settings, **settings}
-    config = {key: value for key, value in config.items() if value is not None}
+    config = {key: None if value is NULL else value for key, value in config.items() if value is not None}
     return outcomes.planned(lambda: model(case).opened(config), "gguf")
 
 
@@ -53,17 +54,14 @@ BUILT_IN: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = [
     ("qwen3_moe", {"norm_topk_prob": None}, ("norm_topk_prob False", "True")),
     ("qwen3_moe", {"mlp_only_layers": [0]}, ("mlp_only_layers [0]",)),
     ("qwen3_moe", {"decoder_sparse_step": 2}, ("decoder_sparse_step 2",)),
-    ("qwen3_moe", {"attention_bias": True}, ("attention_bias True", "False")),
     ("qwen3_moe", {"hidden_act": "gelu", "norm_topk_prob": False}, ("hidden_act", "norm_topk_prob")),
     ("qwen2_moe", {"norm_topk_prob": True}, ("norm_topk_prob True",)),
-    ("qwen2_moe", {"qkv_bias": False}, ("qkv_bias False",)),
-    ("llama_linear", {"attention_bias": False}, ("attention_bias False", "True")),
-    ("llama_linear", {"attention_bias": None}, ("attention_bias False", "True")),
     ("gemma", {"is_causal": False}, ("is_causal False",)),
     ("gemma", {"rope_theta": 20000.0}, ("rope_theta 20000.0", "10000.0")),
     ("gemma2", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, ("rope_scaling.rope_type 'linear'",)),
     ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}, ("layer_types",)),
     ("gemma2", {"query_pre_attn_scalar": 100}, ("query_pre_attn_scalar 100", "64")),
+    ("gemma2", {"attn_logit_softcapping": NULL}, ("attn_logit_softcapping None", "50.0")),
     ("gemma3_text", {"use_bidirectional_attention": True}, ("use_bidirectional_attention True",)),
     ("gemma3_text", {"sliding_window_pattern": 3}, ("sliding_window_pattern 3", "6")),
     ("cohere2", {"layer_switch": 2}, ("layer_switch 2", "4")),
@@ -85,6 +83,22 @@ def test_a_setting_that_llama_cpp_has_built_in_otherwise_is_refused(
     message = refusal(planned(case, **settings))
     assert "config.json: " in message
     assert [text for text in named if text not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value"),
+    [
+        ("qwen3_moe", "attention_bias", True),
+        ("qwen2_moe", "qkv_bias", False),
+        ("llama_linear", "attention_bias", False),
+        ("llama_linear", "attention_bias", None),
+        ("llama_linear", "mlp_bias", False),
+    ],
+)
+def test_a_flag_that_the_tensors_contradict_is_refused(case: str, key: str, value: bool | None) -> None:
+    found = planned(case, **{key: value})
+    assert isinstance(found, BadInput | NotPossible)
+    assert key in str(found)
 
 
 def test_settings_without_a_place_are_named_in_one_warning() -> None:
