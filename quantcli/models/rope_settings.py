@@ -16,6 +16,9 @@ from quantcli.models.stored import Stored, decimal
 #: What llama.cpp multiplies attention by, beside what scaling does to it.
 ATTN_FACTOR = "rope.scaling.attn_factor"
 
+#: Architectures of which llama.cpp reads `yarn_log_multiplier`.
+WITH_MULTIPLIER = ("deepseek2",)
+
 
 def theta_of(file: Stored) -> float:
     """The rotary base; llama.cpp's where a file names none."""
@@ -77,7 +80,8 @@ def _factors(file: Stored, which: str) -> list[float]:
 
 def _yarn(file: Stored, factor: float) -> dict[str, Any]:
     scaling = "rope.scaling."
-    multiplier = file.number(f"{scaling}yarn_log_multiplier") or None
+    is_read = file.every.values.get("general.architecture") in WITH_MULTIPLIER
+    multiplier = file.number(f"{scaling}yarn_log_multiplier") or None if is_read else None
     # llama.cpp's multiplier is a tenth of what the config says, which DeepSeek says twice.
     mscale = None if multiplier is None else float(f"{10 * multiplier:.6g}")
     extrapolation, attention = (file.number(f"{scaling}yarn_{name}_factor") for name in ("ext", "attn"))

@@ -179,6 +179,12 @@ def test_a_factor_of_attention_has_its_place_with_yarn_only() -> None:
     assert Case("llama").named(Case("llama").with_keys(rope__scaling__attn_factor=1.5)) == ["rope.scaling.attn_factor"]
 
 
+def test_a_multiplier_that_llama_cpp_does_not_read_is_named() -> None:
+    key = {"rope.scaling.yarn_log_multiplier": 0.05}
+    assert Case("llama_yarn").named(Case("llama_yarn").changed(key)) == list(key)
+    assert Case("deepseek_v2").changed(key).config["rope_scaling"]["mscale"] == 0.5
+
+
 def test_longropes_factor_of_attention_is_said_where_the_class_computes_another() -> None:
     case = Case("phi3")
     stored = case.own()["rope.scaling.attn_factor"]
