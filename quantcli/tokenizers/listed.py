@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,34 +32,41 @@ def placed(vocabulary: Vocabulary, fixed: Mapping[str, int], config: Mapping[str
     texts, count = ends.texts_of(vocabulary), len(vocabulary.tokens)
     taken = {**vocabulary.special, **{role: number for role, number in fixed.items() if number < count}}
     wanted = _wanted(config, files)
-    beyond = [(number, where) for number, where in wanted.items() if number >= count]
     given: dict[str, int] = {}
-    lost: list[tuple[int, str]] = []
-    for number, where in wanted.items():
+    lost: list[int] = []
+    for number in wanted:
         if number >= count or number in ends.find(texts, taken | given).ids:
             continue
         role = next((role for role in SLOTS if role not in taken | given), None)
         if role is not None and number in ends.find(texts, taken | given | {role: number}).ids:
             given[role] = number
         else:
-            lost.append((number, where))
-    warnings = []
+            lost.append(number)
+    made = replace(vocabulary, special={**vocabulary.special, **given})
+    warnings = [*_without_a_key(vocabulary, wanted, lost), *_without_an_end(vocabulary, taken | given, files)]
+    return replace(made, warnings=(*vocabulary.warnings, *warnings))
+
+
+def _without_a_key(vocabulary: Vocabulary, wanted: Mapping[int, str], lost: Sequence[int]) -> Iterator[str]:
+    """Warnings of listed ids that no token has, or no key. wanted: id -> the file that lists it."""
+    count = len(vocabulary.tokens)
+    beyond = [number for number in wanted if number >= count]
     if beyond:
-        number, where = beyond[0]
-        warnings.append(f"{where}: {KEY} {number} is left out: there are {count} tokens ({len(beyond)} such ids).")
+        where = f"{wanted[beyond[0]]}: {KEY} {beyond[0]}"
+        yield f"{where} is left out: there are {count} tokens ({len(beyond)} such ids)."
     if lost:
-        number, where = lost[0]
-        warnings.append(
-            f"{where}: {KEY} {number}, {_shown(vocabulary, number)}, has no key in GGUF: llama.cpp does not stop there "
-            f"({len(lost)} such ids)."
-        )
-    assumed = defaults.assumed(vocabulary.model, vocabulary.pre, vocabulary.add, count).get("eos")
-    if "eos" not in taken | given and assumed is not None:
-        warnings.append(
+        where = f"{wanted[lost[0]]}: {KEY} {lost[0]}, {_shown(vocabulary, lost[0])},"
+        yield f"{where} has no key in GGUF: llama.cpp does not stop there ({len(lost)} such ids)."
+
+
+def _without_an_end(vocabulary: Vocabulary, special: Mapping[str, int], files: Files) -> Iterator[str]:
+    """A warning where no file names the end of a text: llama.cpp then takes one of its own."""
+    assumed = defaults.assumed(vocabulary.model, vocabulary.pre, vocabulary.add, len(vocabulary.tokens)).get("eos")
+    if "eos" not in special and assumed is not None:
+        yield (
             f"{files.root}: no file names the token that ends a text (eos), so llama.cpp takes token {assumed}, "
             f"{_shown(vocabulary, assumed)}."
         )
-    return replace(vocabulary, special={**vocabulary.special, **given}, warnings=(*vocabulary.warnings, *warnings))
 
 
 def _shown(vocabulary: Vocabulary, number: int) -> str:
