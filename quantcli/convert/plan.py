@@ -32,7 +32,7 @@ from quantcli.schemes.opaque import Opaque
 from quantcli.schemes.scaled import Scaled
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
-from quantcli.virtual import transposed
+from quantcli.virtual import by_row, transposed
 
 #: What `--lossless` accepts.
 LOSSLESS = {"exact": Grade.EXACT, "codes": Grade.CODES_EXACT}
@@ -47,6 +47,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     if not source.config and not source.metadata:
         lack = "no keys (general.architecture)" if source.names == "gguf" else "no config.json"
         raise NotPossible(f"{source.root}: has {lack}, which every output needs; inspect and diff do without.")
+    _refuse_unusable(source)
     before = stamps(source)
     target = TARGETS[request.target]()
     matrix, idle = importance(request)
@@ -95,6 +96,16 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
             f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
         )
     return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left))
+
+
+def _refuse_unusable(source: Checkpoint) -> None:
+    """Raise `NotPossible` for the first weight that no output is made of: its codes have lost their scales."""
+    for weight in source.weights.values():
+        if (reason := weight.scheme.refusal) is not None:
+            stored = next(iter(weight.parts.values()))
+            raise NotPossible(
+                f"{stored.file}: tensor {weight.name}: {reason}. Dequantize the model with the tool that wrote it."
+            )
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
@@ -185,6 +196,10 @@ class _Chooser:
             weight = transposed(weight, draft.rows, draft.shape)
             draft = replace(draft, weight=weight, rows=None, shape=weight.shape, turned=False)
             source = weight.scheme
+        if source != scheme and len(weight.shape) > 2:
+            # So that slabs stay small where a whole matrix of a stack has one scale.
+            weight = by_row(weight)
+            draft = draft if weight is draft.weight else replace(draft, weight=weight)
         via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
         origin = weight.made_of if isinstance(scheme, Dense) else None
         route, grade = choose(origin or source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)

@@ -29,6 +29,7 @@ class Opaque(Scheme):
     type_id: int | None = None
     big_endian: bool = False
     family = "ggml"
+    decodes = False
 
     @property
     def name(self) -> str:

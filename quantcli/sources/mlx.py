@@ -17,6 +17,7 @@ from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.schemes.mx_global import MxGlobal
+from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors, sidecars
 from quantcli.sources.hf import check_unquantized, dense
 
@@ -41,7 +42,6 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     """The checkpoint of an MLX folder. Raises `BadInput`."""
     block = mlx_config.parse(config, f"{folder.label}/config.json")
     parts = tensors.parts
-    check_unquantized(parts.values(), "another tool's layout, but config.json says MLX's")
     warnings = list(tensors.warnings) + list(block.warnings if block else ())
     weights: dict[str, Weight] = {}
     for name, part in sorted(parts.items()):
@@ -59,16 +59,21 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
             weights[name] = weight
         else:
             weights[name] = dense(part)
-    return Checkpoint(
-        "mlx",
-        "hf",
-        folder.path("."),
-        tensors.files,
-        weights,
-        config,
-        sidecars=sidecars(folder),
-        warnings=tuple(warnings),
+    source = marked(
+        Checkpoint(
+            "mlx",
+            "hf",
+            folder.path("."),
+            tensors.files,
+            weights,
+            config,
+            sidecars=sidecars(folder),
+            warnings=tuple(warnings),
+        )
     )
+    if not is_unscaled(source):
+        check_unquantized(parts.values(), "another tool's layout, but config.json says MLX's")
+    return source
 
 
 def _own_tensor(module: str, suffix: str, parts: Mapping[str, Part]) -> bool:
