@@ -12,7 +12,7 @@ read before it is asked for, and never more than the rows that were asked for an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -209,6 +209,21 @@ class Made:
 
     def section(self, start: int, stop: int) -> Readable:
         return replace(self, shape=(stop - start, self.shape[-1]), offset=self.offset + start)
+
+
+def stored_parts(weight: Weight) -> Iterator[Part]:
+    """The stored arrays that a weight is read from, all of those that it is made of."""
+    pending: list[Readable] = list(weight.parts.values())
+    while pending:
+        part = pending.pop(0)
+        if isinstance(part, Joined):
+            pending += part.pieces
+        elif isinstance(part, Spread):
+            pending.append(part.piece)
+        elif isinstance(part, Made):
+            pending += part.weight.parts.values()
+        elif isinstance(part, Part):
+            yield part
 
 
 def read_rows(

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
-from quantcli.convert import gguf_options
+from quantcli.convert import finite, gguf_options
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
 from quantcli.convert.fused import together
@@ -72,7 +72,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
-        _refuse_lossy(steps, request.lossless, target)
+        _refuse_lossy(source, steps, request.lossless, target)
     steps = together(steps) if target.label == "hf" else steps
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
     if target.label == "gguf" and (source.names == "gguf" or any(not isinstance(s.scheme, Dense) for s in steps)):
@@ -264,6 +264,7 @@ class _Chooser:
         if decision.origin <= Origin.RECIPE:
             if isinstance(source, Opaque):
                 raise _undecoded(draft, source, wanted, decision.reason)
+            finite.refuse(self.source, draft.weight)
             raise NotPossible(
                 f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
                 f"{grade}; --allow-requantize rounds it again."
@@ -304,6 +305,7 @@ class _Chooser:
         groups = "" if is_grouped else ", whose scales follow no groups along rows,"
         what = f"{source.name}{groups} has no exact place in {self.target.label}"
         if choice == "none":
+            finite.refuse(self.source, draft.weight)
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
         if choice == "auto":
             usable = [s for s in holders if s == asked_for]
@@ -343,11 +345,14 @@ def _who_has(scheme: str) -> str | None:
     return f"{' and '.join(having)} {'has' if len(having) == 1 else 'have'} it" if having else None
 
 
-def _refuse_lossy(steps: Iterable[Step], word: str, target: Target) -> None:
+def _refuse_lossy(source: Checkpoint, steps: Iterable[Step], word: str, target: Target) -> None:
     allowed = LOSSLESS[word]
     worse = [step for step in steps if step.grade > allowed]
     if not worse:
         return
+    for step in worse[:3]:
+        if step.route is Route.REPACK or step.wanted is not None:
+            finite.refuse(source, step.draft.weight)  # scales that are no numbers fit nowhere
     named = "; ".join(f"{s.name} ({s.route} to {s.scheme.name}: {s.grade})" for s in worse[:3])
     ways = dict.fromkeys(_what_would_fit(step, allowed, target) for step in worse[:3])
     raise NotPossible(f"--lossless {word}: {len(worse)} weights would not be {allowed}: {named}. {' '.join(ways)}")

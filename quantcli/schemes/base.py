@@ -390,6 +390,10 @@ class Scheme:
 
         return dtype_name(array.dtype) in FLOATS and nonfinite(array)
 
+    def unit(self, part: str) -> int:
+        """Elements of a stored part that `nonfinite` looks at together: the bytes of a block, else one."""
+        return 1
+
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         """Stored bits over elements, scales and biases included."""
         bits = sum(DTYPES[spec.dtype].bits * math.prod(spec.shape) for spec in self.layout(shape).values())

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Grid, Parts, PartSpec, Scheme, stacked_rows
 from quantcli.schemes.minmax import rounded
-from quantcli.schemes.mx_floats import E8M0
+from quantcli.schemes.mx_floats import E8M0, holds_nonfinite
 
 Floats = NDArray[np.float32]
 
@@ -295,9 +295,7 @@ class Scaled(Scheme):
 
     def nonfinite(self, part: str, array: Array) -> bool:
         if part == self.codes_part and self.table is not None:
-            odd = [code for code, value in enumerate(self.table) if not np.isfinite(value)]
-            stored = array.view(np.uint8)
-            return any(bool((stored == code).any()) for code in odd)
+            return holds_nonfinite(array.view(np.uint8), self.table)
         if part == "scales" and self.scales.dtype in POWERS:
             return bool((array.view(np.uint8) == 255).any())
         if part == "scales" and self.scales.dtype == "f8_e4m3":
