@@ -224,7 +224,7 @@ class _Chooser:
     def _scale_dtype(self, draft: Draft, own: str | None) -> str:
         """Of MLX scales: as asked, else the source's own (of a repack), else the output's dense dtype."""
         usable = ("f16", "bf16", "f32")
-        choices = (self.request.scale_dtype, own, draft.dense, "f32")
+        choices = (self.request.scale_dtype, own, draft.scales or draft.dense, "f32")
         return next(c for c in choices if c in usable)
 
     def _gridded(self, draft: Draft, wanted: Scheme, decision: Decision) -> Step:
