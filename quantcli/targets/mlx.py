@@ -133,6 +133,8 @@ def _draft(
     return Draft(
         name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own,
         scales=common if stays_wide else None,
+        # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
+        fixed=not name.endswith(".weight") and not isinstance(weight.scheme, Dense),
     )  # fmt: skip
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from quantcli.cli.app import app
 from quantcli.convert.run import Resources
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources.detect import open_source
@@ -285,6 +287,27 @@ def test_fp8_experts_one_by_one_give_the_same_outputs(tmp_path: Path) -> None:
         converted(source, tmp_path / f"1-{output}", **options)
         converted(other, tmp_path / f"2-{output}", **options)
         assert hashes(tmp_path / f"1-{output}") == hashes(tmp_path / f"2-{output}")
+
+
+def test_diff_finds_every_expert_in_the_files_made_of_them(tmp_path: Path) -> None:
+    source, _ = fp8_model(tmp_path / "m", SHARED["one for each expert"])
+    for output in OUTPUTS:
+        converted(source, tmp_path / output, scheme="f32")
+        found = json.loads(CliRunner().invoke(app, ["diff", str(source), str(tmp_path / output), "--json"]).stdout)
+        assert {w["verdict"] for w in found["weights"]} == {"equal"} and not found["only_a"] and not found["only_b"]
+        assert len(found["weights"]) == 12 + 3 * EXPERTS
+
+
+def test_a_model_without_a_table_keeps_their_names(tmp_path: Path) -> None:
+    source, truth = fp8_model(tmp_path / "m", SHARED["one for each expert"])
+    settings = config(source)
+    (source / "config.json").write_text(json.dumps({**settings, "model_type": "unheard_of"}))
+    for output, options in (("mlx", {}), ("hf", {"to": "hf", "scheme": "bf16"})):
+        converted(source, tmp_path / output, **options)
+        found = values(tmp_path / output)
+        for name, wanted in truth.items():
+            assert np.array_equal(found[f"{ROOT}.{name}"], wanted.astype(BF16).astype(np.float32))
+        assert not [name for name in found if "scale" in name]
 
 
 def test_slabs_stay_small_where_an_expert_has_one_scale(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from quantcli.cli.app import app
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources.companions import Names
 from quantcli.sources.detect import open_source
-from tests.builders import BF16, LLAMA, byte_level_tokenizer, folder_of, llama_tensors, tiny_llama
+from tests.builders import BF16, LLAMA, byte_level_tokenizer, folder_of, llama_tensors, safetensors_bytes, tiny_llama
 from tests.conversions import converted, planned, stored
 
 CODES = {
@@ -116,6 +117,24 @@ def test_beside_weights_that_settings_explain(method: str, end: str, tmp_path: P
     source = model(tmp_path / "m", further, quantization_config=quantization)
     assert_refused(source, f"{MODULE}.weight", f"{MODULE}{end}", tmp_path)
     assert open_source(source).weights[f"{known}.weight"].scheme.name == "fp8-e4m3-tensor"
+
+
+def test_in_the_folder_of_every_quantizer(tmp_path: Path) -> None:
+    """One case of each tool, with a module beside its weights that nobody explains."""
+    data = Path(__file__).resolve().parent.parent / "data" / "quantized"
+    cases = sorted(path.name for path in data.iterdir() if (path / "truth.json").exists())
+    for case in cases:
+        root = tmp_path / case
+        shutil.copytree(data / case, root)
+        for path in (root, *root.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        (root / "model.safetensors.index.json").unlink(missing_ok=True)
+        further = {"model.extra.x.weight": codes("I8", (8, 8)), "model.extra.x.scale": np.ones(1, np.float32)}
+        (root / "model-extra.safetensors").write_bytes(safetensors_bytes(further))
+        found = open_source(root)
+        assert found.weights["model.extra.x.weight"].scheme.name == "i8-unscaled", case
+        with pytest.raises(NotPossible, match=r"model\.extra\.x\.weight.*model\.extra\.x\.scale"):
+            planned(root, tmp_path / "out", to="hf")
 
 
 def test_scales_of_another_weight_do_not_count(tmp_path: Path) -> None:
