@@ -12,7 +12,7 @@ read before it is asked for, and never more than the rows that were asked for an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES, Array, numpy_dtype
 from quantcli.checkpoint import Part, Readable, Weight
-from quantcli.schemes.base import Parts, PartSpec, matrix_shape
+from quantcli.schemes.base import Parts, PartSpec, matrix_shape, stacked_rows
 from quantcli.schemes.dense import Dense
 
 Rows = NDArray[np.int64]
@@ -101,8 +101,9 @@ def _overlaps(
 
 @dataclass(frozen=True)
 class Spread:
-    """The numbers of `piece`, whatever its shape, each `times` times, one below the other: a part of shape (rows, 1).
+    """The rows of `piece`, each `times` times, one below the other: a part of shape (rows, columns).
 
+    each: rows of each of the stacked matrices, of which the last may be there fewer times; 0: none is.
     offset: which of its rows this part begins with, should it be a section of it.
     """
 
@@ -110,6 +111,7 @@ class Spread:
     times: int
     shape: tuple[int, ...]
     offset: int = 0
+    each: int = 0
     stored = False
     block = 1
 
@@ -127,19 +129,19 @@ class Spread:
 
     @property
     def nbytes(self) -> int:
-        return self.shape[0] * DTYPES[self.dtype].bits // 8
+        return math.prod(self.shape) * DTYPES[self.dtype].bits // 8
 
     def read(self, start: int = 0, stop: int | None = None, axis: int = 0) -> Array:
         if axis == 1:
             return self.read()[:, start:stop]
         rows = np.arange(start, self.shape[0] if stop is None else stop) + self.offset
-        return self.piece.read().reshape(-1)[rows // self.times][:, None]
+        return self.piece.read().reshape(-1, self.shape[1])[stacked_rows(rows, self.each or self.times, self.times)]
 
     def read_bytes(self, start: int, stop: int) -> Array:
         return np.ascontiguousarray(self.read()).view(np.uint8).reshape(-1)[start:stop]
 
     def section(self, start: int, stop: int) -> Readable:
-        return replace(self, shape=(stop - start, 1), offset=self.offset + start)
+        return replace(self, shape=(stop - start, self.shape[1]), offset=self.offset + start)
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,21 @@ class Made:
         return replace(self, shape=(stop - start, self.shape[-1]), offset=self.offset + start)
 
 
+def stored_parts(weight: Weight) -> Iterator[Part]:
+    """The stored arrays that a weight is read from, all of those that it is made of."""
+    pending: list[Readable] = list(weight.parts.values())
+    while pending:
+        part = pending.pop(0)
+        if isinstance(part, Joined):
+            pending += part.pieces
+        elif isinstance(part, Spread):
+            pending.append(part.piece)
+        elif isinstance(part, Made):
+            pending += part.weight.parts.values()
+        elif isinstance(part, Part):
+            yield part
+
+
 def read_rows(
     weight: Weight, specs: dict[str, PartSpec], start: int, stop: int, only: Iterable[str] | None = None
 ) -> Parts:
@@ -276,7 +293,7 @@ def join(weights: Sequence[Weight]) -> Weight:
     """
     if len(weights) == 1:
         return weights[0]
-    weights = [_by_row(bare(weight)) for weight in weights]
+    weights = [by_row(bare(weight)) for weight in weights]
     first = weights[0]
     columns = matrix_shape(first.shape)[1]
     shape = (sum(matrix_shape(weight.shape)[0] for weight in weights), columns)
@@ -297,14 +314,24 @@ def bare(weight: Weight) -> Weight:
     return replace(weight, scheme=scheme, parts={name: weight.parts[name] for name in scheme.layout(weight.shape)})
 
 
-def _by_row(weight: Weight) -> Weight:
-    """The weight with an entry for each row of what it has once, where its scheme knows such a layout."""
+def by_row(weight: Weight) -> Weight:
+    """The weight with an entry for each row of what many rows share, where its scheme knows such a layout."""
     scheme, rows = weight.scheme.by_row(), matrix_shape(weight.shape)[0]
     if scheme is None:
         return weight
-    specs = weight.scheme.layout(weight.shape)
-    parts = {n: Spread(p, rows, (rows, 1)) if specs[n].axis is None else p for n, p in weight.parts.items()}
+    old, new = weight.scheme.layout(weight.shape), scheme.layout(weight.shape)
+    parts = {
+        name: part if old[name] == new[name] else _spread(part, old[name], new[name].shape, rows)
+        for name, part in weight.parts.items()
+    }
     return replace(weight, scheme=scheme, parts=parts)
+
+
+def _spread(part: Readable, spec: PartSpec, shape: tuple[int, ...], rows: int) -> Spread:
+    """A part with an entry for each of `rows` rows. spec: how it is stored."""
+    if spec.axis is None:
+        return Spread(part, rows, shape)
+    return Spread(part, spec.block or spec.rows // spec.indices, shape, each=spec.rows)
 
 
 def _joining_axis(weights: Sequence[Weight]) -> int | None:

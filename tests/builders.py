@@ -14,7 +14,7 @@ import numpy as np
 SPELLED = {
     "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32", "uint64": "U64",
     "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64", "bool": "BOOL",
-    "float8_e4m3fn": "F8_E4M3",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -140,10 +140,14 @@ def interleaved(array: np.ndarray, heads: int) -> np.ndarray:
     return array.reshape(heads, 2, -1, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
 
 
-def llama_gguf(path: Path, folder: Path, *, kind: str = "bf16", leave_out: Iterable[str] = (), **changes: Any) -> Path:
+def llama_gguf(
+    path: Path, folder: Path, *, kind: str = "bf16", leave_out: Iterable[str] = (),
+    blocks: Mapping[str, tuple[str, np.ndarray]] | None = None, **changes: Any,
+) -> Path:  # fmt: skip
     """A GGUF file of a folder made by `tiny_llama`, written by gguf-py; returns `path`.
 
-    kind: of its matrices, any that gguf-py can quantize to. leave_out: HF names. changes: keys of the metadata that
+    kind: of its matrices, any that gguf-py can quantize to. leave_out: HF names. blocks: GGUF names of tensors that
+    have another type, and their rows of blocks. changes: keys of the metadata that
     differ (`rope_freq_base=1e6`), by the names of GGUFWriter's methods; a tuple is several arguments of one.
     """
     import gguf
@@ -174,6 +178,10 @@ def llama_gguf(path: Path, folder: Path, *, kind: str = "bf16", leave_out: Itera
         values = array.astype(np.float32)
         if ".q_proj." in name or ".k_proj." in name:
             values = interleaved(values, config[f"num_{'attention' if '.q_' in name else 'key_value'}_heads"])
+        if (own := names.get_name(name, (".weight", ".bias"))) in (blocks or {}):
+            other, rows = (blocks or {})[own]
+            writer.add_tensor(own, rows, raw_dtype=gguf.GGMLQuantizationType[other.upper()])
+            continue
         as_type = gguf.GGMLQuantizationType[kind.upper() if values.ndim > 1 else "F32"]
         writer.add_tensor(names.get_name(name, (".weight", ".bias")), gguf.quantize(values, as_type), raw_dtype=as_type)
     writer.write_header_to_file()

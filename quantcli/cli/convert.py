@@ -106,7 +106,7 @@ def convert(
         str, typer.Option(metavar="auto|SCHEME|none", help="For kept weights that the target cannot hold.")
     ] = "auto",
     allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Copy NaN and Inf of dense weights.")
+        bool, typer.Option("--allow-nonfinite", help="Copy NaN and Inf (in weights, scales and FP8 codes).")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,

@@ -23,7 +23,6 @@ from quantcli.convert.threads import in_threads
 from quantcli.errors import Surroundings, WrongUsage
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense, holds
-from quantcli.schemes.opaque import Opaque
 from quantcli.targets.base import Draft
 
 #: Bytes read at a time where stored bytes are compared.
@@ -191,7 +190,7 @@ def _decodes(draft: Draft) -> bool:
     scheme = _scheme(draft)
     if isinstance(scheme, Dense):
         return DTYPES[scheme.dtype].numpy is not None and scheme.dtype != "c64"
-    return not isinstance(scheme, Opaque)
+    return scheme.decodes
 
 
 def _narrower(a: Scheme, b: Scheme) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
-from quantcli.convert import gguf_options
+from quantcli.convert import finite, gguf_options
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
 from quantcli.convert.fused import together
@@ -33,7 +33,7 @@ from quantcli.schemes.opaque import Opaque
 from quantcli.schemes.scaled import Scaled
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
-from quantcli.virtual import transposed
+from quantcli.virtual import by_row, transposed
 
 #: What `--lossless` accepts.
 LOSSLESS = {"exact": Grade.EXACT, "codes": Grade.CODES_EXACT}
@@ -48,6 +48,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     if not source.config and not source.metadata:
         lack = "no keys (general.architecture)" if source.names == "gguf" else "no config.json"
         raise NotPossible(f"{source.root}: has {lack}, which every output needs; inspect and diff do without.")
+    _refuse_unusable(source)
     before = stamps(source)
     target = TARGETS[request.target]()
     matrix, idle = importance(request)
@@ -73,7 +74,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
-        _refuse_lossy(steps, request.lossless, target)
+        _refuse_lossy(source, steps, request.lossless, target)
     steps = together(steps) if target.label == "hf" else steps
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
     if target.label == "gguf" and (source.names == "gguf" or any(not isinstance(s.scheme, Dense) for s in steps)):
@@ -99,6 +100,16 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         )
     said = chosen.beside.said(steps, chosen.of)
     return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left), said)
+
+
+def _refuse_unusable(source: Checkpoint) -> None:
+    """Raise `NotPossible` for the first weight that no output is made of: its codes have lost their scales."""
+    for weight in source.weights.values():
+        if (reason := weight.scheme.refusal) is not None:
+            stored = next(iter(weight.parts.values()))
+            raise NotPossible(
+                f"{stored.file}: tensor {weight.name}: {reason}. Dequantize the model with the tool that wrote it."
+            )
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
@@ -189,6 +200,10 @@ class _Chooser:
             weight = transposed(weight, draft.rows, draft.shape)
             draft = replace(draft, weight=weight, rows=None, shape=weight.shape, turned=False)
             source = weight.scheme
+        if source != scheme and len(weight.shape) > 2:
+            # So that slabs stay small where a whole matrix of a stack has one scale.
+            weight = by_row(weight)
+            draft = draft if weight is draft.weight else replace(draft, weight=weight)
         via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
         origin = weight.made_of if isinstance(scheme, Dense) else None
         route, grade = choose(origin or source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
@@ -213,7 +228,7 @@ class _Chooser:
     def _scale_dtype(self, draft: Draft, own: str | None) -> str:
         """Of MLX scales: as asked, else the source's own (of a repack), else the output's dense dtype."""
         usable = ("f16", "bf16", "f32")
-        choices = (self.request.scale_dtype, own, draft.dense, "f32")
+        choices = (self.request.scale_dtype, own, draft.scales or draft.dense, "f32")
         return next(c for c in choices if c in usable)
 
     def _gridded(self, draft: Draft, wanted: Scheme, decision: Decision) -> Step:
@@ -253,6 +268,7 @@ class _Chooser:
         if decision.origin <= Origin.RECIPE:
             if isinstance(source, Opaque):
                 raise _undecoded(draft, source, wanted, decision.reason)
+            finite.refuse(self.source, draft.weight)
             raise NotPossible(
                 f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
                 f"{grade}; --allow-requantize rounds it again."
@@ -293,6 +309,7 @@ class _Chooser:
         groups = "" if is_grouped else ", whose scales follow no groups along rows,"
         what = f"{source.name}{groups} has no exact place in {self.target.label}"
         if choice == "none":
+            finite.refuse(self.source, draft.weight)
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
         if choice == "auto":
             usable = [s for s in holders if s == asked_for]
@@ -332,11 +349,14 @@ def _who_has(scheme: str) -> str | None:
     return f"{' and '.join(having)} {'has' if len(having) == 1 else 'have'} it" if having else None
 
 
-def _refuse_lossy(steps: Iterable[Step], word: str, target: Target) -> None:
+def _refuse_lossy(source: Checkpoint, steps: Iterable[Step], word: str, target: Target) -> None:
     allowed = LOSSLESS[word]
     worse = [step for step in steps if step.grade > allowed]
     if not worse:
         return
+    for step in worse[:3]:
+        if step.route is Route.REPACK or step.wanted is not None:
+            finite.refuse(source, step.draft.weight)  # scales that are no numbers fit nowhere
     named = "; ".join(f"{s.name} ({s.route} to {s.scheme.name}: {s.grade})" for s in worse[:3])
     ways = dict.fromkeys(_what_would_fit(step, allowed, target) for step in worse[:3])
     raise NotPossible(f"--lossless {word}: {len(worse)} weights would not be {allowed}: {named}. {' '.join(ways)}")

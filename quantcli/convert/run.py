@@ -22,14 +22,15 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import DTYPES, FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
+from quantcli.arrays import DTYPES, Array, Device, nonfinite, to_float32
+from quantcli.convert import finite
 from quantcli.convert.measure import difference
-from quantcli.convert.routes import Route, carry, values_of
+from quantcli.convert.routes import Route, carry, take_codes, values_of
 from quantcli.convert.slabs import GPU_ELEMENTS, Slab, cut, is_blocked, is_strided, place, read, rowwise, work_bytes
 from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import Workplace, surroundings
-from quantcli.errors import BadInput, NotPossible, Surroundings
+from quantcli.errors import NotPossible, Surroundings
 from quantcli.schemes.base import DoesNotFit, Error, Grade, Importance, Parts
 from quantcli.schemes.dense import Dense
 
@@ -102,6 +103,7 @@ class _Work:
     def __init__(self, plan: Plan, place_of: Workplace, resources: Resources, progress: Progress) -> None:
         self.plan, self.place_of, self.resources, self.progress = plan, place_of, resources, progress
         self.slots = {slot: (file.name, offset) for file in plan.files for slot, offset in file.slots.items()}
+        self.allowed = plan.request.allow_nonfinite
         self.ready = Ready(resources)
         self.computing = threading.Lock() if resources.device is Device.MLX else contextlib.nullcontext()
 
@@ -157,16 +159,15 @@ class _Work:
             return self._copied(step, slab, slab.part)
         with surroundings(source_file(step)):
             parts, rows = read(step.draft, slab)
-        self._check_finite(step, parts)
+        finite.check(self.plan.source, step, parts, self.allowed)
         try:
             step = self.ready.of(step)
             with self.computing:
                 made, error = make(step, slab, parts, rows, self.resources.device, self.plan.request.search)
         except DoesNotFit as reason:
-            self._check_finite(step, parts, always=True)
+            finite.refuse(self.plan.source, step.draft.weight, None if self.allowed else step)
             raise NotPossible(f"{step.name}: {reason}; {_way_out(step)}") from None
         if not np.isfinite(error.reference) or (step.route is Route.DEQUANTIZE and nonfinite(made["weight"])):
-            self._check_finite(step, parts, always=True)
             error = self._finite_error(step, parts, made, rows)
         self._write(step, slab, made)
         return error
@@ -188,7 +189,7 @@ class _Work:
         stored = step.draft.weight.parts[part]
         with surroundings(stored.file):
             data = stored.read_bytes(slab.start, slab.stop)
-        self._check_finite(step, {part: data.view(numpy_dtype(stored.dtype)) if stored.dtype in FLOATS else data})
+        finite.check(self.plan.source, step, {part: finite.typed(data, stored.dtype)}, self.allowed)
         name, offset = self.slots[(step.name, part)]
         self.place_of.write(name, offset + slab.start, data.data)
         self.progress(data.nbytes, step.name)
@@ -201,32 +202,19 @@ class _Work:
         return Error()
 
     def _finite_error(self, step: Step, parts: Parts, made: Parts, rows: NDArray[np.int64] | None) -> Error:
-        """Of a dense weight whose NaN and Inf are copied, between the values that are finite."""
+        """Between the values that are finite, where NaN and Inf are copied; raises where they may not be or are new."""
         assert step.draft.weight is not None
         source = step.draft.weight.scheme
-        if not isinstance(source, Dense):
-            raise NotPossible(f"{step.name}: its scales make Inf of its values, which are {source.values_dtype}.")
-        if not nonfinite(parts["weight"]):
-            raise NotPossible(f"{step.name}: holds values beyond float32, in which everything is computed.")
-        values = to_float32(parts["weight"])
+        if not finite.carried(step, self.allowed):
+            finite.refuse(self.plan.source, step.draft.weight, step)
+        if not any(source.nonfinite(name, array) for name, array in parts.items()):
+            held = "float32, in which everything is computed" if isinstance(source, Dense) else source.values_dtype
+            raise NotPossible(f"{step.name}: holds values beyond {held}.")
+        if step.route is Route.REPACK:
+            codes = source.codes(parts) if rows is None else take_codes(source.codes(parts), rows)
+            return difference(codes.values(), step.scheme.codes(made).values())
+        values = to_float32(parts["weight"]) if isinstance(source, Dense) else source.decode(parts)
         return difference(values if rows is None else values[rows], step.scheme.decode(made))
-
-    def _check_finite(self, step: Step, parts: Parts, always: bool = False) -> None:
-        """Refuse NaN and Inf among floats; those of a dense weight that is quantized show in its encoder's error."""
-        weight = step.draft.weight
-        assert weight is not None
-        is_dense = isinstance(weight.scheme, Dense)
-        if is_dense and (self.plan.request.allow_nonfinite and step.route in (Route.COPY, Route.CAST)):
-            return
-        if is_dense and step.route is Route.QUANTIZE and not always:
-            return
-        for name, array in parts.items():
-            if weight.scheme.nonfinite(name, array):
-                stored = weight.parts[name]
-                is_copied = step.route in (Route.COPY, Route.CAST)
-                way = "--allow-nonfinite" + ("" if is_copied else f" with --override '{step.name}=keep'")
-                hint = f"{way} copies it as it is" if is_dense else "such a weight means nothing"
-                raise BadInput(f"{stored.file}: tensor {stored.name}: holds {_which(array)}; {hint}.")
 
 
 def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[Slab]:
@@ -306,12 +294,6 @@ def stored_bytes(step: Step) -> int:
     """Bytes of a weight in the output."""
     layout = step.scheme.layout(step.draft.shape)
     return sum(math.prod(spec.shape) * DTYPES[spec.dtype].bits // 8 for spec in layout.values())
-
-
-def _which(array: Array) -> str:
-    if array.dtype.kind == "u":
-        return "codes of NaN or Inf"
-    return "NaN" if bool(np.isnan(array.astype(np.float64)).any()) else "Inf"
 
 
 def _way_out(step: Step) -> str:

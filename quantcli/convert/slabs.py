@@ -68,7 +68,13 @@ def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | Non
     """
     if route is Route.COPY and draft.rows is None and _is_stored(draft):
         assert draft.weight is not None
-        return [slab for name, part in draft.weight.parts.items() for slab in _byte_ranges(name, part.nbytes, budget)]
+        return [
+            slab
+            for name, part in draft.weight.parts.items()
+            for slab in _byte_ranges(
+                name, part.nbytes, budget, draft.weight.scheme.unit(name) * DTYPES[part.dtype].bits // 8
+            )
+        ]
     if draft.weight is None or len(draft.shape) < 2:
         return [Slab(0, matrix_shape(draft.shape)[0])]
     rows, columns = matrix_shape(draft.shape)
@@ -82,8 +88,11 @@ def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | Non
     return [Slab(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def _byte_ranges(part: str, size: int, budget: int) -> Iterator[Slab]:
-    step = max(4096, budget // 2 // 4096 * 4096)
+def _byte_ranges(part: str, size: int, budget: int, unit: int) -> Iterator[Slab]:
+    """Ranges of whole pages, and of whole units of so many bytes, which no range cuts."""
+    whole = math.lcm(4096, max(1, unit))
+    whole = whole if whole <= budget // 2 else max(1, unit)
+    step = max(whole, budget // 2 // whole * whole)
     return (Slab(start, min(start + step, size), part) for start in range(0, size, step))
 
 

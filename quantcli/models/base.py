@@ -10,6 +10,9 @@ suffixes (`""`: the patterns are whole names):
     Tensor("layers.{i}.experts.{e}.up_proj", "blk.{i}.ffn_up_exps", mlx="layers.{i}.switch_mlp.up_proj")
         a dialect whose pattern has `{e}` stores one tensor an expert, one without has them stacked: (experts, out, in)
 
+    Tensor("layers.{i}.experts.gate_up_proj", "blk.{i}.ffn_up_exps", (Share(1, 2),), read_only=True)
+        another way in which Hugging Face's folders have the tensor of the row above: it is read, not written
+
 Operations are listed in the order that leads from Hugging Face's arrangement to GGUF's (`mlx_ops`: to MLX's); the way
 back follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take`.
 """
@@ -43,7 +46,8 @@ class Tensor:
     """One row of the table. mlx: its pattern in MLX folders, None: as in Hugging Face's.
 
     optional: models do without it. f32: it stays float32 in every dialect. beside: of several rows with one GGUF name,
-    this one is meant where that GGUF tensor (a pattern) is there too.
+    this one is meant where that GGUF tensor (a pattern) is there too. read_only: Hugging Face's folders may have this
+    in place of the tensor of the row with the same GGUF pattern; `hf` is its whole name, `ops` lead from here to there.
     """
 
     hf: str
@@ -55,6 +59,7 @@ class Tensor:
     optional: bool = False
     f32: bool = False
     beside: str | None = None
+    read_only: bool = False
 
     @property
     def role(self) -> str:
@@ -83,7 +88,8 @@ class Found:
         pattern = self.row.pattern(dialect)
         layer, number = str(self.layer), str(self.expert if expert is None else expert)
         filled = pattern.replace("{i}", layer).replace("{e}", number)
-        return f"{filled}.{self.suffix}" if self.suffix else filled
+        is_whole = not self.suffix or (self.row.read_only and dialect == "hf")
+        return filled if is_whole else f"{filled}.{self.suffix}"
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ class Architecture:
         tables: dict[str, dict[str, list[tuple[Tensor, str]]]] = {dialect: {} for dialect in DIALECTS}
         for dialect, table in tables.items():
             for row in self.tensors:
-                for suffix in row.suffixes:
-                    pattern = f"{row.pattern(dialect)}.{suffix}".removesuffix(".")
+                for suffix in row.suffixes if dialect == "hf" or not row.read_only else ():
+                    pattern = row.hf if row.read_only else f"{row.pattern(dialect)}.{suffix}".removesuffix(".")
                     table.setdefault(pattern, []).append((row, suffix))
         return tables
 
@@ -165,6 +171,10 @@ class Architecture:
             pattern = NUMBER.sub(mark, pattern, count=1)
         layer, expert = (*map(int, numbers), None, None)[:2]
         return [Found(row, suffix, layer, expert) for row, suffix in self._rows[dialect].get(pattern, ())]
+
+    def written(self, row: Tensor) -> Tensor:
+        """The row itself, or the one in place of which Hugging Face's folders may have it."""
+        return next(r for r in self.tensors if r.gguf == row.gguf and not r.read_only) if row.read_only else row
 
     def agrees(self, one: str, other: str) -> bool:
         """Whether two dialects have the same names and arrangements for all tensors."""
@@ -199,12 +209,16 @@ class Architecture:
 
     def missing(self, names: Collection[str], layers: int, dialect: str = "hf") -> str | None:
         """The first tensor of a dialect that a model of so many layers cannot do without and that is not there."""
-        wanted = (row for row in self.tensors if not row.optional and "bias" not in row.suffixes[:1])
+        others = [row for row in self.tensors if row.read_only]
+        wanted = (
+            row for row in self.tensors if not row.optional and "bias" not in row.suffixes[:1] and row not in others
+        )
         for row in wanted:
             numbers = range(layers) if "{i}" in row.hf else (None,)
             for number in numbers:
                 name = Found(row, row.suffixes[0], number, 0).name(dialect)
-                if name not in names:
+                also = (Found(other, "", number).name("hf") for other in others if other.gguf == row.gguf)
+                if name not in names and not (dialect == "hf" and any(one in names for one in also)):
                     return name
         return None
 

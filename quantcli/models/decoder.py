@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantcli.models.base import Tensor
-from quantcli.models.ops import Op, PermuteRows
+from quantcli.models.ops import Op, PermuteRows, Share
 
 LAYER, BLOCK = "model.layers.{i}", "blk.{i}"
 
@@ -74,13 +74,31 @@ def experts(names: Mapping[str, str], *, hf: str = "mlp.experts", mlx: str = "ml
 
     names: an expert's module in Hugging Face's dialect -> (`gate`, `up` or `down`).
     """
-    return tuple(
+    apart = tuple(
         Tensor(
             f"{LAYER}.{hf}.{{e}}.{name}", f"{BLOCK}.ffn_{kind}_exps", mlx=f"{LAYER}.{mlx}.{kind}_proj",
             suffixes=("weight",), optional=True,
         )
         for name, kind in names.items()
     )  # fmt: skip
+    return (*apart, *fused_experts(hf))
+
+
+def fused_experts(hf: str) -> tuple[Tensor, ...]:
+    """Routed experts as transformers 5 holds them: stacked parameters, gate and up one after the other in one."""
+    return tuple(
+        Tensor(
+            f"{LAYER}.{hf}.{name}", f"{BLOCK}.ffn_{kind}_exps", ops, ("weight",), optional=True, read_only=True
+        )
+        for name, kind, ops in FUSED_EXPERTS
+    )  # fmt: skip
+
+
+FUSED_EXPERTS: tuple[tuple[str, str, tuple[Op, ...]], ...] = (
+    ("gate_up_proj", "gate", (Share(0, 2),)),
+    ("gate_up_proj", "up", (Share(1, 2),)),
+    ("down_proj", "down", ()),
+)
 
 
 #: The modules of an expert under the names of most families.

@@ -3,8 +3,19 @@
 Source: llama.cpp's conversion of MixtralForCausalLM; mlx-lm's mixtral.
 """
 
-from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, PRE_NORMS, attention, ends, experts, norm_rows, rows
+from quantcli.models.base import Architecture, Tensor
+from quantcli.models.decoder import (
+    BLOCK,
+    INVERSE_FREQUENCIES,
+    LAYER,
+    PRE_NORMS,
+    attention,
+    ends,
+    experts,
+    fused_experts,
+    norm_rows,
+    rows,
+)
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, expert_keys
 from quantcli.models.stored import Setting
 
@@ -30,6 +41,9 @@ MIXTRAL = Architecture(
         *attention(permute=True),
         *rows({f"{MOE}.gate": "ffn_gate_inp"}),
         *experts({"w1": "gate", "w3": "up", "w2": "down"}, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp"),
+        # In transformers 5 the module has another name, which folders of its own making may keep.
+        *fused_experts("mlp.experts"),
+        Tensor(f"{LAYER}.mlp.gate.weight", f"{BLOCK}.ffn_gate_inp", suffixes=("weight",), read_only=True),
     ),
     dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,

@@ -1,6 +1,6 @@
 """Operations between a tensor's arrangement in one dialect and in another; each is tiny and can be undone.
 
-    row operations     gather rows of each matrix      PermuteRows  GroupQkv  Take
+    row operations     gather rows of each matrix      PermuteRows  GroupQkv  Take  Share
     shape operations   move no byte                    PerHead  SingleRow  DropAxis  MoveAxis
     value operations   change values or the last axis  AddOne  NegExp  Transpose
 
@@ -115,6 +115,24 @@ class Take:
         if not 0 <= start <= stop <= rows or rows % self.step:
             raise BadInput(f"{rows} rows cannot be split at {start} and {stop} in steps of {self.step}.")
         return np.arange(start, stop, self.step, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of `count` equal parts of the rows of each matrix, of gate and up one after the other: `at` counts from 0.
+
+    >>> Share(1, 2).index(6, None).tolist()
+    [3, 4, 5]
+    """
+
+    at: int
+    count: int
+
+    def index(self, rows: int, hyperparameters: Hyperparameters | None) -> Rows:
+        if rows % self.count:
+            raise BadInput(f"{rows} rows cannot be split into {self.count} equal parts.")
+        each = rows // self.count
+        return np.arange(self.at * each, (self.at + 1) * each, dtype=np.int64)
 
 
 @dataclass(frozen=True)

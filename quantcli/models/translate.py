@@ -24,7 +24,7 @@ from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.ops import Op, RowOp, Rows, Shape, ShapeOp, Take, Transpose, ValueOp
 from quantcli.schemes.base import matrix_shape
 from quantcli.schemes.dense import Dense
-from quantcli.virtual import Compute, flattened, join, made, reshaped, section, transposed
+from quantcli.virtual import Compute, by_row, flattened, join, made, reshaped, section, transposed
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,15 @@ class Translation:
 
     def _targets(self, found: Found, weight: Weight) -> list[tuple[str, _Source]]:
         """The target tensors that a source tensor is, or is part of."""
-        stacked, apart = ("{e}" not in found.row.pattern(d) for d in (self.source, self.target))
+        made = self._made(found)
+        stacked, apart = "{e}" not in found.row.pattern(self.source), "{e}" not in made.row.pattern(self.target)
         if apart or not stacked:
-            return [(found.name(self.target), _Source(found, weight, None))]
-        return [(found.name(self.target, e), _Source(found, weight, e)) for e in range(weight.shape[0])]
+            return [(made.name(self.target), _Source(found, weight, None))]
+        return [(made.name(self.target, e), _Source(found, weight, e)) for e in range(weight.shape[0])]
+
+    def _made(self, found: Found) -> Found:
+        """What a source tensor becomes: of another way to store it the row of the table that is written."""
+        return replace(found, row=self.architecture.written(found.row))
 
     def _translated(self, name: str, sources: list[_Source]) -> Translated:
         rows = {source.found.row: None for source in sources}
@@ -104,7 +109,7 @@ class Translation:
             arranged = self._arranged(gathered)
         except BadInput as error:
             raise BadInput(f"{self.label}: tensor {sources[0].weight.name}: {error}") from None
-        return Translated(name, sources[0].found, arranged)
+        return Translated(name, self._made(sources[0].found), arranged)
 
     def _gathered(self, sources: Sequence[_Source]) -> Arranged:
         """The experts of one row of the table: one of them, or all stacked."""
@@ -112,9 +117,9 @@ class Translation:
         if first.expert is not None:
             rows = math.prod(first.weight.shape[1:-1])
             start = first.expert * rows
-            cut = section(first.weight, start, start + rows)
-            shape = first.weight.shape[1:]
-            return Arranged(cut, None, shape) if cut else Arranged(first.weight, np.arange(start, start + rows), shape)
+            weight, shape = by_row(first.weight), first.weight.shape[1:]
+            cut = section(weight, start, start + rows)
+            return Arranged(cut, None, shape) if cut else Arranged(weight, np.arange(start, start + rows), shape)
         if first.found.expert is None or "{e}" in first.found.row.pattern(self.target):
             return Arranged.of(first.weight)
         weights = self._all_experts(sources)
@@ -136,10 +141,11 @@ class Translation:
 
     def _arranged(self, gathered: dict[Tensor, Arranged]) -> Arranged:
         """From the source's arrangement to the target's."""
-        shared = {row: _shared(row.ops_to(self.source), row.ops_to(self.target)) for row in gathered}
-        undo = {row: row.ops_to(self.source)[shared[row] :] for row in gathered}
+        ops = {row: self._ops(row) for row in gathered}
+        shared = {row: _shared(*both) for row, both in ops.items()}
+        undo = {row: ops[row][0][shared[row] :] for row in gathered}
         row = next(iter(gathered))
-        do = row.ops_to(self.target)[shared[row] :]
+        do = ops[row][1][shared[row] :]
         vector = _is_vector(row, gathered[row].shape) and any(isinstance(op, RowOp) for op in (*do, *undo[row]))
         if vector:
             gathered = {r: _columns(tensor) for r, tensor in gathered.items()}
@@ -147,6 +153,12 @@ class Translation:
         for op in do:
             arranged = self._done(op, arranged)
         return _settled(replace(arranged, shape=arranged.shape[:-1]) if vector else arranged)
+
+    def _ops(self, row: Tensor) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+        """The operations from what Hugging Face's dialect writes to the source's and to the target's arrangement."""
+        if row.read_only:
+            return (), (*row.ops, *self.architecture.written(row).ops_to(self.target))
+        return row.ops_to(self.source), row.ops_to(self.target)
 
     def _undone(self, members: dict[Tensor, tuple[Arranged, tuple[Op, ...]]]) -> Arranged:
         """Undo each row's operations; those that split a tensor are undone together."""

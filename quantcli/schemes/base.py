@@ -60,7 +60,8 @@ class PartSpec:
     `axis` is the axis that runs along the weight's rows: `rows` rows of the weight are `indices` indices of it (AWQ
     packs 8 rows into one word along axis 1: rows=8, indices=1). None: no row range cuts this part, it is then whole.
     A vector is a matrix of one row, so axis 1 runs along it. With axis 0 the part's leading axes (all but its last)
-    are flattened as the weight's are.
+    are flattened as the weight's are. `block`: rows of one index where the last of the `indices` stands for fewer; 0
+    where all stand for as many.
     """
 
     dtype: str
@@ -68,6 +69,7 @@ class PartSpec:
     axis: int | None = 0
     rows: int = 1
     indices: int = 1
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,15 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1]
 
 
+def stacked_rows(rows: NDArray[np.int64], each: int, shared: int) -> NDArray[np.int64]:
+    """The block of rows that each row lies in, in a stack of matrices of `each` rows; a block has `shared` at most.
+
+    >>> stacked_rows(np.arange(10), 5, 2).tolist()
+    [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
+    """
+    return rows // each * -(-each // shared) + rows % each // shared
+
+
 class Scheme:
     """A number format with its parameters; subclasses are frozen dataclasses, equal only with equal families.
 
@@ -228,6 +239,14 @@ class Scheme:
 
     #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
     in_kernels = True
+
+    #: Whether `decode` gives values; else weights are listed, and compared byte by byte.
+    decodes = True
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no output is made of a weight that is stored so, as a clause; None where one is."""
+        return None
 
     @property
     def codes_part(self) -> str | None:
@@ -370,6 +389,10 @@ class Scheme:
         from quantcli.arrays import FLOATS, dtype_name
 
         return dtype_name(array.dtype) in FLOATS and nonfinite(array)
+
+    def unit(self, part: str) -> int:
+        """Elements of a stored part that `nonfinite` looks at together: the bytes of a block, else one."""
+        return 1
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         """Stored bits over elements, scales and biases included."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
 from quantcli.containers.ggml_types import BY_NAME, GgmlType, row_bytes
 from quantcli.kernels.compiling import on_behalf_of
+from quantcli.schemes import ggml_scales
 from quantcli.schemes.base import DoesNotFit, Error, Importance, Parts, PartSpec, Scheme, matrix_shape
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ class Ggml(Scheme):
         from quantcli.schemes import best
 
         return self.type in best.SEARCHES
+
+    def nonfinite(self, part: str, array: Array) -> bool:
+        return ggml_scales.nonfinite(self.type, array)
+
+    def unit(self, part: str) -> int:
+        return self.ggml_type.block_bytes
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         columns, size = matrix_shape(shape)[1], self.ggml_type.block_size

@@ -60,6 +60,9 @@ class WithGlobal(Scheme):
     def nonfinite(self, part: str, array: Array) -> bool:
         return super().nonfinite(part, array) if part == "global" else self.inner.nonfinite(part, array)
 
+    def unit(self, part: str) -> int:
+        return 1 if part == "global" else self.inner.unit(part)
+
     def grid(self) -> Grid | None:
         """NVFP4's: of other types a scale times the global one is rounded, and so are values then."""
         return replace(NVFP4.grid(), scale_dtype="f32") if self.inner == NVFP4 else None

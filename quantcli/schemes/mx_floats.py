@@ -17,6 +17,7 @@ the values to the output's dense dtype first.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,9 +130,7 @@ class MxFloat(Scheme):
 
     def nonfinite(self, part: str, array: Array) -> bool:
         table = self.facts.scales if part == "scales" else self.facts.table
-        odd = [code for code in range(len(table)) if not np.isfinite(table[code])]
-        stored = array.view(np.uint8)
-        return any(bool((stored == code).any()) for code in odd)
+        return holds_nonfinite(array.view(np.uint8), table)
 
     def grid(self) -> Grid:
         return Grid(self.facts.bits, self.facts.group, self.facts.scale_dtype, table=self.facts.table)
@@ -197,6 +196,15 @@ class MxFloat(Scheme):
     def _tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The values of codes and of scale bytes."""
         return np.array(self.facts.table, np.float32), np.array(self.facts.scales, np.float32)
+
+
+def holds_nonfinite(codes: NDArray[np.uint8], table: tuple[float, ...]) -> bool:
+    """Whether some byte is the code of NaN or Inf in a table of all codes."""
+    odd = [code for code in range(len(table)) if not math.isfinite(table[code])]
+    half = len(table) // 2
+    if odd and odd == [*range(odd[0], half), *range(half + odd[0], len(table))]:
+        return bool((codes & np.uint8(half - 1) >= odd[0]).any())
+    return any(bool((codes == code).any()) for code in odd)
 
 
 def small_floats_fit(grid: Grid, name: str, table: tuple[float, ...], group: int, scale_dtype: str) -> Grade | str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, Device
 from quantcli.containers.ggml_types import BY_NAME
 from quantcli.errors import NotPossible
+from quantcli.schemes import ggml_scales
 from quantcli.schemes.base import Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 
 
@@ -29,6 +30,7 @@ class Opaque(Scheme):
     type_id: int | None = None
     big_endian: bool = False
     family = "ggml"
+    decodes = False
 
     @property
     def name(self) -> str:
@@ -37,6 +39,12 @@ class Opaque(Scheme):
     @property
     def rounding(self) -> float:
         raise self._refusal()
+
+    def nonfinite(self, part: str, array: Array) -> bool:
+        return self.span is None and not self.big_endian and ggml_scales.nonfinite(self.type_name, array)
+
+    def unit(self, part: str) -> int:
+        return 1 if self.span is not None else BY_NAME[self.type_name].block_bytes
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         return f"{self.name} is not written yet"

@@ -8,6 +8,8 @@
     group     `columns` of a row        (rows, groups), or turned (groups, rows); the last group may be cut off
     block     `rows` x `columns`        (blocks of rows, blocks of columns); those at the edges may be cut off
 
+Of stacked matrices (experts, rows, columns) each has its own: the array's first axis is theirs.
+
 These layouts are read and copied; those that are written too go on in written.py. Each tool's file states its packing.
 """
 
@@ -21,11 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
-from quantcli.schemes.base import Codes, DoesNotFit, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, DoesNotFit, Grid, Parts, PartSpec, Scheme, stacked_rows
 from quantcli.schemes.minmax import rounded
-from quantcli.schemes.mx_floats import E8M0
+from quantcli.schemes.mx_floats import E8M0, holds_nonfinite
 
 Floats = NDArray[np.float32]
+
+#: A slab holds whole blocks of so many rows at most; scales that more rows share are read as one for each row.
+MOST_ROWS = 256
 
 #: Stored dtypes of scales that are powers of two, one byte: 2 ** (byte - 127), 255 is NaN.
 POWERS = ("u8", "f8_e8m0")
@@ -48,6 +53,8 @@ class Scales:
 
     rows: how many rows share one, None for all. columns: how many values of a row share one, None for all.
     rank: of the stored array. turned: groups along its first axis. powers: all are powers of two, whatever the dtype.
+    stacked: rows of each of the matrices that the weight is a stack of, with scales of its own; 0 for one matrix.
+    single: all of the stack shares one. each_row: there is an entry for each row, those that rows share repeated.
     """
 
     dtype: str
@@ -56,28 +63,71 @@ class Scales:
     rank: int = 2
     turned: bool = False
     powers: bool = False
+    stacked: int = 0
+    single: bool = False
+    each_row: bool = False
 
     def spec(self, shape: tuple[int, ...], dtype: str | None = None) -> PartSpec:
         """How the array of a weight of this shape is stored; with `dtype` an array of another dtype beside it."""
         dtype = dtype or self.dtype
-        if self.rows is None:
+        if self.each_row:
+            return PartSpec(dtype, (math.prod(shape[:-1]), self._groups(shape[-1])))
+        if self.is_one:
             return PartSpec(dtype, (1,) * self.rank, axis=None)
-        blocks, groups = -(-shape[0] // self.rows), -(-shape[1] // (self.columns or shape[1]))
+        if self.stacked:
+            return self._stacked_spec(shape, dtype)
+        assert self.rows is not None
+        blocks, groups = -(-shape[0] // self.rows), self._groups(shape[1])
         if self.rank == 1:
             return PartSpec(dtype, (blocks,), axis=1, rows=self.rows)
         if self.turned:
             return PartSpec(dtype, (groups, blocks), axis=1, rows=self.rows)
         return PartSpec(dtype, (blocks, groups), rows=self.rows)
 
+    def _groups(self, columns: int) -> int:
+        return -(-columns // (self.columns or columns))
+
+    @property
+    def is_one(self) -> bool:
+        """Whether all values share one scale."""
+        return self.single or (self.rows is None and not self.stacked)
+
+    @property
+    def shared_rows(self) -> int:
+        """Rows of one of the stacked matrices that share a scale."""
+        return min(self.rows or self.stacked, self.stacked)
+
+    def _stacked_spec(self, shape: tuple[int, ...], dtype: str) -> PartSpec:
+        """Of stacked matrices; where the last block of rows is cut off, no range but whole matrices can be cut out."""
+        blocks = -(-self.stacked // self.shared_rows)
+        if self.rank == 1:
+            return PartSpec(dtype, shape[:1], axis=1, rows=self.stacked)
+        stored = (*shape[:-2], blocks, self._groups(shape[-1]))
+        if self.is_even:
+            return PartSpec(dtype, stored, rows=self.shared_rows)
+        return PartSpec(dtype, stored, rows=self.stacked, indices=blocks, block=self.shared_rows)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether blocks of rows fill each of the stacked matrices."""
+        return not self.stacked or self.stacked % self.shared_rows == 0
+
     def spread(self, stored: Array, rows: int) -> Array:
         """(rows, groups) of a slab's stored array, its dtype kept: one entry a row."""
-        if self.rows is None:
+        if self.each_row:
+            return stored
+        if self.is_one:
             return np.broadcast_to(stored.reshape(1, 1), (rows, 1))
+        if self.stacked:
+            stored = stored.reshape(-1, 1) if self.rank == 1 else stored
+            index = stacked_rows(np.arange(rows), self.stacked, self.shared_rows)
+            return stored if self.shared_rows == 1 else stored[index]
         if self.rank == 1:
             stored = stored.reshape(-1, 1)
         elif self.turned:
             stored = np.ascontiguousarray(stored.T)
-        return stored if self.rows == 1 else np.repeat(stored, self.rows, axis=0)[:rows]
+        shared = self.rows or 1
+        return stored if shared == 1 else np.repeat(stored, shared, axis=0)[:rows]
 
     @property
     def grid_dtype(self) -> str:
@@ -90,9 +140,13 @@ class Scales:
 
         >>> [Scales("f32", *shared).suffix for shared in ((None, None), (1, None), (1, 64), (128, 128), (64, 128))]
         ['-tensor', '-channel', '-g64', '-block128', '-block64x128']
+        >>> Scales("f32", 64, None, rank=3, stacked=128).suffix
+        '-rows64'
         """
         if self.rows is None:
             return "-tensor"
+        if self.rows > 1 and self.columns is None:
+            return f"-rows{self.rows}"
         if self.rows == 1:
             return "-channel" if self.columns is None else f"-g{self.columns}"
         return f"-block{self.rows}" if self.rows == self.columns else f"-block{self.rows}x{self.columns}"
@@ -191,9 +245,11 @@ class Scaled(Scheme):
         return even_rounding(self.code_bits, self.group if self.scales.rows else 1 << 20, self.zero is not None)
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        if len(shape) != 2:
+        if self.scales.stacked and (len(shape) != 3 or shape[1] != self.scales.stacked):
+            return f"is no stack of matrices of {self.scales.stacked} rows"
+        if not self.scales.stacked and len(shape) != 2:
             return f"has {len(shape)} dimensions, {self.family}'s layout holds matrices"
-        return None if shape[1] == self.columns else f"has rows of {shape[1]}, not of {self.columns}"
+        return None if shape[-1] == self.columns else f"has rows of {shape[-1]}, not of {self.columns}"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         parts = self.packing(shape) | {"scales": self.scales_spec(shape)}
@@ -239,9 +295,7 @@ class Scaled(Scheme):
 
     def nonfinite(self, part: str, array: Array) -> bool:
         if part == self.codes_part and self.table is not None:
-            odd = [code for code, value in enumerate(self.table) if not np.isfinite(value)]
-            stored = array.view(np.uint8)
-            return any(bool((stored == code).any()) for code in odd)
+            return holds_nonfinite(array.view(np.uint8), self.table)
         if part == "scales" and self.scales.dtype in POWERS:
             return bool((array.view(np.uint8) == 255).any())
         if part == "scales" and self.scales.dtype == "f8_e4m3":
@@ -275,6 +329,16 @@ class Scaled(Scheme):
 
     def bare(self) -> Scheme:
         return replace(self, extras=()) if self.extras else self
+
+    def by_row(self) -> Scheme | None:
+        shared = self.scales
+        if (
+            shared.stacked
+            and not shared.single
+            and (shared.rows is None or shared.rows > MOST_ROWS or not shared.is_even)
+        ):
+            return replace(self, scales=replace(self.scales, each_row=True))
+        return None
 
 
 _FLOAT_NAMES = tuple(numpy_dtype(name).name if name != "bf16" else "bfloat16" for name in FLOATS)

@@ -4,7 +4,6 @@
     scales   u8 (rows, columns / 32)           E8M0: 2 ** (byte - 127);  MXFP4, MXFP6
              f8_e4m3 (rows, columns / 16)      NVFP4
     global   f32 () or (1,)                    NVFP4: one for the weight; it divides the scales or multiplies them
-                                               (of stacked weights an entry for each row)
 
     E2M1   s ee m     bias 1: 0 .5 1 1.5 2 3 4 6         E2M3   s ee mmm   bias 1, the largest is 7.5
                                                          E3M2   s eee mm   bias 3, the largest is 28
@@ -97,14 +96,18 @@ class SmallFloat(Written):
         return NVFP4_ROUNDING if self.divides is not None else ELEMENTS[self.element][2]
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        if self.divides is not None and not self.each_row and math.prod(self.global_shape) != 1:
-            return f"has {math.prod(self.global_shape)} global scales, one is needed"
+        count = 1 if self.divides is None or self.each_row else math.prod(self.global_shape)
+        if count != 1 and not (self.scales.stacked and shape[:1] == (count,)):
+            return f"has {count} global scales, one is needed"
         return super().unfit(shape) or divides(self.scales, shape)
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
-        parts = {"weight": PartSpec("u8", (shape[0], shape[1] * self.code_bits // 8))}
+        parts = {"weight": PartSpec("u8", (*shape[:-1], shape[-1] * self.code_bits // 8))}
         if self.each_row:
-            parts["global"] = PartSpec(self.global_dtype, (shape[0], 1))
+            parts["global"] = PartSpec(self.global_dtype, (math.prod(shape[:-1]), 1))
+        elif self.divides is not None and math.prod(self.global_shape) > 1:
+            axis = 1 if len(self.global_shape) == 1 else 0
+            parts["global"] = PartSpec(self.global_dtype, self.global_shape, axis, rows=self.scales.stacked)
         elif self.divides is not None:
             parts["global"] = PartSpec(self.global_dtype, self.global_shape, axis=None)
         return parts
@@ -126,6 +129,8 @@ class SmallFloat(Written):
         if self.divides is None:
             return scales
         whole = to_float32(parts["global"]).reshape(-1, 1)
+        if self.scales.stacked and not self.each_row and len(whole) > 1:
+            whole = np.repeat(whole, self.scales.stacked, axis=0)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             found: Floats = scales / whole if self.divides else scales * whole
         return found

@@ -19,6 +19,7 @@ from quantcli.schemes.awq import BITS, ROWS_PER_WORD, Awq
 from quantcli.schemes.awq_gemv import FAST_ROWS, MULTIPLES, AwqGemv, AwqGemvFast
 from quantcli.schemes.dense import holds
 from quantcli.schemes.scaled import Scales
+from quantcli.sources.companions import marked
 from quantcli.sources.folder import Folder, Tensors, settings_files, sidecars
 from quantcli.sources.hf import dense
 from quantcli.sources.modules import Keys, beside, checkpoint, held, names_module, refuse_unpacked
@@ -93,10 +94,11 @@ def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     others = {name: _other(part) for name, part in parts.items() if name not in taken}
     unified, warning = _unify({weight.name: weight for weight in packed.values()})
     warnings = (*tensors.warnings, *_ignored(packed.values()), *_own(others), *warning)
-    return Checkpoint(
+    source = Checkpoint(
         "awq", "hf", folder.path("."), tensors.files, dict(sorted((others | unified).items())), config,
         sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder), warnings=warnings,
     )  # fmt: skip
+    return marked(source)
 
 
 def _where(part: Part) -> str:

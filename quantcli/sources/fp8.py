@@ -16,6 +16,7 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.bytewise import TABLES, Bytewise
 from quantcli.schemes.scaled import POWERS, Scales
+from quantcli.sources.companions import Names
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.modules import (
     Keys,
@@ -26,11 +27,15 @@ from quantcli.sources.modules import (
     held,
     names_module,
     refuse_unpacked,
+    stacked_scales,
     where,
 )
 
+#: Suffixes of scales and of what is copied along: of a module whose `.weight` is quantized, of a parameter.
 SCALES = (".weight_scale_inv", ".weight_scale")
-SUFFIXES = {"weight": ".weight", "input_scale": ".input_scale", "activation_scale": ".activation_scale"}
+FUSED_SCALES = ("_scale_inv", "_weight_scale_inv", "_weight_scale", "_scale")
+ALONG = ("input_scale", "activation_scale")
+KNOWN = (*SCALES, *FUSED_SCALES, *ALONG)
 #: Keys that list what is dense: of transformers, of vLLM.
 EXCLUDED = ("modules_to_not_convert", "ignored_layers")
 
@@ -41,12 +46,11 @@ def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     block = _block(keys)
     excluded = [name for key in EXCLUDED for name in keys.names(key)]
     parts = tensors.parts
-    modules = {
-        name.removesuffix(".weight") for name, p in parts.items() if name.endswith(".weight") and p.dtype in TABLES
-    }
-    if not modules:
+    names = _names(parts)
+    if not names:
         raise BadInput(f"{keys.label}: says fp8, but no tensor *.weight is of 8-bit floats.")
-    weights = [_weight(module, parts, keys, block, excluded, compute_dtype(config)) for module in sorted(modules)]
+    weights = [_weight(name, parts, keys, block, excluded, compute_dtype(config)) for name in names]
+    modules = {name.removesuffix(".weight") for name in names}
     refuse_unpacked(
         parts, modules, f"{keys.label}.modules_to_not_convert, which does not name it,",
         lambda module, linear: linear and not names_module(excluded, module),
@@ -64,41 +68,62 @@ def _block(keys: Keys) -> tuple[int, int] | None:
     return size[0], size[1]
 
 
+def _names(parts: Mapping[str, Part]) -> list[str]:
+    """The tensors of 8-bit floats that are weights of this layout: all but those that have scales of another one."""
+    codes = [
+        name
+        for name, part in sorted(parts.items())
+        if part.dtype in TABLES and (name.endswith(".weight") or (len(part.shape) > 1 and not name.endswith(KNOWN)))
+    ]
+    scales = {name: name.removesuffix(".weight") + suffix for name in codes if (suffix := _scale_of(name, parts))}
+    others = Names(parts.keys() - {*scales, *scales.values(), *(name for name in parts if name.endswith(ALONG))})
+    return [name for name in codes if name in scales or others.companion(name) is None]
+
+
+def _scale_of(name: str, parts: Mapping[str, Part]) -> str | None:
+    """The suffix of a weight's scales, by the name without `.weight`; None where there are none."""
+    module = name.removesuffix(".weight")
+    return next((s for s in (SCALES if module != name else FUSED_SCALES) if module + s in parts), None)
+
+
 def _weight(
-    module: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, int] | None, excluded: list[str], compute: str
+    name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, int] | None, excluded: list[str], compute: str
 ) -> Weight:
-    """One module's weight and its scales."""
-    weight = parts[f"{module}.weight"]
+    """One weight and its scales."""
+    weight, module = parts[name], name.removesuffix(".weight")
+    joint = "." if module != name else "_"
     if names_module(excluded, module):
         raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.modules_to_not_convert names {module}.")
     if keys.block.get("fmt") not in (None, weight.dtype.removeprefix("f8_")):
         raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.fmt is {keys.block['fmt']!r}.")
-    suffix = next((s for s in SCALES if module + s in parts), None)
+    suffix = _scale_of(name, parts)
     if suffix is None:
         raise BadInput(
-            f"{where(weight)}: is {weight.dtype} and has no {module}.weight_scale_inv beside it, which "
-            f"{keys.label}.quant_method fp8 needs."
+            f"{where(weight)}: is {weight.dtype} and has no {module}{(SCALES if joint == '.' else FUSED_SCALES)[0]} "
+            f"next to it, which {keys.label}.quant_method fp8 needs."
         )
-    if len(weight.shape) != 2:
+    if len(weight.shape) not in (2, 3):
         raise NotPossible(
-            f"{where(weight)}: has {len(weight.shape)} dimensions; FP8 is read of matrices, one for each expert."
+            f"{where(weight)}: has {len(weight.shape)} dimensions; FP8 is read of matrices and of stacked experts."
         )
-    stored = beside(module, {**SUFFIXES, "scales": suffix}, parts)
+    suffixes = {"weight": name.removeprefix(module), **{part: joint + part for part in ALONG}, "scales": suffix}
+    stored = beside(module, suffixes, parts)
     scale = stored["scales"]
     if scale.dtype not in (*FLOATS, *POWERS):
         raise BadInput(f"{where(scale)}: is {scale.dtype}, scales are f32, bf16, f16 or f8_e8m0.")
     ue8m0 = keys.block.get("scale_fmt") == "ue8m0"
-    along = extras_of(stored, ("input_scale", "activation_scale"))
     scheme = Bytewise(
-        family="fp8", columns=weight.shape[1], scales=_scales(scale, block, weight.shape, powers=ue8m0),
-        stored=weight.dtype, compute=compute, extras=along,
+        family="fp8", columns=weight.shape[-1], scales=_scales(scale, block, weight.shape, powers=ue8m0),
+        stored=weight.dtype, compute=compute, extras=extras_of(stored, ALONG),
     )  # fmt: skip
     said = f"weight_block_size {list(block)}" if block else f"scales {list(scale.shape)}"
-    return held(f"{module}.weight", weight.shape, scheme, stored, f"quantization_config: {said}", {"scales": suffix})
+    return held(name, weight.shape, scheme, stored, f"quantization_config: {said}", {"scales": suffix})
 
 
 def _scales(scale: Part, block: tuple[int, int] | None, shape: tuple[int, ...], *, powers: bool) -> Scales:
-    """How scales are shared: in blocks, by the row or by all."""
+    """How scales are shared: in blocks, by the row or by all; of stacked matrices those of each."""
+    if len(shape) == 3:
+        return stacked_scales(scale, block, shape, powers=powers)
     if block is not None:
         return Scales(scale.dtype, *block, powers=powers)
     rank = len(scale.shape)

@@ -20,6 +20,7 @@ from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.opaque import Opaque
+from quantcli.sources.companions import marked
 
 #: GGML types that are plain arrays: type name -> our dtype.
 DENSE = {"f32": "f32", "f16": "f16", "bf16": "bf16", "f64": "f64", "i8": "i8", "i16": "i16", "i32": "i32", "i64": "i64"}
@@ -72,7 +73,7 @@ def _checkpoint(headers: list[GgufFile], path: Path) -> Checkpoint:
                 raise BadInput(f"{header.path}: tensor {shown(name)} stands in another part too: get the parts again.")
             weights[name] = weight(tensor, header.path, header.byte_order)
     files = tuple(header.path for header in headers)
-    return Checkpoint("gguf", "gguf", path, files, weights, metadata=headers[0].metadata)
+    return marked(Checkpoint("gguf", "gguf", path, files, weights, metadata=headers[0].metadata))
 
 
 def _parts(header: GgufFile) -> int:

@@ -12,6 +12,7 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.bare_fp8 import FACTS, BareFp8
 from quantcli.schemes.dense import Dense
+from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors, sidecars
 from quantcli.sources.mlx_settings import path_of
 
@@ -52,16 +53,21 @@ def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> C
             "awq, gptq, auto-round, compressed-tensors, fp8, fbgemm_fp8, modelopt, quark, bitsandbytes, hqq, torchao "
             "and mxfp4 (gpt-oss) are, MLX's and dense checkpoints too."
         )
-    check_unquantized(tensors.parts.values(), "a layout that config.json, without quantization_config, does not name")
     weights = {name: dense(part) for name, part in sorted(tensors.parts.items())}
-    return Checkpoint(
-        "hf",
-        "hf",
-        folder.path("."),
-        tensors.files,
-        weights,
-        config,
-        sidecars=sidecars(folder),
-        beside=path_of(folder),
-        warnings=tensors.warnings,
+    source = marked(
+        Checkpoint(
+            "hf",
+            "hf",
+            folder.path("."),
+            tensors.files,
+            weights,
+            config,
+            sidecars=sidecars(folder),
+            beside=path_of(folder),
+            warnings=tensors.warnings,
+        )
     )
+    if not is_unscaled(source):
+        why = "a layout that config.json, without quantization_config, does not name"
+        check_unquantized(tensors.parts.values(), why)
+    return source

@@ -18,6 +18,7 @@ from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.schemes.mx_global import MxGlobal
+from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors, sidecars
 from quantcli.sources.hf import check_unquantized, dense
 from quantcli.sources.mlx_settings import CONFIG, FILE, Answer, MlxSettings, path_of, read_settings
@@ -43,7 +44,6 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     """The checkpoint of an MLX folder, or of a file of one without config.json. Raises `BadInput`."""
     settings = read_settings(folder, config)
     parts = tensors.parts
-    check_unquantized(parts.values(), "another tool's layout, but config.json says MLX's")
     warnings = [*tensors.warnings, *settings.warnings]
     unknown = _undetermined(parts, settings) if settings.bare else set()
     weights: dict[str, Weight] = {}
@@ -74,17 +74,22 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
             f"{len(unknown)} modules, {min(unknown)} the first, hold codes of MLX whose bits and group_size only "
             f"{CONFIG} or {FILE} gives: their arrays are shown as stored."
         )
-    return Checkpoint(
-        "mlx",
-        "hf",
-        folder.path("."),
-        tensors.files,
-        weights,
-        config,
-        sidecars=sidecars(folder),
-        beside=path_of(folder),
-        warnings=tuple(warnings),
+    source = marked(
+        Checkpoint(
+            "mlx",
+            "hf",
+            folder.path("."),
+            tensors.files,
+            weights,
+            config,
+            sidecars=sidecars(folder),
+            beside=path_of(folder),
+            warnings=tuple(warnings),
+        )
     )
+    if not is_unscaled(source):
+        check_unquantized(parts.values(), "another tool's layout, but config.json says MLX's")
+    return source
 
 
 def _undetermined(parts: Mapping[str, Part], settings: MlxSettings) -> set[str]:

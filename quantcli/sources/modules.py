@@ -6,6 +6,7 @@ layout of its scheme. All that no module takes is a dense tensor.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -18,7 +19,8 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.scaled import Extra
+from quantcli.schemes.scaled import Extra, Scales
+from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, settings_files, sidecars
 from quantcli.sources.hf import QUANTIZED_SUFFIXES, dense
 
@@ -77,19 +79,60 @@ def checkpoint(
     """The checkpoint of quantized weights and all other tensors; raises `BadInput` for what looks left over."""
     weights = {weight.name: weight for weight in packed}
     taken = {part.name for weight in weights.values() for part in weight.parts.values()}
-    for name, part in tensors.parts.items():
-        if name in taken:
-            continue
-        if name in weights:
-            raise BadInput(f"{where(part)}: is stale, the same weight is stored quantized: remove one of them.")
-        if name.endswith(QUANTIZED_SUFFIXES) or (part.dtype in ("u32", "i32") and len(part.shape) == 2):
-            raise BadInput(f"{where(part)}: belongs to no quantized weight that config.json's {kind} settings know.")
-        weights[name] = dense(part)
-    return Checkpoint(
-        kind, "hf", folder.path("."), tensors.files, dict(sorted(weights.items())), config,
-        sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder),
-        warnings=(*tensors.warnings, *warnings),
+    rest = [part for name, part in tensors.parts.items() if name not in taken]
+    stale = next((part for part in rest if part.name in weights), None)
+    if stale is not None:
+        raise BadInput(f"{where(stale)}: is stale, the same weight is stored quantized: remove one of them.")
+    weights |= {part.name: dense(part) for part in rest}
+    source = marked(
+        Checkpoint(
+            kind, "hf", folder.path("."), tensors.files, dict(sorted(weights.items())), config,
+            sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder),
+            warnings=(*tensors.warnings, *warnings),
+        )
     )  # fmt: skip
+    odd = next((part for part in rest if _looks_packed(part)), None)
+    if odd is not None and not is_unscaled(source):
+        raise BadInput(f"{where(odd)}: belongs to no quantized weight that config.json's {kind} settings know.")
+    return source
+
+
+def _looks_packed(part: Part) -> bool:
+    """Whether a tensor is part of some quantizer's layout, by its name or as words of codes."""
+    return part.name.endswith(QUANTIZED_SUFFIXES) or (part.dtype in ("u32", "i32") and len(part.shape) == 2)
+
+
+def stacked_scales(
+    scale: Part, block: tuple[int, int] | None, shape: tuple[int, ...], *, powers: bool = False
+) -> Scales:
+    """How the scales of stacked matrices (matrices, rows, columns) are shared, as the settings say or else by shape.
+
+    block: rows and columns that share one, as the settings have it. An array whose shape is none of those that are read
+    gets the layout that the settings mean, for `held` to refuse.
+    """
+    count, rows, columns = shape
+    rank = len(scale.shape)
+    if count > 1 and math.prod(scale.shape) == 1:
+        return Scales(scale.dtype, None, rank=rank, stacked=rows, powers=powers, single=True)
+    if rank == 1:
+        return Scales(scale.dtype, None, rank=1, stacked=rows, powers=powers)
+    blocks, groups = scale.shape[1:] if rank == 3 and min(scale.shape) > 0 else (1, 1)
+    if block is not None and not _is_grid_of_its_own(scale.shape, block, shape):
+        return Scales(scale.dtype, *block, rank=3, stacked=rows, powers=powers)
+    if rows % blocks or columns % groups:
+        blocks, groups = 1, 1
+    each = None if blocks == groups == 1 else rows // blocks
+    return Scales(scale.dtype, each, None if groups == 1 else columns // groups, 3, stacked=rows, powers=powers)
+
+
+def _is_grid_of_its_own(scales: tuple[int, ...], block: tuple[int, int], shape: tuple[int, ...]) -> bool:
+    """Whether scales are shared otherwise than in blocks: one of each matrix, or of each half of gate and up.
+
+    transformers gives gate and up two rows of scales at least, however small they are.
+    """
+    groups = -(-shape[2] // block[1])
+    halves = (shape[0], 2, groups)
+    return scales == (shape[0], 1, 1) or (scales == halves and shape[1] <= block[0] and shape[1] % 2 == 0)
 
 
 def extras_of(stored: Mapping[str, Part], names: Iterable[str]) -> tuple[Extra, ...]:

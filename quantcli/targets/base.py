@@ -32,7 +32,8 @@ class Draft:
     turns it); where it keeps codes, it stays as it is.
     subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
     fixed: it has the dtype `dense` whatever is asked. own: the scheme that the target's own tool gives it when all of
-    the model gets one. packed: a layout that the target has for this weight alone, if its codes fit.
+    the model gets one. scales: the dtype of its scales if it is quantized, None: as `dense`. packed: a layout that the
+    target has for this weight alone, if its codes fit.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Draft:
     stays: str | None = None
     fixed: bool = False
     own: str | None = None
+    scales: str | None = None
     packed: Scheme | None = None
     turned: bool = False
     inner: Weight | None = None

@@ -81,7 +81,9 @@ def _drafts(named: Named, model: Model, architecture: Architecture, settings: Se
         return [draft]
     inner, scales, grade = parts
     beside = _beside(named, scales, SCALE, "the global scale")
-    beside += _beside(named, input_scales(_stored(named, model)), INPUT_SCALE, "scales the inputs")
+    beside += _beside(
+        named, input_scales(_stored(named, model), max(1, named.source.matrices)), INPUT_SCALE, "scales the inputs"
+    )
     return [replace(draft, inner=inner, inner_grade=grade), *beside]
 
 
@@ -96,11 +98,14 @@ def _beside(named: Named, scales: Floats | None, ending: str, what: str) -> list
 
 
 def _stored(named: Named, model: Model) -> list[Weight]:
-    """The source's weights that a tensor is made of: one, or an expert's each."""
+    """The source's weights that a tensor is made of: one, maybe a stack of experts, or an expert's each."""
     assert named.found is not None
     weights, count = model.source.weights, named.source.matrices
     found = [weights.get(named.found.name(model.dialect, e)) for e in range(count)]
-    return [weight for weight in found if weight is not None] if all(found) else []
+    if all(found):
+        return [weight for weight in found if weight is not None]
+    stacked = weights.get(named.source.weight.name)
+    return [] if stacked is None else [stacked]
 
 
 def _dtype(weight: Weight, source: Checkpoint, settings: Settings) -> str:

@@ -35,7 +35,7 @@ from quantcli.schemes.opaque import Opaque
 from quantcli.schemes.small_floats import SmallFloat
 from quantcli.targets.base import Left, Placed
 from quantcli.targets.gguf_general import Typed
-from quantcli.virtual import Spread
+from quantcli.virtual import Spread, by_row
 
 Floats = NDArray[np.float32]
 
@@ -51,7 +51,8 @@ def apart(source: Arranged) -> tuple[Weight, Floats, Grade] | None:
     The grade: a number that divided and now, as its reciprocal, multiplies changes the last bits of some products.
     None for any other weight, and where rows of one matrix have different ones. Raises `BadInput`.
     """
-    weight, scheme = source.weight, source.weight.scheme
+    weight = by_row(source.weight) if source.matrices > 1 else source.weight
+    scheme = weight.scheme
     if isinstance(scheme, MxGlobal):
         factors = factors_of(_stored(weight, "global_scale"))
         parts = {name: weight.parts[name] for name in INNER.layout(weight.shape)}
@@ -86,10 +87,11 @@ def _stored(weight: Weight, part: str, *, divides: bool = False) -> Floats:
     return scales
 
 
-def input_scales(weights: Sequence[Weight]) -> Floats | None:
+def input_scales(weights: Sequence[Weight], count: int) -> Floats | None:
     """The scales of inputs that are stored with a weight, or with each of some experts: 1 where only some have one.
 
-    None where none has. Raises `BadInput`.
+    count: the matrices that the weights make: one each, or a stack of them one. None where none has any. Raises
+    `BadInput`.
     """
     found = []
     for weight in weights:
@@ -97,6 +99,8 @@ def input_scales(weights: Sequence[Weight]) -> Floats | None:
         if part is None:
             continue
         scales = _stored(weight, part, divides=INPUT_PARTS[part])
+        if len(weights) == 1 and scales.size in (1, count):
+            return np.broadcast_to(np.float32(1) / scales if INPUT_PARTS[part] else scales, (count,))
         if scales.size != 1:
             return None
         found.append((weight.name, np.float32(1) / scales[0] if INPUT_PARTS[part] else scales[0]))

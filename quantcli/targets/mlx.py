@@ -64,7 +64,8 @@ class MlxTarget:
         common = settings.dtype or mlx_lm_dtype(source.config)
         if source.names == "gguf":
             common = settings.dtype or gguf_dtype(source)
-        return [_draft(weight, source, model.architecture, common) for weight in named], left, warnings
+        is_asked = settings.dtype is not None
+        return [_draft(weight, source, model.architecture, common, is_asked) for weight in named], left, warnings
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)
@@ -112,8 +113,12 @@ def beside(
     return [*files, *further], [*lost, *notes]
 
 
-def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None) -> Draft:
-    """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored."""
+def _draft(
+    named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None, is_asked: bool
+) -> Draft:
+    """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored; is_asked: by
+    the user, else what no table knows stays float32 where it is stored so (A_log, corrections of a router's scores).
+    """
     weight, shape, name = named.source.weight, named.source.shape, named.name
     if isinstance(weight.scheme, Dense) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
         raise NotPossible(
@@ -129,8 +134,14 @@ def _draft(named: Named, source: Checkpoint, architecture: Architecture | None, 
         stays = "stays dense: is no layer's .weight"
     elif own == "dense" or role.endswith(NEVER):
         stays = "stays dense: mlx-lm does not quantize such a module"
-    dtype = _held(dense_dtype(named, source, common))
-    return Draft(name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own)
+    stays_wide = named.found is None and not is_asked and weight.scheme in (Dense("f32"), Dense("f64"))
+    dtype = _held(dense_dtype(named, source, None if stays_wide else common))
+    return Draft(
+        name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own,
+        scales=common if stays_wide else None,
+        # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
+        fixed=not name.endswith(".weight") and not isinstance(weight.scheme, Dense),
+    )  # fmt: skip
 
 
 def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:

@@ -211,7 +211,9 @@ class TestNothingIsLeft:
             report = run(source, tmp_path / name, allow_nonfinite=True, check=True, **options)
             assert all(0 <= weight["relative_rmse"] < 1 for weight in report["weights"])
         quantized = {"scheme": "affine4-g64", "allow_nonfinite": True}
-        with pytest.raises(BadInput, match=r"holds NaN; --allow-nonfinite with --override '.*' copies") as caught:
+        with pytest.raises(
+            BadInput, match=r"holds NaN at \[\d+, \d+\]; --allow-nonfinite with --override '.*' copies"
+        ) as caught:
             run(source, tmp_path / "x", **quantized)
         run(source, tmp_path / "x", overrides=(str(caught.value).split("'")[-2],), **quantized)
 

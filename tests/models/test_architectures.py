@@ -32,7 +32,10 @@ def every_name(architecture: Architecture, layers: int, dialect: str = "hf") -> 
     return [
         f"{pattern}.{suffix}".removesuffix(".").replace("{i}", str(i)).replace("{e}", str(e))
         for pattern, suffix in dict.fromkeys(
-            (row.pattern(dialect), suffix) for row in architecture.tensors for suffix in row.suffixes
+            (row.pattern(dialect), suffix)
+            for row in architecture.tensors
+            for suffix in row.suffixes
+            if not row.read_only
         )
         for i in range(layers if "{i}" in pattern else 1)
         for e in range(3 if "{e}" in pattern else 1)
@@ -51,6 +54,25 @@ def test_every_name_is_one_tensor(architecture: Architecture) -> None:
             assert architecture.role(name) == found[0].row.role
     gguf = every_name(architecture, 13, "gguf")
     assert not {row.gguf for row in architecture.computed} & set(gguf)
+
+
+@TABLES
+def test_what_is_only_read_stands_for_a_tensor_that_is_written(architecture: Architecture) -> None:
+    others = {row.hf for row in architecture.tensors if row.read_only}
+    assert len(others) == {"mixtral": 5}.get(architecture.name, 2 if "ffn_up_exps" in roles(architecture) else 0)
+    for name in [pattern.replace("{i}", "3") for pattern in others]:
+        found = architecture.find(name, "hf")
+        assert found and all(one.name("hf") == name for one in found)
+        for one in found:
+            written = architecture.written(one.row)
+            assert not written.read_only and written.gguf == one.row.gguf
+            assert architecture.find(one.name("gguf"), "gguf")[0].row is written
+        assert not architecture.find(name, "mlx") and not architecture.find(name, "gguf")
+
+
+def roles(architecture: Architecture) -> set[str]:
+    """Those of stacked experts that other families have one by one."""
+    return {row.role for row in architecture.tensors if "{e}" in row.hf}
 
 
 @TABLES

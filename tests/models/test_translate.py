@@ -28,7 +28,8 @@ SIZES = Hyperparameters("", LAYERS, 64, 32, 32, 4, 2, 8, 1e-6, 32, Rope(), exper
 def names(architecture: Architecture, dialect: str) -> list[str]:
     """Every name of a model that has all tensors of its table, of alternatives the one with something beside it."""
     hidden = {row.gguf for row in architecture.tensors if row.beside}
-    rows = [row for row in architecture.tensors if row.beside or row.gguf not in hidden]
+    written = [row for row in architecture.tensors if not row.read_only]
+    rows = [row for row in written if row.beside or row.gguf not in hidden]
     patterns = dict.fromkeys((row.pattern(dialect), s) for row in rows for s in row.suffixes)
     return [
         f"{pattern}.{suffix}".removesuffix(".").replace("{i}", str(i)).replace("{e}", str(e))
