@@ -160,4 +160,5 @@ __all__ = [
     "from_gguf",
     "generation_config_from_gguf",
     "mlx_rope_keys",
+    "stored",
 ]

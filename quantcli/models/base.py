@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
+from quantcli.models.layouts import Layout
 from quantcli.models.ops import MoveAxis, Op
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers.conventions import PLAIN, Conventions
@@ -43,7 +45,7 @@ class Tensor:
     """One row of the table. mlx: its pattern in MLX folders, None: as in Hugging Face's.
 
     optional: models do without it. f32: it stays float32 in every dialect. beside: of several rows with one GGUF name,
-    this one is meant where that GGUF tensor (a pattern) is there too.
+    this one is meant where that GGUF tensor (a pattern) is there too. also: other layouts in which GGUF files store it.
     """
 
     hf: str
@@ -55,6 +57,7 @@ class Tensor:
     optional: bool = False
     f32: bool = False
     beside: str | None = None
+    also: tuple[Layout, ...] = ()
 
     @property
     def role(self) -> str:
@@ -84,6 +87,18 @@ class Found:
         layer, number = str(self.layer), str(self.expert if expert is None else expert)
         filled = pattern.replace("{i}", layer).replace("{e}", number)
         return f"{filled}.{self.suffix}" if self.suffix else filled
+
+
+def _numbered(name: str) -> tuple[str, int | None, int | None]:
+    """A name's pattern, its layer and its expert; the pattern of a name that no table can have is empty."""
+    numbers = NUMBER.findall(name)
+    if "{" in name or len(numbers) > 2:
+        return "", None, None
+    pattern = name
+    for mark in ("{i}", "{e}")[: len(numbers)]:
+        pattern = NUMBER.sub(mark, pattern, count=1)
+    layer, expert = (*map(int, numbers), None, None)[:2]
+    return pattern, layer, expert
 
 
 @dataclass(frozen=True)
@@ -151,16 +166,25 @@ class Architecture:
                     table.setdefault(pattern, []).append((row, suffix))
         return tables
 
+    @cached_property
+    def _layouts(self) -> dict[str, list[tuple[Tensor, str, Layout]]]:
+        """GGUF pattern with its suffix -> the rows that files store so, with the layout."""
+        table: dict[str, list[tuple[Tensor, str, Layout]]] = {}
+        for row in self.tensors:
+            for layout, suffix in product(row.also, row.suffixes):
+                for pattern in layout.patterns:
+                    table.setdefault(f"{pattern}.{suffix}".removesuffix("."), []).append((row, suffix, layout))
+        return table
+
     def find(self, name: str, dialect: str) -> list[Found]:
         """What a name stands for in a dialect: a row of the table, several where they share the tensor, or none."""
-        numbers = NUMBER.findall(name)
-        if "{" in name or len(numbers) > 2:
-            return []
-        pattern = name
-        for mark in ("{i}", "{e}")[: len(numbers)]:
-            pattern = NUMBER.sub(mark, pattern, count=1)
-        layer, expert = (*map(int, numbers), None, None)[:2]
+        pattern, layer, expert = _numbered(name)
         return [Found(row, suffix, layer, expert) for row, suffix in self._rows[dialect].get(pattern, ())]
+
+    def find_layouts(self, name: str) -> list[tuple[Found, Layout]]:
+        """What a name stands for in GGUF files of another layout than the table's, with that layout."""
+        pattern, layer, expert = _numbered(name)
+        return [(Found(row, suffix, layer, expert), layout) for row, suffix, layout in self._layouts.get(pattern, ())]
 
     def agrees(self, one: str, other: str) -> bool:
         """Whether two dialects have the same names and arrangements for all tensors."""

@@ -24,17 +24,20 @@ from quantcli.models.keys import (
     EXPERT_LENGTH,
     EXPERT_NORM,
     EXPERT_SCALE,
+    FREQ_BASE,
     GATING,
     GROUPS,
     HEAD_SIZES,
     RMS_EPS,
     ROPE,
     ROPE_DIMENSIONS,
+    SECTIONS,
     SHARED_EXPERTS,
     SIZES,
     Key,
     expert_keys,
 )
+from quantcli.models.rope_settings import scaling_with_sections
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
@@ -113,7 +116,9 @@ GLM4_MOE = Architecture(
     keys=(
         Key("block_count", "uint32", lambda h: h.layers + _next(h)),
         *SIZES[1:],
-        *ROPE,
+        *ROPE[:-1],
+        SECTIONS,
+        FREQ_BASE,
         RMS_EPS,
         *expert_keys("n_routed_experts"),
         *GROUPS,
@@ -137,6 +142,7 @@ GLM4_MOE = Architecture(
         Setting("num_hidden_layers", lambda file: file.layers - file.own.integer("nextn_predict_layers", 0, least=0)),
         Setting("num_nextn_predict_layers", lambda file: file.own.integer("nextn_predict_layers", 0, least=0)),
         Setting("partial_rotary_factor", Stored.rotary_share),
+        Setting("rope_scaling", scaling_with_sections),
         Setting("use_qk_norm", has("attn_q_norm.weight")),
     ),
     vocabulary=conventions.GLM4_MOE,

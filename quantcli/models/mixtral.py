@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of MixtralForCausalLM; mlx-lm's mixtral.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, PRE_NORMS, attention, ends, experts, norm_rows, rows
+from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, PRE_NORMS, attention, ends, experts, norm_rows, rows
 from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, expert_keys
 from quantcli.models.stored import Setting
 
@@ -27,7 +27,7 @@ MIXTRAL = Architecture(
     tensors=(
         *ends(),
         *norm_rows(PRE_NORMS),
-        *attention(permute=True),
+        *attention(PERMUTED),
         *rows({f"{MOE}.gate": "ffn_gate_inp"}),
         *experts({"w1": "gate", "w3": "up", "w2": "down"}, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp"),
     ),

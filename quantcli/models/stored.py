@@ -52,6 +52,10 @@ class Stored:
         return self.own.integer("attention.head_count")
 
     @property
+    def kv_heads(self) -> int:
+        return self.own.integer("attention.head_count_kv", self.heads)
+
+    @property
     def head_dim(self) -> int:
         """The size of a head, which follows from the others where it is not said."""
         return self.own.integer("attention.key_length", max(1, self.own.integer("embedding_length") // self.heads))
@@ -104,10 +108,15 @@ def kinds_of_layers(file: Stored) -> Any:
     return ["sliding_attention" if window else "full_attention" for window in pattern] if pattern else OMITTED
 
 
+def nothing(name: str) -> Sequence[float]:
+    """The reader of values where only metadata is at hand."""
+    raise BadInput(f"{name}: its values hold settings of the model, and are not at hand.")
+
+
 def stored(
     metadata: Mapping[str, Any],
     tensors: Mapping[str, Shape],
-    values: Callable[[str], Sequence[float]],
+    values: Callable[[str], Sequence[float]] = nothing,
     where: str = "GGUF metadata",
 ) -> Stored:
     """The view of a file's metadata (key -> value, or `Value`). Raises `BadInput` where no architecture is named."""
@@ -135,8 +144,3 @@ def decimal(value: float) -> float:
     """
     narrow = np.float32(value)
     return float(str(narrow)) if float(narrow) == value else value
-
-
-def nothing(name: str) -> Sequence[float]:
-    """The reader of values where only metadata is at hand."""
-    raise BadInput(f"{name}: its values hold settings of the model, and are not at hand.")

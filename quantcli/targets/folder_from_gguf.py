@@ -24,7 +24,7 @@ from quantcli.virtual import values_of
 
 def config(source: Checkpoint, settings: Settings) -> dict[str, Any]:
     """The object for config.json, in the spelling of published checkpoints. Raises `BadInput`, `NotPossible`."""
-    shapes = {name: weight.shape for name, weight in source.weights.items()}
+    shapes = Model.of(source).shapes
     dtype = settings.asked_dtype or gguf_dtype(source)
 
     def values(name: str) -> Sequence[float]:
