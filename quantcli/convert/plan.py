@@ -23,6 +23,7 @@ from quantcli.convert.steps import Plan, Step
 from quantcli.convert.weigh import importance, weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
+from quantcli.recipes.llama_cpp_architectures import ARCHITECTURES
 from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.names import GGML, WORDS
 from quantcli.schemes.bare_fp8 import BareFp8
@@ -74,7 +75,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         _refuse_lossy(steps, request.lossless, target)
     steps = together(steps) if target.label == "hf" else steps
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
-    if target.label == "gguf" and (source.names == "gguf" or any(not isinstance(s.scheme, Dense) for s in steps)):
+    if target.label == "gguf" and _is_by_llama_quantize(source, steps, chosen.file_type):
         steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape) or (1,))) for s in steps]
     placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
     files, notes = target.files(source, placed, settings)
@@ -95,6 +96,14 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
             f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
         )
     return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left))
+
+
+def _is_by_llama_quantize(source: Checkpoint, steps: Iterable[Step], file_type: int | None) -> bool:
+    """Whether a GGUF file is to be what llama-quantize writes, which does not count leading dimensions of 1."""
+    if source.names != "gguf":
+        return any(not isinstance(step.scheme, Dense) for step in steps)
+    architecture = source.metadata.get("general.architecture")
+    return file_type is not None and getattr(architecture, "value", None) in ARCHITECTURES
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
