@@ -53,9 +53,8 @@ class GgufTarget:
         number = settings.file_type
         if number is None:
             number = _kept_file_type(source, placed, settings)
-        notes: list[str] = []
         if source.names == "gguf":
-            keys = gguf_from_gguf.keys(source, settings, number)
+            keys, notes = gguf_from_gguf.without_layers(source, settings, gguf_from_gguf.keys(source, settings, number))
         else:
             keys, notes = gguf_from_hf.keys(source, placed, number)
         last = gguf_from_gguf.layers_left(source, settings)  # stronger than an override of the same key
