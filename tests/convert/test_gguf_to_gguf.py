@@ -185,7 +185,7 @@ def test_layers_are_pruned(tmp_path: Path) -> None:
 
 def test_keys_are_overridden(tmp_path: Path) -> None:
     source, output = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf"
-    given = ("zzz.note=str:a=b:c", "new.int=int:-7", "new.float=float:0.1", "a.flag=bool:false", "zzz.note=str:last")
+    given = ("zzz.note=str:a=b:c", "new.int=int:7", "new.float=float:0.1", "a.flag=bool:false", "zzz.note=str:last")
     assert converted(source, output, override_kv=given)["verified"]
     found = keys(output)
     assert found["zzz.note"] == ("string", "last")
