@@ -32,7 +32,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.opaque import Opaque
 from quantcli.schemes.scaled import Scaled
 from quantcli.targets import TARGETS
-from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
+from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, Target
 from quantcli.virtual import transposed
 
 #: What `--lossless` accepts.
@@ -87,6 +87,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *chosen.warnings,
         *chooser.warnings,
         *_fallbacks(steps),
+        *_left_out(left),
         *idle,
         *unweighted,
         *notes,
@@ -128,6 +129,20 @@ def _stored(step: Step) -> dict[str, str]:
     if weight is None or step.route is not Route.COPY or step.scheme.family in ("mlx", "ggml", "dense"):
         return {}
     return {part: stored.name for part, stored in weight.parts.items()}
+
+
+def _left_out(left: Iterable[Left]) -> list[str]:
+    """A warning for each reason why tensors are left out that has one."""
+    kinds: dict[str, list[str]] = {}
+    for tensor in left:
+        if tensor.warns:
+            kinds.setdefault(tensor.reason, []).append(tensor.name)
+    return [
+        f"{names[0]} is left out: {reason}."
+        if len(names) == 1
+        else f"{len(names)} tensors are left out, {names[0]} the first: {reason}."
+        for reason, names in kinds.items()
+    ]
 
 
 def _fallbacks(steps: Iterable[Step]) -> list[str]:

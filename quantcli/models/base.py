@@ -120,9 +120,9 @@ class Architecture:
     name: ours. gguf: GGUF's `general.architecture`; of several families with one, `when` tells by the metadata (values
     by key, without the architecture's prefix). model_types: of `config.json`, each with the defaults that its class in
     transformers assumes for keys that a file leaves out. tensors, computed: the table. dropped: source tensors that
-    hold nothing (patterns with `{i}`, in full). mtp: the dialects, beside `hf`, that keep the layers for
-    multi-token prediction, those from num_hidden_layers on; None: there are no such layers. mlx_schemes: role -> the
-    scheme that mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
+    hold nothing (patterns with `{i}`, in full). mtp: the dialects that keep the layers for multi-token prediction,
+    those with `eh_proj` from num_hidden_layers on; None: there are no such layers. mlx_schemes: role -> the scheme that
+    mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
     states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
 
     names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before

@@ -17,7 +17,7 @@ from typing import Any
 
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
-from quantcli.models.glm4_moe import ROUTER, SHARED
+from quantcli.models.glm4_moe import NEXT, ROUTER, SHARED
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     DENSE_LAYERS,
@@ -204,15 +204,15 @@ DEEPSEEK_V3 = Architecture(
             "scoring_func": "sigmoid",
         }
     },
-    tensors=(*LAYERS, *kv_b(split_in_mlx=True)),
-    mtp=(),
+    tensors=(*LAYERS, *kv_b(split_in_mlx=True), *rows(NEXT, optional=True)),
+    mtp=("hf",),
     mlx_schemes={"ffn_gate_inp": "dense"},
     keys=KEYS,
     further=FURTHER,
     classes={"deepseek_v3": "DeepseekV3ForCausalLM"},
     settings=(
         *SETTINGS,
-        Setting("num_nextn_predict_layers", 0),
+        Setting("num_nextn_predict_layers", lambda file: file.predicting),
         Setting("scoring_func", "sigmoid"),
         Setting("topk_method", "noaux_tc"),
     ),

@@ -37,6 +37,7 @@ GLM4 = Architecture(
     },
     tensors=decoder(rotary=ROTARY, norms=NORMS, mlp=FUSED),
     dropped=INVERSE_FREQUENCIES,
+    mtp=(),
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(ROPE_DIMENSIONS,),
     classes={"glm4": "Glm4ForCausalLM"},

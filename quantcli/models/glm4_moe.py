@@ -111,7 +111,7 @@ GLM4_MOE = Architecture(
         *rows(NEXT, optional=True),
     ),
     dropped=INVERSE_FREQUENCIES,
-    mtp=("gguf",),
+    mtp=("hf", "gguf"),
     mlx_schemes={"ffn_gate_inp": "dense"},
     keys=(
         Key("block_count", "uint32", lambda h: h.layers + _next(h)),
@@ -139,8 +139,7 @@ GLM4_MOE = Architecture(
         *NO_START,
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),
-        Setting("num_hidden_layers", lambda file: file.layers - file.own.integer("nextn_predict_layers", 0, least=0)),
-        Setting("num_nextn_predict_layers", lambda file: file.own.integer("nextn_predict_layers", 0, least=0)),
+        Setting("num_nextn_predict_layers", lambda file: file.predicting),
         Setting("partial_rotary_factor", Stored.rotary_share),
         Setting("rope_scaling", scaling_with_sections),
         Setting("use_qk_norm", has("attn_q_norm.weight")),

@@ -42,7 +42,7 @@ SCALING = {
 
 def _layer_types(file: Stored) -> list[str]:
     """Every second layer attends to all, as llama.cpp has it built in."""
-    return ["full_attention" if layer % 2 else "sliding_attention" for layer in range(file.layers)]
+    return ["full_attention" if layer % 2 else "sliding_attention" for layer in range(file.trunk)]
 
 
 def _scaling(file: Stored) -> dict[str, Any] | None:

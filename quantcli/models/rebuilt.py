@@ -38,6 +38,7 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
             made[key.back] = _value(key, file)
         elif key.back is not None and key.otherwise is not None:
             made[key.back] = file.own.integer(key.otherwise)
+    made["num_hidden_layers"] = file.trunk
     made |= {setting.name: setting.of(file) for setting in architecture.settings}
     return {key: made[key] for key in sorted(made) if made[key] is not OMITTED}
 

@@ -15,7 +15,7 @@ INTERVAL = 4
 
 def layers_with_rope(file: Stored) -> list[int]:
     """`no_rope_layers`, which against its name is 1 for layers that have it."""
-    return [int((layer + 1) % INTERVAL != 0) for layer in range(file.layers)]
+    return [int((layer + 1) % INTERVAL != 0) for layer in range(file.trunk)]
 
 
 SMOLLM3 = Architecture(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ from quantcli.errors import BadInput
 from quantcli.models.reader import LONGEST, Reader
 
 Shape = tuple[int, ...]
+
+#: The names of a layer's tensors.
+LAYER = re.compile(r"blk\.[0-9]{1,9}\.")
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,8 @@ class Stored:
         value = self.own.optional_number(key)
         return None if value is None else decimal(value)
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        return self.own.integer(key, default)
+    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
+        return self.own.integer(key, default, least)
 
     def holds(self, tensor: str) -> bool:
         return tensor in self.tensors
@@ -46,6 +51,33 @@ class Stored:
     @property
     def layers(self) -> int:
         return self.own.integer("block_count", most=LONGEST)
+
+    @cached_property
+    def _ends(self) -> tuple[int, int]:
+        """How many layers come before those for multi-token prediction, and how many there are of the latter.
+
+        These have `nextn.eh_proj`, whatever the key counts; layers that it counts may also be left out of a file.
+        """
+        stated = self.own.integer("nextn_predict_layers", 0, least=0)
+        if not self.tensors:
+            return max(self.layers - stated, 0), stated
+        numbers = {name: int(name.split(".", 2)[1]) for name in self.tensors if LAYER.match(name)}
+        present = set(numbers.values())
+        predicting = {number for name, number in numbers.items() if ".nextn.eh_proj." in name}
+        first = self.layers
+        while first > 1 and (first - 1 in predicting or (first - 1 not in present and self.layers - first < stated)):
+            first -= 1
+        return first, len([number for number in predicting if first <= number < self.layers]) if stated else 0
+
+    @property
+    def trunk(self) -> int:
+        """The layers without those for multi-token prediction."""
+        return self._ends[0]
+
+    @property
+    def predicting(self) -> int:
+        """The layers for multi-token prediction; 0 where the file does not count them."""
+        return self._ends[1]
 
     @property
     def heads(self) -> int:
@@ -74,9 +106,9 @@ class Stored:
     def per_layer(self, key: str) -> tuple[bool, ...]:
         """A pattern with a value for each layer, as many as there are."""
         pattern = self.own.flags(key)
-        if pattern and len(pattern) != self.layers:
+        if pattern and len(pattern) not in (self.layers, self.trunk):
             raise BadInput(f"{self.own.where}: {key} has {len(pattern)} values for block_count {self.layers}.")
-        return pattern
+        return pattern[: self.trunk]
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,22 @@ def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
     where = str(source.root)
     model = Model.of(source)
     made = [json_file("generation_config.json", models.generation_config_from_gguf(source.metadata, where))]
+    notes = _miscounted(model)
     vocabulary = from_metadata(source.metadata, where)
     if vocabulary is None:
-        return made, [f"{where}: holds no tokenizer, so the folder has none."]
+        return made, [*notes, f"{where}: holds no tokenizer, so the folder has none."]
     written = write.files(vocabulary, model.known().vocabulary, model.hyperparameters.context_length)
     made += [OutputFile(name, len(data), ((0, data),)) for name, data in written.files.items()]
-    return made, list(written.warnings)
+    return made, [*notes, *written.warnings]
+
+
+def _miscounted(model: Model) -> list[str]:
+    """A warning where the file counts layers for multi-token prediction that are ordinary ones."""
+    file = models.stored(model.source.metadata, model.shapes, where=str(model.source.root))
+    stated = file.integer("nextn_predict_layers", 0, least=0)
+    if file.layers - file.trunk >= stated:
+        return []
+    return [
+        f"{model.source.root}: nextn_predict_layers is {stated}, but layers without nextn.eh_proj are ordinary ones: "
+        f"{file.predicting} remain for multi-token prediction."
+    ]

@@ -34,6 +34,9 @@ BIASED = {
 }  # fmt: skip
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "bias")
 
+#: Why layers for multi-token prediction are left out that the settings do not count.
+UNCOUNTED = "for multi-token prediction, of which the settings count no layers (nextn_predict_layers)"
+
 #: How errors call the dialects.
 SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
 
@@ -127,8 +130,9 @@ class Model:
         if self.source.names == "gguf":
             return models.from_gguf(self.source.metadata, label, self.shapes)
         config = dict(self.source.config)
-        if architecture.mtp and self.layers is not None and not any(map(self._is_beyond, self.source.weights)):
-            config["num_nextn_predict_layers"] = 0  # whoever made the folder left them out
+        stated = config.get("num_nextn_predict_layers")
+        if architecture.mtp and self.layers is not None and (stated is None or (type(stated) is int and stated > 0)):
+            config["num_nextn_predict_layers"] = len(self.predicting)  # whoever made the folder may have left them out
         return architecture.hyperparameters(config, f"{label}/config.json")
 
     @cached_property
@@ -139,10 +143,20 @@ class Model:
         layers = self.source.config.get("num_hidden_layers")
         return layers if type(layers) is int else None
 
-    def _is_beyond(self, name: str) -> bool:
+    @cached_property
+    def predicting(self) -> frozenset[int]:
+        """The layers for multi-token prediction: those after the others that have an `eh_proj`."""
+        architecture, layers = self.architecture, self.layers
+        if architecture is None or architecture.mtp is None or layers is None:
+            return frozenset()
+        found = (architecture.layer(name) for name in self.source.weights if ".eh_proj." in name)
+        return frozenset(layer for layer in found if layer is not None and layer >= layers)
+
+    def _is_predicting(self, name: str) -> bool:
         """Whether a tensor belongs to a layer for multi-token prediction."""
-        layer = self.architecture.layer(name) if self.architecture else None
-        return layer is not None and self.layers is not None and layer >= self.layers
+        return (
+            bool(self.predicting) and self.architecture is not None and self.architecture.layer(name) in self.predicting
+        )
 
     def gather(self, *, strict: bool = True) -> Gathered:
         """The source's weights as the tables have them; `strict` as in `combined`. Raises `BadInput`."""
@@ -156,7 +170,10 @@ class Model:
     def sort_out(self, target: str) -> Gathered:
         """The weights that a target has, and those that it has no use for."""
         found = Gathered(self.source.weights, {}, []) if self.dialect == target else self.gather()
-        left = [*found.left, *(Left(n, why) for n in found.weights if (why := self._drop_reason(n, target)))]
+        left = [
+            *found.left,
+            *(Left(n, why, why == UNCOUNTED) for n in found.weights if (why := self._drop_reason(n, target))),
+        ]
         names = {tensor.name for tensor in left}
         return replace(
             found, weights={name: weight for name, weight in found.weights.items() if name not in names}, left=left
@@ -175,9 +192,13 @@ class Model:
         is_tied = config.get("tie_word_embeddings", defaults.get("tie_word_embeddings")) is True
         if is_tied and architecture.role(name) == "output":
             return "the embedding is used for it (tie_word_embeddings)"
-        if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self._is_beyond(name):
-            return f"for multi-token prediction, which has no place in {SAID[target]}"
-        return None
+        if architecture.mtp is None or not self._is_predicting(name):
+            return None
+        if not self.hyperparameters.settings.integer("num_nextn_predict_layers", 1, least=0):
+            return UNCOUNTED
+        return (
+            None if target in architecture.mtp else f"for multi-token prediction, which has no place in {SAID[target]}"
+        )
 
     def _is_added(self, name: str) -> bool:
         """Whether this is one of the biases, all zeros, that AutoGPTQ gives to every module."""
@@ -198,6 +219,13 @@ class Model:
             return
         names = self.source.weights if self._stored is None else {*self._stored.weights, *self._stored.covered}
         missing = self.architecture.missing(names, layers, self.dialect)
+        number = self.architecture.layer
+        beyond = next((n for n in names if (number(n) or 0) >= layers and number(n) not in self.predicting), None)
+        if self.architecture.mtp is not None and beyond is not None:
+            raise BadInput(
+                f"{self.source.root}: {shown(beyond)} belongs to layer {number(beyond)} of a model of {layers} layers, "
+                "and not to one for multi-token prediction, which has an eh_proj."
+            )
         if missing is not None:
             where = "its metadata" if self.dialect == "gguf" else "num_hidden_layers in config.json"
             raise BadInput(
