@@ -55,11 +55,14 @@ def align(a: Checkpoint, b: Checkpoint) -> Aligned:
     first, second = _side("A", models[0], mixed), _side("B", models[1], mixed)
     first, second = _with_head(first, second), _with_head(second, first)
     both = [name for name in first.drafts if name in second.drafts]
+    notes = (*first.notes, *second.notes)
+    if mixed and models[0].dialect == models[1].dialect:
+        notes = ("A and B store some tensors otherwise: they are compared under Hugging Face's names.", *notes)
     return Aligned(
         tuple((first.drafts[name], second.drafts[name]) for name in both),
         tuple(draft for name, draft in first.drafts.items() if name not in second.drafts),
         tuple(draft for name, draft in second.drafts.items() if name not in first.drafts),
-        (*first.notes, *second.notes),
+        notes,
     )
 
 

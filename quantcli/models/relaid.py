@@ -152,11 +152,13 @@ def _is_vector(weight: Weight) -> bool:
 
 def _as_matrix(weight: Weight, file: Stored) -> Weight:
     """A vector as a matrix of one column, anything else as it is."""
-    if not _is_vector(weight):
-        return weight
-    if not weight.shape or not isinstance(weight.scheme, Dense):
-        raise BadInput(f"{file.every.where}: tensor {weight.name} is {weight.scheme.name} {list(weight.shape)}.")
-    return reshaped(weight, (*weight.shape, 1))
+    is_vector = _is_vector(weight)
+    if not weight.shape or (is_vector and not isinstance(weight.scheme, Dense)):
+        raise BadInput(
+            f"{file.every.where}: tensor {weight.name} is {weight.scheme.name} with shape {list(weight.shape)}, of "
+            "which rows cannot be cut out."
+        )
+    return reshaped(weight, (*weight.shape, 1)) if is_vector else weight
 
 
 def _shaped(weight: Weight, like: Weight) -> Weight:

@@ -17,7 +17,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.ggml import TYPES
 from quantcli.targets import gguf_from_gguf, gguf_from_hf, gguf_split
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
-from quantcli.targets.gguf_overrides import fitted
+from quantcli.targets.gguf_overrides import replaced
 
 
 class GgufTarget:
@@ -59,7 +59,8 @@ class GgufTarget:
         else:
             keys, notes = gguf_from_hf.keys(source, placed, number)
         last = gguf_from_gguf.layers_left(source, settings)  # stronger than an override of the same key
-        given = {key: fitted(key, typed, keys) for key, typed in settings.keys.items()}
+        given, doubts = replaced(keys, settings.keys)
+        notes = [*notes, *doubts]
         for key, typed in [*given.items(), *last.items()]:
             keys.pop(key, None)
             keys[key] = typed

@@ -1,17 +1,19 @@
 """`--override-kv` held to the type of its key: a key that is known keeps its type, another integer is uint32.
 
 llama-quantize writes every integer as uint32 of its magnitude, also in the place of a text or a number of another type,
-which llama.cpp then does not load.
+which llama.cpp then does not load. Of a new key its bytes are kept, with a warning for what was negative.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 from quantcli.errors import WrongUsage
 from quantcli.models import FAMILIES
+from quantcli.models.generation import SAMPLING
 from quantcli.recipes.prune_keys import PER_LAYER
 
 #: The type of an integer before its key's type is known.
@@ -27,25 +29,34 @@ WORDS = {
     **dict.fromkeys((*RANGES, INTEGER), "int"), "float32": "float", "float64": "float", "bool": "bool", "string": "str",
 }  # fmt: skip
 
-#: Types of keys that a file may lack, beside those of the architectures' tables.
+#: Types of keys that a file may lack, beside those of the families' tables, which count for any architecture; the first
+#: pattern that matches counts, and of an empty type nothing is known.
 OF_KEYS = {
-    "general.architecture": "string", "general.type": "string", "general.name": "string", "general.basename": "string",
+    "general.sampling.*": "", "general.*.count": "uint32", "general.tags": "array[string]",
+    "general.languages": "array[string]", "general.datasets": "array[string]", "general.alignment": "uint32",
+    "general.file_type": "uint32", "general.quantization_version": "uint32", "general.*": "string",
     "tokenizer.ggml.model": "string", "tokenizer.ggml.pre": "string", "tokenizer.chat_template*": "string",
-    "tokenizer.ggml.*_token_id": "uint32", "tokenizer.ggml.add_*": "bool",
+    "tokenizer.ggml.*_token_id": "uint32", "tokenizer.ggml.add_*": "bool", "*.attention.causal": "bool",
+    "*.pooling_type": "uint32", "*.rope.scaling.finetuned": "bool",
 }  # fmt: skip
 
 
-def fitted(key: str, given: tuple[str, Any], keys: Mapping[str, tuple[str, Any]]) -> tuple[str, Any]:
-    """A given value in its key's type, among `keys` or in general. Raises `WrongUsage` for one that does not fit it.
+def replaced(
+    keys: Mapping[str, tuple[str, Any]], given: Mapping[str, tuple[str, Any]]
+) -> tuple[dict[str, tuple[str, Any]], list[str]]:
+    """The given values in their keys' types, and warnings. Raises `WrongUsage` for one that does not fit its key."""
+    found, warnings = {}, []
+    for key, (kind, value) in given.items():
+        known = _type(key, keys)
+        if kind == INTEGER and known is None and value < 0:
+            warnings.append(f"--override-kv {key}=int:{value} is written as {-value}: a new key is uint32.")
+            value = -value
+        found[key] = _fitted(key, kind, value, known)
+    return found, warnings
 
-    >>> fitted("a.b", ("int", 7), {}), fitted("a.b", ("int", -7), {"a.b": ("int16", 0)})
-    (('uint32', 7), ('int16', -7))
-    """
-    kind, value = given
-    known = keys[key][0] if key in keys else _usual(key)
-    if known is not None and known.startswith("array") and key.partition(".")[2] in PER_LAYER:
-        element = known.removeprefix("array[").removesuffix("]")
-        known = "uint32" if element in RANGES else element  # one number for all layers
+
+def _fitted(key: str, kind: str, value: Any, known: str | None) -> tuple[str, Any]:
+    """A value in the type that its key is known to have, None where it is not known."""
     text = f"{key}={WORDS[kind]}:{str(value).lower() if kind == 'bool' else value}"[:100]
     if known is not None and WORDS.get(known) != WORDS[kind]:
         hint = f"Write {key}={WORDS[known]}:VALUE." if known in WORDS else "An option cannot set it."
@@ -59,10 +70,21 @@ def fitted(key: str, given: tuple[str, Any], keys: Mapping[str, tuple[str, Any]]
     return written, value
 
 
-def _usual(key: str) -> str | None:
-    """The type of a key that is known from elsewhere."""
-    for family in FAMILIES:
-        for row in (*family.foremost, *family.keys, *family.further):
-            if key == f"{family.gguf}.{row.name}":
-                return row.type
-    return next((kind for pattern, kind in OF_KEYS.items() if fnmatchcase(key, pattern)), None)
+def _type(key: str, keys: Mapping[str, tuple[str, Any]]) -> str | None:
+    """The GGUF type of a key: that of the file, else the one that it has elsewhere."""
+    known, name = keys[key][0] if key in keys else None, key.partition(".")[2]
+    if known is None:
+        sampling = {f"sampling.{name}": kind for _, name, kind in SAMPLING}
+        known = sampling.get(name) or _of_families().get(name)
+        known = known or next((kind for pattern, kind in OF_KEYS.items() if fnmatchcase(key, pattern)), None)
+    elif known.startswith("array") and name in PER_LAYER:
+        element = known.removeprefix("array[").removesuffix("]")
+        known = "uint32" if element in RANGES else element  # one number for all layers
+    return known or None
+
+
+@cache
+def _of_families() -> dict[str, str]:
+    """The types of the keys in the families' tables, without the architecture's prefix."""
+    rows = (row for family in FAMILIES for row in (*family.foremost, *family.keys, *family.further))
+    return {row.name: row.type for row in rows}

@@ -315,6 +315,9 @@ def repeated(name: str, raw: Raw) -> Callable[[dict[str, Raw]], dict[str, Raw]]:
         ((experts_apart,), {"expert_count": ("uint32", 3)}, "expert_count is 3"),
         ((experts_apart,), {"expert_count": ("uint32", 2**32 - 1)}, "expert_count is 4294967295"),
         ((experts_apart, repeated("blk.0.ffn_up.1.weight", of_values(np.ones((8, 64))))), {}, "blk.0.ffn_up.1.weight"),
+        ((QKV, repeated("blk.0.attn_qkv.weight", Raw("f32", (), np.zeros(4, np.uint8)))), {}, "blk.0.attn_qkv.weight"),
+        ((QKV, repeated("blk.0.attn_qkv.weight", of_values(np.ones(7)))), {}, "blk.0.attn_qkv.weight"),
+        ((EXPERTS, repeated("blk.0.ffn_gate_up_exps.weight", of_values(np.ones((4, 5, 64))))), {}, "ffn_gate_up_exps"),
         ((QKV, repeated("blk.0.attn_k.weight", of_values(np.ones((32, 64))))), {}, "blk.0.attn_k.weight"),
     ],
 )

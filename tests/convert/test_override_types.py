@@ -41,6 +41,7 @@ def source(tmp_path: Path) -> Path:
         ("llama.block_count=int:4294967295", ("uint32", 2**32 - 1)),
         ("llama.feed_forward_length=int:16", ("uint32", 16)),
         ("new.key=int:7", ("uint32", 7)),
+        ("general.sampling.top_k=int:-1", ("int32", -1)),
         ("llama.context_length=int:0", ("uint32", 0)),
         ("tokenizer.ggml.eot_token_id=int:3", ("uint32", 3)),
         ("tokenizer.ggml.add_bos_token=bool:false", ("bool", False)),
@@ -57,14 +58,25 @@ def test_a_known_key_keeps_its_type(source: Path, tmp_path: Path, given: str, wr
      "a.i64=int:9223372036854775808", "llama.block_count=int:-1", "llama.block_count=int:4294967296",
      "llama.block_count=float:1", "llama.block_count=str:1", "llama.block_count=bool:true", "a.float=int:1",
      "a.flag=int:1", "a.flag=str:true", "a.text=int:1", "a.text=bool:true", "a.list=int:1", "a.list=str:1",
-     "llama.feed_forward_length=int:-1", "llama.feed_forward_length=str:1", "new.key=int:-1",
-     "new.key=int:4294967296", "general.architecture=int:3", "general.name=int:3", "llama.rope.freq_base=int:10000",
+     "llama.feed_forward_length=int:-1", "llama.feed_forward_length=str:1",
+     "new.key=int:4294967296", "new.key=int:-4294967296", "general.author=int:3", "general.sampling.top_k=float:1",
+     "mystery.context_length=str:x", "mystery.attention.causal=int:1",
+     "general.architecture=int:3", "general.name=int:3", "llama.rope.freq_base=int:10000",
      "llama.context_length=float:8", "tokenizer.ggml.eot_token_id=int:-1", "tokenizer.ggml.add_bos_token=int:1",
      "tokenizer.chat_template=bool:true"],
 )  # fmt: skip
 def test_a_value_that_does_not_fit_its_key_is_refused(source: Path, tmp_path: Path, given: str) -> None:
     with pytest.raises(WrongUsage, match=given.partition("=")[0]):
         planned(source, tmp_path / "out.gguf", override_kv=(given,))
+
+
+def test_a_negative_number_for_a_new_key_is_a_warning(source: Path, tmp_path: Path) -> None:
+    """llama-quantize writes its magnitude; --strict refuses it."""
+    report = converted(source, tmp_path / "out.gguf", override_kv=("new.key=int:-7",))
+    assert gguf.read(tmp_path / "out.gguf").metadata["new.key"] == ("uint32", 7)
+    assert len(report["warnings"]) == 1 and "new.key" in report["warnings"][0]
+    with pytest.raises(NotPossible, match=r"new\.key"):
+        planned(source, tmp_path / "no.gguf", override_kv=("new.key=int:-7",), strict=True)
 
 
 def test_keys_of_a_file_from_a_folder_have_their_types_too(tmp_path: Path) -> None:

@@ -103,3 +103,14 @@ def test_glm4v_as_its_text_folder(shared: Path, tmp_path: Path) -> None:
     converted(tmp_path / "hf", tmp_path / "again.gguf", scheme="f32")
     ids = np.random.default_rng(6).integers(0, 360, 24).tolist()
     assert difference(Runner(tmp_path / "again.gguf").logits(ids), Runner(file).logits(ids)) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("glm4_moe", "3"), ("glm4_moe", "0"), ("deepseek_v3", "0"), ("llama", "1")]
+)
+def test_pruned_files(shared: Path, tmp_path: Path, name: str, layers: str) -> None:
+    """llama.cpp loads a pruned file and computes what the folder made of it computes."""
+    case = prepared(shared, tmp_path, name)
+    converted(case.source, tmp_path / "plain.gguf", scheme="f32")
+    converted(tmp_path / "plain.gguf", tmp_path / "pruned.gguf", prune_layers=layers)
+    same_logits(tmp_path / "pruned.gguf", tmp_path, *known(shared, case))
