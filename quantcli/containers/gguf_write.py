@@ -79,8 +79,10 @@ def _info(name: str, shape: tuple[int, ...], type_name: str | Unknown, offset: i
     check_name(name, "a tensor to be written")
     if len(name.encode()) > MAX_TENSOR_NAME:
         raise NotPossible(f"tensor {shown(name)}: llama.cpp loads names of at most {MAX_TENSOR_NAME} bytes: rename it.")
-    if not 1 <= len(shape) <= MAX_RANK:
-        raise NotPossible(f"tensor {shown(name)}: GGUF holds 1 to {MAX_RANK} dimensions, not {len(shape)}: reshape it.")
+    if len(shape) > MAX_RANK:
+        raise NotPossible(
+            f"tensor {shown(name)}: GGUF holds at most {MAX_RANK} dimensions, not {len(shape)}: reshape it."
+        )
     sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
     type_id = type_name.id if isinstance(type_name, Unknown) else BY_NAME[type_name].id
     return _text(name) + sizes + struct.pack("<IQ", type_id, offset)

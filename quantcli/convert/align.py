@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import NotPossible
 from quantcli.models import Architecture, Hyperparameters
-from quantcli.models.translate import Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Draft
 from quantcli.targets.global_scales import combined
-from quantcli.targets.names import Model, unknown
+from quantcli.targets.names import Gathered, Model, unknown
 
 #: Roles of the output matrix and of the embedding that stands for it where the two are tied.
 HEAD, EMBEDDING = "output", "token_embd"
@@ -51,27 +50,30 @@ class Aligned:
 
 def align(a: Checkpoint, b: Checkpoint) -> Aligned:
     """The pairs of two checkpoints. Raises `NotPossible` where names can't be brought together, `BadInput`."""
-    mixed = Model.of(a).dialect != Model.of(b).dialect
-    first, second = _side("A", a, mixed), _side("B", b, mixed)
+    models = Model.of(a), Model.of(b)
+    mixed = models[0].dialect != models[1].dialect or models[0].layout != models[1].layout
+    first, second = _side("A", models[0], mixed), _side("B", models[1], mixed)
     first, second = _with_head(first, second), _with_head(second, first)
     both = [name for name in first.drafts if name in second.drafts]
+    notes = (*first.notes, *second.notes)
+    if mixed and models[0].dialect == models[1].dialect:
+        notes = ("A and B store some tensors otherwise: they are compared under Hugging Face's names.", *notes)
     return Aligned(
         tuple((first.drafts[name], second.drafts[name]) for name in both),
         tuple(draft for name, draft in first.drafts.items() if name not in second.drafts),
         tuple(draft for name, draft in second.drafts.items() if name not in first.drafts),
-        (*first.notes, *second.notes),
+        notes,
     )
 
 
-def _side(label: str, source: Checkpoint, mixed: bool) -> Side:
+def _side(label: str, model: Model, mixed: bool) -> Side:
     """One side, under Hugging Face's names where the two have different ones."""
-    model = Model.of(source)
-    architecture = model.architecture
+    source, architecture = model.source, model.architecture
     if mixed and architecture is None:
         raise NotPossible(f"{unknown(source)} Two folders or two GGUF files need no table.")
     settings = model.hyperparameters if architecture and (mixed or source.names == "hf") else None
     kept, notes = _set_aside(label, model, settings, mixed)
-    drafts = _translated(kept, model, settings) if mixed else [_stored(weight, model) for weight in kept.values()]
+    drafts = _translated(kept, model) if mixed else [_stored(weight, model) for weight in kept.weights.values()]
     if mixed and source.names == "hf" and architecture and settings:
         computed = _computed(architecture, settings)
         drafts += computed
@@ -81,14 +83,17 @@ def _side(label: str, source: Checkpoint, mixed: bool) -> Side:
     return replace(side, tied=side.find(HEAD) is None) if source.names == "gguf" else side
 
 
-def _set_aside(
-    label: str, model: Model, settings: Hyperparameters | None, mixed: bool
-) -> tuple[dict[str, Weight], list[str]]:
+def _set_aside(label: str, model: Model, settings: Hyperparameters | None, mixed: bool) -> tuple[Gathered, list[str]]:
     """The weights of a side without those of a folder that models have no use for, and what is said of these."""
-    weights, left = combined(model.source, strict=mixed)
-    kept, notes = {}, []
-    if not mixed:
+    if mixed:
+        found = model.gather()
+        weights, left = found.weights, found.left
+    else:
+        weights, left = combined(model.source, strict=False)
         weights, left = {**weights, **{tensor.name: model.source.weights[tensor.name] for tensor in left}}, []
+        found = Gathered(weights, {}, left)
+    kept: dict[str, Weight] = {}
+    notes = []
     if left:
         several = f"{len(left)} tensors, {left[0].name} the first, are" if len(left) > 1 else f"{left[0].name} is"
         notes.append(f"{label}: {several} set aside: {left[0].reason}.")
@@ -100,20 +105,18 @@ def _set_aside(
             notes.append(f"{label}: {name} is set aside: the embedding is used for it (tie_word_embeddings).")
         else:
             kept[name] = weight
-    return kept, notes
+    return replace(found, weights=kept), notes
 
 
-def _translated(weights: dict[str, Weight], model: Model, settings: Hyperparameters | None) -> list[Draft]:
+def _translated(kept: Gathered, model: Model) -> list[Draft]:
     """Under Hugging Face's names and in its arrangement; what the table does not know under its own name."""
-    assert model.architecture is not None and settings is not None
-    translation = Translation(model.architecture, settings, model.dialect, "hf", str(model.source.root))
-    made, rest = translation.of(weights)
+    made, rest = model.translated(kept, "hf")
     drafts = []
     for tensor in made:
         weight, rows, shape = tensor.source.weight, tensor.source.rows, tensor.source.shape
         subject = Subject(tensor.name, tensor.found.name("gguf"), tensor.found.row.role, shape)
         drafts.append(Draft(tensor.name, shape, subject, weight.scheme.values_dtype, weight, rows))
-    return drafts + [_stored(weights[name], model) for name in rest]
+    return drafts + [_stored(kept.weights[name], model) for name in rest]
 
 
 def _computed(architecture: Architecture, settings: Hyperparameters) -> list[Draft]:

@@ -14,7 +14,7 @@ from quantcli.containers.gguf_values import Value
 from quantcli.convert.chosen import KEEP, Chosen
 from quantcli.convert.gguf_options import read_by_loader, tensor_types
 from quantcli.convert.request import GGUF_OPTIONS, Request
-from quantcli.errors import WrongUsage
+from quantcli.errors import NotPossible, WrongUsage
 from quantcli.recipes import names
 from quantcli.recipes.base import Decision, Layer, Origin, resolve
 from quantcli.recipes.llama_cpp import (
@@ -34,6 +34,9 @@ from quantcli.targets import gguf_metadata
 from quantcli.targets.base import Draft
 from quantcli.targets.names import Model
 
+#: `general.type` or `general.architecture` of files that are no models: llama-quantize takes none of them.
+ADAPTERS = {"adapter": "an adapter", "controlvector": "a control vector"}
+
 
 def decisions(
     source: Checkpoint, drafts: Sequence[Draft], request: Request, given: Layer, recipes: Sequence[Layer],
@@ -45,6 +48,7 @@ def decisions(
     entries = {d.name: _fitted(found, d) for d in drafts if (found := resolve(d.subject, recipes))}
     options = _options(request)
     name = common.scheme if common else "keep"
+    _refuse_adapter(source, name)
     if name not in FTYPES and options != Options():
         option = next(option for field, option in GGUF_OPTIONS.items() if getattr(request, field))
         raise WrongUsage(
@@ -67,6 +71,17 @@ def decisions(
     decided = below | entries | by_option | overridden
     demanding = frozenset(demands_importance(decided, name))
     return Chosen(decided, None, None, number, tuple(warnings), demanding)
+
+
+def _refuse_adapter(source: Checkpoint, scheme: str) -> None:
+    """Raise `NotPossible` for a scheme for the whole of a file in which there is nothing to quantize."""
+    stated = (source.metadata.get(key) for key in ("general.type", "general.architecture"))
+    kind = next((ADAPTERS[value.value] for value in stated if value and value.value in ADAPTERS), None)
+    if kind is not None and scheme not in names.WORDS:
+        raise NotPossible(
+            f"--scheme {scheme}: {source.root} is {kind}, of which no tensor gets another type. Without --scheme it is "
+            "copied."
+        )
 
 
 def _fitted(decision: Decision, draft: Draft) -> Decision:

@@ -21,6 +21,7 @@ from quantcli.errors import BadInput, WrongUsage
 from quantcli.recipes.llama_cpp import TensorType, tensor_type, tensor_type_file
 from quantcli.recipes.prune import parse as parse_layers
 from quantcli.targets.gguf_from_gguf import SPLIT_KEYS
+from quantcli.targets.gguf_overrides import INTEGER
 
 #: The longest `--tensor-type-file` that is read.
 MAX_FILE = 1 << 20
@@ -32,11 +33,10 @@ FORM = "needs KEY=TYPE:VALUE with TYPE int, float, bool or str, such as --overri
 
 
 def _integer(text: str) -> tuple[str, Any]:
-    """llama-quantize writes every integer as uint32 of its magnitude."""
-    value = abs(int(text)) if re.fullmatch(r"-?[0-9]{1,12}", text) else -1
-    if not 0 <= value < 2**32:
+    """An integer, whose type is the key's."""
+    if not re.fullmatch(r"-?[0-9]{1,20}", text):
         raise ValueError
-    return "uint32", value
+    return INTEGER, int(text)
 
 
 def _float(text: str) -> tuple[str, Any]:
@@ -62,12 +62,12 @@ READ: dict[str, Callable[[str], tuple[str, Any]]] = {"int": _integer, "float": _
 
 
 def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
-    """One `--override-kv`: the key, its GGUF type and value. Raises `WrongUsage`, quoting the text.
+    """One `--override-kv`: the key, its GGUF type (`int` until its key's is known) and value. Raises `WrongUsage`.
 
     Also for the keys that say how the file is laid out, which another value than its writer's makes unreadable.
 
     >>> override_kv("general.name=str:mine"), override_kv("x.n=int:-7")
-    (('general.name', ('string', 'mine')), ('x.n', ('uint32', 7)))
+    (('general.name', ('string', 'mine')), ('x.n', ('int', -7)))
     """
     key, equals, rest = text.partition("=")
     kind, colon, value = rest.partition(":")
@@ -100,8 +100,7 @@ def read_by_loader(request: Request) -> dict[str, Value]:
     read: dict[str, Value] = {}
     for text in request.override_kv:
         key, (kind, value) = override_kv(text)
-        negative = kind == "uint32" and text.partition("=")[2].startswith("int:-")
-        read.setdefault(key, Value(kind, -value % 2**32 if negative else value))
+        read.setdefault(key, Value("uint32", value % 2**32) if kind == INTEGER else Value(kind, value))
     return read
 
 

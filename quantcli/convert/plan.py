@@ -24,6 +24,7 @@ from quantcli.convert.steps import Plan, Step
 from quantcli.convert.weigh import importance, weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
+from quantcli.recipes.llama_cpp_architectures import ARCHITECTURES
 from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.names import GGML, WORDS
 from quantcli.schemes.bare_fp8 import BareFp8
@@ -32,7 +33,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.opaque import Opaque
 from quantcli.schemes.scaled import Scaled
 from quantcli.targets import TARGETS
-from quantcli.targets.base import Draft, OutputFile, Placed, Settings, Target
+from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, Target
 from quantcli.virtual import by_row, transposed
 
 #: What `--lossless` accepts.
@@ -77,7 +78,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         _refuse_lossy(source, steps, request.lossless, target)
     steps = together(steps) if target.label == "hf" else steps
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
-    if target.label == "gguf" and (source.names == "gguf" or any(not isinstance(s.scheme, Dense) for s in steps)):
+    if target.label == "gguf" and _is_by_llama_quantize(source, steps, chosen.file_type):
         steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape) or (1,))) for s in steps]
     placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
     files, notes = target.files(source, placed, settings)
@@ -90,6 +91,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *chooser.warnings,
         *chosen.beside.unreached(steps, chosen.of),
         *_fallbacks(steps),
+        *_left_out(left),
         *idle,
         *unweighted,
         *notes,
@@ -110,6 +112,14 @@ def _refuse_unusable(source: Checkpoint) -> None:
             raise NotPossible(
                 f"{stored.file}: tensor {weight.name}: {reason}. Dequantize the model with the tool that wrote it."
             )
+
+
+def _is_by_llama_quantize(source: Checkpoint, steps: Iterable[Step], file_type: int | None) -> bool:
+    """Whether a GGUF file is to be what llama-quantize writes, which does not count leading dimensions of 1."""
+    if source.names != "gguf":
+        return any(not isinstance(step.scheme, Dense) for step in steps)
+    architecture = source.metadata.get("general.architecture")
+    return file_type is not None and getattr(architecture, "value", None) in ARCHITECTURES
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
@@ -134,6 +144,20 @@ def _stored(step: Step) -> dict[str, str]:
     if weight is None or step.route is not Route.COPY or step.scheme.family in ("mlx", "ggml", "dense"):
         return {}
     return {part: stored.name for part, stored in weight.parts.items()}
+
+
+def _left_out(left: Iterable[Left]) -> list[str]:
+    """A warning for each reason why tensors are left out that has one."""
+    kinds: dict[str, list[str]] = {}
+    for tensor in left:
+        if tensor.warns:
+            kinds.setdefault(tensor.reason, []).append(tensor.name)
+    return [
+        f"{names[0]} is left out: {reason}."
+        if len(names) == 1
+        else f"{len(names)} tensors are left out, {names[0]} the first: {reason}."
+        for reason, names in kinds.items()
+    ]
 
 
 def _fallbacks(steps: Iterable[Step]) -> list[str]:

@@ -198,4 +198,5 @@ __all__ = [
     "mlx_rope_keys",
     "rebuild",
     "sampling_from_gguf",
+    "stored",
 ]

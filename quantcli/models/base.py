@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
+from quantcli.models.layouts import Layout
 from quantcli.models.ops import MoveAxis, Op
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers.conventions import PLAIN, Conventions
@@ -48,6 +50,7 @@ class Tensor:
     optional: models do without it. f32: it stays float32 in every dialect. beside: of several rows with one GGUF name,
     this one is meant where that GGUF tensor (a pattern) is there too. read_only: Hugging Face's folders may have this
     in place of the tensor of the row with the same GGUF pattern; `hf` is its whole name, `ops` lead from here to there.
+    also: other layouts in which GGUF files store it.
     """
 
     hf: str
@@ -60,6 +63,7 @@ class Tensor:
     f32: bool = False
     beside: str | None = None
     read_only: bool = False
+    also: tuple[Layout, ...] = ()
 
     @property
     def role(self) -> str:
@@ -92,6 +96,18 @@ class Found:
         return filled if is_whole else f"{filled}.{self.suffix}"
 
 
+def _numbered(name: str) -> tuple[str, int | None, int | None]:
+    """A name's pattern, its layer and its expert; the pattern of a name that no table can have is empty."""
+    numbers = NUMBER.findall(name)
+    if "{" in name or len(numbers) > 2:
+        return "", None, None
+    pattern = name
+    for mark in ("{i}", "{e}")[: len(numbers)]:
+        pattern = NUMBER.sub(mark, pattern, count=1)
+    layer, expert = (*map(int, numbers), None, None)[:2]
+    return pattern, layer, expert
+
+
 @dataclass(frozen=True)
 class Computed:
     """A GGUF tensor with no source tensor: `values(h)` is its float32 contents, None where this model has none."""
@@ -111,9 +127,9 @@ class Architecture:
     name: ours. gguf: GGUF's `general.architecture`; of several families with one, `when` tells by the metadata (values
     by key, without the architecture's prefix). model_types: of `config.json`, each with the defaults that its class in
     transformers assumes for keys that a file leaves out. tensors, computed: the table. dropped: source tensors that
-    hold nothing (patterns with `{i}`, in full). mtp: the dialects, beside `hf`, that keep the layers for
-    multi-token prediction, those from num_hidden_layers on; None: there are no such layers. mlx_schemes: role -> the
-    scheme that mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
+    hold nothing (patterns with `{i}`, in full). mtp: the dialects that keep the layers for multi-token prediction,
+    those with `eh_proj` from num_hidden_layers on; None: there are no such layers. mlx_schemes: role -> the scheme that
+    mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
     states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
 
     names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before
@@ -161,20 +177,29 @@ class Architecture:
                     table.setdefault(pattern, []).append((row, suffix))
         return tables
 
+    @cached_property
+    def _layouts(self) -> dict[str, list[tuple[Tensor, str, Layout]]]:
+        """GGUF pattern with its suffix -> the rows that files store so, with the layout."""
+        table: dict[str, list[tuple[Tensor, str, Layout]]] = {}
+        for row in self.tensors:
+            for layout, suffix in product(row.also, row.suffixes):
+                for pattern in layout.patterns:
+                    table.setdefault(f"{pattern}.{suffix}".removesuffix("."), []).append((row, suffix, layout))
+        return table
+
     def find(self, name: str, dialect: str) -> list[Found]:
         """What a name stands for in a dialect: a row of the table, several where they share the tensor, or none."""
-        numbers = NUMBER.findall(name)
-        if "{" in name or len(numbers) > 2:
-            return []
-        pattern = name
-        for mark in ("{i}", "{e}")[: len(numbers)]:
-            pattern = NUMBER.sub(mark, pattern, count=1)
-        layer, expert = (*map(int, numbers), None, None)[:2]
+        pattern, layer, expert = _numbered(name)
         return [Found(row, suffix, layer, expert) for row, suffix in self._rows[dialect].get(pattern, ())]
 
     def written(self, row: Tensor) -> Tensor:
         """The row itself, or the one in place of which Hugging Face's folders may have it."""
         return next(r for r in self.tensors if r.gguf == row.gguf and not r.read_only) if row.read_only else row
+
+    def find_layouts(self, name: str) -> list[tuple[Found, Layout]]:
+        """What a name stands for in GGUF files of another layout than the table's, with that layout."""
+        pattern, layer, expert = _numbered(name)
+        return [(Found(row, suffix, layer, expert), layout) for row, suffix, layout in self._layouts.get(pattern, ())]
 
     def agrees(self, one: str, other: str) -> bool:
         """Whether two dialects have the same names and arrangements for all tensors."""

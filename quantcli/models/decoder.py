@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantcli.models.base import Tensor
+from quantcli.models.layouts import ROWS_OF_QKV, Layout, Pieces, Range
 from quantcli.models.ops import Op, PermuteRows, Share
 
 LAYER, BLOCK = "model.layers.{i}", "blk.{i}"
@@ -28,8 +29,16 @@ PLAIN = {"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 #: Gate and up in one matrix, one after the other, in both dialects.
 FUSED = {"mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 
-#: Rotary rows that GGUF has as interleaved pairs.
-PERMUTED: Mapping[str, tuple[Op, ...]] = {
+#: Tensors that files also store one after another in another one.
+GATE_AND_UP: Mapping[str, tuple[Layout, ...]] = dict.fromkeys(("ffn_gate", "ffn_up"), (Range(f"{BLOCK}.ffn_gate_up"),))
+QKV: Mapping[str, tuple[Layout, ...]] = {
+    gguf: (Range(f"{BLOCK}.attn_qkv", count),) for gguf, count in ROWS_OF_QKV.items()
+}
+
+#: Rows of q and k in GGUF, module -> operations: as in Hugging Face's dialect; rotary rows as interleaved pairs.
+Rotary = Mapping[str, tuple[Op, ...]]
+STRAIGHT: Rotary = {}
+PERMUTED: Rotary = {
     "self_attn.q_proj": (PermuteRows("heads"),),
     "self_attn.k_proj": (PermuteRows("kv_heads"),),
 }
@@ -39,8 +48,12 @@ INVERSE_FREQUENCIES = ("model.layers.{i}.self_attn.rotary_emb.inv_freq",)
 
 
 def rows(modules: Mapping[str, str], *, optional: bool = False) -> tuple[Tensor, ...]:
-    """The rows of modules in every layer, copied as they are."""
-    return tuple(Tensor(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", optional=optional) for hf, gguf in modules.items())
+    """The rows of modules in every layer, copied as they are; files also store gate and up joined."""
+    joined = GATE_AND_UP if set(GATE_AND_UP) <= set(modules.values()) else {}
+    return tuple(
+        Tensor(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", optional=optional, also=joined.get(gguf, ()))
+        for hf, gguf in modules.items()
+    )
 
 
 def norm_rows(modules: Mapping[str, str], ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, ...]:
@@ -63,21 +76,29 @@ def ends(norm_ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, 
     )
 
 
-def attention(*, permute: bool = False) -> tuple[Tensor, ...]:
-    """q, k, v and output projections."""
-    ops = PERMUTED if permute else {}
-    return tuple(Tensor(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", ops.get(hf, ())) for hf, gguf in ATTENTION.items())
+def attention(rotary: Rotary = STRAIGHT) -> tuple[Tensor, ...]:
+    """q, k, v and output projections; files also store the first three joined. rotary: GGUF's order of rows."""
+    return tuple(
+        Tensor(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", rotary.get(hf, ()), also=QKV.get(gguf, ()))
+        for hf, gguf in ATTENTION.items()
+    )
+
+
+def also_experts(kind: str) -> tuple[Layout, ...]:
+    """How files also store stacked experts: one tensor each, gate and up joined."""
+    apart = Pieces((f"{BLOCK}.ffn_{kind}.{{e}}",))
+    return (apart,) if kind == "down" else (apart, Range(f"{BLOCK}.ffn_gate_up_exps"))
 
 
 def experts(names: Mapping[str, str], *, hf: str = "mlp.experts", mlx: str = "mlp.switch_mlp") -> tuple[Tensor, ...]:
-    """Routed experts: one tensor each in Hugging Face's dialect, stacked in GGUF's and MLX's.
+    """Routed experts: one tensor each in Hugging Face's dialect, stacked in GGUF's (not in old files) and MLX's.
 
     names: an expert's module in Hugging Face's dialect -> (`gate`, `up` or `down`).
     """
     apart = tuple(
         Tensor(
             f"{LAYER}.{hf}.{{e}}.{name}", f"{BLOCK}.ffn_{kind}_exps", mlx=f"{LAYER}.{mlx}.{kind}_proj",
-            suffixes=("weight",), optional=True,
+            suffixes=("weight",), optional=True, also=also_experts(kind),
         )
         for name, kind in names.items()
     )  # fmt: skip
@@ -107,7 +128,7 @@ EXPERTS = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 
 def decoder(
     *,
-    permute: bool = False,
+    rotary: Rotary = STRAIGHT,
     qk_norm: bool = False,
     norms: Mapping[str, str] = PRE_NORMS,
     mlp: Mapping[str, str] = GATED,
@@ -118,7 +139,7 @@ def decoder(
     return (
         *ends(norm_ops, bias=norm_bias),
         *norm_rows(norms, norm_ops, bias=norm_bias),
-        *attention(permute=permute),
+        *attention(rotary),
         *(norm_rows(QK_NORMS, norm_ops) if qk_norm else ()),
         *rows(mlp),
     )

@@ -6,6 +6,9 @@ apart, the keys' transposed for each head:
     kv_b_proj  (heads * (nope + v), kv_lora)   ->   attn_k_b  (heads, kv_lora, nope)
                                                     attn_v_b  (heads, v, kv_lora)
 
+GGUF files from before llama.cpp had latent attention store `kv_b_proj` as it is, and the sizes of its heads under the
+keys of plain attention.
+
 Source: llama.cpp's conversion of DeepseekV2ForCausalLM and DeepseekV3ForCausalLM; mlx-lm's deepseek_v2, deepseek_v3.
 """
 
@@ -15,7 +18,7 @@ from typing import Any
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
-from quantcli.models.glm4_moe import ROUTER, SHARED
+from quantcli.models.glm4_moe import NEXT, ROUTER, SHARED
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     CAUSAL,
@@ -34,6 +37,7 @@ from quantcli.models.keys import (
     expert_keys,
     gating,
 )
+from quantcli.models.layouts import Unsplit
 from quantcli.models.ops import PerHead, Take, Transpose
 from quantcli.models.reader import Reader
 from quantcli.models.stored import Setting, Stored, has
@@ -60,10 +64,10 @@ ATTENTION = (
 def kv_b(*, split_in_mlx: bool) -> tuple[Tensor, ...]:
     """The rows that share `kv_b_proj`."""
     keys, values = (f"{LAYER}.self_attn.embed_q", f"{LAYER}.self_attn.unembed_out") if split_in_mlx else (None, None)
-    hf, weight = f"{LAYER}.self_attn.kv_b_proj", ("weight",)
+    hf, weight, also = f"{LAYER}.self_attn.kv_b_proj", ("weight",), (Unsplit(f"{BLOCK}.attn_kv_b"),)
     return (
-        Tensor(hf, f"{BLOCK}.attn_k_b", KEY_ROWS, weight, keys, KEY_ROWS if split_in_mlx else ()),
-        Tensor(hf, f"{BLOCK}.attn_v_b", VALUE_ROWS, weight, values, VALUE_ROWS if split_in_mlx else ()),
+        Tensor(hf, f"{BLOCK}.attn_k_b", KEY_ROWS, weight, keys, KEY_ROWS if split_in_mlx else (), also=also),
+        Tensor(hf, f"{BLOCK}.attn_v_b", VALUE_ROWS, weight, values, VALUE_ROWS if split_in_mlx else (), also=also),
     )
 
 
@@ -126,7 +130,7 @@ FURTHER = (
     Key("attention.q_lora_rank", "uint32", "q_lora_rank"),
     Key("attention.kv_lora_rank", "uint32", "kv_lora_rank"),
     Key("attention.key_length_mla", "uint32", _sum("qk_nope_head_dim", "qk_rope_head_dim")),
-    Key("attention.value_length_mla", "uint32", "v_head_dim"),
+    Key("attention.value_length_mla", "uint32", "v_head_dim", otherwise="attention.value_length"),
     EXPERT_LENGTH,
     SHARED_EXPERTS,
     EXPERT_SCALE,
@@ -142,7 +146,8 @@ def _groups(file: Stored) -> int:
 
 def _nope(file: Stored) -> int:
     """The part of a head that is not rotated."""
-    return file.own.integer("attention.key_length_mla") - file.own.integer("rope.dimension_count")
+    size = file.own.integer(file.own.first("attention.key_length_mla", "attention.key_length"))
+    return size - file.own.integer("rope.dimension_count")
 
 
 SETTINGS = (
@@ -214,8 +219,8 @@ DEEPSEEK_V3 = Architecture(
             "scoring_func": "sigmoid",
         }
     },
-    tensors=(*LAYERS, *kv_b(split_in_mlx=True)),
-    mtp=(),
+    tensors=(*LAYERS, *kv_b(split_in_mlx=True), *rows(NEXT, optional=True)),
+    mtp=("hf",),
     mlx_schemes={"ffn_gate_inp": "dense"},
     keys=KEYS,
     further=FURTHER,
@@ -223,7 +228,7 @@ DEEPSEEK_V3 = Architecture(
     expects=(Setting("rope_interleave", True),),
     settings=(
         *SETTINGS,
-        Setting("num_nextn_predict_layers", 0),
+        Setting("num_nextn_predict_layers", lambda file: file.predicting),
         Setting("scoring_func", "sigmoid"),
         Setting("topk_method", "noaux_tc"),
     ),

@@ -32,7 +32,7 @@ def _windows(hyperparameters: Hyperparameters) -> tuple[bool, ...] | None:
 
 def _layer_types(file: Stored) -> Any:
     """Every layer attends to all where there is no window."""
-    return kinds_of_layers(file) if file.own.has(SLIDING_WINDOW.name) else ["full_attention"] * file.layers
+    return kinds_of_layers(file) if file.own.has(SLIDING_WINDOW.name) else ["full_attention"] * file.trunk
 
 
 def _pattern(file: Stored) -> str | None:
@@ -55,6 +55,7 @@ EXAONE4 = Architecture(
     },
     tensors=decoder(norms=POST_NORMS, qk_norm=True),
     dropped=INVERSE_FREQUENCIES,
+    mtp=(),
     computed=(ROPE_FREQS,),
     further=(VOCAB_SIZE, SLIDING_WINDOW, Key(WINDOW_PATTERN.name, WINDOW_PATTERN.type, _windows)),
     classes={"exaone4": "Exaone4ForCausalLM"},

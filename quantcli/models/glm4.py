@@ -1,16 +1,24 @@
 """The glm4 architecture (GLM-4-0414): norms before and after attention and MLP, gate and up in one matrix.
 
+The text part of a model with M-RoPE (GLM-4.1V and later) has rotary rows in another order in GGUF.
+
 Source: llama.cpp's conversion of Glm4ForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, decoder
-from quantcli.models.keys import ROPE_DIMENSIONS
+from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, Rotary, decoder
+from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SECTIONS, SIZES
+from quantcli.models.ops import MropeRows
+from quantcli.models.rope_settings import scaling_with_sections
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
 NORMS = PRE_NORMS | {"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"}
-
+#: Rows of q and k.
+ROTARY: Rotary = {
+    "self_attn.q_proj": (MropeRows("heads"),),
+    "self_attn.k_proj": (MropeRows("kv_heads"),),
+}
 
 #: GLM's text starts with tokens of the chat template; the one that GGUF names is the converter's.
 NO_START = (Setting("bos_token_id", None),)
@@ -28,8 +36,10 @@ GLM4 = Architecture(
             "attention_bias": True,
         }
     },
-    tensors=decoder(norms=NORMS, mlp=FUSED),
+    tensors=decoder(rotary=ROTARY, norms=NORMS, mlp=FUSED),
     dropped=INVERSE_FREQUENCIES,
+    mtp=(),
+    keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(ROPE_DIMENSIONS,),
     classes={"glm4": "Glm4ForCausalLM"},
     settings=(
@@ -37,6 +47,7 @@ GLM4 = Architecture(
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),
         Setting("partial_rotary_factor", Stored.rotary_share),
+        Setting("rope_scaling", scaling_with_sections),
     ),
     vocabulary=conventions.GLM4,
 )

@@ -11,6 +11,7 @@ from typing import Any
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, LAYER, attention, ends, norm_rows, rows
 from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key, expert_keys
+from quantcli.models.layouts import Range
 from quantcli.models.ops import Op, Take, Transpose
 from quantcli.models.rope_settings import rope_scaling
 from quantcli.models.stored import Setting, Stored, has, kinds_of_layers
@@ -24,8 +25,9 @@ STARTS = {"gate": 0, "up": 1}
 
 def _expert(hf: str, kind: str, suffix: str, ops: tuple[Op, ...] = ()) -> Tensor:
     """An expert tensor under whole names; MLX has GGUF's arrangement."""
-    mlx = f"{EXPERTS}.{kind}_proj.{suffix}"
-    return Tensor(f"{EXPERTS}.{hf}", f"{BLOCK}.ffn_{kind}_exps.{suffix}", ops, ("",), mlx, ops)
+    mlx, joined = f"{EXPERTS}.{kind}_proj.{suffix}", Range(f"{BLOCK}.ffn_gate_up_exps.{suffix}")
+    also = (joined,) if kind in STARTS else ()
+    return Tensor(f"{EXPERTS}.{hf}", f"{BLOCK}.ffn_{kind}_exps.{suffix}", ops, ("",), mlx, ops, also=also)
 
 
 SCALING = {

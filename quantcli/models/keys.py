@@ -98,6 +98,10 @@ ROPE = (
     Key("rope.scaling.yarn_beta_slow", "float32", _yarn(lambda h: h.rope.beta_slow)),
     FREQ_BASE,
 )
+#: M-RoPE's sections, always four in GGUF.
+SECTIONS = Key(
+    "rope.dimension_sections", "array[int32]", lambda h: (*h.rope.sections, 0, 0, 0, 0)[:4] if h.rope.sections else None
+)
 LOCAL_FREQ_BASE = Key("rope.freq_base_swa", "float32", lambda h: h.rope.local_theta, "rope_local_base_freq")
 RMS_EPS = Key("attention.layer_norm_rms_epsilon", "float32", lambda h: h.norm_eps, "rms_norm_eps")
 

@@ -8,5 +8,5 @@ from quantcli.models.stored import Stored
 def every(period: int) -> Callable[[Stored], list[str]]:
     """`layer_types` where of so many layers the last attends to the whole context."""
     return lambda file: [
-        "sliding_attention" if (layer + 1) % period else "full_attention" for layer in range(file.layers)
+        "sliding_attention" if (layer + 1) % period else "full_attention" for layer in range(file.trunk)
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.models.base import Architecture, Computed
-from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, decoder
 from quantcli.models.hyperparameters import Hyperparameters, even_share
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
 from quantcli.models.rope import llama3_factors
@@ -43,7 +43,7 @@ LLAMA = Architecture(
             "sliding_window": 4096,
         },
     },
-    tensors=decoder(permute=True),
+    tensors=decoder(rotary=PERMUTED),
     computed=(ROPE_FREQS,),
     dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,

@@ -8,6 +8,7 @@ from quantcli.models.decoder import (
     BLOCK,
     INVERSE_FREQUENCIES,
     LAYER,
+    PERMUTED,
     PRE_NORMS,
     attention,
     ends,
@@ -38,7 +39,7 @@ MIXTRAL = Architecture(
     tensors=(
         *ends(),
         *norm_rows(PRE_NORMS),
-        *attention(permute=True),
+        *attention(PERMUTED),
         *rows({f"{MOE}.gate": "ffn_gate_inp"}),
         *experts({"w1": "gate", "w3": "up", "w2": "down"}, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp"),
         # In transformers 5 the module has another name, which folders of its own making may keep.

@@ -1,6 +1,6 @@
 """Operations between a tensor's arrangement in one dialect and in another; each is tiny and can be undone.
 
-    row operations     gather rows of each matrix      PermuteRows  GroupQkv  Take  Share
+    row operations     gather rows of each matrix      PermuteRows  MropeRows  GroupQkv  Take  Share
     shape operations   move no byte                    PerHead  SingleRow  DropAxis  MoveAxis
     value operations   change values or the last axis  AddOne  NegExp  Transpose
 
@@ -80,6 +80,33 @@ class PermuteRows:
                 f"{rows} rows cannot be split into {heads} attention heads of two halves each: see config.json."
             )
         return self.halves_to_pairs(rows, heads)
+
+
+@dataclass(frozen=True)
+class MropeRows:
+    """Rotary rows of each head from interleaved pairs (Hugging Face) to two halves, where the model has M-RoPE.
+
+        Hugging Face   0 1 2 3 4 5 | 6 7      a head of 8 rows, of which 6 are rotated: pair n is (2n, 2n + 1)
+        GGUF           0 2 4 1 3 5 | 6 7
+
+    llama.cpp rotates pairs in models without M-RoPE: there rows stay. `heads` as in `PermuteRows`.
+    """
+
+    heads: str
+
+    def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
+        if not hyperparameters.rope.is_mrope:
+            return np.arange(rows, dtype=np.int64)
+        heads, rotated = getattr(hyperparameters, self.heads), hyperparameters.rotary_dimensions
+        size = rows // heads
+        if rows % heads or rotated % 2 or rotated > size:
+            raise BadInput(
+                f"{rows} rows cannot be split into {heads} attention heads with {rotated} rotated rows each."
+            )
+        head = np.arange(size, dtype=np.int64)
+        head = np.concatenate([head[:rotated:2], head[1:rotated:2], head[rotated:]])
+        rearranged: Rows = (np.arange(heads, dtype=np.int64)[:, None] * size + head).reshape(-1)
+        return rearranged
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.errors import BadInput
-from quantcli.models.base import Architecture, Computed
-from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, ends, norm_rows, rows
+from quantcli.models.base import Architecture, Computed, Tensor
+from quantcli.models.decoder import BLOCK, FUSED, INVERSE_FREQUENCIES, LAYER, PRE_NORMS, ends, norm_rows, rows
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     BLOCKS,
@@ -24,11 +24,18 @@ from quantcli.models.keys import (
     ROPE_DIMENSIONS,
     Key,
 )
+from quantcli.models.layouts import ROWS_OF_QKV, Pieces
 from quantcli.models.rope import longrope_attention
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
 
-ATTENTION = {"self_attn.qkv_proj": "attn_qkv", "self_attn.o_proj": "attn_output"}
+#: llama.cpp also reads q, k and v apart.
+ATTENTION = (
+    Tensor(
+        f"{LAYER}.self_attn.qkv_proj", f"{BLOCK}.attn_qkv", also=(Pieces(tuple(f"{BLOCK}.{m}" for m in ROWS_OF_QKV)),)
+    ),
+    Tensor(f"{LAYER}.self_attn.o_proj", f"{BLOCK}.attn_output"),
+)
 
 
 def long_factors(hyperparameters: Hyperparameters) -> NDArray[np.float32] | None:
@@ -80,7 +87,7 @@ PHI3 = Architecture(
             "original_max_position_embeddings": 4096,
         }
     },
-    tensors=(*ends(), *norm_rows(PRE_NORMS), *rows(ATTENTION), *rows(FUSED)),
+    tensors=(*ends(), *norm_rows(PRE_NORMS), *ATTENTION, *rows(FUSED)),
     computed=(
         Computed("rope_factors_long.weight", long_factors),
         Computed("rope_factors_short.weight", short_factors),

@@ -21,7 +21,7 @@ SETTINGS = (
     Setting("sliding_window", None),
     Setting("use_sliding_window", False),
 )
-WINDOW_LAYERS = Setting("max_window_layers", lambda file: file.layers)
+WINDOW_LAYERS = Setting("max_window_layers", lambda file: file.trunk)
 
 QWEN2 = Architecture(
     name="qwen2",

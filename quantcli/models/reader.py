@@ -75,6 +75,13 @@ class Reader:
             raise BadInput(f"{self.where}: {key} is {shown(values)}; it has to be a list of finite numbers.")
         return tuple(float(value) for value in values)
 
+    def integers(self, key: str) -> tuple[int, ...]:
+        """A list of whole numbers from 0; empty where the key is absent."""
+        values = self.numbers(key)
+        if not all(value.is_integer() and 0 <= value <= LARGEST for value in values):
+            raise BadInput(f"{self.where}: {key} is {shown(values)}; it has to be a list of whole numbers from 0.")
+        return tuple(int(value) for value in values)
+
     def flag(self, key: str, default: bool) -> bool:
         value = self._get(key)
         if value is None:

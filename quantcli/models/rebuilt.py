@@ -43,6 +43,7 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
             made[key.back] = file.own.integer(key.otherwise)
         elif key.back is not None and key.absent is not None:
             made[key.back] = key.absent(file) if callable(key.absent) else key.absent
+    made["num_hidden_layers"] = file.trunk
     made |= {setting.name: setting.of(file) for setting in architecture.settings}
     return {key: made[key] for key in sorted(made) if made[key] is not OMITTED}
 

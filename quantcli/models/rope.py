@@ -37,7 +37,8 @@ class Rope:
     """Rotary position embedding. `type`: transformers' `rope_type`; what the config leaves out is None.
 
     partial: the share of each head that is rotated. local_theta: of the layers with a sliding window, where they have
-    their own. long_factors, short_factors: longrope's divisors of each frequency.
+    their own. long_factors, short_factors: longrope's divisors of each frequency. sections: of M-RoPE, how many pairs
+    follow the position in time, by height and by width, which are the same number for text.
     """
 
     theta: float = 10000.0
@@ -55,6 +56,12 @@ class Rope:
     mscale_all_dim: float | None = None
     long_factors: tuple[float, ...] | None = None
     short_factors: tuple[float, ...] | None = None
+    sections: tuple[int, ...] = ()
+
+    @property
+    def is_mrope(self) -> bool:
+        """Whether llama.cpp takes the model for one with M-RoPE."""
+        return len(self.sections) > 1 and self.sections[0] > 0 < self.sections[1]
 
 
 #: What families call the share of a head that is rotated, where their table does not say otherwise.
@@ -97,6 +104,7 @@ def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rop
         mscale_all_dim=settings.optional_number("mscale_all_dim"),
         long_factors=settings.numbers("long_factor") or None,
         short_factors=settings.numbers("short_factor") or None,
+        sections=settings.integers("mrope_section"),
     )
 
 

@@ -69,6 +69,17 @@ def _longrope(file: Stored) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def scaling_with_sections(file: Stored) -> dict[str, Any] | None:
+    """`rope_scaling` of models that may have M-RoPE: with its sections, as the text part of their releases has them."""
+    made, key = rope_scaling(file), "rope.dimension_sections"
+    value = file.own.values.get(key)
+    #: One number counts for each of the four.
+    sections = file.own.integers(key) if isinstance(value, list | tuple) else (file.own.integer(key, 0, least=0),) * 4
+    if not any(sections):
+        return made
+    return (made or _named("default")) | {"mrope_section": list(sections[:3] if not any(sections[3:]) else sections)}
+
+
 def _named(kind: str, **settings: Any) -> dict[str, Any]:
     """Under both names that the kind has had: some readers know the older one only."""
     return {"rope_type": kind, "type": kind} | {key: value for key, value in settings.items() if value is not None}

@@ -70,7 +70,7 @@ TOKENS = {"eos_token_id": ("eos", "eot", "eom")}
 #: What llama.cpp has built in for every family that says nothing else.
 EVERYWHERE = (
     Setting("is_causal", True),
-    Setting("layer_types", lambda file: ["full_attention"] * file.layers),
+    Setting("layer_types", lambda file: ["full_attention"] * file.trunk),
     Setting("use_bidirectional_attention", False),
 )
 

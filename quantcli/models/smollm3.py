@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of SmolLM3ForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, decoder
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
 from quantcli.models.qwen2 import SETTINGS
 from quantcli.models.stored import Setting, Stored, has
@@ -15,7 +15,7 @@ INTERVAL = 4
 
 def layers_with_rope(file: Stored) -> list[int]:
     """`no_rope_layers`, which against its name is 1 for layers that have it."""
-    return [int((layer + 1) % INTERVAL != 0) for layer in range(file.layers)]
+    return [int((layer + 1) % INTERVAL != 0) for layer in range(file.trunk)]
 
 
 SMOLLM3 = Architecture(
@@ -31,7 +31,7 @@ SMOLLM3 = Architecture(
             "use_sliding_window": False,
         }
     },
-    tensors=decoder(permute=True),
+    tensors=decoder(rotary=PERMUTED),
     dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),

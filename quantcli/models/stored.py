@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ from quantcli.errors import BadInput
 from quantcli.models.reader import LONGEST, Reader
 
 Shape = tuple[int, ...]
+
+#: The names of a layer's tensors.
+LAYER = re.compile(r"blk\.[0-9]{1,9}\.")
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,8 @@ class Stored:
         value = self.own.optional_number(key)
         return None if value is None else decimal(value)
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        return self.own.integer(key, default)
+    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
+        return self.own.integer(key, default, least)
 
     def holds(self, tensor: str) -> bool:
         return tensor in self.tensors
@@ -43,6 +48,33 @@ class Stored:
     def layers(self) -> int:
         return self.own.integer("block_count", most=LONGEST)
 
+    @cached_property
+    def _ends(self) -> tuple[int, int]:
+        """How many layers come before those for multi-token prediction, and how many there are of the latter.
+
+        These have `nextn.eh_proj`, whatever the key counts; layers that it counts may also be left out of a file.
+        """
+        stated = self.own.integer("nextn_predict_layers", 0, least=0)
+        if not self.tensors:
+            return max(self.layers - stated, 0), stated
+        numbers = {name: int(name.split(".", 2)[1]) for name in self.tensors if LAYER.match(name)}
+        present = set(numbers.values())
+        predicting = {number for name, number in numbers.items() if ".nextn.eh_proj." in name}
+        first = self.layers
+        while first > 1 and (first - 1 in predicting or (first - 1 not in present and self.layers - first < stated)):
+            first -= 1
+        return first, len([number for number in predicting if first <= number < self.layers]) if stated else 0
+
+    @property
+    def trunk(self) -> int:
+        """The layers without those for multi-token prediction."""
+        return self._ends[0]
+
+    @property
+    def predicting(self) -> int:
+        """The layers for multi-token prediction; 0 where the file does not count them."""
+        return self._ends[1]
+
     @property
     def context_length(self) -> int:
         return self.own.integer("context_length")
@@ -50,6 +82,10 @@ class Stored:
     @property
     def heads(self) -> int:
         return self.own.integer("attention.head_count")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.own.integer("attention.head_count_kv", self.heads)
 
     @property
     def head_dim(self) -> int:
@@ -74,13 +110,13 @@ class Stored:
         """
         if isinstance(self.own.values.get(WINDOWS, []), list):
             pattern = self.own.flags(WINDOWS)
-            if pattern and len(pattern) != self.layers:
+            if pattern and len(pattern) not in (self.layers, self.trunk):
                 raise BadInput(f"{self.own.where}: {WINDOWS} has {len(pattern)} values for block_count {self.layers}.")
         else:
             pattern, period = (), self.own.integer(WINDOWS, least=0, most=LONGEST)
             if not period:
-                return (True,) * self.layers
-        return pattern or tuple(layer % period < period - 1 for layer in range(self.layers if period else 0))
+                return (True,) * self.trunk
+        return pattern[: self.trunk] or tuple(layer % period < period - 1 for layer in range(self.trunk * bool(period)))
 
 
 @dataclass(frozen=True)
@@ -120,9 +156,9 @@ def unusual_kinds(usual: int, *, optional: bool = False) -> Callable[[Stored], A
 
     def kinds(file: Stored) -> Any:
         if optional and not file.own.has("attention.sliding_window"):
-            return ["full_attention"] * file.layers
+            return ["full_attention"] * file.trunk
         made = kinds_of_layers(file, usual)
-        plain = replace(file, own=Reader({"block_count": file.layers}))
+        plain = replace(file, own=Reader({"block_count": file.trunk}))
         return OMITTED if made == kinds_of_layers(plain, usual) else made
 
     return kinds
@@ -143,10 +179,15 @@ def period_of_windows(usual: int, *, optional: bool = False) -> Callable[[Stored
     return period
 
 
+def nothing(name: str) -> Sequence[float]:
+    """The reader of values where only metadata is at hand."""
+    raise BadInput(f"{name}: its values hold settings of the model, and are not at hand.")
+
+
 def stored(
     metadata: Mapping[str, Any],
     tensors: Mapping[str, Shape],
-    values: Callable[[str], Sequence[float]],
+    values: Callable[[str], Sequence[float]] = nothing,
     where: str = "GGUF metadata",
 ) -> Stored:
     """The view of a file's metadata (key -> value, or `Value`). Raises `BadInput` where no architecture is named."""
@@ -206,8 +247,3 @@ def decimal(value: float) -> float:
     """
     narrow = np.float32(value)
     return float(str(narrow)) if float(narrow) == value else value
-
-
-def nothing(name: str) -> Sequence[float]:
-    """The reader of values where only metadata is at hand."""
-    raise BadInput(f"{name}: its values hold settings of the model, and are not at hand.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quantcli.errors import WrongUsage
 
@@ -18,10 +18,16 @@ _LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
 
 @dataclass(frozen=True)
 class Pruned:
-    """What is left. names: the source's name of each tensor that stays -> its new one; layers: the new block_count."""
+    """What is left. names: the source's name of each tensor that stays -> its new one; layers: the new block_count.
+
+    moved: the source's number of each layer that stays -> its new one. mtp: how many of these are layers for
+    multi-token prediction, which have a `nextn.eh_proj`.
+    """
 
     names: dict[str, str]
     layers: int
+    moved: dict[int, int] = field(default_factory=dict)
+    mtp: int = 0
 
 
 def parse(text: str) -> tuple[int, ...]:
@@ -61,7 +67,8 @@ def prune(names: Iterable[str], layers: Collection[int]) -> Pruned:
         name: name if number is None else _LAYER.sub(f"blk.{anew[number]}.", name, count=1)
         for name, number in kept.items()
     }
-    return Pruned(renamed, start + len(following))
+    mtp = {number for name, number in kept.items() if number is not None and ".nextn.eh_proj." in name}
+    return Pruned(renamed, start + len(following), anew, len(mtp))
 
 
 def _layer(name: str) -> int | None:

@@ -84,10 +84,14 @@ SHARD_SIZE = 5_000_000_000
 
 @dataclass(frozen=True)
 class Left:
-    """A tensor of the source that no output of this kind has, and why that loses nothing."""
+    """A tensor of the source that no output of this kind has, and why that loses nothing.
+
+    warns: whether a warning says so.
+    """
 
     name: str
     reason: str
+    warns: bool = False
 
 
 @dataclass(frozen=True)

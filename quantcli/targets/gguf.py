@@ -17,6 +17,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.ggml import TYPES
 from quantcli.targets import gguf_from_gguf, gguf_from_hf, gguf_split
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
+from quantcli.targets.gguf_overrides import replaced
 
 
 class GgufTarget:
@@ -53,13 +54,14 @@ class GgufTarget:
         number = settings.file_type
         if number is None:
             number = _kept_file_type(source, placed, settings)
-        notes: list[str] = []
         if source.names == "gguf":
-            keys = gguf_from_gguf.keys(source, settings, number)
+            keys, notes = gguf_from_gguf.without_layers(source, settings, gguf_from_gguf.keys(source, settings, number))
         else:
             keys, notes = gguf_from_hf.keys(source, placed, number, settings.keys)
         last = gguf_from_gguf.layers_left(source, settings)  # stronger than an override of the same key
-        for key, typed in [*settings.keys.items(), *last.items()]:
+        given, doubts = replaced(keys, settings.keys)
+        notes = [*notes, *doubts]
+        for key, typed in [*given.items(), *last.items()]:
             keys.pop(key, None)
             keys[key] = typed
         if settings.keep_split:

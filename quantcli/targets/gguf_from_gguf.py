@@ -13,16 +13,21 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.gguf_values import Value
-from quantcli.errors import BadInput
+from quantcli.errors import BadInput, NotPossible
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.recipes.prune import Pruned, prune
+from quantcli.recipes.prune_keys import cut
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Draft, Left, Settings
 from quantcli.targets.gguf_general import Typed
 
 #: Keys that describe how the source was cut into files.
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
+
+
+#: Tensors outside the layers that hold something of each.
+OF_ALL_LAYERS = ("per_layer_token_embd.weight", "per_layer_model_proj.weight")
 
 
 def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
@@ -48,12 +53,26 @@ def layers_left(source: Checkpoint, settings: Settings) -> Typed:
     """The key that counts the layers, of the architecture that counts; nothing unless some layers are pruned."""
     if not settings.prune:
         return {}
+    return {f"{_architecture(source, settings)}.block_count": ("uint32", _pruned(source, settings).layers)}
+
+
+def without_layers(source: Checkpoint, settings: Settings, keys: Typed) -> tuple[Typed, list[str]]:
+    """Metadata without what it says of pruned layers, and warnings of what no key can say."""
+    if not settings.prune:
+        return keys, []
+    pruned = _pruned(source, settings)
+    changed, warnings = cut(keys, _architecture(source, settings), settings.prune, pruned.moved, pruned.mtp)
+    return {**keys, **changed}, warnings
+
+
+def _architecture(source: Checkpoint, settings: Settings) -> str:
+    """The architecture whose keys count layers."""
     stored = source.metadata.get("general.architecture", Value("string", ""))
     kind, named = settings.keys.get("general.architecture", stored)
     architecture = named if kind == "string" else stored.value
     if not isinstance(architecture, str):
         raise BadInput(f"{source.root}: general.architecture is no text, so no key counts its layers: do not prune it.")
-    return {f"{architecture}.block_count": ("uint32", _pruned(source, settings).layers)}
+    return architecture
 
 
 def partition(source: Checkpoint, settings: Settings) -> dict[str, int]:
@@ -83,6 +102,9 @@ def _place(weight: Weight | None, places: Mapping[Path, int]) -> tuple[int, int]
 
 def _pruned(source: Checkpoint, settings: Settings) -> Pruned:
     if settings.prune:
+        whole = next((name for name in OF_ALL_LAYERS if name in source.weights), None)
+        if whole is not None:
+            raise NotPossible(f"--prune-layers: {source.root}: {whole} holds rows of every layer, which are not cut.")
         return prune(source.weights, settings.prune)
     return Pruned({name: name for name in source.weights}, 0)
 

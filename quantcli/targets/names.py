@@ -6,7 +6,8 @@ A model that has no table keeps its names where source and target are both folde
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from quantcli import models
@@ -14,7 +15,10 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture, Found, Hyperparameters
-from quantcli.models.translate import Arranged, Translation
+from quantcli.models.keys import SECTIONS
+from quantcli.models.ops import MropeRows
+from quantcli.models.relaid import Relaid, relaid
+from quantcli.models.translate import Arranged, Translated, Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Left
 from quantcli.targets.global_scales import combined
@@ -30,6 +34,9 @@ BIASED = {
     "falcon_mamba": ("",),
 }  # fmt: skip
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "bias")
+
+#: Why layers for multi-token prediction are left out that the settings do not count.
+UNCOUNTED = "for multi-token prediction, of which the settings count no layers (nextn_predict_layers)"
 
 #: How errors call the dialects.
 SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
@@ -60,6 +67,16 @@ class Named:
 
 
 @dataclass(frozen=True)
+class Gathered:
+    """Weights of a source for a target; `unsplit`, `covered` as in `Relaid`; left: what the target has no use for."""
+
+    weights: Mapping[str, Weight]
+    unsplit: Mapping[str, Weight]
+    left: list[Left]
+    covered: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Model:
     """A source with its architecture and the dialect of its names."""
 
@@ -75,6 +92,32 @@ class Model:
         shapes = {name: weight.shape for name, weight in source.weights.items()}
         return Model(source, architecture, architecture.dialect(shapes) if architecture else "hf")
 
+    @cached_property
+    def _stored(self) -> Relaid | None:
+        return self._relaid(self.source.weights)
+
+    def _relaid(self, weights: Mapping[str, Weight]) -> Relaid | None:
+        """Tensors of a GGUF file as the tables have them; None for folders, and without a table. Raises `BadInput`."""
+        if self.source.names != "gguf" or self.architecture is None:
+            return None
+        return relaid(weights, self.architecture, models.stored(self.source.metadata, {}, where=str(self.source.root)))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape under its name, of a GGUF file under the one that the table has."""
+        weights = self.source.weights if self._stored is None else self._stored.weights
+        return {name: weight.shape for name, weight in weights.items()}
+
+    @property
+    def layout(self) -> frozenset[str]:
+        """What a GGUF file stores otherwise than most of its architecture: patterns of tensors, the key of M-RoPE."""
+        if self._stored is None or self.architecture is None:
+            return frozenset()
+        sections = f"{self.architecture.gguf}.{SECTIONS.name}"
+        ops = (op for row in self.architecture.tensors for op in row.ops)
+        has_mrope = sections in self.source.metadata and any(isinstance(op, MropeRows) for op in ops)
+        return self._stored.layouts | ({sections} if has_mrope else frozenset())
+
     def known(self) -> Architecture:
         """The architecture, without which there are no names in another dialect. Raises `NotPossible`."""
         if self.architecture is None:
@@ -86,11 +129,11 @@ class Model:
         """The settings of either dialect; raises `BadInput`, `NotPossible`."""
         architecture, label = self.known(), str(self.source.root)
         if self.source.names == "gguf":
-            shapes = {name: weight.shape for name, weight in self.source.weights.items()}
-            return models.from_gguf(self.source.metadata, label, shapes)
+            return models.from_gguf(self.source.metadata, label, self.shapes)
         config = dict(self.source.config)
-        if architecture.mtp and self.layers is not None and not any(map(self._is_beyond, self.source.weights)):
-            config["num_nextn_predict_layers"] = 0  # whoever made the folder left them out
+        stated = config.get("num_nextn_predict_layers")
+        if architecture.mtp and self.layers is not None and (stated is None or (type(stated) is int and stated > 0)):
+            config["num_nextn_predict_layers"] = len(self.predicting)  # whoever made the folder may have left them out
         return architecture.hyperparameters(config, f"{label}/config.json")
 
     @cached_property
@@ -101,17 +144,41 @@ class Model:
         layers = self.source.config.get("num_hidden_layers")
         return layers if type(layers) is int else None
 
-    def _is_beyond(self, name: str) -> bool:
-        """Whether a tensor belongs to a layer for multi-token prediction."""
-        layer = self.architecture.layer(name) if self.architecture else None
-        return layer is not None and self.layers is not None and layer >= self.layers
+    @cached_property
+    def predicting(self) -> frozenset[int]:
+        """The layers for multi-token prediction: those after the others that have an `eh_proj`."""
+        architecture, layers = self.architecture, self.layers
+        if architecture is None or architecture.mtp is None or layers is None:
+            return frozenset()
+        found = (architecture.layer(name) for name in self.source.weights if ".eh_proj." in name)
+        return frozenset(layer for layer in found if layer is not None and layer >= layers)
 
-    def sort_out(self, target: str) -> tuple[dict[str, Weight], list[Left]]:
+    def _is_predicting(self, name: str) -> bool:
+        """Whether a tensor belongs to a layer for multi-token prediction."""
+        return (
+            bool(self.predicting) and self.architecture is not None and self.architecture.layer(name) in self.predicting
+        )
+
+    def gather(self, *, strict: bool = True) -> Gathered:
+        """The source's weights as the tables have them; `strict` as in `combined`. Raises `BadInput`."""
+        weights, left = combined(self.source, strict=strict)
+        found = self._relaid(weights)
+        if found is None:
+            return Gathered(weights, {}, left)
+        left += [Left(name, "another tensor of its layer holds the same values") for name in found.repeated]
+        return Gathered(found.weights, found.unsplit, left, found.covered)
+
+    def sort_out(self, target: str) -> Gathered:
         """The weights that a target has, and those that it has no use for."""
-        weights, left = (self.source.weights, []) if self.dialect == target else combined(self.source)
-        left += [Left(name, why) for name in weights if (why := self._drop_reason(name, target))]
+        found = Gathered(self.source.weights, {}, []) if self.dialect == target else self.gather()
+        left = [
+            *found.left,
+            *(Left(n, why, why == UNCOUNTED) for n in found.weights if (why := self._drop_reason(n, target))),
+        ]
         names = {tensor.name for tensor in left}
-        return {name: weight for name, weight in weights.items() if name not in names}, left
+        return replace(
+            found, weights={name: weight for name, weight in found.weights.items() if name not in names}, left=left
+        )
 
     def _drop_reason(self, name: str, target: str) -> str | None:
         """Why a tensor has no place in a target, as a clause; None where it has."""
@@ -126,9 +193,13 @@ class Model:
         is_tied = config.get("tie_word_embeddings", defaults.get("tie_word_embeddings")) is True
         if is_tied and architecture.role(name) == "output":
             return "the embedding is used for it (tie_word_embeddings)"
-        if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self._is_beyond(name):
-            return f"for multi-token prediction, which has no place in {SAID[target]}"
-        return None
+        if architecture.mtp is None or not self._is_predicting(name):
+            return None
+        if not self.hyperparameters.settings.integer("num_nextn_predict_layers", 1, least=0):
+            return UNCOUNTED
+        return (
+            None if target in architecture.mtp else f"for multi-token prediction, which has no place in {SAID[target]}"
+        )
 
     def _is_added(self, name: str) -> bool:
         """Whether this is one of the biases, all zeros, that AutoGPTQ gives to every module."""
@@ -147,7 +218,15 @@ class Model:
         layers = self.layers if self.architecture else None
         if self.architecture is None or layers is None:
             return
-        missing = self.architecture.missing(self.source.weights, layers, self.dialect)
+        names = self.source.weights if self._stored is None else {*self._stored.weights, *self._stored.covered}
+        missing = self.architecture.missing(names, layers, self.dialect)
+        number = self.architecture.layer
+        beyond = next((n for n in names if (number(n) or 0) >= layers and number(n) not in self.predicting), None)
+        if self.architecture.mtp is not None and beyond is not None:
+            raise BadInput(
+                f"{self.source.root}: {shown(beyond)} belongs to layer {number(beyond)} of a model of {layers} layers, "
+                "and not to one for multi-token prediction, which has an eh_proj."
+            )
         if missing is not None:
             where = "its metadata" if self.dialect == "gguf" else "num_hidden_layers in config.json"
             raise BadInput(
@@ -157,20 +236,28 @@ class Model:
 
     def named(self, target: str) -> tuple[list[Named], list[Left]]:
         """The weights of a target under its names. Raises `NotPossible` for one that has none there, `BadInput`."""
-        kept, left = self.sort_out(target)
+        kept = self.sort_out(target)
         if self.dialect != target or target == "mlx":
             self.refuse_incomplete()
+        weights, left = kept.weights, kept.left
         if self.architecture is None or self.architecture.agrees(self.dialect, target):
-            return [Named(name, self._found(name), Arranged.of(weight)) for name, weight in kept.items()], left
-        translation = Translation(self.architecture, self.hyperparameters, self.dialect, target, str(self.source.root))
-        translated, rest = translation.of(kept)
+            return [Named(name, self._found(name), Arranged.of(weight)) for name, weight in weights.items()], left
+        translated, rest = self.translated(kept, target)
         if rest and "gguf" in (self.dialect, target):
+            hint = "Another GGUF file can hold it." if target != "gguf" else "A folder can hold it."
             raise NotPossible(
-                f"{self.source.root}: tensor {rest[0]} has no place in {SAID[target]} for {self.architecture.name}; "
-                "leave it out of the checkpoint."
+                f"{self.source.root}: tensor {shown(rest[0])} has no place in {SAID[target]} for "
+                f"{self.architecture.name}. {hint}"
             )
         made = [Named(t.name, t.found, t.source) for t in translated]
-        return made + [Named(name, None, Arranged.of(kept[name])) for name in rest], left
+        return made + [Named(name, None, Arranged.of(weights[name])) for name in rest], left
+
+    def translated(self, kept: Gathered, target: str) -> tuple[list[Translated], list[str]]:
+        """Weights under a target's names and in its arrangement, and the names that the table does not know."""
+        args = self.known(), self.hyperparameters
+        label = str(self.source.root)
+        made, rest = Translation(*args, self.dialect, target, label).of(kept.weights)
+        return made + Translation(*args, "hf", target, label).of(kept.unsplit)[0], rest
 
     def _found(self, name: str) -> Found | None:
         found = self.architecture.find(name, self.dialect) if self.architecture else []

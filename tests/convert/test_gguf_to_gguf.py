@@ -185,7 +185,7 @@ def test_layers_are_pruned(tmp_path: Path) -> None:
 
 def test_keys_are_overridden(tmp_path: Path) -> None:
     source, output = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf"
-    given = ("zzz.note=str:a=b:c", "new.int=int:-7", "new.float=float:0.1", "a.flag=bool:false", "zzz.note=str:last")
+    given = ("zzz.note=str:a=b:c", "new.int=int:7", "new.float=float:0.1", "a.flag=bool:false", "zzz.note=str:last")
     assert converted(source, output, override_kv=given)["verified"]
     found = keys(output)
     assert found["zzz.note"] == ("string", "last")
@@ -245,7 +245,7 @@ def test_entries_of_a_matrix_need_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"scheme": "f32"}])
-def test_a_tensor_without_dimensions_is_one_value(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_tensor_without_dimensions_keeps_none(tmp_path: Path, options: dict[str, Any]) -> None:
     source, output = tmp_path / "in.gguf", tmp_path / "out.gguf"
     head, _, _ = gguf_write.header({"general.architecture": ("string", "mystery")}, [])
     tensor = struct.pack("<Q", 1) + b"w" + struct.pack("<IIQ", 0, 0, 0)
@@ -253,7 +253,7 @@ def test_a_tensor_without_dimensions_is_one_value(tmp_path: Path, options: dict[
     source.write_bytes(head + bytes(-len(head) % 32) + struct.pack("<f", 2.5))
     assert gguf.read(source).tensors["w"].shape == ()
     assert converted(source, output, **options)["verified"]
-    assert gguf.read(output).tensors["w"].shape == (1,) and data(output)["w"] == data(source)["w"]
+    assert gguf.read(output).tensors["w"].shape == () and data(output)["w"] == data(source)["w"]
 
 
 def test_a_file_without_keys(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def names(*layers: int) -> list[str]:
 def test_numbers(there: tuple[int, ...], without: tuple[int, ...], numbers: dict[int, int], layers: int) -> None:
     found = prune.prune(names(*there), without)
     wanted = {f"blk.{old}.attn_q.weight": f"blk.{new}.attn_q.weight" for old, new in numbers.items()}
-    assert found == prune.Pruned({"output.weight": "output.weight"} | wanted, layers)
+    assert found == prune.Pruned({"output.weight": "output.weight"} | wanted, layers, numbers)
 
 
 def test_as_llama_quantize_did_it(shared: Path) -> None:
