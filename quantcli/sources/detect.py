@@ -16,7 +16,7 @@ from quantcli.sources import harmless
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
 from quantcli.sources.gguf import open_gguf
 from quantcli.sources.hf import open_hf
-from quantcli.sources.mlx import looks_mlx, open_mlx
+from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
 from quantcli.sources.mlx_settings import FILE
 from quantcli.sources.noted import noted
 
@@ -79,7 +79,7 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     if not isinstance(settings, dict):
         raise BadInput(f"{folder.label}/config.json: quantization_config is {shown(settings)}, an object is needed.")
     method = str(settings.get("quant_method"))
-    if method in QUANTIZERS:
+    if method in QUANTIZERS and not has_mlx_modules(config, tensors.parts):
         account = noted(settings)
         found = _opener(method)(folder, {**config, "quantization_config": account}, tensors)
         further = harmless.warnings(account, f"{folder.label}/config.json")

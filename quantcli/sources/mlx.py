@@ -40,6 +40,14 @@ def looks_mlx(config: Mapping[str, Any], parts: Mapping[str, Part]) -> bool:
     )
 
 
+def has_mlx_modules(config: Mapping[str, Any], parts: Mapping[str, Part]) -> bool:
+    """Whether a `quantization` block counts although `quantization_config` names another quantizer, the source's."""
+    if config.get("quantization") is None:
+        return False
+    words = (name for name, part in parts.items() if part.dtype == "u32" and name.endswith(".weight"))
+    return any(f"{name.removesuffix('.weight')}.scales" in parts for name in words)
+
+
 def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of an MLX folder, or of a file of one without config.json. Raises `BadInput`."""
     settings = read_settings(folder, config)

@@ -201,6 +201,14 @@ def test_the_words_of_hf2q_in_config_json_are_mlxs(tmp_path: Path) -> None:
     assert schemes(open_source(tmp_path)) == SCHEMES
 
 
+@pytest.mark.parametrize("method", ["fp8", "gptq", "awq", "compressed-tensors", "bitsandbytes", "exl3"])
+def test_settings_of_the_source_that_mlxs_were_made_of_do_not_count(method: str, tmp_path: Path) -> None:
+    stale = {"quant_method": method, "bits": 8}
+    config = {"model_type": "llama", "quantization": {**Q4, "b": Q8}, "quantization_config": stale}
+    found = open_source(folder_of(tmp_path, TENSORS, config))
+    assert (found.kind, schemes(found), len(found.warnings)) == ("mlx", SCHEMES, 1)
+
+
 def test_a_folder_without_config_json_is_read_for_inspect_and_refused_for_convert(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(TENSORS))
     with pytest.raises(BadInput, match="config.json"):
