@@ -73,6 +73,12 @@ def _is_set_aside(value: Any, file: Stored) -> bool:
     return file.own.has("rope.scaling.factor") or _is_unscaled(value, file)
 
 
+def _has_own_keys(value: Any, file: Stored) -> bool:
+    """Whether a file of a model with latent attention is from before llama.cpp computed with it."""
+    latent, split = (file.own.has(f"attention.{key}") for key in ("kv_lora_rank", "key_length_mla"))
+    return latent and not split and value == file.own.values.get("attention.head_count")
+
+
 def _has_no_windows(value: Any, file: Stored) -> bool:
     """Whether no layer attends to a window: some architectures have one where the file names none."""
     is_built_in = file.every.values.get("general.architecture") in ("exaone4", "gemma2")
@@ -132,6 +138,7 @@ GGUF_KEYS: Mapping[str, HarmlessKey] = (
     | _rows("without YaRN nothing reads it", _is_not_yarn, (
         "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
     ))
+    | _rows("before latent attention every head had keys of its own", _has_own_keys, ("attention.head_count_kv",))
     | _rows("no layer has a window", _has_no_windows, ("attention.sliding_window_pattern", "rope.freq_base_swa"))
 )  # fmt: skip
 

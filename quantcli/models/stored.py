@@ -54,7 +54,7 @@ class Stored:
 
         These have `nextn.eh_proj`, whatever the key counts; layers that it counts may also be left out of a file.
         """
-        stated = self.own.integer("nextn_predict_layers", 0, least=0)
+        stated = self.counted
         if not self.tensors:
             return max(self.layers - stated, 0), stated
         numbers = {name: int(name.split(".", 2)[1]) for name in self.tensors if LAYER.match(name)}
@@ -64,6 +64,11 @@ class Stored:
         while first > 1 and (first - 1 in predicting or (first - 1 not in present and self.layers - first < stated)):
             first -= 1
         return first, len([number for number in predicting if first <= number < self.layers]) if stated else 0
+
+    @property
+    def counted(self) -> int:
+        """The layers for multi-token prediction that the file counts."""
+        return self.own.integer("nextn_predict_layers", 0, least=0)
 
     @property
     def trunk(self) -> int:

@@ -6,7 +6,7 @@ the rebuilt config.json would have it again, or if it stands in the table of har
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,11 @@ OF_WINDOWS = {
     "attention.value_length_swa": "attention.value_length",
     "rope.dimension_count_swa": "rope.dimension_count",
 }
+#: Counts of layers that a file may give too high: what of it no folder has is named where it is left out.
+COUNTED: Mapping[str, Callable[[Stored], int]] = {
+    "block_count": lambda file: file.trunk,
+    "nextn_predict_layers": lambda file: file.predicting if file.layers - file.trunk >= file.counted else file.counted,
+}
 
 
 def unsaid(
@@ -69,6 +74,7 @@ def unsaid(
     for name, value in own.items():
         row = rows.get(OF_WINDOWS.get(name, name))
         also = [other for other in rows.values() if other.otherwise == name and other.name not in own]
+        value = COUNTED[name](file) if name in COUNTED else value
         said = [config[one.back] for one in (row, *also) if one and one.back is not None and one.back in config]
         is_constant = name in architecture.constants
         if name not in OF_WINDOWS and not is_constant and any(_same(value, one) for one in said):

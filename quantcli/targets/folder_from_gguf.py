@@ -65,7 +65,6 @@ def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
     """generation_config.json and the tokenizer's files, and warnings of what these cannot say."""
     where = str(source.root)
     model = Model.of(source)
-    notes = _miscounted(model)
     vocabulary = from_metadata(source.metadata, where)
     generation: dict[str, Any] = models.sampling_from_gguf(source.metadata, where) | token_ids(source, vocabulary)
     if vocabulary is not None and vocabulary.suppressed:
@@ -73,19 +72,7 @@ def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
     made = [json_file("generation_config.json", dict(sorted(generation.items())))]
     lost = gguf_keys.dropped(source.metadata, where)
     if vocabulary is None:
-        return made, [*notes, f"{where}: holds no tokenizer, so the folder has none.", *lost]
+        return made, [f"{where}: holds no tokenizer, so the folder has none.", *lost]
     written = write.files(vocabulary, model.known().vocabulary, model.hyperparameters.context_length)
     made += [OutputFile(name, len(data), ((0, data),)) for name, data in written.files.items()]
-    return made, [*notes, *vocabulary.warnings, *written.warnings, *lost]
-
-
-def _miscounted(model: Model) -> list[str]:
-    """A warning where the file counts layers for multi-token prediction that are ordinary ones."""
-    file = models.stored(model.source.metadata, model.shapes, where=str(model.source.root))
-    stated = file.integer("nextn_predict_layers", 0, least=0)
-    if file.layers - file.trunk >= stated:
-        return []
-    return [
-        f"{model.source.root}: nextn_predict_layers is {stated}, but layers without nextn.eh_proj are ordinary ones: "
-        f"{file.predicting} remain for multi-token prediction."
-    ]
+    return made, [*vocabulary.warnings, *written.warnings, *lost]
