@@ -90,7 +90,7 @@ class MlxTarget:
             config |= {"quantization": block, "quantization_config": block}
         further, notes = beside(source, dense=not block, for_mlx=True)
         return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
-                *further], [*notes, *_warnings(placed, Model.of(source).architecture)]  # fmt: skip
+                *further], [*notes, *_warnings(placed, Model.of(source).architecture, settings.dtype)]  # fmt: skip
 
 
 def stored_config(source: Checkpoint, settings: Settings) -> Mapping[str, Any]:
@@ -117,7 +117,7 @@ def _draft(
     named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None, is_asked: bool
 ) -> Draft:
     """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored; is_asked: by
-    the user, else what no table knows stays float32 where it is stored so (A_log, corrections of a router's scores).
+    the user, else what a model without a table stores in float32 stays so (A_log, corrections of a router's scores).
     """
     weight, shape, name = named.source.weight, named.source.shape, named.name
     if isinstance(weight.scheme, Dense) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
@@ -134,7 +134,7 @@ def _draft(
         stays = "stays dense: is no layer's .weight"
     elif own == "dense" or role.endswith(NEVER):
         stays = "stays dense: mlx-lm does not quantize such a module"
-    stays_wide = named.found is None and not is_asked and weight.scheme in (Dense("f32"), Dense("f64"))
+    stays_wide = architecture is None and not is_asked and weight.scheme in (Dense("f32"), Dense("f64"))
     dtype = _held(dense_dtype(named, source, None if stays_wide else common))
     return Draft(
         name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own,
@@ -203,9 +203,14 @@ def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str
     return top | {module: entry for module, entry in quantized.items() if entry != top}
 
 
-def _warnings(placed: Sequence[Placed], architecture: Architecture | None) -> list[str]:
-    """That dtypes differ, but for tensors that are f32 in every model of the family."""
+def _warnings(placed: Sequence[Placed], architecture: Architecture | None, asked: str | None) -> list[str]:
+    """That dtypes differ, but for tensors that are f32 in every model of the family, or kept so without a table.
+
+    asked: the dtype that was asked for.
+    """
     always = {w.name for w in placed if architecture and any(f.row.f32 for f in architecture.find(w.name, "mlx"))}
+    if architecture is None and asked is None:
+        always = {w.name for w in placed if w.scheme == Dense("f32")}
     scales = {w.scheme.scale_dtype for w in placed if isinstance(w.scheme, Affine)}
     dense = [w for w in placed if isinstance(w.scheme, Dense) and w.name not in always]
     floats = {w.scheme.dtype for w in dense if isinstance(w.scheme, Dense) and w.scheme.dtype in FLOATS}

@@ -56,7 +56,8 @@ QUANTIZED: list[dict[str, Any]] = [{"bits": 4, "group_size": 32}, {"to": "hf", "
 @pytest.mark.parametrize("options", QUANTIZED, ids=["mlx", "hf"])
 def test_next_to_quantized_weights(options: dict[str, Any], tmp_path: Path) -> None:
     """Scales are as those of the other weights, also where a float32 matrix is quantized."""
-    converted(model(tmp_path / "m"), tmp_path / "out", **options)
+    report = converted(model(tmp_path / "m"), tmp_path / "out", **options)
+    assert not [warning for warning in report["warnings"] if "dtype" in warning]
     found = stored(tmp_path / "out")
     dense = [name for name in WIDE if name != "model.layers.0.mlp.gate.weight"]
     assert all(found[name].dtype == "F32" for name in dense)
