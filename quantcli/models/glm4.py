@@ -6,6 +6,7 @@ Source: llama.cpp's conversion of Glm4ForCausalLM.
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, decoder
 from quantcli.models.keys import ROPE_DIMENSIONS
+from quantcli.models.sizes import NEVER, flag
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
@@ -28,7 +29,7 @@ GLM4 = Architecture(
             "attention_bias": True,
         }
     },
-    tensors=decoder(norms=NORMS, mlp=FUSED),
+    tensors=decoder(norms=NORMS, mlp=FUSED, bias=flag("attention_bias", True), output_bias=NEVER),
     dropped=INVERSE_FREQUENCIES,
     further=(ROPE_DIMENSIONS,),
     classes={"glm4": "Glm4ForCausalLM"},

@@ -25,13 +25,14 @@ from quantcli.targets.gguf_general import Typed
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
-def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
-    """The weights under their own names, without those of pruned layers."""
+def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    """The weights under their own names, without those of pruned layers; no warnings."""
     pruned = _pruned(source, settings)
     left = [Left(name, "its layer is pruned") for name in source.weights if name not in pruned.names]
-    return [
+    made = [
         _draft(weight, pruned.names[name], settings) for name, weight in source.weights.items() if name in pruned.names
-    ], left
+    ]
+    return made, left, []
 
 
 def keys(source: Checkpoint, settings: Settings, file_type: int) -> Typed:

@@ -6,14 +6,17 @@ A model that has no table keeps its names where source and target are both folde
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture, Found, Hyperparameters
+from quantcli.models.agreement import Agreement
 from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Left
@@ -22,14 +25,8 @@ from quantcli.targets.global_scales import combined
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
-#: Model types whose classes have biases without a flag in config.json that says so, and of which modules.
-QKV = ("q_proj", "k_proj", "v_proj")
-BIASED = {
-    "qwen2": QKV, "qwen2_moe": QKV, "glm4": QKV, "glm4_moe": QKV, "gpt_oss": ("",), "gpt_neox": ("",), "falcon": ("",),
-    "starcoder2": ("",), "stablelm": ("",), "nemotron": ("",), "ernie4_5": ("",), "mamba": ("",),
-    "falcon_mamba": ("",),
-}  # fmt: skip
-BIAS_FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "bias")
+#: What ends the names of tensors that a quantizer leaves next to its weights.
+LEFTOVERS = re.compile(r"scale|zero_point|amax")
 
 #: How errors call the dialects.
 SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
@@ -106,6 +103,10 @@ class Model:
         layer = self.architecture.layer(name) if self.architecture else None
         return layer is not None and self.layers is not None and layer >= self.layers
 
+    def _is_computed(self, name: str) -> bool:
+        """Whether a tensor is one that only GGUF stores, since it follows from the settings."""
+        return self.architecture is not None and any(name == row.gguf for row in self.architecture.computed)
+
     def sort_out(self, target: str) -> tuple[dict[str, Weight], list[Left]]:
         """The weights that a target has, and those that it has no use for."""
         weights, left = (self.source.weights, []) if self.dialect == target else combined(self.source)
@@ -118,7 +119,7 @@ class Model:
         architecture, config = self.architecture, self.source.config
         if architecture is None or self.dialect == target:
             return None
-        if architecture.drops(name) or any(name == computed.gguf for computed in architecture.computed):
+        if architecture.drops(name) or self._is_computed(name):
             return "the model computes it"
         defaults = architecture.model_types.get(str(config.get("model_type")), {})
         if self._is_added(name):
@@ -136,32 +137,58 @@ class Model:
         weight = self.source.weights.get(f"{module}.weight")
         if module == name or weight is None or weight.scheme.family != "gptq":
             return False
-        config = self.source.config
-        own = BIASED.get(str(config.get("model_type")), ())
-        if module.endswith(own) or any(config.get(flag) is True for flag in BIAS_FLAGS):
+        if self._has_bias(name):
             return False
         return not self.source.weights[name].parts["weight"].read().any()
 
-    def refuse_incomplete(self) -> None:
-        """Raise `BadInput` for a tensor that the model cannot do without, by its table and its number of layers."""
-        layers = self.layers if self.architecture else None
-        if self.architecture is None or layers is None:
-            return
-        missing = self.architecture.missing(self.source.weights, layers, self.dialect)
-        if missing is not None:
-            where = "its metadata" if self.dialect == "gguf" else "num_hidden_layers in config.json"
-            raise BadInput(
-                f"{self.source.root}: has no tensor {missing}, which a {self.architecture.name} model of {layers} "
-                f"layers needs: get the checkpoint again, or mend {where}."
-            )
+    def _has_bias(self, name: str) -> bool:
+        """Whether the table and the settings say that there is this bias."""
+        found = self._found(name)
+        need = found.row.need(found.suffix) if found else None
+        return found is not None and need is not None and need.holds(self.hyperparameters, found.layer or 0)
 
-    def named(self, target: str) -> tuple[list[Named], list[Left]]:
-        """The weights of a target under its names. Raises `NotPossible` for one that has none there, `BadInput`."""
+    def disagreements(self, target: str, weights: Mapping[str, Weight]) -> list[str]:
+        """Warnings of what the settings do not say of the tensors; raises `BadInput` for what they contradict."""
+        root = self.source.root
+        if self.architecture is None:
+            return []
+        where = "its metadata" if self.dialect == "gguf" else f"{root}/config.json"
+        agreement = Agreement(self.architecture, self.hyperparameters, weights, self.dialect, str(root), where)
+        if target == "hf" and not any(agreement.found.values()):
+            return []  # a base model's names: nothing is known of these
+        warnings = check_vocabulary(self.source) if self.dialect == "gguf" else []
+        agreement.refuse()
+        contrary = {
+            name: key
+            for name, key in agreement.unneeded().items()
+            if self.dialect == "gguf" or not self._is_added(name)
+        }
+        for key in dict.fromkeys(contrary.values()):
+            names = [name for name, decides in contrary.items() if decides == key]
+            warnings.append(_several(names, f"not in the model that {agreement.where} describes{key and f' ({key})'}."))
+        strange = [name for name, found in agreement.found.items() if not found and self._is_strange(name)]
+        if strange and self.dialect != "gguf" and target == "mlx":
+            kind = f"copied, though {self.architecture.name} models have no such tensor"
+            warnings.append(_several(strange, f"{kind}: mlx-lm does not load a folder with tensors it does not know."))
+        return warnings
+
+    def _is_strange(self, name: str) -> bool:
+        """Whether a tensor is neither in the table, nor computed, nor a quantizer's, nor for multi-token prediction."""
+        assert self.architecture is not None
+        leftover = self.source.kind != "hf" and LEFTOVERS.search(name.rpartition(".")[2])
+        return not (leftover or self.architecture.drops(name) or self._is_beyond(name))
+
+    def named(self, target: str) -> tuple[list[Named], list[Left], list[str]]:
+        """The weights of a target under its names, those left out, warnings.
+
+        Raises `NotPossible` for one that has no name there, `BadInput`.
+        """
         kept, left = self.sort_out(target)
-        if self.dialect != target or target == "mlx":
-            self.refuse_incomplete()
+        further = [t.name for t in left if self._is_beyond(t.name) or self._is_computed(t.name)]
+        warnings = self.disagreements(target, {**kept, **{name: self.source.weights[name] for name in further}})
         if self.architecture is None or self.architecture.agrees(self.dialect, target):
-            return [Named(name, self._found(name), Arranged.of(weight)) for name, weight in kept.items()], left
+            named = [Named(name, self._found(name), Arranged.of(weight)) for name, weight in kept.items()]
+            return named, left, warnings
         translation = Translation(self.architecture, self.hyperparameters, self.dialect, target, str(self.source.root))
         translated, rest = translation.of(kept)
         if rest and "gguf" in (self.dialect, target):
@@ -170,11 +197,37 @@ class Model:
                 "leave it out of the checkpoint."
             )
         made = [Named(t.name, t.found, t.source) for t in translated]
-        return made + [Named(name, None, Arranged.of(kept[name])) for name in rest], left
+        return made + [Named(name, None, Arranged.of(kept[name])) for name in rest], left, warnings
 
     def _found(self, name: str) -> Found | None:
         found = self.architecture.find(name, self.dialect) if self.architecture else []
         return found[0] if found else None
+
+
+def check_vocabulary(source: Checkpoint) -> list[str]:
+    """Warnings about a GGUF's `vocab_size`; raises `BadInput` where the embedding has not one row for each token."""
+    named = source.metadata.get("general.architecture", Value("string", "")).value
+    tokens, stated = (
+        source.metadata.get(key, Value("", None)).value for key in ("tokenizer.ggml.tokens", f"{named}.vocab_size")
+    )
+    embedding = source.weights.get("token_embd.weight")
+    rows = embedding.shape[0] if embedding is not None and embedding.shape else None
+    if rows is None:
+        return []
+    if isinstance(tokens, ArrayValue) and tokens.length != rows:
+        raise BadInput(
+            f"{source.root}: tensor token_embd.weight has {rows} rows, but tokenizer.ggml.tokens has {tokens.length}."
+        )
+    if stated in (None, rows):
+        return []
+    return [
+        f"{source.root}: {named}.vocab_size is {shown(stated)}, but token_embd.weight has {rows} rows, which count."
+    ]
+
+
+def _several(names: Sequence[str], what: str) -> str:
+    """A warning of one tensor or several."""
+    return f"{names[0]} is {what}" if len(names) == 1 else f"{len(names)} tensors, {names[0]} the first, are {what}"
 
 
 def unknown(source: Checkpoint) -> str:
