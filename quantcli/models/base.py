@@ -139,6 +139,7 @@ class Architecture:
     scheme that mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
     states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
 
+    aliases: further classes that config.json's `architectures` names for one of these model types.
     names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before
     `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
     classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
@@ -168,6 +169,7 @@ class Architecture:
     settings: tuple[Setting, ...] = ()
     expects: tuple[Setting, ...] = ()
     constants: Mapping[str, Any | Callable[[Hyperparameters], Any]] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     vocabulary: Conventions = PLAIN
 
     def __hash__(self) -> int:

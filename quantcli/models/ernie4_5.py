@@ -26,5 +26,6 @@ ERNIE4_5 = Architecture(
     tensors=decoder(bias=BIAS, mlp_bias=BIAS),
     dropped=INVERSE_FREQUENCIES,
     classes={"ernie4_5": "Ernie4_5ForCausalLM"},
+    aliases=("Ernie4_5_ForCausalLM",),
     settings=(Setting("hidden_act", "silu"), Setting("use_bias", has("attn_q.bias"))),
 )

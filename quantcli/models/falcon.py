@@ -101,6 +101,7 @@ FALCON = Architecture(
         layer_norm_eps("layer_norm_epsilon"),
     ),
     classes={"falcon": "FalconForCausalLM"},
+    aliases=("RWForCausalLM",),
     settings=(
         Setting("alibi", False),
         Setting("bias", has("attn_qkv.bias")),

@@ -65,7 +65,8 @@ LLAMA = Architecture(
     dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
-    classes={"llama": "LlamaForCausalLM"},
+    classes={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "internlm3": "InternLM3ForCausalLM"},
+    aliases=("LLaMAForCausalLM",),
     settings=(
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),

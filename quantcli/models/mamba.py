@@ -74,6 +74,7 @@ MAMBA = Architecture(
         Key(NORMS, "bool", lambda h: False),
     ),
     classes={"mamba": "MambaForCausalLM"},
+    aliases=("MambaLMHeadModel",),
     settings=(
         Setting("hidden_act", "silu"),
         Setting("expand", lambda file: file.own.integer("ssm.inner_size") // file.own.integer("embedding_length")),

@@ -75,6 +75,7 @@ STABLELM = Architecture(
         layer_norm_eps("layer_norm_eps"),
     ),
     classes={"stablelm": "StableLmForCausalLM"},
+    aliases=("StableLMEpochForCausalLM",),
     settings=(
         Setting("hidden_act", "silu"),
         Setting("partial_rotary_factor", Stored.rotary_share),

@@ -232,6 +232,12 @@ def _several(names: Sequence[str], what: str) -> str:
 
 def unknown(source: Checkpoint) -> str:
     """That a model's architecture has no table, and what to do."""
+    strange = models.unknown_class(source.config)
+    if strange is not None:
+        return (
+            f"{source.root}: architectures names {strange}, a class that quant does not know of model_type "
+            f"{shown(source.config.get('model_type'))}, so its tensors have no names in the other dialect."
+        )
     if source.names == "gguf":
         stated = source.metadata.get("general.architecture")
         key, name = "general.architecture", getattr(stated, "value", stated)

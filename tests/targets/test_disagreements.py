@@ -13,7 +13,8 @@ from quantcli.containers.gguf_values import Value
 from quantcli.convert.plan import make
 from quantcli.convert.request import Request
 from quantcli.convert.steps import Plan
-from quantcli.errors import BadInput
+from quantcli.errors import BadInput, NotPossible
+from quantcli.models import find, unknown_class
 from tests.conversions import planned
 from tests.mutations.baselines import Baseline, as_gguf, dense
 
@@ -189,3 +190,30 @@ def test_a_tensor_that_no_model_of_the_type_has_is_a_warning_for_mlx(llama: Base
     tied = {"tie_word_embeddings": True}
     assert any("lm_head.weightx" in warning for warning in plan(llama, "mlx", tied, tensors=copied).warnings)
     assert plan(llama, "hf", tied, tensors=copied).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llama", "LlamaForCausalLM"),
+        ("mistral", "MistralForCausalLM"),
+        ("internlm3", "InternLM3ForCausalLM"),
+        ("falcon", "RWForCausalLM"),
+        ("ernie4_5", "Ernie4_5_ForCausalLM"),
+        ("deepseek_v3", "DeepseekV3ForCausalLM"),
+    ],
+)
+def test_classes_that_releases_name_are_known(kind: str, name: str) -> None:
+    assert find({"model_type": kind, "architectures": [name]}) is find({"model_type": kind})
+    assert find({"model_type": kind, "architectures": None}) is find({"model_type": kind}) is not None
+    assert unknown_class({"model_type": kind, "architectures": [name, "Other"]}) == "'Other'"
+
+
+@pytest.mark.parametrize(
+    "stated", [["LlamaForSequenceClassification"], "LlamaForCausalLMEagle3", [7], ["LlamaForCausalLM", "x"]]
+)
+def test_a_class_that_the_table_does_not_name_is_unknown(stated: object, llama: Baseline) -> None:
+    with pytest.raises(NotPossible, match="architectures names"):
+        plan(llama, "gguf", {"architectures": stated})
+    made = plan(llama, "mlx", {"architectures": stated})
+    assert any("architectures names" in warning for warning in made.warnings)
