@@ -15,7 +15,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Architecture, Found, Hyperparameters
+from quantcli.models import Architecture, Found, Hyperparameters, layer_count
 from quantcli.models.agreement import Agreement
 from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
@@ -149,9 +149,10 @@ class Model:
 
     def disagreements(self, target: str, weights: Mapping[str, Weight]) -> list[str]:
         """Warnings of what the settings do not say of the tensors; raises `BadInput` for what they contradict."""
-        root = self.source.root
+        config, root = self.source.config, self.source.root
         if self.architecture is None:
-            return []
+            found = None if self.dialect == "gguf" else layer_count.disagreement(config, weights)
+            return [f"{root}/config.json: {found}"] if found else []
         where = "its metadata" if self.dialect == "gguf" else f"{root}/config.json"
         agreement = Agreement(self.architecture, self.hyperparameters, weights, self.dialect, str(root), where)
         if target == "hf" and not any(agreement.found.values()):

@@ -14,7 +14,7 @@ from quantcli.convert.plan import make
 from quantcli.convert.request import Request
 from quantcli.convert.steps import Plan
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import find, unknown_class
+from quantcli.models import find, layer_count, unknown_class
 from tests.conversions import planned
 from tests.mutations.baselines import Baseline, as_gguf, dense
 
@@ -217,3 +217,40 @@ def test_a_class_that_the_table_does_not_name_is_unknown(stated: object, llama: 
         plan(llama, "gguf", {"architectures": stated})
     made = plan(llama, "mlx", {"architectures": stated})
     assert any("architectures names" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize("target", FOLDERS)
+def test_without_a_table_the_count_of_layers_has_to_agree(target: str, llama: Baseline) -> None:
+    unknown = {"model_type": "nobody_s", "architectures": ["NobodyForCausalLM"]}
+    assert not any("num_hidden_layers" in text for text in plan(llama, target, unknown).warnings)
+    for count, said in ((1, "model.layers.1."), (3, "model.layers.2")):
+        (warning,) = [
+            text
+            for text in plan(llama, target, {**unknown, "num_hidden_layers": count}).warnings
+            if "num_hidden" in text
+        ]
+        assert f"num_hidden_layers is {count}" in warning and said in warning
+
+
+@pytest.mark.parametrize(
+    ("config", "stacks", "agrees"),
+    [
+        ({"num_hidden_layers": 2}, {"model.layers": 2}, True),
+        ({"num_hidden_layers": 2}, {"model.layers": 3}, False),
+        ({"num_hidden_layers": 2, "num_nextn_predict_layers": 1}, {"model.layers": 3}, True),
+        ({"text_config": {"num_hidden_layers": 2}}, {"model.language_model.layers": 2, "model.visual.blocks": 4}, True),
+        (
+            {"text_config": {"num_hidden_layers": 4}},
+            {"model.language_model.layers": 2, "model.visual.blocks": 4},
+            False,
+        ),
+        ({"num_hidden_layers": 12, "num_hidden_groups": 1}, {"encoder.albert_layer_groups": 1}, True),
+        ({"num_hidden_layers": 2}, {}, True),
+        ({"num_layers": 2}, {"h": 3}, True),
+        ({"num_hidden_layers": "two"}, {"h": 3}, True),
+        ({"num_hidden_layers": 10**12}, {"model.layers": 3}, False),
+    ],
+)
+def test_stacks_of_layers_are_counted(config: dict[str, Any], stacks: dict[str, int], agrees: bool) -> None:
+    names = [f"{prefix}.{layer}.mlp.experts.7.weight" for prefix, count in stacks.items() for layer in range(count)]
+    assert (layer_count.disagreement(config, names) is None) is agrees
