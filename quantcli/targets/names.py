@@ -6,27 +6,22 @@ A model that has no table keeps its names where source and target are both folde
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
-from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.containers.hostile import shown
-from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Architecture, Found, Hyperparameters, layer_count
-from quantcli.models.agreement import Agreement
+from quantcli.errors import NotPossible
+from quantcli.models import Architecture, Found, Hyperparameters
 from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Left
+from quantcli.targets.disagreements import disagreements
 from quantcli.targets.global_scales import combined
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-
-#: What ends the names of tensors that a quantizer leaves next to its weights.
-LEFTOVERS = re.compile(r"scale|zero_point|amax")
 
 #: How errors call the dialects.
 SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
@@ -86,7 +81,7 @@ class Model:
             shapes = {name: weight.shape for name, weight in self.source.weights.items()}
             return models.from_gguf(self.source.metadata, label, shapes)
         config = dict(self.source.config)
-        if architecture.mtp and self.layers is not None and not any(map(self._is_beyond, self.source.weights)):
+        if architecture.mtp and self.layers is not None and not any(map(self.is_beyond, self.source.weights)):
             config["num_nextn_predict_layers"] = 0  # whoever made the folder left them out
         return architecture.hyperparameters(config, f"{label}/config.json")
 
@@ -98,7 +93,7 @@ class Model:
         layers = self.source.config.get("num_hidden_layers")
         return layers if type(layers) is int else None
 
-    def _is_beyond(self, name: str) -> bool:
+    def is_beyond(self, name: str) -> bool:
         """Whether a tensor belongs to a layer for multi-token prediction."""
         layer = self.architecture.layer(name) if self.architecture else None
         return layer is not None and self.layers is not None and layer >= self.layers
@@ -122,16 +117,16 @@ class Model:
         if architecture.drops(name) or self._is_computed(name):
             return "the model computes it"
         defaults = architecture.model_types.get(str(config.get("model_type")), {})
-        if self._is_added(name):
+        if self.is_added(name):
             return "the quantizer added it, all zeros: the model has no such bias"
         is_tied = config.get("tie_word_embeddings", defaults.get("tie_word_embeddings")) is True
         if is_tied and architecture.role(name) == "output":
             return "the embedding is used for it (tie_word_embeddings)"
-        if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self._is_beyond(name):
+        if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self.is_beyond(name):
             return f"for multi-token prediction, which has no place in {SAID[target]}"
         return None
 
-    def _is_added(self, name: str) -> bool:
+    def is_added(self, name: str) -> bool:
         """Whether this is one of the biases, all zeros, that AutoGPTQ gives to every module."""
         module = name.removesuffix(".bias")
         weight = self.source.weights.get(f"{module}.weight")
@@ -147,46 +142,14 @@ class Model:
         need = found.row.need(found.suffix) if found else None
         return found is not None and need is not None and need.holds(self.hyperparameters, found.layer or 0)
 
-    def disagreements(self, target: str, weights: Mapping[str, Weight]) -> list[str]:
-        """Warnings of what the settings do not say of the tensors; raises `BadInput` for what they contradict."""
-        config, root = self.source.config, self.source.root
-        if self.architecture is None:
-            found = None if self.dialect == "gguf" else layer_count.disagreement(config, weights)
-            return [f"{root}/config.json: {found}"] if found else []
-        where = "its metadata" if self.dialect == "gguf" else f"{root}/config.json"
-        agreement = Agreement(self.architecture, self.hyperparameters, weights, self.dialect, str(root), where)
-        if target == "hf" and not any(agreement.found.values()):
-            return []  # a base model's names: nothing is known of these
-        warnings = check_vocabulary(self.source) if self.dialect == "gguf" else []
-        agreement.refuse()
-        contrary = {
-            name: key
-            for name, key in agreement.unneeded().items()
-            if self.dialect == "gguf" or not self._is_added(name)
-        }
-        for key in dict.fromkeys(contrary.values()):
-            names = [name for name, decides in contrary.items() if decides == key]
-            warnings.append(_several(names, f"not in the model that {agreement.where} describes{key and f' ({key})'}."))
-        strange = [name for name, found in agreement.found.items() if not found and self._is_strange(name)]
-        if strange and self.dialect != "gguf" and target == "mlx":
-            kind = f"copied, though {self.architecture.name} models have no such tensor"
-            warnings.append(_several(strange, f"{kind}: mlx-lm does not load a folder with tensors it does not know."))
-        return warnings
-
-    def _is_strange(self, name: str) -> bool:
-        """Whether a tensor is neither in the table, nor computed, nor a quantizer's, nor for multi-token prediction."""
-        assert self.architecture is not None
-        leftover = self.source.kind != "hf" and LEFTOVERS.search(name.rpartition(".")[2])
-        return not (leftover or self.architecture.drops(name) or self._is_beyond(name))
-
     def named(self, target: str) -> tuple[list[Named], list[Left], list[str]]:
         """The weights of a target under its names, those left out, warnings.
 
         Raises `NotPossible` for one that has no name there, `BadInput`.
         """
         kept, left = self.sort_out(target)
-        further = [t.name for t in left if self._is_beyond(t.name) or self._is_computed(t.name)]
-        warnings = self.disagreements(target, {**kept, **{name: self.source.weights[name] for name in further}})
+        further = [t.name for t in left if self.is_beyond(t.name) or self._is_computed(t.name)]
+        warnings = disagreements(self, target, {**kept, **{name: self.source.weights[name] for name in further}})
         if self.architecture is None or self.architecture.agrees(self.dialect, target):
             named = [Named(name, self._found(name), Arranged.of(weight)) for name, weight in kept.items()]
             return named, left, warnings
@@ -203,32 +166,6 @@ class Model:
     def _found(self, name: str) -> Found | None:
         found = self.architecture.find(name, self.dialect) if self.architecture else []
         return found[0] if found else None
-
-
-def check_vocabulary(source: Checkpoint) -> list[str]:
-    """Warnings about a GGUF's `vocab_size`; raises `BadInput` where the embedding has not one row for each token."""
-    named = source.metadata.get("general.architecture", Value("string", "")).value
-    tokens, stated = (
-        source.metadata.get(key, Value("", None)).value for key in ("tokenizer.ggml.tokens", f"{named}.vocab_size")
-    )
-    embedding = source.weights.get("token_embd.weight")
-    rows = embedding.shape[0] if embedding is not None and embedding.shape else None
-    if rows is None:
-        return []
-    if isinstance(tokens, ArrayValue) and tokens.length != rows:
-        raise BadInput(
-            f"{source.root}: tensor token_embd.weight has {rows} rows, but tokenizer.ggml.tokens has {tokens.length}."
-        )
-    if stated in (None, rows):
-        return []
-    return [
-        f"{source.root}: {named}.vocab_size is {shown(stated)}, but token_embd.weight has {rows} rows, which count."
-    ]
-
-
-def _several(names: Sequence[str], what: str) -> str:
-    """A warning of one tensor or several."""
-    return f"{names[0]} is {what}" if len(names) == 1 else f"{len(names)} tensors, {names[0]} the first, are {what}"
 
 
 def unknown(source: Checkpoint) -> str:
