@@ -7,7 +7,7 @@ so the contradiction is an error where the checkpoint is read, whatever it is to
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -56,6 +56,16 @@ class Agreement:
         return {one.layer for found in self.found.values() for one in found if one.layer is not None}
 
     @cached_property
+    def _predicting(self) -> Collection[int]:
+        """The layers for multi-token prediction: as many as are counted, and those known by their `eh_proj`."""
+        if self.architecture.mtp is None:
+            return ()
+        layers = self.hyperparameters.layers
+        marked = (self.architecture.layer(name) for name in self.weights if ".eh_proj." in name)
+        counted = range(layers, layers + self.hyperparameters.settings.integer(NEXT, 1, least=0))
+        return {number for number in self._numbers if number in counted} | {n for n in marked if n is not None}
+
+    @cached_property
     def _shown(self) -> set[str]:
         """What needs hang on whose tensors are there; names with two meanings show nothing."""
         needs = (found[0].row.need(found[0].suffix) for found in self.found.values() if len(found) == 1)
@@ -100,8 +110,7 @@ class Agreement:
 
     def _refuse_layers(self) -> None:
         layers, key = self.hyperparameters.layers, self._spelled("num_hidden_layers")
-        more = self.hyperparameters.settings.integer(NEXT, 1, least=0) if self.architecture.mtp is not None else 0
-        beyond = min((number for number in self._numbers if number >= layers + more), default=None)
+        beyond = min((n for n in self._numbers if n >= layers and n not in self._predicting), default=None)
         if beyond is not None:
             name = next(n for n, found in self.found.items() if any(one.layer == beyond for one in found))
             raise BadInput(f"{self.where}: {key} is {layers}, but there are tensors of layer {beyond}, such as {name}.")
