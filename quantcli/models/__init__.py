@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcli.containers.gguf_values import Value
+from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models import rebuilt
 from quantcli.models.base import Architecture, Computed, Found, Tensor
@@ -88,7 +89,24 @@ KINDS = tuple(kind for architecture in FAMILIES for kind in architecture.model_t
 
 
 def find(config: Mapping[str, Any]) -> Architecture | None:
-    """The architecture of a `config.json` object, by its `model_type`; None for a family that is not in the table."""
+    """The architecture of a `config.json` object, by its `model_type`; None for a family that is not in the table.
+
+    A class that the table does not name has other tensors, or makes something else of them: it is unknown, too.
+    """
+    return None if unknown_class(config) else _by_model_type(config)
+
+
+def unknown_class(config: Mapping[str, Any]) -> str | None:
+    """The entry of `architectures` that the table of its `model_type` does not name; None where there is none."""
+    architecture, stated = _by_model_type(config), config.get("architectures")
+    if architecture is None or stated is None:
+        return None
+    listed = stated if isinstance(stated, list) else [stated]
+    known = (*architecture.classes.values(), *architecture.aliases)
+    return next((shown(name) for name in listed if name not in known), None)
+
+
+def _by_model_type(config: Mapping[str, Any]) -> Architecture | None:
     kind = config.get("model_type")
     return next((a for a in FAMILIES if kind in a.model_types), None) if isinstance(kind, str) else None
 
@@ -199,4 +217,5 @@ __all__ = [
     "rebuild",
     "sampling_from_gguf",
     "stored",
+    "unknown_class",
 ]

@@ -14,13 +14,14 @@ suffixes (`""`: the patterns are whole names):
         another way in which Hugging Face's folders have the tensor of the row above: it is read, not written
 
 Operations are listed in the order that leads from Hugging Face's arrangement to GGUF's (`mlx_ops`: to MLX's); the way
-back follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take`.
+back follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take`. A row's axes are
+those of Hugging Face's arrangement, too: the shapes of the other dialects follow from the operations.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -33,6 +34,7 @@ from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
 from quantcli.models.layouts import Layout
 from quantcli.models.ops import MoveAxis, Op
+from quantcli.models.sizes import ALWAYS, NEVER, Axes, Need
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 
@@ -51,6 +53,10 @@ class Tensor:
     this one is meant where that GGUF tensor (a pattern) is there too. read_only: Hugging Face's folders may have this
     in place of the tensor of the row with the same GGUF pattern; `hf` is its whole name, `ops` lead from here to there.
     also: other layouts in which GGUF files store it.
+
+    shape: the axes of its weight in Hugging Face's arrangement; a bias has them without the last one. Where Hugging
+    Face's pattern has `{e}`, the first axis counts the experts. needed: of an optional one, which layers have it, None
+    where that is up to the checkpoint; bias: which layers have a bias.
     """
 
     hf: str
@@ -64,6 +70,9 @@ class Tensor:
     beside: str | None = None
     read_only: bool = False
     also: tuple[Layout, ...] = ()
+    shape: Axes = field(default=(), compare=False)
+    needed: Need | None = field(default=None, compare=False)
+    bias: Need = field(default=NEVER, compare=False)
 
     @property
     def role(self) -> str:
@@ -72,6 +81,16 @@ class Tensor:
 
     def pattern(self, dialect: str) -> str:
         return {"hf": self.hf, "gguf": self.gguf, "mlx": self.mlx or self.hf}[dialect]
+
+    def axes(self, suffix: str) -> Axes:
+        """The axes of the tensor with a suffix, in Hugging Face's arrangement."""
+        return self.shape[:-1] if suffix == "bias" and len(self.shape) > 1 else self.shape
+
+    def need(self, suffix: str) -> Need | None:
+        """Which layers have the tensor with a suffix; None where that is up to the checkpoint."""
+        if suffix == "bias":
+            return self.bias
+        return self.needed if self.optional else ALWAYS
 
     def ops_to(self, dialect: str) -> tuple[Op, ...]:
         """The operations from Hugging Face's arrangement to a dialect's."""
@@ -110,10 +129,14 @@ def _numbered(name: str) -> tuple[str, int | None, int | None]:
 
 @dataclass(frozen=True)
 class Computed:
-    """A GGUF tensor with no source tensor: `values(h)` is its float32 contents, None where this model has none."""
+    """A GGUF tensor with no source tensor: `values(h)` is its float32 contents, None where this model has none.
+
+    shape: its axes. A file has all of a table's, or none.
+    """
 
     gguf: str
     values: Callable[[Hyperparameters], NDArray[np.float32] | None]
+    shape: Axes = ()
 
     @property
     def role(self) -> str:
@@ -132,6 +155,7 @@ class Architecture:
     mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
     states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
 
+    aliases: further classes that config.json's `architectures` names for one of these model types.
     names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before
     `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
     classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
@@ -161,6 +185,7 @@ class Architecture:
     settings: tuple[Setting, ...] = ()
     expects: tuple[Setting, ...] = ()
     constants: Mapping[str, Any | Callable[[Hyperparameters], Any]] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     vocabulary: Conventions = PLAIN
 
     def __hash__(self) -> int:
@@ -208,14 +233,21 @@ class Architecture:
         ) and (self.mtp is None or one == other)
 
     def dialect(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
-        """The dialect of a folder's tensors (name -> shape): MLX's where one of them is only MLX's, else HF's."""
-        return "mlx" if any(self._is_mlx(name, shape) for name, shape in shapes.items()) else "hf"
+        """The dialect of a folder's tensors (name -> shape): MLX's where one of them is only MLX's, else HF's.
 
-    def _is_mlx(self, name: str, shape: tuple[int, ...]) -> bool:
+        Where names do not tell, most shapes of convolutions do.
+        """
+        if any(self._is_mlx(name) for name in shapes):
+            return "mlx"
+        moved = [MoveAxis.is_done(shape) for name, shape in shapes.items() if self._tells_by_shape(name)]
+        return "mlx" if 2 * sum(moved) > len(moved) else "hf"
+
+    def _is_mlx(self, name: str) -> bool:
         found = self.find(name, "mlx")
-        if not found or found[0].row.pattern("mlx") == found[0].row.hf:
-            return bool(found) and any(isinstance(op, MoveAxis) and op.is_done(shape) for op in found[0].row.mlx_ops)
-        return not self.find(name, "hf")
+        return bool(found) and found[0].row.pattern("mlx") != found[0].row.hf and not self.find(name, "hf")
+
+    def _tells_by_shape(self, name: str) -> bool:
+        return any(isinstance(op, MoveAxis) for found in self.find(name, "mlx") for op in found.row.mlx_ops)
 
     def to_gguf(self, name: str) -> tuple[str, Tensor] | None:
         """The GGUF name of a folder's tensor, with its row (of several the first); None for an unknown name."""
@@ -231,21 +263,6 @@ class Architecture:
         """The layer that a tensor named in any dialect belongs to, None for those outside the layers."""
         found = NUMBER.search(name)
         return int(found[0]) if found else None
-
-    def missing(self, names: Collection[str], layers: int, dialect: str = "hf") -> str | None:
-        """The first tensor of a dialect that a model of so many layers cannot do without and that is not there."""
-        others = [row for row in self.tensors if row.read_only]
-        wanted = (
-            row for row in self.tensors if not row.optional and "bias" not in row.suffixes[:1] and row not in others
-        )
-        for row in wanted:
-            numbers = range(layers) if "{i}" in row.hf else (None,)
-            for number in numbers:
-                name = Found(row, row.suffixes[0], number, 0).name(dialect)
-                also = (Found(other, "", number).name("hf") for other in others if other.gguf == row.gguf)
-                if name not in names and not (dialect == "hf" and any(one in names for one in also)):
-                    return name
-        return None
 
     def drops(self, name: str) -> bool:
         """Whether a Hugging Face tensor is one that no target needs (inverse frequencies that are computed anyway)."""

@@ -6,7 +6,11 @@ Source: llama.cpp's conversion of CohereForCausalLM.
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, QK_NORMS, decoder, rows
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, Key, layer_norm_eps
+from quantcli.models.sizes import ATTENTION_BIAS, HEAD_DIM, N_HEADS, N_KV_HEADS, Axes, flag
 from quantcli.models.stored import Setting, has
+
+#: The largest model has a norm for each head.
+QK_SHAPES: dict[str, Axes] = {"self_attn.q_norm": (N_HEADS, HEAD_DIM), "self_attn.k_norm": (N_KV_HEADS, HEAD_DIM)}
 
 LOGIT_SCALE = Key("logit_scale", "float32", "logit_scale", absent=1.0)
 NO_SCALING = Key("rope.scaling.type", "string", lambda h: "none")
@@ -23,7 +27,10 @@ COHERE = Architecture(
             "tie_word_embeddings": True,
         }
     },
-    tensors=(*decoder(norms={"input_layernorm": "attn_norm"}), *rows(QK_NORMS, optional=True)),
+    tensors=(
+        *decoder(norms={"input_layernorm": "attn_norm"}, bias=ATTENTION_BIAS),
+        *rows(QK_NORMS, needed=flag("use_qk_norm"), shapes=QK_SHAPES),
+    ),
     dropped=INVERSE_FREQUENCIES,
     names={"context_length": ("model_max_length", "max_position_embeddings")},
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),

@@ -9,6 +9,7 @@ from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDING_WINDOW, VOCAB_SIZE, layer_norm_eps
 from quantcli.models.layer_kinds import every
+from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, Stored, has, period_of_windows, unusual_kinds
 
 COHERE2 = Architecture(
@@ -24,7 +25,7 @@ COHERE2 = Architecture(
             "tie_word_embeddings": True,
         }
     },
-    tensors=decoder(norms={"input_layernorm": "attn_norm"}),
+    tensors=decoder(norms={"input_layernorm": "attn_norm"}, bias=ATTENTION_BIAS),
     names={"partial": ("rotary_pct", "partial_rotary_factor")},
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),

@@ -10,6 +10,22 @@ from collections.abc import Mapping
 from quantcli.models.base import Tensor
 from quantcli.models.layouts import ROWS_OF_QKV, Layout, Pieces, Range
 from quantcli.models.ops import Op, PermuteRows, Share
+from quantcli.models.sizes import (
+    ALWAYS,
+    EXPERT_INNER,
+    HEAD_DIM,
+    HIDDEN,
+    INNER,
+    KEYS,
+    N_EXPERTS,
+    NEVER,
+    QKV,
+    QUERIES,
+    VOCAB,
+    Axes,
+    Need,
+    Size,
+)
 
 LAYER, BLOCK = "model.layers.{i}", "blk.{i}"
 
@@ -31,9 +47,35 @@ FUSED = {"mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 
 #: Tensors that files also store one after another in another one.
 GATE_AND_UP: Mapping[str, tuple[Layout, ...]] = dict.fromkeys(("ffn_gate", "ffn_up"), (Range(f"{BLOCK}.ffn_gate_up"),))
-QKV: Mapping[str, tuple[Layout, ...]] = {
+JOINED: Mapping[str, tuple[Layout, ...]] = {
     gguf: (Range(f"{BLOCK}.attn_qkv", count),) for gguf, count in ROWS_OF_QKV.items()
 }
+
+#: Module -> the axes of its weight, as most families have them; other modules of a layer are norms.
+SHAPES: Mapping[str, Axes] = {
+    "self_attn.q_proj": (QUERIES, HIDDEN),
+    "self_attn.k_proj": (KEYS, HIDDEN),
+    "self_attn.v_proj": (KEYS, HIDDEN),
+    "self_attn.qkv_proj": (QKV, HIDDEN),
+    "self_attn.o_proj": (HIDDEN, QUERIES),
+    "self_attn.q_norm": (HEAD_DIM,),
+    "self_attn.k_norm": (HEAD_DIM,),
+    "mlp.gate_proj": (INNER, HIDDEN),
+    "mlp.up_proj": (INNER, HIDDEN),
+    "mlp.gate_up_proj": (2 * INNER, HIDDEN),
+    "mlp.down_proj": (HIDDEN, INNER),
+    "mlp.gate": (N_EXPERTS, HIDDEN),
+}
+NORM: Axes = (HIDDEN,)
+#: Norms over all heads of q, and of k, in one vector.
+WHOLE_QK_NORMS: Mapping[str, Axes] = {"self_attn.q_norm": (QUERIES,), "self_attn.k_norm": (KEYS,)}
+
+
+def shared_experts(prefix: str, width: Size) -> dict[str, Axes]:
+    """The axes of experts that every token takes, as one MLP."""
+    rows, columns = (width, HIDDEN), (HIDDEN, width)
+    return {f"{prefix}.gate_proj": rows, f"{prefix}.up_proj": rows, f"{prefix}.down_proj": columns}
+
 
 #: Rows of q and k in GGUF, module -> operations: as in Hugging Face's dialect; rotary rows as interleaved pairs.
 Rotary = Mapping[str, tuple[Op, ...]]
@@ -47,39 +89,77 @@ PERMUTED: Rotary = {
 INVERSE_FREQUENCIES = ("model.layers.{i}.self_attn.rotary_emb.inv_freq",)
 
 
-def rows(modules: Mapping[str, str], *, optional: bool = False) -> tuple[Tensor, ...]:
-    """The rows of modules in every layer, copied as they are; files also store gate and up joined."""
+def rows(
+    modules: Mapping[str, str],
+    *,
+    optional: bool = False,
+    needed: Need | None = None,
+    bias: Need = NEVER,
+    shapes: Mapping[str, Axes] = SHAPES,
+) -> tuple[Tensor, ...]:
+    """The rows of modules in every layer, copied as they are; files also store gate and up joined.
+
+    needed: of optional ones, which layers have them.
+    """
     joined = GATE_AND_UP if set(GATE_AND_UP) <= set(modules.values()) else {}
     return tuple(
-        Tensor(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", optional=optional, also=joined.get(gguf, ()))
+        Tensor(
+            f"{LAYER}.{hf}",
+            f"{BLOCK}.{gguf}",
+            optional=optional or needed is not None,
+            shape=shapes.get(hf, NORM),
+            needed=needed,
+            bias=bias,
+            also=joined.get(gguf, ()),
+        )
         for hf, gguf in modules.items()
     )
 
 
-def norm_rows(modules: Mapping[str, str], ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, ...]:
+def norm_rows(
+    modules: Mapping[str, str],
+    ops: tuple[Op, ...] = (),
+    *,
+    bias: bool = False,
+    shapes: Mapping[str, Axes] = SHAPES,
+) -> tuple[Tensor, ...]:
     """The rows of norms in every layer; `ops` act on their weights, not on their biases."""
-    return tuple(t for hf, gguf in modules.items() for t in norm(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", ops, bias=bias))
+    return tuple(
+        t
+        for hf, gguf in modules.items()
+        for t in norm(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", ops, bias=bias, shape=shapes.get(hf, NORM))
+    )
 
 
-def norm(hf: str, gguf: str, ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, ...]:
+def norm(hf: str, gguf: str, ops: tuple[Op, ...] = (), *, bias: bool = False, shape: Axes = NORM) -> tuple[Tensor, ...]:
     """One norm: its weight and, with `bias`, its bias."""
-    weight = Tensor(hf, gguf, ops, suffixes=("weight",))
-    return (weight, Tensor(hf, gguf, suffixes=("bias",))) if bias else (weight,)
+    weight = Tensor(hf, gguf, ops, suffixes=("weight",), shape=shape)
+    return (weight, Tensor(hf, gguf, suffixes=("bias",), shape=shape, bias=ALWAYS)) if bias else (weight,)
 
 
 def ends(norm_ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, ...]:
     """What stands outside the layers: embedding, last norm, head."""
     return (
-        Tensor("model.embed_tokens", "token_embd", suffixes=("weight",)),
+        Tensor("model.embed_tokens", "token_embd", suffixes=("weight",), shape=(VOCAB, HIDDEN)),
         *norm("model.norm", "output_norm", norm_ops, bias=bias),
-        Tensor("lm_head", "output", optional=True),
+        Tensor("lm_head", "output", optional=True, shape=(VOCAB, HIDDEN)),
     )
 
 
-def attention(rotary: Rotary = STRAIGHT) -> tuple[Tensor, ...]:
-    """q, k, v and output projections; files also store the first three joined. rotary: GGUF's order of rows."""
+def attention(rotary: Rotary = STRAIGHT, *, bias: Need = NEVER, output_bias: Need | None = None) -> tuple[Tensor, ...]:
+    """q, k, v and output projections; files also store the first three joined.
+
+    rotary: GGUF's order of rows. bias: when they have one; output_bias: of the last one, where that differs.
+    """
     return tuple(
-        Tensor(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", rotary.get(hf, ()), also=QKV.get(gguf, ()))
+        Tensor(
+            f"{LAYER}.{hf}",
+            f"{BLOCK}.{gguf}",
+            rotary.get(hf, ()),
+            also=JOINED.get(gguf, ()),
+            shape=SHAPES[hf],
+            bias=output_bias if output_bias is not None and gguf == "attn_output" else bias,
+        )
         for hf, gguf in ATTENTION.items()
     )
 
@@ -90,26 +170,35 @@ def also_experts(kind: str) -> tuple[Layout, ...]:
     return (apart,) if kind == "down" else (apart, Range(f"{BLOCK}.ffn_gate_up_exps"))
 
 
-def experts(names: Mapping[str, str], *, hf: str = "mlp.experts", mlx: str = "mlp.switch_mlp") -> tuple[Tensor, ...]:
+def experts(
+    names: Mapping[str, str],
+    *,
+    hf: str = "mlp.experts",
+    mlx: str = "mlp.switch_mlp",
+    width: Size = EXPERT_INNER,
+    needed: Need = ALWAYS,
+) -> tuple[Tensor, ...]:
     """Routed experts: one tensor each in Hugging Face's dialect, stacked in GGUF's (not in old files) and MLX's.
 
-    names: an expert's module in Hugging Face's dialect -> (`gate`, `up` or `down`).
+    names: an expert's module in Hugging Face's dialect -> (`gate`, `up` or `down`). needed: which layers have them.
     """
     apart = tuple(
         Tensor(
             f"{LAYER}.{hf}.{{e}}.{name}", f"{BLOCK}.ffn_{kind}_exps", mlx=f"{LAYER}.{mlx}.{kind}_proj",
             suffixes=("weight",), optional=True, also=also_experts(kind),
+            shape=(N_EXPERTS, *((HIDDEN, width) if kind == "down" else (width, HIDDEN))), needed=needed,
         )
         for name, kind in names.items()
     )  # fmt: skip
-    return (*apart, *fused_experts(hf))
+    return (*apart, *fused_experts(hf, width=width))
 
 
-def fused_experts(hf: str) -> tuple[Tensor, ...]:
+def fused_experts(hf: str, *, width: Size = EXPERT_INNER) -> tuple[Tensor, ...]:
     """Routed experts as transformers 5 holds them: stacked parameters, gate and up one after the other in one."""
     return tuple(
         Tensor(
-            f"{LAYER}.{hf}.{name}", f"{BLOCK}.ffn_{kind}_exps", ops, ("weight",), optional=True, read_only=True
+            f"{LAYER}.{hf}.{name}", f"{BLOCK}.ffn_{kind}_exps", ops, ("weight",), optional=True, read_only=True,
+            shape=(N_EXPERTS, *((HIDDEN, width) if kind == "down" else (2 * width, HIDDEN))),
         )
         for name, kind, ops in FUSED_EXPERTS
     )  # fmt: skip
@@ -134,12 +223,21 @@ def decoder(
     mlp: Mapping[str, str] = GATED,
     norm_ops: tuple[Op, ...] = (),
     norm_bias: bool = False,
+    bias: Need = NEVER,
+    output_bias: Need | None = None,
+    mlp_bias: Need = NEVER,
+    shapes: Mapping[str, Axes] | None = None,
 ) -> tuple[Tensor, ...]:
-    """The tensors of a decoder with one MLP a layer. norm_ops: of every norm's weight."""
+    """The tensors of a decoder with one MLP a layer.
+
+    norm_ops: of every norm's weight. bias, output_bias, mlp_bias: when projections have one. shapes: of modules whose
+    axes are not those of most families.
+    """
+    axes = {**SHAPES, **(shapes or {})}
     return (
         *ends(norm_ops, bias=norm_bias),
         *norm_rows(norms, norm_ops, bias=norm_bias),
-        *attention(rotary),
-        *(norm_rows(QK_NORMS, norm_ops) if qk_norm else ()),
-        *rows(mlp),
+        *attention(rotary, bias=bias, output_bias=output_bias),
+        *(norm_rows(QK_NORMS, norm_ops, shapes=axes) if qk_norm else ()),
+        *rows(mlp, bias=mlp_bias, shapes=axes),
     )

@@ -18,7 +18,7 @@ from typing import Any
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
-from quantcli.models.glm4_moe import NEXT, ROUTER, SHARED
+from quantcli.models.glm4_moe import NEXT_ROWS, SHARED, SHARED_SHAPES, router
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     CAUSAL,
@@ -40,46 +40,87 @@ from quantcli.models.keys import (
 from quantcli.models.layouts import Unsplit
 from quantcli.models.ops import PerHead, Take, Transpose
 from quantcli.models.reader import Reader
+from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, N_HEADS, Axes, Need, setting, without
 from quantcli.models.stored import Setting, Stored, has
 
 KEY_ROWS = (PerHead(), Take(stop="nope_head_dim"), Transpose())
 VALUE_ROWS = (PerHead(), Take(start="nope_head_dim"))
 
+#: The parts of a head, and the ranks of what its projections are made from.
+ROTATED, VALUE = setting("qk_rope_head_dim"), setting("v_head_dim")
+NOPE = setting("qk_nope_head_dim", gguf="attention.key_length_mla - qk_rope_head_dim")
+Q_RANK, KV_RANK = setting("q_lora_rank"), setting("kv_lora_rank")
+SHAPES: dict[str, Axes] = {
+    "self_attn.kv_a_proj_with_mqa": (KV_RANK + ROTATED, HIDDEN),
+    "self_attn.kv_a_layernorm": (KV_RANK,),
+    "self_attn.o_proj": (HIDDEN, N_HEADS * VALUE),
+    "self_attn.q_proj": (N_HEADS * (NOPE + ROTATED), HIDDEN),
+    "self_attn.q_a_proj": (Q_RANK, HIDDEN),
+    "self_attn.q_a_layernorm": (Q_RANK,),
+    "self_attn.q_b_proj": (N_HEADS * (NOPE + ROTATED), Q_RANK),
+}
+LARGE = Need("q_lora_rank", lambda h, layer: h.settings.has("q_lora_rank"))
+
 #: Small models have one projection for queries, large ones two with a norm between.
 ATTENTION = (
-    *rows({"self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.o_proj": "attn_output"}),
-    *norm_rows({"self_attn.kv_a_layernorm": "attn_kv_a_norm"}),
     *rows(
-        {
-            "self_attn.q_proj": "attn_q",
-            "self_attn.q_a_proj": "attn_q_a",
-            "self_attn.q_a_layernorm": "attn_q_a_norm",
-            "self_attn.q_b_proj": "attn_q_b",
-        },
-        optional=True,
+        {"self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.o_proj": "attn_output"},
+        bias=ATTENTION_BIAS,
+        shapes=SHAPES,
     ),
+    *norm_rows({"self_attn.kv_a_layernorm": "attn_kv_a_norm"}, shapes=SHAPES),
+    *rows({"self_attn.q_proj": "attn_q"}, needed=without(LARGE), shapes=SHAPES),
+    *rows({"self_attn.q_a_proj": "attn_q_a"}, needed=LARGE, bias=ATTENTION_BIAS, shapes=SHAPES),
+    *rows({"self_attn.q_a_layernorm": "attn_q_a_norm", "self_attn.q_b_proj": "attn_q_b"}, needed=LARGE, shapes=SHAPES),
 )
+
+
+KV_SHAPE: Axes = (N_HEADS * (NOPE + VALUE), KV_RANK)
 
 
 def kv_b(*, split_in_mlx: bool) -> tuple[Tensor, ...]:
     """The rows that share `kv_b_proj`."""
     keys, values = (f"{LAYER}.self_attn.embed_q", f"{LAYER}.self_attn.unembed_out") if split_in_mlx else (None, None)
-    hf, weight, also = f"{LAYER}.self_attn.kv_b_proj", ("weight",), (Unsplit(f"{BLOCK}.attn_kv_b"),)
+    halves = (("attn_k_b", KEY_ROWS, keys), ("attn_v_b", VALUE_ROWS, values))
+    return tuple(
+        Tensor(
+            f"{LAYER}.self_attn.kv_b_proj", f"{BLOCK}.{gguf}", ops, ("weight",), mlx, ops if split_in_mlx else (),
+            also=(Unsplit(f"{BLOCK}.attn_kv_b"),), shape=KV_SHAPE,
+        )
+        for gguf, ops, mlx in halves
+    )  # fmt: skip
+
+
+def _is_sparse(h: Hyperparameters, layer: int) -> bool:
+    """Whether a layer routes to experts: of those after the first ones every `moe_layer_freq`-th."""
+    first, step = h.settings.integer("first_k_dense_replace", 0, least=0), h.settings.integer("moe_layer_freq", 1)
+    return h.experts > 0 and layer >= first and layer % step == 0
+
+
+def _has_shared(h: Hyperparameters, layer: int) -> bool:
+    return _is_sparse(h, layer) and h.settings.integer("n_shared_experts", 0, least=0) > 0
+
+
+def _is_corrected(h: Hyperparameters, layer: int) -> bool:
+    return _is_sparse(h, layer) and h.settings.text("topk_method", "noaux_tc") == "noaux_tc"
+
+
+SPARSE = Need("n_routed_experts, first_k_dense_replace, moe_layer_freq", _is_sparse)
+SPARSE_SHARED = Need("n_shared_experts, first_k_dense_replace, moe_layer_freq", _has_shared)
+CORRECTED = Need("topk_method, first_k_dense_replace, moe_layer_freq", _is_corrected)
+
+
+def layers(correction: Need | None) -> tuple[Tensor, ...]:
+    """The rows that both share. correction: which layers correct the router's scores, None where that is open."""
     return (
-        Tensor(hf, f"{BLOCK}.attn_k_b", KEY_ROWS, weight, keys, KEY_ROWS if split_in_mlx else (), also=also),
-        Tensor(hf, f"{BLOCK}.attn_v_b", VALUE_ROWS, weight, values, VALUE_ROWS if split_in_mlx else (), also=also),
+        *ends(),
+        *norm_rows(PRE_NORMS),
+        *ATTENTION,
+        *rows(GATED, needed=without(SPARSE)),
+        *router(SPARSE, correction),
+        *rows(SHARED, needed=SPARSE_SHARED, shapes=SHARED_SHAPES),
+        *experts(EXPERTS, needed=SPARSE),
     )
-
-
-LAYERS = (
-    *ends(),
-    *norm_rows(PRE_NORMS),
-    *ATTENTION,
-    *rows(GATED, optional=True),
-    *ROUTER,
-    *rows(SHARED, optional=True),
-    *experts(EXPERTS),
-)
 
 
 def _rotated(config: Reader) -> int:
@@ -177,7 +218,7 @@ DEEPSEEK_V2 = Architecture(
             "topk_method": "greedy",
         }
     },
-    tensors=(*LAYERS, *kv_b(split_in_mlx=False)),
+    tensors=(*layers(None), *kv_b(split_in_mlx=False)),
     mtp=(),
     mlx_schemes={"ffn_gate_inp": "dense"},
     keys=KEYS,
@@ -219,7 +260,7 @@ DEEPSEEK_V3 = Architecture(
             "scoring_func": "sigmoid",
         }
     },
-    tensors=(*LAYERS, *kv_b(split_in_mlx=True), *rows(NEXT, optional=True)),
+    tensors=(*layers(CORRECTED), *kv_b(split_in_mlx=True), *NEXT_ROWS),
     mtp=("hf",),
     mlx_schemes={"ffn_gate_inp": "dense"},
     keys=KEYS,

@@ -5,7 +5,10 @@ Source: llama.cpp's conversion of Ernie4_5_ForCausalLM.
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.sizes import flag
 from quantcli.models.stored import Setting, has
+
+BIAS = flag("use_bias")
 
 ERNIE4_5 = Architecture(
     name="ernie4_5",
@@ -20,8 +23,9 @@ ERNIE4_5 = Architecture(
             "tie_word_embeddings": True,
         }
     },
-    tensors=decoder(),
+    tensors=decoder(bias=BIAS, mlp_bias=BIAS),
     dropped=INVERSE_FREQUENCIES,
     classes={"ernie4_5": "Ernie4_5ForCausalLM"},
+    aliases=("Ernie4_5_ForCausalLM",),
     settings=(Setting("hidden_act", "silu"), Setting("use_bias", has("attn_q.bias"))),
 )

@@ -4,11 +4,16 @@ Falcon 7B has one norm a layer, 40B one for attention and one for the MLP. Sourc
 FalconForCausalLM.
 """
 
+from typing import Any
+
 from quantcli.models.base import Architecture, Tensor
+from quantcli.models.decoder import NORM
+from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import BLOCKS, EMBEDDING, HEADS, Key, layer_norm_eps
 from quantcli.models.ops import GroupQkv
 from quantcli.models.reader import Reader
-from quantcli.models.stored import OMITTED, Setting, has
+from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, QKV, VOCAB, Need, flag, without
+from quantcli.models.stored import OMITTED, Setting, Stored, has
 
 LAYER, BLOCK = "transformer.h.{i}", "blk.{i}"
 
@@ -21,6 +26,30 @@ def _kv_heads(config: Reader) -> int:
 
 def _feed_forward(config: Reader) -> int:
     return 4 * config.integer("hidden_size")
+
+
+def _has_two_norms(h: Hyperparameters, layer: int) -> bool:
+    new = h.settings.flag("new_decoder_architecture", False)
+    return h.settings.integer("num_ln_in_parallel_attn", 2 if new else 1) == 2
+
+
+BIAS = flag("bias")
+TWO_NORMS = Need("num_ln_in_parallel_attn, new_decoder_architecture", _has_two_norms, by_presence=True)
+ONE_NORM = without(TWO_NORMS)
+
+
+def _norm(hf: str, gguf: str, needed: Need, beside: str | None = None) -> Tensor:
+    """A norm before attention, the MLP or both."""
+    return Tensor(
+        f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", optional=True, beside=beside, shape=NORM, needed=needed, bias=needed
+    )
+
+
+def _norms(file: Stored) -> Any:
+    """How many norms a layer has, said where the class would assume two."""
+    if file.holds("blk.0.attn_norm_2.weight"):
+        return 2
+    return 1 if file.own.integer("attention.head_count_kv", 1) > 1 else OMITTED
 
 
 FALCON = Architecture(
@@ -38,16 +67,22 @@ FALCON = Architecture(
         }
     },
     tensors=(
-        Tensor("transformer.word_embeddings", "token_embd", suffixes=("weight",)),
-        Tensor("transformer.ln_f", "output_norm"),
-        Tensor("lm_head", "output", suffixes=("weight",), optional=True),
-        Tensor(f"{LAYER}.input_layernorm", f"{BLOCK}.attn_norm", optional=True),
-        Tensor(f"{LAYER}.ln_mlp", f"{BLOCK}.attn_norm", optional=True, beside=f"{BLOCK}.attn_norm_2"),
-        Tensor(f"{LAYER}.ln_attn", f"{BLOCK}.attn_norm_2", optional=True),
-        Tensor(f"{LAYER}.self_attention.query_key_value", f"{BLOCK}.attn_qkv", (GroupQkv(),)),
-        Tensor(f"{LAYER}.self_attention.dense", f"{BLOCK}.attn_output"),
-        Tensor(f"{LAYER}.mlp.dense_h_to_4h", f"{BLOCK}.ffn_up"),
-        Tensor(f"{LAYER}.mlp.dense_4h_to_h", f"{BLOCK}.ffn_down"),
+        Tensor("transformer.word_embeddings", "token_embd", suffixes=("weight",), shape=(VOCAB, HIDDEN)),
+        Tensor("transformer.ln_f", "output_norm", shape=NORM, bias=ALWAYS),
+        Tensor("lm_head", "output", suffixes=("weight",), optional=True, shape=(VOCAB, HIDDEN)),
+        _norm("input_layernorm", "attn_norm", ONE_NORM),
+        _norm("ln_mlp", "attn_norm", TWO_NORMS, beside=f"{BLOCK}.attn_norm_2"),
+        _norm("ln_attn", "attn_norm_2", TWO_NORMS),
+        Tensor(
+            f"{LAYER}.self_attention.query_key_value",
+            f"{BLOCK}.attn_qkv",
+            (GroupQkv(),),
+            shape=(QKV, HIDDEN),
+            bias=BIAS,
+        ),
+        Tensor(f"{LAYER}.self_attention.dense", f"{BLOCK}.attn_output", shape=(HIDDEN, HIDDEN), bias=BIAS),
+        Tensor(f"{LAYER}.mlp.dense_h_to_4h", f"{BLOCK}.ffn_up", shape=(INNER, HIDDEN), bias=BIAS),
+        Tensor(f"{LAYER}.mlp.dense_4h_to_h", f"{BLOCK}.ffn_down", shape=(HIDDEN, INNER), bias=BIAS),
     ),
     names={
         "layers": ("num_hidden_layers", "n_layer"),
@@ -66,6 +101,7 @@ FALCON = Architecture(
         layer_norm_eps("layer_norm_epsilon"),
     ),
     classes={"falcon": "FalconForCausalLM"},
+    aliases=("RWForCausalLM",),
     settings=(
         Setting("alibi", False),
         Setting("bias", has("attn_qkv.bias")),
@@ -73,7 +109,7 @@ FALCON = Architecture(
         Setting("multi_query", lambda file: file.own.integer("attention.head_count_kv", 1) == 1),
         Setting("new_decoder_architecture", lambda file: file.own.integer("attention.head_count_kv", 1) > 1),
         Setting("num_kv_heads", lambda file: file.own.integer("attention.head_count_kv", 1)),
-        Setting("num_ln_in_parallel_attn", lambda file: 2 if file.holds("blk.0.attn_norm_2.weight") else OMITTED),
+        Setting("num_ln_in_parallel_attn", _norms),
     ),
     expects=(Setting("activation", "gelu"), Setting("ff_factor", 4)),
 )

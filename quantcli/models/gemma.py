@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEAD_SIZES, HEADS, KV_HEADS, RMS_EPS
 from quantcli.models.ops import AddOne
+from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
 
@@ -27,7 +28,7 @@ GEMMA = Architecture(
             "tie_word_embeddings": True,
         }
     },
-    tensors=decoder(norm_ops=(AddOne(),)),
+    tensors=decoder(norm_ops=(AddOne(),), bias=ATTENTION_BIAS),
     dropped=INVERSE_FREQUENCIES,
     keys=KEYS,
     classes={"gemma": "GemmaForCausalLM"},

@@ -11,6 +11,7 @@ from quantcli.models.gemma import ACTIVATION, BIAS, KEYS
 from quantcli.models.keys import SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne
+from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, Stored, unusual_kinds
 from quantcli.tokenizers import conventions
 
@@ -53,7 +54,7 @@ GEMMA2 = Architecture(
             "sliding_window": 4096,
         }
     },
-    tensors=decoder(norms=BOTH_NORMS, norm_ops=(AddOne(),)),
+    tensors=decoder(norms=BOTH_NORMS, norm_ops=(AddOne(),), bias=ATTENTION_BIAS),
     dropped=INVERSE_FREQUENCIES,
     keys=KEYS,
     further=(

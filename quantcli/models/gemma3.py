@@ -10,6 +10,7 @@ from quantcli.models.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne
+from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, period_of_windows, unusual_kinds
 from quantcli.tokenizers import conventions
 
@@ -28,7 +29,7 @@ GEMMA3 = Architecture(
             "sliding_window": 4096,
         }
     },
-    tensors=decoder(norms=BOTH_NORMS, qk_norm=True, norm_ops=(AddOne(),)),
+    tensors=decoder(norms=BOTH_NORMS, qk_norm=True, norm_ops=(AddOne(),), bias=ATTENTION_BIAS),
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, LOCAL_FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(Key("final_logit_softcapping", "float32", "final_logit_softcapping"), SLIDING_WINDOW),

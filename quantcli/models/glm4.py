@@ -10,6 +10,7 @@ from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, Rotar
 from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SECTIONS, SIZES
 from quantcli.models.ops import MropeRows
 from quantcli.models.rope_settings import scaling_with_sections
+from quantcli.models.sizes import NEVER, flag
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
@@ -36,7 +37,7 @@ GLM4 = Architecture(
             "attention_bias": True,
         }
     },
-    tensors=decoder(rotary=ROTARY, norms=NORMS, mlp=FUSED),
+    tensors=decoder(rotary=ROTARY, norms=NORMS, mlp=FUSED, bias=flag("attention_bias", True), output_bias=NEVER),
     dropped=INVERSE_FREQUENCIES,
     mtp=(),
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),

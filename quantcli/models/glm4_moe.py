@@ -11,11 +11,13 @@ from quantcli.models.decoder import (
     INVERSE_FREQUENCIES,
     LAYER,
     QK_NORMS,
+    SHAPES,
     attention,
     ends,
     experts,
     norm_rows,
     rows,
+    shared_experts,
 )
 from quantcli.models.glm4 import NO_START
 from quantcli.models.hyperparameters import Hyperparameters
@@ -38,6 +40,19 @@ from quantcli.models.keys import (
     expert_keys,
 )
 from quantcli.models.rope_settings import scaling_with_sections
+from quantcli.models.sizes import (
+    ATTENTION_BIAS,
+    EXPERT_INNER,
+    HIDDEN,
+    N_EXPERTS,
+    NEVER,
+    VOCAB,
+    Axes,
+    Need,
+    flag,
+    setting,
+    without,
+)
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
@@ -47,17 +62,37 @@ SHARED = {
     "mlp.shared_experts.down_proj": "ffn_down_shexp",
 }
 
-#: What routes to the experts; the correction of the router's scores stays float32.
-ROUTER = (
-    *rows({"mlp.gate": "ffn_gate_inp"}, optional=True),
-    Tensor(
-        f"{LAYER}.mlp.gate.e_score_correction_bias",
-        f"{BLOCK}.exp_probs_b.bias",
-        suffixes=("",),
-        optional=True,
-        f32=True,
-    ),
-)
+#: Experts that every token takes.
+SHARED_SHAPES = shared_experts("mlp.shared_experts", setting("n_shared_experts") * EXPERT_INNER)
+
+
+def router(needed: Need, correction: Need | None) -> tuple[Tensor, ...]:
+    """What routes to the experts, and which layers have it; the correction of the router's scores stays float32."""
+    return (
+        *rows({"mlp.gate": "ffn_gate_inp"}, needed=needed),
+        Tensor(
+            f"{LAYER}.mlp.gate.e_score_correction_bias",
+            f"{BLOCK}.exp_probs_b.bias",
+            suffixes=("",),
+            optional=True,
+            f32=True,
+            shape=(N_EXPERTS,),
+            needed=correction,
+        ),
+    )
+
+
+def _is_sparse(h: Hyperparameters, layer: int) -> bool:
+    """Whether a layer routes to experts: all but the first ones."""
+    return layer >= h.settings.integer("first_k_dense_replace", 0, least=0)
+
+
+def _has_shared(h: Hyperparameters, layer: int) -> bool:
+    return _is_sparse(h, layer) and h.settings.integer("n_shared_experts", 0, least=0) > 0
+
+
+SPARSE = Need("first_k_dense_replace", _is_sparse)
+SPARSE_SHARED = Need("first_k_dense_replace, n_shared_experts", _has_shared)
 
 #: The layer for multi-token prediction has these beside its norms, attention and experts.
 NEXT = {
@@ -68,6 +103,22 @@ NEXT = {
     "shared_head.head": "nextn.shared_head_head",
     "shared_head.norm": "nextn.shared_head_norm",
 }
+
+
+NEXT_SHAPES: dict[str, Axes] = {
+    "eh_proj": (HIDDEN, 2 * HIDDEN),
+    "embed_tokens": (VOCAB, HIDDEN),
+    "shared_head.head": (VOCAB, HIDDEN),
+}
+#: Embedding and head are the model's own where the layer has none.
+OWN_ENDS = ("embed_tokens", "shared_head.head")
+IS_NEXT = Need("num_hidden_layers, num_nextn_predict_layers", lambda h, layer: layer >= h.layers)
+HAS_ENDS = Need("num_hidden_layers", IS_NEXT.holds, all_or_none=True)
+#: The rows of such layers.
+NEXT_ROWS = (
+    *rows({hf: gguf for hf, gguf in NEXT.items() if hf not in OWN_ENDS}, needed=IS_NEXT, shapes=NEXT_SHAPES),
+    *rows({hf: NEXT[hf] for hf in OWN_ENDS}, needed=HAS_ENDS, shapes=NEXT_SHAPES),
+)
 
 
 def _next(hyperparameters: Hyperparameters) -> int:
@@ -99,16 +150,23 @@ GLM4_MOE = Architecture(
     tensors=(
         *ends(),
         *norm_rows({"input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm"}),
-        *attention(),
+        *attention(bias=ATTENTION_BIAS, output_bias=NEVER),
         *(
-            Tensor(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", suffixes=("weight",), optional=True)
+            Tensor(
+                f"{LAYER}.{hf}",
+                f"{BLOCK}.{gguf}",
+                suffixes=("weight",),
+                optional=True,
+                shape=SHAPES[hf],
+                needed=flag("use_qk_norm"),
+            )
             for hf, gguf in QK_NORMS.items()
         ),
-        *rows(GATED, optional=True),
-        *ROUTER,
-        *rows(SHARED, optional=True),
-        *experts(EXPERTS),
-        *rows(NEXT, optional=True),
+        *rows(GATED, needed=without(SPARSE)),
+        *router(SPARSE, SPARSE),
+        *rows(SHARED, needed=SPARSE_SHARED, shapes=SHARED_SHAPES),
+        *experts(EXPERTS, needed=SPARSE),
+        *NEXT_ROWS,
     ),
     dropped=INVERSE_FREQUENCIES,
     mtp=("hf", "gguf"),

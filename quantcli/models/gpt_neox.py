@@ -4,20 +4,24 @@ Source: llama.cpp's conversion of GPTNeoXForCausalLM; mlx-lm's gpt_neox.
 """
 
 from quantcli.models.base import Architecture, Tensor
+from quantcli.models.decoder import NORM
 from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, ROPE_DIMENSIONS, Key, layer_norm_eps
 from quantcli.models.ops import GroupQkv, Op
 from quantcli.models.rope_settings import theta_of
+from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, VOCAB, Axes, Need, flag
 from quantcli.models.stored import OMITTED, Setting, Stored, has
 from quantcli.tokenizers import conventions
 
-#: Modules of a layer, from Hugging Face to GGUF.
-MODULES: dict[str, tuple[str, tuple[Op, ...]]] = {
-    "input_layernorm": ("attn_norm", ()),
-    "post_attention_layernorm": ("ffn_norm", ()),
-    "attention.query_key_value": ("attn_qkv", (GroupQkv(),)),
-    "attention.dense": ("attn_output", ()),
-    "mlp.dense_h_to_4h": ("ffn_up", ()),
-    "mlp.dense_4h_to_h": ("ffn_down", ()),
+BIAS = flag("attention_bias", True)
+
+#: Modules of a layer, with their axes and when they have a bias, from Hugging Face to GGUF.
+MODULES: dict[str, tuple[str, tuple[Op, ...], Axes, Need]] = {
+    "input_layernorm": ("attn_norm", (), NORM, ALWAYS),
+    "post_attention_layernorm": ("ffn_norm", (), NORM, ALWAYS),
+    "attention.query_key_value": ("attn_qkv", (GroupQkv(),), (3 * HIDDEN, HIDDEN), BIAS),
+    "attention.dense": ("attn_output", (), (HIDDEN, HIDDEN), BIAS),
+    "mlp.dense_h_to_4h": ("ffn_up", (), (INNER, HIDDEN), ALWAYS),
+    "mlp.dense_4h_to_h": ("ffn_down", (), (HIDDEN, INNER), ALWAYS),
 }
 
 GPT_NEOX = Architecture(
@@ -33,12 +37,21 @@ GPT_NEOX = Architecture(
         }
     },
     tensors=(
-        Tensor("gpt_neox.embed_in", "token_embd", mlx="model.embed_in", suffixes=("weight",)),
-        Tensor("gpt_neox.final_layer_norm", "output_norm", mlx="model.final_layer_norm"),
-        Tensor("embed_out", "output", mlx="model.embed_out", suffixes=("weight",), optional=True),
+        Tensor("gpt_neox.embed_in", "token_embd", mlx="model.embed_in", suffixes=("weight",), shape=(VOCAB, HIDDEN)),
+        Tensor("gpt_neox.final_layer_norm", "output_norm", mlx="model.final_layer_norm", shape=NORM, bias=ALWAYS),
+        Tensor(
+            "embed_out", "output", mlx="model.embed_out", suffixes=("weight",), optional=True, shape=(VOCAB, HIDDEN)
+        ),
         *(
-            Tensor(f"gpt_neox.layers.{{i}}.{hf}", f"blk.{{i}}.{gguf}", ops, mlx=f"model.h.{{i}}.{hf}")
-            for hf, (gguf, ops) in MODULES.items()
+            Tensor(
+                f"gpt_neox.layers.{{i}}.{hf}",
+                f"blk.{{i}}.{gguf}",
+                ops,
+                mlx=f"model.h.{{i}}.{hf}",
+                shape=shape,
+                bias=bias,
+            )
+            for hf, (gguf, ops, shape, bias) in MODULES.items()
         ),
     ),
     dropped=(

@@ -14,6 +14,7 @@ from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, SIZES, SLIDING_WINDO
 from quantcli.models.layouts import Range
 from quantcli.models.ops import Op, Take, Transpose
 from quantcli.models.rope_settings import rope_scaling
+from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, N_EXPERTS, N_HEADS, Axes, flag
 from quantcli.models.stored import Setting, Stored, has, kinds_of_layers
 
 EXPERTS = f"{LAYER}.mlp.experts"
@@ -23,11 +24,14 @@ TURNED = Transpose(unless="mxfp4")
 STARTS = {"gate": 0, "up": 1}
 
 
-def _expert(hf: str, kind: str, suffix: str, ops: tuple[Op, ...] = ()) -> Tensor:
+def _expert(hf: str, kind: str, suffix: str, shape: Axes, ops: tuple[Op, ...] = ()) -> Tensor:
     """An expert tensor under whole names; MLX has GGUF's arrangement."""
     mlx, joined = f"{EXPERTS}.{kind}_proj.{suffix}", Range(f"{BLOCK}.ffn_gate_up_exps.{suffix}")
     also = (joined,) if kind in STARTS else ()
-    return Tensor(f"{EXPERTS}.{hf}", f"{BLOCK}.ffn_{kind}_exps.{suffix}", ops, ("",), mlx, ops, also=also)
+    return Tensor(
+        f"{EXPERTS}.{hf}", f"{BLOCK}.ffn_{kind}_exps.{suffix}", ops, ("",), mlx, ops, also=also,
+        shape=(N_EXPERTS, *shape),
+    )  # fmt: skip
 
 
 SCALING = {
@@ -73,13 +77,16 @@ GPT_OSS = Architecture(
     tensors=(
         *ends(),
         *norm_rows({"input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm"}),
-        *attention(),
-        Tensor(f"{LAYER}.self_attn.sinks", f"{BLOCK}.attn_sinks.weight", suffixes=("",)),
-        *rows({"mlp.router": "ffn_gate_inp"}),
-        *(_expert("gate_up_proj", kind, "weight", (TURNED, Take(at, step=2))) for kind, at in STARTS.items()),
-        _expert("down_proj", "down", "weight", (TURNED,)),
-        *(_expert("gate_up_proj_bias", kind, "bias", (Take(at, step=2),)) for kind, at in STARTS.items()),
-        _expert("down_proj_bias", "down", "bias"),
+        *attention(bias=flag("attention_bias", True)),
+        Tensor(f"{LAYER}.self_attn.sinks", f"{BLOCK}.attn_sinks.weight", suffixes=("",), shape=(N_HEADS,)),
+        *rows({"mlp.router": "ffn_gate_inp"}, bias=ALWAYS, shapes={"mlp.router": (N_EXPERTS, HIDDEN)}),
+        *(
+            _expert("gate_up_proj", kind, "weight", (HIDDEN, 2 * INNER), (TURNED, Take(at, step=2)))
+            for kind, at in STARTS.items()
+        ),
+        _expert("down_proj", "down", "weight", (INNER, HIDDEN), (TURNED,)),
+        *(_expert("gate_up_proj_bias", kind, "bias", (2 * INNER,), (Take(at, step=2),)) for kind, at in STARTS.items()),
+        _expert("down_proj_bias", "down", "bias", (HIDDEN,)),
     ),
     keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_local_experts"), *HEAD_SIZES),
     further=(SLIDING_WINDOW, Key("expert_feed_forward_length", "uint32", lambda h: h.feed_forward_length)),

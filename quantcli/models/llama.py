@@ -14,6 +14,7 @@ from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, decoder
 from quantcli.models.hyperparameters import Hyperparameters, even_share
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
 from quantcli.models.rope import llama3_factors
+from quantcli.models.sizes import FREQUENCIES, Need
 from quantcli.models.stored import Setting, has
 
 
@@ -22,7 +23,18 @@ def rope_factors(hyperparameters: Hyperparameters) -> NDArray[np.float32] | None
     return llama3_factors(hyperparameters.rope, hyperparameters.head_dim)
 
 
-ROPE_FREQS = Computed("rope_freqs.weight", rope_factors)
+ROPE_FREQS = Computed("rope_freqs.weight", rope_factors, (FREQUENCIES,))
+
+
+def _bias(**flags: str) -> Need:
+    """The flag of each model type that has biases, which Mistral's classes have none of."""
+
+    def holds(h: Hyperparameters, layer: int) -> bool:
+        key = flags.get(h.settings.text("model_type", "llama"))
+        return key is not None and h.settings.flag(key, False)
+
+    return Need(flags["llama"], holds, by_presence=True)
+
 
 LLAMA = Architecture(
     name="llama",
@@ -43,12 +55,18 @@ LLAMA = Architecture(
             "sliding_window": 4096,
         },
     },
-    tensors=decoder(rotary=PERMUTED),
+    tensors=decoder(
+        rotary=PERMUTED,
+        bias=_bias(llama="attention_bias", internlm3="qkv_bias"),
+        output_bias=_bias(llama="attention_bias", internlm3="bias"),
+        mlp_bias=_bias(llama="mlp_bias", internlm3="bias"),
+    ),
     computed=(ROPE_FREQS,),
     dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
-    classes={"llama": "LlamaForCausalLM"},
+    classes={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "internlm3": "InternLM3ForCausalLM"},
+    aliases=("LLaMAForCausalLM",),
     settings=(
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),

@@ -4,14 +4,19 @@ Source: llama.cpp's conversion of MambaForCausalLM; mlx-lm's mamba.
 """
 
 from quantcli.models.base import Architecture, Tensor
+from quantcli.models.decoder import NORM
 from quantcli.models.keys import BLOCKS, EMBEDDING, RMS_EPS, Key
 from quantcli.models.ops import DropAxis, MoveAxis, NegExp
+from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, ONE, VOCAB, flag, setting
 from quantcli.models.stored import OMITTED, Setting, has
 from quantcli.tokenizers import conventions
 
 #: Whether B, C and the time step go through a norm, as falcon_mamba's do.
 NORMS = "ssm.dt_b_c_rms"
 MIXER = "backbone.layers.{i}.mixer"
+
+BIAS = flag("use_bias")
+RANK, STATE = setting("time_step_rank"), setting("state_size")
 
 MAMBA = Architecture(
     name="mamba",
@@ -28,18 +33,31 @@ MAMBA = Architecture(
         }
     },
     tensors=(
-        Tensor("backbone.embeddings", "token_embd", suffixes=("weight",)),
-        Tensor("backbone.norm_f", "output_norm", suffixes=("weight",)),
-        Tensor("lm_head", "output", suffixes=("weight",), optional=True),
-        Tensor("backbone.layers.{i}.norm", "blk.{i}.attn_norm", suffixes=("weight",)),
-        Tensor(f"{MIXER}.in_proj", "blk.{i}.ssm_in"),
-        Tensor(f"{MIXER}.conv1d", "blk.{i}.ssm_conv1d", (DropAxis(1),), suffixes=("weight",), mlx_ops=(MoveAxis(),)),
-        Tensor(f"{MIXER}.conv1d", "blk.{i}.ssm_conv1d", suffixes=("bias",)),
-        Tensor(f"{MIXER}.x_proj", "blk.{i}.ssm_x"),
-        Tensor(f"{MIXER}.dt_proj", "blk.{i}.ssm_dt"),
-        Tensor(f"{MIXER}.A_log", "blk.{i}.ssm_a", (NegExp(),), suffixes=("",)),
-        Tensor(f"{MIXER}.D", "blk.{i}.ssm_d", suffixes=("",)),
-        Tensor(f"{MIXER}.out_proj", "blk.{i}.ssm_out"),
+        Tensor("backbone.embeddings", "token_embd", suffixes=("weight",), shape=(VOCAB, HIDDEN)),
+        Tensor("backbone.norm_f", "output_norm", suffixes=("weight",), shape=NORM),
+        Tensor("lm_head", "output", suffixes=("weight",), optional=True, shape=(VOCAB, HIDDEN)),
+        Tensor("backbone.layers.{i}.norm", "blk.{i}.attn_norm", suffixes=("weight",), shape=NORM),
+        Tensor(f"{MIXER}.in_proj", "blk.{i}.ssm_in", shape=(2 * INNER, HIDDEN), bias=BIAS),
+        Tensor(
+            f"{MIXER}.conv1d",
+            "blk.{i}.ssm_conv1d",
+            (DropAxis(1),),
+            suffixes=("weight",),
+            mlx_ops=(MoveAxis(),),
+            shape=(INNER, ONE, setting("conv_kernel")),
+        ),
+        Tensor(
+            f"{MIXER}.conv1d",
+            "blk.{i}.ssm_conv1d",
+            suffixes=("bias",),
+            shape=(INNER,),
+            bias=flag("use_conv_bias", True),
+        ),
+        Tensor(f"{MIXER}.x_proj", "blk.{i}.ssm_x", shape=(RANK + 2 * STATE, INNER)),
+        Tensor(f"{MIXER}.dt_proj", "blk.{i}.ssm_dt", shape=(INNER, RANK), bias=ALWAYS),
+        Tensor(f"{MIXER}.A_log", "blk.{i}.ssm_a", (NegExp(),), suffixes=("",), shape=(INNER, STATE)),
+        Tensor(f"{MIXER}.D", "blk.{i}.ssm_d", suffixes=("",), shape=(INNER,)),
+        Tensor(f"{MIXER}.out_proj", "blk.{i}.ssm_out", shape=(HIDDEN, INNER), bias=BIAS),
     ),
     names={"context_length": (), "heads": (), "kv_heads": ()},
     keys=(
@@ -56,6 +74,7 @@ MAMBA = Architecture(
         Key(NORMS, "bool", lambda h: False),
     ),
     classes={"mamba": "MambaForCausalLM"},
+    aliases=("MambaLMHeadModel",),
     settings=(
         Setting("hidden_act", "silu"),
         Setting("expand", lambda file: file.own.integer("ssm.inner_size") // file.own.integer("embedding_length")),

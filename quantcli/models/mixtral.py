@@ -18,6 +18,7 @@ from quantcli.models.decoder import (
     rows,
 )
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, expert_keys
+from quantcli.models.sizes import HIDDEN, INNER, N_EXPERTS
 from quantcli.models.stored import Setting
 
 MOE = "block_sparse_moe"
@@ -40,11 +41,17 @@ MIXTRAL = Architecture(
         *ends(),
         *norm_rows(PRE_NORMS),
         *attention(PERMUTED),
-        *rows({f"{MOE}.gate": "ffn_gate_inp"}),
-        *experts({"w1": "gate", "w3": "up", "w2": "down"}, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp"),
+        *rows({f"{MOE}.gate": "ffn_gate_inp"}, shapes={f"{MOE}.gate": (N_EXPERTS, HIDDEN)}),
+        *experts({"w1": "gate", "w3": "up", "w2": "down"}, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp", width=INNER),
         # In transformers 5 the module has another name, which folders of its own making may keep.
-        *fused_experts("mlp.experts"),
-        Tensor(f"{LAYER}.mlp.gate.weight", f"{BLOCK}.ffn_gate_inp", suffixes=("weight",), read_only=True),
+        *fused_experts("mlp.experts", width=INNER),
+        Tensor(
+            f"{LAYER}.mlp.gate.weight",
+            f"{BLOCK}.ffn_gate_inp",
+            suffixes=("weight",),
+            read_only=True,
+            shape=(N_EXPERTS, HIDDEN),
+        ),
     ),
     dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,

@@ -8,6 +8,7 @@ from quantcli.models.decoder import INVERSE_FREQUENCIES, PLAIN, decoder
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key, layer_norm_eps
 from quantcli.models.ops import AddOne
+from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
@@ -22,7 +23,7 @@ NEMOTRON = Architecture(
             "partial_rotary_factor": 0.5,
         }
     },
-    tensors=decoder(mlp=PLAIN, norm_ops=(AddOne(),), norm_bias=True),
+    tensors=decoder(mlp=PLAIN, norm_ops=(AddOne(),), norm_bias=True, bias=ATTENTION_BIAS, mlp_bias=MLP_BIAS),
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, Key(RMS_EPS.name, RMS_EPS.type, lambda h: h.norm_eps), *HEAD_SIZES),
     further=(

@@ -26,6 +26,7 @@ from quantcli.models.keys import (
 )
 from quantcli.models.layouts import ROWS_OF_QKV, Pieces
 from quantcli.models.rope import longrope_attention
+from quantcli.models.sizes import PARTIAL_FREQUENCIES
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
 
@@ -89,8 +90,8 @@ PHI3 = Architecture(
     },
     tensors=(*ends(), *norm_rows(PRE_NORMS), *ATTENTION, *rows(FUSED)),
     computed=(
-        Computed("rope_factors_long.weight", long_factors),
-        Computed("rope_factors_short.weight", short_factors),
+        Computed("rope_factors_long.weight", long_factors, (PARTIAL_FREQUENCIES,)),
+        Computed("rope_factors_short.weight", short_factors, (PARTIAL_FREQUENCIES,)),
     ),
     dropped=INVERSE_FREQUENCIES,
     foremost=(Key("rope.scaling.attn_factor", "float32", attention_factor),),

@@ -5,6 +5,7 @@ Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration 
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.sizes import ALWAYS, NEVER
 from quantcli.models.stored import Setting
 
 DEFAULTS = {
@@ -27,7 +28,7 @@ QWEN2 = Architecture(
     name="qwen2",
     gguf="qwen2",
     model_types={"qwen2": DEFAULTS},
-    tensors=decoder(),
+    tensors=decoder(bias=ALWAYS, output_bias=NEVER),
     dropped=INVERSE_FREQUENCIES,
     classes={"qwen2": "Qwen2ForCausalLM"},
     settings=(*SETTINGS, WINDOW_LAYERS),

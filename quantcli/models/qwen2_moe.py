@@ -11,15 +11,19 @@ from quantcli.models.decoder import (
     INVERSE_FREQUENCIES,
     LAYER,
     PRE_NORMS,
+    SHAPES,
     attention,
     ends,
     experts,
     norm_rows,
     rows,
+    shared_experts,
 )
+from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
 from quantcli.models.ops import SingleRow
 from quantcli.models.qwen2 import SETTINGS, WINDOW_LAYERS
+from quantcli.models.sizes import HIDDEN, NEVER, ONE, Need, flag, setting, without
 from quantcli.models.stored import Setting, has
 
 SHARED = {
@@ -28,10 +32,23 @@ SHARED = {
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
 }
 
+SHARED_SHAPES = shared_experts("mlp.shared_expert", setting("shared_expert_intermediate_size"))
+
+
+def _is_sparse(h: Hyperparameters, layer: int) -> bool:
+    """Whether a layer routes to experts: every `decoder_sparse_step`-th, without those that the config lists."""
+    step, dense = h.settings.integer("decoder_sparse_step", 1), h.settings.values.get("mlp_only_layers") or ()
+    return h.experts > 0 and (layer + 1) % step == 0 and not (isinstance(dense, list) and layer in dense)
+
+
+SPARSE = Need("num_experts, decoder_sparse_step, mlp_only_layers", _is_sparse)
+DENSE = without(SPARSE)
+
 #: One value a token: a matrix of one row.
 SHARED_GATE = Tensor(
-    f"{LAYER}.mlp.shared_expert_gate", f"{BLOCK}.ffn_gate_inp_shexp", (SingleRow(),), ("weight",), optional=True
-)
+    f"{LAYER}.mlp.shared_expert_gate", f"{BLOCK}.ffn_gate_inp_shexp", (SingleRow(),), ("weight",), optional=True,
+    shape=(ONE, HIDDEN), needed=SPARSE,
+)  # fmt: skip
 
 QWEN2_MOE = Architecture(
     name="qwen2_moe",
@@ -52,11 +69,11 @@ QWEN2_MOE = Architecture(
     tensors=(
         *ends(),
         *norm_rows(PRE_NORMS),
-        *attention(),
-        *rows(GATED, optional=True),
-        *rows({"mlp.gate": "ffn_gate_inp"} | SHARED, optional=True),
+        *attention(bias=flag("qkv_bias", True), output_bias=NEVER),
+        *rows(GATED, needed=DENSE),
+        *rows({"mlp.gate": "ffn_gate_inp"} | SHARED, needed=SPARSE, shapes={**SHAPES, **SHARED_SHAPES}),
         SHARED_GATE,
-        *experts(EXPERTS),
+        *experts(EXPERTS, needed=SPARSE),
     ),
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),

@@ -18,6 +18,8 @@ from quantcli.models.decoder import (
 )
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, expert_keys
 from quantcli.models.qwen2 import SETTINGS
+from quantcli.models.qwen2_moe import DENSE, SPARSE
+from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 
 QWEN3_MOE = Architecture(
@@ -38,10 +40,10 @@ QWEN3_MOE = Architecture(
     tensors=(
         *ends(),
         *norm_rows(PRE_NORMS | QK_NORMS),
-        *attention(),
-        *rows(GATED, optional=True),
-        *rows({"mlp.gate": "ffn_gate_inp"}, optional=True),
-        *experts(EXPERTS),
+        *attention(bias=ATTENTION_BIAS),
+        *rows(GATED, needed=DENSE),
+        *rows({"mlp.gate": "ffn_gate_inp"}, needed=SPARSE),
+        *experts(EXPERTS, needed=SPARSE),
     ),
     mlx_schemes={"ffn_gate_inp": "affine8-g64"},
     dropped=INVERSE_FREQUENCIES,

@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, decoder
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
 from quantcli.models.qwen2 import SETTINGS
+from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, Stored, has
 
 #: llama.cpp has it built in: every fourth layer goes without rotary embedding.
@@ -31,7 +32,7 @@ SMOLLM3 = Architecture(
             "use_sliding_window": False,
         }
     },
-    tensors=decoder(rotary=PERMUTED),
+    tensors=decoder(rotary=PERMUTED, bias=ATTENTION_BIAS, mlp_bias=MLP_BIAS),
     dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),

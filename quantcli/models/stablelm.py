@@ -3,15 +3,12 @@
 Source: llama.cpp's conversion of StableLmForCausalLM.
 """
 
-from dataclasses import replace
-
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import (
     BLOCK,
     GATED,
     INVERSE_FREQUENCIES,
     LAYER,
-    PRE_NORMS,
     attention,
     ends,
     norm_rows,
@@ -28,17 +25,23 @@ from quantcli.models.keys import (
     Key,
     layer_norm_eps,
 )
+from quantcli.models.sizes import HEAD_DIM, N_HEADS, N_KV_HEADS, NEVER, Need, flag
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
 #: With parallel residuals there is no norm before the MLP. Head norms are one vector a head, stacked in GGUF.
-NORMS = tuple(replace(row, optional="ffn_norm" in row.gguf) for row in norm_rows(PRE_NORMS, bias=True))
+SERIAL = Need("use_parallel_residual", lambda h, layer: not h.settings.flag("use_parallel_residual", False))
+NORMS = (
+    *norm_rows({"input_layernorm": "attn_norm"}, bias=True),
+    *rows({"post_attention_layernorm": "ffn_norm"}, needed=SERIAL, bias=SERIAL),
+)
 HEAD_NORMS = tuple(
     Tensor(
-        f"{LAYER}.self_attn.{hf}_layernorm.norms.{{e}}", f"{BLOCK}.attn_{hf}_norm", suffixes=("weight",), optional=True
+        f"{LAYER}.self_attn.{hf}_layernorm.norms.{{e}}", f"{BLOCK}.attn_{hf}_norm", suffixes=("weight",), optional=True,
+        shape=(heads, HEAD_DIM), needed=flag("qk_layernorm"),
     )
-    for hf in ("q", "k")
-)
+    for hf, heads in (("q", N_HEADS), ("k", N_KV_HEADS))
+)  # fmt: skip
 
 STABLELM = Architecture(
     name="stablelm",
@@ -52,7 +55,13 @@ STABLELM = Architecture(
             "use_parallel_residual": False,
         }
     },
-    tensors=(*ends(bias=True), *NORMS, *attention(), *HEAD_NORMS, *rows(GATED)),
+    tensors=(
+        *ends(bias=True),
+        *NORMS,
+        *attention(bias=flag("use_qkv_bias"), output_bias=NEVER),
+        *HEAD_NORMS,
+        *rows(GATED),
+    ),
     dropped=INVERSE_FREQUENCIES,
     keys=(
         CONTEXT,
@@ -66,6 +75,7 @@ STABLELM = Architecture(
         layer_norm_eps("layer_norm_eps"),
     ),
     classes={"stablelm": "StableLmForCausalLM"},
+    aliases=("StableLMEpochForCausalLM",),
     settings=(
         Setting("hidden_act", "silu"),
         Setting("partial_rotary_factor", Stored.rotary_share),

@@ -6,8 +6,11 @@ Source: llama.cpp's conversion of Starcoder2ForCausalLM.
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, layer_norm_eps
+from quantcli.models.sizes import HIDDEN, INNER, flag
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
+
+BIAS = flag("use_bias", True)
 
 STARCODER2 = Architecture(
     name="starcoder2",
@@ -21,7 +24,13 @@ STARCODER2 = Architecture(
             "use_bias": True,
         }
     },
-    tensors=decoder(mlp={"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}, norm_bias=True),
+    tensors=decoder(
+        mlp={"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"},
+        norm_bias=True,
+        bias=BIAS,
+        mlp_bias=BIAS,
+        shapes={"mlp.c_fc": (INNER, HIDDEN), "mlp.c_proj": (HIDDEN, INNER)},
+    ),
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, layer_norm_eps("norm_epsilon"), *HEAD_SIZES),
     classes={"starcoder2": "Starcoder2ForCausalLM"},

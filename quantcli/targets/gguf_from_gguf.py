@@ -30,13 +30,14 @@ SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 OF_ALL_LAYERS = ("per_layer_token_embd.weight", "per_layer_model_proj.weight")
 
 
-def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
-    """The weights under their own names, without those of pruned layers."""
+def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    """The weights under their own names, without those of pruned layers; no warnings."""
     pruned = _pruned(source, settings)
     left = [Left(name, "its layer is pruned") for name in source.weights if name not in pruned.names]
-    return [
+    made = [
         _draft(weight, pruned.names[name], settings) for name, weight in source.weights.items() if name in pruned.names
-    ], left
+    ]
+    return made, left, []
 
 
 def keys(source: Checkpoint, settings: Settings, file_type: int) -> Typed:

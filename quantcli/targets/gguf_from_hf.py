@@ -17,7 +17,6 @@ from quantcli.models import Architecture, Hyperparameters, generation_keys, roun
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.dense import Dense
-from quantcli.targets import gguf_sizes
 from quantcli.targets.base import Draft, Left, Placed, Settings, commonest_dtype
 from quantcli.targets.gguf_general import Typed
 from quantcli.targets.gguf_metadata import metadata
@@ -28,14 +27,16 @@ from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.listed import GENERATION
 
 
-def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
-    """The weights under their GGUF names, and those that GGUF has no use for."""
+def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    """The weights under their GGUF names, those that GGUF has no use for, and warnings."""
     model = Model.of(source)
     architecture, hyperparameters = model.known(), model.hyperparameters
-    named, left = model.named("gguf")
-    gguf_sizes.check(named, architecture, hyperparameters, f"{source.root}/config.json")
+    if hyperparameters.head_dim % 2:
+        where = f"{source.root}/config.json"
+        raise BadInput(f"{where}: head_dim is {hyperparameters.head_dim}, rotary embeddings need an even one.")
+    named, left, warnings = model.named("gguf")
     made = [draft for weight in named for draft in _drafts(weight, model, architecture, settings)]
-    return made + _computed(architecture, hyperparameters), left
+    return made + _computed(architecture, hyperparameters), left, warnings
 
 
 def keys(

@@ -51,8 +51,8 @@ class HfTarget:
         model = Model.of(source)
         if source.names == "gguf":
             model.known()
-        named, left = model.named("hf")
-        return [_draft(one, source, settings) for one in named], left, []
+        named, left, warnings = model.named("hf")
+        return [_draft(one, source, settings) for one in named], left, warnings
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or hugging_face.named(name, scale_dtype, shape)

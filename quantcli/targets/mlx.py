@@ -14,6 +14,7 @@ from typing import Any
 from quantcli import models
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
+from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models import Architecture
 from quantcli.recipes.mixtures import BLOCK_BITS
@@ -58,14 +59,20 @@ class MlxTarget:
         if source.names == "gguf":
             model.known()
         elif model.architecture is None:
-            kind = source.config.get("model_type")
-            warnings.append(f"model_type {kind!r} has no table of tensors: names are kept as they are.")
-        named, left = model.named("mlx")
+            kind = shown(source.config.get("model_type"))
+            strange = models.unknown_class(source.config)
+            of = f"model_type {kind}" if strange is None else f"architectures names {strange}, which"
+            warnings.append(f"{of} has no table of tensors: names are kept as they are.")
+        named, left, further = model.named("mlx")
         common = settings.dtype or mlx_lm_dtype(source.config)
         if source.names == "gguf":
             common = settings.dtype or gguf_dtype(source)
         is_asked = settings.dtype is not None
-        return [_draft(weight, source, model.architecture, common, is_asked) for weight in named], left, warnings
+        return (
+            [_draft(weight, source, model.architecture, common, is_asked) for weight in named],
+            left,
+            warnings + further,
+        )
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.hostile import shown
-from quantcli.errors import BadInput, NotPossible
+from quantcli.errors import NotPossible
 from quantcli.models import Architecture, Found, Hyperparameters
 from quantcli.models.keys import SECTIONS
 from quantcli.models.ops import MropeRows
@@ -21,19 +21,11 @@ from quantcli.models.relaid import Relaid, relaid
 from quantcli.models.translate import Arranged, Translated, Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Left
+from quantcli.targets.disagreements import disagreements
 from quantcli.targets.global_scales import combined
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-
-#: Model types whose classes have biases without a flag in config.json that says so, and of which modules.
-QKV = ("q_proj", "k_proj", "v_proj")
-BIASED = {
-    "qwen2": QKV, "qwen2_moe": QKV, "glm4": QKV, "glm4_moe": QKV, "gpt_oss": ("",), "gpt_neox": ("",), "falcon": ("",),
-    "starcoder2": ("",), "stablelm": ("",), "nemotron": ("",), "ernie4_5": ("",), "mamba": ("",),
-    "falcon_mamba": ("",),
-}  # fmt: skip
-BIAS_FLAGS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "bias")
 
 #: Why layers for multi-token prediction are left out that the settings do not count.
 UNCOUNTED = "for multi-token prediction, of which the settings count no layers (nextn_predict_layers)"
@@ -68,12 +60,16 @@ class Named:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Weights of a source for a target; `unsplit`, `covered` as in `Relaid`; left: what the target has no use for."""
+    """Weights of a source for a target; `unsplit`, `covered` as in `Relaid`; left: what the target has no use for.
+
+    unused: those of the latter that the model has to have all the same, in the shapes that its settings say.
+    """
 
     weights: Mapping[str, Weight]
     unsplit: Mapping[str, Weight]
     left: list[Left]
     covered: frozenset[str] = frozenset()
+    unused: Mapping[str, Weight] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,7 +149,7 @@ class Model:
         found = (architecture.layer(name) for name in self.source.weights if ".eh_proj." in name)
         return frozenset(layer for layer in found if layer is not None and layer >= layers)
 
-    def _is_predicting(self, name: str) -> bool:
+    def is_predicting(self, name: str) -> bool:
         """Whether a tensor belongs to a layer for multi-token prediction."""
         return (
             bool(self.predicting) and self.architecture is not None and self.architecture.layer(name) in self.predicting
@@ -168,6 +164,10 @@ class Model:
         left += [Left(name, "another tensor of its layer holds the same values") for name in found.repeated]
         return Gathered(found.weights, found.unsplit, left, found.covered)
 
+    def _is_computed(self, name: str) -> bool:
+        """Whether a tensor is one that only GGUF stores, since it follows from the settings."""
+        return self.architecture is not None and any(name == row.gguf for row in self.architecture.computed)
+
     def sort_out(self, target: str) -> Gathered:
         """The weights that a target has, and those that it has no use for."""
         found = Gathered(self.source.weights, {}, []) if self.dialect == target else self.gather()
@@ -176,24 +176,28 @@ class Model:
             *(Left(n, why, why == UNCOUNTED) for n in found.weights if (why := self._drop_reason(n, target))),
         ]
         names = {tensor.name for tensor in left}
-        return replace(
-            found, weights={name: weight for name, weight in found.weights.items() if name not in names}, left=left
-        )
+        kept = {name: weight for name, weight in found.weights.items() if name not in names}
+        unused = {
+            name: weight
+            for name, weight in found.weights.items()
+            if name in names and (self.is_predicting(name) or self._is_computed(name))
+        }
+        return replace(found, weights=kept, left=left, unused=unused)
 
     def _drop_reason(self, name: str, target: str) -> str | None:
         """Why a tensor has no place in a target, as a clause; None where it has."""
         architecture, config = self.architecture, self.source.config
         if architecture is None or self.dialect == target:
             return None
-        if architecture.drops(name) or any(name == computed.gguf for computed in architecture.computed):
+        if architecture.drops(name) or self._is_computed(name):
             return "the model computes it"
         defaults = architecture.model_types.get(str(config.get("model_type")), {})
-        if self._is_added(name):
+        if self.is_added(name):
             return "the quantizer added it, all zeros: the model has no such bias"
         is_tied = config.get("tie_word_embeddings", defaults.get("tie_word_embeddings")) is True
         if is_tied and architecture.role(name) == "output":
             return "the embedding is used for it (tie_word_embeddings)"
-        if architecture.mtp is None or not self._is_predicting(name):
+        if architecture.mtp is None or not self.is_predicting(name):
             return None
         if not self.hyperparameters.settings.integer("num_nextn_predict_layers", 1, least=0):
             return UNCOUNTED
@@ -201,47 +205,33 @@ class Model:
             None if target in architecture.mtp else f"for multi-token prediction, which has no place in {SAID[target]}"
         )
 
-    def _is_added(self, name: str) -> bool:
+    def is_added(self, name: str) -> bool:
         """Whether this is one of the biases, all zeros, that AutoGPTQ gives to every module."""
         module = name.removesuffix(".bias")
         weight = self.source.weights.get(f"{module}.weight")
         if module == name or weight is None or weight.scheme.family != "gptq":
             return False
-        config = self.source.config
-        own = BIASED.get(str(config.get("model_type")), ())
-        if module.endswith(own) or any(config.get(flag) is True for flag in BIAS_FLAGS):
+        if self._has_bias(name):
             return False
         return not self.source.weights[name].parts["weight"].read().any()
 
-    def refuse_incomplete(self) -> None:
-        """Raise `BadInput` for a tensor that the model cannot do without, by its table and its number of layers."""
-        layers = self.layers if self.architecture else None
-        if self.architecture is None or layers is None:
-            return
-        names = self.source.weights if self._stored is None else {*self._stored.weights, *self._stored.covered}
-        missing = self.architecture.missing(names, layers, self.dialect)
-        number = self.architecture.layer
-        beyond = next((n for n in names if (number(n) or 0) >= layers and number(n) not in self.predicting), None)
-        if self.architecture.mtp is not None and beyond is not None:
-            raise BadInput(
-                f"{self.source.root}: {shown(beyond)} belongs to layer {number(beyond)} of a model of {layers} layers, "
-                "and not to one for multi-token prediction, which has an eh_proj."
-            )
-        if missing is not None:
-            where = "its metadata" if self.dialect == "gguf" else "num_hidden_layers in config.json"
-            raise BadInput(
-                f"{self.source.root}: has no tensor {missing}, which a {self.architecture.name} model of {layers} "
-                f"layers needs: get the checkpoint again, or mend {where}."
-            )
+    def _has_bias(self, name: str) -> bool:
+        """Whether the table and the settings say that there is this bias."""
+        found = self._found(name)
+        need = found.row.need(found.suffix) if found else None
+        return found is not None and need is not None and need.holds(self.hyperparameters, found.layer or 0)
 
-    def named(self, target: str) -> tuple[list[Named], list[Left]]:
-        """The weights of a target under its names. Raises `NotPossible` for one that has none there, `BadInput`."""
+    def named(self, target: str) -> tuple[list[Named], list[Left], list[str]]:
+        """The weights of a target under its names, those left out, warnings.
+
+        Raises `NotPossible` for one that has no name there, `BadInput`.
+        """
         kept = self.sort_out(target)
-        if self.dialect != target or target == "mlx":
-            self.refuse_incomplete()
         weights, left = kept.weights, kept.left
+        warnings = disagreements(self, target, kept)
         if self.architecture is None or self.architecture.agrees(self.dialect, target):
-            return [Named(name, self._found(name), Arranged.of(weight)) for name, weight in weights.items()], left
+            named = [Named(name, self._found(name), Arranged.of(weight)) for name, weight in weights.items()]
+            return named, left, warnings
         translated, rest = self.translated(kept, target)
         if rest and "gguf" in (self.dialect, target):
             hint = "Another GGUF file can hold it." if target != "gguf" else "A folder can hold it."
@@ -250,7 +240,7 @@ class Model:
                 f"{self.architecture.name}. {hint}"
             )
         made = [Named(t.name, t.found, t.source) for t in translated]
-        return made + [Named(name, None, Arranged.of(weights[name])) for name in rest], left
+        return made + [Named(name, None, Arranged.of(weights[name])) for name in rest], left, warnings
 
     def translated(self, kept: Gathered, target: str) -> tuple[list[Translated], list[str]]:
         """Weights under a target's names and in its arrangement, and the names that the table does not know."""
@@ -266,6 +256,12 @@ class Model:
 
 def unknown(source: Checkpoint) -> str:
     """That a model's architecture has no table, and what to do."""
+    strange = models.unknown_class(source.config)
+    if strange is not None:
+        return (
+            f"{source.root}: architectures names {strange}, a class that quant does not know of model_type "
+            f"{shown(source.config.get('model_type'))}, so its tensors have no names in the other dialect."
+        )
     if source.names == "gguf":
         stated = source.metadata.get("general.architecture")
         key, name = "general.architecture", getattr(stated, "value", stated)

@@ -40,8 +40,9 @@ def changes(shapes: Shapes) -> Iterator[Change]:
         for axis, size in enumerate(shape):
             if size > 1:
                 yield Change(f"halve axis {axis}", name, (name, (*shape[:axis], size // 2, *shape[axis + 1 :])))
-        if len(shape) > 1:
+        if math.prod(shape[:-1]) > 1:  # a matrix of one row is a vector to GGUF
             yield Change("flatten", name, (name, (math.prod(shape),)))
+        if len(shape) > 1:
             square = " square" if shape[-1] == shape[-2] else ""
             yield Change(f"transpose{square}", name, (name, (*shape[:-2], shape[-1], shape[-2])))
 

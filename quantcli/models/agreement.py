@@ -1,0 +1,263 @@
+"""Whether a checkpoint has the tensors that its settings and its architecture's table say: layers, shapes, presence.
+
+Everybody computes shapes from the settings and refuses tensors of other ones, or cuts heads apart in the wrong places;
+so the contradiction is an error where the checkpoint is read, whatever it is to become.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+
+from quantcli.checkpoint import Weight
+from quantcli.errors import BadInput
+from quantcli.models.base import Architecture, Found, Tensor
+from quantcli.models.hyperparameters import EXPERTS, SIZES, Hyperparameters
+from quantcli.models.ops import Op, Shape, ShapeOp, Share, SingleRow, Take, Transpose
+from quantcli.models.sizes import HEAD_DIM, Axes, Need
+
+#: A key within an expression of sizes.
+KEY = re.compile(r"[a-z_][a-z_0-9.]*")
+#: The key of config.json that counts layers for multi-token prediction.
+NEXT = "num_nextn_predict_layers"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A checkpoint's tensors, under a dialect's names, against its table and its settings.
+
+    label: how errors call the checkpoint; where: and the place of its settings. covered: names of tensors that others,
+    which are looked at apart, stand for.
+    """
+
+    architecture: Architecture
+    hyperparameters: Hyperparameters
+    weights: Mapping[str, Weight]
+    dialect: str
+    label: str
+    where: str
+    covered: Collection[str] = ()
+    _shapes: dict[tuple[int, str, str], Shape] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def found(self) -> dict[str, list[Found]]:
+        """Every tensor with what it is in the table; an empty list for an unknown one."""
+        return {name: self.architecture.find(name, self.dialect) for name in self.weights}
+
+    @property
+    def layers(self) -> Iterator[int]:
+        """The layers that are looked at: all that the settings count, then those beyond that are there."""
+        layers = self.hyperparameters.layers
+        return chain(range(layers), sorted(number for number in self._numbers if number >= layers))
+
+    @cached_property
+    def _numbers(self) -> set[int]:
+        return {one.layer for found in self.found.values() for one in found if one.layer is not None}
+
+    @cached_property
+    def _predicting(self) -> Collection[int]:
+        """The layers for multi-token prediction: as many as are counted, and those known by their `eh_proj`."""
+        if self.architecture.mtp is None:
+            return ()
+        layers = self.hyperparameters.layers
+        marked = (self.architecture.layer(name) for name in self.weights if ".eh_proj." in name)
+        counted = range(layers, layers + self.hyperparameters.settings.integer(NEXT, 1, least=0))
+        return {number for number in self._numbers if number in counted} | {n for n in marked if n is not None}
+
+    @cached_property
+    def _shown(self) -> set[str]:
+        """What needs hang on whose tensors are there; names with two meanings show nothing."""
+        needs = (found[0].row.need(found[0].suffix) for found in self.found.values() if len(found) == 1)
+        return {need.said for need in needs if need is not None}
+
+    def refuse(self) -> None:
+        """Raise `BadInput`, naming tensor and key, for what the settings and the tensors disagree on."""
+        if any(self.found.values()):
+            self._refuse_layers()
+            self.refuse_shapes()
+        self._refuse_computed()
+        self._refuse_missing()
+        for name, need in self._contrary.items():
+            if need.said and not need.by_presence:
+                raise BadInput(f"{self.label}: has a tensor {name}, but {self.where} says otherwise{self._why(need)}.")
+
+    def refuse_shapes(self) -> None:
+        """Raise `BadInput` for a tensor of another shape than the settings say."""
+        for name, found in self.found.items():
+            self._refuse_shape(name, found)
+
+    def unneeded(self) -> dict[str, str]:
+        """Tensors that a flag, or the model's class, says are not there; and that flag, which may be none."""
+        return {name: self._spelled(need.said) for name, need in self._contrary.items()}
+
+    @cached_property
+    def _contrary(self) -> dict[str, Need]:
+        """Tensors that are there although the settings say that there are none, and what these hang on."""
+        found = {name: rows[0].row.need(rows[0].suffix) for name, rows in self.found.items() if rows}
+        return {
+            name: need
+            for name, need in found.items()
+            if need is not None and not any(self._may_be(one) for one in self.found[name])
+        }
+
+    def _may_be(self, one: Found) -> bool:
+        """Whether the settings say that there is a tensor, or leave it open."""
+        need = one.row.need(one.suffix)
+        return need is None or need.holds(self.hyperparameters, one.layer or 0)
+
+    def _holds(self, need: Need, layer: int | None) -> bool:
+        """Whether a layer has to have what hangs on a need."""
+        if need.by_presence and self.dialect == "gguf" and need.said in self._shown:
+            return True
+        return need.holds(self.hyperparameters, layer or 0) and (not need.all_or_none or need.said in self._shown)
+
+    def _refuse_layers(self) -> None:
+        layers, key = self.hyperparameters.layers, self._spelled("num_hidden_layers")
+        beyond = min((n for n in self._numbers if n >= layers and n not in self._predicting), default=None)
+        if beyond is not None:
+            name = next(n for n, found in self.found.items() if any(one.layer == beyond for one in found))
+            raise BadInput(f"{self.where}: {key} is {layers}, but there are tensors of layer {beyond}, such as {name}.")
+        # Stops at the first gap, however many layers are claimed.
+        missing = next((number for number in range(layers) if number not in self._numbers), None)
+        if missing is not None:
+            raise BadInput(f"{self.where}: {key} is {layers}, but there are no tensors of layer {missing}.")
+
+    def _refuse_shape(self, name: str, found: Sequence[Found]) -> None:
+        if not found:
+            return
+        one, weight = found[0], self.weights[name]
+        axes = one.row.axes(one.suffix)
+        expected = self._expected(one, weight.scheme.name)
+        if one.expert is not None and one.expert >= axes[0].of(self.hyperparameters):
+            raise BadInput(f"{self.where}: {self._said(axes[:1])}, but there is a tensor {name}.")
+        is_row = any(isinstance(op, SingleRow) for op in one.row.ops_to(self.dialect))
+        if weight.shape == expected or (is_row and (1, *weight.shape) == expected):
+            return
+        parts = [part.name for part in weight.parts.values()]
+        stored = "" if name in parts or not parts else f" (stored as {parts[0]})"
+        raise BadInput(
+            f"{self.label}: tensor {name}{stored} has shape {list(weight.shape)}, expected {list(expected)}: "
+            f"{self._said(axes if one.expert is None else axes[1:])} ({self.where})."
+        )
+
+    def _expected(self, one: Found, scheme: str) -> Shape:
+        """`shape_of`; layers and experts repeat each other."""
+        key = (id(one.row), one.suffix, scheme)
+        if key not in self._shapes:
+            self._shapes[key] = shape_of(one, self.dialect, self.hyperparameters, scheme)
+        return self._shapes[key]
+
+    def _said(self, axes: Axes) -> str:
+        """Sizes under the keys that say them."""
+        said = {
+            self._spelled(axis.stored if self.dialect == "gguf" else axis.said): axis.of(self.hyperparameters)
+            for axis in axes
+        }
+        return " and ".join(f"{text} is {value}" for text, value in said.items() if text)
+
+    def _refuse_missing(self) -> None:
+        for one in self._needed():
+            name = one.name(self.dialect)
+            if name in self.weights or name in self.covered:
+                continue
+            others = self._others(one)
+            if any(other in self.weights for other in others):
+                continue
+            nor = f" (nor {others[0]})" if others else ""
+            need = one.row.need(one.suffix)
+            why = self._why(need) if need is not None else ""
+            raise BadInput(
+                f"{self.label}: has no tensor {name}{nor}, which a {self.architecture.name} model of "
+                f"{self.hyperparameters.layers} layers has{why}. Download the checkpoint again, or fix {self.where}."
+            )
+
+    def _why(self, need: Need) -> str:
+        """The keys that a tensor hangs on, in brackets."""
+        return f" ({self._spelled(need.said)})" if need.said else ""
+
+    def _refuse_computed(self) -> None:
+        """What a GGUF stores of the settings' consequences is of their size, and all there or not at all."""
+        computed = self.architecture.computed if self.dialect == "gguf" else ()
+        stored = [row for row in computed if row.gguf in self.weights]
+        for row in computed if stored else ():
+            if row not in stored:
+                raise BadInput(f"{self.label}: has no tensor {row.gguf}, but {stored[0].gguf}, which needs it.")
+            shape, expected = self.weights[row.gguf].shape, tuple(axis.of(self.hyperparameters) for axis in row.shape)
+            if shape != expected:
+                raise BadInput(
+                    f"{self.label}: tensor {row.gguf} has shape {list(shape)}, expected {list(expected)}: "
+                    f"{self._said(row.shape)} ({self.where})."
+                )
+
+    def _needed(self) -> Iterator[Found]:
+        """Every tensor that the settings call for, one after another, however many they claim."""
+        for row in self.architecture.tensors:
+            for suffix in row.suffixes:
+                need = row.need(suffix)
+                if need is None:
+                    continue
+                for layer in self.layers if "{i}" in row.pattern(self.dialect) else (None,):
+                    if self._holds(need, layer):
+                        yield from self._each(row, suffix, layer)
+
+    def _each(self, row: Tensor, suffix: str, layer: int | None) -> Iterator[Found]:
+        if "{e}" not in row.pattern(self.dialect):
+            yield Found(row, suffix, layer)
+            return
+        for expert in range(row.axes(suffix)[0].of(self.hyperparameters)):
+            yield Found(row, suffix, layer, expert)
+
+    def _others(self, one: Found) -> list[str]:
+        """The names of other rows' tensors that make the same one in GGUF."""
+        rows = [row for row in self.architecture.tensors if row.gguf == one.row.gguf and row is not one.row]
+        return [Found(row, one.suffix, one.layer, 0).name(self.dialect) for row in rows]
+
+    def _spelled(self, text: str) -> str:
+        """An expression with the keys that this checkpoint has for its sizes."""
+        return KEY.sub(lambda match: self._key(match[0]), text)
+
+    def _key(self, key: str) -> str:
+        """A key of sizes as this checkpoint, or its GGUF metadata, calls it."""
+        settings, architecture = self.hyperparameters.settings, self.architecture
+        fields = {**SIZES, "experts": EXPERTS}
+        size = next((size for size, keys in fields.items() if key in keys), "")
+        names = {**fields, **architecture.names}.get(size) or (key,)
+        if self.dialect == "gguf":
+            keys = {row.back: row.name for row in (*architecture.keys, *architecture.further) if row.back}
+            stored = next((keys[name] for name in names if name in keys), None)
+            stored = key if "." in key else stored
+            return f"{architecture.gguf}.{stored}" if stored else key
+        if key == HEAD_DIM.said and not settings.has(key):
+            return f"({self._key('hidden_size')} / {self._key('num_attention_heads')})"
+        return settings.first(*names)
+
+
+def shape_of(one: Found, dialect: str, hyperparameters: Hyperparameters, scheme: str = "") -> Shape:
+    """The shape that a tensor has in a dialect, of a table's row with its axes.
+
+    scheme: its name; some layouts of Hugging Face's have a tensor turned already.
+    """
+    row = one.row
+    shape = tuple(axis.of(hyperparameters) for axis in row.axes(one.suffix))
+    is_vector = len(shape) == 1 or row.hf.endswith("bias")
+    if dialect == "hf" and any(isinstance(op, Transpose) and op.unless == scheme for op in row.ops):
+        shape = _after(Transpose(), shape, hyperparameters, is_vector=is_vector)
+    for op in row.ops_to(dialect):
+        shape = _after(op, shape, hyperparameters, is_vector=is_vector)
+    return shape[1:] if "{e}" in row.pattern(dialect) else shape
+
+
+def _after(op: Op, shape: Shape, hyperparameters: Hyperparameters, *, is_vector: bool) -> Shape:
+    """The shape that an operation leaves."""
+    if isinstance(op, ShapeOp):
+        return op.reshape(shape, hyperparameters)
+    if isinstance(op, Transpose):
+        return *shape[:-2], shape[-1], shape[-2]
+    if isinstance(op, Take | Share):
+        at = len(shape) - (1 if is_vector else 2)
+        taken = len(op.index(shape[at], hyperparameters))
+        return *shape[:at], taken, *shape[at + 1 :]
+    return shape

@@ -1,0 +1,261 @@
+"""Settings and tensors that contradict each other are refused for every target, with the tensor and the key's name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantcli.containers.gguf_values import Value
+from quantcli.convert.plan import make
+from quantcli.convert.request import Request
+from quantcli.convert.steps import Plan
+from quantcli.errors import BadInput, NotPossible
+from quantcli.models import find, layer_count, unknown_class
+from tests.conversions import planned
+from tests.mutations.baselines import Baseline, as_gguf, dense
+
+FOLDERS = ("mlx", "hf")
+TARGETS = ("gguf", *FOLDERS)
+LAYER = "model.layers.1"
+
+
+def plan(base: Baseline, target: str, settings: Mapping[str, Any] | None = None, **changed: Any) -> Plan:
+    """The plan with settings changed, and with tensors: `changed` names ... -> shape, None: left out."""
+    output = Path("never.gguf" if target == "gguf" else "never")
+    config = None if settings is None else {**base.settings, **settings}
+    return make(base.opened(config, changed.get("tensors")), Request(output=output, to=target))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def qwen2(root: Path) -> Baseline:
+    return dense("qwen2", root)
+
+
+@pytest.fixture(scope="module")
+def llama(root: Path) -> Baseline:
+    return dense("llama", root)
+
+
+@pytest.fixture(scope="module")
+def llama_gguf(llama: Baseline, root: Path) -> Baseline:
+    return as_gguf(llama, root)
+
+
+@pytest.fixture(scope="module")
+def moe(root: Path) -> Baseline:
+    return dense("qwen3_moe", root)
+
+
+@pytest.fixture(scope="module")
+def glm(root: Path) -> Baseline:
+    return dense("glm4_moe", root)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("key", "other", "tensor"),
+    [
+        ("hidden_size", 320, r"tensor (lm_head|model\S+)\.weight has shape .*, expected"),
+        ("vocab_size", 431, r"tensor lm_head\.weight has shape \[432, 256\], expected \[431, 256\]"),
+        ("intermediate_size", 512, r"tensor model\.layers\.0\.mlp\.\w+\.weight has shape"),
+        ("num_attention_heads", 8, r"tensor model\.layers\.0\.self_attn\.[qo]_proj\.weight has shape"),
+        ("num_key_value_heads", 4, r"tensor model\.layers\.0\.self_attn\.[kv]_proj\.weight has shape"),
+        ("head_dim", 32, r"tensor model\.layers\.0\.self_attn\.\w+\.weight has shape"),
+        ("num_hidden_layers", 1, r"there are tensors of layer 1, such as model\.layers\.1\."),
+        ("num_hidden_layers", 3, "there are no tensors of layer 2"),
+    ],
+)
+def test_a_size_that_the_tensors_have_not_is_refused(
+    key: str, other: int, tensor: str, target: str, llama: Baseline
+) -> None:
+    with pytest.raises(BadInput, match=tensor) as error:
+        plan(llama, target, {"head_dim": 64, key: other})
+    assert f"{key} is {other}" in str(error.value) or re.search(rf"{key} \* head_dim|\* {key}", str(error.value))
+
+
+@pytest.mark.parametrize("target", FOLDERS)
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        ("embedding_length", 320),
+        ("feed_forward_length", 512),
+        ("attention.head_count", 8),
+        ("attention.head_count_kv", 4),
+        ("attention.key_length", 32),
+        ("block_count", 1),
+        ("block_count", 3),
+    ],
+)
+def test_a_key_of_a_gguf_that_the_tensors_contradict_is_refused(
+    key: str, other: int, target: str, llama_gguf: Baseline
+) -> None:
+    lengths = {f"llama.attention.{n}_length": Value("uint32", 64) for n in ("key", "value")}
+    with pytest.raises(BadInput) as error:
+        plan(llama_gguf, target, {**lengths, f"llama.{key}": Value("uint32", other)})
+    assert f"llama.{key}" in str(error.value) or (key == "embedding_length" and "320" in str(error.value))
+
+
+@pytest.mark.parametrize("target", FOLDERS)
+def test_the_file_whose_head_count_contradicts_its_tensors_is_refused(
+    target: str, shared: Path, tmp_path: Path
+) -> None:
+    file = shared / "field" / "gguf" / "head-count-contradicts-tensors.gguf"
+    if not file.is_file():
+        pytest.skip(f"{file} is not there")
+    with pytest.raises(
+        BadInput, match=r"tensor blk\.0\..*llama\.attention\.head_count \* llama\.attention\.key_length"
+    ):
+        planned(file, tmp_path / "never", to=target)
+    assert planned(file, tmp_path / "copy.gguf", to="gguf").warnings == ()
+
+
+@pytest.mark.parametrize("target", FOLDERS)
+def test_a_vocabulary_that_is_not_the_embedding_s_is_refused(target: str, llama_gguf: Baseline) -> None:
+    rows = llama_gguf.shapes["token_embd.weight"][0]
+    cut = {
+        "token_embd.weight": ("token_embd.weight", (rows - 16, 256)),
+        "output.weight": ("output.weight", (rows - 16, 256)),
+    }
+    with pytest.raises(
+        BadInput, match=rf"token_embd\.weight has {rows - 16} rows, but tokenizer\.ggml\.tokens has {rows}"
+    ):
+        plan(llama_gguf, target, tensors=cut)
+    # llama.cpp reads this key of models without tokens only.
+    stated = plan(llama_gguf, target, {"llama.vocab_size": Value("uint32", rows + 1)})
+    assert any("llama.vocab_size" in warning and str(rows) in warning for warning in stated.warnings)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_biases_are_there_where_the_class_or_a_flag_has_them(target: str, qwen2: Baseline, llama: Baseline) -> None:
+    name = f"{LAYER}.self_attn.k_proj.bias"
+    with pytest.raises(BadInput, match=rf"has no tensor {name}"):
+        plan(qwen2, target, tensors={name: None})
+    with pytest.raises(BadInput, match=r"has no tensor model\.layers\.0\.mlp\.gate_proj\.bias.*\(mlp_bias\)"):
+        plan(llama, target, {"mlp_bias": True})
+    with pytest.raises(BadInput, match=r"has no tensor .*q_proj\.bias.*\(attention_bias\)"):
+        plan(llama, target, {"attention_bias": True})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_tensors_that_a_flag_denies_are_one_warning(target: str, glm: Baseline) -> None:
+    denied = {"attention_bias": False, "use_qk_norm": False}
+    if target == "gguf":  # llama.cpp computes with what is there
+        with pytest.raises(NotPossible, match="attention_bias False.*use_qk_norm False"):
+            plan(glm, target, denied)
+        return
+    made = plan(glm, target, denied)
+    for flag in ("attention_bias", "use_qk_norm"):
+        (warning,) = [text for text in made.warnings if f"({flag})" in text]
+        assert "model.layers.0.self_attn." in warning
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_expert_is_there_and_no_other(target: str, moe: Baseline) -> None:
+    name = f"{LAYER}.mlp.experts.2.up_proj.weight"
+    with pytest.raises(BadInput, match=f"has no tensor {name}.*num_experts"):
+        plan(moe, target, tensors={name: None})
+    with pytest.raises(BadInput, match="num_experts is 2, but there is a tensor .*experts.2"):
+        plan(moe, target, {"num_experts": 2, "num_experts_per_tok": 1})
+    with pytest.raises(BadInput, match="moe_intermediate_size is 32"):
+        plan(moe, target, {"moe_intermediate_size": 32})
+    with pytest.raises(BadInput, match=r"has no tensor model\.layers\.0\.mlp\.gate_proj\.weight.*mlp_only_layers"):
+        plan(moe, target, {"mlp_only_layers": [0]})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_layers_for_prediction_are_as_many_as_the_config_says(target: str, glm: Baseline) -> None:
+    assert glm.settings["num_hidden_layers"] == 3
+    with pytest.raises(BadInput, match=r"has a tensor model\.layers\.3\..*num_hidden_layers|layer 4"):
+        plan(glm, target, {"num_hidden_layers": 4})
+    with pytest.raises(BadInput, match=r"tensors of layer 3, such as model\.layers\.3\."):
+        plan(glm, target, {"num_nextn_predict_layers": 0}, tensors={"model.layers.3.eh_proj.weight": None})
+    with pytest.raises(BadInput, match=r"has no tensor model\.layers\.3\.eh_proj\.weight"):
+        plan(glm, target, tensors={"model.layers.3.eh_proj.weight": None})
+    ends = ("model.layers.3.embed_tokens.weight", "model.layers.3.shared_head.head.weight")
+    with pytest.raises(BadInput, match=f"has no tensor {ends[1]}"):
+        plan(glm, target, tensors={ends[1]: None})
+    assert plan(glm, target, tensors=dict.fromkeys(ends)).warnings == ()  # as GLM-4.6 is published
+    gone = {name: None for name in glm.shapes if name.startswith("model.layers.3.")}
+    assert plan(glm, target, tensors=gone).warnings == ()
+
+
+def test_a_tensor_that_no_model_of_the_type_has_is_a_warning_for_mlx(llama: Baseline) -> None:
+    """mlx-lm refuses such a folder; transformers leaves the tensor out."""
+    name = f"{LAYER}.input_layernorm.weight"
+    copied = {name: (name, (256,)), "lm_head.weight": ("lm_head.weightx", llama.shapes["lm_head.weight"])}
+    tied = {"tie_word_embeddings": True}
+    assert any("lm_head.weightx" in warning for warning in plan(llama, "mlx", tied, tensors=copied).warnings)
+    assert plan(llama, "hf", tied, tensors=copied).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llama", "LlamaForCausalLM"),
+        ("mistral", "MistralForCausalLM"),
+        ("internlm3", "InternLM3ForCausalLM"),
+        ("falcon", "RWForCausalLM"),
+        ("ernie4_5", "Ernie4_5_ForCausalLM"),
+        ("deepseek_v3", "DeepseekV3ForCausalLM"),
+    ],
+)
+def test_classes_that_releases_name_are_known(kind: str, name: str) -> None:
+    assert find({"model_type": kind, "architectures": [name]}) is find({"model_type": kind})
+    assert find({"model_type": kind, "architectures": None}) is find({"model_type": kind}) is not None
+    assert unknown_class({"model_type": kind, "architectures": [name, "Other"]}) == "'Other'"
+
+
+@pytest.mark.parametrize(
+    "stated", [["LlamaForSequenceClassification"], "LlamaForCausalLMEagle3", [7], ["LlamaForCausalLM", "x"]]
+)
+def test_a_class_that_the_table_does_not_name_is_unknown(stated: object, llama: Baseline) -> None:
+    with pytest.raises(NotPossible, match="architectures names"):
+        plan(llama, "gguf", {"architectures": stated})
+    made = plan(llama, "mlx", {"architectures": stated})
+    assert any("architectures names" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize("target", FOLDERS)
+def test_without_a_table_the_count_of_layers_has_to_agree(target: str, llama: Baseline) -> None:
+    unknown = {"model_type": "nobody_s", "architectures": ["NobodyForCausalLM"]}
+    assert not any("num_hidden_layers" in text for text in plan(llama, target, unknown).warnings)
+    for count, said in ((1, "model.layers.1."), (3, "model.layers.2")):
+        (warning,) = [
+            text
+            for text in plan(llama, target, {**unknown, "num_hidden_layers": count}).warnings
+            if "num_hidden" in text
+        ]
+        assert f"num_hidden_layers is {count}" in warning and said in warning
+
+
+@pytest.mark.parametrize(
+    ("config", "stacks", "agrees"),
+    [
+        ({"num_hidden_layers": 2}, {"model.layers": 2}, True),
+        ({"num_hidden_layers": 2}, {"model.layers": 3}, False),
+        ({"num_hidden_layers": 2, "num_nextn_predict_layers": 1}, {"model.layers": 3}, True),
+        ({"text_config": {"num_hidden_layers": 2}}, {"model.language_model.layers": 2, "model.visual.blocks": 4}, True),
+        (
+            {"text_config": {"num_hidden_layers": 4}},
+            {"model.language_model.layers": 2, "model.visual.blocks": 4},
+            False,
+        ),
+        ({"num_hidden_layers": 12, "num_hidden_groups": 1}, {"encoder.albert_layer_groups": 1}, True),
+        ({"num_hidden_layers": 2}, {}, True),
+        ({"num_layers": 2}, {"h": 3}, True),
+        ({"num_hidden_layers": "two"}, {"h": 3}, True),
+        ({"num_hidden_layers": 10**12}, {"model.layers": 3}, False),
+    ],
+)
+def test_stacks_of_layers_are_counted(config: dict[str, Any], stacks: dict[str, int], agrees: bool) -> None:
+    names = [f"{prefix}.{layer}.mlp.experts.7.weight" for prefix, count in stacks.items() for layer in range(count)]
+    assert (layer_count.disagreement(config, names) is None) is agrees
