@@ -84,7 +84,7 @@ FEED_FORWARD = Key("feed_forward_length", "uint32", lambda h: h.feed_forward_len
 HEADS = Key("attention.head_count", "uint32", lambda h: h.heads, "num_attention_heads", required=True)
 KV_HEADS = Key("attention.head_count_kv", "uint32", lambda h: h.kv_heads, "num_key_value_heads", otherwise=HEADS.name)
 #: Written only where a token attends to those after it too.
-CAUSAL = Key("attention.causal", "bool", lambda h: None if h.settings.flag("is_causal", True) else False, "is_causal")
+CAUSAL = Key("attention.causal", "bool", lambda h: None if h.settings.flag("is_causal", True) else False)
 SIZES = (BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS, CAUSAL)
 
 FREQ_BASE = Key("rope.freq_base", "float32", lambda h: h.rope.theta)

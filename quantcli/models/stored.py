@@ -44,10 +44,6 @@ class Stored:
         return self.own.integer("block_count", most=LONGEST)
 
     @property
-    def context_length(self) -> int:
-        return self.own.integer("context_length")
-
-    @property
     def heads(self) -> int:
         return self.own.integer("attention.head_count")
 
