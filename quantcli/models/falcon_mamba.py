@@ -8,7 +8,12 @@ from dataclasses import replace
 
 from quantcli.models.keys import Key
 from quantcli.models.mamba import MAMBA, NORMS
-from quantcli.models.stored import Setting
+from quantcli.models.stored import Setting, Stored
+
+
+def _epsilon(file: Stored) -> float | None:
+    return file.number("attention.layer_norm_rms_epsilon")
+
 
 FALCON_MAMBA = replace(
     MAMBA,
@@ -19,6 +24,8 @@ FALCON_MAMBA = replace(
     classes={"falcon_mamba": "FalconMambaForCausalLM"},
     settings=(
         *MAMBA.settings,
-        Setting("mixer_rms_eps", lambda file: file.number("attention.layer_norm_rms_epsilon")),
+        Setting("mixer_rms_eps", _epsilon),
     ),
+    # What the releases have, too: llama.cpp's logits then differ by 1e-5.
+    expects=(Setting("mixer_rms_eps", lambda file: (_epsilon(file), 1e-6)),),
 )

@@ -92,7 +92,6 @@ _KEYS = {
         pruned_heads tf_legacy_loss tie_encoder_decoder
     """,
     Harmless("repeats another key, and no class reads it"): "experts_per_token initial_context_length",
-    Harmless("is the epsilon of norms for which llama.cpp takes layer_norm_epsilon"): "mixer_rms_eps",
     HEAD: "tie_word_embeddings use_embedding_sharing",
     WINDOW: "max_window_layers sliding_window use_sliding_window",
     Harmless("counts layers that predict further tokens; the next token needs none"): "num_nextn_predict_layers",

@@ -13,7 +13,7 @@ from typing import Any
 from quantcli.arrays import TORCH_DTYPES
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture
-from quantcli.models.keys import Key
+from quantcli.models.keys import CAUSAL, Key
 from quantcli.models.reader import Reader
 from quantcli.models.rope_settings import rope_scaling, theta_of
 from quantcli.models.stored import OMITTED, Stored
@@ -50,9 +50,11 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
 
 def _is_causal(file: Stored) -> Any:
     """`is_causal` where tokens attend to later ones too; not with windows, which end on both sides in transformers."""
-    if file.own.has("attention.sliding_window") and file.own.integer("attention.sliding_window") < file.context_length:
+    own = Reader(file.own.values, file.own.where)  # what is compared here is not thereby in config.json
+    context = own.integer("context_length")
+    if own.integer("attention.sliding_window", context, least=0) < context:
         return OMITTED
-    return OMITTED if file.own.flag("attention.causal", True) else False
+    return OMITTED if file.own.flag(CAUSAL.name, True) else False
 
 
 def _check_heads(file: Stored) -> None:

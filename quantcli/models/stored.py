@@ -81,10 +81,6 @@ class Stored:
         return self._ends[1]
 
     @property
-    def context_length(self) -> int:
-        return self.own.integer("context_length")
-
-    @property
     def heads(self) -> int:
         return self.own.integer("attention.head_count")
 

@@ -57,6 +57,7 @@ BUILT_IN: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = [
     ("qwen3_moe", {"hidden_act": "gelu", "norm_topk_prob": False}, ("hidden_act", "norm_topk_prob")),
     ("qwen2_moe", {"norm_topk_prob": True}, ("norm_topk_prob True",)),
     ("gemma", {"is_causal": False}, ("is_causal False",)),
+    ("falcon_mamba", {"mixer_rms_eps": 1e-3}, ("mixer_rms_eps 0.001",)),
     ("gemma", {"rope_theta": 20000.0}, ("rope_theta 20000.0", "10000.0")),
     ("gemma2", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, ("rope_scaling.rope_type 'linear'",)),
     ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}, ("layer_types",)),

@@ -198,8 +198,8 @@ def test_what_is_not_causal_says_so() -> None:
     assert (made.config["is_causal"], made.unsaid) == (False, [])
     assert [one.key for one in made.unread_by_mlx_lm] == ["qwen3.attention.causal"]
     windows = Case("cohere2").with_keys(attention__causal=False)
-    assert "is_causal" not in windows.config  # transformers ends windows on both sides then, llama.cpp does not
-    assert Case("cohere2").named(windows) == ["attention.causal"]
+    assert "is_causal" not in windows.config
+    assert Case("cohere2").named(windows) == ["attention.causal"]  # transformers ends windows on both sides then
     usual = Case("qwen3").with_keys(attention__causal=True)
     assert "is_causal" not in usual.config
     assert usual.unread_by_mlx_lm == []
