@@ -23,6 +23,8 @@ from quantcli.models.sizes import HEAD_DIM, Axes, Need
 KEY = re.compile(r"[a-z_][a-z_0-9.]*")
 #: The key of config.json that counts layers for multi-token prediction.
 NEXT = "num_nextn_predict_layers"
+#: What the name of a tensor has that only such a layer has.
+MARK = ".eh_proj."
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,17 @@ class Agreement:
 
     @cached_property
     def _predicting(self) -> Collection[int]:
-        """The layers for multi-token prediction: as many as are counted, and those known by their `eh_proj`."""
+        """The layers for multi-token prediction: those known by their `eh_proj`, and as many as are counted.
+
+        Of the latter rows of the table say what they need; a table without such rows goes by the first sign alone.
+        """
         if self.architecture.mtp is None:
             return ()
         layers = self.hyperparameters.layers
-        marked = (self.architecture.layer(name) for name in self.weights if ".eh_proj." in name)
-        counted = range(layers, layers + self.hyperparameters.settings.integer(NEXT, 1, least=0))
-        return {number for number in self._numbers if number in counted} | {n for n in marked if n is not None}
+        marked = {self.architecture.layer(name) for name in self.weights if MARK in name}
+        has_rows = any(MARK in f"{row.hf}." for row in self.architecture.tensors)
+        counted = range(layers, layers + self.hyperparameters.settings.integer(NEXT, int(has_rows), least=0))
+        return {n for n in self._numbers if n in marked or (has_rows and n in counted)}
 
     @cached_property
     def _shown(self) -> set[str]:

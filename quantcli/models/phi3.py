@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Computed, Tensor
-from quantcli.models.decoder import BLOCK, FUSED, INVERSE_FREQUENCIES, LAYER, PRE_NORMS, ends, norm_rows, rows
+from quantcli.models.decoder import BLOCK, FUSED, INVERSE_FREQUENCIES, LAYER, PRE_NORMS, SHAPES, ends, norm_rows, rows
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     BLOCKS,
@@ -33,9 +33,12 @@ from quantcli.tokenizers import conventions
 #: llama.cpp also reads q, k and v apart.
 ATTENTION = (
     Tensor(
-        f"{LAYER}.self_attn.qkv_proj", f"{BLOCK}.attn_qkv", also=(Pieces(tuple(f"{BLOCK}.{m}" for m in ROWS_OF_QKV)),)
+        f"{LAYER}.self_attn.qkv_proj",
+        f"{BLOCK}.attn_qkv",
+        also=(Pieces(tuple(f"{BLOCK}.{module}" for module in ROWS_OF_QKV)),),
+        shape=SHAPES["self_attn.qkv_proj"],
     ),
-    Tensor(f"{LAYER}.self_attn.o_proj", f"{BLOCK}.attn_output"),
+    *rows({"self_attn.o_proj": "attn_output"}),
 )
 
 
