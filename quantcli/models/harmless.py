@@ -82,7 +82,7 @@ _KEYS = {
     """,
     STORAGE: "compression_config quantization quantization_config",
     Harmless("fills in where the tokenizer's files name no such token"): "bos_token_id pad_token_id",
-    TOKENIZER: "pad_vocab_size_multiple tokenizer_class vocab_size",
+    TOKENIZER: "eos_token_id pad_vocab_size_multiple tokenizer_class vocab_size",
     CALCULATION: """
         attention_softmax_in_fp32 chunk_size_feed_forward pretraining_tp scale_attention_softmax_in_fp32
         use_parallel_embedding

@@ -64,9 +64,6 @@ BEYOND_CONTEXT = ("dynamic",)
 #: What says which layers attend to a window; llama.cpp does without in families whose metadata have no window.
 WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 
-#: Key of config.json -> roles of the tokens in GGUF, of which one is it.
-TOKENS = {"eos_token_id": ("eos", "eot", "eom")}
-
 #: What llama.cpp has built in for every family that says nothing else.
 EVERYWHERE = (
     Setting("is_causal", True),
@@ -100,7 +97,6 @@ class Loss(Enum):
     SCALING = "no key for {}: llama.cpp runs the model without that scaling"
     UNREAD = "no key for {}: llama.cpp computes as if without"
     SHADOWED = "other values than {}: another key of config.json says the same otherwise, and counts"
-    TOKEN = "other numbers than {}: the tokenizer's files count"
 
 
 def check(
@@ -130,20 +126,20 @@ def check(
     other = losses.pop(Loss.OTHER)
     if other:
         raise NotPossible(
-            f"{where}: GGUF has no place for {_listed(other, back, 'llama.cpp')} in the architecture "
+            f"{where}: GGUF has no place for {_listed(other, back)} in the architecture "
             f"{architecture.gguf}, so llama.cpp would compute something else. Convert to a folder (--to hf or --to "
             "mlx), which keeps such settings."
         )
-    told = {loss: _listed(found, back if loss is Loss.TOKEN else None, "GGUF") for loss, found in losses.items()}
+    told = {loss: _listed(found) for loss, found in losses.items()}
     return [f"{where}: GGUF has {loss.value.format(text)}." for loss, text in told.items() if text]
 
 
-def _listed(found: Sequence[tuple[str, Any]], back: _Back | None, there: str) -> str:
+def _listed(found: Sequence[tuple[str, Any]], back: _Back | None = None) -> str:
     """Keys with their values, and with `back` those that come back: `hidden_act 'gelu' (llama.cpp: 'silu')`."""
     said = []
     for path, value in found[:MOST_NAMED]:
         cause = FOLLOWS_FROM.get(path.rpartition(".")[2])
-        other = f" ({there}: {shown(back.of(path, value))}{f', from {cause}' if cause else ''})" if back else ""
+        other = f" (llama.cpp: {shown(back.of(path, value))}{f', from {cause}' if cause else ''})" if back else ""
         said.append(f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}{other}")
     return ", ".join(said) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
 
@@ -172,7 +168,7 @@ class _Back:
         # Factors of frequencies stand in tensors, whose values are computed from these very settings.
         file = stored(lists, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing)
         spelled = kind if kind in architecture.classes else next(iter(architecture.classes))
-        self.here, self.metadata = here, metadata
+        self.here = here
         self.made = rebuilt.config(file, architecture, spelled, None)
         self.again = architecture.hyperparameters({**self.made, "model_type": kind})
         self.scaling: Mapping[str, Any] = self.made.get("rope_scaling") or {}
@@ -211,9 +207,6 @@ class _Back:
             return self._rope(inner, value)
         if inner:
             return UNSAID
-        if first in TOKENS:
-            ids = (self.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in TOKENS[first])
-            return tuple(number for number in ids if number is not None) or UNSAID
         if first in self.rope_fields or first == "original_max_position_embeddings":
             return self._rope([first], value) if first not in self.made else self._share(first, value)
         if first in self.fields and first not in self.made:
@@ -237,7 +230,7 @@ class _Back:
             return Loss.UNREAD
         if self.is_shadowed(path):
             return Loss.SHADOWED
-        return Loss.TOKEN if path in TOKENS else Loss.OTHER
+        return Loss.OTHER
 
     def is_shadowed(self, path: str) -> bool:
         """Whether a key that comes back with another value is one that the model's settings were not read from."""

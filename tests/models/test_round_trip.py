@@ -147,6 +147,15 @@ def test_an_end_that_the_tokenizer_does_not_share_reaches_the_file() -> None:
     assert warnings(planned("llama", bos_token_id=5)) == ""  # tokenizer_config.json names it
 
 
+def test_a_list_of_ends_reaches_the_file_without_a_warning() -> None:
+    """369 and 373 are known by their text, `<|end_of_text|>` and `<|eom_id|>`, and need no key."""
+    assert warnings(planned("llama_llama3rope", eos_token_id=[374, 369, 373])) == ""
+    assert warnings(planned("llama_llama3rope", eos_token_id=369)) == ""
+    assert warnings(planned("llama", eos_token_id=[2, 5, 6])) == ""
+    assert written("llama", eos_token_id=[2, 5, 6])["tokenizer.ggml.eom_token_id"] == 6
+    assert "eos_token_id 7" in warnings(planned("llama", eos_token_id=[2, 5, 6, 7]))
+
+
 def test_a_model_that_attends_to_what_comes_later_says_so() -> None:
     assert written("qwen3", is_causal=False)["qwen3.attention.causal"] is False
     assert written("deepseek_v3", is_causal=False)["deepseek2.attention.causal"] is False
