@@ -70,20 +70,19 @@ def _side(label: str, source: Checkpoint, mixed: bool) -> Side:
     if mixed and architecture is None:
         raise NotPossible(f"{unknown(source)} Two folders or two GGUF files need no table.")
     settings = model.hyperparameters if architecture and (mixed or source.names == "hf") else None
-    kept, notes = _set_aside(label, model, settings, mixed)
+    kept, notes = _set_aside(label, model, mixed)
     drafts = _translated(kept, model, settings) if mixed else [_stored(weight, model) for weight in kept.values()]
     if mixed and source.names == "hf" and architecture and settings:
         computed = _computed(architecture, settings)
         drafts += computed
         notes += [f"{label}: {draft.name} is computed from config.json." for draft in computed]
-    tied = settings is not None and settings.tie_embeddings
+    is_tied_after_all = model.head is not None and model.head.is_tied_after_all
+    tied = settings is not None and (settings.tie_embeddings or is_tied_after_all)
     side = Side(label, source, architecture, {d.name: d for d in drafts}, tied, tuple(notes))
     return replace(side, tied=side.find(HEAD) is None) if source.names == "gguf" else side
 
 
-def _set_aside(
-    label: str, model: Model, settings: Hyperparameters | None, mixed: bool
-) -> tuple[dict[str, Weight], list[str]]:
+def _set_aside(label: str, model: Model, mixed: bool) -> tuple[dict[str, Weight], list[str]]:
     """The weights of a side without those of a folder that models have no use for, and what is said of these."""
     weights, left = combined(model.source, strict=mixed)
     kept, notes = {}, []
@@ -96,8 +95,6 @@ def _set_aside(
     for name, weight in weights.items():
         if architecture is not None and architecture.drops(name):
             notes.append(f"{label}: {name} is set aside: the model computes it.")
-        elif architecture and settings and settings.tie_embeddings and architecture.role(name) == HEAD:
-            notes.append(f"{label}: {name} is set aside: the embedding is used for it (tie_word_embeddings).")
         else:
             kept[name] = weight
     return kept, notes

@@ -98,8 +98,11 @@ def _settings(found: Hyperparameters, source: Checkpoint) -> dict[str, Any]:
         del flat["rope.original_context"]
     if found.sliding_window is not None and found.sliding_window >= found.context_length:
         flat["sliding_window"] = None
-    if source.names == "gguf":
+    head = Model.of(source).head
+    if head is None:
         flat["tie_embeddings"] = "output.weight" not in source.weights
+    elif head.is_untied or head.is_tied_after_all:
+        flat["tie_embeddings"] = head.weight is None
     return flat
 
 

@@ -28,14 +28,14 @@ from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.listed import GENERATION
 
 
-def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left]]:
-    """The weights under their GGUF names, and those that GGUF has no use for."""
+def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    """The weights under their GGUF names, those that GGUF has no use for, and warnings."""
     model = Model.of(source)
     architecture, hyperparameters = model.known(), model.hyperparameters
     named, left = model.named("gguf")
     gguf_sizes.check(named, architecture, hyperparameters, f"{source.root}/config.json")
     made = [draft for weight in named for draft in _drafts(weight, model, architecture, settings)]
-    return made + _computed(architecture, hyperparameters), left
+    return made + _computed(architecture, hyperparameters), left, model.head.warnings if model.head else []
 
 
 def keys(

@@ -18,6 +18,7 @@ from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Left
 from quantcli.targets.global_scales import combined
+from quantcli.targets.tied import Head
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -94,6 +95,11 @@ class Model:
         return architecture.hyperparameters(config, f"{label}/config.json")
 
     @cached_property
+    def head(self) -> Head | None:
+        """The output matrix of a folder and what its settings say of it; a GGUF file says it by having one."""
+        return None if self.source.names == "gguf" else Head.of(self.source, self.architecture)
+
+    @cached_property
     def layers(self) -> int | None:
         """How many layers the model has, those for multi-token prediction aside; None where nothing says so."""
         if self.source.names == "gguf":
@@ -115,17 +121,16 @@ class Model:
 
     def _drop_reason(self, name: str, target: str) -> str | None:
         """Why a tensor has no place in a target, as a clause; None where it has."""
-        architecture, config = self.architecture, self.source.config
+        architecture = self.architecture
         if architecture is None or self.dialect == target:
             return None
         if architecture.drops(name) or any(name == computed.gguf for computed in architecture.computed):
             return "the model computes it"
-        defaults = architecture.model_types.get(str(config.get("model_type")), {})
         if self._is_added(name):
             return "the quantizer added it, all zeros: the model has no such bias"
-        is_tied = config.get("tie_word_embeddings", defaults.get("tie_word_embeddings")) is True
-        if is_tied and architecture.role(name) == "output":
-            return "the embedding is used for it (tie_word_embeddings)"
+        head = self.head
+        if head is not None and head.weight is self.source.weights[name] and head.is_left_out(target):
+            return "the embedding, which has the same values, is used for it"
         if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self._is_beyond(name):
             return f"for multi-token prediction, which has no place in {SAID[target]}"
         return None
@@ -157,6 +162,8 @@ class Model:
 
     def named(self, target: str) -> tuple[list[Named], list[Left]]:
         """The weights of a target under its names. Raises `NotPossible` for one that has none there, `BadInput`."""
+        if self.head is not None:
+            self.head.check(target)
         kept, left = self.sort_out(target)
         if self.dialect != target or target == "mlx":
             self.refuse_incomplete()
