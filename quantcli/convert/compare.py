@@ -13,7 +13,9 @@ import numpy as np
 from quantcli.arrays import DTYPES, FLOATS, Array
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.align import Aligned, align
-from quantcli.convert.compare_model import FieldDifference, TokenizerDifference, fields, tokenizers
+from quantcli.convert.compare_settings import fields
+from quantcli.convert.compare_tokenizers import TokenizerDifference, tokenizers
+from quantcli.convert.compare_values import FieldDifference
 from quantcli.convert.difference import Difference, between, equal_in
 from quantcli.convert.routes import Route
 from quantcli.convert.run import CPU_SLAB, Progress

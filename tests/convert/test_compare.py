@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from quantcli.containers.gguf_values import ArrayValue
 from quantcli.convert.compare import Comparison, Verdict, WeightDifference, as_json, chosen, compare, failures
-from quantcli.convert.compare_model import _same
+from quantcli.convert.compare_values import same
 from quantcli.convert.difference import BLOCK, between, equal_in
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.sources.detect import open_source
@@ -397,4 +397,4 @@ def test_arrays_of_the_same_bytes_are_the_same_setting() -> None:
     array = ArrayValue("float32", 2, np.float32([1, np.nan]).tobytes())
     again = ArrayValue("float32", 2, np.float32([1, np.nan]).tobytes())
     other = ArrayValue("float32", 2, np.float32([2, np.nan]).tobytes())
-    assert _same(array, again) and not _same(array, other)
+    assert same(array, again) and not same(array, other)
