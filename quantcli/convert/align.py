@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.convert.compare_values import NotCompared
 from quantcli.errors import NotPossible
 from quantcli.models import Architecture, Hyperparameters
 from quantcli.models.translate import Translation
@@ -32,6 +33,7 @@ class Side:
     drafts: dict[str, Draft]
     tied: bool
     notes: tuple[str, ...]
+    left: tuple[NotCompared, ...]
 
     def find(self, role: str) -> str | None:
         """The name of the matrix that has a role."""
@@ -41,12 +43,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Aligned:
-    """The pairs in A's order; weights that one side lacks; notes on what was set aside or stands for another."""
+    """The pairs in A's order; weights that one side lacks; notes on what stands for another; what was left aside."""
 
     pairs: tuple[tuple[Draft, Draft], ...]
     only_a: tuple[Draft, ...]
     only_b: tuple[Draft, ...]
     notes: tuple[str, ...]
+    left: tuple[NotCompared, ...]
 
 
 def align(a: Checkpoint, b: Checkpoint) -> Aligned:
@@ -60,6 +63,7 @@ def align(a: Checkpoint, b: Checkpoint) -> Aligned:
         tuple(draft for name, draft in first.drafts.items() if name not in second.drafts),
         tuple(draft for name, draft in second.drafts.items() if name not in first.drafts),
         (*first.notes, *second.notes),
+        (*first.left, *second.left),
     )
 
 
@@ -69,35 +73,35 @@ def _side(label: str, source: Checkpoint, mixed: bool) -> Side:
     architecture = model.architecture
     if mixed and architecture is None:
         raise NotPossible(f"{unknown(source)} Two folders or two GGUF files need no table.")
-    settings = model.hyperparameters if architecture and (mixed or source.names == "hf") else None
-    kept, notes = _set_aside(label, model, mixed)
+    settings = model.hyperparameters if architecture and mixed else None
+    kept, left = _set_aside(label, model, mixed)
+    notes: list[str] = []
     drafts = _translated(kept, model, settings) if mixed else [_stored(weight, model) for weight in kept.values()]
     if mixed and source.names == "hf" and architecture and settings:
         computed = _computed(architecture, settings)
         drafts += computed
         notes += [f"{label}: {draft.name} is computed from config.json." for draft in computed]
-    is_tied_after_all = model.head is not None and model.head.is_tied_after_all
-    tied = settings is not None and (settings.tie_embeddings or is_tied_after_all)
-    side = Side(label, source, architecture, {d.name: d for d in drafts}, tied, tuple(notes))
+    tied = model.head is not None and (model.head.is_tied is True or model.head.is_tied_after_all)
+    side = Side(label, source, architecture, {d.name: d for d in drafts}, tied, tuple(notes), tuple(left))
     return replace(side, tied=side.find(HEAD) is None) if source.names == "gguf" else side
 
 
-def _set_aside(label: str, model: Model, mixed: bool) -> tuple[dict[str, Weight], list[str]]:
-    """The weights of a side without those of a folder that models have no use for, and what is said of these."""
+def _set_aside(label: str, model: Model, mixed: bool) -> tuple[dict[str, Weight], list[NotCompared]]:
+    """The weights of a side without those of a folder that models have no use for, and these, by reason."""
     weights, left = combined(model.source, strict=mixed)
-    kept, notes = {}, []
     if not mixed:
         weights, left = {**weights, **{tensor.name: model.source.weights[tensor.name] for tensor in left}}, []
-    if left:
-        several = f"{len(left)} tensors, {left[0].name} the first, are" if len(left) > 1 else f"{left[0].name} is"
-        notes.append(f"{label}: {several} set aside: {left[0].reason}.")
+    reasons: dict[str, list[str]] = {}
+    for tensor in left:
+        reasons.setdefault(tensor.reason, []).append(tensor.name)
     architecture = model.architecture if model.source.names == "hf" else None
+    kept = {}
     for name, weight in weights.items():
         if architecture is not None and architecture.drops(name):
-            notes.append(f"{label}: {name} is set aside: the model computes it.")
+            reasons.setdefault("the model computes it", []).append(name)
         else:
             kept[name] = weight
-    return kept, notes
+    return kept, [NotCompared(label, "tensors", tuple(names), reason) for reason, names in reasons.items()]
 
 
 def _translated(weights: dict[str, Weight], model: Model, settings: Hyperparameters | None) -> list[Draft]:
