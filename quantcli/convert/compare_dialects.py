@@ -8,12 +8,9 @@ sampling, ends      generation_config.json's and general.sampling.*, tokens that
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
-
-import numpy as np
 
 from quantcli import models
 from quantcli.checkpoint import Checkpoint
@@ -30,7 +27,6 @@ from quantcli.targets.names import Model
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.stored import GGML, from_metadata
 from quantcli.tokenizers.write import token_ids
-from quantcli.virtual import values_of
 
 #: Settings that follow from others, or that say how the file spells them; those that not both dialects hold: a window
 #: is in both where the family has a row for it.
@@ -112,7 +108,7 @@ class _Pair:
         """Add what was not compared."""
         if names:
             side = self.sides[0 if of_folder else 1]
-            self.found.not_compared.append(NotCompared(side, what, tuple(names), reason))
+            self.found.not_compared.append(NotCompared(side, what, tuple(map(plain, names)), reason))
 
 
 def compare_dialects(a: Checkpoint, b: Checkpoint) -> Found:
@@ -150,13 +146,17 @@ def _rows(pair: _Pair) -> set[str]:
     # Of rows with one name, which say it of different models, the one that has a value counts.
     last = {row.name: row for row in rows} | {row.name: row for row in rows if row.value(ours) is not None}
     differing_fields = {f.key for f in pair.found.fields}
+    silent = []
     for row in last.values():
         value, stored = row.value(ours), metadata.get(f"{prefix}{row.name}")
+        if value is not None and stored is None:
+            silent.append(f"{prefix}{row.name}")
         if row.name in FIELDS and (stored is None or FIELDS[row.name] in differing_fields):
             continue
         other = row.value(pair.theirs) if stored is None else _python(stored.value)
         if not (value is None and _is_default(row, other, pair)):
             pair.differ({row.name: value}, {row.name: other})
+    pair.leave(False, "metadata", silent, "the file does not say; its default was taken")
     known = {row.name for row in rows}
     general = [key for key in metadata if not key.startswith((prefix, "tokenizer.", SAMPLED))]
     own = [key for key in metadata if key.startswith(prefix) and key.removeprefix(prefix) not in known]
@@ -178,16 +178,9 @@ def _python(value: Any) -> Any:
 def _config(pair: _Pair) -> set[str]:
     """Compare the other keys of config.json that a file says; their names."""
     source = pair.file.source
-    shapes = {name: weight.shape for name, weight in source.weights.items()}
-
-    def values(name: str) -> Sequence[float]:
-        weight = source.weights[name]
-        read: list[float] = (
-            values_of(weight, None, 0, math.prod(weight.shape[:-1])).astype(np.float64).reshape(-1).tolist()
-        )
-        return read
-
-    made = models.config_from_gguf(source.metadata, shapes, values, None, str(source.root))
+    # Factors of rope are compared as the tensors that hold them.
+    shapes = {name: weight.shape for name, weight in source.weights.items() if not name.startswith("rope_f")}
+    made = models.config_from_gguf(source.metadata, shapes, where=str(source.root))
     theirs = Spelled.of(made, pair.file.known(), str(source.root))
     ours = Spelled.of(pair.config, pair.folder.known(), f"{pair.folder.source.root}/{CONFIG}")
     said, unread = _said(pair)

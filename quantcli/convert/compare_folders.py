@@ -7,6 +7,7 @@ tokenizer's own files are those of `compare_tokenizers`. What says nothing of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -108,15 +109,15 @@ def _files(a: Checkpoint, b: Checkpoint, found: Found) -> None:
     for name in [name for name in ours if name in theirs and _is_read(name, a) and _is_read(name, b)]:
         differences = _one_file(name, Files(a.root), Files(b.root))
         if _is_paper(name):
-            found.uncounted += at_most(differences, name)
+            found.uncounted += [replace(d, key=f"{plain(name)}: {d.key}") for d in at_most(differences, plain(name))]
         else:
-            _add(found, differences, name, prefix=f"{name}: ")
+            _add(found, differences, name, prefix=f"{plain(name)}: ")
     for side, own, other in (("A", ours, theirs), ("B", theirs, ours)):
         unread = tuple(name for name in own if not _is_read(name, a if side == "A" else b))
         lone = tuple(n for n in own if n not in other and n not in unread and not _is_paper(n))
         for names, reason in ((lone, NO_FILE), (unread, "not read")):
             if names:
-                found.not_compared.append(NotCompared(side, "files", names, reason))
+                found.not_compared.append(NotCompared(side, "files", tuple(map(plain, names)), reason))
 
 
 def _is_read(name: str, source: Checkpoint) -> bool:

@@ -42,6 +42,9 @@ EMBEDDINGS = re.compile(
 #: How classes are called that give logits of tokens, so that they need a head.
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
+#: Model types that mlx-lm ties where config.json does not say, and transformers does not.
+TIED_IN_MLX = ("llama", "mistral", "granite", "olmo2", "qwen2")
+
 #: A file that is one of several.
 SHARD = re.compile(r".+-\d{5}-of-(\d{5})\.safetensors")
 
@@ -120,7 +123,9 @@ class Head:
     @property
     def is_tied_after_all(self) -> bool:
         """Whether no head is stored, the settings say that there is one, and the model's class does without."""
-        return self.weight is None and self.is_tied is False and self._needs_one and self._default is True
+        in_mlx = self.source.kind == "mlx" and KEY not in self.source.config
+        by_default = self._default or (in_mlx and self.source.config.get("model_type") in TIED_IN_MLX)
+        return self.weight is None and self.is_tied is False and self._needs_one and by_default is True
 
     @cached_property
     def _needs_one(self) -> bool:
@@ -200,6 +205,8 @@ class Head:
         return {KEY: not self.is_tied, **both}
 
 
+#: The dialects of folders.
+FOLDERS = ("hf", "mlx")
 #: What runs a dialect's models.
 RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 
@@ -211,9 +218,11 @@ def _name(architecture: Architecture | None) -> str:
 
 
 def _by_role(source: Checkpoint, architecture: Architecture, role: str) -> Weight | None:
-    """The matrix of a role, None without one."""
-    named = (w for name, w in source.weights.items() if name.endswith(".weight") and architecture.role(name) == role)
-    return next(named, None)
+    """The matrix of a role outside the layers, None without one."""
+    names = [
+        f"{row.pattern(dialect)}.weight" for row in architecture.tensors if row.role == role for dialect in FOLDERS
+    ]
+    return next((source.weights[name] for name in names if name in source.weights), None)
 
 
 def _by_name(source: Checkpoint, pattern: re.Pattern[str]) -> list[Weight]:

@@ -162,6 +162,16 @@ def test_texts_of_a_file_do_not_steer_the_terminal(pair: tuple[Path, Path], tmp_
     assert "?[2J\\n1" in shown and "?2" in shown and "\x1b" not in shown and "\u202e" not in shown
 
 
+def test_keys_and_names_of_files_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    sides = [tiny_llama(tmp_path / side, **{"\x1b[2J": side}) for side in ("a", "b")]
+    (sides[0] / "\x1b[2J.json").write_text("{}")
+    (sides[0] / "tokenizer_config.json").write_text(json.dumps({"\u202e": 1}))
+    done = quant(*sides, "--strict")
+    assert done.exit_code == 1 and "?[2J" in done.stdout
+    assert not {"\x1b", "\u202e"} & {*done.stdout, *done.stderr}
+    jsonschema.validate(json.loads(quant(*sides, "--json").stdout), SCHEMA)
+
+
 def test_quiet_checks_without_a_table(pair: tuple[Path, Path]) -> None:
     done = quant(*pair, "-q", "--max-rmse", "0.05")
     assert (done.exit_code, done.stdout) == (1, "")

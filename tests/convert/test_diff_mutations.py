@@ -260,39 +260,69 @@ def test_documents_are_not_counted(models: dict[str, tuple[Path, Path]], tmp_pat
     assert not found.fields and not found.not_compared and len(found.uncounted) == 1
 
 
+def gguf_changes(metadata: Mapping[str, Value]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A key changed, left out, of another type; the key, and all keys with the change."""
+    for change in of_gguf(metadata, EXTRA_GGUF):
+        yield change.key, dict(change.settings)
+    for key in metadata:
+        if key != "general.architecture":
+            yield key, {k: v for k, v in metadata.items() if k != key}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_key_of_a_gguf_is_told(case: str, models: dict[str, tuple[Path, Path]]) -> None:
-    folder, path = models[case]
-    source, model = open_source(path), open_source(folder)
-    metadata: Mapping[str, Value] = source.metadata
-    mixed = (compare_settings(model, source).fields, compare_tokenizers(model, source).differences)
-    gone = [(key, {k: v for k, v in metadata.items() if k != key}) for key in metadata if key != "general.architecture"]
-    retyped = [(key, {**metadata, key: Value("uint16", held.value)}) for key, held in metadata.items()
-               if held.type == "uint32" and not key.startswith("tokenizer.")]  # fmt: skip
-    pool = EXTRA_GGUF
-    altered = [(change.key, dict(change.settings)) for change in of_gguf(metadata, pool)]
-    for key, changed in [*altered, *gone, *retyped]:
+    model, source = (open_source(path) for path in models[case])
+    mixed = compare_settings(model, source).fields
+    for key, changed in gguf_changes(source.metadata):
+        if key.startswith("tokenizer."):
+            continue
         two = replace(source, metadata=changed)
-        try:
-            settings, tokens = compare_settings(source, two), compare_tokenizers(source, two)
-        except QuantError as error:
-            assert key in str(error), (key, str(error))
-            continue
-        told = [f.key.removesuffix(" (type)") for f in settings.fields]
-        told += [str(place["at"]) for part in tokens.differences for place in part.first]
-        lists = key.startswith("tokenizer.ggml.") and (tokens.differences or tokens.not_compared)
-        assert key in told or lists or "chat_template" in key, key
-        if key in ("general.architecture", "general.alignment") or (key, changed) in retyped:
-            continue
+        told = {f.key for f in compare_settings(source, two).fields}
+        assert told == {key}, key
         try:
             found = compare_settings(model, two)
-            words = compare_tokenizers(model, two)
         except QuantError:
             continue
-        listed = names(found) | {name for part in words.not_compared for name in part.names}
-        new = (found.fields, words.differences) != mixed
-        is_gone = key not in changed
-        assert new or is_gone or key in listed or key.removeprefix("tokenizer.ggml.") in listed, (key, changed[key])
+        idle = key not in changed and key.startswith("general.")
+        assert found.fields != mixed or key in names(found) or idle, (key, changed.get(key))
+
+
+def test_every_key_of_a_gguf_is_told_by_its_type(models: dict[str, tuple[Path, Path]]) -> None:
+    source = open_source(models["qwen3"][1])
+    for key, held in source.metadata.items():
+        if held.type == "uint32":
+            two = replace(source, metadata={**source.metadata, key: Value("int32", held.value)})
+            told = [f.key for f in compare_settings(source, two).fields]
+            told += [str(place["at"]) for part in compare_tokenizers(source, two).differences for place in part.first]
+            assert told == [f"{key} (type)"]
+
+
+@pytest.mark.parametrize("case", ["qwen3", "gemma3_text"])
+def test_every_key_of_a_ggufs_tokenizer_is_told(case: str, models: dict[str, tuple[Path, Path]]) -> None:
+    model, source = (open_source(path) for path in models[case])
+    further = {
+        "tokenizer.ggml.add_bos_token": Value("bool", case == "qwen3"),
+        "tokenizer.ggml.fim_pre_token_id": Value("uint32", 3),
+        "tokenizer.ggml.remove_extra_whitespaces": Value("bool", True),
+        "tokenizer.ggml.eom_token_id": Value("uint32", 3),
+        "tokenizer.a_key_that_nobody_knows": Value("string", "x"),
+    }
+    changed = [change for change in gguf_changes(source.metadata) if change[0].startswith("tokenizer.")]
+    changed += [(key, {**source.metadata, key: value}) for key, value in further.items()]
+    mixed = compare_tokenizers(model, source).differences
+    for key, metadata in changed:
+        two = replace(source, metadata=metadata)
+        try:
+            found, beside = compare_tokenizers(source, two), compare_tokenizers(model, two)
+        except QuantError as error:
+            assert key in str(error)
+            continue
+        told = {str(place["at"]) for part in found.differences for place in part.first}
+        is_list = key.removeprefix("tokenizer.ggml.") in ("tokens", "token_type", "scores", "merges")
+        assert key in told or (is_list and (found.differences or found.not_compared)) or "template" in key, key
+        listed = {name for part in beside.not_compared for name in part.names}
+        is_listed = key in listed or key.removeprefix("tokenizer.ggml.") in listed
+        assert beside.differences != mixed or is_listed or key not in metadata, key
 
 
 #: Changes that the other dialect shows in tensors: factors of rope.

@@ -233,6 +233,16 @@ def test_a_class_that_ties_by_default_does_without_a_head(target: str, tmp_path:
         assert config(tmp_path / "out")["tie_word_embeddings"] is True
 
 
+def test_an_mlx_folder_is_tied_where_mlx_lm_ties_it(tmp_path: Path) -> None:
+    source = without(quantized(tmp_path / "model", 4), "tie_word_embeddings")
+    arrays = mx.load(str(source / "model.safetensors"))
+    mx.save_safetensors(
+        str(source / "model.safetensors"), {k: v for k, v in arrays.items() if not k.startswith("lm_head")}
+    )
+    report = converted(source, tmp_path / "out")
+    assert len(report["warnings"]) == 1 and config(tmp_path / "out")["tie_word_embeddings"] is True
+
+
 def test_a_single_file_of_several_need_not_hold_the_head(tmp_path: Path) -> None:
     arrays = {name: array for name, array in llama_tensors({**LLAMA}).items() if name != HEAD}
     first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
