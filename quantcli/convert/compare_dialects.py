@@ -1,4 +1,4 @@
-"""What differs between the settings of a folder and of a GGUF file.
+"""Differences between the settings of a folder and of a GGUF file.
 
 common settings     through `Hyperparameters`, under their standard names
 rows of the family  what the folder would write as a key, and what the file has there
@@ -28,8 +28,8 @@ from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.stored import GGML, from_metadata
 from quantcli.tokenizers.write import token_ids
 
-#: Settings that follow from others, or that say how the file spells them; those that not both dialects hold: a window
-#: is in both where the family has a row for it.
+#: Settings that follow from others or describe spelling, and those that only one dialect holds: a window is in both if
+#: the family has a row for it.
 DERIVED = ("states_head_dim", "rope", "settings", "dtype", "sliding_window")
 
 #: Keys of metadata -> the field of `Hyperparameters` that holds the value.
@@ -44,18 +44,18 @@ FIELDS = {
     "rope.scaling.yarn_attn_factor": "rope.attention_factor",
     "rope.scaling.yarn_beta_fast": "rope.beta_fast", "rope.scaling.yarn_beta_slow": "rope.beta_slow",
 }  # fmt: skip
-#: Fields of `Rope` that are keys of a GGUF file even where its factors are tensors.
+#: Fields of `Rope` that are keys of a GGUF file even if its factors are tensors.
 IN_KEYS = ("theta", "local_theta", "partial")
 
-#: Keys of config.json that are fields of `Hyperparameters`, or that the tensors and the vocabulary say.
+#: Keys of config.json that are fields of `Hyperparameters`, or that follow from tensors.
 COMMON = (
     "vocab_size", "head_dim", "tie_word_embeddings", "qk_nope_head_dim", "model_type", SCALING, NESTED, LOCAL,
 )  # fmt: skip
-#: Of each group of keys the first that a config.json has is read.
+#: Groups of keys of which only the first that a config.json has is read.
 GROUPS = (EXPERTS, NORM_EPS, THETAS, PARTIAL)
-#: Keys that a config.json made of a file has whatever the file says.
+#: Keys that a rebuilt config.json has whatever the file contains.
 MADE = (*DTYPES, "sliding_window", "max_window_layers", "architectures")
-#: What is read of `rope_scaling` and `rope_parameters`.
+#: Keys of `rope_scaling` and `rope_parameters` that are read.
 ROPE_KEYS = (
     "rope_type", "type", "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
     "beta_fast", "beta_slow", "attention_factor", "attn_factor", "extrapolation_factor", "mscale_all_dim",
@@ -67,7 +67,7 @@ SAMPLED = "general.sampling."
 
 
 class Recorded(Mapping[str, Any]):
-    """A map that remembers which keys were asked for."""
+    """A map that remembers which keys were read."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values_, self.read = values, set[str]()
@@ -125,7 +125,7 @@ def compare_dialects(a: Checkpoint, b: Checkpoint) -> Found:
 
 
 def _common(pair: _Pair, model: Model, found: Hyperparameters) -> dict[str, Any]:
-    """The common settings, flat, without what has no effect."""
+    """Return the common settings, flat, without those that have no effect."""
     flat = {key: value for key, value in asdict(found).items() if key not in DERIVED}
     rope = asdict(found.rope)
     if found.rope.type in ("default", "linear"):
@@ -137,13 +137,13 @@ def _common(pair: _Pair, model: Model, found: Hyperparameters) -> dict[str, Any]
 
 
 def _rows(pair: _Pair) -> set[str]:
-    """Compare the family's own keys; the keys of config.json that they are made of."""
+    """Compare the keys of the family's rows; return the keys of config.json that they are made from."""
     architecture = pair.folder.known()
     metadata, prefix = pair.file.source.metadata, f"{architecture.gguf}."
     recorded = Recorded(pair.ours.settings.values)
     ours = replace(pair.ours, settings=Reader(recorded, pair.ours.settings.where))
     rows = (*architecture.foremost, *architecture.keys, *architecture.further)
-    # Of rows with one name, which say it of different models, the one that has a value counts.
+    # Of rows with one name, which are for different models, the one with a value counts.
     last = {row.name: row for row in rows} | {row.name: row for row in rows if row.value(ours) is not None}
     differing_fields = {f.key for f in pair.found.fields}
     silent = []
@@ -156,7 +156,7 @@ def _rows(pair: _Pair) -> set[str]:
         other = row.value(pair.theirs) if stored is None else _python(stored.value)
         if not (value is None and _is_default(row, other, pair)):
             pair.differ({row.name: value}, {row.name: other})
-    pair.leave(False, "metadata", silent, "the file does not say; its default was taken")
+    pair.leave(False, "metadata", silent, "the file has no such key; its default was compared")
     known = {row.name for row in rows}
     general = [key for key in metadata if not key.startswith((prefix, "tokenizer.", SAMPLED))]
     own = [key for key in metadata if key.startswith(prefix) and key.removeprefix(prefix) not in known]
@@ -167,7 +167,7 @@ def _rows(pair: _Pair) -> set[str]:
 
 
 def _is_default(row: Key, value: Any, pair: _Pair) -> bool:
-    """Whether a key that the folder would not write has the value that follows from the others."""
+    """Whether a key that the folder would not write has the value that follows from other keys."""
     return row.name in ("attention.key_length", "attention.value_length") and value == pair.ours.head_dim
 
 
@@ -176,7 +176,7 @@ def _python(value: Any) -> Any:
 
 
 def _config(pair: _Pair) -> set[str]:
-    """Compare the other keys of config.json that a file says; their names."""
+    """Compare the other keys of a rebuilt config.json; return the names of all compared keys."""
     source = pair.file.source
     # Factors of rope are compared as the tensors that hold them.
     shapes = {name: weight.shape for name, weight in source.weights.items() if not name.startswith("rope_f")}
@@ -195,7 +195,7 @@ def _config(pair: _Pair) -> set[str]:
 
 
 def _said(pair: _Pair) -> tuple[set[str], set[str]]:
-    """The keys of config.json that `Hyperparameters` and the family's rows read, and other names of the same."""
+    """Return the keys of config.json that are read elsewhere, and aliases of them that are not."""
     architecture = pair.folder.known()
     rows = {row.back for row in (*architecture.keys, *architecture.further) if row.back is not None}
     groups = [*GROUPS, *{**SIZES, **architecture.names}.values()]
@@ -206,7 +206,7 @@ def _said(pair: _Pair) -> tuple[set[str], set[str]]:
 
 
 def _leave_config(pair: _Pair, read: set[str]) -> None:
-    """Name the keys of config.json that were not compared, and those that say nothing of the model."""
+    """List the keys of config.json that were not compared, and those that do not describe the model."""
     config = pair.folder.source.config
     for key in (key for key in UNCOUNTED if key in config):
         ours, theirs = (plain(config[key]), None) if pair.is_folder_first else (None, plain(config[key]))
@@ -222,14 +222,14 @@ def _leave_config(pair: _Pair, read: set[str]) -> None:
 
 
 def _contradicted(config: Mapping[str, Any]) -> set[str]:
-    """The older keys of rope settings that say otherwise than `rope_parameters`, which counts."""
+    """Return the older rope keys that contradict `rope_parameters`, which takes precedence."""
     bare = {key: value for key, value in config.items() if key not in (SCALING, LOCAL, *THETAS, *PARTIAL)}
     nested = mlx_rope_keys(bare) if config.get(NESTED) is not None else {}
     return {key for key, value in nested.items() if config.get(key) is not None and not json_equal(config[key], value)}
 
 
 def _unread(settings: Any) -> Iterator[str]:
-    """The names in rope settings that nobody reads, of each kind of layers."""
+    """Yield the keys of rope settings that are not read, for each kind of layer."""
     for name, value in settings.items() if isinstance(settings, Mapping) else ():
         if isinstance(value, Mapping):
             yield from (f"{name}.{inner}" for inner in _unread(value))
@@ -238,7 +238,7 @@ def _unread(settings: Any) -> Iterator[str]:
 
 
 def _sampling(pair: _Pair) -> None:
-    """Compare what generation_config.json and a file say of sampling."""
+    """Compare the sampling settings of generation_config.json and of the file."""
     metadata, stated = pair.file.source.metadata, Files(pair.folder.source.root).json(GENERATION)
     for key, name, _ in SAMPLING:
         stored = metadata.get(f"{SAMPLED}{name}")
@@ -264,12 +264,14 @@ def _special(pair: _Pair) -> None:
                 pair.differ({f"{prefix}{key}": value}, {f"{prefix}{key}": None if found is None else found.value})
         ours = stated.get("eos_token_id")
         listed = ours if isinstance(ours, list) else [] if ours is None else [ours]
-        if ends is not None and not all(type(end) is int and end in ends for end in listed):
+        if ends is None and listed:
+            pair.leave(True, where, ["eos_token_id"], "the file's vocabulary cannot be read")
+        elif ends is not None and not all(type(end) is int and end in ends for end in listed):
             pair.differ({f"{prefix}eos_token_id": ours}, {f"{prefix}eos_token_id": sorted(ends)})
 
 
 def _ends(source: Checkpoint) -> set[int] | None:
-    """The tokens at which llama.cpp ends an answer; None where a file's vocabulary says too little."""
+    """Return the tokens at which llama.cpp ends an answer; None for a vocabulary that cannot be read."""
     vocabulary = from_metadata(source.metadata, str(source.root))
     try:
         ends = None if vocabulary is None else token_ids(vocabulary).get("eos_token_id", [])
@@ -279,6 +281,6 @@ def _ends(source: Checkpoint) -> set[int] | None:
 
 
 def _leave_files(pair: _Pair) -> None:
-    """Name the folder's files that have no counterpart in a GGUF file."""
+    """List the folder's files that have no counterpart in a GGUF file."""
     names = [name for name in others(pair.folder.source) if name not in TOKENIZER]
     pair.leave(True, "files", names, NO_FILE)

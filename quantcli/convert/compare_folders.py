@@ -1,7 +1,7 @@
-"""What differs between the files of two model folders beside their tensors.
+"""Differences between the files of two model folders, other than tensors.
 
-config.json is compared under all spellings of its settings, other JSON key by key, further files byte by byte; the
-tokenizer's own files are those of `compare_tokenizers`. What says nothing of the model is told apart, not counted.
+config.json is compared under all spellings of its settings, other JSON files key by key, all other files byte by byte.
+The tokenizer's files belong to `compare_tokenizers`. What does not describe the model is listed and not counted.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from quantcli.tokenizers.files import Files
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
-#: Keys, in whatever JSON object, that say nothing of the model.
+#: Keys of any JSON object that do not describe the model.
 UNCOUNTED = ("transformers_version", "_name_or_path", "use_cache")
-#: Keys that say how weights are stored, which two kinds of folders cannot say alike.
+#: Keys that describe how weights are stored: folders of two kinds differ in them.
 STORAGE = ("quantization", "quantization_config")
 
-#: Files of the tokenizer, which `compare_tokenizers` holds against each other.
+#: Files of the tokenizer, which `compare_tokenizers` compares.
 TOKENIZER = (*JSON_FILES, *OTHERS)
-#: Files that are for people.
+#: Files for people: suffixes, and how names start.
 DOCUMENTS = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf")
 PAPERS = ("LICENSE", "NOTICE", ".gitattributes", ".gitignore", "USE_POLICY", "quant_report.json")
 #: Suffixes of files that hold tensors.
@@ -49,12 +49,12 @@ TENSORS = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", ".npz", *PICKLES
 #: Why a file of one side is not compared.
 NO_FILE = "the other has no such file"
 
-#: The keys that transformers takes from config.json where there is no generation_config.json.
+#: The keys that transformers takes from config.json if there is no generation_config.json.
 FROM_CONFIG = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def compare_folders(a: Checkpoint, b: Checkpoint) -> Found:
-    """Every file but tensors and tokenizers. Raises `BadInput` for what no reader of the file would take."""
+    """Compare all files except tensors and tokenizers. Raises `BadInput` for a malformed config.json."""
     found = Found()
     _add(found, _configs(a, b, found), CONFIG)
     _add(found, _generation(a, b), GENERATION, prefix=f"{GENERATION}: ")
@@ -63,7 +63,7 @@ def compare_folders(a: Checkpoint, b: Checkpoint) -> Found:
 
 
 def _add(found: Found, differences: Iterator[FieldDifference], where: str, prefix: str = "") -> None:
-    """Sort differences into those that count and the others."""
+    """Add differences, those that do not count separately."""
     counted: list[FieldDifference] = []
     for one in differences:
         named = FieldDifference(f"{prefix}{one.key}", one.a, one.b)
@@ -72,7 +72,7 @@ def _add(found: Found, differences: Iterator[FieldDifference], where: str, prefi
 
 
 def _configs(a: Checkpoint, b: Checkpoint, found: Found) -> Iterator[FieldDifference]:
-    """The differences of config.json, by its keys."""
+    """Yield the differences of config.json, by its keys."""
     if bool(a.config) is not bool(b.config):
         side = "A" if a.config else "B"
         keys = tuple(a.config or b.config)
@@ -90,7 +90,7 @@ def _configs(a: Checkpoint, b: Checkpoint, found: Found) -> Iterator[FieldDiffer
 
 
 def _generation(a: Checkpoint, b: Checkpoint) -> Iterator[FieldDifference]:
-    """The differences of generation_config.json; a folder without one has what its config.json says."""
+    """Yield the differences of generation_config.json; without one, config.json's keys count."""
     if not any(Files(source.root).has(GENERATION) for source in (a, b)):
         return iter(())
     return json_differences(_generation_config(a), _generation_config(b))
@@ -104,7 +104,7 @@ def _generation_config(source: Checkpoint) -> Mapping[str, Any]:
 
 
 def _files(a: Checkpoint, b: Checkpoint, found: Found) -> None:
-    """All other files that both have; the names of those that one side lacks or that nobody reads."""
+    """Compare all other files that both folders have; name those that one lacks or that are not read."""
     ours, theirs = (_others(source) for source in (a, b))
     for name in [name for name in ours if name in theirs and _is_read(name, a) and _is_read(name, b)]:
         differences = _one_file(name, Files(a.root), Files(b.root))
@@ -121,19 +121,19 @@ def _files(a: Checkpoint, b: Checkpoint, found: Found) -> None:
 
 
 def _is_read(name: str, source: Checkpoint) -> bool:
-    """Whether a file is one whose contents are compared: no tensors, and no larger than any other file of a model."""
+    """Whether the contents of a file are compared: it holds no tensors, and is no larger than model files are."""
     return not name.endswith(TENSORS) and (source.root / name).stat().st_size <= MAX_BYTES
 
 
 def _others(source: Checkpoint) -> dict[str, None]:
-    """A folder's files but those of its tensors that were read, of its tokenizer, and those compared already."""
+    """List a folder's files except tensors that were read, the tokenizer's files, and those compared already."""
     used = {path.name for path in source.files} | {CONFIG, GENERATION, INDEX, *TOKENIZER}
     names = LocalFolder(source.root).names()
     return {name: None for name in names if name not in used and PurePosixPath(name).suffix != ".jinja"}
 
 
 def others(source: Checkpoint) -> list[str]:
-    """The files of a folder that are neither config.json nor of the tensors or the tokenizer, nor for people."""
+    """List the files of a folder except config files, tensors, the tokenizer's files, and documents."""
     return [name for name in _others(source) if not _is_paper(name)]
 
 
@@ -142,7 +142,7 @@ def _is_paper(name: str) -> bool:
 
 
 def _one_file(name: str, a: Files, b: Files) -> Iterator[FieldDifference]:
-    """Of two files of one name: JSON objects by key, others by their bytes."""
+    """Compare two files of one name: JSON objects by key, others by their bytes."""
     ours, theirs = a.bytes(name), b.bytes(name)
     if ours == theirs:
         return iter(())
@@ -153,7 +153,7 @@ def _one_file(name: str, a: Files, b: Files) -> Iterator[FieldDifference]:
 
 
 def _object(data: bytes, name: str) -> dict[str, Any] | None:
-    """The object of a JSON file; None for anything else, which is compared by its bytes."""
+    """Return the object of a JSON file; None for anything else, which is compared by its bytes."""
     try:
         return load_object(data, name) if name.endswith(".json") else None
     except BadInput:

@@ -1,4 +1,4 @@
-"""What differs between the settings of two checkpoints.
+"""Differences between the settings of two checkpoints.
 
 two GGUF files      every key, by value and type
 two folders         every file: `compare_folders`
@@ -14,7 +14,7 @@ from quantcli.convert.compare_values import Found, differing_keys
 
 
 def compare_settings(a: Checkpoint, b: Checkpoint) -> Found:
-    """All settings but the tokenizer's. Raises `BadInput`, `NotPossible`."""
+    """Compare all settings except the tokenizer's. Raises `BadInput`, `NotPossible`."""
     if a.names != b.names:
         return compare_dialects(a, b)
     if a.names == "hf":

@@ -1,4 +1,4 @@
-"""Tokenizers as they are stored: the files of two folders by value, the keys of two GGUF files."""
+"""Comparison of stored tokenizers: the files of two folders by value, the keys of two GGUF files."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ JSON_FILES = (folders.JSON, folders.SETTINGS, "special_tokens_map.json", "added_
               "chat_template.json")  # fmt: skip
 OTHERS = (folders.MODEL, "merges.txt", "vocab.txt")
 
-#: Keys of tokenizer_config.json that `Vocabulary` says.
+#: Keys of tokenizer_config.json that `Vocabulary` holds.
 CHAT_TEMPLATE = "chat_template"
 SAID = (CHAT_TEMPLATE, "added_tokens_decoder", *(f"{role}_token" for role in ROLES), *(f"add_{r}_token" for r in ADDED))
-#: Parts of tokenizer.json that `Vocabulary` says, or the ids of texts.
+#: Parts of tokenizer.json that `Vocabulary` holds, or that show in the ids of texts.
 READ = ("version", "added_tokens", "model", "pre_tokenizer", "post_processor", "normalizer")
 
 PREFIX = f"{GGML}add_space_prefix"
-#: Keys of a GGUF's vocabulary that are lists, compared place by place, and what `Vocabulary` says of the others.
+#: Keys of a GGUF's vocabulary that are lists, compared place by place, and those that `Vocabulary` holds.
 LISTS = tuple(f"{GGML}{name}" for name in ("tokens", "token_type", "scores", "merges"))
 MODELLED = (
     *LISTS,
@@ -63,7 +63,7 @@ class TokenizerDifference:
 
 
 def in_lists(what: str, a: Sequence[Any], b: Sequence[Any]) -> TokenizerDifference:
-    """Of two lists, place by place."""
+    """Compare two lists place by place."""
     places = [at for at, (x, y) in enumerate(zip_longest(a, b)) if not same(x, y)]
     first = ({"at": at, "a": plain(_at(a, at)), "b": plain(_at(b, at))} for at in places[:FIRST])
     return TokenizerDifference(what, len(places), tuple(first))
@@ -74,7 +74,7 @@ def _at(values: Sequence[Any], place: int) -> Any:
 
 
 def in_maps(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> TokenizerDifference:
-    """Of two maps of GGUF's values."""
+    """Compare two maps of GGUF values."""
     return _listed(what, list(differing(a, b)))
 
 
@@ -83,7 +83,7 @@ def _listed(what: str, found: Sequence[FieldDifference]) -> TokenizerDifference:
 
 
 def keys_of_tokenizers(a: Mapping[str, Value], b: Mapping[str, Value]) -> list[TokenizerDifference]:
-    """Of two GGUF files all keys of the tokenizer but the vocabulary's lists, by value and type."""
+    """Compare all tokenizer keys of two GGUF files except the vocabulary's lists, by value and type."""
     keys = [key for key in {**a, **b} if key.startswith("tokenizer.") and key not in LISTS]
     ids = [key for key in keys if key.endswith("_token_id")]
     others = [key for key in keys if key not in ids and not key.startswith(TEMPLATE)]
@@ -94,9 +94,9 @@ def keys_of_tokenizers(a: Mapping[str, Value], b: Mapping[str, Value]) -> list[T
 
 
 def unmatched(source: Checkpoint, side: str) -> Iterator[NotCompared]:
-    """What of a tokenizer has no counterpart in the other dialect."""
+    """Yield the parts of a tokenizer that have no counterpart in the other dialect."""
     if source.names == "gguf":
-        # What only SentencePiece has a meaning for, of another kind.
+        # Only SentencePiece tokenizers use this one.
         model = source.metadata.get(f"{GGML}model")
         idle = (PREFIX,) if model is not None and model.value != "llama" else ()
         keys = [key for key in source.metadata if key.startswith("tokenizer.")]
@@ -112,9 +112,9 @@ def unmatched(source: Checkpoint, side: str) -> Iterator[NotCompared]:
 
 
 def files_of_tokenizers(a: Files, b: Files, *, vocabulary: bool) -> tuple[list[TokenizerDifference], list[NotCompared]]:
-    """Of two folders all files of their tokenizers, by value.
+    """Compare all tokenizer files of two folders by value.
 
-    vocabulary: with the tokens and merges that stand in tokenizer.json.
+    vocabulary: including the tokens and merges in tokenizer.json.
     """
     found, left = [], []
     templates = sorted(n for n in {*LocalFolder(a.root).names(), *LocalFolder(b.root).names()} if n.endswith(".jinja"))
@@ -133,12 +133,12 @@ def files_of_tokenizers(a: Files, b: Files, *, vocabulary: bool) -> tuple[list[T
 
 
 def _is_template(name: str, files: Files) -> bool:
-    """Whether a file holds a chat template that is read, and compared whatever file the other has it in."""
+    """Whether a file holds the chat template that is read; it is compared with the other's in any file."""
     return name.endswith((".jinja", "chat_template.json")) and CHAT_TEMPLATE not in files.json(folders.SETTINGS)
 
 
 def _object(files: Files, name: str, vocabulary: bool) -> dict[str, Any]:
-    """A file's object as it is compared."""
+    """Return a file's object as it is compared: added tokens by id, merges as texts."""
     found = files.json(name)
     if name == folders.SETTINGS:
         return {key: value for key, value in found.items() if key != CHAT_TEMPLATE}

@@ -1,7 +1,7 @@
-"""What differs between the tokenizers of two checkpoints.
+"""Differences between the tokenizers of two checkpoints.
 
-Through `Vocabulary`, so that one dialect's spelling is no difference; what that does not hold by the files of two
-folders and the keys of two GGUF files. Tokenizers are also set to work, on a fixed list of texts.
+They are compared as `Vocabulary`, so that spelling is not a difference, and what that does not hold by the files of two
+folders or the keys of two GGUF files. Both also encode a fixed list of texts.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from quantcli.tokenizers.rebuild import MODELS, tokenizer_json
 from quantcli.tokenizers.splittings import SPLITTINGS
 from quantcli.tokenizers.stored import TEMPLATE, from_metadata
 
-#: What the ids that tokenizers give to a fixed list of texts are called.
+#: Names of parts: the ids of a fixed list of texts, the vocabulary.
 PROBES = "ids of probe texts"
 VOCABULARY = "vocabulary"
 
 
 @dataclass
 class FoundTokens:
-    """Differences of two tokenizers, and what was not compared."""
+    """Differences between two tokenizers, and what was not compared."""
 
     differences: list[TokenizerDifference] = field(default_factory=list)
     not_compared: list[NotCompared] = field(default_factory=list)
 
 
 def compare_tokenizers(a: Checkpoint, b: Checkpoint) -> FoundTokens:
-    """What differs between the vocabularies, the files or keys that hold them, and what they make of texts.
+    """Compare the vocabularies, the files or keys that hold them, and the ids that they give to texts.
 
     Raises `BadInput`.
     """
@@ -109,7 +109,7 @@ def _encoder(source: Checkpoint, vocabulary: Vocabulary | None) -> Encode | None
 def _behaviour(
     a: Checkpoint, b: Checkpoint, ours: Vocabulary | None, theirs: Vocabulary | None, found: FoundTokens
 ) -> None:
-    """The ids that both make of texts."""
+    """Compare the ids that both give to texts."""
     try:
         first, second = _encoder(a, ours), _encoder(b, theirs)
     except (NotPossible, BadInput) as refused:
@@ -151,9 +151,9 @@ def _special(a: Vocabulary, b: Vocabulary) -> tuple[dict[str, int], dict[str, in
 
 
 def _flags(source: Checkpoint, vocabulary: Vocabulary, mixed: bool) -> dict[str, Any]:
-    """Everything that is one word. mixed: of a folder and a GGUF file, with what llama.cpp does where a file is silent.
+    """Return all single settings. mixed: of a folder and a GGUF file, with llama.cpp's defaults for missing keys.
 
-    Of two folders tokenizer_config.json says the rest, and is compared.
+    Of two folders, tokenizer_config.json has the rest and is compared.
     """
     steps = {f"normalizer {step}": True for step, on in vocabulary.normalizer.items() if on}
     added = {f"add {role}": True for role, on in vocabulary.add.items() if on}

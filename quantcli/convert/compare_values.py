@@ -1,6 +1,6 @@
-"""Values of settings held against each other, and as JSON can hold them.
+"""Comparison of single settings, and values as JSON can hold them.
 
-GGUF's floats are compared as float32, which is how it holds them; of JSON, numbers are compared as they are written.
+Floats of a GGUF file are compared as float32, which is how it stores them; numbers of JSON files as they are written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST = 64
 
 
 class Absent:
-    """The value of a key that is not there; null is a value."""
+    """The type of the value of a missing key; null is a value."""
 
 
 ABSENT: Final = Absent()
@@ -40,7 +40,7 @@ class FieldDifference:
 
 @dataclass(frozen=True)
 class NotCompared:
-    """What a side has that was not held against the other: of a file or a kind of metadata, the names of its parts."""
+    """Parts (`names`; empty: all) of a file or a kind of metadata of one side that were not compared, and why."""
 
     side: str
     what: str
@@ -50,7 +50,7 @@ class NotCompared:
 
 @dataclass
 class Found:
-    """Differences of settings; those that do not count; what was not compared."""
+    """Differences of settings, those that do not count, and what was not compared."""
 
     fields: list[FieldDifference] = field(default_factory=list)
     uncounted: list[FieldDifference] = field(default_factory=list)
@@ -58,13 +58,13 @@ class Found:
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[FieldDifference, ...]:
-    """Of two maps of GGUF's values."""
+    """Compare two maps of GGUF values."""
     keys = [key for key in {**a, **b} if not same(a.get(key), b.get(key))]
     return tuple(FieldDifference(key, plain(a.get(key)), plain(b.get(key))) for key in keys)
 
 
 def differing_keys(a: Mapping[str, Value], b: Mapping[str, Value]) -> list[FieldDifference]:
-    """Of two GGUF files' keys: by value, and of the same values by type, which readers are strict about."""
+    """Compare the keys of two GGUF files by value, and equal values by type, about which readers are strict."""
     values = differing(*({key: value.value for key, value in side.items()} for side in (a, b)))
     found = {f.key for f in values}
     types = [
@@ -76,7 +76,7 @@ def differing_keys(a: Mapping[str, Value], b: Mapping[str, Value]) -> list[Field
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two of GGUF's values are equal; true is not 1, and no value is no value that is false."""
+    """Whether two GGUF values are equal; true is not 1, and a missing value is not false."""
     if isinstance(a, bool) is not isinstance(b, bool):
         return False
     if isinstance(a, float) and isinstance(b, float | int):
@@ -109,7 +109,7 @@ def plain(value: Any) -> Any:
 
 
 def json_differences(a: Any, b: Any, path: str = "") -> Iterator[FieldDifference]:
-    """Where two JSON values differ: the paths to the smallest parts that do, as `rope_scaling.factor`, `eos[1]`."""
+    """Yield the smallest parts in which two JSON values differ, by path: `rope_scaling.factor`, `eos[1]`."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in {**a, **b}:
             yield from json_differences(a.get(key, ABSENT), b.get(key, ABSENT), f"{path}.{key}" if path else key)
@@ -126,7 +126,7 @@ def json_equal(a: Any, b: Any) -> bool:
 
 
 def _same_json(a: Any, b: Any) -> bool:
-    """Of two values that are not both objects, nor lists of one length: numbers by value; true is not 1."""
+    """Whether two values that are not both objects or lists of one length are equal; true is not 1."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, int | float) and isinstance(b, int | float):
@@ -135,12 +135,12 @@ def _same_json(a: Any, b: Any) -> bool:
 
 
 def _said(value: Any) -> Any:
-    """A JSON value as a difference shows it."""
+    """Return a JSON value as a difference shows it."""
     return None if value is ABSENT else "null" if value is None else plain(value)
 
 
 def contents(a: bytes, b: bytes) -> list[FieldDifference]:
-    """The difference of two files that are no JSON."""
+    """Return the difference of two files that are not JSON."""
     if a == b:
         return []
     said = (f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}" for data in (a, b))
@@ -148,7 +148,7 @@ def contents(a: bytes, b: bytes) -> list[FieldDifference]:
 
 
 def at_most(differences: Iterable[FieldDifference], where: str, most: int = MOST) -> list[FieldDifference]:
-    """The first differences; where there are more, how many."""
+    """Return the first differences and, if there are more, their number."""
     found = iter(differences)
     listed = list(islice(found, most))
     more = sum(1 for _ in found)

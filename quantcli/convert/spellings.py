@@ -1,8 +1,8 @@
-"""A config.json under all the names that its settings have had, so that spelling is no difference.
+"""A config.json under all names that its settings have had, so that spelling is not a difference.
 
-What one writer leaves to its class another one writes down; transformers 5 writes `dtype` for `torch_dtype` and nests
-the rope settings, and an MLX folder states both ways. A key that a file lacks is given the value that the file says
-otherwise, or that its class assumes; what it has stays as it is.
+Writers leave defaults out or write them down; transformers 5 writes `dtype` for `torch_dtype` and nests the rope
+settings; an MLX folder has both forms. A missing key gets the value that the file has under another name, else its
+class's default. A key that is there keeps its value.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from quantcli.models.hyperparameters import SIZES, settled
 
 DTYPES = ("torch_dtype", "dtype")
 SCALING, NESTED = "rope_scaling", "rope_parameters"
-#: Names of the rotary base, of the windowed layers' base, of the share of a head that is rotated.
+#: Names of the rotary base, of the rotated share of a head, and of the base of layers with a window.
 THETAS = ("rope_theta", "rotary_emb_base")
 PARTIAL = ("partial_rotary_factor", "rotary_pct", "rope_pct")
 LOCAL = "rope_local_base_freq"
 
-#: Settings of which null is as good as no value.
+#: Settings for which null means the same as a missing key.
 NULLABLE = (*DTYPES, SCALING, NESTED, *THETAS, *PARTIAL, LOCAL)
 
 
 @dataclass(frozen=True)
 class Spelled:
-    """A config.json. written: its own keys; every: with those that follow from them."""
+    """A config.json. written: the keys in the file; every: these and those that follow from them."""
 
     written: Mapping[str, Any]
     every: Mapping[str, Any]
 
     @staticmethod
     def of(config: Mapping[str, Any], architecture: Architecture | None, where: str) -> Spelled:
-        """Raises `BadInput` where the class's defaults cannot be computed from the file."""
+        """Raises `BadInput` if the class's defaults cannot be computed from the file."""
         every = dict(config) | mlx_rope_keys(config)
         if architecture is not None:
             for group in {**SIZES, **architecture.names}.values():
@@ -50,7 +50,7 @@ class Spelled:
         return Spelled(config, every)
 
     def value(self, key: str, other: Spelled) -> Any:
-        """What the file says of a key that it or the other has; `ABSENT`: nothing."""
+        """Return the value of a key that this file or the other has; `ABSENT` if there is none."""
         if key == NESTED and self.every.get(NESTED) is None:
             return self._nested(other.every.get(NESTED))
         if key == NESTED:
@@ -59,14 +59,14 @@ class Spelled:
         return ABSENT if value is None and key in NULLABLE else value
 
     def _filled(self, settings: Any) -> Any:
-        """`rope_parameters` with what stands beside them; those by kind of layer stay as they are."""
+        """Return `rope_parameters` completed from top-level keys; those by kind of layer stay as they are."""
         if not isinstance(settings, Mapping) or any(isinstance(one, Mapping) for one in settings.values()):
             return settings
         beside = {names[0]: _first(self.every, names) for names in (THETAS, PARTIAL)}
         return dict(settings) | {k: v for k, v in beside.items() if v is not None and settings.get(k) is None}
 
     def _nested(self, like: Any) -> Any:
-        """`rope_parameters` made of the older keys, by kind of layer where the other's are."""
+        """Return `rope_parameters` made from the older keys, by kind of layer if the other's are."""
         scaling = self.every.get(SCALING)
         scaling = dict(scaling) if isinstance(scaling, Mapping) else {}
         first = (_first(self.every, names) for names in (THETAS, PARTIAL))
@@ -79,7 +79,7 @@ class Spelled:
 
 
 def _fill(config: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Give the names of one setting that a file lacks the value of the first that it has."""
+    """Give all names of one setting the value of the first that the file has."""
     value = _first(config, names)
     if value is not None:
         config |= {name: value for name in names if config.get(name) is None}
@@ -90,7 +90,7 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _scaling(value: Any) -> Any:
-    """`rope_scaling` with its kind under both names; None for none."""
+    """Return `rope_scaling` with its kind under both names; None for no scaling."""
     if not isinstance(value, Mapping):
         return value
     kind = value.get("rope_type", value.get("type"))
@@ -100,7 +100,7 @@ def _scaling(value: Any) -> Any:
 
 
 def _with_kinds(value: Any) -> Any:
-    """`rope_parameters` that names its kind, of each kind of layers."""
+    """Return `rope_parameters` with an explicit kind, for each kind of layer."""
     if not isinstance(value, Mapping):
         return value
     if any(isinstance(one, Mapping) for one in value.values()):

@@ -121,16 +121,18 @@ class Model:
 
     def _drop_reason(self, name: str, target: str) -> str | None:
         """Why a tensor has no place in a target, as a clause; None where it has."""
-        architecture = self.architecture
-        if architecture is None or self.dialect == target:
+        architecture, head = self.architecture, self.head
+        if architecture is None:
+            return None
+        is_head = head is not None and head.weight is self.source.weights[name]
+        if head is not None and is_head and target != "hf" and head.is_left_out(target):
+            return "the embedding, which has the same values, is used for it"
+        if self.dialect == target:
             return None
         if architecture.drops(name) or any(name == computed.gguf for computed in architecture.computed):
             return "the model computes it"
         if self._is_added(name):
             return "the quantizer added it, all zeros: the model has no such bias"
-        head = self.head
-        if head is not None and head.weight is self.source.weights[name] and head.is_left_out(target):
-            return "the embedding, which has the same values, is used for it"
         if architecture.mtp is not None and target not in ("hf", *architecture.mtp) and self._is_beyond(name):
             return f"for multi-token prediction, which has no place in {SAID[target]}"
         return None

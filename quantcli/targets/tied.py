@@ -1,12 +1,12 @@
-"""A model's output matrix (its head) and the embedding that may stand for it: what config.json says, what is stored.
+"""A model's output matrix (`lm_head`) and the embedding that may replace it: settings against stored tensors.
 
-    tie_word_embeddings  head stored          what becomes of it
-    true                 no                   nothing: the embedding is the head
-    true                 the same values      a target in other names goes without it
-    true                 other values         it is kept, and the output says tie_word_embeddings false
-    true                 values not at hand   likewise
-    false                yes                  it is kept
-    false                no                   bad input; tied where the model's class ties by default
+    tie_word_embeddings  head stored          result
+    true                 no                   the embedding is the head
+    true                 same values          left out of MLX and GGUF
+    true                 other values         kept; the output has tie_word_embeddings false
+    true                 values unavailable   kept; the output has tie_word_embeddings false
+    false                yes                  kept
+    false                no                   bad input; tied if the model's class ties by default
 
 Source: transformers' configuration classes and `tie_weights`; mlx-lm's models, which drop the head of a tied model.
 """
@@ -30,7 +30,7 @@ from quantcli.schemes.base import matrix_shape
 from quantcli.virtual import values_of
 
 KEY = "tie_word_embeddings"
-#: The object of a multimodal model's config.json that describes its text model.
+#: The object in a multimodal model's config.json that describes its text model.
 NESTED = "text_config"
 
 #: Names in models that have no table.
@@ -39,10 +39,10 @@ EMBEDDINGS = re.compile(
     r"(?:.*\.)?(?:embed_tokens|embed_in|wte|word_embeddings|embeddings|tok_embeddings|shared)\.weight"
 )
 
-#: How classes are called that give logits of tokens, so that they need a head.
+#: Suffixes of classes that compute logits of tokens and so need a head.
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
-#: Model types that mlx-lm ties where config.json does not say, and transformers does not.
+#: Model types that mlx-lm ties by default and transformers does not.
 TIED_IN_MLX = ("llama", "mistral", "granite", "olmo2", "qwen2")
 
 #: A file that is one of several.
@@ -54,7 +54,7 @@ VALUES = 1 << 22
 
 @dataclass(frozen=True)
 class Head:
-    """Of a folder: its head and its embedding, None where there is none, and what its settings say of them."""
+    """The head and the embedding of a folder, None if missing, and what its settings say about them."""
 
     source: Checkpoint
     architecture: Architecture | None
@@ -63,7 +63,7 @@ class Head:
 
     @staticmethod
     def of(source: Checkpoint, architecture: Architecture | None) -> Head:
-        """The head of a source under its names. Raises `BadInput` for settings of another type."""
+        """Find the head and the embedding of a source by role, or by name if the model has no table."""
         if architecture is not None:
             found = [_by_role(source, architecture, role) for role in ("output", "token_embd")]
         else:
@@ -74,7 +74,7 @@ class Head:
 
     @cached_property
     def is_tied(self) -> bool | None:
-        """What config.json, else the model's class, says; None where neither does."""
+        """The setting in config.json, else the class's default; None for neither. Raises `BadInput` for other types."""
         if KEY in self.source.config or self.architecture is not None:
             return self._flag(self.source.config, "", self._default)
         nested = self.source.config.get(NESTED)
@@ -90,21 +90,21 @@ class Head:
 
     @property
     def _default(self) -> bool | None:
-        """What the model's class assumes, None of an unknown class."""
+        """The default of the model's class; None for an unknown class."""
         if self.architecture is None:
             return None
         return self.architecture.model_types.get(str(self.source.config.get("model_type")), {}).get(KEY, False) is True
 
     @cached_property
     def is_embedding(self) -> bool | None:
-        """Whether the stored head has the embedding's values; None where these cannot be read."""
+        """Whether the stored head has the embedding's values; None if these cannot be read."""
         head, embedding = self.weight, self.embedding
         if head is None or embedding is None:
             return None
         return same_values(head, embedding) if _at_hand(head) and _at_hand(embedding) else None
 
     def is_left_out(self, target: str) -> bool:
-        """Whether the embedding stands for the stored head in a target."""
+        """Whether a target does without the stored head, because the embedding has the same values."""
         return (self.is_tied is True or self._is_headless(target)) and self.is_embedding is True
 
     def _is_headless(self, target: str) -> bool:
@@ -112,24 +112,24 @@ class Head:
 
     @property
     def is_untied(self) -> bool:
-        """Whether the output has a head of its own although the settings say that there is none."""
+        """Whether the output has a separate head although the settings tie it."""
         return self.weight is not None and self.is_tied is True and not self.is_embedding and not self._ties_others
 
     @property
     def _ties_others(self) -> bool:
-        """Whether the setting says more than this: of encoder and decoder, and how outputs are scaled."""
+        """Whether the setting also ties the embeddings of encoder and decoder and scales outputs."""
         return self.source.config.get("is_encoder_decoder") is True
 
     @property
     def is_tied_after_all(self) -> bool:
-        """Whether no head is stored, the settings say that there is one, and the model's class does without."""
+        """Whether no head is stored, the settings do not tie it, and the model's class does by default."""
         in_mlx = self.source.kind == "mlx" and KEY not in self.source.config
         by_default = self._default or (in_mlx and self.source.config.get("model_type") in TIED_IN_MLX)
         return self.weight is None and self.is_tied is False and self._needs_one and by_default is True
 
     @cached_property
     def _needs_one(self) -> bool:
-        """Whether this is a whole model that gives logits of tokens."""
+        """Whether this is a complete model that computes logits of tokens."""
         classes = self.source.config.get("architectures")
         named = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
         known = tuple(self.architecture.classes.values()) if self.architecture else ()
@@ -138,17 +138,17 @@ class Head:
 
     @property
     def _is_fragment(self) -> bool:
-        """Whether these are single files of several."""
+        """Whether some of the shards are missing."""
         counts = [int(found[1]) for file in self.source.files if (found := SHARD.fullmatch(file.name))]
         return any(count > len(self.source.files) for count in counts)
 
     def _has_like(self) -> bool:
-        """Whether a tensor of another name has the embedding's shape, so that it may be the head."""
+        """Whether another tensor has the embedding's shape, so that it may be the head."""
         weights, embedding = self.source.weights.values(), self.embedding
         return embedding is not None and any(w.shape == embedding.shape for w in weights if w is not embedding)
 
     def check(self, target: str) -> None:
-        """Raise `BadInput` where a head has to be there and is not, `NotPossible` where a target has no place for it.
+        """Raise `BadInput` if a required head is missing, `NotPossible` if a target has no place for a different one.
 
         target: a dialect.
         """
@@ -164,7 +164,7 @@ class Head:
             )
         if self.weight is not None and architecture is not None and self._is_headless(target) and not self.is_embedding:
             raise NotPossible(
-                f"{source.root}: {self._difference()}, and a {architecture.name} model has no output matrix of its own "
+                f"{source.root}: {self._difference()}, and a {architecture.name} model has no separate output matrix "
                 f"in {RUNTIMES[target]}. Convert to a Hugging Face folder (--to hf), which keeps it."
             )
 
@@ -177,12 +177,12 @@ class Head:
 
     @property
     def warnings(self) -> list[str]:
-        """What the output says of its head that the source does not."""
+        """Differences between the settings and the tensors, one sentence each."""
         where = self.source.root
         if self.is_untied:
-            return [f"{where}: {self._difference()}, but {KEY} is true. It is kept, and the output is not tied."]
+            return [f"{where}: {self._difference()}, but {KEY} is true. The output keeps it and is not tied."]
         if self.weight is not None and self.is_tied is True and not self.is_embedding:
-            return [f"{where}: {self._difference()}, but {KEY} is true. Both are copied as they are."]
+            return [f"{where}: {self._difference()}, but {KEY} is true. Both are copied unchanged."]
         if self.is_tied_after_all:
             return [
                 f"{where}: {KEY} is false, but there is no {_name(self.architecture)}. The embedding is used for it, "
@@ -191,9 +191,9 @@ class Head:
         return []
 
     def settings(self, target: str) -> dict[str, Any]:
-        """The keys of a folder's config.json that say whether it has a head of its own, where they change.
+        """Return the keys of a folder's config.json that change to say whether it has a separate head.
 
-        Of an MLX folder also where the source leaves it to its class: mlx-lm's classes have other defaults.
+        An MLX folder always states it: mlx-lm's classes have other defaults than transformers'.
         """
         config = self.source.config
         goes = self.is_tied is False and self.is_left_out(target)
@@ -207,18 +207,18 @@ class Head:
 
 #: The dialects of folders.
 FOLDERS = ("hf", "mlx")
-#: What runs a dialect's models.
+#: The runtime of each dialect.
 RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 
 
 def _name(architecture: Architecture | None) -> str:
-    """The head's name in Hugging Face's dialect."""
+    """Return the head's name in Hugging Face's dialect."""
     assert architecture is not None
     return next(f"{row.hf}.weight" for row in architecture.tensors if row.role == "output")
 
 
 def _by_role(source: Checkpoint, architecture: Architecture, role: str) -> Weight | None:
-    """The matrix of a role outside the layers, None without one."""
+    """Return the matrix with a role outside the layers; None if there is none."""
     names = [
         f"{row.pattern(dialect)}.weight" for row in architecture.tensors if row.role == role for dialect in FOLDERS
     ]
@@ -230,13 +230,13 @@ def _by_name(source: Checkpoint, pattern: re.Pattern[str]) -> list[Weight]:
 
 
 def _likeliest(embeddings: list[Weight], head: Weight | None) -> Weight | None:
-    """Of several embeddings (of words, of positions, of images) the one that has the head's shape, else most rows."""
+    """Return the embedding with the head's shape, else the one with most rows (words, not positions or images)."""
     alike = [weight for weight in embeddings if head is not None and weight.shape == head.shape]
     return max(alike or embeddings, key=lambda weight: weight.shape[0], default=None)
 
 
 def _at_hand(weight: Weight) -> bool:
-    """Whether values can be read: of a model on the Hub that was not downloaded there are headers only."""
+    """Whether values can be read; a model on the Hub that was not downloaded has headers only."""
     return all(part.file.is_file() for part in weight.parts.values())
 
 

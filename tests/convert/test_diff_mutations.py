@@ -1,7 +1,7 @@
-"""Nothing that differs is passed over: each key of each file is changed, one at a time, and has to be told.
+"""Every difference is reported: each key of each file is changed, one at a time.
 
-Between two folders and between two GGUF files the key itself is told. Between a folder and a GGUF file it is told under
-either dialect's name, or listed as not compared.
+Between two folders and between two GGUF files the key itself is named. Between a folder and a GGUF file it is named in
+either dialect, or listed as not compared.
 """
 
 from __future__ import annotations
@@ -84,15 +84,15 @@ def _in_list(values: list[Any], path: str) -> Iterator[tuple[str, list[Any]]]:
 
 
 def names(found: Found) -> set[str]:
-    """Every key that is told: as different, as different and not counted, as not compared."""
-    told = [f.key for f in (*found.fields, *found.uncounted)]
-    return {*told, *(name for left in found.not_compared for name in left.names)}
+    """Every key that is reported: as different, as different and not counted, as not compared."""
+    reported = [f.key for f in (*found.fields, *found.uncounted)]
+    return {*reported, *(name for left in found.not_compared for name in left.names)}
 
 
-def is_told(path: str, told: set[str]) -> bool:
-    """Whether a key is told, itself or as part of what it stands in."""
+def is_reported(path: str, reported: set[str]) -> bool:
+    """Whether a key is reported, itself or as part of what it stands in."""
     return any(
-        path == name or name.startswith((f"{path}.", f"{path}[")) or path.startswith(f"{name}.") for name in told
+        path == name or name.startswith((f"{path}.", f"{path}[")) or path.startswith(f"{name}.") for name in reported
     )
 
 
@@ -118,7 +118,7 @@ def respelled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", [*CASES, "unknown"])
 @pytest.mark.parametrize("spelling", ["old", "new", "both"])
-def test_every_key_of_config_json_is_told(case: str, spelling: str, models: dict[str, tuple[Path, Path]]) -> None:
+def test_every_key_of_config_json_is_reported(case: str, spelling: str, models: dict[str, tuple[Path, Path]]) -> None:
     source = open_source(models["qwen3" if case == "unknown" else case][0])
     config = dict(source.config) | ({"model_type": "strange"} if case == "unknown" else {})
     config = {"old": config, "new": respelled(config), "both": config | respelled(config)}[spelling]
@@ -133,11 +133,11 @@ def test_every_key_of_config_json_is_told(case: str, spelling: str, models: dict
         except QuantError as error:
             assert path.split(".")[0] in str(error), (path, str(error))
             continue
-        assert is_told(path, names(found)), (path, changed.get(path.split(".")[0]))
+        assert is_reported(path, names(found)), (path, changed.get(path.split(".")[0]))
         if path.rpartition(".")[2] in UNCOUNTED:
-            assert not is_told(path, {f.key for f in found.fields})
+            assert not is_reported(path, {f.key for f in found.fields})
         elif path in further:
-            assert is_told(path, {f.key for f in found.fields}) or further[path] in (True, None), path
+            assert is_reported(path, {f.key for f in found.fields}) or further[path] in (True, None), path
     assert tried > 60
 
 
@@ -158,7 +158,7 @@ def copy_of(folder: Path, to: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", ["qwen3", "gemma3_text", "llama_llama3rope"])
-def test_every_key_of_generation_config_json_is_told(
+def test_every_key_of_generation_config_json_is_reported(
     case: str, models: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
     folder, file = models[case]
@@ -173,8 +173,8 @@ def test_every_key_of_generation_config_json_is_told(
     mixed = compare_settings(two, third)
     for path, changed in changes(stated):
         (tmp_path / "b" / "generation_config.json").write_text(json.dumps(changed))
-        told = names(compare_settings(one, two))
-        assert is_told(f"generation_config.json: {path}", told), (path, told)
+        reported = names(compare_settings(one, two))
+        assert is_reported(f"generation_config.json: {path}", reported), (path, reported)
         found = compare_settings(two, third)
         key = path.split(".")[0]
         is_gone = changed.get(key) is None or key in UNCOUNTED
@@ -187,7 +187,7 @@ def test_every_key_of_generation_config_json_is_told(
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
 @pytest.mark.parametrize("case", ["qwen3", "gemma3_text", "llama_llama3rope"])
-def test_every_key_of_the_tokenizers_files_is_told(
+def test_every_key_of_the_tokenizers_files_is_reported(
     name: str, case: str, models: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
     """The vocabulary's own lists are compared place by place; of them ends are changed here."""
@@ -209,14 +209,14 @@ def test_every_key_of_the_tokenizers_files_is_told(
         tried += 1
         (tmp_path / "b" / name).write_text(json.dumps(changed))
         found, _ = files_of_tokenizers(one, two, vocabulary=True)
-        told = {str(place["at"]) for part in found if part.what == name for place in part.first}
-        assert is_told(path.split("[")[0].split(".")[0], told), (path, told)
+        reported = {str(place["at"]) for part in found if part.what == name for place in part.first}
+        assert is_reported(path.split("[")[0].split(".")[0], reported), (path, reported)
         assert sum(part.count for part in found) <= 64, path
     assert tried >= 8
 
 
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word", "normalized", "special", "content"])
-def test_a_flag_of_one_added_token_is_told(flag: str, models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+def test_a_flag_of_one_added_token_is_reported(flag: str, models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     folder = copy_of(models["qwen3"][0], tmp_path / "b")
     held = json.loads((folder / "tokenizer.json").read_text())
     token = held["added_tokens"][-1]
@@ -229,7 +229,7 @@ def test_a_flag_of_one_added_token_is_told(flag: str, models: dict[str, tuple[Pa
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "extra.json",
                                   "model.py", "1_Pooling/config.json"])  # fmt: skip
-def test_files_of_one_side_and_files_that_differ_are_told(
+def test_files_of_one_side_and_files_that_differ_are_reported(
     name: str, models: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
     sides = [copy_of(models["qwen3"][0], tmp_path / side) for side in ("a", "b")]
@@ -237,15 +237,15 @@ def test_files_of_one_side_and_files_that_differ_are_told(
         (side / name).parent.mkdir(exist_ok=True)
         (side / name).write_text('{"a": 1}')
     first, second = map(open_source, sides)
-    assert told_of(first, second) == set()
+    assert reported_of(first, second) == set()
     (sides[1] / name).write_text('{"a": 2}')
-    assert any(name in told for told in told_of(first, second))
+    assert any(name in reported for reported in reported_of(first, second))
     (sides[1] / name).unlink()
-    assert name in told_of(first, second)
+    assert name in reported_of(first, second)
 
 
-def told_of(a: Checkpoint, b: Checkpoint) -> set[str]:
-    """What is told of two sources' settings and tokenizers, by name."""
+def reported_of(a: Checkpoint, b: Checkpoint) -> set[str]:
+    """What is reported of two sources' settings and tokenizers, by name."""
     settings, tokens = compare_settings(a, b), compare_tokenizers(a, b)
     left = [name for part in tokens.not_compared for name in part.names]
     return names(settings) | {part.what for part in tokens.differences} | set(left)
@@ -270,15 +270,15 @@ def gguf_changes(metadata: Mapping[str, Value]) -> Iterator[tuple[str, dict[str,
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_key_of_a_gguf_is_told(case: str, models: dict[str, tuple[Path, Path]]) -> None:
+def test_every_key_of_a_gguf_is_reported(case: str, models: dict[str, tuple[Path, Path]]) -> None:
     model, source = (open_source(path) for path in models[case])
     mixed = compare_settings(model, source).fields
     for key, changed in gguf_changes(source.metadata):
         if key.startswith("tokenizer."):
             continue
         two = replace(source, metadata=changed)
-        told = {f.key for f in compare_settings(source, two).fields}
-        assert told == {key}, key
+        reported = {f.key for f in compare_settings(source, two).fields}
+        assert reported == {key}, key
         try:
             found = compare_settings(model, two)
         except QuantError:
@@ -287,18 +287,20 @@ def test_every_key_of_a_gguf_is_told(case: str, models: dict[str, tuple[Path, Pa
         assert found.fields != mixed or key in names(found) or idle, (key, changed.get(key))
 
 
-def test_every_key_of_a_gguf_is_told_by_its_type(models: dict[str, tuple[Path, Path]]) -> None:
+def test_every_key_of_a_gguf_is_reported_by_its_type(models: dict[str, tuple[Path, Path]]) -> None:
     source = open_source(models["qwen3"][1])
     for key, held in source.metadata.items():
         if held.type == "uint32":
             two = replace(source, metadata={**source.metadata, key: Value("int32", held.value)})
-            told = [f.key for f in compare_settings(source, two).fields]
-            told += [str(place["at"]) for part in compare_tokenizers(source, two).differences for place in part.first]
-            assert told == [f"{key} (type)"]
+            reported = [f.key for f in compare_settings(source, two).fields]
+            reported += [
+                str(place["at"]) for part in compare_tokenizers(source, two).differences for place in part.first
+            ]
+            assert reported == [f"{key} (type)"]
 
 
 @pytest.mark.parametrize("case", ["qwen3", "gemma3_text"])
-def test_every_key_of_a_ggufs_tokenizer_is_told(case: str, models: dict[str, tuple[Path, Path]]) -> None:
+def test_every_key_of_a_ggufs_tokenizer_is_reported(case: str, models: dict[str, tuple[Path, Path]]) -> None:
     model, source = (open_source(path) for path in models[case])
     further = {
         "tokenizer.ggml.add_bos_token": Value("bool", case == "qwen3"),
@@ -317,9 +319,9 @@ def test_every_key_of_a_ggufs_tokenizer_is_told(case: str, models: dict[str, tup
         except QuantError as error:
             assert key in str(error)
             continue
-        told = {str(place["at"]) for part in found.differences for place in part.first}
+        reported = {str(place["at"]) for part in found.differences for place in part.first}
         is_list = key.removeprefix("tokenizer.ggml.") in ("tokens", "token_type", "scores", "merges")
-        assert key in told or (is_list and (found.differences or found.not_compared)) or "template" in key, key
+        assert key in reported or (is_list and (found.differences or found.not_compared)) or "template" in key, key
         listed = {name for part in beside.not_compared for name in part.names}
         is_listed = key in listed or key.removeprefix("tokenizer.ggml.") in listed
         assert beside.differences != mixed or is_listed or key not in metadata, key
@@ -330,7 +332,7 @@ IN_TENSORS = ("llama_llama3rope", "exaone4", "phi3")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_key_of_config_json_is_told_beside_a_gguf(case: str, models: dict[str, tuple[Path, Path]]) -> None:
+def test_every_key_of_config_json_is_reported_against_a_gguf(case: str, models: dict[str, tuple[Path, Path]]) -> None:
     folder, path = models[case]
     source, file = open_source(folder), open_source(path)
     base = compare_settings(source, file)
@@ -346,10 +348,12 @@ def test_every_key_of_config_json_is_told_beside_a_gguf(case: str, models: dict[
             assert "config.json: " in str(error) or "model_type" in str(error), (key, str(error))
             continue
         is_gone = value is None  # what a folder does not say is its class's default, or the vocabulary's
-        told = found.fields != base.fields or is_told(key, names(found)) or is_gone or _is_usual(key, changed, source)
-        if not told and case in IN_TENSORS and top == "rope_scaling":
-            told = bool(in_tensors(two, file))
-        assert told, (key, value)
+        reported = (
+            found.fields != base.fields or is_reported(key, names(found)) or is_gone or _is_usual(key, changed, source)
+        )
+        if not reported and case in IN_TENSORS and top == "rope_scaling":
+            reported = bool(in_tensors(two, file))
+        assert reported, (key, value)
 
 
 def _is_usual(key: str, changed: Mapping[str, Any], source: Checkpoint) -> bool:
