@@ -222,10 +222,16 @@ def _leave_config(pair: _Pair, read: set[str]) -> None:
 
 
 def _contradicted(config: Mapping[str, Any]) -> set[str]:
-    """Return the older rope keys that contradict `rope_parameters`, which takes precedence."""
+    """Return the rope keys that are not read, because `rope_scaling`, else `rope_parameters`, takes precedence."""
+    scaling, written = config.get(SCALING), config.get(NESTED)
+    idle = {SCALING} if not scaling else {NESTED}
+    stated = scaling or written
     bare = {key: value for key, value in config.items() if key not in (SCALING, LOCAL, *THETAS, *PARTIAL)}
-    nested = mlx_rope_keys(bare) if config.get(NESTED) is not None else {}
-    return {key for key, value in nested.items() if config.get(key) is not None and not json_equal(config[key], value)}
+    said = mlx_rope_keys(bare | {NESTED: stated}) if isinstance(stated, Mapping) else {}
+    said.pop(SCALING, None)
+    return idle | {
+        key for key, value in said.items() if config.get(key) is not None and not json_equal(config[key], value)
+    }
 
 
 def _unread(settings: Any) -> Iterator[str]:

@@ -366,7 +366,9 @@ def _is_usual(key: str, changed: Mapping[str, Any], source: Checkpoint) -> bool:
 
 def in_tensors(a: Checkpoint, b: Checkpoint) -> list[str]:
     """The names of the weights that differ, or that one side lacks."""
-    aligned = chosen(a, b, "rope_f*")
-    found = compare(a, b, aligned, 1 << 26, 1, lambda _count, _name: None)
+    try:
+        found = compare(a, b, chosen(a, b, "rope_f*"), 1 << 26, 1, lambda _count, _name: None)
+    except QuantError as error:
+        return [str(error)]
     differing = [w.name for w in found.weights if w.said != "equal"]
     return [*differing, *(d.name for d in (*found.only_a, *found.only_b))]
