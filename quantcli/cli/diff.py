@@ -23,8 +23,11 @@ ROWS = 40
 #: Verdicts that are worded otherwise of many.
 COUNTED = {"DIFFERS": "differ", "SHAPES": "of other shapes"}
 
-#: Characters of a setting's value that are shown.
-WIDTH = 60
+#: Names that are listed of what was not compared; JSON has all.
+NAMES = 32
+
+#: Characters that are shown of a setting's value, of its key, of a reason.
+WIDTH, KEY_WIDTH, REASON_WIDTH = 60, 120, 240
 
 HELP = "A folder, a .gguf or .safetensors file, or a Hub id org/name[@revision]."
 
@@ -44,6 +47,9 @@ def diff(
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help=f"Every weight, on a terminal too (else the {ROWS} worst).")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if anything differs or was not compared.")
     ] = False,
     max_memory: MaxMemory = None,
     threads: Threads = None,
@@ -69,18 +75,20 @@ def diff(
     if not quiet:
         show(found, out, everything or not _is_terminal())
     if max_rmse is not None:
-        check(compare.failures(found, max_rmse))
+        check("--max-rmse", compare.failures(found, max_rmse), "weights")
+    if strict:
+        check("--strict", compare.unequal(found), "differences and things not compared")
 
 
 def _is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def check(failures: list[str]) -> None:
-    """Raise `CheckFailed` with the worst of them."""
+def check(option: str, failures: list[str], what: str) -> None:
+    """Raise `CheckFailed` with the first of them, which is the worst."""
     if failures:
-        more = f" ({len(failures)} weights in all)" if len(failures) > 1 else ""
-        raise CheckFailed(f"--max-rmse: {failures[0]}{more}.")
+        more = f" ({len(failures)} {what} in all)" if len(failures) > 1 else ""
+        raise CheckFailed(f"{option}: {UNPRINTABLE.sub('?', failures[0])}{more}.")
 
 
 def show(found: Comparison, out: Output, everything: bool) -> None:
@@ -91,15 +99,22 @@ def show(found: Comparison, out: Output, everything: bool) -> None:
     _missing("A", found.only_a, out, everything)
     _missing("B", found.only_b, out, everything)
     if found.fields:
-        settings = [(f.key, _short(f.a), _short(f.b)) for f in found.fields]
+        settings = [(_short(f.key, KEY_WIDTH), _short(f.a), _short(f.b)) for f in found.fields]
         out.table([Column("setting"), Column("A"), Column("B")], settings)
     if found.tokenizer:
         rows = [
-            (t.what if i == 0 else "", str(t.count) if i == 0 else "", str(p["at"]), _short(p["a"]), _short(p["b"]))
+            (t.what if i == 0 else "", str(t.count) if i == 0 else "", _short(p["at"]), _short(p["a"]), _short(p["b"]))
             for t in found.tokenizer for i, p in enumerate(t.first)
         ]  # fmt: skip
         columns = [Column("tokenizer"), Column("differ", right=True), Column("at"), Column("A"), Column("B")]
         out.table(columns, rows)
+    for f in found.uncounted:
+        out.text(f"not counted: {_short(f.key, KEY_WIDTH)}: {_short(f.a)}, {_short(f.b)}")
+    for left in found.not_compared:
+        names = [_short(name, KEY_WIDTH) for name in left.names[:NAMES]]
+        more = f" and {len(left.names) - NAMES} more" if len(left.names) > NAMES else ""
+        listed = f": {', '.join(names)}{more}" if names else ""
+        out.text(f"not compared: {left.what} of {left.side}{listed} ({_short(left.reason, REASON_WIDTH)})")
     for note in found.notes:
         out.note(f"note: {note}")
     _totals(found, out)
@@ -145,13 +160,13 @@ def _missing(label: str, drafts: tuple[Draft, ...], out: Output, everything: boo
         out.text(f"only in {label}: {len(drafts) - len(listed)} more; --all shows them.")
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, width: int = WIDTH) -> str:
     """A value on one line, without characters that steer a terminal."""
     if value is None:
         return "-"
     text = value if isinstance(value, str) else str(value)
     text = UNPRINTABLE.sub("?", text.replace("\n", "\\n"))
-    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _totals(found: Comparison, out: Output) -> None:
@@ -168,5 +183,6 @@ def _totals(found: Comparison, out: Output) -> None:
             f"overall: relative RMSE {total.relative_rmse:.4g}, MSE {total.mse:.4g}, max error {total.largest:.4g}, "
             f"cosine {total.cosine:.6f}"
         )
-    if not found.fields and not found.tokenizer and not any("not compared" in note for note in found.notes):
-        out.text("settings and tokenizer are the same")
+    if not found.fields and not found.tokenizer:
+        aside = ", except for what was not compared" if found.not_compared else ""
+        out.text(f"settings and tokenizer are the same{aside}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.convert.compare_values import NotCompared
 from quantcli.errors import NotPossible
 from quantcli.models import Architecture, Hyperparameters
 from quantcli.recipes.base import Subject
@@ -31,6 +32,7 @@ class Side:
     drafts: dict[str, Draft]
     tied: bool
     notes: tuple[str, ...]
+    left: tuple[NotCompared, ...]
 
     def find(self, role: str) -> str | None:
         """The name of the matrix that has a role."""
@@ -40,12 +42,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Aligned:
-    """The pairs in A's order; weights that one side lacks; notes on what was set aside or stands for another."""
+    """The pairs in A's order; weights that one side lacks; notes on what stands for another; what was left aside."""
 
     pairs: tuple[tuple[Draft, Draft], ...]
     only_a: tuple[Draft, ...]
     only_b: tuple[Draft, ...]
     notes: tuple[str, ...]
+    left: tuple[NotCompared, ...]
 
 
 def align(a: Checkpoint, b: Checkpoint) -> Aligned:
@@ -63,6 +66,7 @@ def align(a: Checkpoint, b: Checkpoint) -> Aligned:
         tuple(draft for name, draft in first.drafts.items() if name not in second.drafts),
         tuple(draft for name, draft in second.drafts.items() if name not in first.drafts),
         notes,
+        (*first.left, *second.left),
     )
 
 
@@ -71,20 +75,21 @@ def _side(label: str, model: Model, mixed: bool) -> Side:
     source, architecture = model.source, model.architecture
     if mixed and architecture is None:
         raise NotPossible(f"{unknown(source)} Two folders or two GGUF files need no table.")
-    settings = model.hyperparameters if architecture and (mixed or source.names == "hf") else None
-    kept, notes = _set_aside(label, model, settings, mixed)
+    settings = model.hyperparameters if architecture and mixed else None
+    kept, left = _set_aside(label, model, mixed)
+    notes: list[str] = []
     drafts = _translated(kept, model) if mixed else [_stored(weight, model) for weight in kept.weights.values()]
     if mixed and source.names == "hf" and architecture and settings:
         computed = _computed(architecture, settings)
         drafts += computed
         notes += [f"{label}: {draft.name} is computed from config.json." for draft in computed]
-    tied = settings is not None and settings.tie_embeddings
-    side = Side(label, source, architecture, {d.name: d for d in drafts}, tied, tuple(notes))
+    tied = model.head is not None and (model.head.is_tied is True or model.head.is_tied_after_all)
+    side = Side(label, source, architecture, {d.name: d for d in drafts}, tied, tuple(notes), tuple(left))
     return replace(side, tied=side.find(HEAD) is None) if source.names == "gguf" else side
 
 
-def _set_aside(label: str, model: Model, settings: Hyperparameters | None, mixed: bool) -> tuple[Gathered, list[str]]:
-    """The weights of a side without those of a folder that models have no use for, and what is said of these."""
+def _set_aside(label: str, model: Model, mixed: bool) -> tuple[Gathered, list[NotCompared]]:
+    """The weights of a side without those of a folder that models have no use for, and these, by reason."""
     if mixed:
         found = model.gather()
         weights, left = found.weights, found.left
@@ -92,20 +97,18 @@ def _set_aside(label: str, model: Model, settings: Hyperparameters | None, mixed
         weights, left = combined(model.source, strict=False)
         weights, left = {**weights, **{tensor.name: model.source.weights[tensor.name] for tensor in left}}, []
         found = Gathered(weights, {}, left)
-    kept: dict[str, Weight] = {}
-    notes = []
-    if left:
-        several = f"{len(left)} tensors, {left[0].name} the first, are" if len(left) > 1 else f"{left[0].name} is"
-        notes.append(f"{label}: {several} set aside: {left[0].reason}.")
+    reasons: dict[str, list[str]] = {}
+    for tensor in left:
+        reasons.setdefault(tensor.reason, []).append(tensor.name)
     architecture = model.architecture if model.source.names == "hf" else None
+    kept = {}
     for name, weight in weights.items():
         if architecture is not None and architecture.drops(name):
-            notes.append(f"{label}: {name} is set aside: the model computes it.")
-        elif architecture and settings and settings.tie_embeddings and architecture.role(name) == HEAD:
-            notes.append(f"{label}: {name} is set aside: the embedding is used for it (tie_word_embeddings).")
+            reasons.setdefault("the model computes it", []).append(name)
         else:
             kept[name] = weight
-    return replace(found, weights=kept), notes
+    aside = [NotCompared(label, "tensors", tuple(names), reason) for reason, names in reasons.items()]
+    return replace(found, weights=kept), aside
 
 
 def _translated(kept: Gathered, model: Model) -> list[Draft]:

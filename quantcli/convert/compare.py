@@ -13,7 +13,10 @@ import numpy as np
 from quantcli.arrays import DTYPES, FLOATS, Array
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.align import Aligned, align
-from quantcli.convert.compare_model import FieldDifference, TokenizerDifference, fields, tokenizers
+from quantcli.convert.compare_settings import compare_settings
+from quantcli.convert.compare_tokenizer_files import TokenizerDifference
+from quantcli.convert.compare_tokenizers import compare_tokenizers
+from quantcli.convert.compare_values import FieldDifference, NotCompared
 from quantcli.convert.difference import Difference, between, equal_in
 from quantcli.convert.routes import Route
 from quantcli.convert.run import CPU_SLAB, Progress
@@ -71,7 +74,10 @@ class WeightDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two checkpoints: weights, worst first; those of one side only; what differs beside the weights."""
+    """Two checkpoints: weights, worst first; those of one side only; what differs beside the weights.
+
+    uncounted: settings that differ and say nothing of the model. not_compared: what neither table nor value could tell.
+    """
 
     a: Checkpoint
     b: Checkpoint
@@ -80,6 +86,8 @@ class Comparison:
     only_b: tuple[Draft, ...]
     fields: tuple[FieldDifference, ...]
     tokenizer: tuple[TokenizerDifference, ...]
+    uncounted: tuple[FieldDifference, ...]
+    not_compared: tuple[NotCompared, ...]
     notes: tuple[str, ...]
 
     @property
@@ -106,6 +114,7 @@ def chosen(a: Checkpoint, b: Checkpoint, pattern: str | None = None) -> Aligned:
         tuple(d for d in found.only_a if _takes(d, pattern)),
         tuple(d for d in found.only_b if _takes(d, pattern)),
         found.notes,
+        found.left,
     )
     if not (taken.pairs or taken.only_a or taken.only_b):
         raise WrongUsage(f"--filter {pattern!r} matches no weight of either side.")
@@ -120,8 +129,7 @@ def compare(
     a: Checkpoint, b: Checkpoint, aligned: Aligned, max_memory: int, threads: int, progress: Progress
 ) -> Comparison:
     """Read and compare the pairs of `aligned`. max_memory: bytes of slabs in flight, over all threads."""
-    settings, more = fields(a, b)
-    vocabularies, further = tokenizers(a, b)
+    settings, tokens = compare_settings(a, b), compare_tokenizers(a, b)
     budget = min(max_memory // (2 * threads), CPU_SLAB)
     found = []
     with closing(in_threads(aligned.pairs, lambda pair: _pair(pair[0], pair[1], budget), threads)) as results:
@@ -130,8 +138,9 @@ def compare(
             progress(sum(d.weight.nbytes for d in (weight.a, weight.b) if d.weight), weight.name)
     found.sort(key=lambda w: (-w.severity[0], -w.severity[1], w.name))
     return Comparison(
-        a, b, tuple(found), aligned.only_a, aligned.only_b, settings, vocabularies, (*aligned.notes, *more, *further)
-    )
+        a, b, tuple(found), aligned.only_a, aligned.only_b, tuple(settings.fields), tuple(tokens.differences),
+        tuple(settings.uncounted), (*aligned.left, *settings.not_compared, *tokens.not_compared), aligned.notes,
+    )  # fmt: skip
 
 
 def _pair(a: Draft, b: Draft, budget: int) -> WeightDifference:
@@ -233,18 +242,35 @@ def failures(found: Comparison, max_rmse: float) -> list[str]:
     ]
 
 
+def unequal(found: Comparison) -> list[str]:
+    """What `--strict` does not let pass, one clause each: whatever differs or was not compared."""
+    weights = [f"{w.name}: {w.said}" for w in found.weights if w.verdict is not Verdict.EQUAL]
+    lone = [f"{d.name}: is in {side} only" for side, ds in (("A", found.only_a), ("B", found.only_b)) for d in ds]
+    settings = [f"{f.key}: differs" for f in found.fields]
+    tokens = [f"tokenizer: {t.count} differences in {t.what}" for t in found.tokenizer]
+    left = [
+        f"{n.what} of {n.side}{': ' if n.names else ''}{', '.join(n.names[:3])}: not compared"
+        for n in found.not_compared
+    ]
+    return [*weights, *lone, *settings, *tokens, *left]
+
+
 def as_json(found: Comparison) -> dict[str, Any]:
     """The comparison as `diff --json` prints it; a number that is infinite is null."""
     total = found.total
     return {
-        "diff_version": 1,
+        "diff_version": 2,
         "a": _checkpoint(found.a),
         "b": _checkpoint(found.b),
         "weights": [_weight_json(w) for w in found.weights],
         "only_a": [_stored_json(d) for d in found.only_a],
         "only_b": [_stored_json(d) for d in found.only_b],
-        "metadata": [{"key": f.key, "a": f.a, "b": f.b} for f in found.fields],
+        "metadata": [_field_json(f) for f in found.fields],
         "tokenizer": [{"what": t.what, "count": t.count, "first": list(t.first)} for t in found.tokenizer],
+        "uncounted": [_field_json(f) for f in found.uncounted],
+        "not_compared": [
+            {"side": n.side, "what": n.what, "names": list(n.names), "reason": n.reason} for n in found.not_compared
+        ],
         "totals": {
             **{verdict.name.lower(): found.count(verdict) for verdict in Verdict},
             "only_a": len(found.only_a),
@@ -253,6 +279,10 @@ def as_json(found: Comparison) -> dict[str, Any]:
         },
         "notes": list(found.notes),
     }
+
+
+def _field_json(difference: FieldDifference) -> dict[str, Any]:
+    return {"key": difference.key, "a": difference.a, "b": difference.b}
 
 
 def _checkpoint(source: Checkpoint) -> dict[str, Any]:

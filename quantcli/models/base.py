@@ -162,7 +162,8 @@ class Architecture:
     beside those that the keys of metadata name. expects: further keys of which llama.cpp has a value built in, a tuple
     where several mean it. constants: keys of metadata that have one value for the family's classes, which config.json
     has no key for: a file with another is another model.
-    vocabulary: what is special in its `tokenizer.*` keys.
+    vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
+    the output matrix whatever is stored.
     """
 
     name: str
@@ -187,6 +188,7 @@ class Architecture:
     constants: Mapping[str, Any | Callable[[Hyperparameters], Any]] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     vocabulary: Conventions = PLAIN
+    headless: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

@@ -41,4 +41,5 @@ COHERE = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("use_qk_norm", has("attn_q_norm.weight")),
     ),
+    headless=("gguf", "mlx"),
 )

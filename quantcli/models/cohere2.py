@@ -47,4 +47,5 @@ COHERE2 = Architecture(
         Setting("use_gated_activation", True),
         Setting("use_parallel_block", True),
     ),
+    headless=("gguf", "mlx"),
 )

@@ -35,4 +35,5 @@ GEMMA = Architecture(
     settings=(Setting("hidden_act", ACTIVATION), Setting("hidden_activation", ACTIVATION)),
     expects=(BIAS, Setting("hidden_act", ("gelu", ACTIVATION))),
     vocabulary=conventions.GEMMA,
+    headless=("gguf", "mlx"),
 )

@@ -77,4 +77,5 @@ GEMMA2 = Architecture(
     ),
     constants=SCORES,
     vocabulary=conventions.GEMMA2,
+    headless=("gguf", "mlx"),
 )

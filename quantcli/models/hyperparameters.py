@@ -91,7 +91,7 @@ def from_config(
     `partial`, the share of a head that is rotated.
     Raises `BadInput` for a key that is missing or of the wrong type, naming it.
     """
-    read = _settled(config, defaults or {}, where)
+    read = settled(config, defaults or {}, where)
     named = {**SIZES, **(names or {})}
 
     def size(field: str, default: int | None = None) -> int:
@@ -142,7 +142,7 @@ def _head_dim(read: Reader, heads: int) -> int:
     return even_share(read) if heads else 0
 
 
-def _settled(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> Reader:
+def settled(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> Reader:
     """The config with its class's defaults. A null is no absence: it sets aside a default that is not computed."""
     settled = {key: value for key, value in defaults.items() if not callable(value)}
     settled |= config

@@ -19,7 +19,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.targets import hf_quantized
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
-from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, dtype_keys, stored_config
+from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, dtype_keys, stored_config, tie_settings
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import index_file, json_file, shards
 
@@ -72,6 +72,7 @@ class HfTarget:
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
         config = _config(source, stored_config(source, settings), placed, settings, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
+        config |= tie_settings(source, "hf")
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
         further, notes = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)

@@ -90,6 +90,7 @@ class MlxTarget:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
         config = {k: v for k, v in stored_config(source, settings).items() if k not in STORAGE_KEYS}
         config |= models.mlx_rope_keys(config)
+        config |= tie_settings(source, "mlx")
         if settings.asked_dtype:
             config |= dtype_keys(config, settings.asked_dtype)
         block = quantization_block(placed, settings)
@@ -103,6 +104,12 @@ class MlxTarget:
 def stored_config(source: Checkpoint, settings: Settings) -> Mapping[str, Any]:
     """config.json's object: the source's own, or rebuilt."""
     return source.config if source.names == "hf" else folder_from_gguf.config(source, settings)
+
+
+def tie_settings(source: Checkpoint, target: str) -> dict[str, Any]:
+    """The keys of config.json that say whether the output matrix is the embedding, where they change."""
+    head = Model.of(source).head
+    return {} if head is None else head.settings(target)
 
 
 def beside(

@@ -23,6 +23,7 @@ from quantcli.recipes.base import Subject
 from quantcli.targets.base import Left
 from quantcli.targets.disagreements import disagreements
 from quantcli.targets.global_scales import combined
+from quantcli.targets.tied import Head
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -133,6 +134,11 @@ class Model:
         return architecture.hyperparameters(config, f"{label}/config.json")
 
     @cached_property
+    def head(self) -> Head | None:
+        """The output matrix of a folder and what its settings say of it; a GGUF file says it by having one."""
+        return None if self.source.names == "gguf" else Head.of(self.source, self.architecture)
+
+    @cached_property
     def layers(self) -> int | None:
         """How many layers the model has, those for multi-token prediction aside; None where nothing says so."""
         if self.source.names == "gguf":
@@ -186,17 +192,18 @@ class Model:
 
     def _drop_reason(self, name: str, target: str) -> str | None:
         """Why a tensor has no place in a target, as a clause; None where it has."""
-        architecture, config = self.architecture, self.source.config
-        if architecture is None or self.dialect == target:
+        architecture, head = self.architecture, self.head
+        if architecture is None:
+            return None
+        is_head = head is not None and head.weight is self.source.weights.get(name)
+        if head is not None and is_head and target != "hf" and head.is_left_out(target):
+            return "the embedding, which has the same values, is used for it"
+        if self.dialect == target:
             return None
         if architecture.drops(name) or self._is_computed(name):
             return "the model computes it"
-        defaults = architecture.model_types.get(str(config.get("model_type")), {})
         if self.is_added(name):
             return "the quantizer added it, all zeros: the model has no such bias"
-        is_tied = config.get("tie_word_embeddings", defaults.get("tie_word_embeddings")) is True
-        if is_tied and architecture.role(name) == "output":
-            return "the embedding is used for it (tie_word_embeddings)"
         if architecture.mtp is None or not self.is_predicting(name):
             return None
         if not self.hyperparameters.settings.integer("num_nextn_predict_layers", 1, least=0):
@@ -226,9 +233,11 @@ class Model:
 
         Raises `NotPossible` for one that has no name there, `BadInput`.
         """
+        if self.head is not None:
+            self.head.check(target)
         kept = self.sort_out(target)
         weights, left = kept.weights, kept.left
-        warnings = disagreements(self, target, kept)
+        warnings = [*(self.head.warnings if self.head else []), *disagreements(self, target, kept)]
         if self.architecture is None or self.architecture.agrees(self.dialect, target):
             named = [Named(name, self._found(name), Arranged.of(weight)) for name, weight in weights.items()]
             return named, left, warnings

@@ -61,6 +61,51 @@ def test_max_rmse_fails_with_the_worst_weight(pair: tuple[Path, Path]) -> None:
     assert quant(*pair, "--max-rmse", "0.05", "--filter", "*.down_proj").exit_code == 0
 
 
+def test_strict_passes_where_all_is_equal(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    done = quant(pair[0], tiny_llama(tmp_path / "copy"), "--strict")
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
+def test_strict_fails_where_anything_differs(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    done = quant(*pair, "--strict")
+    assert done.exit_code == 1 and done.stderr.startswith(f"error: --strict: {WORST}") and done.stderr.count("\n") == 1
+    other = tiny_llama(tmp_path / "setting", hidden_act="gelu")
+    done = quant(pair[0], other, "--strict")
+    assert done.exit_code == 1 and "hidden_act" in done.stderr and "hidden_act" in done.stdout
+    assert quant(pair[0], other).exit_code == 0
+    file = tmp_path / "setting" / "tokenizer_config.json"
+    (tmp_path / "setting" / "config.json").write_bytes((pair[0] / "config.json").read_bytes())
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": True}))
+    done = quant(pair[0], other, "--strict")
+    assert done.exit_code == 1 and "tokenizer" in done.stderr and "add_bos_token" in done.stdout
+
+
+@pytest.mark.parametrize("key", ["transformers_version", "_name_or_path", "use_cache"])
+def test_strict_lets_pass_what_says_nothing_of_the_model(key: str, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    done = quant(pair[0], tiny_llama(tmp_path / "other", **{key: "x"}), "--strict")
+    assert (done.exit_code, done.stderr) == (0, "") and f"not counted: {key}" in done.stdout
+
+
+def test_strict_fails_where_something_was_not_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tiny_llama(tmp_path / "other")
+    (other / "preprocessor_config.json").write_text("{}")
+    done = quant(pair[0], other, "--strict")
+    assert done.exit_code == 1 and "preprocessor_config.json" in done.stderr
+    assert "not compared: files of B: preprocessor_config.json" in done.stdout
+    found = json.loads(quant(pair[0], other, "--json").stdout)
+    jsonschema.validate(found, SCHEMA)
+    assert [left["names"] for left in found["not_compared"]] == [["preprocessor_config.json"]]
+    file = llama_gguf(tmp_path / "a.gguf", pair[0])
+    done = quant(pair[0], file, "--strict", "-q")
+    assert (done.exit_code, done.stdout) == (1, "") and "not compared" in done.stderr
+    assert quant(file, file, "--strict").exit_code == 0
+
+
+def test_strict_beside_max_rmse(pair: tuple[Path, Path]) -> None:
+    assert "--max-rmse" in quant(*pair, "--strict", "--max-rmse", "0.05").stderr
+    assert "--strict" in quant(*pair, "--strict", "--max-rmse", "0.2").stderr
+
+
 def test_max_rmse_fails_where_a_weight_is_missing(pair: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "short")
     arrays = load_file(folder / "model.safetensors")
@@ -115,6 +160,16 @@ def test_texts_of_a_file_do_not_steer_the_terminal(pair: tuple[Path, Path], tmp_
     ]
     shown = quant(*files).stdout
     assert "?[2J\\n1" in shown and "?2" in shown and "\x1b" not in shown and "\u202e" not in shown
+
+
+def test_keys_and_names_of_files_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    sides = [tiny_llama(tmp_path / side, **{"\x1b[2J": side}) for side in ("a", "b")]
+    (sides[0] / "\x1b[2J.json").write_text("{}")
+    (sides[0] / "tokenizer_config.json").write_text(json.dumps({"\u202e": 1}))
+    done = quant(*sides, "--strict")
+    assert done.exit_code == 1 and "?[2J" in done.stdout
+    assert not {"\x1b", "\u202e"} & {*done.stdout, *done.stderr}
+    jsonschema.validate(json.loads(quant(*sides, "--json").stdout), SCHEMA)
 
 
 def test_quiet_checks_without_a_table(pair: tuple[Path, Path]) -> None:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from quantcli.containers.gguf_values import ArrayValue
 from quantcli.convert.compare import Comparison, Verdict, WeightDifference, as_json, chosen, compare, failures
-from quantcli.convert.compare_model import _same
+from quantcli.convert.compare_values import same
 from quantcli.convert.difference import BLOCK, between, equal_in
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.sources.detect import open_source
@@ -225,9 +225,10 @@ def test_an_embedding_stands_for_the_head_it_is_tied_to(
     assert any("stands for lm_head.weight" in note for note in found.notes)
     found = compared(tied, llama_gguf(tmp_path / "other.gguf", llama))
     assert verdicts(found) == {HEAD: "differs"}
-    unused = changed(llama, tmp_path / "unused", {"tie_word_embeddings": True})
-    found = compared(unused, tied)
-    assert not (found.only_a or found.only_b) and "set aside" in found.notes[0]
+    stored = changed(llama, tmp_path / "stored", {"tie_word_embeddings": True})
+    for pair in ((stored, tied), (tied, stored)):
+        found = compared(*pair)
+        assert verdicts(found) == {HEAD: "differs"} and not (found.only_a or found.only_b)
 
 
 def test_a_head_that_is_not_tied_is_missing(llama: Path, tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_big_endian_file_is_decoded() -> None:
 def test_settings_are_compared_whatever_the_dialect(llama: Path, tmp_path: Path) -> None:
     long = changed(llama, tmp_path / "long", {"max_position_embeddings": 128, "rope_theta": 5e5})
     assert [(f.key, f.a, f.b) for f in compared(llama, long).fields] == [
-        ("context_length", 64, 128), ("rope.theta", 10000.0, 500000.0),
+        ("max_position_embeddings", 64, 128), ("rope_theta", 10000.0, 500000.0),
     ]  # fmt: skip
     newer = {"rope_theta": None, "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}, "torch_dtype": None}
     spelled = changed(llama, tmp_path / "spelled", newer | {"dtype": "bfloat16"})
@@ -289,13 +290,14 @@ def test_settings_are_compared_whatever_the_dialect(llama: Path, tmp_path: Path)
     second = llama_gguf(tmp_path / "b.gguf", llama, rope_freq_base=1e6, name="Other")
     assert {f.key for f in compared(first, second).fields} == {"llama.rope.freq_base", "general.name"}
     assert [f.key for f in compared(llama, second).fields] == ["rope.theta"]
+    assert [(f.key, f.b) for f in compared(long, second).fields] == [("context_length", 64), ("rope.theta", 1e6)]
 
 
 def test_settings_of_a_family_are_compared(llama: Path, tmp_path: Path) -> None:
     scales = {"model_type": "granite", "embedding_multiplier": 12.0, "logits_scaling": 8.0}
     first = changed(llama, tmp_path / "first", scales)
     second = changed(llama, tmp_path / "second", scales | {"logits_scaling": 16.0})
-    assert [(f.key, f.a, f.b) for f in compared(first, second).fields] == [("logit_scale", 8.0, 16.0)]
+    assert [(f.key, f.a, f.b) for f in compared(first, second).fields] == [("logits_scaling", 8.0, 16.0)]
 
 
 def test_tokenizers_are_compared_part_by_part(llama: Path, tmp_path: Path) -> None:
@@ -308,13 +310,16 @@ def test_tokenizers_are_compared_part_by_part(llama: Path, tmp_path: Path) -> No
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|begin|>", "chat_template": "{{ x }}"}))
     wanted = {"tokens": 2, "merges": 1, "special tokens": 2, "chat templates": 1, "ids of probe texts": 3}
-    for other in (llama, llama_gguf(tmp_path / "a.gguf", llama)):
+    for other, files in ((llama, {"tokenizer_config.json": 2}), (llama_gguf(tmp_path / "a.gguf", llama), {})):
         found = compared(other, folder)
-        assert {t.what: t.count for t in found.tokenizer} == wanted
+        assert {t.what: t.count for t in found.tokenizer} == wanted | files
         assert found.tokenizer[0].first[0] == {"at": 0, "a": "!", "b": "\u00e9"}
     (folder / "tokenizer.json").unlink()
     found = compared(llama, folder)
-    assert found.tokenizer == () and "B: has no tokenizer that can be read" in found.notes[0]
+    assert {(left.side, left.what, left.names) for left in found.not_compared} == {
+        ("A", "vocabulary", ()), ("A", "files", ("tokenizer.json",)), ("A", "ids of probe texts", ()),
+    }  # fmt: skip
+    assert {t.what for t in found.tokenizer} == {"chat templates", "tokenizer_config.json"}
 
 
 def test_scores_that_a_folder_does_not_hold_are_no_difference(tmp_path: Path) -> None:
@@ -326,8 +331,10 @@ def test_scores_that_a_folder_does_not_hold_are_no_difference(tmp_path: Path) ->
     converted(tmp_path / "a.gguf", tmp_path / "mlx")
     assert not (tmp_path / "mlx" / "tokenizer.model").exists()
     assert compared(tmp_path / "a.gguf", tmp_path / "mlx").tokenizer == ()
-    assert compared(source, tmp_path / "mlx").tokenizer == ()
     assert compared(source, tmp_path / "a.gguf").tokenizer == ()
+    found = compared(source, tmp_path / "mlx")
+    assert {t.what for t in found.tokenizer} == {"tokenizer_config.json"}  # a rebuilt one
+    assert ("A", "files", ("tokenizer.model",)) in {(left.side, left.what, left.names) for left in found.not_compared}
 
 
 def test_tokenizers_are_set_to_work(llama: Path, tmp_path: Path) -> None:
@@ -336,13 +343,16 @@ def test_tokenizers_are_set_to_work(llama: Path, tmp_path: Path) -> None:
     tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "Hello"}, "content": "ab"}
     folder = changed(llama, tmp_path / "other")
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (difference,) = compared(llama, folder).tokenizer
+    file, difference = compared(llama, folder).tokenizer
+    assert [(file.what, [place["at"] for place in file.first])] == [("tokenizer.json", ["normalizer"])]
     assert difference.what == "ids of probe texts" and difference.count == 2
     assert difference.first[0]["at"] == "Hello, world!" and difference.first[0]["a"] != difference.first[0]["b"]
     del tokenizer["added_tokens"][0]["lstrip"]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     found = compared(llama, folder)
-    assert not found.tokenizer and "does not load it" in found.notes[0] and "is not compared" in found.notes[0]
+    assert [t.what for t in found.tokenizer] == ["tokenizer.json"]
+    (left,) = found.not_compared
+    assert (left.side, left.what) == ("both", "ids of probe texts") and "does not load it" in left.reason
 
 
 def test_a_glob_takes_names_of_either_dialect(llama: Path, tmp_path: Path) -> None:
@@ -356,7 +366,9 @@ def test_a_glob_takes_names_of_either_dialect(llama: Path, tmp_path: Path) -> No
 def test_unknown_architectures_are_compared_by_name(llama: Path, tmp_path: Path) -> None:
     strange = changed(llama, tmp_path / "strange", {"model_type": "strange"})
     found = compared(strange, strange)
-    assert len(found.weights) == 21 and "'strange' has no table of settings" in found.notes[0]
+    assert len(found.weights) == 21 and not (found.fields or found.not_compared)
+    other = changed(strange, tmp_path / "other", {"hidden_act": "gelu"})
+    assert [(f.key, f.a, f.b) for f in compared(strange, other).fields] == [("hidden_act", None, "gelu")]
     with pytest.raises(NotPossible, match="'strange' is not known"):
         compared(strange, llama_gguf(tmp_path / "a.gguf", llama))
 
@@ -396,4 +408,4 @@ def test_arrays_of_the_same_bytes_are_the_same_setting() -> None:
     array = ArrayValue("float32", 2, np.float32([1, np.nan]).tobytes())
     again = ArrayValue("float32", 2, np.float32([1, np.nan]).tobytes())
     other = ArrayValue("float32", 2, np.float32([2, np.nan]).tobytes())
-    assert _same(array, again) and not _same(array, other)
+    assert same(array, again) and not same(array, other)

@@ -1,6 +1,5 @@
 """config.json of MLX folders: rope settings where mlx-lm looks for them, the quantization block, what is left out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -114,15 +113,6 @@ def test_recipe_without_a_default_makes_the_commonest_the_top(tmp_path: Path) ->
     found = schemes(tmp_path / "out")
     assert found["model.layers.0.self_attn.q_proj.weight"] == "affine4-g32"
     assert found["model.layers.0.self_attn.k_proj.weight"] == "bf16"
-
-
-def test_tied_head_is_dropped(tmp_path: Path) -> None:
-    source = tiny_llama(tmp_path / "source")
-    changed = {**config(source), "tie_word_embeddings": True}
-    (source / "config.json").write_text(json.dumps(changed))
-    report = converted(source, tmp_path / "out", scheme="affine4-g64")
-    assert not [name for name in stored(tmp_path / "out") if name.startswith("lm_head")]
-    assert "lm_head.weight" in json.dumps(report["left_out"])
 
 
 def test_sidecars_are_copied_byte_for_byte(tmp_path: Path) -> None:
