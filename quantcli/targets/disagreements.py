@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import ArrayValue, Value
-from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.models import layer_count
 from quantcli.models.agreement import Agreement
@@ -32,9 +31,11 @@ def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
     agreement = Agreement(architecture, model.hyperparameters, weights, model.dialect, root, where, kept.covered)
     if target == "hf" and not any(agreement.found.values()):
         return []  # a base model's names: nothing is known of these
-    warnings = [] if is_folder else check_vocabulary(source)
+    if not is_folder:
+        _refuse_vocabulary(source)
     agreement.refuse()
     Agreement(architecture, model.hyperparameters, kept.unsplit, "hf", root, where).refuse_shapes()
+    warnings = []
     denied: dict[str, list[str]] = {}
     for name, key in agreement.unneeded().items():
         if not (is_folder and model.is_added(name)):
@@ -54,25 +55,15 @@ def _is_strange(name: str, model: Model) -> bool:
     return not (leftover or model.known().drops(name) or model.is_predicting(name))
 
 
-def check_vocabulary(source: Checkpoint) -> list[str]:
-    """Warnings about a GGUF's `vocab_size`; raises `BadInput` where the embedding has not one row for each token."""
-    named = source.metadata.get("general.architecture", Value("string", "")).value
-    tokens, stated = (
-        source.metadata.get(key, Value("", None)).value for key in ("tokenizer.ggml.tokens", f"{named}.vocab_size")
-    )
+def _refuse_vocabulary(source: Checkpoint) -> None:
+    """Raise `BadInput` for a GGUF whose embedding has not one row for each token; llama.cpp does not load it."""
+    tokens = source.metadata.get("tokenizer.ggml.tokens", Value("", None)).value
     embedding = source.weights.get("token_embd.weight")
-    rows = embedding.shape[0] if embedding is not None and embedding.shape else None
-    if rows is None:
-        return []
-    if isinstance(tokens, ArrayValue) and tokens.length != rows:
+    if isinstance(tokens, ArrayValue) and embedding is not None and embedding.shape[:1] != (tokens.length,):
         raise BadInput(
-            f"{source.root}: tensor token_embd.weight has {rows} rows, but tokenizer.ggml.tokens has {tokens.length}."
+            f"{source.root}: tensor token_embd.weight has {embedding.shape[0] if embedding.shape else 0} rows, but "
+            f"tokenizer.ggml.tokens has {tokens.length}."
         )
-    if stated in (None, rows):
-        return []
-    return [
-        f"{source.root}: {named}.vocab_size is {shown(stated)}, but token_embd.weight has {rows} rows, which count."
-    ]
 
 
 def _several(names: Sequence[str], what: str) -> str:

@@ -43,7 +43,7 @@ def warnings(found: Plan | QuantError) -> str:
 
 
 def refusal(found: Plan | QuantError) -> str:
-    assert isinstance(found, NotPossible), found
+    assert isinstance(found, NotPossible | BadInput), found
     return str(found)
 
 
