@@ -35,8 +35,9 @@ KINDS_OF_LAYERS = "transformers' class takes rope_parameters by kinds of layers 
 APART = {
     "gemma3_plain: set rope_parameters": KINDS_OF_LAYERS,
     "olmo3: set rope_parameters": KINDS_OF_LAYERS,
-    "olmo3_yarn: set rope_parameters": KINDS_OF_LAYERS,
 }
+#: Further ends of config.json's are keys of ours, which the converter leaves out: nothing would stop at them.
+ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 
 
 def written(plan: Plan) -> dict[str, Any]:
@@ -127,12 +128,13 @@ def test_changed_settings_reach_gguf_as_in_the_converter(pairs: dict[str, Any]) 
             continue
         said = {key: value for key, (_, value) in theirs["metadata"].items() if _compared(key)}
         said |= {key: np.asarray(value).reshape(-1).tolist() for key, value in theirs["computed"].items()}
-        for key in sorted({*said, *ours}):
+        further = {*ENDS} - {*said} if name.endswith(" eos_token_id") else set()
+        for key in sorted({*said, *ours} - further):
             if not (key in said and key in ours and same(ours[key], said[key])):
                 apart.append(f"{name}: {key} is {str(ours.get(key))[:60]}, theirs {str(said.get(key))[:60]}")
     print(f"{len(pairs)} files")
-    assert {f"{case}: nothing" for case in CASES} | {*APART} <= {*pairs}
     assert not apart, "\n".join(apart)
+    assert {f"{case}: nothing" for case in CASES} | {*APART} <= {*pairs}
 
 
 #: What a table says of these is decided with the weights.
