@@ -69,7 +69,7 @@ class Agreement:
             return ()
         layers = self.hyperparameters.layers
         marked = {self.architecture.layer(name) for name in self.weights if MARK in name}
-        has_rows = any(MARK in f"{row.hf}." for row in self.architecture.tensors)
+        has_rows = any(map(_is_mark, self.architecture.tensors))
         counted = range(layers, layers + self.hyperparameters.settings.integer(NEXT, int(has_rows), least=0))
         return {n for n in self._numbers if n in marked or (has_rows and n in counted)}
 
@@ -125,7 +125,13 @@ class Agreement:
         beyond = min((n for n in self._numbers if n >= layers and n not in self._predicting), default=None)
         if beyond is not None:
             name = next(n for n, found in self.found.items() if any(one.layer == beyond for one in found))
-            raise BadInput(f"{self.where}: {key} is {layers}, but there are tensors of layer {beyond}, such as {name}.")
+            mark = next(
+                (Found(row, row.suffixes[0], beyond) for row in self.architecture.tensors if _is_mark(row)), None
+            )
+            nor = f" and not {mark.name(self.dialect)}, which layers for multi-token prediction have" if mark else ""
+            raise BadInput(
+                f"{self.where}: {key} is {layers}, but there are tensors of layer {beyond}, such as {name}{nor}."
+            )
         # Stops at the first gap, however many layers are claimed.
         missing = next((number for number in range(layers) if number not in self._numbers), None)
         if missing is not None:
@@ -239,6 +245,11 @@ class Agreement:
         if key == HEAD_DIM.said and not settings.has(key):
             return f"({self._key('hidden_size')} / {self._key('num_attention_heads')})"
         return settings.first(*names)
+
+
+def _is_mark(row: Tensor) -> bool:
+    """Whether a row is what layers for multi-token prediction are known by."""
+    return MARK in f"{row.hf}."
 
 
 def shape_of(one: Found, dialect: str, hyperparameters: Hyperparameters, scheme: str = "") -> Shape:

@@ -19,8 +19,8 @@ class Size:
     said: the keys of config.json that make it, as an expression; empty for a constant. gguf: the same in keys of GGUF
     metadata, where these are not simply those that the family's rows of keys name.
 
-    >>> (2 * (N_HEADS + N_KV_HEADS) * HEAD_DIM).said
-    '2 * (num_attention_heads + num_key_value_heads) * head_dim'
+    >>> ((N_HEADS + N_KV_HEADS) * HEAD_DIM).said
+    '(num_attention_heads + num_key_value_heads) * head_dim'
     """
 
     said: str

@@ -20,6 +20,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Draft, Left, Placed, Settings, commonest_dtype
 from quantcli.targets.gguf_general import Typed
 from quantcli.targets.gguf_metadata import metadata
+from quantcli.targets.gguf_overrides import replaced
 from quantcli.targets.global_scales import INPUT_SCALE, SCALE, WEIGHT, Floats, apart, input_scales, precisions
 from quantcli.targets.names import Model, Named
 from quantcli.targets.pooling import pooling
@@ -53,7 +54,7 @@ def keys(
         shapes={w.name: w.shape for w in placed}, quantized=any(not isinstance(w.scheme, Dense) for w in placed),
         extras=precisions(source, placed), pooling_type=pooling_type,
     )  # fmt: skip
-    plain, other = ({key: value for key, (_, value) in typed.items()} for typed in (made, overrides))
+    plain, other = ({key: value for key, (_, value) in typed.items()} for typed in (made, replaced(made, overrides)[0]))
     shapes = {weight.name: weight.shape for weight in placed}
     lost = round_trip.check(source.config, model.known(), hyperparameters, plain, shapes, other)
     files = Files(source.root)

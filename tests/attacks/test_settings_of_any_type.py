@@ -45,7 +45,9 @@ def test_any_value_in_a_config(case: str, spelling: str) -> None:
         for value in VALUES:
             changed = config | {key: value}
             architecture = find(changed)
-            assert architecture is not None
+            if architecture is None:
+                assert key == "architectures"  # a class that the table does not name
+                continue
             try:
                 keys(architecture.hyperparameters(changed), None, {}, 1, False)
                 mlx_rope_keys(changed)

@@ -66,7 +66,7 @@ def test_an_adapter_gets_no_scheme_that_changes_nothing(scheme: str, tmp_path: P
     data = bytearray(size)
     data[: len(head)] = head
     (tmp_path / "in.gguf").write_bytes(data)
-    with pytest.raises(NotPossible, match=f"--scheme {scheme}: no weight of the output"):
+    with pytest.raises(NotPossible, match=f"--scheme {scheme}: .*is an adapter"):
         planned(tmp_path / "in.gguf", tmp_path / "out.gguf", scheme=scheme)
     assert planned(tmp_path / "in.gguf", tmp_path / "out.gguf", scheme="f32").steps
 

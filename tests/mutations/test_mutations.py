@@ -7,6 +7,7 @@ with what was done to which key or tensor.
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -154,6 +155,15 @@ def check(base: Baseline, chosen: Callable[[list[Try]], list[Try]]) -> Counter[O
 def baseline(kind: str, case: str, root: Path) -> Baseline:
     model = dense(case, root)
     return model if kind == "dense" else as_gguf(model, root)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_change_of_a_sample_goes_unnoticed(kind: str, case: str, tmp_path: Path) -> None:
+    def some(every: list[Try]) -> list[Try]:
+        return random.Random(f"{kind} {case}").sample(every, min(SAMPLE, len(every)))
+
+    check(baseline(kind, case, tmp_path), some)
 
 
 @pytest.mark.slow
