@@ -194,8 +194,9 @@ def test_without_a_scheme_the_layout_is_copied(case: str, tmp_path: Path) -> Non
     assert packed(open_source(tmp_path / "out")).keys() == packed(open_source(DATA / case)).keys()
 
 
-def test_experts_of_gpt_oss_are_turned(tmp_path: Path) -> None:
-    converted(part_of("gpt-oss-mxfp4", tmp_path), tmp_path / "out", to="hf", scheme="f32")
+def test_experts_of_gpt_oss_are_turned(shared: Path, tmp_path: Path) -> None:
+    whole_model = shared / "fixtures" / "quantized" / "gpt-oss-mxfp4"
+    converted(whole_model, tmp_path / "out", to="hf", scheme="f32")
     truth, found = json.loads((DATA / "gpt-oss-mxfp4" / "truth.json").read_text()), stored(tmp_path / "out")
     name = "model.layers.0.mlp.experts.gate_up_proj"
     assert found[name].shape == (4, 64, 192) and hashes(found[name].array("<f4")) == truth[name]

@@ -26,7 +26,7 @@ OUTPUTS = {"mlx": "out", "hf": "out", "gguf": "out.gguf"}
 def model(root: Path, *, head: Any = None, **changes: Any) -> Path:
     """A llama with a head (its array, made from the embedding; None: none) and keys of config.json that differ."""
     tiny_llama(root, **changes)
-    if "model_type" in changes:
+    if "model_type" in changes and "architectures" not in changes:
         without(root, "architectures")  # which would name another family's class
     arrays = load_file(root / "model.safetensors")
     arrays.pop(HEAD, None)
