@@ -16,6 +16,7 @@ from quantcli.checkpoint import Weight
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Found, Tensor
 from quantcli.models.hyperparameters import EXPERTS, SIZES, Hyperparameters
+from quantcli.models.keys import BLOCKS
 from quantcli.models.ops import Op, Shape, ShapeOp, Share, SingleRow, Take, Transpose
 from quantcli.models.sizes import HEAD_DIM, Axes, Need
 
@@ -25,6 +26,8 @@ KEY = re.compile(r"[a-z_][a-z_0-9.]*")
 NEXT = "num_nextn_predict_layers"
 #: What the name of a tensor has that only such a layer has.
 MARK = ".eh_proj."
+#: What is in GGUF's names of tensors that such layers alone have.
+NEXTN = ".nextn."
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ class Agreement:
         self._refuse_missing()
         for name, need in self._contrary.items():
             if need.said and not need.by_presence:
-                raise BadInput(f"{self.label}: has a tensor {name}, but {self.where} says otherwise{self._why(need)}.")
+                nor = self._unmarked(self.found[name][0]) if NEXTN in self.found[name][0].row.gguf else ""
+                raise BadInput(
+                    f"{self.label}: has a tensor {name}{nor}, but {self.where} says otherwise{self._why(need)}."
+                )
 
     def refuse_shapes(self) -> None:
         """Raise `BadInput` for a tensor of another shape than the settings say."""
@@ -125,10 +131,7 @@ class Agreement:
         beyond = min((n for n in self._numbers if n >= layers and n not in self._predicting), default=None)
         if beyond is not None:
             name = next(n for n, found in self.found.items() if any(one.layer == beyond for one in found))
-            mark = next(
-                (Found(row, row.suffixes[0], beyond) for row in self.architecture.tensors if _is_mark(row)), None
-            )
-            nor = f" and not {mark.name(self.dialect)}, which layers for multi-token prediction have" if mark else ""
+            nor = self._unmarked(self.found[name][0])
             raise BadInput(
                 f"{self.where}: {key} is {layers}, but there are tensors of layer {beyond}, such as {name}{nor}."
             )
@@ -136,6 +139,18 @@ class Agreement:
         missing = next((number for number in range(layers) if number not in self._numbers), None)
         if missing is not None:
             raise BadInput(f"{self.where}: {key} is {layers}, but there are no tensors of layer {missing}.")
+
+    def _unmarked(self, one: Found) -> str:
+        """What the layer of a tensor lacks to be one for multi-token prediction, where the table has such layers."""
+        marks = (
+            Found(row, row.suffixes[0], one.layer).name(self.dialect)
+            for row in self.architecture.tensors
+            if _is_mark(row)
+        )
+        mark = next(marks, None)
+        if mark is None or mark in self.weights:
+            return ""
+        return f" and not {mark}, which layers for multi-token prediction have"
 
     def _refuse_shape(self, name: str, found: Sequence[Found]) -> None:
         if not found:
@@ -238,7 +253,8 @@ class Agreement:
         size = next((size for size, keys in fields.items() if key in keys), "")
         names = {**fields, **architecture.names}.get(size) or (key,)
         if self.dialect == "gguf":
-            keys = {row.back: row.name for row in (*architecture.keys, *architecture.further) if row.back}
+            rows = (BLOCKS, *architecture.keys, *architecture.further)
+            keys = {row.back: row.name for row in rows if row.back}
             stored = next((keys[name] for name in names if name in keys), None)
             stored = key if "." in key else stored
             return f"{architecture.gguf}.{stored}" if stored else key

@@ -18,10 +18,12 @@ from quantcli.models.decoder import (
     rows,
 )
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, expert_keys
-from quantcli.models.sizes import HIDDEN, INNER, N_EXPERTS
+from quantcli.models.sizes import HIDDEN, INNER, N_EXPERTS, Need
 from quantcli.models.stored import Setting
 
 MOE = "block_sparse_moe"
+#: Every layer routes to experts; in GGUF their number makes a llama one of these.
+ROUTED = Need("num_local_experts", lambda h, layer: True)
 
 MIXTRAL = Architecture(
     name="mixtral",
@@ -41,8 +43,14 @@ MIXTRAL = Architecture(
         *ends(),
         *norm_rows(PRE_NORMS),
         *attention(PERMUTED),
-        *rows({f"{MOE}.gate": "ffn_gate_inp"}, shapes={f"{MOE}.gate": (N_EXPERTS, HIDDEN)}),
-        *experts({"w1": "gate", "w3": "up", "w2": "down"}, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp", width=INNER),
+        *rows({f"{MOE}.gate": "ffn_gate_inp"}, needed=ROUTED, shapes={f"{MOE}.gate": (N_EXPERTS, HIDDEN)}),
+        *experts(
+            {"w1": "gate", "w3": "up", "w2": "down"},
+            hf=f"{MOE}.experts",
+            mlx=f"{MOE}.switch_mlp",
+            width=INNER,
+            needed=ROUTED,
+        ),
         # In transformers 5 the module has another name, which folders of its own making may keep.
         *fused_experts("mlp.experts", width=INNER),
         Tensor(

@@ -67,8 +67,8 @@ class Stored:
 
     @property
     def counted(self) -> int:
-        """The layers for multi-token prediction that the file counts."""
-        return self.own.integer("nextn_predict_layers", 0, least=0)
+        """The layers for multi-token prediction that the file counts, which alone puts the key into no config.json."""
+        return Reader(self.own.values, self.own.where).integer("nextn_predict_layers", 0, least=0)
 
     @property
     def trunk(self) -> int:
