@@ -60,7 +60,9 @@ def _is_causal(file: Stored) -> Any:
 def _check_heads(file: Stored) -> None:
     """Refuse numbers of heads that do not divide each other, under the names that the file has for them."""
     own = Reader(file.own.values, file.own.where)  # what is compared here is not thereby in config.json
-    heads = own.integer("attention.head_count", 0, least=0)
+    heads, rotated = (own.integer(key, 0, least=0) for key in ("attention.head_count", "rope.dimension_count"))
+    if rotated % 2:
+        raise BadInput(f"{own.where}: rope.dimension_count is {rotated}. Rotary embeddings need an even number.")
     if not heads:
         return
     kv_heads, width = own.integer("attention.head_count_kv", heads), own.integer("embedding_length")
