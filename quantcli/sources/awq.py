@@ -7,7 +7,7 @@ Source: AutoAWQ (awq/models/_config.py, awq/modules/linear/gemm.py, gemv.py, gem
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,7 +93,7 @@ def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     taken = {part.name for weight in packed.values() for part in weight.parts.values()}
     others = {name: _other(part) for name, part in parts.items() if name not in taken}
     unified, warning = _unify({weight.name: weight for weight in packed.values()})
-    warnings = (*tensors.warnings, *_ignored(packed.values()), *_own(others), *warning)
+    warnings = (*tensors.warnings, *_ignored(packed.values(), block.zero_point), *_own(others), *warning)
     source = Checkpoint(
         "awq", "hf", folder.path("."), tensors.files, dict(sorted((others | unified).items())), config,
         sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder), warnings=warnings,
@@ -122,9 +122,16 @@ def _own(others: Iterable[str]) -> list[str]:
     ]
 
 
-def _ignored(packed: Iterable[Weight]) -> list[str]:
+def _ignored(packed: Collection[Weight], wanted: bool) -> list[str]:
+    """Warnings of zero points that are there, or not, though the settings say otherwise."""
     count = sum(isinstance(w.scheme, Awq) and w.scheme.symmetric and w.scheme.zeros is not None for w in packed)
-    return [f"zero_point is false, yet {count} weights store zero points, which count."] if count else []
+    bare = [w.name for w in packed if isinstance(w.scheme, Awq) and w.scheme.zeros is None]
+    several = f"{bare[0]} has" if len(bare) == 1 else f"{len(bare)} weights, {bare[0]} the first, have" if bare else ""
+    lack = f"; {several} none" if bare else ""
+    found = [f"zero_point is false, yet {count} weights store zero points, which count{lack}."] if count else []
+    if bare and wanted:
+        found.append(f"zero_point is true, yet {several} no .qzeros: read as symmetric.")
+    return found
 
 
 def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:

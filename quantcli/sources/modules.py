@@ -83,18 +83,50 @@ def checkpoint(
     stale = next((part for part in rest if part.name in weights), None)
     if stale is not None:
         raise BadInput(f"{where(stale)}: is stale, the same weight is stored quantized: remove one of them.")
+    further = _unread(rest, weights)
     weights |= {part.name: dense(part) for part in rest}
     source = marked(
         Checkpoint(
             kind, "hf", folder.path("."), tensors.files, dict(sorted(weights.items())), config,
             sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder),
-            warnings=(*tensors.warnings, *warnings),
+            warnings=(*tensors.warnings, *warnings, *further),
         )
     )  # fmt: skip
+    if is_unscaled(source):
+        return source
     odd = next((part for part in rest if _looks_packed(part)), None)
-    if odd is not None and not is_unscaled(source):
+    if odd is not None:
         raise BadInput(f"{where(odd)}: belongs to no quantized weight that config.json's {kind} settings know.")
+    bare = next((part for part in rest if part.name.endswith(".weight") and part.dtype in CODES), None)
+    if bare is not None and len(bare.shape) > 1:
+        raise BadInput(
+            f"{where(bare)}: is {bare.dtype} without the scales that config.json's {kind} settings call for."
+        )
     return source
+
+
+#: The dtypes of codes of a byte, which mean nothing without scales.
+CODES = ("f8_e4m3", "f8_e5m2", "i8", "u8")
+
+
+def _unread(rest: Iterable[Part], packed: Mapping[str, Weight]) -> list[str]:
+    """A warning of tensors in quantized modules, or called like those there, that no weight takes; none without any."""
+    dense = ("weight", "bias")
+    leaves = {_leaf(part.name) for weight in packed.values() for part in weight.parts.values()}.difference(dense)
+    odd = [
+        part.name
+        for part in rest
+        if _leaf(part.name) in leaves
+        or (f"{part.name.rpartition('.')[0]}.weight" in packed and _leaf(part.name) not in dense)
+    ]
+    if not odd:
+        return []
+    several = f"{odd[0]} is" if len(odd) == 1 else f"{len(odd)} tensors, {odd[0]} the first, are"
+    return [f"{several} called like a part of a quantized weight, but no weight takes it: copied, not read."]
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _looks_packed(part: Part) -> bool:

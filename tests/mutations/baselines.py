@@ -15,7 +15,9 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers import gguf, safetensors
+from quantcli.containers.ggml_types import BY_ID
 from quantcli.containers.gguf_values import Value
+from quantcli.errors import BadInput
 from quantcli.sources.detect import open_folder
 from quantcli.sources.folder import INDEX, LocalFolder
 from quantcli.sources.gguf import from_header
@@ -81,6 +83,9 @@ class Baseline:
         for name, tensor in header.tensors.items():
             other = (tensors or {}).get(name, (name, tensor.shape))
             if other is not None:
+                block = BY_ID[tensor.type_id].block_size
+                if other[1][-1:] and other[1][-1] % block:  # what the parser of headers says
+                    raise BadInput(f"{name}: has rows of {other[1][-1]} values, expected a multiple of {block}.")
                 listed[other[0]] = replace(tensor, name=other[0], shape=other[1])
         return from_header(replace(header, tensors=listed), self.path)
 

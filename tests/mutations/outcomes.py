@@ -33,6 +33,8 @@ class Outcome(Enum):
     SILENT = "silent"
 
 
+#: A tensor of a layer, as an error names it.
+TENSOR = re.compile(r"(?:has no tensor|has a tensor|tensor) [\w.]*\b(?:layers|blk|h)\.\d+\.")
 #: Those that nobody would notice, or find.
 BAD = (Outcome.NAMELESS, Outcome.SILENT)
 
@@ -98,10 +100,14 @@ def _payload(held: Any) -> str:
 def outcome(
     found: Plan | QuantError, base: Plan, names: Collection[str], digest: Callable[[Plan], str], harmless: bool
 ) -> Outcome:
-    """What became of a change. names: any of these in a message names it. base: the plan without the change."""
+    """What became of a change. names: any of these in a message names it. base: the plan without the change.
+
+    An error may also name a tensor that the source lacks, or has in vain.
+    """
     named = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in names))
     if isinstance(found, QuantError):
-        return Outcome.REFUSED if named.search(str(found)) else Outcome.NAMELESS
+        is_named = named.search(str(found)) or TENSOR.search(str(found))
+        return Outcome.REFUSED if is_named else Outcome.NAMELESS
     if any(named.search(warning) for warning in found.warnings if warning not in base.warnings):
         return Outcome.WARNED
     if harmless:

@@ -16,6 +16,21 @@ from tests.mutations.baselines import Shapes
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
+#: What was done -> endings of names -> why no value of a model hangs on it. Only stored arrays of quantized weights.
+HARMLESS = {
+    "leave out": {
+        ".g_idx .weight_g_idx": "columns belong to their groups in order; where they do not, it has to be there",
+        ".input_scale .input_global_scale .input_scale_2": "is of activations",
+        ".weight_zero_point ._weight_zero_point": "is all zeros where codes are symmetric",
+        ".weight_format": "says that rows are not tiled, as they are without it",
+        ".view_as_float .unpack_view_dtype .stores_quant_config .round_zero .quant_zero .quant_scale .optimize "
+        ".offload_meta .encoded_state_dict .channel_wise": "a setting of HQQ with its usual value",
+    },
+    "halve axis 0": {".unpack_view_dtype": "names a dtype of codes, which their array has itself"},
+    "flatten": {".weight_scale": "scales of rows may be a vector or a column"},
+}
+
+
 @dataclass(frozen=True)
 class Change:
     """One change: what was done, to which tensor, and what it is now (None: left out)."""
@@ -28,6 +43,12 @@ class Change:
     def is_seen(self) -> bool:
         """Whether a look at names and shapes could show it."""
         return self.done != "transpose square"
+
+
+def harmless(change: Change) -> str | None:
+    """Why a change changes no value, None where it may."""
+    rows = HARMLESS.get(change.done, {})
+    return next((reason for endings, reason in rows.items() if change.name.endswith(tuple(endings.split()))), None)
 
 
 def changes(shapes: Shapes) -> Iterator[Change]:

@@ -22,6 +22,7 @@ from quantcli.containers.gguf_values import Value
 from quantcli.convert.steps import Plan
 from quantcli.errors import QuantError
 from quantcli.models.harmless import harmless
+from quantcli.sources import harmless as of_quantizers
 from quantcli.targets.folder_from_gguf import rebuilt
 from tests.mutations import outcomes, settings, tensors
 from tests.mutations.baselines import CASES, DATA, Baseline, as_gguf, dense, quantized
@@ -55,18 +56,20 @@ def tries(base: Baseline) -> Iterator[Try]:
 def _of_tensors(base: Baseline, target: str) -> Iterator[Try]:
     for change in tensors.changes(base.shapes):
         if change.is_seen:
-            module = change.name.rpartition(".")[0] or change.name
-            beside = [name for name in base.shapes if name.startswith(f"{module}.")]
+            inner = ".weight" if ".weight." in change.name else "."
+            module = change.name.rpartition(inner)[0] or change.name
+            beside = [f"{module}.weight", *(name for name in base.shapes if name.startswith(f"{module}."))]
             names = (change.name, *([change.now[0]] if change.now else []), *beside)
             now = {change.name: change.now}
-            yield Try(change.done, change.name, target, _outcome(base, target, names, tensors_=now))
+            known = tensors.harmless(change) is not None
+            yield Try(change.done, change.name, target, _outcome(base, target, names, tensors_=now, known=known))
 
 
 def _of_settings(base: Baseline, target: str) -> Iterator[Try]:
     if base.header is None:
         for change in settings.of_config(base.settings, config_pool()):
             names = (change.key, change.key.rpartition(".")[2], *base.shapes)
-            known = harmless(change.key, settled(change.settings)) is not None
+            known = _is_known(change)
             found = _outcome(base, target, names, settings_=change.settings, known=known)
             if change.otherwise is not None:
                 found = _either(found, _outcome(base, target, names, settings_=change.otherwise, known=known))
@@ -75,6 +78,15 @@ def _of_settings(base: Baseline, target: str) -> Iterator[Try]:
         for change in settings.of_gguf(base.settings, gguf_pool()):
             names = (change.key, change.key.partition(".")[2], *base.shapes)
             yield Try(change.done, change.key, target, _outcome(base, target, names, settings_=change.settings))
+
+
+def _is_known(change: settings.Change) -> bool:
+    """Whether a table says why the key changes nothing: the quantizers' for theirs, the models' for the others."""
+    outer, _, path = change.key.partition(".")
+    if outer != "quantization_config" or not path:
+        return harmless(change.key, settled(change.settings)) is not None
+    block = change.settings[outer]
+    return of_quantizers.harmless(str(block.get("quant_method")), path, of_quantizers.value_at(block, path)) is not None
 
 
 def settled(config: Mapping[str, Any]) -> Mapping[str, Any]:
