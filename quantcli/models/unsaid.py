@@ -52,10 +52,10 @@ OF_WINDOWS = {
     "attention.value_length_swa": "attention.value_length",
     "rope.dimension_count_swa": "rope.dimension_count",
 }
-#: Counts of layers that a file may give too high: what of it no folder has is named where it is left out.
-COUNTED: Mapping[str, Callable[[Stored], int]] = {
-    "block_count": lambda file: file.trunk,
-    "nextn_predict_layers": lambda file: file.predicting if file.layers - file.trunk >= file.counted else file.counted,
+#: Counts of layers: whether those that no folder has are named where they are left out.
+COUNTED: Mapping[str, Callable[[Stored, Mapping[str, Any]], bool]] = {
+    "block_count": lambda file, config: file.trunk == config.get("num_hidden_layers"),
+    "nextn_predict_layers": lambda file, config: file.layers - file.trunk >= file.counted,
 }
 
 
@@ -74,7 +74,8 @@ def unsaid(
     for name, value in own.items():
         row = rows.get(OF_WINDOWS.get(name, name))
         also = [other for other in rows.values() if other.otherwise == name and other.name not in own]
-        value = COUNTED[name](file) if name in COUNTED else value
+        if name in COUNTED and COUNTED[name](file, config):
+            continue
         said = [config[one.back] for one in (row, *also) if one and one.back is not None and one.back in config]
         is_constant = name in architecture.constants
         if name not in OF_WINDOWS and not is_constant and any(_same(value, one) for one in said):

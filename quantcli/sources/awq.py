@@ -129,7 +129,7 @@ def _ignored(packed: Collection[Weight], wanted: bool) -> list[str]:
     several = f"{bare[0]} has" if len(bare) == 1 else f"{len(bare)} weights, {bare[0]} the first, have" if bare else ""
     lack = f"; {several} none" if bare else ""
     found = [f"zero_point is false, yet {count} weights store zero points, which count{lack}."] if count else []
-    if bare and wanted:
+    if bare and wanted and len(bare) < len(packed):
         found.append(f"zero_point is true, yet {several} no .qzeros: read as symmetric.")
     return found
 
