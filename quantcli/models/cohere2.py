@@ -3,6 +3,8 @@
 Source: llama.cpp's conversion of Cohere2ForCausalLM.
 """
 
+from dataclasses import replace
+
 from quantcli.models.base import Architecture
 from quantcli.models.cohere import LOGIT_SCALE, NO_SCALING
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
@@ -29,7 +31,7 @@ COHERE2 = Architecture(
     names={"partial": ("rotary_pct", "partial_rotary_factor")},
     dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
-    further=(LOGIT_SCALE, SLIDING_WINDOW, VOCAB_SIZE, ROPE_DIMENSIONS, NO_SCALING),
+    further=(LOGIT_SCALE, replace(SLIDING_WINDOW, required=True), VOCAB_SIZE, ROPE_DIMENSIONS, NO_SCALING),
     constants={"rope.dimension_count": lambda h: h.head_dim},  # no reader looks at rotary_pct
     classes={"cohere2": "Cohere2ForCausalLM"},
     settings=(

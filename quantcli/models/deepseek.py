@@ -235,9 +235,8 @@ DEEPSEEK_V2 = Architecture(
 
 
 def _is_v3(metadata: Mapping[str, Any]) -> bool:
-    """V3's router goes through a sigmoid; a converter that does not say so still says that weights are normed."""
-    function = metadata.get("expert_gating_func") or None
-    return bool(metadata.get("expert_weights_norm")) if function is None else function == GATING["sigmoid"]
+    """V3's router goes through a sigmoid; llama.cpp computes a softmax where a file does not say."""
+    return metadata.get("expert_gating_func") == GATING["sigmoid"]
 
 
 DEEPSEEK_V3 = Architecture(

@@ -95,7 +95,8 @@ def dropped(generation: Mapping[str, Any], where: str) -> list[str]:
         return []
     names = ", ".join(f"{shown(key)[1:-1]} ({shown(generation[key])})" for key in lost[:MOST])
     more = f" and {len(lost) - MOST} more" if len(lost) > MOST else ""
-    return [f"{where}: GGUF has no place for {len(lost)} settings of generation, which are dropped: {names}{more}."]
+    count = "1 setting of generation, which is" if len(lost) == 1 else f"{len(lost)} settings of generation, which are"
+    return [f"{where}: GGUF has no place for {count} dropped: {names}{more}."]
 
 
 def _is_known(key: str, value: Any) -> bool:

@@ -67,7 +67,7 @@ GPT_NEOX = Architecture(
         FEED_FORWARD,
         ROPE_DIMENSIONS,
         HEADS,
-        Key("use_parallel_residual", "bool", "use_parallel_residual"),
+        Key("use_parallel_residual", "bool", "use_parallel_residual", required=True),
         layer_norm_eps("layer_norm_eps"),
     ),
     states_file_type=False,

@@ -135,6 +135,7 @@ NEUTRAL: dict[str, Any] = {
     "bias": False,
     "full_attn_mod": 1,
     "interpolate_factor": 1,
+    "rotary_scaling_factor": 1,
     "is_llama_config": True,
     "lm_head_bias": False,
     "mlp_bias": False,

@@ -103,12 +103,12 @@ SECTIONS = Key(
     "rope.dimension_sections", "array[int32]", lambda h: (*h.rope.sections, 0, 0, 0, 0)[:4] if h.rope.sections else None
 )
 LOCAL_FREQ_BASE = Key("rope.freq_base_swa", "float32", lambda h: h.rope.local_theta, "rope_local_base_freq")
-RMS_EPS = Key("attention.layer_norm_rms_epsilon", "float32", lambda h: h.norm_eps, "rms_norm_eps")
+RMS_EPS = Key("attention.layer_norm_rms_epsilon", "float32", lambda h: h.norm_eps, "rms_norm_eps", required=True)
 
 
 def layer_norm_eps(config: str) -> Key:
     """The epsilon of a LayerNorm, which families call differently."""
-    return Key("attention.layer_norm_epsilon", "float32", lambda h: h.norm_eps, config)
+    return Key("attention.layer_norm_epsilon", "float32", lambda h: h.norm_eps, config, required=True)
 
 
 def expert_keys(count: str, used: str = "num_experts_per_tok") -> tuple[Key, ...]:

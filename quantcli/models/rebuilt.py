@@ -58,11 +58,15 @@ def _is_causal(file: Stored) -> Any:
 
 
 def _check_heads(file: Stored) -> None:
-    """Refuse numbers of heads that do not divide each other, under the names that the file has for them."""
+    """Refuse numbers of heads and experts that do not go together, under the names that the file has for them."""
     own = Reader(file.own.values, file.own.where)  # what is compared here is not thereby in config.json
     heads, rotated = (own.integer(key, 0, least=0) for key in ("attention.head_count", "rope.dimension_count"))
     if rotated % 2:
         raise BadInput(f"{own.where}: rope.dimension_count is {rotated}. Rotary embeddings need an even number.")
+    if own.integer("expert_count", 0, least=0) and not own.integer("expert_used_count", 0, least=0):
+        raise BadInput(
+            f"{own.where}: expert_used_count is missing, but expert_count is not 0. Download the file again."
+        )
     if not heads:
         return
     kv_heads, width = own.integer("attention.head_count_kv", heads), own.integer("embedding_length")
@@ -75,6 +79,10 @@ def _check_heads(file: Stored) -> None:
 
 
 def _value(key: Key, file: Stored) -> Any:
+    if key.required and not file.own.has(key.name):
+        raise BadInput(
+            f"{file.own.where}: {key.name} is missing, without which no reader loads a file. Download it again."
+        )
     if key.type == "float32":
         return file.number(key.name)
     if key.type == "bool":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import ArrayValue, Value
-from quantcli.errors import BadInput
+from quantcli.errors import BadInput, NotPossible
 from quantcli.models import layer_count
 from quantcli.models.agreement import Agreement
 
@@ -40,6 +40,12 @@ def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
     for name, key in agreement.unneeded().items():
         if not (is_folder and model.is_added(name)):
             denied.setdefault(key, []).append(name)
+    if denied and target == "gguf":
+        first, keys = next(iter(denied.values()))[0], ", ".join(filter(None, denied))
+        raise NotPossible(
+            f"{root}: tensor {first} is not in the model that {where} describes{keys and f' ({keys})'}: llama.cpp "
+            "would compute with it, or not load the file. Fix the setting, or convert to a folder (--to hf, --to mlx)."
+        )
     for key, names in denied.items():
         warnings.append(_several(names, f"not in the model that {where} describes{key and f' ({key})'}."))
     strange = [name for name, found in agreement.found.items() if not found and _is_strange(name, model)]

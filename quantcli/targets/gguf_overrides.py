@@ -14,6 +14,7 @@ from typing import Any
 from quantcli.errors import WrongUsage
 from quantcli.models import FAMILIES
 from quantcli.models.generation import SAMPLING
+from quantcli.models.keys import WINDOW_PATTERN
 from quantcli.recipes.prune_keys import PER_LAYER
 
 #: The type of an integer before its key's type is known.
@@ -77,6 +78,8 @@ def _type(key: str, keys: Mapping[str, tuple[str, Any]]) -> str | None:
         sampling = {f"sampling.{name}": kind for _, name, kind in SAMPLING}
         known = sampling.get(name) or _of_families().get(name)
         known = known or next((kind for pattern, kind in OF_KEYS.items() if fnmatchcase(key, pattern)), None)
+        if known == WINDOW_PATTERN.type and name == WINDOW_PATTERN.name:
+            known = "uint32"  # llama.cpp reads a period as well as a list
     elif known.startswith("array") and name in PER_LAYER:
         element = known.removeprefix("array[").removesuffix("]")
         known = "uint32" if element in RANGES else element  # one number for all layers

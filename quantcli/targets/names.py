@@ -29,7 +29,7 @@ from quantcli.targets.tied import Head
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 #: Why layers for multi-token prediction are left out that the settings do not count.
-UNCOUNTED = "for multi-token prediction, of which the settings count no layers (nextn_predict_layers)"
+UNCOUNTED = "for multi-token prediction, but the settings count no such layers (num_nextn_predict_layers is 0)"
 
 #: How errors call the dialects.
 SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}

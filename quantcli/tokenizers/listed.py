@@ -53,10 +53,10 @@ def _without_a_key(vocabulary: Vocabulary, wanted: Mapping[int, str], lost: Sequ
     beyond = [number for number in wanted if number >= count]
     if beyond:
         where = f"{wanted[beyond[0]]}: {KEY} {beyond[0]}"
-        yield f"{where} is left out: there are {count} tokens ({len(beyond)} such ids)."
+        yield f"{where} is left out: there are {count} tokens ({_such(beyond)})."
     if lost:
         where = f"{wanted[lost[0]]}: {KEY} {lost[0]}, {_shown(vocabulary, lost[0])},"
-        yield f"{where} has no key in GGUF: llama.cpp does not stop there ({len(lost)} such ids)."
+        yield f"{where} has no key in GGUF: llama.cpp does not stop there ({_such(lost)})."
 
 
 def _without_an_end(vocabulary: Vocabulary, special: Mapping[str, int], files: Files) -> Iterator[str]:
@@ -100,3 +100,7 @@ def suppressed(files: Files, count: int) -> tuple[int, ...]:
     """The tokens that are never generated, of `count`; llama.cpp, too, passes over ids that no token has."""
     listed = ids(files.json(GENERATION).get(SUPPRESSED), SUPPRESSED, files.label(GENERATION))
     return tuple(number for number in dict.fromkeys(listed) if number < count)
+
+
+def _such(ids: Sequence[int]) -> str:
+    return "1 such id" if len(ids) == 1 else f"{len(ids)} such ids"

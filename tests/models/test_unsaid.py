@@ -325,3 +325,23 @@ def test_numbers_of_heads_that_do_not_fit_are_refused_under_the_files_names() ->
         Case("llama").with_keys(attention__head_count_kv=3)
     with pytest.raises(BadInput, match=r"embedding_length 65 is no multiple of attention\.head_count 4"):
         Case("granite").with_keys(embedding_length=65)
+
+
+@pytest.mark.parametrize(
+    ("case", "key"),
+    [
+        ("qwen3_moe", "expert_used_count"),
+        ("deepseek_v2", "expert_used_count"),
+        ("qwen3", "attention.layer_norm_rms_epsilon"),
+        ("gemma3_text", "attention.layer_norm_rms_epsilon"),
+        ("cohere", "attention.layer_norm_epsilon"),
+        ("starcoder2", "attention.layer_norm_epsilon"),
+        ("gpt_neox", "use_parallel_residual"),
+        ("cohere2", "attention.sliding_window"),
+    ],
+)
+def test_a_key_that_llama_cpp_needs_may_not_be_missing(case: str, key: str) -> None:
+    found = Case(case)
+    metadata = {name: value for name, value in found.metadata.items() if not name.endswith(f".{key}")}
+    with pytest.raises(BadInput, match=key):
+        config_from_gguf(metadata, found.shapes)
