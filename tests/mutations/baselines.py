@@ -16,7 +16,6 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers import gguf, safetensors
 from quantcli.containers.ggml_types import BY_ID
-from quantcli.containers.gguf_values import Value
 from quantcli.errors import BadInput
 from quantcli.sources.detect import open_folder
 from quantcli.sources.folder import INDEX, LocalFolder
@@ -135,9 +134,4 @@ def quantized(case: Path, root: Path) -> Baseline:
     return folder(path)
 
 
-def value(kind: str, held: Any) -> Value:
-    """A GGUF value."""
-    return Value(kind, held)
-
-
-__all__ = ["CASES", "Altered", "Baseline", "as_gguf", "dense", "folder", "quantized", "value"]
+__all__ = ["CASES", "Altered", "Baseline", "as_gguf", "dense", "folder", "quantized"]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from quantcli.errors import BadInput, NotPossible
-from quantcli.sources.detect import open_source
+from quantcli.sources.detect import open_folder, open_source
 from quantcli.sources.harmless import TABLE, harmless
 from quantcli.sources.noted import noted, unread
+from tests.mutations.baselines import Altered
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "quantized"
 CASES = sorted(path.parent.name for path in DATA.glob("*/config.json"))
@@ -73,6 +74,41 @@ def test_a_setting_that_contradicts_what_is_stored_is_an_error(
 def test_a_setting_that_weights_say_otherwise_is_a_warning(case: str, path: str, value: Any, tmp_path: Path) -> None:
     warnings = open_source(changed(case, tmp_path, path, value)).warnings
     assert [warning for warning in warnings if path in warning and "quantization_config" in warning]
+
+
+def first(case: str, ending: str) -> str:
+    """The first stored tensor of a case with this ending."""
+    found = (part.name for weight in open_source(DATA / case).weights.values() for part in weight.parts.values())
+    return next(name for name in found if name.endswith(ending))
+
+
+def altered(case: str, name: str, now: str | None) -> Altered:
+    """The case with a tensor under another name, or without it."""
+    part = next(p for w in open_source(DATA / case).weights.values() for p in w.parts.values() if p.name == name)
+    return Altered(DATA / case, None, {name: None if now is None else (now, part.shape)})
+
+
+@pytest.mark.parametrize(
+    ("case", "ending"),
+    [("ct-fp8-channel", ".weight_scale"), ("ct-fp8-block", ".weight_scale"), ("ct-mxfp8", ".weight_scale"),
+     ("bnb-int8", ".SCB")],
+)  # fmt: skip
+def test_codes_that_lost_their_scales_are_an_error_that_names_them(case: str, ending: str) -> None:
+    name = first(case, ending)
+    with pytest.raises(BadInput, match=name.removesuffix(ending)):
+        open_folder(altered(case, name, None))
+
+
+def test_a_part_that_no_weight_takes_is_named() -> None:
+    name = first("modelopt-fp8", ".input_scale")
+    lost = name.replace(".input_scale", "x.input_scale")
+    assert [text for text in open_folder(altered("modelopt-fp8", name, lost)).warnings if lost in text]
+
+
+def test_a_weight_without_the_zero_points_that_others_have_is_named() -> None:
+    name = first("autoawq-gemm-g64", ".qzeros")
+    warnings = open_folder(altered("autoawq-gemm-g64", name, None)).warnings
+    assert [text for text in warnings if name.removesuffix(".qzeros") in text and "zero_point" in text]
 
 
 def test_every_row_gives_its_reason_and_a_value_that_a_row_does_not_list_counts() -> None:
