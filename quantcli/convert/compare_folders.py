@@ -27,7 +27,8 @@ from quantcli.convert.compare_values import (
 )
 from quantcli.convert.spellings import Spelled
 from quantcli.errors import BadInput
-from quantcli.sources.folder import INDEX, PICKLES, LocalFolder
+from quantcli.sources.folder import LocalFolder
+from quantcli.sources.tensor_files import INDEX, PICKLES
 from quantcli.targets.names import Model
 from quantcli.tokenizers.files import Files
 

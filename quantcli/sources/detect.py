@@ -11,7 +11,7 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
-from quantcli.errors import BadInput
+from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import harmless
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
 from quantcli.sources.gguf import open_gguf
@@ -19,6 +19,7 @@ from quantcli.sources.hf import open_hf
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
 from quantcli.sources.mlx_settings import FILE
 from quantcli.sources.noted import noted
+from quantcli.sources.tensor_files import is_adapter
 
 Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
 
@@ -59,6 +60,8 @@ def open_source(path: Path) -> Checkpoint:
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     """The checkpoint of a folder (or of its one tensor file `only`), here or on the Hub."""
     names = set(folder.names())
+    if is_adapter(names, only):
+        raise NotPossible(f"{folder.label}: a LoRA adapter. Merge it into its base model first.")
     if "config.json" not in names and (only is not None or FILE in names):
         tensors = read_tensors(folder, only)
         if looks_mlx({}, tensors.parts):

@@ -1,12 +1,10 @@
 """A checkpoint folder, local: which files hold tensors, and what their headers say.
 
-A folder's tensors are those of its index; without one those of `model*.safetensors`, else of its only `*.safetensors`.
-Source: how transformers and mlx-lm choose their files.
+tensor_files.py chooses the files; an index that contradicts them is stale.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,12 +15,8 @@ from quantcli.checkpoint import Part
 from quantcli.containers import safetensors
 from quantcli.containers.hostile import opened, shown
 from quantcli.containers.json_text import MAX_BYTES, load_object
-from quantcli.errors import BadInput, NotPossible, Surroundings
-
-INDEX = "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-#: An error lists so many files at most.
-MOST_LISTED = 16
+from quantcli.errors import BadInput, Surroundings
+from quantcli.sources.tensor_files import INDEX, Choice, choose, contradicted
 
 #: An array that says how others are stored is at most so large.
 MAX_DESCRIBING = 16 << 20
@@ -119,42 +113,25 @@ class Tensors:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def tensor_files(names: list[str], label: str) -> list[str]:
-    """The safetensors files of a folder without an index; raises with the reason where the choice is not plain."""
-    here = [name for name in names if name.endswith(".safetensors") and "/" not in name]
-    model = [name for name in here if name.startswith("model")]
-    if model or len(here) == 1:
-        return _complete(model or here, label)
-    if here:
-        listed = ", ".join(here[:MOST_LISTED]) + (", ..." if len(here) > MOST_LISTED else "")
-        raise BadInput(f"{label}: has no {INDEX} and several safetensors files ({listed}): name one, or add the index.")
-    pickles = [name for name in names if name.endswith(PICKLES)]
-    if pickles:
-        raise NotPossible(f"{label}: has only pickled tensors ({pickles[0]}): save the model as safetensors first.")
-    raise BadInput(f"{label}: has no *.safetensors file, which a model folder has.")
-
-
-def _complete(files: list[str], label: str) -> list[str]:
-    """The files; raises where their names say that there are more of them."""
-    for name in files:
-        numbered = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.safetensors", name)
-        if numbered and int(numbered[3]) <= 99_999:
-            wanted = [f"{numbered[1]}-{n:05d}-of-{numbered[3]}.safetensors" for n in range(1, int(numbered[3]) + 1)]
-            missing = next((other for other in wanted if other not in files), None)
-            if missing:
-                raise BadInput(f"{label}: {name} is there but {missing} is not: get the missing shards.")
-    return files
-
-
 def read_tensors(folder: Folder, only: str | None = None) -> Tensors:
     """The stored arrays of a folder (or of its one file `only`), every header read and checked."""
-    names = folder.names()
-    if only is None and INDEX in names:
-        return _by_index(folder, set(names))
+    if only is not None:
+        return _whole(folder, Choice((only,)))
+    names = set(folder.names())
+    choice = choose(names, lambda: read_json(folder, INDEX), folder.label)
+    if choice.weight_map is None:
+        return _whole(folder, choice)
+    headers = {name: folder.header(name) for name in choice.files}
+    why = _contradiction(choice.weight_map, headers)
+    other = None if why is None else contradicted(choice, names, why, folder.label)
+    return _whole(folder, other) if other is not None else _by_index(folder, choice, headers)
+
+
+def _whole(folder: Folder, choice: Choice) -> Tensors:
+    """The tensors of files that no index divides."""
     parts: dict[str, Part] = {}
     metadata: dict[str, str] = {}
-    files = [only] if only else tensor_files(names, folder.label)
-    for name in files:
+    for name in choice.files:
         path, header = folder.path(name), folder.header(name)
         metadata |= header.metadata
         for key, entry in header.entries.items():
@@ -164,44 +141,35 @@ def read_tensors(folder: Folder, only: str | None = None) -> Tensors:
                     "remove one of the files."
                 )
             parts[key] = Part(key, entry.dtype, entry.shape, path, entry.offset)
-    return Tensors(parts, tuple(folder.path(name) for name in files), (), metadata)
+    return Tensors(parts, tuple(folder.path(name) for name in choice.files), choice.warnings, metadata)
 
 
-def _by_index(folder: Folder, names: set[str]) -> Tensors:
-    label = f"{folder.label}/{INDEX}"
-    mapping = read_json(folder, INDEX).get("weight_map")
-    if not isinstance(mapping, dict) or not mapping:
-        raise BadInput(f"{label}: `weight_map` is {shown(mapping)}, an object of tensors and their files is needed.")
-    for key, name in mapping.items():
-        _check_file_name(name, key, label)
-        if name not in names:
-            raise BadInput(
-                f"{label}: tensor {shown(key)} should be in {shown(name)}, which is not there: download it again."
-            )
-    files = sorted(set(mapping.values()))
-    headers = {name: folder.header(name) for name in files}
+def _contradiction(weight_map: Mapping[str, str], headers: Mapping[str, safetensors.Header]) -> str | None:
+    """What an index says that its files do not, as a clause: a tensor that is not there, one file with others."""
+    key = next((key for key, name in weight_map.items() if key not in headers[name].entries), None)
+    if key is not None:
+        return f"places a tensor {shown(key)} in {weight_map[key]}, which has none"
+    other = next((key for header in headers.values() for key in header.entries if key not in weight_map), None)
+    return f"lacks a tensor {shown(other)}" if other is not None and len(headers) == 1 else None
+
+
+def _by_index(folder: Folder, choice: Choice, headers: Mapping[str, safetensors.Header]) -> Tensors:
+    """The tensors that an index places."""
     parts: dict[str, Part] = {}
-    for key, name in sorted(mapping.items()):
+    weight_map = choice.weight_map or {}
+    for key, name in sorted(weight_map.items()):
         entry = headers[name].entries.get(key)
         if entry is None:
             raise BadInput(f"{folder.path(name)}: has no tensor {shown(key)}, which {INDEX} places there.")
         parts[key] = Part(key, entry.dtype, entry.shape, folder.path(name), entry.offset)
-    stray = [key for name in files for key in headers[name].entries if mapping.get(key) != name]
-    warnings: tuple[str, ...] = ()
+    stray = [key for name in choice.files for key in headers[name].entries if weight_map.get(key) != name]
+    warnings = choice.warnings
     if stray:
-        warnings = (
+        warnings += (
             f"{len(stray)} tensors that {INDEX} does not place where they lie are left out, {stray[0]} the first.",
         )
-    metadata = {key: text for name in files for key, text in headers[name].metadata.items()}
-    return Tensors(parts, tuple(folder.path(name) for name in files), warnings, metadata)
-
-
-def _check_file_name(name: object, key: str, label: str) -> None:
-    if not isinstance(name, str) or not name.endswith(".safetensors"):
-        raise BadInput(f"{label}: tensor {shown(key)} is placed in {shown(name)}, which is no safetensors file name.")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or len(path.parts) > 2:
-        raise BadInput(f"{label}: tensor {shown(key)} is placed in {shown(name)}, a path that leads out of the folder.")
+    metadata = {key: text for name in choice.files for key, text in headers[name].metadata.items()}
+    return Tensors(parts, tuple(folder.path(name) for name in choice.files), warnings, metadata)
 
 
 def sidecars(folder: Folder) -> tuple[Path, ...]:

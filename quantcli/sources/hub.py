@@ -20,8 +20,9 @@ from typing import Any
 from quantcli.containers.hostile import LARGEST, UNPRINTABLE, shown
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput, NotPossible, Surroundings, WrongUsage
-from quantcli.sources.folder import INDEX, SIDECARS, tensor_files
+from quantcli.sources.folder import SIDECARS
 from quantcli.sources.hub_errors import patiently, reaching, settings
+from quantcli.sources.tensor_files import INDEX, choose
 
 #: Descriptions of the weights, beside the tokenizer and template files of `SIDECARS`.
 CONFIGS = ("config.json", "quantization_config.json", "quantize_config.json", "hf_quant_config.json")
@@ -168,19 +169,7 @@ def tensors_of(hub_id: HubId, names: Iterable[str], read_index: Callable[[], byt
     has_safetensors = any(name.endswith(".safetensors") and "/" not in name for name in names)
     if hub_id.file is not None or (ggufs and not has_safetensors):
         return _gguf_set(hub_id, ggufs)
-    if INDEX not in names:
-        return tensor_files(names, str(hub_id))
-    label = f"{hub_id}/{INDEX}"
-    placed = load_object(read_index(), label).get("weight_map")
-    if not isinstance(placed, dict) or not placed:
-        raise BadInput(f"{label}: has no `weight_map` object: choose another revision.")
-    known = {name for name in names if name.endswith(".safetensors")}
-    for tensor, name in placed.items():
-        if not isinstance(name, str) or name not in known:
-            raise BadInput(
-                f"{label}: places tensor {shown(tensor)} in {shown(name)}, which is no safetensors file there."
-            )
-    return sorted(set(placed.values()))
+    return list(choose(names, lambda: load_object(read_index(), f"{hub_id}/{INDEX}"), str(hub_id)).files)
 
 
 def _gguf_set(hub_id: HubId, ggufs: list[str]) -> list[str]:

@@ -20,9 +20,10 @@ from quantcli.arrays import Array, numpy_dtype
 from quantcli.checkpoint import Part
 from quantcli.containers import gguf, safetensors
 from quantcli.errors import BadInput, NotPossible, Surroundings
-from quantcli.sources.folder import INDEX, check_describing
+from quantcli.sources.folder import check_describing
 from quantcli.sources.hub import CONFIGS, LIBRARY, HubId, cached, list_files, tensors_of
 from quantcli.sources.hub_errors import patiently, reaching, settings
+from quantcli.sources.tensor_files import INDEX
 
 #: Shards whose headers are fetched at the same time.
 THREADS = 8

@@ -13,11 +13,14 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, WrongUsage
 from quantcli.sources.detect import open_folder, open_source
 from quantcli.sources.gguf import from_header
+from quantcli.sources.tensor_files import is_shard
 
 
 def local_source(text: str, revision: str | None, *, quiet: bool = False) -> Path:
     """The local path of a source, downloaded where it is a Hub id. Raises `BadInput`, `Surroundings`."""
     path = _local(text, revision)
+    if path is not None and is_shard(path.name) and not path.is_dir():
+        raise BadInput(f"{path}: one of several files of a model. Name the folder: {path.parent}.")
     if path is not None:
         return path
     from quantcli.sources import hub

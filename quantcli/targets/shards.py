@@ -16,7 +16,7 @@ from quantcli.containers import safetensors
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import PartSpec
 from quantcli.schemes.dense import Dense
-from quantcli.sources.folder import INDEX
+from quantcli.sources.tensor_files import INDEX
 from quantcli.targets.base import SHARD_SIZE, OutputFile, Placed
 
 

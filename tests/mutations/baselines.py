@@ -18,8 +18,9 @@ from quantcli.containers import gguf, safetensors
 from quantcli.containers.ggml_types import BY_ID
 from quantcli.errors import BadInput
 from quantcli.sources.detect import open_folder
-from quantcli.sources.folder import INDEX, LocalFolder
+from quantcli.sources.folder import LocalFolder
 from quantcli.sources.gguf import from_header
+from quantcli.sources.tensor_files import INDEX
 from tests.conversions import converted
 from tests.convert.test_golden_arch import CASES, DATA, reference, write_model
 

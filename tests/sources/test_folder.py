@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from quantcli.errors import BadInput, NotPossible, Surroundings
-from quantcli.sources.folder import INDEX, LocalFolder, read_json, read_tensors, sidecars
+from quantcli.sources.folder import LocalFolder, read_json, read_tensors, sidecars
+from quantcli.sources.tensor_files import INDEX
 from tests.builders import folder_of, safetensors_bytes, sharded
 
 ONE = {"a.weight": np.ones((2, 3), np.float32)}
 TWO = {"b.weight": np.zeros((4,), np.float16)}
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+Files = dict[str, dict[str, np.ndarray]]
 
 
 def put(root: Path, **files: bytes) -> Path:
@@ -62,13 +65,74 @@ def test_one_file_named(tmp_path: Path) -> None:
     assert names_of(tmp_path, SECOND) == {"b.weight": SECOND}
 
 
+OTHER = "model-00003-of-00003.safetensors"
+
+#: Files that are there, the index's map, the file of each tensor that is read, what the warnings name.
+STALE: dict[str, tuple[Files, dict[str, str], dict[str, str], tuple[str, ...]]] = {
+    "one file is another": (
+        {"model.safetensors": {**ONE, **TWO}},
+        {"a.weight": FIRST, "b.weight": SECOND},
+        {"a.weight": "model.safetensors", "b.weight": "model.safetensors"},
+        (f"2 files, '{FIRST}' first",),
+    ),
+    "one of two files is there, and the whole": (
+        {"model.safetensors": {**ONE, **TWO}, FIRST: ONE},
+        {"a.weight": FIRST, "b.weight": SECOND},
+        {"a.weight": "model.safetensors", "b.weight": "model.safetensors"},
+        (SECOND, FIRST),
+    ),
+    "shards of another number": (
+        {FIRST: ONE, SECOND: TWO},
+        {"a.weight": OTHER, "b.weight": OTHER},
+        {"a.weight": FIRST, "b.weight": SECOND},
+        (OTHER,),
+    ),
+    "the only file has another name": (
+        {"weights.safetensors": ONE},
+        {"a.weight": FIRST},
+        {"a.weight": "weights.safetensors"},
+        (FIRST,),
+    ),
+    "the whole has further tensors": (
+        {"model.safetensors": {**ONE, **TWO}},
+        {"a.weight": "model.safetensors"},
+        {"a.weight": "model.safetensors", "b.weight": "model.safetensors"},
+        ("lacks a tensor 'b.weight'",),
+    ),
+    "the whole has other tensors": (
+        {"model.safetensors": TWO},
+        {"a.weight": "model.safetensors"},
+        {"b.weight": "model.safetensors"},
+        ("places a tensor 'a.weight'",),
+    ),
+    "an old whole next to the shards": (
+        {"model.safetensors": {"old": np.zeros(1, np.float32)}, FIRST: ONE, SECOND: TWO},
+        {"a.weight": FIRST, "b.weight": SECOND},
+        {"a.weight": FIRST, "b.weight": SECOND},
+        ("model.safetensors: not part",),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STALE)
+def test_a_stale_index_is_ignored_with_a_warning(what: str, tmp_path: Path) -> None:
+    files, weight_map, expected, named = STALE[what]
+    for name, tensors in files.items():
+        put(tmp_path, **{name.replace(".", "__"): safetensors_bytes(tensors)})
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    assert names_of(tmp_path) == expected
+    warnings = read_tensors(LocalFolder(tmp_path)).warnings
+    assert len(warnings) == len(named)
+    assert all(text in warning for text, warning in zip(named, warnings, strict=True))
+
+
 def test_tensors_that_the_index_does_not_place_are_left_out_with_a_warning(tmp_path: Path) -> None:
     sharded(tmp_path, {FIRST: ONE, SECOND: TWO})
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a.weight": FIRST}}))
     assert names_of(tmp_path) == {"a.weight": FIRST}
     put(tmp_path, **{FIRST.replace(".", "__"): safetensors_bytes({**ONE, **TWO})})
-    (warning,) = read_tensors(LocalFolder(tmp_path)).warnings
-    assert "b.weight" in warning and "1 tensors" in warning
+    passed, stray = read_tensors(LocalFolder(tmp_path)).warnings
+    assert SECOND in passed and "b.weight" in stray and "1 tensors" in stray
 
 
 def test_a_folder_within_may_hold_shards(tmp_path: Path) -> None:
@@ -93,7 +157,10 @@ INDEXES = {
     "map is empty": ({"weight_map": {}}, "weight_map"),
     "file is a number": ({"weight_map": {"a.weight": 7}}, "'a.weight' is placed in 7"),
     "file is no safetensors": ({"weight_map": {"a.weight": "model.bin"}}, "'a.weight'.*no safetensors file name"),
-    "file is not there": ({"weight_map": {"a.weight": "model-3.safetensors"}}, "'a.weight' should be in.*not there"),
+    "file is not there": (
+        {"weight_map": {"b.weight": SECOND, "a.weight": "model-3.safetensors"}},
+        "'a.weight' should be in.*not there",
+    ),
     "tensor is not in its file": ({"weight_map": {"c.weight": FIRST}}, f"{FIRST}: has no tensor 'c.weight'"),
     "absolute path": ({"weight_map": {"a.weight": "/etc/model.safetensors"}}, "'a.weight'.*out of the folder"),
     "parent folder": ({"weight_map": {"a.weight": "../model.safetensors"}}, "'a.weight'.*out of the folder"),

@@ -150,11 +150,30 @@ def test_pickles_are_refused_and_never_asked_for(hub: Hub, act: Any) -> None:
 
 
 @pytest.mark.parametrize("act", [download, open_remote])
-@pytest.mark.parametrize("weight_map", [{}, {"a": "../model.safetensors"}, {"a": "gone.safetensors"}, {"a": 1}, 3])
+@pytest.mark.parametrize("weight_map", [{}, {"a": "../model.safetensors"}, {"a": 1}, 3])
 def test_an_index_that_makes_no_sense(hub: Hub, act: Any, weight_map: object) -> None:
     content = blob(json.dumps({"weight_map": weight_map}).encode())
     hub.add(MODEL.repo, {INDEX: content, "model.safetensors": whole("a")})
-    with pytest.raises(BadInput, match=r"index\.json: (has no|places)"):
+    with pytest.raises(BadInput, match=r"index\.json: (`weight_map` is|tensor 'a' is placed in)"):
+        act(MODEL)
+
+
+@pytest.mark.parametrize("act", [download, open_remote])
+def test_an_index_of_files_that_are_not_there_does_not_count(hub: Hub, act: Any) -> None:
+    content = blob(json.dumps({"weight_map": {"a": "gone.safetensors"}}).encode())
+    hub.add(MODEL.repo, {INDEX: content, "model.safetensors": whole("a"), "config.json": blob(b"{}")})
+    opened = act(MODEL)
+    if isinstance(opened, Path):
+        assert stored(opened) == {INDEX, "model.safetensors", "config.json"}
+    else:
+        assert opened.tensor_files == ("model.safetensors",)
+
+
+@pytest.mark.parametrize("act", [download, open_remote])
+def test_half_of_the_files_of_an_index_are_no_model(hub: Hub, act: Any) -> None:
+    content = blob(json.dumps({"weight_map": {"a": "here.safetensors", "b": "gone.safetensors"}}).encode())
+    hub.add(MODEL.repo, {INDEX: content, "here.safetensors": whole("a")})
+    with pytest.raises(BadInput, match=r"tensor 'b' should be in 'gone\.safetensors'"):
         act(MODEL)
 
 
