@@ -13,7 +13,8 @@ Source: docs/gguf.md of https://github.com/ggml-org/ggml; what it leaves open is
 
 Sizes are stored fastest axis first. Here, and in `gguf_write`, they are turned round: every other module sees row-major
 shapes. `general.alignment` (32 where it is absent) divides data_start and each offset. A big-endian file shows by its
-version alone. Splitting and what the keys mean is not this module's business.
+version alone. llama.cpp loads less than the format holds: see `gguf_write.unloadable`.
+Splitting and what the keys mean is not this module's business.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ALIGNMENT_KEY = "general.alignment"
 # Bounds on what a header may list, far above any real one, and the fewest bytes that one of them takes.
 MAX_KEYS, SMALLEST_KEY = 1 << 16, 8 + 1 + 4 + 1
 MAX_TENSORS, SMALLEST_TENSOR = 1 << 18, 8 + 1 + 4 + 4 + 8
-MAX_RANK = 4
+MAX_RANK = 32
 MAX_ALIGNMENT = 1 << 20
 
 # First bytes of GGUF's forerunners.
@@ -154,9 +155,7 @@ def _listed(cursor: Cursor, name: str, alignment: int) -> TensorInfo:
     if rank > MAX_RANK:
         raise cursor.error(f"has {rank} dimensions, expected at most {MAX_RANK}: the file is malformed")
     shape = tuple(cursor.number("Q") for _ in range(rank))[::-1]
-    if 0 in shape:
-        raise cursor.error(f"has shape {shown(shape)}, expected sizes above 0: the file is malformed")
-    if math.prod(shape) > LARGEST:
+    if math.prod(size or 1 for size in shape) > LARGEST:
         raise cursor.error(f"has shape {shown(shape)}, more elements than 2**63 - 1: the file is malformed")
     type_id, offset = cursor.number("I"), cursor.number("Q")
     if offset % alignment:
@@ -173,7 +172,8 @@ def _listed(cursor: Cursor, name: str, alignment: int) -> TensorInfo:
 
 def _placed(listed: Mapping[str, TensorInfo], data_start: int, cursor: Cursor) -> dict[str, TensorInfo]:
     """The tensors with absolute offsets and spans, in the order listed; refuses overlaps and what the file lacks."""
-    by_offset = sorted(listed.values(), key=lambda tensor: tensor.offset)
+    # Of tensors at one offset those without bytes come first.
+    by_offset = sorted(listed.values(), key=lambda tensor: (tensor.offset, tensor.nbytes != 0))
     ends = [data_start + tensor.offset for tensor in by_offset[1:]] + [cursor.size]
     placed: dict[str, TensorInfo] = {}
     for tensor, end in zip(by_offset, ends, strict=False):

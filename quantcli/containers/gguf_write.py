@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from quantcli.containers.ggml_types import BY_NAME
-from quantcli.containers.gguf import MAGIC, MAX_RANK, alignment_of
+from quantcli.containers.gguf import MAGIC, alignment_of
 from quantcli.containers.gguf_values import CODES, VALUE_TYPES, ArrayValue
 from quantcli.containers.hostile import check_name, shown
-from quantcli.errors import BadInput, NotPossible
+from quantcli.errors import BadInput
 
 VERSION = 3
-#: The longest tensor name, in bytes, that llama.cpp loads.
+#: The longest tensor name, in bytes, and the most dimensions that llama.cpp loads (GGML_MAX_NAME, GGML_MAX_DIMS).
 MAX_TENSOR_NAME = 63
+MAX_DIMENSIONS = 4
 
 
 class Unknown(NamedTuple):
@@ -37,7 +38,7 @@ def header(
     `metadata`: key -> (type, value), types as in `gguf.Value`, texts str or bytes, arrays sequences or `ArrayValue`.
     `tensors`: (name, row-major shape, GGML type or `Unknown`). Both are written in the order given. The alignment is
     that of `general.alignment` among the metadata, else 32. Raises `BadInput` for a value that its type cannot hold or
-    a shape that the type cannot, `NotPossible` for a name that llama.cpp would not load.
+    a shape that the type cannot.
 
     >>> start, offsets, size = header({"a": ("uint8", 7)}, [("w", (2, 32), "q8_0")])
     >>> start[:38].hex(" ", -8)
@@ -62,6 +63,19 @@ def header(
     return start, {name: len(start) + offset for name, offset in offsets.items()}, len(start) + end
 
 
+def unloadable(name: str, shape: tuple[int, ...]) -> str | None:
+    """Why llama.cpp does not load a tensor that GGUF can hold, as a clause; None where it does.
+
+    >>> unloadable("patch_embedding.weight", (8, 3, 1, 2, 2))
+    'has 5 dimensions, llama.cpp loads at most 4'
+    """
+    if len(name.encode()) > MAX_TENSOR_NAME:
+        return f"has a name of {len(name.encode())} bytes, llama.cpp loads at most {MAX_TENSOR_NAME}"
+    if len(shape) > MAX_DIMENSIONS:
+        return f"has {len(shape)} dimensions, llama.cpp loads at most {MAX_DIMENSIONS}"
+    return "has no elements, which llama.cpp does not load" if 0 in shape else None
+
+
 def tensor_nbytes(name: str, shape: tuple[int, ...], type_name: str | Unknown) -> int:
     """Bytes of a tensor, without padding; raises `BadInput` where the type's blocks do not fill its rows."""
     if isinstance(type_name, Unknown):
@@ -77,12 +91,6 @@ def tensor_nbytes(name: str, shape: tuple[int, ...], type_name: str | Unknown) -
 
 def _info(name: str, shape: tuple[int, ...], type_name: str | Unknown, offset: int) -> bytes:
     check_name(name, "a tensor to be written")
-    if len(name.encode()) > MAX_TENSOR_NAME:
-        raise NotPossible(f"tensor {shown(name)}: llama.cpp loads names of at most {MAX_TENSOR_NAME} bytes: rename it.")
-    if len(shape) > MAX_RANK:
-        raise NotPossible(
-            f"tensor {shown(name)}: GGUF holds at most {MAX_RANK} dimensions, not {len(shape)}: reshape it."
-        )
     sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
     type_id = type_name.id if isinstance(type_name, Unknown) else BY_NAME[type_name].id
     return _text(name) + sizes + struct.pack("<IQ", type_id, offset)

@@ -33,7 +33,7 @@ FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"\x80\x03", "a PyTorch pickle: convert it to safetensors first"),
     (b"\x80\x04", "a PyTorch pickle: convert it to safetensors first"),
     (b"\x80\x05", "a PyTorch pickle: convert it to safetensors first"),
-    (b"GGUF", "a GGUF file: give it the suffix .gguf"),
+    (b"GGUF", "a GGUF file: name it as the source itself"),
 )
 
 _short = reprlib.Repr()

@@ -46,9 +46,12 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     dry_run: what an importance matrix lacks is a warning instead.
     """
     requests.check(request)
-    if not source.config and not source.metadata:
+    is_copied = source.names == request.target == "gguf"  # programs other than llama.cpp write files without keys
+    if not (source.config or source.metadata or is_copied):
         lack = "no keys (general.architecture)" if source.names == "gguf" else "no config.json"
-        raise NotPossible(f"{source.root}: has {lack}, which every output needs; inspect and diff do without.")
+        others = "inspect, diff and a GGUF output do" if source.names == "gguf" else "inspect and diff do"
+        of = "a folder" if source.names == "gguf" else "every output"
+        raise NotPossible(f"{source.root}: has {lack}, which {of} needs; {others} without.")
     _refuse_unusable(source)
     before = stamps(source)
     target = TARGETS[request.target]()

@@ -1,4 +1,4 @@
-"""What a SOURCE is: a GGUF file, a folder of some kind, one safetensors file of a folder. Never guessed from bytes."""
+"""What a SOURCE is: a GGUF file, known by its first bytes, a folder of some kind, one safetensors file of a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import harmless
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
-from quantcli.sources.gguf import open_gguf
+from quantcli.sources.gguf import is_gguf, open_gguf
 from quantcli.sources.hf import open_hf
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
 from quantcli.sources.mlx_settings import FILE
@@ -50,11 +50,11 @@ def open_source(path: Path) -> Checkpoint:
         raise BadInput(f"{path}: there is no such file or folder, and it is no Hub id (org/name).")
     if path.is_dir():
         return open_folder(LocalFolder(path))
+    if path.suffix.lower() == ".gguf" or is_gguf(path):
+        return open_gguf(path)
     if path.suffix == ".safetensors":
         return open_folder(LocalFolder(path.parent), path.name)
-    if path.suffix.lower() == ".gguf":
-        return open_gguf(path)
-    raise BadInput(f"{path}: is no folder, no .gguf and no .safetensors file.")
+    raise BadInput(f"{path}: is no folder, no GGUF file and no .safetensors file.")
 
 
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:

@@ -14,7 +14,7 @@ from quantcli.containers import gguf
 from quantcli.containers.ggml_byte_order import swapped
 from quantcli.containers.gguf import GgufFile, TensorInfo
 from quantcli.containers.gguf_values import Value
-from quantcli.containers.hostile import shown
+from quantcli.containers.hostile import opened, shown
 from quantcli.errors import BadInput
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import Scheme
@@ -52,6 +52,12 @@ def weight(tensor: TensorInfo, path: Path, byte_order: str = "little") -> Weight
     swap = None if byte_order == "little" or tensor.type_name is None else swapped(tensor.type_name)
     stored = Part(tensor.name, spec.dtype, spec.shape, path, tensor.offset, swap or ())
     return Weight(tensor.name, tensor.shape, found, {part: stored}, "stored")
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file starts as GGUF files do, whatever its name (Ollama calls them by their hash)."""
+    with opened(path) as (read, _):
+        return read(0, len(gguf.MAGIC)) == gguf.MAGIC
 
 
 def open_gguf(path: Path) -> Checkpoint:

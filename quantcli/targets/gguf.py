@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import Value
+from quantcli.containers.gguf_write import unloadable
+from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.recipes.llama_cpp import Tensor, file_type, processing_order
 from quantcli.recipes.prune import prune
@@ -58,6 +60,7 @@ class GgufTarget:
             keys, notes = gguf_from_gguf.without_layers(source, settings, gguf_from_gguf.keys(source, settings, number))
         else:
             keys, notes = gguf_from_hf.keys(source, placed, number, settings.keys)
+        notes = [*notes, *_unloadable(source, placed)]
         last = gguf_from_gguf.layers_left(source, settings)  # stronger than an override of the same key
         given, doubts = replaced(keys, settings.keys)
         notes = [*notes, *doubts]
@@ -70,6 +73,23 @@ class GgufTarget:
             return gguf_split.files(parts, keys, settings.file_name, gguf_split.KEPT_ORDER), notes
         parts = gguf_split.by_size(placed, settings.shard_size)
         return gguf_split.files(parts, keys, settings.file_name), notes
+
+
+def _unloadable(source: Checkpoint, placed: Sequence[Placed]) -> list[str]:
+    """A warning for each reason why llama.cpp does not load tensors of another GGUF; `NotPossible` for new ones."""
+    found: dict[str, list[str]] = {}
+    for weight in placed:
+        if (reason := unloadable(weight.name, weight.shape)) is not None:
+            found.setdefault(reason, []).append(weight.name)
+    for reason, names in found.items():
+        if source.names != "gguf":
+            raise NotPossible(f"{source.root}: tensor {shown(names[0])} {reason}. A folder can hold it (--to hf).")
+    return [
+        f"tensor {shown(names[0])} {reason}: the file is for other programs."
+        if len(names) == 1
+        else f"{len(names)} tensors, {shown(names[0])} the first: {reason}: the file is for other programs."
+        for reason, names in found.items()
+    ]
 
 
 def _kept_file_type(source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> int:

@@ -256,14 +256,6 @@ def test_a_tensor_without_dimensions_keeps_none(tmp_path: Path, options: dict[st
     assert gguf.read(output).tensors["w"].shape == () and data(output)["w"] == data(source)["w"]
 
 
-def test_a_file_without_keys(tmp_path: Path) -> None:
-    source = tmp_path / "in.gguf"
-    head, _, size = gguf_write.header({}, [("a.weight", (8,), "f32")])
-    source.write_bytes(head + bytes(size - len(head)))
-    with pytest.raises(NotPossible, match=r"in\.gguf: has no keys \(general\.architecture\), which every output needs"):
-        planned(source, tmp_path / "out.gguf")
-
-
 def test_options_for_gguf_need_one(tmp_path: Path) -> None:
     source = mystery(tmp_path / "in.gguf")
     for options in ({"override_kv": ("a=int:1",)}, {"prune_layers": "1"}, {"imatrix": source}):

@@ -105,7 +105,7 @@ def dangling_link(root: Path) -> Path:
         (ggufs_only, r"has no config.json: name its GGUF file \(model-q4.gguf\)"),
         (config_is_a_folder, "has no config.json"),
         (dangling_link, "has no config.json"),
-        (other_file, "model.bin: is no folder, no .gguf and no .safetensors file"),
+        (other_file, "model.bin: is no folder, no GGUF file and no .safetensors file"),
         (pipe, "a.gguf: is not a regular file"),
     ],
 )
