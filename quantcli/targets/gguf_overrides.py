@@ -7,38 +7,19 @@ which llama.cpp then does not load. Of a new key its bytes are kept, with a warn
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
-from functools import cache
 from typing import Any
 
 from quantcli.errors import WrongUsage
-from quantcli.models import FAMILIES
-from quantcli.models.generation import SAMPLING
 from quantcli.models.keys import WINDOW_PATTERN
 from quantcli.recipes.prune_keys import PER_LAYER
+from quantcli.targets.gguf_key_types import RANGES, expected
 
 #: The type of an integer before its key's type is known.
 INTEGER = "int"
 
-#: Integer types of GGUF: the least and the greatest value.
-RANGES = {f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)} | {
-    f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)
-}
-
 #: What an option calls a GGUF type.
 WORDS = {
     **dict.fromkeys((*RANGES, INTEGER), "int"), "float32": "float", "float64": "float", "bool": "bool", "string": "str",
-}  # fmt: skip
-
-#: Types of keys that a file may lack, beside those of the families' tables, which count for any architecture; the first
-#: pattern that matches counts, and of an empty type nothing is known.
-OF_KEYS = {
-    "general.sampling.*": "", "general.*.count": "uint32", "general.tags": "array[string]",
-    "general.languages": "array[string]", "general.datasets": "array[string]", "general.alignment": "uint32",
-    "general.file_type": "uint32", "general.quantization_version": "uint32", "general.*": "string",
-    "tokenizer.ggml.model": "string", "tokenizer.ggml.pre": "string", "tokenizer.chat_template*": "string",
-    "tokenizer.ggml.*_token_id": "uint32", "tokenizer.ggml.add_*": "bool", "*.attention.causal": "bool",
-    "*.pooling_type": "uint32", "*.rope.scaling.finetuned": "bool",
 }  # fmt: skip
 
 
@@ -75,19 +56,10 @@ def _type(key: str, keys: Mapping[str, tuple[str, Any]]) -> str | None:
     """The GGUF type of a key: that of the file, else the one that it has elsewhere."""
     known, name = keys[key][0] if key in keys else None, key.partition(".")[2]
     if known is None:
-        sampling = {f"sampling.{name}": kind for _, name, kind in SAMPLING}
-        known = sampling.get(name) or _of_families().get(name)
-        known = known or next((kind for pattern, kind in OF_KEYS.items() if fnmatchcase(key, pattern)), None)
+        known = expected(key)
         if known == WINDOW_PATTERN.type and name == WINDOW_PATTERN.name:
             known = "uint32"  # llama.cpp reads a period as well as a list
     elif known.startswith("array") and name in PER_LAYER:
         element = known.removeprefix("array[").removesuffix("]")
         known = "uint32" if element in RANGES else element  # one number for all layers
-    return known or None
-
-
-@cache
-def _of_families() -> dict[str, str]:
-    """The types of the keys in the families' tables, without the architecture's prefix."""
-    rows = (row for family in FAMILIES for row in (*family.foremost, *family.keys, *family.further))
-    return {row.name: row.type for row in rows}
+    return known
