@@ -58,11 +58,15 @@ def _text(text: str) -> tuple[str, Any]:
 #: Keys that describe the file itself, not the model.
 OF_THE_FILE = ("general.alignment", *SPLIT_KEYS)
 
+#: The types whose stored value an option without one keeps; a text may be empty.
+KINDS = {"int": INTEGER, "float": "float32", "bool": "bool"}
 READ: dict[str, Callable[[str], tuple[str, Any]]] = {"int": _integer, "float": _float, "bool": _bool, "str": _text}
 
 
 def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
     """One `--override-kv`: the key, its GGUF type (`int` until its key's is known) and value. Raises `WrongUsage`.
+
+    The value is None where the stored one is meant.
 
     Also for the keys that say how the file is laid out, which another value than its writer's makes unreadable.
 
@@ -81,7 +85,7 @@ def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
     if len(key.encode(errors="replace")) > MAX_NAME or not key.isprintable():
         raise WrongUsage(f"--override-kv {text[:100]!r}: a key is printable and at most {MAX_NAME} bytes long.")
     try:
-        return key, READ[kind](value)
+        return key, (KINDS[kind], None) if not value and kind in KINDS else READ[kind](value)
     except (ValueError, KeyError):
         raise WrongUsage(f"--override-kv {text[:100]!r}: {value[:40]!r} is no {kind} that GGUF holds.") from None
 
@@ -100,6 +104,8 @@ def read_by_loader(request: Request) -> dict[str, Value]:
     read: dict[str, Value] = {}
     for text in request.override_kv:
         key, (kind, value) = override_kv(text)
+        if value is None:
+            continue
         read.setdefault(key, Value("uint32", value % 2**32) if kind == INTEGER else Value(kind, value))
     return read
 

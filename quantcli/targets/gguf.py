@@ -19,7 +19,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.ggml import TYPES
 from quantcli.targets import gguf_from_gguf, gguf_from_hf, gguf_split
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
-from quantcli.targets.gguf_overrides import replaced
+from quantcli.targets.gguf_overrides import doubts, replaced
 
 
 class GgufTarget:
@@ -62,11 +62,12 @@ class GgufTarget:
             keys, notes = gguf_from_hf.keys(source, placed, number, settings.keys)
         notes = [*notes, *_unloadable(source, placed)]
         last = gguf_from_gguf.layers_left(source, settings)  # stronger than an override of the same key
-        given, doubts = replaced(keys, settings.keys)
-        notes = [*notes, *doubts]
+        given, further = replaced(keys, settings.keys)
+        notes = [*notes, *further]
         for key, typed in [*given.items(), *last.items()]:
             keys.pop(key, None)
             keys[key] = typed
+        notes += doubts(keys)
         if settings.keep_split:
             number_of = gguf_from_gguf.partition(source, settings)
             parts = gguf_split.as_numbered(placed, number_of)

@@ -2,6 +2,11 @@
 
 llama-quantize writes every integer as uint32 of its magnitude, also in the place of a text or a number of another type,
 which llama.cpp then does not load. Of a new key its bytes are kept, with a warning for what was negative.
+
+A key that the file has in a type which llama.cpp does not read gets the right one. Without a value it keeps its own:
+
+    tokenizer.ggml.token_type  array[uint32]                       a warning
+    --override-kv tokenizer.ggml.token_type=int:  array[int32]     the same numbers
 """
 
 from __future__ import annotations
@@ -9,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from quantcli.containers.gguf_values import ArrayValue
+from quantcli.containers.hostile import shown
 from quantcli.errors import WrongUsage
 from quantcli.models.keys import WINDOW_PATTERN
 from quantcli.recipes.prune_keys import PER_LAYER
-from quantcli.targets.gguf_key_types import RANGES, expected
+from quantcli.targets.gguf_key_types import RANGES, expected, refused
 
 #: The type of an integer before its key's type is known.
 INTEGER = "int"
@@ -30,11 +37,57 @@ def replaced(
     found, warnings = {}, []
     for key, (kind, value) in given.items():
         known = _type(key, keys)
+        if value is None:
+            found[key] = _rewritten(key, kind, keys, known)
+            continue
         if kind == INTEGER and known is None and value < 0:
             warnings.append(f"--override-kv {key}=int:{value} is written as {-value}: a new key is uint32.")
             value = -value
         found[key] = _fitted(key, kind, value, known)
     return found, warnings
+
+
+def doubts(keys: Mapping[str, tuple[str, Any]]) -> list[str]:
+    """A warning for each key in whose type llama.cpp does not read it."""
+    found = {key: wanted for key, (kind, _) in keys.items() if (wanted := refused(key, kind)) is not None}
+    return [
+        f"key {shown(key)} is {keys[key][0]}; llama.cpp needs {wanted} to load the file{_hint(key, wanted)}"
+        for key, wanted in found.items()
+    ]
+
+
+def _hint(key: str, wanted: str) -> str:
+    """How to set the type of a key, as the end of a sentence; an option sets no list of texts."""
+    word = WORDS.get(_element(wanted))
+    return "." if word in (None, "str") else f": --override-kv '{key}={word}:' writes its value as {wanted}."
+
+
+def _element(kind: str) -> str:
+    """The type of an array's elements, any other type itself."""
+    return kind.removeprefix("array[").removesuffix("]")
+
+
+def _rewritten(key: str, kind: str, keys: Mapping[str, tuple[str, Any]], known: str | None) -> tuple[str, Any]:
+    """The stored value of a key in the type that it should have. Raises `WrongUsage` where it has none, or no place."""
+    text = f"--override-kv {f'{key}={WORDS[kind]}:'[:100]!r}"
+    if key not in keys:
+        raise WrongUsage(f"{text}: the file has no such key, so a value is needed.")
+    stored, value = keys[key]
+    wanted = expected(key) or stored
+    if WORDS.get(_element(wanted)) != WORDS[kind]:
+        raise WrongUsage(f"{text}: {key} is {wanted}.")
+    numbers = value.decode() if isinstance(value, ArrayValue) else value
+    if isinstance(numbers, list) != wanted.startswith("array["):
+        raise WrongUsage(f"{text}: the file has {key} as {stored}, which does not become {wanted}.")
+    listed = numbers if isinstance(numbers, list) else [numbers]
+    least, greatest = RANGES.get(_element(wanted), (0, 0))
+    for number in listed:
+        if not isinstance(number, int | float) or (
+            kind == INTEGER and (number != int(number) or not least <= number <= greatest)
+        ):
+            raise WrongUsage(f"{text}: {shown(number)}, which the file has, is no {_element(wanted)}.")
+    made = [{INTEGER: int, "float32": float, "bool": bool}[kind](number) for number in listed]
+    return wanted, made if isinstance(numbers, list) else made[0]
 
 
 def _fitted(key: str, kind: str, value: Any, known: str | None) -> tuple[str, Any]:
@@ -55,7 +108,7 @@ def _fitted(key: str, kind: str, value: Any, known: str | None) -> tuple[str, An
 def _type(key: str, keys: Mapping[str, tuple[str, Any]]) -> str | None:
     """The GGUF type of a key: that of the file, else the one that it has elsewhere."""
     known, name = keys[key][0] if key in keys else None, key.partition(".")[2]
-    if known is None:
+    if known is None or refused(key, known) is not None:
         known = expected(key)
         if known == WINDOW_PATTERN.type and name == WINDOW_PATTERN.name:
             known = "uint32"  # llama.cpp reads a period as well as a list
