@@ -22,8 +22,9 @@ def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None,
     """The default template, and the named others (names with letters, digits and _ only)."""
     value, where = tokenizer_config.get("chat_template"), "tokenizer_config.json"
     if value is None and files.has("chat_template.jinja"):
-        others = {name.removesuffix(".jinja"): files.text(f"{ADDITIONAL}/{name}") for name in files.within(ADDITIONAL)}
-        return files.text("chat_template.jinja"), {_name(name): text for name, text in sorted(others.items())}
+        others = {name.removesuffix(".jinja"): f"{ADDITIONAL}/{name}" for name in files.within(ADDITIONAL)}
+        texts = {_name(name): _text(files, file) for name, file in sorted(others.items())}
+        return _text(files, "chat_template.jinja"), texts
     if value is None and files.has("chat_template.json"):
         where = "chat_template.json"
         value = files.json(where).get("chat_template")
@@ -38,6 +39,11 @@ def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None,
             raise BadInput(f"{files.label(where)}: an entry of chat_template has no name and template.")
         named[_name(name)] = text
     return named.pop("default", None), named
+
+
+def _text(files: Files, name: str) -> str:
+    """A template's text with its line ends as Python's text mode, in which everybody reads it, has them."""
+    return files.text(name).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _name(name: str) -> str:
