@@ -322,6 +322,16 @@ def test_tokenizers_are_compared_part_by_part(llama: Path, tmp_path: Path) -> No
     assert {t.what for t in found.tokenizer} == {"chat templates", "tokenizer_config.json"}
 
 
+def test_the_same_tokenizer_is_not_taken_apart(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = changed(llama, tmp_path / "b")
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 7}))
+    monkeypatch.setattr("quantcli.convert.compare_tokenizers.folders.load", None)
+    monkeypatch.setattr("quantcli.convert.compare_tokenizers.encoder", None)
+    (found,) = compared(llama, other).tokenizer
+    assert found.what == "tokenizer_config.json" and [d["at"] for d in found.first] == ["model_max_length"]
+
+
 def test_scores_that_a_folder_does_not_hold_are_no_difference(tmp_path: Path) -> None:
     """tokenizer.json has merges instead, in the same order; what comes of both is compared."""
     source = tiny_llama(tmp_path / "source", vocab_size=432)
