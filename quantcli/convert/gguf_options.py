@@ -23,13 +23,16 @@ from quantcli.recipes.prune import parse as parse_layers
 from quantcli.targets.gguf_from_gguf import SPLIT_KEYS
 from quantcli.targets.gguf_overrides import INTEGER
 
-#: The longest `--tensor-type-file` that is read.
+#: The longest file of an option that is read.
 MAX_FILE = 1 << 20
 
 #: The largest finite float32.
 LARGEST_FLOAT = (2 - 2**-23) * 2.0**127
 
-FORM = "needs KEY=TYPE:VALUE with TYPE int, float, bool or str, such as --override-kv general.name=str:mine"
+FORM = (
+    "needs KEY=TYPE:VALUE with TYPE int, float, bool or str, such as --override-kv general.name=str:mine or "
+    "tokenizer.chat_template=str:@FILE"
+)
 
 
 def _integer(text: str) -> tuple[str, Any]:
@@ -51,8 +54,18 @@ def _bool(text: str) -> tuple[str, Any]:
 
 
 def _text(text: str) -> tuple[str, Any]:
+    """A text: as it is, that of a file (`@FILE`), or one that begins with `@` (`@@`)."""
     text.encode()  # what the shell gave in no UTF-8 is refused as a ValueError
-    return "string", text
+    if text.startswith("@@") or not text.startswith("@"):
+        return "string", text.removeprefix("@") if text.startswith("@@") else text
+    with opened(Path(text[1:])) as (read, size):
+        if size > MAX_FILE:
+            raise BadInput(f"{text[1:]}: {size} bytes are too many for the value of a key (at most {MAX_FILE}).")
+        data = read(0, size)
+    try:
+        return "string", data.decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{text[1:]}: is not UTF-8 text (byte {error.start}).") from None
 
 
 #: Keys that describe the file itself, not the model.

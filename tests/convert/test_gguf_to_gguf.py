@@ -11,7 +11,7 @@ import pytest
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers import gguf, gguf_write
 from quantcli.containers.gguf_values import Value
-from quantcli.errors import BadInput, NotPossible, WrongUsage
+from quantcli.errors import BadInput, NotPossible, Surroundings, WrongUsage
 from quantcli.targets.base import Settings
 from quantcli.targets.gguf_from_gguf import layers_left
 from tests.conversions import converted, planned, schemes
@@ -204,6 +204,26 @@ def test_malformed_overrides_are_quoted(tmp_path: Path, text: str) -> None:
     source = mystery(tmp_path / "in.gguf")
     with pytest.raises(WrongUsage, match=f"--override-kv '{text}'"):
         planned(source, tmp_path / "out.gguf", override_kv=(text,))
+
+
+def test_a_text_may_come_from_a_file(tmp_path: Path) -> None:
+    source, output, template = mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf", tmp_path / "t.jinja"
+    template.write_bytes("{{ 'é' }}\r\n".encode())
+    converted(source, output, override_kv=(f"tokenizer.chat_template=str:@{template}", "general.author=str:@@someone"))
+    assert keys(output)["tokenizer.chat_template"] == ("string", "{{ 'é' }}\r\n")
+    assert keys(output)["general.author"] == ("string", "@someone")
+
+
+def test_a_file_that_holds_no_text_is_named(tmp_path: Path) -> None:
+    source, file = mystery(tmp_path / "in.gguf"), tmp_path / "t"
+    with pytest.raises(Surroundings, match=f"{file}: cannot be opened"):
+        planned(source, tmp_path / "out.gguf", override_kv=(f"a.b=str:@{file}",))
+    file.write_bytes(b"a\xff")
+    with pytest.raises(BadInput, match=r"is not UTF-8 text \(byte 1\)"):
+        planned(source, tmp_path / "out.gguf", override_kv=(f"a.b=str:@{file}",))
+    file.write_bytes(bytes((1 << 20) + 1))
+    with pytest.raises(BadInput, match="too many for the value of a key"):
+        planned(source, tmp_path / "out.gguf", override_kv=(f"a.b=str:@{file}",))
 
 
 @pytest.mark.parametrize("key", ["x" * 65536, "a\nb"])
