@@ -28,6 +28,8 @@ NAMES = 32
 
 #: Characters that are shown of a setting's value, of its key, of a reason.
 WIDTH, KEY_WIDTH, REASON_WIDTH = 60, 120, 240
+#: So many characters are shown before the first at which two long texts differ.
+BEFORE = 20
 
 HELP = "A folder, a .gguf or .safetensors file, or a Hub id org/name[@revision]."
 
@@ -99,11 +101,11 @@ def show(found: Comparison, out: Output, everything: bool) -> None:
     _missing("A", found.only_a, out, everything)
     _missing("B", found.only_b, out, everything)
     if found.fields:
-        settings = [(_short(f.key, KEY_WIDTH), _short(f.a), _short(f.b)) for f in found.fields]
+        settings = [(_short(f.key, KEY_WIDTH), *_sides(f.a, f.b)) for f in found.fields]
         out.table([Column("setting"), Column("A"), Column("B")], settings)
     if found.tokenizer:
         rows = [
-            (t.what if i == 0 else "", str(t.count) if i == 0 else "", _short(p["at"]), _short(p["a"]), _short(p["b"]))
+            (t.what if i == 0 else "", str(t.count) if i == 0 else "", _short(p["at"]), *_sides(p["a"], p["b"]))
             for t in found.tokenizer for i, p in enumerate(t.first)
         ]  # fmt: skip
         columns = [Column("tokenizer"), Column("differ", right=True), Column("at"), Column("A"), Column("B")]
@@ -158,6 +160,19 @@ def _missing(label: str, drafts: tuple[Draft, ...], out: Output, everything: boo
         out.text(f"only in {label}: {draft.name} ({_kind(draft)}, {_shape(draft)})")
     if len(listed) < len(drafts):
         out.text(f"only in {label}: {len(drafts) - len(listed)} more; --all shows them.")
+
+
+def _sides(a: Any, b: Any) -> tuple[str, str]:
+    """Two values, each on one line; of two texts that differ further on, the places where they begin to."""
+    if not (isinstance(a, str) and isinstance(b, str)) or max(len(a), len(b)) <= WIDTH:
+        return _short(a), _short(b)
+    same = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, same - BEFORE)
+    return _short(_from(a, start)), _short(_from(b, start))
+
+
+def _from(text: str, start: int) -> str:
+    return f"...{text[start:]}" if start else text
 
 
 def _short(value: Any, width: int = WIDTH) -> str:

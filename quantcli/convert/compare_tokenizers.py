@@ -197,8 +197,7 @@ def _templates(source: Checkpoint) -> dict[str, Any]:
     if source.names == "gguf":
         named = {key.removeprefix(TEMPLATE): value.value for key, value in source.metadata.items() if _is_template(key)}
         return {name.removeprefix(".") or "default": text for name, text in named.items()}
-    files = Files(source.root)
-    default, others = templates.read(files, files.json(folders.SETTINGS))
+    default, others = templates.used(Files(source.root))
     return others if default is None else {"default": default, **others}
 
 

@@ -38,6 +38,8 @@ from quantcli.targets.base import (
 from quantcli.targets.beside_config import beside_config
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import copied_files, index_file, json_file, shards
+from quantcli.tokenizers import templates
+from quantcli.tokenizers.files import Files
 
 #: Keys of config.json that describe how the source was stored.
 STORAGE_KEYS = ("quantization", "quantization_config", "_name_or_path")
@@ -121,7 +123,8 @@ def beside(
     mlx-lm does not read is named.
     """
     if source.names == "hf":
-        return copied_files(source, settings=layouts, dense=dense), []
+        disagreement = templates.disagreement(Files(source.root))
+        return copied_files(source, settings=layouts, dense=dense), [disagreement] if disagreement else []
     files, notes = folder_from_gguf.files(source)
     further, lost = beside_config(source, for_mlx=for_mlx)
     return [*files, *further], [*lost, *notes]

@@ -13,7 +13,7 @@ from typing import Any
 
 from quantcli.checkpoint import Vocabulary
 from quantcli.containers.hostile import shown
-from quantcli.tokenizers import defaults, ends
+from quantcli.tokenizers import defaults, ends, templates
 from quantcli.tokenizers.byte_level import CONTROL, UNDERLINE, UNKNOWN, USER_DEFINED
 from quantcli.tokenizers.conventions import Conventions
 from quantcli.tokenizers.files import Files
@@ -22,7 +22,6 @@ from quantcli.tokenizers.special import ROLES, USUAL, texts_of
 from quantcli.tokenizers.splittings import SPLITTINGS
 
 JSON, SETTINGS, MAP = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
-TEMPLATE = "chat_template.jinja"
 
 #: Keys of tokenizer_config.json that change ids -> the values that do not; null never does.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -63,8 +62,8 @@ def lost(
         found += _added(where, tokenizer.get("added_tokens"), rules)
         found += _around(where, tokenizer, settings, made)
     found += _roles(files, settings, made)
-    if files.has(TEMPLATE) and files.text(TEMPLATE) != made.chat_template:
-        found.append(f"{files.label(TEMPLATE)}: is another chat template than that in {SETTINGS}, which GGUF gets.")
+    if (disagreement := templates.disagreement(files)) is not None:
+        found.append(disagreement)
     return tuple(found)
 
 

@@ -16,15 +16,16 @@ from quantcli.errors import BadInput
 from quantcli.tokenizers.files import Files
 
 ADDITIONAL = "additional_chat_templates"
+CONFIG, JINJA = "tokenizer_config.json", "chat_template.jinja"
 
 
 def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
     """The default template, and the named others (names with letters, digits and _ only)."""
-    value, where = tokenizer_config.get("chat_template"), "tokenizer_config.json"
-    if value is None and files.has("chat_template.jinja"):
+    value, where = tokenizer_config.get("chat_template"), CONFIG
+    if value is None and files.has(JINJA):
         others = {name.removesuffix(".jinja"): f"{ADDITIONAL}/{name}" for name in files.within(ADDITIONAL)}
         texts = {_name(name): _text(files, file) for name, file in sorted(others.items())}
-        return _text(files, "chat_template.jinja"), texts
+        return _text(files, JINJA), texts
     if value is None and files.has("chat_template.json"):
         where = "chat_template.json"
         value = files.json(where).get("chat_template")
@@ -39,6 +40,25 @@ def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None,
             raise BadInput(f"{files.label(where)}: an entry of chat_template has no name and template.")
         named[_name(name)] = text
     return named.pop("default", None), named
+
+
+def used(files: Files) -> tuple[str | None, dict[str, str]]:
+    """The templates that transformers uses: those of chat_template.jinja before tokenizer_config.json's."""
+    settings = files.json(CONFIG)
+    return read(files, {} if files.has(JINJA) else settings)
+
+
+def disagreement(files: Files) -> str | None:
+    """That the two places of a template hold different ones, as a sentence; None where they do not."""
+    settings = files.json(CONFIG)
+    if settings.get("chat_template") is None or not files.has(JINJA):
+        return None
+    if read(files, settings)[0] == read(files, {})[0]:
+        return None
+    return (
+        f"{files.label(JINJA)}: is another chat template than the one in {CONFIG}. transformers uses {JINJA}; a GGUF "
+        f"gets the one in {CONFIG}, as from llama.cpp's converter."
+    )
 
 
 def _text(files: Files, name: str) -> str:

@@ -1,6 +1,7 @@
 """`quant diff`: exit codes, JSON, tables."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -170,6 +171,17 @@ def test_keys_and_names_of_files_do_not_steer_the_terminal(tmp_path: Path) -> No
     assert done.exit_code == 1 and "?[2J" in done.stdout
     assert not {"\x1b", "\u202e"} & {*done.stdout, *done.stderr}
     jsonschema.validate(json.loads(quant(*sides, "--json").stdout), SCHEMA)
+
+
+def test_long_texts_are_shown_where_they_begin_to_differ(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folders = []
+    for side, end in (("a", "left"), ("b", "right")):
+        folder = tmp_path / side
+        shutil.copytree(pair[0], folder)
+        (folder / "chat_template.jinja").write_text("{{message}}" * 20 + end)
+        folders.append(folder)
+    (line,) = [line for line in quant(*folders).stdout.splitlines() if line.startswith("chat templates")]
+    assert line.split()[-2].endswith("}left") and line.split()[-1].endswith("}right") and line.count("...") == 2
 
 
 def test_quiet_checks_without_a_table(pair: tuple[Path, Path]) -> None:
