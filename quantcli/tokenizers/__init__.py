@@ -129,12 +129,11 @@ def _byte_level(
     texts = frozenset(special.texts_of(settings).values())
     tokens, types = byte_level.tokens_and_types(tokenizer.vocab, tokenizer.added + more, texts, size, where)
     normalizers = [step.get("type") for step in flattened(tokenizer.normalizer, "normalizers")]
-    cleans = settings.get("clean_up_tokenization_spaces")
     pre = pre_tokenizers.recognise(
         tokenizer.pre_tokenizer,
         nfc="NFC" in normalizers,
         ignore_merges=tokenizer.ignore_merges,
-        cleans=cleans if isinstance(cleans, bool) else None,
+        fills=pre_tokenizers.FILL in tokens,
         first=special.leading(tokenizer.post_processor),
         prefer=prefer,
     )

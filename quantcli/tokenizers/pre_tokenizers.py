@@ -29,15 +29,15 @@ from quantcli.tokenizers.splittings import CONTRACTIONS, DIGIT, GPT2, SPLITTINGS
 class Rule:
     """One row: the steps of that name (or those in `also`) have to be equal; of the other conditions None means either.
 
-    nfc: a Unicode NFC normalizer stands before it. ignore_merges: the BPE model's flag. cleans: tokenizer_config.json's
-    `clean_up_tokenization_spaces`. first: the token that the template puts first.
+    nfc: a Unicode NFC normalizer stands before it. ignore_merges: the BPE model's flag. fills: the vocabulary has
+    StarCoder's token for filling in the middle. first: the token that the template puts first.
     """
 
     name: str
     also: tuple[str, ...] = ()
     nfc: bool | None = None
     ignore_merges: bool | None = None
-    cleans: bool | None = None
+    fills: bool | None = None
     first: str | None = None
 
     @property
@@ -61,7 +61,7 @@ RULES: tuple[Rule, ...] = (
     Rule("gpt-2"),
     Rule("command-r", nfc=True),
     # refact, codeshell, exaone, minerva-7b, mellum2
-    Rule("smollm", cleans=False),
+    Rule("smollm", fills=False),
     Rule("starcoder"),
     Rule("falcon", also=("Punctuation", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     Rule("tekken"),
@@ -84,6 +84,10 @@ RULES: tuple[Rule, ...] = (
     Rule("spark2_5"),
     Rule("superbpe"),
 )
+
+#: The token that tells StarCoder's vocabularies from SmolLM's, which split text alike. llama.cpp's converter knows both
+#: by their ids, whatever `clean_up_tokenization_spaces` is.
+FILL = b"<fim_prefix>"
 
 #: What llama.cpp itself takes where a file names no rule.
 ASSUMED = "default"
@@ -109,7 +113,7 @@ def recognise(
     *,
     nfc: bool = False,
     ignore_merges: bool = False,
-    cleans: bool | None = None,
+    fills: bool = False,
     first: str | None = None,
     prefer: tuple[str, ...] = (),
 ) -> str | None:
@@ -121,7 +125,7 @@ def recognise(
     for name in prefer:
         if spelled == tuple(map(normalised, SPLITTINGS[name].steps)):
             return name
-    given = {"nfc": nfc, "ignore_merges": ignore_merges, "cleans": cleans, "first": first}
+    given = {"nfc": nfc, "ignore_merges": ignore_merges, "fills": fills, "first": first}
     for rule in RULES:
         same = any(tuple(map(normalised, steps)) == spelled for steps in rule.spellings)
         if same and all(getattr(rule, key) in (None, value) for key, value in given.items()):

@@ -38,8 +38,8 @@ def sequence(*members: dict[str, Any]) -> dict[str, Any]:
         (GPT2_BYTES, {"nfc": True}, "mpt"),
         ({"type": "ByteLevel"}, {}, "gpt-2"),
         (sequence(DIGITS, GPT2_BYTES), {"nfc": True}, "command-r"),
-        (sequence(DIGITS, GPT2_BYTES), {"cleans": False}, "smollm"),
-        (sequence(DIGITS, GPT2_BYTES), {}, "starcoder"),
+        (sequence(DIGITS, GPT2_BYTES), {"fills": False}, "smollm"),
+        (sequence(DIGITS, GPT2_BYTES), {"fills": True}, "starcoder"),
         (
             sequence({"type": "Punctuation", "behavior": "Contiguous"}, GPT2_BYTES, split("[0-9][0-9][0-9]")),
             {},
@@ -59,7 +59,7 @@ def test_rules(rule: dict[str, Any] | None, conditions: dict[str, Any], name: st
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_each_row_is_reached(rule: Any) -> None:
-    given = {key: getattr(rule, key) for key in ("cleans", "first")}
+    given = {key: getattr(rule, key) for key in ("fills", "first")}
     given |= {key: bool(getattr(rule, key)) for key in ("nfc",)}
     given["ignore_merges"] = rule.ignore_merges is not False
     punctuation = {"type": "Punctuation"}

@@ -269,3 +269,16 @@ def test_chat_templates_in_all_places(bpe: Path) -> None:
     (bpe / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(BadInput, match=r"chat_template\.jinja: is not UTF-8"):
         load(bpe, {})
+
+
+@pytest.mark.parametrize("cleans", [True, False, None])
+@pytest.mark.parametrize("pre", ["starcoder", "smollm"])
+def test_the_vocabulary_tells_smollm_from_starcoder(pre: str, cleans: bool | None, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        data = json.loads((kinds.DATA / "bpe-starcoder" / name).read_text())
+        if name == "tokenizer_config.json":
+            data.pop("clean_up_tokenization_spaces", None)
+            data |= {} if cleans is None else {"clean_up_tokenization_spaces": cleans}
+        text = json.dumps(data)
+        (tmp_path / name).write_text(text if pre == "starcoder" else text.replace("<fim_", "<other_"))
+    assert load(tmp_path, {}).pre == pre
