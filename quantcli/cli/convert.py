@@ -56,7 +56,8 @@ def convert(
     group_size: Annotated[int | None, typer.Option(metavar="N", help="Likewise.")] = None,
     mode: Annotated[str | None, typer.Option(metavar="M", help="Likewise: affine, mxfp4, mxfp8, nvfp4.")] = None,
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Overrides: an MLX config.json, hf2q JSON, or our rules.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Overrides: an MLX config.json, hf2q JSON, our rules, a model."),
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option(metavar="GLOB=SCHEME", help="One rule; repeatable, the last match wins.")

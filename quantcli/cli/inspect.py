@@ -32,7 +32,12 @@ def inspect(
     rules: Annotated[
         bool, typer.Option("--rules", help="Print which rule decides each weight, and which patterns match nothing.")
     ] = False,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="With --rules: the recipe to try.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --rules: the recipe to try, or a model as one.")
+    ] = None,
+    as_recipe: Annotated[
+        bool, typer.Option("--as-recipe", help="Print the schemes of all weights as a recipe for --recipe.")
+    ] = False,
     override: Annotated[
         list[str] | None, typer.Option(metavar="GLOB=SCHEME", help="With --rules: an override to try; repeatable.")
     ] = None,
@@ -58,12 +63,14 @@ def inspect(
     tells_rules = bool(rules or recipe or override)
     if metadata and (tells_rules or filter_):
         raise WrongUsage("--metadata shows no weights: leave out --filter, --rules, --recipe and --override.")
+    if as_recipe and (tells_rules or filter_ or metadata):
+        raise WrongUsage("--as-recipe shows the whole model: leave out --filter, --metadata, --rules and --recipe.")
     limit = parse_size(max_size, "--max-size") if max_size else None
     matrix = _matrix_path(source, revision)
     if matrix and not (metadata and matrix.suffix == ".gguf"):
         asked = {
             "--rules": rules, "--recipe": recipe, "--override": override, "--max-bpw": max_bpw, "--max-size": limit,
-            "--require": required, "--metadata": metadata,
+            "--require": required, "--metadata": metadata, "--as-recipe": as_recipe,
         }  # fmt: skip
         _refuse_for_matrix(matrix, [option for option, given in asked.items() if given])
         _show_matrix(matrix, filter_, everything, out)
@@ -73,7 +80,9 @@ def inspect(
     weights = taken(opened, filter_) if filter_ else list(opened.weights.values())
     if filter_ and not weights:
         raise WrongUsage(f"--filter {filter_}: no weight matches.")
-    if tells_rules:
+    if as_recipe:
+        _show_recipe(opened, out)
+    elif tells_rules:
         _show_rules(opened, recipe, override or [], {w.name for w in weights}, out)
     elif metadata:
         _show_metadata(opened, out)
@@ -199,6 +208,14 @@ def _on_one_line(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_on_one_line, value))}]"
     return repr(value) if isinstance(value, str) else str(value)
+
+
+def _show_recipe(source: Checkpoint, out: Output) -> None:
+    from quantcli.convert.model_recipe import Choices, toml
+
+    rules = Choices.of(source).rules()
+    out.json({"rule": rules})
+    out.text(toml(rules, str(source.root)))
 
 
 def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], names: set[str], out: Output) -> None:

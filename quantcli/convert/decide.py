@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from quantcli import recipes
 from quantcli.checkpoint import Checkpoint
-from quantcli.convert import beside, decide_gguf
+from quantcli.convert import beside, decide_gguf, model_recipe
 from quantcli.convert.chosen import KEEP, Chosen
 from quantcli.convert.request import Request
 from quantcli.errors import WrongUsage
 from quantcli.recipes import ftypes, mixtures, names, overrides
 from quantcli.recipes.base import Decision, Layer, Origin, Recipe, only_global, resolve
-from quantcli.recipes.unmatched import unmatched
 from quantcli.targets.base import Draft
 
 
@@ -25,7 +23,7 @@ def decisions(
     source: Checkpoint, target: str, drafts: Sequence[Draft], request: Request, importance: bool = False
 ) -> Chosen:
     """A decision for every draft, and warnings of patterns that match nothing. importance: there is a matrix."""
-    recipe = recipes.load(request.recipe) if request.recipe else None
+    recipe, doubts = model_recipe.load(request.recipe) if request.recipe else (None, None)
     given = overrides.parse(request.overrides)
     common = _common(request, recipe)
     sources: list[Recipe] = [given] + ([recipe] if recipe else [])
@@ -33,7 +31,7 @@ def decisions(
     neighbour = beside.read(source, request, common)
     warnings = [w for r in sources for w in r.warnings]
     warnings += [f"{given.label}: {pattern} matches no weight." for pattern in given.unmatched(subjects)]
-    warnings += unmatched(recipe, subjects) if recipe else []
+    warnings += doubts(subjects) if doubts else []
     warnings += neighbour.warnings(subjects)
     if target == "gguf":
         entries = [r.entry for r in (recipe, neighbour) if r is not None]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quantcli import models, recipes
+from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.convert import model_recipe
 from quantcli.recipes import mlx_config, overrides
 from quantcli.recipes.base import Decision, Origin, Recipe, Subject, resolve
 from quantcli.recipes.names import DENSE, WORDS
@@ -17,7 +18,7 @@ from quantcli.sources.mlx_settings import read_settings
 def explain(source: Checkpoint, recipe: Path | None, override: list[str]) -> dict[str, Any]:
     """The decision of every weight under a recipe and overrides; without any, under the source's own settings."""
     given = [overrides.parse(override)] if override else []
-    given += [recipes.load(recipe)] if recipe else []
+    given += [model_recipe.load(recipe)[0]] if recipe else []
     layers = given or _own(source)
     subjects = [_subject(source, name) for name in source.weights]
     decided = {s.name: resolve(s, (r.decide for r in given)) for s in subjects}
