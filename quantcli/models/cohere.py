@@ -8,6 +8,7 @@ from quantcli.models.decoder import INVERSE_FREQUENCIES, QK_NORMS, decoder, rows
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, Key, layer_norm_eps
 from quantcli.models.sizes import ATTENTION_BIAS, HEAD_DIM, N_HEADS, N_KV_HEADS, Axes, flag
 from quantcli.models.stored import Setting, has
+from quantcli.tokenizers import conventions
 
 #: The largest model has a norm for each head.
 QK_SHAPES: dict[str, Axes] = {"self_attn.q_norm": (N_HEADS, HEAD_DIM), "self_attn.k_norm": (N_KV_HEADS, HEAD_DIM)}
@@ -41,5 +42,6 @@ COHERE = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("use_qk_norm", has("attn_q_norm.weight")),
     ),
+    vocabulary=conventions.COHERE,
     headless=("gguf", "mlx"),
 )

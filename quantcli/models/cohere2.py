@@ -13,6 +13,7 @@ from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDI
 from quantcli.models.layer_kinds import every
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, Stored, has, period_of_windows, unusual_kinds
+from quantcli.tokenizers import conventions
 
 COHERE2 = Architecture(
     name="cohere2",
@@ -49,5 +50,6 @@ COHERE2 = Architecture(
         Setting("use_gated_activation", True),
         Setting("use_parallel_block", True),
     ),
+    vocabulary=conventions.COHERE,
     headless=("gguf", "mlx"),
 )

@@ -17,7 +17,9 @@ class Conventions:
     spells it) -> the added token that has it, whatever the files say. ids: role -> id, written as it is, after all
     else. space_prefix: what is written as `add_space_prefix`, after all else; None: by the common rules. multiple:
     the number of tokens is rounded up to it. strips: blanks behind special tokens are dropped, which GGUF cannot
-    express (of SentencePiece vocabularies).
+    express (of SentencePiece vocabularies). padding_side: the side on which the family's published tokenizers pad a
+    batch, by their tokenizer_config.json or the class in transformers that it names; None: left of SentencePiece
+    vocabularies, whose classes (LlamaTokenizer, GemmaTokenizer) say so, else not known.
     """
 
     pre: tuple[str, ...] = ()
@@ -26,9 +28,12 @@ class Conventions:
     space_prefix: bool | None = None
     multiple: int = 1
     strips: bool = False
+    padding_side: str | None = None
 
 
 PLAIN = Conventions()
+#: Command R and Command R7B: CohereTokenizer pads on the left.
+COHERE = Conventions(padding_side="left")
 EXAONE4 = Conventions(pre=("exaone4",))
 #: The ids of CodeGemma; in Gemma's own vocabulary 107 is `<end_of_turn>`.
 GEMMA = Conventions(ids={"eot": 107}, space_prefix=False)
@@ -37,15 +42,17 @@ GEMMA2 = Conventions(space_prefix=False)
 GLM4 = Conventions(
     pre=("glm4", "chatglm-bpe"),
     texts={"eos": "<|endoftext|>", "eot": "<|user|>", "unknown": "<|endoftext|>", "bos": "<|endoftext|>"},
+    padding_side="left",
 )
 GLM4_MOE = Conventions(
     pre=("glm4",),
     texts={"bos": "[gMASK]", "eot": "<|user|>", "unknown": "<|endoftext|>", "eom": "<|observation|>"},
+    padding_side="left",
 )
 GPT_NEOX = Conventions(pre=("mpt",))
 GRANITE = Conventions(pre=("refact",))
 MAMBA = Conventions(pre=("mpt",), multiple=8)
-NEMOTRON = Conventions(ids={"padding": 0, "unknown": 1})
+NEMOTRON = Conventions(ids={"padding": 0, "unknown": 1}, padding_side="right")
 OLMO = Conventions(pre=("olmo", "dbrx"))
 PHI3 = Conventions(strips=True)
 STABLELM = Conventions(pre=("stablelm2",))

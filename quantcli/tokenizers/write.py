@@ -50,7 +50,7 @@ def files(vocabulary: Vocabulary, conventions: Conventions = PLAIN, context_leng
     """
     made, warnings = tokenizer_json(vocabulary, conventions.strips)
     warnings += _unnamed(vocabulary, checked(vocabulary), conventions)
-    settings = tokenizer_config(vocabulary, context_length)
+    settings = tokenizer_config(vocabulary, conventions, context_length)
     out = {"tokenizer.json": _json(made, None)}
     default, named = vocabulary.chat_template, vocabulary.chat_templates
     if default is not None:
@@ -70,7 +70,9 @@ def _json(value: Mapping[str, Any], indent: int | None = 2) -> bytes:
     return (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode("utf-8", "backslashreplace")
 
 
-def tokenizer_config(vocabulary: Vocabulary, context_length: int | None) -> dict[str, Any]:
+def tokenizer_config(
+    vocabulary: Vocabulary, conventions: Conventions = PLAIN, context_length: int | None = None
+) -> dict[str, Any]:
     """The object for `tokenizer_config.json`, without chat templates."""
     how, tokens = splitting(vocabulary), checked(vocabulary)
     special = {role: tokens.text(_named(vocabulary, ROLES[role])) for role in USUAL}
@@ -85,7 +87,9 @@ def tokenizer_config(vocabulary: Vocabulary, context_length: int | None) -> dict
     found["model_input_names"] = ["input_ids", "attention_mask"]
     if context_length is not None:
         found["model_max_length"] = context_length
-    return found | {"tokenizer_class": CLASS}
+    # A batch that is padded on the other side gives other text.
+    side = conventions.padding_side or ("left" if vocabulary.model == "spm" else None)
+    return found | ({} if side is None else {"padding_side": side}) | {"tokenizer_class": CLASS}
 
 
 def _named(vocabulary: Vocabulary, role: str) -> int | None:

@@ -11,6 +11,7 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.errors import BadInput, NotPossible
 from quantcli.targets.gguf_metadata import tokenizer
 from quantcli.tokenizers import load
+from quantcli.tokenizers.conventions import COHERE, GEMMA2, GLM4, GLM4_MOE, NEMOTRON, PLAIN, Conventions
 from quantcli.tokenizers.pre_tokenizers import steps
 from quantcli.tokenizers.rebuild import tokenizer_json
 from quantcli.tokenizers.splittings import SPLITTINGS
@@ -96,6 +97,25 @@ def test_gpt_oss_goes_on_behind_a_message() -> None:
     ends = token_ids(vocabulary)["eos_token_id"]
     assert isinstance(ends, list)
     assert [vocabulary.tokens[number] for number in ends] == [b"<|return|>", b"<|endoftext|>", b"<|call|>"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "conventions", "side"),
+    [
+        ("spm-gemma", GEMMA2, "left"),
+        ("spm-llama", PLAIN, "left"),
+        ("spm-nemotron", NEMOTRON, "right"),
+        ("bpe-command-r", COHERE, "left"),
+        ("bpe-glm4", GLM4, "left"),
+        ("bpe-glm4", GLM4_MOE, "left"),
+        ("bpe-qwen2", PLAIN, None),
+        ("bpe-llama3", PLAIN, None),
+    ],
+)
+def test_batches_are_padded_on_the_side_of_the_published_tokenizers(
+    kind: str, conventions: Conventions, side: str | None
+) -> None:
+    assert json.loads(files(loaded(kind), conventions).files["tokenizer_config.json"]).get("padding_side") == side
 
 
 def test_tokenizer_config(tmp_path: Path) -> None:
