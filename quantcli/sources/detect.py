@@ -27,7 +27,7 @@ Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
 QUANTIZERS = {
     "awq": ("awq", "open_awq"),
     "gptq": ("gptq", "open_gptq"),
-    "auto-round": ("gptq", "open_auto_round"),
+    "auto-round": ("auto_round", "open_auto_round"),
     "mxfp4": ("gpt_oss", "open_gpt_oss"),
     "compressed-tensors": ("compressed_tensors", "open_compressed_tensors"),
     "fp8": ("fp8", "open_fp8"),

@@ -29,7 +29,7 @@ from quantcli.sources.modules import (
     compute_dtype,
     extras_of,
     held,
-    refuse_unpacked,
+    left_dense,
     scaled_modules,
     stacked_scales,
     where,
@@ -68,11 +68,11 @@ def open_modelopt(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -
         for names, suffixes in ((modules, SUFFIXES), (fused, FUSED))
         for module in sorted(names)
     ]
-    refuse_unpacked(
-        parts, modules, f"{keys.label}.ignore, which does not name it,",
+    further = left_dense(
+        parts, modules, f"{keys.label}.ignore",
         lambda module, linear: linear and not _excludes(excluded, module),
     )  # fmt: skip
-    return checkpoint("modelopt", folder, config, tensors, weights)
+    return checkpoint("modelopt", folder, config, tensors, weights, further)
 
 
 def _excludes(patterns: Iterable[str], module: str) -> bool:

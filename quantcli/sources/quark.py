@@ -26,7 +26,7 @@ from quantcli.sources.modules import (
     compute_dtype,
     extras_of,
     held,
-    refuse_unpacked,
+    left_dense,
     scaled_modules,
     where,
 )
@@ -49,8 +49,8 @@ def open_quark(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> C
     if not modules:
         raise BadInput(f"{keys.label}: says quark, but no tensor is called *.weight_scale.")
     weights = [_weight(module, parts, settings, compute_dtype(config)) for module in sorted(modules)]
-    refuse_unpacked(parts, modules, settings.label, settings.wants)
-    return checkpoint("quark", folder, config, tensors, weights)
+    further = left_dense(parts, modules, f"{settings.label}.exclude", settings.wants)
+    return checkpoint("quark", folder, config, tensors, weights, further)
 
 
 def _weight(module: str, parts: Mapping[str, Part], settings: Settings, compute: str) -> Weight:
