@@ -71,7 +71,7 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
         raise BadInput(f"{folder.label}: has no config.json: {hint}.")
     config = read_json(folder, "config.json")
     tensors = read_tensors(folder, only)
-    if "quantization_config" not in config and OLD_MODELOPT in names:
+    if not config.keys() & {"quantization", "quantization_config"} and OLD_MODELOPT in names:
         stated = read_json(folder, OLD_MODELOPT).get("quantization")
         config |= {"quantization_config": {**(stated if isinstance(stated, dict) else {}), "quant_method": "modelopt"}}
     settings = config.get("quantization_config")

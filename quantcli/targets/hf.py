@@ -19,7 +19,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.targets import hf_quantized
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
-from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, dtype_keys, stored_config, tie_settings
+from quantcli.targets.mlx import beside, dense_dtype, dtype_keys, stored_config, tie_settings, without_storage
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import index_file, json_file, shards
 
@@ -101,7 +101,7 @@ def _config(
         if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
             return config | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
         return config | _left_dense(source, decoded)
-    config = {k: v for k, v in stored.items() if k not in STORAGE_KEYS}
+    config = without_storage(stored)
     dtypes = {w.scheme.name for w in decoded}
     dtype = settings.asked_dtype or (dtypes.pop() if len(dtypes) == 1 else None)
     return config | (dtype_keys(config, dtype) if dtype else {})
