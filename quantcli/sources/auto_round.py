@@ -19,7 +19,7 @@ from quantcli.schemes.awq import BITS
 from quantcli.sources import awq
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.gptq import MOST_BITS, check_integers, named_rules, open_gptq
-from quantcli.sources.modules import Keys
+from quantcli.sources.modules import Keys, settings_of
 
 #: `packing_format` -> whose layout it is, and of GPTQ's which.
 PACKINGS = {
@@ -32,7 +32,7 @@ DEFAULT = "auto_round:auto_gptq"
 
 def open_auto_round(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of an AutoRound folder, in GPTQ's or AWQ's layout. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     packing = keys.text("packing_format", DEFAULT)
     layout = PACKINGS.get(packing)
     if layout is None:
@@ -42,7 +42,7 @@ def open_auto_round(folder: Folder, config: Mapping[str, Any], tensors: Tensors)
     check_integers(keys)
     if layout != "awq":
         return open_gptq(folder, config, tensors, layout)
-    common = awq.settings(keys.block, f"{folder.label}/config.json")
+    common = awq.settings(keys)
     rules = named_rules(keys.under("extra_config", needed=False), lambda entry, _: _extra(entry, common))
     return awq.open_awq(folder, config, tensors, list(rules))
 

@@ -22,8 +22,17 @@ from quantcli.schemes.dense import holds
 from quantcli.schemes.scaled import Scales
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors, settings_files, sidecars
-from quantcli.sources.hf import dense
-from quantcli.sources.modules import Keys, beside, checkpoint, counted, held, left_dense, mentions_module, refuse_bare
+from quantcli.sources.hf import counted, dense
+from quantcli.sources.modules import (
+    Keys,
+    beside,
+    checkpoint,
+    held,
+    left_dense,
+    mentions_module,
+    refuse_bare,
+    settings_of,
+)
 
 #: `version` -> the layout's class, and what dtype and how many columns and rows an entry of `qweight` is; an empty one
 #: is what some exporters write for gemm.
@@ -49,13 +58,13 @@ class Settings:
 Rule = tuple[re.Pattern[str], Settings | None]
 
 
-def settings(block: Mapping[str, Any], label: str) -> Settings:
+def settings(keys: Keys) -> Settings:
     """What `quantization_config` says; `BadInput` for what makes no sense, `NotPossible` for what is not read."""
+    block, where = keys.block, keys.label
     bits = block.get("bits", block.get("w_bit", 4))
     group = block.get("group_size", block.get("q_group_size", 128))
     zero_point = block.get("zero_point", True)
     version = block.get("version", "gemm")
-    where = f"{label}: quantization_config"
     for key, value in (("bits", bits), ("group_size", group)):
         if not isinstance(value, int) or isinstance(value, bool):
             raise BadInput(f"{where}: `{key}` is {shown(value)}, a number is needed.")
@@ -70,7 +79,7 @@ def settings(block: Mapping[str, Any], label: str) -> Settings:
     if bits != BITS:
         raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's layouts are read with 4 bits.")
     group_size(group, where)
-    listed = Keys(block, where).names("modules_to_not_convert")
+    listed = keys.names("modules_to_not_convert")
     found = Settings(group, zero_point, version.lower() or "gemm", tuple(listed))
     if found.version in GEMV and not zero_point:
         raise NotPossible(
@@ -90,13 +99,14 @@ def group_size(size: int, label: str) -> int:
 
 def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, rules: Sequence[Rule] = ()) -> Checkpoint:
     """The checkpoint of an AutoAWQ folder. rules: settings of single modules. Raises `BadInput`, `NotPossible`."""
-    block = settings(config["quantization_config"], f"{folder.label}/config.json")
+    keys = settings_of(folder, config)
+    block = settings(keys)
     parts = tensors.parts
     modules = sorted(name.removesuffix(".qweight") for name in parts if name.endswith(".qweight"))
     if not modules:
         raise BadInput(f"{folder.label}: config.json says AWQ, but no tensor is called *.qweight.")
     further = left_dense(
-        parts, modules, f"{folder.label}/config.json: quantization_config.modules_to_not_convert",
+        parts, modules, f"{keys.label}.modules_to_not_convert",
         lambda module, linear: linear and not _is_dense(module, block, rules),
     )  # fmt: skip
     chosen = {module: _of(module, block, rules, parts) for module in modules}
@@ -107,7 +117,7 @@ def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, rules:
     if unlisted:
         groups = ", ".join(map(str, sorted({mine.group_size for mine in unlisted.values()})))
         further.append(
-            f"{folder.label}/config.json: quantization_config: group_size {block.group_size} is not that of "
+            f"{keys.label}: group_size {block.group_size} is not that of "
             f"{counted('module', list(unlisted))} listed nowhere: read with {groups}, as the shapes of scales say."
         )
     packed = {module: _weight(module, parts, mine) for module, mine in (chosen | unlisted).items()}

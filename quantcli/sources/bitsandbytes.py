@@ -33,6 +33,7 @@ from quantcli.sources.modules import (
     held,
     left_dense,
     mentions_module,
+    settings_of,
     where,
 )
 
@@ -50,7 +51,7 @@ STORAGES = ("u8", "bf16", "f16", "f32", "i8")
 
 def open_bitsandbytes(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a bitsandbytes folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     bits4, bits8 = (keys.flag(f"load_in_{bits}bit", False) for bits in (4, 8))
     if bits4 == bits8:
         raise keys.refuse("load_in_4bit", "it or load_in_8bit, and not both, has to be true")

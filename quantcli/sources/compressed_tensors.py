@@ -28,6 +28,7 @@ from quantcli.sources.modules import (
     left_dense,
     order_of,
     scaled_modules,
+    settings_of,
     where,
 )
 
@@ -48,7 +49,7 @@ DENSE_SINCE = (0, 18)
 
 def open_compressed_tensors(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a compressed-tensors folder. Raises `BadInput`, `NotPossible`."""
-    settings = ct_config.parse(config, f"{folder.label}/config.json")
+    settings = ct_config.parse(settings_of(folder, config))
     parts = tensors.parts
     modules = {name.removesuffix(PACKED) for name in parts if name.endswith(PACKED)}
     modules |= scaled_modules(parts)

@@ -29,6 +29,7 @@ from quantcli.sources.modules import (
     held,
     left_dense,
     mentions_module,
+    settings_of,
     stacked_scales,
     where,
 )
@@ -44,7 +45,7 @@ EXCLUDED = ("modules_to_not_convert", "ignored_layers")
 
 def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of an FP8 folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     block = _block(keys)
     excluded = [name for key in EXCLUDED for name in keys.names(key)]
     parts = tensors.parts

@@ -16,7 +16,8 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
 from quantcli.schemes.gpt_oss import BYTES, GROUP, GptOss
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modules import Keys, beside, checkpoint, held, not_left_out, where
+from quantcli.sources.hf import not_left_out
+from quantcli.sources.modules import beside, checkpoint, held, settings_of, where
 
 SUFFIXES = {"blocks": "_blocks", "scales": "_scales"}
 #: The matrices that are stored so unless the settings leave them out.
@@ -26,7 +27,7 @@ REASON = "quantization_config: quant_method mxfp4"
 
 def open_gpt_oss(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a gpt-oss folder. Raises `BadInput`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     skipped = keys.names("modules_to_not_convert")
     names = sorted(name.removesuffix("_blocks") for name in tensors.parts if name.endswith("_blocks"))
     if not names:

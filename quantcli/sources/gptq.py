@@ -22,17 +22,18 @@ from quantcli.schemes.gptq import DENSE_BITS, FORMATS, Gptq
 from quantcli.schemes.packed import PLANES, WORD
 from quantcli.schemes.scaled import Scales
 from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.hf import counted
 from quantcli.sources.modules import (
     Keys,
     beside,
     checkpoint,
-    counted,
     extras_of,
     held,
     left_dense,
     mentions_module,
     order_of,
     pattern,
+    settings_of,
     where,
 )
 from quantcli.sources.row_lengths import RowLengths
@@ -86,7 +87,7 @@ def settings(keys: Keys, default: Settings | None = None, layout: str = "gptq") 
 
 def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layout: str = "gptq") -> Checkpoint:
     """The checkpoint of a GPTQ folder. layout: where the settings name none. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     common = settings(keys, layout=layout)
     common = replace(common, reason=f"quantization_config: bits {common.bits}, group_size {common.group_size}")
     rules = [*_rules(keys.under("dynamic", needed=False), common)]

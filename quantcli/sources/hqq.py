@@ -17,7 +17,16 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hqq import PACKINGS, Hqq
 from quantcli.schemes.scaled import Extra, Scales
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modules import Keys, check_listed, checkpoint, held, left_dense, mentions_module, where
+from quantcli.sources.modules import (
+    Keys,
+    check_listed,
+    checkpoint,
+    held,
+    left_dense,
+    mentions_module,
+    settings_of,
+    where,
+)
 
 ARRAYS = {"weight": ".W_q", "scales": ".scale", "zeros": ".zero"}
 #: Settings that change what is stored when they are true.
@@ -31,7 +40,7 @@ SETTINGS = (
 
 def open_hqq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of an HQQ folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     skipped = keys.names("skip_modules")
     asked = keys.under("quant_config", needed=False)
     parts = tensors.parts

@@ -31,6 +31,7 @@ from quantcli.sources.modules import (
     held,
     left_dense,
     scaled_modules,
+    settings_of,
     stacked_scales,
     where,
 )
@@ -49,7 +50,7 @@ GROUP = 16
 
 def open_modelopt(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a modelopt folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     algorithm = keys.text("quant_algo")
     codes = ALGORITHMS.get(algorithm)
     if codes is None:

@@ -10,7 +10,7 @@ import fnmatch
 import math
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.scaled import Extra, Scales
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, settings_files, sidecars
-from quantcli.sources.hf import QUANTIZED_SUFFIXES, dense
+from quantcli.sources.hf import QUANTIZED_SUFFIXES, counted, dense, not_left_out
+from quantcli.sources.noted import PLACE, Noted
 
 
 def where(part: Part) -> str:
@@ -251,18 +252,6 @@ def check_listed(listed: Collection[str], packed: Mapping[str, Part], label: str
     return [f"{label} mentions {counted('module', odd)} stored quantized, with scales: read as quantized."]
 
 
-def counted(noun: str, names: Sequence[str]) -> str:
-    """Names as the subject of a sentence that goes on with a participle.
-
-    >>> counted("module", ["a"]), counted("matrix", ["a", "b"])
-    ('a, which is', '2 matrices, a the first, which are')
-    """
-    if len(names) == 1:
-        return f"{names[0]}, which is"
-    plural = f"{noun[:-1]}ces" if noun.endswith("x") else f"{noun}s"
-    return f"{len(names)} {plural}, {names[0]} the first, which are"
-
-
 #: Matrices that are linears in every architecture that has them.
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -285,11 +274,6 @@ def left_dense(
     return [not_left_out(label, odd)] if odd else []
 
 
-def not_left_out(label: str, names: Sequence[str]) -> str:
-    """The warning of dense matrices that the settings at `label` do not leave out."""
-    return f"{label} does not leave out {counted('matrix', names)} stored dense: read as stored."
-
-
 #: A repetition of something that itself repeats: matching such a pattern may take forever.
 _NESTED = re.compile(r"[*+}]\)[*+{]")
 LONGEST_PATTERN = 1000
@@ -305,6 +289,12 @@ def pattern(text: str, label: str) -> re.Pattern[str]:
             return re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
         raise BadInput(f"{label}: is no regular expression ({error}).") from error
+
+
+def settings_of(folder: Folder, config: Mapping[str, Any]) -> Keys:
+    """The settings that a folder's weights are stored by, which a reader gets under `quantization_config`."""
+    block = config["quantization_config"]
+    return Keys(block, f"{folder.label}/{block.place if isinstance(block, Noted) else PLACE}")
 
 
 class Keys:

@@ -20,7 +20,6 @@ from quantcli.schemes.small_floats import ELEMENTS, SmallFloat
 from quantcli.sources import quark_config
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.modules import (
-    Keys,
     beside,
     checkpoint,
     compute_dtype,
@@ -28,6 +27,7 @@ from quantcli.sources.modules import (
     held,
     left_dense,
     scaled_modules,
+    settings_of,
     where,
 )
 from quantcli.sources.quark_config import FLOATS8, SMALL, Settings, Spec
@@ -42,7 +42,7 @@ ALONG = ("input_scale", "input_scale_2", "input_zero_point", "output_scale", "ou
 
 def open_quark(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a Quark folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     settings = quark_config.parse(keys)
     parts = tensors.parts
     modules = scaled_modules(parts)

@@ -17,7 +17,17 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.bytewise import Bytewise
 from quantcli.schemes.scaled import Scales
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modules import Keys, beside, check_listed, checkpoint, held, left_dense, mentions_module, where
+from quantcli.sources.modules import (
+    Keys,
+    beside,
+    check_listed,
+    checkpoint,
+    held,
+    left_dense,
+    mentions_module,
+    settings_of,
+    where,
+)
 
 SUFFIXES = {"weight": "._weight_qdata", "scales": "._weight_scale", "zeros": "._weight_zero_point"}
 READ = "Int8Tensor"
@@ -25,7 +35,7 @@ READ = "Int8Tensor"
 
 def open_torchao(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a torchao folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     skipped = keys.names("modules_to_not_convert")
     parts = tensors.parts
     modules = {name.removesuffix("._weight_qdata") for name in parts if name.endswith("._weight_qdata")}
