@@ -97,9 +97,9 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *notes,
     ]
     if request.strict and warnings:
-        raise NotPossible(
-            f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
-        )
+        refused = BadInput if source.malformed else NotPossible
+        more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
+        raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
     said = chosen.beside.said(steps, chosen.of)
     return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left), said)
 

@@ -18,6 +18,7 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models import Architecture
 from quantcli.recipes.mixtures import BLOCK_BITS
+from quantcli.recipes.quantizers import without_settings
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
@@ -38,10 +39,6 @@ from quantcli.targets.base import (
 from quantcli.targets.beside_config import beside_config
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import copied_files, index_file, json_file, shards
-
-#: Keys of config.json that describe how the source was stored.
-STORAGE_KEYS = ("quantization", "quantization_config", "_name_or_path")
-
 
 #: How the roles end whose modules mlx-lm never quantizes, whatever their shape.
 NEVER = ("_norm", "conv1d")
@@ -88,7 +85,7 @@ class MlxTarget:
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
-        config = {k: v for k, v in stored_config(source, settings).items() if k not in STORAGE_KEYS}
+        config = without_storage(stored_config(source, settings))
         config |= models.mlx_rope_keys(config)
         config |= tie_settings(source, "mlx")
         if settings.asked_dtype:
@@ -104,6 +101,11 @@ class MlxTarget:
 def stored_config(source: Checkpoint, settings: Settings) -> Mapping[str, Any]:
     """config.json's object: the source's own, or rebuilt."""
     return source.config if source.names == "hf" else folder_from_gguf.config(source, settings)
+
+
+def without_storage(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json without the keys that say how and where the source was stored."""
+    return {key: value for key, value in without_settings(config).items() if key != "_name_or_path"}
 
 
 def tie_settings(source: Checkpoint, target: str) -> dict[str, Any]:
