@@ -33,6 +33,7 @@ class Request:
     override_kv: tuple[str, ...] = ()
     prune_layers: str | None = None
     keep_split: bool = False
+    drop: tuple[str, ...] = ()
     dtype: str | None = None
     scale_dtype: str | None = None
     lossless: str | None = None

@@ -84,6 +84,9 @@ class MlxTarget:
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
         return scheme.family == "mlx"
 
+    def keeps_layout(self, placed: Sequence[Placed]) -> bool:
+        return False
+
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
