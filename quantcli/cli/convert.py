@@ -105,6 +105,10 @@ def convert(
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Round quantized weights again.")
     ] = False,
+    allow_unknown_architecture: Annotated[
+        bool,
+        typer.Option("--allow-unknown-architecture", help="Quantize a folder's model that quant has no table of."),
+    ] = False,
     fallback: Annotated[
         str, typer.Option(metavar="auto|SCHEME|none", help="For kept weights that the target cannot hold.")
     ] = "auto",
@@ -151,7 +155,8 @@ def convert(
         drop=tuple(drop or ()),
         dtype=_one_of(DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DTYPES, scale_dtype, "--scale-dtype"),
         lossless=_one_of(("exact", "codes"), lossless, "--lossless"), allow_requantize=allow_requantize,
-        fallback=fallback, allow_nonfinite=allow_nonfinite, strict=strict,
+        allow_unknown_architecture=allow_unknown_architecture, fallback=fallback,
+        allow_nonfinite=allow_nonfinite, strict=strict,
         shard_size=parse_size(shard_size, "--shard-size") if shard_size else None,
     )  # fmt: skip
     memory = memory_bound(max_memory)

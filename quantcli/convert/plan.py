@@ -12,6 +12,7 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert import finite, gguf_options
 from quantcli.convert import request as requests
+from quantcli.convert.coverage import is_untabled, refuse_untabled, uncovered
 from quantcli.convert.decide import decisions
 from quantcli.convert.drop import without
 from quantcli.convert.fused import together
@@ -72,6 +73,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     chosen = decisions(source, target.label, drafts, request, bool(matrix and matrix.entries))
     chooser = _Chooser(source, target, request)
     steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
+    if not request.allow_unknown_architecture:
+        refuse_untabled(source, steps)
     chooser.refuse_idle()
     refuse_absent(steps, chosen, target, frozenset(chooser.held_back))
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
@@ -92,6 +95,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *warnings,
         *chosen.warnings,
         *chooser.warnings,
+        *uncovered(steps, chosen),
         *chosen.beside.unreached(steps, chosen.of),
         *_fallbacks(steps),
         *_left_out(left),
@@ -198,6 +202,7 @@ class _Chooser:
         self.warnings: list[str] = []
         self.held_back: list[str] = []
         self.reached = 0
+        self.decodes = is_untabled(source) and not request.allow_unknown_architecture
 
     def common(self, name: str | None) -> Scheme | None:
         return self.target.scheme(name, "f16") if name else None
@@ -351,7 +356,10 @@ class _Chooser:
         if choice == "none":
             finite.refuse(self.source, draft.weight)
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
-        if choice == "auto":
+        if choice == "auto" and self.decodes:
+            scheme: Scheme = Dense(draft.dense)
+            what += ", and the architecture is not known"
+        elif choice == "auto":
             usable = [s for s in holders if s == asked_for]
             scheme = fallback(usable, draft.shape) or fallback(holders, draft.shape) or Dense(draft.dense)
         else:

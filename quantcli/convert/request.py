@@ -38,6 +38,7 @@ class Request:
     scale_dtype: str | None = None
     lossless: str | None = None
     allow_requantize: bool = False
+    allow_unknown_architecture: bool = False
     fallback: str = "auto"
     allow_nonfinite: bool = False
     shard_size: int | None = None

@@ -34,7 +34,8 @@ class Draft:
     fixed: it has the dtype `dense` whatever is asked. own: the scheme that the target's own tool gives it when all of
     the model gets one. scales: the dtype of its scales if it is quantized, None: as `dense`. packed: a layout that the
     target has for this weight alone, if its codes fit. extra: of a tensor that is kept with the layout of the source's
-    quantizer only, why other outputs do without it.
+    quantizer only, why other outputs do without it. uncovered: of a matrix of a layer that users expect to be quantized
+    with the others, why it is not.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Draft:
     inner_grade: Grade = Grade.EXACT
     beside: str | None = None
     extra: str | None = None
+    uncovered: str | None = None
 
 
 @dataclass(frozen=True)

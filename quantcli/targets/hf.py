@@ -17,7 +17,7 @@ from quantcli.schemes import hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
-from quantcli.targets import hf_quantized
+from quantcli.targets import guessed, hf_quantized
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
 from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, dtype_keys, stored_config, tie_settings
 from quantcli.targets.names import Model, Named
@@ -89,10 +89,19 @@ def _draft(named: Named, model: Model, settings: Settings) -> Draft:
     weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
     stays = hf_quantized.stays_dense(named.name, shape)
+    if model.architecture is None:
+        stays = guessed.stays_dense(named.name, shape) or stays
+    is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     return Draft(
         named.name, shape, named.subject, _dtype(named, model.source, settings), weight, rows,
         stays=stays, turned=turned, packed=GptOss() if turned else None, extra=model.leftover(weight.name),
+        uncovered=stays if is_uncovered else None,
     )  # fmt: skip
+
+
+def _is_stacked(named: Named) -> bool:
+    """Whether this is a tensor of stacked experts, which readers of quantized folders want one by one."""
+    return named.found is not None and named.found.row.role.endswith("_exps") and len(named.source.shape) > 2
 
 
 def _config(
