@@ -10,7 +10,7 @@ import fnmatch
 import math
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,15 +121,25 @@ def _unread(rest: Iterable[Part], packed: Mapping[str, Weight]) -> list[str]:
     dense = ("weight", "bias")
     leaves = {_leaf(part.name) for weight in packed.values() for part in weight.parts.values()}.difference(dense)
     odd = [
-        part.name
+        part
         for part in rest
         if _leaf(part.name) in leaves
         or (f"{part.name.rpartition('.')[0]}.weight" in packed and _leaf(part.name) not in dense)
     ]
+    odd = _without_leftovers(odd) if odd else []
     if not odd:
         return []
-    several = f"{odd[0]} is" if len(odd) == 1 else f"{len(odd)} tensors, {odd[0]} the first, are"
+    first = odd[0].name
+    several = f"{first} is" if len(odd) == 1 else f"{len(odd)} tensors, {first} the first, are"
     return [f"{several} called like a part of a quantized weight, but no weight takes it: copied, not read."]
+
+
+def _without_leftovers(parts: Sequence[Part]) -> list[Part]:
+    """Tensors without scales of the KV cache, which no weight has to take."""
+    from quantcli.models.leftovers import CACHE, leftover  # with all families: it takes a while
+
+    kinds = ((part, leftover(part.name, part.shape, part.dtype, is_quantized=True)) for part in parts)
+    return [part for part, kind in kinds if kind is None or kind.reason != CACHE]
 
 
 def _leaf(name: str) -> str:

@@ -149,6 +149,15 @@ def combined(source: Checkpoint, *, strict: bool = True) -> tuple[Mapping[str, W
     return weights, left
 
 
+def companions(source: Checkpoint) -> dict[str, str]:
+    """Tensors of a GGUF file that scale a weight or its inputs -> that weight's name."""
+    if source.names != "gguf":
+        return {}
+    ends = ((name, end) for name in source.weights for end in (SCALE, INPUT_SCALE) if name.endswith(end))
+    found = ((name, name.removesuffix(end) + WEIGHT) for name, end in ends)
+    return {name: weight for name, weight in found if weight in source.weights}
+
+
 def _with_global(weight: Weight, scale: Weight) -> Weight | None:
     """A weight with its global scales; None where these are none."""
     rows, matrices = matrix_shape(weight.shape)[0], _matrices(weight)

@@ -18,7 +18,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
-from quantcli.targets import hf_quantized
+from quantcli.targets import guessed, hf_quantized
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
 from quantcli.targets.mlx import beside, dense_dtype, dtype_keys, stored_config, tie_settings, without_storage
 from quantcli.targets.names import Model, Named
@@ -53,7 +53,7 @@ class HfTarget:
         if source.names == "gguf":
             model.known()
         named, left, warnings = model.named("hf")
-        return [_draft(one, source, settings) for one in named], left, warnings
+        return [_draft(one, model, settings) for one in named], left, warnings
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or hugging_face.named(name, scale_dtype, shape)
@@ -64,10 +64,13 @@ class HfTarget:
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
         return scheme.family in FAMILIES
 
+    def keeps_layout(self, placed: Sequence[Placed]) -> bool:
+        return any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
-        is_kept = any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+        is_kept = self.keeps_layout(placed)
         quantization = {} if is_kept else hf_quantized.settings(placed, str(source.root))
         placed = [hf_quantized.called(w) for w in placed]
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
@@ -82,14 +85,24 @@ class HfTarget:
         return [*files, *index, json_file("config.json", config), *further], notes
 
 
-def _draft(named: Named, source: Checkpoint, settings: Settings) -> Draft:
+def _draft(named: Named, model: Model, settings: Settings) -> Draft:
     """A weight under its Hugging Face name; gpt-oss's experts have a packed layout, transposed to the dense one."""
     weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
+    stays = hf_quantized.stays_dense(named.name, shape)
+    if model.architecture is None:
+        stays = guessed.stays_dense(named.name, shape) or stays
+    is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     return Draft(
-        named.name, shape, named.subject, _dtype(named, source, settings), weight, rows,
-        stays=hf_quantized.stays_dense(named.name, shape), turned=turned, packed=GptOss() if turned else None,
+        named.name, shape, named.subject, _dtype(named, model.source, settings), weight, rows,
+        stays=stays, turned=turned, packed=GptOss() if turned else None, extra=model.leftover(weight.name),
+        uncovered=stays if is_uncovered else None,
     )  # fmt: skip
+
+
+def _is_stacked(named: Named) -> bool:
+    """Whether this is a tensor of stacked experts, which readers of quantized folders want one by one."""
+    return named.found is not None and named.found.row.role.endswith("_exps") and len(named.source.shape) > 2
 
 
 def _config(

@@ -24,7 +24,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.schemes.mx_global import INNER, MxGlobal
-from quantcli.targets import folder_from_gguf
+from quantcli.targets import folder_from_gguf, guessed
 from quantcli.targets.base import (
     Draft,
     Left,
@@ -80,6 +80,9 @@ class MlxTarget:
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
         return scheme.family == "mlx"
+
+    def keeps_layout(self, placed: Sequence[Placed]) -> bool:
+        return False
 
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
@@ -143,10 +146,10 @@ def _draft(
         )
     role = named.found.row.role if named.found else ""
     own = None if architecture is None else architecture.mlx_schemes.get(role)
-    stays = None
+    stays = guessed.stays_dense(name, shape) if architecture is None else None
     if len(shape) < 2:
         stays = f"stays dense: has {len(shape)} dimensions"
-    elif not name.endswith(".weight"):
+    elif stays is None and not name.endswith(".weight"):
         stays = "stays dense: is no layer's .weight"
     elif own == "dense" or role.endswith(NEVER):
         stays = "stays dense: mlx-lm does not quantize such a module"
@@ -157,6 +160,7 @@ def _draft(
         scales=common if stays_wide else None,
         # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
         fixed=not name.endswith(".weight") and not isinstance(weight.scheme, Dense),
+        uncovered=stays if architecture is None and guessed.uncovered(name, shape) else None,
     )  # fmt: skip
 
 

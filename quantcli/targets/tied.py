@@ -158,9 +158,10 @@ class Head:
                 return
             name = "lm_head.weight" if architecture is None else _name(architecture)
             said = f"config.json says {KEY} false" if KEY in source.config else f"{KEY} is false by default"
+            again = "Do not leave it out with --drop" if source.dropped else "Download the checkpoint again"
             raise BadInput(
-                f"{source.root}: has no tensor {name}, but {said}. Download the checkpoint again, or set {KEY} to true "
-                "in config.json if the embedding is the output matrix."
+                f"{source.root}: has no tensor {name}, but {said}. {again}, or set {KEY} to true in config.json if the "
+                "embedding is the output matrix."
             )
         if self.weight is not None and architecture is not None and self._is_headless(target) and not self.is_embedding:
             raise NotPossible(
