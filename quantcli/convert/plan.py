@@ -13,6 +13,7 @@ from quantcli.checkpoint import Checkpoint
 from quantcli.convert import finite, gguf_options
 from quantcli.convert import request as requests
 from quantcli.convert.decide import decisions
+from quantcli.convert.dtype_notes import dtype_notes
 from quantcli.convert.fused import together
 from quantcli.convert.reached import refuse_absent
 from quantcli.convert.request import Request
@@ -100,7 +101,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         raise NotPossible(
             f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
         )
-    said = chosen.beside.said(steps, chosen.of)
+    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, settings))
     return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left), said)
 
 
@@ -252,6 +253,7 @@ class _Chooser:
     def _scale_dtype(self, draft: Draft, own: str | None) -> str:
         """Of MLX scales: as asked, else the source's own (of a repack), else the output's dense dtype."""
         usable = ("f16", "bf16", "f32")
+        own = "f32" if draft.wide and own == "f16" else own
         choices = (self.request.scale_dtype, own, draft.scales or draft.dense, "f32")
         return next(c for c in choices if c in usable)
 

@@ -33,7 +33,7 @@ class Draft:
     subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
     fixed: it has the dtype `dense` whatever is asked. own: the scheme that the target's own tool gives it when all of
     the model gets one. scales: the dtype of its scales if it is quantized, None: as `dense`. packed: a layout that the
-    target has for this weight alone, if its codes fit.
+    target has for this weight alone, if its codes fit. wide: scales of its own that are f16 become f32.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Draft:
     fixed: bool = False
     own: str | None = None
     scales: str | None = None
+    wide: bool = False
     packed: Scheme | None = None
     turned: bool = False
     inner: Weight | None = None
