@@ -15,6 +15,7 @@ from quantcli.convert import request as requests
 from quantcli.convert.coverage import is_untabled, refuse_untabled, uncovered
 from quantcli.convert.decide import decisions
 from quantcli.convert.drop import without
+from quantcli.convert.dtype_notes import dtype_notes
 from quantcli.convert.fused import together
 from quantcli.convert.reached import refuse_absent
 from quantcli.convert.request import Request
@@ -108,7 +109,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         refused = BadInput if source.malformed else NotPossible
         more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
         raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
-    said = chosen.beside.said(steps, chosen.of)
+    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, settings))
     return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, (*dropped, *left, *extra), said)
 
 
@@ -273,6 +274,7 @@ class _Chooser:
     def _scale_dtype(self, draft: Draft, own: str | None) -> str:
         """Of MLX scales: as asked, else the source's own (of a repack), else the output's dense dtype."""
         usable = ("f16", "bf16", "f32")
+        own = "f32" if draft.wide and own == "f16" else own
         choices = (self.request.scale_dtype, own, draft.scales or draft.dense, "f32")
         return next(c for c in choices if c in usable)
 

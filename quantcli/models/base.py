@@ -34,6 +34,7 @@ from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
 from quantcli.models.layouts import Layout
 from quantcli.models.ops import MoveAxis, Op
+from quantcli.models.sixteen_bits import BOTH, SixteenBits
 from quantcli.models.sizes import ALWAYS, NEVER, Axes, Need
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers.conventions import PLAIN, Conventions
@@ -163,7 +164,7 @@ class Architecture:
     where several mean it. constants: keys of metadata that have one value for the family's classes, which config.json
     has no key for: a file with another is another model.
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
-    the output matrix whatever is stored.
+    the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
     """
 
     name: str
@@ -189,6 +190,7 @@ class Architecture:
     aliases: tuple[str, ...] = ()
     vocabulary: Conventions = PLAIN
     headless: tuple[str, ...] = ()
+    sixteen_bits: SixteenBits = BOTH
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

@@ -40,6 +40,7 @@ from quantcli.models.keys import (
 from quantcli.models.layouts import Unsplit
 from quantcli.models.ops import PerHead, Take, Transpose
 from quantcli.models.reader import Reader
+from quantcli.models.sixteen_bits import OVERFLOWS, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, N_HEADS, Axes, Need, setting, without
 from quantcli.models.stored import Setting, Stored, has
 
@@ -231,6 +232,7 @@ DEEPSEEK_V2 = Architecture(
         Setting("scoring_func", "softmax"),
         Setting("topk_method", lambda file: "greedy" if _groups(file) == 1 else "group_limited_greedy"),
     ),
+    sixteen_bits=bf16_only(OVERFLOWS),  # vLLM scales hidden states down in float16 (vllm#13232); transformers does not
 )
 
 

@@ -35,7 +35,7 @@ class Draft:
     the model gets one. scales: the dtype of its scales if it is quantized, None: as `dense`. packed: a layout that the
     target has for this weight alone, if its codes fit. extra: of a tensor that is kept with the layout of the source's
     quantizer only, why other outputs do without it. uncovered: of a matrix of a layer that users expect to be quantized
-    with the others, why it is not.
+    with the others, why it is not. wide: scales of its own that are f16 become f32.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Draft:
     fixed: bool = False
     own: str | None = None
     scales: str | None = None
+    wide: bool = False
     packed: Scheme | None = None
     turned: bool = False
     inner: Weight | None = None
