@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
 from quantcli.models.layouts import Layout
+from quantcli.models.limits import Limit
 from quantcli.models.ops import MoveAxis, Op
 from quantcli.models.sizes import ALWAYS, NEVER, Axes, Need
 from quantcli.models.stored import Setting, Stored
@@ -163,7 +164,8 @@ class Architecture:
     where several mean it. constants: keys of metadata that have one value for the family's classes, which config.json
     has no key for: a file with another is another model.
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
-    the output matrix whatever is stored.
+    the output matrix whatever is stored. stores_head: the dialects whose runtimes load no model without an output
+    matrix, also one that is tied. limits: what else the runtimes ask of a model.
     """
 
     name: str
@@ -189,6 +191,8 @@ class Architecture:
     aliases: tuple[str, ...] = ()
     vocabulary: Conventions = PLAIN
     headless: tuple[str, ...] = ()
+    stores_head: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

@@ -51,4 +51,5 @@ GLM4 = Architecture(
         Setting("rope_scaling", scaling_with_sections),
     ),
     vocabulary=conventions.GLM4,
+    stores_head=("mlx",),
 )

@@ -100,4 +100,5 @@ GPT_OSS = Architecture(
     ),
     expects=(Setting("swiglu_alpha", 1.702),),
     constants={"expert_gating_func": 3},
+    stores_head=("gguf", "mlx"),
 )
