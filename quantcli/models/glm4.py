@@ -52,7 +52,6 @@ GLM4 = Architecture(
         Setting("rope_scaling", scaling_with_sections),
     ),
     vocabulary=conventions.GLM4,
-    sixteen_bits=bf16_only(
-        REFUSED
-    ),  # llama.cpp asks for float32 sums in its matrix products, too (src/llama-graph.cpp)
+    sixteen_bits=bf16_only(REFUSED),  # llama.cpp asks for float32 sums in its matrix products, too (llama-graph.cpp)
+    stores_head=("mlx",),
 )

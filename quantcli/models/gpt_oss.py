@@ -103,4 +103,5 @@ GPT_OSS = Architecture(
     constants={"expert_gating_func": 3},
     # onnxruntime-genai#2444 (the last layers exceed 65504), unsloth's FORCE_FLOAT32.
     sixteen_bits=bf16_only(OVERFLOWS),
+    stores_head=("gguf", "mlx"),
 )

@@ -17,6 +17,7 @@ from quantcli.errors import NotPossible
 from quantcli.models import Architecture, Found, Hyperparameters, leftovers
 from quantcli.models.base import NUMBER
 from quantcli.models.keys import SECTIONS
+from quantcli.models.limits import unloadable
 from quantcli.models.ops import MropeRows
 from quantcli.models.relaid import Relaid, relaid
 from quantcli.models.translate import Arranged, Translated, Translation
@@ -25,7 +26,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Left
 from quantcli.targets.disagreements import disagreements
 from quantcli.targets.global_scales import combined
-from quantcli.targets.tied import Head
+from quantcli.targets.tied import Head, copied, equal_head
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -115,7 +116,14 @@ class Model:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape under its name, of a GGUF file under the one that the table has."""
         weights = self.source.weights if self._stored is None else self._stored.weights
-        return {name: weight.shape for name, weight in weights.items()}
+        return {name: weight.shape for name, weight in weights.items() if name != self._second_embedding}
+
+    @cached_property
+    def _second_embedding(self) -> str | None:
+        """The head of a GGUF file that has the embedding's values, since llama.cpp loads the model with one only."""
+        if self.source.names != "gguf" or self.architecture is None or "gguf" not in self.architecture.stores_head:
+            return None
+        return equal_head(self.source.weights, self.architecture, "gguf")
 
     @property
     def layout(self) -> frozenset[str]:
@@ -211,7 +219,15 @@ class Model:
             for name, weight in found.weights.items()
             if name in names and (self.is_predicting(name) or self._is_computed(name))
         }
-        return replace(found, weights=kept, left=left, unused=unused)
+        return replace(found, weights={**kept, **self._tied_head(kept, target)}, left=left, unused=unused)
+
+    def _tied_head(self, weights: Mapping[str, Weight], target: str) -> dict[str, Weight]:
+        """The head of a tied model in a target whose runtime loads none without: its embedding, once more."""
+        architecture, head = self.architecture, self.head
+        if architecture is None or target not in architecture.stores_head:
+            return {}
+        is_tied = head is None or head.is_tied is True or head.is_tied_after_all
+        return copied(weights, architecture, self.dialect) if is_tied else {}
 
     def _drop_reason(self, name: str, target: str) -> str | None:
         """Why a tensor has no place in a target, as a clause; None where it has."""
@@ -222,6 +238,8 @@ class Model:
             return self._not_predicted(name, target)
         is_head = head is not None and head.weight is self.source.weights.get(name)
         if head is not None and is_head and target != "hf" and head.is_left_out(target):
+            return "the embedding, which has the same values, is used for it"
+        if self.dialect != target and name == self._second_embedding:
             return "the embedding, which has the same values, is used for it"
         if self.dialect != target and self._is_computed(name):
             return "the model computes it"
@@ -269,6 +287,8 @@ class Model:
         kept = self.sort_out(target)
         weights, left = kept.weights, kept.left
         warnings = [*(self.head.warnings if self.head else []), *disagreements(self, target, kept)]
+        if self.architecture is not None and self.architecture.limits and target != "hf":
+            warnings += unloadable(self.architecture.limits, target, self.hyperparameters)
         if self.architecture is None or self.architecture.agrees(self.dialect, target):
             named = [Named(name, self._found(name), Arranged.of(weight)) for name, weight in weights.items()]
             self._refuse_unknown([one.name for one in named if one.found is None], target)
