@@ -174,6 +174,8 @@ class Checkpoint:
     config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders). header: the text
     in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where
     they stay so. beside: the `quantization_config.json` of an MLX or a dense folder, of the latter how to quantize it.
+    malformed: those of the warnings that `--strict` refuses as bad input.
+    dropped: names of stored weights that a conversion leaves out as asked.
     """
 
     kind: str
@@ -188,6 +190,8 @@ class Checkpoint:
     settings: tuple[Path, ...] = ()
     beside: Path | None = None
     warnings: tuple[str, ...] = ()
+    malformed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

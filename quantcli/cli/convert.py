@@ -93,6 +93,9 @@ def convert(
         str | None, typer.Option(metavar="N,..", help="GGUF from GGUF: leave these layers out.")
     ] = None,
     keep_split: Annotated[bool, typer.Option("--keep-split", help="GGUF from GGUF: cut into the same parts.")] = False,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Leave these tensors of SOURCE out; repeatable.")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(metavar="f16|bf16|f32", help="Of all that is dense, before quantizing.")
     ] = None,
@@ -102,6 +105,10 @@ def convert(
     ] = None,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Round quantized weights again.")
+    ] = False,
+    allow_unknown_architecture: Annotated[
+        bool,
+        typer.Option("--allow-unknown-architecture", help="Quantize a folder's model that quant has no table of."),
     ] = False,
     fallback: Annotated[
         str, typer.Option(metavar="auto|SCHEME|none", help="For kept weights that the target cannot hold.")
@@ -146,9 +153,11 @@ def convert(
         imatrix=imatrix, search=search,
         include_weights=tuple(include_weights or ()), exclude_weights=tuple(exclude_weights or ()),
         override_kv=tuple(override_kv or ()), prune_layers=prune_layers, keep_split=keep_split,
+        drop=tuple(drop or ()),
         dtype=_one_of(DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DTYPES, scale_dtype, "--scale-dtype"),
         lossless=_one_of(("exact", "codes"), lossless, "--lossless"), allow_requantize=allow_requantize,
-        fallback=fallback, allow_nonfinite=allow_nonfinite, strict=strict,
+        allow_unknown_architecture=allow_unknown_architecture, fallback=fallback,
+        allow_nonfinite=allow_nonfinite, strict=strict,
         shard_size=parse_size(shard_size, "--shard-size") if shard_size else None,
     )  # fmt: skip
     memory = memory_bound(max_memory)

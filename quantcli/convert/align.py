@@ -7,12 +7,14 @@ settings, are compared with what the folder's settings give.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.compare_values import NotCompared
 from quantcli.errors import NotPossible
 from quantcli.models import Architecture, Hyperparameters
+from quantcli.models.leftovers import SCALES
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Draft
 from quantcli.targets.global_scales import combined
@@ -24,7 +26,10 @@ HEAD, EMBEDDING = "output", "token_embd"
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its weights under the common names (a draft's rows: the stored row of each row)."""
+    """One of the two: its weights under the common names (a draft's rows: the stored row of each row).
+
+    scales: those of what is quantized while a model runs, which not every output has -> why.
+    """
 
     label: str
     source: Checkpoint
@@ -33,6 +38,7 @@ class Side:
     tied: bool
     notes: tuple[str, ...]
     left: tuple[NotCompared, ...]
+    scales: Mapping[str, str]
 
     def find(self, role: str) -> str | None:
         """The name of the matrix that has a role."""
@@ -61,13 +67,20 @@ def align(a: Checkpoint, b: Checkpoint) -> Aligned:
     notes = (*first.notes, *second.notes)
     if mixed and models[0].dialect == models[1].dialect:
         notes = ("A and B store some tensors otherwise: they are compared under Hugging Face's names.", *notes)
-    return Aligned(
-        tuple((first.drafts[name], second.drafts[name]) for name in both),
-        tuple(draft for name, draft in first.drafts.items() if name not in second.drafts),
-        tuple(draft for name, draft in second.drafts.items() if name not in first.drafts),
-        notes,
-        (*first.left, *second.left),
-    )
+    (only_a, lone_a), (only_b, lone_b) = _alone(first, second), _alone(second, first)
+    pairs = tuple((first.drafts[name], second.drafts[name]) for name in both)
+    return Aligned(pairs, only_a, only_b, notes, (*first.left, *lone_a, *second.left, *lone_b))
+
+
+def _alone(side: Side, other: Side) -> tuple[tuple[Draft, ...], list[NotCompared]]:
+    """What the other side lacks, and of it by reason what it may lack."""
+    names = [name for name in side.drafts if name not in other.drafts]
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        if name in side.scales:
+            reasons.setdefault(side.scales[name], []).append(name)
+    alone = tuple(side.drafts[name] for name in names if name not in side.scales)
+    return alone, [NotCompared(side.label, "tensors", tuple(names), reason) for reason, names in reasons.items()]
 
 
 def _side(label: str, model: Model, mixed: bool) -> Side:
@@ -84,7 +97,8 @@ def _side(label: str, model: Model, mixed: bool) -> Side:
         drafts += computed
         notes += [f"{label}: {draft.name} is computed from config.json." for draft in computed]
     tied = model.head is not None and (model.head.is_tied is True or model.head.is_tied_after_all)
-    side = Side(label, source, architecture, {d.name: d for d in drafts}, tied, tuple(notes), tuple(left))
+    scales = {name: why for name in kept.weights if (why := model.leftover(name)) is not None}
+    side = Side(label, source, architecture, {d.name: d for d in drafts}, tied, tuple(notes), tuple(left), scales)
     return replace(side, tied=side.find(HEAD) is None) if source.names == "gguf" else side
 
 
@@ -100,11 +114,11 @@ def _set_aside(label: str, model: Model, mixed: bool) -> tuple[Gathered, list[No
     reasons: dict[str, list[str]] = {}
     for tensor in left:
         reasons.setdefault(tensor.reason, []).append(tensor.name)
-    architecture = model.architecture if model.source.names == "hf" else None
     kept = {}
     for name, weight in weights.items():
-        if architecture is not None and architecture.drops(name):
-            reasons.setdefault("the model computes it", []).append(name)
+        why = model.leftover(name)
+        if why is not None and why not in SCALES:
+            reasons.setdefault(why, []).append(name)
         else:
             kept[name] = weight
     aside = [NotCompared(label, "tensors", tuple(names), reason) for reason, names in reasons.items()]

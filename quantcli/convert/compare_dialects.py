@@ -132,7 +132,7 @@ def _common(pair: _Pair, model: Model, found: Hyperparameters) -> dict[str, Any]
         del rope["original_context"]
     flat |= {f"rope.{key}": value for key, value in rope.items() if key in IN_KEYS or not pair.rope_in_tensor}
     if model.head is None:
-        flat["tie_embeddings"] = "output.weight" not in model.source.weights
+        flat["tie_embeddings"] = "output.weight" not in model.shapes
     return flat
 
 
@@ -179,7 +179,7 @@ def _config(pair: _Pair) -> set[str]:
     """Compare the other keys of a rebuilt config.json; return the names of all compared keys."""
     source = pair.file.source
     # Factors of rope are compared as the tensors that hold them.
-    shapes = {name: weight.shape for name, weight in source.weights.items() if not name.startswith("rope_f")}
+    shapes = {name: shape for name, shape in pair.file.shapes.items() if not name.startswith("rope_f")}
     made = models.config_from_gguf(source.metadata, shapes, where=str(source.root))
     theirs = Spelled.of(made, pair.file.known(), str(source.root))
     ours = Spelled.of(pair.config, pair.folder.known(), f"{pair.folder.source.root}/{CONFIG}")

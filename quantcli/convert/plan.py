@@ -5,14 +5,17 @@ source, request -> drafts (target) -> decisions (recipes) -> steps (scheme, rout
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert import finite, gguf_options
 from quantcli.convert import request as requests
+from quantcli.convert.coverage import is_untabled, refuse_untabled, uncovered
 from quantcli.convert.decide import decisions
+from quantcli.convert.drop import without
+from quantcli.convert.dtype_notes import dtype_notes
 from quantcli.convert.fused import together
 from quantcli.convert.reached import refuse_absent
 from quantcli.convert.request import Request
@@ -52,6 +55,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         others = "inspect, diff and a GGUF output do" if source.names == "gguf" else "inspect and diff do"
         of = "a folder" if source.names == "gguf" else "every output"
         raise NotPossible(f"{source.root}: has {lack}, which {of} needs; {others} without.")
+    source, dropped, unmatched = without(source, request.drop, request.target)
     _refuse_unusable(source)
     before = stamps(source)
     target = TARGETS[request.target]()
@@ -73,6 +77,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     chosen = decisions(source, target.label, drafts, request, bool(matrix and matrix.entries))
     chooser = _Chooser(source, target, request)
     steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
+    if not request.allow_unknown_architecture:
+        refuse_untabled(source, steps)
     chooser.refuse_idle()
     refuse_absent(steps, chosen, target, frozenset(chooser.held_back))
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
@@ -83,7 +89,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
     if target.label == "gguf" and _is_by_llama_quantize(source, steps, chosen.file_type):
         steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape) or (1,))) for s in steps]
-    placed = [Placed(s.name, s.draft.shape, s.scheme, _stored(s)) for s in steps]
+    steps, extra = _without_extras(steps, target)
+    placed = [_placed(step) for step in steps]
     files, notes = target.files(source, placed, settings)
     if request.target == "gguf":
         _refuse_source(source, request, files)
@@ -92,19 +99,21 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *warnings,
         *chosen.warnings,
         *chooser.warnings,
+        *uncovered(steps, chosen),
         *chosen.beside.unreached(steps, chosen.of),
         *_fallbacks(steps),
         *_left_out(left),
         *idle,
+        *unmatched,
         *unweighted,
         *notes,
     ]
     if request.strict and warnings:
-        raise NotPossible(
-            f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
-        )
-    said = chosen.beside.said(steps, chosen.of)
-    return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left), said)
+        refused = BadInput if source.malformed else NotPossible
+        more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
+        raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
+    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, settings))
+    return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, (*dropped, *left, *extra), said)
 
 
 def _refuse_unusable(source: Checkpoint) -> None:
@@ -139,6 +148,18 @@ def _beside_theirs(steps: Iterable[Step]) -> list[Step]:
     found = list(steps)
     bare = {step.name for step in found if step.draft.weight is not None and step.draft.weight is step.draft.inner}
     return [step for step in found if step.draft.beside is None or step.draft.beside in bare]
+
+
+def _without_extras(steps: Sequence[Step], target: Target) -> tuple[list[Step], list[Left]]:
+    """The steps without tensors that belong to a layout which the output does not keep, and these."""
+    if target.keeps_layout([_placed(step) for step in steps]):
+        return list(steps), []
+    extra = [Left(step.name, step.draft.extra) for step in steps if step.draft.extra is not None]
+    return [step for step in steps if step.draft.extra is None], extra
+
+
+def _placed(step: Step) -> Placed:
+    return Placed(step.name, step.draft.shape, step.scheme, _stored(step))
 
 
 def _stored(step: Step) -> dict[str, str]:
@@ -185,6 +206,7 @@ class _Chooser:
         self.warnings: list[str] = []
         self.held_back: list[str] = []
         self.reached = 0
+        self.decodes = is_untabled(source) and not request.allow_unknown_architecture
 
     def common(self, name: str | None) -> Scheme | None:
         return self.target.scheme(name, "f16") if name else None
@@ -255,6 +277,7 @@ class _Chooser:
     def _scale_dtype(self, draft: Draft, own: str | None) -> str:
         """Of MLX scales: as asked, else the source's own (of a repack), else the output's dense dtype."""
         usable = ("f16", "bf16", "f32")
+        own = "f32" if draft.wide and own == "f16" else own
         choices = (self.request.scale_dtype, own, draft.scales or draft.dense, "f32")
         return next(c for c in choices if c in usable)
 
@@ -338,7 +361,10 @@ class _Chooser:
         if choice == "none":
             finite.refuse(self.source, draft.weight)
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
-        if choice == "auto":
+        if choice == "auto" and self.decodes:
+            scheme: Scheme = Dense(draft.dense)
+            what += ", and the architecture is not known"
+        elif choice == "auto":
             usable = [s for s in holders if s == asked_for]
             scheme = fallback(usable, draft.shape) or fallback(holders, draft.shape) or Dense(draft.dense)
         else:

@@ -33,10 +33,12 @@ class Request:
     override_kv: tuple[str, ...] = ()
     prune_layers: str | None = None
     keep_split: bool = False
+    drop: tuple[str, ...] = ()
     dtype: str | None = None
     scale_dtype: str | None = None
     lossless: str | None = None
     allow_requantize: bool = False
+    allow_unknown_architecture: bool = False
     fallback: str = "auto"
     allow_nonfinite: bool = False
     shard_size: int | None = None

@@ -39,10 +39,10 @@ def _own(source: Checkpoint) -> list[Recipe]:
     if source.kind != "mlx":
         return []
     if source.root.is_dir():
-        settings = read_settings(LocalFolder(source.root), source.config)
+        settings = read_settings(LocalFolder(source.root), source.config, source.weights)
         found = [settings.config, settings.beside]
     else:
-        found = [mlx_config.parse(source.config, f"{source.root}/config.json")]
+        found = [mlx_config.parse(source.config, f"{source.root}/config.json", source.weights)]
     return [stated.recipe() for stated in found if stated is not None]
 
 

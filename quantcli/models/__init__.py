@@ -43,6 +43,7 @@ from quantcli.models.qwen2_moe import QWEN2_MOE
 from quantcli.models.qwen3 import QWEN3
 from quantcli.models.qwen3_moe import QWEN3_MOE
 from quantcli.models.rope import Rope, mlx_rope_keys
+from quantcli.models.sixteen_bits import BOTH, OTHERS, SixteenBits, model_types
 from quantcli.models.smollm3 import SMOLLM3
 from quantcli.models.stablelm import STABLELM
 from quantcli.models.starcoder2 import STARCODER2
@@ -118,6 +119,19 @@ def by_gguf(metadata: Mapping[str, Any]) -> Architecture | None:
     own = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
     named = sorted((a for a in FAMILIES if a.gguf == name), key=lambda a: a.when is None)
     return next((a for a in named if a.when is None or a.when(own)), None)
+
+
+def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tuple[str, SixteenBits]:
+    """The model type that decides, and the 16-bit dtypes in which the model of config.json or GGUF metadata works.
+
+    It is the first type in which one does not work, of a model that is made of others (`text_config`).
+    """
+    architecture = by_gguf(metadata) if metadata else None
+    if architecture is not None:
+        return architecture.name, architecture.sixteen_bits
+    of = {kind: family.sixteen_bits for family in FAMILIES for kind in family.model_types} | dict(OTHERS)
+    kinds = model_types(config)
+    return next(((kind, of[kind]) for kind in kinds if of.get(kind, BOTH).why), (kinds[0] if kinds else "", BOTH))
 
 
 def config_from_gguf(
@@ -206,6 +220,7 @@ __all__ = [
     "PermuteRows",
     "Rebuilt",
     "Rope",
+    "SixteenBits",
     "Tensor",
     "Unsaid",
     "by_gguf",
@@ -216,6 +231,7 @@ __all__ = [
     "mlx_rope_keys",
     "rebuild",
     "sampling_from_gguf",
+    "sixteen_bits",
     "stored",
     "unknown_class",
 ]

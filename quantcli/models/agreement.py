@@ -35,7 +35,7 @@ class Agreement:
     """A checkpoint's tensors, under a dialect's names, against its table and its settings.
 
     label: how errors call the checkpoint; where: and the place of its settings. covered: names of tensors that others,
-    which are looked at apart, stand for.
+    which are looked at apart, stand for. dropped: names of stored tensors that are left out as asked.
     """
 
     architecture: Architecture
@@ -45,6 +45,7 @@ class Agreement:
     label: str
     where: str
     covered: Collection[str] = ()
+    dropped: Collection[str] = ()
     _shapes: dict[tuple[int, str, str], Shape] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -68,13 +69,13 @@ class Agreement:
 
         Of the latter rows of the table say what they need; a table without such rows goes by the first sign alone.
         """
-        if self.architecture.mtp is None:
-            return ()
         layers = self.hyperparameters.layers
         marked = {self.architecture.layer(name) for name in self.weights if MARK in name}
         has_rows = any(map(_is_mark, self.architecture.tensors))
-        counted = range(layers, layers + self.hyperparameters.settings.integer(NEXT, int(has_rows), least=0))
-        return {n for n in self._numbers if n in marked or (has_rows and n in counted)}
+        if not has_rows:
+            return self._numbers & marked
+        counted = range(layers, layers + self.hyperparameters.settings.integer(NEXT, 1, least=0))
+        return {n for n in self._numbers if n in marked or n in counted}
 
     @cached_property
     def _shown(self) -> set[str]:
@@ -198,8 +199,17 @@ class Agreement:
             why = self._why(need) if need is not None else ""
             raise BadInput(
                 f"{self.label}: has no tensor {name}{nor}, which a {self.architecture.name} model of "
-                f"{self.hyperparameters.layers} layers has{why}. Download the checkpoint again, or fix {self.where}."
+                f"{self.hyperparameters.layers} layers has{why}. {self._remedy(name)}"
             )
+
+    def _remedy(self, name: str) -> str:
+        """What to do about a tensor that is missing."""
+        if name in self.dropped:
+            return "It is stored: do not leave it out with --drop."
+        again = f"Download the checkpoint again, or fix {self.where}."
+        return (
+            f"Leave fewer tensors out with --drop. Without it: {again[0].lower()}{again[1:]}" if self.dropped else again
+        )
 
     def _why(self, need: Need) -> str:
         """The keys that a tensor hangs on, in brackets."""

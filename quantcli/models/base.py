@@ -33,7 +33,9 @@ from numpy.typing import NDArray
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
 from quantcli.models.layouts import Layout
+from quantcli.models.limits import Limit
 from quantcli.models.ops import MoveAxis, Op
+from quantcli.models.sixteen_bits import BOTH, SixteenBits
 from quantcli.models.sizes import ALWAYS, NEVER, Axes, Need
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers.conventions import PLAIN, Conventions
@@ -163,7 +165,9 @@ class Architecture:
     where several mean it. constants: keys of metadata that have one value for the family's classes, which config.json
     has no key for: a file with another is another model.
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
-    the output matrix whatever is stored.
+    the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
+    stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
+    else the runtimes ask of a model.
     """
 
     name: str
@@ -189,6 +193,9 @@ class Architecture:
     aliases: tuple[str, ...] = ()
     vocabulary: Conventions = PLAIN
     headless: tuple[str, ...] = ()
+    sixteen_bits: SixteenBits = BOTH
+    stores_head: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

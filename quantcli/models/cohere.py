@@ -6,6 +6,7 @@ Source: llama.cpp's conversion of CohereForCausalLM.
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, QK_NORMS, decoder, rows
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, Key, layer_norm_eps
+from quantcli.models.limits import Limit, square
 from quantcli.models.sizes import ATTENTION_BIAS, HEAD_DIM, N_HEADS, N_KV_HEADS, Axes, flag
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
@@ -15,6 +16,9 @@ QK_SHAPES: dict[str, Axes] = {"self_attn.q_norm": (N_HEADS, HEAD_DIM), "self_att
 
 LOGIT_SCALE = Key("logit_scale", "float32", "logit_scale", absent=1.0)
 NO_SCALING = Key("rope.scaling.type", "string", lambda h: "none")
+
+#: How llama.cpp knows Command R+.
+QK_NORM_LAYERS = "64 layers or more just where use_qk_norm is true"
 
 COHERE = Architecture(
     name="cohere",
@@ -44,4 +48,8 @@ COHERE = Architecture(
     ),
     vocabulary=conventions.COHERE,
     headless=("gguf", "mlx"),
+    limits=(
+        *square("gguf", "mlx"),
+        Limit("gguf", lambda h: h.settings.flag("use_qk_norm", False) == (h.layers >= 64), QK_NORM_LAYERS),
+    ),
 )

@@ -38,8 +38,10 @@ from quantcli.models.keys import (
     gating,
 )
 from quantcli.models.layouts import Unsplit
+from quantcli.models.limits import Limit
 from quantcli.models.ops import PerHead, Take, Transpose
 from quantcli.models.reader import Reader
+from quantcli.models.sixteen_bits import OVERFLOWS, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, N_HEADS, Axes, Need, setting, without
 from quantcli.models.stored import Setting, Stored, has
 
@@ -201,6 +203,18 @@ SETTINGS = (
     Setting("qk_nope_head_dim", _nope),
 )
 
+
+def _is_known_by_its_layers(h: Hyperparameters) -> bool:
+    """Whether llama.cpp, which looks at layers and tokens, sees a model without q_lora_rank as one, and others not."""
+    is_lite = h.layers in (26, 27) or (h.layers, h.vocab_size) == (48, 128256)
+    return is_lite != h.settings.has("q_lora_rank")
+
+
+#: Of both families.
+LIMITS = (
+    Limit("gguf", _is_known_by_its_layers, "26 or 27 layers (or 48, and 128256 tokens) just where q_lora_rank is null"),
+)
+
 DEEPSEEK_V2 = Architecture(
     name="deepseek_v2",
     gguf="deepseek2",
@@ -230,6 +244,12 @@ DEEPSEEK_V2 = Architecture(
         *SETTINGS,
         Setting("scoring_func", "softmax"),
         Setting("topk_method", lambda file: "greedy" if _groups(file) == 1 else "group_limited_greedy"),
+    ),
+    sixteen_bits=bf16_only(OVERFLOWS),  # vLLM scales hidden states down in float16 (vllm#13232); transformers does not
+    stores_head=("mlx",),
+    limits=(
+        *LIMITS,
+        Limit("mlx", lambda h: h.rope.type != "default", "rope_scaling in this architecture"),
     ),
 )
 
@@ -272,4 +292,6 @@ DEEPSEEK_V3 = Architecture(
         Setting("scoring_func", "sigmoid"),
         Setting("topk_method", "noaux_tc"),
     ),
+    stores_head=("mlx",),
+    limits=LIMITS,
 )

@@ -9,6 +9,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, POST_NORMS, decoder
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import SLIDING_WINDOW, VOCAB_SIZE, WINDOW_PATTERN, Key, pattern_of_windows
+from quantcli.models.limits import square
 from quantcli.models.llama import ROPE_FREQS
 from quantcli.models.reader import LONGEST, Reader
 from quantcli.models.stored import Setting, Stored, kinds_of_layers
@@ -67,4 +68,5 @@ EXAONE4 = Architecture(
         Setting("sliding_window_pattern", _pattern),
     ),
     vocabulary=conventions.EXAONE4,
+    limits=square("gguf"),
 )

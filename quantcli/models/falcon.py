@@ -10,6 +10,7 @@ from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import NORM
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import BLOCKS, EMBEDDING, HEADS, Key, layer_norm_eps
+from quantcli.models.limits import Limit
 from quantcli.models.ops import GroupQkv
 from quantcli.models.reader import Reader
 from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, QKV, VOCAB, Need, flag, without
@@ -112,4 +113,5 @@ FALCON = Architecture(
         Setting("num_ln_in_parallel_attn", _norms),
     ),
     expects=(Setting("activation", "gelu"), Setting("ff_factor", 4)),
+    limits=(Limit("mlx", lambda h: False, "a model_type that it knows, which falcon is not"),),
 )

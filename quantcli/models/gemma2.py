@@ -11,6 +11,7 @@ from quantcli.models.gemma import ACTIVATION, BIAS, KEYS
 from quantcli.models.keys import SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne
+from quantcli.models.sixteen_bits import REFUSED, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, Stored, unusual_kinds
 from quantcli.tokenizers import conventions
@@ -78,4 +79,5 @@ GEMMA2 = Architecture(
     constants=SCORES,
     vocabulary=conventions.GEMMA2,
     headless=("gguf", "mlx"),
+    sixteen_bits=bf16_only(REFUSED),  # vLLM; onnxruntime-genai warns of it, too
 )

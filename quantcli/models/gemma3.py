@@ -10,6 +10,7 @@ from quantcli.models.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne
+from quantcli.models.sixteen_bits import CLIPPED, REFUSED, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, period_of_windows, unusual_kinds
 from quantcli.tokenizers import conventions
@@ -43,4 +44,6 @@ GEMMA3 = Architecture(
     expects=(BIAS, Setting("layer_types", every(6))),
     constants=SCORES,
     vocabulary=conventions.GEMMA2,
+    # transformers' class generates nothing but <pad>, vLLM refuses it.
+    sixteen_bits=bf16_only(REFUSED, CLIPPED),
 )

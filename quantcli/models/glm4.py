@@ -10,6 +10,7 @@ from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, Rotar
 from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SECTIONS, SIZES
 from quantcli.models.ops import MropeRows
 from quantcli.models.rope_settings import scaling_with_sections
+from quantcli.models.sixteen_bits import REFUSED, bf16_only
 from quantcli.models.sizes import NEVER, flag
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
@@ -51,4 +52,6 @@ GLM4 = Architecture(
         Setting("rope_scaling", scaling_with_sections),
     ),
     vocabulary=conventions.GLM4,
+    sixteen_bits=bf16_only(REFUSED),  # llama.cpp asks for float32 sums in its matrix products, too (llama-graph.cpp)
+    stores_head=("mlx",),
 )

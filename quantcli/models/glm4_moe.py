@@ -203,4 +203,5 @@ GLM4_MOE = Architecture(
         Setting("use_qk_norm", has("attn_q_norm.weight")),
     ),
     vocabulary=conventions.GLM4_MOE,
+    stores_head=("mlx",),
 )

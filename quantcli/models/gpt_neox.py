@@ -81,4 +81,5 @@ GPT_NEOX = Architecture(
     ),
     expects=(Setting("hidden_act", ("gelu", "gelu_fast", "gelu_new")),),
     vocabulary=conventions.GPT_NEOX,
+    stores_head=("gguf", "mlx"),
 )

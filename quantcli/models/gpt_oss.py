@@ -14,6 +14,7 @@ from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, SIZES, SLIDING_WINDO
 from quantcli.models.layouts import Range
 from quantcli.models.ops import Op, Take, Transpose
 from quantcli.models.rope_settings import rope_scaling
+from quantcli.models.sixteen_bits import OVERFLOWS, bf16_only
 from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, N_EXPERTS, N_HEADS, Axes, flag
 from quantcli.models.stored import Setting, Stored, has, kinds_of_layers
 
@@ -100,4 +101,7 @@ GPT_OSS = Architecture(
     ),
     expects=(Setting("swiglu_alpha", 1.702),),
     constants={"expert_gating_func": 3},
+    # onnxruntime-genai#2444 (the last layers exceed 65504), unsloth's FORCE_FLOAT32.
+    sixteen_bits=bf16_only(OVERFLOWS),
+    stores_head=("gguf", "mlx"),
 )

@@ -6,6 +6,7 @@ Source: llama.cpp's conversion of GraniteForCausalLM.
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, decoder
 from quantcli.models.keys import RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key
+from quantcli.models.limits import square
 from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
@@ -43,4 +44,5 @@ GRANITE = Architecture(
     ),
     constants={"rope.scaling.finetuned": True},
     vocabulary=conventions.GRANITE,
+    limits=square("mlx"),
 )

@@ -13,6 +13,7 @@ from quantcli.models.base import Architecture, Computed
 from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, decoder
 from quantcli.models.hyperparameters import Hyperparameters, even_share
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
+from quantcli.models.limits import square
 from quantcli.models.rope import llama3_factors
 from quantcli.models.sizes import FREQUENCIES, Need
 from quantcli.models.stored import Setting, has
@@ -67,6 +68,7 @@ LLAMA = Architecture(
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
     classes={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "internlm3": "InternLM3ForCausalLM"},
     aliases=("LLaMAForCausalLM",),
+    limits=square("mlx", kind="internlm3"),
     settings=(
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),

@@ -18,6 +18,7 @@ from quantcli.models.decoder import (
     rows,
 )
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, expert_keys
+from quantcli.models.limits import square
 from quantcli.models.sizes import HIDDEN, INNER, N_EXPERTS, Need
 from quantcli.models.stored import Setting
 
@@ -68,4 +69,5 @@ MIXTRAL = Architecture(
     classes={"mixtral": "MixtralForCausalLM"},
     settings=(Setting("hidden_act", "silu"), Setting("sliding_window", None)),
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
+    limits=square("mlx"),
 )

@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, PLAIN, decoder
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key, layer_norm_eps
+from quantcli.models.limits import square
 from quantcli.models.ops import AddOne
 from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, Stored, has
@@ -41,4 +42,6 @@ NEMOTRON = Architecture(
         Setting("partial_rotary_factor", Stored.rotary_share),
     ),
     vocabulary=conventions.NEMOTRON,
+    stores_head=("gguf",),
+    limits=square("gguf"),
 )

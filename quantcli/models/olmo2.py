@@ -21,6 +21,7 @@ from quantcli.models.keys import (
     every_fourth_full,
     pattern_of_windows,
 )
+from quantcli.models.limits import square
 from quantcli.models.rope_settings import rope_scaling, theta_of
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import OMITTED, Setting, Stored, has, kinds_of_layers
@@ -84,4 +85,6 @@ OLMO2 = Architecture(
         Setting("rope_parameters", _by_kind_of_layer),
     ),
     vocabulary=conventions.OLMO,
+    stores_head=("gguf",),
+    limits=square("gguf"),
 )

@@ -25,6 +25,7 @@ from quantcli.models.keys import (
     Key,
 )
 from quantcli.models.layouts import ROWS_OF_QKV, Pieces
+from quantcli.models.limits import square
 from quantcli.models.rope import longrope_attention
 from quantcli.models.sizes import PARTIAL_FREQUENCIES
 from quantcli.models.stored import Setting, Stored
@@ -123,4 +124,5 @@ PHI3 = Architecture(
         Setting("sliding_window", lambda file: file.own.integer("attention.sliding_window", 0, least=0) or None),
     ),
     vocabulary=conventions.PHI3,
+    limits=square("gguf", "mlx"),
 )

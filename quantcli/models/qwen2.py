@@ -5,6 +5,7 @@ Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration 
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.limits import square
 from quantcli.models.sizes import ALWAYS, NEVER
 from quantcli.models.stored import Setting
 
@@ -32,4 +33,5 @@ QWEN2 = Architecture(
     dropped=INVERSE_FREQUENCIES,
     classes={"qwen2": "Qwen2ForCausalLM"},
     settings=(*SETTINGS, WINDOW_LAYERS),
+    limits=square("gguf", "mlx"),
 )

@@ -21,6 +21,7 @@ from quantcli.models.decoder import (
 )
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
+from quantcli.models.limits import square
 from quantcli.models.ops import SingleRow
 from quantcli.models.qwen2 import SETTINGS, WINDOW_LAYERS
 from quantcli.models.sizes import HIDDEN, NEVER, ONE, Need, flag, setting, without
@@ -91,4 +92,6 @@ QWEN2_MOE = Architecture(
     ),
     expects=(Setting("qkv_bias", has("attn_q.bias")),),
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": False},
+    stores_head=("gguf", "mlx"),
+    limits=square("gguf", "mlx"),
 )

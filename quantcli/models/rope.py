@@ -16,8 +16,10 @@ Source: transformers' modeling_rope_utils; llama.cpp's conversion of LlamaForCau
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,28 @@ from numpy.typing import NDArray
 
 from quantcli.errors import BadInput
 from quantcli.models.reader import Reader
+from quantcli.models.torch_pow import powers
 
-#: What the models that use these factors are published with: low, high, original context; first factors, then others.
-PUBLISHED = (1.0, 4.0, 8192)
-#: Original contexts to try when the numbers behind given factors are others.
-CONTEXTS = (8192, 4096, 2048, 16384, 32768, 65536, 131072, 1024, 512)
+#: What the models that use these factors are published with: low, high.
+PUBLISHED = (1.0, 4.0)
+#: Original contexts to try, the published one first, and factors of long wavelengths.
+CONTEXTS = (
+    8192, *(4096, 2048, 16384, 32768, 65536, 131072, 1024, 512, 262144, 256, 128, 64, 32, 16, 524288, 1048576),
+    *range(1000, 10000, 1000), *(10000, 20000, 100000, 128000, 500, 200, 100),
+)  # fmt: skip
+FACTORS = (8.0, 32.0, 16.0, 4.0, 64.0)
+#: More of them, where no factor in a file shows which it is.
+MORE_FACTORS = (2.0, 128.0, *(float(factor) for factor in range(3, 100)))
+#: The largest relative difference of factors that are still taken for Llama 3.1's.
+CLOSE = 1e-4
+#: Below this difference the first settings are taken: machines' powers differ in last bits, models' settings in more.
+LAST_BITS = 2e-6
+#: How near to its ends a blend is taken for one of them.
+EDGE = 1e-6
+#: Lower bounds to try where factors leave a choice.
+LOWS = (1.0, 0.5, 2.0, 1.5, 3.0)
+#: Significant digits that people and programs give the two bounds.
+DIGITS = (2, 3, 5, 12)
 
 
 @dataclass(frozen=True)
@@ -116,7 +135,8 @@ def longrope_attention(context: int, original: int) -> float:
 def llama3_factors(rope: Rope, dimensions: int) -> NDArray[np.float32] | None:
     """Llama 3.1's divisor of each rotary frequency, float32 (dimensions / 2,); None for other rope types.
 
-    Float32 throughout, as llama.cpp's conversion computes them. Constants that a config leaves out are llama.cpp's.
+    Float32 throughout, with the operations of llama.cpp's conversion, so that bytes are equal: see torch_pow.py.
+    Constants that a config leaves out are llama.cpp's.
     """
     if rope.type != "llama3":
         return None
@@ -136,16 +156,20 @@ def llama3_factors(rope: Rope, dimensions: int) -> NDArray[np.float32] | None:
     ).astype(np.float32)
 
 
+@lru_cache(maxsize=64)
 def _wavelengths(theta: float, dimensions: int) -> NDArray[np.float32]:
     """Tokens per turn of each pair of rotary dimensions."""
     one = np.float32(1)
     exponents = np.arange(0, dimensions, 2, dtype=np.float32) / np.float32(dimensions)
-    frequencies = one / np.power(np.float64(theta), exponents.astype(np.float64)).astype(np.float32)
-    return (one / frequencies) * np.float32(2 * math.pi)
+    with np.errstate(divide="ignore", over="ignore"):
+        frequencies = one / powers(theta, exponents)
+        wavelengths = (one / frequencies) * np.float32(2 * math.pi)
+    wavelengths.setflags(write=False)
+    return wavelengths
 
 
 def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
-    """Four numbers that give these factors: the published ones where they do, else others that come closest.
+    """Four numbers that give these factors: published ones where they do, else short ones, else the closest.
 
     None where all factors are 1, which is no scaling. Raises `BadInput` for factors that no numbers give.
     """
@@ -154,20 +178,25 @@ def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
         raise BadInput("rope_freqs.weight: its factors have to be positive numbers.")
     if np.all(wanted == 1):
         return None
-    low, high, original = PUBLISHED
-    plain = Rope(theta, "llama3", None, int(original), low, high)
-    tops = dict.fromkeys((_decimal(float(wanted.max())), 8.0, 32.0, 16.0, 4.0, 64.0))
-    published = [replace(plain, factor=top) for top in tops]
+    best, least = None, math.inf
     with np.errstate(all="ignore"):
-        exact = next((rope for rope in published if not _miss(wanted, rope)), None)
-        if exact is not None:
-            return exact
-        tried = published + [rope for top in tops for rope in _fitted(wanted, theta, top)]
-        misses = [_miss(wanted, rope) for rope in tried]
-    best = min(range(len(tried)), key=lambda i: (misses[i], i))
-    if misses[best] > 1e-4:
+        for rope in chain(_likely(wanted, theta), _fitted(wanted, theta, FACTORS, DIGITS)):
+            if not (miss := _miss(wanted, rope)):
+                return rope
+            if miss < least and least > LAST_BITS:
+                best, least = rope, miss
+        if least < CLOSE and np.count_nonzero(wanted == wanted.max()) == 1:
+            exact = (rope for rope in _fitted(wanted, theta, MORE_FACTORS, DIGITS[:2]) if not _miss(wanted, rope))
+            best = next(exact, best)
+    if best is None or least > CLOSE:
         raise BadInput("rope_freqs.weight: its factors are not of the kind that Llama 3.1 has.")
-    return tried[best]
+    return best
+
+
+def _likely(wanted: NDArray[np.float32], theta: float) -> Iterator[Rope]:
+    """Settings as models are published with."""
+    tops = dict.fromkeys((_decimal(float(wanted.max())), *FACTORS))
+    return (Rope(theta, "llama3", top, context, *PUBLISHED) for context in CONTEXTS for top in tops)
 
 
 def _miss(wanted: NDArray[np.float32], rope: Rope) -> float:
@@ -178,24 +207,33 @@ def _miss(wanted: NDArray[np.float32], rope: Rope) -> float:
     return miss if math.isfinite(miss) else math.inf
 
 
-def _fitted(wanted: NDArray[np.float32], theta: float, top: float) -> list[Rope]:
-    """Settings with `top` as the factor of long wavelengths, fitted to the factors between 1 and it.
+def _fitted(
+    wanted: NDArray[np.float32], theta: float, factors: Sequence[float], lengths: Sequence[int]
+) -> Iterator[Rope]:
+    """Settings fitted to the factors between 1 and the largest, with that or one of `factors` for long wavelengths.
 
     The blend is a line over 1 / wavelength that meets 0 at low / original and 1 at high / original, so only these two
-    quotients count: one original context is as good as another.
+    quotients count: one original context is as good as another, but for the last bits. lengths: digits of the bounds.
     """
-    if top <= 1:
-        return []
     inverse = 1 / _wavelengths(theta, 2 * wanted.size).astype(np.float64)
-    blend = (1 / wanted.astype(np.float64) - 1 / top) / (1 - 1 / top)
-    low, high = _bounds(inverse, blend)
-    if not 0 < low < high < math.inf:
-        return []
-    return [
-        Rope(theta, "llama3", top, context, _decimal(low * context, digits), _decimal(high * context, digits))
-        for digits in (5, 12)
-        for context in CONTEXTS
-    ]
+    largest = float(wanted.max())
+    for top in dict.fromkeys((_decimal(largest), *factors)):
+        if top <= 1 or top < largest * (1 - CLOSE):
+            continue
+        blend = (1 / wanted.astype(np.float64) - 1 / top) / (1 - 1 / top)
+        low, high = _bounds(inverse, blend)
+        if not 0 < low < high < math.inf:
+            continue
+        for digits in lengths:
+            for context in CONTEXTS:
+                ends = _decimal(low * context, digits), _decimal(high * context, digits)
+                yield Rope(theta, "llama3", top, context, *ends)
+        between = np.flatnonzero((blend > EDGE) & (blend < 1 - EDGE))
+        if between.size == 1:  # any line through it will do that is steep enough: those of round numbers
+            x, y = float(inverse[between[0]]), float(blend[between[0]])
+            for start, context in product(LOWS, CONTEXTS):
+                if (stop := _decimal(start + (x * context - start) / y, 3)) > start:
+                    yield Rope(theta, "llama3", top, context, start, stop)
 
 
 def _bounds(inverse: NDArray[np.float64], blend: NDArray[np.float64]) -> tuple[float, float]:
@@ -203,8 +241,8 @@ def _bounds(inverse: NDArray[np.float64], blend: NDArray[np.float64]) -> tuple[f
 
     With one such frequency or none, the bounds lie between its neighbours on both sides.
     """
-    between = np.flatnonzero((blend > 1e-6) & (blend < 1 - 1e-6))
-    above, below = inverse[blend >= 1 - 1e-6], inverse[blend <= 1e-6]
+    between = np.flatnonzero((blend > EDGE) & (blend < 1 - EDGE))
+    above, below = inverse[blend >= 1 - EDGE], inverse[blend <= EDGE]
     if between.size > 1:
         (x, y), (u, v) = ((inverse[i], blend[i]) for i in (between[-1], between[0]))
         slope = (v - y) / (u - x)

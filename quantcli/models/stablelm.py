@@ -25,6 +25,7 @@ from quantcli.models.keys import (
     Key,
     layer_norm_eps,
 )
+from quantcli.models.limits import square
 from quantcli.models.sizes import HEAD_DIM, N_HEADS, N_KV_HEADS, NEVER, Need, flag
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
@@ -84,4 +85,6 @@ STABLELM = Architecture(
         Setting("use_qkv_bias", has("attn_q.bias")),
     ),
     vocabulary=conventions.STABLELM,
+    stores_head=("gguf", "mlx"),
+    limits=square("gguf", "mlx"),
 )

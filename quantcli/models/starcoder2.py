@@ -6,6 +6,7 @@ Source: llama.cpp's conversion of Starcoder2ForCausalLM.
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, layer_norm_eps
+from quantcli.models.limits import square
 from quantcli.models.sizes import HIDDEN, INNER, flag
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
@@ -46,4 +47,5 @@ STARCODER2 = Architecture(
         Setting("scale_attn_weights", True),
     ),
     vocabulary=conventions.STARCODER2,
+    limits=square("gguf", "mlx"),
 )

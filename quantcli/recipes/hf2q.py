@@ -126,7 +126,7 @@ def _layer(name: str, bits: Mapping[str, Any], info: Mapping[str, Any], ignored:
     value = bits[name]
     if not isinstance(value, int) or isinstance(value, bool):
         return name, described or value
-    if described.get("bits", value) != value:
+    if described.get("bits") not in (None, value):
         other = shown(described["bits"])
         ignored.add("values", f"quantization_info[{shown(name)}]: bits is {other}, but per_layer_bits has {value}")
     return name, {**described, "bits": value}

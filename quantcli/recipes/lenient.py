@@ -3,6 +3,7 @@
 mlx-native documents two readings; the strict one (`mlx_config.parse`) is kept for config.json of a quantized folder.
 
     no `group_size`, no `bits`                             those of the file, else 64 and 4 (of a mode, its own)
+    a null                                                 the mode's default, as in mlx-lm
     false, `preserved`, 16 bits and more, group_size 0     dense
     true                                                   as the file's default
     any other value                                        ignored, with a warning
@@ -106,15 +107,24 @@ def entry(value: object, where: str, own: Numbers, ignored: Ignored) -> MlxParam
 def _numbers(value: Mapping[str, Any], where: str, own: Numbers, ignored: Ignored) -> Numbers:
     """The numbers of an object; what it leaves out is the file's. A mode is affine unless it, or nothing, is given."""
     given = value.get("mode")
-    if "mode" in value and not (isinstance(given, str) and given in MODES):
+    if "mode" in value and given is None:
+        given = "affine"
+    elif "mode" in value and not (isinstance(given, str) and given in MODES):
         ignored.add("values", f"{_at(where, 'mode')} is {shown(given)}, not one of {', '.join(MODES)}")
         given = None
     if given is not None and given != own.mode:
         group_size, bits = MODES[given]
         own = Numbers(bits, group_size, given)
     mode = given or ("affine" if {"bits", "group_size"} & value.keys() else own.mode)
+    value = _filled(value, mode)
     bits = _whole(value, "bits", 1, own.bits, where, ignored)
     return Numbers(bits, _whole(value, "group_size", 0, own.group_size, where, ignored), mode)
+
+
+def _filled(value: Mapping[str, Any], mode: str) -> Mapping[str, Any]:
+    """An object whose nulls are the mode's numbers."""
+    own = dict(zip(("group_size", "bits"), MODES[mode], strict=True))
+    return {name: own.get(name) if found is None else found for name, found in value.items()}
 
 
 def _whole(value: Mapping[str, Any], name: str, least: int, own: int, where: str, ignored: Ignored) -> int:
@@ -127,9 +137,9 @@ def _whole(value: Mapping[str, Any], name: str, least: int, own: int, where: str
 
 
 def _flag(value: Mapping[str, Any], name: str, where: str, ignored: Ignored) -> bool:
-    found = value.get(name, False)
-    if isinstance(found, bool):
-        return found
+    found = value.get(name)
+    if isinstance(found, bool | None):
+        return bool(found)
     ignored.add("values", f"{_at(where, name)} is {shown(found)}, not true or false")
     return False
 

@@ -5,13 +5,14 @@
                      "model.layers.0.mlp.gate": false,                        stays dense
                      "lm_head": true}                                         as the default
 
-It says how the modules of a folder are stored; `lenient` reads the same words as a recipe. Sources: mlx-lm
-(utils.load_model), mlx.nn.quantize; mlx-native for the order in which a name is looked up.
+It says how the modules of a folder are stored; `lenient` reads the same words as a recipe. A null, which mlx-lm writes
+where a recipe was asked for without a group size, is the mode's default. Sources: mlx-lm (utils.load_model), mlx
+(nn.quantize); mlx-native for the order in which a name is looked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,10 @@ from quantcli.containers.hostile import check_name, shown
 from quantcli.errors import BadInput
 from quantcli.recipes.base import MAX_PATTERN, WILDCARDS, Decision, Origin, Recipe, Rule, Subject, Way
 from quantcli.recipes.names import MODES, mlx_formats, mlx_scheme
-from quantcli.recipes.quantizers import is_ours
+from quantcli.recipes.quantizers import is_auto_round_mlx, is_ours, leftovers, whose
+
+#: What the block says of all modules.
+SETTINGS = ("group_size", "bits", "mode")
 
 #: Words of the block that never name a layer.
 RESERVED = frozenset({"group_size", "bits", "mode", "quant_method", "linear_class", "quantization_mode"})
@@ -28,6 +32,12 @@ RESERVED = frozenset({"group_size", "bits", "mode", "quant_method", "linear_clas
 #: What a module's own object may say beside bits, group_size and mode: mlx-lm's mark on NVFP4 expert layers, and MLX's
 #: on layers that quantize their input.
 MARKS = ("global_scale", "quantize_input")
+
+#: The output matrix, which a tied model does not store although a converter may list it.
+HEAD = "lm_head"
+
+#: So many keys are named in one message.
+MOST_NAMED = 8
 
 _PREFIX = "language_model."
 #: How Hugging Face and MLX each begin the names of a text model within a larger one; both are of one length.
@@ -60,6 +70,7 @@ class MlxQuantization:
     """A file's settings, checked. default: None where it is dense. modules: path or glob -> params, False: dense.
 
     components: the same for ends of paths (`v_proj`). said: what the file calls its default. stated: it gives one.
+    malformed: those of the warnings that name keys without a module.
     """
 
     label: str
@@ -69,6 +80,7 @@ class MlxQuantization:
     components: Mapping[str, MlxParams | bool] = field(default_factory=dict)
     said: str = "quantization"
     stated: bool = True
+    malformed: tuple[str, ...] = ()
 
     @cached_property
     def _recipe(self) -> Recipe:
@@ -87,13 +99,15 @@ class MlxQuantization:
         return self._recipe
 
 
-def parse(config: Mapping[str, Any], label: str) -> MlxQuantization | None:
+def parse(config: Mapping[str, Any], label: str, tensors: Collection[str] | None = None) -> MlxQuantization | None:
     """The block of a config.json's object, None where it has none; `label` names the file. Raises `BadInput`.
 
-    A lone `quantization_config` with another quantizer's `quant_method` is that quantizer's.
+    tensors: the names in the checkpoint. A key that names no module of it is a warning, whatever its value; without
+    them every key is taken for a module's. A lone `quantization_config` with another quantizer's `quant_method` is
+    that quantizer's.
     """
     found = block_of(config, label)
-    return _block(*found, label) if found else None
+    return _block(*found, label, tensors) if found else None
 
 
 def block_of(config: Mapping[str, Any], label: str) -> tuple[str, Mapping[str, Any], tuple[str, ...]] | None:
@@ -105,20 +119,78 @@ def block_of(config: Mapping[str, Any], label: str) -> tuple[str, Mapping[str, A
             raise BadInput(f"{label}: {name} is {shown(value)}: it has to be an object with group_size and bits.")
     if block is None or (key == "quantization_config" and "quant_method" in block and not is_ours(block)):
         return None
-    differ = mirror is not None and mirror != block
-    warning = f"{label}: quantization and quantization_config differ: quantization is taken."
-    return key, block, (warning,) if differ else ()
+    if key == "quantization_config" and is_auto_round_mlx(block):
+        block = {name: block[name] for name in SETTINGS if name in block}
+    return key, block, _superseded(config, block, label) if key == "quantization" else ()
 
 
-def _block(key: str, block: Mapping[str, Any], warnings: tuple[str, ...], label: str) -> MlxQuantization:
-    default = parameters({name: block[name] for name in RESERVED & block.keys()}, f"{label}: {key}")
+def _superseded(config: Mapping[str, Any], block: Mapping[str, Any], label: str) -> tuple[str, ...]:
+    """Warnings of other settings in config.json that `quantization` takes the place of."""
+    stale, differing = [], []
+    for key, other in leftovers(config):
+        if not isinstance(other, Mapping) or not is_ours(other):
+            stale.append(f"{key} ({whose(other)})")
+        elif not _repeats(other, block, key):
+            differing.append(key)
+    found = []
+    if differing:
+        found.append(f"{label}: quantization and {' and '.join(differing)} differ: quantization is taken.")
+    if stale:
+        found.append(f"{label}: {' and '.join(stale)} does not count: quantization says how the weights are stored.")
+    return tuple(found)
+
+
+def _repeats(other: Mapping[str, Any], block: Mapping[str, Any], key: str) -> bool:
+    """Whether settings say what the block says: the top-level mirror all of it, others the same of all modules."""
+    if key == "quantization_config" and not is_auto_round_mlx(other):
+        return other == block
+    common = [name for name in SETTINGS if name in other]
+    return not other or (bool(common) and all(other[name] == block.get(name) for name in common))
+
+
+def _block(
+    key: str, block: Mapping[str, Any], warnings: tuple[str, ...], label: str, tensors: Collection[str] | None
+) -> MlxQuantization:
+    default = parameters({name: block[name] for name in SETTINGS if name in block}, f"{label}: {key}")
+    # `quant_method` is how others know whose a lone `quantization_config` is.
+    read = SETTINGS if key == "quantization" else (*SETTINGS, "quant_method")
+    entries = {path: value for path, value in block.items() if path not in RESERVED}
+    for path in entries:
+        check_key(path, label)
+    strange = set() if tensors is None else _without_module(entries, tensors)
     modules: dict[str, MlxParams | bool] = {}
-    for path, value in block.items():
-        if path not in RESERVED:
-            check_key(path, label)
-            own = _module(value, f"{label}: {key}[{shown(path)}]")
+    for path, value in entries.items():
+        own = _module(value, f"{label}: {key}[{shown(path)}]", is_module=path not in strange)
+        if own is not None:
             modules[path] = (default or False) if own is True else own
-    return MlxQuantization(label, default, modules, warnings)
+    malformed: tuple[str, ...] = ()
+    if tensors is not None:
+        odd = [path for path in block if path in strange or (path in RESERVED and path not in read)]
+        odd = [path for path in odd if path not in modules or not _is_idle(path, modules[path], tensors)]
+        malformed = (_ignored(odd, block, f"{label}: {key}"),) if odd else ()
+    return MlxQuantization(label, default, modules, (*warnings, *malformed), malformed=malformed)
+
+
+def _without_module(entries: Iterable[str], tensors: Collection[str]) -> set[str]:
+    """The keys that no module of a checkpoint, and no tensor, is looked up under."""
+    dense = Decision("dense", "", Origin.GLOBAL)
+    keys = recipe_of("", dense, dict.fromkeys(entries, False), {}, ())
+    modules = {f"{module}.weight" for name in tensors if (module := name.rpartition(".")[0])}
+    return set(keys.unmatched([Subject(name) for name in {*tensors, *modules}]))
+
+
+def _is_idle(path: str, own: MlxParams | bool, tensors: Collection[str]) -> bool:
+    """Whether settings without a module lack nothing: of a tied head, or paths of modules, none stored, as dense."""
+    is_path = "." in path or any(name.startswith(f"{path}.") for name in tensors)
+    return path == HEAD or (own is False and is_path)
+
+
+def _ignored(odd: list[str], block: Mapping[str, Any], where: str) -> str:
+    """The warning of keys that name no module."""
+    if len(odd) == 1:
+        return f"{where} has {shown(odd[0])}: {shown(block[odd[0]])}, which names no module of the model: ignored."
+    named = ", ".join(map(shown, odd[:MOST_NAMED])) + (", ..." if len(odd) > MOST_NAMED else "")
+    return f"{where} has {len(odd)} keys that name no module of the model: {named}: ignored."
 
 
 def check_key(path: str, label: str) -> None:
@@ -128,12 +200,18 @@ def check_key(path: str, label: str) -> None:
         raise BadInput(f"{label}: {shown(path)} has {len(path)} characters: at most {MAX_PATTERN} make a name.")
 
 
-def _module(value: object, where: str) -> MlxParams | bool:
+def _module(value: object, where: str, *, is_module: bool) -> MlxParams | bool | None:
+    """What a key's value says of its module. None: it is no module's, and its value no settings of one."""
     if isinstance(value, bool):
         return value
-    if not isinstance(value, Mapping):
-        raise BadInput(f"{where} is {shown(value)}: it has to be false, true or an object with group_size and bits.")
-    return own_parameters(value, where)
+    try:
+        if not isinstance(value, Mapping):
+            raise BadInput(f"{where} is {shown(value)}: expected false, true or an object with group_size and bits.")
+        return own_parameters(value, where)
+    except BadInput:
+        if is_module:
+            raise
+        return None
 
 
 def own_parameters(value: Mapping[str, Any], where: str) -> MlxParams | bool:
@@ -145,27 +223,33 @@ def own_parameters(value: Mapping[str, Any], where: str) -> MlxParams | bool:
 
 
 def parameters(value: Mapping[str, Any], where: str) -> MlxParams | None:
-    """`group_size`, `bits`, `mode` (affine unless said) of an object, None where group_size is 0. Raises `BadInput`."""
-    group_size, bits = _number(value, "group_size", where), _number(value, "bits", where)
-    mode = value.get("mode", "affine")
+    """`group_size`, `bits`, `mode` (affine by default) of an object, None where group_size is 0. Raises `BadInput`.
+
+    A null is the mode's default, as in mlx.nn.quantize.
+    """
+    mode = "affine" if value.get("mode") is None else value["mode"]
     if not isinstance(mode, str) or mode not in MODES:
         raise BadInput(f"{where}: mode is {shown(mode)}: it has to be one of {', '.join(MODES)}.")
+    group_size, bits = (
+        _number(value, name, own, where) for name, own in zip(("group_size", "bits"), MODES[mode], strict=True)
+    )
     for mark in MARKS:
-        if not isinstance(value.get(mark, False), bool):
+        if not isinstance(value.get(mark), bool | None):
             raise BadInput(f"{where}: {mark} is {shown(value[mark])}: it has to be true or false.")
     if group_size == 0:
         return None
-    found = MlxParams(bits, group_size, mode, value.get("global_scale", False))
+    found = MlxParams(bits, group_size, mode, bool(value.get("global_scale")))
     if mlx_scheme(bits, group_size, mode) is None:
         numbers = f"bits is {shown(bits)} and group_size {shown(group_size)}"
         raise BadInput(f"{where}: {numbers}: no format of MLX ({mlx_formats(mode)}).")
     return found
 
 
-def _number(value: Mapping[str, Any], name: str, where: str) -> int:
+def _number(value: Mapping[str, Any], name: str, own: int, where: str) -> int:
+    """A number of an object; own: the mode's, which null stands for."""
     if name not in value:
         raise BadInput(f"{where} is {shown(dict(value))}: its {name} is missing.")
-    number = value[name]
+    number = own if value[name] is None else value[name]
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         said = "0 stands for dense" if name == "group_size" else "the bits of a value"
         raise BadInput(f"{where}: {name} is {shown(number)}: it has to be a whole number, not negative ({said}).")

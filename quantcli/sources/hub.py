@@ -25,7 +25,9 @@ from quantcli.sources.hub_errors import patiently, reaching, settings
 from quantcli.sources.tensor_files import INDEX, choose
 
 #: Descriptions of the weights, beside the tokenizer and template files of `SIDECARS`.
-CONFIGS = ("config.json", "quantization_config.json", "quantize_config.json", "hf_quant_config.json")
+CONFIGS = (
+    "config.json", "quantization_config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json",
+)  # fmt: skip
 TEMPLATES = "additional_chat_templates"
 LIBRARY = "quantcli"
 

@@ -13,7 +13,7 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
 from quantcli.recipes.mlx_config import MlxParams
-from quantcli.recipes.quantizers import is_ours
+from quantcli.recipes.quantizers import is_auto_round_mlx, is_ours
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.mx_floats import MODES, MxFloat
@@ -41,8 +41,11 @@ def looks_mlx(config: Mapping[str, Any], parts: Mapping[str, Part]) -> bool:
 
 
 def has_mlx_modules(config: Mapping[str, Any], parts: Mapping[str, Part]) -> bool:
-    """Whether a `quantization` block counts although `quantization_config` names another quantizer, the source's."""
-    if config.get("quantization") is None:
+    """Whether MLX's settings count although `quantization_config` names another quantizer.
+
+    It is the source's, or AutoRound wrote an MLX folder.
+    """
+    if config.get("quantization") is None and not is_auto_round_mlx(config.get("quantization_config")):
         return False
     words = (name for name, part in parts.items() if part.dtype == "u32" and name.endswith(".weight"))
     return any(f"{name.removesuffix('.weight')}.scales" in parts for name in words)
@@ -50,8 +53,8 @@ def has_mlx_modules(config: Mapping[str, Any], parts: Mapping[str, Part]) -> boo
 
 def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of an MLX folder, or of a file of one without config.json. Raises `BadInput`."""
-    settings = read_settings(folder, config)
     parts = tensors.parts
+    settings = read_settings(folder, config, parts)
     warnings = [*tensors.warnings, *settings.warnings]
     unknown = _undetermined(parts, settings) if settings.bare else set()
     weights: dict[str, Weight] = {}
@@ -67,14 +70,15 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
         if suffix == GLOBAL and f"{module}.scales" in parts and f"{module}.weight" in parts:
             continue
         if suffix in ("scales", "biases") and module:
-            own = _own_tensor(module, suffix, parts)
-            if not own:
+            if not _own_tensor(module, suffix, parts):
                 continue
-            warnings.append(f"{name} has no quantized weight beside it: taken as a tensor of the model's own.")
+            notes.alone.append(name)
         if suffix == "weight" and module and (f"{module}.scales" in parts or part.dtype == "u32"):
             weights[name] = _weight(module, parts, settings, notes)
         else:
             weights[name] = dense(part)
+            if suffix == "weight" and len(part.shape) > 1 and settings.is_listed_as_quantized(module):
+                notes.dense.append(module)
     warnings += settings.differences(name.removesuffix(".weight") for name in weights)
     warnings += notes.warnings
     if unknown:
@@ -93,6 +97,7 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
             sidecars=sidecars(folder),
             beside=path_of(folder),
             warnings=tuple(warnings),
+            malformed=settings.malformed,
         )
     )
     if not is_unscaled(source):
@@ -115,11 +120,13 @@ def _alone(module: str, parts: Mapping[str, Part]) -> list[MlxParams]:
 
 
 class _Notes:
-    """Modules whose settings are not those that their file gives: one warning for each kind."""
+    """Modules whose settings are not those that their file gives, tensors of no module: one warning for each kind."""
 
     def __init__(self) -> None:
         self.inferred: list[str] = []
         self.contradicted: list[str] = []
+        self.dense: list[str] = []
+        self.alone: list[str] = []
 
     @property
     def warnings(self) -> list[str]:
@@ -131,6 +138,12 @@ class _Notes:
             )
         if self.contradicted:
             found.append(f"{_counted(self.contradicted)} stored otherwise than {FILE} says: {CONFIG} counts.")
+        if self.dense:
+            found.append(f"{_counted(self.dense)} stored dense, but listed as quantized: read as stored.")
+        if self.alone:
+            first, more = self.alone[0], len(self.alone) - 1
+            others = f", and {more} more such tensors" if more else ""
+            found.append(f"{first} has no quantized weight next to it{others}: taken as tensors of the model itself.")
         return found
 
 
@@ -229,9 +242,9 @@ def _scheme(
     if answers and (answers[0].listed or answers[0].params is None or len(fitting) != 1):
         raise BadInput(f"{where}: {problems[0]}.")
     if not answers and not settings.bare:
+        lacking = f"no {FILE} gives them" if settings.foreign is None else f"{FILE} is not MLX's ({settings.foreign})"
         raise BadInput(
-            f"{where}: has .scales, but config.json has no `quantization` with its group_size and bits, and no {FILE} "
-            "gives them."
+            f"{where}: has .scales, but config.json has no `quantization` with its group_size and bits, and {lacking}."
         )
     if not answers:
         return _make(fitting[0], scales), "shapes (no config.json)"

@@ -6,7 +6,7 @@ Source: mlx-native (load_quantized_weights reads the second file alone), hf2q, w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from quantcli.errors import BadInput
 from quantcli.recipes import hf2q, mlx_config
 from quantcli.recipes.mlx_config import MlxParams, MlxQuantization
-from quantcli.recipes.quantizers import is_ours
+from quantcli.recipes.quantizers import is_ours, whose
 from quantcli.sources.folder import Folder, read_json
 
 CONFIG = "config.json"
@@ -38,12 +38,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class MlxSettings:
-    """The settings of both files, None for a file that has none. bare: there is no config.json at all."""
+    """The settings of both files, None for a file that has none. bare: there is no config.json at all.
+
+    malformed: those of the warnings that name keys without a module. foreign: whose `quantization_config.json` is,
+    as a clause, where it is another quantizer's.
+    """
 
     config: MlxQuantization | None
     beside: MlxQuantization | None
     warnings: tuple[str, ...] = ()
     bare: bool = False
+    malformed: tuple[str, ...] = ()
+    foreign: str | None = None
 
     def answers(self, module: str) -> list[Answer]:
         """What is said of a module, the answer that counts first.
@@ -63,6 +69,10 @@ class MlxSettings:
         key = f"quantization.{module}" if file == CONFIG else module
         return None if params is None else Answer(params, file, key, True)
 
+    def is_listed_as_quantized(self, module: str) -> bool:
+        """Whether a file names the module and gives it bits."""
+        return any(answer.listed and isinstance(answer.params, MlxParams) for answer in self.answers(module))
+
     def differences(self, modules: Iterable[str]) -> tuple[str, ...]:
         """A warning where the two files say different things of the defaults or of modules that both name."""
         if self.config is None or self.beside is None:
@@ -81,19 +91,22 @@ class MlxSettings:
         return (f"{found[0]}{more}: {CONFIG} counts.",) if found else ()
 
 
-def read_settings(folder: Folder, config: Mapping[str, Any]) -> MlxSettings:
-    """The settings of an MLX folder. Raises `BadInput`."""
-    block = mlx_config.parse(config, f"{folder.label}/{CONFIG}")
-    beside, warnings = None, block.warnings if block else ()
+def read_settings(folder: Folder, config: Mapping[str, Any], tensors: Collection[str]) -> MlxSettings:
+    """The settings of an MLX folder; tensors: the names in it. Raises `BadInput`."""
+    block = mlx_config.parse(config, f"{folder.label}/{CONFIG}", tensors)
+    beside, foreign, warnings = None, None, block.warnings if block else ()
     if FILE in folder.names():
         try:
-            beside = parse_beside(block_of(read_json(folder, FILE)))
+            data = block_of(read_json(folder, FILE))
+            beside = parse_beside(data)
+            foreign = whose(data) if beside is None else None
         except BadInput as error:
             if block is None:
                 raise
             warnings += (f"{error} {CONFIG} counts.",)
     warnings += beside.warnings if beside else ()
-    return MlxSettings(block, beside, warnings, bare=CONFIG not in folder.names())
+    malformed = block.malformed if block else ()
+    return MlxSettings(block, beside, warnings, CONFIG not in folder.names(), malformed, foreign)
 
 
 def block_of(data: Mapping[str, Any]) -> Mapping[str, Any]:

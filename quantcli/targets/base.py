@@ -33,7 +33,9 @@ class Draft:
     subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
     fixed: it has the dtype `dense` whatever is asked. own: the scheme that the target's own tool gives it when all of
     the model gets one. scales: the dtype of its scales if it is quantized, None: as `dense`. packed: a layout that the
-    target has for this weight alone, if its codes fit.
+    target has for this weight alone, if its codes fit. extra: of a tensor that is kept with the layout of the source's
+    quantizer only, why other outputs do without it. uncovered: of a matrix of a layer that users expect to be quantized
+    with the others, why it is not. wide: scales of its own that are f16 become f32.
     """
 
     name: str
@@ -47,11 +49,14 @@ class Draft:
     fixed: bool = False
     own: str | None = None
     scales: str | None = None
+    wide: bool = False
     packed: Scheme | None = None
     turned: bool = False
     inner: Weight | None = None
     inner_grade: Grade = Grade.EXACT
     beside: str | None = None
+    extra: str | None = None
+    uncovered: str | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,9 @@ class Target(Protocol):
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
         """Whether a weight stored in this scheme is copied as it is, in its own family's layout."""
+
+    def keeps_layout(self, placed: Sequence[Placed]) -> bool:
+        """Whether the output has the layout of the source's quantizer, so that its further tensors are copied too."""
 
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings

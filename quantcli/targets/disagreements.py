@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import layer_count
+from quantcli.models import Architecture, layer_count
 from quantcli.models.agreement import Agreement
 
 if TYPE_CHECKING:
     from quantcli.targets.names import Gathered, Model
-
-#: What ends the names of tensors that a quantizer leaves next to its weights.
-LEFTOVERS = re.compile(r"scale|zero_point|amax")
 
 
 def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
@@ -28,13 +24,13 @@ def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
         found = layer_count.disagreement(source.config, weights) if is_folder else None
         return [f"{root}/config.json: {found}"] if found else []
     where = f"{root}/config.json" if is_folder else "its metadata"
-    agreement = Agreement(architecture, model.hyperparameters, weights, model.dialect, root, where, kept.covered)
+    agreement = _agreement(model, architecture, kept)
     if target == "hf" and not any(agreement.found.values()):
         return []  # a base model's names: nothing is known of these
     if not is_folder:
         _refuse_vocabulary(source)
     agreement.refuse()
-    Agreement(architecture, model.hyperparameters, kept.unsplit, "hf", root, where).refuse_shapes()
+    _refuse_split(model, architecture, kept)
     warnings = []
     denied: dict[str, list[str]] = {}
     for name, key in agreement.unneeded().items():
@@ -48,17 +44,29 @@ def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
         )
     for key, names in denied.items():
         warnings.append(_several(names, f"not in the model that {where} describes{key and f' ({key})'}."))
-    strange = [name for name, found in agreement.found.items() if not found and _is_strange(name, model)]
-    if strange and is_folder and target == "mlx":
-        kind = f"copied, though {architecture.name} models have no such tensor"
-        warnings.append(_several(strange, f"{kind}: mlx-lm does not load a folder with tensors it does not know."))
     return warnings
 
 
-def _is_strange(name: str, model: Model) -> bool:
-    """Whether a tensor is neither in the table, nor computed, nor a quantizer's, nor for multi-token prediction."""
-    leftover = model.source.kind != "hf" and LEFTOVERS.search(name.rpartition(".")[2])
-    return not (leftover or model.known().drops(name) or model.is_predicting(name))
+def refuse_incomplete(model: Model) -> None:
+    """Raise `BadInput` for a GGUF file of a known architecture that lacks one of its tensors, or contradicts itself."""
+    if model.architecture is not None:
+        kept = model.gather(strict=False)
+        _agreement(model, model.architecture, kept).refuse()
+        _refuse_split(model, model.architecture, kept)
+
+
+def _agreement(model: Model, architecture: Architecture, kept: Gathered) -> Agreement:
+    root, is_folder = str(model.source.root), model.dialect != "gguf"
+    where = f"{root}/config.json" if is_folder else "its metadata"
+    weights = {**kept.weights, **kept.unused}
+    dropped = model.source.dropped
+    return Agreement(architecture, model.hyperparameters, weights, model.dialect, root, where, kept.covered, dropped)
+
+
+def _refuse_split(model: Model, architecture: Architecture, kept: Gathered) -> None:
+    """Raise `BadInput` for parts of tensors that a GGUF file stores as one, in other shapes than the settings say."""
+    root = str(model.source.root)
+    Agreement(architecture, model.hyperparameters, kept.unsplit, "hf", root, "its metadata").refuse_shapes()
 
 
 def _refuse_vocabulary(source: Checkpoint) -> None:

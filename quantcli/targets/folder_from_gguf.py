@@ -15,7 +15,7 @@ import numpy as np
 
 from quantcli import models
 from quantcli.checkpoint import Checkpoint, Vocabulary
-from quantcli.targets.base import OutputFile, Settings, gguf_dtype
+from quantcli.targets.base import OutputFile
 from quantcli.targets.names import Model
 from quantcli.targets.shards import json_file
 from quantcli.tokenizers import gguf_keys, write
@@ -26,9 +26,9 @@ from quantcli.virtual import values_of
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def config(source: Checkpoint, settings: Settings) -> dict[str, Any]:
+def config(source: Checkpoint, dtype: str) -> dict[str, Any]:
     """The object for config.json, in the spelling of published checkpoints. Raises `BadInput`, `NotPossible`."""
-    return rebuilt(source, settings.asked_dtype or gguf_dtype(source)).config
+    return rebuilt(source, dtype).config
 
 
 def rebuilt(source: Checkpoint, dtype: str | None = None) -> models.Rebuilt:

@@ -50,6 +50,9 @@ class GgufTarget:
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
         return scheme.family == "ggml"
 
+    def keeps_layout(self, placed: Sequence[Placed]) -> bool:
+        return False
+
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:

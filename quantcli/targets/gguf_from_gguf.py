@@ -14,6 +14,7 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.gguf_values import Value
 from quantcli.errors import BadInput, NotPossible
+from quantcli.models import by_gguf
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.recipes.prune import Pruned, prune
@@ -31,13 +32,27 @@ OF_ALL_LAYERS = ("per_layer_token_embd.weight", "per_layer_model_proj.weight")
 
 
 def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
-    """The weights under their own names, without those of pruned layers; no warnings."""
+    """The weights under their own names, without those of pruned layers, and a warning of a head that is missing."""
     pruned = _pruned(source, settings)
     left = [Left(name, "its layer is pruned") for name in source.weights if name not in pruned.names]
     made = [
         _draft(weight, pruned.names[name], settings) for name, weight in source.weights.items() if name in pruned.names
     ]
-    return made, left, []
+    return made, left, _without_head(source)
+
+
+def _without_head(source: Checkpoint) -> list[str]:
+    """A warning of a tied model that llama.cpp loads only with a stored head; its own converter writes such files."""
+    architecture = by_gguf(source.metadata)
+    if architecture is None or "gguf" not in architecture.stores_head:
+        return []
+    if "output.weight" in source.weights or "token_embd.weight" not in source.weights:
+        return []
+    return [
+        f"{source.root}: has no tensor output.weight, so llama.cpp does not load it: it needs one in every model of "
+        f"architecture {architecture.gguf}. Convert to a folder and from there to GGUF: the embedding is then stored "
+        "as output.weight, too."
+    ]
 
 
 def keys(source: Checkpoint, settings: Settings, file_type: int) -> Typed:

@@ -33,6 +33,7 @@ from quantcli.schemes.mx_floats import E4M3
 from quantcli.schemes.mx_global import INNER, MxGlobal, factors_of
 from quantcli.schemes.opaque import Opaque
 from quantcli.schemes.small_floats import SmallFloat
+from quantcli.sources.stated import in_config
 from quantcli.targets.base import Left, Placed
 from quantcli.targets.gguf_general import Typed
 from quantcli.virtual import Spread, by_row
@@ -110,8 +111,8 @@ def input_scales(weights: Sequence[Weight], count: int) -> Floats | None:
 
 def precisions(source: Checkpoint, placed: Sequence[Placed]) -> Typed:
     """The keys that say for which tensors inputs are not to be rounded to four bits: modelopt's W4A16_NVFP4."""
-    settings = source.config.get("quantization_config")
-    if not isinstance(settings, Mapping) or settings.get("quant_algo") != "W4A16_NVFP4":
+    said = in_config(source.config)
+    if said is None or said.block.get("quant_algo") != "W4A16_NVFP4":
         return {}
     names = sorted(weight.name for weight in placed if weight.scheme == GgmlFloat("nvfp4"))
     extra = "general.tensor_extra."
@@ -146,6 +147,15 @@ def combined(source: Checkpoint, *, strict: bool = True) -> tuple[Mapping[str, W
                 f"{shown(weight.name)} it has to be f32 [{_matrices(weight)}]."
             )
     return weights, left
+
+
+def companions(source: Checkpoint) -> dict[str, str]:
+    """Tensors of a GGUF file that scale a weight or its inputs -> that weight's name."""
+    if source.names != "gguf":
+        return {}
+    ends = ((name, end) for name in source.weights for end in (SCALE, INPUT_SCALE) if name.endswith(end))
+    found = ((name, name.removesuffix(end) + WEIGHT) for name, end in ends)
+    return {name: weight for name, weight in found if weight in source.weights}
 
 
 def _with_global(weight: Weight, scale: Weight) -> Weight | None:

@@ -17,9 +17,12 @@ from quantcli.schemes import hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
-from quantcli.targets import hf_quantized
-from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
-from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, dtype_keys, stored_config, tie_settings
+from quantcli.sources.stated import in_config, replaced
+from quantcli.targets import guessed, hf_quantized
+from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
+from quantcli.targets.folder_dtype import agreed, chosen
+from quantcli.targets.folder_dtype import warnings as dtype_warnings
+from quantcli.targets.mlx import beside, dense_dtype, stored_config, tie_settings, without_storage
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import index_file, json_file, shards
 
@@ -52,7 +55,8 @@ class HfTarget:
         if source.names == "gguf":
             model.known()
         named, left, warnings = model.named("hf")
-        return [_draft(one, source, settings) for one in named], left, warnings
+        made = settings.dtype or chosen(source, "hf").dtype
+        return [_draft(one, model, settings, made) for one in named], left, warnings
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or hugging_face.named(name, scale_dtype, shape)
@@ -63,69 +67,85 @@ class HfTarget:
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
         return scheme.family in FAMILIES
 
+    def keeps_layout(self, placed: Sequence[Placed]) -> bool:
+        return any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
-        is_kept = any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+        is_kept = self.keeps_layout(placed)
         quantization = {} if is_kept else hf_quantized.settings(placed, str(source.root))
         placed = [hf_quantized.called(w) for w in placed]
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
-        config = _config(source, stored_config(source, settings), placed, settings, is_kept=is_kept)
+        config = _config(source, stored_config(source, settings, self.label), placed, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
         config |= tie_settings(source, "hf")
+        config |= agreed(config, source, placed, settings, "hf")
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
         further, notes = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
-        notes = [*notes, *hf_quantized.odd_blocks(placed)]
+        notes = [*notes, *hf_quantized.odd_blocks(placed), *dtype_warnings(config, source, placed, settings, "hf")]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return [*files, *index, json_file("config.json", config), *further], notes
 
 
-def _draft(named: Named, source: Checkpoint, settings: Settings) -> Draft:
-    """A weight under its Hugging Face name; gpt-oss's experts have a packed layout, transposed to the dense one."""
+def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
+    """A weight under its Hugging Face name; gpt-oss's experts have a packed layout, transposed to the dense one.
+
+    made: the dtype of what is made anew; a folder of MLX's or a GGUF file is, dense tensors and all.
+    """
+    source = model.source
     weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
+    is_made = source.names == "gguf" or source.kind == "mlx" or not isinstance(weight.scheme, Dense)
+    stays = hf_quantized.stays_dense(named.name, shape)
+    if model.architecture is None:
+        stays = guessed.stays_dense(named.name, shape) or stays
+    is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     return Draft(
-        named.name, shape, named.subject, _dtype(named, source, settings), weight, rows,
-        stays=hf_quantized.stays_dense(named.name, shape), turned=turned, packed=GptOss() if turned else None,
+        named.name, shape, named.subject, dense_dtype(named, source, made if is_made else settings.dtype), weight, rows,
+        stays=stays, turned=turned, packed=GptOss() if turned else None, extra=model.leftover(weight.name),
+        uncovered=stays if is_uncovered else None,
     )  # fmt: skip
 
 
+def _is_stacked(named: Named) -> bool:
+    """Whether this is a tensor of stacked experts, which readers of quantized folders want one by one."""
+    return named.found is not None and named.found.row.role.endswith("_exps") and len(named.source.shape) > 2
+
+
 def _config(
-    source: Checkpoint, stored: Mapping[str, Any], placed: Sequence[Placed], settings: Settings, *, is_kept: bool
+    source: Checkpoint, stored: Mapping[str, Any], placed: Sequence[Placed], *, is_kept: bool
 ) -> dict[str, Any]:
-    """config.json: storage settings go with the layout that they describe, the dtype follows what was decoded."""
-    decoded = _decoded(source, placed)
+    """config.json: storage settings go with the layout that they describe."""
     if is_kept:
+        decoded = _decoded(source, placed)
         config = {k: v for k, v in stored.items() if k != "_name_or_path"}
         if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
             return config | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
-        return config | _left_dense(source, decoded)
-    config = {k: v for k, v in stored.items() if k not in STORAGE_KEYS}
-    dtypes = {w.scheme.name for w in decoded}
-    dtype = settings.asked_dtype or (dtypes.pop() if len(dtypes) == 1 else None)
-    return config | (dtype_keys(config, dtype) if dtype else {})
+        return _left_dense(config, source, decoded)
+    return without_storage(stored)
 
 
-def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
-    """The settings of a layout that is kept, with the modules that are dense now named as such."""
-    if not decoded or "quantization_config" not in source.config:
-        return {}
-    settings = dict(source.config["quantization_config"])
-    method = settings.get("quant_method")
+def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
+    """config.json of a layout that is kept, with the modules that are dense now named as such where they have to be."""
+    said = in_config(source.config)
+    if not decoded or said is None:
+        return dict(config)
+    settings, method = said.block, said.method
     modules = sorted(w.name.removesuffix(".weight") for w in decoded)
     if method == "gptq":
         dynamic: dict[str, Any] = {f"-:{re.escape(module)}$": {} for module in modules}
         dynamic |= settings.get("dynamic") or {}
-        return {"quantization_config": settings | {"dynamic": dynamic}}
-    key = DENSE_MODULES.get(str(method))
+        return replaced(config, said.path, {**settings, "dynamic": dynamic})
+    key = DENSE_MODULES.get(method)
     if key is None:
         raise NotPossible(
             f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: settings of {method} have no "
             "list of such modules; make all weights dense."
         )
     listed = [*(settings.get(key) or ()), *(module for module in modules if module not in (settings.get(key) or ()))]
-    return {"quantization_config": settings | {key: listed}}
+    return replaced(config, said.path, {**settings, key: listed})
 
 
 def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
@@ -136,11 +156,3 @@ def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
 def _was_quantized(placed: Placed, source: Checkpoint) -> bool:
     weight = source.weights.get(placed.name)
     return weight is None or not isinstance(weight.scheme, Dense)
-
-
-def _dtype(named: Named, source: Checkpoint, settings: Settings) -> str:
-    if source.names == "gguf":
-        return dense_dtype(named, source, settings.dtype or gguf_dtype(source))
-    if isinstance(named.source.weight.scheme, Dense):
-        return dense_dtype(named, source, settings.dtype)
-    return settings.dtype or config_dtype(source.config) or "f16"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from quantcli import models
@@ -18,12 +19,13 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models import Architecture
 from quantcli.recipes.mixtures import BLOCK_BITS
+from quantcli.recipes.quantizers import without_settings
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.schemes.mx_global import INNER, MxGlobal
-from quantcli.targets import folder_from_gguf
+from quantcli.targets import folder_from_gguf, guessed
 from quantcli.targets.base import (
     Draft,
     Left,
@@ -33,17 +35,14 @@ from quantcli.targets.base import (
     commonest_dtype,
     config_dtype,
     dense_scheme,
-    gguf_dtype,
 )
 from quantcli.targets.beside_config import beside_config
+from quantcli.targets.folder_dtype import agreed, chosen, mlx_dtype, widens_scales
+from quantcli.targets.folder_dtype import warnings as dtype_warnings
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import copied_files, index_file, json_file, shards
 from quantcli.tokenizers import templates
 from quantcli.tokenizers.files import Files
-
-#: Keys of config.json that describe how the source was stored.
-STORAGE_KEYS = ("quantization", "quantization_config", "_name_or_path")
-
 
 #: How the roles end whose modules mlx-lm never quantizes, whatever their shape.
 NEVER = ("_norm", "conv1d")
@@ -66,15 +65,12 @@ class MlxTarget:
             of = f"model_type {kind}" if strange is None else f"architectures names {strange}, which"
             warnings.append(f"{of} has no table of tensors: names are kept as they are.")
         named, left, further = model.named("mlx")
-        common = settings.dtype or mlx_lm_dtype(source.config)
-        if source.names == "gguf":
-            common = settings.dtype or gguf_dtype(source)
+        common = settings.dtype or _common(source)
         is_asked = settings.dtype is not None
-        return (
-            [_draft(weight, source, model.architecture, common, is_asked) for weight in named],
-            left,
-            warnings + further,
-        )
+        drafts = [_draft(weight, source, model.architecture, common, is_asked) for weight in named]
+        if widens_scales(source, settings):
+            drafts = [_with_wide_scales(draft) for draft in drafts]
+        return drafts, left, warnings + further
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
         return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)
@@ -86,26 +82,36 @@ class MlxTarget:
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
         return scheme.family == "mlx"
 
+    def keeps_layout(self, placed: Sequence[Placed]) -> bool:
+        return False
+
     def files(
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
-        config = {k: v for k, v in stored_config(source, settings).items() if k not in STORAGE_KEYS}
+        config = without_storage(stored_config(source, settings, self.label))
         config |= models.mlx_rope_keys(config)
         config |= tie_settings(source, "mlx")
-        if settings.asked_dtype:
-            config |= dtype_keys(config, settings.asked_dtype)
+        config |= agreed(config, source, placed, settings, "mlx")
         block = quantization_block(placed, settings)
         if block:
             config |= {"quantization": block, "quantization_config": block}
         further, notes = beside(source, dense=not block, for_mlx=True)
         return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
-                *further], [*notes, *_warnings(placed, Model.of(source).architecture, settings.dtype)]  # fmt: skip
+                *further], [*notes, *dtype_warnings(config, source, placed, settings, "mlx"),
+                *_warnings(placed, source, settings)]  # fmt: skip
 
 
-def stored_config(source: Checkpoint, settings: Settings) -> Mapping[str, Any]:
+def stored_config(source: Checkpoint, settings: Settings, target: str) -> Mapping[str, Any]:
     """config.json's object: the source's own, or rebuilt."""
-    return source.config if source.names == "hf" else folder_from_gguf.config(source, settings)
+    if source.names == "hf":
+        return source.config
+    return folder_from_gguf.config(source, settings.asked_dtype or chosen(source, target).dtype)
+
+
+def without_storage(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json without the keys that say how and where the source was stored."""
+    return {key: value for key, value in without_settings(config).items() if key != "_name_or_path"}
 
 
 def tie_settings(source: Checkpoint, target: str) -> dict[str, Any]:
@@ -144,10 +150,10 @@ def _draft(
         )
     role = named.found.row.role if named.found else ""
     own = None if architecture is None else architecture.mlx_schemes.get(role)
-    stays = None
+    stays = guessed.stays_dense(name, shape) if architecture is None else None
     if len(shape) < 2:
         stays = f"stays dense: has {len(shape)} dimensions"
-    elif not name.endswith(".weight"):
+    elif stays is None and not name.endswith(".weight"):
         stays = "stays dense: is no layer's .weight"
     elif own == "dense" or role.endswith(NEVER):
         stays = "stays dense: mlx-lm does not quantize such a module"
@@ -158,7 +164,26 @@ def _draft(
         scales=common if stays_wide else None,
         # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
         fixed=not name.endswith(".weight") and not isinstance(weight.scheme, Dense),
+        uncovered=stays if architecture is None and guessed.uncovered(name, shape) else None,
     )  # fmt: skip
+
+
+def _common(source: Checkpoint) -> str | None:
+    """The dtype that dense tensors are cast to where none is asked for; None: as stored."""
+    if source.names == "gguf":
+        return chosen(source, "mlx").dtype
+    stated = mlx_lm_dtype(source.config)
+    is_mlx = source.kind == "mlx" or source.header.get("format") == "mlx"
+    return mlx_dtype(source, stated) if is_mlx else stated
+
+
+def _with_wide_scales(draft: Draft) -> Draft:
+    """A draft of a quantized weight whose scales are f32 where they would be f16, in which the model does not work."""
+    weight = draft.weight
+    if weight is None or isinstance(weight.scheme, Dense):
+        return draft
+    is_narrow = weight.scheme.family == "ggml" or (draft.scales or draft.dense) == "f16"
+    return replace(draft, wide=True, scales="f32" if is_narrow else draft.scales)
 
 
 def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:
@@ -183,12 +208,6 @@ def dense_dtype(named: Named, source: Checkpoint, wanted: str | None) -> str:
 def _held(dtype: str) -> str:
     """MLX's arrays for GPUs have no float64."""
     return "f32" if dtype == "f64" else dtype
-
-
-def dtype_keys(config: Mapping[str, Any], dtype: str) -> dict[str, str]:
-    """config.json's dtype under the keys that it uses (transformers 5 says `dtype`, before it was `torch_dtype`)."""
-    spelled = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[dtype]
-    return {key: spelled for key in ("torch_dtype", "dtype") if key in config} or {"torch_dtype": spelled}
 
 
 def params(scheme: Scheme) -> dict[str, Any]:
@@ -220,18 +239,19 @@ def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str
     return top | {module: entry for module, entry in quantized.items() if entry != top}
 
 
-def _warnings(placed: Sequence[Placed], architecture: Architecture | None, asked: str | None) -> list[str]:
+def _warnings(placed: Sequence[Placed], source: Checkpoint, settings: Settings) -> list[str]:
     """That dtypes differ, but for tensors that are f32 in every model of the family, or kept so without a table.
 
-    asked: the dtype that was asked for.
+    Scales that are f32 since the model does not work in f16 are no warning: a note of the plan says so.
     """
+    architecture = Model.of(source).architecture
     always = {w.name for w in placed if architecture and any(f.row.f32 for f in architecture.find(w.name, "mlx"))}
-    if architecture is None and asked is None:
+    if architecture is None and settings.dtype is None:
         always = {w.name for w in placed if w.scheme == Dense("f32")}
     scales = {w.scheme.scale_dtype for w in placed if isinstance(w.scheme, Affine)}
     dense = [w for w in placed if isinstance(w.scheme, Dense) and w.name not in always]
     floats = {w.scheme.dtype for w in dense if isinstance(w.scheme, Dense) and w.scheme.dtype in FLOATS}
-    if not scales or not floats or scales == floats:
+    if not scales or not floats or scales == floats or (scales == {"f32"} and widens_scales(source, settings)):
         return []
     return [
         f"scales are {', '.join(sorted(scales))} and dense tensors {', '.join(sorted(floats))}: where they differ "

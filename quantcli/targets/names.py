@@ -6,7 +6,7 @@ A model that has no table keeps its names where source and target are both folde
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,16 +14,19 @@ from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
-from quantcli.models import Architecture, Found, Hyperparameters
+from quantcli.models import Architecture, Found, Hyperparameters, leftovers
+from quantcli.models.base import NUMBER
 from quantcli.models.keys import SECTIONS
+from quantcli.models.limits import unloadable
 from quantcli.models.ops import MropeRows
 from quantcli.models.relaid import Relaid, relaid
 from quantcli.models.translate import Arranged, Translated, Translation
 from quantcli.recipes.base import Subject
+from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Left
 from quantcli.targets.disagreements import disagreements
 from quantcli.targets.global_scales import combined
-from quantcli.targets.tied import Head
+from quantcli.targets.tied import Head, copied, equal_head
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -31,8 +34,18 @@ SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 #: Why layers for multi-token prediction are left out that the settings do not count.
 UNCOUNTED = "for multi-token prediction, but the settings count no such layers (num_nextn_predict_layers is 0)"
 
+#: The key of config.json that counts the layers, and the object in a multimodal model's that describes its text model.
+LAYERS, NESTED = "num_hidden_layers", "text_config"
+
+#: Names that a shell takes as they are written, in single quotes.
+PLAIN = re.compile(r"[A-Za-z0-9_.*/-]{1,200}")
+#: At most so many globs are advised.
+MOST_GLOBS = 3
+
 #: How errors call the dialects.
 SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
+#: Why a dialect has no place for tensors that a table does not know.
+REFUSALS = {"mlx": ", and mlx-lm does not load a folder that has one"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,14 @@ class Model:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape under its name, of a GGUF file under the one that the table has."""
         weights = self.source.weights if self._stored is None else self._stored.weights
-        return {name: weight.shape for name, weight in weights.items()}
+        return {name: weight.shape for name, weight in weights.items() if name != self._second_embedding}
+
+    @cached_property
+    def _second_embedding(self) -> str | None:
+        """The head of a GGUF file that has the embedding's values, since llama.cpp loads the model with one only."""
+        if self.source.names != "gguf" or self.architecture is None or "gguf" not in self.architecture.stores_head:
+            return None
+        return equal_head(self.source.weights, self.architecture, "gguf")
 
     @property
     def layout(self) -> frozenset[str]:
@@ -143,23 +163,34 @@ class Model:
         """How many layers the model has, those for multi-token prediction aside; None where nothing says so."""
         if self.source.names == "gguf":
             return self.hyperparameters.layers
-        layers = self.source.config.get("num_hidden_layers")
+        nested = self.source.config.get(NESTED) if self.architecture is None else None
+        layers = self.source.config.get(LAYERS, nested.get(LAYERS) if isinstance(nested, Mapping) else None)
         return layers if type(layers) is int else None
 
     @cached_property
     def predicting(self) -> frozenset[int]:
         """The layers for multi-token prediction: those after the others that have an `eh_proj`."""
-        architecture, layers = self.architecture, self.layers
-        if architecture is None or architecture.mtp is None or layers is None:
+        layers = None if self.source.names == "gguf" and self.architecture is None else self.layers
+        if layers is None:
             return frozenset()
-        found = (architecture.layer(name) for name in self.source.weights if ".eh_proj." in name)
+        found = (layer_of(name) for name in self.source.weights if ".eh_proj." in name)
         return frozenset(layer for layer in found if layer is not None and layer >= layers)
 
     def is_predicting(self, name: str) -> bool:
         """Whether a tensor belongs to a layer for multi-token prediction."""
-        return (
-            bool(self.predicting) and self.architecture is not None and self.architecture.layer(name) in self.predicting
-        )
+        return bool(self.predicting) and layer_of(name) in self.predicting
+
+    def leftover(self, name: str) -> str | None:
+        """Why outputs do without a folder's tensor that no model learns, as a clause; None for any other tensor.
+
+        What the architecture's table names is none.
+        """
+        weight, source = self.source.weights.get(name), self.source
+        if source.names == "gguf" or weight is None or not isinstance(weight.scheme, Dense) or self._found(name):
+            return None
+        is_quantized = source.kind != "hf" or "quantization_config" in source.config
+        found = leftovers.leftover(name, weight.shape, weight.scheme.dtype, is_quantized=is_quantized)
+        return None if found is None else found.reason
 
     def gather(self, *, strict: bool = True) -> Gathered:
         """The source's weights as the tables have them; `strict` as in `combined`. Raises `BadInput`."""
@@ -188,29 +219,47 @@ class Model:
             for name, weight in found.weights.items()
             if name in names and (self.is_predicting(name) or self._is_computed(name))
         }
-        return replace(found, weights=kept, left=left, unused=unused)
+        return replace(found, weights={**kept, **self._tied_head(kept, target)}, left=left, unused=unused)
+
+    def _tied_head(self, weights: Mapping[str, Weight], target: str) -> dict[str, Weight]:
+        """The head of a tied model in a target whose runtime loads none without: its embedding, once more."""
+        architecture, head = self.architecture, self.head
+        if architecture is None or target not in architecture.stores_head:
+            return {}
+        is_tied = head is None or head.is_tied is True or head.is_tied_after_all
+        return copied(weights, architecture, self.dialect) if is_tied else {}
 
     def _drop_reason(self, name: str, target: str) -> str | None:
         """Why a tensor has no place in a target, as a clause; None where it has."""
         architecture, head = self.architecture, self.head
+        if target != "hf" and (why := self.leftover(name)) is not None:
+            return why
         if architecture is None:
-            return None
+            return self._not_predicted(name, target)
         is_head = head is not None and head.weight is self.source.weights.get(name)
         if head is not None and is_head and target != "hf" and head.is_left_out(target):
             return "the embedding, which has the same values, is used for it"
-        if self.dialect == target:
-            return None
-        if architecture.drops(name) or self._is_computed(name):
+        if self.dialect != target and name == self._second_embedding:
+            return "the embedding, which has the same values, is used for it"
+        if self.dialect != target and self._is_computed(name):
             return "the model computes it"
-        if self.is_added(name):
+        if self.dialect != target and self.is_added(name):
             return "the quantizer added it, all zeros: the model has no such bias"
-        if architecture.mtp is None or not self.is_predicting(name):
+        return self._not_predicted(name, target)
+
+    def _not_predicted(self, name: str, target: str) -> str | None:
+        """Why a tensor for multi-token prediction has no place in a target; None where it has, and for any other."""
+        architecture, no_place = self.architecture, f"for multi-token prediction, which has no place in {SAID[target]}"
+        is_copy = target == "hf" or self.dialect == "gguf" or (architecture is None and self.source.kind == "mlx")
+        if not is_copy and leftovers.is_for_prediction(name) and not self._found(name):
+            return no_place
+        if self.dialect == target or not self.is_predicting(name):
             return None
+        if architecture is None:
+            return None if is_copy else no_place
         if not self.hyperparameters.settings.integer("num_nextn_predict_layers", 1, least=0):
             return UNCOUNTED
-        return (
-            None if target in architecture.mtp else f"for multi-token prediction, which has no place in {SAID[target]}"
-        )
+        return None if target in (architecture.mtp or ()) else no_place
 
     def is_added(self, name: str) -> bool:
         """Whether this is one of the biases, all zeros, that AutoGPTQ gives to every module."""
@@ -238,16 +287,14 @@ class Model:
         kept = self.sort_out(target)
         weights, left = kept.weights, kept.left
         warnings = [*(self.head.warnings if self.head else []), *disagreements(self, target, kept)]
+        if self.architecture is not None and self.architecture.limits and target != "hf":
+            warnings += unloadable(self.architecture.limits, target, self.hyperparameters)
         if self.architecture is None or self.architecture.agrees(self.dialect, target):
             named = [Named(name, self._found(name), Arranged.of(weight)) for name, weight in weights.items()]
+            self._refuse_unknown([one.name for one in named if one.found is None], target)
             return named, left, warnings
         translated, rest = self.translated(kept, target)
-        if rest and "gguf" in (self.dialect, target):
-            hint = "Another GGUF file can hold it." if target != "gguf" else "A folder can hold it."
-            raise NotPossible(
-                f"{self.source.root}: tensor {shown(rest[0])} has no place in {SAID[target]} for "
-                f"{self.architecture.name}. {hint}"
-            )
+        self._refuse_unknown(rest, target)
         made = [Named(t.name, t.found, t.source) for t in translated]
         return made + [Named(name, None, Arranged.of(weights[name])) for name in rest], left, warnings
 
@@ -258,9 +305,40 @@ class Model:
         made, rest = Translation(*args, self.dialect, target, label).of(kept.weights)
         return made + Translation(*args, "hf", target, label).of(kept.unsplit)[0], rest
 
+    def _refuse_unknown(self, names: Sequence[str], target: str) -> None:
+        """Raise `NotPossible` for tensors that a known architecture does not have, unless a folder is to copy them."""
+        if self.architecture is None or (target == "hf" and self.dialect != "gguf"):
+            return
+        names = [name for name in names if self.dialect != target or not self.is_predicting(name)]
+        if not names:
+            return
+        first = shown(names[0])
+        which = f"tensor {first} has" if len(names) == 1 else f"{len(names)} tensors, {first} the first, have"
+        holder = "another GGUF file" if self.dialect == "gguf" else "a Hugging Face folder (--to hf)"
+        raise NotPossible(
+            f"{self.source.root}: {which} no place in {SAID[target]}: {self.architecture.name} models have no such "
+            f"tensor{REFUSALS.get(target, '')}. {_globs(names)} leaves out what is not part of the model; {holder} "
+            "keeps it."
+        )
+
     def _found(self, name: str) -> Found | None:
         found = self.architecture.find(name, self.dialect) if self.architecture else []
         return found[0] if found else None
+
+
+def layer_of(name: str) -> int | None:
+    """The first number in a tensor's name, None where there is none."""
+    found = NUMBER.search(name)
+    return int(found[0]) if found else None
+
+
+def _globs(names: Sequence[str]) -> str:
+    """`--drop` with what takes the tensors, layers and experts folded, as far as a shell can be told."""
+    globs = list(dict.fromkeys(NUMBER.sub("*", name) for name in names))
+    if not all(PLAIN.fullmatch(glob) for glob in globs[:MOST_GLOBS]):
+        return "--drop GLOB"
+    more = " ..." if len(globs) > MOST_GLOBS else ""
+    return " ".join(f"--drop '{glob}'" for glob in globs[:MOST_GLOBS]) + more
 
 
 def unknown(source: Checkpoint) -> str:

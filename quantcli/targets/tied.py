@@ -1,8 +1,9 @@
 """A model's output matrix (`lm_head`) and the embedding that may replace it: settings against stored tensors.
 
     tie_word_embeddings  head stored          result
-    true                 no                   the embedding is the head
-    true                 same values          left out of MLX and GGUF
+    true                 no                   the embedding is the head; where a runtime loads no model without
+                                              a stored one (`Architecture.stores_head`), also stored as the head
+    true                 same values          left out of MLX and GGUF, but for these runtimes
     true                 other values         kept; the output has tie_word_embeddings false
     true                 values unavailable   kept; the output has tie_word_embeddings false
     false                yes                  kept
@@ -26,6 +27,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture
+from quantcli.models.limits import RUNTIMES
 from quantcli.schemes.base import matrix_shape
 from quantcli.virtual import values_of
 
@@ -105,6 +107,8 @@ class Head:
 
     def is_left_out(self, target: str) -> bool:
         """Whether a target does without the stored head, because the embedding has the same values."""
+        if self.architecture is not None and target in self.architecture.stores_head:
+            return False
         return (self.is_tied is True or self._is_headless(target)) and self.is_embedding is True
 
     def _is_headless(self, target: str) -> bool:
@@ -158,9 +162,10 @@ class Head:
                 return
             name = "lm_head.weight" if architecture is None else _name(architecture)
             said = f"config.json says {KEY} false" if KEY in source.config else f"{KEY} is false by default"
+            again = "Do not leave it out with --drop" if source.dropped else "Download the checkpoint again"
             raise BadInput(
-                f"{source.root}: has no tensor {name}, but {said}. Download the checkpoint again, or set {KEY} to true "
-                "in config.json if the embedding is the output matrix."
+                f"{source.root}: has no tensor {name}, but {said}. {again}, or set {KEY} to true in config.json if the "
+                "embedding is the output matrix."
             )
         if self.weight is not None and architecture is not None and self._is_headless(target) and not self.is_embedding:
             raise NotPossible(
@@ -205,10 +210,30 @@ class Head:
         return {KEY: not self.is_tied, **both}
 
 
+def copied(weights: Mapping[str, Weight], architecture: Architecture, dialect: str) -> dict[str, Weight]:
+    """Return a tied model's embedding under the name of its head; nothing if there is a head or no embedding."""
+    head, embedding = _ends(architecture, dialect)
+    return {head: weights[embedding]} if embedding in weights and head not in weights else {}
+
+
+def equal_head(weights: Mapping[str, Weight], architecture: Architecture, dialect: str) -> str | None:
+    """Return the name of the head if its values are the embedding's; None if not, or if they cannot be read."""
+    head, embedding = _ends(architecture, dialect)
+    found = [weights[name] for name in (head, embedding) if name in weights]
+    return head if len(found) == 2 and all(map(_at_hand, found)) and same_values(*found) else None
+
+
+def _ends(architecture: Architecture, dialect: str) -> tuple[str, str]:
+    """Return the names of the head and of the embedding in a dialect."""
+    head, embedding = (
+        next(f"{row.pattern(dialect)}.weight" for row in architecture.tensors if row.role == role)
+        for role in ("output", "token_embd")
+    )
+    return head, embedding
+
+
 #: The dialects of folders.
 FOLDERS = ("hf", "mlx")
-#: The runtime of each dialect.
-RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 
 
 def _name(architecture: Architecture | None) -> str:

@@ -300,7 +300,7 @@ def test_bare_fp8(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "m", {"model.x.weight": codes.view(ml_dtypes.float8_e4m3fn)}, {"model_type": "new"})
     for output, options in (("o", {"to": "hf"}), ("d", {"to": "hf", "scheme": "f32"}), ("x", {}), ("q", {"bits": 4})):
         with pytest.raises(BadInput, match=r"model\.x\.weight: .*\[5, 6\]"):
-            converted(source, tmp_path / output, **options)
+            converted(source, tmp_path / output, allow_unknown_architecture=True, **options)
 
 
 def test_dense_weights_are_named_with_the_place(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_dense_weights_are_named_with_the_place(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "m", tensors, {**LLAMA, "model_type": "new"})
     for options in ({}, {"bits": 4}, {"scheme": "bf16"}):
         with pytest.raises(BadInput, match=r"model\.x\.weight: holds Inf at \[3, 9\]"):
-            converted(source, tmp_path / "out", **options)
+            converted(source, tmp_path / "out", allow_unknown_architecture=True, **options)
 
 
 def test_scales_that_are_large_are_no_bad_input(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
-"""A model that says that it is tied and stores another head: llama.cpp and mlx-lm compute with that head, as
-transformers does.
-"""
+"""Tied models: llama.cpp and mlx-lm load them in every family, and compute with another head where one is stored."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
+from mlx_lm.utils import load_model
 from safetensors.numpy import load_file, save_file
 
+from tests.arch_models import architecture_of, heads, tied_model
 from tests.conversions import converted
+from tests.convert.test_golden_arch import CASES
+from tests.gguf_files import load, save
 from tests.peers.pinned import DEMO
 from tests.peers.test_architectures import difference, in_mlx_lm, in_transformers
 from tests.peers.test_llama_cpp import Runner
@@ -30,3 +33,39 @@ def test_another_head_counts_everywhere(tmp_path: Path) -> None:
     assert difference(wanted, tied[:, ::-1]) < 1e-5
     assert difference(in_mlx_lm(tmp_path / "mlx", ids), wanted) < 1e-4
     assert difference(Runner(tmp_path / "a.gguf").logits(ids), wanted) < 1e-4
+
+
+#: Cases that the runtimes load neither tied nor untied: tests/peers/test_limits.py.
+NOT_IN_LLAMA_CPP = ("cohere_qk", "deepseek_v2_lite", "exaone4")
+NOT_IN_MLX_LM = ("deepseek_v2_big", "falcon", "falcon_raw", "mixtral_window")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if heads(case) and case not in NOT_IN_LLAMA_CPP])
+def test_tied_models_load_in_llama_cpp(tmp_path: Path, case: str) -> None:
+    """The head is stored exactly where it does not load the model without."""
+    needs_head = "gguf" in architecture_of(case).stores_head
+    converted(tied_model(tmp_path, case), tmp_path / "a.gguf")
+    Runner(tmp_path / "a.gguf")
+    keys, tensors = load(tmp_path / "a.gguf")
+    assert ("output.weight" in tensors) == needs_head
+    if needs_head:
+        del tensors["output.weight"]
+        with pytest.raises(AssertionError, match="does not load"):
+            Runner(save(tmp_path / "b.gguf", keys, tensors))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if heads(case) and case not in NOT_IN_MLX_LM])
+def test_tied_models_load_in_mlx_lm(tmp_path: Path, case: str) -> None:
+    """The head is stored exactly where it does not load the model without."""
+    needs_head = "mlx" in architecture_of(case).stores_head
+    converted(tied_model(tmp_path, case), tmp_path / "mlx")
+    load_model(tmp_path / "mlx", strict=True)
+    file = tmp_path / "mlx" / "model.safetensors"
+    arrays = load_file(file)
+    stored = [name for name in arrays if name in ("lm_head.weight", "model.embed_out.weight")]
+    assert len(stored) == needs_head
+    if needs_head:
+        del arrays[stored[0]]
+        save_file(arrays, file, {"format": "mlx"})
+        with pytest.raises(ValueError, match="Missing"):
+            load_model(tmp_path / "mlx", strict=True)

@@ -65,16 +65,24 @@ def test_a_block_that_is_no_object(key: str, value: object) -> None:
         ({"group_size": 32, "bits": 8, "mode": "mxfp8"}, MlxParams(8, 32, "mxfp8")),
         ({"group_size": 16, "bits": 4, "mode": "nvfp4"}, MlxParams(4, 16, "nvfp4")),
         ({"group_size": 0, "bits": 4}, None),
+        ({"group_size": None, "bits": 3}, MlxParams(3, 64, "affine")),
+        ({"group_size": 32, "bits": None}, MlxParams(4, 32, "affine")),
+        ({"group_size": None, "bits": None, "mode": None}, MlxParams(4, 64, "affine")),
+        ({"group_size": None, "bits": None, "mode": "affine"}, MlxParams(4, 64, "affine")),
+        ({"group_size": None, "bits": None, "mode": "mxfp4"}, MlxParams(4, 32, "mxfp4")),
+        ({"group_size": None, "bits": None, "mode": "mxfp8"}, MlxParams(8, 32, "mxfp8")),
+        ({"group_size": None, "bits": 4, "mode": "nvfp4"}, MlxParams(4, 16, "nvfp4")),
     ],
 )
 def test_default(block: dict[str, Any], default: MlxParams | None) -> None:
+    """Of the file, and of a module's own object, where a null stands for the same."""
     assert parse(block).default == default
+    assert parse({**BASE, "m": block}).lookup("m") == (default or False)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"group_size": None}, "group_size is None"),
         ({"group_size": "64"}, "group_size is '64'"),
         ({"group_size": 64.0}, "group_size is 64.0"),
         ({"group_size": True}, "group_size is True"),
@@ -82,13 +90,11 @@ def test_default(block: dict[str, Any], default: MlxParams | None) -> None:
         ({"group_size": 10**30}, "group_size 1000"),
         ({"group_size": 1 << 21}, "group_size 2097152: no format of MLX (affine has 1, 2, 3, 4, 5, 6 or 8 bits"),
         ({"group_size": 1 << 20}, "group_size 1048576: no format of MLX"),
-        ({"bits": None}, "bits is None"),
         ({"bits": [4]}, "bits is [4]"),
         ({"bits": -4}, "bits is -4"),
         ({"bits": 7}, "bits is 7 and group_size 64"),
         ({"group_size": 48}, "bits is 4 and group_size 48"),
         ({"mode": "fp4"}, "mode is 'fp4'"),
-        ({"mode": None}, "mode is None"),
         ({"mode": ["affine"]}, "mode is ['affine']"),
         ({"mode": "mxfp4"}, "mxfp4 has 4 bits in groups of 32"),
     ],
@@ -148,6 +154,11 @@ def test_lookup() -> None:
 
 def test_true_where_the_default_is_dense() -> None:
     assert parse({"group_size": 0, "bits": 4, "a": True}).lookup("a") is False
+
+
+def test_marks_that_are_null_are_not_set() -> None:
+    block = {"group_size": 16, "bits": 4, "mode": "nvfp4", "global_scale": None, "quantize_input": None}
+    assert parse({**BASE, "x": block}).lookup("x") == MlxParams(4, 16, "nvfp4")
 
 
 def test_marks_are_bools() -> None:

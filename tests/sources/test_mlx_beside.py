@@ -160,7 +160,7 @@ def test_a_file_that_cannot_be_read_is_a_warning_next_to_a_block_and_an_error_al
         opened(tmp_path / "b", text)
 
 
-JUNK: list[Any] = [None, "8", 8, -1, 6.5, [], [8], {"bits": "8"}, {"bits": None}, {"group_size": []}, {"mode": 4}]
+JUNK: list[Any] = [None, "8", 8, -1, 6.5, [], [8], {"bits": "8"}, {"group_size": []}, {"mode": 4}]
 
 
 @pytest.mark.parametrize("value", JUNK, ids=repr)

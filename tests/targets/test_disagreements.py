@@ -191,12 +191,13 @@ def test_layers_for_prediction_are_as_many_as_the_config_says(target: str, glm: 
     assert plan(glm, target, tensors=gone).warnings == ()
 
 
-def test_a_tensor_that_no_model_of_the_type_has_is_a_warning_for_mlx(llama: Baseline) -> None:
+def test_a_tensor_that_no_model_of_the_type_has_is_refused_for_mlx(llama: Baseline) -> None:
     """mlx-lm refuses such a folder; transformers leaves the tensor out."""
     name = f"{LAYER}.input_layernorm.weight"
     copied = {name: (name, (256,)), "lm_head.weight": ("lm_head.weightx", llama.shapes["lm_head.weight"])}
     tied = {"tie_word_embeddings": True}
-    assert any("lm_head.weightx" in warning for warning in plan(llama, "mlx", tied, tensors=copied).warnings)
+    with pytest.raises(NotPossible, match=r"--drop 'lm_head\.weightx'"):
+        plan(llama, "mlx", tied, tensors=copied)
     assert plan(llama, "hf", tied, tensors=copied).warnings == ()
 
 

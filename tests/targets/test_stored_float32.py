@@ -14,6 +14,7 @@ WIDE = {
     "model.layers.0.mixer.A_log": (16,), "model.layers.0.mixer.D": (16,), "model.layers.0.mixer.dt_bias": (16,),
     "model.layers.0.mlp.gate.e_score_correction_bias": (8,), "model.layers.0.mlp.gate.weight": (8, 64),
     "model.layers.0.norm.weight": (64,), "model.layers.0.conv.weight": (16, 1, 4),
+    "model.layers.0.mixer.in_proj.weight": (64, 64),
 }  # fmt: skip
 CONFIG = {**LLAMA, "model_type": "unheard_of"}
 TARGETS = pytest.mark.parametrize("options", [{}, {"to": "hf"}], ids=["mlx", "hf"])
@@ -55,14 +56,15 @@ QUANTIZED: list[dict[str, Any]] = [{"bits": 4, "group_size": 32}, {"to": "hf", "
 
 @pytest.mark.parametrize("options", QUANTIZED, ids=["mlx", "hf"])
 def test_next_to_quantized_weights(options: dict[str, Any], tmp_path: Path) -> None:
-    """Scales are as those of the other weights, also where a float32 matrix is quantized."""
-    report = converted(model(tmp_path / "m"), tmp_path / "out", **options)
+    """Scales are as those of the other weights, in MLX also where a float32 matrix is quantized."""
+    report = converted(model(tmp_path / "m"), tmp_path / "out", allow_unknown_architecture=True, **options)
     assert not [warning for warning in report["warnings"] if "dtype" in warning]
     found = stored(tmp_path / "out")
-    dense = [name for name in WIDE if name != "model.layers.0.mlp.gate.weight"]
+    dense = [name for name in WIDE if name != "model.layers.0.mixer.in_proj.weight"]
     assert all(found[name].dtype == "F32" for name in dense)
-    scales = {t.dtype for name, t in found.items() if name.endswith((".scales", ".biases", "_scale"))}
-    assert scales == {"BF16"}
+    scales = {name: t.dtype for name, t in found.items() if name.endswith((".scales", ".biases", "_scale"))}
+    own = scales.pop("model.layers.0.mixer.in_proj.weight_scale", None)
+    assert set(scales.values()) == {"BF16"} and own == ("F32" if options.get("to") else None)
     assert schemes(tmp_path / "out")["model.layers.0.mlp.down_proj.weight"] in ("affine4-g32", "int4-g32")
 
 

@@ -1,0 +1,66 @@
+"""`--drop GLOB`: tensors of the source that the user leaves out, whatever the source and the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quantcli.checkpoint import Checkpoint
+from quantcli.errors import BadInput, NotPossible, QuantError, WrongUsage
+from quantcli.recipes.base import MAX_PATTERN, Rule
+from quantcli.targets.base import Left
+from quantcli.targets.disagreements import refuse_incomplete
+from quantcli.targets.global_scales import SCALE, WEIGHT, companions
+from quantcli.targets.names import Model
+
+
+def without(source: Checkpoint, globs: Sequence[str], target: str) -> tuple[Checkpoint, list[Left], list[str]]:
+    """The source without the weights that globs take, these, and warnings of globs that take none.
+
+    A glob is tried on a weight's name as `inspect` shows it, with and without `.weight`. What scales a weight of a GGUF
+    file goes with it. Raises `WrongUsage`, `NotPossible` and `BadInput` for what the model needs.
+    """
+    if not globs:
+        return source, [], []
+    left = {}
+    rules = [_rule(glob) for glob in globs]
+    for name in source.weights:
+        rule = next((rule for rule in rules if _takes(rule, name)), None)
+        if rule is not None:
+            left[name] = rule.reason
+    of_weights = companions(source)
+    for name, weight in of_weights.items():
+        if weight in left:
+            left.setdefault(name, f"it scales {weight}, which is left out")
+        elif name in left and name.endswith(SCALE):
+            raise NotPossible(
+                f"{left[name]}: {source.root}: the values of {weight} need {name}. Leave out both "
+                f"({weight.removesuffix(WEIGHT)}.*), or none."
+            )
+    weights = {name: weight for name, weight in source.weights.items() if name not in left}
+    if not weights:
+        raise BadInput(f"{rules[0].reason}: {source.root}: no weight is left.")
+    rest = replace(source, weights=weights, dropped=tuple(left))
+    if source.names == target == "gguf" and left:
+        _refuse_needed(source, rest)
+    idle = [rule for rule in dict.fromkeys(rules) if not any(_takes(rule, name) for name in source.weights)]
+    return rest, [Left(*item) for item in left.items()], [f"{rule.reason} matches no weight." for rule in idle]
+
+
+def _rule(glob: str) -> Rule:
+    if not glob.strip() or len(glob) > MAX_PATTERN:
+        raise WrongUsage(f"--drop {glob[:100]!r}: a glob has 1 to {MAX_PATTERN} characters, such as '*.inv_freq'.")
+    return Rule(glob, "", f"--drop {glob}")
+
+
+def _takes(rule: Rule, name: str) -> bool:
+    return rule.matches(name) or rule.matches(name.removesuffix(WEIGHT))
+
+
+def _refuse_needed(source: Checkpoint, rest: Checkpoint) -> None:
+    """Raise `BadInput` where a copy of a GGUF file lacks what the whole one has and its architecture needs."""
+    try:
+        refuse_incomplete(Model.of(source))
+    except QuantError:
+        return  # copies of such a file are not checked
+    refuse_incomplete(Model.of(rest))

@@ -1,0 +1,152 @@
+"""Tensors that checkpoints hold and no model learns: the one table of them, for families with and without a table.
+
+Buffers that a model computes when it is built (rotary frequencies, position numbers, causal masks), and scales of
+values that are quantized while the model runs (the KV cache, activations). A name alone proves nothing, so that rows
+also say what such a tensor looks like; whatever a family's table names is never one.
+
+Sources: transformers' modeling files (register_buffer), vLLM (maybe_remap_kv_scale_name, QuarkConfig.get_cache_scale),
+compressed-tensors (quant_metadata.py), modelopt (unified_export_hf), mlx-lm (sanitize of its models).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quantcli.arrays import FLOATS
+
+Shape = tuple[int, ...]
+
+#: Names of tensors for multi-token prediction that stand in modules of their own, not in layers of the model's kind.
+PREDICTION = re.compile(r"(?:^|\.)(?:mtp|nextn)(?:_[a-z_]+)?\.")
+
+#: The most scales of a cache: one for each channel of a layer's keys.
+MOST_SCALES = 1 << 16
+
+
+#: No tensor of a real model has a longer name; matching patterns against one takes time.
+LONGEST_NAME = 500
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """One kind. leaf, module: patterns of the last component of a tensor's name and of the one before it.
+
+    looks(shape, dtype): whether a tensor may be one. reason: why an output does without it, as a clause. of_quantizer:
+    only quantizers write it, so that it is one in their checkpoints alone.
+    """
+
+    leaf: str
+    looks: Callable[[Shape, str], bool]
+    reason: str
+    module: str = ".*"
+    of_quantizer: bool = False
+
+    def matches(self, name: str) -> bool:
+        """Whether a tensor is called so."""
+        module, _, leaf = name.rpartition(".")
+        return bool(re.fullmatch(self.leaf, leaf) and re.fullmatch(self.module, module.rpartition(".")[2]))
+
+
+def _is_vector(shape: Shape, dtype: str) -> bool:
+    return dtype in FLOATS and len(shape) == 1
+
+
+def _is_table(shape: Shape, dtype: str) -> bool:
+    """Cosines, sines or complex numbers: positions by frequencies."""
+    return dtype in (*FLOATS, "c64") and len(shape) >= 2
+
+
+def _is_count(shape: Shape, dtype: str) -> bool:
+    """Numbers 0, 1, 2 ... (n,) or (1, n), as integers, or floats where a whole model was cast."""
+    return (dtype in FLOATS or dtype[0] in "iu") and len(shape) in (1, 2) and math.prod(shape[:-1]) == 1
+
+
+def _is_integers(shape: Shape, dtype: str) -> bool:
+    return dtype[0] in "iu" and len(shape) in (1, 2) and math.prod(shape[:-1]) == 1
+
+
+def _is_mask(shape: Shape, dtype: str) -> bool:
+    """(1, 1, positions, positions), leading axes maybe left out where numbers are no floats."""
+    is_square = len(shape) >= 2 and shape[-1] == shape[-2] > 1 and math.prod(shape[:-2]) == 1
+    return is_square and (len(shape) == 4 or dtype in ("bool", "u8"))
+
+
+def _is_number(shape: Shape, dtype: str) -> bool:
+    return math.prod(shape) == 1 and dtype != "c64"
+
+
+def _is_scales(shape: Shape, dtype: str) -> bool:
+    """A number, or one for each head or channel: at most one axis is longer than 1."""
+    return math.prod(shape) == max(shape, default=1) <= MOST_SCALES and dtype != "c64"
+
+
+FREQUENCIES = "rotary frequencies, which the model computes"
+POSITIONS = "numbers of positions, which the model computes"
+MASK = "a causal mask, which the model computes"
+CACHE = "scales of a quantized KV cache, which the output does not have"
+ACTIVATIONS = "scales of quantized activations, which the output does not have"
+#: Reasons of what a Hugging Face folder has that keeps its quantizer's layout.
+SCALES = (CACHE, ACTIVATIONS)
+
+#: What attention modules, the projections in them and their caches are called.
+ATTENTION = r"\w*(?:attn|attention|mixer|mla|cache)\w*|\w*_proj\w*|query|key|value|query_key_value|w[qkv]|wqkv"
+MASKED = "(?:self_|cross_|core_)?(?:attn|attention)"
+CACHE_SCALE = (
+    r"(?:q|k|v|kv|qk|qkv|prob|prob_output|past_kv|past_key|past_value)"
+    r"(?:_cache)?_(?:scale|scale_inv|scaling_factor|global_scale|zero_point|amax)"
+)
+ROTARY = r"\w*(?:rope|rotary)\w*"
+
+#: The rows are tried in this order.
+LEFTOVERS: tuple[Leftover, ...] = (
+    Leftover(r"\w*inv(?:erse)?_?freq(?:s|uency|uencies)?\w*", _is_vector, FREQUENCIES),
+    Leftover("freqs?|frequencies", _is_vector, FREQUENCIES, ROTARY),
+    Leftover(r"\w*(?:cos|sin)_cached?|freqs_(?:cis|cos|sin)", _is_table, FREQUENCIES),
+    Leftover("cos|sin", _is_table, FREQUENCIES, ROTARY),
+    Leftover("position_ids", _is_count, POSITIONS),
+    Leftover("token_type_ids", _is_integers, "types of tokens, all 0, which the model computes"),
+    Leftover("masked_bias", _is_number, MASK),
+    Leftover("bias", _is_mask, MASK, MASKED),
+    Leftover("causal_mask|attn_mask|attention_mask", _is_mask, MASK),
+    Leftover("tril|mask", _is_mask, MASK, MASKED),
+    Leftover(CACHE_SCALE, _is_number, CACHE, ATTENTION),
+    Leftover(CACHE_SCALE, _is_scales, CACHE, ATTENTION, of_quantizer=True),
+    Leftover("[kv]_bias", _is_scales, CACHE, "[kv]_proj", of_quantizer=True),
+    Leftover(r"_\w+", _is_scales, CACHE, "[qkvp]_bmm_quantizer", of_quantizer=True),
+    Leftover("output_(?:scale|zero_point)", _is_scales, CACHE, "[kv]_proj", of_quantizer=True),
+    Leftover(
+        "(?:input|output|activation)_(?:scale|scale_inv|scale_ub|global_scale|zero_point|amax)",
+        _is_scales,
+        ACTIVATIONS,
+        of_quantizer=True,
+    ),
+    Leftover("_amax", _is_scales, ACTIVATIONS, "(?:input|output)_quantizer", of_quantizer=True),
+)
+
+
+def leftover(name: str, shape: Shape, dtype: str, *, is_quantized: bool) -> Leftover | None:
+    """The kind that a tensor of a folder is, None for a tensor of a model's own.
+
+    dtype: as stored. is_quantized: whether the checkpoint is a quantizer's.
+
+    >>> leftover("model.rotary_emb.inv_freq", (64,), "f32", is_quantized=False).reason
+    'rotary frequencies, which the model computes'
+    >>> leftover("model.layers.0.self_attn.k_scale", (8, 128), "f32", is_quantized=True) is None
+    True
+    """
+    if len(name) > LONGEST_NAME:
+        return None
+    kinds = (kind for kind in LEFTOVERS if is_quantized or not kind.of_quantizer)
+    return next((kind for kind in kinds if kind.looks(shape, dtype) and kind.matches(name)), None)
+
+
+def is_for_prediction(name: str) -> bool:
+    """Whether a folder's tensor belongs to a module for multi-token prediction, by its name.
+
+    >>> [is_for_prediction(f"{n}.weight") for n in ("mtp.fc", "model.mtp_layers.0.mlp.up_proj", "model.mtpq.fc")]
+    [True, True, False]
+    """
+    return PREDICTION.search(name) is not None

@@ -1,0 +1,48 @@
+"""What runtimes ask of a family's models beyond what the tables say: others they do not load.
+
+Sources: the loaders in llama.cpp's src/models; mlx-lm's models, most of which take a head's size from hidden_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quantcli.models.hyperparameters import Hyperparameters
+
+#: The runtime that reads each dialect.
+RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Models that the runtime of a dialect loads: `holds` for its settings; needs: the same in words."""
+
+    dialect: str
+    holds: Callable[[Hyperparameters], bool]
+    needs: str
+
+    def warning(self, hyperparameters: Hyperparameters) -> str:
+        """One sentence that says what is not loaded, and by what."""
+        where = hyperparameters.settings.where
+        return f"{where}: {RUNTIMES[self.dialect]} does not load this model: it needs {self.needs}."
+
+
+def square(*dialects: str, kind: str | None = None) -> tuple[Limit, ...]:
+    """The heads of q are together as wide as the model; kind: of this model_type alone."""
+
+    def holds(h: Hyperparameters) -> bool:
+        is_meant = kind is None or h.settings.values.get("model_type") == kind
+        return not is_meant or h.heads * h.head_dim == h.embedding_length
+
+    needs = "num_attention_heads * head_dim to be hidden_size in this architecture"
+    return tuple(Limit(dialect, holds, needs) for dialect in dialects)
+
+
+def unloadable(limits: tuple[Limit, ...], target: str, hyperparameters: Hyperparameters) -> list[str]:
+    """Warnings of what keeps the runtime of a dialect from loading a model."""
+    return [
+        limit.warning(hyperparameters)
+        for limit in limits
+        if limit.dialect == target and not limit.holds(hyperparameters)
+    ]

@@ -1,0 +1,198 @@
+"""The dtype of a folder's dense tensors: one in which the model works, where none was asked for; config.json names it.
+
+What a conversion makes anew, by source:
+
+    GGUF         the commonest dtype of its dense matrices
+    MLX          the commonest dtype of values; those of a quantized matrix have the dtype of its scales
+    quantizers   the commonest dtype of the dense matrices, which are copied
+
+In families that do not work in float16 it is bfloat16 instead. What is copied keeps its dtype, with a warning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantcli import models
+from quantcli.arrays import FLOATS, TORCH_DTYPES
+from quantcli.checkpoint import Checkpoint
+from quantcli.models import Architecture, SixteenBits
+from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense
+from quantcli.targets.base import Placed, Settings, config_dtype, gguf_dtype
+from quantcli.targets.names import Model
+
+SPELLED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+KEYS = ("torch_dtype", "dtype")
+#: The language model's settings in those of a model of several parts.
+TEXT = "text_config"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The dtype of what is made anew. instead_of: the source's own, where the model does not work in that."""
+
+    dtype: str
+    instead_of: str | None = None
+
+
+def limits(source: Checkpoint) -> tuple[str, SixteenBits]:
+    """The model type that decides, and the 16-bit dtypes that it works in."""
+    return models.sixteen_bits(source.config, source.metadata)
+
+
+def chosen(source: Checkpoint, target: str) -> Chosen:
+    """The dtype of dense tensors that are made anew for a kind of folder, where none was asked for."""
+    dtype = gguf_dtype(source) if source.names == "gguf" else _of_folder(source)
+    return Chosen(dtype) if limits(source)[1].works(dtype, target) else Chosen("bf16", dtype)
+
+
+def _of_folder(source: Checkpoint) -> str:
+    stored = _stored(source)
+    dense, scales = _commonest(stored), _commonest(stored, with_scales=True)
+    found = scales if source.kind == "mlx" else dense
+    found = found or config_dtype(source.config) or scales or "f16"
+    return "f32" if found == "f64" else found
+
+
+def mlx_dtype(source: Checkpoint, stated: str | None) -> str | None:
+    """The dtype of an MLX folder's dense tensors in another one. stated: as config.json has it.
+
+    `mlx_lm.convert --dtype` leaves config.json as it was: what it says counts only where a tensor has that dtype.
+    """
+    stored = _stored(source)
+    dtypes = _dtypes(stored, least_axes=1)
+    return stated if stated is None or not dtypes or stated in dtypes else _commonest(stored)
+
+
+def widens_scales(source: Checkpoint, settings: Settings) -> bool:
+    """Whether scales that are f16 become f32 in an MLX folder, since mlx-lm's class overflows in float16."""
+    is_copied = source.kind == "mlx"
+    return settings.scale_dtype is None and not is_copied and not limits(source)[1].works("f16", "mlx")
+
+
+#: Schemes and shapes of weights.
+Counted = Sequence[tuple[Scheme, tuple[int, ...]]]
+
+
+def _stored(source: Checkpoint) -> Counted:
+    """A folder's weights, without those that the family has in float32 in every dialect."""
+    model = Model.of(source)
+    named = source.weights.values()
+    return [(w.scheme, w.shape) for w in named if not _is_f32(model.architecture, w.name, model.dialect)]
+
+
+def _placed(source: Checkpoint, placed: Iterable[Placed], target: str) -> Counted:
+    """The same of an output."""
+    architecture = Model.of(source).architecture
+    return [(w.scheme, w.shape) for w in placed if not _is_f32(architecture, w.name, target)]
+
+
+def _is_f32(architecture: Architecture | None, name: str, dialect: str) -> bool:
+    return architecture is not None and any(found.row.f32 for found in architecture.find(name, dialect))
+
+
+def _commonest(weights: Counted, with_scales: bool = False) -> str | None:
+    """The float dtype of most elements among matrices, else among vectors; None without any.
+
+    with_scales: a quantized weight counts with the dtype of its scales, if these are floats.
+    """
+    matrices: Counter[str] = Counter()
+    vectors: Counter[str] = Counter()
+    for scheme, shape in weights:
+        dtype = scheme.dtype if isinstance(scheme, Dense) else getattr(scheme, "scale_dtype", None)
+        if dtype in FLOATS and (with_scales or isinstance(scheme, Dense)):
+            (matrices if len(shape) > 1 else vectors)[dtype] += math.prod(shape)
+    count = matrices or vectors
+    return max(sorted(count), key=count.__getitem__) if count else None
+
+
+def _dtypes(weights: Counted, least_axes: int) -> set[str]:
+    """The float dtypes of dense tensors of that many axes or more."""
+    return {s.dtype for s, shape in weights if isinstance(s, Dense) and s.dtype in FLOATS and len(shape) >= least_axes}
+
+
+def says(config: Mapping[str, Any]) -> list[str]:
+    """Every dtype that config.json names for the model and its language model, the model's first."""
+    text = config.get(TEXT)
+    blocks = [config, text] if isinstance(text, Mapping) else [config]
+    return [dtype for block in blocks for key in KEYS if (dtype := _dtype(block.get(key))) is not None]
+
+
+def _dtype(value: Any) -> str | None:
+    return TORCH_DTYPES.get(value) if isinstance(value, str) else None
+
+
+def dtype_keys(config: Mapping[str, Any], dtype: str, besides: Collection[str] = ()) -> dict[str, Any]:
+    """The keys of config.json that have to change to name this dtype: `torch_dtype`, `dtype` since transformers 5.
+
+    So do those of a model's parts (`text_config`, `vision_config`). besides: dtypes that tensors have, too: a key that
+    names one of them stays.
+    """
+    spelled = SPELLED[dtype]
+    has_any = any(key in config for key in KEYS)
+    made: dict[str, Any] = {} if has_any else {"torch_dtype": spelled}
+    made |= {key: spelled for key in KEYS if key in config and _dtype(config[key]) not in besides}
+    for name, block in config.items():
+        if name.endswith("_config") and isinstance(block, Mapping):
+            keys = [key for key in KEYS if _dtype(block.get(key)) not in (None, *besides)]
+            made |= {name: {**block, **dict.fromkeys(keys, spelled)}} if keys else {}
+    return made
+
+
+def agreed(
+    config: Mapping[str, Any], source: Checkpoint, placed: Sequence[Placed], settings: Settings, target: str
+) -> dict[str, Any]:
+    """The keys of config.json that change, so that it names the dtype of the output's dense tensors.
+
+    A Hugging Face folder that is copied keeps them where it is quantized, and where they are what makes the model work.
+    """
+    if settings.asked_dtype:
+        return dtype_keys(config, settings.asked_dtype)
+    weights, stated = _placed(source, placed, target), says(config)
+    found, dtypes = _commonest(weights), _dtypes(weights, least_axes=2) or _dtypes(weights, least_axes=1)
+    if found not in SPELLED or (stated and dtypes.issuperset(stated)) or (not stated and target == "mlx"):
+        return {}
+    if target == "hf" and _is_copied(source, placed):
+        is_dense = all(isinstance(w.scheme, Dense) for w in placed)
+        if not stated or not is_dense or not limits(source)[1].works(found, target):
+            return {}
+    return dtype_keys(config, found, dtypes)
+
+
+def _is_copied(source: Checkpoint, placed: Iterable[Placed]) -> bool:
+    """Whether every weight of a Hugging Face folder is stored as it was."""
+    own = {name: weight.scheme for name, weight in source.weights.items()}
+    return source.names == "hf" and source.kind != "mlx" and all(own.get(w.name) == w.scheme for w in placed)
+
+
+def warnings(
+    config: Mapping[str, Any], source: Checkpoint, placed: Sequence[Placed], settings: Settings, target: str
+) -> list[str]:
+    """That a model does not work in float16, which was asked for or is what it is stored in. config: the output's."""
+    kind, sixteen_bits = limits(source)
+    if not sixteen_bits.why:
+        return []
+    in_mlx = " but in mlx-lm, which clips them" if target == "mlx" and sixteen_bits.works("f16", target) else ""
+    if settings.asked_dtype == "f16":
+        option = "--dtype" if settings.dtype else "--scheme"
+        return [f"{option} f16: {kind} models do not work in float16{in_mlx} ({sixteen_bits.why}). Choose bf16 or f32."]
+    if in_mlx or not _is_f16(config, _placed(source, placed, target), target):
+        return []
+    return [
+        f"{source.root}: {kind} models do not work in float16 ({sixteen_bits.why}), but the output is float16. "
+        "--dtype bf16 or --dtype f32 changes that."
+    ]
+
+
+def _is_f16(config: Mapping[str, Any], weights: Counted, target: str) -> bool:
+    """Whether runtimes compute in float16: as config.json says, in mlx-lm where no scale or tensor has more bits."""
+    if target == "mlx":
+        scales = {s.scale_dtype for s, _ in weights if hasattr(s, "scale_dtype")}
+        return (_dtypes(weights, least_axes=1) | scales).intersection(FLOATS) == {"f16"}
+    stated = says(config)
+    return (stated[0] if stated else _commonest(weights)) == "f16"

@@ -1,0 +1,55 @@
+"""Models that llama.cpp or mlx-lm does not load whatever their file: exactly these are warned of."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.arch_models import arch_model, wide_model
+from tests.conversions import converted
+from tests.convert.test_golden_arch import CASES
+from tests.peers.pinned import peer
+
+peer("llama_cpp")
+peer("mlx_lm")
+
+from mlx_lm.utils import load_model  # noqa: E402
+
+from tests.peers.test_llama_cpp import Runner  # noqa: E402
+
+#: One case of each model type whose heads may have another width than the model.
+WIDE = (
+    "cohere", "cohere2", "ernie4_5", "exaone4", "gemma", "glm4", "glm4_moe", "gpt_oss", "internlm3", "llama",
+    "mistral", "mixtral", "nemotron", "olmo2", "olmo3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3",
+    "starcoder2",
+)  # fmt: skip
+#: Those of which GGUF has no key for the width.
+WIDE_IN_MLX = ("gemma2", "granite", "phi3", "stablelm")
+
+
+def is_loaded(output: Path) -> bool:
+    try:
+        Runner(output) if output.suffix == ".gguf" else load_model(output, strict=True)
+    except (AssertionError, ValueError, AttributeError):
+        return False
+    return True
+
+
+def agrees(source: Path, output: Path) -> None:
+    """The output is loaded, or a warning says that it is not."""
+    warnings = [line for line in converted(source, output)["warnings"] if "does not load" in line]
+    assert is_loaded(output) == (not warnings)
+    assert len(warnings) < 2
+
+
+@pytest.mark.parametrize("output", ["a.gguf", "mlx"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_case_is_loaded_or_named(tmp_path: Path, case: str, output: str) -> None:
+    agrees(arch_model(tmp_path, case), tmp_path / output)
+
+
+@pytest.mark.parametrize(
+    ("case", "output"),
+    [*((case, output) for case in WIDE for output in ("a.gguf", "mlx")), *((case, "mlx") for case in WIDE_IN_MLX)],
+)
+def test_wide_heads_are_loaded_or_named(tmp_path: Path, case: str, output: str) -> None:
+    agrees(wide_model(tmp_path, case), tmp_path / output)
