@@ -165,12 +165,22 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Passed:
+    """A file next to the weights that no output gets, and why. warns: whether a warning says so."""
+
+    name: str
+    reason: str
+    warns: bool = False
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A source, opened: headers read and checked, no data.
 
     kind: `hf`, `mlx`, `gguf`, or whose quantized layout it has (`awq`, `gptq`, `fp8` ...). names: the dialect
     that weights are named in (`hf`, `gguf`). root: folder or file.
-    files: those that hold tensors. sidecars: the others of a folder that belong to the model (tokenizer, templates).
+    files: those that hold tensors. sidecars: the others of a folder, which folders made of it have too. passed: those
+    that they do not have.
     config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders). header: the text
     in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where
     they stay so. beside: the `quantization_config.json` of an MLX or a dense folder, of the latter how to quantize it.
@@ -186,6 +196,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     sidecars: tuple[Path, ...] = ()
+    passed: tuple[Passed, ...] = ()
     header: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[Path, ...] = ()
     beside: Path | None = None

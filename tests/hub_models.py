@@ -59,7 +59,8 @@ def two_shards() -> dict[str, Blob]:
 
 
 NEEDED = {
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    ".gitattributes", "README.md", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja",
     "additional_chat_templates/tool_use.jinja", INDEX,
     "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
 }  # fmt: skip

@@ -237,6 +237,8 @@ def show_plan(plan: Plan, out: Output) -> None:
     out.table([Column(title) for title in titles], rows)
     for line in left_out((tensor.name, tensor.reason) for tensor in plan.left):
         out.text(line)
+    for line in left_out(((file.name, file.reason) for file in plan.passed), "files"):
+        out.text(line)
     for note in plan.notes:
         out.text(note)
     for file in plan.files:
@@ -248,16 +250,16 @@ def _was(step: Any) -> str:
     return "-" if step.draft.weight is None else step.draft.weight.scheme.name
 
 
-def left_out(tensors: Iterable[tuple[str, str]]) -> list[str]:
-    """A line for each reason why tensors (name, reason) have no place in the output."""
+def left_out(listed: Iterable[tuple[str, str]], what: str = "tensors") -> list[str]:
+    """A line for each reason why tensors or files (name, reason) have no place in the output."""
     names: dict[str, list[str]] = {}
-    for name, reason in tensors:
+    for name, reason in listed:
         names.setdefault(reason, []).append(name)
     return [
-        f"left out: {listed[0]}: {reason}"
-        if len(listed) == 1
-        else f"left out: {len(listed)} tensors, {listed[0]} the first: {reason}"
-        for reason, listed in names.items()
+        f"left out: {alike[0]}: {reason}"
+        if len(alike) == 1
+        else f"left out: {len(alike)} {what}, {alike[0]} the first: {reason}"
+        for reason, alike in names.items()
     ]
 
 
@@ -271,6 +273,8 @@ def show_report(report: dict[str, Any], out: Output) -> None:
     out.text(f"{report['output']}{split}: {size(report['bytes'])}, {len(report['weights'])} weights: {schemes}")
     out.text(f"  {routes}; {grades}" + (f"; {totals['fallbacks']} fallbacks" if totals["fallbacks"] else ""))
     for line in left_out((tensor["name"], tensor["reason"]) for tensor in report["left_out"]):
+        out.text(f"  {line}")
+    for line in left_out(((file["name"], file["reason"]) for file in report["files_left_out"]), "files"):
         out.text(f"  {line}")
     for note in report["notes"]:
         out.text(f"  {note}")

@@ -25,9 +25,12 @@ LARGEST = 2**63 - 1
 # C0 and C1 controls, line and paragraph separators, bidirectional overrides and isolates, lone surrogates.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+#: How a pointer of git-lfs starts, which stands where a file was not fetched.
+LFS = b"version https://git-lfs"
+
 # First bytes -> what the file is, and what to do about it.
 FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "a git-lfs pointer, not the file itself: fetch it with `git lfs pull`"),
+    (LFS, "a git-lfs pointer, not the file itself: fetch it with `git lfs pull`"),
     (b"PK\x03\x04", "a zip archive, as PyTorch writes its pickles: convert it to safetensors first"),
     (b"\x80\x02", "a PyTorch pickle: convert it to safetensors first"),
     (b"\x80\x03", "a PyTorch pickle: convert it to safetensors first"),

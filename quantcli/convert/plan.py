@@ -91,9 +91,9 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape) or (1,))) for s in steps]
     steps, extra = _without_extras(steps, target)
     placed = [_placed(step) for step in steps]
-    files, notes = target.files(source, placed, settings)
+    made = target.files(source, placed, settings)
     if request.target == "gguf":
-        _refuse_source(source, request, files)
+        _refuse_source(source, request, made.files)
     warnings = [
         *source.warnings,
         *warnings,
@@ -106,14 +106,17 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *idle,
         *unmatched,
         *unweighted,
-        *notes,
+        *made.warnings,
     ]
     if request.strict and warnings:
         refused = BadInput if source.malformed else NotPossible
         more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
         raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
     said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, settings))
-    return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, (*dropped, *left, *extra), said)
+    left = [*dropped, *left, *extra]
+    return Plan(
+        source, request, tuple(steps), tuple(made.files), tuple(warnings), before, tuple(left), said, tuple(made.passed)
+    )  # fmt: skip
 
 
 def _refuse_unusable(source: Checkpoint) -> None:

@@ -40,6 +40,7 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
         "weights": [step_summary(step) for step in plan.steps],
         "totals": totals(plan.steps),
         "left_out": [{"name": tensor.name, "reason": tensor.reason} for tensor in plan.left],
+        "files_left_out": [{"name": file.name, "reason": file.reason} for file in plan.passed],
         "notes": list(plan.notes),
         "warnings": list(plan.warnings),
     }

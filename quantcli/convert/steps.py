@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Passed
 from quantcli.convert.request import Request
 from quantcli.convert.routes import Route
 from quantcli.convert.stamps import Stamp
@@ -47,7 +47,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run will do. notes: what a summary says beside numbers, one line each."""
+    """Everything that a run will do. notes: what a summary says beside numbers, one line each.
+
+    left, passed: tensors and files of the source that the output does without.
+    """
 
     source: Checkpoint
     request: Request
@@ -57,6 +60,7 @@ class Plan:
     stamps: tuple[Stamp, ...]
     left: tuple[Left, ...] = ()
     notes: tuple[str, ...] = ()
+    passed: tuple[Passed, ...] = ()
 
     @property
     def nbytes(self) -> int:

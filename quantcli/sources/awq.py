@@ -21,7 +21,7 @@ from quantcli.schemes.awq_gemv import FAST_ROWS, MULTIPLES, AwqGemv, AwqGemvFast
 from quantcli.schemes.dense import holds
 from quantcli.schemes.scaled import Scales
 from quantcli.sources.companions import is_unscaled, marked
-from quantcli.sources.folder import Folder, Tensors, settings_files, sidecars
+from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted, dense
 from quantcli.sources.modules import (
     Keys,
@@ -127,7 +127,7 @@ def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, rules:
     warnings = (*tensors.warnings, *_ignored(packed.values(), block.zero_point), *_own(others), *warning, *further)
     source = Checkpoint(
         "awq", "hf", folder.path("."), tensors.files, dict(sorted((others | unified).items())), config,
-        sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder), warnings=warnings,
+        header=tensors.metadata, warnings=warnings,
     )  # fmt: skip
     source = marked(source)
     if not is_unscaled(source):

@@ -12,7 +12,7 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import harmless
-from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
+from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors, sidecars
 from quantcli.sources.gguf import is_gguf, open_gguf
 from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized, unread_method
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
@@ -56,6 +56,14 @@ def open_source(path: Path) -> Checkpoint:
 
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     """The checkpoint of a folder (or of its one tensor file `only`), here or on the Hub."""
+    source = _weights(folder, only)
+    found = sidecars(folder, source.files)
+    copied, layout = (tuple(map(folder.path, names)) for names in (found.copied, found.layout))
+    return replace(source, sidecars=copied, settings=layout, passed=found.passed)
+
+
+def _weights(folder: Folder, only: str | None) -> Checkpoint:
+    """The checkpoint without the files next to the weights."""
     names = set(folder.names())
     if is_adapter(names, only):
         raise NotPossible(f"{folder.label}: a LoRA adapter. Merge it into its base model first.")

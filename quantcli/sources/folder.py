@@ -5,9 +5,9 @@ tensor_files.py chooses the files; an index that contradicts them is stale.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 from quantcli.arrays import Array
@@ -16,20 +16,11 @@ from quantcli.containers import safetensors
 from quantcli.containers.hostile import opened, shown
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput, Surroundings
+from quantcli.sources.sidecars import Sidecars, sort_out
 from quantcli.sources.tensor_files import INDEX, Choice, choose, contradicted
 
 #: An array that says how others are stored is at most so large.
 MAX_DESCRIBING = 16 << 20
-
-#: Files that belong to a model beside its tensors and its config, copied byte for byte to folder targets.
-SIDECARS = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json",
-    "preprocessor_config.json", "processor_config.json",
-)  # fmt: skip
-
-#: Files in which quantizers repeat config.json's `quantization_config`.
-SETTINGS = ("quantize_config.json", "quantization_config.json", "hf_quant_config.json", "quant_config.json")
 
 
 class Folder(Protocol):
@@ -49,6 +40,9 @@ class Folder(Protocol):
 
     def path(self, name: str) -> Path:
         """Where the file lies, for parts to be read from."""
+
+    def size(self, name: str) -> int:
+        """The bytes of a file."""
 
     def array(self, part: Part) -> Array:
         """A small stored array that says how others are stored, as a matrix (see `Part.read`)."""
@@ -86,6 +80,18 @@ class LocalFolder:
 
     def path(self, name: str) -> Path:
         return self.root / name
+
+    def size(self, name: str) -> int:
+        try:
+            return self.path(name).stat().st_size
+        except OSError as error:
+            raise Surroundings(f"{self.path(name)}: {error.strerror}: check the path and its permissions.") from error
+
+    def odd(self, folders: Iterable[str]) -> list[str]:
+        """What is neither a file nor a folder, here and in some sub-folders: dangling links, pipes, sockets."""
+        places = [place for name in (".", *folders) if (place := self.root / name).is_dir()]
+        found = [path for place in places for path in place.iterdir() if not path.is_file() and not path.is_dir()]
+        return sorted(str(path.relative_to(self.root)) for path in found)
 
     def array(self, part: Part) -> Array:
         check_describing(part)
@@ -172,17 +178,7 @@ def _by_index(folder: Folder, choice: Choice, headers: Mapping[str, safetensors.
     return Tensors(parts, tuple(folder.path(name) for name in choice.files), warnings, metadata)
 
 
-def sidecars(folder: Folder) -> tuple[Path, ...]:
-    """The files of `SIDECARS` (and further chat templates) that the folder has, in sorted order."""
-    names = folder.names()
-    found = [
-        n
-        for n in names
-        if n in SIDECARS or (n.endswith(".jinja") and PurePosixPath(n).parent.name in ("", "additional_chat_templates"))
-    ]
-    return tuple(folder.path(name) for name in sorted(set(found)))
-
-
-def settings_files(folder: Folder) -> tuple[Path, ...]:
-    """The files of `SETTINGS` that the folder has."""
-    return tuple(folder.path(name) for name in sorted(set(SETTINGS).intersection(folder.names())))
+def sidecars(folder: Folder, read: Collection[Path]) -> Sidecars:
+    """The files next to those that are `read` as weights."""
+    sizes = {name: folder.size(name) for name in folder.names()}
+    return sort_out(sizes, [name for name in sizes if folder.path(name) in read])

@@ -14,7 +14,7 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.bare_fp8 import FACTS, BareFp8
 from quantcli.schemes.dense import Dense
 from quantcli.sources.companions import is_unscaled, marked
-from quantcli.sources.folder import Folder, Tensors, sidecars
+from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.mlx_settings import path_of
 
 #: Suffixes under which quantizers store codes and scales: their presence without settings is a contradiction.
@@ -113,7 +113,6 @@ def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> C
             tensors.files,
             weights,
             config,
-            sidecars=sidecars(folder),
             beside=path_of(folder),
             warnings=tensors.warnings,
         )

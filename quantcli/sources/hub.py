@@ -14,21 +14,18 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from quantcli.containers.hostile import LARGEST, UNPRINTABLE, shown
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput, NotPossible, Surroundings, WrongUsage
-from quantcli.sources.folder import SIDECARS
 from quantcli.sources.hub_errors import patiently, reaching, settings
+from quantcli.sources.sidecars import SETTINGS, sort_out
 from quantcli.sources.tensor_files import INDEX, choose
 
-#: Descriptions of the weights, beside the tokenizer and template files of `SIDECARS`.
-CONFIGS = (
-    "config.json", "quantization_config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json",
-)  # fmt: skip
-TEMPLATES = "additional_chat_templates"
+#: What says how weights are stored.
+CONFIGS = ("config.json", *SETTINGS)
 LIBRARY = "quantcli"
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
@@ -151,13 +148,10 @@ def _checked(listing: Listing, hub_id: HubId) -> Listing:
     return listing
 
 
-def small_files(names: Iterable[str]) -> list[str]:
-    """Those of `names` that describe a model beside its tensors: configs, index, tokenizer files, chat templates."""
-    wanted = {*CONFIGS, *SIDECARS, INDEX}
-    templates = (".", TEMPLATES)
-    return sorted(
-        n for n in names if n in wanted or (n.endswith(".jinja") and str(PurePosixPath(n).parent) in templates)
-    )
+def small_files(sizes: Mapping[str, int]) -> list[str]:
+    """Those of a repository's files (name -> bytes) that folders made of it have, its config.json, its index."""
+    found = sort_out(sizes, ())
+    return sorted({*found.copied, *found.layout, *({*CONFIGS, INDEX} & sizes.keys())})
 
 
 def tensors_of(hub_id: HubId, names: Iterable[str], read_index: Callable[[], bytes]) -> list[str]:
@@ -214,7 +208,7 @@ def download(hub_id: HubId, *, progress: bool = True) -> Path:
 
     with reaching(hub_id.repo, hub_id.revision):
         tensors = tensors_of(hub_id, listing.files, read_index)
-        wanted = _wanted(listing.files, tensors)
+        wanted = _wanted({name: info.size for name, info in listing.files.items()}, tensors)
         folder = Path(
             snapshot_download(
                 hub_id.repo,
@@ -232,8 +226,8 @@ def download(hub_id: HubId, *, progress: bool = True) -> Path:
     return _opened_as(folder, tensors)
 
 
-def _wanted(names: Iterable[str], tensors: list[str]) -> list[str]:
-    return tensors if tensors[0].endswith(".gguf") else sorted({*tensors, *small_files(names)})
+def _wanted(sizes: Mapping[str, int], tensors: list[str]) -> list[str]:
+    return tensors if tensors[0].endswith(".gguf") else sorted({*tensors, *small_files(sizes)})
 
 
 def _progress_bar(progress: bool) -> Any:
@@ -256,9 +250,10 @@ def cached(hub_id: HubId) -> Path:
             snapshot_download(hub_id.repo, revision=hub_id.revision, local_files_only=True, allow_patterns=[])
         )
     try:
-        names = [file.path for file in get_cached_repo_tree(hub_id.repo, revision=hub_id.revision)]
+        sizes = {file.path: file.size for file in get_cached_repo_tree(hub_id.repo, revision=hub_id.revision)}
     except CachedRepoTreeNotFoundError:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
     def check(wanted: list[str]) -> None:
         if name := _missing(folder, wanted):
@@ -270,8 +265,8 @@ def cached(hub_id: HubId) -> Path:
         check([INDEX])
         return (folder / INDEX).read_bytes()
 
-    tensors = tensors_of(hub_id, names, read_index)
-    check(_wanted(names, tensors))
+    tensors = tensors_of(hub_id, sizes, read_index)
+    check(_wanted(sizes, tensors))
     return _opened_as(folder, tensors)
 
 

@@ -19,7 +19,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.schemes.mx_global import MxGlobal
 from quantcli.sources.companions import is_unscaled, marked
-from quantcli.sources.folder import Folder, Tensors, sidecars
+from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import check_unquantized, dense
 from quantcli.sources.mlx_settings import CONFIG, FILE, Answer, MlxSettings, path_of, read_settings
 
@@ -94,7 +94,6 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
             tensors.files,
             weights,
             config,
-            sidecars=sidecars(folder),
             beside=path_of(folder),
             warnings=tuple(warnings),
             malformed=settings.malformed,

@@ -22,7 +22,7 @@ from quantcli.errors import BadInput
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.scaled import Extra, Scales
 from quantcli.sources.companions import is_unscaled, marked
-from quantcli.sources.folder import Folder, LocalFolder, Tensors, settings_files, sidecars
+from quantcli.sources.folder import Folder, LocalFolder, Tensors
 from quantcli.sources.hf import QUANTIZED_SUFFIXES, counted, dense, not_left_out
 from quantcli.sources.noted import PLACE, Noted
 
@@ -90,7 +90,7 @@ def checkpoint(
     source = marked(
         Checkpoint(
             kind, "hf", folder.path("."), tensors.files, dict(sorted(weights.items())), config,
-            sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder),
+            header=tensors.metadata,
             warnings=(*tensors.warnings, *warnings, *further),
         )
     )  # fmt: skip

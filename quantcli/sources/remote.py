@@ -139,6 +139,10 @@ class RemoteFolder:
         """The file's name in lists and messages; there is no such file here."""
         return Path(self.label) / name
 
+    def size(self, name: str) -> int:
+        """The bytes of a file."""
+        return self.file(name).size
+
     def array(self, part: Part) -> Array:
         """A small stored array that says how others are stored, as a matrix."""
         check_describing(part)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, TORCH_DTYPES, Array
-from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.checkpoint import Checkpoint, Passed, Weight
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.base import Grade, Scheme
@@ -88,6 +88,15 @@ SHARD_SIZE = 5_000_000_000
 
 
 @dataclass(frozen=True)
+class Contents:
+    """The files of an output, warnings (what of the metadata has no place), and files of the source that it lacks."""
+
+    files: Sequence[OutputFile]
+    warnings: Sequence[str] = ()
+    passed: Sequence[Passed] = ()
+
+
+@dataclass(frozen=True)
 class Left:
     """A tensor of the source that no output of this kind has, and why that loses nothing.
 
@@ -147,10 +156,8 @@ class Target(Protocol):
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         """Whether the output has the layout of the source's quantizer, so that its further tensors are copied too."""
 
-    def files(
-        self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
-    ) -> tuple[list[OutputFile], list[str]]:
-        """Every file, with each byte known or its place known, and warnings (what of the metadata has no place)."""
+    def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
+        """Every file, with each byte known or its place known."""
 
 
 def dense_scheme(name: str) -> Scheme | None:

@@ -18,7 +18,7 @@ from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.ggml import TYPES
 from quantcli.targets import gguf_from_gguf, gguf_from_hf, gguf_split
-from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
+from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme
 from quantcli.targets.gguf_overrides import doubts, replaced
 
 
@@ -53,9 +53,7 @@ class GgufTarget:
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return False
 
-    def files(
-        self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
-    ) -> tuple[list[OutputFile], list[str]]:
+    def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         number = settings.file_type
         if number is None:
             number = _kept_file_type(source, placed, settings)
@@ -74,9 +72,9 @@ class GgufTarget:
         if settings.keep_split:
             number_of = gguf_from_gguf.partition(source, settings)
             parts = gguf_split.as_numbered(placed, number_of)
-            return gguf_split.files(parts, keys, settings.file_name, gguf_split.KEPT_ORDER), notes
+            return Contents(gguf_split.files(parts, keys, settings.file_name, gguf_split.KEPT_ORDER), notes)
         parts = gguf_split.by_size(placed, settings.shard_size)
-        return gguf_split.files(parts, keys, settings.file_name), notes
+        return Contents(gguf_split.files(parts, keys, settings.file_name), notes)
 
 
 def _unloadable(source: Checkpoint, placed: Sequence[Placed]) -> list[str]:

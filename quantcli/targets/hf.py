@@ -19,7 +19,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
 from quantcli.targets import guessed, hf_quantized
-from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
+from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
 from quantcli.targets.mlx import beside, dense_dtype, stored_config, tie_settings, without_storage
@@ -70,9 +70,7 @@ class HfTarget:
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
 
-    def files(
-        self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
-    ) -> tuple[list[OutputFile], list[str]]:
+    def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         is_kept = self.keeps_layout(placed)
         quantization = {} if is_kept else hf_quantized.settings(placed, str(source.root))
         placed = [hf_quantized.called(w) for w in placed]
@@ -83,10 +81,14 @@ class HfTarget:
         config |= agreed(config, source, placed, settings, "hf")
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
-        further, notes = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
-        notes = [*notes, *hf_quantized.odd_blocks(placed), *dtype_warnings(config, source, placed, settings, "hf")]
+        further = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
+        notes = [
+            *further.warnings,
+            *hf_quantized.odd_blocks(placed),
+            *dtype_warnings(config, source, placed, settings, "hf"),
+        ]
         index = [index_file(where, placed)] if len(files) > 1 else []
-        return [*files, *index, json_file("config.json", config), *further], notes
+        return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
 
 
 def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:

@@ -25,11 +25,11 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.schemes.mx_global import INNER, MxGlobal
-from quantcli.targets import folder_from_gguf, guessed
+from quantcli.targets import copied, folder_from_gguf, guessed
 from quantcli.targets.base import (
+    Contents,
     Draft,
     Left,
-    OutputFile,
     Placed,
     Settings,
     commonest_dtype,
@@ -40,7 +40,7 @@ from quantcli.targets.beside_config import beside_config
 from quantcli.targets.folder_dtype import agreed, chosen, mlx_dtype, widens_scales
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
 from quantcli.targets.names import Model, Named
-from quantcli.targets.shards import copied_files, index_file, json_file, shards
+from quantcli.targets.shards import index_file, json_file, shards
 from quantcli.tokenizers import templates
 from quantcli.tokenizers.files import Files
 
@@ -85,9 +85,7 @@ class MlxTarget:
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return False
 
-    def files(
-        self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
-    ) -> tuple[list[OutputFile], list[str]]:
+    def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
         config = without_storage(stored_config(source, settings, self.label))
         config |= models.mlx_rope_keys(config)
@@ -96,10 +94,10 @@ class MlxTarget:
         block = quantization_block(placed, settings)
         if block:
             config |= {"quantization": block, "quantization_config": block}
-        further, notes = beside(source, dense=not block, for_mlx=True)
-        return [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items()))),
-                *further], [*notes, *dtype_warnings(config, source, placed, settings, "mlx"),
-                *_warnings(placed, source, settings)]  # fmt: skip
+        further = beside(source, dense=not block, for_mlx=True)
+        made = [*files, index_file(where, placed), json_file("config.json", dict(sorted(config.items())))]
+        notes = [*dtype_warnings(config, source, placed, settings, "mlx"), *_warnings(placed, source, settings)]
+        return Contents([*made, *further.files], [*further.warnings, *notes], further.passed)
 
 
 def stored_config(source: Checkpoint, settings: Settings, target: str) -> Mapping[str, Any]:
@@ -120,20 +118,20 @@ def tie_settings(source: Checkpoint, target: str) -> dict[str, Any]:
     return {} if head is None else head.settings(target)
 
 
-def beside(
-    source: Checkpoint, *, layouts: bool = False, dense: bool = False, for_mlx: bool = False
-) -> tuple[list[OutputFile], list[str]]:
-    """The other files that describe a model, the source's own or rebuilt, and warnings.
+def beside(source: Checkpoint, *, layouts: bool = False, dense: bool = False, for_mlx: bool = False) -> Contents:
+    """The other files that describe a model, the source's own or rebuilt.
 
     layouts: with the files that say how weights are stored. dense: no weight of the output is quantized. for_mlx: what
     mlx-lm does not read is named.
     """
     if source.names == "hf":
+        files, passed = copied.copied(source, settings=layouts, dense=dense)
+        notes = copied.warnings(passed, files, source.root)
         disagreement = templates.disagreement(Files(source.root))
-        return copied_files(source, settings=layouts, dense=dense), [disagreement] if disagreement else []
+        return Contents(files, [*notes, *([disagreement] if disagreement else [])], passed)
     files, notes = folder_from_gguf.files(source)
     further, lost = beside_config(source, for_mlx=for_mlx)
-    return [*files, *further], [*lost, *notes]
+    return Contents([*files, *further], [*lost, *notes])
 
 
 def _draft(

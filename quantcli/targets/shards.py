@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantcli.arrays import DTYPES
-from quantcli.checkpoint import Checkpoint
 from quantcli.containers import safetensors
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import PartSpec
@@ -93,14 +92,3 @@ def json_file(name: str, value: Mapping[str, Any]) -> OutputFile:
     """A JSON file of the output."""
     data = (json.dumps(value, indent=4, ensure_ascii=False) + "\n").encode()
     return OutputFile(name, len(data), ((0, data),))
-
-
-def copied_files(source: Checkpoint, *, settings: bool = False, dense: bool = False) -> list[OutputFile]:
-    """The source's sidecars, byte for byte; with `settings` also the files that say how its weights are stored.
-
-    dense: no weight of the output is quantized, so that the file that says how to quantize a dense source counts on.
-    """
-    root = source.root if source.root.is_dir() else source.root.parent
-    found = [*source.sidecars, *(source.settings if settings else ())]
-    found += [source.beside] if dense and source.kind == "hf" and source.beside is not None else []
-    return [OutputFile(str(p.relative_to(root)), p.stat().st_size, copy_of=p) for p in found]

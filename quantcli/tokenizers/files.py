@@ -22,7 +22,12 @@ class Files:
         return str(self.root / name)
 
     def has(self, name: str) -> bool:
-        return (self.root / name).is_file()
+        """Whether there is such a file; raises `BadInput` for what has its name and is none."""
+        path = self.root / name
+        if not path.is_file() and os.path.lexists(path) and not path.is_dir():
+            what = "a link to a file that is not there" if path.is_symlink() else "not a regular file"
+            raise BadInput(f"{path}: {what}. Remove it, or put the file in its place.")
+        return path.is_file()
 
     def within(self, folder: str, suffix: str = ".jinja") -> list[str]:
         """Names of the files in a sub-folder that end in `suffix`, sorted."""

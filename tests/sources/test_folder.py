@@ -147,8 +147,10 @@ def test_sidecars(tmp_path: Path) -> None:
     put(tmp_path / "additional_chat_templates", tool__jinja=b"")
     (tmp_path / "other").mkdir()
     put(tmp_path / "other", tool__jinja=b"")
-    found = [str(path.relative_to(tmp_path)) for path in sidecars(LocalFolder(tmp_path))]
-    assert found == ["additional_chat_templates/tool.jinja", "chat_template.jinja", "tokenizer.json", "tokenizer.model"]
+    found = sidecars(LocalFolder(tmp_path), ())
+    kept = ("additional_chat_templates/tool.jinja", "chat_template.jinja", "notes.txt", "tokenizer.json")
+    assert found.copied == (*kept, "tokenizer.model")
+    assert [passed.name for passed in found.passed] == ["other/tool.jinja"]
 
 
 INDEXES = {

@@ -71,7 +71,7 @@ def test_download_takes_what_is_needed_and_is_quiet(hub: Hub, capfd: pytest.Capt
     for name in NEEDED:
         assert (folder / name).read_bytes() == files[name].cut(0, files[name].size)
     asked = {r.path.split("/", 5)[-1] for r in hub.requests if not r.path.startswith("/api/")}
-    assert not any(name.endswith((".bin", ".pth", ".onnx", ".md")) or "consolidated" in name for name in asked)
+    assert not any(name.endswith((".bin", ".pth", ".onnx")) or "consolidated" in name for name in asked)
     assert capfd.readouterr() == ("", "")
 
 

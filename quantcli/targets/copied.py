@@ -1,0 +1,90 @@
+"""The files next to a folder's weights that an output folder gets, byte for byte, and what it does not get.
+
+A file that cannot be copied as what it is, is never left out without a word:
+
+    a link within the folder, or into the Hub's cache     followed
+    a link to somewhere else                              left out, with a warning: nobody published what it leads to
+    a link to nothing, a pipe, a git-lfs pointer          an error that names it
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from quantcli.checkpoint import Checkpoint, Passed
+from quantcli.containers.hostile import LFS, opened
+from quantcli.errors import BadInput
+from quantcli.sources.folder import LocalFolder
+from quantcli.sources.sidecars import FOLDERS, has_vocabulary
+from quantcli.targets.base import OutputFile
+
+#: Why a file of settings is not copied.
+OTHER_LAYOUT = "says how the source's weights are stored, which the output's are not"
+ELSEWHERE = "a link that leads out of the folder"
+
+
+def copied(source: Checkpoint, *, settings: bool = False, dense: bool = False) -> tuple[list[OutputFile], list[Passed]]:
+    """The files of an output folder, and those of the source that it does not get. Raises `BadInput`, `Surroundings`.
+
+    settings: with the files that say how weights are stored. dense: no weight of the output is quantized, so that the
+    file that says how to quantize a dense source counts on.
+    """
+    root = source.root if source.root.is_dir() else source.root.parent
+    odd = LocalFolder(root).odd(FOLDERS)
+    if odd:
+        what = "a link to a file that is not there" if (root / odd[0]).is_symlink() else "not a regular file"
+        raise BadInput(f"{root / odd[0]}: {what}, so it cannot be copied. Remove it, or put the file in its place.")
+    kept = [*source.sidecars, *(source.settings if settings else ())]
+    if dense and not settings and source.kind == "hf" and source.beside is not None:
+        kept.append(source.beside)
+    others = [path for path in source.settings if path not in kept]
+    passed = [*source.passed, *(Passed(str(path.relative_to(root)), OTHER_LAYOUT) for path in others)]
+    files = []
+    for path in sorted(kept):
+        name = path.relative_to(root).as_posix()
+        if _leads_elsewhere(path, root):
+            passed.append(Passed(name, ELSEWHERE, warns=True))
+        else:
+            files.append(OutputFile(name, _size(path), copy_of=path))
+    return files, passed
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file that can be read and is the file itself."""
+    with opened(path) as (read, size):
+        if read(0, len(LFS)) == LFS:
+            raise BadInput(f"{path}: is a git-lfs pointer, not the file itself. Fetch it with `git lfs pull`.")
+    return size
+
+
+def _leads_elsewhere(path: Path, root: Path) -> bool:
+    """Whether a path leads, through links, out of its folder and of the Hub's cache."""
+    real = path.resolve()
+    return not any(real.is_relative_to(place) for place in (root.resolve(), *_caches(root)))
+
+
+def _caches(root: Path) -> Iterable[Path]:
+    """The folders in which huggingface_hub keeps what a snapshot's links lead to."""
+    if root.parent.name == "snapshots":
+        yield (root.parent.parent / "blobs").resolve()
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    yield Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser().resolve()
+
+
+def warnings(passed: Sequence[Passed], files: Iterable[OutputFile], root: Path) -> list[str]:
+    """A warning for each reason why files that may matter are left out, and of a folder without a tokenizer."""
+    kinds: dict[str, list[str]] = {}
+    for file in passed:
+        if file.warns:
+            kinds.setdefault(file.reason, []).append(file.name)
+    found = [
+        f"{root}: {names[0]} is not copied: {reason}."
+        if len(names) == 1
+        else f"{root}: {len(names)} files are not copied, {names[0]} the first: {reason}."
+        for reason, names in kinds.items()
+    ]
+    if not has_vocabulary(file.name for file in files):
+        found.append(f"{root}: has no tokenizer files, so the output has none.")
+    return found
