@@ -31,7 +31,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ class Workplace:
             raise Taken(f"{place}: is {kind}, which this output would not be; remove it yourself.")
         if self.is_folder and not (place / "config.json").is_file():
             raise Taken(f"{place}: has no config.json, so it is no model folder; --force replaces only those.")
-        if self.is_folder and (strange := _strange(place)):
+        if self.is_folder and (strange := _strange(place, _written(_old_report(self.report_path)))):
             raise Taken(f"{strange}: is no file of a model, and --force would delete it; move it away.")
 
     def _refuse_other(self, begun: _Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
@@ -334,10 +334,21 @@ MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".md", ".py", ".json
 MODEL_NAMES = ("merges.txt", "vocab.txt", "LICENSE", "LICENSE.txt", "NOTICE", ".gitattributes")
 
 
-def _strange(folder: Path) -> Path | None:
-    """A file of a folder that no model has, None without one."""
+def _strange(folder: Path, written: set[str]) -> Path | None:
+    """A file of a folder that no model has and no earlier run has written, None without one."""
     files = (path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink())
-    return next((path for path in files if path.suffix not in MODEL_FILES and path.name not in MODEL_NAMES), None)
+    return next((path for path in files if not _is_models(path) and str(path.relative_to(folder)) not in written), None)
+
+
+def _is_models(path: Path) -> bool:
+    return path.suffix in MODEL_FILES or path.name in MODEL_NAMES
+
+
+def _written(report: Mapping[str, Any] | None) -> set[str]:
+    """The names of the files that a report lists."""
+    files = (report or {}).get("files")
+    names = [file.get("name") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    return {name for name in names if isinstance(name, str)}
 
 
 def _is_report(path: Path) -> bool:
@@ -355,10 +366,8 @@ def _old_report(path: Path) -> dict[str, Any] | None:
 
 def _old_parts(report: Path, output: Path) -> list[Path]:
     """The parts of a split GGUF that an older report names, of those that are there."""
-    files = (_old_report(report) or {}).get("files")
-    names = [file.get("name") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
     part = re.compile(re.escape(output.name.removesuffix(".gguf")) + r"-\d{5}-of-\d{5}\.gguf")
-    found = sorted(name for name in names if isinstance(name, str) and part.fullmatch(name))
+    found = sorted(name for name in _written(_old_report(report)) if part.fullmatch(name))
     return [output.with_name(name) for name in found if os.path.lexists(output.with_name(name))]
 
 

@@ -14,7 +14,7 @@ from quantcli.sources.hub import HubId, download
 from tests.builders import tiny_awq, tiny_llama
 from tests.conversions import converted, planned
 from tests.hub_server import Hub, blob
-from tests.runs import tree
+from tests.runs import run, tree
 
 #: Files that an output folder gets.
 KEPT = (
@@ -66,6 +66,14 @@ def test_files_arrive_byte_for_byte(options: dict[str, Any], repository: Path, t
     assert json.loads((tmp_path / "out" / "quant_report.json").read_text())["report_version"] == 1
     (warning,) = report["warnings"]
     assert "2_Dense/pytorch_model.bin is not copied" in warning
+
+
+def test_the_output_can_be_replaced_unless_somebody_put_a_file_into_it(repository: Path, tmp_path: Path) -> None:
+    converted(repository, tmp_path / "out")
+    run(repository, tmp_path / "out", force=True)
+    (tmp_path / "out" / "thesis.odt").write_text("mine")
+    with pytest.raises(Surroundings, match=r"thesis\.odt: is no file of a model"):
+        run(repository, tmp_path / "out", force=True)
 
 
 @pytest.mark.parametrize("options", [{"to": "hf"}, {"to": "hf", "scheme": "int4-g32"}, {}])
