@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from quantcli.models.base import NUMBER
@@ -12,8 +13,16 @@ from quantcli.models.base import NUMBER
 TOWERS = re.compile(r"vision|visual|audio|vit\b|image")
 
 
-def disagreement(config: Mapping[str, Any], names: Collection[str]) -> str | None:
-    """What `num_hidden_layers` and the numbers in the tensors' names disagree on, as a sentence; None: nothing.
+@dataclass(frozen=True)
+class Disagreement:
+    """What is said, as a sentence. is_half: layers are missing, so that this is no whole model."""
+
+    said: str
+    is_half: bool
+
+
+def disagreement(config: Mapping[str, Any], names: Collection[str]) -> Disagreement | None:
+    """What `num_hidden_layers` and the numbers in the tensors' names disagree on; None: nothing.
 
     A stack of layers is what one prefix and a number name. Layers for multi-token prediction may follow. Nothing is
     known of a model that says no number, or that repeats its layers (`num_hidden_groups`).
@@ -34,8 +43,11 @@ def disagreement(config: Mapping[str, Any], names: Collection[str]) -> str | Non
     prefix, stack = max(stacks.items(), key=lambda item: (len(item[1]), item[0]))
     missing = next(number for number in range(len(stack) + 1) if number not in stack)
     if missing < count:
-        return f"num_hidden_layers is {count}, but no tensor is named {prefix}{missing}."
-    return f"num_hidden_layers is {count}, but there are tensors of layer {count}, such as {stack.get(count, prefix)}."
+        return Disagreement(f"num_hidden_layers is {count}, but no tensor is named {prefix}{missing}.", is_half=True)
+    first = stack.get(count, prefix)
+    return Disagreement(
+        f"num_hidden_layers is {count}, but there are tensors of layer {count}, such as {first}.", is_half=False
+    )
 
 
 def _number(value: object) -> int:

@@ -73,3 +73,16 @@ def test_a_stale_index_is_a_warning_and_an_error_under_strict(tmp_path: Path, to
     assert done.exit_code == 4 and "The index is ignored" in done.stderr
     done = run("convert", folder, tmp_path / to[0], *to[1:])
     assert done.exit_code == 0 and "The index is ignored" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["llama", "nobody_s"])
+@pytest.mark.parametrize("to", [("out",), ("out", "--to", "hf"), ("out.gguf",)])
+def test_half_a_model_is_refused_by_every_target(tmp_path: Path, to: tuple[str, ...], kind: str) -> None:
+    folder = tiny_llama(tmp_path / "m", model_type=kind, **({} if kind == "llama" else {"architectures": ["Nobody"]}))
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".layers.1." not in name}
+    save_file(kept, folder / "model.safetensors")
+    done = run("convert", folder, tmp_path / to[0], *to[1:])
+    # A model without a table cannot be a GGUF in any case.
+    assert done.exit_code == (4 if kind != "llama" and to[0] == "out.gguf" else 3)
+    assert not (tmp_path / to[0]).exists()

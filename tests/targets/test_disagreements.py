@@ -232,13 +232,10 @@ def test_a_class_that_the_table_does_not_name_is_unknown(stated: object, llama: 
 def test_without_a_table_the_count_of_layers_has_to_agree(target: str, llama: Baseline) -> None:
     unknown = {"model_type": "nobody_s", "architectures": ["NobodyForCausalLM"]}
     assert not any("num_hidden_layers" in text for text in plan(llama, target, unknown).warnings)
-    for count, said in ((1, "model.layers.1."), (3, "model.layers.2")):
-        (warning,) = [
-            text
-            for text in plan(llama, target, {**unknown, "num_hidden_layers": count}).warnings
-            if "num_hidden" in text
-        ]
-        assert f"num_hidden_layers is {count}" in warning and said in warning
+    (warning,) = [w for w in plan(llama, target, {**unknown, "num_hidden_layers": 1}).warnings if "num_hidden" in w]
+    assert "num_hidden_layers is 1" in warning and "model.layers.1." in warning
+    with pytest.raises(BadInput, match=r"num_hidden_layers is 3, but no tensor is named model\.layers\.2"):
+        plan(llama, target, {**unknown, "num_hidden_layers": 3})
 
 
 @pytest.mark.parametrize(
