@@ -184,6 +184,7 @@ class Checkpoint:
     config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders). header: the text
     in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where
     they stay so. beside: the `quantization_config.json` of an MLX or a dense folder, of the latter how to quantize it.
+    tokenizer: a folder whose tokenizer takes the place of the source's own; tokenizer_files: the files of it.
     malformed: those of the warnings that `--strict` refuses as bad input.
     dropped: names of stored weights that a conversion leaves out as asked.
     """
@@ -201,6 +202,8 @@ class Checkpoint:
     settings: tuple[Path, ...] = ()
     beside: Path | None = None
     warnings: tuple[str, ...] = ()
+    tokenizer: Path | None = None
+    tokenizer_files: tuple[Path, ...] = ()
     malformed: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 

@@ -96,6 +96,9 @@ def convert(
     drop: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Leave these tensors of SOURCE out; repeatable.")
     ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Take the tokenizer's files from this folder.")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(metavar="f16|bf16|f32", help="Of all that is dense, before quantizing.")
     ] = None,
@@ -153,6 +156,7 @@ def convert(
         imatrix=imatrix, search=search,
         include_weights=tuple(include_weights or ()), exclude_weights=tuple(exclude_weights or ()),
         override_kv=tuple(override_kv or ()), prune_layers=prune_layers, keep_split=keep_split,
+        tokenizer=tokenizer,
         drop=tuple(drop or ()),
         dtype=_one_of(DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DTYPES, scale_dtype, "--scale-dtype"),
         lossless=_one_of(("exact", "codes"), lossless, "--lossless"), allow_requantize=allow_requantize,

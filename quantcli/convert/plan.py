@@ -17,6 +17,7 @@ from quantcli.convert.decide import decisions
 from quantcli.convert.drop import without
 from quantcli.convert.dtype_notes import dtype_notes
 from quantcli.convert.fused import together
+from quantcli.convert.other_tokenizer import with_tokenizer
 from quantcli.convert.reached import refuse_absent
 from quantcli.convert.request import Request
 from quantcli.convert.routes import Route, choose, fallback, fit, own_dtype
@@ -56,6 +57,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         of = "a folder" if source.names == "gguf" else "every output"
         raise NotPossible(f"{source.root}: has {lack}, which {of} needs; {others} without.")
     source, dropped, unmatched = without(source, request.drop, request.target)
+    source = with_tokenizer(source, request.tokenizer, request.target) if request.tokenizer else source
     _refuse_unusable(source)
     before = stamps(source)
     target = TARGETS[request.target]()

@@ -32,6 +32,7 @@ class Request:
     exclude_weights: tuple[str, ...] = ()
     override_kv: tuple[str, ...] = ()
     prune_layers: str | None = None
+    tokenizer: Path | None = None
     keep_split: bool = False
     drop: tuple[str, ...] = ()
     dtype: str | None = None

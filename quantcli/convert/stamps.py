@@ -27,7 +27,7 @@ def stamps(source: Checkpoint) -> tuple[Stamp, ...]:
         for part in (part for part in weight.parts.values() if isinstance(part, Part)):
             starts[part.file] = min(part.offset, starts.get(part.file, part.offset))
     others = [source.root / "config.json"] if source.root.is_dir() else []
-    others += [*source.sidecars, *source.settings, *([source.beside] if source.beside else [])]
+    others += [*source.tokenizer_files, *source.sidecars, *source.settings, *([source.beside] if source.beside else [])]
     return tuple(_stamp(path, starts.get(path, 0)) for path in (*source.files, *others))
 
 

@@ -19,6 +19,7 @@ from quantcli.errors import BadInput
 from quantcli.sources.folder import LocalFolder
 from quantcli.sources.sidecars import FOLDERS, has_vocabulary
 from quantcli.targets.base import OutputFile
+from quantcli.tokenizers.files import is_tokenizers
 
 #: Why a file of settings is not copied.
 OTHER_LAYOUT = "says how the source's weights are stored, which the output's are not"
@@ -36,7 +37,8 @@ def copied(source: Checkpoint, *, settings: bool = False, dense: bool = False) -
     if odd:
         what = "a link to a file that is not there" if (root / odd[0]).is_symlink() else "not a regular file"
         raise BadInput(f"{root / odd[0]}: {what}, so it cannot be copied. Remove it, or put the file in its place.")
-    kept = [*source.sidecars, *(source.settings if settings else ())]
+    own = [path for path in source.sidecars if source.tokenizer is None or not _is_tokenizers(path, root)]
+    kept = [*own, *(source.settings if settings else ())]
     if dense and not settings and source.kind == "hf" and source.beside is not None:
         kept.append(source.beside)
     others = [path for path in source.settings if path not in kept]
@@ -48,7 +50,17 @@ def copied(source: Checkpoint, *, settings: bool = False, dense: bool = False) -
             passed.append(Passed(name, ELSEWHERE, warns=True))
         else:
             files.append(OutputFile(name, _size(path), copy_of=path))
-    return files, passed
+    return [*files, *of_tokenizer(source)], passed
+
+
+def of_tokenizer(source: Checkpoint) -> list[OutputFile]:
+    """The files of the tokenizer that takes the place of the source's own. Raises `BadInput`, `Surroundings`."""
+    folder, files = source.tokenizer, source.tokenizer_files
+    return [OutputFile(p.relative_to(folder).as_posix(), _size(p), copy_of=p) for p in files] if folder else []
+
+
+def _is_tokenizers(path: Path, root: Path) -> bool:
+    return is_tokenizers(path.relative_to(root).as_posix())
 
 
 def _size(path: Path) -> int:

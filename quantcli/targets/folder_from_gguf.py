@@ -16,6 +16,7 @@ import numpy as np
 from quantcli import models
 from quantcli.checkpoint import Checkpoint, Vocabulary
 from quantcli.targets.base import OutputFile
+from quantcli.targets.copied import of_tokenizer
 from quantcli.targets.names import Model
 from quantcli.targets.shards import json_file
 from quantcli.tokenizers import gguf_keys, write
@@ -71,6 +72,8 @@ def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
         generation["suppress_tokens"] = list(vocabulary.suppressed)
     made = [json_file("generation_config.json", dict(sorted(generation.items())))]
     lost = gguf_keys.dropped(source.metadata, where)
+    if source.tokenizer is not None:
+        return [*made, *of_tokenizer(source)], lost
     if vocabulary is None:
         return made, [f"{where}: holds no tokenizer, so the folder has none.", *lost]
     written = write.files(vocabulary, model.known().vocabulary, model.hyperparameters.context_length)

@@ -46,7 +46,7 @@ def keys(
     """The file's metadata, and warnings of what it cannot say. overrides: keys that are set over these."""
     model = Model.of(source)
     hyperparameters = model.hyperparameters
-    vocabulary = tokenizers.load(source.root, source.config, model.known().vocabulary)
+    vocabulary = tokenizers.load(source.root, source.config, model.known().vocabulary, source.tokenizer)
     _check_vocabulary(placed, len(vocabulary.tokens), source)
     pooling_type, notes = pooling(Files(source.root))
     made = metadata(

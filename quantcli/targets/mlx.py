@@ -127,7 +127,7 @@ def beside(source: Checkpoint, *, layouts: bool = False, dense: bool = False, fo
     if source.names == "hf":
         files, passed = copied.copied(source, settings=layouts, dense=dense)
         notes = copied.warnings(passed, files, source.root)
-        disagreement = templates.disagreement(Files(source.root))
+        disagreement = templates.disagreement(Files(source.root, source.tokenizer))
         return Contents(files, [*notes, *([disagreement] if disagreement else [])], passed)
     files, notes = folder_from_gguf.files(source)
     further, lost = beside_config(source, for_mlx=for_mlx)

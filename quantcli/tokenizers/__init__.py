@@ -23,14 +23,16 @@ from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, Tokenize
 JSON, MODEL, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
-def load(folder: Path, config: Mapping[str, Any], conventions: Conventions = PLAIN) -> Vocabulary:
-    """The vocabulary of a model folder.
+def load(
+    folder: Path, config: Mapping[str, Any], conventions: Conventions = PLAIN, tokenizer_folder: Path | None = None
+) -> Vocabulary:
+    """The vocabulary of a model folder. tokenizer_folder: another folder that its tokenizer is in.
 
     config: `config.json`'s object; its `vocab_size` is how many tokens there have to be, its `*_token_id` fill in for
     special tokens. conventions: its architecture's. Raises `NotPossible` where there is no tokenizer,
     or of a kind that is not read, and `BadInput`.
     """
-    files = Files(folder)
+    files = Files(folder, tokenizer_folder)
     stored = files.json(JSON)
     tokenizer = parse(stored, files.label(JSON)) if files.has(JSON) else None
     settings = files.json(SETTINGS)

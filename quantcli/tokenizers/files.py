@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,41 @@ from quantcli.containers.hostile import opened
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput
 
+#: Patterns of the files that a tokenizer is spread over, chat templates among them.
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "chat_template.json", "chat_template.jinja",
+    "additional_chat_templates/*.jinja", "tekken.json", "*.tiktoken", "tiktoken.model", "spiece.model",
+    "sentencepiece.bpe.model", "bpe.codes", "tokenization_*.py",
+)  # fmt: skip
+
+
+def is_tokenizers(name: str) -> bool:
+    """Whether a file of a model folder is part of its tokenizer.
+
+    >>> is_tokenizers("tokenizer.model.v3"), is_tokenizers("config.json")
+    (True, False)
+    """
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in TOKENIZER)
+
 
 @dataclass(frozen=True)
 class Files:
-    """A model folder, read by names that this program chooses."""
+    """A model folder, read by names that this program chooses. tokenizer: another folder that its tokenizer is in."""
 
     root: Path
+    tokenizer: Path | None = None
+
+    def path(self, name: str) -> Path:
+        """Where a file is."""
+        return (self.tokenizer if self.tokenizer is not None and is_tokenizers(name) else self.root) / name
 
     def label(self, name: str) -> str:
-        return str(self.root / name)
+        return str(self.path(name))
 
     def has(self, name: str) -> bool:
         """Whether there is such a file; raises `BadInput` for what has its name and is none."""
-        path = self.root / name
+        path = self.path(name)
         if not path.is_file() and os.path.lexists(path) and not path.is_dir():
             what = "a link to a file that is not there" if path.is_symlink() else "not a regular file"
             raise BadInput(f"{path}: {what}. Remove it, or put the file in its place.")
@@ -31,12 +54,12 @@ class Files:
 
     def within(self, folder: str, suffix: str = ".jinja") -> list[str]:
         """Names of the files in a sub-folder that end in `suffix`, sorted."""
-        path = self.root / folder
+        path = self.path(f"{folder}/x{suffix}").parent
         return sorted(name for name in os.listdir(path) if name.endswith(suffix)) if path.is_dir() else []
 
     def bytes(self, name: str) -> bytes:
         """A whole file; raises `BadInput` for one that is larger than any such file."""
-        with opened(self.root / name) as (read, size):
+        with opened(self.path(name)) as (read, size):
             if size > MAX_BYTES:
                 raise BadInput(f"{self.label(name)}: {size} bytes are too many for such a file (at most {MAX_BYTES}).")
             return read(0, size)

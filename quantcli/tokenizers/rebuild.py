@@ -56,7 +56,8 @@ def splitting(vocabulary: Vocabulary) -> Splitting:
     if vocabulary.model not in MODELS:
         raise NotPossible(
             f"tokenizer.ggml.model is {shown(vocabulary.model)}, of which no tokenizer.json can be made: "
-            "gpt2 (byte-level BPE), llama (SentencePiece) and gemma4 can be; take the model's own tokenizer files."
+            "gpt2 (byte-level BPE), llama (SentencePiece) and gemma4 can be. --tokenizer FOLDER takes the files of the "
+            "original model."
         )
     fixed = MODELS[vocabulary.model]
     if fixed is not None:
@@ -64,7 +65,7 @@ def splitting(vocabulary: Vocabulary) -> Splitting:
     if vocabulary.pre not in SPLITTINGS:
         raise NotPossible(
             f"tokenizer.ggml.pre is {shown(vocabulary.pre)}, a pre-tokenizer that is not known here, so no "
-            "tokenizer.json can be made: take the model's own tokenizer files."
+            "tokenizer.json can be made. --tokenizer FOLDER takes the original model's files."
         )
     return SPLITTINGS[vocabulary.pre]
 

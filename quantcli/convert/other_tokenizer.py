@@ -1,0 +1,56 @@
+"""`--tokenizer FOLDER`: another folder's tokenizer takes the place of the source's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from quantcli import tokenizers
+from quantcli.checkpoint import Checkpoint
+from quantcli.errors import BadInput, NotPossible, WrongUsage
+from quantcli.sources.folder import LocalFolder
+from quantcli.sources.sidecars import has_vocabulary
+from quantcli.targets.names import Model
+from quantcli.tokenizers.conventions import PLAIN
+from quantcli.tokenizers.files import is_tokenizers
+
+
+def with_tokenizer(source: Checkpoint, folder: Path, target: str) -> Checkpoint:
+    """The source with the tokenizer of a folder.
+
+    Raises `WrongUsage` where no output has its files, `BadInput` for a folder without a tokenizer or with one of more
+    tokens than the model has.
+    """
+    if source.names == target == "gguf":
+        raise WrongUsage(
+            f"--tokenizer {folder}: a GGUF file made of a GGUF file keeps its tokenizer. Convert to a folder first."
+        )
+    if not folder.is_dir():
+        raise WrongUsage(f"--tokenizer {folder}: is not a folder. Name the folder of a model with a tokenizer.")
+    names = [name for name in LocalFolder(folder).names() if is_tokenizers(name)]
+    if not has_vocabulary(names):
+        raise BadInput(f"--tokenizer {folder}: has no tokenizer files, such as tokenizer.json.")
+    _refuse_larger(source, folder)
+    return replace(source, tokenizer=folder, tokenizer_files=tuple(folder / name for name in names))
+
+
+def _refuse_larger(source: Checkpoint, folder: Path) -> None:
+    """Raise `BadInput` where the tokenizer gives ids for which the model has no row."""
+    model = Model.of(source)
+    rows = next((shape[0] for name, shape in model.shapes.items() if _is_embedding(model, name) and shape), None)
+    if rows is None:
+        return
+    conventions = PLAIN if model.architecture is None else model.architecture.vocabulary
+    try:
+        tokens = len(tokenizers.load(folder, {}, conventions).tokens)
+    except NotPossible:
+        return  # a kind that is copied but not read
+    if tokens > rows:
+        raise BadInput(
+            f"--tokenizer {folder}: has {tokens} tokens, but the model's embedding has {rows} rows: it is another "
+            "model's tokenizer."
+        )
+
+
+def _is_embedding(model: Model, name: str) -> bool:
+    return model.architecture is not None and model.architecture.role(name) == "token_embd"
