@@ -66,7 +66,7 @@ LLAMA = Architecture(
     states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
     classes={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "internlm3": "InternLM3ForCausalLM"},
-    aliases=("LLaMAForCausalLM",),
+    aliases=("LLaMAForCausalLM", "LlamaModel"),
     settings=(
         Setting("hidden_act", "silu"),
         Setting("attention_bias", has("attn_q.bias")),
