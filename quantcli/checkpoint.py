@@ -174,8 +174,8 @@ class Checkpoint:
     config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders). header: the text
     in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where
     they stay so. beside: the `quantization_config.json` of an MLX or a dense folder, of the latter how to quantize it.
-    malformed: those of the warnings that `--strict` refuses as bad input.
-    dropped: names of stored weights that a conversion leaves out as asked.
+    malformed: those of the warnings that `--strict` refuses as bad input. prefix: what the stored tensors' names lack
+    and the weights' have (sources/prefix.py). dropped: names of stored weights that a conversion leaves out as asked.
     """
 
     kind: str
@@ -192,6 +192,7 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
     malformed: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 @dataclass(frozen=True)

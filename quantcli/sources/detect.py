@@ -18,6 +18,7 @@ from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized, unre
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
 from quantcli.sources.mlx_settings import FILE
 from quantcli.sources.noted import noted
+from quantcli.sources.prefix import named_as_whole
 from quantcli.sources.stated import Stated, leaves_all_dense, stated
 
 Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
@@ -55,6 +56,11 @@ def open_source(path: Path) -> Checkpoint:
 
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     """The checkpoint of a folder (or of its one tensor file `only`), here or on the Hub."""
+    return named_as_whole(_as_stored(folder, only))
+
+
+def _as_stored(folder: Folder, only: str | None) -> Checkpoint:
+    """The checkpoint with its weights under the names of stored tensors."""
     names = set(folder.names())
     if "config.json" not in names and (only is not None or FILE in names):
         tensors = read_tensors(folder, only)

@@ -1,5 +1,5 @@
-"""Hugging Face folder: names as in the source; dense tensors, the layouts of compressed-tensors and bitsandbytes, bare
-8-bit floats. A quantized HF source keeps its own layout.
+"""Hugging Face folder: names as the source stores them; dense tensors, layouts of compressed-tensors and bitsandbytes,
+bare 8-bit floats. A quantized HF source keeps its own layout.
 
 Source: transformers' `save_pretrained`: shards, index where there are several, config.json without storage settings.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint
@@ -24,7 +25,7 @@ from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
 from quantcli.targets.mlx import beside, dense_dtype, stored_config, tie_settings, without_storage
 from quantcli.targets.names import Model, Named
-from quantcli.targets.shards import index_file, json_file, shards
+from quantcli.targets.shards import index_file, json_file, part_name, shards
 
 #: Families whose stored layout is a Hugging Face one.
 FAMILIES = (
@@ -74,8 +75,11 @@ class HfTarget:
         self, source: Checkpoint, placed: Sequence[Placed], settings: Settings
     ) -> tuple[list[OutputFile], list[str]]:
         is_kept = self.keeps_layout(placed)
-        quantization = {} if is_kept else hf_quantized.settings(placed, str(source.root))
+        bare = [replace(w, name=w.name.removeprefix(source.prefix)) for w in placed]
+        quantization = {} if is_kept else hf_quantized.settings(bare, str(source.root))
         placed = [hf_quantized.called(w) for w in placed]
+        if source.prefix:
+            placed = [_without_prefix(w, source.prefix) for w in placed]
         files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
         config = _config(source, stored_config(source, settings, self.label), placed, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
@@ -87,6 +91,12 @@ class HfTarget:
         notes = [*notes, *hf_quantized.odd_blocks(placed), *dtype_warnings(config, source, placed, settings, "hf")]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return [*files, *index, json_file("config.json", config), *further], notes
+
+
+def _without_prefix(placed: Placed, prefix: str) -> Placed:
+    """A weight whose stored tensors lack the prefix that its name has, as the source's do."""
+    names = {part: part_name(placed, part).removeprefix(prefix) for part in placed.scheme.layout(placed.shape)}
+    return replace(placed, stored=names)
 
 
 def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
@@ -133,7 +143,7 @@ def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence
     if not decoded or said is None:
         return dict(config)
     settings, method = said.block, said.method
-    modules = sorted(w.name.removesuffix(".weight") for w in decoded)
+    modules = sorted(w.name.removeprefix(source.prefix).removesuffix(".weight") for w in decoded)
     if method == "gptq":
         dynamic: dict[str, Any] = {f"-:{re.escape(module)}$": {} for module in modules}
         dynamic |= settings.get("dynamic") or {}
