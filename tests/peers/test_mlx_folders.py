@@ -17,6 +17,7 @@ from tests.builders import tiny_awq, tiny_llama
 from tests.conversions import config, converted, planned, schemes, stored, values
 from tests.peers.pinned import DEMO, peer
 from tests.peers.test_architectures import IN_MLX_LM, prepared
+from tests.sources.test_mlx_words import LEFTOVERS, WORDS, changed
 
 mlx_lm = peer("mlx_lm")
 
@@ -206,6 +207,26 @@ def gated(folder: Path) -> None:
             assert ours[f"{path}.weight"] == expected
     quantized = {name for name, scheme in ours.items() if scheme.startswith(("affine", "mx", "nv"))}
     assert len(quantized) == sum(scheme_of(module) is not None for module in theirs.values())
+
+
+@pytest.mark.parametrize("word", range(len(WORDS)), ids=[repr(word) for word in WORDS])
+def test_mlx_lm_loads_what_is_a_warning_here(tmp_path: Path, word: int) -> None:
+    folder = mlx_lms(DEMO, tmp_path / "theirs", quantize=True)
+    key, value = WORDS[word]
+    block = config(folder)["quantization"] | {key: value}
+    changed(folder, tmp_path / "words", quantization=block)
+    modules(tmp_path / "words")
+    assert len(open_source(tmp_path / "words").malformed) == 1
+
+
+@pytest.mark.parametrize("case", LEFTOVERS)
+def test_mlx_lm_loads_folders_with_settings_left_over(tmp_path: Path, case: str) -> None:
+    folder = mlx_lms(DEMO, tmp_path / "theirs", quantize=True)
+    changed(folder, tmp_path / "stale", **{"quantization_config": None} | LEFTOVERS[case])
+    modules(tmp_path / "stale")
+    converted(tmp_path / "stale", tmp_path / "out")
+    assert stored(tmp_path / "out") == stored(folder)
+    gated(tmp_path / "out")
 
 
 SCHEMES = ("affine2-g32", "affine4-g32", "affine8-g64", "mxfp4", "mxfp8", "nvfp4", "mixed_3_6", "f16")
