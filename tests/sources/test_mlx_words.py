@@ -254,6 +254,12 @@ def test_settings_left_over_do_not_count(case: str, quantized: Path, tmp_path: P
     for key in LEFTOVERS[case]:
         assert key in warning
     assert "quantization" in warning
+
+
+@pytest.mark.parametrize("case", ["fp8", "in text_config", "in a part of a part", "two"])
+def test_settings_left_over_are_in_no_output(case: str, quantized: Path, tmp_path: Path) -> None:
+    stale = {"quantization_config": None} | LEFTOVERS[case]
+    folder = changed(quantized, tmp_path / "stale", **stale)
     converted(folder, tmp_path / "mlx")
     assert stored(tmp_path / "mlx") == stored(quantized)
     ours = config(tmp_path / "mlx")
