@@ -65,6 +65,27 @@ FLOATS = ("f64", "f32", "f16", "bf16")
 TORCH_DTYPES = {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 TORCH_DTYPES |= {f"torch.{k}": v for k, v in TORCH_DTYPES.items()} | {"half": "f16", "float": "f32"}
 
+#: What other tools' names of 8-bit floats begin with, and what they call each.
+FLOAT8_PREFIXES = ("torch.", "float8_", "float8", "fp8_", "fp8", "f8_", "f8")
+FLOAT8_NAMES = {
+    "e4m3": "f8_e4m3", "e4m3fn": "f8_e4m3", "e5m2": "f8_e5m2", "e8m0": "f8_e8m0", "e8m0fnu": "f8_e8m0",
+    "ue8m0": "f8_e8m0",
+}  # fmt: skip
+
+
+def float8_of(said: object) -> str | None:
+    """Our name of an 8-bit float as another tool spells it; None for anything else.
+
+    >>> float8_of("torch.float8_e4m3fn"), float8_of("E5M2"), float8_of("ue8m0"), float8_of("e4m3fnuz")
+    ('f8_e4m3', 'f8_e5m2', 'f8_e8m0', None)
+    """
+    if not isinstance(said, str):
+        return None
+    name = said.lower()
+    for prefix in FLOAT8_PREFIXES:
+        name = name.removeprefix(prefix).removeprefix("_")
+    return FLOAT8_NAMES.get(name)
+
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype of one of our dtype names (`bf16` -> ml_dtypes' bfloat16)."""

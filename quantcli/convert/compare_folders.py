@@ -28,6 +28,7 @@ from quantcli.convert.compare_values import (
 from quantcli.convert.spellings import Spelled
 from quantcli.errors import BadInput
 from quantcli.recipes.mlx_config import spelled_out
+from quantcli.recipes.quantizers import STORED_UNDER
 from quantcli.sources.folder import INDEX, PICKLES, LocalFolder
 from quantcli.targets.names import Model
 from quantcli.tokenizers.files import Files
@@ -37,7 +38,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 #: Keys of any JSON object that do not describe the model.
 UNCOUNTED = ("transformers_version", "_name_or_path", "use_cache")
 #: Keys that describe how weights are stored: folders of two kinds differ in them.
-STORAGE = ("quantization", "quantization_config")
+STORAGE = STORED_UNDER
 
 #: Files of the tokenizer, which `compare_tokenizers` compares.
 TOKENIZER = (*JSON_FILES, *OTHERS)
@@ -85,12 +86,12 @@ def _configs(a: Checkpoint, b: Checkpoint, found: Found) -> Iterator[FieldDiffer
         if key in STORAGE and a.kind == b.kind == "mlx":
             both = spelled_out(both[0]), spelled_out(both[1])
         differences = list(json_differences(*both, key))
-        if key in STORAGE and a.kind != b.kind:
-            found.uncounted += at_most(differences, key)
-        elif not differences and not json_equal(*(s.config.get(key, ABSENT) for s in (a, b))):
+        storage = [one for one in differences if a.kind != b.kind and set(STORAGE).intersection(one.key.split("."))]
+        found.uncounted += at_most(storage, key)
+        if not differences and not json_equal(*(s.config.get(key, ABSENT) for s in (a, b))):
             written = (plain(s.config.get(key)) for s in (a, b))
             found.uncounted.append(FieldDifference(key, *written))  # spelled otherwise, or left to the class
-        yield from () if key in STORAGE and a.kind != b.kind else differences
+        yield from (one for one in differences if one not in storage)
 
 
 def _generation(a: Checkpoint, b: Checkpoint) -> Iterator[FieldDifference]:

@@ -1,13 +1,14 @@
 """AutoAWQ checkpoints: quantized modules have `.qweight`, `.scales` and (in GEMM's layout mostly) `.qzeros`.
 
 config.json's `quantization_config` says `quant_method` awq, `bits` 4, `group_size`, `zero_point` and `version`: the
-layout, gemm, gemv or gemv_fast.
+layout, gemm, gemv or gemv_fast. Modules of gemm whose groups are others are read as the shapes of their arrays say.
 Source: AutoAWQ (awq/models/_config.py, awq/modules/linear/gemm.py, gemv.py, gemv_fast.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +20,19 @@ from quantcli.schemes.awq import BITS, ROWS_PER_WORD, Awq
 from quantcli.schemes.awq_gemv import FAST_ROWS, MULTIPLES, AwqGemv, AwqGemvFast
 from quantcli.schemes.dense import holds
 from quantcli.schemes.scaled import Scales
-from quantcli.sources.companions import marked
+from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors, settings_files, sidecars
-from quantcli.sources.hf import dense
-from quantcli.sources.modules import Keys, beside, checkpoint, held, names_module, refuse_unpacked
+from quantcli.sources.hf import counted, dense
+from quantcli.sources.modules import (
+    Keys,
+    beside,
+    checkpoint,
+    held,
+    left_dense,
+    mentions_module,
+    refuse_bare,
+    settings_of,
+)
 
 #: `version` -> the layout's class, and what dtype and how many columns and rows an entry of `qweight` is; an empty one
 #: is what some exporters write for gemm.
@@ -44,13 +54,17 @@ class Settings:
     dense: tuple[str, ...] = ()
 
 
-def settings(block: Mapping[str, Any], label: str) -> Settings:
+#: Modules that match an expression, and their settings; None where they are dense.
+Rule = tuple[re.Pattern[str], Settings | None]
+
+
+def settings(keys: Keys) -> Settings:
     """What `quantization_config` says; `BadInput` for what makes no sense, `NotPossible` for what is not read."""
+    block, where = keys.block, keys.label
     bits = block.get("bits", block.get("w_bit", 4))
     group = block.get("group_size", block.get("q_group_size", 128))
     zero_point = block.get("zero_point", True)
     version = block.get("version", "gemm")
-    where = f"{label}: quantization_config"
     for key, value in (("bits", bits), ("group_size", group)):
         if not isinstance(value, int) or isinstance(value, bool):
             raise BadInput(f"{where}: `{key}` is {shown(value)}, a number is needed.")
@@ -64,10 +78,9 @@ def settings(block: Mapping[str, Any], label: str) -> Settings:
         )
     if bits != BITS:
         raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's layouts are read with 4 bits.")
-    if group <= 0 and group != WHOLE_ROW:
-        raise BadInput(f"{where}: `group_size` is {shown(group)}, it has to be above 0, or -1 for whole rows.")
-    left_dense = Keys(block, where).names("modules_to_not_convert")
-    found = Settings(group, zero_point, version.lower() or "gemm", tuple(left_dense))
+    group_size(group, where)
+    listed = keys.names("modules_to_not_convert")
+    found = Settings(group, zero_point, version.lower() or "gemm", tuple(listed))
     if found.version in GEMV and not zero_point:
         raise NotPossible(
             f"{where}: `zero_point` is false, but AutoAWQ's layout `version` {found.version} has zero points."
@@ -77,28 +90,92 @@ def settings(block: Mapping[str, Any], label: str) -> Settings:
     return found
 
 
-def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
-    """The checkpoint of an AutoAWQ folder. Raises `BadInput`, `NotPossible`."""
-    block = settings(config["quantization_config"], f"{folder.label}/config.json")
+def group_size(size: int, label: str) -> int:
+    """A group's size; raises `BadInput` for one that makes no sense."""
+    if size <= 0 and size != WHOLE_ROW:
+        raise BadInput(f"{label}: `group_size` is {shown(size)}, it has to be above 0, or -1 for whole rows.")
+    return size
+
+
+def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, rules: Sequence[Rule] = ()) -> Checkpoint:
+    """The checkpoint of an AutoAWQ folder. rules: settings of single modules. Raises `BadInput`, `NotPossible`."""
+    keys = settings_of(folder, config)
+    block = settings(keys)
     parts = tensors.parts
     modules = sorted(name.removesuffix(".qweight") for name in parts if name.endswith(".qweight"))
     if not modules:
         raise BadInput(f"{folder.label}: config.json says AWQ, but no tensor is called *.qweight.")
-    left_out = f"{folder.label}/config.json: modules_to_not_convert, which does not name it,"
-    refuse_unpacked(parts, modules, left_out, lambda module, linear: linear and not names_module(block.dense, module))
+    further = left_dense(
+        parts, modules, f"{keys.label}.modules_to_not_convert",
+        lambda module, linear: linear and not _is_dense(module, block, rules),
+    )  # fmt: skip
+    chosen = {module: _of(module, block, rules, parts) for module in modules}
     if block.version in GEMV:
-        weights = [_gemv_weight(module, parts, block) for module in modules]
-        return checkpoint("awq", folder, config, tensors, weights)
-    packed = {module: _weight(module, parts, block) for module in modules}
+        weights = [_gemv_weight(module, parts, mine) for module, mine in chosen.items()]
+        return checkpoint("awq", folder, config, tensors, weights, further)
+    unlisted = _unlisted(chosen, block, parts)
+    if unlisted:
+        groups = ", ".join(map(str, sorted({mine.group_size for mine in unlisted.values()})))
+        further.append(
+            f"{keys.label}: group_size {block.group_size} is not that of "
+            f"{counted('module', list(unlisted))} listed nowhere: read with {groups}, as the shapes of scales say."
+        )
+    packed = {module: _weight(module, parts, mine) for module, mine in (chosen | unlisted).items()}
     taken = {part.name for weight in packed.values() for part in weight.parts.values()}
     others = {name: _other(part) for name, part in parts.items() if name not in taken}
     unified, warning = _unify({weight.name: weight for weight in packed.values()})
-    warnings = (*tensors.warnings, *_ignored(packed.values(), block.zero_point), *_own(others), *warning)
+    warnings = (*tensors.warnings, *_ignored(packed.values(), block.zero_point), *_own(others), *warning, *further)
     source = Checkpoint(
         "awq", "hf", folder.path("."), tensors.files, dict(sorted((others | unified).items())), config,
         sidecars=sidecars(folder), header=tensors.metadata, settings=settings_files(folder), warnings=warnings,
     )  # fmt: skip
-    return marked(source)
+    source = marked(source)
+    if not is_unscaled(source):
+        refuse_bare((part for name, part in parts.items() if name in others), "awq")
+    return source
+
+
+def _is_dense(module: str, block: Settings, rules: Iterable[Rule]) -> bool:
+    """Whether settings leave a module dense; AutoAWQ looks for the entries of its list anywhere in a name."""
+    if mentions_module(block.dense, module) or any(name in module for name in block.dense):
+        return True
+    return next((mine is None for regex, mine in rules if regex.match(module)), False)
+
+
+def _of(module: str, block: Settings, rules: Iterable[Rule], parts: Mapping[str, Part]) -> Settings:
+    """The settings of a packed module; raises `BadInput` for one that is to be dense."""
+    regex, mine = next((rule for rule in rules if rule[0].match(module)), (None, block))
+    if regex is not None and mine is None:
+        raise BadInput(
+            f"{_where(parts[f'{module}.qweight'])}: quantization_config.extra_config leaves {module} dense "
+            f"({regex.pattern}), but it is packed."
+        )
+    return mine or block
+
+
+def _unlisted(chosen: Mapping[str, Settings], block: Settings, parts: Mapping[str, Part]) -> dict[str, Settings]:
+    """Modules without an entry whose scales are not those of the default's groups -> what their shapes say.
+
+    Where no module has the default, it is wrong itself, and nothing is read.
+    """
+    default = [module for module, mine in chosen.items() if mine is block]
+    groups = {module: _group_of(module, parts) for module in default}
+    odd = {module: group for module, (group, columns) in groups.items() if group not in (0, _size(block, columns))}
+    return {m: replace(block, group_size=size) for m, size in odd.items()} if len(odd) < len(default) else {}
+
+
+def _group_of(module: str, parts: Mapping[str, Part]) -> tuple[int, int]:
+    """The group that a module's arrays agree on, 0 where they do not, and the length of its rows."""
+    qweight, scales, zeros = (parts.get(f"{module}.{name}") for name in ("qweight", "scales", "qzeros"))
+    if qweight is None or scales is None or len(qweight.shape) != 2 or len(scales.shape) != 2:
+        return 0, 0
+    columns, groups = qweight.shape[0], scales.shape[0]
+    agrees = groups > 0 and columns % groups == 0 and (zeros is None or zeros.shape[:1] == (groups,))
+    return columns // groups if agrees else 0, columns
+
+
+def _size(block: Settings, columns: int) -> int:
+    return columns if block.group_size == WHOLE_ROW else block.group_size
 
 
 def _where(part: Part) -> str:
@@ -147,7 +224,7 @@ def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
     rows = words * ROWS_PER_WORD
     if not columns or not words:
         raise BadInput(f"{_where(qweight)}: has shape {qweight.shape}, which holds nothing.")
-    group = columns if block.group_size == WHOLE_ROW else block.group_size
+    group = _size(block, columns)
     if columns % group:
         raise BadInput(f"{_where(qweight)}: {columns} input features are no multiple of group_size {group}.")
     symmetric = not block.zero_point or qzeros is None
@@ -171,7 +248,7 @@ def _gemv_weight(module: str, parts: Mapping[str, Part], block: Settings) -> Wei
     if len(qweight.shape) != 2 or qweight.dtype != dtype:
         raise BadInput(f"{_where(qweight)}: is {qweight.dtype} {list(qweight.shape)}, a matrix of {dtype} is needed.")
     rows, columns = qweight.shape[0] * rows_each, qweight.shape[1] * columns_each
-    group = columns if block.group_size == WHOLE_ROW else block.group_size
+    group = _size(block, columns)
     if columns and min(group, 128) not in MULTIPLES:
         raise BadInput(f"{_where(qweight)}: rows of {group} are no group that {block.version} has.")
     scheme = kind(columns=columns, scales=Scales("f16", 1, group))

@@ -24,7 +24,18 @@ from quantcli.schemes.bnb4 import TABLES, Bnb4, Nested
 from quantcli.schemes.bytewise import Bytewise
 from quantcli.schemes.scaled import Scales
 from quantcli.sources.folder import Folder, LocalFolder, Tensors
-from quantcli.sources.modules import Keys, beside, checkpoint, extras_of, held, names_module, refuse_unpacked, where
+from quantcli.sources.modules import (
+    Keys,
+    beside,
+    check_listed,
+    checkpoint,
+    extras_of,
+    held,
+    left_dense,
+    mentions_module,
+    settings_of,
+    where,
+)
 
 STATE = ".weight.quant_state.bitsandbytes__"
 SUFFIXES = {
@@ -40,7 +51,7 @@ STORAGES = ("u8", "bf16", "f16", "f32", "i8")
 
 def open_bitsandbytes(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a bitsandbytes folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     bits4, bits8 = (keys.flag(f"load_in_{bits}bit", False) for bits in (4, 8))
     if bits4 == bits8:
         raise keys.refuse("load_in_4bit", "it or load_in_8bit, and not both, has to be true")
@@ -56,17 +67,13 @@ def open_bitsandbytes(folder: Folder, config: Mapping[str, Any], tensors: Tensor
     weights = [_four_bits(module, states[module], parts, folder) for module in sorted(states)]
     weights += [_eight_bits(module, parts, folder) for module in sorted(rows)]
     modules = {*states, *rows}
-    odd = next((module for module in sorted(modules) if names_module(skipped, module)), None)
-    if odd is not None:
-        raise BadInput(
-            f"{where(parts[odd + '.weight'])}: is quantized, but {keys.label}.llm_int8_skip_modules names it."
-        )
-    refuse_unpacked(
-        parts, modules, f"{keys.label}.llm_int8_skip_modules, which does not name it,",
-        lambda module, linear: linear and not names_module(skipped, module),
-    )  # fmt: skip
+    listed = f"{keys.label}.llm_int8_skip_modules"
+    further = check_listed(skipped, {module: parts[f"{module}.weight"] for module in sorted(modules)}, listed)
+    further += left_dense(
+        parts, modules, listed, lambda module, linear: linear and not mentions_module(skipped, module)
+    )
     _refuse_orphans(parts, modules)
-    return checkpoint("bitsandbytes", folder, config, tensors, weights, _contradicted(keys, weights))
+    return checkpoint("bitsandbytes", folder, config, tensors, weights, [*_contradicted(keys, weights), *further])
 
 
 def _contradicted(keys: Keys, weights: Iterable[Weight]) -> list[str]:

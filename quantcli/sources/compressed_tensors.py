@@ -25,9 +25,10 @@ from quantcli.sources.modules import (
     checkpoint,
     extras_of,
     held,
+    left_dense,
     order_of,
-    refuse_unpacked,
     scaled_modules,
+    settings_of,
     where,
 )
 
@@ -48,19 +49,19 @@ DENSE_SINCE = (0, 18)
 
 def open_compressed_tensors(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a compressed-tensors folder. Raises `BadInput`, `NotPossible`."""
-    settings = ct_config.parse(config, f"{folder.label}/config.json")
+    settings = ct_config.parse(settings_of(folder, config))
     parts = tensors.parts
     modules = {name.removesuffix(PACKED) for name in parts if name.endswith(PACKED)}
     modules |= scaled_modules(parts)
     if not modules:
         raise BadInput(f"{settings.label}: says compressed-tensors, but no tensor is called *.weight_scale.")
     weights = [_weight(module, parts, settings, folder) for module in sorted(modules)]
-    refuse_unpacked(
+    further = left_dense(
         parts, modules, settings.label,
         lambda module, linear: settings.ignores(module) is None
         and bool(settings.named(module) or (linear and settings.of_class())),
     )  # fmt: skip
-    return checkpoint("compressed-tensors", folder, config, tensors, weights, settings.warnings)
+    return checkpoint("compressed-tensors", folder, config, tensors, weights, [*settings.warnings, *further])
 
 
 def _weight(module: str, parts: Mapping[str, Part], settings: Settings, folder: Folder) -> Weight:

@@ -9,9 +9,8 @@ Source: compressed-tensors (quantization/quant_config.py, quant_args.py, utils/m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
@@ -83,9 +82,8 @@ class Settings:
         return next((group for target, group in self.groups if target.text == LINEAR), None)
 
 
-def parse(config: Mapping[str, Any], label: str) -> Settings:
+def parse(keys: Keys) -> Settings:
     """The settings of config.json; raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{label}: quantization_config")
     _refuse_others(keys)
     groups = keys.under("config_groups")
     if not groups.block:

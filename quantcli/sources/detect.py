@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint
-from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.sources import harmless
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
 from quantcli.sources.gguf import open_gguf
-from quantcli.sources.hf import open_hf
+from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized, unread_method
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
 from quantcli.sources.mlx_settings import FILE
 from quantcli.sources.noted import noted
+from quantcli.sources.stated import Stated, leaves_all_dense, stated
 
 Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
 
@@ -27,7 +27,7 @@ Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
 QUANTIZERS = {
     "awq": ("awq", "open_awq"),
     "gptq": ("gptq", "open_gptq"),
-    "auto-round": ("gptq", "open_auto_round"),
+    "auto-round": ("auto_round", "open_auto_round"),
     "mxfp4": ("gpt_oss", "open_gpt_oss"),
     "compressed-tensors": ("compressed_tensors", "open_compressed_tensors"),
     "fp8": ("fp8", "open_fp8"),
@@ -38,9 +38,6 @@ QUANTIZERS = {
     "hqq": ("hqq", "open_hqq"),
     "torchao": ("torchao", "open_torchao"),
 }
-
-#: Where modelopt's settings stood before they came into config.json.
-OLD_MODELOPT = "hf_quant_config.json"
 
 
 def open_source(path: Path) -> Checkpoint:
@@ -71,22 +68,30 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
         raise BadInput(f"{folder.label}: has no config.json: {hint}.")
     config = read_json(folder, "config.json")
     tensors = read_tensors(folder, only)
-    if not config.keys() & {"quantization", "quantization_config"} and OLD_MODELOPT in names:
-        stated = read_json(folder, OLD_MODELOPT).get("quantization")
-        config |= {"quantization_config": {**(stated if isinstance(stated, dict) else {}), "quant_method": "modelopt"}}
-    settings = config.get("quantization_config")
-    settings = {} if settings is None else settings
-    if not isinstance(settings, dict):
-        raise BadInput(f"{folder.label}/config.json: quantization_config is {shown(settings)}, an object is needed.")
-    method = str(settings.get("quant_method"))
-    if method in QUANTIZERS and not has_mlx_modules(config, tensors.parts):
-        account = noted(settings)
-        found = _opener(method)(folder, {**config, "quantization_config": account}, tensors)
-        further = harmless.warnings(account, f"{folder.label}/config.json")
-        return replace(found, config=config, warnings=(*found.warnings, *further))
-    if looks_mlx(config, tensors.parts):
+    said = stated(folder, config, tensors.parts)
+    if said.block and not said.path:
+        config |= {"quantization_config": said.block}  # in files of its own, which no output of another layout has
+    if has_mlx_modules(config, tensors.parts):
         return open_mlx(folder, config, tensors)
-    return open_hf(folder, config, tensors)
+    if said.method in QUANTIZERS:
+        source = _quantized(folder, config, tensors, said)
+    elif looks_mlx(config, tensors.parts):
+        return open_mlx(folder, config, tensors)
+    elif said.block:
+        raise unread_method(f"{folder.label}/{said.place}", said.block)
+    else:
+        return open_hf(folder, config, tensors)
+    return replace(source, config=config, warnings=(*said.warnings, *source.warnings))
+
+
+def _quantized(folder: Folder, config: Mapping[str, Any], tensors: Tensors, said: Stated) -> Checkpoint:
+    """The checkpoint of a folder whose settings name a quantizer that is read."""
+    if not any(map(looks_quantized, tensors.parts.values())):
+        is_silent = leaves_all_dense(said.method, said.block)
+        return open_unquantized(folder, config, tensors, said.place, said.method, silent=is_silent)
+    account = noted({**said.block, "quant_method": said.method}, said.place)
+    found = _opener(said.method)(folder, {**config, "quantization_config": account}, tensors)
+    return replace(found, warnings=(*found.warnings, *harmless.warnings(account, folder.label)))
 
 
 def _opener(method: str) -> Opener:

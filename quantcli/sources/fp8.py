@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quantcli.arrays import FLOATS
+from quantcli.arrays import FLOATS, float8_of
 from quantcli.checkpoint import Checkpoint, Part, Weight
+from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.bytewise import TABLES, Bytewise
 from quantcli.schemes.scaled import POWERS, Scales
@@ -21,12 +22,14 @@ from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.modules import (
     Keys,
     beside,
+    check_listed,
     checkpoint,
     compute_dtype,
     extras_of,
     held,
-    names_module,
-    refuse_unpacked,
+    left_dense,
+    mentions_module,
+    settings_of,
     stacked_scales,
     where,
 )
@@ -42,20 +45,21 @@ EXCLUDED = ("modules_to_not_convert", "ignored_layers")
 
 def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of an FP8 folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     block = _block(keys)
     excluded = [name for key in EXCLUDED for name in keys.names(key)]
     parts = tensors.parts
     names = _names(parts)
     if not names:
         raise BadInput(f"{keys.label}: says fp8, but no tensor *.weight is of 8-bit floats.")
-    weights = [_weight(name, parts, keys, block, excluded, compute_dtype(config)) for name in names]
-    modules = {name.removesuffix(".weight") for name in names}
-    refuse_unpacked(
-        parts, modules, f"{keys.label}.modules_to_not_convert, which does not name it,",
-        lambda module, linear: linear and not names_module(excluded, module),
-    )  # fmt: skip
-    return checkpoint("fp8", folder, config, tensors, weights)
+    modules = {name.removesuffix(".weight"): parts[name] for name in names}
+    listed = f"{keys.label}.modules_to_not_convert"
+    further = check_listed(excluded, modules, listed)
+    weights = [_weight(name, parts, keys, block, compute_dtype(config)) for name in names]
+    further += left_dense(
+        parts, modules, listed, lambda module, linear: linear and not mentions_module(excluded, module)
+    )
+    return checkpoint("fp8", folder, config, tensors, weights, further)
 
 
 def _block(keys: Keys) -> tuple[int, int] | None:
@@ -86,16 +90,13 @@ def _scale_of(name: str, parts: Mapping[str, Part]) -> str | None:
     return next((s for s in (SCALES if module != name else FUSED_SCALES) if module + s in parts), None)
 
 
-def _weight(
-    name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, int] | None, excluded: list[str], compute: str
-) -> Weight:
+def _weight(name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, int] | None, compute: str) -> Weight:
     """One weight and its scales."""
     weight, module = parts[name], name.removesuffix(".weight")
     joint = "." if module != name else "_"
-    if names_module(excluded, module):
-        raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.modules_to_not_convert names {module}.")
-    if keys.block.get("fmt") not in (None, weight.dtype.removeprefix("f8_")):
-        raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.fmt is {keys.block['fmt']!r}.")
+    said = keys.block.get("fmt")
+    if said is not None and float8_of(said) != weight.dtype:
+        raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.fmt is {shown(said)}.")
     suffix = _scale_of(name, parts)
     if suffix is None:
         raise BadInput(
@@ -111,7 +112,7 @@ def _weight(
     scale = stored["scales"]
     if scale.dtype not in (*FLOATS, *POWERS):
         raise BadInput(f"{where(scale)}: is {scale.dtype}, scales are f32, bf16, f16 or f8_e8m0.")
-    ue8m0 = keys.block.get("scale_fmt") == "ue8m0"
+    ue8m0 = float8_of(keys.block.get("scale_fmt")) == "f8_e8m0"
     scheme = Bytewise(
         family="fp8", columns=weight.shape[-1], scales=_scales(scale, block, weight.shape, powers=ue8m0),
         stored=weight.dtype, compute=compute, extras=extras_of(stored, ALONG),

@@ -11,11 +11,13 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
 from quantcli.schemes.gpt_oss import BYTES, GROUP, GptOss
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modules import Keys, beside, checkpoint, held, where
+from quantcli.sources.hf import not_left_out
+from quantcli.sources.modules import beside, checkpoint, held, settings_of, where
 
 SUFFIXES = {"blocks": "_blocks", "scales": "_scales"}
 #: The matrices that are stored so unless the settings leave them out.
@@ -25,7 +27,7 @@ REASON = "quantization_config: quant_method mxfp4"
 
 def open_gpt_oss(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a gpt-oss folder. Raises `BadInput`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     skipped = keys.names("modules_to_not_convert")
     names = sorted(name.removesuffix("_blocks") for name in tensors.parts if name.endswith("_blocks"))
     if not names:
@@ -33,9 +35,16 @@ def open_gpt_oss(folder: Folder, config: Mapping[str, Any], tensors: Tensors) ->
     for name, part in tensors.parts.items():
         if name.endswith("_scales") and f"{name.removesuffix('_scales')}_blocks" not in tensors.parts:
             raise BadInput(f"{where(part)}: has no _blocks beside it, which quant_method mxfp4 needs.")
-        if name.endswith(EXPERTS) and not _is_skipped(name, skipped):
-            raise BadInput(f"{where(part)}: is not packed, and {keys.label}.modules_to_not_convert does not name it.")
-    return checkpoint("gpt-oss", folder, config, tensors, [_weight(name, tensors.parts, skipped) for name in names])
+    unpacked = {n: p for n, p in tensors.parts.items() if n.endswith(EXPERTS) and not _is_skipped(n, skipped)}
+    dense = [name for name, part in unpacked.items() if part.dtype in FLOATS]
+    odd = next((part for name, part in unpacked.items() if name not in dense), None)
+    if odd is not None:
+        raise BadInput(
+            f"{where(odd)}: is {odd.dtype} and not packed, and {keys.label}.modules_to_not_convert does not name it."
+        )
+    further = [not_left_out(f"{keys.label}.modules_to_not_convert", dense)] if dense else []
+    weights = [_weight(name, tensors.parts, skipped) for name in names]
+    return checkpoint("gpt-oss", folder, config, tensors, weights, further)
 
 
 def _is_skipped(name: str, skipped: Iterable[str]) -> bool:

@@ -1,18 +1,18 @@
 """GPTQ checkpoints, those of GPTQModel, AutoGPTQ and AutoRound: `.qweight`, `.qzeros`, `.scales`, mostly `.g_idx`.
 
 config.json's `quantization_config` says `bits`, `group_size`, `sym`, `desc_act` and the format, `checkpoint_format` or
-`format` (none: gptq). `dynamic` has settings of single modules: `+:regex` those that differ, `-:regex` none at all.
-AutoRound says quant_method auto-round and in `packing_format` which tool's layout it took; its own is that of GPTQ. Its
-`extra_config` has settings of single modules by name.
+`format` (none: gptq). `dynamic` has settings of single modules: `+:regex` those that differ, `-:regex` none at all;
+AutoRound's `extra_config` has them by name. What an entry leaves out, or gives as null, is that of all modules.
+Modules of other bits that no entry lists are read where their row length is known otherwise (row_lengths.py).
 Sources: GPTQModel 7 (quantization/config.py), AutoRound 0.16 (export).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
@@ -21,30 +21,33 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.gptq import DENSE_BITS, FORMATS, Gptq
 from quantcli.schemes.packed import PLANES, WORD
 from quantcli.schemes.scaled import Scales
-from quantcli.sources.awq import open_awq
 from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.hf import counted
 from quantcli.sources.modules import (
     Keys,
     beside,
     checkpoint,
     extras_of,
     held,
-    names_module,
+    left_dense,
+    mentions_module,
     order_of,
     pattern,
-    refuse_unpacked,
+    settings_of,
     where,
 )
+from quantcli.sources.row_lengths import RowLengths
 
+#: Modules of more bits are dense.
+MOST_BITS = 8
 SUFFIXES = {"qweight": ".qweight", "qzeros": ".qzeros", "scales": ".scales", "g_idx": ".g_idx"}
 WHOLE_ROW = -1
 #: Keys that say which modules are quantized, in patterns of each tool's own: then dense ones are taken as they are.
 PARTIAL = ("modules_in_block_to_quantize", "inside_layer_modules", "block_name_to_quantize", "to_quant_block_names")
-#: AutoRound's `packing_format` -> whose layout it is.
-PACKINGS = {
-    "auto_round:auto_gptq": "gptq", "auto_gptq": "gptq", "auto_round": "gptq", "auto_round:gptq": "gptq",
-    "auto_round:auto_awq": "awq", "auto_awq": "awq", "auto_round:awq": "awq",
-}  # fmt: skip
+
+T = TypeVar("T")
+#: Modules that match an expression, and their settings; None where they are dense.
+Rule = tuple[re.Pattern[str], T | None]
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,14 @@ class Settings:
     reason: str = ""
 
 
-def settings(keys: Keys, default: Settings | None = None) -> Settings:
+def settings(keys: Keys, default: Settings | None = None, layout: str = "gptq") -> Settings:
     """The settings of an object, those missing taken from `default`; raises `BadInput`, `NotPossible`."""
     bits = keys.number("bits", default.bits if default else None)
     group = keys.number("group_size", default.group_size if default else None)
     symmetric = keys.flag("sym", default.symmetric if default else True)
     order = keys.flag("desc_act", default.act_order if default else False)
-    key = "checkpoint_format" if "checkpoint_format" in keys.block else "format"
-    layout = keys.text(key, default.layout_format if default else "gptq")
+    key = "checkpoint_format" if keys.block.get("checkpoint_format") is not None else "format"
+    layout = keys.text(key, default.layout_format if default else layout)
     if bits not in PLANES:
         raise keys.refuse("bits", "GPTQ has 2 to 8")
     if group <= 0 and group != WHOLE_ROW:
@@ -82,56 +85,32 @@ def settings(keys: Keys, default: Settings | None = None) -> Settings:
     return Settings(bits, group, symmetric, order, layout)
 
 
-def open_auto_round(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
-    """The checkpoint of an AutoRound folder, in GPTQ's or AWQ's layout. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
-    packing = keys.text("packing_format", "auto_round:auto_gptq")
-    layout = PACKINGS.get(packing)
-    if layout is None:
-        raise NotPossible(
-            f"{keys.label}: `packing_format` {shown(packing)} is a layout that is not read; {', '.join(PACKINGS)} are."
-        )
-    if keys.text("data_type", "int") != "int":
-        raise NotPossible(f"{keys.label}: `data_type` {shown(keys.block['data_type'])} is not read; int is.")
-    if layout == "awq" and keys.block.get("extra_config"):
-        _refuse_extra(keys)
-    return (open_gptq if layout == "gptq" else open_awq)(folder, config, tensors)
-
-
-def _refuse_extra(keys: Keys) -> None:
-    """`extra_config` has settings of single modules; in AWQ's layout, which has 4 bits, those that are dense."""
-    extra = keys.under("extra_config")
-    for name in extra.block:
-        if extra.under(name).number("bits", 16) > 8:
-            continue
-        raise NotPossible(
-            f"{extra.label}: settings of single modules ({shown(name)}) in AWQ's layout are read of dense ones only."
-        )
-
-
-def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
-    """The checkpoint of a GPTQ folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
-    common = settings(keys)
+def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layout: str = "gptq") -> Checkpoint:
+    """The checkpoint of a GPTQ folder. layout: where the settings name none. Raises `BadInput`, `NotPossible`."""
+    keys = settings_of(folder, config)
+    common = settings(keys, layout=layout)
     common = replace(common, reason=f"quantization_config: bits {common.bits}, group_size {common.group_size}")
     rules = [*_rules(keys.under("dynamic", needed=False), common)]
-    rules += _extra_rules(keys.under("extra_config", needed=False), common)
+    rules += named_rules(keys.under("extra_config", needed=False), lambda entry, place: _extra(entry, place, common))
     modules = sorted(name.removesuffix(".qweight") for name in tensors.parts if name.endswith(".qweight"))
     if not modules:
         raise BadInput(f"{keys.label}: says GPTQ, but no tensor is called *.qweight.")
     _refuse_orphans(tensors.parts)
-    weights = [_weight(module, tensors.parts, _of(module, rules, common, tensors.parts), folder) for module in modules]
+    chosen = {module: _of(module, rules, common, tensors.parts) for module in modules}
+    unlisted = _unlisted(chosen, common, tensors.parts, RowLengths(config))
+    weights = [_weight(module, tensors.parts, (chosen | unlisted)[module], folder) for module in modules]
     dense = keys.names("modules_to_not_convert")
+    further = _other_than(keys, common, unlisted)
     if not any(keys.block.get(key) for key in PARTIAL):
-        refuse_unpacked(
+        further += left_dense(
             tensors.parts, modules, keys.label,
-            lambda module, linear: linear and not names_module(dense, module)
+            lambda module, linear: linear and not mentions_module(dense, module)
             and all(found is not None or not regex.match(module) for regex, found in rules),
         )  # fmt: skip
-    return checkpoint("gptq", folder, config, tensors, weights)
+    return checkpoint("gptq", folder, config, tensors, weights, further)
 
 
-def _rules(dynamic: Keys, common: Settings) -> Iterable[tuple[re.Pattern[str], Settings | None]]:
+def _rules(dynamic: Keys, common: Settings) -> Iterable[Rule[Settings]]:
     """Patterns of `dynamic` and the settings of modules that match, None where they are dense."""
     for key in dynamic.block:
         regex = pattern(key.removeprefix("+:").removeprefix("-:"), f"{dynamic.label}: key {shown(key)}")
@@ -142,26 +121,33 @@ def _rules(dynamic: Keys, common: Settings) -> Iterable[tuple[re.Pattern[str], S
         yield regex, replace(found, reason=f"quantization_config.dynamic {key}: bits {found.bits}")
 
 
-def _extra_rules(extra: Keys, common: Settings) -> Iterable[tuple[re.Pattern[str], Settings | None]]:
-    """AutoRound's settings of modules by name, or by an expression that is found in it; more than 8 bits: dense."""
-    found: list[tuple[str, Settings | None]] = []
-    for name in extra.block:
-        said = {key: value for key, value in extra.under(name).block.items() if value is not None}
-        entry = Keys(said, f"{extra.label}.{name}")
-        if entry.number("bits", common.bits) > 8:
-            found.append((name, None))
-            continue
-        if entry.text("data_type", "int") != "int":
-            raise NotPossible(f"{entry.label}: `data_type` {shown(said['data_type'])} is not read; int is.")
-        mine = settings(entry, common)
-        found.append((name, replace(mine, reason=f"quantization_config.extra_config {name}: bits {mine.bits}")))
+def named_rules(extra: Keys, read: Callable[[Keys, str], T | None]) -> Iterable[Rule[T]]:
+    """AutoRound's settings of modules by name, or by an expression that is found in it.
+
+    read: makes settings of an entry and where it stands, as reasons have it; None of a dense one.
+    """
+    found = [(name, read(extra.under(name), f"quantization_config.extra_config {name}")) for name in extra.block]
     yield from ((re.compile(re.escape(name) + "$"), mine) for name, mine in found)
     yield from ((pattern(f".*(?:{name})", f"{extra.label}: key {shown(name)}"), mine) for name, mine in found)
 
 
-def _of(
-    module: str, rules: Iterable[tuple[re.Pattern[str], Settings | None]], common: Settings, parts: Mapping[str, Part]
-) -> Settings:
+def _extra(entry: Keys, place: str, common: Settings) -> Settings | None:
+    """AutoRound's settings of a module; None for more than 8 bits, which are dense."""
+    if entry.number("bits", common.bits) > MOST_BITS:
+        entry.settled()
+        return None
+    check_integers(entry)
+    mine = settings(entry, common)
+    return replace(mine, reason=f"{place}: bits {mine.bits}")
+
+
+def check_integers(keys: Keys) -> None:
+    """Raise `NotPossible` for AutoRound's codes that are no integers."""
+    if keys.text("data_type", "int") != "int":
+        raise NotPossible(f"{keys.label}: `data_type` {shown(keys.block['data_type'])} is not read; int is.")
+
+
+def _of(module: str, rules: Iterable[Rule[Settings]], common: Settings, parts: Mapping[str, Part]) -> Settings:
     for regex, found in rules:
         if regex.match(module):
             if found is None:
@@ -171,6 +157,61 @@ def _of(
                 )
             return found
     return common
+
+
+def _unlisted(
+    chosen: Mapping[str, Settings], common: Settings, parts: Mapping[str, Part], lengths: RowLengths
+) -> dict[str, Settings]:
+    """Modules without an entry whose arrays are not those of the default -> what their row length makes of these.
+
+    Where no module has the default, it is wrong itself, and nothing is read.
+    """
+    default = [module for module, mine in chosen.items() if mine is common]
+    found = {module: _fitted(module, parts, common, lengths) for module in default if not _fits(module, parts, common)}
+    return {module: mine for module, mine in found.items() if mine is not None} if len(found) < len(default) else {}
+
+
+def _fits(module: str, parts: Mapping[str, Part], wanted: Settings) -> bool:
+    """Whether codes and scales have the shapes of these settings."""
+    qweight, scales = parts[f"{module}.qweight"], parts.get(f"{module}.scales")
+    if scales is None or len(qweight.shape) != 2 or len(scales.shape) != 2 or qweight.shape[0] * WORD % wanted.bits:
+        return scales is None
+    return scales.shape[0] == _groups(qweight.shape[0] * WORD // wanted.bits, wanted.group_size)
+
+
+def _groups(columns: int, group: int) -> int:
+    return 1 if group == WHOLE_ROW else -(-columns // group)
+
+
+def _fitted(module: str, parts: Mapping[str, Part], common: Settings, lengths: RowLengths) -> Settings | None:
+    """The bits and the group that a module's arrays have at its row length; None where this is unknown or none fit."""
+    qweight, scales = parts[f"{module}.qweight"], parts[f"{module}.scales"]
+    index = parts.get(f"{module}.g_idx")
+    columns = lengths.of(f"{module}.weight") or (index.shape[0] if index is not None and len(index.shape) == 1 else 0)
+    if len(qweight.shape) != 2 or len(scales.shape) != 2 or not columns or qweight.shape[0] * WORD % columns:
+        return None
+    bits, groups = qweight.shape[0] * WORD // columns, scales.shape[0]
+    group = common.group_size
+    if groups != _groups(columns, group):
+        group = WHOLE_ROW if groups == 1 else columns // groups if groups and columns % groups == 0 else 0
+    if not group or bits not in (PLANES if common.layout_format == "gptq_p" else DENSE_BITS):
+        return None
+    zeros = parts.get(f"{module}.qzeros")
+    if zeros is None or zeros.shape != (groups, -(-scales.shape[1] * bits // WORD)):
+        return None
+    return replace(common, bits=bits, group_size=group, reason=f"shapes: bits {bits}, group_size {group}")
+
+
+def _other_than(keys: Keys, common: Settings, unlisted: Mapping[str, Settings]) -> list[str]:
+    """A warning of modules that no entry lists and that have other bits or groups; none without any."""
+    if not unlisted:
+        return []
+    kinds = sorted({(mine.bits, mine.group_size) for mine in unlisted.values()})
+    said = ", ".join(f"bits {bits} group_size {group}" for bits, group in kinds)
+    return [
+        f"{keys.label}: bits {common.bits} group_size {common.group_size} are not those of "
+        f"{counted('module', sorted(unlisted))} listed nowhere: read with {said}, as row lengths and shapes say."
+    ]
 
 
 def _refuse_orphans(parts: Mapping[str, Part]) -> None:

@@ -118,7 +118,7 @@ def warnings(settings: Noted, label: str) -> list[str]:
     if not odd:
         return []
     named = ", ".join(shown(path) for path in odd[:MOST_NAMED]) + (", ..." if len(odd) > MOST_NAMED else "")
-    return [f"{label}: quantization_config has settings that are not read and may change the weights: {named}."]
+    return [f"{label}/{settings.place} has settings that are not read and may change the weights: {named}."]
 
 
 def value_at(block: Mapping[str, Any], path: str) -> Any:

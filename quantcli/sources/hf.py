@@ -5,7 +5,8 @@ Source: transformers' `save_pretrained`. Recognised by what it has not: no quant
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
@@ -28,6 +29,17 @@ QUANTIZED_SUFFIXES = (
 )
 
 
+#: Further ends of the names of quantized weights' parts.
+PARTS = (
+    *QUANTIZED_SUFFIXES, ".scales", "_scales", ".weight_scale_2", "_scale_inv", ".weight_zero_point", ".g_idx", ".SCB",
+    ".quant_map", ".W_q", "._weight_qdata", "._weight_scale",
+)  # fmt: skip
+#: The dtypes that codes are stored in.
+CODE_DTYPES = (
+    "u8", "i8", "u16", "i16", "u32", "i32", "f8_e4m3", "f8_e5m2", "f8_e8m0", "f6_e2m3", "f6_e3m2", "f4",
+)  # fmt: skip
+
+
 def dense(part: Part) -> Weight:
     """A tensor as it is stored, as a weight."""
     kind, _, element = part.dtype.partition("_")
@@ -43,16 +55,55 @@ def check_unquantized(parts: Iterable[Part], why: str) -> None:
             raise BadInput(f"{part.file}: tensor {part.name}: is part of a quantized weight in {why}.")
 
 
+def counted(noun: str, names: Sequence[str]) -> str:
+    """Names as the subject of a sentence that goes on with a participle.
+
+    >>> counted("module", ["a"]), counted("matrix", ["a", "b"])
+    ('a, which is', '2 matrices, a the first, which are')
+    """
+    if len(names) == 1:
+        return f"{names[0]}, which is"
+    plural = f"{noun[:-1]}ces" if noun.endswith("x") else f"{noun}s"
+    return f"{len(names)} {plural}, {names[0]} the first, which are"
+
+
+def not_left_out(label: str, names: Sequence[str]) -> str:
+    """The warning of dense matrices that the settings at `label` do not leave out."""
+    return f"{label} does not leave out {counted('matrix', names)} stored dense: read as stored."
+
+
+def unread_method(place: str, settings: Mapping[str, object]) -> NotPossible:
+    """The error of settings at `place` that name a quantizer which is not read."""
+    method = settings.get("quant_method", "unnamed")
+    return NotPossible(
+        f"{place} has quant_method {shown(method)}, which is not read: awq, gptq, auto-round, compressed-tensors, fp8, "
+        "fbgemm_fp8, modelopt, quark, bitsandbytes, hqq, torchao and mxfp4 (gpt-oss) are, MLX's and dense checkpoints "
+        "too."
+    )
+
+
+def looks_quantized(part: Part) -> bool:
+    """Whether a tensor is part of a quantized weight in some layout: codes, or scales by their name."""
+    return (len(part.shape) > 1 and part.dtype in CODE_DTYPES) or part.name.endswith(PARTS)
+
+
+def open_unquantized(
+    folder: Folder, config: Mapping[str, object], tensors: Tensors, place: str, method: str, *, silent: bool
+) -> Checkpoint:
+    """The checkpoint of a folder without a quantized weight, although its settings at `place` name a quantizer.
+
+    silent: these settings are of nothing that is stored.
+    """
+    source = open_hf(folder, config, tensors)
+    matrices = [name for name, weight in source.weights.items() if len(weight.shape) > 1]
+    if silent or not matrices:
+        return source
+    label = f"{folder.label}/{place}: quant_method {shown(method)}"
+    return replace(source, warnings=(*source.warnings, not_left_out(label, matrices)))
+
+
 def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a dense folder. Raises `BadInput`, `NotPossible`."""
-    settings = config.get("quantization_config")
-    if isinstance(settings, Mapping) and settings:
-        method = settings.get("quant_method", "unnamed")
-        raise NotPossible(
-            f"{folder.label}/config.json: quantization_config has quant_method {shown(method)}, which is not read: "
-            "awq, gptq, auto-round, compressed-tensors, fp8, fbgemm_fp8, modelopt, quark, bitsandbytes, hqq, torchao "
-            "and mxfp4 (gpt-oss) are, MLX's and dense checkpoints too."
-        )
     weights = {name: dense(part) for name, part in sorted(tensors.parts.items())}
     source = marked(
         Checkpoint(

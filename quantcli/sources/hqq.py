@@ -17,7 +17,16 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hqq import PACKINGS, Hqq
 from quantcli.schemes.scaled import Extra, Scales
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modules import Keys, checkpoint, held, names_module, refuse_unpacked, where
+from quantcli.sources.modules import (
+    Keys,
+    check_listed,
+    checkpoint,
+    held,
+    left_dense,
+    mentions_module,
+    settings_of,
+    where,
+)
 
 ARRAYS = {"weight": ".W_q", "scales": ".scale", "zeros": ".zero"}
 #: Settings that change what is stored when they are true.
@@ -31,7 +40,7 @@ SETTINGS = (
 
 def open_hqq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of an HQQ folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     skipped = keys.names("skip_modules")
     asked = keys.under("quant_config", needed=False)
     parts = tensors.parts
@@ -39,14 +48,12 @@ def open_hqq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     if not modules:
         raise BadInput(f"{keys.label}: says hqq, but no tensor is called *.W_q.")
     weights = [_weight(module, parts, folder, asked) for module in sorted(modules)]
-    odd = next((module for module in sorted(modules) if names_module(skipped, module)), None)
-    if odd is not None:
-        raise BadInput(f"{where(parts[odd + '.W_q'])}: is quantized, but {keys.label}.skip_modules names it.")
-    refuse_unpacked(
-        parts, modules, f"{keys.label}.skip_modules, which does not name it,",
-        lambda module, linear: linear and not names_module(skipped, module),
-    )  # fmt: skip
-    return checkpoint("hqq", folder, config, tensors, weights)
+    listed = f"{keys.label}.skip_modules"
+    further = check_listed(skipped, {module: parts[f"{module}.W_q"] for module in sorted(modules)}, listed)
+    further += left_dense(
+        parts, modules, listed, lambda module, linear: linear and not mentions_module(skipped, module)
+    )
+    return checkpoint("hqq", folder, config, tensors, weights, further)
 
 
 class _Said:

@@ -29,8 +29,9 @@ from quantcli.sources.modules import (
     compute_dtype,
     extras_of,
     held,
-    refuse_unpacked,
+    left_dense,
     scaled_modules,
+    settings_of,
     stacked_scales,
     where,
 )
@@ -49,7 +50,7 @@ GROUP = 16
 
 def open_modelopt(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a modelopt folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     algorithm = keys.text("quant_algo")
     codes = ALGORITHMS.get(algorithm)
     if codes is None:
@@ -68,11 +69,11 @@ def open_modelopt(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -
         for names, suffixes in ((modules, SUFFIXES), (fused, FUSED))
         for module in sorted(names)
     ]
-    refuse_unpacked(
-        parts, modules, f"{keys.label}.ignore, which does not name it,",
+    further = left_dense(
+        parts, modules, f"{keys.label}.ignore",
         lambda module, linear: linear and not _excludes(excluded, module),
     )  # fmt: skip
-    return checkpoint("modelopt", folder, config, tensors, weights)
+    return checkpoint("modelopt", folder, config, tensors, weights, further)
 
 
 def _excludes(patterns: Iterable[str], module: str) -> bool:

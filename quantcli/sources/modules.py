@@ -6,6 +6,7 @@ layout of its scheme. All that no module takes is a dense tensor.
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import re
 import warnings
@@ -22,7 +23,8 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.scaled import Extra, Scales
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, settings_files, sidecars
-from quantcli.sources.hf import QUANTIZED_SUFFIXES, dense
+from quantcli.sources.hf import QUANTIZED_SUFFIXES, counted, dense, not_left_out
+from quantcli.sources.noted import PLACE, Noted
 
 
 def where(part: Part) -> str:
@@ -97,12 +99,17 @@ def checkpoint(
     odd = next((part for part in rest if _looks_packed(part)), None)
     if odd is not None:
         raise BadInput(f"{where(odd)}: belongs to no quantized weight that config.json's {kind} settings know.")
-    bare = next((part for part in rest if part.name.endswith(".weight") and part.dtype in CODES), None)
-    if bare is not None and len(bare.shape) > 1:
-        raise BadInput(
-            f"{where(bare)}: is {bare.dtype} without the scales that config.json's {kind} settings call for."
-        )
+    refuse_bare(rest, kind)
     return source
+
+
+def refuse_bare(parts: Iterable[Part], kind: str) -> None:
+    """Raise `BadInput` for codes that a quantizer's folder has no scales for."""
+    for part in parts:
+        if part.name.endswith(".weight") and part.dtype in CODES and len(part.shape) > 1:
+            raise BadInput(
+                f"{where(part)}: is {part.dtype} without the scales that config.json's {kind} settings call for."
+            )
 
 
 #: The dtypes of codes of a byte, which mean nothing without scales.
@@ -207,30 +214,64 @@ def order_of(
 
 
 def names_module(names: Iterable[str], module: str) -> bool:
-    """Whether a list of modules names this one, one that it is in, or the end of its name."""
-    return any(
-        module == name or module.startswith(f"{name}.") or module.endswith(f".{name}") or f".{name}." in module
-        for name in names
+    """Whether a list of modules names this one, one that it is in, or the end of its name, as every loader reads it."""
+    return any(module == name or module.startswith(f"{name}.") or module.endswith(f".{name}") for name in names)
+
+
+def mentions_module(names: Iterable[str], module: str) -> bool:
+    """Whether some loader takes a list of modules to name this one: in the middle of its name too, or as a pattern.
+
+    >>> mentions_module(["self_attn"], "model.layers.0.self_attn.q_proj"), mentions_module(["mlp"], "a.mlps.0")
+    (True, False)
+    >>> mentions_module(["model.layers.*.mlp", "re:.*visual.*"], "model.layers.3.mlp.up_proj")
+    True
+    """
+    listed = list(names)
+    globs = (name.removeprefix("re:").removeprefix("^").removesuffix("$").replace(".*", "*") for name in listed)
+    return (
+        names_module(listed, module)
+        or any(f".{name}." in module for name in listed)
+        or any(fnmatch.fnmatchcase(module, glob) or fnmatch.fnmatchcase(module, f"{glob}.*") for glob in globs)
     )
+
+
+def check_listed(listed: Collection[str], packed: Mapping[str, Part], label: str) -> list[str]:
+    """Hold quantized modules against a list of those that are dense; a warning where loaders read the list differently.
+
+    packed: module -> its codes. label: where the list stands. Raises `BadInput` for a module that every loader takes to
+    be dense.
+    """
+    odd = []
+    for module, part in packed.items():
+        if names_module(listed, module):
+            raise BadInput(f"{where(part)}: is quantized, but {label} names {module}.")
+        if mentions_module(listed, module):
+            odd.append(module)
+    if not odd:
+        return []
+    return [f"{label} mentions {counted('module', odd)} stored quantized, with scales: read as quantized."]
 
 
 #: Matrices that are linears in every architecture that has them.
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def refuse_unpacked(
+def left_dense(
     parts: Mapping[str, Part], modules: Collection[str], label: str, wanted: Callable[[str, bool], bool]
-) -> None:
-    """Raise `BadInput` for a dense matrix whose module the settings at `label` say is quantized.
+) -> list[str]:
+    """A warning of the dense matrices whose modules the settings at `label` say are quantized; none without any.
 
+    Such a matrix cannot be misread: lists of dense modules have other names than the tensors, or miss some.
     wanted(module, linear): whether they say so; linear: the module's name is one of linears.
     """
+    odd = []
     for name, part in parts.items():
         module = name.removesuffix(".weight")
         if module == name or module in modules or len(part.shape) != 2 or part.dtype not in FLOATS:
             continue
         if wanted(module, ".layers." in module and module.endswith(LINEARS)):
-            raise BadInput(f"{where(part)}: is dense, but {label} says that {module} is quantized.")
+            odd.append(name)
+    return [not_left_out(label, odd)] if odd else []
 
 
 #: A repetition of something that itself repeats: matching such a pattern may take forever.
@@ -250,6 +291,12 @@ def pattern(text: str, label: str) -> re.Pattern[str]:
         raise BadInput(f"{label}: is no regular expression ({error}).") from error
 
 
+def settings_of(folder: Folder, config: Mapping[str, Any]) -> Keys:
+    """The settings that a folder's weights are stored by, which a reader gets under `quantization_config`."""
+    block = config["quantization_config"]
+    return Keys(block, f"{folder.label}/{block.place if isinstance(block, Noted) else PLACE}")
+
+
 class Keys:
     """The settings of a quantizer, read key by key with their types checked; `label` names them in errors."""
 
@@ -260,23 +307,32 @@ class Keys:
         """The error of a key that makes no sense."""
         return BadInput(f"{self.label}: `{key}` is {shown(self.block.get(key))}, {what}.")
 
+    def settled(self) -> None:
+        """Count every key as read, because one of them leaves the others without a meaning."""
+        self.block.items()
+
+    def _value(self, key: str, default: Any) -> Any:
+        """The value of a key; null counts as absent, as it does in the tools' own classes."""
+        value = self.block.get(key)
+        return default if value is None else value
+
     def number(self, key: str, default: int | None = None) -> int:
         """An integer; raises `BadInput`."""
-        value = self.block.get(key, default)
+        value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.refuse(key, "a whole number is needed")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false; raises `BadInput`."""
-        value = self.block.get(key, default)
+        value = self._value(key, default)
         if not isinstance(value, bool):
             raise self.refuse(key, "true or false is needed")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
         """A text; raises `BadInput`."""
-        value = self.block.get(key, default)
+        value = self._value(key, default)
         if not isinstance(value, str):
             raise self.refuse(key, "a text is needed")
         return value

@@ -10,16 +10,22 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, Mapping
 from typing import Any
 
+#: Where settings stand unless they say otherwise.
+PLACE = "config.json: quantization_config"
 #: Objects nested deeper than this are taken as read: no tool writes such settings.
 DEEPEST = 16
 
 
 class Noted(dict[str, Any]):
-    """An object whose keys are noted when their values are asked for; inner objects are `Noted` too."""
+    """An object whose keys are noted when their values are asked for; inner objects are `Noted` too.
 
-    def __init__(self, block: Mapping[str, Any], depth: int = 0) -> None:
+    place: the file and the key that it stands under.
+    """
+
+    def __init__(self, block: Mapping[str, Any], depth: int = 0, place: str = PLACE) -> None:
         super().__init__((key, _inner(value, depth)) for key, value in block.items())
         self.asked: set[str] = set()
+        self.place = place
 
     def get(self, key: str, default: Any = None) -> Any:
         self.asked.add(key)
@@ -42,9 +48,9 @@ def _inner(value: Any, depth: int) -> Any:
     return [_inner(item, depth + 1) for item in value] if isinstance(value, list) else value
 
 
-def noted(block: Mapping[str, Any]) -> Noted:
-    """The object, nothing asked for yet."""
-    return Noted(block)
+def noted(block: Mapping[str, Any], place: str = PLACE) -> Noted:
+    """The object, nothing asked for yet. place: the file and the key that it stands under."""
+    return Noted(block, place=place)
 
 
 def unread(block: Noted, path: str = "") -> list[str]:

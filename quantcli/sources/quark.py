@@ -20,14 +20,14 @@ from quantcli.schemes.small_floats import ELEMENTS, SmallFloat
 from quantcli.sources import quark_config
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.modules import (
-    Keys,
     beside,
     checkpoint,
     compute_dtype,
     extras_of,
     held,
-    refuse_unpacked,
+    left_dense,
     scaled_modules,
+    settings_of,
     where,
 )
 from quantcli.sources.quark_config import FLOATS8, SMALL, Settings, Spec
@@ -42,15 +42,15 @@ ALONG = ("input_scale", "input_scale_2", "input_zero_point", "output_scale", "ou
 
 def open_quark(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a Quark folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     settings = quark_config.parse(keys)
     parts = tensors.parts
     modules = scaled_modules(parts)
     if not modules:
         raise BadInput(f"{keys.label}: says quark, but no tensor is called *.weight_scale.")
     weights = [_weight(module, parts, settings, compute_dtype(config)) for module in sorted(modules)]
-    refuse_unpacked(parts, modules, settings.label, settings.wants)
-    return checkpoint("quark", folder, config, tensors, weights)
+    further = left_dense(parts, modules, f"{settings.label}.exclude", settings.wants)
+    return checkpoint("quark", folder, config, tensors, weights, further)
 
 
 def _weight(module: str, parts: Mapping[str, Part], settings: Settings, compute: str) -> Weight:

@@ -17,7 +17,17 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.bytewise import Bytewise
 from quantcli.schemes.scaled import Scales
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modules import Keys, beside, checkpoint, held, names_module, refuse_unpacked, where
+from quantcli.sources.modules import (
+    Keys,
+    beside,
+    check_listed,
+    checkpoint,
+    held,
+    left_dense,
+    mentions_module,
+    settings_of,
+    where,
+)
 
 SUFFIXES = {"weight": "._weight_qdata", "scales": "._weight_scale", "zeros": "._weight_zero_point"}
 READ = "Int8Tensor"
@@ -25,22 +35,19 @@ READ = "Int8Tensor"
 
 def open_torchao(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a torchao folder. Raises `BadInput`, `NotPossible`."""
-    keys = Keys(config["quantization_config"], f"{folder.label}/config.json: quantization_config")
+    keys = settings_of(folder, config)
     skipped = keys.names("modules_to_not_convert")
     parts = tensors.parts
     modules = {name.removesuffix("._weight_qdata") for name in parts if name.endswith("._weight_qdata")}
     if not modules:
         raise BadInput(f"{keys.label}: says torchao, but no tensor is called *._weight_qdata.")
     weights = [_weight(module, parts, tensors.metadata) for module in sorted(modules)]
-    odd = next((module for module in sorted(modules) if names_module(skipped, module)), None)
-    if odd is not None:
-        first = where(parts[f"{odd}._weight_qdata"])
-        raise BadInput(f"{first}: is quantized, but {keys.label}.modules_to_not_convert names it.")
-    refuse_unpacked(
-        parts, modules, f"{keys.label}.modules_to_not_convert, which does not name it,",
-        lambda module, linear: linear and not names_module(skipped, module),
-    )  # fmt: skip
-    return checkpoint("torchao", folder, config, tensors, weights)
+    listed = f"{keys.label}.modules_to_not_convert"
+    further = check_listed(skipped, {module: parts[f"{module}._weight_qdata"] for module in sorted(modules)}, listed)
+    further += left_dense(
+        parts, modules, listed, lambda module, linear: linear and not mentions_module(skipped, module)
+    )
+    return checkpoint("torchao", folder, config, tensors, weights, further)
 
 
 def _weight(module: str, parts: Mapping[str, Part], metadata: Mapping[str, str]) -> Weight:

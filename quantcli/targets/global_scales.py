@@ -33,6 +33,7 @@ from quantcli.schemes.mx_floats import E4M3
 from quantcli.schemes.mx_global import INNER, MxGlobal, factors_of
 from quantcli.schemes.opaque import Opaque
 from quantcli.schemes.small_floats import SmallFloat
+from quantcli.sources.stated import in_config
 from quantcli.targets.base import Left, Placed
 from quantcli.targets.gguf_general import Typed
 from quantcli.virtual import Spread, by_row
@@ -111,8 +112,8 @@ def input_scales(weights: Sequence[Weight], count: int) -> Floats | None:
 def precisions(source: Checkpoint, placed: Sequence[Placed]) -> Typed:
     """The keys that say for which tensors inputs are not to be rounded to four bits: modelopt's W4A16_NVFP4."""
     # In an MLX folder these are the settings of the model that it was made from.
-    settings = source.config.get("quantization_config") if source.kind != "mlx" else None
-    if not isinstance(settings, Mapping) or settings.get("quant_algo") != "W4A16_NVFP4":
+    said = in_config(source.config) if source.kind != "mlx" else None
+    if said is None or said.block.get("quant_algo") != "W4A16_NVFP4":
         return {}
     names = sorted(weight.name for weight in placed if weight.scheme == GgmlFloat("nvfp4"))
     extra = "general.tensor_extra."

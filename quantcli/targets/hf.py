@@ -17,6 +17,7 @@ from quantcli.schemes import hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
+from quantcli.sources.stated import in_config, replaced
 from quantcli.targets import hf_quantized
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
 from quantcli.targets.mlx import beside, dense_dtype, dtype_keys, stored_config, tie_settings, without_storage
@@ -100,32 +101,32 @@ def _config(
         config = {k: v for k, v in stored.items() if k != "_name_or_path"}
         if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
             return config | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
-        return config | _left_dense(source, decoded)
+        return _left_dense(config, source, decoded)
     config = without_storage(stored)
     dtypes = {w.scheme.name for w in decoded}
     dtype = settings.asked_dtype or (dtypes.pop() if len(dtypes) == 1 else None)
     return config | (dtype_keys(config, dtype) if dtype else {})
 
 
-def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
-    """The settings of a layout that is kept, with the modules that are dense now named as such."""
-    if not decoded or "quantization_config" not in source.config:
-        return {}
-    settings = dict(source.config["quantization_config"])
-    method = settings.get("quant_method")
+def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
+    """config.json of a layout that is kept, with the modules that are dense now named as such where they have to be."""
+    said = in_config(source.config)
+    if not decoded or said is None:
+        return dict(config)
+    settings, method = said.block, said.method
     modules = sorted(w.name.removesuffix(".weight") for w in decoded)
     if method == "gptq":
         dynamic: dict[str, Any] = {f"-:{re.escape(module)}$": {} for module in modules}
         dynamic |= settings.get("dynamic") or {}
-        return {"quantization_config": settings | {"dynamic": dynamic}}
-    key = DENSE_MODULES.get(str(method))
+        return replaced(config, said.path, {**settings, "dynamic": dynamic})
+    key = DENSE_MODULES.get(method)
     if key is None:
         raise NotPossible(
             f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: settings of {method} have no "
             "list of such modules; make all weights dense."
         )
     listed = [*(settings.get(key) or ()), *(module for module in modules if module not in (settings.get(key) or ()))]
-    return {"quantization_config": settings | {key: listed}}
+    return replaced(config, said.path, {**settings, key: listed})
 
 
 def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:

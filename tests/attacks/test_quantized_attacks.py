@@ -50,12 +50,8 @@ WRONG: dict[str, Wrong] = {
     "gptq: scales": ("gptq-v2-format", {}, {f"{K}.scales": ("F16", [4, 64])}, 3, rf"{K}.scales.*\[2, 64\]"),
     "gptq: zeros": ("gptq-v2-format", {}, {f"{K}.qzeros": ("I32", [2, 16])}, 3, rf"{K}.qzeros.*\[2, 8\]"),
     "gptq: dense by rule": ("gptq-v2-format", {"dynamic": {"-:.*k_proj": {}}}, {}, 3, f"{K}.*dynamic"),
-    "gptq: dense": ("gptq-v2-format", {}, {f"{K}.{part}": GONE for part in ("qweight", "qzeros", "scales", "g_idx")}
-                    | {f"{K}.weight": ("BF16", [64, 128])}, 3, f"{K}.weight.*is dense.*quantization_config"),
     "gptq: endless rule": ("gptq-v2-format", {"dynamic": {"+:(a*)*b": {}}}, {}, 3, "dynamic.*regular expression"),
     # AWQ
-    "gemv: dense": ("autoawq-gemv-g64", {}, {f"{K}.{part}": GONE for part in ("qweight", "qzeros", "scales")}
-                    | {f"{K}.weight": ("F16", [64, 128])}, 3, f"{K}.weight.*is dense.*modules_to_not_convert"),
     "gemv: group": ("autoawq-gemv-g64", {"group_size": 32}, {}, 3, f"{DOWN}.*group_size 32"),
     "gemv: zeros": ("autoawq-gemv-g64", {}, {f"{K}.qzeros": ("I32", [64, 1])}, 3, rf"{K}.qzeros.*\[64, 2\]"),
     "gemv as fast": ("autoawq-gemv-g64", {"version": "gemv_fast"}, {}, 3, f"{DOWN}.qweight.*i16"),
@@ -71,8 +67,6 @@ WRONG: dict[str, Wrong] = {
     "ct: no g_idx": ("ct-w4a16-actorder", {}, {f"{K}.weight_g_idx": GONE}, 3, f"{K}.*g_idx.*actorder"),
     "ct: ignored": ("ct-w4a16-g64", {"ignore": [K]}, {}, 3, f"{K}.*ignore"),
     "ct: no target": ("ct-mixed", {"config_groups.group_0.targets": ["re:.*q_proj"]}, {}, 3, f"{K}.*config_groups"),
-    "ct: dense": ("ct-mixed", {}, {f"{DOWN}.weight_scale": GONE, f"{DOWN}.weight": ("BF16", [128, 320])}, 3,
-                  f"{DOWN}.weight.*is dense.*quantized"),
     "ct: format": ("ct-mixed", {"config_groups.group_0.format": GONE}, {}, 3, "`format` is None"),
     "ct: endless target": ("ct-mixed", {"ignore": ["re:(.*)*x"]}, {}, 3, "ignore.*regular expression"),
     "ct: other codes": ("ct-fp8-channel", {}, {f"{K}.weight": ("I8", [64, 128])}, 3, f"{K}.weight.*f8_e4m3"),

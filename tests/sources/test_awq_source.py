@@ -210,11 +210,6 @@ MALFORMED: dict[str, tuple[dict[str, np.ndarray | None], dict[str, Any], str]] =
     "bits null": ({}, {"bits": None}, "`bits` is None"),
     "zero_point of text": ({}, {"zero_point": "yes"}, "`zero_point` is 'yes'"),
     "version 1": ({}, {"version": 1}, "`version` is 1"),
-    "nothing packed": (
-        {"qweight": None, "qzeros": None, "scales": None, "weight": halves(2, 2)},
-        {},
-        "no tensor is called",
-    ),
     "zeros alone": ({"n.qzeros": words(2, 2)}, {}, "n.qzeros: has no .qweight beside it"),
     "order alone": ({"n.g_idx": words(2)}, {}, "n.g_idx: has no .qweight beside it"),
     "words of MLX": ({"n.weight": np.zeros((2, 2), np.uint32)}, {}, "n.weight: is uint32"),
