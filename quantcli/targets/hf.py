@@ -89,9 +89,12 @@ def _draft(named: Named, model: Model, settings: Settings) -> Draft:
     weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
     stays = hf_quantized.stays_dense(named.name, shape)
+    is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     if model.architecture is None:
         stays = guessed.stays_dense(named.name, shape) or stays
-    is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
+    elif named.found is None and model.is_named and stays is None:
+        stays = f"stays dense: {model.architecture.name} models have no such tensor"
+        is_uncovered = guessed.is_large(named.name, shape)
     return Draft(
         named.name, shape, named.subject, _dtype(named, model.source, settings), weight, rows,
         stays=stays, turned=turned, packed=GptOss() if turned else None, extra=model.leftover(weight.name),
