@@ -12,7 +12,7 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert import finite, gguf_options
 from quantcli.convert import request as requests
-from quantcli.convert.coverage import is_untabled, refuse_untabled, uncovered
+from quantcli.convert.coverage import is_untabled, numbered_experts, refuse_untabled, uncovered
 from quantcli.convert.decide import decisions
 from quantcli.convert.drop import without
 from quantcli.convert.dtype_notes import dtype_notes
@@ -97,6 +97,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *chosen.warnings,
         *chooser.warnings,
         *uncovered(steps, chosen),
+        *numbered_experts(source, steps, target.label),
         *chosen.beside.unreached(steps, chosen.of),
         *_fallbacks(steps),
         *_left_out(left),

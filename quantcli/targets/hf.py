@@ -109,9 +109,12 @@ def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
     is_made = source.names == "gguf" or source.kind == "mlx" or not isinstance(weight.scheme, Dense)
     stays = hf_quantized.stays_dense(named.name, shape)
+    is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     if model.architecture is None:
         stays = guessed.stays_dense(named.name, shape) or stays
-    is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
+    elif named.found is None and model.is_named and stays is None:
+        stays = f"stays dense: {model.architecture.name} models have no such tensor"
+        is_uncovered = guessed.is_large(named.name, shape)
     return Draft(
         named.name, shape, named.subject, dense_dtype(named, source, made if is_made else settings.dtype), weight, rows,
         stays=stays, turned=turned, packed=GptOss() if turned else None, extra=model.leftover(weight.name),
