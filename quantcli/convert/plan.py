@@ -101,7 +101,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         raise NotPossible(
             f"--strict: {warnings[0]}" + (f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else "")
         )
-    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, settings))
+    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, placed, settings))
     return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, tuple(left), said)
 
 

@@ -149,12 +149,13 @@ def agreed(
 ) -> dict[str, Any]:
     """The keys of config.json that change, so that it names the dtype of the output's dense tensors.
 
-    A Hugging Face folder that is copied keeps them where it is quantized, and where they are what makes the model work.
+    A Hugging Face folder that is copied keeps them where it is quantized (values of some layouts depend on them), and
+    where the model works in the dtype that they name and not in that of the tensors.
     """
     if settings.asked_dtype:
         return dtype_keys(config, settings.asked_dtype)
-    weights, stated = _placed(source, placed, target), says(config)
-    found, dtypes = _commonest(weights), _dtypes(weights, least_axes=2) or _dtypes(weights, least_axes=1)
+    found, dtypes = _commonest(_placed(source, placed, target)), dense_dtypes(source, placed, target)
+    stated = says(config)
     if found not in SPELLED or (stated and dtypes.issuperset(stated)) or (not stated and target == "mlx"):
         return {}
     if target == "hf" and _is_copied(source, placed):
@@ -162,6 +163,12 @@ def agreed(
         if not stated or not is_dense or not limits(source)[1].works(found, target):
             return {}
     return dtype_keys(config, found, dtypes)
+
+
+def dense_dtypes(source: Checkpoint, placed: Iterable[Placed], target: str) -> set[str]:
+    """The float dtypes of an output's dense matrices, of its vectors where it has none."""
+    weights = _placed(source, placed, target)
+    return _dtypes(weights, least_axes=2) or _dtypes(weights, least_axes=1)
 
 
 def _is_copied(source: Checkpoint, placed: Iterable[Placed]) -> bool:
@@ -177,16 +184,15 @@ def warnings(
     kind, sixteen_bits = limits(source)
     if not sixteen_bits.why:
         return []
-    in_mlx = " but in mlx-lm, which clips them" if target == "mlx" and sixteen_bits.works("f16", target) else ""
+    works = sixteen_bits.works("f16", target)
+    fact = f"{kind} models do not work in float16 ({sixteen_bits.why})"
     if settings.asked_dtype == "f16":
-        option = "--dtype" if settings.dtype else "--scheme"
-        return [f"{option} f16: {kind} models do not work in float16{in_mlx} ({sixteen_bits.why}). Choose bf16 or f32."]
-    if in_mlx or not _is_f16(config, _placed(source, placed, target), target):
+        option = "--scheme" if isinstance(settings.common, Dense) else "--dtype"
+        but = " except in mlx-lm, which clips what overflows. Other runtimes need" if works else ". Choose"
+        return [f"{option} f16: {fact}{but} bf16 or f32."]
+    if works or not _is_f16(config, _placed(source, placed, target), target):
         return []
-    return [
-        f"{source.root}: {kind} models do not work in float16 ({sixteen_bits.why}), but the output is float16. "
-        "--dtype bf16 or --dtype f32 changes that."
-    ]
+    return [f"{source.root}: {fact}, but the output is float16. They work in bf16 and f32; --dtype converts to these."]
 
 
 def _is_f16(config: Mapping[str, Any], weights: Counted, target: str) -> bool:

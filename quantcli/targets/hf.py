@@ -72,7 +72,8 @@ class HfTarget:
         is_kept = any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
         quantization = {} if is_kept else hf_quantized.settings(placed, str(source.root))
         placed = [hf_quantized.called(w) for w in placed]
-        files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
+        header = source.header if is_kept and source.kind != "hf" else {}
+        files, where = shards(placed, settings.shard_size, {**header, "format": "pt"})
         config = _config(source, stored_config(source, settings, self.label), placed, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
         config |= tie_settings(source, "hf")
