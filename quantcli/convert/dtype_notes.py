@@ -36,8 +36,8 @@ def _restated(source: Checkpoint, target: str, placed: Sequence[Placed], setting
     made = says({**source.config, **agreed(source.config, source, placed, settings, target)})
     if made != stated:
         return [f"config.json says {SPELLED[made[0]]}, the dtype of the tensors, instead of {old}."]
-    stored = dense_dtypes(source, placed, target)
-    if stored and not stored.issuperset(stated):
+    stored = dense_dtypes(source, placed)
+    if source.kind == "hf" and stored and not stored.issuperset(stated):
         found = " and ".join(sorted(stored))
         return [f"config.json says {old}, but dense tensors are {found}: both are copied as they are."]
     return []

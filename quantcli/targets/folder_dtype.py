@@ -19,12 +19,11 @@ from typing import Any
 
 from quantcli import models
 from quantcli.arrays import FLOATS, TORCH_DTYPES
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.models import Architecture, SixteenBits
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Placed, Settings, config_dtype, gguf_dtype
-from quantcli.targets.names import Model
 
 SPELLED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 KEYS = ("torch_dtype", "dtype")
@@ -80,20 +79,22 @@ Counted = Sequence[tuple[Scheme, tuple[int, ...]]]
 
 
 def _stored(source: Checkpoint) -> Counted:
-    """A folder's weights, without those that the family has in float32 in every dialect."""
-    model = Model.of(source)
-    named = source.weights.values()
-    return [(w.scheme, w.shape) for w in named if not _is_f32(model.architecture, w.name, model.dialect)]
+    """A folder's weights, without those that its family has in float32 in every dialect."""
+    return _without_f32(source, source.weights.values())
 
 
-def _placed(source: Checkpoint, placed: Iterable[Placed], target: str) -> Counted:
-    """The same of an output."""
-    architecture = Model.of(source).architecture
-    return [(w.scheme, w.shape) for w in placed if not _is_f32(architecture, w.name, target)]
+def _without_f32(source: Checkpoint, weights: Iterable[Weight | Placed]) -> Counted:
+    """The same of an output. Which these are is looked up only where it matters: of tensors in float32."""
+    architecture = models.by_gguf(source.metadata) if source.names == "gguf" else models.find(source.config)
+    return [
+        (w.scheme, w.shape)
+        for w in weights
+        if w.scheme != Dense("f32") or architecture is None or not _is_f32(architecture, w.name)
+    ]
 
 
-def _is_f32(architecture: Architecture | None, name: str, dialect: str) -> bool:
-    return architecture is not None and any(found.row.f32 for found in architecture.find(name, dialect))
+def _is_f32(architecture: Architecture, name: str) -> bool:
+    return any(found.row.f32 for dialect in ("hf", "mlx") for found in architecture.find(name, dialect))
 
 
 def _commonest(weights: Counted, with_scales: bool = False) -> str | None:
@@ -154,7 +155,7 @@ def agreed(
     """
     if settings.asked_dtype:
         return dtype_keys(config, settings.asked_dtype)
-    found, dtypes = _commonest(_placed(source, placed, target)), dense_dtypes(source, placed, target)
+    found, dtypes = _commonest(_without_f32(source, placed)), dense_dtypes(source, placed)
     stated = says(config)
     if found not in SPELLED or (stated and dtypes.issuperset(stated)) or (not stated and target == "mlx"):
         return {}
@@ -165,9 +166,9 @@ def agreed(
     return dtype_keys(config, found, dtypes)
 
 
-def dense_dtypes(source: Checkpoint, placed: Iterable[Placed], target: str) -> set[str]:
+def dense_dtypes(source: Checkpoint, placed: Iterable[Placed]) -> set[str]:
     """The float dtypes of an output's dense matrices, of its vectors where it has none."""
-    weights = _placed(source, placed, target)
+    weights = _without_f32(source, placed)
     return _dtypes(weights, least_axes=2) or _dtypes(weights, least_axes=1)
 
 
@@ -190,7 +191,7 @@ def warnings(
         option = "--scheme" if isinstance(settings.common, Dense) else "--dtype"
         but = " except in mlx-lm, which clips what overflows. Other runtimes need" if works else ". Choose"
         return [f"{option} f16: {fact}{but} bf16 or f32."]
-    if works or not _is_f16(config, _placed(source, placed, target), target):
+    if works or not _is_f16(config, _without_f32(source, placed), target):
         return []
     return [f"{source.root}: {fact}, but the output is float16. They work in bf16 and f32; --dtype converts to these."]
 

@@ -89,13 +89,12 @@ class HfTarget:
 def _draft(named: Named, source: Checkpoint, settings: Settings, made: str) -> Draft:
     """A weight under its Hugging Face name; gpt-oss's experts have a packed layout, transposed to the dense one.
 
-    made: the dtype of what is made anew; a folder of MLX's or a GGUF file is, dense tensors and all.
+    made: the dtype of what is made anew.
     """
     weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
-    is_made = source.names == "gguf" or source.kind == "mlx" or not isinstance(weight.scheme, Dense)
     return Draft(
-        named.name, shape, named.subject, dense_dtype(named, source, made if is_made else settings.dtype), weight, rows,
+        named.name, shape, named.subject, _dtype(named, source, settings, made), weight, rows,
         stays=hf_quantized.stays_dense(named.name, shape), turned=turned, packed=GptOss() if turned else None,
     )  # fmt: skip
 
@@ -142,3 +141,14 @@ def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
 def _was_quantized(placed: Placed, source: Checkpoint) -> bool:
     weight = source.weights.get(placed.name)
     return weight is None or not isinstance(weight.scheme, Dense)
+
+
+def _dtype(named: Named, source: Checkpoint, settings: Settings, made: str) -> str:
+    """The dtype of a dense weight. GGUF files and MLX folders are made anew, dense tensors and all.
+
+    A tensor of an MLX folder that is f32 next to scales of 16 bits is so on purpose: routers.
+    """
+    scheme = named.source.weight.scheme
+    is_wide = source.kind == "mlx" and scheme == Dense("f32")
+    is_made = source.names == "gguf" or (source.kind == "mlx" and not is_wide) or not isinstance(scheme, Dense)
+    return dense_dtype(named, source, made if is_made else settings.dtype)

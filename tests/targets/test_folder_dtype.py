@@ -244,6 +244,19 @@ def test_the_dtype_of_an_mlx_folder_is_that_of_its_tensors(
         assert stored(tmp_path / "out") == stored(folder)
 
 
+def test_what_an_mlx_folder_has_in_f32_stays_so(tmp_path: Path) -> None:
+    """A router, next to weights whose scales have 16 bits."""
+    tensors = llama_tensors(LLAMA)
+    tensors["model.layers.0.router.weight"] = np.ones((8, 64), np.float32)
+    keys = {**LLAMA, "model_type": "unheard_of", "architectures": ["UnheardOf"]}
+    source = folder_of(tmp_path / "source", tensors, keys)
+    converted(source, tmp_path / "mlx", overrides=("*_proj=affine4-g64",))
+    converted(tmp_path / "mlx", tmp_path / "out", to="hf")
+    found = schemes(tmp_path / "out")
+    assert found.pop("model.layers.0.router.weight") == "f32" and set(found.values()) == {"bf16"}
+    assert config(tmp_path / "out")["torch_dtype"] == "bfloat16"
+
+
 @pytest.mark.parametrize("to", ["hf", "mlx"])
 def test_every_key_for_a_dtype_follows(tmp_path: Path, to: str) -> None:
     """transformers 5 writes `dtype`, and models of several parts have it in the blocks of these."""
@@ -321,5 +334,4 @@ def test_a_folder_made_from_a_quantizers_has_one_dense_dtype(tmp_path: Path, cas
     if given:
         assert made == {says}
     else:
-        assert (made, says) == ({"f16"}, "bf16")
-        assert "config.json says bfloat16, but dense tensors are f16: both are copied as they are." in plan.notes
+        assert (made, says, plan.notes) == ({"f16"}, "bf16", ())
