@@ -110,7 +110,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         refused = BadInput if source.malformed else NotPossible
         more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
         raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
-    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, settings))
+    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, placed, settings))
     return Plan(source, request, tuple(steps), tuple(files), tuple(warnings), before, (*dropped, *left, *extra), said)
 
 

@@ -114,6 +114,7 @@ def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> C
             weights,
             config,
             sidecars=sidecars(folder),
+            header=tensors.metadata,
             beside=path_of(folder),
             warnings=tensors.warnings,
         )

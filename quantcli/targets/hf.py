@@ -80,7 +80,8 @@ class HfTarget:
         placed = [hf_quantized.called(w) for w in placed]
         if source.prefix:
             placed = [_without_prefix(w, source.prefix) for w in placed]
-        files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
+        header = source.header if is_kept and source.kind != "hf" else {}
+        files, where = shards(placed, settings.shard_size, {**header, "format": "pt"})
         config = _config(source, stored_config(source, settings, self.label), placed, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
         config |= tie_settings(source, "hf")
@@ -102,12 +103,11 @@ def _without_prefix(placed: Placed, prefix: str) -> Placed:
 def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
     """A weight under its Hugging Face name; gpt-oss's experts have a packed layout, transposed to the dense one.
 
-    made: the dtype of what is made anew; a folder of MLX's or a GGUF file is, dense tensors and all.
+    made: the dtype of what is made anew.
     """
     source = model.source
     weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
-    is_made = source.names == "gguf" or source.kind == "mlx" or not isinstance(weight.scheme, Dense)
     stays = hf_quantized.stays_dense(named.name, shape)
     is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     if model.architecture is None:
@@ -116,7 +116,7 @@ def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
         stays = f"stays dense: {model.architecture.name} models have no such tensor"
         is_uncovered = guessed.is_large(named.name, shape)
     return Draft(
-        named.name, shape, named.subject, dense_dtype(named, source, made if is_made else settings.dtype), weight, rows,
+        named.name, shape, named.subject, _dtype(named, source, settings, made), weight, rows,
         stays=stays, turned=turned, packed=GptOss() if turned else None, extra=model.leftover(weight.name),
         uncovered=stays if is_uncovered else None,
     )  # fmt: skip
@@ -169,3 +169,14 @@ def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
 def _was_quantized(placed: Placed, source: Checkpoint) -> bool:
     weight = source.weights.get(placed.name)
     return weight is None or not isinstance(weight.scheme, Dense)
+
+
+def _dtype(named: Named, source: Checkpoint, settings: Settings, made: str) -> str:
+    """The dtype of a dense weight. GGUF files and MLX folders are made anew, dense tensors and all.
+
+    A tensor of an MLX folder that is f32 next to scales of 16 bits is so on purpose: routers.
+    """
+    scheme = named.source.weight.scheme
+    is_wide = source.kind == "mlx" and scheme == Dense("f32")
+    is_made = source.names == "gguf" or (source.kind == "mlx" and not is_wide) or not isinstance(scheme, Dense)
+    return dense_dtype(named, source, made if is_made else settings.dtype)
