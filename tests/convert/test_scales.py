@@ -54,11 +54,73 @@ def test_the_last_row_counts(tmp_path: Path) -> None:
     assert holder(weight, GGUF, weight.shape) is None
 
 
-def test_what_fits_whatever_the_scales_is_not_looked_at(tmp_path: Path) -> None:
-    """Biases of -8 scales would fit q4_0, but q4_1 holds any."""
-    weight = affine(tmp_path, 4, 8)
-    (tmp_path / "scales").unlink()
-    assert holder(weight, GGUF, weight.shape) == (TYPES["q4_1"], Grade.EXACT)
+@pytest.mark.parametrize(
+    "dtype, grade", [("f16", Grade.EXACT), ("bf16", Grade.CODES_EXACT), ("f32", Grade.CODES_EXACT)]
+)
+@pytest.mark.parametrize(
+    "bits, zero, name",
+    [
+        (4, 8, "q4_0"),
+        (5, 16, "q5_0"),
+        (3, 4, "q4_0"),
+        (2, 1, "q2_0"),
+        (2, 2, "q4_0"),
+        (8, 128, "q8_0"),
+        (6, 32, "q8_0"),
+    ],
+)
+def test_a_grid_that_happens_to_be_symmetric_needs_no_biases(
+    tmp_path: Path, bits: int, zero: int, name: str, dtype: str, grade: Grade
+) -> None:
+    """The smallest scheme counts, and the values of these scales are exact in it whatever their dtype."""
+    weight = affine(tmp_path, bits, zero, dtype)
+    assert holder(weight, GGUF, weight.shape) == (TYPES[name], grade)
+    assert unrounded(weight, TYPES[name])
+
+
+@pytest.mark.parametrize("bits, zero, name", [(4, 8, "q4_1"), (5, 16, "q5_1")])
+def test_one_other_bias_needs_biases(tmp_path: Path, bits: int, zero: int, name: str) -> None:
+    zeros = np.full((ROWS, COLUMNS // 64), float(zero))
+    zeros[-1, -1] = zero - 1
+    weight = affine(tmp_path, bits, zeros)
+    assert holder(weight, GGUF, weight.shape) == (TYPES[name], Grade.EXACT)
+
+
+@pytest.mark.parametrize("bits, name", [(2, "tq2_0"), (1, "q1_0")])
+def test_two_groups_of_one_scale_are_one_block(tmp_path: Path, bits: int, name: str) -> None:
+    """Pairs of groups of 128 with the same scale, as tq2_0 leaves them, and one group of 128, as q1_0 does."""
+    rng, scheme = np.random.default_rng(bits), Affine(bits, 128, "f16")
+    scales = np.repeat(rng.standard_normal((ROWS, 1)).astype(np.float16), 2, axis=1)
+    words = rng.integers(0, 1 << 32, (ROWS, COLUMNS * bits // 32), np.uint32)
+    biases = (-scales if bits == 2 else -scales / 2).astype(np.float16)
+    weight = stored(tmp_path, scheme, {"weight": words, "scales": scales, "biases": biases})
+    assert holder(weight, GGUF, weight.shape) == (TYPES[name], Grade.EXACT)
+    assert unrounded(weight, TYPES[name])
+
+
+@pytest.mark.parametrize("bits, zero, name", [(8, 128, "q8_0"), (6, 32, "q8_0"), (5, 16, "q5_0"), (4, 8, "q4_0")])
+def test_any_codes_will_do_in_groups_of_scale_zero(tmp_path: Path, bits: int, zero: int, name: str) -> None:
+    """Padding rows, and a group that is all one value: its scale is 0 too."""
+    weight = affine(tmp_path, bits, zero)
+    scales, biases = (np.fromfile(tmp_path / part, np.float16).reshape(ROWS, -1) for part in ("scales", "biases"))
+    scales[-100:], biases[-100:] = 0, -0.0
+    scales[7, 1], biases[7, 1] = -0.0, 0.75
+    (tmp_path / "scales").write_bytes(scales.tobytes())
+    (tmp_path / "biases").write_bytes(biases.tobytes())
+    assert holder(weight, GGUF, weight.shape) == (TYPES[name], Grade.EXACT)
+    assert unrounded(weight, TYPES[name])
+
+
+@pytest.mark.parametrize("scheme", [MxFloat("mxfp4"), TYPES["q4_0"]], ids=["mlx/mxfp4", "q4_0"])
+def test_what_nothing_smaller_could_hold_is_not_looked_at(tmp_path: Path, scheme: Scheme) -> None:
+    arrays = {
+        name: np.zeros(spec.shape, numpy_dtype(spec.dtype)) for name, spec in scheme.layout((ROWS, COLUMNS)).items()
+    }
+    weight = stored(tmp_path, scheme, arrays)
+    for part in weight.parts:
+        (tmp_path / part).unlink()
+    found = holder(weight, MLX if scheme.family == "ggml" else GGUF, weight.shape)
+    assert found is not None and found[1] is Grade.EXACT
 
 
 @pytest.mark.parametrize("byte, fits", [(0x7E, True), (0x81, False), (0x7F, False)])
