@@ -195,3 +195,24 @@ def test_zero_points_of_idle_groups_do_not_count_in_symmetric_layouts() -> None:
         assert np.array_equal(TYPES["q4_0"].decode(TYPES["q4_0"].pack(codes)), codes.values())
         with pytest.raises(DoesNotFit, match="zero point of 3|a zero point is 3"):
             scheme.codes(parts | {"scales": np.where(scales == 0, np.float16(1), scales)})
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+@pytest.mark.parametrize(
+    ("name", "between"),
+    [("q4_0", "affine4-g32"), ("q5_0", "affine5-g32"), ("q8_0", "affine8-g32"), ("q2_0", "affine2-g64"),
+     ("tq2_0", "affine2-g128"), ("q1_0", "affine1-g128")],
+)  # fmt: skip
+def test_any_blocks_come_back_from_mlx_as_they_were(name: str, between: str, dtype: str) -> None:
+    """Random codes under scales of any sign, zeros among them, whose blocks have random codes too."""
+    rng, target, kind = np.random.default_rng(8), TYPES[name], TYPES[name].ggml_type
+    blocks = rng.integers(0, 256, (ROWS * COLUMNS // kind.block_size, kind.block_bytes), np.uint8)
+    d = rng.standard_normal(len(blocks)).astype(np.float16)
+    d[::3] = rng.choice(np.float16([0.0, -0.0]), len(d[::3]))
+    at = 64 if name == "tq2_0" else 0
+    blocks[:, at : at + 2] = d[:, None].view(np.uint8)
+    blocks = blocks.reshape(ROWS, -1)
+    bits, group = int(between[6]), int(between.partition("-g")[2])
+    affine = Affine(bits, group, dtype)
+    again = target.pack(affine.codes(affine.pack(target.codes({"blocks": blocks}))))["blocks"]
+    assert np.array_equal(again, blocks)
