@@ -1,9 +1,11 @@
 """Codes on grids that have no biases: the code of 0 is the same in every group, or an integer of each group's own.
 
-value = scale * code + bias = scale * (code - zero)    where bias = -zero * scale
+    value = scale * code + bias = scale * (code - zero)    where bias = -zero * scale
 
-scale 0, bias 0     every value is 0 whatever its code
-scale 0, bias b     every value is b: the scale becomes |b|, and the codes those next to the code of 0
+    scale 0, bias 0     every value is 0 whatever its code
+    scale 0, bias b     every value is b: the scale becomes |b|, and the codes those next to the code of 0
+
+Codes on a table have no biases; where scales are powers of two, which 0 is not, a group of zeros has codes of 0.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 from quantcli.schemes.base import Codes, DoesNotFit
 
 Floats = NDArray[np.float32]
+
+#: The smallest scale of E8M0.
+SMALLEST_POWER = np.float32(2.0**-127)
 
 
 def symmetric(codes: Codes, zero: int, bits: int) -> Codes:
@@ -95,6 +100,18 @@ def halved(codes: Codes) -> Codes:
     moved = _filled(codes.codes, constant, (biases > 0).astype(np.int16))
     doubled = np.where(constant, _product(np.abs(biases), 2), scales)
     return Codes(codes.grid, moved, doubled, np.where(constant, -np.abs(biases), biases))
+
+
+def without_scales_of_zero(codes: Codes) -> Codes:
+    """The same values of codes on a table in E8M0, which has no scale of 0: the smallest there is, and codes of 0.
+
+    A table with NaN or Inf is left alone: 0 times these is not 0.
+    """
+    idle, table = codes.scales == 0, codes.grid.table
+    if table is None or not idle.any() or not np.isfinite(table).all():
+        return codes
+    zero = np.full(idle.shape, table.index(0.0), np.int16)
+    return replace(codes, codes=_filled(codes.codes, idle, zero), scales=np.where(idle, SMALLEST_POWER, codes.scales))
 
 
 def _biases(codes: Codes) -> Floats:

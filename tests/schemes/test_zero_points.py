@@ -15,6 +15,7 @@ from quantcli.schemes.base import Codes, DoesNotFit, Grade, Scheme
 from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.gptq import Gptq
 from quantcli.schemes.hugging_face import named
+from quantcli.schemes.mx_floats import MxFloat
 from quantcli.schemes.scaled import Scales
 
 ROWS, COLUMNS = 4, 512
@@ -216,3 +217,16 @@ def test_any_blocks_come_back_from_mlx_as_they_were(name: str, between: str, dty
     affine = Affine(bits, group, dtype)
     again = target.pack(affine.codes(affine.pack(target.codes({"blocks": blocks}))))["blocks"]
     assert np.array_equal(again, blocks)
+
+
+@pytest.mark.parametrize("target", [MxFloat("mxfp4"), TYPES["mxfp4"]], ids=lambda scheme: scheme.family)
+def test_groups_of_zeros_next_to_scales_that_are_powers_of_two(target: Scheme) -> None:
+    """NVFP4 whose scales E8M0 has, but for those of 0, which it has not: a group of zeros has codes of 0 there."""
+    rng, source = np.random.default_rng(9), MxFloat("nvfp4")
+    scales = np.repeat(rng.choice(np.uint8([0, 0x28, 0x38, 0x40]), (ROWS, COLUMNS // 32)), 2, axis=1)
+    words = rng.integers(0, 1 << 32, (ROWS, COLUMNS // 8), np.uint32)
+    codes = source.codes({"weight": words, "scales": scales})
+    assert isinstance(target.may_fit(codes.grid, SHAPE), Grade)
+    back = target.codes(target.pack(codes))
+    assert (codes.scales == 0).any() and np.array_equal(back.values(), codes.values())
+    assert np.array_equal(target.adapted(codes).codes, back.codes)
