@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.schemes import ggml_search
-from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
+from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
 from quantcli.schemes.zero_points import symmetric
 
@@ -126,11 +126,28 @@ class GgmlLegacy(Ggml):
         return self.unfit(shape) or (Grade.EXACT if exact else Grade.CODES_EXACT)
 
     def pack(self, codes: Codes) -> Parts:
-        grade = self.may_fit(codes.grid, codes.codes.shape)
-        if isinstance(grade, str):
-            raise DoesNotFit(grade)
-        own, stored = self.grid(), self.as_stored(codes)
-        (rows, columns), header = codes.codes.shape, [stored.scales]
+        return self._blocks(self.as_stored(self._fitting(codes)))
+
+    def repack(self, codes: Codes) -> tuple[Parts, Error]:
+        """Without values where codes are counted from another zero, too."""
+        if self.grid().zero is None or codes.biases is None or not codes.grid.exact_products:
+            return super().repack(codes)
+        from quantcli.kernels import repack_error
+
+        adapted = self.adapted(self._fitting(codes))
+        stored = self._rounded(adapted)
+        assert adapted.biases is not None and stored.biases is not None
+        before, after = (adapted.scales, adapted.biases), (stored.scales, stored.biases)
+        return self._blocks(stored), Error(*repack_error.between(adapted.codes, before, after))
+
+    def _fitting(self, codes: Codes) -> Codes:
+        """The codes; raises `DoesNotFit` where the type does not hold such."""
+        if isinstance(reason := self.may_fit(codes.grid, codes.codes.shape), str):
+            raise DoesNotFit(reason)
+        return codes
+
+    def _blocks(self, stored: Codes) -> Parts:
+        own, (rows, columns), header = self.grid(), stored.codes.shape, [stored.scales]
         if own.zero is None:
             assert stored.biases is not None
             header.append(stored.biases)
@@ -141,7 +158,11 @@ class GgmlLegacy(Ggml):
         return {"blocks": blocks.reshape(rows, columns // GROUP * self.ggml_type.block_bytes)}
 
     def as_stored(self, codes: Codes) -> Codes:
-        own, codes = self.grid(), self.adapted(codes)
+        return self._rounded(self.adapted(codes))
+
+    def _rounded(self, codes: Codes) -> Codes:
+        """Codes that count from its zero, with scales and biases of blocks in f16."""
+        own = self.grid()
         scales, biases = codes.regrouped(GROUP)
         assert biases is not None
         d = round_to_f16(scales, "scale").astype(np.float32)
