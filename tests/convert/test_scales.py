@@ -12,6 +12,7 @@ from quantcli.convert.scales import fit_of, holder, unrounded
 from quantcli.schemes.affine import Affine
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.ggml import TYPES
+from quantcli.schemes.hugging_face import named
 from quantcli.schemes.mx_floats import MxFloat
 from quantcli.targets import TARGETS
 from tests.builders import LLAMA, folder_of, llama_tensors, tiny_llama
@@ -109,6 +110,25 @@ def test_any_codes_will_do_in_groups_of_scale_zero(tmp_path: Path, bits: int, ze
     (tmp_path / "biases").write_bytes(biases.tobytes())
     assert holder(weight, GGUF, weight.shape) == (TYPES[name], Grade.EXACT)
     assert unrounded(weight, TYPES[name])
+
+
+@pytest.mark.parametrize("name, wanted", [("uint4-g64", "q4_0"), ("int8-asym-channel", "q8_0"), ("uint4-g128", "q4_0")])
+def test_zero_points_that_are_all_the_middle_need_no_biases(tmp_path: Path, name: str, wanted: str) -> None:
+    """compressed-tensors with zero points of each group; but one other, and they are needed."""
+    scheme, rng = named(name, "f16", (ROWS, COLUMNS)), np.random.default_rng(4)
+    assert scheme is not None
+    parts = {}
+    for part, spec in scheme.layout((ROWS, COLUMNS)).items():
+        words = rng.integers(0, 256, (*spec.shape, numpy_dtype(spec.dtype).itemsize), np.uint8)
+        parts[part] = words.view(numpy_dtype(spec.dtype)).reshape(spec.shape)
+    parts["scales"] = rng.standard_normal(parts["scales"].shape).astype(np.float16)
+    parts["scales"][5], parts["zeros"][:] = 0, -0x7F7F7F80 if wanted == "q8_0" else -0x77777778
+    weight = stored(tmp_path, scheme, parts)
+    assert holder(weight, GGUF, weight.shape) == (TYPES[wanted], Grade.EXACT)
+    assert unrounded(weight, TYPES[wanted])
+    parts["zeros"].reshape(-1)[-1] += 1
+    other = holder(stored(tmp_path, scheme, parts), GGUF, weight.shape)
+    assert other == (None if wanted == "q8_0" else (TYPES["q4_1"], Grade.CODES_EXACT))
 
 
 @pytest.mark.parametrize("scheme", [MxFloat("mxfp4"), TYPES["q4_0"]], ids=["mlx/mxfp4", "q4_0"])
