@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import numpy_dtype
+from quantcli.arrays import Array, numpy_dtype
 from quantcli.checkpoint import Weight
 from quantcli.convert.routes import fit, holders_of, smaller_symmetric
-from quantcli.schemes.base import Codes, DoesNotFit, Grade, Parts, Scheme, matrix_shape
+from quantcli.schemes.base import Codes, DoesNotFit, Grade, Parts, PartSpec, Scheme, matrix_shape
 from quantcli.virtual import read_rows
 
 #: Bytes that are read first, and at most at a time: most weights that do not fit show it in their first rows.
@@ -103,15 +103,18 @@ def parameters(weight: Weight) -> Iterator[Codes]:
         stored = None if own is None else weight.scheme.parameters(parts)
         if stored is not None:
             yield Codes(grid, np.empty((stop - start, 0), np.uint8), *stored)
-        if own is not None and stored is None:
-            spec = specs[own]
-            assert spec.axis is not None
-            shape = list(matrix_shape(spec.shape))
-            shape[spec.axis] = -(-(stop - start) // spec.rows) * spec.indices
-            parts = {**parts, own: np.zeros(shape, numpy_dtype(spec.dtype))}
-        if stored is None:
-            yield weight.scheme.codes(parts)
+        else:
+            zeros = {} if own is None else {own: _zeros(specs[own], stop - start)}
+            yield weight.scheme.codes({**parts, **zeros})
         start, look = stop, min(BUDGET, 8 * look)
+
+
+def _zeros(spec: PartSpec, rows: int) -> Array:
+    """A part of so many rows without any bit set."""
+    assert spec.axis is not None
+    shape = list(matrix_shape(spec.shape))
+    shape[spec.axis] = -(-rows // spec.rows) * spec.indices
+    return np.zeros(shape, numpy_dtype(spec.dtype))
 
 
 def _same(ours: Codes, theirs: Codes) -> bool:

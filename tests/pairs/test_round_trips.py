@@ -62,8 +62,13 @@ CHAINS: dict[str, Chain] = {
             ("mlx", ("--lossless", "exact", "--verify", *options), f"{affine}-g32"),
             ("b.gguf", ("--lossless", "exact", "--verify"), name),
         )
-        for name, affine in (("q4_0", "affine4"), ("q5_0", "affine5"), ("q8_0", "affine8"), ("q4_1", "affine4"))
-        for dtype, options in (("", ()), (" f32", ("--scale-dtype", "f32")))
+        for name, affine, dtype, options in (
+            ("q4_0", "affine4", "", ()),
+            ("q5_0", "affine5", "", ()),
+            ("q8_0", "affine8", "", ()),
+            ("q4_1", "affine4", "", ()),
+            ("q4_0", "affine4", " f32", ("--scale-dtype", "f32")),
+        )
     },
     "mxfp4": (
         ("a.gguf", ("-s", "mxfp4"), "mxfp4"),
