@@ -211,11 +211,15 @@ class Scaled(Scheme):
         """Zero points of codes without a table, float32 (rows, groups) or broadcastable to it."""
         return np.full((1, 1), self.zero, np.float32)
 
-    def _held_zeros(self, parts: Parts, rows: int) -> Floats:
-        """The zero points; raises `DoesNotFit` where settings say that there is one for all, and one is another."""
-        zeros = self.zeros(parts, rows)
-        if self.zero is not None and (odd := zeros != self.zero).any():
-            raise DoesNotFit(f"its settings say symmetric, but a zero point is {zeros[odd][0]:g}, not {self.zero}")
+    def _held_zeros(self, parts: Parts, scales: Floats) -> Floats:
+        """The zero points; raises `DoesNotFit` where settings say that there is one for all, and one is another.
+
+        Where scales (rows, groups) are 0, so is every value, whatever the zero point.
+        """
+        zeros = self.zeros(parts, len(scales))
+        if self.zero is not None and (odd := (zeros != self.zero) & (scales != 0)).any():
+            other = np.broadcast_to(zeros, odd.shape)[odd][0]
+            raise DoesNotFit(f"its settings say symmetric, but a zero point is {other:g}, not {self.zero}")
         return zeros
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
@@ -318,7 +322,7 @@ class Scaled(Scheme):
         grid, codes = self.grid(), self.unpack(parts)
         assert grid is not None
         scales = np.ascontiguousarray(self.float_scales(parts, len(codes)))
-        biases = None if self.table is not None else -self._held_zeros(parts, len(codes)) * scales
+        biases = None if self.table is not None else -self._held_zeros(parts, scales) * scales
         return Codes(grid, codes, self._filled(scales), None if biases is None else self._filled(biases))
 
     def _filled(self, groups: Floats) -> Floats:
