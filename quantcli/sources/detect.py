@@ -32,6 +32,7 @@ QUANTIZERS = {
     "compressed-tensors": ("compressed_tensors", "open_compressed_tensors"),
     "fp8": ("fp8", "open_fp8"),
     "fbgemm_fp8": ("fp8", "open_fp8"),
+    "mxfp8": ("fp8", "open_fp8"),
     "modelopt": ("modelopt", "open_modelopt"),
     "quark": ("quark", "open_quark"),
     "bitsandbytes": ("bitsandbytes", "open_bitsandbytes"),
@@ -72,8 +73,7 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     config = read_json(folder, "config.json")
     tensors = read_tensors(folder, only)
     if "quantization_config" not in config and OLD_MODELOPT in names:
-        stated = read_json(folder, OLD_MODELOPT).get("quantization")
-        config |= {"quantization_config": {**(stated if isinstance(stated, dict) else {}), "quant_method": "modelopt"}}
+        config |= {"quantization_config": _old_modelopt(read_json(folder, OLD_MODELOPT).get("quantization"))}
     settings = config.get("quantization_config")
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
@@ -87,6 +87,14 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     if looks_mlx(config, tensors.parts):
         return open_mlx(folder, config, tensors)
     return open_hf(folder, config, tensors)
+
+
+def _old_modelopt(stated: Any) -> dict[str, Any]:
+    """The settings as config.json has them today, where what is dense has another name."""
+    settings = {**stated} if isinstance(stated, dict) else {}
+    if "ignore" not in settings and "exclude_modules" in settings:
+        settings["ignore"] = settings.pop("exclude_modules")
+    return {**settings, "quant_method": "modelopt"}
 
 
 def _opener(method: str) -> Opener:

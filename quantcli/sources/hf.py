@@ -50,8 +50,8 @@ def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> C
         method = settings.get("quant_method", "unnamed")
         raise NotPossible(
             f"{folder.label}/config.json: quantization_config has quant_method {shown(method)}, which is not read: "
-            "awq, gptq, auto-round, compressed-tensors, fp8, fbgemm_fp8, modelopt, quark, bitsandbytes, hqq, torchao "
-            "and mxfp4 (gpt-oss) are, MLX's and dense checkpoints too."
+            "awq, gptq, auto-round, compressed-tensors, fp8, fbgemm_fp8, mxfp8, modelopt, quark, bitsandbytes, hqq, "
+            "torchao and mxfp4 (gpt-oss) are, MLX's and dense checkpoints too."
         )
     weights = {name: dense(part) for name, part in sorted(tensors.parts.items())}
     source = marked(

@@ -32,9 +32,14 @@ FAMILIES = (
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
 DENSE_MODULES = {
     "awq": "modules_to_not_convert", "mxfp4": "modules_to_not_convert", "fp8": "modules_to_not_convert",
-    "fbgemm_fp8": "modules_to_not_convert", "torchao": "modules_to_not_convert", "compressed-tensors": "ignore",
-    "modelopt": "ignore", "quark": "exclude", "bitsandbytes": "llm_int8_skip_modules", "hqq": "skip_modules",
+    "fbgemm_fp8": "modules_to_not_convert", "mxfp8": "modules_to_not_convert", "torchao": "modules_to_not_convert",
+    "compressed-tensors": "ignore", "modelopt": "ignore", "quark": "exclude",
+    "bitsandbytes": "llm_int8_skip_modules", "hqq": "skip_modules",
 }  # fmt: skip
+
+
+#: Other keys of the same meaning; the one that a folder has counts.
+ALIASES = {"modules_to_not_convert": ("ignored_layers",), "ignore": ("exclude_modules",)}
 
 
 #: What is dense in a gpt-oss checkpoint, as its config.json says it.
@@ -124,7 +129,11 @@ def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]
             f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: settings of {method} have no "
             "list of such modules; make all weights dense."
         )
+    key = next((name for name in (key, *ALIASES.get(key, ())) if settings.get(name)), key)
     listed = [*(settings.get(key) or ()), *(module for module in modules if module not in (settings.get(key) or ()))]
+    layers = settings.get("quantized_layers")
+    if isinstance(layers, Mapping):  # modelopt's MIXED_PRECISION
+        settings["quantized_layers"] = {name: layer for name, layer in layers.items() if name not in modules}
     return {"quantization_config": settings | {key: listed}}
 
 
