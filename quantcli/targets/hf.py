@@ -6,6 +6,7 @@ Source: transformers' `save_pretrained`: shards, index where there are several, 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,6 +41,8 @@ DENSE_MODULES = {
 
 #: Other keys of the same meaning; the one that a folder has counts.
 ALIASES = {"modules_to_not_convert": ("ignored_layers",), "ignore": ("exclude_modules",)}
+#: What torchao has in a file's metadata under the name of a tensor that is not quantized.
+TORCHAO_DENSE = json.dumps({"_type": "Tensor"})
 
 
 #: What is dense in a gpt-oss checkpoint, as its config.json says it.
@@ -74,7 +77,8 @@ class HfTarget:
         is_kept = any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
         quantization = {} if is_kept else hf_quantized.settings(placed, str(source.root))
         placed = [hf_quantized.called(w) for w in placed]
-        files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
+        header = {**(_header(source, placed) if is_kept else {}), "format": "pt"}
+        files, where = shards(placed, settings.shard_size, header)
         config = _config(source, stored_config(source, settings), placed, settings, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
         config |= tie_settings(source, "hf")
@@ -135,6 +139,14 @@ def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]
     if isinstance(layers, Mapping):  # modelopt's MIXED_PRECISION
         settings["quantized_layers"] = {name: layer for name, layer in layers.items() if name not in modules}
     return {"quantization_config": settings | {key: listed}}
+
+
+def _header(source: Checkpoint, placed: Sequence[Placed]) -> dict[str, str]:
+    """The text in the headers of a source whose layout is kept; torchao's says of each tensor what it is."""
+    if source.kind != "torchao":
+        return dict(source.header)
+    dense = {w.name: TORCHAO_DENSE for w in _decoded(source, placed) if w.name in source.header}
+    return {**source.header, **dense}
 
 
 def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
