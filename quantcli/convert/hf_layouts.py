@@ -11,6 +11,7 @@ from quantcli.schemes.bytewise import Bytewise
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.schemes.gptq import DENSE_BITS, Gptq
 from quantcli.schemes.hqq import Hqq
+from quantcli.schemes.quanto import Quanto
 from quantcli.schemes.quark_int import PACKINGS, QuarkInt
 from quantcli.schemes.scaled import Scales
 from quantcli.schemes.small_floats import ELEMENTS, SmallFloat
@@ -23,6 +24,7 @@ READERS = {
     family: ("transformers", "vLLM", "SGLang")
     for family in ("awq", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "gpt-oss")
 } | {family: ("transformers",) for family in ("awq-gemv", "awq-gemv-fast", "hqq", "torchao", "bare")}
+READERS |= {"quanto": ("optimum-quanto",)}
 
 
 def layouts(shape: tuple[int, int]) -> Iterator[Scheme]:
@@ -50,6 +52,10 @@ def layouts(shape: tuple[int, int]) -> Iterator[Scheme]:
     for kind in ("8bit_u8", "4bit_u8", "3bit_32", "2bit_u8", "1bit_u8"):
         yield Hqq(columns=columns, scales=Scales("bf16", 1, 64), kind=kind)
     yield from _torchao(columns)
+    for stored in ("i8", "f8_e4m3", "f8_e5m2"):
+        yield Bytewise(family="quanto", columns=columns, scales=Scales("bf16"), stored=stored)
+    for bits in (2, 4):
+        yield Quanto(columns=columns, scales=Scales("bf16", 1, GROUP), bits=bits)
     yield GptOss()
 
 

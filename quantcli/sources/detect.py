@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Part
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.sources import harmless
-from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
+from quantcli.sources.folder import QMAP, Folder, LocalFolder, Tensors, read_json, read_tensors
 from quantcli.sources.gguf import open_gguf
 from quantcli.sources.hf import open_hf
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
@@ -38,6 +38,7 @@ QUANTIZERS = {
     "bitsandbytes": ("bitsandbytes", "open_bitsandbytes"),
     "hqq": ("hqq", "open_hqq"),
     "torchao": ("torchao", "open_torchao"),
+    "quanto": ("quanto", "open_quanto"),
 }
 
 #: Where modelopt's settings stood before they came into config.json.
@@ -64,6 +65,8 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
         tensors = read_tensors(folder, only)
         if looks_mlx({}, tensors.parts):
             return open_mlx(folder, {}, tensors)
+        if _looks_quanto(tensors.parts):
+            return _opener("quanto")(folder, {}, tensors)
         if only is not None:
             return open_hf(folder, {}, tensors)
     if "config.json" not in names:
@@ -86,6 +89,8 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
         return replace(found, config=config, warnings=(*found.warnings, *further))
     if looks_mlx(config, tensors.parts):
         return open_mlx(folder, config, tensors)
+    if (QMAP in names and not settings) or _looks_quanto(tensors.parts):
+        return _opener("quanto")(folder, config, tensors)
     return open_hf(folder, config, tensors)
 
 
@@ -95,6 +100,14 @@ def _old_modelopt(stated: Any) -> dict[str, Any]:
     if "ignore" not in settings and "exclude_modules" in settings:
         settings["ignore"] = settings.pop("exclude_modules")
     return {**settings, "quant_method": "modelopt"}
+
+
+def _looks_quanto(parts: Mapping[str, Part]) -> bool:
+    """Whether some tensor is called as optimum-quanto's codes, with scales for rows or groups beside it."""
+    ends = ".weight._data", ".weight._data._data"
+    found = ((name, end) for name in parts for end in ends if name.endswith(end))
+    scales = (parts.get(f"{name.removesuffix(end)}.weight._scale") for name, end in found)
+    return any(scale is not None and len(scale.shape) == 2 for scale in scales)
 
 
 def _opener(method: str) -> Opener:

@@ -51,7 +51,7 @@ def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> C
         raise NotPossible(
             f"{folder.label}/config.json: quantization_config has quant_method {shown(method)}, which is not read: "
             "awq, gptq, auto-round, compressed-tensors, fp8, fbgemm_fp8, mxfp8, modelopt, quark, bitsandbytes, hqq, "
-            "torchao and mxfp4 (gpt-oss) are, MLX's and dense checkpoints too."
+            "torchao, quanto and mxfp4 (gpt-oss) are, MLX's and dense checkpoints too."
         )
     weights = {name: dense(part) for name, part in sorted(tensors.parts.items())}
     source = marked(

@@ -27,7 +27,7 @@ from quantcli.targets.shards import index_file, json_file, shards
 #: Families whose stored layout is a Hugging Face one.
 FAMILIES = (
     "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
-    "bare",
+    "bare", "quanto",
 )  # fmt: skip
 
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
@@ -118,6 +118,11 @@ def _config(
 
 def _left_dense(source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
     """The settings of a layout that is kept, with the modules that are dense now named as such."""
+    if source.kind == "quanto" and decoded:
+        raise NotPossible(
+            f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: optimum-quanto's map of "
+            "modules is copied as it is; make all weights dense."
+        )
     if not decoded or "quantization_config" not in source.config:
         return {}
     settings = dict(source.config["quantization_config"])

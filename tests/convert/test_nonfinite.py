@@ -266,7 +266,7 @@ def test_mlx_folders(mode: str, tmp_path: Path) -> None:
 
 CASES = [f"quantized/{p.name}" for p in sorted((DATA / "quantized").iterdir()) if (p / "truth.json").exists()]
 #: One of each kind of array that these have and the others do not.
-CASES += [f"layouts/{case}" for case in ("deepseek-v4", "modelopt-fp8-block", "torchao-intx4-asym")]
+CASES += [f"layouts/{case}" for case in ("deepseek-v4", "modelopt-fp8-block", "torchao-intx4-asym", "quanto-qint8")]
 #: Parts of 8 bits that hold codes of floats: NaN's.
 CODES = {"f8_e4m3": 0x7F, "f8_e5m2": 0x7E}
 

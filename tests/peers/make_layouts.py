@@ -1,6 +1,6 @@
 """Writes tests/data/layouts: two or three weights of each case as their owner stores them, with hashes of its values.
 
-Needs torch 2.13, transformers, compressed-tensors, nvidia-modelopt 0.47 and torchao 0.18. Run
+Needs torch 2.13, transformers, compressed-tensors, nvidia-modelopt 0.47, torchao 0.18 and optimum-quanto 0.2.7. Run
 from the top of the checkout: python -m tests.peers.make_layouts [FOLDER]
 
 truth.json: weight -> the SHA-256 of the float32 values that the owner's own dequantizer gives, as they are and without
@@ -280,9 +280,41 @@ def torchao(root: Path) -> None:
         write(root / case, tensors, truth, config, {**metadata, "format": "pt"})
 
 
+def optimum_quanto(root: Path) -> None:
+    from optimum.quanto import (
+        QuantizedModelForCausalLM,
+        freeze,
+        qfloat8,
+        qint2,
+        qint4,
+        qint8,
+        quantization_map,
+        quantize,
+    )
+
+    for case, kind, dtype in (
+        ("quanto-qint8", qint8, torch.bfloat16), ("quanto-qfloat8", qfloat8, torch.float16),
+        ("quanto-qint4", qint4, torch.bfloat16), ("quanto-qint2", qint2, torch.float32),
+    ):  # fmt: skip
+        model = tiny().to(dtype)
+        quantize(model, weights=kind, exclude="lm_head")
+        freeze(model)
+        truth = {
+            f"{name}.weight": module.weight.dequantize()
+            for name, module in model.named_modules()
+            if name in quantization_map(model)
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            QuantizedModelForCausalLM(model)._save_pretrained(Path(folder))
+            tensors, config = stored(Path(folder))
+            qmap = (Path(folder) / "quanto_qmap.json").read_text()
+        write(root / case, tensors, truth, config, {"format": "pt"})
+        (root / case / "quanto_qmap.json").write_text(qmap)
+
+
 OWNERS = {
     "modelopt": modelopt, "transformers": transformers_fp8, "compressed_tensors": compressed_tensors,
-    "torchao": torchao,
+    "torchao": torchao, "optimum": optimum_quanto,
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ OWNERS = {
     "transformers": (None, make_layouts.transformers_fp8),
     "compressed-tensors": ("compressed_tensors", make_layouts.compressed_tensors),
     "torchao": ("torchao", make_layouts.torchao),
+    "optimum-quanto": ("optimum.quanto", make_layouts.optimum_quanto),
 }
 
 

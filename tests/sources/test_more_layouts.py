@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from quantcli.convert.survey import entry
+from quantcli.errors import NotPossible
 from quantcli.schemes.base import matrix_shape
 from quantcli.sources.detect import open_source
 from quantcli.virtual import read_rows
@@ -36,6 +37,10 @@ SCHEMES = {
     "modelopt-mxfp8": "modelopt mxfp8 32",
     "modelopt-nvfp4-g32": "modelopt nvfp4-g32 32",
     "mxfp8": "fp8 mxfp8 32",
+    "quanto-qfloat8": "quanto fp8-e4m3-channel 160, fp8-e4m3-channel 64",
+    "quanto-qint2": "quanto uint2-channel 64, uint2-g32 32",
+    "quanto-qint4": "quanto uint4-channel 64, uint4-g32 32",
+    "quanto-qint8": "quanto int8-channel 160, int8-channel 64",
     "torchao-float8-block": "torchao fp8-e4m3-block32 32",
     "torchao-float8-e5m2": "torchao fp8-e5m2-channel 160, fp8-e5m2-channel 64",
     "torchao-float8-row": "torchao fp8-e4m3-channel 160, fp8-e4m3-channel 64",
@@ -63,7 +68,10 @@ def part_of(case: str, root: Path, **settings: Any) -> Path:
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
     kept = {key: value for key, value in config(folder).items() if key not in ("architectures", "num_hidden_layers")}
-    (folder / "config.json").write_text(json.dumps({**kept, "model_type": "part", **settings}))
+    is_packed = case in ("quanto-qint2", "quanto-qint4")
+    (folder / "config.json").write_text(
+        json.dumps(config(folder) | settings if is_packed else {**kept, "model_type": "part", **settings})
+    )
     return folder
 
 
@@ -121,6 +129,8 @@ def test_without_a_scheme_the_layout_is_copied(case: str, tmp_path: Path) -> Non
     assert {name: one.scheme for name, one in packed(again).items()} == {
         name: one.scheme for name, one in packed(open_source(source)).items()
     }
+    qmap = source / "quanto_qmap.json"
+    assert not qmap.exists() or (tmp_path / "out" / qmap.name).read_bytes() == qmap.read_bytes()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -132,6 +142,7 @@ def test_a_folder_of_float32(case: str, tmp_path: Path) -> None:
     }
     assert not any(name.endswith(("scale", "scale_inv", "_data", "zero_point")) for name in found if "hc_" not in name)
     assert "quantization_config" not in config(tmp_path / "out")
+    assert not (tmp_path / "out" / "quanto_qmap.json").exists()
 
 
 #: What has an exact place in MLX -> its scheme there.
@@ -157,6 +168,44 @@ def test_codes_stay_as_they_are_in_mlx(case: str, tmp_path: Path) -> None:
         if name in weights:
             values = found.weights[name].scheme.decode(whole(found.weights[name]))
             assert hashes(values.astype("<f4"))[1] == hashed[1] or case.startswith("torchao"), name
+
+
+@pytest.mark.parametrize("case", ["quanto-qint4", "quanto-qint2"])
+def test_shifts_of_quanto_are_biases_in_mlx(case: str, tmp_path: Path) -> None:
+    """Codes, scales and shifts of a whole model go over as they are; the tool rounds the product first."""
+    report = converted(DATA / case, tmp_path / "out", dtype="f32", scale_dtype="f32")
+    routes = {w["route"] for w in report["weights"] if w["name"] in truth(case)}
+    assert routes == {"repack"}
+    source, found = open_source(DATA / case), open_source(tmp_path / "out")
+    for name in truth(case):
+        ours, theirs = found.weights[name], source.weights[name]
+        codes, owned = ours.scheme.codes(whole(ours)), theirs.scheme.codes(whole(theirs))
+        assert np.array_equal(codes.codes, owned.codes)
+        assert np.array_equal(np.unique(codes.scales), np.unique(owned.scales))
+
+
+@pytest.mark.parametrize("case", ["quanto-qint8", "quanto-qfloat8"])
+@pytest.mark.parametrize("files", [("model.safetensors",), ("model.safetensors", "config.json")], ids=str)
+def test_quanto_is_known_by_its_tensors(case: str, files: tuple[str, ...], tmp_path: Path) -> None:
+    """Without the map: the one file, alone or with a config.json that says nothing of it."""
+    for name in files:
+        shutil.copy(DATA / case / name, tmp_path / name)
+    source = open_source(tmp_path / "model.safetensors")
+    assert source.kind == "quanto"
+    for name, hashed in truth(case).items():
+        assert hashes(source.weights[name].scheme.decode(whole(source.weights[name])))[1] == hashed[1]
+
+
+def test_packed_codes_of_quanto_alone_are_refused_by_its_name(tmp_path: Path) -> None:
+    shutil.copy(DATA / "quanto-qint4" / "model.safetensors", tmp_path / "model.safetensors")
+    with pytest.raises(NotPossible, match="optimum-quanto"):
+        open_source(tmp_path / "model.safetensors")
+
+
+def test_one_weight_of_quanto_cannot_become_dense(tmp_path: Path) -> None:
+    """The map of modules is copied, and would call it quantized."""
+    with pytest.raises(NotPossible, match=r"k_proj.*optimum-quanto"):
+        converted(part_of("quanto-qint8", tmp_path), tmp_path / "out", to="hf", overrides=["*.k_proj=bf16"])
 
 
 @pytest.mark.parametrize("case", ["torchao-intx4", "torchao-float8-row", "mxfp8", "deepseek-v4", "ct-mxfp6"])
