@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Part
 from quantcli.errors import BadInput
 from quantcli.sources import harmless
-from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors
+from quantcli.sources.folder import QMAP, Folder, LocalFolder, Tensors, read_json, read_tensors
 from quantcli.sources.gguf import open_gguf
 from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized, unread_method
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
@@ -33,11 +33,13 @@ QUANTIZERS = {
     "compressed-tensors": ("compressed_tensors", "open_compressed_tensors"),
     "fp8": ("fp8", "open_fp8"),
     "fbgemm_fp8": ("fp8", "open_fp8"),
+    "mxfp8": ("fp8", "open_fp8"),
     "modelopt": ("modelopt", "open_modelopt"),
     "quark": ("quark", "open_quark"),
     "bitsandbytes": ("bitsandbytes", "open_bitsandbytes"),
     "hqq": ("hqq", "open_hqq"),
     "torchao": ("torchao", "open_torchao"),
+    "quanto": ("quanto", "open_quanto"),
 }
 
 
@@ -66,6 +68,8 @@ def _as_stored(folder: Folder, only: str | None) -> Checkpoint:
         tensors = read_tensors(folder, only)
         if looks_mlx({}, tensors.parts):
             return open_mlx(folder, {}, tensors)
+        if _looks_quanto(tensors.parts):
+            return _opener("quanto")(folder, {}, tensors)
         if only is not None:
             return open_hf(folder, {}, tensors)
     if "config.json" not in names:
@@ -83,6 +87,8 @@ def _as_stored(folder: Folder, only: str | None) -> Checkpoint:
         source = _quantized(folder, config, tensors, said)
     elif looks_mlx(config, tensors.parts):
         return open_mlx(folder, config, tensors)
+    elif (QMAP in names and not said.block) or _looks_quanto(tensors.parts):
+        return _opener("quanto")(folder, config, tensors)
     elif said.block:
         raise unread_method(f"{folder.label}/{said.place}", said.block)
     else:
@@ -98,6 +104,14 @@ def _quantized(folder: Folder, config: Mapping[str, Any], tensors: Tensors, said
     account = noted({**said.block, "quant_method": said.method}, said.place)
     found = _opener(said.method)(folder, {**config, "quantization_config": account}, tensors)
     return replace(found, warnings=(*found.warnings, *harmless.warnings(account, folder.label)))
+
+
+def _looks_quanto(parts: Mapping[str, Part]) -> bool:
+    """Whether some tensor is called as optimum-quanto's codes, with scales for rows or groups beside it."""
+    ends = ".weight._data", ".weight._data._data"
+    found = ((name, end) for name in parts for end in ends if name.endswith(end))
+    scales = (parts.get(f"{name.removesuffix(end)}.weight._scale") for name, end in found)
+    return any(scale is not None and len(scale.shape) == 2 for scale in scales)
 
 
 def _opener(method: str) -> Opener:

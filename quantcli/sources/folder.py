@@ -34,8 +34,10 @@ SIDECARS = (
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 
-#: Files in which quantizers repeat config.json's `quantization_config`.
-SETTINGS = ("quantize_config.json", "quantization_config.json", "hf_quant_config.json", "quant_config.json")
+#: optimum-quanto's file of which modules are quantized, of which config.json says nothing.
+QMAP = "quanto_qmap.json"
+#: Files in which quantizers repeat config.json's `quantization_config`, or say what it would.
+SETTINGS = ("quantize_config.json", "quantization_config.json", "hf_quant_config.json", "quant_config.json", QMAP)
 
 
 class Folder(Protocol):

@@ -26,6 +26,7 @@ from quantcli.sources.hub_errors import patiently, reaching, settings
 #: Descriptions of the weights, beside the tokenizer and template files of `SIDECARS`.
 CONFIGS = (
     "config.json", "quantization_config.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json",
+    "quanto_qmap.json",
 )  # fmt: skip
 TEMPLATES = "additional_chat_templates"
 LIBRARY = "quantcli"

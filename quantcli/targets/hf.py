@@ -6,6 +6,7 @@ Source: transformers' `save_pretrained`: shards, index where there are several, 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,15 +31,22 @@ from quantcli.targets.shards import index_file, json_file, part_name, shards
 #: Families whose stored layout is a Hugging Face one.
 FAMILIES = (
     "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
-    "bare",
+    "bare", "quanto",
 )  # fmt: skip
 
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
 DENSE_MODULES = {
     "awq": "modules_to_not_convert", "mxfp4": "modules_to_not_convert", "fp8": "modules_to_not_convert",
-    "fbgemm_fp8": "modules_to_not_convert", "torchao": "modules_to_not_convert", "compressed-tensors": "ignore",
-    "modelopt": "ignore", "quark": "exclude", "bitsandbytes": "llm_int8_skip_modules", "hqq": "skip_modules",
+    "fbgemm_fp8": "modules_to_not_convert", "mxfp8": "modules_to_not_convert", "torchao": "modules_to_not_convert",
+    "compressed-tensors": "ignore", "modelopt": "ignore", "quark": "exclude",
+    "bitsandbytes": "llm_int8_skip_modules", "hqq": "skip_modules",
 }  # fmt: skip
+
+
+#: Other keys of the same meaning; the one that a folder has counts.
+ALIASES = {"modules_to_not_convert": ("ignored_layers",), "ignore": ("exclude_modules",)}
+#: What torchao has in a file's metadata under the name of a tensor that is not quantized.
+TORCHAO_DENSE = json.dumps({"_type": "Tensor"})
 
 
 #: What is dense in a gpt-oss checkpoint, as its config.json says it.
@@ -80,8 +88,8 @@ class HfTarget:
         placed = [hf_quantized.called(w) for w in placed]
         if source.prefix:
             placed = [_without_prefix(w, source.prefix) for w in placed]
-        header = source.header if is_kept and source.kind != "hf" else {}
-        files, where = shards(placed, settings.shard_size, {**header, "format": "pt"})
+        header = {**(_header(source, placed) if is_kept and source.kind != "hf" else {}), "format": "pt"}
+        files, where = shards(placed, settings.shard_size, header)
         config = _config(source, stored_config(source, settings, self.label), placed, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
         config |= tie_settings(source, "hf")
@@ -142,10 +150,15 @@ def _config(
 
 def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
     """config.json of a layout that is kept, with the modules that are dense now named as such where they have to be."""
+    if source.kind == "quanto" and decoded:
+        raise NotPossible(
+            f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: optimum-quanto's map of "
+            "modules is copied as it is; make all weights dense."
+        )
     said = in_config(source.config)
     if not decoded or said is None:
         return dict(config)
-    settings, method = said.block, said.method
+    settings, method = dict(said.block), said.method
     modules = sorted(w.name.removeprefix(source.prefix).removesuffix(".weight") for w in decoded)
     if method == "gptq":
         dynamic: dict[str, Any] = {f"-:{re.escape(module)}$": {} for module in modules}
@@ -157,8 +170,20 @@ def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence
             f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: settings of {method} have no "
             "list of such modules; make all weights dense."
         )
+    key = next((name for name in (key, *ALIASES.get(key, ())) if settings.get(name)), key)
     listed = [*(settings.get(key) or ()), *(module for module in modules if module not in (settings.get(key) or ()))]
+    layers = settings.get("quantized_layers")
+    if isinstance(layers, Mapping):  # modelopt's MIXED_PRECISION
+        settings["quantized_layers"] = {name: layer for name, layer in layers.items() if name not in modules}
     return replaced(config, said.path, {**settings, key: listed})
+
+
+def _header(source: Checkpoint, placed: Sequence[Placed]) -> dict[str, str]:
+    """The text in the headers of a source whose layout is kept; torchao's says of each tensor what it is."""
+    if source.kind != "torchao":
+        return dict(source.header)
+    dense = {w.name: TORCHAO_DENSE for w in _decoded(source, placed) if w.name in source.header}
+    return {**source.header, **dense}
 
 
 def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
