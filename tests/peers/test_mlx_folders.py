@@ -24,8 +24,9 @@ mlx_lm = peer("mlx_lm")
 import mlx.core as mx  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 from mlx_lm import fuse  # noqa: E402
+from mlx_lm.quant.awq import update_config  # noqa: E402
 from mlx_lm.tuner.utils import linear_to_lora_layers  # noqa: E402
-from mlx_lm.utils import load_model  # noqa: E402
+from mlx_lm.utils import load_model, save  # noqa: E402
 
 AFFINE = [{"q_bits": bits, "q_group_size": group} for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
 RECIPES = [
@@ -186,6 +187,15 @@ def test_what_mlx_lm_fuses_has_its_values(
     output = fused(folder, tmp_path / "adapters", tmp_path / "fused", monkeypatch, *flags)
     assert stored(output) != stored(folder)
     holds(output)
+
+
+def test_what_mlx_lm_awq_says_of_every_module_is_read(tmp_path: Path) -> None:
+    """It lists all modules, those without weights too (`self_attn.rope`): as dense."""
+    folder = mlx_lms(DEMO, tmp_path / "theirs", quantize=True, q_group_size=32)
+    model, tokenizer, stated = mlx_lm.load(str(folder), return_config=True)
+    save(tmp_path / "awq", folder, model, tokenizer, update_config(model, stated))
+    assert config(tmp_path / "awq")["quantization"]["model.layers.0.self_attn.rope"] is False
+    holds(tmp_path / "awq")
 
 
 @pytest.mark.parametrize("recipe", ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])

@@ -319,6 +319,14 @@ def test_a_dense_matrix_that_is_listed_as_quantized_is_read_with_a_warning(tmp_p
     assert {found.weights[f"{name}.weight"].scheme.name for name in names} == {"bf16"}
 
 
+def test_a_folder_without_a_quantized_weight_is_read_with_a_warning(tmp_path: Path) -> None:
+    """What a tool leaves that decodes the weights and not the settings."""
+    found = opened(tmp_path, {"n.weight": BF16_ROWS}, {"group_size": None, "bits": 3})
+    (warning,) = found.warnings
+    assert schemes(found) == {"n.weight": "bf16"}
+    assert "affine with 3 bits in groups of 64" in warning and "no weight is quantized" in warning
+
+
 @pytest.mark.parametrize(
     ("beside", "says"),
     [
