@@ -21,7 +21,7 @@ from quantcli.targets import hf_quantized
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
-from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, stored_config, tie_settings
+from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, stays_f32, stored_config, tie_settings
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import index_file, json_file, shards
 
@@ -96,6 +96,7 @@ def _draft(named: Named, source: Checkpoint, settings: Settings, made: str) -> D
     return Draft(
         named.name, shape, named.subject, _dtype(named, source, settings, made), weight, rows,
         stays=hf_quantized.stays_dense(named.name, shape), turned=turned, packed=GptOss() if turned else None,
+        fixed=stays_f32(named),
     )  # fmt: skip
 
 

@@ -263,6 +263,17 @@ def test_the_dtype_of_an_mlx_folder_is_that_of_its_tensors(
         assert stored(tmp_path / "out") == stored(folder)
 
 
+@pytest.mark.parametrize("to", ["hf", "mlx"])
+@pytest.mark.parametrize("given", [{"dtype": "f16"}, {"scheme": "bf16"}], ids=["dtype", "scheme"])
+def test_what_a_family_has_in_f32_stays_so(file: Files, tmp_path: Path, to: str, given: dict[str, Any]) -> None:
+    """The correction of a router's scores, whose small differences decide which experts are taken."""
+    converted(file("glm4_moe", "hf"), tmp_path / "out", to=to, **given)
+    found = schemes(tmp_path / "out")
+    corrections = {scheme for name, scheme in found.items() if name.endswith("e_score_correction_bias")}
+    others = {scheme for name, scheme in found.items() if not name.endswith("e_score_correction_bias")}
+    assert (corrections, others) == ({"f32"}, set(given.values()))
+
+
 def test_what_an_mlx_folder_has_in_f32_stays_so(tmp_path: Path) -> None:
     """A router, next to weights whose scales have 16 bits."""
     tensors = llama_tensors(LLAMA)
