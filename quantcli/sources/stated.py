@@ -116,7 +116,7 @@ def _in_files(folder: Folder, tensors: Collection[str]) -> Iterator[Stated]:
         data: Any = read_json(folder, name)
         block = data if key is None else data.get(key)
         if isinstance(block, Mapping):
-            named = {RENAMED.get(k, k): v for k, v in block.items() if k not in RENAMED or RENAMED[k] not in block}
+            named = {RENAMED.get(str(k), str(k)): v for k, v in block.items() if RENAMED.get(str(k)) not in block}
             yield Stated(f"{name}: {key}" if key else name, {**named, "quant_method": method})
 
 

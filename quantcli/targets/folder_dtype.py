@@ -27,6 +27,8 @@ from quantcli.targets.base import Placed, Settings, config_dtype, gguf_dtype
 
 SPELLED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 KEYS = ("torch_dtype", "dtype")
+#: Blocks of config.json that say how weights are stored, not what a part of the model is.
+STORAGE = ("quantization_config", "compression_config")
 #: The language model's settings in those of a model of several parts.
 TEXT = "text_config"
 
@@ -139,7 +141,7 @@ def dtype_keys(config: Mapping[str, Any], dtype: str, besides: Collection[str] =
     made: dict[str, Any] = {} if has_any else {"torch_dtype": spelled}
     made |= {key: spelled for key in KEYS if key in config and _dtype(config[key]) not in besides}
     for name, block in config.items():
-        if name.endswith("_config") and isinstance(block, Mapping):
+        if name.endswith("_config") and name not in STORAGE and isinstance(block, Mapping):
             keys = [key for key in KEYS if _dtype(block.get(key)) not in (None, *besides)]
             made |= {name: {**block, **dict.fromkeys(keys, spelled)}} if keys else {}
     return made

@@ -24,7 +24,7 @@ from quantcli.targets import guessed, hf_quantized
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
-from quantcli.targets.mlx import beside, dense_dtype, stored_config, tie_settings, without_storage
+from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, tie_settings, without_storage
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import index_file, json_file, part_name, shards
 
@@ -125,8 +125,8 @@ def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
         is_uncovered = guessed.is_large(named.name, shape)
     return Draft(
         named.name, shape, named.subject, _dtype(named, source, settings, made), weight, rows,
-        stays=stays, turned=turned, packed=GptOss() if turned else None, extra=model.leftover(weight.name),
-        uncovered=stays if is_uncovered else None,
+        stays=stays, turned=turned, packed=GptOss() if turned else None, fixed=stays_f32(named),
+        extra=model.leftover(weight.name), uncovered=stays if is_uncovered else None,
     )  # fmt: skip
 
 

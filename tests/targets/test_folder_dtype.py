@@ -16,7 +16,7 @@ import pytest
 from quantcli.arrays import TORCH_DTYPES
 from quantcli.errors import NotPossible
 from quantcli.sources.detect import open_source
-from tests.builders import LLAMA, folder_of, llama_tensors, tiny_llama
+from tests.builders import LLAMA, folder_of, llama_tensors, tiny_awq, tiny_llama
 from tests.conversions import config, converted, planned, schemes, stored
 from tests.convert.test_golden_arch import DATA, reference, write_model
 
@@ -203,6 +203,25 @@ def test_scales_that_are_asked_for_are_not_widened(file: Files, tmp_path: Path) 
         assert not [note for note in plan.notes if "scales" in note]
 
 
+def test_scales_of_another_quantizer_are_f32_as_well(tmp_path: Path) -> None:
+    """AutoAWQ's are f16: mlx-lm then computes in float32, although dense tensors stay f16."""
+    folder = tiny_awq(tmp_path / "awq")
+    keys = {"model_type": "unheard_of", "architectures": ["UnheardOf"], "text_config": {"model_type": "gemma2"}}
+    (folder / "config.json").write_text(json.dumps(config(folder) | keys))
+    plan = planned(folder, tmp_path / "out")
+    assert {getattr(step.scheme, "scale_dtype", "f32") for step in plan.steps} == {"f32"}
+    assert [note for note in plan.notes if "f32" in note and "gemma2" in note]
+    assert not [warning for warning in plan.warnings if "float16" in warning]
+    assert any("the output is float16" in warning for warning in planned(folder, tmp_path / "hf", to="hf").warnings)
+
+
+def test_an_mlx_folder_in_float16_is_copied_with_a_warning(file: Files, tmp_path: Path) -> None:
+    for kind in ("gemma2", "gemma3_text"):
+        converted(file(kind, "hf"), tmp_path / kind, scheme="affine8-g32", dtype="f16")
+        warnings = planned(tmp_path / kind, tmp_path / "out").warnings
+        assert any("the output is float16" in warning for warning in warnings) == (kind == "gemma2")
+
+
 def test_gguf_to_mlx_to_hf_works_too(file: Files, tmp_path: Path) -> None:
     """mlx-lm clips what overflows, transformers does not."""
     converted(file("gemma3_text", "q4_0"), tmp_path / "mlx")
@@ -244,6 +263,17 @@ def test_the_dtype_of_an_mlx_folder_is_that_of_its_tensors(
         assert stored(tmp_path / "out") == stored(folder)
 
 
+@pytest.mark.parametrize("to", ["hf", "mlx"])
+@pytest.mark.parametrize("given", [{"dtype": "f16"}, {"scheme": "bf16"}], ids=["dtype", "scheme"])
+def test_what_a_family_has_in_f32_stays_so(file: Files, tmp_path: Path, to: str, given: dict[str, Any]) -> None:
+    """The correction of a router's scores, whose small differences decide which experts are taken."""
+    converted(file("glm4_moe", "hf"), tmp_path / "out", to=to, **given)
+    found = schemes(tmp_path / "out")
+    corrections = {scheme for name, scheme in found.items() if name.endswith("e_score_correction_bias")}
+    others = {scheme for name, scheme in found.items() if not name.endswith("e_score_correction_bias")}
+    assert (corrections, others) == ({"f32"}, set(given.values()))
+
+
 def test_what_an_mlx_folder_has_in_f32_stays_so(tmp_path: Path) -> None:
     """A router, next to weights whose scales have 16 bits."""
     tensors = llama_tensors(LLAMA)
@@ -264,6 +294,7 @@ def test_every_key_for_a_dtype_follows(tmp_path: Path, to: str) -> None:
         "text_config": {"dtype": "bfloat16", "hidden_size": 64},
         "vision_config": {"torch_dtype": "bfloat16"},
         "audio_config": {"depth": 1},
+        "compression_config": {"dtype": "bfloat16"},
         "torch_dtype": "bfloat16",
         "dtype": "bfloat16",
     }
@@ -273,6 +304,7 @@ def test_every_key_for_a_dtype_follows(tmp_path: Path, to: str) -> None:
     assert made["text_config"] == {"dtype": "float16", "hidden_size": 64}
     assert (made["vision_config"], made["audio_config"]) == ({"torch_dtype": "float16"}, {"depth": 1})
     assert (made["torch_dtype"], made["dtype"]) == ("float16", "float16")
+    assert made["compression_config"] == parts["compression_config"]
     converted(folder, tmp_path / "asked", to=to, dtype="f32")
     made = config(tmp_path / "asked")
     assert (made["text_config"]["dtype"], made["vision_config"]["torch_dtype"]) == ("float32", "float32")
