@@ -14,6 +14,7 @@ from dataclasses import replace
 from quantcli import models
 from quantcli.checkpoint import Checkpoint
 from quantcli.models import Architecture
+from quantcli.models.base import NUMBER
 
 
 def named_as_whole(source: Checkpoint) -> Checkpoint:
@@ -22,13 +23,11 @@ def named_as_whole(source: Checkpoint) -> Checkpoint:
     prefix = "" if architecture is None else _prefix(architecture)
     if architecture is None or not prefix or any(name.startswith(prefix) for name in source.weights):
         return source
-    tops = {
-        name.partition(".")[0]
-        for name in source.weights
-        if not _knows(architecture, name) and _knows(architecture, prefix + name)
-    }
-    if not tops:
+    short = [name for name in source.weights if not _knows(architecture, name) and _knows(architecture, prefix + name)]
+    # One norm by itself is called alike in many models.
+    if not any(NUMBER.search(name) or architecture.role(prefix + name) == "token_embd" for name in short):
         return source
+    tops = {name.partition(".")[0] for name in short}
     names = {name: prefix + name if name.partition(".")[0] in tops else name for name in source.weights}
     weights = {new: replace(source.weights[old], name=new) for old, new in names.items()}
     return replace(source, weights=dict(sorted(weights.items())), prefix=prefix)
