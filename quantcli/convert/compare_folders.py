@@ -27,6 +27,7 @@ from quantcli.convert.compare_values import (
 )
 from quantcli.convert.spellings import Spelled
 from quantcli.errors import BadInput
+from quantcli.recipes.mlx_config import spelled_out
 from quantcli.recipes.quantizers import STORED_UNDER
 from quantcli.sources.folder import LocalFolder
 from quantcli.sources.tensor_files import INDEX, PICKLES
@@ -82,7 +83,10 @@ def _configs(a: Checkpoint, b: Checkpoint, found: Found) -> Iterator[FieldDiffer
         return
     ours, theirs = (Spelled.of(s.config, Model.of(s).architecture, f"{s.root}/{CONFIG}") for s in (a, b))
     for key in {**a.config, **b.config}:
-        differences = list(json_differences(ours.value(key, theirs), theirs.value(key, ours), key))
+        both = ours.value(key, theirs), theirs.value(key, ours)
+        if key in STORAGE and a.kind == b.kind == "mlx":
+            both = spelled_out(both[0]), spelled_out(both[1])
+        differences = list(json_differences(*both, key))
         storage = [one for one in differences if a.kind != b.kind and set(STORAGE).intersection(one.key.split("."))]
         found.uncounted += at_most(storage, key)
         if not differences and not json_equal(*(s.config.get(key, ABSENT) for s in (a, b))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from quantcli import models
@@ -18,6 +19,9 @@ from quantcli.schemes.dense import Dense
 
 ALLOW = "--allow-unknown-architecture"
 
+#: A matrix of one expert.
+NUMBERED = re.compile(r"\.experts\.\d+\.")
+
 #: Routes that round values to a grid which they did not have.
 ROUNDING = (Route.QUANTIZE, Route.REQUANTIZE)
 
@@ -29,7 +33,7 @@ def is_untabled(source: Checkpoint) -> bool:
 
 def refuse_untabled(source: Checkpoint, steps: Sequence[Step]) -> None:
     """Raise `NotPossible` where weights of an architecture without a table would be quantized."""
-    rounded = [step for step in steps if step.route in ROUNDING and not isinstance(step.scheme, Dense)]
+    rounded = _rounded(steps)
     if not is_untabled(source) or not rounded:
         return
     first = rounded[0]
@@ -42,6 +46,23 @@ def refuse_untabled(source: Checkpoint, steps: Sequence[Step]) -> None:
         f"{first.scheme.name} ({first.reason}). Without a scheme weights are copied; {ALLOW} quantizes all the same: "
         "check that the output loads."
     )
+
+
+def _rounded(steps: Sequence[Step]) -> list[Step]:
+    return [step for step in steps if step.route in ROUNDING and not isinstance(step.scheme, Dense)]
+
+
+def numbered_experts(source: Checkpoint, steps: Sequence[Step], target: str) -> list[str]:
+    """A warning of experts in tensors of their own that are quantized for MLX although no table stacks them."""
+    if target != "mlx" or not is_untabled(source):
+        return []
+    found = [step for step in _rounded(steps) if NUMBERED.search(step.name)]
+    if not found:
+        return []
+    return [
+        f"{len(found)} weights of experts that are not stacked are quantized, {found[0].name} the first: mlx-lm stacks "
+        "them when it loads a model, and many of its classes cannot do so with quantized ones."
+    ]
 
 
 def uncovered(steps: Sequence[Step], chosen: Chosen) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from quantcli import models
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import BadInput, NotPossible, QuantError, WrongUsage
 from quantcli.recipes.base import MAX_PATTERN, Rule
@@ -37,6 +38,7 @@ def without(source: Checkpoint, globs: Sequence[str], target: str) -> tuple[Chec
                 f"{left[name]}: {source.root}: the values of {weight} need {name}. Leave out both "
                 f"({weight.removesuffix(WEIGHT)}.*), or none."
             )
+    _refuse_settings(source, left)
     weights = {name: weight for name, weight in source.weights.items() if name not in left}
     if not weights:
         raise BadInput(f"{rules[0].reason}: {source.root}: no weight is left.")
@@ -44,7 +46,8 @@ def without(source: Checkpoint, globs: Sequence[str], target: str) -> tuple[Chec
     if source.names == target == "gguf" and left:
         _refuse_needed(source, rest)
     idle = [rule for rule in dict.fromkeys(rules) if not any(_takes(rule, name) for name in source.weights)]
-    return rest, [Left(*item) for item in left.items()], [f"{rule.reason} matches no weight." for rule in idle]
+    warnings = [f"{rule.reason} matches no weight." for rule in idle]
+    return rest, [Left(*item) for item in left.items()], [*_missed(Model.of(source), left), *warnings]
 
 
 def _rule(glob: str) -> Rule:
@@ -55,6 +58,24 @@ def _rule(glob: str) -> Rule:
 
 def _takes(rule: Rule, name: str) -> bool:
     return rule.matches(name) or rule.matches(name.removesuffix(WEIGHT))
+
+
+def _refuse_settings(source: Checkpoint, left: Mapping[str, str]) -> None:
+    """Raise `BadInput` for tensors of a GGUF file that stand for settings, as rotary factors do."""
+    architecture = models.by_gguf(source.metadata) if source.names == "gguf" else None
+    rows = architecture.computed if architecture is not None else ()
+    found = next((row.gguf for row in rows if row.gguf in left), None)
+    if found is not None:
+        raise BadInput(f"{left[found]}: {source.root}: {found} says how the model is computed: do not leave it out.")
+
+
+def _missed(model: Model, left: Mapping[str, str]) -> list[str]:
+    """A warning of optional tensors that the model computes with."""
+    missed = [name for name in left if model.is_part(name)]
+    if not missed or model.architecture is None:
+        return []
+    which = f"{missed[0]} is" if len(missed) == 1 else f"{len(missed)} tensors, {missed[0]} the first, are"
+    return [f"--drop: {which} part of {model.architecture.name} models: the output computes something else."]
 
 
 def _refuse_needed(source: Checkpoint, rest: Checkpoint) -> None:

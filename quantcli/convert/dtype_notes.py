@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,21 +12,42 @@ from quantcli.convert.steps import Step
 from quantcli.schemes.affine import Affine
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.targets.base import Settings
-from quantcli.targets.folder_dtype import chosen, limits, widens_scales
+from quantcli.targets.base import Placed, Settings
+from quantcli.targets.folder_dtype import SPELLED, agreed, chosen, dense_dtypes, limits, says, widens_scales
 
 
-def dtype_notes(source: Checkpoint, target: str, steps: Sequence[Step], settings: Settings) -> list[str]:
-    """What rounding to bf16 costs, and why scales of an MLX folder are f32; one line each."""
-    if target not in ("hf", "mlx") or not limits(source)[1].why:
+def dtype_notes(
+    source: Checkpoint, target: str, steps: Sequence[Step], placed: Sequence[Placed], settings: Settings
+) -> list[str]:
+    """What rounding to bf16 costs, why scales of an MLX folder are f32, another dtype in config.json; one line each."""
+    if target not in ("hf", "mlx"):
         return []
-    return [*_rounded(source, target, steps, settings), *_widened(source, target, steps, settings)]
+    notes = _restated(source, target, placed, settings)
+    if limits(source)[1].why:
+        notes += [*_rounded(source, target, steps, settings), *_widened(source, target, steps, settings)]
+    return notes
+
+
+def _restated(source: Checkpoint, target: str, placed: Sequence[Placed], settings: Settings) -> list[str]:
+    stated = says(source.config)
+    if source.names == "gguf" or settings.asked_dtype or not stated:
+        return []
+    old = SPELLED.get(stated[0], stated[0])
+    made = says({**source.config, **agreed(source.config, source, placed, settings, target)})
+    if made != stated:
+        return [f"config.json says {SPELLED[made[0]]}, the dtype of the tensors, instead of {old}."]
+    stored = dense_dtypes(source, placed)
+    if source.kind == "hf" and stored and not stored.issuperset(stated):
+        found = " and ".join(sorted(stored))
+        return [f"config.json says {old}, but dense tensors are {found}: both are copied as they are."]
+    return []
 
 
 def _rounded(source: Checkpoint, target: str, steps: Sequence[Step], settings: Settings) -> list[str]:
     made = chosen(source, target)
     dense = Dense(made.dtype)
-    if settings.asked_dtype or made.instead_of is None or not any(step.scheme == dense for step in steps):
+    is_made = any(step.scheme == dense and step.route is not Route.COPY for step in steps)
+    if settings.asked_dtype or made.instead_of is None or not is_made:
         return []
     kind, sixteen_bits = limits(source)
     said = f"{kind} models do not work in float16 ({sixteen_bits.why}), so dense tensors are {made.dtype}."
@@ -46,14 +68,16 @@ def _stored(step: Step) -> Scheme | None:
 def _widened(source: Checkpoint, target: str, steps: Sequence[Step], settings: Settings) -> list[str]:
     if target != "mlx" or not widens_scales(source, settings):
         return []
-    wide = [s for s in steps if s.draft.wide and isinstance(s.scheme, Affine) and s.scheme.scale_dtype == "f32"]
+    wide = [(s.name, s.draft.shape, s.scheme) for s in steps if s.draft.wide and isinstance(s.scheme, Affine)]
+    wide = [one for one in wide if one[2].scale_dtype == "f32"]
     if not wide:
         return []
     kind, _ = limits(source)
-    narrow = replace(wide[0].scheme, scale_dtype="f16")  # type: ignore[type-var]
-    bits, fewer = (scheme.bits_per_weight(wide[0].draft.shape) for scheme in (wide[0].scheme, narrow))
+    common, _ = Counter(scheme for _, _, scheme in wide).most_common(1)[0]
+    name, shape, scheme = next(one for one in wide if one[2] == common)
+    bits, fewer = scheme.bits_per_weight(shape), replace(scheme, scale_dtype="f16").bits_per_weight(shape)
     return [
         f"{kind} models overflow in float16, in which mlx-lm would compute, so the scales of {len(wide)} weights are "
-        f"f32, without rounding: {bits:.4g} bits a weight instead of {fewer:.4g} in {wide[0].name}. --scale-dtype bf16 "
-        "is as small as f16 and rounds scales and biases."
+        f"f32, without rounding: {bits:.4g} bits a weight instead of {fewer:.4g} in {name}. --scale-dtype bf16 is as "
+        "small as f16, but rounds scales and biases."
     ]

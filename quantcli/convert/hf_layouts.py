@@ -11,6 +11,7 @@ from quantcli.schemes.bytewise import Bytewise
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.schemes.gptq import DENSE_BITS, Gptq
 from quantcli.schemes.hqq import Hqq
+from quantcli.schemes.quanto import Quanto
 from quantcli.schemes.quark_int import PACKINGS, QuarkInt
 from quantcli.schemes.scaled import Scales
 from quantcli.schemes.small_floats import ELEMENTS, SmallFloat
@@ -23,6 +24,7 @@ READERS = {
     family: ("transformers", "vLLM", "SGLang")
     for family in ("awq", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "gpt-oss")
 } | {family: ("transformers",) for family in ("awq-gemv", "awq-gemv-fast", "hqq", "torchao", "bare")}
+READERS |= {"quanto": ("optimum-quanto",)}
 
 
 def layouts(shape: tuple[int, int]) -> Iterator[Scheme]:
@@ -42,13 +44,18 @@ def layouts(shape: tuple[int, int]) -> Iterator[Scheme]:
     for stored in ("f8_e4m3", "f8_e5m2"):
         for shared in (tensor, channel, block):
             yield Bytewise(family="fp8", columns=columns, scales=shared, stored=stored)
-    yield Bytewise(family="modelopt", columns=columns, scales=tensor, stored="f8_e4m3")
-    yield next(_small("modelopt", columns, divides=False))
+    yield Bytewise(family="fp8", columns=columns, scales=Scales("u8", 1, 32), stored="f8_e4m3")
+    yield SmallFloat(family="fp8", columns=columns, scales=Scales("f8_e8m0", 1, 32), element="e2m1", stored="i8")
+    yield from _modelopt(columns)
     yield from _quark(columns)
     yield Bytewise(family="bnb", columns=columns, scales=Scales("f32", rank=1), stored="i8", divisor=127)
     for kind in ("8bit_u8", "4bit_u8", "3bit_32", "2bit_u8", "1bit_u8"):
         yield Hqq(columns=columns, scales=Scales("bf16", 1, 64), kind=kind)
-    yield Bytewise(family="torchao", columns=columns, scales=Scales("f32"), stored="i8")
+    yield from _torchao(columns)
+    for stored in ("i8", "f8_e4m3", "f8_e5m2"):
+        yield Bytewise(family="quanto", columns=columns, scales=Scales("bf16"), stored=stored)
+    for bits in (2, 4):
+        yield Quanto(columns=columns, scales=Scales("bf16", 1, GROUP), bits=bits)
     yield GptOss()
 
 
@@ -63,6 +70,30 @@ WRITTEN = (
     "int8-tensor", "int8-asym-tensor", "fp8-e4m3-tensor", "fp8-e4m3-channel", "fp8-e4m3-block128", "mxfp4", "mxfp8",
     "nvfp4", "nf4-g64", "fp4-g64", "nf4-double-g64", "fp4-double-g64", "fp8-e4m3", "fp8-e5m2",
 )  # fmt: skip
+
+
+def _modelopt(columns: int) -> Iterator[Scheme]:
+    """FP8 of all shapes of scales, MXFP8, int8, then floats of 4 bits."""
+    channel, block = Scales("f32", rank=1), Scales("f32", 128, 128, rank=4)
+    for shared in (Scales("f32", None, rank=0), channel, block, Scales("u8", 1, 32)):
+        yield Bytewise(family="modelopt", columns=columns, scales=shared, stored="f8_e4m3")
+    yield Bytewise(family="modelopt", columns=columns, scales=channel, stored="i8")
+    yield from _small("modelopt", columns, divides=False)
+    yield SmallFloat(
+        family="modelopt", columns=columns, scales=Scales("f8_e4m3", 1, 32), element="e2m1", divides=False
+    )  # fmt: skip
+
+
+def _torchao(columns: int) -> Iterator[Scheme]:
+    """Int8Tensor, Float8Tensor, and IntxUnpackedToInt8Tensor of all widths."""
+    yield Bytewise(family="torchao", columns=columns, scales=Scales("f32"), stored="i8")
+    for shared in (Scales("f32", None), Scales("f32"), Scales("f32", 128, 128)):
+        yield Bytewise(family="torchao", columns=columns, scales=shared, stored="f8_e4m3")
+    for bits, symmetric in (*((bits, True) for bits in range(1, 9)), (4, False), (8, False)):
+        yield Bytewise(
+            family="torchao", columns=columns, scales=Scales("bf16", 1, 32), stored="i8", bits=bits,
+            symmetric=symmetric, zeros_dtype="i8",
+        )  # fmt: skip
 
 
 def _small(family: str, columns: int, *, divides: bool) -> Iterator[Scheme]:

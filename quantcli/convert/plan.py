@@ -12,7 +12,7 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert import finite, gguf_options
 from quantcli.convert import request as requests
-from quantcli.convert.coverage import is_untabled, refuse_untabled, uncovered
+from quantcli.convert.coverage import is_untabled, numbered_experts, refuse_untabled, uncovered
 from quantcli.convert.decide import decisions
 from quantcli.convert.drop import without
 from quantcli.convert.dtype_notes import dtype_notes
@@ -102,6 +102,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *chosen.warnings,
         *chooser.warnings,
         *uncovered(steps, chosen),
+        *numbered_experts(source, steps, target.label),
         *chosen.beside.unreached(steps, chosen.of),
         *_fallbacks(steps),
         *_left_out(left),
@@ -114,7 +115,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         refused = BadInput if source.malformed else NotPossible
         more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
         raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
-    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, settings))
+    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, placed, settings))
     left = [*dropped, *left, *extra]
     return Plan(
         source, request, tuple(steps), tuple(made.files), tuple(warnings), before, tuple(left), said, tuple(made.passed)

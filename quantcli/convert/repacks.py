@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import to_float32
-from quantcli.convert.routes import fallback, holders_of
+from quantcli.convert.routes import fallback, holders_of, smaller_symmetric
 from quantcli.errors import BadInput
 from quantcli.schemes import ggml
 from quantcli.schemes.affine import BITS, GROUPS, Affine
@@ -37,7 +37,7 @@ Values = NDArray[np.float32]
 class Repack:
     """One row: what a scheme of a family becomes. scales: the dtype of those on MLX's side, None where it is fixed.
 
-    where: the scheme that takes the codes instead where the scales themselves allow it, and its grade.
+    where: the scheme that takes the codes instead where the scales (and biases) themselves allow it, and its grade.
     """
 
     source: str
@@ -73,8 +73,10 @@ def _repack(scheme: Scheme, target: str, dtype: str | None, values: Values) -> R
     found = next(holders_of(grid, holders, shape), None) if grid else None
     scales = dtype if scheme.family == "mlx" or isinstance(found[0] if found else None, Affine) else None
     if found is not None:
+        assert grid is not None
         _, error = found[0].repack(_codes(scheme, values))
-        return Repack(scheme.name, scheme.family, found[0].name, scales, found[1], error)
+        where = _where(grid, list(smaller_symmetric(*found, holders, grid, shape)), shape)
+        return Repack(scheme.name, scheme.family, found[0].name, scales, found[1], error, where)
     taker = fallback(holders, shape)
     assert taker is not None
     decoded = scheme.decode(scheme.encode(values, importance=np.ones((1, shape[1]), np.float32))[0])

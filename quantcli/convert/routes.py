@@ -74,6 +74,20 @@ def holders_of(grid: Grid, holders: Iterable[Scheme], shape: tuple[int, ...]) ->
             yield scheme, grade
 
 
+def smaller_symmetric(
+    than: Scheme, grade: Grade, holders: Iterable[Scheme], grid: Grid, shape: tuple[int, ...]
+) -> Iterator[Scheme]:
+    """The schemes without biases of their own that may hold codes on a grid in fewer bytes than one that holds them,
+    at no worse grade; fewest bytes first.
+    """
+    able = (s for s in holders if s.is_symmetric and not s.unfit(shape))
+    for scheme in sorted(able, key=lambda s: s.bits_per_weight(shape)):
+        if scheme.bits_per_weight(shape) >= than.bits_per_weight(shape):
+            return
+        if isinstance(found := scheme.may_fit(grid, shape), Grade) and found <= grade:
+            yield scheme
+
+
 def fallback(holders: Iterable[Scheme], shape: tuple[int, ...]) -> Scheme | None:
     """The smallest scheme for values whose grid has no place: its own rounding is at most FALLBACK_ROUNDING."""
     small = [s for s in holders if s.rounding <= FALLBACK_ROUNDING and not s.unfit(shape)]

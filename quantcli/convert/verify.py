@@ -172,12 +172,8 @@ def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored
 
 
 def _check_codes(step: Step, ours: Codes, theirs: Codes) -> None:
-    """The same codes, up to where a symmetric grid counts them from."""
-    zero = theirs.grid.zero
-    shift = 0 if zero is None else ours.offsets(zero, theirs.grid.bits)
-    if not isinstance(shift, int):
-        shift = np.repeat(shift, ours.grid.group, axis=1)
-    if not np.array_equal(ours.codes.astype(np.int16) + shift, theirs.codes.astype(np.int16)):
+    """The codes that the target stores for the source's."""
+    if not np.array_equal(step.scheme.adapted(ours).codes, theirs.codes):
         raise VerificationFailed(f"{step.name}: its codes are not the source's; convert again.")
 
 

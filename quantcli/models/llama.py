@@ -67,7 +67,7 @@ LLAMA = Architecture(
     states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
     classes={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "internlm3": "InternLM3ForCausalLM"},
-    aliases=("LLaMAForCausalLM",),
+    aliases=("LLaMAForCausalLM", "LlamaModel"),
     limits=square("mlx", kind="internlm3"),
     settings=(
         Setting("hidden_act", "silu"),

@@ -32,6 +32,7 @@ QWEN2 = Architecture(
     tensors=decoder(bias=ALWAYS, output_bias=NEVER),
     dropped=INVERSE_FREQUENCIES,
     classes={"qwen2": "Qwen2ForCausalLM"},
+    aliases=("Qwen2Model",),
     settings=(*SETTINGS, WINDOW_LAYERS),
     limits=square("gguf", "mlx"),
 )

@@ -16,5 +16,6 @@ QWEN3 = Architecture(
     tensors=decoder(qk_norm=True, bias=ATTENTION_BIAS),
     dropped=INVERSE_FREQUENCIES,
     classes={"qwen3": "Qwen3ForCausalLM"},
+    aliases=("Qwen3Model",),
     settings=(*SETTINGS, WINDOW_LAYERS, Setting("attention_bias", has("attn_q.bias"))),
 )

@@ -29,6 +29,8 @@ class Dialect:
 
 
 def _recognise_quark(data: Mapping[str, Any]) -> bool:
+    if isinstance(data.get("quantization"), Mapping):
+        return False  # an MLX config.json, of a model that Quark had quantized before
     block = data.get("quantization_config", data)
     return isinstance(block, Mapping) and (block.get("quant_method") == "quark" or "global_quant_config" in block)
 

@@ -136,7 +136,8 @@ def _superseded(config: Mapping[str, Any], block: Mapping[str, Any], label: str)
     if differing:
         found.append(f"{label}: quantization and {' and '.join(differing)} differ: quantization is taken.")
     if stale:
-        found.append(f"{label}: {' and '.join(stale)} does not count: quantization says how the weights are stored.")
+        verb = "does" if len(stale) == 1 else "do"
+        found.append(f"{label}: {' and '.join(stale)} {verb} not count: quantization says how the weights are stored.")
     return tuple(found)
 
 
@@ -243,6 +244,20 @@ def parameters(value: Mapping[str, Any], where: str) -> MlxParams | None:
         numbers = f"bits is {shown(bits)} and group_size {shown(group_size)}"
         raise BadInput(f"{where}: {numbers}: no format of MLX ({mlx_formats(mode)}).")
     return found
+
+
+def spelled_out(block: object) -> object:
+    """A block whose nulls are the numbers and modes that they stand for; anything else as it is.
+
+    >>> spelled_out({"group_size": None, "bits": 3, "lm_head": {"bits": None, "group_size": None, "mode": "mxfp8"}})
+    {'group_size': 64, 'bits': 3, 'lm_head': {'bits': 8, 'group_size': 32, 'mode': 'mxfp8'}}
+    """
+    if not isinstance(block, Mapping):
+        return block
+    mode = "affine" if block.get("mode") is None else block["mode"]
+    group_size, bits = MODES.get(mode, (None, None)) if isinstance(mode, str) else (None, None)
+    own = {"group_size": group_size, "bits": bits, "mode": mode}
+    return {key: own.get(key) if value is None else spelled_out(value) for key, value in block.items()}
 
 
 def _number(value: Mapping[str, Any], name: str, own: int, where: str) -> int:

@@ -148,13 +148,18 @@ class Affine(Scheme):
             raise DoesNotFit("its codes have no biases")
         if codes.codes.size and int(codes.codes.max()) >= 1 << codes.grid.bits:
             raise DoesNotFit(f"a code of {codes.codes.max()} is above {codes.grid.bits} bits")
+        stored = self._of_groups(codes)
+        return {"weight": affine.pack(codes.codes, self.bits), **stored}
+
+    def as_stored(self, codes: Codes) -> Codes:
+        stored = self._of_groups(codes)
+        return Codes(self.grid(), codes.codes, to_float32(stored["scales"]), to_float32(stored["biases"]))
+
+    def _of_groups(self, codes: Codes) -> Parts:
+        """Scales and biases in its groups and dtype."""
         scales, biases = codes.regrouped(self.group)
         assert biases is not None
-        return {
-            "weight": affine.pack(codes.codes, self.bits),
-            "scales": self._rounded(scales, "scale"),
-            "biases": self._rounded(biases, "bias"),
-        }
+        return {"scales": self._rounded(scales, "scale"), "biases": self._rounded(biases, "bias")}
 
     def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return to_float32(parts["scales"]), to_float32(parts["biases"])

@@ -112,8 +112,9 @@ class Awq(Scheme):
     def codes(self, parts: Parts) -> Codes:
         scales = np.ascontiguousarray(parts["scales"].T.astype(np.float32))
         zeros = self._zeros(parts)
-        if self.symmetric and (zeros != SYMMETRIC_ZERO).any():
-            other = int(zeros[zeros != SYMMETRIC_ZERO][0])
+        odd = (zeros != SYMMETRIC_ZERO) & (scales != 0)  # a group of scale 0 is zeros, whatever its zero point
+        if self.symmetric and odd.any():
+            other = int(zeros[odd][0])
             raise DoesNotFit(f"zero_point is false, and a zero point of {other} is stored, not {SYMMETRIC_ZERO}")
         return Codes(self.grid(), unpack(parts["qweight"]), scales, -zeros * scales)
 

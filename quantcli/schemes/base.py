@@ -136,34 +136,6 @@ class Codes:
         scales = _regrouped(self.scales, self.grid.group, group, "scales")
         return scales, None if self.biases is None else _regrouped(self.biases, self.grid.group, group, "biases")
 
-    def offsets(self, zero: int, bits: int) -> NDArray[np.int16] | int:
-        """What to add to each group's codes so that `zero` is the code of 0: int16 (rows, groups), or the same for all.
-
-        Raises `DoesNotFit` where a bias is no whole multiple of its scale, or where codes would leave `bits` bits.
-
-        >>> grid = Grid(6, 32, "f16")
-        >>> codes = Codes(grid, np.zeros((1, 64), np.uint8), np.float32([[0.5, -2]]), np.float32([[-16, 8]]))
-        >>> codes.offsets(128, 8)
-        array([[ 96, 124]], dtype=int16)
-        """
-        room = 2**bits - 2**self.grid.bits
-        if self.grid.zero is not None:
-            if not 0 <= zero - self.grid.zero <= room:
-                raise DoesNotFit(f"its codes around {self.grid.zero} leave {bits} bits around {zero}")
-            return zero - self.grid.zero
-        assert self.biases is not None
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            steps = np.rint(self.biases / self.scales)
-            steps = np.where((self.scales == 0) & (self.biases == 0), 0, steps)
-            wrong = steps * self.scales != self.biases
-        if wrong.any():
-            scale, bias = self.scales[wrong][0], self.biases[wrong][0]
-            raise DoesNotFit(f"a bias of {bias:g} is no whole multiple of its scale {scale:g}")
-        offsets = steps + np.float32(zero)
-        if (outside := ~((offsets >= 0) & (offsets <= room))).any():
-            raise DoesNotFit(f"a bias of {steps[outside][0]:g} times its scale takes codes out of {bits} bits")
-        return offsets.astype(np.int16)
-
 
 def _regrouped(parameters: NDArray[np.float32], own: int, group: int, what: str) -> NDArray[np.float32]:
     if own % group == 0:
@@ -323,6 +295,26 @@ class Scheme:
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """As `fits`, where it hangs on the scales and biases themselves: whether they fit is seen by `pack`."""
         return self.fits(grid, shape)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether biases follow from scales: such a scheme holds a grid with other biases where they happen to."""
+        grid = self.grid()
+        return grid is not None and grid.zero is not None
+
+    def adapted(self, codes: Codes) -> Codes:
+        """The codes, scales and biases that `pack` stores for these, unrounded and in the given groups: the same
+        values, counted from this scheme's zero. Raises `DoesNotFit` where there are none.
+        """
+        return codes
+
+    def as_stored(self, codes: Codes) -> Codes:
+        """`adapted` codes with the scales and biases that `pack` stores for them, in this scheme's groups.
+
+        Where it is no more than `pack` and `codes`, it looks at scales and biases alone, so that `codes` may have no
+        columns. Raises `DoesNotFit` as `pack` does.
+        """
+        return self.codes(self.pack(codes))
 
     def pack(self, codes: Codes) -> Parts:
         """The parts that hold these codes; raises `DoesNotFit` (a scale out of range)."""

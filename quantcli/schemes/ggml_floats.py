@@ -27,6 +27,7 @@ from quantcli.arrays import Array, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums
 from quantcli.schemes.mx_floats import E2M1, E4M3, scale_bytes, small_floats_fit, small_floats_may_fit
+from quantcli.schemes.zero_points import without_scales_of_zero
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -117,6 +118,7 @@ class GgmlFloat(Ggml):
             raise DoesNotFit(grade)
         if codes.codes.size and int(codes.codes.max()) > 15:
             raise DoesNotFit(f"a code of {codes.codes.max()} is above 4 bits")
+        codes = self.adapted(codes)
         (rows, columns), facts, size = codes.codes.shape, self.facts, self.ggml_type.block_size
         scales, _ = codes.regrouped(facts.group)
         stored = scale_bytes(scales, self.scales()[: facts.positive], facts.scale_dtype)
@@ -125,6 +127,9 @@ class GgmlFloat(Ggml):
         blocks[:, :share] = stored.reshape(-1, share)
         blocks[:, share:] = repack_blocks.join_nibbles(codes.codes.reshape(-1, size), facts.group // 2)
         return {"blocks": blocks.reshape(rows, columns // size * block_bytes)}
+
+    def adapted(self, codes: Codes) -> Codes:
+        return without_scales_of_zero(codes) if self.facts.scale_dtype == "f8_e8m0" else codes
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels import ggml_floats

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.schemes import ggml_search
-from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
+from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
+from quantcli.schemes.zero_points import symmetric
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -104,8 +105,8 @@ class GgmlLegacy(Ggml):
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """Groups that are smaller than a block may be merged where neighbours share their parameters; a type without
-        minima may hold a grid that has biases where each is a whole multiple of its scale: as those of integer zero
-        points are, whose codes need a bit more when they count from 0.
+        minima may hold a grid that has biases where each is a whole multiple of its scale, as those of integer zero
+        points are; codes of as many bits as its own have to count from its zero already.
         """
         own = self.grid()
         if grid.table is not None:
@@ -114,8 +115,6 @@ class GgmlLegacy(Ggml):
             return f"its groups of {grid.group} are no whole blocks of {GROUP}"
         if grid.bits > own.bits and (own.zero is None or grid.zero is None):
             return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
-        if own.zero is not None and grid.zero_points and grid.bits >= own.bits:
-            return f"its groups have zero points of their own, {self.name} has none"
         if own.zero is not None and grid.zero is not None and not _is_within(grid, own):
             range_of = f"the range of {self.name}, {own.bits} bits around {own.zero}"
             return f"its {grid.bits}-bit codes around {grid.zero} leave {range_of}"
@@ -127,31 +126,52 @@ class GgmlLegacy(Ggml):
         return self.unfit(shape) or (Grade.EXACT if exact else Grade.CODES_EXACT)
 
     def pack(self, codes: Codes) -> Parts:
-        own, grid = self.grid(), codes.grid
-        grade = self.may_fit(grid, codes.codes.shape)
-        if isinstance(grade, str):
-            raise DoesNotFit(grade)
-        rows, columns = codes.codes.shape
-        scales, biases = codes.regrouped(GROUP)
-        header = [round_to_f16(scales, "scale")]
+        return self._blocks(self.as_stored(self._fitting(codes)))
+
+    def repack(self, codes: Codes) -> tuple[Parts, Error]:
+        """Without values where codes are counted from another zero, too."""
+        if self.grid().zero is None or codes.biases is None or not codes.grid.exact_products:
+            return super().repack(codes)
+        from quantcli.kernels import repack_error
+
+        adapted = self.adapted(self._fitting(codes))
+        stored = self._rounded(adapted)
+        assert adapted.biases is not None and stored.biases is not None
+        before, after = (adapted.scales, adapted.biases), (stored.scales, stored.biases)
+        return self._blocks(stored), Error(*repack_error.between(adapted.codes, before, after))
+
+    def _fitting(self, codes: Codes) -> Codes:
+        """The codes; raises `DoesNotFit` where the type does not hold such."""
+        if isinstance(reason := self.may_fit(codes.grid, codes.codes.shape), str):
+            raise DoesNotFit(reason)
+        return codes
+
+    def _blocks(self, stored: Codes) -> Parts:
+        own, (rows, columns), header = self.grid(), stored.codes.shape, [stored.scales]
         if own.zero is None:
-            assert biases is not None
-            header.append(round_to_f16(biases, "bias"))
+            assert stored.biases is not None
+            header.append(stored.biases)
         blocks = np.empty((rows * (columns // GROUP), self.ggml_type.block_bytes), np.uint8)
-        numbers = np.stack([part.reshape(-1) for part in header], axis=1)
+        numbers = np.stack([part.reshape(-1) for part in header], axis=1).astype(np.float16)
         blocks[:, : _header(own)] = numbers.view(np.uint8)
-        _fast_pack(self._shifted(codes).reshape(-1, GROUP), blocks, own)
+        _fast_pack(stored.codes.reshape(-1, GROUP), blocks, own)
         return {"blocks": blocks.reshape(rows, columns // GROUP * self.ggml_type.block_bytes)}
 
-    def _shifted(self, codes: Codes) -> NDArray[np.uint8]:
-        """The codes as they are stored: those of a type without minima counted from its own zero."""
+    def as_stored(self, codes: Codes) -> Codes:
+        return self._rounded(self.adapted(codes))
+
+    def _rounded(self, codes: Codes) -> Codes:
+        """Codes that count from its zero, with scales and biases of blocks in f16."""
         own = self.grid()
-        if own.zero is None:
-            return codes.codes
-        offsets = codes.offsets(own.zero, own.bits)
-        if isinstance(offsets, int):
-            return codes.codes + np.uint8(offsets) if offsets else codes.codes
-        return codes.codes + np.repeat(offsets.astype(np.uint8), codes.grid.group, axis=1)
+        scales, biases = codes.regrouped(GROUP)
+        assert biases is not None
+        d = round_to_f16(scales, "scale").astype(np.float32)
+        minima = d * np.float32(-own.zero) if own.zero else round_to_f16(biases, "bias").astype(np.float32)
+        return Codes(own, codes.codes, d, minima)
+
+    def adapted(self, codes: Codes) -> Codes:
+        own = self.grid()
+        return codes if own.zero is None else symmetric(codes, own.zero, own.bits)
 
     def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Only of the types with minima: the others' codes may be counted from another zero than they were."""

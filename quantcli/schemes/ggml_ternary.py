@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml_blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
+from quantcli.schemes.zero_points import halved, symmetric
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -95,32 +96,57 @@ class GgmlTernary(Ggml):
         d = read_f16(flat, FORMATS[self.type].at, 1, np).reshape(rows, groups)
         return Codes(grid, codes, d if grid.zero else d * np.float32(2), -d)
 
+    @property
+    def is_symmetric(self) -> bool:
+        return True
+
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """tq1_0 has no code 3; whether a grid's codes have any is only seen by `pack`."""
-        if grid.table is not None:
-            return f"its codes stand for a table of values, {self.name}'s for even steps"
-        if self.grid().zero is None:
+        if grid.table is None and self.grid().zero is None:
             return f"its biases need not be -scale / 2, {self.name}'s always are"
-        if grid.zero != 1:
+        if grid.table is None and grid.zero != 1:
             return f"its codes are not counted from 1 in every group, {self.name}'s are"
-        if grid.bits > 2:
-            return f"its codes have {grid.bits} bits, {self.name}'s 2"
         if grid.group % self.grid().group:
             return f"its groups of {grid.group} are no whole blocks of {self.grid().group}"
+        return self.may_fit(grid, shape)
+
+    def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
+        """A grid with biases where they are those of its own scales, and groups that have the same ones."""
+        own, largest = self.grid(), FORMATS[self.type].largest
+        if grid.table is not None:
+            return f"its codes stand for a table of values, {self.name}'s for even steps"
+        if grid.bits > own.bits:
+            return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
+        if grid.zero not in (None, own.zero):
+            return f"its codes are not counted from {own.zero} in every group, {self.name}'s are"
+        if grid.zero is None and 2**grid.bits - 1 > largest:
+            return f"its codes may be above {self.name}'s {largest}"
+        if grid.group % own.group and own.group % grid.group:
+            return f"its groups of {grid.group} are no whole blocks of {own.group}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
+    def adapted(self, codes: Codes) -> Codes:
+        own = self.grid()
+        return halved(codes) if own.zero is None else symmetric(codes, own.zero, own.bits)
+
     def pack(self, codes: Codes) -> Parts:
-        grade = self.fits(codes.grid, codes.codes.shape)
+        grade = self.may_fit(codes.grid, codes.codes.shape)
         if isinstance(grade, str):
             raise DoesNotFit(grade)
-        own, largest = self.grid(), FORMATS[self.type].largest
-        if codes.codes.size and int(codes.codes.max()) > largest:
-            raise DoesNotFit(f"a code of {codes.codes.max()} is above {self.name}'s {largest}")
-        scales = round_to_f16(np.repeat(codes.scales, codes.grid.group // own.group, axis=1), "scale")
-        rows, columns = codes.codes.shape
-        header = np.ascontiguousarray(scales.reshape(-1, 1)).view(np.uint8)
-        blocks = self._join(header, pack(codes.codes.reshape(-1, own.group), self.type, np), np)
+        own, largest, stored = self.grid(), FORMATS[self.type].largest, self.as_stored(codes)
+        if stored.codes.size and int(stored.codes.max()) > largest:
+            raise DoesNotFit(f"a code of {stored.codes.max()} is above {self.name}'s {largest}")
+        assert stored.biases is not None
+        rows, columns = stored.codes.shape
+        header = (-stored.biases).reshape(-1, 1).astype(np.float16).view(np.uint8)
+        blocks = self._join(header, pack(stored.codes.reshape(-1, own.group), self.type, np), np)
         return {"blocks": blocks.reshape(rows, columns // own.group * self.ggml_type.block_bytes)}
+
+    def as_stored(self, codes: Codes) -> Codes:
+        own, codes = self.grid(), self.adapted(codes)
+        scales, _ = codes.regrouped(own.group)
+        d = round_to_f16(scales if own.zero else scales / np.float32(2), "scale").astype(np.float32)
+        return Codes(own, codes.codes, d if own.zero else d * np.float32(2), -d)
 
     def _join(self, header: Any, packed: Any, xp: Any) -> Any:
         return xp.concatenate([packed, header] if FORMATS[self.type].at else [header, packed], axis=1)

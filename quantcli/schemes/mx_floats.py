@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
 from quantcli.schemes.affine import measured, unfit
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.zero_points import without_scales_of_zero
 
 
 def _e4m3(byte: int) -> float:
@@ -156,9 +157,13 @@ class MxFloat(Scheme):
             raise DoesNotFit(grade)
         if codes.codes.size and int(codes.codes.max()) >= 1 << codes.grid.bits:
             raise DoesNotFit(f"a code of {codes.codes.max()} is above {codes.grid.bits} bits")
+        codes = self.adapted(codes)
         scales, _ = codes.regrouped(self.facts.group)
         stored = scale_bytes(scales, self._tables()[1][: self.facts.positive], self.facts.scale_dtype)
         return {"weight": affine.pack(codes.codes, self.facts.bits), "scales": stored}
+
+    def adapted(self, codes: Codes) -> Codes:
+        return without_scales_of_zero(codes) if self.facts.scale_dtype == "f8_e8m0" else codes
 
     def encode(
         self,

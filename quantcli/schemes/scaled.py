@@ -6,7 +6,8 @@
     tensor    all                       () or (1,)
     channel   a row                     (rows,) or (rows, 1)
     group     `columns` of a row        (rows, groups), or turned (groups, rows); the last group may be cut off
-    block     `rows` x `columns`        (blocks of rows, blocks of columns); those at the edges may be cut off
+    block     `rows` x `columns`        (blocks of rows, blocks of columns), with axes of 1 behind both where its rank
+                                        is 4; those at the edges may be cut off
 
 Of stacked matrices (experts, rows, columns) each has its own: the array's first axis is theirs.
 
@@ -82,6 +83,8 @@ class Scales:
             return PartSpec(dtype, (blocks,), axis=1, rows=self.rows)
         if self.turned:
             return PartSpec(dtype, (groups, blocks), axis=1, rows=self.rows)
+        if self.rank == 4:
+            return PartSpec(dtype, (blocks, 1, groups, 1), rows=self.rows, indices=groups)
         return PartSpec(dtype, (blocks, groups), rows=self.rows)
 
     def _groups(self, columns: int) -> int:
@@ -102,6 +105,8 @@ class Scales:
         blocks = -(-self.stacked // self.shared_rows)
         if self.rank == 1:
             return PartSpec(dtype, shape[:1], axis=1, rows=self.stacked)
+        if self.rank == 2:  # scales of a matrix's blocks of rows, next to each other
+            return PartSpec(dtype, (*shape[:-2], blocks), rows=self.stacked, block=self.shared_rows)
         stored = (*shape[:-2], blocks, self._groups(shape[-1]))
         if self.is_even:
             return PartSpec(dtype, stored, rows=self.shared_rows)
@@ -119,7 +124,7 @@ class Scales:
         if self.is_one:
             return np.broadcast_to(stored.reshape(1, 1), (rows, 1))
         if self.stacked:
-            stored = stored.reshape(-1, 1) if self.rank == 1 else stored
+            stored = stored.reshape(-1, 1) if self.rank < 3 else stored
             index = stacked_rows(np.arange(rows), self.stacked, self.shared_rows)
             return stored if self.shared_rows == 1 else stored[index]
         if self.rank == 1:
@@ -127,6 +132,8 @@ class Scales:
         elif self.turned:
             stored = np.ascontiguousarray(stored.T)
         shared = self.rows or 1
+        if self.rank == 4:
+            stored = stored.reshape(-(-rows // shared), -1)
         return stored if shared == 1 else np.repeat(stored, shared, axis=0)[:rows]
 
     @property
@@ -211,11 +218,15 @@ class Scaled(Scheme):
         """Zero points of codes without a table, float32 (rows, groups) or broadcastable to it."""
         return np.full((1, 1), self.zero, np.float32)
 
-    def _held_zeros(self, parts: Parts, rows: int) -> Floats:
-        """The zero points; raises `DoesNotFit` where settings say that there is one for all, and one is another."""
-        zeros = self.zeros(parts, rows)
-        if self.zero is not None and (odd := zeros != self.zero).any():
-            raise DoesNotFit(f"its settings say symmetric, but a zero point is {zeros[odd][0]:g}, not {self.zero}")
+    def _held_zeros(self, parts: Parts, scales: Floats) -> Floats:
+        """The zero points; raises `DoesNotFit` where settings say that there is one for all, and one is another.
+
+        Where scales (rows, groups) are 0, so is every value, whatever the zero point.
+        """
+        zeros = self.zeros(parts, len(scales))
+        if self.zero is not None and (odd := (zeros != self.zero) & (scales != 0)).any():
+            other = np.broadcast_to(zeros, odd.shape)[odd][0]
+            raise DoesNotFit(f"its settings say symmetric, but a zero point is {other:g}, not {self.zero}")
         return zeros
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
@@ -318,7 +329,7 @@ class Scaled(Scheme):
         grid, codes = self.grid(), self.unpack(parts)
         assert grid is not None
         scales = np.ascontiguousarray(self.float_scales(parts, len(codes)))
-        biases = None if self.table is not None else -self._held_zeros(parts, len(codes)) * scales
+        biases = None if self.table is not None else -self._held_zeros(parts, scales) * scales
         return Codes(grid, codes, self._filled(scales), None if biases is None else self._filled(biases))
 
     def _filled(self, groups: Floats) -> Floats:
@@ -335,7 +346,7 @@ class Scaled(Scheme):
         if (
             shared.stacked
             and not shared.single
-            and (shared.rows is None or shared.rows > MOST_ROWS or not shared.is_even)
+            and (shared.rows is None or shared.rows > MOST_ROWS or not shared.is_even or shared.rank == 2)
         ):
             return replace(self, scales=replace(self.scales, each_row=True))
         return None

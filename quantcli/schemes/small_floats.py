@@ -1,15 +1,16 @@
 """Floats of 4 and 6 bits packed into bytes, rows of outputs: OCP's MXFP4 and MXFP6, and NVFP4 with its second scale.
 
-    weight   u8 (rows, columns * bits / 8)     a stream of bits, the first value lowest
+    weight   u8 (rows, columns * bits / 8)     a stream of bits, the first value lowest; some store it as i8
     scales   u8 (rows, columns / 32)           E8M0: 2 ** (byte - 127);  MXFP4, MXFP6
-             f8_e4m3 (rows, columns / 16)      NVFP4
+             f8_e4m3 (rows, columns / 16)      NVFP4; of 32 where the tool has such groups
     global   f32 () or (1,)                    NVFP4: one for the weight; it divides the scales or multiplies them
 
     E2M1   s ee m     bias 1: 0 .5 1 1.5 2 3 4 6         E2M3   s ee mmm   bias 1, the largest is 7.5
                                                          E3M2   s eee mm   bias 3, the largest is 28
 
 value = table[code] * scale, rounded to the dtype that the tool computes in; no Inf and no NaN among codes.
-Sources: OCP Microscaling Formats 1.0; compressed-tensors (compressors/nvfp4), modelopt (qtensor/nvfp4_tensor.py).
+Sources: OCP Microscaling Formats 1.0; compressed-tensors (compressors/nvfp4, mxfp6), modelopt
+(qtensor/nvfp4_tensor.py), transformers (integrations/finegrained_fp8.py: DeepSeek-V4's experts).
 """
 
 from __future__ import annotations
@@ -51,17 +52,20 @@ ELEMENTS = {
 }
 #: The same with two levels of scales.
 NVFP4_ROUNDING = 0.095
+#: The group of NVFP4, which it has unless told otherwise.
+NVFP4_GROUP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallFloat(Written):
-    """`mxfp4`, `mxfp6-e2m3`, `mxfp6-e3m2`; `nvfp4` where there is a global scale.
+    """`mxfp4`, `mxfp6-e2m3`, `mxfp6-e3m2`; `nvfp4` where there is a global scale, `nvfp4-g32` in groups of 32.
 
-    element: of ELEMENTS. divides: the global scale divides, else it multiplies; None where there is none.
-    global_shape, global_dtype: of the stored global scale. each_row: there is one for each row.
+    element: of ELEMENTS. stored: the dtype of its bytes. divides: the global scale divides, else it multiplies; None
+    where there is none. global_shape, global_dtype: of the stored global scale. each_row: there is one for each row.
     """
 
     element: str
+    stored: str = "u8"
     divides: bool | None = None
     global_shape: tuple[int, ...] = ()
     global_dtype: str = "f32"
@@ -70,7 +74,7 @@ class SmallFloat(Written):
     @property
     def name(self) -> str:
         if self.scales.dtype == "f8_e4m3":
-            return "nvfp4"
+            return "nvfp4" if self.group == NVFP4_GROUP else f"nvfp4{self.scales.suffix}"
         if self.scales.grid_dtype != "f8_e8m0":
             return f"{self.element}{self.scales.suffix}"
         return "mxfp4" if self.element == "e2m1" else f"mxfp6-{self.element}"
@@ -102,7 +106,7 @@ class SmallFloat(Written):
         return super().unfit(shape) or divides(self.scales, shape)
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
-        parts = {"weight": PartSpec("u8", (*shape[:-1], shape[-1] * self.code_bits // 8))}
+        parts = {"weight": PartSpec(self.stored, (*shape[:-1], shape[-1] * self.code_bits // 8))}
         if self.each_row:
             parts["global"] = PartSpec(self.global_dtype, (math.prod(shape[:-1]), 1))
         elif self.divides is not None and math.prod(self.global_shape) > 1:

@@ -19,7 +19,8 @@ from quantcli.arrays import FLOATS, Array, Device, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, Scheme
 from quantcli.schemes.dense import cast, holds
 from quantcli.schemes.minmax import arithmetic, rounded
-from quantcli.schemes.scaled import POWERS, Floats, Scaled, along
+from quantcli.schemes.scaled import POWERS, Floats, Scaled, along, floats
+from quantcli.schemes.zero_points import symmetric, with_zero_points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +102,31 @@ class Written(Scaled):
     def pack(self, codes: Codes) -> Parts:
         if isinstance(reason := self.may_fit(codes.grid, ()), str):
             raise DoesNotFit(reason)
+        codes, zeros = self.adapted(codes), None
         scales, biases = self._of_groups(codes, codes.scales), self._of_groups(codes, codes.biases)
         assert scales is not None
-        stored, zeros = codes.codes, None
-        if self.table is None and self.zero is not None:
-            shift = codes.offsets(self.zero, self.code_bits)
-            if not isinstance(shift, int):
-                shift = np.repeat(shift, codes.grid.group, axis=1)
-            stored = (stored + shift).astype(np.uint8) if np.any(shift) else stored
-        elif self.table is None:
-            zeros = _zeros(codes.grid, scales, biases, self.code_bits)
-        parts: Parts = {**self.to_parts(stored, self._of_blocks(scales), zeros), **self.whole}
+        if self.table is None and self.zero is None:
+            zeros = _zeros(codes.grid, scales, biases)
+        parts: Parts = {**self.to_parts(codes.codes, self._of_blocks(scales), zeros), **self.whole}
         return parts
+
+    def adapted(self, codes: Codes) -> Codes:
+        if self.table is not None:
+            return codes
+        if self.zero is None:
+            return with_zero_points(codes, self.code_bits)
+        return symmetric(codes, self.zero, self.code_bits)
+
+    def as_stored(self, codes: Codes) -> Codes:
+        grid = self.grid()
+        if self.table is not None or grid is None or self.scales.rows != 1:
+            return super().as_stored(codes)
+        codes = self.adapted(codes)
+        scales, biases = self._of_groups(codes, codes.scales), self._of_groups(codes, codes.biases)
+        assert scales is not None
+        kept = floats(stored_scales(scales, self.scales.dtype))
+        zeros = np.float32(self.zero) if self.zero is not None else _zeros(codes.grid, scales, biases)
+        return Codes(grid, codes.codes, self._filled(kept), self._filled(-zeros * kept))
 
     def _of_groups(self, codes: Codes, parameters: Floats | None) -> Floats | None:
         """Scales or biases of this scheme's groups; raises `DoesNotFit` where some within one differ."""
@@ -164,17 +178,13 @@ class Written(Scaled):
         return rounded(values / self.spread(scales, values), dtype)
 
 
-def _zeros(grid: Grid, scales: Floats, biases: Floats | None, bits: int) -> Floats:
-    """The zero points that biases mean, -zero * scale; raises `DoesNotFit` where they mean none."""
+def _zeros(grid: Grid, scales: Floats, biases: Floats | None) -> Floats:
+    """The zero points that biases are made of, -zero * scale; 0 where the scale is 0."""
     if grid.zero is not None:
         return np.full(scales.shape, grid.zero, np.float32)
     assert biases is not None
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        zeros: Floats = np.rint(-biases / scales)
-        zeros = np.where((scales == 0) & (biases == 0), np.float32(0), zeros) + np.float32(0)
-        wrong = (-zeros * scales != biases) | ~((zeros >= 0) & (zeros < 2**bits))
-    if wrong.any():
-        raise DoesNotFit(f"a bias of {biases[wrong][0]:g} with a scale of {scales[wrong][0]:g} is no zero point")
+        zeros: Floats = np.where(scales == 0, np.float32(0), np.rint(-biases / scales)) + np.float32(0)
     return zeros
 
 

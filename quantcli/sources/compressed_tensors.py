@@ -16,7 +16,7 @@ from quantcli.errors import BadInput
 from quantcli.schemes.bytewise import Bytewise
 from quantcli.schemes.ct_packed import CtPacked, width
 from quantcli.schemes.scaled import Scaled, Scales
-from quantcli.schemes.small_floats import SmallFloat
+from quantcli.schemes.small_floats import ELEMENTS, SmallFloat
 from quantcli.sources import ct_config
 from quantcli.sources.ct_config import Group, Settings
 from quantcli.sources.folder import Folder, LocalFolder, Tensors
@@ -29,6 +29,7 @@ from quantcli.sources.modules import (
     order_of,
     scaled_modules,
     settings_of,
+    stacked_scales,
     where,
 )
 
@@ -39,6 +40,8 @@ SUFFIXES = {
     "output_zero_point": ".output_zero_point",
 }  # fmt: skip
 PACKED, PLAIN = ".weight_packed", ".weight"
+#: Formats of floats of fewer than 8 bits -> the element's.
+SMALL = {"nvfp4-pack-quantized": "e2m1", "mxfp4-pack-quantized": "e2m1", "mxfp6-pack-quantized": "e2m3"}
 #: Arrays that have no say in the values.
 ALONG = ("shape", "input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point")
 #: What small floats and powers of two are decompressed to, whatever the model's dtype.
@@ -76,12 +79,14 @@ def _weight(module: str, parts: Mapping[str, Part], settings: Settings, folder: 
     if module + wanted not in parts:
         raise BadInput(f"{where(main)}: has no {module}{wanted} beside it, which {group.key} ({group.layout}) needs.")
     stored = {"weight": parts[module + wanted]} | beside(module, SUFFIXES, parts)
-    if len(stored["weight"].shape) != 2:
-        raise BadInput(f"{where(stored['weight'])}: has {len(stored['weight'].shape)} dimensions, two are needed.")
+    ranks = (2,) if wanted == PACKED else (2, 3)
+    if len(stored["weight"].shape) not in ranks:
+        needed = " or ".join(map(str, ranks))
+        raise BadInput(f"{where(stored['weight'])}: has {len(stored['weight'].shape)} dimensions, {needed} are needed.")
     if "scales" not in stored:
         raise BadInput(f"{where(stored['weight'])}: has no {module}.weight_scale beside it, which {group.key} needs.")
-    make = {"pack-quantized": _packed, "nvfp4-pack-quantized": _small, "mxfp4-pack-quantized": _small}
-    scheme, shape = make.get(group.layout, _bytewise)(stored, group, settings, folder)
+    make = _small if group.layout in SMALL else _packed if group.layout == "pack-quantized" else _bytewise
+    scheme, shape = make(stored, group, settings, folder)
     reason = f"{group.key}: {group.layout}, {group.bits} bits, {group.strategy}"
     return held(f"{module}.weight", shape, scheme, stored, reason, {"weight": wanted, **SUFFIXES})
 
@@ -92,6 +97,8 @@ def _scales(stored: Mapping[str, Part], group: Group) -> Scales:
     if group.layout != "mxfp8-quantized" and part.dtype not in FLOATS:
         raise BadInput(f"{where(part)}: is {part.dtype}, scales are f16, bf16, f32 or f64 ({group.key}).")
     rank = len(part.shape)
+    if group.layout == "mxfp8-quantized":
+        return Scales("u8", 1, group.group_size)
     if group.strategy == "tensor":
         return Scales(part.dtype, None, rank=rank)
     if group.strategy == "channel":
@@ -99,6 +106,21 @@ def _scales(stored: Mapping[str, Part], group: Group) -> Scales:
     if group.block:
         return Scales(part.dtype, *group.block)
     return Scales(part.dtype, 1, group.group_size)
+
+
+def _stacked(stored: Mapping[str, Part], group: Group) -> Scales:
+    """The same of stacked matrices, such as experts in one `.weight`."""
+    part, shape = stored["scales"], stored["weight"].shape
+    if group.strategy in ("group", "tensor_group"):
+        dtype = "u8" if group.layout == "mxfp8-quantized" else part.dtype
+        return Scales(dtype, 1, group.group_size, rank=3, stacked=shape[1])
+    found = stacked_scales(part, group.block, shape)
+    has_rows = found.rows == 1
+    if (group.strategy == "channel") != has_rows and shape[1] > 1:
+        raise BadInput(
+            f"{where(part)}: has shape {list(part.shape)}, which is not of the strategy {group.strategy} ({group.key})."
+        )
+    return found
 
 
 def _packed(
@@ -153,14 +175,14 @@ def _bytewise(
     wanted = "f8_e4m3" if group.is_float else "i8"
     if weight.dtype != wanted:
         raise BadInput(f"{where(weight)}: is {weight.dtype}, {group.key} ({group.layout}) needs {wanted}.")
-    scales = Scales("u8", 1, group.group_size) if group.layout == "mxfp8-quantized" else _scales(stored, group)
+    scales = _scales(stored, group) if len(weight.shape) == 2 else _stacked(stored, group)
     zeros = stored.get("zeros") if not group.is_float else None
     if zeros is None and not group.symmetric and not group.is_float:
         raise BadInput(
             f"{where(weight)}: has no .weight_zero_point beside it, which {group.key}.symmetric false needs."
         )
     scheme = Bytewise(
-        family="ct", columns=weight.shape[1], scales=scales, stored=wanted, bits=group.bits,
+        family="ct", columns=weight.shape[-1], scales=scales, stored=wanted, bits=group.bits,
         symmetric=group.symmetric, zeros_dtype=zeros.dtype if zeros else None,
         compute=POWERS_COMPUTE if scales.dtype == "u8" else scales.dtype, extras=extras_of(stored, ALONG),
     )  # fmt: skip
@@ -168,15 +190,16 @@ def _bytewise(
 
 
 def _small(stored: dict[str, Part], group: Group, settings: Settings, folder: Folder) -> tuple[Scaled, tuple[int, ...]]:
-    """E2M1 codes, two a byte; NVFP4 with a global scale that divides."""
-    rows, half = stored["weight"].shape
+    """E2M1 codes, two a byte, or E2M3, four in three; NVFP4 with a global scale that divides."""
+    element = SMALL[group.layout]
+    rows, columns = stored["weight"].shape[0], stored["weight"].shape[1] * 8 // ELEMENTS[element][0]
     nvfp4 = group.layout.startswith("nvfp4")
     if nvfp4 and "global" not in stored:
         raise BadInput(f"{where(stored['weight'])}: has no .weight_global_scale beside it, which {group.key} needs.")
     scheme = SmallFloat(
-        family="ct", columns=2 * half, element="e2m1",
+        family="ct", columns=columns, element=element,
         scales=Scales("f8_e4m3", 1, 16) if nvfp4 else Scales("u8", 1, 32),
         divides=True if nvfp4 else None, global_shape=stored["global"].shape if nvfp4 else (),
         compute=POWERS_COMPUTE, extras=extras_of(stored, ALONG),
     )  # fmt: skip
-    return scheme, (rows, 2 * half)
+    return scheme, (rows, columns)

@@ -19,7 +19,13 @@ from quantcli.sources.modules import Keys, pattern
 #: Formats that are read, and the type of their numbers, None for any.
 FORMATS = {
     "pack-quantized": "int", "int-quantized": "int", "float-quantized": "float", "naive-quantized": None,
-    "nvfp4-pack-quantized": "float", "mxfp4-pack-quantized": "float", "mxfp8-quantized": "float",
+    "nvfp4-pack-quantized": "float", "mxfp4-pack-quantized": "float", "mxfp6-pack-quantized": "float",
+    "mxfp8-quantized": "float",
+}  # fmt: skip
+#: Formats that have one width and one group: bits, values of a group.
+FIXED = {
+    "nvfp4-pack-quantized": (4, 16), "mxfp4-pack-quantized": (4, 32), "mxfp6-pack-quantized": (6, 32),
+    "mxfp8-quantized": (8, 32),
 }  # fmt: skip
 STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
 MIXED = "mixed-precision"
@@ -164,8 +170,7 @@ def _group(entry: Keys, common: str) -> Group:
 
 
 def _check_bits(weights: Keys, layout: str, kind: str, bits: int) -> None:
-    fixed = {"nvfp4-pack-quantized": 4, "mxfp4-pack-quantized": 4, "mxfp8-quantized": 8}.get(layout)
-    allowed = range(2, 9) if kind == "int" else (fixed or 8,)
+    allowed = range(2, 9) if kind == "int" else (FIXED.get(layout, (8, None))[0],)
     if bits not in allowed:
         raise weights.refuse("num_bits", f"format {layout} with type {kind} has {' '.join(map(str, allowed))}")
 
@@ -174,7 +179,7 @@ def _group_size(weights: Keys, strategy: str, layout: str) -> int | None:
     if strategy not in ("group", "tensor_group"):
         return None
     size = weights.number("group_size")
-    fixed = {"nvfp4-pack-quantized": 16, "mxfp4-pack-quantized": 32, "mxfp8-quantized": 32}.get(layout)
+    fixed = FIXED[layout][1] if layout in FIXED else None
     if size <= 0 or fixed not in (None, size):
         raise weights.refuse("group_size", f"format {layout} needs {fixed or 'one above 0'}")
     return size

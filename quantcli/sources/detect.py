@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Part
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import harmless
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors, sidecars
@@ -18,6 +18,8 @@ from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized, unre
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
 from quantcli.sources.mlx_settings import FILE
 from quantcli.sources.noted import noted
+from quantcli.sources.prefix import named_as_whole
+from quantcli.sources.sidecars import QMAP
 from quantcli.sources.stated import Stated, leaves_all_dense, stated
 from quantcli.sources.tensor_files import is_adapter
 
@@ -33,11 +35,13 @@ QUANTIZERS = {
     "compressed-tensors": ("compressed_tensors", "open_compressed_tensors"),
     "fp8": ("fp8", "open_fp8"),
     "fbgemm_fp8": ("fp8", "open_fp8"),
+    "mxfp8": ("fp8", "open_fp8"),
     "modelopt": ("modelopt", "open_modelopt"),
     "quark": ("quark", "open_quark"),
     "bitsandbytes": ("bitsandbytes", "open_bitsandbytes"),
     "hqq": ("hqq", "open_hqq"),
     "torchao": ("torchao", "open_torchao"),
+    "quanto": ("quanto", "open_quanto"),
 }
 
 
@@ -56,14 +60,14 @@ def open_source(path: Path) -> Checkpoint:
 
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     """The checkpoint of a folder (or of its one tensor file `only`), here or on the Hub."""
-    source = _weights(folder, only)
+    source = named_as_whole(_as_stored(folder, only))
     found = sidecars(folder, source.files)
     copied, layout = (tuple(map(folder.path, names)) for names in (found.copied, found.layout))
     return replace(source, sidecars=copied, settings=layout, passed=found.passed)
 
 
-def _weights(folder: Folder, only: str | None) -> Checkpoint:
-    """The checkpoint without the files next to the weights."""
+def _as_stored(folder: Folder, only: str | None) -> Checkpoint:
+    """The checkpoint with its weights under the names of stored tensors, without the files next to them."""
     names = set(folder.names())
     if is_adapter(names, only):
         raise NotPossible(f"{folder.label}: a LoRA adapter. Merge it into its base model first.")
@@ -71,6 +75,8 @@ def _weights(folder: Folder, only: str | None) -> Checkpoint:
         tensors = read_tensors(folder, only)
         if looks_mlx({}, tensors.parts):
             return open_mlx(folder, {}, tensors)
+        if _looks_quanto(tensors.parts):
+            return _opener("quanto")(folder, {}, tensors)
         if only is not None:
             return open_hf(folder, {}, tensors)
     if "config.json" not in names:
@@ -88,6 +94,8 @@ def _weights(folder: Folder, only: str | None) -> Checkpoint:
         source = _quantized(folder, config, tensors, said)
     elif looks_mlx(config, tensors.parts):
         return open_mlx(folder, config, tensors)
+    elif (QMAP in names and not said.block) or _looks_quanto(tensors.parts):
+        return _opener("quanto")(folder, config, tensors)
     elif said.block:
         raise unread_method(f"{folder.label}/{said.place}", said.block)
     else:
@@ -103,6 +111,14 @@ def _quantized(folder: Folder, config: Mapping[str, Any], tensors: Tensors, said
     account = noted({**said.block, "quant_method": said.method}, said.place)
     found = _opener(said.method)(folder, {**config, "quantization_config": account}, tensors)
     return replace(found, warnings=(*found.warnings, *harmless.warnings(account, folder.label)))
+
+
+def _looks_quanto(parts: Mapping[str, Part]) -> bool:
+    """Whether some tensor is called as optimum-quanto's codes, with scales for rows or groups beside it."""
+    ends = ".weight._data", ".weight._data._data"
+    found = ((name, end) for name in parts for end in ends if name.endswith(end))
+    scales = (parts.get(f"{name.removesuffix(end)}.weight._scale") for name, end in found)
+    return any(scale is not None and len(scale.shape) == 2 for scale in scales)
 
 
 def _opener(method: str) -> Opener:

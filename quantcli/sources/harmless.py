@@ -79,16 +79,17 @@ TABLE: dict[str, Harmless] = {
         (
             "block_name_to_quantize", "exclude", "exclude_modules", "ignore", "include_input_output_embeddings",
             "inside_layer_modules", "lm_head", "module_name_preceding_first_block", "modules_in_block_to_quantize",
-            "modules_to_not_convert", "quant_block_list", "quant_lm_head", "skip_modules", "to_quant_block_names",
-            "untie_embedding_weights", "*.targets",
+            "modules_to_convert", "modules_to_not_convert", "quant_block_list", "quant_lm_head", "skip_modules",
+            "to_quant_block_names", "untie_embedding_weights", "*.targets",
         ),
         SHOWN,
     ),
     **dict.fromkeys(
         (
-            "bnb_4bit_quant_storage", "desc_act", "export.weight_merge_groups*", "fmt", "pack_dtype", "quant_config",
-            "quant_config.*", "quant_type", "quant_type.*", "quant_type_kwargs*", "scale_fmt", "sym", "*.scale_dtype",
-            "*.scale_type", "*.weight.ch_axis", "*.weight.symmetric", "*.zero_point_type", "*.zp_dtype",
+            "bnb_4bit_quant_storage", "desc_act", "expert_dtype", "export.weight_merge_groups*", "fmt",
+            "is_checkpoint_*_serialized", "pack_dtype", "quant_config", "quant_config.*", "quant_type", "quant_type.*",
+            "quant_type_kwargs*", "scale_fmt", "sym", "*.scale_dtype", "*.scale_type", "*.weight.ch_axis",
+            "*.weight.symmetric", "*.zero_point_type", "*.zp_dtype",
         ),
         STORED,
     ),

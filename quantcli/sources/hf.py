@@ -32,7 +32,7 @@ QUANTIZED_SUFFIXES = (
 #: Further ends of the names of quantized weights' parts.
 PARTS = (
     *QUANTIZED_SUFFIXES, ".scales", "_scales", ".weight_scale_2", "_scale_inv", ".weight_zero_point", ".g_idx", ".SCB",
-    ".quant_map", ".W_q", "._weight_qdata", "._weight_scale",
+    ".quant_map", ".W_q", "._weight_qdata", "._weight_scale", "._data", "._scale",
 )  # fmt: skip
 #: The dtypes that codes are stored in.
 CODE_DTYPES = (
@@ -77,8 +77,8 @@ def unread_method(place: str, settings: Mapping[str, object]) -> NotPossible:
     method = settings.get("quant_method", "unnamed")
     return NotPossible(
         f"{place} has quant_method {shown(method)}, which is not read: awq, gptq, auto-round, compressed-tensors, fp8, "
-        "fbgemm_fp8, modelopt, quark, bitsandbytes, hqq, torchao and mxfp4 (gpt-oss) are, MLX's and dense checkpoints "
-        "too."
+        "fbgemm_fp8, mxfp8, modelopt, quark, bitsandbytes, hqq, torchao, quanto and mxfp4 (gpt-oss) are, MLX's and "
+        "dense checkpoints too."
     )
 
 
@@ -113,6 +113,7 @@ def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> C
             tensors.files,
             weights,
             config,
+            header=tensors.metadata,
             beside=path_of(folder),
             warnings=tensors.warnings,
         )

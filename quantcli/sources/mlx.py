@@ -16,6 +16,7 @@ from quantcli.recipes.mlx_config import MlxParams
 from quantcli.recipes.quantizers import is_auto_round_mlx, is_ours
 from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense
 from quantcli.schemes.mx_floats import MODES, MxFloat
 from quantcli.schemes.mx_global import MxGlobal
 from quantcli.sources.companions import is_unscaled, marked
@@ -81,6 +82,11 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
                 notes.dense.append(module)
     warnings += settings.differences(name.removesuffix(".weight") for name in weights)
     warnings += notes.warnings
+    if settings.quantizes and all(isinstance(weight.scheme, Dense) for weight in weights.values()):
+        warnings.append(
+            f"{folder.label}/{CONFIG}: quantization says {settings.quantizes}, but no weight is quantized: read as "
+            "stored."
+        )
     if unknown:
         warnings.append(
             f"{len(unknown)} modules, {min(unknown)} the first, hold codes of MLX whose bits and group_size only "

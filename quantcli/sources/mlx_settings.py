@@ -51,6 +51,11 @@ class MlxSettings:
     malformed: tuple[str, ...] = ()
     foreign: str | None = None
 
+    @property
+    def quantizes(self) -> MlxParams | None:
+        """How config.json says modules are quantized that it does not list, None for not at all."""
+        return self.config.default if self.config is not None else None
+
     def answers(self, module: str) -> list[Answer]:
         """What is said of a module, the answer that counts first.
 

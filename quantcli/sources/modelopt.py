@@ -1,8 +1,17 @@
-"""NVIDIA modelopt's checkpoints: FP8 and NVFP4, `.weight` with `.weight_scale` and, of NVFP4, `.weight_scale_2`.
+"""NVIDIA modelopt's checkpoints: FP8, MXFP8, NVFP4, MXFP4 and int8, `.weight` with `.weight_scale`, mixed or not.
 
-config.json's `quantization_config` says quant_method modelopt and `quant_algo`; `ignore` (older: `exclude_modules`)
-are globs of what is dense. The second scale multiplies the first; an FP8 scale is rounded before the product.
+Settings see modelopt_config.py; `ignore` (older: `exclude_modules`) are globs of what is dense.
 
+    quant_algo                              weight               weight_scale
+    FP8                                     F8_E4M3              F32 ()
+    FP8_PER_CHANNEL_PER_TOKEN               F8_E4M3              F32 (rows,)
+    FP8_PB_WO                               F8_E4M3              F32 (blocks of 128, 1, blocks of 128, 1)
+    MXFP8                                   F8_E4M3              U8 (rows, columns / 32), powers of two
+    NVFP4, W4A16_NVFP4, W4A8_NVFP4_FP8      U8, two codes each   F8_E4M3 (rows, columns / 16 or 32), weight_scale_2
+    MXFP4, W4A8_MXFP4_FP8                   U8, two codes each   U8 (rows, columns / 32), powers of two
+    W8A16, W8A8_SQ_PER_CHANNEL              I8                   F32 (rows,)
+
+The second scale multiplies the first; scales of FP8 and int8 are rounded before the product.
 Fused experts are parameters, (experts, rows, columns), `experts.gate_up_proj` with `experts.gate_up_proj_weight_scale`
 and so on: a second scale for all or for each expert.
 Source: modelopt 0.47 (torch/export, torch/quantization/qtensor).
@@ -12,25 +21,23 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint, Part, Weight
-from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.bytewise import Bytewise
 from quantcli.schemes.scaled import Scaled, Scales
 from quantcli.schemes.small_floats import SmallFloat
+from quantcli.sources import modelopt_config
 from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.modelopt_config import BLOCK, STORAGES, Algorithm, Settings
 from quantcli.sources.modules import (
-    Keys,
     beside,
     checkpoint,
     compute_dtype,
     extras_of,
     held,
     left_dense,
-    scaled_modules,
     settings_of,
     stacked_scales,
     where,
@@ -41,99 +48,172 @@ ENDS = {
     "scales": "weight_scale", "global": "weight_scale_2", "input_scale": "input_scale",
     "pre_quant_scale": "pre_quant_scale",
 }  # fmt: skip
-SUFFIXES = {"weight": ".weight", **{part: f".{end}" for part, end in ENDS.items()}}
-FUSED = {"weight": "", **{part: f"_{end}" for part, end in ENDS.items()}}
-#: `quant_algo` -> the dtype of the weights' codes.
-ALGORITHMS = {"FP8": "f8_e4m3", "NVFP4": "u8", "W4A16_NVFP4": "u8", "NVFP4_SVD": None, "NVFP4_AWQ": None}
-GROUP = 16
+#: FP8 with blocks of weights that another tool had quantized before keeps its name of the scales.
+INVERSE = "weight_scale_inv"
+WEIGHT = ".weight"
 
 
 def open_modelopt(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a modelopt folder. Raises `BadInput`, `NotPossible`."""
     keys = settings_of(folder, config)
-    algorithm = keys.text("quant_algo")
-    codes = ALGORITHMS.get(algorithm)
-    if codes is None:
-        raise NotPossible(f"{keys.label}: `quant_algo` {shown(algorithm)} is not read; FP8, NVFP4, W4A16_NVFP4 are.")
-    group = keys.number("group_size", GROUP)
-    if codes == "u8" and group != GROUP:
-        raise keys.refuse("group_size", f"{algorithm} has groups of {GROUP}")
-    excluded = [*keys.names("ignore"), *keys.names("exclude_modules")]
+    inner = keys if "quant_algo" in keys.block else keys.under("quantization", needed=False)
+    settings = modelopt_config.parse(inner if inner.block else keys)
+    excluded = [name for one in (keys, inner) for key in ("ignore", "exclude_modules") for name in one.names(key)]
     parts = tensors.parts
-    modules = scaled_modules(parts)
-    fused = {name.removesuffix("_weight_scale") for name in parts if name.endswith("_weight_scale")}.intersection(parts)
-    if not modules and not fused:
-        raise BadInput(f"{keys.label}: says {algorithm}, but no tensor is called *.weight_scale.")
-    weights = [
-        _weight(module, suffixes, parts, algorithm, codes, keys, excluded, compute_dtype(config))
-        for names, suffixes in ((modules, SUFFIXES), (fused, FUSED))
-        for module in sorted(names)
-    ]
+    names = _names(parts)
+    if not names:
+        raise BadInput(f"{keys.label}: says {settings.name}, but no tensor is called *.weight_scale.")
+    modules = {name.removesuffix(WEIGHT): name for name in names}
+    odd = next((module for module in modules if _excludes(excluded, module)), None)
+    if odd is not None:
+        raise BadInput(f"{where(parts[modules[odd]])}: is quantized, but {keys.label}.ignore names {odd}.")
+    weights = [_weight(name, parts, settings, compute_dtype(config)) for name in names]
     further = left_dense(
-        parts, modules, f"{keys.label}.ignore",
-        lambda module, linear: linear and not _excludes(excluded, module),
+        parts, modules, f"{keys.label}.{'ignore' if settings.common else 'quantized_layers'}",
+        lambda module, linear: (linear or not settings.common) and settings.lists(module)
+        and not _excludes(excluded, module),
     )  # fmt: skip
-    return checkpoint("modelopt", folder, config, tensors, weights, further)
+    return checkpoint("modelopt", folder, config, tensors, weights, [*_unlisted(names, settings), *further])
+
+
+def _names(parts: Mapping[str, Part]) -> list[str]:
+    """The tensors that have scales: weights of modules, and parameters of fused experts."""
+    return [name for name, part in sorted(parts.items()) if part.shape and _scale_of(name, parts) is not None]
+
+
+def _scale_of(name: str, parts: Mapping[str, Part]) -> str | None:
+    """The suffix of a weight's scales, by the name without `.weight`; None where there are none."""
+    module, joint = (name.removesuffix(WEIGHT), ".") if name.endswith(WEIGHT) else (name, "_")
+    return next((joint + end for end in (ENDS["scales"], INVERSE) if module + joint + end in parts), None)
+
+
+def _unlisted(names: Iterable[str], settings: Settings) -> list[str]:
+    """A warning of quantized weights that the settings do not list; none without any."""
+    odd = [
+        name
+        for name in names
+        if not settings.lists(name.removesuffix(WEIGHT)) and (name.endswith(WEIGHT) or not settings.lists_next_to(name))
+    ]
+    if not odd:
+        return []
+    several = f"{odd[0]} is" if len(odd) == 1 else f"{len(odd)} weights, {odd[0]} the first, are"
+    return [
+        f"{several} quantized, but {settings.label}.quantized_layers does not list such modules: read as the dtypes "
+        "and shapes of their tensors say."
+    ]
 
 
 def _excludes(patterns: Iterable[str], module: str) -> bool:
     return any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
 
 
-def _weight(
-    module: str, suffixes: Mapping[str, str], parts: Mapping[str, Part], algorithm: str, codes: str, keys: Keys,
-    excluded: list[str], compute: str,
-) -> Weight:  # fmt: skip
+def _weight(name: str, parts: Mapping[str, Part], settings: Settings, compute: str) -> Weight:
     """One module's weight, or one parameter, and its scales."""
+    module, scales = name.removesuffix(WEIGHT), _scale_of(name, parts)
+    assert scales is not None
+    suffixes = {"weight": name.removeprefix(module), **{part: scales[0] + end for part, end in ENDS.items()}}
+    suffixes |= {"scales": scales}
     stored = beside(module, suffixes, parts)
     weight = stored["weight"]
-    if _excludes(excluded, module):
-        raise BadInput(f"{where(weight)}: is quantized, but {keys.label}.ignore names {module}.")
-    rank = 3 if suffixes is FUSED else 2
-    if weight.dtype != codes or len(weight.shape) != rank:
-        what = "a matrix" if rank == 2 else "stacked matrices"
+    algorithm = settings.of(module) or _of_tensors(stored, settings)
+    storage = algorithm.storage
+    said = f"quantization_config: quant_algo {algorithm.name}"
+    if weight.dtype != storage.codes or len(weight.shape) not in (2, 3):
         raise BadInput(
-            f"{where(weight)}: is {weight.dtype} {list(weight.shape)}, `quant_algo` {algorithm} needs {what} of "
-            f"{codes}."
+            f"{where(weight)}: is {weight.dtype} {list(weight.shape)}, `quant_algo` {algorithm.name} needs a matrix, "
+            f"or stacked ones, of {storage.codes}."
+        )
+    if stored["scales"].dtype not in storage.scales:
+        raise BadInput(
+            f"{where(stored['scales'])}: is {stored['scales'].dtype}, `quant_algo` {algorithm.name} needs "
+            f"{' or '.join(storage.scales)}."
         )
     if "pre_quant_scale" in stored:
         raise NotPossible(f"{where(stored['pre_quant_scale'])}: scales the inputs of {module}, which is not read.")
-    make = _nvfp4 if codes == "u8" else _fp8
-    scheme = make(stored, f"{suffixes['global']} beside it, which {algorithm} needs", compute)
+    if storage.two_level and "global" not in stored:
+        raise BadInput(f"{where(weight)}: has no {suffixes['global']} beside it, which {algorithm.name} needs.")
+    scheme = MAKERS[storage.codes](stored, algorithm, compute)
     shape = (*weight.shape[:-1], scheme.columns)
-    name = module + suffixes["weight"]
-    return held(name, shape, scheme, stored, f"quantization_config: quant_algo {algorithm}", suffixes)
+    return held(name, shape, scheme, stored, said, suffixes)
 
 
-def _nvfp4(stored: Mapping[str, Part], needed: str, compute: str) -> Scaled:
-    """Two levels of scales."""
+def _of_tensors(stored: Mapping[str, Part], settings: Settings) -> Algorithm:
+    """What a module's own arrays say, where the settings do not list it."""
+    kind = modelopt_config.stored_kind(stored)
+    if kind is None:
+        raise BadInput(
+            f"{modelopt_config.described(stored)}, which {settings.label}.quantized_layers does not list, and no "
+            "quant_algo has such dtypes."
+        )
+    return Algorithm(f"of {kind}, by its tensors", kind, None)
+
+
+def _floats4(stored: Mapping[str, Part], algorithm: Algorithm, compute: str) -> Scaled:
+    """Two codes a byte; two levels of scales, or powers of two."""
     weight, scales = stored["weight"], stored["scales"]
-    if "global" not in stored:
-        raise BadInput(f"{where(weight)}: has no {needed}.")
-    stacked = weight.shape[1] if len(weight.shape) == 3 else 0
-    if stacked and _is_turned(weight.shape, scales.shape):
+    columns, stacked = 2 * weight.shape[-1], weight.shape[1] if len(weight.shape) == 3 else 0
+    group = algorithm.group_size or _group(scales, columns, algorithm)
+    if stacked and _is_turned(weight.shape, scales.shape, group):
         raise NotPossible(
             f"{where(weight)}: has scales {list(scales.shape)}, as experts do whose rows are inputs, which is not read."
         )
+    shared = Scales(scales.dtype, 1, group, len(weight.shape), stacked=stacked)
+    two_level = algorithm.storage.two_level
     return SmallFloat(
-        family="modelopt", columns=2 * weight.shape[-1], element="e2m1",
-        scales=Scales("f8_e4m3", 1, GROUP, len(weight.shape), stacked=stacked), divides=False,
-        global_shape=stored["global"].shape, compute=compute, extras=extras_of(stored, ("input_scale",)),
+        family="modelopt", columns=columns, element="e2m1", scales=shared, divides=False if two_level else None,
+        global_shape=stored["global"].shape if two_level else (), compute=compute,
+        extras=extras_of(stored, ("input_scale",)),
     )  # fmt: skip
 
 
-def _is_turned(weight: tuple[int, ...], scales: tuple[int, ...]) -> bool:
+def _group(scales: Part, columns: int, algorithm: Algorithm) -> int:
+    """Values that share a scale: as many as the number of scales says, else the usual."""
+    groups = algorithm.storage.groups
+    found = columns // scales.shape[-1] if scales.shape and scales.shape[-1] > 0 else 0
+    return found if found in groups else groups[0]
+
+
+def _is_turned(weight: tuple[int, ...], scales: tuple[int, ...], group: int) -> bool:
     """Whether packed codes and scales are those of (experts, inputs, outputs), groups running down the second axis."""
-    return scales == (weight[0], weight[1] * 2 // GROUP, weight[2]) and scales != (*weight[:2], weight[2] * 2 // GROUP)
+    return scales == (weight[0], weight[1] * 2 // group, weight[2]) and scales != (*weight[:2], weight[2] * 2 // group)
 
 
-def _fp8(stored: Mapping[str, Part], needed: str, compute: str) -> Scaled:
-    """One scale for a matrix."""
+def _bytes(stored: Mapping[str, Part], algorithm: Algorithm, compute: str) -> Scaled:
+    """A code a byte: FP8 and int8 with scales as their shape says, MXFP8 with one for each group."""
     weight, scale = stored["weight"], stored["scales"]
-    scales = Scales("f32", None, rank=len(scale.shape))
-    if len(weight.shape) == 3:
-        scales = replace(stacked_scales(scale, None, weight.shape), dtype="f32")
+    is_mx = algorithm.storage is STORAGES["mxfp8"]
+    scales = _powers(scale, weight.shape) if is_mx else _float_scales(scale, weight.shape, algorithm.group_size)
     return Bytewise(
         family="modelopt", columns=weight.shape[-1], scales=scales, stored=weight.dtype, compute=compute,
-        narrow_scales=True, extras=extras_of(stored, ("input_scale",)),
+        narrow_scales=not is_mx, extras=extras_of(stored, ("input_scale",)),
     )  # fmt: skip
+
+
+def _powers(scale: Part, shape: tuple[int, ...]) -> Scales:
+    return Scales(scale.dtype, 1, STORAGES["mxfp8"].groups[0], len(shape), stacked=shape[1] if len(shape) == 3 else 0)
+
+
+def _float_scales(scale: Part, shape: tuple[int, ...], group: int | None) -> Scales:
+    """One scale for a matrix, for each row, or for each block of rows and columns."""
+    if len(shape) == 3:
+        return stacked_scales(scale, None, shape)
+    rank = len(scale.shape)
+    if scale.shape in ((), (1,), (1, 1)):
+        return Scales(scale.dtype, None, rank=rank)
+    if rank == 1 or scale.shape == (shape[0], 1):
+        return Scales(scale.dtype, 1, None, rank=min(rank, 2))
+    counts = (scale.shape[0], scale.shape[2 if rank == 4 else -1])
+    rows, columns = (_block(length, count, group) for length, count in zip(shape, counts, strict=True))
+    return Scales(scale.dtype, rows, columns, rank=4 if rank == 4 else 2)
+
+
+def _block(length: int, count: int, group: int | None) -> int:
+    """Rows or columns of a block: as the settings say, else the usual, else as many as `count` even blocks have."""
+    usual = group or BLOCK
+    if group is not None or -(-length // usual) == count or not count or length % count:
+        return usual
+    return length // count
+
+
+#: The dtype of codes -> what reads them.
+MAKERS = {"u8": _floats4, "f8_e4m3": _bytes, "i8": _bytes}

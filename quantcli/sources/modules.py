@@ -96,7 +96,7 @@ def checkpoint(
     )  # fmt: skip
     if is_unscaled(source):
         return source
-    odd = next((part for part in rest if _looks_packed(part)), None)
+    odd = next((part for part in rest if _looks_packed(part, kind)), None)
     if odd is not None:
         raise BadInput(f"{where(odd)}: belongs to no quantized weight that config.json's {kind} settings know.")
     refuse_bare(rest, kind)
@@ -146,9 +146,14 @@ def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _looks_packed(part: Part) -> bool:
+#: Kinds whose layouts have no words of codes: DeepSeek-V4 has tables of i32 next to its FP8.
+WORDLESS = ("fp8",)
+
+
+def _looks_packed(part: Part, kind: str) -> bool:
     """Whether a tensor is part of some quantizer's layout, by its name or as words of codes."""
-    return part.name.endswith(QUANTIZED_SUFFIXES) or (part.dtype in ("u32", "i32") and len(part.shape) == 2)
+    is_words = part.dtype in ("u32", "i32") and len(part.shape) == 2 and kind not in WORDLESS
+    return part.name.endswith(QUANTIZED_SUFFIXES) or is_words
 
 
 def stacked_scales(
@@ -165,6 +170,9 @@ def stacked_scales(
         return Scales(scale.dtype, None, rank=rank, stacked=rows, powers=powers, single=True)
     if rank == 1:
         return Scales(scale.dtype, None, rank=1, stacked=rows, powers=powers)
+    if rank == 2 and scale.shape[1] in (1, 2, rows) and rows % scale.shape[1] == 0:
+        each = None if scale.shape[1] == 1 else rows // scale.shape[1]
+        return Scales(scale.dtype, each, rank=2, stacked=rows, powers=powers)
     blocks, groups = scale.shape[1:] if rank == 3 and min(scale.shape) > 0 else (1, 1)
     if block is not None and not _is_grid_of_its_own(scale.shape, block, shape):
         return Scales(scale.dtype, *block, rank=3, stacked=rows, powers=powers)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.schemes.quark_int import PACKINGS
-from quantcli.sources.modules import LINEARS, Keys
+from quantcli.sources.modules import LINEARS, Keys, mentions_module
 
 FLOATS8 = {"fp8_e4m3": "f8_e4m3", "fp8_e5m2": "f8_e5m2"}
 SMALL = {"fp4": "e2m1", "fp6_e2m3": "e2m3", "fp6_e3m2": "e3m2"}
@@ -67,7 +67,7 @@ class Settings:
 
     def wants(self, module: str, linear: bool) -> bool:
         """Whether a module that is stored dense should be quantized."""
-        if self.excludes(module):
+        if self.excludes(module) or mentions_module(self.excluded, module):
             return False
         named = any(fnmatch.fnmatchcase(module, pattern) for pattern, _ in self.layers)
         return (named or (linear and module.endswith(LINEARS))) and self.of(module) is not None

@@ -24,8 +24,11 @@ MAX_BYTES = 64 << 20
 FOLDERS = ("1_Pooling", "additional_chat_templates", "custom_generate", "encoding")
 #: Suffixes of files that hold weights.
 WEIGHTS = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".npz", ".tflite", ".ot", *PICKLES)
-#: Files in which quantizers repeat config.json's `quantization_config`, or say how it came about.
-SETTINGS = ("quantize_config.json", "quantization_config.json", "hf_quant_config.json", "quant_config.json")
+#: optimum-quanto's file of which modules are quantized, of which config.json says nothing.
+QMAP = "quanto_qmap.json"
+#: Files in which quantizers repeat config.json's `quantization_config`, or say what it would.
+SETTINGS = ("quantize_config.json", "quantization_config.json", "hf_quant_config.json", "quant_config.json", QMAP)
+#: Those, and what says how they came about.
 LAYOUT = (*SETTINGS, "recipe.yaml", "kv_cache_scales.json")
 #: Files that an output has of its own.
 OWN = ("config.json",)

@@ -39,6 +39,8 @@ FILES: dict[str, tuple[str | None, str, str]] = {
     "quantize_config.json": (None, "gptq", ".qweight"),
     "quant_config.json": (None, "awq", ".qweight"),
 }
+#: Keys of these files that have another name in config.json.
+RENAMED = {"exclude_modules": "ignore"}
 #: Other spellings of quant_method.
 ALIASES = {
     "auto_round": "auto-round", "intel/auto-round": "auto-round", "compressed_tensors": "compressed-tensors",
@@ -114,7 +116,8 @@ def _in_files(folder: Folder, tensors: Collection[str]) -> Iterator[Stated]:
         data: Any = read_json(folder, name)
         block = data if key is None else data.get(key)
         if isinstance(block, Mapping):
-            yield Stated(f"{name}: {key}" if key else name, {**block, "quant_method": method})
+            named = {RENAMED.get(str(k), str(k)): v for k, v in block.items() if RENAMED.get(str(k)) not in block}
+            yield Stated(f"{name}: {key}" if key else name, {**named, "quant_method": method})
 
 
 def _named(block: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -1,12 +1,21 @@
-"""torchao's checkpoints in safetensors: int8, `X._weight_qdata`, `X._weight_scale` and `X._weight_zero_point`.
+"""torchao's checkpoints in safetensors: a code a byte, `X._weight_qdata`, with `X._weight_scale` and zero points.
 
-The file's metadata has JSON under the weight's name: the subclass of tensor and its attributes. Int8Tensor is read: a
-byte a code, scales for rows or groups of them. Source: torchao 0.18 (prototype/safetensors, quantization/quantize_).
+The file's metadata has JSON under the weight's name: the subclass of tensor and its attributes. `block_size` has as
+many numbers as the weight has axes: the values that share a scale.
+
+    Int8Tensor                  I8              integers of 8 bits
+    IntxUnpackedToInt8Tensor    I8              integers of `target_dtype`, int1 to int8, a byte each
+    Float8Tensor                F8_E4M3/E5M2    no zero points
+
+A parameter of another name, `experts.gate_up_proj`, has tensors `experts._gate_up_proj_qdata` and so on.
+Source: torchao 0.18 (prototype/safetensors, quantization/quantize_/workflows, quantization/quant_primitives.py).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from quantcli.arrays import FLOATS, TORCH_DTYPES
@@ -16,12 +25,13 @@ from quantcli.containers.json_text import load_object
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.bytewise import Bytewise
 from quantcli.schemes.scaled import Scales
-from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.folder import MAX_DESCRIBING, Folder, LocalFolder, Tensors
 from quantcli.sources.modules import (
     Keys,
     beside,
     check_listed,
     checkpoint,
+    extras_of,
     held,
     left_dense,
     mentions_module,
@@ -29,8 +39,30 @@ from quantcli.sources.modules import (
     where,
 )
 
-SUFFIXES = {"weight": "._weight_qdata", "scales": "._weight_scale", "zeros": "._weight_zero_point"}
-READ = "Int8Tensor"
+#: Part -> the end of its tensor's name, behind `._weight_`.
+ENDS = {
+    "weight": "qdata", "scales": "scale", "zeros": "zero_point", "act_quant_scale": "act_quant_scale",
+    "act_quant_zero_point": "act_quant_zero_point", "act_pre_scale": "act_pre_scale",
+}  # fmt: skip
+#: Arrays that are of activations, and copied along.
+ALONG = ("act_quant_scale", "act_quant_zero_point")
+QDATA = re.compile(r"(.+)\._([^.]+)_qdata")
+INTEGERS = ("i8", "i16", "i32", "i64")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A subclass of tensor. codes: their dtypes; target: an attribute says how many bits an integer has."""
+
+    codes: tuple[str, ...]
+    target: bool = False
+
+
+READ = {
+    "Int8Tensor": Kind(("i8",)),
+    "IntxUnpackedToInt8Tensor": Kind(("i8",), target=True),
+    "Float8Tensor": Kind(("f8_e4m3", "f8_e5m2")),
+}
 
 
 def open_torchao(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
@@ -38,53 +70,91 @@ def open_torchao(folder: Folder, config: Mapping[str, Any], tensors: Tensors) ->
     keys = settings_of(folder, config)
     skipped = keys.names("modules_to_not_convert")
     parts = tensors.parts
-    modules = {name.removesuffix("._weight_qdata") for name in parts if name.endswith("._weight_qdata")}
-    if not modules:
+    found = [match for name in sorted(parts) if (match := QDATA.fullmatch(name))]
+    if not found:
         raise BadInput(f"{keys.label}: says torchao, but no tensor is called *._weight_qdata.")
-    weights = [_weight(module, parts, tensors.metadata) for module in sorted(modules)]
+    weights = [_weight(match[1], match[2], parts, tensors.metadata, folder) for match in found]
+    modules = {match[1]: parts[match[0]] for match in found}
     listed = f"{keys.label}.modules_to_not_convert"
-    further = check_listed(skipped, {module: parts[f"{module}._weight_qdata"] for module in sorted(modules)}, listed)
+    further = check_listed(skipped, modules, listed)
     further += left_dense(
         parts, modules, listed, lambda module, linear: linear and not mentions_module(skipped, module)
     )
     return checkpoint("torchao", folder, config, tensors, weights, further)
 
 
-def _weight(module: str, parts: Mapping[str, Part], metadata: Mapping[str, str]) -> Weight:
-    """One module's weight by what the file's metadata says of it."""
-    stored = beside(module, SUFFIXES, parts)
-    weight, key = stored["weight"], f"{module}.weight"
+def _weight(module: str, name: str, parts: Mapping[str, Part], metadata: Mapping[str, str], folder: Folder) -> Weight:
+    """One weight by what the file's metadata says of it."""
+    suffixes = {part: f"._{name}_{end}" for part, end in ENDS.items()}
+    stored = beside(module, suffixes, parts)
+    weight, key = stored["weight"], f"{module}.{name}"
     if key not in metadata:
         raise BadInput(f"{where(weight)}: the file's metadata says nothing of {key}.")
     label = f"{weight.file}: metadata of {key}"
     said = Keys(load_object(metadata[key].encode(), label), label)
-    if said.text("_type") != READ:
-        raise NotPossible(f"{label}: tensors of the kind {shown(said.text('_type'))} are not read; {READ} is.")
+    kind = READ.get(said.text("_type"))
+    if kind is None:
+        raise NotPossible(
+            f"{label}: tensors of the kind {shown(said.text('_type'))} are not read; {', '.join(READ)} are."
+        )
     data = said.under("_data")
-    block = data.block.get("block_size")
-    if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
-        raise data.refuse("block_size", "rows and columns are needed")
     compute = TORCH_DTYPES.get(data.under("dtype").text("_data"))
     if compute is None:
         raise data.refuse("dtype", "a float dtype is needed")
-    if len(weight.shape) != 2 or weight.dtype != "i8":
-        raise BadInput(f"{where(weight)}: is {weight.dtype} {list(weight.shape)}, a matrix of i8 is needed.")
+    if len(weight.shape) not in (2, 3) or weight.dtype not in kind.codes:
+        raise BadInput(
+            f"{where(weight)}: is {weight.dtype} {list(weight.shape)}, a matrix, or stacked ones, of "
+            f"{' or '.join(kind.codes)} is needed."
+        )
     if "scales" not in stored or stored["scales"].dtype not in FLOATS:
-        raise BadInput(f"{where(weight)}: has no {module}._weight_scale of floats beside it.")
-    rows, columns = weight.shape
-    if block[0] not in (1, rows) or columns % block[1]:
-        raise NotPossible(f"{label}: `block_size` {block} is not read; of rows, parts of them, or all it is.")
-    shared = None if block[0] == rows > 1 else 1
-    if shared is None and block[1] != columns:
-        raise NotPossible(f"{label}: `block_size` {block} is not read; of rows, parts of them, or all it is.")
-    zeros = stored.get("zeros")
+        raise BadInput(f"{where(weight)}: has no {module}{suffixes['scales']} of floats beside it.")
+    if "act_pre_scale" in stored:
+        raise NotPossible(f"{where(stored['act_pre_scale'])}: scales the inputs of {module}, which is not read.")
+    block = _block(data, weight.shape, label)
+    zeros = stored.get("zeros") if weight.dtype == "i8" else None
+    if zeros is not None and zeros.dtype not in INTEGERS:
+        raise NotPossible(f"{where(zeros)}: is {zeros.dtype}; zero points that are no integers are not read.")
     scheme = Bytewise(
-        family="torchao", columns=columns, scales=Scales(stored["scales"].dtype, shared, _columns(block[1], columns)),
-        stored="i8", zeros_dtype=zeros.dtype if zeros else None, compute=compute,
+        family="torchao", columns=weight.shape[-1], scales=_scales(stored["scales"], block, weight.shape),
+        stored=weight.dtype, bits=_bits(data) if kind.target else 8, symmetric=_is_symmetric(zeros, folder),
+        zeros_dtype=zeros.dtype if zeros else None, compute=compute, extras=extras_of(stored, ALONG),
     )  # fmt: skip
-    return held(key, weight.shape, scheme, stored, f"metadata: {READ}, block_size {block}", SUFFIXES)
+    return held(key, weight.shape, scheme, stored, f"metadata: {said.text('_type')}, block_size {block}", suffixes)
 
 
-def _columns(block: int, columns: int) -> int | None:
-    """Values of a row that share a scale, None for all."""
-    return None if block == columns else block
+def _bits(data: Keys) -> int:
+    """The width that `target_dtype` says."""
+    match = re.fullmatch(r"int([1-8])", data.under("target_dtype").text("_data"))
+    if match is None:
+        raise data.refuse("target_dtype", "int1 to int8 is needed")
+    return int(match[1])
+
+
+def _block(data: Keys, shape: tuple[int, ...], label: str) -> list[int]:
+    """How many values share a scale along each axis; without a block all do."""
+    block = data.block.get("block_size")
+    if block in (None, []):
+        return list(shape)
+    if not isinstance(block, list) or len(block) != len(shape) or not all(type(n) is int and n > 0 for n in block):
+        raise data.refuse("block_size", f"{len(shape)} numbers are needed, as the weight's axes are")
+    if any(length % each for length, each in zip(shape, block, strict=True)):
+        raise NotPossible(f"{label}: `block_size` {block} does not divide the weight's {list(shape)}, and is not read.")
+    if len(shape) == 3 and block != list(shape) and block[0] != 1:
+        raise NotPossible(f"{label}: `block_size` {block} is not read: stacked matrices share no scales, or all one.")
+    return block
+
+
+def _scales(scale: Part, block: list[int], shape: tuple[int, ...]) -> Scales:
+    """How scales are shared, by the block."""
+    stacked = shape[1] if len(shape) == 3 else 0
+    if block == list(shape):
+        return Scales(scale.dtype, None, rank=len(scale.shape), stacked=stacked, single=bool(stacked))
+    columns = None if block[-1] == shape[-1] else block[-1]
+    return Scales(scale.dtype, block[-2], columns, len(shape), stacked=stacked)
+
+
+def _is_symmetric(zeros: Part | None, folder: Folder) -> bool:
+    """Whether all zero points are 0, or there are none; over the network, a request each, they are not looked at."""
+    if zeros is None or not isinstance(folder, LocalFolder):
+        return True
+    return zeros.nbytes <= MAX_DESCRIBING and not folder.array(zeros).any()

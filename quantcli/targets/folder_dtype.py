@@ -19,15 +19,16 @@ from typing import Any
 
 from quantcli import models
 from quantcli.arrays import FLOATS, TORCH_DTYPES
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.models import Architecture, SixteenBits
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Placed, Settings, config_dtype, gguf_dtype
-from quantcli.targets.names import Model
 
 SPELLED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 KEYS = ("torch_dtype", "dtype")
+#: Blocks of config.json that say how weights are stored, not what a part of the model is.
+STORAGE = ("quantization_config", "compression_config")
 #: The language model's settings in those of a model of several parts.
 TEXT = "text_config"
 
@@ -80,20 +81,22 @@ Counted = Sequence[tuple[Scheme, tuple[int, ...]]]
 
 
 def _stored(source: Checkpoint) -> Counted:
-    """A folder's weights, without those that the family has in float32 in every dialect."""
-    model = Model.of(source)
-    named = source.weights.values()
-    return [(w.scheme, w.shape) for w in named if not _is_f32(model.architecture, w.name, model.dialect)]
+    """A folder's weights, without those that its family has in float32 in every dialect."""
+    return _without_f32(source, source.weights.values())
 
 
-def _placed(source: Checkpoint, placed: Iterable[Placed], target: str) -> Counted:
-    """The same of an output."""
-    architecture = Model.of(source).architecture
-    return [(w.scheme, w.shape) for w in placed if not _is_f32(architecture, w.name, target)]
+def _without_f32(source: Checkpoint, weights: Iterable[Weight | Placed]) -> Counted:
+    """The same of an output. Which these are is looked up only where it matters: of tensors in float32."""
+    architecture = models.by_gguf(source.metadata) if source.names == "gguf" else models.find(source.config)
+    return [
+        (w.scheme, w.shape)
+        for w in weights
+        if w.scheme != Dense("f32") or architecture is None or not _is_f32(architecture, w.name)
+    ]
 
 
-def _is_f32(architecture: Architecture | None, name: str, dialect: str) -> bool:
-    return architecture is not None and any(found.row.f32 for found in architecture.find(name, dialect))
+def _is_f32(architecture: Architecture, name: str) -> bool:
+    return any(found.row.f32 for dialect in ("hf", "mlx") for found in architecture.find(name, dialect))
 
 
 def _commonest(weights: Counted, with_scales: bool = False) -> str | None:
@@ -138,7 +141,7 @@ def dtype_keys(config: Mapping[str, Any], dtype: str, besides: Collection[str] =
     made: dict[str, Any] = {} if has_any else {"torch_dtype": spelled}
     made |= {key: spelled for key in KEYS if key in config and _dtype(config[key]) not in besides}
     for name, block in config.items():
-        if name.endswith("_config") and isinstance(block, Mapping):
+        if name.endswith("_config") and name not in STORAGE and isinstance(block, Mapping):
             keys = [key for key in KEYS if _dtype(block.get(key)) not in (None, *besides)]
             made |= {name: {**block, **dict.fromkeys(keys, spelled)}} if keys else {}
     return made
@@ -149,12 +152,13 @@ def agreed(
 ) -> dict[str, Any]:
     """The keys of config.json that change, so that it names the dtype of the output's dense tensors.
 
-    A Hugging Face folder that is copied keeps them where it is quantized, and where they are what makes the model work.
+    A Hugging Face folder that is copied keeps them where it is quantized (values of some layouts depend on them), and
+    where the model works in the dtype that they name and not in that of the tensors.
     """
     if settings.asked_dtype:
         return dtype_keys(config, settings.asked_dtype)
-    weights, stated = _placed(source, placed, target), says(config)
-    found, dtypes = _commonest(weights), _dtypes(weights, least_axes=2) or _dtypes(weights, least_axes=1)
+    found, dtypes = _commonest(_without_f32(source, placed)), dense_dtypes(source, placed)
+    stated = says(config)
     if found not in SPELLED or (stated and dtypes.issuperset(stated)) or (not stated and target == "mlx"):
         return {}
     if target == "hf" and _is_copied(source, placed):
@@ -162,6 +166,12 @@ def agreed(
         if not stated or not is_dense or not limits(source)[1].works(found, target):
             return {}
     return dtype_keys(config, found, dtypes)
+
+
+def dense_dtypes(source: Checkpoint, placed: Iterable[Placed]) -> set[str]:
+    """The float dtypes of an output's dense matrices, of its vectors where it has none."""
+    weights = _without_f32(source, placed)
+    return _dtypes(weights, least_axes=2) or _dtypes(weights, least_axes=1)
 
 
 def _is_copied(source: Checkpoint, placed: Iterable[Placed]) -> bool:
@@ -177,16 +187,15 @@ def warnings(
     kind, sixteen_bits = limits(source)
     if not sixteen_bits.why:
         return []
-    in_mlx = " but in mlx-lm, which clips them" if target == "mlx" and sixteen_bits.works("f16", target) else ""
+    works = sixteen_bits.works("f16", target)
+    fact = f"{kind} models do not work in float16 ({sixteen_bits.why})"
     if settings.asked_dtype == "f16":
-        option = "--dtype" if settings.dtype else "--scheme"
-        return [f"{option} f16: {kind} models do not work in float16{in_mlx} ({sixteen_bits.why}). Choose bf16 or f32."]
-    if in_mlx or not _is_f16(config, _placed(source, placed, target), target):
+        option = "--scheme" if isinstance(settings.common, Dense) else "--dtype"
+        but = " except in mlx-lm, which clips what overflows. Other runtimes need" if works else ". Choose"
+        return [f"{option} f16: {fact}{but} bf16 or f32."]
+    if works or not _is_f16(config, _without_f32(source, placed), target):
         return []
-    return [
-        f"{source.root}: {kind} models do not work in float16 ({sixteen_bits.why}), but the output is float16. "
-        "--dtype bf16 or --dtype f32 changes that."
-    ]
+    return [f"{source.root}: {fact}, but the output is float16. They work in bf16 and f32; --dtype converts to these."]
 
 
 def _is_f16(config: Mapping[str, Any], weights: Counted, target: str) -> bool:

@@ -111,7 +111,8 @@ def input_scales(weights: Sequence[Weight], count: int) -> Floats | None:
 
 def precisions(source: Checkpoint, placed: Sequence[Placed]) -> Typed:
     """The keys that say for which tensors inputs are not to be rounded to four bits: modelopt's W4A16_NVFP4."""
-    said = in_config(source.config)
+    # In an MLX folder these are the settings of the model that it was made from.
+    said = in_config(source.config) if source.kind != "mlx" else None
     if said is None or said.block.get("quant_algo") != "W4A16_NVFP4":
         return {}
     names = sorted(weight.name for weight in placed if weight.scheme == GgmlFloat("nvfp4"))

@@ -73,9 +73,14 @@ def stays_dense(name: str, shape: Shape) -> str | None:
     return None if found is None else f"stays dense: {found.reason}"
 
 
+def is_large(name: str, shape: Shape) -> bool:
+    """Whether this is a matrix of a layer that is large enough for a scheme."""
+    return len(shape) >= 2 and min(shape[-2:]) >= SMALLEST and NUMBER.search(name) is not None
+
+
 def uncovered(name: str, shape: Shape) -> bool:
     """Whether a matrix that stays dense is one of a layer's that a warning counts."""
-    if len(shape) < 2 or min(shape[-2:]) < SMALLEST or not NUMBER.search(name):
+    if not is_large(name, shape):
         return False
     found = kind_of(name, shape)
     return not name.endswith(".weight") if found is None else found.warns

@@ -1,13 +1,15 @@
-"""Hugging Face folder: names as in the source; dense tensors, the layouts of compressed-tensors and bitsandbytes, bare
-8-bit floats. A quantized HF source keeps its own layout.
+"""Hugging Face folder: names as the source stores them; dense tensors, layouts of compressed-tensors and bitsandbytes,
+bare 8-bit floats. A quantized HF source keeps its own layout.
 
 Source: transformers' `save_pretrained`: shards, index where there are several, config.json without storage settings.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint
@@ -22,22 +24,29 @@ from quantcli.targets import guessed, hf_quantized
 from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
-from quantcli.targets.mlx import beside, dense_dtype, stored_config, tie_settings, without_storage
+from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, tie_settings, without_storage
 from quantcli.targets.names import Model, Named
-from quantcli.targets.shards import index_file, json_file, shards
+from quantcli.targets.shards import index_file, json_file, part_name, shards
 
 #: Families whose stored layout is a Hugging Face one.
 FAMILIES = (
     "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
-    "bare",
+    "bare", "quanto",
 )  # fmt: skip
 
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
 DENSE_MODULES = {
     "awq": "modules_to_not_convert", "mxfp4": "modules_to_not_convert", "fp8": "modules_to_not_convert",
-    "fbgemm_fp8": "modules_to_not_convert", "torchao": "modules_to_not_convert", "compressed-tensors": "ignore",
-    "modelopt": "ignore", "quark": "exclude", "bitsandbytes": "llm_int8_skip_modules", "hqq": "skip_modules",
+    "fbgemm_fp8": "modules_to_not_convert", "mxfp8": "modules_to_not_convert", "torchao": "modules_to_not_convert",
+    "compressed-tensors": "ignore", "modelopt": "ignore", "quark": "exclude",
+    "bitsandbytes": "llm_int8_skip_modules", "hqq": "skip_modules",
 }  # fmt: skip
+
+
+#: Other keys of the same meaning; the one that a folder has counts.
+ALIASES = {"modules_to_not_convert": ("ignored_layers",), "ignore": ("exclude_modules",)}
+#: What torchao has in a file's metadata under the name of a tensor that is not quantized.
+TORCHAO_DENSE = json.dumps({"_type": "Tensor"})
 
 
 #: What is dense in a gpt-oss checkpoint, as its config.json says it.
@@ -72,9 +81,13 @@ class HfTarget:
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         is_kept = self.keeps_layout(placed)
-        quantization = {} if is_kept else hf_quantized.settings(placed, str(source.root))
+        bare = [replace(w, name=w.name.removeprefix(source.prefix)) for w in placed]
+        quantization = {} if is_kept else hf_quantized.settings(bare, str(source.root))
         placed = [hf_quantized.called(w) for w in placed]
-        files, where = shards(placed, settings.shard_size, {**(source.header if is_kept else {}), "format": "pt"})
+        if source.prefix:
+            placed = [_without_prefix(w, source.prefix) for w in placed]
+        header = {**(_header(source, placed) if is_kept and source.kind != "hf" else {}), "format": "pt"}
+        files, where = shards(placed, settings.shard_size, header)
         config = _config(source, stored_config(source, settings, self.label), placed, is_kept=is_kept)
         config |= {"quantization_config": quantization} if quantization else {}
         config |= tie_settings(source, "hf")
@@ -91,23 +104,31 @@ class HfTarget:
         return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
 
 
+def _without_prefix(placed: Placed, prefix: str) -> Placed:
+    """A weight whose stored tensors lack the prefix that its name has, as the source's do."""
+    names = {part: part_name(placed, part).removeprefix(prefix) for part in placed.scheme.layout(placed.shape)}
+    return replace(placed, stored=names)
+
+
 def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
     """A weight under its Hugging Face name; gpt-oss's experts have a packed layout, transposed to the dense one.
 
-    made: the dtype of what is made anew; a folder of MLX's or a GGUF file is, dense tensors and all.
+    made: the dtype of what is made anew.
     """
     source = model.source
     weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
-    is_made = source.names == "gguf" or source.kind == "mlx" or not isinstance(weight.scheme, Dense)
     stays = hf_quantized.stays_dense(named.name, shape)
+    is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     if model.architecture is None:
         stays = guessed.stays_dense(named.name, shape) or stays
-    is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
+    elif named.found is None and model.is_named and stays is None:
+        stays = f"stays dense: {model.architecture.name} models have no such tensor"
+        is_uncovered = guessed.is_large(named.name, shape)
     return Draft(
-        named.name, shape, named.subject, dense_dtype(named, source, made if is_made else settings.dtype), weight, rows,
-        stays=stays, turned=turned, packed=GptOss() if turned else None, extra=model.leftover(weight.name),
-        uncovered=stays if is_uncovered else None,
+        named.name, shape, named.subject, _dtype(named, source, settings, made), weight, rows,
+        stays=stays, turned=turned, packed=GptOss() if turned else None, fixed=stays_f32(named),
+        extra=model.leftover(weight.name), uncovered=stays if is_uncovered else None,
     )  # fmt: skip
 
 
@@ -131,11 +152,16 @@ def _config(
 
 def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence[Placed]) -> dict[str, Any]:
     """config.json of a layout that is kept, with the modules that are dense now named as such where they have to be."""
+    if source.kind == "quanto" and decoded:
+        raise NotPossible(
+            f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: optimum-quanto's map of "
+            "modules is copied as it is; make all weights dense."
+        )
     said = in_config(source.config)
     if not decoded or said is None:
         return dict(config)
-    settings, method = said.block, said.method
-    modules = sorted(w.name.removesuffix(".weight") for w in decoded)
+    settings, method = dict(said.block), said.method
+    modules = sorted(w.name.removeprefix(source.prefix).removesuffix(".weight") for w in decoded)
     if method == "gptq":
         dynamic: dict[str, Any] = {f"-:{re.escape(module)}$": {} for module in modules}
         dynamic |= settings.get("dynamic") or {}
@@ -146,8 +172,20 @@ def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence
             f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: settings of {method} have no "
             "list of such modules; make all weights dense."
         )
+    key = next((name for name in (key, *ALIASES.get(key, ())) if settings.get(name)), key)
     listed = [*(settings.get(key) or ()), *(module for module in modules if module not in (settings.get(key) or ()))]
+    layers = settings.get("quantized_layers")
+    if isinstance(layers, Mapping):  # modelopt's MIXED_PRECISION
+        settings["quantized_layers"] = {name: layer for name, layer in layers.items() if name not in modules}
     return replaced(config, said.path, {**settings, key: listed})
+
+
+def _header(source: Checkpoint, placed: Sequence[Placed]) -> dict[str, str]:
+    """The text in the headers of a source whose layout is kept; torchao's says of each tensor what it is."""
+    if source.kind != "torchao":
+        return dict(source.header)
+    dense = {w.name: TORCHAO_DENSE for w in _decoded(source, placed) if w.name in source.header}
+    return {**source.header, **dense}
 
 
 def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
@@ -158,3 +196,14 @@ def _decoded(source: Checkpoint, placed: Sequence[Placed]) -> list[Placed]:
 def _was_quantized(placed: Placed, source: Checkpoint) -> bool:
     weight = source.weights.get(placed.name)
     return weight is None or not isinstance(weight.scheme, Dense)
+
+
+def _dtype(named: Named, source: Checkpoint, settings: Settings, made: str) -> str:
+    """The dtype of a dense weight. GGUF files and MLX folders are made anew, dense tensors and all.
+
+    A tensor of an MLX folder that is f32 next to scales of 16 bits is so on purpose: routers.
+    """
+    scheme = named.source.weight.scheme
+    is_wide = source.kind == "mlx" and scheme == Dense("f32")
+    is_made = source.names == "gguf" or (source.kind == "mlx" and not is_wide) or not isinstance(scheme, Dense)
+    return dense_dtype(named, source, made if is_made else settings.dtype)

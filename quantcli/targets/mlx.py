@@ -161,7 +161,7 @@ def _draft(
         name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own,
         scales=common if stays_wide else None,
         # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
-        fixed=not name.endswith(".weight") and not isinstance(weight.scheme, Dense),
+        fixed=stays_f32(named) or (not name.endswith(".weight") and not isinstance(weight.scheme, Dense)),
         uncovered=stays if architecture is None and guessed.uncovered(name, shape) else None,
     )  # fmt: skip
 
@@ -191,6 +191,11 @@ def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:
     return config_dtype(config, ("torch_dtype",)) or nested
 
 
+def stays_f32(named: Named) -> bool:
+    """Whether a tensor is one that its family has in float32 in every dialect, whatever is asked."""
+    return named.found is not None and named.found.row.f32 and isinstance(named.source.weight.scheme, Dense)
+
+
 def dense_dtype(named: Named, source: Checkpoint, wanted: str | None) -> str:
     """The dtype of a weight that is not quantized: `wanted`, else as stored.
 
@@ -199,7 +204,7 @@ def dense_dtype(named: Named, source: Checkpoint, wanted: str | None) -> str:
     weight = named.source.weight
     if not isinstance(weight.scheme, Dense):
         return wanted or commonest_dtype(source)
-    stays = weight.scheme.dtype not in FLOATS or (named.found is not None and named.found.row.f32)
+    stays = weight.scheme.dtype not in FLOATS or stays_f32(named)
     return weight.scheme.dtype if stays or wanted is None else wanted
 
 

@@ -192,6 +192,24 @@ class Model:
         found = leftovers.leftover(name, weight.shape, weight.scheme.dtype, is_quantized=is_quantized)
         return None if found is None else found.reason
 
+    def is_part(self, name: str) -> bool:
+        """Whether a tensor is one that the model computes with: in the table, and not denied by the settings.
+
+        Layers for multi-token prediction and a head with the embedding's values are none.
+        """
+        found = self._found(name)
+        if found is None or self.is_predicting(name):
+            return False
+        if self.head is not None and self.head.weight is self.source.weights[name] and self.head.is_embedding:
+            return False
+        need = found.row.need(found.suffix)
+        return need is None or need.by_presence or need.holds(self.hyperparameters, found.layer or 0)
+
+    @cached_property
+    def is_named(self) -> bool:
+        """Whether the architecture's table knows any of the names."""
+        return any(self._found(name) for name in self.source.weights)
+
     def gather(self, *, strict: bool = True) -> Gathered:
         """The source's weights as the tables have them; `strict` as in `combined`. Raises `BadInput`."""
         weights, left = combined(self.source, strict=strict)

@@ -133,12 +133,18 @@ class Head:
 
     @cached_property
     def _needs_one(self) -> bool:
-        """Whether this is a complete model that computes logits of tokens."""
+        """Whether this is a complete model that computes logits of tokens, and not one saved without its head."""
         classes = self.source.config.get("architectures")
         named = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
         known = tuple(self.architecture.classes.values()) if self.architecture else ()
         is_causal = any(name.endswith(CAUSAL) or name in known for name in named)
-        return self.embedding is not None and (is_causal or (not named and bool(known))) and not self._is_fragment
+        computes = is_causal or (not named and bool(known))
+        return self.embedding is not None and computes and not self.source.prefix and not self._is_fragment
+
+    @property
+    def _is_without(self) -> bool:
+        """Whether this is a complete model without a head, which embeds texts."""
+        return self.weight is None and self.embedding is not None and not self._needs_one and not self._is_fragment
 
     @property
     def _is_fragment(self) -> bool:
@@ -198,9 +204,12 @@ class Head:
     def settings(self, target: str) -> dict[str, Any]:
         """Return the keys of a folder's config.json that change to say whether it has a separate head.
 
-        An MLX folder always states it: mlx-lm's classes have other defaults than transformers'.
+        An MLX folder always states it: mlx-lm's classes have other defaults than transformers'. They all compute
+        logits, so a model without a head is tied there.
         """
         config = self.source.config
+        if target == "mlx" and self.architecture is not None and self.is_tied is False and self._is_without:
+            return {KEY: True}
         goes = self.is_tied is False and self.is_left_out(target)
         if not (goes or self.is_untied or self.is_tied_after_all):
             is_silent = target == "mlx" and KEY not in config and self.architecture is not None

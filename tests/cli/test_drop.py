@@ -112,6 +112,36 @@ def test_what_the_model_of_a_gguf_file_needs_is_refused(
     assert done.exit_code == 3 and not (tmp_path / output).exists(), done.stderr
 
 
+def test_optional_tensors_that_count_are_a_warning(models: dict[str, Path], tmp_path: Path) -> None:
+    """All biases of a file at once: nothing else says that there are any."""
+    biases = {f"blk.{i}.attn_{k}.bias": of_values(np.ones(64 if k == "q" else 32)) for i in (0, 1) for k in "qkv"}
+    biases |= {f"blk.{i}.attn_output.bias": of_values(np.ones(64)) for i in (0, 1)}
+    source = rewritten(models["gguf"], tmp_path / "s.gguf", lambda tensors: {**tensors, **biases})
+    for output in ("o.gguf", "out"):
+        arguments = ("convert", source, tmp_path / output, "--drop", "*attn*.bias", "--drop", "*extra*", "--dry-run")
+        done = run(*arguments)
+        assert done.exit_code == 0 and "8 tensors, blk.0.attn_q.bias the first" in done.stderr, done.stderr
+        assert run(*arguments, "--strict").exit_code == 4
+    one = run("convert", source, tmp_path / "o.gguf", "--drop", "*attn_q.bias", "--dry-run")
+    assert one.exit_code == 3
+
+
+def test_a_head_with_the_values_of_the_embedding_is_none(tmp_path: Path) -> None:
+    tensors = llama_tensors(LLAMA)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    source = folder_of(tmp_path / "m", tensors, {**LLAMA, "tie_word_embeddings": True})
+    done = run("convert", source, tmp_path / "out", "--to", "hf", "--drop", "lm_head", "--strict")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_rotary_factors_are_settings(models: dict[str, Path], tmp_path: Path) -> None:
+    factors = {"rope_freqs.weight": of_values(np.ones(8))}
+    source = rewritten(models["gguf"], tmp_path / "s.gguf", lambda tensors: {**tensors, **factors})
+    for output in ("o.gguf", "out"):
+        done = run("convert", source, tmp_path / output, "--drop", "rope_freqs*", "--drop", "*extra*")
+        assert done.exit_code == 3 and "rope_freqs.weight" in done.stderr
+
+
 def test_nothing_is_left(models: dict[str, Path], tmp_path: Path) -> None:
     for source in ("hf", "gguf"):
         done = run("convert", models[source], tmp_path / "out", "--drop", "*")

@@ -264,7 +264,9 @@ def test_mlx_folders(mode: str, tmp_path: Path) -> None:
         assert report and stored(tmp_path / f"copied-{part}")[name] == stored(source)[name]
 
 
-CASES = sorted(p.name for p in (DATA / "quantized").iterdir() if (p / "truth.json").exists())
+CASES = [f"quantized/{p.name}" for p in sorted((DATA / "quantized").iterdir()) if (p / "truth.json").exists()]
+#: One of each kind of array that these have and the others do not.
+CASES += [f"layouts/{case}" for case in ("deepseek-v4", "modelopt-fp8-block", "torchao-intx4-asym", "quanto-qint8")]
 #: Parts of 8 bits that hold codes of floats: NaN's.
 CODES = {"f8_e4m3": 0x7F, "f8_e5m2": 0x7E}
 
@@ -272,7 +274,7 @@ CODES = {"f8_e4m3": 0x7F, "f8_e5m2": 0x7E}
 @pytest.mark.parametrize("case", CASES)
 def test_every_quantizers_scales(case: str, tmp_path: Path) -> None:
     """Each array of scales of one weight, copied and decoded."""
-    folder = DATA / "quantized" / case
+    folder, case = DATA / case, case.rpartition("/")[2]
     weight = next(w for w in open_source(folder).weights.values() if w.scheme.name not in ("bf16", "f16", "f32"))
     looked_at = 0
     for part, array in weight.parts.items():

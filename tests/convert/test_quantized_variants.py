@@ -134,7 +134,7 @@ VARIANTS = {
     "awq-g32": awq(32),
     "awq-g64": awq(64),
     "gptq-2-g32": gptq(2, 32, "gptq", ("affine2-g32",), "q4_0"),
-    "gptq-3-g128-asym": gptq(3, 128, "gptq", whole(3), "q4_1", **ROUNDED),
+    "gptq-3-g128-asym": gptq(3, 128, "gptq", whole(3), "q4_0", **ROUNDED),
     "gptq-4-g128-asym": gptq(4, 128, "gptq", whole(4), "q4_1", **ROUNDED),
     "gptq-4-g32-v2": gptq(4, 32, "gptq_v2", ("affine4-g32",), "q4_0"),
     "gptq-4-channel-asym": gptq(4, -1, "gptq", whole(4), "q4_1", **ROUNDED),
@@ -161,7 +161,7 @@ VARIANTS = {
     "nf4-128": nf4(128),
     "nf4-across-rows": nf4(64, **SMALL),
     "hqq-8-g64": hqq(8, 64, ("affine8-g64",), "q8_0", falls=("gguf",)),
-    "hqq-2-g32": hqq(2, 32, ("affine2-g32",), "q4_1"),
+    "hqq-2-g32": hqq(2, 32, ("affine2-g32",), "q4_0"),
 }
 
 

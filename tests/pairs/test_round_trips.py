@@ -43,6 +43,12 @@ def codes(path: Path) -> Mapping[str, NDArray[Any]]:
     return found
 
 
+def blocks(path: Path) -> dict[str, bytes]:
+    """The bytes of every quantized weight of a GGUF file."""
+    weights = open_source(path).weights
+    return {name: w.parts["blocks"].read().tobytes() for name, w in weights.items() if "blocks" in w.parts}
+
+
 def same_values(first: Path, last: Path) -> None:
     ours, theirs = values(first), values(last)
     assert ours.keys() == theirs.keys()
@@ -50,11 +56,20 @@ def same_values(first: Path, last: Path) -> None:
 
 
 CHAINS: dict[str, Chain] = {
-    "q4_0": (
-        ("a.gguf", ("-s", "q4_0", "--pure"), "q4_0"),
-        ("mlx", ("--lossless", "exact", "--verify"), "affine4-g32"),
-        ("b.gguf", ("--lossless", "exact", "--verify"), "q4_1"),
-    ),
+    **{
+        f"{name}{dtype}": (
+            ("a.gguf", ("-s", name, "--pure"), name),
+            ("mlx", ("--lossless", "exact", "--verify", *options), f"{affine}-g32"),
+            ("b.gguf", ("--lossless", "exact", "--verify"), name),
+        )
+        for name, affine, dtype, options in (
+            ("q4_0", "affine4", "", ()),
+            ("q5_0", "affine5", "", ()),
+            ("q8_0", "affine8", "", ()),
+            ("q4_1", "affine4", "", ()),
+            ("q4_0", "affine4", " f32", ("--scale-dtype", "f32")),
+        )
+    },
     "mxfp4": (
         ("a.gguf", ("-s", "mxfp4"), "mxfp4"),
         ("mlx", ("--lossless", "exact", "--verify"), "mxfp4"),
@@ -77,4 +92,6 @@ def test_there_and_back(kind: str, tmp_path: Path) -> None:
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
     if kind == "affine4-g32":
         assert stored(first) == stored(last)
+    elif first.suffix == ".gguf":
+        assert blocks(first) == blocks(last)
     assert len(codes(between)) == 29

@@ -1,6 +1,7 @@
 """llama.cpp's converter on many model folders in one process: `python converter.py SOURCE FOLDERS`.
 
-SOURCE: a folder with llama.cpp's `conversion` and `gguf-py`. FOLDERS: a JSON file, {name: {"folder", "pre", "raw"}}.
+SOURCE: a folder with llama.cpp's `conversion` and `gguf-py`. FOLDERS: a JSON file, {name: {"folder", "pre", "raw"}},
+with "write" the file that is to be written.
 Prints {name: {"metadata": {key: [type, value]}, "computed": {tensor: [numbers]}}} as JSON, or {name: {"error": text}}.
 pre: the name of the pre-tokenizer, which the converter knows by hashes that tiny vocabularies do not have. raw:
 config.json is read as it stands, as the converter does where transformers cannot read it.
@@ -33,12 +34,15 @@ def main(source: Path, folders: Path) -> None:
         def from_pretrained(*_: Any, **__: Any) -> None:
             raise RuntimeError("config.json is read as it stands")
 
-    def convert(folder: Path, pre: str, raw: bool) -> dict[str, Any]:
+    def convert(folder: Path, pre: str, raw: bool, write: str | None) -> dict[str, Any]:
         base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
         base.AutoConfig = Raw if raw else reader
         read = base.ModelBase.load_hparams(folder, False)
         kind = conversion.get_model_class(base.get_model_architecture(read, base.ModelType.TEXT))
-        model = kind(folder, gguf.LlamaFileType.MOSTLY_BF16, folder / "never-written.gguf")
+        model = kind(folder, gguf.LlamaFileType.MOSTLY_BF16, Path(write or folder / "never-written.gguf"))
+        if write:
+            model.write()
+            return {}
         computed = {name: tensor.float().numpy().tolist() for name, tensor in model.generate_extra_tensors()}
         model.prepare_metadata(vocab_only=False)
         written = model.gguf_writer.kv_data[0]
@@ -54,7 +58,7 @@ def main(source: Path, folders: Path) -> None:
     for name, one in json.loads(folders.read_text()).items():
         with contextlib.redirect_stdout(io.StringIO()):
             try:
-                found[name] = convert(Path(one["folder"]), one["pre"], one["raw"])
+                found[name] = convert(Path(one["folder"]), one["pre"], one["raw"], one.get("write"))
             except Exception as error:
                 found[name] = {"error": f"{type(error).__name__}: {error}"}
     json.dump(found, sys.stdout, default=lambda value: value.decode("utf-8", "replace"))

@@ -19,8 +19,11 @@ PINNED = {
     "gguf": ("gguf", "0.19.0"),
     "llama_cpp": ("llama-cpp-python", "0.3.36"),
     "mlx_lm": ("mlx-lm", "0.32.2"),
+    "modelopt": ("nvidia-modelopt", "0.47.0"),
+    "optimum.quanto": ("optimum-quanto", "0.2.7"),
     "safetensors": ("safetensors", "0.8.0"),
     "torch": ("torch", "2.13.0"),
+    "torchao": ("torchao", "0.18.0"),
     "transformers": ("transformers", "5.23.0"),
 }
 

@@ -43,7 +43,7 @@ class Runner:
     where a processor has AMX and the system does not let it be used.
     """
 
-    def __init__(self, path: Path, size: int = 128, *, usual: bool = False) -> None:
+    def __init__(self, path: Path, size: int = 128, *, usual: bool = False, threads: int = 2) -> None:
         lib = llama_cpp
         lib.llama_backend_init()
         lib.llama_log_set(SILENT, ctypes.c_void_p(0))
@@ -53,7 +53,7 @@ class Runner:
         assert self.model, f"llama.cpp does not load {path}"
         context = lib.llama_context_default_params()
         context.n_ctx = context.n_batch = context.n_ubatch = size
-        context.n_threads = context.n_threads_batch = 2
+        context.n_threads = context.n_threads_batch = threads
         if not usual:
             context.type_k = context.type_v = 0
             context.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED

@@ -182,9 +182,8 @@ def test_foreign_grids_have_their_reason() -> None:
     assert SCHEMES["tq2_0"].fits(Grid(2, 64, "f16", zero=1), shape) == "its groups of 64 are no whole blocks of 256"
     assert SCHEMES["q2_0"].fits(Grid(2, 256, "bf16", zero=1), shape) == Grade.CODES_EXACT
     assert SCHEMES["q2_0"].fits(Grid(3, 64, "f16", zero=1), shape) == "its codes have 3 bits, q2_0's 2"
-    for name in ("iq4_xs", "q1_0"):
-        with pytest.raises(DoesNotFit):
-            SCHEMES[name].pack(SCHEMES[name].codes({"blocks": random_blocks(name)}))
+    with pytest.raises(DoesNotFit):
+        SCHEMES["iq4_xs"].pack(SCHEMES["iq4_xs"].codes({"blocks": random_blocks("iq4_xs")}))
 
 
 def test_what_pack_finds_out() -> None:

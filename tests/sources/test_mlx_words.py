@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from quantcli.checkpoint import Checkpoint
+from quantcli.convert.compare_folders import compare_folders
 from quantcli.errors import BadInput, QuantError
 from quantcli.recipes import load
 from quantcli.recipes.base import Subject
@@ -18,6 +19,7 @@ from tests.sources.test_mlx_source import COLUMNS, MODES, ROWS, Tensors, affine,
 
 Q4 = {"group_size": 64, "bits": 4}
 FILE = "quantization_config.json"
+BF16_ROWS = np.ones((ROWS, COLUMNS), BF16)
 
 #: An object with nulls -> the scheme that it means.
 NULLS: list[tuple[dict[str, Any], str]] = [
@@ -93,6 +95,33 @@ def test_a_recipe_of_nulls_decides_a_conversion(tmp_path: Path) -> None:
     got = {weight["name"]: weight["scheme"] for weight in report["weights"]}
     assert [got[f"model.layers.{i}.mlp.up_proj.weight"] for i in (0, 1)] == ["affine3-g64", "affine6-g64"]
     assert got["model.layers.0.mlp.gate_proj.weight"] == "affine4-g32" and not report["warnings"]
+
+
+@pytest.mark.parametrize("method", ["quark", "gptq", "awq", "compressed-tensors", "modelopt"])
+def test_a_recipe_next_to_settings_left_over(method: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    stale = {"quant_method": method, "global_quant_config": {}}
+    path.write_text(json.dumps({"quantization": {**Q4, "m.q": False}, "quantization_config": stale}))
+    recipe = load(path)
+    decisions = [recipe.decide(Subject(name)) for name in ("m.q.weight", "m.k.weight")]
+    assert [found.scheme for found in decisions if found] == ["dense", "affine4-g64"]
+    (warning,) = recipe.warnings
+    assert repr(method) in warning
+
+
+def test_names_within_a_larger_model(tmp_path: Path) -> None:
+    """As mlx-vlm writes them, and in Hugging Face's spelling."""
+    name = "language_model.model.layers.0.mlp.up_proj"
+    tensors = {
+        **affine(8, name=name),
+        **affine(name=name.replace("up", "down")),
+        "vision_tower.b.qkv.weight": BF16_ROWS,
+    }
+    for number, key in enumerate((name, name.replace("language_model.model", "model.language_model"), name[15:])):
+        block = {**Q4, key: {"group_size": None, "bits": 8}, "vision_tower.b.qkv": False, "vision_tower": False}
+        found = opened(tmp_path / str(number), tensors, block)
+        assert [weight.scheme.name for weight in found.weights.values()] == ["affine4-g64", "affine8-g64", "bf16"]
+        assert found.warnings == ()
 
 
 #: Words that name no module, with values of every type.
@@ -175,6 +204,20 @@ def test_words_are_refused_as_bad_input_when_strict(options: dict[str, Any], qua
     planned(quantized, tmp_path / "sound", strict=True)
 
 
+def test_a_null_and_what_it_stands_for_are_no_difference(quantized: Path, tmp_path: Path) -> None:
+    entry = {"group_size": 64, "bits": 4, "mode": "affine"}
+    blocks = [
+        {**entry, "model.layers.0.mlp.up_proj": {key: None if null else value for key, value in entry.items()}}
+        for null in (False, True)
+    ]
+    folders = [
+        changed(quantized, tmp_path / str(number), quantization=block, quantization_config=block)
+        for number, block in enumerate(blocks)
+    ]
+    found = compare_folders(*map(open_source, folders))
+    assert found.fields == [] and {field.key for field in found.uncounted} == {"quantization", "quantization_config"}
+
+
 #: Settings of the model that MLX's were made from, by what they are.
 LEFTOVERS: dict[str, dict[str, Any]] = {
     "fp8": {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}},
@@ -211,6 +254,12 @@ def test_settings_left_over_do_not_count(case: str, quantized: Path, tmp_path: P
     for key in LEFTOVERS[case]:
         assert key in warning
     assert "quantization" in warning
+
+
+@pytest.mark.parametrize("case", ["fp8", "in text_config", "in a part of a part", "two"])
+def test_settings_left_over_are_in_no_output(case: str, quantized: Path, tmp_path: Path) -> None:
+    stale = {"quantization_config": None} | LEFTOVERS[case]
+    folder = changed(quantized, tmp_path / "stale", **stale)
     converted(folder, tmp_path / "mlx")
     assert stored(tmp_path / "mlx") == stored(quantized)
     ours = config(tmp_path / "mlx")
@@ -221,6 +270,14 @@ def test_settings_left_over_do_not_count(case: str, quantized: Path, tmp_path: P
         assert {key for key in left if key.endswith("_config")} == {
             key for key in stale if key in ("text_config", "thinker_config")
         }
+
+
+def test_settings_left_over_say_nothing_in_gguf(tmp_path: Path) -> None:
+    converted(tiny_llama(tmp_path / "dense"), tmp_path / "mlx", scheme="nvfp4")
+    stale = {"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4"}
+    folder = changed(tmp_path / "mlx", tmp_path / "stale", quantization_config=stale)
+    converted(folder, tmp_path / "out.gguf")
+    assert not [key for key in open_source(tmp_path / "out.gguf").metadata if key.startswith("general.tensor_extra")]
 
 
 def test_modelopts_file_next_to_mlx_weights_does_not_count(quantized: Path, tmp_path: Path) -> None:
@@ -240,7 +297,7 @@ def test_mlx_folders_of_auto_round(packing: str, is_listed: bool, tmp_path: Path
     }  # fmt: skip
     block = {"group_size": 128, "bits": 4, "m.q": {"group_size": 128, "bits": 4}, "lm_head": False}
     nested = {"text_config": {"quantization": {"group_size": 128, "bits": 4, "q": Q4}, "quantization_config": own}}
-    tensors = {**affine(4, 128), "n.weight": np.ones((ROWS, COLUMNS), BF16)}
+    tensors = {**affine(4, 128), "n.weight": BF16_ROWS}
     found = opened(tmp_path, tensors, block if is_listed else None, quantization_config=own, **nested)
     assert (found.kind, schemes(found), found.warnings) == (
         "mlx",
@@ -253,13 +310,21 @@ def test_a_dense_matrix_that_is_listed_as_quantized_is_read_with_a_warning(tmp_p
     names = ("n.a", "n.b", "n.c")
     tensors = {
         **affine(),
-        **{f"{name}.weight": np.ones((ROWS, COLUMNS), BF16) for name in names},
+        **{f"{name}.weight": BF16_ROWS for name in names},
         "v.weight": np.ones(8, BF16),
     }
     found = opened(tmp_path, tensors, {**Q4, "n.a": Q4, "n.b": True, "n.c": False, "v": Q4})
     (warning,) = found.warnings
     assert "2 modules, n.a the first" in warning and "dense" in warning
     assert {found.weights[f"{name}.weight"].scheme.name for name in names} == {"bf16"}
+
+
+def test_a_folder_without_a_quantized_weight_is_read_with_a_warning(tmp_path: Path) -> None:
+    """What a tool leaves that decodes the weights and not the settings."""
+    found = opened(tmp_path, {"n.weight": BF16_ROWS}, {"group_size": None, "bits": 3})
+    (warning,) = found.warnings
+    assert schemes(found) == {"n.weight": "bf16"}
+    assert "affine with 3 bits in groups of 64" in warning and "no weight is quantized" in warning
 
 
 @pytest.mark.parametrize(

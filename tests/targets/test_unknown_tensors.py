@@ -44,6 +44,14 @@ def test_a_name_that_a_shell_would_read_is_not_advised(tmp_path: Path) -> None:
         planned(model(tmp_path / "m", {"it's $(x)": np.ones((2, 2), BF16)}), tmp_path / "mlx")
 
 
+def test_a_scheme_does_not_reach_them(tmp_path: Path) -> None:
+    source = model(tmp_path / "m", {f"model.layers.{i}.v_head.weight": np.ones((64, 64), BF16) for i in (0, 1)})
+    plan = planned(source, tmp_path / "out", to="hf", scheme="int4-g32")
+    assert {step.scheme.name for step in plan.steps if "v_head" in step.name} == {"bf16"}
+    (said,) = [warning for warning in plan.warnings if "stay dense" in warning]
+    assert "2 matrices of layers" in said and "llama models have no such tensor" in said
+
+
 def test_a_hugging_face_folder_copies_them(tmp_path: Path) -> None:
     source = model(tmp_path / "m", HEADS)
     report = converted(source, tmp_path / "out", to="hf")

@@ -1,0 +1,101 @@
+"""What is written is loaded: GGUF files by llama.cpp, Hugging Face folders by transformers, with no key amiss.
+
+Of every family and of every pair of a source and a target; tests/peers/test_limits.py has the models that no file of
+llama.cpp's loads.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.arch_models import arch_model, config_of
+from tests.conversions import config, converted
+from tests.convert.test_golden_arch import CASES
+from tests.pairs.conftest import source  # noqa: F401
+from tests.pairs.test_pairs import PAIRS, REFUSED, TARGETS
+from tests.peers.pinned import peer
+
+peer("llama_cpp")
+torch = peer("torch")
+transformers = peer("transformers")
+peer("compressed_tensors")
+peer("bitsandbytes")
+
+from tests.peers.test_llama_cpp import Runner  # noqa: E402
+
+#: llama.cpp loads these with no types of weights (limits of the tables).
+NOT_IN_LLAMA_CPP = ("cohere_qk", "deepseek_v2_lite", "exaone4")
+GGML = ("q4_0", "q8_0", "q4_k_m", "iq4_nl")
+
+#: Families with experts, which transformers 5 holds as stacked parameters.
+EXPERTS = (
+    "deepseek_plain", "deepseek_v2", "deepseek_v2_big", "deepseek_v2_lite", "deepseek_v3", "glm4_moe", "glm4_moe_plain",
+    "mixtral", "mixtral_window", "qwen2_moe", "qwen3_moe",
+)  # fmt: skip
+#: Families whose classes look for the weight of a packed module when they are set up.
+PLAIN_WEIGHTS = ("falcon", "falcon_mamba", "mamba")
+#: Layout -> families that transformers 5.23 does not load in it: experts are put together from what is packed or FP8
+#: only, and bitsandbytes takes no layer of a class of its own (falcon).
+UNLOADABLE = {
+    "int4-g32": PLAIN_WEIGHTS,
+    "mxfp4": PLAIN_WEIGHTS,
+    "int8-channel": EXPERTS,
+    "fp8-e4m3-channel": (),
+    "nf4-g64": (*EXPERTS, "falcon"),
+}
+
+
+def load(folder: Path) -> None:
+    """Load a folder in transformers, every tensor of it; it has no layers for multi-token prediction."""
+    torch.set_num_threads(1)
+    _, info = transformers.AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", output_loading_info=True)
+    layers = config(folder).get("num_hidden_layers")
+    unexpected = {key for key in info["unexpected_keys"] if not key.startswith(f"model.layers.{layers}.")}
+    assert not unexpected
+    assert not {kind: found for kind, found in info.items() if found and kind != "unexpected_keys"}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in NOT_IN_LLAMA_CPP])
+def test_gguf_files_of_every_family_load(tmp_path: Path, case: str) -> None:
+    model = arch_model(tmp_path, case)
+    for scheme in GGML:
+        converted(model, tmp_path / f"{scheme}.gguf", scheme=scheme, allow_requantize=True, check=False)
+        Runner(tmp_path / f"{scheme}.gguf")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_dense_folders_of_every_family_load(tmp_path: Path, case: str) -> None:
+    """As the source is stored, by way of GGUF, and decoded from GGML's and MLX's types."""
+    model = arch_model(tmp_path, case)
+    converted(model, tmp_path / "a.gguf", check=False)
+    converted(model, tmp_path / "q4_0.gguf", scheme="q4_0", allow_requantize=True, check=False)
+    converted(model, tmp_path / "mlx", scheme="affine4-g32", allow_requantize=True, check=False)
+    for number, given in enumerate((model, tmp_path / "a.gguf", tmp_path / "q4_0.gguf", tmp_path / "mlx")):
+        converted(given, tmp_path / f"hf{number}", to="hf", check=False)
+        load(tmp_path / f"hf{number}")
+
+
+@pytest.mark.parametrize("scheme", UNLOADABLE)
+@pytest.mark.parametrize("case", [case for case in CASES if "quantization_config" not in config_of(case)])
+def test_quantized_folders_of_every_family_load(tmp_path: Path, case: str, scheme: str) -> None:
+    converted(arch_model(tmp_path, case), tmp_path / "hf", to="hf", scheme=scheme, check=False)
+    if case in UNLOADABLE[scheme]:
+        with pytest.raises((RuntimeError, AttributeError)):
+            load(tmp_path / "hf")
+    else:
+        load(tmp_path / "hf")
+
+
+#: Pairs whose output is an AWQ folder, for which transformers asks for another package.
+AWQ = [("awq", "hf")]
+WRITTEN = [pair for pair, expected in PAIRS.items() if expected != REFUSED and pair not in AWQ and pair[1][:3] != "mlx"]
+
+
+@pytest.mark.parametrize(("kind", "target"), WRITTEN, ids=[" to ".join(pair) for pair in WRITTEN])
+def test_outputs_of_pairs_load(source: Callable[[str], Path], tmp_path: Path, kind: str, target: str) -> None:  # noqa: F811
+    options: dict[str, Any]
+    name, options = TARGETS[target]
+    converted(source(kind), tmp_path / name, check=False, **options)
+    Runner(tmp_path / name) if name.endswith(".gguf") else load(tmp_path / name)
