@@ -17,7 +17,7 @@ from quantcli.schemes import hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
-from quantcli.targets import hf_quantized
+from quantcli.targets import hf_quantized, hf_readers
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, config_dtype, dense_scheme, gguf_dtype
 from quantcli.targets.mlx import STORAGE_KEYS, beside, dense_dtype, dtype_keys, stored_config, tie_settings
 from quantcli.targets.names import Model, Named
@@ -76,7 +76,7 @@ class HfTarget:
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
         further, notes = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
-        notes = [*notes, *hf_quantized.odd_blocks(placed)]
+        notes = [*notes, *hf_quantized.odd_blocks(placed), *([] if is_kept else hf_readers.unloadable(placed))]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return [*files, *index, json_file("config.json", config), *further], notes
 

@@ -30,10 +30,11 @@ import mlx.core as mx  # noqa: E402
 
 from tests.peers.test_llama_cpp import Runner  # noqa: E402
 
+#: No two tokens are nearly as likely after one of these: MLX computes in float16, which decides a tie otherwise.
 PROMPTS = (
     "The capital of France is",
     "Once upon a time, there was a little girl who",
-    "def fibonacci(n):\n    ",
+    "import numpy as np\n\ndef mean(x):\n    return",
     "Water boils at 100 degrees Celsius because",
 )
 COUNT = 24
