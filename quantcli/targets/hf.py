@@ -20,7 +20,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
-from quantcli.targets import guessed, hf_quantized
+from quantcli.targets import guessed, hf_quantized, hf_readers
 from quantcli.targets.base import Draft, Left, OutputFile, Placed, Settings, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
@@ -97,7 +97,9 @@ class HfTarget:
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
         further, notes = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
-        notes = [*notes, *hf_quantized.odd_blocks(placed), *dtype_warnings(config, source, placed, settings, "hf")]
+        unread = [] if is_kept else hf_readers.unloadable(placed)
+        dtypes = dtype_warnings(config, source, placed, settings, "hf")
+        notes = [*notes, *hf_quantized.odd_blocks(placed), *unread, *dtypes]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return [*files, *index, json_file("config.json", config), *further], notes
 
