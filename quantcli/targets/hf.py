@@ -120,15 +120,14 @@ def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
     stays = hf_quantized.stays_dense(named.name, shape)
     is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
-    if model.architecture is None:
-        stays = guessed.stays_dense(named.name, shape) or stays
-    elif named.found is None and model.is_named and stays is None:
+    spared = guessed.stays_dense(named.name, shape) if model.architecture is None else None
+    if named.found is None and model.architecture is not None and model.is_named and stays is None:
         stays = f"stays dense: {model.architecture.name} models have no such tensor"
         is_uncovered = guessed.is_large(named.name, shape)
     return Draft(
         named.name, shape, named.subject, _dtype(named, source, settings, made), weight, rows,
         stays=stays, turned=turned, packed=GptOss() if turned else None, fixed=stays_f32(named),
-        extra=model.leftover(weight.name), uncovered=stays if is_uncovered else None,
+        extra=model.leftover(weight.name), uncovered=(spared or stays) if is_uncovered else None, spared=spared,
     )  # fmt: skip
 
 
