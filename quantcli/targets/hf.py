@@ -76,8 +76,9 @@ class HfTarget:
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
         further, notes = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
-        notes = [*notes, *hf_quantized.odd_blocks(placed), *([] if is_kept else hf_readers.unloadable(placed))]
+        notes = [*notes, *hf_quantized.odd_blocks(placed)]
         index = [index_file(where, placed)] if len(files) > 1 else []
+        notes += [] if is_kept else hf_readers.unloadable(placed)
         return [*files, *index, json_file("config.json", config), *further], notes
 
 
