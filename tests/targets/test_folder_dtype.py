@@ -280,7 +280,7 @@ def test_what_an_mlx_folder_has_in_f32_stays_so(tmp_path: Path) -> None:
     tensors["model.layers.0.router.weight"] = np.ones((8, 64), np.float32)
     keys = {**LLAMA, "model_type": "unheard_of", "architectures": ["UnheardOf"]}
     source = folder_of(tmp_path / "source", tensors, keys)
-    converted(source, tmp_path / "mlx", overrides=("*_proj=affine4-g64",))
+    converted(source, tmp_path / "mlx", overrides=("*_proj=affine4-g64",), allow_unknown_architecture=True)
     converted(tmp_path / "mlx", tmp_path / "out", to="hf")
     found = schemes(tmp_path / "out")
     assert found.pop("model.layers.0.router.weight") == "f32" and set(found.values()) == {"bf16"}
@@ -294,7 +294,7 @@ def test_every_key_for_a_dtype_follows(tmp_path: Path, to: str) -> None:
         "text_config": {"dtype": "bfloat16", "hidden_size": 64},
         "vision_config": {"torch_dtype": "bfloat16"},
         "audio_config": {"depth": 1},
-        "compression_config": {"dtype": "bfloat16"},
+        "rope_parameters": {"dtype": "bfloat16"},
         "torch_dtype": "bfloat16",
         "dtype": "bfloat16",
     }
@@ -304,7 +304,7 @@ def test_every_key_for_a_dtype_follows(tmp_path: Path, to: str) -> None:
     assert made["text_config"] == {"dtype": "float16", "hidden_size": 64}
     assert (made["vision_config"], made["audio_config"]) == ({"torch_dtype": "float16"}, {"depth": 1})
     assert (made["torch_dtype"], made["dtype"]) == ("float16", "float16")
-    assert made["compression_config"] == parts["compression_config"]
+    assert made["rope_parameters"] == parts["rope_parameters"]
     converted(folder, tmp_path / "asked", to=to, dtype="f32")
     made = config(tmp_path / "asked")
     assert (made["text_config"]["dtype"], made["vision_config"]["torch_dtype"]) == ("float32", "float32")
