@@ -81,7 +81,9 @@ def _below(
     if preset and target != "mlx":
         raise WrongUsage(f"--scheme {preset} is a mixture of mlx-lm: it needs an MLX folder as output.")
     if preset:
-        return [mixtures.mixture(preset, [d.subject for d in drafts if not d.stays], group_size or 64).decide]
+        return [
+            mixtures.mixture(preset, [d.subject for d in drafts if not (d.stays or d.spared)], group_size or 64).decide
+        ]
     if common is None or common.scheme in (*names.WORDS, *names.DENSE):
         return [lambda subject: common] if common else []
     own = {draft.name: Decision(draft.own, "mlx-lm's own choice", Origin.PRESET) for draft in drafts if draft.own}

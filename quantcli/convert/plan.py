@@ -222,6 +222,8 @@ class _Chooser:
         if draft.weight is None:
             return Step(draft, Dense(draft.dense), Route.COMPUTE, Grade.EXACT, decision.reason)
         name = decision.scheme
+        if draft.spared is not None and decision.origin > Origin.RECIPE:
+            draft = replace(draft, stays=draft.spared)
         if draft.fixed and decision.origin <= Origin.RECIPE and name not in (*WORDS, draft.dense):
             self.warnings.append(f"{decision.reason} does not reach {draft.name}: {draft.stays}.")
         if draft.fixed:

@@ -151,9 +151,9 @@ class Architecture:
 
     name: ours. gguf: GGUF's `general.architecture`; of several families with one, `when` tells by the metadata (values
     by key, without the architecture's prefix). model_types: of `config.json`, each with the defaults that its class in
-    transformers assumes for keys that a file leaves out. tensors, computed: the table. dropped: source tensors that
-    hold nothing (patterns with `{i}`, in full). mtp: the dialects that keep the layers for multi-token prediction,
-    those with `eh_proj` from num_hidden_layers on; None: there are no such layers. mlx_schemes: role -> the scheme that
+    transformers assumes for keys that a file leaves out. tensors, computed: the table. mtp: the dialects that
+    keep the layers for multi-token prediction, those with `eh_proj` from num_hidden_layers on; None: the family has no
+    such layers, and no dialect keeps them. mlx_schemes: role -> the scheme that
     mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
     states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
 
@@ -175,7 +175,6 @@ class Architecture:
     model_types: Mapping[str, Mapping[str, Any]]
     tensors: tuple[Tensor, ...]
     computed: tuple[Computed, ...] = ()
-    dropped: tuple[str, ...] = ()
     mtp: tuple[str, ...] | None = None
     mlx_schemes: Mapping[str, str] = field(default_factory=dict)
     when: Callable[[Mapping[str, Any]], bool] | None = None
@@ -272,10 +271,6 @@ class Architecture:
         """The layer that a tensor named in any dialect belongs to, None for those outside the layers."""
         found = NUMBER.search(name)
         return int(found[0]) if found else None
-
-    def drops(self, name: str) -> bool:
-        """Whether a Hugging Face tensor is one that no target needs (inverse frequencies that are computed anyway)."""
-        return NUMBER.sub("{i}", name, count=1) in self.dropped
 
     def hyperparameters(self, config: Mapping[str, Any], where: str = "config.json") -> Hyperparameters:
         """`from_config` with this family's defaults."""

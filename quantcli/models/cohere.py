@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of CohereForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, QK_NORMS, decoder, rows
+from quantcli.models.decoder import QK_NORMS, decoder, rows
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, Key, layer_norm_eps
 from quantcli.models.limits import Limit, square
 from quantcli.models.sizes import ATTENTION_BIAS, HEAD_DIM, N_HEADS, N_KV_HEADS, Axes, flag
@@ -36,7 +36,6 @@ COHERE = Architecture(
         *decoder(norms={"input_layernorm": "attn_norm"}, bias=ATTENTION_BIAS),
         *rows(QK_NORMS, needed=flag("use_qk_norm"), shapes=QK_SHAPES),
     ),
-    dropped=INVERSE_FREQUENCIES,
     names={"context_length": ("model_max_length", "max_position_embeddings")},
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
     further=(LOGIT_SCALE, NO_SCALING),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from quantcli.models.base import Architecture
 from quantcli.models.cohere import LOGIT_SCALE, NO_SCALING
-from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import decoder
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDING_WINDOW, VOCAB_SIZE, layer_norm_eps
 from quantcli.models.layer_kinds import every
@@ -31,7 +31,6 @@ COHERE2 = Architecture(
     },
     tensors=decoder(norms={"input_layernorm": "attn_norm"}, bias=ATTENTION_BIAS),
     names={"partial": ("rotary_pct", "partial_rotary_factor")},
-    dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
     further=(LOGIT_SCALE, replace(SLIDING_WINDOW, required=True), VOCAB_SIZE, ROPE_DIMENSIONS, NO_SCALING),
     constants={"rope.dimension_count": lambda h: h.head_dim},  # no reader looks at rotary_pct

@@ -85,9 +85,6 @@ PERMUTED: Rotary = {
     "self_attn.k_proj": (PermuteRows("kv_heads"),),
 }
 
-#: Old checkpoints store each layer's inverse frequencies; everybody computes them.
-INVERSE_FREQUENCIES = ("model.layers.{i}.self_attn.rotary_emb.inv_freq",)
-
 
 def rows(
     modules: Mapping[str, str],

@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of Ernie4_5_ForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import decoder
 from quantcli.models.sizes import flag
 from quantcli.models.stored import Setting, has
 
@@ -24,7 +24,6 @@ ERNIE4_5 = Architecture(
         }
     },
     tensors=decoder(bias=BIAS, mlp_bias=BIAS),
-    dropped=INVERSE_FREQUENCIES,
     classes={"ernie4_5": "Ernie4_5ForCausalLM"},
     aliases=("Ernie4_5_ForCausalLM",),
     settings=(Setting("hidden_act", "silu"), Setting("use_bias", has("attn_q.bias"))),

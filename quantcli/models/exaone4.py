@@ -6,7 +6,7 @@ Source: llama.cpp's conversion of Exaone4ForCausalLM.
 from typing import Any
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, POST_NORMS, decoder
+from quantcli.models.decoder import POST_NORMS, decoder
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import SLIDING_WINDOW, VOCAB_SIZE, WINDOW_PATTERN, Key, pattern_of_windows
 from quantcli.models.limits import square
@@ -55,7 +55,6 @@ EXAONE4 = Architecture(
         }
     },
     tensors=decoder(norms=POST_NORMS, qk_norm=True),
-    dropped=INVERSE_FREQUENCIES,
     mtp=(),
     computed=(ROPE_FREQS,),
     further=(VOCAB_SIZE, SLIDING_WINDOW, Key(WINDOW_PATTERN.name, WINDOW_PATTERN.type, _windows)),

@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of GemmaForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import decoder
 from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEAD_SIZES, HEADS, KV_HEADS, RMS_EPS
 from quantcli.models.ops import AddOne
 from quantcli.models.sizes import ATTENTION_BIAS
@@ -29,7 +29,6 @@ GEMMA = Architecture(
         }
     },
     tensors=decoder(norm_ops=(AddOne(),), bias=ATTENTION_BIAS),
-    dropped=INVERSE_FREQUENCIES,
     keys=KEYS,
     classes={"gemma": "GemmaForCausalLM"},
     settings=(Setting("hidden_act", ACTIVATION), Setting("hidden_activation", ACTIVATION)),

@@ -6,7 +6,7 @@ Source: llama.cpp's conversion of Gemma2ForCausalLM.
 from collections.abc import Callable
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import BOTH_NORMS, INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import BOTH_NORMS, decoder
 from quantcli.models.gemma import ACTIVATION, BIAS, KEYS
 from quantcli.models.keys import SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
@@ -56,7 +56,6 @@ GEMMA2 = Architecture(
         }
     },
     tensors=decoder(norms=BOTH_NORMS, norm_ops=(AddOne(),), bias=ATTENTION_BIAS),
-    dropped=INVERSE_FREQUENCIES,
     keys=KEYS,
     further=(
         Key("attn_logit_softcapping", "float32", "attn_logit_softcapping"),

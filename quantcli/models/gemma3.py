@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of Gemma3ForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import BOTH_NORMS, INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import BOTH_NORMS, decoder
 from quantcli.models.gemma import ACTIVATION, BIAS
 from quantcli.models.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
@@ -31,7 +31,6 @@ GEMMA3 = Architecture(
         }
     },
     tensors=decoder(norms=BOTH_NORMS, qk_norm=True, norm_ops=(AddOne(),), bias=ATTENTION_BIAS),
-    dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, LOCAL_FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(Key("final_logit_softcapping", "float32", "final_logit_softcapping"), SLIDING_WINDOW),
     classes={"gemma3_text": "Gemma3ForCausalLM"},

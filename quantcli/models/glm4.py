@@ -6,7 +6,7 @@ Source: llama.cpp's conversion of Glm4ForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import FUSED, INVERSE_FREQUENCIES, PRE_NORMS, Rotary, decoder
+from quantcli.models.decoder import FUSED, PRE_NORMS, Rotary, decoder
 from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SECTIONS, SIZES
 from quantcli.models.ops import MropeRows
 from quantcli.models.rope_settings import scaling_with_sections
@@ -39,7 +39,6 @@ GLM4 = Architecture(
         }
     },
     tensors=decoder(rotary=ROTARY, norms=NORMS, mlp=FUSED, bias=flag("attention_bias", True), output_bias=NEVER),
-    dropped=INVERSE_FREQUENCIES,
     mtp=(),
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(ROPE_DIMENSIONS,),

@@ -8,7 +8,6 @@ from quantcli.models.decoder import (
     BLOCK,
     EXPERTS,
     GATED,
-    INVERSE_FREQUENCIES,
     LAYER,
     QK_NORMS,
     SHAPES,
@@ -168,7 +167,6 @@ GLM4_MOE = Architecture(
         *experts(EXPERTS, needed=SPARSE),
         *NEXT_ROWS,
     ),
-    dropped=INVERSE_FREQUENCIES,
     mtp=("hf", "gguf"),
     mlx_schemes={"ffn_gate_inp": "dense"},
     keys=(

@@ -54,11 +54,6 @@ GPT_NEOX = Architecture(
             for hf, (gguf, ops, shape, bias) in MODULES.items()
         ),
     ),
-    dropped=(
-        "gpt_neox.layers.{i}.attention.bias",
-        "gpt_neox.layers.{i}.attention.masked_bias",
-        "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq",
-    ),
     names={"kv_heads": ("num_attention_heads",), "partial": ("rotary_pct", "partial_rotary_factor")},
     keys=(
         CONTEXT,

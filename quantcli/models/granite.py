@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of GraniteForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, decoder
+from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.keys import RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key
 from quantcli.models.limits import square
 from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
@@ -32,7 +32,6 @@ GRANITE = Architecture(
     model_types={"granite": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}},
     tensors=decoder(rotary=PERMUTED, bias=ATTENTION_BIAS, mlp_bias=MLP_BIAS),
     mlx_schemes=dict.fromkeys(("attn_output", "ffn_down", "output"), "affine8-g64"),
-    dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,
     keys=(*SIZES, *ROPE, RMS_EPS),
     further=(VOCAB_SIZE, ROPE_DIMENSIONS, *(_multiplier(*pair) for pair in MULTIPLIERS.items())),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.models.base import Architecture, Computed
-from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, decoder
+from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.hyperparameters import Hyperparameters, even_share
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
 from quantcli.models.limits import square
@@ -63,7 +63,6 @@ LLAMA = Architecture(
         mlp_bias=_bias(llama="mlp_bias", internlm3="bias"),
     ),
     computed=(ROPE_FREQS,),
-    dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
     classes={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "internlm3": "InternLM3ForCausalLM"},

@@ -6,7 +6,6 @@ Source: llama.cpp's conversion of MixtralForCausalLM; mlx-lm's mixtral.
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import (
     BLOCK,
-    INVERSE_FREQUENCIES,
     LAYER,
     PERMUTED,
     PRE_NORMS,
@@ -62,7 +61,6 @@ MIXTRAL = Architecture(
             shape=(N_EXPERTS, HIDDEN),
         ),
     ),
-    dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,
     keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_local_experts"), *HEAD_SIZES),
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),

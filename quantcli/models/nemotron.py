@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of NemotronForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, PLAIN, decoder
+from quantcli.models.decoder import PLAIN, decoder
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key, layer_norm_eps
 from quantcli.models.limits import square
@@ -25,7 +25,6 @@ NEMOTRON = Architecture(
         }
     },
     tensors=decoder(mlp=PLAIN, norm_ops=(AddOne(),), norm_bias=True, bias=ATTENTION_BIAS, mlp_bias=MLP_BIAS),
-    dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, Key(RMS_EPS.name, RMS_EPS.type, lambda h: h.norm_eps), *HEAD_SIZES),
     further=(
         VOCAB_SIZE,

@@ -6,7 +6,7 @@ Source: llama.cpp's conversion of Olmo2ForCausalLM and Olmo3ForCausalLM.
 from typing import Any
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, POST_NORMS, WHOLE_QK_NORMS, decoder
+from quantcli.models.decoder import POST_NORMS, WHOLE_QK_NORMS, decoder
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     HEAD_SIZES,
@@ -73,7 +73,6 @@ OLMO2 = Architecture(
         },
     },
     tensors=decoder(norms=POST_NORMS, qk_norm=True, bias=ATTENTION_BIAS, shapes=WHOLE_QK_NORMS),
-    dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, _of_olmo3(LOCAL_FREQ_BASE, _local_theta), RMS_EPS, *HEAD_SIZES),
     further=(_of_olmo3(SLIDING_WINDOW, lambda h: h.sliding_window), _of_olmo3(WINDOW_PATTERN, pattern_of_windows)),
     classes={"olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM"},

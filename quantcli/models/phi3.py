@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Computed, Tensor
-from quantcli.models.decoder import BLOCK, FUSED, INVERSE_FREQUENCIES, LAYER, PRE_NORMS, SHAPES, ends, norm_rows, rows
+from quantcli.models.decoder import BLOCK, FUSED, LAYER, PRE_NORMS, SHAPES, ends, norm_rows, rows
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     BLOCKS,
@@ -97,7 +97,6 @@ PHI3 = Architecture(
         Computed("rope_factors_long.weight", long_factors, (PARTIAL_FREQUENCIES,)),
         Computed("rope_factors_short.weight", short_factors, (PARTIAL_FREQUENCIES,)),
     ),
-    dropped=INVERSE_FREQUENCIES,
     foremost=(Key("rope.scaling.attn_factor", "float32", attention_factor),),
     keys=(
         CONTEXT,

@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration 
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import decoder
 from quantcli.models.limits import square
 from quantcli.models.sizes import ALWAYS, NEVER
 from quantcli.models.stored import Setting
@@ -30,7 +30,6 @@ QWEN2 = Architecture(
     gguf="qwen2",
     model_types={"qwen2": DEFAULTS},
     tensors=decoder(bias=ALWAYS, output_bias=NEVER),
-    dropped=INVERSE_FREQUENCIES,
     classes={"qwen2": "Qwen2ForCausalLM"},
     aliases=("Qwen2Model",),
     settings=(*SETTINGS, WINDOW_LAYERS),

@@ -8,7 +8,6 @@ from quantcli.models.decoder import (
     BLOCK,
     EXPERTS,
     GATED,
-    INVERSE_FREQUENCIES,
     LAYER,
     PRE_NORMS,
     SHAPES,
@@ -76,7 +75,6 @@ QWEN2_MOE = Architecture(
         SHARED_GATE,
         *experts(EXPERTS, needed=SPARSE),
     ),
-    dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(
         EXPERT_LENGTH,

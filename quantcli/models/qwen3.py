@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of Qwen3ForCausalLM; transformers' configuration 
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import decoder
 from quantcli.models.qwen2 import DEFAULTS, SETTINGS, WINDOW_LAYERS
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
@@ -14,7 +14,6 @@ QWEN3 = Architecture(
     gguf="qwen3",
     model_types={"qwen3": DEFAULTS | {"head_dim": 128}},
     tensors=decoder(qk_norm=True, bias=ATTENTION_BIAS),
-    dropped=INVERSE_FREQUENCIES,
     classes={"qwen3": "Qwen3ForCausalLM"},
     aliases=("Qwen3Model",),
     settings=(*SETTINGS, WINDOW_LAYERS, Setting("attention_bias", has("attn_q.bias"))),

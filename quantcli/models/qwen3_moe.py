@@ -7,7 +7,6 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import (
     EXPERTS,
     GATED,
-    INVERSE_FREQUENCIES,
     PRE_NORMS,
     QK_NORMS,
     attention,
@@ -46,7 +45,6 @@ QWEN3_MOE = Architecture(
         *experts(EXPERTS, needed=SPARSE),
     ),
     mlx_schemes={"ffn_gate_inp": "affine8-g64"},
-    dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(EXPERT_LENGTH,),
     classes={"qwen3_moe": "Qwen3MoeForCausalLM"},

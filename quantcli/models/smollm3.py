@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of SmolLM3ForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, PERMUTED, decoder
+from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
 from quantcli.models.qwen2 import SETTINGS
 from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
@@ -33,7 +33,6 @@ SMOLLM3 = Architecture(
         }
     },
     tensors=decoder(rotary=PERMUTED, bias=ATTENTION_BIAS, mlp_bias=MLP_BIAS),
-    dropped=INVERSE_FREQUENCIES,
     states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
     classes={"smollm3": "SmolLM3ForCausalLM"},

@@ -7,7 +7,6 @@ from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import (
     BLOCK,
     GATED,
-    INVERSE_FREQUENCIES,
     LAYER,
     attention,
     ends,
@@ -63,7 +62,6 @@ STABLELM = Architecture(
         *HEAD_NORMS,
         *rows(GATED),
     ),
-    dropped=INVERSE_FREQUENCIES,
     keys=(
         CONTEXT,
         EMBEDDING,

@@ -4,7 +4,7 @@ Source: llama.cpp's conversion of Starcoder2ForCausalLM.
 """
 
 from quantcli.models.base import Architecture
-from quantcli.models.decoder import INVERSE_FREQUENCIES, decoder
+from quantcli.models.decoder import decoder
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, layer_norm_eps
 from quantcli.models.limits import square
 from quantcli.models.sizes import HIDDEN, INNER, flag
@@ -32,7 +32,6 @@ STARCODER2 = Architecture(
         mlp_bias=BIAS,
         shapes={"mlp.c_fc": (INNER, HIDDEN), "mlp.c_proj": (HIDDEN, INNER)},
     ),
-    dropped=INVERSE_FREQUENCIES,
     keys=(*SIZES, *ROPE, layer_norm_eps("norm_epsilon"), *HEAD_SIZES),
     classes={"starcoder2": "Starcoder2ForCausalLM"},
     settings=(

@@ -38,6 +38,7 @@ from quantcli.sources.modules import (
     extras_of,
     held,
     left_dense,
+    mentions_module,
     settings_of,
     stacked_scales,
     where,
@@ -71,7 +72,7 @@ def open_modelopt(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -
     further = left_dense(
         parts, modules, f"{keys.label}.{'ignore' if settings.common else 'quantized_layers'}",
         lambda module, linear: (linear or not settings.common) and settings.lists(module)
-        and not _excludes(excluded, module),
+        and not _excludes(excluded, module) and not mentions_module(excluded, module),
     )  # fmt: skip
     return checkpoint("modelopt", folder, config, tensors, weights, [*_unlisted(names, settings), *further])
 

@@ -51,7 +51,8 @@ def open_quanto(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> 
     if odd is not None:
         raise BadInput(f"{where(parts[stored[odd]])}: is quantized, but {label} does not say so of {odd}.")
     if not stored:
-        raise BadInput(f"{label}: is there, but no tensor is called *{DATA}.")
+        said = f"{label}: is there" if listed is not None else f"{folder.label}/config.json: says quant_method quanto"
+        raise BadInput(f"{said}, but no tensor is called *{DATA}.")
     lengths = RowLengths(config)
     weights = [_weight(module, name, parts, listed, lengths) for module, name in stored.items()]
     dense = [module for module in listed or () if module not in stored and f"{module}.weight" in parts]

@@ -35,7 +35,8 @@ class Draft:
     the model gets one. scales: the dtype of its scales if it is quantized, None: as `dense`. packed: a layout that the
     target has for this weight alone, if its codes fit. extra: of a tensor that is kept with the layout of the source's
     quantizer only, why other outputs do without it. uncovered: of a matrix of a layer that users expect to be quantized
-    with the others, why it is not. wide: scales of its own that are f16 become f32.
+    with the others, why it is not. spared: why a scheme for the whole model leaves it dense, though one for this weight
+    alone does not. wide: scales of its own that are f16 become f32.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Draft:
     beside: str | None = None
     extra: str | None = None
     uncovered: str | None = None
+    spared: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
-from quantcli.targets import guessed, hf_quantized
+from quantcli.targets import guessed, hf_quantized, hf_readers
 from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
@@ -95,11 +95,9 @@ class HfTarget:
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
         further = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
-        notes = [
-            *further.warnings,
-            *hf_quantized.odd_blocks(placed),
-            *dtype_warnings(config, source, placed, settings, "hf"),
-        ]
+        unread = [] if is_kept else hf_readers.unloadable(placed)
+        dtypes = dtype_warnings(config, source, placed, settings, "hf")
+        notes = [*further.warnings, *hf_quantized.odd_blocks(placed), *unread, *dtypes]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
 
@@ -120,15 +118,14 @@ def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
     turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
     stays = hf_quantized.stays_dense(named.name, shape)
     is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
-    if model.architecture is None:
-        stays = guessed.stays_dense(named.name, shape) or stays
-    elif named.found is None and model.is_named and stays is None:
+    spared = guessed.stays_dense(named.name, shape) if model.architecture is None else None
+    if named.found is None and model.architecture is not None and model.is_named and stays is None:
         stays = f"stays dense: {model.architecture.name} models have no such tensor"
         is_uncovered = guessed.is_large(named.name, shape)
     return Draft(
         named.name, shape, named.subject, _dtype(named, source, settings, made), weight, rows,
         stays=stays, turned=turned, packed=GptOss() if turned else None, fixed=stays_f32(named),
-        extra=model.leftover(weight.name), uncovered=stays if is_uncovered else None,
+        extra=model.leftover(weight.name), uncovered=(spared or stays) if is_uncovered else None, spared=spared,
     )  # fmt: skip
 
 

@@ -148,10 +148,11 @@ def _draft(
         )
     role = named.found.row.role if named.found else ""
     own = None if architecture is None else architecture.mlx_schemes.get(role)
-    stays = guessed.stays_dense(name, shape) if architecture is None else None
+    spared = guessed.stays_dense(name, shape) if architecture is None else None
+    stays = None
     if len(shape) < 2:
         stays = f"stays dense: has {len(shape)} dimensions"
-    elif stays is None and not name.endswith(".weight"):
+    elif not name.endswith(".weight"):
         stays = "stays dense: is no layer's .weight"
     elif own == "dense" or role.endswith(NEVER):
         stays = "stays dense: mlx-lm does not quantize such a module"
@@ -162,7 +163,7 @@ def _draft(
         scales=common if stays_wide else None,
         # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
         fixed=stays_f32(named) or (not name.endswith(".weight") and not isinstance(weight.scheme, Dense)),
-        uncovered=stays if architecture is None and guessed.uncovered(name, shape) else None,
+        uncovered=(spared or stays) if architecture is None and guessed.uncovered(name, shape) else None, spared=spared,
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def quantized() -> dict[str, Case]:
     made["AWQ: g_idx"] = Case(with_tensors("awq", g_idx=np.zeros(64, np.int32)), code=4, base="awq")
     made["AWQ: no settings"] = Case({CONFIG: as_json(LLAMA)}, base="awq")
     for key, value, code in (
-        ("bits", 8, 4), ("bits", "4", 3), ("bits", None, 3), ("group_size", 0, 3), ("group_size", -1, 3),
+        ("bits", 8, 4), ("bits", "4", 3), ("bits", None, 3), ("group_size", 0, 3), ("group_size", -2, 3),
         ("group_size", 48, 3), ("group_size", 10**30, 3), ("group_size", "64", 3), ("zero_point", 1, 3),
         ("version", "marlin", 4), ("version", 2, 3), ("version", "x\ny" * 99, 4),
     ):  # fmt: skip

@@ -153,3 +153,17 @@ def test_the_field_example_loads_nowhere_with_them(shared: Path, tmp_path: Path)
         assert left_out(converted(source, tmp_path / output)) == gone
     assert not converted(source, tmp_path / "same", to="hf")["left_out"]
     assert stored(tmp_path / "same") == stored(source)
+
+
+@pytest.mark.parametrize("output", ["mlx", "hf", "a.gguf"])
+def test_an_mlx_folder_that_has_them(output: str, tmp_path: Path) -> None:
+    """As older releases of this and of other converters wrote them."""
+    made = tmp_path / "made"
+    converted(dense(tmp_path / "m", {}), made, bits=4, group_size=32)
+    dtypes = {"BF16": BF16, "U32": np.dtype("<u4")}
+    arrays = {name: tensor.array(dtypes[tensor.dtype]) for name, tensor in stored(made).items()}
+    source = folder_of(tmp_path / "source", {**arrays, **BUFFERS, **SCALES}, config(made))
+    (source / "tokenizer.json").write_text(json.dumps(byte_level_tokenizer()))
+    assert open_source(source).kind == "mlx"
+    report = converted(source, tmp_path / output, to="hf" if output == "hf" else None)
+    assert left_out(report) == {*BUFFERS, *SCALES}

@@ -105,7 +105,8 @@ def test_a_pattern_that_comes_back_is_a_warning(tmp_path: Path, architecture: st
     keys: dict[str, Any] = {"attention.sliding_window": ("uint32", 8)}
     keys |= {period.key: ("uint32", 2) for period in PERIODS[architecture] if not period.step}
     path = source(tmp_path / "in.gguf", architecture, keys, layers=9)
-    _, warnings = pruned(path, "0")
+    _, found = pruned(path, "0")
+    warnings = [warning for warning in found if "output.weight" not in warning]
     assert len(warnings) == len(PERIODS[architecture])
     assert all(architecture in warning for warning in warnings)
 

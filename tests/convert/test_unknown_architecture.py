@@ -153,6 +153,15 @@ def test_an_override_says_it_itself(model: Path, tmp_path: Path) -> None:
     assert not [warning for warning in plan.warnings if "dense" in warning]
 
 
+@pytest.mark.parametrize("options", [{"scheme": "affine4-g64"}, {"scheme": "int4-g64", "to": "hf"}], ids=str)
+def test_an_override_reaches_what_a_scheme_spares(model: Path, options: dict[str, Any], tmp_path: Path) -> None:
+    name = "model.vision_tower.layers.0.attn.qkv.weight"
+    overrides = (f"{name}={options['scheme']}",)
+    plan = planned(model, tmp_path / "out", allow_unknown_architecture=True, overrides=overrides, **options)
+    assert {s.scheme.name for s in plan.steps if s.name == name} == {options["scheme"]}
+    assert not [warning for warning in plan.warnings if "vision" in warning]
+
+
 @pytest.mark.parametrize("case", ["qwen3_moe", "deepseek_v3", "mixtral"])
 def test_fused_experts_of_a_known_family(case: str, tmp_path: Path) -> None:
     """transformers 5's: most of a model, and no reader of quantized folders takes them so."""

@@ -25,7 +25,7 @@ DATA = Path(__file__).resolve().parent.parent / "data" / "layouts"
 #: Weights that are kept of a model.
 KEPT = ("layers.0.self_attn.k_proj.", "layers.0.mlp.down_proj.")
 TINY = {
-    "vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "vocab_size": 128, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 1, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64, "tie_word_embeddings": True,
 }  # fmt: skip
 Values = dict[str, torch.Tensor]

@@ -80,12 +80,32 @@ def test_dense_folders_of_every_family_load(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("scheme", UNLOADABLE)
 @pytest.mark.parametrize("case", [case for case in CASES if "quantization_config" not in config_of(case)])
 def test_quantized_folders_of_every_family_load(tmp_path: Path, case: str, scheme: str) -> None:
-    converted(arch_model(tmp_path, case), tmp_path / "hf", to="hf", scheme=scheme, check=False)
+    report = converted(arch_model(tmp_path, case), tmp_path / "hf", to="hf", scheme=scheme, check=False)
+    named = any("does not load experts" in line for line in report["warnings"])
+    assert named == (case in EXPERTS and case in UNLOADABLE[scheme])
     if case in UNLOADABLE[scheme]:
         with pytest.raises((RuntimeError, AttributeError)):
             load(tmp_path / "hf")
     else:
         load(tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "is_loaded"),
+    [
+        ("mxfp8", False), ("int8-tensor", False), ("int8-asym-channel", False), ("fp8-e4m3-block128", False),
+        ("fp4-g64", False), ("nf4-double-g64", False), ("int8-g32", True), ("fp8-e4m3-tensor", True),
+        ("nvfp4", True), ("int3-channel", True), ("fp8-e4m3", True), ("fp8-e5m2", True),
+    ],
+)  # fmt: skip
+def test_experts_load_or_are_named(tmp_path: Path, scheme: str, is_loaded: bool) -> None:
+    report = converted(arch_model(tmp_path, "qwen3_moe"), tmp_path / "hf", to="hf", scheme=scheme, check=False)
+    assert any("does not load experts" in line for line in report["warnings"]) != is_loaded
+    if is_loaded:
+        load(tmp_path / "hf")
+    else:
+        with pytest.raises(RuntimeError):
+            load(tmp_path / "hf")
 
 
 #: Pairs whose output is an AWQ folder, for which transformers asks for another package.

@@ -28,12 +28,14 @@ tokenizers = pytest.importorskip("tokenizers")
 
 import mlx.core as mx  # noqa: E402
 
+from tests.peers.test_architectures import wide  # noqa: E402
 from tests.peers.test_llama_cpp import Runner  # noqa: E402
 
+#: After each, one token is clearly the likeliest: another order of sums, or float16, decides a tie otherwise.
 PROMPTS = (
     "The capital of France is",
     "Once upon a time, there was a little girl who",
-    "def fibonacci(n):\n    ",
+    "import numpy as np\n\ndef mean(x):\n    return",
     "Water boils at 100 degrees Celsius because",
 )
 COUNT = 24
@@ -134,11 +136,17 @@ def test_the_folders_own_dtype_says_the_same_first_words(made: Made, answers: li
 
 
 def test_mlx_lm_says_the_same_next_token(made: Made, answers: list[Answer]) -> None:
+    """As the folder is, and with its scales in float32 for all: MLX's CPU needs seconds for a token in float16."""
     model, tokenizer = mlx_lm.load(str(made.mlx))
+    assert next_token(model, answers[0].ids) == answers[0].tokens[0]
+    wide(model)
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         assert tokenizer.encode(prompt) == answer.ids
-        scores = model(mx.array([answer.ids]))[0, -1].astype(mx.float32)
-        assert int(mx.argmax(scores)) == answer.tokens[0], prompt
+        assert next_token(model, answer.ids) == answer.tokens[0], prompt
+
+
+def next_token(model: Any, ids: list[int]) -> int:
+    return int(mx.argmax(model(mx.array([ids]))[0, -1].astype(mx.float32)))
 
 
 def ids_of(runner: Runner, text: str, add_special: bool, parse_special: bool) -> list[int]:

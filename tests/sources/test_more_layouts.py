@@ -17,6 +17,7 @@ from quantcli.errors import NotPossible
 from quantcli.schemes.base import matrix_shape
 from quantcli.sources.detect import open_source
 from quantcli.virtual import read_rows
+from tests.builders import LLAMA, byte_level_tokenizer, folder_of, llama_tensors
 from tests.conversions import config, converted, stored
 from tests.sources.test_quantized_sources import hashes, packed, whole
 
@@ -170,6 +171,25 @@ def test_codes_stay_as_they_are_in_mlx(case: str, tmp_path: Path) -> None:
             assert hashes(values.astype("<f4"))[1] == hashed[1] or case.startswith("torchao"), name
 
 
+def test_codes_of_mxfp4_stay_as_they_are_in_gguf(tmp_path: Path) -> None:
+    """All linears of a llama as modelopt has MXFP4; rows of queries and keys move."""
+    random, tensors, linears = np.random.default_rng(4), {}, set()
+    for name, dense in llama_tensors(LLAMA).items():
+        if not name.endswith("_proj.weight"):
+            tensors[name] = dense
+            continue
+        linears.add(name)
+        (rows, columns), module = dense.shape, name.removesuffix(".weight")
+        tensors[name] = random.integers(0, 256, (rows, columns // 2), dtype=np.uint8)
+        tensors[f"{module}.weight_scale"] = random.integers(110, 125, (rows, columns // 32), dtype=np.uint8)
+    settings = {"quant_method": "modelopt", "quant_algo": "W4A8_MXFP4_FP8", "ignore": ["lm_head", "*embed*"]}
+    source = folder_of(tmp_path / "m", tensors, {**LLAMA, "quantization_config": settings})
+    (source / "tokenizer.json").write_text(json.dumps(byte_level_tokenizer()))
+    report = converted(source, tmp_path / "a.gguf")
+    found = [w for w in report["weights"] if w["route"] == "repack"]
+    assert {(w["scheme"], w["grade"]) for w in found} == {("mxfp4", "exact")} and len(found) == len(linears)
+
+
 @pytest.mark.parametrize("case", ["quanto-qint4", "quanto-qint2"])
 def test_shifts_of_quanto_are_biases_in_mlx(case: str, tmp_path: Path) -> None:
     """Codes, scales and shifts of a whole model go over as they are; the tool rounds the product first."""
@@ -182,6 +202,15 @@ def test_shifts_of_quanto_are_biases_in_mlx(case: str, tmp_path: Path) -> None:
         codes, owned = ours.scheme.codes(whole(ours)), theirs.scheme.codes(whole(theirs))
         assert np.array_equal(codes.codes, owned.codes)
         assert np.array_equal(np.unique(codes.scales), np.unique(owned.scales))
+
+
+@pytest.mark.parametrize(("case", "scheme"), [("quanto-qint4", "q4_1"), ("quanto-qint8", "q8_0")])
+def test_codes_of_quanto_stay_as_they_are_in_gguf(case: str, scheme: str, tmp_path: Path) -> None:
+    shutil.copytree(DATA / case, tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(byte_level_tokenizer()))
+    report = converted(tmp_path / "m", tmp_path / "a.gguf")
+    found = [w for w in report["weights"] if w["route"] == "repack"]
+    assert {(w["scheme"], w["grade"]) for w in found} == {(scheme, "exact")} and len(found) == len(truth(case))
 
 
 @pytest.mark.parametrize("case", ["quanto-qint8", "quanto-qfloat8"])

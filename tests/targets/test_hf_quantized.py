@@ -12,6 +12,7 @@ import pytest
 from quantcli.convert.conversion import convert
 from quantcli.convert.run import Resources
 from quantcli.errors import BadInput, NotPossible, WrongUsage
+from tests.arch_models import arch_model
 from tests.builders import BF16, LLAMA, folder_of, llama_tensors, tiny_awq, tiny_llama
 from tests.conversions import config, converted, planned, schemes, stored
 
@@ -226,3 +227,15 @@ def test_what_readers_fuse_has_one_global_scale(tmp_path: Path) -> None:
             scales = {float(found[f"{module}.weight_global_scale"].array(np.float32)[0]) for module in modules}
             largest = max(np.abs(tensors[f"{module}.weight"].astype(np.float32)).max() for module in modules)
             assert len(scales) == 1 and scales.pop() == pytest.approx(448 * 6 / largest, rel=1e-2), modules
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"), [("nf4-g64", 1), ("int8-channel", 1), ("int4-g32", 0), ("fp8-e4m3-channel", 0)]
+)
+def test_experts_in_a_layout_that_transformers_does_not_load_are_named(
+    tmp_path: Path, scheme: str, expected: int
+) -> None:
+    plan = planned(arch_model(tmp_path, "mixtral"), tmp_path / "out", to="hf", scheme=scheme)
+    found = [line for line in plan.warnings if "does not load experts" in line]
+    assert len(found) == expected
+    assert all("24 weights" in line and "experts.0." in line for line in found)
