@@ -29,13 +29,13 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantcli.convert.old_output import is_report, old_parts, old_report, strange, written_files
 from quantcli.errors import Surroundings
 from quantcli.schemes.base import Error
 
@@ -160,14 +160,14 @@ class Workplace:
         output that it replaces all parts, however it was cut.
         """
         ask = self._replaces and not self.is_folder
-        older = [p for p in _old_parts(self.report_path, self.output) if p.resolve() not in self.sources] if ask else []
+        older = [p for p in old_parts(self.report_path, self.output) if p.resolve() not in self.sources] if ask else []
         return list(dict.fromkeys([*map(self._final, self.parts), self.output, *older]))
 
     def _refuse_taken(self) -> None:
         """Raise `Taken` where the output's names are not free, nor may be taken."""
         if self.report_path.is_dir():
             raise Taken(f"{self.report_path}: is a folder, and the report has to go there; move it away.")
-        if not self.is_folder and not self._replaces and not _is_report(self.report_path):
+        if not self.is_folder and not self._replaces and not is_report(self.report_path):
             raise Taken(f"{self.report_path}: exists and is no report of ours, but one has to go there; move it away.")
         for place in self._finals():
             if os.path.lexists(place) and not (self.is_folder and _is_empty_folder(place) and not place.is_mount()):
@@ -184,8 +184,8 @@ class Workplace:
             raise Taken(f"{place}: is {kind}, which this output would not be; remove it yourself.")
         if self.is_folder and not (place / "config.json").is_file():
             raise Taken(f"{place}: has no config.json, so it is no model folder; --force replaces only those.")
-        if self.is_folder and (strange := _strange(place, _written(_old_report(self.report_path)))):
-            raise Taken(f"{strange}: is no file of a model, and --force would delete it; move it away.")
+        if self.is_folder and (odd := strange(place, written_files(old_report(self.report_path)))):
+            raise Taken(f"{odd}: is no file of a model, and --force would delete it; move it away.")
 
     def _refuse_other(self, begun: _Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
         """Raise `Surroundings` where an unfinished run is there that is not to be thrown away, or is not this one."""
@@ -327,48 +327,6 @@ class Workplace:
         if self._journal is not None:
             os.close(self._journal)
             self._journal = None
-
-
-#: Suffixes of files that model folders have; what has another is somebody's own.
-MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".md", ".py", ".jsonl", ".png")
-MODEL_NAMES = ("merges.txt", "vocab.txt", "LICENSE", "LICENSE.txt", "NOTICE", ".gitattributes")
-
-
-def _strange(folder: Path, written: set[str]) -> Path | None:
-    """A file of a folder that no model has and no earlier run has written, None without one."""
-    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink())
-    return next((path for path in files if not _is_models(path) and str(path.relative_to(folder)) not in written), None)
-
-
-def _is_models(path: Path) -> bool:
-    return path.suffix in MODEL_FILES or path.name in MODEL_NAMES
-
-
-def _written(report: Mapping[str, Any] | None) -> set[str]:
-    """The names of the files that a report lists."""
-    files = (report or {}).get("files")
-    names = [file.get("name") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-    return {name for name in names if isinstance(name, str)}
-
-
-def _is_report(path: Path) -> bool:
-    """Whether a report may take the place: nothing is there, or an older one."""
-    return not os.path.lexists(path) or _old_report(path) is not None
-
-
-def _old_report(path: Path) -> dict[str, Any] | None:
-    """The report that an earlier run left; None where there is none, or something else."""
-    found: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_bytes())
-    return found if isinstance(found, dict) and "report_version" in found else None
-
-
-def _old_parts(report: Path, output: Path) -> list[Path]:
-    """The parts of a split GGUF that an older report names, of those that are there."""
-    part = re.compile(re.escape(output.name.removesuffix(".gguf")) + r"-\d{5}-of-\d{5}\.gguf")
-    found = sorted(name for name in _written(_old_report(report)) if part.fullmatch(name))
-    return [output.with_name(name) for name in found if os.path.lexists(output.with_name(name))]
 
 
 @contextlib.contextmanager
