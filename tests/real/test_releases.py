@@ -6,8 +6,6 @@ They are in float32 what is computed here; the folder's own dtype and MLX's scal
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import pytest
 from tests.conversions import config, converted, values
 from tests.convert.test_golden_arch import hashes
 from tests.peers.pinned import peer
-from tests.real.releases import FOLDER, RELEASES, Release
+from tests.real.conftest import Made
 
 llama_cpp = peer("llama_cpp")
 torch = peer("torch")
@@ -49,38 +47,6 @@ TAKEN_FOR_SPECIAL = ("</s>",)
 
 
 @dataclass(frozen=True)
-class Made:
-    """A release and what is made of it: float32 and own dtype in Hugging Face's folders, MLX, float32 in GGUF."""
-
-    release: Release
-    gguf: Path
-    hf: Path
-    hf_f32: Path
-    mlx: Path
-    gguf_f32: Path
-
-
-@pytest.fixture(scope="module", params=RELEASES, ids=[release.name for release in RELEASES])
-def made(request: pytest.FixtureRequest) -> Iterator[Made]:
-    """Some 3 GB, removed again."""
-    release: Release = request.param
-    source, work = FOLDER / f"{release.name}.gguf", FOLDER / "made" / release.name
-    if not source.is_file():
-        pytest.skip(f"{source.name} is not in build/real: run `make real`")
-    mx.set_default_device(mx.cpu)
-    torch.set_num_threads(1)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    found = Made(release, source, work / "hf", work / "hf-f32", work / "mlx", work / "f32.gguf")
-    converted(source, found.hf, to="hf", check=False)
-    converted(source, found.hf_f32, to="hf", dtype="f32", check=False)
-    converted(source, found.mlx)
-    converted(source, found.gguf_f32, scheme="f32", check=False)
-    yield found
-    shutil.rmtree(work)
-
-
-@dataclass(frozen=True)
 class Answer:
     """The ids of a prompt, and the tokens that llama.cpp says in float32."""
 
@@ -93,11 +59,6 @@ def answers(made: Made) -> list[Answer]:
     runner = Runner(made.gguf_f32, threads=1)
     prompts = [runner.tokens(prompt, add_special=True) for prompt in PROMPTS]
     return [Answer(ids, runner.greedy(ids, COUNT)) for ids in prompts]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(made: Made) -> Any:
-    return transformers.AutoTokenizer.from_pretrained(str(made.hf))
 
 
 def greedy(folder: Path, answers: list[Answer]) -> tuple[list[list[int]], str]:
