@@ -11,7 +11,7 @@ import typer
 
 from quantcli.cli.options import Json, Quiet, Revision, Source, Verbose, command, parse_size
 from quantcli.cli.output import Column, Output, size
-from quantcli.errors import CheckFailed, WrongUsage
+from quantcli.errors import BadInput, CheckFailed, WrongUsage
 from quantcli.recipes import names
 
 if TYPE_CHECKING:
@@ -105,7 +105,10 @@ def _matrix_path(source: str, revision: str | None) -> Path | None:
     path = Path(source)
     if revision is not None or path.suffix == ".safetensors" or not os.path.isfile(path):
         return None
-    return path if is_matrix(path) else None
+    try:
+        return path if is_matrix(path) else None
+    except BadInput:  # a malformed GGUF file, of which a checkpoint's reader says more
+        return None
 
 
 def _refuse_for_matrix(path: Path, given: list[str]) -> None:

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from quantcli.containers.ggml_types import BY_ID
 from quantcli.containers.gguf_values import ORDERS, ArrayValue, Cursor, Value, read_value
 from quantcli.containers.hostile import LARGEST, Read, foreign, opened, shown
-from quantcli.errors import BadInput
+from quantcli.errors import BadInput, NotPossible
 
 __all__ = ["ArrayValue", "GgufFile", "TensorInfo", "Value", "parse", "read"]
 
@@ -118,10 +118,13 @@ def _version(cursor: Cursor) -> tuple[int, str]:
     """Version and byte order, which the version's bytes show; sets the cursor to that order."""
     raw = cursor.number("4s")
     version, byte_order = min((int.from_bytes(raw, "little"), "little"), (int.from_bytes(raw, "big"), "big"))
-    if version not in VERSIONS:
-        raise BadInput(
-            f"{cursor.label}: is GGUF version {version}, expected 2 or 3: write it anew with llama.cpp's tools."
+    if version == 1:
+        raise NotPossible(
+            f"{cursor.label}: is GGUF version 1 (of August 2023), which llama.cpp does not read any more, either. "
+            "Convert the original model again, or download a newer GGUF file of it."
         )
+    if version not in VERSIONS:
+        raise BadInput(f"{cursor.label}: is GGUF version {version}, expected 2 or 3. Download it again.")
     cursor.order = ORDERS[byte_order]
     return version, byte_order
 

@@ -39,6 +39,9 @@ FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"GGUF", "a GGUF file: name it as the source itself"),
 )
 
+# How pages begin that a server sends in place of a file (blanks left out, in lower case).
+PAGES = (b"<!doctype html", b"<html", b"<?xml")
+
 _short = reprlib.Repr()
 _short.maxlevel = 2
 _short.maxstring = _short.maxother = _short.maxlong = 100
@@ -51,7 +54,14 @@ def shown(value: object) -> str:
 
 def foreign(head: bytes) -> str | None:
     """What a file with these first bytes is, and what to do about it; None: nothing that we know."""
+    if is_page(head):
+        return "a web page, not the file itself: the download went wrong (login, wrong link). Download it again"
     return next((what for start, what in FOREIGN if head.startswith(start)), None)
+
+
+def is_page(head: bytes) -> bool:
+    """Whether a file with these first bytes is a page of HTML or XML."""
+    return head[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(PAGES)
 
 
 def check_name(name: str, where: str) -> None:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from quantcli.containers.hostile import shown
+from quantcli.containers.hostile import foreign, shown
 from quantcli.errors import BadInput
 
 #: Far above any real config or index; a tokenizer.json has at most some tens of MB.
@@ -40,6 +40,8 @@ def load(data: bytes, label: str) -> Any:
             raise BadInput(f"{label}: the key {shown(twice)} stands twice in one object: remove one.")
         return found
 
+    if what := foreign(data[:64]):
+        raise BadInput(f"{label}: is {what}.")
     if len(data) > MAX_BYTES:
         raise BadInput(f"{label}: {len(data)} bytes are too many for such a file (at most {MAX_BYTES}).")
     try:

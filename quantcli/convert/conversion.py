@@ -62,7 +62,9 @@ def convert(
             _leave(plan, place, error)
             raise
         except MemoryError as error:
-            raise Surroundings(f"{place.output}: not enough memory; lower --max-memory or --threads.") from error
+            raise Surroundings(
+                f"{place.output}: not enough memory; --resume with a lower --max-memory or fewer --threads goes on."
+            ) from error
     return report
 
 

@@ -64,11 +64,10 @@ def _common(request: Request, recipe: Recipe | None) -> Decision | None:
         preset = ftypes.find(name) if request.target == "gguf" else None
         meant = "keep" if preset == ftypes.COPY else preset or names.canonical(name) or name
         choices.append(Decision(meant, f"--scheme {name}", Origin.GLOBAL))
-    spelled = names.from_mlx_options(request.bits, request.group_size, request.mode)
     if request.scheme and request.scheme.strip().lower() in mixtures.MIXTURES:
         if request.bits is not None or request.mode not in (None, "affine"):
             raise WrongUsage(f"--scheme {request.scheme} is affine and decides the bits: leave out --bits and --mode.")
-    elif spelled:
+    elif spelled := names.from_mlx_options(request.bits, request.group_size, request.mode):
         choices.append(Decision(spelled, "--bits, --group-size, --mode", Origin.GLOBAL))
     choices.append(recipe.default if recipe else None)
     return only_global(choices)

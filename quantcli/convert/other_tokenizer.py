@@ -7,12 +7,17 @@ from pathlib import Path
 
 from quantcli import tokenizers
 from quantcli.checkpoint import Checkpoint
+from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.sources.folder import LocalFolder
 from quantcli.sources.sidecars import has_vocabulary
 from quantcli.targets.names import Model
+from quantcli.tokenizers.byte_level import BYTE, NORMAL, UNKNOWN
 from quantcli.tokenizers.conventions import PLAIN
 from quantcli.tokenizers.files import is_tokenizers
+
+#: Types of tokens that are no added ones.
+ORDINARY = (NORMAL, UNKNOWN, BYTE)
 
 
 def with_tokenizer(source: Checkpoint, folder: Path, target: str) -> Checkpoint:
@@ -30,26 +35,36 @@ def with_tokenizer(source: Checkpoint, folder: Path, target: str) -> Checkpoint:
     names = [name for name in LocalFolder(folder).names() if is_tokenizers(name)]
     if not has_vocabulary(names):
         raise BadInput(f"--tokenizer {folder}: has no tokenizer files, such as tokenizer.json.")
-    _refuse_larger(source, folder)
-    return replace(source, tokenizer=folder, tokenizer_files=tuple(folder / name for name in names))
+    without_row = _without_row(source, folder)
+    warnings = source.warnings if target == "gguf" else (*source.warnings, *without_row)
+    return replace(source, tokenizer=folder, tokenizer_files=tuple(folder / name for name in names), warnings=warnings)
 
 
-def _refuse_larger(source: Checkpoint, folder: Path) -> None:
-    """Raise `BadInput` where the tokenizer gives ids for which the model has no row."""
+def _without_row(source: Checkpoint, folder: Path) -> list[str]:
+    """A warning of added tokens for which the model has no row; raises `BadInput` for other tokens without one."""
     model = Model.of(source)
     rows = next((shape[0] for name, shape in model.shapes.items() if _is_embedding(model, name) and shape), None)
     if rows is None:
-        return
+        return []
     conventions = PLAIN if model.architecture is None else model.architecture.vocabulary
     try:
-        tokens = len(tokenizers.load(folder, {}, conventions).tokens)
+        vocabulary = tokenizers.load(folder, {}, conventions)
     except NotPossible:
-        return  # a kind that is copied but not read
-    if tokens > rows:
+        return []  # a kind that is copied but not read
+    count = len(vocabulary.tokens)
+    ordinary = next((n for n in range(count, 0, -1) if vocabulary.types[n - 1] in ORDINARY), 0)
+    if ordinary > rows:
         raise BadInput(
-            f"--tokenizer {folder}: has {tokens} tokens, but the model's embedding has {rows} rows: it is another "
+            f"--tokenizer {folder}: has {ordinary} tokens, but the model's embedding has {rows} rows: it is another "
             "model's tokenizer."
         )
+    if count <= rows:
+        return []
+    first = shown(vocabulary.tokens[rows].decode(errors="replace"))
+    return [
+        f"--tokenizer {folder}: {count - rows} added tokens have no row in the model's embedding of {rows}, {first} "
+        f"(id {rows}) the first: the model fails at a text that has one."
+    ]
 
 
 def _is_embedding(model: Model, name: str) -> bool:

@@ -31,7 +31,7 @@ from quantcli.convert.steps import Plan, Step
 from quantcli.convert.threads import in_threads
 from quantcli.convert.workplace import Workplace, surroundings
 from quantcli.errors import NotPossible, Surroundings
-from quantcli.schemes.base import DoesNotFit, Error, Grade, Importance, Parts
+from quantcli.schemes.base import DoesNotFit, Error, Grade, Importance, Overflows, Parts
 from quantcli.schemes.dense import Dense
 
 #: Slabs larger than this gain nothing on a CPU and cost cache misses.
@@ -166,7 +166,7 @@ class _Work:
                 made, error = make(step, slab, parts, rows, self.resources.device, self.plan.request.search)
         except DoesNotFit as reason:
             finite.refuse(self.plan.source, step.draft.weight, None if self.allowed else step)
-            raise NotPossible(f"{step.name}: {reason}; {_way_out(step)}") from None
+            raise NotPossible(f"{step.name}: {reason}; {_way_out(step, reason)}") from None
         if not np.isfinite(error.reference) or (step.route is Route.DEQUANTIZE and nonfinite(made["weight"])):
             error = self._finite_error(step, parts, made, rows)
         self._write(step, slab, made)
@@ -296,9 +296,12 @@ def stored_bytes(step: Step) -> int:
     return sum(math.prod(spec.shape) * DTYPES[spec.dtype].bits // 8 for spec in layout.values())
 
 
-def _way_out(step: Step) -> str:
-    if isinstance(step.scheme, Dense) or step.via is not None:
+def _way_out(step: Step, reason: DoesNotFit) -> str:
+    """What to do about a weight that does not fit, as the end of a sentence."""
+    overflows = isinstance(reason, Overflows)
+    if overflows and (isinstance(step.scheme, Dense) or step.via is not None):
         return "--dtype f32 or bf16 holds it."
-    if step.scheme.family == "mlx":
+    if overflows and step.scheme.family == "mlx" and getattr(step.scheme, "scale_dtype", "f32") != "f32":
         return "--scale-dtype f32 holds it."
-    return "leave this weight dense with --override."
+    dense = "f32" if overflows else step.draft.dense
+    return f"--override '{step.name}={dense}' leaves this weight dense, --scheme {dense} all of them."

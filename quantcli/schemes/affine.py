@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, from_mlx, nonfinite, numpy_dtype, to_float32, to_mlx
-from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Overflows, Parts, PartSpec, Scheme
 from quantcli.schemes.dense import cast, holds
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Affine(Scheme):
     ) -> tuple[Parts, Error]:
         parts, error = self._encode_mlx(values) if device is Device.MLX else self._encode_cpu(values)
         if np.isfinite(error.reference) and (nonfinite(parts["scales"]) or nonfinite(parts["biases"])):
-            raise DoesNotFit(self._overflow(values))
+            raise Overflows(self._overflow(values))
         return parts, error
 
     def _encode_cpu(self, values: Array) -> tuple[Parts, Error]:
@@ -215,7 +215,7 @@ class Affine(Scheme):
         try:
             return cast(parameters, self.scale_dtype)
         except DoesNotFit as reason:
-            raise DoesNotFit(str(reason).replace("a value", f"a {what}", 1)) from None
+            raise Overflows(str(reason).replace("a value", f"a {what}", 1)) from None
 
     def _overflow(self, values: Array) -> str:
         """What overflowed: a value in the cast to the scales' dtype, or the scale of a group."""

@@ -53,6 +53,10 @@ class DoesNotFit(Exception):
     """
 
 
+class Overflows(DoesNotFit):
+    """Values that another dtype of the scheme's scales, or of the dense weight, holds."""
+
+
 @dataclass(frozen=True)
 class PartSpec:
     """How one stored array of a weight is laid out.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
-from quantcli.schemes.base import DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Error, Grade, Grid, Importance, Overflows, Parts, PartSpec, Scheme
 
 #: Relative RMSE of rounding a Gaussian to the dtype: half a unit in the last place, spread evenly over a binade.
 ROUNDING = {"f64": 0.0, "f32": 0.0, "f16": 2.1e-4, "bf16": 1.7e-3}
@@ -37,7 +37,7 @@ def cast(values: Array, dtype: str) -> Array:
     if nonfinite(narrow):
         lost = np.isfinite(wide) & ~np.isfinite(narrow.astype(wide.dtype))
         if lost.any():
-            raise DoesNotFit(
+            raise Overflows(
                 f"a value of {np.abs(wide[lost]).max():g} is above the largest of {dtype}, {_largest(dtype):g}"
             )
     return narrow

@@ -26,7 +26,7 @@ from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
 from quantcli.containers.ggml_types import BY_NAME, GgmlType, row_bytes
 from quantcli.kernels.compiling import on_behalf_of
 from quantcli.schemes import ggml_scales
-from quantcli.schemes.base import DoesNotFit, Error, Importance, Parts, PartSpec, Scheme, matrix_shape
+from quantcli.schemes.base import DoesNotFit, Error, Importance, Overflows, Parts, PartSpec, Scheme, matrix_shape
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -102,7 +102,7 @@ class Ggml(Scheme):
             blocks, sums = self._encode_cpu(values, importance) if on_cpu else self._encode_on_mlx(values, importance)
         error = Error(*(float(s) for s in sums[:3]))
         if sums[3] > 0 and math.isfinite(error.reference):
-            raise DoesNotFit(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")
+            raise Overflows(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")
         parts: Parts = {"blocks": blocks}
         if search == "ggml" or not self.better_search:
             return parts, error
@@ -191,5 +191,5 @@ def round_to_f16(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float16)
     if not np.isfinite(narrow).all():
-        raise DoesNotFit(f"a {what} of {np.abs(values).max():g} is above f16's {F16_LARGEST}")
+        raise Overflows(f"a {what} of {np.abs(values).max():g} is above f16's {F16_LARGEST}")
     return narrow

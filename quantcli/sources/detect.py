@@ -11,7 +11,7 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint, Part
 from quantcli.errors import BadInput, NotPossible
-from quantcli.sources import harmless
+from quantcli.sources import harmless, pieces
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors, sidecars
 from quantcli.sources.gguf import is_gguf, open_gguf
 from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized, unread_method
@@ -21,7 +21,7 @@ from quantcli.sources.noted import noted
 from quantcli.sources.prefix import named_as_whole
 from quantcli.sources.sidecars import QMAP
 from quantcli.sources.stated import Stated, leaves_all_dense, stated
-from quantcli.sources.tensor_files import is_adapter
+from quantcli.sources.tensor_files import is_adapter, refuse_others
 
 Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
 
@@ -51,11 +51,16 @@ def open_source(path: Path) -> Checkpoint:
         raise BadInput(f"{path}: there is no such file or folder, and it is no Hub id (org/name).")
     if path.is_dir():
         return open_folder(LocalFolder(path))
-    if path.suffix.lower() == ".gguf" or is_gguf(path):
-        return open_gguf(path)
-    if path.suffix == ".safetensors":
-        return open_folder(LocalFolder(path.parent), path.name)
-    raise BadInput(f"{path}: is no folder, no GGUF file and no .safetensors file.")
+    try:
+        if path.suffix.lower() == ".gguf" or is_gguf(path):
+            return open_gguf(path)
+        if path.suffix == ".safetensors":
+            return open_folder(LocalFolder(path.parent), path.name)
+        raise BadInput(f"{path}: is no folder, no GGUF file and no .safetensors file.")
+    except BadInput as error:
+        if said := pieces.of_file(path):
+            raise BadInput(said) from error
+        raise
 
 
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
@@ -81,6 +86,8 @@ def _as_stored(folder: Folder, only: str | None) -> Checkpoint:
             return open_hf(folder, {}, tensors)
     if "config.json" not in names:
         ggufs = sorted(name for name in names if name.endswith(".gguf"))
+        if not ggufs:
+            refuse_others(names, folder.label)
         hint = f"name its GGUF file ({ggufs[0]})" if ggufs else "a model folder has one"
         raise BadInput(f"{folder.label}: has no config.json: {hint}.")
     config = read_json(folder, "config.json")

@@ -63,7 +63,10 @@ def is_gguf(path: Path) -> bool:
 def open_gguf(path: Path) -> Checkpoint:
     """The checkpoint of a GGUF file; of a split one, any part opens all. Raises `BadInput`."""
     header = gguf.read(path)
-    return from_header(header, path) if _parts(header) <= 1 else _joined(path, _parts(header))
+    if _parts(header) <= 1:
+        return from_header(header, path)
+    _refuse_concatenated(header, path)
+    return _joined(path, _parts(header))
 
 
 def from_header(header: GgufFile, path: Path) -> Checkpoint:
@@ -88,6 +91,18 @@ def _parts(header: GgufFile) -> int:
     if type(value) is not int or not 0 <= value <= MAX_PARTS:
         raise BadInput(f"{header.path}: key split.count is {shown(value)}, a number up to {MAX_PARTS} is needed.")
     return value
+
+
+def _refuse_concatenated(header: GgufFile, path: Path) -> None:
+    """Raise `BadInput` for a part with the next one behind it in the same file."""
+    end = max((t.offset + (t.nbytes or 0) for t in header.tensors.values()), default=header.data_start)
+    with opened(path) as (read, size):
+        behind = read(end, min(header.alignment + len(gguf.MAGIC), size - end))
+    if gguf.MAGIC in behind:
+        raise BadInput(
+            f"{path}: holds the parts of a split model one after another, as `cat` joins them, which no program reads. "
+            f"Download the {_parts(header)} parts again, and name the first (-00001-of-{_parts(header):05d}.gguf)."
+        )
 
 
 def _joined(path: Path, count: int) -> Checkpoint:

@@ -20,6 +20,7 @@ from typing import Any
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
+from quantcli.sources.pieces import advice, among
 
 INDEX = "model.safetensors.index.json"
 #: The one file of a model that is not split.
@@ -29,6 +30,9 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 ADAPTER = "adapter_config.json"
 #: A file of several: its stem, its number, how many there are.
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+#: The settings and the weights of a model as Mistral and Meta themselves store it.
+PARAMS = "params.json"
+CONSOLIDATED = re.compile(r"consolidated(\.\d+)?(-\d{5}-of-\d{5})?\.(safetensors|pth)")
 #: A message lists so many files at most.
 MOST_LISTED = 16
 
@@ -90,6 +94,19 @@ def _is_adapters(name: str) -> bool:
     return name.startswith("adapter") and name.endswith((".safetensors", *PICKLES))
 
 
+def refuse_others(names: Collection[str], label: str) -> None:
+    """Raise for a folder whose files say why it has no model in Hugging Face's format."""
+    first = min((name for name in names if CONSOLIDATED.fullmatch(name)), default=None)
+    if PARAMS in names or (first is not None and "config.json" not in names):
+        listed = " and ".join(name for name in (PARAMS if PARAMS in names else None, first) if name is not None)
+        raise NotPossible(
+            f"{label}: a model in its maker's own format ({listed}: Mistral's, or Meta's). Download config.json and "
+            "model*.safetensors of the same repository, or convert it to Hugging Face's format first."
+        )
+    if found := among(names):
+        raise BadInput(f"{label}: {found[0]} is a piece of a file that was cut. {advice(found)}")
+
+
 def is_shard(name: str) -> bool:
     """Whether a file holds, by its name, one part of several of a model."""
     numbered = SHARD.fullmatch(name)
@@ -122,8 +139,10 @@ def without_index(names: Collection[str], label: str) -> list[str]:
     """The safetensors files of a folder without an index; raises with the reason where the choice is not plain."""
     here = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
     model = _models(names)
-    if model or len(here) == 1:
+    if model or (len(here) == 1 and not (PARAMS in names and CONSOLIDATED.fullmatch(here[0]))):
         return _complete(model or here, label)
+    if PARAMS in names or not here:
+        refuse_others(names, label)
     if here:
         listed = ", ".join(here[:MOST_LISTED]) + (", ..." if len(here) > MOST_LISTED else "")
         raise BadInput(f"{label}: has no {INDEX} and several safetensors files ({listed}): name one, or add the index.")

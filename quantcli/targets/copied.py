@@ -5,6 +5,7 @@ A file that cannot be copied as what it is, is never left out without a word:
     a link within the folder, or into the Hub's cache     followed
     a link to somewhere else                              left out, with a warning: nobody published what it leads to
     a link to nothing, a pipe, a git-lfs pointer          an error that names it
+    a web page in place of settings or a vocabulary       an error that names it
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint, Passed
-from quantcli.containers.hostile import LFS, opened
+from quantcli.containers.hostile import LFS, foreign, opened
 from quantcli.errors import BadInput
 from quantcli.sources.folder import LocalFolder
 from quantcli.sources.sidecars import FOLDERS, has_vocabulary
@@ -23,6 +24,8 @@ from quantcli.tokenizers.files import is_tokenizers
 
 #: Why a file of settings is not copied.
 OTHER_LAYOUT = "says how the source's weights are stored, which the output's are not"
+#: What no web page is called.
+NO_PAGES = (".json", ".model", ".tiktoken")
 ELSEWHERE = "a link that leads out of the folder"
 
 
@@ -66,8 +69,11 @@ def _is_tokenizers(path: Path, root: Path) -> bool:
 def _size(path: Path) -> int:
     """The bytes of a file that can be read and is the file itself."""
     with opened(path) as (read, size):
-        if read(0, len(LFS)) == LFS:
+        head = read(0, min(size, 64))
+        if head.startswith(LFS):
             raise BadInput(f"{path}: is a git-lfs pointer, not the file itself. Fetch it with `git lfs pull`.")
+        if path.suffix in NO_PAGES and (what := foreign(head)):
+            raise BadInput(f"{path}: is {what}.")
     return size
 
 

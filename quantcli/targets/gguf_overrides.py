@@ -24,6 +24,9 @@ from quantcli.targets.gguf_key_types import RANGES, expected, refused
 #: The type of an integer before its key's type is known.
 INTEGER = "int"
 
+#: How text is cut before merges: byte-level BPE alone has a choice.
+MODEL, PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
+
 #: What an option calls a GGUF type.
 WORDS = {
     **dict.fromkeys((*RANGES, INTEGER), "int"), "float32": "float", "float64": "float", "bool": "bool", "string": "str",
@@ -48,9 +51,15 @@ def replaced(
 
 
 def doubts(keys: Mapping[str, tuple[str, Any]]) -> list[str]:
-    """A warning for each key in whose type llama.cpp does not read it."""
+    """A warning for each key in whose type llama.cpp does not read it, and of the one whose absence it only logs."""
     found = {key: wanted for key, (kind, _) in keys.items() if (wanted := refused(key, kind)) is not None}
-    return [
+    missing = []
+    if keys.get(MODEL, ("", None))[1] == "gpt2" and not keys.get(PRE, ("", None))[1]:
+        missing.append(
+            f"key {PRE!r} is missing, so llama.cpp cuts text by its rule `default`, which most models do not have: "
+            f"--override-kv {PRE}=str:NAME sets the model's own, such as llama-bpe or qwen2."
+        )
+    return missing + [
         f"key {shown(key)} is {keys[key][0]}; llama.cpp needs {wanted} to load the file{_hint(key, wanted)}"
         for key, wanted in found.items()
     ]

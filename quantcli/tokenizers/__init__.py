@@ -129,7 +129,9 @@ def _byte_level(
     used = {token.id for token in tokenizer.added} | set(tokenizer.vocab.values())
     more = tuple(t for t in _decoder(files, settings).values() if t.content not in known and t.id not in used)
     texts = frozenset(special.texts_of(settings).values())
-    tokens, types = byte_level.tokens_and_types(tokenizer.vocab, tokenizer.added + more, texts, size, where)
+    tokens, types, without_row = byte_level.tokens_and_types(
+        tokenizer.vocab, tokenizer.added + more, texts, size, where
+    )
     normalizers = [step.get("type") for step in flattened(tokenizer.normalizer, "normalizers")]
     pre = pre_tokenizers.recognise(
         tokenizer.pre_tokenizer,
@@ -160,7 +162,7 @@ def _byte_level(
         merges=byte_level.merges(tokenizer),
         special={},
         add={},
-        warnings=tuple(warnings),
+        warnings=(*without_row, *warnings),
     )
 
 

@@ -41,12 +41,14 @@ def tokens_and_types(
     special_texts: frozenset[str],
     size: int | None,
     where: str,
-) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
-    """One token and type for each id below `size` (None: as many as there are); ids of no token become unused `[PADn]`.
+) -> tuple[tuple[bytes, ...], tuple[int, ...], tuple[str, ...]]:
+    """One token and type for each id below `size` (None: as many as there are), and warnings.
 
+    Ids of no token become unused `[PADn]`. Added tokens that the model's embedding has no row for are left out.
     special_texts: what tokenizer_config.json names as special. Raises `BadInput` for two tokens with one id, and for
-    ids that the model's embedding has no row for.
+    other tokens without a row.
     """
+    beyond: dict[int, str] = {}
     by_id: dict[int, tuple[str, int]] = {}
     for text, number in vocab.items():
         _place(by_id, number, text, CONTROL if text in special_texts else NORMAL, where)
@@ -58,18 +60,40 @@ def tokens_and_types(
             )
         if token.content in vocab:
             by_id.pop(number, None)
+        if size is not None and number >= size:
+            beyond[number] = token.content
+            continue
         text, kind = added_type(token.content, token.special or token.content in special_texts)
         _place(by_id, number, text, kind, where)
     if size is None:
         size = max(by_id, default=-1) + 1
-    beyond = max(by_id, default=-1)
-    if beyond >= size:
+    last = max(by_id, default=-1)
+    if last >= size:
         raise BadInput(
-            f"{where}: the token {shown(by_id[beyond][0])} has the id {beyond}, config.json's vocab_size is {size}: "
+            f"{where}: the token {shown(by_id[last][0])} has the id {last}, config.json's vocab_size is {size}: "
             "the tokenizer and the model do not belong together."
         )
     entries = [by_id.get(number, (f"[PAD{number}]", UNUSED)) for number in range(size)]
-    return tuple(utf8(text, "the token", where) for text, _ in entries), tuple(kind for _, kind in entries)
+    tokens = tuple(utf8(text, "the token", where) for text, _ in entries)
+    return tokens, tuple(kind for _, kind in entries), without_row(beyond, size, where)
+
+
+def without_row(added: Mapping[int, str], size: int, where: str) -> tuple[str, ...]:
+    """A warning of added tokens, id -> text, whose ids are `size` and more.
+
+    They were added without a larger embedding, as fine-tunes do with a padding token: nothing that the model computes
+    has to do with them, and a file that had them would not load. llama.cpp's converter leaves them out of
+    SentencePiece vocabularies and stops at them in others.
+    """
+    if not added:
+        return ()
+    first = f"{shown(added[min(added)])} (id {min(added)})"
+    what = f"the added token {first}" if len(added) == 1 else f"{len(added)} added tokens, {first} the first,"
+    verb, ending = ("has", "is") if len(added) == 1 else ("have", "are")
+    return (
+        f"{where}: {what} {verb} no row in the model's embedding (config.json's vocab_size is {size}) and {ending} "
+        "left out.",
+    )
 
 
 def merges(tokenizer: TokenizerJson) -> tuple[str, ...]:

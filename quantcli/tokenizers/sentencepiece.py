@@ -23,7 +23,7 @@ from typing import Any
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
-from quantcli.tokenizers.byte_level import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, added_type
+from quantcli.tokenizers.byte_level import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, added_type, without_row
 from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, TokenizerJson, utf8
 
 UNIGRAM, BPE = 1, 2
@@ -159,7 +159,8 @@ def table(
 ) -> tuple[tuple[Piece, ...], tuple[str, ...]]:
     """One piece for each id below `size` (None: as many as there are), added tokens put in, and warnings.
 
-    An id of no piece becomes an unused `[PADn]`; pieces and added tokens beyond `size` are left out, with a warning.
+    An id of no piece becomes an unused `[PADn]`; pieces and added tokens beyond `size` are left out, with a warning of
+    each kind.
     """
     if size is None:
         size = max(len(pieces), *(number + 1 for number in added), 0)
@@ -172,10 +173,11 @@ def table(
         if number < size:
             text, kind = added_type(token.content, token.special)
             out[number] = Piece(utf8(text, "the added token", where), ADDED_SCORE, kind)
-    beyond = max(0, len(pieces) - size) + sum(number >= max(size, len(pieces)) for number in added)
+    warnings = without_row({n: token.content for n, token in added.items() if n >= size}, size, where)
+    beyond = sum(number not in added and bool(pieces[number].text) for number in range(size, len(pieces)))
     if beyond:
-        return tuple(out), (f"{where}: {beyond} tokens with ids above config.json's vocab_size {size} are left out.",)
-    return tuple(out), ()
+        warnings += (f"{where}: {beyond} tokens with ids above config.json's vocab_size {size} are left out.",)
+    return tuple(out), warnings
 
 
 def added_from(entries: Mapping[str, Any], where: str) -> dict[int, AddedToken]:

@@ -45,7 +45,8 @@ def from_metadata(metadata: Mapping[str, Value], where: str) -> Vocabulary | Non
     add = {role: read.one(f"{GGML}add_{role}_token", bool) for role in ADDED}
     steps = {step: read.one(f"{GGML}normalizer.{step}", bool) for step in STEPS}
     named = [key for key in metadata if key.startswith(f"{TEMPLATE}.")]
-    pre = read.one(f"{GGML}pre", str) or "default"
+    has_pre = bool(read.one(f"{GGML}pre", str))
+    pre = read.one(f"{GGML}pre", str) if has_pre else "default"
     model = MODELS.get(model, model)
     added = {role: flag for role, flag in add.items() if flag is not None}
     special, beyond = special_ids(metadata, where, len(tokens))
@@ -67,7 +68,7 @@ def from_metadata(metadata: Mapping[str, Value], where: str) -> Vocabulary | Non
         suppressed=tuple(number for number in suppressed if 0 <= number < len(tokens)),
         assumed=frozenset(assumed),
     )
-    return replace(vocabulary, warnings=(*beyond, *_assumptions(vocabulary, where)))
+    return replace(vocabulary, warnings=(*beyond, *_assumptions(vocabulary, where, has_pre)))
 
 
 def special_ids(
@@ -93,10 +94,15 @@ def special_ids(
     return found, warnings
 
 
-def _assumptions(vocabulary: Vocabulary, where: str) -> list[str]:
-    """Warnings of special tokens that a file leaves open: assumed ones that are ordinary tokens, unclear ones."""
+def _assumptions(vocabulary: Vocabulary, where: str, has_pre: bool) -> list[str]:
+    """Warnings of what a file leaves open: its pre-tokenizer, special tokens that are ordinary ones, unclear ones."""
     found = ends.of(vocabulary)
     said = []
+    if vocabulary.model == "bpe" and not has_pre:
+        said.append(
+            f"{where}: has no tokenizer.ggml.pre, so llama.cpp cuts text by its rule `default`, and the folder does "
+            "the same; most models have another. --tokenizer FOLDER takes the original model's files."
+        )
     for role in sorted(vocabulary.assumed & {"bos", "eos"}):
         number = vocabulary.special[role]
         if is_ordinary(vocabulary, number) and number not in found.controls:

@@ -84,8 +84,6 @@ WHOLE_FILE = {
     "magic turned round": (b"FUGG" + u32(3) + bytes(60), "no GGUF file"),
     "magic in lower case": (b"gguf" + u32(3) + bytes(60), "no GGUF file"),
     "version 0": (file_of(start=b"GGUF" + u32(0)), "version 0"),
-    "version 1": (file_of(start=b"GGUF" + u32(1)), "version 1, expected 2 or 3"),
-    "version 1, big-endian": (file_of(start=b"GGUF\0\0\0\x01"), "version 1, expected 2 or 3"),
     "version 4": (file_of(start=b"GGUF" + u32(4)), "version 4"),
     "version 2**32 - 1": (file_of(start=b"GGUF\xff\xff\xff\xff"), "version 4294967295"),
     "2**64 - 1 keys": (file_of(counts=(0, 2**64 - 1)), "claims 18446744073709551615 keys"),

@@ -88,7 +88,7 @@ def test_what_is_no_tokenizer_is_refused(other: Path, tmp_path: Path) -> None:
     for missing in (tmp_path / "nowhere", other / "tokenizer.json"):
         with pytest.raises(WrongUsage, match="is not a folder"):
             planned(source, tmp_path / "out", tokenizer=missing)
-    (other / "tokenizer.json").write_text(json.dumps(byte_level_tokenizer(97)))
+    (other / "tokenizer.json").write_text(json.dumps(byte_level_tokenizer(100)))
     for output in ("out", "out.gguf"):
         with pytest.raises(BadInput, match="has 97 tokens, but the model's embedding has 96 rows"):
             planned(source, tmp_path / output, tokenizer=other)

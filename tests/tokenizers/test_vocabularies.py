@@ -193,7 +193,6 @@ TEMPLATE = {"type": "TemplateProcessing", "special_tokens": {}}
         ({"added_tokens": ["a"]}, r"added_tokens\[0\] is no object"),
         ({"added_tokens": [{"id": 1.5, "content": "a"}]}, r"added_tokens\[0\] has the id 1.5"),
         ({"added_tokens": [{"id": 1, "content": None}]}, r"added_tokens\[0\] is no object"),
-        ({"added_tokens": [{"id": 600, "content": "zzz"}]}, "vocab_size is 512"),
         ({"normalizer": "NFC"}, "normalizer is 'NFC'"),
         ({"pre_tokenizer": 1}, "pre_tokenizer is 1"),
         ({"post_processor": [1]}, "post_processor is"),

@@ -1,0 +1,42 @@
+"""Texts that name an option and are no messages: why a weight has its scheme, tables, what never leaves the package."""
+
+from __future__ import annotations
+
+from tests.advice.row import HOLE, Site, is_in
+
+REASON = "a decision's reason, which is printed and advises nothing"
+TABLE = "options by which a warning that is a row, or advises nothing, is put together"
+INTERNAL = "not reached by any command: refused before, or no layout leads there"
+
+#: (module, text as rows have it) -> why it is no message.
+ENTRIES: dict[tuple[str, str], str] = {
+    ("convert/decide.py", f"=--scheme {HOLE}"): REASON,
+    ("convert/decide.py", "--bits, --group-size, --mode"): REASON,
+    ("convert/drop.py", f"=--drop {HOLE}"): REASON,
+    ("convert/plan.py", f"{HOLE} holds them: --override"): INTERNAL,
+    **{
+        ("recipes/llama_cpp.py", option): TABLE
+        for option in (
+            "--pure", "--leave-output-tensor", "--output-tensor-type", "--token-embedding-type", "--tensor-type",
+        )
+    },
+    **{
+        ("recipes/llama_cpp.py", f"={option} {HOLE}"): REASON
+        for option in ("--pure", "--token-embedding-type", "--output-tensor-type")
+    },
+    ("recipes/llama_cpp.py", f"=--output-tensor-type {HOLE}, tied"): REASON,
+    ("recipes/llama_cpp.py", "is no mixture that we know"): INTERNAL,
+    ("recipes/mixtures.py", f"=--scheme {HOLE}"): REASON,
+    ("recipes/overrides.py", "--override"): REASON,
+    ("recipes/overrides.py", f"=--override {HOLE}={HOLE}"): REASON,
+    ("schemes/iq.py", "is encoded with an importance matrix"): INTERNAL,
+    ("targets/gguf.py", "A folder can hold it"): INTERNAL,
+}  # fmt: skip
+
+
+def is_of(entry: tuple[str, str], site: Site) -> bool:
+    return entry[0] == site.module and is_in(entry[1], site.text)
+
+
+def is_silent(site: Site) -> bool:
+    return any(is_of(entry, site) for entry in ENTRIES)

@@ -1,0 +1,429 @@
+"""Rows of messages that say what else would work: of plans, of runs, of what a source holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from quantcli.cli.app import app
+from quantcli.containers import safetensors
+from tests.advice.inputs import DOWN
+from tests.advice.row import Row
+from tests.builders import tiny_llama
+
+INTO = "convert {dense} {out}"
+
+
+def interrupts(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    """Ctrl-C once something is done."""
+    from quantcli.cli.output import Output
+
+    @contextmanager
+    def progress(self: Output, total: int) -> Any:
+        def tick(count: int, name: str) -> None:
+            raise KeyboardInterrupt
+
+        yield tick
+
+    patch.setattr(Output, "progress", progress)
+
+
+def fails(error: BaseException, module: str, name: str) -> Callable[[pytest.MonkeyPatch, Path], None]:
+    """A function of the package raises this instead."""
+
+    def change(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+        def raising(*args: Any, **options: Any) -> Any:
+            raise error
+
+        patch.setattr(f"quantcli.{module}.{name}", raising)
+
+    return change
+
+
+def no_gpu(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    import mlx.core as mx
+
+    patch.setattr(mx, "default_device", lambda: mx.Device(mx.DeviceType.cpu, 0))
+
+
+def terminal(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    """Few rows are shown."""
+    from quantcli.cli import diff
+
+    patch.setattr(diff, "ROWS", 3)
+    patch.setattr(diff, "_is_terminal", lambda: True)
+
+
+def copied(tmp: Path) -> None:
+    """A source of the test's own, to be changed while it is read."""
+    tiny_llama(tmp / "own")
+
+
+def changes(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    from quantcli.convert import conversion
+
+    check = conversion.check_unchanged
+
+    def changed(before: Any) -> None:
+        os.utime(tmp / "own" / "model.safetensors", (1, 1))
+        check(before)
+
+    patch.setattr(conversion, "check_unchanged", changed)
+
+
+def made(*names: str) -> Callable[[Path], None]:
+    """These files are there already."""
+
+    def make(tmp: Path) -> None:
+        for name in names:
+            (tmp / name).parent.mkdir(exist_ok=True)
+            (tmp / name).write_text("{}")
+
+    return make
+
+
+def unfinished(tmp: Path) -> None:
+    """An interrupted run has left what it had done."""
+    tiny_llama(tmp / "own")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupts(patch, tmp)
+        result = CliRunner().invoke(app, ["convert", str(tmp / "own"), str(tmp / "out")])
+    assert result.exit_code == 130, result.output
+
+
+ROWS = (
+    Row("cli/convert.py", "MLX sees no GPU", INTO + " --device gpu", INTO + " --device cpu", 5, patch=no_gpu),
+    Row("cli/convert.py", "--resume", INTO, INTO + " --resume", 130, patch=interrupts),
+    Row("cli/convert.py", "instead of --force", INTO + " --force", INTO + " --resume", 130, patch=interrupts),
+    Row("cli/diff.py", "more weights, none worse", "diff {dense} {q8}", "diff {dense} {q8} --all", 0, patch=terminal),
+    Row("cli/diff.py", "more; --all", "diff {deep} {dense}", "diff {deep} {dense} --all", 0, patch=terminal),
+    Row(
+        "cli/options.py",
+        "not enough memory",
+        INTO,
+        INTO + " --max-memory 100MB --threads 1",
+        5,
+        patch=fails(MemoryError(), "convert.plan", "make"),
+    ),
+    Row(
+        "convert/conversion.py",
+        "not enough memory",
+        INTO,
+        INTO + " --resume --max-memory 100MB --threads 1",
+        5,
+        patch=fails(MemoryError(), "convert.run", "write"),
+    ),
+    Row(
+        "containers/safetensors.py",
+        "use a smaller --shard-size",
+        INTO + " -s affine4-g64",
+        INTO + " -s affine4-g64 --shard-size 20KB",
+        4,
+        stays_patched=True,
+        patch=lambda patch, tmp: patch.setattr(safetensors, "MAX_HEADER", 3000),
+    ),
+    Row(
+        "convert/beside.py",
+        "applies it, --scheme",
+        "convert {beside} {out}",
+        (
+            "convert {beside} {out2} --recipe {beside}/quantization_config.json",
+            "convert {beside} {out3} -s affine4-g32",
+        ),
+        0,
+    ),
+    Row(
+        "convert/beside.py",
+        "rank below --scheme",
+        "convert {beside_plain} {out} -s affine4-g32",
+        "convert {beside_plain} {out2} --recipe {beside_plain}/quantization_config.json",
+        0,
+    ),
+    Row(
+        "convert/coverage.py",
+        "--allow-unknown-architecture",
+        "convert {unknown} {out} -s affine4-g32",
+        ("convert {unknown} {out} -s affine4-g32 --allow-unknown-architecture", "convert {unknown} {out2}"),
+        4,
+    ),
+    Row(
+        "convert/decide_gguf.py",
+        "of which no tensor",
+        "convert {adapter} {gguf} -s q8_0",
+        "convert {adapter} {gguf}",
+        4,
+    ),
+    Row(
+        "convert/drop.py", "part of", "convert {tied_head} {out} --drop lm_head.weight", "convert {tied_head} {out2}", 0
+    ),
+    Row(
+        "convert/dtype_notes.py",
+        "keeps every bit",
+        "convert {gemma2_q4} {out}",
+        "convert {gemma2_q4} {out2} --dtype f32",
+        0,
+    ),
+    Row(
+        "convert/dtype_notes.py",
+        "but rounds scales",
+        "convert {gemma2_q4} {out}",
+        "convert {gemma2_q4} {out2} --scale-dtype bf16",
+        0,
+    ),
+    Row(
+        "convert/finite.py",
+        "; --allow-nonfinite copies",
+        "convert {nan} {out}",
+        "convert {nan} {out} --allow-nonfinite",
+        3,
+    ),
+    Row(
+        "convert/finite.py",
+        "keep' copies",
+        "convert {nan} {out} -s affine4-g64",
+        f"convert {{nan}} {{out}} -s affine4-g64 --allow-nonfinite --override '{DOWN}=keep'",
+        3,
+    ),
+    Row(
+        "convert/model_recipe.py",
+        "--scheme counts",
+        "convert {deep} {out} --recipe {mlx4}",
+        "convert {deep} {out2} --recipe {mlx4} -s affine8-g64",
+        0,
+    ),
+    Row(
+        "convert/other_tokenizer.py",
+        "the model fails at",
+        "convert {gguf_in} {out} --tokenizer {tokenizer_more}",
+        "convert {gguf_in} {out2} --tokenizer {dense}",
+        0,
+    ),
+    Row(
+        "convert/plan.py",
+        "is copied, not decoded",
+        "convert {opaque} {gguf} --override '*ffn*=f16'",
+        "convert {opaque} {gguf} --override '*ffn*=f16' --override 'blk.0.ffn_down.weight=keep'",
+        4,
+    ),
+    Row(
+        "convert/plan.py",
+        "--lossless \0: \0 weights",
+        "convert {dense32} {out} --dtype f16 --lossless exact",
+        ("convert {dense32} {out} --dtype f32 --lossless exact",),
+        4,
+    ),
+    Row(
+        "convert/plan.py",
+        "holds every value",
+        "convert {dense32} {out} --dtype f16 --lossless exact",
+        ("convert {dense32} {out} --dtype f32 --lossless exact",),
+        4,
+    ),
+    Row(
+        "convert/plan.py",
+        "--lossless codes allows",
+        "convert {nvfp4} {gguf} --lossless exact",
+        "convert {nvfp4} {gguf} --lossless codes",
+        4,
+    ),
+    Row(
+        "convert/plan.py",
+        "--fallback f32 holds",
+        "convert {mlx6} {gguf} --lossless exact",
+        "convert {mlx6} {gguf} --lossless exact --fallback f32",
+        4,
+    ),
+    Row(
+        "convert/plan.py",
+        "holds every scale and bias",
+        "convert {awq} {out} --lossless exact",
+        "convert {awq} {out} --lossless exact --scale-dtype f32",
+        4,
+    ),
+    Row("convert/plan.py", "--strict: \0", "convert {odd_split} {gguf} --strict", "convert {odd_split} {gguf}", 4),
+    Row(
+        "convert/plan.py",
+        "and does not fit",
+        "convert {mlx4} {out} --override '*=affine3-g64'",
+        "convert {mlx4} {out} --override '*=affine3-g64' --allow-requantize",
+        4,
+    ),
+    Row(
+        "convert/plan.py",
+        "rounds them again",
+        "convert {mlx4} {out} -s affine3-g64",
+        "convert {mlx4} {out} -s affine3-g64 --allow-requantize",
+        4,
+    ),
+    Row(
+        "convert/plan.py",
+        "--fallback auto or a scheme",
+        "convert {mlx6} {gguf} --fallback none",
+        ("convert {mlx6} {gguf} --fallback auto", "convert {mlx6} {gguf2} --fallback q8_0"),
+        4,
+    ),
+    Row(
+        "convert/plan.py",
+        "cannot have it (",
+        "convert {mlx6} {gguf} --fallback q4_k",
+        "convert {mlx6} {gguf} --fallback q8_0",
+        2,
+    ),
+    Row(
+        "convert/reached.py",
+        "rounds weights again",
+        "convert {mlx4} {out} -s affine3-g64 --override lm_head=affine4-g64",
+        "convert {mlx4} {out} -s affine3-g64 --override lm_head=affine4-g64 --allow-requantize",
+        4,
+    ),
+    Row(
+        "convert/run.py",
+        "--dtype f32 or bf16",
+        "convert {large} {out} --dtype f16",
+        ("convert {large} {out} --dtype f32", "convert {large} {out2} --dtype bf16"),
+        4,
+    ),
+    Row(
+        "convert/run.py",
+        "--scale-dtype f32 holds",
+        "convert {large} {out} -s affine4-g64 --scale-dtype f16",
+        "convert {large} {out} -s affine4-g64 --scale-dtype f32",
+        4,
+    ),
+    Row(
+        "convert/run.py",
+        "leaves this weight dense",
+        "convert {awq_zeros} {out}",
+        ("convert {awq_zeros} {out} --scheme f16", "convert {awq_zeros} {gguf} --scheme f16"),
+        4,
+    ),
+    Row(
+        "convert/run.py",
+        "leaves this weight dense",
+        "convert {awq_zero} {out}",
+        ("convert {awq_zero} {out} --override 'model.layers.1.mlp.up_proj.weight=f16'",),
+        4,
+    ),
+    Row(
+        "convert/run.py",
+        "leaves this weight dense",
+        "convert {awq_zero} {gguf}",
+        ("convert {awq_zero} {gguf} --override 'blk.1.ffn_up.weight=f16'",),
+        4,
+    ),
+    Row(
+        "convert/run.py",
+        "leaves this weight dense",
+        "convert {huge} {gguf} -s q8_0",
+        ("convert {huge} {gguf} -s q8_0 --override 'blk.0.ffn_down.weight=f32'", "convert {huge} {gguf2} --scheme f32"),
+        4,
+    ),
+    Row(
+        "convert/stamps.py",
+        "with --force",
+        "convert {tmp}/own {out}",
+        ("convert {tmp}/own {out} --force",),
+        5,
+        before=copied,
+        patch=changes,
+    ),
+    Row("convert/survey.py", "there are", "inspect {dense} --max-bpw 4", "inspect {dense} --max-bpw 17", 1),
+    Row("convert/survey.py", "the tensors have", "inspect {dense} --max-size 4", "inspect {dense} --max-size 1GB", 1),
+    Row(
+        "convert/survey.py",
+        "no weight matches",
+        "inspect {dense} --require a=f16",
+        "inspect {dense} --require '*=bf16'",
+        1,
+    ),
+    Row("convert/survey.py", "differ, ", "inspect {dense} --require '*=f16'", "inspect {dense} --require '*=bf16'", 1),
+    Row(
+        "convert/weigh.py",
+        "give it with --imatrix",
+        "convert {wide} {gguf} -s iq2_xs",
+        "convert {wide} {gguf} -s iq2_xs --imatrix {matrix}",
+        4,
+    ),
+    *(
+        Row(
+            "convert/weigh.py",
+            option,
+            f"convert {{wide}} {{gguf}} -s q4_k_m {option} iq2_xxs",
+            f"convert {{wide}} {{gguf}} -s q4_k_m {option} q4_k",
+            4,
+        )
+        for option in ("--token-embedding-type", "--output-tensor-type")
+    ),
+    *(
+        Row(
+            "convert/weigh.py",
+            option,
+            f"convert {{wide}} {{gguf}} --imatrix {{matrix}} {option} nothing",
+            f"convert {{wide}} {{gguf2}} --imatrix {{matrix}} {option} attn",
+            0,
+        )
+        for option in ("--include-weights", "--exclude-weights")
+    ),
+    Row(
+        "convert/weigh.py",
+        "which needs none",
+        "convert {wide} {gguf} -s iq2_xs --imatrix {poor_matrix}",
+        "convert {wide} {gguf} -s iq2_xs --imatrix {poor_matrix} --override 'blk.0.ffn_down.weight=q4_k'",
+        4,
+    ),
+    Row(
+        "convert/workplace.py",
+        "where this run stopped",
+        INTO,
+        INTO + " --resume",
+        5,
+        patch=fails(OSError(28, "No space left on device"), "convert.workplace.os", "pwrite"),
+    ),
+    Row(
+        "convert/workplace.py",
+        "choose another name",
+        INTO,
+        (INTO + " --force", INTO + "2"),
+        5,
+        before=made("out/config.json"),
+    ),
+    Row(
+        "convert/workplace.py",
+        "replaces only those",
+        INTO + " --force",
+        INTO + "2 --force",
+        5,
+        before=made("out/a.txt"),
+    ),
+    Row(
+        "convert/workplace.py",
+        "would delete it",
+        INTO + " --force",
+        INTO + " --force",
+        5,
+        before=made("out/config.json", "out/sub/a.txt"),
+        after=lambda tmp: os.rename(tmp / "out/sub", tmp / "sub"),
+    ),
+    Row(
+        "convert/workplace.py",
+        "an unfinished run is there",
+        "convert {tmp}/own {out}",
+        ("convert {tmp}/own {out} --resume", "convert {tmp}/own {out} --force"),
+        5,
+        before=unfinished,
+    ),
+    Row(
+        "convert/workplace.py",
+        "was begun from another",
+        "convert {tmp}/own {out} --resume --dtype f32",
+        ("convert {tmp}/own {out} --resume", "convert {tmp}/own {out} --force --dtype f32"),
+        5,
+        before=unfinished,
+    ),
+)

@@ -1,0 +1,277 @@
+"""Rows of messages that say how an option is used: its form, its values, what it goes with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantcli.targets import gguf_split
+from tests.advice.row import Row
+
+INTO = "convert {dense} {out}"
+INTO_GGUF = "convert {dense} {gguf}"
+WIDE = "convert {wide} {gguf}"
+FROM_GGUF = "convert {gguf_in} {gguf}"
+
+#: Options of `convert` that only a GGUF output has: what the command gets.
+GGUF_ONLY = {
+    "--pure": "--pure -s q8_0",
+    "--leave-output-tensor": "--leave-output-tensor -s q8_0",
+    "--output-tensor-type": "--output-tensor-type q8_0 -s q8_0",
+    "--token-embedding-type": "--token-embedding-type q8_0 -s q8_0",
+    "--tensor-type": "--tensor-type attn_v=f16 -s q8_0",
+    "--imatrix": "--imatrix {matrix} -s q8_0",
+    "--include-weights": "--include-weights attn -s q8_0 --imatrix {matrix}",
+    "--exclude-weights": "--exclude-weights attn -s q8_0 --imatrix {matrix}",
+    "--override-kv": "--override-kv a.b=int:1",
+}
+#: Options of `inspect` that an importance matrix has no answer to.
+NOT_OF_MATRIX = {
+    "--rules": "",
+    "--recipe": "{dense}/config.json",
+    "--override": "a=f16",
+    "--max-bpw": "5",
+    "--max-size": "5",
+    "--require": "a=f16",
+    "--metadata": "",
+    "--as-recipe": "",
+}
+#: Options of one of some words.
+WORDS = {"--device": "cpu", "--to": "mlx", "--dtype": "f32", "--scale-dtype": "f32", "--lossless": "exact"}
+
+
+def _large_file(tmp: Path) -> None:
+    (tmp / "types.txt").write_bytes(b"a=q8_0 " * (1 << 18))
+
+
+ROWS = (
+    Row("cli/convert.py", "--resume goes on with an old run", INTO + " --resume --force", (INTO + " --force",)),
+    *(Row("cli/convert.py", name, f"{INTO} {name} x", f"{INTO} {name} {word}") for name, word in WORDS.items()),
+    Row("cli/convert.py", "--shard-size", INTO + " --shard-size 1XB", INTO + " --shard-size 1MB"),
+    Row(
+        "cli/diff.py",
+        "a number from 0 on",
+        "diff {dense} {dense} --max-rmse=-1",
+        "diff {dense} {dense} --max-rmse 0.05",
+    ),
+    Row("cli/diff.py", "--max-rmse", "diff {dense} {q8} --max-rmse 0", "diff {dense} {q8} --max-rmse 1", 1),
+    Row("cli/diff.py", "--strict", "diff {dense} {q8} --strict", "diff {dense} {q8}", 1),
+    Row("cli/inspect.py", "a number above 0", "inspect {dense} --max-bpw 0", "inspect {dense} --max-bpw 17"),
+    Row("cli/inspect.py", "--metadata shows no", "inspect {dense} --metadata --filter a", "inspect {dense} --metadata"),
+    Row("cli/inspect.py", "--as-recipe shows", "inspect {dense} --as-recipe --rules", "inspect {dense} --as-recipe"),
+    Row("cli/inspect.py", "--max-size", "inspect {dense} --max-size 1XB", "inspect {dense} --max-size 1MB"),
+    *(
+        Row("cli/inspect.py", name, f"inspect {{matrix}} {name} {word}", "inspect {matrix}")
+        for name, word in NOT_OF_MATRIX.items()
+    ),
+    Row("cli/inspect.py", "no weight matches", "inspect {dense} --filter a", "inspect {dense} --filter '*'"),
+    Row("cli/inspect.py", "needs GLOB=SCHEME", "inspect {dense} --require a", "inspect {dense} --require '*=bf16'"),
+    Row("cli/inspect.py", "=--require \0: \0.", "inspect {dense} --require a=b", "inspect {dense} --require '*=bf16'"),
+    Row("cli/options.py", "--max-memory", INTO + " --max-memory all", INTO + " --max-memory 100MB"),
+    Row("cli/options.py", "at least 1.", INTO + " --threads 0", INTO + " --threads 1"),
+    Row("cli/options.py", "is needed for weights", INTO + " --max-memory 1KB", INTO + " --max-memory 100MB"),
+    Row(
+        "containers/imatrix.py",
+        "exclude each other",
+        WIDE + " --imatrix {matrix} --include-weights a --exclude-weights b",
+        (WIDE + " --imatrix {matrix} --include-weights attn", WIDE + "2 --imatrix {matrix} --exclude-weights b"),
+    ),
+    Row("convert/compare.py", "matches no weight", "diff {dense} {q8} --filter a", "diff {dense} {q8} --filter '*'"),
+    Row("convert/decide.py", "is a mixture of mlx-lm", INTO + " -s mixed_3_4 --to hf", INTO + " -s mixed_3_4"),
+    Row("convert/decide.py", "mlx-lm's mixtures are", INTO + " -s best", INTO + " -s mixed_3_4"),
+    Row("convert/decide.py", "leave out --bits", INTO + " -s mixed_3_4 --bits 4", INTO + " -s mixed_3_4"),
+    Row("convert/decide_gguf.py", "it needs --scheme", INTO_GGUF + " --pure", INTO_GGUF + " --pure -s q8_0"),
+    *(
+        Row("convert/decide_gguf.py", name, f"{INTO_GGUF} -s q8_0 {name} best", f"{INTO_GGUF} -s q8_0 {name} f16")
+        for name in ("--output-tensor-type", "--token-embedding-type")
+    ),
+    Row("convert/drop.py", "a glob has", f"{INTO} --drop {'x' * 9999}", INTO + " --drop '*.inv_freq'"),
+    Row(
+        "convert/gguf_options.py",
+        "needs KEY=TYPE:VALUE",
+        INTO_GGUF + " --override-kv a",
+        (
+            INTO_GGUF + " --override-kv general.name=str:mine",
+            INTO_GGUF + "2 --override-kv tokenizer.chat_template=str:@{dense}/config.json",
+        ),
+    ),
+    Row(
+        "convert/gguf_options.py",
+        "=--override-kv \0 \0.",
+        INTO_GGUF + " --override-kv a",
+        INTO_GGUF + " --override-kv a=int:1",
+    ),
+    Row(
+        "convert/gguf_options.py",
+        "how the file is laid out",
+        FROM_GGUF + " --override-kv split.count=int:2",
+        (FROM_GGUF, FROM_GGUF + "2 --shard-size 60KB", "convert {split} {gguf3} --keep-split"),
+    ),
+    Row("convert/gguf_options.py", "a key is printable", FROM_GGUF + " --override-kv 'a=int:2'", FROM_GGUF),
+    Row(
+        "convert/gguf_options.py",
+        "that GGUF holds",
+        FROM_GGUF + " --override-kv a=int:b",
+        FROM_GGUF + " --override-kv a=int:2",
+    ),
+    Row(
+        "convert/gguf_options.py",
+        "too many for a file",
+        FROM_GGUF + " -s q8_0 --tensor-type-file {tmp}/types.txt",
+        FROM_GGUF + " -s q8_0 --tensor-type attn_v=q8_0",
+        3,
+        before=_large_file,
+    ),
+    Row(
+        "convert/other_tokenizer.py",
+        "keeps its tokenizer",
+        FROM_GGUF + " --tokenizer {dense}",
+        ("convert {gguf_in} {out} --to hf --tokenizer {dense}", "convert {out} {gguf2}"),
+    ),
+    Row("convert/other_tokenizer.py", "is not a folder", INTO + " --tokenizer {gguf_in}", INTO + " --tokenizer {wide}"),
+    Row(
+        "convert/other_tokenizer.py",
+        "has no tokenizer files",
+        INTO + " --tokenizer {tmp}",
+        INTO + " --tokenizer {wide}",
+        3,
+    ),
+    Row(
+        "convert/other_tokenizer.py",
+        "it is another",
+        INTO + " --tokenizer {tokenizer_97}",
+        INTO + " --tokenizer {wide}",
+        3,
+    ),
+    Row(
+        "convert/plan.py",
+        "neither auto nor none",
+        INTO + " --fallback best",
+        (INTO + " --fallback auto", INTO + "2 --fallback none"),
+    ),
+    Row("convert/plan.py", "-s names a layout", INTO + " --to hf --fallback int4-g32", INTO + " --to hf -s int4-g32"),
+    *(Row("convert/request.py", n, f"{INTO} {o.split(' -s')[0]}", f"{WIDE} {o}") for n, o in GGUF_ONLY.items()),
+    Row(
+        "convert/request.py",
+        "--prune-layers",
+        "convert {gguf_in} {out} --prune-layers 1",
+        FROM_GGUF + " --prune-layers 1",
+    ),
+    Row(
+        "convert/request.py",
+        "--keep-split",
+        "convert {split} {out} --keep-split",
+        "convert {split} {gguf} --keep-split",
+    ),
+    Row(
+        "convert/request.py",
+        "--search \0: one of",
+        INTO_GGUF + " -s q4_0 --search most",
+        INTO_GGUF + " -s q4_0 --search best",
+    ),
+    Row("convert/request.py", "is for GGML's types", INTO + " --search best", INTO_GGUF + " -s q4_0 --search best"),
+    Row(
+        "convert/request.py",
+        "--keep-split cuts",
+        "convert {split} {gguf} --keep-split --shard-size 1MB",
+        ("convert {split} {gguf} --keep-split", "convert {split} {gguf2} --shard-size 1MB"),
+    ),
+    Row("convert/request.py", "--scale-dtype is for", INTO_GGUF + " --scale-dtype f32", INTO + " --scale-dtype f32"),
+    Row(
+        "convert/request.py",
+        "mlx-lm's spelling",
+        INTO_GGUF + " --bits 4",
+        INTO + " --bits 4 --group-size 32 --mode affine",
+    ),
+    Row("convert/request.py", "contradicts the output", INTO + " --to gguf", INTO_GGUF + " --to gguf"),
+    Row(
+        "convert/weigh.py",
+        "choose entries of an",
+        WIDE + " --include-weights a",
+        WIDE + " --include-weights a --imatrix {matrix}",
+    ),
+    Row(
+        "recipes/llama_cpp.py",
+        "needs REGEX=TYPE",
+        INTO_GGUF + " -s q8_0 --tensor-type a",
+        INTO_GGUF + " -s q8_0 --tensor-type attn_v=q8_0",
+    ),
+    Row(
+        "recipes/llama_cpp.py",
+        "=--tensor-type \0",
+        INTO_GGUF + " -s q8_0 --tensor-type a=b",
+        INTO_GGUF + " -s q8_0 --tensor-type attn_v=q8_0",
+    ),
+    Row(
+        "recipes/mixtures.py",
+        "affine has groups of",
+        INTO + " -s mixed_3_4 --group-size 7",
+        INTO + " -s mixed_3_4 --group-size 32",
+    ),
+    Row("recipes/names.py", "is none of mlx-lm's modes", INTO + " --mode best", INTO + " --mode mxfp4"),
+    Row("recipes/names.py", "--mode \0 with", INTO + " --mode affine --bits 7", INTO + " --mode affine --bits 4"),
+    *(
+        Row("recipes/overrides.py", part, f"{INTO} --override {given}", INTO + " --override '*.down_proj=affine8-g64'")
+        for part, given in {
+            "--override needs GLOB=SCHEME": "a",
+            "=--override \0: \0.": "a",
+            "the glob has": f"{'a' * 9999}=f16",
+            "=--override \0: \0; \0.": "a=b",
+        }.items()
+    ),
+    Row("recipes/prune.py", "needs layer numbers", FROM_GGUF + " --prune-layers a", FROM_GGUF + " --prune-layers 1"),
+    Row("recipes/prune.py", "no such layer", FROM_GGUF + " --prune-layers 9", FROM_GGUF + " --prune-layers 1"),
+    Row("recipes/prune.py", "names every layer", FROM_GGUF + " --prune-layers 0,1", FROM_GGUF + " --prune-layers 1"),
+    Row("sources/resolve.py", "is a local path", "inspect {dense} --revision main", "inspect {dense}"),
+    Row(
+        "targets/gguf.py",
+        "--prune-layers is for",
+        INTO_GGUF + " --prune-layers 1",
+        (INTO_GGUF + "2", "convert {gguf2} {gguf} --prune-layers 1"),
+        4,
+    ),
+    Row("targets/gguf.py", "--keep-split is for", INTO_GGUF + " --keep-split", INTO_GGUF + " --shard-size 60KB", 4),
+    Row(
+        "targets/gguf_overrides.py",
+        "\0 is \0. \0",
+        FROM_GGUF + " --override-kv llama.block_count=str:2",
+        FROM_GGUF + " --override-kv llama.block_count=int:2",
+    ),
+    Row(
+        "targets/gguf_overrides.py",
+        "which holds",
+        FROM_GGUF + " --override-kv llama.block_count=int:-2",
+        FROM_GGUF + " --override-kv llama.block_count=int:2",
+    ),
+    Row(
+        "targets/gguf_overrides.py",
+        "=--override-kv \0",
+        FROM_GGUF + " --override-kv a=int:",
+        FROM_GGUF + " --override-kv a=int:2",
+    ),
+    Row(
+        "targets/gguf_split.py",
+        "parts of",
+        INTO_GGUF + " --shard-size 1KB",
+        INTO_GGUF + " --shard-size 60KB",
+        4,
+        patch=lambda patch, tmp: patch.setattr(gguf_split, "MAX_PARTS", 3),
+    ),
+)
+
+#: Those of the Hub, in which org/model is: its revisions are main and v1.
+HUB_ROWS = (
+    Row("sources/hub.py", "is no branch, tag", "inspect org/model --revision ../x", "inspect org/model --revision v1"),
+    Row(
+        "sources/hub.py",
+        "give one of them",
+        "inspect org/model@v1 --revision main",
+        ("inspect org/model@v1", "inspect org/model --revision main"),
+    ),
+    Row(
+        "sources/hub_errors.py",
+        "check --revision",
+        "inspect org/model --revision v2",
+        "inspect org/model --revision v1",
+        5,
+    ),
+)
