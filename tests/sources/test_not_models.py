@@ -12,6 +12,7 @@ from quantcli.containers import gguf
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import pieces
 from quantcli.sources.detect import open_source
+from quantcli.sources.hub import HubId, tensors_of
 from tests.builders import LLAMA, safetensors_bytes, tiny_llama
 from tests.conversions import converted, planned
 
@@ -116,6 +117,19 @@ def test_a_format_of_its_maker(names: list[str], tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data if name.endswith(".safetensors") else b"{}")
     with pytest.raises(NotPossible, match="its maker's own format"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["README.md", *reversed(NAMES[0])], "cat X.gguf.part1of2 X.gguf.part2of2 > X.gguf"),
+        (["params.json", "consolidated.safetensors"], "its maker's own format"),
+        (["params.json", "config.json", "consolidated.safetensors"], "its maker's own format"),
+    ],
+)
+def test_a_repository_of_the_hub_says_the_same(names: list[str], message: str) -> None:
+    with pytest.raises((BadInput, NotPossible), match=message):
+        tensors_of(HubId("org/m"), names, lambda: b"{}")
 
 
 def test_a_model_next_to_its_makers_format_is_read(tmp_path: Path) -> None:
