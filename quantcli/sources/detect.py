@@ -58,7 +58,7 @@ def open_source(path: Path) -> Checkpoint:
             return open_folder(LocalFolder(path.parent), path.name)
         raise BadInput(f"{path}: is no folder, no GGUF file and no .safetensors file.")
     except BadInput as error:
-        if said := pieces.of_file(path):
+        if said := pieces.of_file(path, str(error)):
             raise BadInput(said) from error
         raise
 

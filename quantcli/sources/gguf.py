@@ -97,7 +97,7 @@ def _refuse_concatenated(header: GgufFile, path: Path) -> None:
     """Raise `BadInput` for a part with the next one behind it in the same file."""
     end = max((t.offset + (t.nbytes or 0) for t in header.tensors.values()), default=header.data_start)
     with opened(path) as (read, size):
-        behind = read(end, min(header.alignment + len(gguf.MAGIC), size - end))
+        behind = read(end, min(header.alignment + len(gguf.MAGIC), max(0, size - end)))
     if gguf.MAGIC in behind:
         raise BadInput(
             f"{path}: holds the parts of a split model one after another, as `cat` joins them, which no program reads. "

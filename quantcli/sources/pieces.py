@@ -49,8 +49,8 @@ def advice(pieces: list[str]) -> str:
     return f"Join all of them in their order: `cat {named} > {shlex.quote(joined)}`."
 
 
-def of_file(path: Path) -> str | None:
-    """What to say of a file that cannot be read, where it is a piece or its further pieces are next to it."""
+def of_file(path: Path, error: str) -> str | None:
+    """What to say of a file that cannot be read (`error`) and is a piece, or has pieces of itself next to it."""
     try:
         here = os.listdir(path.parent)
     except OSError:
@@ -61,7 +61,7 @@ def of_file(path: Path) -> str | None:
     found = among(here, path.name)
     if not found:
         return None
-    return f"{path}: not complete, and {found[0]} is next to it, a piece of the same file. {advice(found)}"
+    return f"{error} Next to it is {found[0]}, a piece of the same file. {advice(found)}"
 
 
 def _place(name: str) -> tuple[int, int, str]:

@@ -163,7 +163,7 @@ def _tokenizers(of: Callable[..., None]) -> None:
         (*vocab, "ab"): (-1, 1.5, "1", 95, 96, 10**12, True, None, 0, [1]), ("model", "merges"): (4, {"a": "b"}, "a b"),
         ("model", "merges", 0): ("ab", 5, ["a"], ["a", "b", "c"], [1, 2], "a  b", "", "x y z"),
         ("model", "byte_fallback"): ("no", 1), ("model", "ignore_merges"): ([],), ("added_tokens",): ({"a": 1}, 5, "x"),
-        added: (5, None, [], {}), (*added, "id"): (-1, "93", 94, 96, 2**40, None), (*added, "content"): (5, None, "b"),
+        added: (5, None, [], {}), (*added, "id"): (-1, "93", 94, 2**40, None), (*added, "content"): (5, None, "b"),
         (*added, "special"): ("yes",), ("decoder",): ("ByteLevel", []), ("pre_tokenizer",): ([1], "x"),
         ("post_processor",): ([1], 5), ("normalizer",): ("NFC", [1]),
     }.items():  # fmt: skip

@@ -272,7 +272,7 @@ def test_too_little_memory_is_a_sentence(source: Path, tmp_path: Path, monkeypat
         raise MemoryError
 
     monkeypatch.setattr(runner, "make", fail)
-    with pytest.raises(Surroundings, match="not enough memory; lower --max-memory or --threads"):
+    with pytest.raises(Surroundings, match="not enough memory; --resume with a lower --max-memory"):
         run(source, tmp_path / "out", scheme="affine4-g64")
     assert beside(tmp_path / "out") == ["out.partial", "source"]
 

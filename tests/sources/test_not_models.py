@@ -12,8 +12,10 @@ from quantcli.containers import gguf
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import pieces
 from quantcli.sources.detect import open_source
+from quantcli.sources.hub import HubId, tensors_of
 from tests.builders import LLAMA, safetensors_bytes, tiny_llama
 from tests.conversions import converted, planned
+from tests.gguf_files import load, save
 
 NAMES = [
     ["X.gguf.part1of2", "X.gguf.part2of2"],
@@ -56,7 +58,7 @@ def test_pieces_are_to_be_joined_in_their_order(names: list[str], whole: Path, t
 def test_the_joined_file_is_read(whole: Path, tmp_path: Path) -> None:
     first, second = cut(tmp_path / "p", NAMES[0], whole.read_bytes())
     (tmp_path / "p" / "X.gguf").write_bytes(first.read_bytes())
-    with pytest.raises(BadInput, match=r"X.gguf.part1of2 is next to it"):
+    with pytest.raises(BadInput, match=r"cut off.*Next to it is X.gguf.part1of2"):
         open_source(tmp_path / "p" / "X.gguf")
     (tmp_path / "p" / "X.gguf").write_bytes(first.read_bytes() + second.read_bytes())
     assert open_source(tmp_path / "p" / "X.gguf").weights
@@ -92,6 +94,18 @@ def test_parts_that_cat_joined(name: str, whole: Path, tmp_path: Path) -> None:
     assert open_source(parts[0]).weights
 
 
+def test_a_first_part_without_tensors_may_end_with_its_keys(whole: Path, tmp_path: Path) -> None:
+    """As llama-gguf-split --no-tensor-first-split makes it."""
+    keys, tensors = load(whole)
+    parts = [tmp_path / f"s-{number:05d}-of-00002.gguf" for number in (1, 2)]
+    for number, (path, held) in enumerate(zip(parts, ({}, tensors), strict=True)):
+        split = {"split.no": ("uint16", number), "split.count": ("uint16", 2)}
+        save(path, ({} if number else keys) | split, held)
+    data = parts[0].read_bytes()
+    parts[0].write_bytes(data.rstrip(b"\0") + b"\0" * 2)
+    assert len(open_source(parts[0]).weights) == len(tensors)
+
+
 @pytest.mark.parametrize("start", [b"GGUF\1\0\0\0", b"GGUF\0\0\0\1"])
 def test_gguf_version_1(start: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(start + bytes(60))
@@ -116,6 +130,19 @@ def test_a_format_of_its_maker(names: list[str], tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data if name.endswith(".safetensors") else b"{}")
     with pytest.raises(NotPossible, match="its maker's own format"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["README.md", *reversed(NAMES[0])], "cat X.gguf.part1of2 X.gguf.part2of2 > X.gguf"),
+        (["params.json", "consolidated.safetensors"], "its maker's own format"),
+        (["params.json", "config.json", "consolidated.safetensors"], "its maker's own format"),
+    ],
+)
+def test_a_repository_of_the_hub_says_the_same(names: list[str], message: str) -> None:
+    with pytest.raises((BadInput, NotPossible), match=message):
+        tensors_of(HubId("org/m"), names, lambda: b"{}")
 
 
 def test_a_model_next_to_its_makers_format_is_read(tmp_path: Path) -> None:
