@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quantcli.models import find
 from tests.conversions import config, converted, stored
 from tests.peers.pinned import peer
 
@@ -146,7 +147,10 @@ def test_quantized_gguf_to_mlx(shared: Path, tmp_path: Path, name: str, scheme: 
     assert "quantization" in config(tmp_path / "mlx")
     lossy = [weight["name"] for weight in report["weights"] if weight["grade"] == "lossy"]
     found = difference(in_mlx_lm(tmp_path / "mlx", case.ids), in_mlx_lm(tmp_path / "dense", case.ids))
-    assert found < (0.1 if lossy else 1e-3)
+    # What has no place in MLX is decoded: to float16, or to bfloat16 where the family needs it, with 3 bits less.
+    architecture = find(config(case.source))
+    works = architecture is not None and architecture.sixteen_bits.works("f16", "mlx")
+    assert found < ((0.1 if works else 0.2) if lossy else 1e-3)
     model, tokenizer = mlx_lm.load(str(tmp_path / "mlx"))
     known = len(tokenizer.get_vocab())  # noise also speaks tokens that fill up the vocabulary
     never = mx.array([float(number in tokenizer.eos_token_ids) for number in range(known)]) * 1e9  # noise ends at once
