@@ -13,7 +13,7 @@ ENTRIES: dict[tuple[str, str], str] = {
     ("convert/decide.py", f"=--scheme {HOLE}"): REASON,
     ("convert/decide.py", "--bits, --group-size, --mode"): REASON,
     ("convert/drop.py", f"=--drop {HOLE}"): REASON,
-    ("convert/plan.py", f"{HOLE} holds them: --override"): INTERNAL,
+    ("convert/lossless.py", f"{HOLE} holds them: --override"): INTERNAL,
     **{
         ("recipes/llama_cpp.py", option): TABLE
         for option in (

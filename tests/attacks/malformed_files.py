@@ -145,9 +145,9 @@ def indexes() -> dict[str, Case]:
         f"places a tensor in {to!r}": index(to)
         for to in (
             "../m/model.safetensors", "/etc/passwd", "/etc/model.safetensors", "a/../../x.safetensors",
-            "..\\x.safetensors", "model.safetensors\0", "x\0.safetensors", "gone.safetensors", "config.json",
+            "..\\x.safetensors", "model.safetensors\0", "x\0.safetensors", "config.json",
             "model.bin", "", 7, None, ["a"], {}, "a/b/c.safetensors", "./../model.safetensors",
-            "x" * 5000 + ".safetensors", "https://a/b.safetensors",
+            "https://a/b.safetensors",
         )
     }  # fmt: skip
     cases |= {
@@ -158,7 +158,6 @@ def indexes() -> dict[str, Case]:
         "has an empty map": b'{"weight_map": {}}',
         "has a map that is a list": b'{"weight_map": ["a"]}',
         "names a tensor twice": b'{"weight_map": {"a": "model.safetensors", "a": "model.safetensors"}}',
-        "names a tensor that is not there": b'{"weight_map": {"a\\nb": "model.safetensors"}}',
         "is nested deep": b'{"weight_map": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}",
     }
     return {f"index {what}": Case({INDEX: data}) for what, data in cases.items()}

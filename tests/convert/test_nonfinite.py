@@ -286,7 +286,9 @@ def test_every_quantizers_scales(case: str, tmp_path: Path) -> None:
         index = max(0, array.nbytes // (1 if byte is not None else np.dtype(FORMS[array.dtype.upper()]).itemsize) - 1)
         source = broken(folder, tmp_path / f"{case}-{part}", array.name, index, byte)
         settings = json.loads((source / "config.json").read_text())
-        (source / "config.json").write_text(json.dumps({**settings, "model_type": "unheard_of"}))
+        (source / "config.json").write_text(
+            json.dumps({**settings, "model_type": "unheard_of", "num_hidden_layers": 1})
+        )
         for output, options in (("o", {"to": "hf"}), ("d", {"to": "hf", "scheme": "f32"}), ("m", {})):
             with pytest.raises(BadInput, match=r"(is a code of NaN or Inf|holds (NaN|Inf) at|is nan)") as error:
                 converted(source, tmp_path / output, **options)

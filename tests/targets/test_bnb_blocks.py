@@ -16,7 +16,7 @@ def test_blocks_that_bitsandbytes_does_not_have_are_a_warning(kind: str, size: i
     tensors = {"model.layers.0.mlp.up_proj.weight": np.zeros((rows // 16, 80), np.float16)}
     source = folder_of(tmp_path / "in", tensors, {"model_type": "mystery"})
     options = {"to": "hf", "scheme": f"{kind}-g{size}", "allow_unknown_architecture": True}
-    warnings = planned(source, tmp_path / "out", **options).warnings
+    warnings = [w for w in planned(source, tmp_path / "out", **options).warnings if "tokenizer" not in w]
     has_it = size in (32, 64, 128, 256, 512, 1024, 2048, 4096)
     assert len(warnings) == (not has_it)
     assert has_it or (f"{kind}-g{size}" in warnings[0] and "32, 64, 128, 256, 512, 1024, 2048, 4096" in warnings[0])

@@ -345,7 +345,9 @@ def with_embedding(case: str, folder: Path, dtype: str, stated: str | None) -> P
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data + matrix)
     settings = {k: v for k, v in config(folder).items() if k not in ("torch_dtype", "dtype", "architectures")}
-    settings |= {"model_type": "unheard_of"} | ({} if stated is None else {"torch_dtype": TORCH[stated]})
+    settings |= {"model_type": "unheard_of", "num_hidden_layers": 1} | (
+        {} if stated is None else {"torch_dtype": TORCH[stated]}
+    )
     (folder / "config.json").write_text(json.dumps(settings))
     return folder
 

@@ -123,14 +123,19 @@ def quantized(root: Path, bits: int) -> Path:
     return root
 
 
+def of_heads(report: dict[str, Any]) -> list[str]:
+    """A report's warnings, but that a made folder has no tokenizer."""
+    return [warning for warning in report["warnings"] if "tokenizer" not in warning]
+
+
 def test_quantized_heads_are_compared_by_value(tmp_path: Path) -> None:
     source = quantized(tmp_path / "wide", 8)
     report = converted(source, tmp_path / "out")
-    assert schemes(tmp_path / "out")[HEAD] == "affine8-g64" and len(report["warnings"]) == 1
+    assert schemes(tmp_path / "out")[HEAD] == "affine8-g64" and len(of_heads(report)) == 1
     written = config(tmp_path / "out")
     assert written["tie_word_embeddings"] is False and written["quantization"]["lm_head"]["bits"] == 8
     report = converted(quantized(tmp_path / "same", 4), tmp_path / "tied")
-    assert HEAD not in schemes(tmp_path / "tied") and report["warnings"] == []
+    assert HEAD not in schemes(tmp_path / "tied") and of_heads(report) == []
     assert config(tmp_path / "tied")["tie_word_embeddings"] is True
 
 
@@ -176,7 +181,7 @@ def test_models_without_a_table_whose_heads_are_equal_stay_as_they_are(tmp_path:
     arrays = llama_tensors({**LLAMA})
     arrays[HEAD] = arrays[EMBEDDING]
     source = folder_of(tmp_path / "model", arrays, {"model_type": "strange", "tie_word_embeddings": True})
-    assert converted(source, tmp_path / "out", to="hf")["warnings"] == []
+    assert of_heads(converted(source, tmp_path / "out", to="hf")) == []
     assert HEAD in stored(tmp_path / "out") and config(tmp_path / "out")["tie_word_embeddings"] is True
 
 
@@ -186,7 +191,7 @@ def test_an_encoder_and_its_decoder_stay_tied(tmp_path: Path) -> None:
     settings = {"model_type": "t5", "is_encoder_decoder": True, "tie_word_embeddings": True}
     report = converted(folder_of(tmp_path / "model", arrays, settings), tmp_path / "out", to="hf")
     assert config(tmp_path / "out")["tie_word_embeddings"] is True
-    assert HEAD in stored(tmp_path / "out") and len(report["warnings"]) == 1
+    assert HEAD in stored(tmp_path / "out") and len(of_heads(report)) == 1
 
 
 @pytest.mark.parametrize("target", OUTPUTS)
@@ -242,7 +247,7 @@ def test_an_mlx_folder_is_tied_where_mlx_lm_ties_it(tmp_path: Path) -> None:
         str(source / "model.safetensors"), {k: v for k, v in arrays.items() if not k.startswith("lm_head")}
     )
     report = converted(source, tmp_path / "out")
-    assert len(report["warnings"]) == 1 and config(tmp_path / "out")["tie_word_embeddings"] is True
+    assert len(of_heads(report)) == 1 and config(tmp_path / "out")["tie_word_embeddings"] is True
 
 
 def test_a_single_file_of_several_need_not_hold_the_head(tmp_path: Path) -> None:
