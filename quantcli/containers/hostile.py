@@ -87,7 +87,7 @@ def opened(path: Path) -> Iterator[tuple[Read, int]]:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise BadInput(f"{path}: is not a regular file: give the file that holds the tensors.")
+            raise BadInput(f"{path}: is not a regular file. Name one that is.")
         yield lambda offset, length: _pread(path, descriptor, offset, length), status.st_size
     finally:
         os.close(descriptor)

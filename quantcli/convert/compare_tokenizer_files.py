@@ -26,6 +26,7 @@ from quantcli.sources.folder import LocalFolder
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.special import ROLES
 from quantcli.tokenizers.stored import ADDED, GGML, STEPS, TEMPLATE
+from quantcli.tokenizers.templates import JINJA
 
 #: The JSON files of a tokenizer, and those that are compared by their bytes.
 JSON_FILES = (folders.JSON, folders.SETTINGS, "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -140,7 +141,7 @@ def _is_template(name: str, files: Files) -> bool:
 def _object(files: Files, name: str, vocabulary: bool) -> dict[str, Any]:
     """Return a file's object as it is compared: added tokens by id, merges as texts."""
     found = files.json(name)
-    if name == folders.SETTINGS:
+    if name == folders.SETTINGS and not files.has(JINJA):  # else the template that nobody but a GGUF takes
         return {key: value for key, value in found.items() if key != CHAT_TEMPLATE}
     if name != folders.JSON:
         return found

@@ -74,8 +74,10 @@ class Choices:
             known = model.architecture.to_gguf(name) if model.architecture and source.names == "hf" else None
             key = known[0] if known else name
             shapes.setdefault(key, weight.shape)
-            if len(weight.shape) < 2 or not key.endswith(".weight") or never(key, weight.shape) is not None:
+            if len(weight.shape) < 2 or not key.endswith(".weight"):
                 continue
+            if source.names == "gguf" and never(key, weight.shape) is not None:
+                continue  # stays dense in every GGUF; an MLX folder may have its router quantized
             scheme = canonical(weight.scheme.name)
             if scheme is None:
                 raise NotPossible(

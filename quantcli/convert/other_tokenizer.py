@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantcli import tokenizers
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Vocabulary
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.sources.folder import LocalFolder
@@ -35,22 +35,28 @@ def with_tokenizer(source: Checkpoint, folder: Path, target: str) -> Checkpoint:
     names = [name for name in LocalFolder(folder).names() if is_tokenizers(name)]
     if not has_vocabulary(names):
         raise BadInput(f"--tokenizer {folder}: has no tokenizer files, such as tokenizer.json.")
-    without_row = _without_row(source, folder)
-    warnings = source.warnings if target == "gguf" else (*source.warnings, *without_row)
+    vocabulary = _vocabulary(source, folder)
+    without_row = [] if vocabulary is None else _without_row(source, vocabulary, folder)
+    unknown = [] if vocabulary is None else _unknown_ids(source, len(vocabulary.tokens), folder)
+    warnings = (*source.warnings, *unknown, *([] if target == "gguf" else without_row))
     return replace(source, tokenizer=folder, tokenizer_files=tuple(folder / name for name in names), warnings=warnings)
 
 
-def _without_row(source: Checkpoint, folder: Path) -> list[str]:
+def _vocabulary(source: Checkpoint, folder: Path) -> Vocabulary | None:
+    """The folder's vocabulary, None of a kind that is copied but not read."""
+    architecture = Model.of(source).architecture
+    try:
+        return tokenizers.load(folder, {}, PLAIN if architecture is None else architecture.vocabulary)
+    except NotPossible:
+        return None
+
+
+def _without_row(source: Checkpoint, vocabulary: Vocabulary, folder: Path) -> list[str]:
     """A warning of added tokens for which the model has no row; raises `BadInput` for other tokens without one."""
     model = Model.of(source)
     rows = next((shape[0] for name, shape in model.shapes.items() if _is_embedding(model, name) and shape), None)
     if rows is None:
         return []
-    conventions = PLAIN if model.architecture is None else model.architecture.vocabulary
-    try:
-        vocabulary = tokenizers.load(folder, {}, conventions)
-    except NotPossible:
-        return []  # a kind that is copied but not read
     count = len(vocabulary.tokens)
     ordinary = next((n for n in range(count, 0, -1) if vocabulary.types[n - 1] in ORDINARY), 0)
     if ordinary > rows:
@@ -65,6 +71,18 @@ def _without_row(source: Checkpoint, folder: Path) -> list[str]:
         f"--tokenizer {folder}: {count - rows} added tokens have no row in the model's embedding of {rows}, {first} "
         f"(id {rows}) the first: the model fails at a text that has one."
     ]
+
+
+def _unknown_ids(source: Checkpoint, tokens: int, folder: Path) -> list[str]:
+    """A warning of ids in config.json that the tokenizer has no token for."""
+    odd = []
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = source.config.get(key)
+        ids = value if isinstance(value, list) else [value]
+        odd += [f"{key} {number}" for number in ids if type(number) is int and number >= tokens]
+    if not odd:
+        return []
+    return [f"{folder}: its tokenizer has {tokens} tokens, none of them is config.json's {', '.join(odd)}."]
 
 
 def _is_embedding(model: Model, name: str) -> bool:

@@ -18,6 +18,7 @@ from quantcli.convert.drop import without
 from quantcli.convert.dtype_notes import dtype_notes
 from quantcli.convert.fused import together
 from quantcli.convert.lossless import LOSSLESS, refuse_lossy
+from quantcli.convert.model_recipe import is_model
 from quantcli.convert.other_tokenizer import with_tokenizer
 from quantcli.convert.reached import refuse_absent
 from quantcli.convert.request import Request
@@ -72,7 +73,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     if not request.allow_unknown_architecture:
         refuse_untabled(source, steps)
     chooser.refuse_idle()
-    refuse_absent(steps, chosen, target, frozenset(chooser.held_back))
+    if request.recipe is None or not is_model(request.recipe):  # which may leave nothing for the scheme
+        refuse_absent(steps, chosen, target, frozenset(chooser.held_back))
     steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]

@@ -5,7 +5,7 @@ tensor_files.py chooses the files; an index that contradicts them is stale.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,10 @@ from quantcli.sources.tensor_files import INDEX, Choice, choose, contradicted
 
 #: An array that says how others are stored is at most so large.
 MAX_DESCRIBING = 16 << 20
+
+
+#: Folders within folders are looked at to this depth.
+DEEPEST = 8
 
 
 class Folder(Protocol):
@@ -59,15 +63,23 @@ class LocalFolder:
         return str(self.root)
 
     def names(self) -> list[str]:
+        return sorted(path.relative_to(self.root).as_posix() for path in self._files(self.root, ()))
+
+    def _files(self, place: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+        """The files in a folder and below it; a link that leads up again is not followed."""
         try:
-            entries = sorted(self.root.iterdir())
-            found = [p.name for p in entries if p.is_file()]
-            found += [f"{d.name}/{p.name}" for d in entries if d.is_dir() for p in d.iterdir() if p.is_file()]
+            entries = sorted(place.iterdir())
+            found = [(entry, entry.is_file(), entry.is_dir()) for entry in entries]
         except OSError as error:
             raise Surroundings(
                 f"{error.filename}: cannot be listed ({error.strerror}): mend its permissions."
             ) from error
-        return sorted(found)
+        real = place.resolve()
+        for entry, is_file, is_folder in found:
+            if is_file:
+                yield entry
+            elif is_folder and len(above) < DEEPEST and real not in above and not entry.name.startswith("."):
+                yield from self._files(entry, (*above, real))
 
     def read(self, name: str) -> bytes:
         with opened(self.path(name)) as (read, size):
@@ -89,7 +101,8 @@ class LocalFolder:
 
     def odd(self, folders: Iterable[str]) -> list[str]:
         """What is neither a file nor a folder, here and in some sub-folders: dangling links, pipes, sockets."""
-        places = [place for name in (".", *folders) if (place := self.root / name).is_dir()]
+        places = [self.root, *(place for name in folders for place in (self.root / name).rglob("*") if place.is_dir())]
+        places += [place for name in folders if (place := self.root / name).is_dir()]
         found = [path for place in places for path in place.iterdir() if not path.is_file() and not path.is_dir()]
         return sorted(str(path.relative_to(self.root)) for path in found)
 
@@ -168,8 +181,21 @@ def _by_index(folder: Folder, choice: Choice, headers: Mapping[str, safetensors.
         if entry is None:
             raise BadInput(f"{folder.path(name)}: has no tensor {shown(key)}, which {INDEX} places there.")
         parts[key] = Part(key, entry.dtype, entry.shape, folder.path(name), entry.offset)
-    stray = [key for name in choice.files for key in headers[name].entries if weight_map.get(key) != name]
+    stray = [key for name in choice.files for key in headers[name].entries if weight_map.get(key, name) != name]
     warnings = choice.warnings
+    unnamed = [(key, name) for name in choice.files for key in headers[name].entries if key not in weight_map]
+    for key, name in unnamed:
+        entry = headers[name].entries[key]
+        if key in parts:
+            raise BadInput(
+                f"{folder.path(name)}: tensor {key} stands in {parts[key].file.name} too: remove one of them."
+            )
+        parts[key] = Part(key, entry.dtype, entry.shape, folder.path(name), entry.offset)
+    if unnamed:
+        several = (
+            shown(unnamed[0][0]) if len(unnamed) == 1 else f"{len(unnamed)} tensors, {shown(unnamed[0][0])} first,"
+        )
+        warnings += (f"{folder.label}/{INDEX}: does not name {several} in its files: read as the loaders do.",)
     if stray:
         warnings += (
             f"{len(stray)} tensors that {INDEX} does not place where they lie are left out, {stray[0]} the first.",

@@ -82,7 +82,16 @@ def _checkpoint(headers: list[GgufFile], path: Path) -> Checkpoint:
                 raise BadInput(f"{header.path}: tensor {shown(name)} stands in another part too: get the parts again.")
             weights[name] = weight(tensor, header.path, header.byte_order)
     files = tuple(header.path for header in headers)
-    return marked(Checkpoint("gguf", "gguf", path, files, weights, metadata=headers[0].metadata))
+    further = tuple(warning for header in headers for warning in _beyond(header))
+    return marked(Checkpoint("gguf", "gguf", path, files, weights, metadata=headers[0].metadata, warnings=further))
+
+
+def _beyond(header: GgufFile) -> list[str]:
+    """A warning of bytes after the last tensor that are more than padding."""
+    last = max(header.tensors.values(), key=lambda tensor: (tensor.offset, tensor.span), default=None)
+    if last is None or last.nbytes is None or last.span - last.nbytes < header.alignment:
+        return []
+    return [f"{header.path}: goes on for {last.span - last.nbytes} bytes after its last tensor, which are left out."]
 
 
 def _parts(header: GgufFile) -> int:

@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from quantcli.checkpoint import Passed
-from quantcli.sources.tensor_files import PICKLES
+from quantcli.sources.tensor_files import ADAPTER, PICKLES
 
 #: Larger files are no descriptions of a model.
 MAX_BYTES = 64 << 20
 #: Sub-folders whose files belong to the model: of sentence-transformers, of transformers, of models' own code.
 FOLDERS = ("1_Pooling", "additional_chat_templates", "custom_generate", "encoding")
 #: Suffixes of files that hold weights.
-WEIGHTS = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".npz", ".tflite", ".ot", *PICKLES)
+WEIGHTS = (
+    ".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".npz", ".tflite", ".ot", ".pkl", ".pickle",
+    ".mlmodel", ".imatrix", *PICKLES,
+)  # fmt: skip
 #: optimum-quanto's file of which modules are quantized, of which config.json says nothing.
 QMAP = "quanto_qmap.json"
 #: Files in which quantizers repeat config.json's `quantization_config`, or say what it would.
@@ -35,8 +38,8 @@ OWN = ("config.json",)
 REPORT = "quant_report.json"
 #: Patterns of files that hold a tokenizer's vocabulary.
 VOCABULARIES = (
-    "tokenizer.json", "tokenizer.model*", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken", "tiktoken.model",
-    "spiece.model", "sentencepiece.bpe.model", "tokenizer_config.json",
+    "tokenizer.json", "tokenizer.model*", "merges.txt", "vocab.txt", "tekken.json", "*.tiktoken", "tiktoken.model",
+    "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
 
 
@@ -59,6 +62,8 @@ def sort_out(sizes: Mapping[str, int], read: Iterable[str]) -> Sidecars:
     taken = {*read, *OWN}
     names = [name for name in sorted(sizes) if name not in taken and not _is_hidden(name)]
     passed = {name: found for name in names if (found := _passed(name, sizes[name])) is not None}
+    if ADAPTER in names and any(name.startswith("adapter") for name in passed):
+        passed[ADAPTER] = Passed(ADAPTER, "of an adapter that is not merged into the model", warns=True)
     kept = [name for name in names if name not in passed]
     return Sidecars(
         tuple(name for name in kept if name not in LAYOUT),
@@ -69,15 +74,15 @@ def sort_out(sizes: Mapping[str, int], read: Iterable[str]) -> Sidecars:
 
 def _passed(name: str, size: int) -> Passed | None:
     """Why no output gets a file, None where it does."""
-    folder = str(PurePosixPath(name).parent)
-    if name.endswith(WEIGHTS):
+    folder, _, _ = name.rpartition("/")
+    if name.lower().endswith(WEIGHTS):
         reason = "weights that are not part of the model as it is read"
-        return Passed(name, reason, warns=folder != "." and not folder.startswith("onnx"))
+        return Passed(name, reason, warns=bool(folder) and not folder.startswith("onnx"))
     if name.endswith(".index.json"):
         return Passed(name, "an index of weights; the output has its own")
-    if name == REPORT:
+    if PurePosixPath(name).name == REPORT:
         return Passed(name, "the report of an earlier conversion")
-    if folder not in (".", *FOLDERS):
+    if folder.partition("/")[0] not in ("", *FOLDERS):
         return Passed(name, "in a sub-folder that does not belong to the model")
     if size > MAX_BYTES:
         return Passed(name, f"has {size} bytes, more than the {MAX_BYTES} of a file that describes a model", warns=True)

@@ -119,15 +119,15 @@ def _stale(names: Collection[str], why: str, label: str) -> Choice:
     listed = ", ".join(files[:MOST_LISTED]) + (", ..." if len(files) > MOST_LISTED else "")
     warning = f"{label}/{INDEX}: {why}. The index is ignored; tensors are read from {listed}."
     further = [name for name in _models(names) if name not in files]
-    return Choice(tuple(files), None, (warning, *_passed_over(further)))
+    return Choice(tuple(files), None, (warning, *_passed_over(further, "next to the whole model")))
 
 
-def _passed_over(files: Sequence[str]) -> tuple[str, ...]:
-    """A warning of tensor files that are not read."""
+def _passed_over(files: Sequence[str], why: str = f"not part of the model by its {INDEX}") -> tuple[str, ...]:
+    """A warning of tensor files that are not read. why: as a clause."""
     if not files:
         return ()
     listed = ", ".join(files[:MOST_LISTED]) + (", ..." if len(files) > MOST_LISTED else "")
-    return (f"{listed}: not part of the model by its {INDEX}, and not read.",)
+    return (f"{listed}: {why}, and not read.",)
 
 
 def _models(names: Collection[str]) -> list[str]:

@@ -80,13 +80,16 @@ def _size(path: Path) -> int:
 def _leads_elsewhere(path: Path, root: Path) -> bool:
     """Whether a path leads, through links, out of its folder and of the Hub's cache."""
     real = path.resolve()
+    if real.parent.name == "blobs" and real.parent.parent.name.startswith("models--"):
+        return False
     return not any(real.is_relative_to(place) for place in (root.resolve(), *_caches(root)))
 
 
 def _caches(root: Path) -> Iterable[Path]:
     """The folders in which huggingface_hub keeps what a snapshot's links lead to."""
-    if root.parent.name == "snapshots":
-        yield (root.parent.parent / "blobs").resolve()
+    real = root.resolve()
+    if real.parent.name == "snapshots":
+        yield real.parent.parent / "blobs"
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
     yield Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser().resolve()
 

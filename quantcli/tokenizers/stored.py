@@ -126,6 +126,10 @@ def is_ordinary(vocabulary: Vocabulary, number: int) -> bool:
     return vocabulary.model != "spm"
 
 
+#: Types of whole numbers.
+NUMBERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+
+
 class _Reader:
     """Typed reads that name the file and the key."""
 
@@ -137,6 +141,8 @@ class _Reader:
         if key not in self.metadata:
             return None
         value = self.metadata[key].value
+        if kind is bool and type(value) is int and value in (0, 1):
+            return bool(value)  # which llama.cpp does not read, but nobody can mistake
         if type(value) is not kind:
             raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be of type {kind.__name__}.")
         return value
@@ -146,6 +152,8 @@ class _Reader:
         if key not in self.metadata:
             return None
         kind, value = self.metadata[key]
-        if not isinstance(value, ArrayValue) or value.element != element:
+        # Tools write numbers in other types than llama.cpp reads (mlx-lm: token types as uint32); they mean the same.
+        alike = NUMBERS if element in NUMBERS else (element,)
+        if not isinstance(value, ArrayValue) or value.element not in alike:
             raise BadInput(f"{self.where}: {key} is {kind}; it has to be array[{element}].")
         return value.decode()

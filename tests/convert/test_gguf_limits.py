@@ -81,3 +81,11 @@ def test_the_diffusion_model_of_the_field(shared: Path, tmp_path: Path) -> None:
     assert {name: info.shape for name, info in gguf.read(tmp_path / "out.gguf").tensors.items()} == {
         name: info.shape for name, info in gguf.read(file).tensors.items()
     }
+
+
+def test_bytes_after_the_last_tensor_are_a_warning(tmp_path: Path) -> None:
+    source = save(tmp_path / "in.gguf", LLAMA, of(("a.weight", (4, 64))))
+    assert open_source(source).warnings == ()
+    source.write_bytes(source.read_bytes() * 2)
+    (warning,) = open_source(source).warnings
+    assert "bytes after its last tensor, which are left out" in warning

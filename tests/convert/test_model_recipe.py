@@ -133,3 +133,8 @@ def test_rules_of_a_model_are_shown(models: dict[str, Path]) -> None:
 
 def test_as_recipe_is_for_a_whole_model(models: dict[str, Path]) -> None:
     assert run("inspect", models["tuned"], "--as-recipe", "--filter", "*").exit_code == 2
+
+
+def test_a_scheme_for_the_rest_may_have_nothing_left_to_do(models: dict[str, Path], tmp_path: Path) -> None:
+    plan = planned(models["tuned"], tmp_path / "out.gguf", recipe=models["UD-Q4_K"], scheme="iq4_nl")
+    assert {s.name: s.scheme.name for s in plan.steps} == schemes(models["UD-Q4_K"])

@@ -98,3 +98,14 @@ def test_a_gguf_made_of_a_gguf_keeps_its_own(other: Path, tmp_path: Path) -> Non
     converted(tiny_llama(tmp_path / "m"), tmp_path / "in.gguf")
     with pytest.raises(WrongUsage, match="keeps its tokenizer"):
         planned(tmp_path / "in.gguf", tmp_path / "out.gguf", tokenizer=other)
+
+
+@pytest.mark.parametrize("output", ["out", "out.gguf"])
+def test_a_smaller_tokenizer_is_a_warning_where_config_names_other_ids(
+    other: Path, output: str, tmp_path: Path
+) -> None:
+    source = tiny_llama(tmp_path / "m")
+    ids = json.loads((source / "config.json").read_text())["eos_token_id"]
+    (other / "tokenizer.json").write_text(json.dumps(byte_level_tokenizer(50)))
+    warnings = planned(source, tmp_path / output, tokenizer=other).warnings
+    assert any("has 50 tokens" in warning and f"eos_token_id {ids}" in warning for warning in warnings)

@@ -126,13 +126,18 @@ def test_a_stale_index_is_ignored_with_a_warning(what: str, tmp_path: Path) -> N
     assert all(text in warning for text, warning in zip(named, warnings, strict=True))
 
 
-def test_tensors_that_the_index_does_not_place_are_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_tensors_that_the_index_does_not_name_are_read_with_a_warning(tmp_path: Path) -> None:
     sharded(tmp_path, {FIRST: ONE, SECOND: TWO})
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a.weight": FIRST}}))
     assert names_of(tmp_path) == {"a.weight": FIRST}
     put(tmp_path, **{FIRST.replace(".", "__"): safetensors_bytes({**ONE, **TWO})})
-    passed, stray = read_tensors(LocalFolder(tmp_path)).warnings
-    assert SECOND in passed and "b.weight" in stray and "1 tensors" in stray
+    assert names_of(tmp_path) == {"a.weight": FIRST, "b.weight": FIRST}
+    passed, unnamed = read_tensors(LocalFolder(tmp_path)).warnings
+    assert SECOND in passed and "does not name 'b.weight'" in unnamed
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a.weight": FIRST, "b.weight": SECOND}}))
+    assert names_of(tmp_path) == {"a.weight": FIRST, "b.weight": SECOND}
+    (stray,) = read_tensors(LocalFolder(tmp_path)).warnings
+    assert "b.weight" in stray and "1 tensors" in stray
 
 
 def test_a_folder_within_may_hold_shards(tmp_path: Path) -> None:

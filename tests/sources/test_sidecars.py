@@ -33,7 +33,8 @@ KEPT = (
 LAYOUT = ("hf_quant_config.json", "kv_cache_scales.json", "recipe.yaml")
 #: Those that no output gets.
 PASSED = (
-    "2_Dense/pytorch_model.bin", "assets/logo.png", "consolidated.00.pth", "figures/a.jpg", "inference/model.py",
+    "1_Pooling/quant_report.json", "2_Dense/pytorch_model.bin", "Model.GGUF", "a/b/c/d.txt", "assets/logo.png",
+    "consolidated.00.pth", "figures/a.jpg", "inference/model.py",
     "model.gguf", "onnx/model.onnx", "original/params.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
     "quant_report.json",
 )  # fmt: skip
@@ -51,7 +52,7 @@ def repository(tmp_path: Path) -> Path:
     """A model with some 60 kinds of files next to it."""
     folder = tiny_llama(tmp_path / "repository")
     for name in (*KEPT, *LAYOUT, *PASSED):
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content(name))
     return folder
 
@@ -97,6 +98,29 @@ def test_a_gguf_has_the_same_bytes_with_a_cold_and_a_warm_cache(repository: Path
     assert "README.md" in {source["name"] for source in report["sources"]}
 
 
+def test_the_settings_of_an_adapter_stay_with_it(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "m")
+    (folder / "adapter_config.json").write_text("{}")
+    assert "adapter_config.json" in {file.name for file in planned(folder, tmp_path / "out").files}
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    plan = planned(folder, tmp_path / "out")
+    assert "adapter_config.json" not in {file.name for file in plan.files}
+    assert any("adapter_config.json is not copied: of an adapter" in warning for warning in plan.warnings)
+
+
+def test_a_snapshot_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = tmp_path / "models--a--b"
+    (cached / "blobs").mkdir(parents=True)
+    (cached / "blobs" / "ab").write_bytes(b"text")
+    snapshot = tiny_llama(cached / "snapshots" / "0")
+    (snapshot / "NOTES").symlink_to(Path("../../blobs/ab"))
+    (tmp_path / "link").symlink_to(snapshot)
+    for place, source in ((snapshot, Path()), (snapshot.parent, Path("0")), (tmp_path, Path("link"))):
+        monkeypatch.chdir(place)
+        plan = planned(source, tmp_path / "out")
+        assert plan.warnings == () and "NOTES" in {file.name for file in plan.files}
+
+
 def test_settings_stay_where_the_layout_does(tmp_path: Path) -> None:
     folder = tiny_awq(tmp_path / "m")
     for name in LAYOUT[1:]:
@@ -118,8 +142,7 @@ def test_a_large_file_is_left_out_with_a_warning(repository: Path, tmp_path: Pat
 def test_a_folder_without_a_tokenizer_is_a_warning(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path / "m")
     assert planned(folder, tmp_path / "out").warnings == ()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).unlink(missing_ok=True)
+    (folder / "tokenizer.json").unlink(missing_ok=True)
     (warning,) = planned(folder, tmp_path / "out").warnings
     assert "has no tokenizer files, so the output has none" in warning
     with pytest.raises(NotPossible, match="--strict"):
@@ -146,8 +169,10 @@ def test_links_into_the_hubs_cache_are_followed(tmp_path: Path, monkeypatch: pyt
     assert "NOTES" in {file.name for file in planned(snapshot, tmp_path / "out").files}
     elsewhere = tiny_llama(tmp_path / "elsewhere")
     (elsewhere / "NOTES").symlink_to(cached / "blobs" / "ab")
+    (tmp_path / "cache" / "text").write_text("text")
+    (elsewhere / "TEXT").symlink_to(tmp_path / "cache" / "text")
     (warning,) = planned(elsewhere, tmp_path / "out").warnings
-    assert "NOTES is not copied" in warning
+    assert "TEXT is not copied" in warning
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     assert planned(elsewhere, tmp_path / "out").warnings == ()
 

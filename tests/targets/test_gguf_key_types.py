@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from quantcli.errors import NotPossible, WrongUsage
 from quantcli.targets.gguf_key_types import refused
+from tests.builders import tiny_llama
 from tests.conversions import converted, planned
 from tests.gguf_files import load, of_values, save
 
@@ -86,3 +88,20 @@ def test_a_value_that_does_not_fit_is_quoted(what: str, tmp_path: Path) -> None:
 )
 def test_types_that_llama_cpp_reads_are_no_matter(key: str, kind: str) -> None:
     assert refused(key, kind) is None
+
+
+def test_a_folder_is_made_whatever_integers_say_the_types_of_tokens(tmp_path: Path) -> None:
+    converted(tiny_llama(tmp_path / "m"), tmp_path / "in.gguf")
+    keys, tensors = load(tmp_path / "in.gguf")
+    types = ("array[uint32]", keys[TYPES][1].decode())
+    save(tmp_path / "in.gguf", keys | {"tokenizer.ggml.add_bos_token": ("bool", True)}, tensors)
+    save(tmp_path / "odd.gguf", keys | {TYPES: types, "tokenizer.ggml.add_bos_token": ("uint32", 1)}, tensors)
+    for name in ("in", "odd"):
+        converted(tmp_path / f"{name}.gguf", tmp_path / name, to="hf")
+    assert (tmp_path / "odd" / "tokenizer.json").read_bytes() == (tmp_path / "in" / "tokenizer.json").read_bytes()
+    assert config_of(tmp_path / "odd")["add_bos_token"] is True
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_text())
+    return found
