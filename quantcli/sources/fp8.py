@@ -23,6 +23,7 @@ from quantcli.schemes.scaled import POWERS, Scaled, Scales
 from quantcli.schemes.small_floats import SmallFloat
 from quantcli.sources.companions import Names
 from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.hf import counted
 from quantcli.sources.modules import (
     Keys,
     beside,
@@ -65,6 +66,7 @@ def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     modules = {name.removesuffix(".weight"): parts[name] for name in names}
     listed = f"{keys.label}.modules_to_not_convert"
     further = check_listed(excluded, modules, listed)
+    further += _unlike_experts(config.get("expert_dtype"), parts, names, folder)
     weights = [_weight(name, parts, keys, block, compute_dtype(config)) for name in names]
     further += left_dense(
         parts, modules, listed, lambda module, linear: linear and not mentions_module(excluded, module)
@@ -110,6 +112,19 @@ def _is_packed(name: str, parts: Mapping[str, Part]) -> bool:
     suffix = _scale_of(name, parts)
     scale = parts[name.removesuffix(".weight") + suffix] if suffix is not None else None
     return scale is not None and scale.dtype in POWERS and len(scale.shape) > 1
+
+
+def _unlike_experts(said: Any, parts: Mapping[str, Part], names: list[str], folder: Folder) -> list[str]:
+    """A warning of experts (DeepSeek-V4) that are stored otherwise than config.json's `expert_dtype` says."""
+    if said is None:
+        return []
+    experts = [name for name in names if ".experts." in name]
+    stored = {name: "fp4" if parts[name].dtype in PACKED else "fp8" for name in experts}
+    odd = [name for name in experts if stored[name] != said]
+    if not odd:
+        return []
+    are = f"{counted('matrix', odd)} stored as {stored[odd[0]]}"
+    return [f"{folder.label}/config.json: expert_dtype says {shown(said)} of {are}: read as stored."]
 
 
 def _weight(name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, int] | None, compute: str) -> Weight:

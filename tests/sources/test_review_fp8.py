@@ -1,0 +1,70 @@
+"""FP8 folders whose config.json says more than the layout, or something else: what is read, warned of and written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from quantcli.sources.detect import open_source
+from tests.builders import folder_of
+from tests.conversions import converted, stored
+
+F8 = np.dtype(ml_dtypes.float8_e4m3fn)
+E8M0 = np.dtype(ml_dtypes.float8_e8m0fnu)
+BF16 = np.dtype(ml_dtypes.bfloat16)
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"}
+EXPERT = "layers.0.ffn.experts.{}.w1"
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return found
+
+
+def deepseek_v4(root: Path, said: Any, *, packed: bool = True) -> Path:
+    """Two experts of FP4 (or FP8), attention and shared experts of FP8. said: config.json's `expert_dtype`."""
+    random = np.random.default_rng(4)
+    tensors: dict[str, np.ndarray] = {"norm.weight": np.ones(128, BF16)}
+    for module in ("layers.0.attn.wq_a", "layers.0.ffn.shared_experts.w1"):
+        tensors[f"{module}.weight"] = random.normal(0, 40, (128, 128)).astype(F8)
+        tensors[f"{module}.scale"] = np.full((1, 1), 120, np.uint8).view(E8M0)
+    for module in map(EXPERT.format, range(2)):
+        codes = random.integers(0, 256, (128, 64), dtype=np.uint8).view(np.int8)
+        tensors[f"{module}.weight"] = codes if packed else random.normal(0, 40, (128, 128)).astype(F8)
+        tensors[f"{module}.scale"] = np.full((128, 4) if packed else (1, 1), 120, np.uint8).view(E8M0)
+    config = {"model_type": "part", "dtype": "bfloat16", "expert_dtype": said, "quantization_config": FP8}
+    return folder_of(root, tensors, config)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("said", ["fp4", "fp8", None, "int4", 4])
+def test_what_is_said_of_experts_is_held_against_them(said: Any, packed: bool, tmp_path: Path) -> None:
+    stored_as = "fp4" if packed else "fp8"
+    warnings = open_source(deepseek_v4(tmp_path / "m", said, packed=packed)).warnings
+    if said in (None, stored_as):
+        assert warnings == ()
+        return
+    (warning,) = warnings
+    first = f"2 matrices, {EXPERT.format(0)}.weight the first, which are stored as {stored_as}: read as stored."
+    assert "config.json: expert_dtype says " in warning and warning.endswith(first)
+
+
+@pytest.mark.parametrize(("to", "scheme"), [("hf", "bf16"), ("mlx", None), ("mlx", "bf16"), ("hf", None)])
+def test_expert_dtype_goes_with_the_layout(to: str, scheme: str | None, tmp_path: Path) -> None:
+    folder = deepseek_v4(tmp_path / "m", "fp4")
+    converted(folder, tmp_path / "out", to=to, scheme=scheme)
+    is_kept = (to, scheme) == ("hf", None)
+    assert (config_of(tmp_path / "out").get("expert_dtype") == "fp4") == is_kept
+    assert ("expert_dtype" in config_of(tmp_path / "out")) == is_kept
+    assert not is_kept or stored(tmp_path / "out") == stored(folder)
+
+
+@pytest.mark.parametrize(
+    ("glob", "is_kept"), [("*.experts.0.*", False), ("*.wq_a.*", True), ("*shared_experts*", True)]
+)
+def test_expert_dtype_goes_with_decoded_experts(glob: str, is_kept: bool, tmp_path: Path) -> None:
+    converted(deepseek_v4(tmp_path / "m", "fp4"), tmp_path / "out", to="hf", overrides=(f"{glob}=bf16",))
+    assert ("expert_dtype" in config_of(tmp_path / "out")) == is_kept
