@@ -79,7 +79,7 @@ def leftovers(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def without_settings(config: Mapping[str, Any], depth: int = DEEPEST) -> dict[str, Any]:
-    """A config.json's object without any quantizer's settings and words of storage, those of the model's parts included.
+    """A config.json's object without any quantizer's settings and words of storage, those of a model's parts included.
 
     >>> without_settings({"model_type": "x", "quantization": {}, "text_config": {"quantization_config": {}, "a": 1}})
     {'model_type': 'x', 'text_config': {'a': 1}}

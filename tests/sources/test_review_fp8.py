@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from quantcli.sources.detect import open_source
+from quantcli.targets.folder_dtype import dtype_keys
 from tests.builders import folder_of
 from tests.conversions import converted, stored
 
@@ -68,3 +69,54 @@ def test_expert_dtype_goes_with_the_layout(to: str, scheme: str | None, tmp_path
 def test_expert_dtype_goes_with_decoded_experts(glob: str, is_kept: bool, tmp_path: Path) -> None:
     converted(deepseek_v4(tmp_path / "m", "fp4"), tmp_path / "out", to="hf", overrides=(f"{glob}=bf16",))
     assert ("expert_dtype" in config_of(tmp_path / "out")) == is_kept
+
+
+PLACES = [
+    ("text_config",), ("vision_config",), ("thinker_config",), ("thinker_config", "text_config"),
+    ("thinker_config", "audio_config"), ("talker_config", "text_config"), ("llm_config", "text_config"),
+    ("a_config", "b_config", "c_config"),
+]  # fmt: skip
+
+
+def nested(place: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """Objects within objects, the value at the end."""
+    first, *rest = place
+    return {first: nested(tuple(rest), value) if rest else value}
+
+
+def at(config: Any, place: tuple[str, ...]) -> Any:
+    for key in place:
+        config = config[key]
+    return config
+
+
+@pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
+@pytest.mark.parametrize("place", PLACES, ids=".".join)
+def test_dtype_of_parts_at_any_depth(place: tuple[str, ...], key: str, tmp_path: Path) -> None:
+    tensors = {"model.layers.0.mlp.up_proj.weight": np.ones((8, 32), BF16)}
+    config = {"model_type": "part", key: "bfloat16"} | nested(place, {key: "bfloat16", "hidden_size": 32})
+    folder = folder_of(tmp_path / "m", tensors, config)
+    for to in ("hf", "mlx"):
+        converted(folder, tmp_path / to, to=to, dtype="f32")
+        found = config_of(tmp_path / to)
+        assert found[key] == "float32"
+        assert at(found, place) == {key: "float32", "hidden_size": 32}
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place[-1] == "text_config"], ids=".".join)
+def test_storage_settings_keep_their_dtypes(place: tuple[str, ...]) -> None:
+    part = {"torch_dtype": "float16", "quantization_config": {"torch_dtype": "float16"}}
+    config = {"torch_dtype": "float16"} | nested(place, part)
+    found = at(dtype_keys(config, "bf16"), place)
+    assert found == {"torch_dtype": "bfloat16", "quantization_config": {"torch_dtype": "float16"}}
+
+
+def test_a_language_model_within_a_part_says_its_dtype(tmp_path: Path) -> None:
+    """The top says nothing, or what is right: what a part of a part says is held against the tensors, too."""
+    place = ("thinker_config", "text_config")
+    tensors = {"model.layers.0.mlp.up_proj.weight": np.ones((8, 32), np.float16)}
+    for top in ({}, {"dtype": "float16"}):
+        config = {"model_type": "part", **top} | nested(place, {"dtype": "bfloat16"})
+        folder = folder_of(tmp_path / f"m{len(top)}", tensors, config)
+        converted(folder, tmp_path / f"o{len(top)}", to="mlx")
+        assert at(config_of(tmp_path / f"o{len(top)}"), place) == {"dtype": "float16"}
