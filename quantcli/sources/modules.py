@@ -98,9 +98,24 @@ def checkpoint(
         return source
     odd = next((part for part in rest if _looks_packed(part, kind)), None)
     if odd is not None:
-        raise BadInput(f"{where(odd)}: belongs to no quantized weight that config.json's {kind} settings know.")
+        raise BadInput(
+            f"{where(odd)}: belongs to no quantized weight that config.json's {kind} settings know."
+            f"{_where_dense(odd, tensors.parts)}"
+        )
     refuse_bare(rest, kind)
     return source
+
+
+def _where_dense(scale: Part, parts: Mapping[str, Part]) -> str:
+    """What to do about scales whose weight is stored dense, as a further sentence; empty where there is no such."""
+    weight = parts.get(f"{scale.name.rpartition('.')[0]}.weight")
+    if weight is None or weight.dtype not in FLOATS or not scale.name.endswith(SCALE_SUFFIXES):
+        return ""
+    return f" {weight.name} is dense ({weight.dtype}): remove the scales from the file if they are left over."
+
+
+#: Suffixes of scales beside a `.weight`.
+SCALE_SUFFIXES = (".weight_scale", ".weight_scale_inv")
 
 
 def refuse_bare(parts: Iterable[Part], kind: str) -> None:

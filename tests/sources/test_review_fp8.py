@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from quantcli.errors import BadInput
 from quantcli.sources.detect import open_source
 from quantcli.targets.folder_dtype import dtype_keys
 from tests.builders import folder_of
@@ -120,3 +121,26 @@ def test_a_language_model_within_a_part_says_its_dtype(tmp_path: Path) -> None:
         folder = folder_of(tmp_path / f"m{len(top)}", tensors, config)
         converted(folder, tmp_path / f"o{len(top)}", to="mlx")
         assert at(config_of(tmp_path / f"o{len(top)}"), place) == {"dtype": "float16"}
+
+
+@pytest.mark.parametrize("suffix", ["weight_scale_inv", "weight_scale"])
+def test_scales_beside_a_dense_matrix_say_what_to_do(suffix: str, tmp_path: Path) -> None:
+    """Removing them, as the sentence says, works; an option would come too late."""
+    up, down = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
+    one = np.ones((1, 1), np.float32)
+    tensors = {
+        f"{up}.weight": np.ones((128, 128), BF16), f"{up}.{suffix}": one,
+        f"{down}.weight": np.ones((128, 128), F8), f"{down}.weight_scale_inv": one,
+    }  # fmt: skip
+    config = {"model_type": "part", "quantization_config": FP8}
+    with pytest.raises(BadInput) as raised:
+        open_source(folder_of(tmp_path / "m", tensors, config))
+    assert str(raised.value).endswith(
+        f"tensor {up}.{suffix}: belongs to no quantized weight that config.json's fp8 settings know. "
+        f"{up}.weight is dense (bf16): remove the scales from the file if they are left over."
+    )
+    del tensors[f"{up}.{suffix}"]
+    assert open_source(folder_of(tmp_path / "n", tensors, config)).weights[f"{up}.weight"].scheme.name == "bf16"
+    del tensors[f"{up}.weight"]
+    with pytest.raises(BadInput, match=r"settings know\.$"):
+        open_source(folder_of(tmp_path / "o", tensors | {f"{up}.{suffix}": one}, config))
