@@ -154,12 +154,13 @@ def _weight(name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, 
         said = f"quantization_config: E2M1 in groups of {GROUP}"
         return held(name, (*weight.shape[:-1], fp4.columns), fp4, stored, said, {"scales": suffix})
     ue8m0 = float8_of(keys.block.get("scale_fmt")) == "f8_e8m0"
-    block = _stored_block(scale, block, weight.shape) if suffix == GRID_SCALE else block
+    stored_block = _stored_block(scale, block, weight.shape) if suffix == GRID_SCALE else block
     scheme = Bytewise(
-        family="fp8", columns=weight.shape[-1], scales=_scales(scale, block, weight.shape, powers=ue8m0),
+        family="fp8", columns=weight.shape[-1], scales=_scales(scale, stored_block, weight.shape, powers=ue8m0),
         stored=weight.dtype, compute=compute, extras=extras_of(stored, ALONG),
     )  # fmt: skip
-    said = f"weight_block_size {list(block)}" if block else f"scales {list(scale.shape)}"
+    is_said = block is not None and block == (scheme.scales.rows, scheme.scales.columns)
+    said = f"weight_block_size {list(block)}" if block and is_said else f"scales {list(scale.shape)}"
     return held(name, weight.shape, scheme, stored, f"quantization_config: {said}", {"scales": suffix})
 
 

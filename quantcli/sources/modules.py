@@ -198,13 +198,15 @@ def stacked_scales(
 
 
 def _is_grid_of_its_own(scales: tuple[int, ...], block: tuple[int, int], shape: tuple[int, ...]) -> bool:
-    """Whether scales are shared otherwise than in blocks: one of each matrix, or of each half of gate and up.
+    """Whether scales are shared otherwise than in blocks: one of each matrix, of each half of gate and up, of each row.
 
     transformers gives gate and up two rows of scales at least, however small they are.
     """
     groups = -(-shape[2] // block[1])
     halves = (shape[0], 2, groups)
-    return scales == (shape[0], 1, 1) or (scales == halves and shape[1] <= block[0] and shape[1] % 2 == 0)
+    return scales in ((shape[0], 1, 1), (*shape[:2], 1)) or (
+        scales == halves and shape[1] <= block[0] and shape[1] % 2 == 0
+    )
 
 
 def extras_of(stored: Mapping[str, Part], names: Iterable[str]) -> tuple[Extra, ...]:
