@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from quantcli.convert.compare_settings import compare_settings
 from quantcli.errors import BadInput
 from quantcli.sources.detect import open_source
 from quantcli.targets.folder_dtype import dtype_keys
@@ -144,3 +145,11 @@ def test_scales_beside_a_dense_matrix_say_what_to_do(suffix: str, tmp_path: Path
     del tensors[f"{up}.weight"]
     with pytest.raises(BadInput, match=r"settings know\.$"):
         open_source(folder_of(tmp_path / "o", tensors | {f"{up}.{suffix}": one}, config))
+
+
+def test_diff_counts_no_word_of_storage(tmp_path: Path) -> None:
+    folder = deepseek_v4(tmp_path / "m", "fp4")
+    converted(folder, tmp_path / "out", to="hf", scheme="bf16")
+    found = compare_settings(open_source(folder), open_source(tmp_path / "out"))
+    assert not found.fields
+    assert {"expert_dtype", "quantization_config"} <= {one.key for one in found.uncounted}
