@@ -28,7 +28,7 @@ from quantcli.convert.compare_values import (
 from quantcli.convert.spellings import Spelled
 from quantcli.errors import BadInput
 from quantcli.recipes.mlx_config import spelled_out
-from quantcli.recipes.quantizers import STORED_UNDER
+from quantcli.recipes.quantizers import STORAGE_WORDS, STORED_UNDER
 from quantcli.sources.folder import LocalFolder
 from quantcli.sources.tensor_files import INDEX, PICKLES
 from quantcli.targets.names import Model
@@ -39,7 +39,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 #: Keys of any JSON object that do not describe the model.
 UNCOUNTED = ("transformers_version", "_name_or_path", "use_cache")
 #: Keys that describe how weights are stored: folders of two kinds differ in them.
-STORAGE = STORED_UNDER
+STORAGE = (*STORED_UNDER, *STORAGE_WORDS)
 
 #: Files of the tokenizer, which `compare_tokenizers` compares.
 TOKENIZER = (*JSON_FILES, *OTHERS)
@@ -84,7 +84,7 @@ def _configs(a: Checkpoint, b: Checkpoint, found: Found) -> Iterator[FieldDiffer
     ours, theirs = (Spelled.of(s.config, Model.of(s).architecture, f"{s.root}/{CONFIG}") for s in (a, b))
     for key in {**a.config, **b.config}:
         both = ours.value(key, theirs), theirs.value(key, ours)
-        if key in STORAGE and a.kind == b.kind == "mlx":
+        if key in STORED_UNDER and a.kind == b.kind == "mlx":
             both = spelled_out(both[0]), spelled_out(both[1])
         differences = list(json_differences(*both, key))
         storage = [one for one in differences if a.kind != b.kind and set(STORAGE).intersection(one.key.split("."))]

@@ -37,6 +37,9 @@ MLX_PACKINGS = ("mlx", "auto_round:mlx")
 #: (`text_config`); compression_config is what compressed-tensors first called its own.
 STORED_UNDER = ("quantization", "quantization_config", "compression_config")
 
+#: Keys that say how some weights are stored, at any depth: DeepSeek-V4's of its experts (fp4, fp8).
+STORAGE_WORDS = ("expert_dtype",)
+
 #: How deep the settings of a part of a model may stand (`thinker_config.text_config`).
 DEEPEST = 3
 
@@ -76,7 +79,7 @@ def leftovers(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def without_settings(config: Mapping[str, Any], depth: int = DEEPEST) -> dict[str, Any]:
-    """A config.json's object without any quantizer's settings, those of parts of the model included.
+    """A config.json's object without any quantizer's settings and words of storage, those of a model's parts included.
 
     >>> without_settings({"model_type": "x", "quantization": {}, "text_config": {"quantization_config": {}, "a": 1}})
     {'model_type': 'x', 'text_config': {'a': 1}}
@@ -84,7 +87,7 @@ def without_settings(config: Mapping[str, Any], depth: int = DEEPEST) -> dict[st
     return {
         key: without_settings(value, depth - 1) if isinstance(value, Mapping) and depth else value
         for key, value in config.items()
-        if not _is_settings(key, value, depth)
+        if not _is_settings(key, value, depth) and key not in STORAGE_WORDS
     }
 
 

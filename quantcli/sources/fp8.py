@@ -23,6 +23,7 @@ from quantcli.schemes.scaled import POWERS, Scaled, Scales
 from quantcli.schemes.small_floats import SmallFloat
 from quantcli.sources.companions import Names
 from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.hf import counted
 from quantcli.sources.modules import (
     Keys,
     beside,
@@ -65,6 +66,7 @@ def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     modules = {name.removesuffix(".weight"): parts[name] for name in names}
     listed = f"{keys.label}.modules_to_not_convert"
     further = check_listed(excluded, modules, listed)
+    further += _unlike_experts(config.get("expert_dtype"), parts, names, folder)
     weights = [_weight(name, parts, keys, block, compute_dtype(config)) for name in names]
     further += left_dense(
         parts, modules, listed, lambda module, linear: linear and not mentions_module(excluded, module)
@@ -112,6 +114,19 @@ def _is_packed(name: str, parts: Mapping[str, Part]) -> bool:
     return scale is not None and scale.dtype in POWERS and len(scale.shape) > 1
 
 
+def _unlike_experts(said: Any, parts: Mapping[str, Part], names: list[str], folder: Folder) -> list[str]:
+    """A warning of experts (DeepSeek-V4) that are stored otherwise than config.json's `expert_dtype` says."""
+    if said is None:
+        return []
+    experts = [name for name in names if ".experts." in name]
+    stored = {name: "fp4" if parts[name].dtype in PACKED else "fp8" for name in experts}
+    odd = [name for name in experts if stored[name] != said]
+    if not odd:
+        return []
+    are = f"{counted('matrix', odd)} stored as {stored[odd[0]]}"
+    return [f"{folder.label}/config.json: expert_dtype says {shown(said)} of {are}: read as stored."]
+
+
 def _weight(name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, int] | None, compute: str) -> Weight:
     """One weight and its scales."""
     weight, module = parts[name], name.removesuffix(".weight")
@@ -139,12 +154,13 @@ def _weight(name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, 
         said = f"quantization_config: E2M1 in groups of {GROUP}"
         return held(name, (*weight.shape[:-1], fp4.columns), fp4, stored, said, {"scales": suffix})
     ue8m0 = float8_of(keys.block.get("scale_fmt")) == "f8_e8m0"
-    block = _stored_block(scale, block, weight.shape) if suffix == GRID_SCALE else block
+    stored_block = _stored_block(scale, block, weight.shape) if suffix == GRID_SCALE else block
     scheme = Bytewise(
-        family="fp8", columns=weight.shape[-1], scales=_scales(scale, block, weight.shape, powers=ue8m0),
+        family="fp8", columns=weight.shape[-1], scales=_scales(scale, stored_block, weight.shape, powers=ue8m0),
         stored=weight.dtype, compute=compute, extras=extras_of(stored, ALONG),
     )  # fmt: skip
-    said = f"weight_block_size {list(block)}" if block else f"scales {list(scale.shape)}"
+    is_said = block is not None and block == (scheme.scales.rows, scheme.scales.columns)
+    said = f"weight_block_size {list(block)}" if block and is_said else f"scales {list(scale.shape)}"
     return held(name, weight.shape, scheme, stored, f"quantization_config: {said}", {"scales": suffix})
 
 

@@ -98,9 +98,24 @@ def checkpoint(
         return source
     odd = next((part for part in rest if _looks_packed(part, kind)), None)
     if odd is not None:
-        raise BadInput(f"{where(odd)}: belongs to no quantized weight that config.json's {kind} settings know.")
+        raise BadInput(
+            f"{where(odd)}: belongs to no quantized weight that config.json's {kind} settings know."
+            f"{_where_dense(odd, tensors.parts)}"
+        )
     refuse_bare(rest, kind)
     return source
+
+
+def _where_dense(scale: Part, parts: Mapping[str, Part]) -> str:
+    """What to do about scales whose weight is stored dense, as a further sentence; empty where there is no such."""
+    weight = parts.get(f"{scale.name.rpartition('.')[0]}.weight")
+    if weight is None or weight.dtype not in FLOATS or not scale.name.endswith(SCALE_SUFFIXES):
+        return ""
+    return f" {weight.name} is dense ({weight.dtype}): remove the scales from the file if they are left over."
+
+
+#: Suffixes of scales beside a `.weight`.
+SCALE_SUFFIXES = (".weight_scale", ".weight_scale_inv")
 
 
 def refuse_bare(parts: Iterable[Part], kind: str) -> None:
@@ -183,13 +198,15 @@ def stacked_scales(
 
 
 def _is_grid_of_its_own(scales: tuple[int, ...], block: tuple[int, int], shape: tuple[int, ...]) -> bool:
-    """Whether scales are shared otherwise than in blocks: one of each matrix, or of each half of gate and up.
+    """Whether scales are shared otherwise than in blocks: one of each matrix, of each half of gate and up, of each row.
 
     transformers gives gate and up two rows of scales at least, however small they are.
     """
     groups = -(-shape[2] // block[1])
     halves = (shape[0], 2, groups)
-    return scales == (shape[0], 1, 1) or (scales == halves and shape[1] <= block[0] and shape[1] % 2 == 0)
+    return scales in ((shape[0], 1, 1), (*shape[:2], 1)) or (
+        scales == halves and shape[1] <= block[0] and shape[1] % 2 == 0
+    )
 
 
 def extras_of(stored: Mapping[str, Part], names: Iterable[str]) -> tuple[Extra, ...]:

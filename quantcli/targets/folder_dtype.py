@@ -21,6 +21,8 @@ from quantcli import models
 from quantcli.arrays import FLOATS, TORCH_DTYPES
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.models import Architecture, SixteenBits
+from quantcli.models.sixteen_bits import NESTED
+from quantcli.recipes.quantizers import DEEPEST
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Placed, Settings, config_dtype, gguf_dtype
@@ -29,8 +31,8 @@ SPELLED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 KEYS = ("torch_dtype", "dtype")
 #: Blocks of config.json that say how weights are stored, not what a part of the model is.
 STORAGE = ("quantization_config", "compression_config")
-#: The language model's settings in those of a model of several parts.
-TEXT = "text_config"
+#: The language model's settings in those of a model of several parts, and what these may be in themselves.
+TEXT = (*NESTED, "thinker_config")
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,15 @@ def _dtypes(weights: Counted, least_axes: int) -> set[str]:
     return {s.dtype for s, shape in weights if isinstance(s, Dense) and s.dtype in FLOATS and len(shape) >= least_axes}
 
 
-def says(config: Mapping[str, Any]) -> list[str]:
-    """Every dtype that config.json names for the model and its language model, the model's first."""
-    text = config.get(TEXT)
-    blocks = [config, text] if isinstance(text, Mapping) else [config]
-    return [dtype for block in blocks for key in KEYS if (dtype := _dtype(block.get(key))) is not None]
+def says(config: Mapping[str, Any], depth: int = DEEPEST) -> list[str]:
+    """Every dtype that config.json names for the model and its language model, the model's first.
+
+    >>> says({"dtype": "bfloat16", "thinker_config": {"text_config": {"torch_dtype": "float16"}}})
+    ['bf16', 'f16']
+    """
+    own = [dtype for key in KEYS if (dtype := _dtype(config.get(key))) is not None]
+    texts = [block for key in TEXT if isinstance(block := config.get(key), Mapping)] if depth else []
+    return [*own, *(dtype for block in texts for dtype in says(block, depth - 1))]
 
 
 def _dtype(value: Any) -> str | None:
@@ -133,17 +139,24 @@ def _dtype(value: Any) -> str | None:
 def dtype_keys(config: Mapping[str, Any], dtype: str, besides: Collection[str] = ()) -> dict[str, Any]:
     """The keys of config.json that have to change to name this dtype: `torch_dtype`, `dtype` since transformers 5.
 
-    So do those of a model's parts (`text_config`, `vision_config`). besides: dtypes that tensors have, too: a key that
-    names one of them stays.
+    So do those of a model's parts (`text_config`, `vision_config`) and of theirs. besides: dtypes that tensors have,
+    too: a key that names one of them stays.
     """
     spelled = SPELLED[dtype]
     has_any = any(key in config for key in KEYS)
     made: dict[str, Any] = {} if has_any else {"torch_dtype": spelled}
     made |= {key: spelled for key in KEYS if key in config and _dtype(config[key]) not in besides}
-    for name, block in config.items():
+    return made | _parts_keys(config, spelled, besides, DEEPEST)
+
+
+def _parts_keys(config: Mapping[str, Any], spelled: str, besides: Collection[str], depth: int) -> dict[str, Any]:
+    """The settings of a model's parts that change, whole."""
+    made: dict[str, Any] = {}
+    for name, block in config.items() if depth else ():
         if name.endswith("_config") and name not in STORAGE and isinstance(block, Mapping):
             keys = [key for key in KEYS if _dtype(block.get(key)) not in (None, *besides)]
-            made |= {name: {**block, **dict.fromkeys(keys, spelled)}} if keys else {}
+            changed = dict.fromkeys(keys, spelled) | _parts_keys(block, spelled, besides, depth - 1)
+            made |= {name: {**block, **changed}} if changed else {}
     return made
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
 from quantcli.models.translate import is_turned
+from quantcli.recipes.quantizers import STORAGE_WORDS
 from quantcli.schemes import hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
@@ -48,6 +49,9 @@ ALIASES = {"modules_to_not_convert": ("ignored_layers",), "ignore": ("exclude_mo
 #: What torchao has in a file's metadata under the name of a tensor that is not quantized.
 TORCHAO_DENSE = json.dumps({"_type": "Tensor"})
 
+
+#: Part of the names of experts' tensors, not of shared experts'.
+EXPERTS = ".experts."
 
 #: What is dense in a gpt-oss checkpoint, as its config.json says it.
 DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
@@ -143,6 +147,8 @@ def _config(
         config = {k: v for k, v in stored.items() if k != "_name_or_path"}
         if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
             return config | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
+        if any(EXPERTS in w.name for w in decoded):
+            config = {k: v for k, v in config.items() if k not in STORAGE_WORDS}  # they speak of experts
         return _left_dense(config, source, decoded)
     return without_storage(stored)
 

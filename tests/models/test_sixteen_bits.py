@@ -11,10 +11,26 @@ from quantcli.models.sixteen_bits import OTHERS
 REFUSED_BY_VLLM = ("gemma2", "gemma3", "gemma3_text", "glm4", "plamo2")
 #: What does not work in float16 beside these: T5 and later Gemmas, and what overflows in transformers.
 OVERFLOWING = ("gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "t5", "mt5", "umt5", "gpt_oss", "deepseek_v2")
-WORKING = ("llama", "qwen2", "qwen3", "qwen3_moe", "gemma", "glm4_moe", "mistral", "phi3", "deepseek_v3", "mixtral")
+#: Those that have the decoder of such a model under another name, as transformers' and vLLM's classes say.
+SISTERS = ("t5gemma", "t5_gemma_module", "t5gemma2", "t5gemma2_text", "shieldgemma2", "glm4v", "glm4v_text")
+WORKING = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "gemma",
+    "glm4_moe",
+    "mistral",
+    "phi3",
+    "deepseek_v3",
+    "mixtral",
+    "paligemma",
+    "glm4v_moe",
+    "glm4v_moe_text",
+)
 
 
-@pytest.mark.parametrize("kind", [*REFUSED_BY_VLLM, *OVERFLOWING])
+@pytest.mark.parametrize("kind", [*REFUSED_BY_VLLM, *OVERFLOWING, *SISTERS])
 def test_model_types_that_do_not_work_in_float16(kind: str) -> None:
     named, found = models.sixteen_bits({"model_type": kind}, {})
     assert named == kind and found.why
@@ -44,6 +60,7 @@ def test_only_gemma_3_is_clipped_in_mlx_lm() -> None:
         ({"model_type": "internvl_chat", "llm_config": {"model_type": "gpt_oss"}}, "gpt_oss"),
         ({"model_type": "gemma3_text", "architectures": ["Gemma3TextModel"]}, "gemma3_text"),
         ({"text_config": {"model_type": "glm4"}}, "glm4"),
+        ({"model_type": "glm46v", "text_config": {"model_type": "glm4v_text"}}, "glm4v_text"),
     ],
 )
 def test_language_models_of_others_and_unknown_classes(config: dict[str, Any], kind: str) -> None:

@@ -1,5 +1,6 @@
 """FP8 in tensors of three axes, stacked experts called `.weight`: every shape that scales have, for each reader."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,26 @@ def test_copied_and_decoded(shape: tuple[int, ...], tmp_path: Path) -> None:
     found = stored(tmp_path / "out")
     assert found.keys() == {f"{MODULE}.weight"}
     assert np.array_equal(found[f"{MODULE}.weight"].array(BF16).astype(np.float32), truth)
+
+
+#: shape of the scales -> whether they are the blocks of `weight_block_size`, which the settings have for all of these
+UNDER_BLOCKS = {(COUNT, 3, 2): True} | dict.fromkeys(
+    ((), (COUNT,), (COUNT, 1), (COUNT, 1, 1), (COUNT, ROWS), (COUNT, ROWS, 1)), False
+)
+
+
+@pytest.mark.parametrize(("shape", "reader"), [(s, r) for s, r in PAIRS if s in UNDER_BLOCKS and r != "modelopt"])
+def test_other_scales_under_settings_of_blocks(shape: tuple[int, ...], reader: str, tmp_path: Path) -> None:
+    """One of all, of each matrix, of each row: in 3-D tensors they are told by shape, which the report names."""
+    folder, truth = model(tmp_path / "m", shape, reader, np.dtype(np.float32))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["weight_block_size"] = list(BLOCK)
+    (folder / "config.json").write_text(json.dumps(config))
+    weight = open_source(folder).weights[f"{MODULE}.weight"]
+    parts = {name: part.read() for name, part in weight.parts.items()}
+    assert np.array_equal(weight.scheme.decode(parts).reshape(truth.shape), truth)
+    said = f"weight_block_size {list(BLOCK)}" if UNDER_BLOCKS[shape] else f"scales {list(shape)}"
+    assert weight.reason == f"quantization_config: {said}"
 
 
 def test_scales_of_powers(tmp_path: Path) -> None:
