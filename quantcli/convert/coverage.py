@@ -66,7 +66,7 @@ def numbered_experts(source: Checkpoint, steps: Sequence[Step], target: str) -> 
 
 
 def uncovered(steps: Sequence[Step], chosen: Chosen) -> list[str]:
-    """A warning of each kind of matrix in layers that a scheme for the whole model leaves dense."""
+    """A warning of each kind of matrix that a scheme for the whole model leaves dense."""
     is_asked = chosen.preset is not None or (chosen.common is not None and chosen.common not in (*WORDS, *DENSE))
     if not is_asked:
         return []
@@ -83,8 +83,8 @@ def uncovered(steps: Sequence[Step], chosen: Chosen) -> list[str]:
 def _several(found: Sequence[Step], reason: str, share: float) -> str:
     first, part = found[0].name, f"{100 * share:.1f}% of all weights"
     if len(found) == 1:
-        return f"{first}, a matrix of a layer, stays dense ({reason}): {part}."
-    return f"{len(found)} matrices of layers stay dense, {first} the first ({reason}): {part}."
+        return f"{first} stays dense ({reason}): {part}."
+    return f"{len(found)} matrices stay dense, {first} the first ({reason}): {part}."
 
 
 def _elements(steps: Iterable[Step]) -> int:

@@ -139,7 +139,21 @@ class Agreement:
         # Stops at the first gap, however many layers are claimed.
         missing = next((number for number in range(layers) if number not in self._numbers), None)
         if missing is not None:
+            self._refuse_dropped(key, missing)
             raise BadInput(f"{self.where}: {key} is {layers}, but there are no tensors of layer {missing}.")
+
+    def _refuse_dropped(self, key: str, missing: int) -> None:
+        """Raise `BadInput` where a layer has no tensors because all of them are left out."""
+        numbers = {self.architecture.layer(name) for name in self.dropped}
+        taken = sorted(n for n in numbers - self._numbers if n is not None and n < self.hyperparameters.layers)
+        if missing not in taken:
+            return
+        said = f"{self.where}: {key} is {self.hyperparameters.layers}, but --drop leaves out all of layer {missing}."
+        # Of other sources no layer can be pruned, of none all of them.
+        if self.dialect != "gguf" or len(taken) == self.hyperparameters.layers:
+            raise BadInput(f"{said} Leave fewer tensors out.")
+        layers = ",".join(map(str, taken))
+        raise BadInput(f"{said} To leave out whole layers, write a GGUF file with --prune-layers {layers} instead.")
 
     def _unmarked(self, one: Found) -> str:
         """What the layer of a tensor lacks to be one for multi-token prediction, where the table has such layers."""

@@ -44,7 +44,7 @@ def open_auto_round(folder: Folder, config: Mapping[str, Any], tensors: Tensors)
         return open_gptq(folder, config, tensors, layout)
     common = awq.settings(keys)
     rules = named_rules(keys.under("extra_config", needed=False), lambda entry, _: _extra(entry, common))
-    return awq.open_awq(folder, config, tensors, list(rules))
+    return awq.open_awq(folder, config, tensors, list(rules), by_blocks=True)
 
 
 def _extra(entry: Keys, common: awq.Settings) -> awq.Settings | None:

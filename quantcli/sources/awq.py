@@ -20,6 +20,7 @@ from quantcli.schemes.awq import BITS, ROWS_PER_WORD, Awq
 from quantcli.schemes.awq_gemv import FAST_ROWS, MULTIPLES, AwqGemv, AwqGemvFast
 from quantcli.schemes.dense import holds
 from quantcli.schemes.scaled import Scales
+from quantcli.sources.blocks import chosen_linears
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted, dense
@@ -97,17 +98,23 @@ def group_size(size: int, label: str) -> int:
     return size
 
 
-def open_awq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, rules: Sequence[Rule] = ()) -> Checkpoint:
-    """The checkpoint of an AutoAWQ folder. rules: settings of single modules. Raises `BadInput`, `NotPossible`."""
+def open_awq(
+    folder: Folder, config: Mapping[str, Any], tensors: Tensors, rules: Sequence[Rule] = (), *, by_blocks: bool = False
+) -> Checkpoint:
+    """The checkpoint of an AutoAWQ folder. rules: settings of single modules. Raises `BadInput`, `NotPossible`.
+
+    by_blocks: whether the settings are AutoRound's, which say what is quantized rather than what is not.
+    """
     keys = settings_of(folder, config)
     block = settings(keys)
     parts = tensors.parts
     modules = sorted(name.removesuffix(".qweight") for name in parts if name.endswith(".qweight"))
     if not modules:
         raise BadInput(f"{folder.label}: config.json says AWQ, but no tensor is called *.qweight.")
+    is_chosen = chosen_linears(keys, modules) if by_blocks else lambda module, linear: linear
     further = left_dense(
-        parts, modules, f"{keys.label}.modules_to_not_convert",
-        lambda module, linear: linear and not _is_dense(module, block, rules),
+        parts, modules, keys.label if by_blocks else f"{keys.label}.modules_to_not_convert",
+        lambda module, linear: is_chosen(module, linear) and not _is_dense(module, block, rules),
     )  # fmt: skip
     chosen = {module: _of(module, block, rules, parts) for module in modules}
     if block.version in GEMV:

@@ -21,6 +21,7 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.gptq import DENSE_BITS, FORMATS, Gptq
 from quantcli.schemes.packed import PLANES, WORD
 from quantcli.schemes.scaled import Scales
+from quantcli.sources.blocks import chosen_linears
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted
 from quantcli.sources.modules import (
@@ -42,8 +43,6 @@ from quantcli.sources.row_lengths import RowLengths
 MOST_BITS = 8
 SUFFIXES = {"qweight": ".qweight", "qzeros": ".qzeros", "scales": ".scales", "g_idx": ".g_idx"}
 WHOLE_ROW = -1
-#: Keys that say which modules are quantized, in patterns of each tool's own: then dense ones are taken as they are.
-PARTIAL = ("modules_in_block_to_quantize", "inside_layer_modules", "block_name_to_quantize", "to_quant_block_names")
 
 T = TypeVar("T")
 #: Modules that match an expression, and their settings; None where they are dense.
@@ -101,12 +100,12 @@ def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layou
     weights = [_weight(module, tensors.parts, (chosen | unlisted)[module], folder) for module in modules]
     dense = keys.names("modules_to_not_convert")
     further = _other_than(keys, common, unlisted)
-    if not any(keys.block.get(key) for key in PARTIAL):
-        further += left_dense(
-            tensors.parts, modules, keys.label,
-            lambda module, linear: linear and not mentions_module(dense, module)
-            and all(found is not None or not regex.match(module) for regex, found in rules),
-        )  # fmt: skip
+    is_chosen = chosen_linears(keys, modules)
+    further += left_dense(
+        tensors.parts, modules, keys.label,
+        lambda module, linear: is_chosen(module, linear) and not mentions_module(dense, module)
+        and next((found is not None for regex, found in rules if regex.match(module)), True),
+    )  # fmt: skip
     return checkpoint("gptq", folder, config, tensors, weights, further)
 
 

@@ -21,9 +21,14 @@ SMALLEST = 32
 
 #: Modules of stacked experts that mlx-lm takes quantized, and their projections.
 STACKED = re.compile(r"(?:^|\.)(?:switch_mlp|switch_glu|experts)\.(?:gate_proj|up_proj|down_proj|fc1|fc2)\.weight$")
+#: What towers for images, sound and speech are called, and what joins them to the text model. Encoders by that name
+#: alone are not among them: those of text models are called so too.
 TOWERS = re.compile(
-    r"vision|visual|image|img_|video|audio|speech|whisper|multi_?modal|mm_projector|connector|aligner|resampler"
-    r"|perceiver|patch_embed|sam_model|(?:^|\.)(?:vit|clip|siglip)\w*\."
+    r"vision|visual|image|img_|video|audio|speech|whisper|sound|acoustic|vocoder|codec|conformer|vae|2wav|wav2|wavlm"
+    r"|multi_?modal|modality|mm_projector|connector|aligner|resampler|perceiver|patch_embed|patch_merge|sam_model"
+    r"|(?:^|\.)(?:vit|clip|siglip|talker|q_?former)\w*\."
+    r"|(?:^|\.)(?:vpm|apm|tpm|dpm|tts|vte|mimi|perception|projector|gen_head)\."
+    r"|^(?:model\.)?(?:mlp1|glm_projection|linear_proj\w*)\."
 )
 ROUTERS = re.compile(r"(?:^|\.)(?:gate|\w+_gate|router\w*|\w+_router|wg)\.")
 
@@ -46,7 +51,7 @@ class Kind:
 
 #: The first that holds counts.
 KINDS = (
-    Kind("vision and audio are left alone", lambda name, shape: TOWERS.search(name) is not None, True),
+    Kind("vision, audio and speech are left alone", lambda name, shape: TOWERS.search(name) is not None, True),
     Kind(
         "is a convolution",
         lambda name, shape: "conv" in name or (len(shape) > 2 and shape[-1] < SMALLEST) or len(shape) > 3,
@@ -75,12 +80,18 @@ def stays_dense(name: str, shape: Shape) -> str | None:
 
 def is_large(name: str, shape: Shape) -> bool:
     """Whether this is a matrix of a layer that is large enough for a scheme."""
-    return len(shape) >= 2 and min(shape[-2:]) >= SMALLEST and NUMBER.search(name) is not None
+    return _is_worth_it(shape) and NUMBER.search(name) is not None
+
+
+def _is_worth_it(shape: Shape) -> bool:
+    return len(shape) >= 2 and min(shape[-2:]) >= SMALLEST
 
 
 def uncovered(name: str, shape: Shape) -> bool:
-    """Whether a matrix that stays dense is one of a layer's that a warning counts."""
-    if not is_large(name, shape):
-        return False
+    """Whether a matrix, if it stays dense, is one that a warning counts: of a kind that has one, whatever its name, and
+    else of a layer's parameters and stacked matrices.
+    """
     found = kind_of(name, shape)
-    return not name.endswith(".weight") if found is None else found.warns
+    if found is not None:
+        return found.warns and _is_worth_it(shape)
+    return is_large(name, shape) and (len(shape) > 2 or not name.endswith(".weight"))

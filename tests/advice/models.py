@@ -18,6 +18,20 @@ ROWS = (
         3,
     ),
     Row(
+        "models/agreement.py",
+        "To leave out whole layers",
+        "convert {gguf_in} {gguf} --drop 'blk.1.*'",
+        "convert {gguf_in} {gguf2} --prune-layers 1",
+        3,
+    ),
+    Row(
+        "models/agreement.py",
+        "but --drop leaves out",
+        "convert {dense} {out} --drop 'model.layers.1.*'",
+        INTO,
+        3,
+    ),
+    Row(
         "models/round_trip.py",
         "which keeps such",
         "convert {own_gelu} {gguf}",

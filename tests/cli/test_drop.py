@@ -209,3 +209,22 @@ def test_split_files_and_pruned_layers(models: dict[str, Path], tmp_path: Path) 
     pruned = run("convert", models["gguf"], tmp_path / "p.gguf", "--prune-layers", "1", "--drop", "*extra*", "--json")
     assert pruned.exit_code == 0, pruned.stderr
     assert {t["reason"] for t in json.loads(pruned.stdout)["left_out"]} == {"--drop *extra*", "its layer is pruned"}
+
+
+#: Source, globs -> what the message ends with.
+WHOLE_LAYERS = {
+    ("deep.gguf", "blk.1.*"): "--prune-layers 1 instead.",
+    ("deep.gguf", "blk.[12].*"): "--prune-layers 1,2 instead.",
+    ("deep.gguf", "blk.*"): "Leave fewer tensors out.",
+    ("deep", "model.layers.1.*"): "Leave fewer tensors out.",
+}
+
+
+@pytest.mark.parametrize("case", WHOLE_LAYERS, ids=str)
+@pytest.mark.parametrize("output", ["out", "out.gguf"])
+def test_whole_layers_are_not_taken(case: tuple[str, str], output: str, tmp_path: Path) -> None:
+    llama_gguf(tmp_path / "deep.gguf", tiny_llama(tmp_path / "deep", num_hidden_layers=3))
+    done = run("convert", tmp_path / case[0], tmp_path / output, "--drop", case[1])
+    layer = 0 if case[1] == "blk.*" else 1
+    assert done.exit_code == 3 and f"--drop leaves out all of layer {layer}" in done.stderr
+    assert done.stderr.rstrip().endswith(WHOLE_LAYERS[case])

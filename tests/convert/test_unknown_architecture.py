@@ -141,7 +141,7 @@ def test_what_stays_dense_is_said_where_it_matters(model: Path, options: dict[st
     whole = sum(int(np.prod(step.draft.shape)) for step in plan.steps)
     assert any("experts that are not stacked" in w for w in plan.warnings) == ("to" not in options)
     experts, tower = sorted(said, key=lambda warning: "vision" in warning)
-    assert "2 matrices of layers" in experts and f"{100 * 2 * 4 * 64 * 64 / whole:.1f}% of all weights" in experts
+    assert "2 matrices stay dense" in experts and f"{100 * 2 * 4 * 64 * 64 / whole:.1f}% of all weights" in experts
     assert "model.vision_tower.layers.0.attn.qkv.weight" in tower
     with pytest.raises(NotPossible):
         planned(model, tmp_path / "out", allow_unknown_architecture=True, strict=True, **options)
@@ -173,7 +173,7 @@ def test_fused_experts_of_a_known_family(case: str, tmp_path: Path) -> None:
     found = [step for step in plan.steps if ".experts." in step.name]
     (said,) = [warning for warning in plan.warnings if "stay dense" in warning]
     share = sum(np.prod(s.draft.shape) for s in found) / sum(np.prod(s.draft.shape) for s in plan.steps)
-    assert f"{len(found)} matrices of layers" in said and found[0].name in said and f"{100 * share:.1f}%" in said
+    assert f"{len(found)} matrices stay dense" in said and found[0].name in said and f"{100 * share:.1f}%" in said
     assert not [w for w in planned(tmp_path / "one", tmp_path / "out", **scheme).warnings if "dense" in w]
     assert not [w for w in planned(tmp_path / "m", tmp_path / "out", to="hf").warnings if "dense" in w]
     assert not [
@@ -187,8 +187,8 @@ NAMES = {
     "model.layers.0.mlp.gate.weight ": ((8, 64), True, False),
     "model.layers.0.ffn.gate.weight": ((256, 64), True, True),
     "model.layers.0.mlp.gate_proj.weight": ((256, 64), False, False),
-    "model.layers.0.mlp.switch_mlp.gate_proj.weight": ((8, 64, 64), False, False),
-    "model.layers.0.mlp.experts.down_proj.weight": ((8, 64, 64), False, False),
+    "model.layers.0.mlp.switch_mlp.gate_proj.weight": ((8, 64, 64), False, True),
+    "model.layers.0.mlp.experts.down_proj.weight": ((8, 64, 64), False, True),
     "model.layers.0.mlp.experts.w13.weight": ((8, 64, 64), True, True),
     "model.layers.0.conv.weight": ((64, 64), True, False),
     "model.layers.0.mixer.in_proj.weight": ((64, 64), False, False),
@@ -198,7 +198,13 @@ NAMES = {
     "visual.blocks.0.mlp.fc1.weight": ((64, 64), True, True),
     "audio_tower.layers.0.fc1.weight": ((64, 64), True, True),
     "vit.layers.0.fc1.weight": ((64, 64), True, True),
-    "model.visual.merger.fc.weight": ((64, 64), True, False),
+    "model.visual.merger.fc.weight": ((64, 64), True, True),
+    "visual.patch_embed.proj.weight": ((64, 3, 14, 14), True, False),
+    "visual.small.weight": ((16, 64), True, False),
+    "router.weight": ((256, 64), True, True),
+    "router.small.weight": ((8, 64), True, False),
+    "experts.w13.weight": ((8, 64, 64), True, True),
+    "lm_head.weight": ((512, 64), False, False),
 }  # fmt: skip
 
 
@@ -206,3 +212,57 @@ NAMES = {
 def test_names_without_a_table(name: str) -> None:
     shape, is_dense, is_counted = NAMES[name]
     assert (stays_dense(name.strip(), shape) is not None, uncovered(name.strip(), shape)) == (is_dense, is_counted)
+
+
+#: Modules of releases without a table, as their tensors are called.
+TOWERS = (
+    "vpm.encoder.layers.0.self_attn.q_proj", "apm.layers.0.fc1", "tts.model.layers.0.mlp.up_proj", "tts.dvae.encoder.x",
+    "dpm.layers.0.fc1", "resampler.kv_proj", "vae.decoder.mid.x", "vae2llm", "talker.model.layers.0.mlp.up_proj",
+    "talker.code_predictor.model.layers.0.mlp.up_proj", "code2wav.pre_transformer.layers.0.mlp.up_proj",
+    "token2wav.code2wav_dit_model.transformer_blocks.0.attn.to_q", "thinker.visual.blocks.0.attn.qkv",
+    "thinker.audio_tower.layers.0.fc1", "visual_tokenizer.head.0", "vte", "audio_encoder.layers.0.fc1",
+    "whisper_encoder.layers.0.fc1", "model.visual.blocks.0.attn.qkv", "vision_model.encoder.layers.0.mlp.fc1", "mlp1.1",
+    "model.mlp1.3", "model.vision_embed_tokens.img_projection.0", "img_processor.layers.0.fc1", "glm_projection.fc1",
+    "transformer.vision.linear_proj.gate_proj", "linear_proj.0", "linear_proj_audio.2", "siglip.layers.0.fc1",
+    "model.siglip_model.layers.0.fc1", "qformer.layers.0.x", "model.projector.layers", "vit_large_projector",
+    "model.embed_tokens_extend.audio_embed.encoder.encoders.0.self_attn.linear_q", "sound_projection.linear1",
+    "vision_language_adapter.w_in", "patch_merger.merging_layer", "gen_vision_model.x", "gen_head.vision_head",
+)  # fmt: skip
+TEXT = (
+    "model.layers.0.self_attn.q_proj", "thinker.model.layers.0.mlp.up_proj", "language_model.model.layers.0.mlp.fc1",
+    "encoder.block.0.layer.0.SelfAttention.q", "model.encoder.layers.0.self_attn.q_proj", "h.0.mlp.linear_proj",
+    "model.layers.0.attn.linear_proj", "model.layers.0.mlp1", "transformer.h.0.mlp.c_proj", "model.layers.0.mlp.mlp1",
+    "llm.model.layers.0.mlp.down_proj", "model.layers.0.self_attn.projection", "model.per_layer_model_projection",
+    "backbone.layers.0.mixer.in_proj", "model.layers.0.mixer.adapter", "model.layers.0.attention.wqkv", "decoder.x",
+    "model.layers.0.mlp.shared_experts.up_proj", "model.layers.0.self_attn.kv_a_proj_with_mqa", "score", "output",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", TOWERS)
+def test_towers_stay_dense_and_count(module: str) -> None:
+    name, shape = f"{module}.weight", (64, 64)
+    assert stays_dense(name, shape) is not None and uncovered(name, shape)
+
+
+@pytest.mark.parametrize("module", TEXT)
+def test_text_models_have_no_towers(module: str) -> None:
+    assert stays_dense(f"{module}.weight", (64, 64)) is None and not uncovered(f"{module}.weight", (64, 64))
+
+
+@pytest.mark.parametrize("options", [QUANTIZES["affine"], QUANTIZES["int4"], QUANTIZES["mixture"]], ids=str)
+def test_every_matrix_of_towers_is_counted(options: dict[str, Any], tmp_path: Path) -> None:
+    towers = {f"{module}.weight": np.ones((64, 64), BF16) for module in TOWERS}
+    source = folder_of(tmp_path / "m", {**llama_tensors(LLAMA), **towers}, {**LLAMA, **UNKNOWN})
+    plan = planned(source, tmp_path / "out", allow_unknown_architecture=True, **options)
+    assert {step.scheme.name for step in plan.steps if step.name in towers} == {"bf16"}
+    (said,) = [warning for warning in plan.warnings if "dense" in warning]
+    assert f"{len(TOWERS)} matrices" in said
+
+
+def test_stacked_experts_of_mlx_that_readers_of_folders_do_not_take_are_counted(tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.switch_mlp.up_proj.weight"
+    tensors = {**llama_tensors(LLAMA), name: np.ones((4, 64, 64), BF16)}
+    source = folder_of(tmp_path / "m", tensors, {**LLAMA, **UNKNOWN})
+    for options, is_said in (QUANTIZES["affine"], False), (QUANTIZES["int4"], True):
+        plan = planned(source, tmp_path / "out", allow_unknown_architecture=True, **options)
+        assert any(name in warning and "dense" in warning for warning in plan.warnings) == is_said

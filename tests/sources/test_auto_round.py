@@ -166,3 +166,49 @@ def test_groups_of_awq_that_no_entry_lists(group: int, tmp_path: Path) -> None:
     warnings = [text for text in open_source(source).warnings if DOWN in text]
     assert len(warnings) == 1 and str(group) in warnings[0]
     assert_read(source, grids)
+
+
+EXPERT, TOWER = "model.layers.0.mlp.experts.0.up_proj", "visual.layers.0.mlp.up_proj"
+NEVER = (
+    "model.embed_tokens", "lm_head", "model.norm", "model.layers.0.input_layernorm", "model.layers.0.mlp.gate", TOWER
+)  # fmt: skip
+BLOCKS = {
+    "none": {},
+    "a name": {"block_name_to_quantize": "model.layers"},
+    "two names": {"to_quant_block_names": "model.layers, model.other.layers"},
+    "a list": {"to_quant_block_names": ["model.layers"]},
+    "lists of blocks": {"to_quant_block_names": [["model.layers.0", "model.layers.1"]]},
+    "another spelling": {"block_name_to_quantize": "model.language_model.layers"},
+}
+#: What -> settings, and which dense modules these call quantized.
+CALLED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    **{what: (settings, (DOWN, EXPERT)) for what, settings in BLOCKS.items()},
+    "16 bits by name": ({**BLOCKS["a name"], "extra_config": {DOWN: {"bits": 16}}}, (EXPERT,)),
+    "16 bits by expression": ({**BLOCKS["a list"], "extra_config": {".*(down|up)_proj": {"bits": 16}}}, ()),
+    "a name before an expression": (
+        {**BLOCKS["a name"], "extra_config": {DOWN: {"bits": 4}, "mlp": {"bits": 16}}}, (DOWN,)
+    ),
+    "the head": ({**BLOCKS["a name"], "quant_lm_head": True}, (DOWN, EXPERT, "lm_head")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CALLED)
+@pytest.mark.parametrize("packing", ["auto_round:auto_gptq", "auto_round", "auto_round:auto_awq"])
+def test_dense_matrices_that_settings_call_quantized_are_counted(packing: str, what: str, tmp_path: Path) -> None:
+    settings, called = CALLED[what]
+    layout = "awq" if "awq" in packing else "gptq_v2" if packing == "auto_round" else "gptq"
+    source, _ = folder(tmp_path / "m", {K: (4, 32)}, layout, packing_format=packing, **settings)
+    stored = {DOWN, EXPERT, *NEVER} - ({TOWER} if what == "none" else set())
+    dense = {f"{name}.weight": np.ones((32,) if "norm" in name else (32, 64), np.float16) for name in sorted(stored)}
+    (source / "model-2.safetensors").write_bytes(safetensors_bytes(dense))
+    said = [text for text in open_source(source).warnings if "stored dense" in text]
+    assert len(said) == bool(called)
+    count = f"{len(called)} matrices" if len(called) > 1 else "".join(called)
+    assert all(count in text and f"{min(called)}.weight" in text for text in said)
+
+
+@pytest.mark.parametrize("key", ["block_name_to_quantize", "to_quant_block_names"])
+@pytest.mark.parametrize("value", [7, {"model.layers": 1}, [None], [["model.layers", 3]]])
+def test_names_of_blocks_that_are_none_are_an_error(key: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=key):
+        open_source(folder(tmp_path / "m", {K: (4, 32)}, **{key: value})[0])
