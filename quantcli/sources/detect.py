@@ -15,13 +15,14 @@ from quantcli.sources import harmless, pieces
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors, sidecars
 from quantcli.sources.gguf import is_gguf, open_gguf
 from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized, unread_method
+from quantcli.sources.hub_cache import not_downloaded
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
 from quantcli.sources.mlx_settings import FILE
 from quantcli.sources.noted import noted
 from quantcli.sources.prefix import named_as_whole
-from quantcli.sources.sidecars import QMAP
+from quantcli.sources.sidecars import QMAP, sort_out
 from quantcli.sources.stated import Stated, leaves_all_dense, stated
-from quantcli.sources.tensor_files import is_adapter, refuse_others
+from quantcli.sources.tensor_files import is_adapter, is_models, passed_over, refuse_others
 
 Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
 
@@ -68,7 +69,19 @@ def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     source = named_as_whole(_as_stored(folder, only))
     found = sidecars(folder, source.files)
     copied, layout = (tuple(map(folder.path, names)) for names in (found.copied, found.layout))
-    return replace(source, sidecars=copied, settings=layout, passed=found.passed)
+    source = replace(source, sidecars=copied, settings=layout, passed=found.passed)
+    return _with_absent(source, folder.root) if isinstance(folder, LocalFolder) else source
+
+
+def _with_absent(source: Checkpoint, root: Path) -> Checkpoint:
+    """The checkpoint with what of its repository on the Hub was not downloaded, as if it lay there."""
+    absent = not_downloaded(root)
+    if not absent:
+        return source
+    passed = sort_out(absent, ()).passed
+    further = passed_over([file.name for file in passed if is_models(file.name)])
+    names = sorted((*source.passed, *passed), key=lambda file: file.name)
+    return replace(source, passed=tuple(names), warnings=(*further, *source.warnings))
 
 
 def _as_stored(folder: Folder, only: str | None) -> Checkpoint:

@@ -61,7 +61,7 @@ def choose(names: Collection[str], read_index: Callable[[], Mapping[str, Any]], 
     absent = [name for name in files if name not in names]
     if not absent:
         further = [name for name in _models(names) if name not in files]
-        return Choice(tuple(files), weight_map, _passed_over(further))
+        return Choice(tuple(files), weight_map, passed_over(further))
     if WHOLE not in names and len(absent) < len(files):
         tensor = next(key for key, name in weight_map.items() if name == absent[0])
         raise BadInput(
@@ -119,10 +119,10 @@ def _stale(names: Collection[str], why: str, label: str) -> Choice:
     listed = ", ".join(files[:MOST_LISTED]) + (", ..." if len(files) > MOST_LISTED else "")
     warning = f"{label}/{INDEX}: {why}. The index is ignored; tensors are read from {listed}."
     further = [name for name in _models(names) if name not in files]
-    return Choice(tuple(files), None, (warning, *_passed_over(further, "next to the whole model")))
+    return Choice(tuple(files), None, (warning, *passed_over(further, "next to the whole model")))
 
 
-def _passed_over(files: Sequence[str], why: str = f"not part of the model by its {INDEX}") -> tuple[str, ...]:
+def passed_over(files: Sequence[str], why: str = f"not part of the model by its {INDEX}") -> tuple[str, ...]:
     """A warning of tensor files that are not read. why: as a clause."""
     if not files:
         return ()
@@ -132,7 +132,12 @@ def _passed_over(files: Sequence[str], why: str = f"not part of the model by its
 
 def _models(names: Collection[str]) -> list[str]:
     """The tensor files of the folder itself that are called as a model's are."""
-    return sorted(n for n in names if n.startswith("model") and n.endswith(".safetensors") and "/" not in n)
+    return sorted(filter(is_models, names))
+
+
+def is_models(name: str) -> bool:
+    """Whether a file is called as a model's tensor files are."""
+    return name.startswith("model") and name.endswith(".safetensors") and "/" not in name
 
 
 def without_index(names: Collection[str], label: str) -> list[str]:

@@ -81,9 +81,12 @@ def test_the_output_can_be_replaced_unless_somebody_put_a_file_into_it(repositor
 def test_the_hub_gives_the_same_folder(options: dict[str, Any], repository: Path, tmp_path: Path, hub: Hub) -> None:
     files = {path.relative_to(repository).as_posix(): path for path in repository.rglob("*") if path.is_file()}
     hub.add("org/model", {name: blob(path.read_bytes()) for name, path in files.items()})
-    converted(repository, tmp_path / "here", **options)
-    converted(download(HubId("org/model")), tmp_path / "there", **options)
+    here = converted(repository, tmp_path / "here", **options)
+    there = converted(download(HubId("org/model")), tmp_path / "there", **options)
     assert tree(tmp_path / "here") == tree(tmp_path / "there")
+    assert here["files_left_out"] == there["files_left_out"]
+    assert [w.partition(": ")[2] for w in here["warnings"]] == [w.partition(": ")[2] for w in there["warnings"]]
+    assert len(there["warnings"]) == 1
     assert {*KEPT} <= tree(tmp_path / "there").keys()
 
 

@@ -1,0 +1,26 @@
+"""What a snapshot in the Hub's cache lacks: files that the repository has and that were not downloaded.
+
+models--org--name/snapshots/COMMIT/     links to the files that were
+models--org--name/trees/COMMIT.json     the names and sizes of all, which huggingface_hub keeps
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def not_downloaded(root: Path) -> dict[str, int]:
+    """Name -> bytes of the files of a snapshot's commit that are not there; empty for any other folder."""
+    real = root.resolve()
+    storage = real.parent.parent
+    if real.parent.name != "snapshots" or not storage.name.startswith("models--"):
+        return {}
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError
+
+    repo = storage.name.removeprefix("models--").replace("--", "/", 1)
+    try:
+        tree = get_cached_repo_tree(repo, revision=real.name, cache_dir=storage.parent)
+    except (CachedRepoTreeNotFoundError, HFValidationError):
+        return {}  # put there by an older version of the library, or by hand
+    return {file.path: file.size for file in tree if not (root / file.path).exists()}
