@@ -47,6 +47,8 @@ ALGORITHMS = {
     "MXFP8": "mxfp8", "NVFP4": "nvfp4", "W4A16_NVFP4": "nvfp4", "W4A8_NVFP4_FP8": "nvfp4", "MXFP4": "mxfp4",
     "W4A8_MXFP4_FP8": "mxfp4", "W8A16": "int8", "W8A8_SQ_PER_CHANNEL": "int8",
 }  # fmt: skip
+#: Values in a group of NVFP4 by `quant_algo`, where settings do not say it; 16 in all others.
+NVFP4_GROUPS = {"W4A8_NVFP4_FP8": 32}
 #: Rows and columns of a block, where settings say nothing of it.
 BLOCK = 128
 
@@ -143,7 +145,17 @@ def _algorithm(keys: Keys) -> Algorithm:
         raise keys.refuse("group_size", f"{stated} has groups of {' or '.join(map(str, groups))}")
     if group is not None and group < 0:
         raise keys.refuse("group_size", "a number above 0 is needed")
+    if group is None and kind == "nvfp4":
+        group = _of_groups(keys) or NVFP4_GROUPS.get(stated.upper(), groups[0])
     return Algorithm(stated.upper(), kind, group)
+
+
+def _of_groups(keys: Keys) -> int | None:
+    """The group size that all of `config_groups` agree on; None where they state none, or an unusual one."""
+    groups = keys.under("config_groups", needed=False)
+    found = {groups.under(name).under("weights", needed=False).block.get("group_size") for name in groups.block}
+    sizes = [size for size in found if type(size) is int and size in STORAGES["nvfp4"].groups]
+    return sizes[0] if len(found) == len(sizes) == 1 else None
 
 
 def stored_kind(stored: Mapping[str, Part]) -> str | None:

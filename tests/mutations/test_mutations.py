@@ -69,7 +69,7 @@ def _of_settings(base: Baseline, target: str) -> Iterator[Try]:
     if base.header is None:
         for change in settings.of_config(base.settings, config_pool()):
             names = (change.key, change.key.rpartition(".")[2], *base.shapes)
-            known = _is_known(change)
+            known = _is_known(change, base)
             found = _outcome(base, target, names, settings_=change.settings, known=known)
             if change.otherwise is not None:
                 found = _either(found, _outcome(base, target, names, settings_=change.otherwise, known=known))
@@ -80,9 +80,15 @@ def _of_settings(base: Baseline, target: str) -> Iterator[Try]:
             yield Try(change.done, change.key, target, _outcome(base, target, names, settings_=change.settings))
 
 
-def _is_known(change: settings.Change) -> bool:
+#: Flags whose flip changes nothing, by the last component: zero points that are stored say it, and all are the middle.
+STORED_ZEROS = {"autoround-as-awq-b4-g64-sym": "zero_point", "ct-w3a16-naive-g64": "symmetric"}
+
+
+def _is_known(change: settings.Change, base: Baseline) -> bool:
     """Whether a table says why the key changes nothing: the quantizers' for theirs, the models' for the others."""
     outer, _, path = change.key.partition(".")
+    if change.done == "flip" and STORED_ZEROS.get(base.name) == path.rpartition(".")[2]:
+        return True
     if outer != "quantization_config" or not path:
         return harmless(change.key, settled(change.settings)) is not None
     block = change.settings[outer]
