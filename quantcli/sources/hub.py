@@ -1,8 +1,9 @@
 """The Hugging Face Hub as a source: `org/name[@revision][:FILE.gguf]`, its list of files, its download.
 
 Source: the client library huggingface_hub, whose environment variables (HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT,
-HF_HUB_OFFLINE ...) and cache are used as they are. Only what a conversion needs is downloaded: config.json and its
-like, the tokenizer, and the tensor files that `folder` would choose; never a pickle. `remote` reads headers alone.
+HF_HUB_OFFLINE ...) and cache are used as they are. What a conversion needs is downloaded: config.json, the files that
+folders made of it have too (`sidecars`), the tensor files that `tensor_files` chooses; never a pickle. `remote` reads
+headers alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The files of a model folder next to its weights: which of them every folder made of it gets, byte for byte.
 
-    every file of the folder itself of at most 64 MB, and those of a few sub-folders    copied
+    every file of the folder itself of at most 64 MiB, and those of a few sub-folders   copied
     what says how weights are stored                                                    where the layout is copied
     weights, indexes, larger files, other sub-folders, an older report                  listed, with a reason
 
