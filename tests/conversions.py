@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.convert.conversion import convert
-from quantcli.convert.plan import make
-from quantcli.convert.request import Request
-from quantcli.convert.run import Resources
-from quantcli.convert.steps import Plan
+from quantcli.convert.planning.plan import make
+from quantcli.convert.planning.request import Request
+from quantcli.convert.planning.steps import Plan
+from quantcli.convert.running.conversion import convert
+from quantcli.convert.running.run import Resources
 from quantcli.sources.detect import open_source
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from quantcli.arrays import Device
-from quantcli.convert.conversion import convert
-from quantcli.convert.run import Resources
+from quantcli.convert.running.conversion import convert
+from quantcli.convert.running.run import Resources
 from tests.conversions import planned
 
 ROOT = Path(__file__).resolve().parent.parent

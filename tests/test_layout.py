@@ -148,7 +148,9 @@ def test_the_list_of_the_design_page_is_the_one_tested_here() -> None:
 
 def test_these_checks_can_fail() -> None:
     assert upward("from quantcli.cli.output import Output", "schemes") == ["quantcli.cli.output.Output"]
-    assert upward("def f():\n    import quantcli.convert.plan", "targets") == ["quantcli.convert.plan"]
+    assert upward("def f():\n    import quantcli.convert.planning.plan", "targets") == [
+        "quantcli.convert.planning.plan"
+    ]
     assert upward("from quantcli import sources", "recipes") == ["quantcli.sources"]
     assert upward("from quantcli import misc", "cli") == ["quantcli.misc"]
     assert upward("from quantcli.schemes import base", "checkpoint") == []

@@ -27,7 +27,7 @@ from quantcli.errors import Surroundings, WrongUsage
 
 if TYPE_CHECKING:
     from quantcli.arrays import Device
-    from quantcli.convert.steps import Plan
+    from quantcli.convert.planning.steps import Plan
 
 DTYPES = ("f32", "f16", "bf16")
 
@@ -138,12 +138,12 @@ def convert(
     verbose: Verbose = 0,
 ) -> None:
     """Convert a checkpoint to an MLX folder, a GGUF file or a Hugging Face folder."""
-    from quantcli.convert.conversion import convert as carry_out
-    from quantcli.convert.interrupt import ignore_from_now_on
-    from quantcli.convert.plan import make
-    from quantcli.convert.report import plan_summary
-    from quantcli.convert.request import Request
-    from quantcli.convert.run import Resources
+    from quantcli.convert.planning.plan import make
+    from quantcli.convert.planning.request import Request
+    from quantcli.convert.running.conversion import convert as carry_out
+    from quantcli.convert.running.interrupt import ignore_from_now_on
+    from quantcli.convert.running.report import plan_summary
+    from quantcli.convert.running.run import Resources
     from quantcli.sources.resolve import local_source
 
     out = Output(as_json, quiet, verbose)
@@ -227,7 +227,7 @@ def _device(word: str) -> Device:
 
 def show_plan(plan: Plan, out: Output) -> None:
     """What a dry run prints: every weight, layers folded, then totals."""
-    from quantcli.convert.survey import fold
+    from quantcli.convert.inspecting.survey import fold
 
     listed = [
         (s.name, (tuple(s.draft.shape), _was(s), s.scheme.name, str(s.route), str(s.grade), s.reason))

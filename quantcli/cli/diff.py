@@ -14,7 +14,7 @@ from quantcli.containers.hostile import UNPRINTABLE
 from quantcli.errors import CheckFailed, WrongUsage
 
 if TYPE_CHECKING:
-    from quantcli.convert.compare import Comparison, WeightDifference
+    from quantcli.convert.comparing.compare import Comparison, WeightDifference
     from quantcli.targets.base import Draft
 
 #: Rows on a terminal without --all.
@@ -60,7 +60,7 @@ def diff(
     verbose: Verbose = 0,
 ) -> None:
     """Compare the weights, settings and tokenizers of two checkpoints of any kinds."""
-    from quantcli.convert import compare
+    from quantcli.convert.comparing import compare
     from quantcli.sources.detect import open_source
     from quantcli.sources.resolve import local_source
 
@@ -185,7 +185,7 @@ def _short(value: Any, width: int = WIDTH) -> str:
 
 
 def _totals(found: Comparison, out: Output) -> None:
-    from quantcli.convert.compare import Verdict
+    from quantcli.convert.comparing.compare import Verdict
 
     counts = [
         f"{count} {COUNTED.get(verdict.name, verdict.value)}" for verdict in Verdict if (count := found.count(verdict))

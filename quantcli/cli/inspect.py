@@ -53,7 +53,7 @@ def inspect(
     verbose: Verbose = 0,
 ) -> None:
     """Show every weight of a checkpoint: shape, scheme, bits per weight, bytes, what decided it; a matrix's entries."""
-    from quantcli.convert.survey import requirements, survey, taken
+    from quantcli.convert.inspecting.survey import requirements, survey, taken
     from quantcli.sources.resolve import survey_source
 
     out = Output(as_json, quiet, verbose)
@@ -118,7 +118,7 @@ def _refuse_for_matrix(path: Path, given: list[str]) -> None:
 
 def _show_matrix(path: Path, pattern: str | None, everything: bool, out: Output) -> None:
     from quantcli.containers import imatrix
-    from quantcli.convert.survey import survey_matrix
+    from quantcli.convert.inspecting.survey import survey_matrix
 
     found = survey_matrix(imatrix.read(path), str(path), pattern)
     out.json(found)
@@ -128,7 +128,7 @@ def _show_matrix(path: Path, pattern: str | None, everything: bool, out: Output)
 
 def show_matrix(found: dict[str, Any], out: Output, everything: bool = False) -> None:
     """The table of an importance matrix, layers folded unless `everything`."""
-    from quantcli.convert.survey import fold
+    from quantcli.convert.inspecting.survey import fold
 
     listed = [(e["name"], (e["values"], len(e["counted"]), _span(e["counted"]))) for e in found["entries"]]
     folded = [(name, 1, cells) for name, cells in listed] if everything else fold(listed)
@@ -164,7 +164,7 @@ def _requirement(text: str) -> tuple[str, str]:
 
 def show(found: dict[str, Any], out: Output, everything: bool = False) -> None:
     """The table of a survey, layers folded unless `everything`."""
-    from quantcli.convert.survey import fold, without_numbers
+    from quantcli.convert.inspecting.survey import fold, without_numbers
 
     listed = [
         (w["name"], ("x".join(map(str, w["shape"])), w["scheme"], w["bits_per_weight"], w["bytes"], w["reason"]))
@@ -188,7 +188,7 @@ def show(found: dict[str, Any], out: Output, everything: bool = False) -> None:
 
 
 def _show_metadata(source: Checkpoint, out: Output) -> None:
-    from quantcli.convert.survey import metadata, plain
+    from quantcli.convert.inspecting.survey import metadata, plain
 
     out.json({"metadata_version": 1, "source": str(source.root), "metadata": metadata(source) if out.as_json else {}})
     values = (source.metadata or source.config).items()
@@ -214,7 +214,7 @@ def _on_one_line(value: Any) -> str:
 
 
 def _show_recipe(source: Checkpoint, out: Output) -> None:
-    from quantcli.convert.model_recipe import Choices, toml
+    from quantcli.convert.planning.model_recipe import Choices, toml
 
     rules = Choices.of(source).rules()
     out.json({"rule": rules})
@@ -222,7 +222,7 @@ def _show_recipe(source: Checkpoint, out: Output) -> None:
 
 
 def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], names: set[str], out: Output) -> None:
-    from quantcli.convert.rules import explain
+    from quantcli.convert.inspecting.rules import explain
 
     found = explain(source, recipe, override)
     found["weights"] = [w for w in found["weights"] if w["name"] in names]

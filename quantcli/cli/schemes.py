@@ -11,7 +11,7 @@ from quantcli.cli.output import Column, Output
 from quantcli.errors import WrongUsage
 
 if TYPE_CHECKING:
-    from quantcli.convert.catalogue import Entry
+    from quantcli.convert.inspecting.catalogue import Entry
 
 
 @command
@@ -22,8 +22,8 @@ def schemes(
     verbose: Verbose = 0,
 ) -> None:
     """List the number formats: bits per weight, scales, groups, rounding, targets, readers."""
-    from quantcli.convert.catalogue import as_json as entry_json
-    from quantcli.convert.catalogue import catalogue
+    from quantcli.convert.inspecting.catalogue import as_json as entry_json
+    from quantcli.convert.inspecting.catalogue import catalogue
 
     out = Output(as_json, quiet, verbose)
     found = catalogue() if name is None else _named(name)
@@ -36,7 +36,7 @@ def schemes(
 
 def _named(name: str) -> list[Entry]:
     """The schemes of a name, in all families. Raises `WrongUsage` with a way on."""
-    from quantcli.convert.catalogue import of_name
+    from quantcli.convert.inspecting.catalogue import of_name
     from quantcli.recipes.names import canonical, problem
 
     found = of_name(canonical(name) or name.strip().lower())
@@ -47,7 +47,7 @@ def _named(name: str) -> list[Entry]:
 
 
 def _table(entries: list[Entry], out: Output) -> None:
-    from quantcli.convert.catalogue import READERS
+    from quantcli.convert.inspecting.catalogue import READERS
 
     columns = [
         Column("scheme"), Column("kind"), Column("bits", right=True), Column("scale"), Column("zero"),
@@ -66,7 +66,7 @@ def _table(entries: list[Entry], out: Output) -> None:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    from quantcli.convert.catalogue import decimal
+    from quantcli.convert.inspecting.catalogue import decimal
     from quantcli.targets import TARGETS
 
     scale = "float" if len(entry.scales) > 1 else "".join(entry.scales).removeprefix("f8_") or "-"
@@ -80,7 +80,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def _tell(entry: Entry, out: Output) -> None:
-    from quantcli.convert.catalogue import decimal
+    from quantcli.convert.inspecting.catalogue import decimal
 
     facts = {
         "scheme": f"{entry.name} ({entry.family})",

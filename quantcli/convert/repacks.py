@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import to_float32
-from quantcli.convert.routes import fallback, holders_of, smaller_symmetric
+from quantcli.convert.planning.routes import fallback, holders_of, smaller_symmetric
 from quantcli.errors import BadInput
 from quantcli.schemes import ggml
 from quantcli.schemes.affine import BITS, GROUPS, Affine

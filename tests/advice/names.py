@@ -10,10 +10,10 @@ INTERNAL = "not reached by any command: refused before, or no layout leads there
 
 #: (module, text as rows have it) -> why it is no message.
 ENTRIES: dict[tuple[str, str], str] = {
-    ("convert/decide.py", f"=--scheme {HOLE}"): REASON,
-    ("convert/decide.py", "--bits, --group-size, --mode"): REASON,
-    ("convert/drop.py", f"=--drop {HOLE}"): REASON,
-    ("convert/lossless.py", f"{HOLE} holds them: --override"): INTERNAL,
+    ("convert/planning/decide.py", f"=--scheme {HOLE}"): REASON,
+    ("convert/planning/decide.py", "--bits, --group-size, --mode"): REASON,
+    ("convert/planning/drop.py", f"=--drop {HOLE}"): REASON,
+    ("convert/planning/lossless.py", f"{HOLE} holds them: --override"): INTERNAL,
     **{
         ("recipes/llama_cpp.py", option): TABLE
         for option in (

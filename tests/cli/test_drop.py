@@ -186,7 +186,7 @@ def test_a_scale_goes_with_its_weight(tmp_path: Path, models: dict[str, Path]) -
 
 
 def test_another_drop_is_another_run(models: dict[str, Path], tmp_path: Path) -> None:
-    from quantcli.convert.fingerprint import fingerprint
+    from quantcli.convert.running.fingerprint import fingerprint
     from tests.conversions import planned
 
     one, two = (planned(models["hf"], tmp_path / "out", to="hf", drop=drop) for drop in ((), ("extra",)))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from quantcli.convert.compare import Verdict, chosen, compare
-from quantcli.convert.survey import requirements, taken
+from quantcli.convert.comparing.compare import Verdict, chosen, compare
+from quantcli.convert.inspecting.survey import requirements, taken
 from quantcli.sources.detect import open_source
 from tests.conversions import converted, schemes
 from tests.convert.test_golden_arch import DATA, hashes, reference, write_model

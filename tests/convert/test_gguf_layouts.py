@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from quantcli.containers.ggml_types import BY_NAME
-from quantcli.convert.compare import Verdict, chosen, compare
+from quantcli.convert.comparing.compare import Verdict, chosen, compare
 from quantcli.errors import BadInput
 from quantcli.models import by_gguf, stored
 from quantcli.models.relaid import relaid

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from quantcli.cli.app import app
 from quantcli.containers import gguf, gguf_write
-from quantcli.convert import run as runner
+from quantcli.convert.running import run as runner
 from quantcli.errors import BadInput, NotPossible, QuantError, Surroundings, WrongUsage
 from quantcli.recipes.llama_cpp import Facts, Tensor, assign
 from quantcli.schemes import ggml_scheme

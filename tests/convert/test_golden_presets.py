@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from quantcli.convert.plan import make
-from quantcli.convert.request import Request
+from quantcli.convert.planning.plan import make
+from quantcli.convert.planning.request import Request
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.ggml import TYPES
 from quantcli.sources.detect import open_source

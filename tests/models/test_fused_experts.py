@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from quantcli.cli.app import app
-from quantcli.convert.run import Resources
+from quantcli.convert.running.run import Resources
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources.detect import open_source
 from quantcli.virtual import by_row, read_rows
@@ -312,7 +312,7 @@ def test_a_model_without_a_table_keeps_their_names(tmp_path: Path) -> None:
 
 def test_slabs_stay_small_where_an_expert_has_one_scale(tmp_path: Path) -> None:
     source, _ = fp8_model(tmp_path / "m", SHARED["one for each expert"])
-    from quantcli.convert.run import slabs_of
+    from quantcli.convert.running.run import slabs_of
 
     for output in ("a.gguf", "mlx"):
         steps = [

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from quantcli import models
-from quantcli.convert.plan import make
-from quantcli.convert.steps import Plan
+from quantcli.convert.planning.plan import make
+from quantcli.convert.planning.steps import Plan
 from quantcli.errors import BadInput, NotPossible, QuantError
 from quantcli.models import round_trip
 from quantcli.models.harmless import CONFIG_KEYS, NEUTRAL

@@ -16,9 +16,9 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers import gguf
-from quantcli.convert.plan import make
-from quantcli.convert.request import Request
-from quantcli.convert.steps import Plan
+from quantcli.convert.planning.plan import make
+from quantcli.convert.planning.request import Request
+from quantcli.convert.planning.steps import Plan
 from quantcli.errors import BadInput, NotPossible, QuantError
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from quantcli import models
 from quantcli.containers.gguf_values import Value
-from quantcli.convert.steps import Plan
+from quantcli.convert.planning.steps import Plan
 from quantcli.errors import QuantError
 from quantcli.models.harmless import harmless
 from quantcli.sources import harmless as of_quantizers

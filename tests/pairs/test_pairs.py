@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.convert.steps import Plan
+from quantcli.convert.planning.steps import Plan
 from quantcli.errors import NotPossible
 from tests.builders import LLAMA, awq_grid, llama_tensors, tiny_awq
 from tests.conversions import config, converted, planned, schemes, stored, values

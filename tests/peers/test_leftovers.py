@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conversions import converted
-from tests.convert.test_leftover_tensors import BUFFERS, SCALES, dense
+from tests.convert.planning.test_leftover_tensors import BUFFERS, SCALES, dense
 from tests.peers.pinned import peer
 
 mlx_lm = peer("mlx_lm")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.convert.steps import Plan
+from quantcli.convert.planning.steps import Plan
 from quantcli.models import FAMILIES, Architecture
 from quantcli.models.harmless import NEUTRAL
 from tests.mutations import outcomes, settings

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from quantcli.convert.compare_settings import compare_settings
+from quantcli.convert.comparing.settings import compare_settings
 from quantcli.errors import BadInput
 from quantcli.sources.detect import open_source
 from quantcli.targets.folder_dtype import dtype_keys

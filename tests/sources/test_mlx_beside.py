@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from quantcli.checkpoint import Checkpoint
-from quantcli.convert.plan import make
-from quantcli.convert.request import Request
-from quantcli.convert.rules import explain
+from quantcli.convert.inspecting.rules import explain
+from quantcli.convert.planning.plan import make
+from quantcli.convert.planning.request import Request
 from quantcli.errors import BadInput, QuantError
 from quantcli.sources.detect import open_source
 from tests.builders import BF16, folder_of, safetensors_bytes

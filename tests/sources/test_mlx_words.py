@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quantcli.checkpoint import Checkpoint
-from quantcli.convert.compare_folders import compare_folders
+from quantcli.convert.comparing.folders import compare_folders
 from quantcli.errors import BadInput, QuantError
 from quantcli.recipes import load
 from quantcli.recipes.base import Subject

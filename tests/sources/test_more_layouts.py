@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.convert.survey import entry
+from quantcli.convert.inspecting.survey import entry
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import matrix_shape
 from quantcli.sources.detect import open_source

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from quantcli.checkpoint import Checkpoint, Weight
-from quantcli.convert.survey import entry
+from quantcli.convert.inspecting.survey import entry
 from quantcli.schemes.base import matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.sources.detect import open_source

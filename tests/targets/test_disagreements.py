@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from quantcli.containers.gguf_values import Value
-from quantcli.convert.plan import make
-from quantcli.convert.request import Request
-from quantcli.convert.steps import Plan
+from quantcli.convert.planning.plan import make
+from quantcli.convert.planning.request import Request
+from quantcli.convert.planning.steps import Plan
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import find, layer_count, unknown_class
 from tests.conversions import planned

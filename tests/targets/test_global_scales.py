@@ -14,7 +14,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter, dequantize
 from gguf.constants import GGMLQuantizationType
 
-from quantcli.convert.compare import chosen, compare
+from quantcli.convert.comparing.compare import chosen, compare
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources.detect import open_source
 from tests import packers

@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from quantcli.convert.conversion import convert
-from quantcli.convert.run import Resources
+from quantcli.convert.running.conversion import convert
+from quantcli.convert.running.run import Resources
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from tests.arch_models import arch_model
 from tests.builders import BF16, LLAMA, folder_of, llama_tensors, tiny_awq, tiny_llama

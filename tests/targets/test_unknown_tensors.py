@@ -13,7 +13,7 @@ import pytest
 from quantcli.errors import BadInput, NotPossible
 from tests.builders import BF16, LLAMA, byte_level_tokenizer, folder_of, llama_gguf, llama_tensors, tiny_llama
 from tests.conversions import converted, planned, stored
-from tests.convert.test_leftover_tensors import fp8
+from tests.convert.planning.test_leftover_tensors import fp8
 from tests.gguf_files import of_values, rewritten
 
 LAYER = "model.layers.1"

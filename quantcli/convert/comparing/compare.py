@@ -1,0 +1,318 @@
+"""What `diff` tells of two checkpoints: the same weights, decoded slab by slab and held against each other."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from quantcli.arrays import DTYPES, FLOATS, Array
+from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.convert.comparing.align import Aligned, align
+from quantcli.convert.comparing.difference import Difference, between, equal_in
+from quantcli.convert.comparing.settings import compare_settings
+from quantcli.convert.comparing.tokenizer_files import TokenizerDifference
+from quantcli.convert.comparing.tokenizers import compare_tokenizers
+from quantcli.convert.comparing.values import FieldDifference, NotCompared
+from quantcli.convert.inspecting.survey import matches
+from quantcli.convert.planning.routes import Route
+from quantcli.convert.planning.slabs import Slab, cut, read
+from quantcli.convert.running.run import CPU_SLAB, Progress
+from quantcli.convert.running.threads import in_threads
+from quantcli.errors import Surroundings, WrongUsage
+from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense, holds
+from quantcli.targets.base import Draft
+
+#: Bytes read at a time where stored bytes are compared.
+BYTES = 4 << 20
+
+
+class Verdict(StrEnum):
+    EQUAL = "equal"
+    ROUNDED = "equal after rounding"
+    DIFFERS = "differs"
+    SHAPES = "shapes differ"
+    UNDECODED = "not decoded"
+
+
+@dataclass(frozen=True)
+class WeightDifference:
+    """One weight of both. rounded_to: the dtype in which both are equal, where they are not without it.
+
+    difference: None where values could not be compared.
+    """
+
+    a: Draft
+    b: Draft
+    verdict: Verdict
+    difference: Difference | None = None
+    rounded_to: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.a.name
+
+    @property
+    def said(self) -> str:
+        """The verdict in words."""
+        return f"{self.verdict} to {self.rounded_to}" if self.rounded_to else str(self.verdict)
+
+    @property
+    def severity(self) -> tuple[int, float]:
+        """The larger the worse: other shapes, NaN or Inf on one side, the relative RMSE, not decoded, equal."""
+        if self.difference is None:
+            return (4 if self.verdict is Verdict.SHAPES else 1), 0.0
+        if self.difference.nonfinite:
+            return 3, self.difference.relative_rmse
+        return (0 if self.verdict is Verdict.EQUAL else 2), self.difference.relative_rmse
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two checkpoints: weights, worst first; those of one side only; what differs beside the weights.
+
+    uncounted: settings that differ and say nothing of the model. not_compared: what neither table nor value could tell.
+    """
+
+    a: Checkpoint
+    b: Checkpoint
+    weights: tuple[WeightDifference, ...]
+    only_a: tuple[Draft, ...]
+    only_b: tuple[Draft, ...]
+    fields: tuple[FieldDifference, ...]
+    tokenizer: tuple[TokenizerDifference, ...]
+    uncounted: tuple[FieldDifference, ...]
+    not_compared: tuple[NotCompared, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def total(self) -> Difference:
+        """Of all weights that were compared, together."""
+        return sum((w.difference for w in self.weights if w.difference), Difference())
+
+    def count(self, verdict: Verdict) -> int:
+        return sum(w.verdict is verdict for w in self.weights)
+
+
+def nbytes(aligned: Aligned) -> int:
+    """Stored bytes of all pairs, both sides."""
+    return sum(d.weight.nbytes for pair in aligned.pairs for d in pair if d.weight)
+
+
+def chosen(a: Checkpoint, b: Checkpoint, pattern: str | None = None) -> Aligned:
+    """The pairs to compare: all, or those that a glob on either dialect's names takes. Raises `WrongUsage` for none."""
+    found = align(a, b)
+    if pattern is None:
+        return found
+    taken = Aligned(
+        tuple(pair for pair in found.pairs if any(_takes(d, pattern) for d in pair)),
+        tuple(d for d in found.only_a if _takes(d, pattern)),
+        tuple(d for d in found.only_b if _takes(d, pattern)),
+        found.notes,
+        found.left,
+    )
+    if not (taken.pairs or taken.only_a or taken.only_b):
+        raise WrongUsage(f"--filter {pattern!r} matches no weight of either side.")
+    return taken
+
+
+def _takes(draft: Draft, pattern: str) -> bool:
+    return any(matches(name, pattern) for name in draft.subject.spellings)
+
+
+def compare(
+    a: Checkpoint, b: Checkpoint, aligned: Aligned, max_memory: int, threads: int, progress: Progress
+) -> Comparison:
+    """Read and compare the pairs of `aligned`. max_memory: bytes of slabs in flight, over all threads."""
+    settings, tokens = compare_settings(a, b), compare_tokenizers(a, b)
+    budget = min(max_memory // (2 * threads), CPU_SLAB)
+    found = []
+    with closing(in_threads(aligned.pairs, lambda pair: _pair(pair[0], pair[1], budget), threads)) as results:
+        for _, weight in results:
+            found.append(weight)
+            progress(sum(d.weight.nbytes for d in (weight.a, weight.b) if d.weight), weight.name)
+    found.sort(key=lambda w: (-w.severity[0], -w.severity[1], w.name))
+    return Comparison(
+        a, b, tuple(found), aligned.only_a, aligned.only_b, tuple(settings.fields), tuple(tokens.differences),
+        tuple(settings.uncounted), (*aligned.left, *settings.not_compared, *tokens.not_compared), aligned.notes,
+    )  # fmt: skip
+
+
+def _pair(a: Draft, b: Draft, budget: int) -> WeightDifference:
+    """One weight of both sides."""
+    try:
+        if (a.shape or (1,)) != (b.shape or (1,)):
+            return WeightDifference(a, b, Verdict.SHAPES)
+        if not (_decodes(a) and _decodes(b)):
+            same = _same_bytes(a, b)
+            return WeightDifference(a, b, Verdict.EQUAL if same else Verdict.UNDECODED, Difference() if same else None)
+        return _values(a, b, budget)
+    except OSError as error:
+        raise Surroundings(f"{error.filename}: {error.strerror} while tensor {a.name} was read.") from error
+
+
+def _values(a: Draft, b: Draft, budget: int) -> WeightDifference:
+    total = Difference()
+    rounded = _narrower(_scheme(a), _scheme(b))
+    for slab in _slabs(a, b, budget):
+        ours, theirs = _decoded(a, slab), _decoded(b, slab)
+        found = between(ours, theirs)
+        total += found
+        if found.unequal:
+            rounded = [dtype for dtype in rounded if equal_in(dtype, ours, theirs)]
+    if total.unequal == 0:
+        return WeightDifference(a, b, Verdict.EQUAL, total)
+    if rounded:
+        return WeightDifference(a, b, Verdict.ROUNDED, total, rounded[0])
+    return WeightDifference(a, b, Verdict.DIFFERS, total)
+
+
+def _slabs(a: Draft, b: Draft, budget: int) -> list[Slab]:
+    """Ranges of rows that suit both layouts, and the permutation of the side that has one."""
+    first, second = (b, a) if b.rows is not None else (a, b)
+    return cut(first, _scheme(second), Route.REQUANTIZE, budget)
+
+
+def _decoded(draft: Draft, slab: Slab) -> Array:
+    """(rows, columns) of a slab; what float32 cannot hold stays in its own dtype."""
+    if draft.weight is None:
+        assert draft.constant is not None
+        return draft.constant.reshape(1, -1)
+    parts, rows = read(draft, slab)
+    scheme = draft.weight.scheme
+    exact = isinstance(scheme, Dense) and scheme.dtype not in ("f32", "f16", "bf16")
+    values: Array = parts["weight"] if exact else scheme.decode(parts)
+    return values if rows is None else values[rows]
+
+
+def _scheme(draft: Draft) -> Scheme:
+    """The scheme of a weight; what is computed is f32."""
+    return Dense(draft.dense) if draft.weight is None else draft.weight.scheme
+
+
+def _decodes(draft: Draft) -> bool:
+    scheme = _scheme(draft)
+    if isinstance(scheme, Dense):
+        return DTYPES[scheme.dtype].numpy is not None and scheme.dtype != "c64"
+    return scheme.decodes
+
+
+def _narrower(a: Scheme, b: Scheme) -> list[str]:
+    """The dtypes of either side's values that do not hold the other's: AWQ's f16, the narrower dense one."""
+    dtypes = {s.values_dtype for s in (a, b)} & set(FLOATS)
+    wide = [s.values_dtype for s in (a, b) if s.values_dtype in FLOATS]
+    return sorted(d for d in dtypes if not all(holds(d, other) for other in wide))
+
+
+def _same_bytes(a: Draft, b: Draft) -> bool:
+    """Whether two weights of one scheme, their rows in one order, are stored as the same bytes."""
+    if a.weight is None or b.weight is None or a.weight.scheme != b.weight.scheme or a.rows is not b.rows:
+        return False
+    return all(_same_part(a.weight, b.weight, name) for name in a.weight.parts)
+
+
+def _same_part(a: Weight, b: Weight, name: str) -> bool:
+    first, second = a.parts[name], b.parts[name]
+    ranges = ((start, min(start + BYTES, first.nbytes)) for start in range(0, first.nbytes, BYTES))
+    return first.nbytes == second.nbytes and all(
+        np.array_equal(first.read_bytes(*span), second.read_bytes(*span)) for span in ranges
+    )
+
+
+def failures(found: Comparison, max_rmse: float) -> list[str]:
+    """What `--max-rmse` does not let pass, worst first, one clause each; NaN on one side and missing weights count."""
+    above = []
+    for weight in found.weights:
+        difference = weight.difference
+        if difference is None:
+            above.append(f"{weight.name}: {weight.said}, so its error is not known")
+        elif difference.nonfinite:
+            above.append(
+                f"{weight.name}: {difference.nonfinite} values are NaN or Inf on one side and not on the other"
+            )
+        elif difference.relative_rmse > max_rmse:
+            above.append(f"{weight.name}: relative RMSE {difference.relative_rmse:.4g} is above {max_rmse:g}")
+    return above + [
+        f"{d.name}: is in {side} only" for side, ds in (("A", found.only_a), ("B", found.only_b)) for d in ds
+    ]
+
+
+def unequal(found: Comparison) -> list[str]:
+    """What `--strict` does not let pass, one clause each: whatever differs or was not compared."""
+    weights = [f"{w.name}: {w.said}" for w in found.weights if w.verdict is not Verdict.EQUAL]
+    lone = [f"{d.name}: is in {side} only" for side, ds in (("A", found.only_a), ("B", found.only_b)) for d in ds]
+    settings = [f"{f.key}: differs" for f in found.fields]
+    tokens = [f"tokenizer: {t.count} differences in {t.what}" for t in found.tokenizer]
+    left = [
+        f"{n.what} of {n.side}{': ' if n.names else ''}{', '.join(n.names[:3])}: not compared"
+        for n in found.not_compared
+    ]
+    return [*weights, *lone, *settings, *tokens, *left]
+
+
+def as_json(found: Comparison) -> dict[str, Any]:
+    """The comparison as `diff --json` prints it; a number that is infinite is null."""
+    total = found.total
+    return {
+        "diff_version": 2,
+        "a": _checkpoint(found.a),
+        "b": _checkpoint(found.b),
+        "weights": [_weight_json(w) for w in found.weights],
+        "only_a": [_stored_json(d) for d in found.only_a],
+        "only_b": [_stored_json(d) for d in found.only_b],
+        "metadata": [_field_json(f) for f in found.fields],
+        "tokenizer": [{"what": t.what, "count": t.count, "first": list(t.first)} for t in found.tokenizer],
+        "uncounted": [_field_json(f) for f in found.uncounted],
+        "not_compared": [
+            {"side": n.side, "what": n.what, "names": list(n.names), "reason": n.reason} for n in found.not_compared
+        ],
+        "totals": {
+            **{verdict.name.lower(): found.count(verdict) for verdict in Verdict},
+            "only_a": len(found.only_a),
+            "only_b": len(found.only_b),
+            **_numbers(total),
+        },
+        "notes": list(found.notes),
+    }
+
+
+def _field_json(difference: FieldDifference) -> dict[str, Any]:
+    return {"key": difference.key, "a": difference.a, "b": difference.b}
+
+
+def _checkpoint(source: Checkpoint) -> dict[str, Any]:
+    return {"source": str(source.root), "kind": source.kind, "weights": len(source.weights)}
+
+
+def _stored_json(draft: Draft) -> dict[str, Any]:
+    stored = draft.weight.name if draft.weight else None
+    scheme = _scheme(draft)
+    return {"name": stored or draft.name, "scheme": scheme.name, "family": scheme.family, "shape": list(draft.shape)}
+
+
+def _weight_json(weight: WeightDifference) -> dict[str, Any]:
+    numbers = _numbers(weight.difference) if weight.difference else dict.fromkeys(_numbers(Difference()))
+    return {
+        "name": weight.name,
+        "a": _stored_json(weight.a),
+        "b": _stored_json(weight.b),
+        "verdict": weight.verdict.name.lower(),
+        "rounded_to": weight.rounded_to,
+        **numbers,
+    }
+
+
+def _numbers(difference: Difference) -> dict[str, float | int | None]:
+    floats = {
+        "mse": difference.mse,
+        "relative_rmse": difference.relative_rmse,
+        "max_error": difference.largest,
+        "cosine": difference.cosine,
+    }
+    finite = {key: value if math.isfinite(value) else None for key, value in floats.items()}
+    return {"unequal": difference.unequal, "nonfinite": difference.nonfinite, **finite}

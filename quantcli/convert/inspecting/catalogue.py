@@ -1,0 +1,194 @@
+"""Every scheme, as `quant schemes` tells it: what it costs, what it holds, where it can be put, who reads it.
+
+Sizes, grids and rounding come from the schemes themselves, places from the targets; a table says who reads a family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from quantcli.arrays import DTYPES, FLOATS
+from quantcli.convert.inspecting import hf_layouts
+from quantcli.recipes.llama_cpp import DEMANDING
+from quantcli.recipes.names import canonical
+from quantcli.schemes import ggml, hugging_face
+from quantcli.schemes.affine import BITS, GROUPS, Affine
+from quantcli.schemes.awq import Awq
+from quantcli.schemes.base import Scheme
+from quantcli.schemes.bnb4 import Bnb4
+from quantcli.schemes.dense import Dense
+from quantcli.schemes.ggml_blocks import Ggml
+from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.schemes.scaled import Scaled
+from quantcli.schemes.written import Written
+from quantcli.targets import TARGETS
+from quantcli.targets.hf import FAMILIES
+
+#: A shape that every scheme of matrices takes, on which sizes are counted.
+SHAPE = (1024, 1024)
+
+#: Who reads a family.
+READERS = {
+    "dense": ("mlx-lm", "llama.cpp", "transformers", "vLLM", "SGLang"),
+    "mlx": ("mlx-lm", "LM Studio", "mlx-swift"),
+    "ggml": ("llama.cpp", "Ollama", "LM Studio"),
+    **hf_layouts.READERS,
+}
+
+#: GGML types whose scales are stored as two numbers, a small one for each group and one for the super-block.
+STORED_SCALES = {
+    "q2_k": ("u4", "f16"), "q3_k": ("i6", "f16"), "q4_k": ("u6", "f16"), "q5_k": ("u6", "f16"), "q6_k": ("i8", "f16"),
+    "iq1_s": ("u3", "f16"), "iq1_m": ("u3", "f16"), "iq2_xxs": ("u4", "f16"), "iq2_xs": ("u4", "f16"),
+    "iq2_s": ("u4", "f16"), "iq3_xxs": ("u4", "f16"), "iq3_s": ("u4", "f16"), "iq4_xs": ("i6", "f16"),
+}  # fmt: skip
+
+#: The groups of GGML types whose codes stand for several values at once, and so are no grid.
+CODEBOOK_GROUPS = {"iq1_s": 32, "iq1_m": 16, "iq2_xxs": 32, "iq2_xs": 16, "iq2_s": 16, "iq3_xxs": 32, "iq3_s": 32}
+
+#: The dtypes that a family leaves open for its scales; the first is the one that sizes are counted with.
+SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32"), "ct": ("bf16", "f16", "f32")}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scheme. separate_scales: its scales are tensors of their own, not part of its blocks.
+
+    bits: stored bits per weight, exact, scales included. scales: dtypes that its scales can have; two that are stored
+    together are one, joined by `*`. zero_point: `integer`, `float` (a bias or minimum of its own), or None.
+    group: values that share a scale. block: (values, bytes) of a GGML block. rounding: relative RMSE on a Gaussian.
+    """
+
+    name: str
+    family: str
+    bits: Fraction
+    scales: tuple[str, ...]
+    separate_scales: bool
+    zero_point: str | None
+    group: int | None
+    block: tuple[int, int] | None
+    needs_importance: bool
+    targets: tuple[str, ...]
+    readers: tuple[str, ...]
+    rounding: float
+
+
+def catalogue() -> list[Entry]:
+    """All schemes, by family."""
+    return [_entry(scheme) for scheme in _schemes()]
+
+
+def _schemes() -> Iterator[Scheme]:
+    yield from (Dense(dtype) for dtype in ("f32", "f16", "bf16"))
+    yield from (Affine(bits, group, "f16") for bits in BITS for group in GROUPS)
+    yield from (MxFloat(mode) for mode in MODES)
+    yield from ggml.TYPES.values()
+    yield from (Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in GROUPS)
+    yield from (Awq(group, symmetric=True, scale_dtype="f16") for group in GROUPS)
+    yield from hf_layouts.layouts(SHAPE)
+
+
+def of_name(name: str) -> list[Entry]:
+    """The schemes of a name, in all families, whether they are listed or not; empty where there is none."""
+    found = [entry for entry in catalogue() if entry.name == name]
+    scheme = hugging_face.named(name, "bf16", SHAPE) if canonical(name) else None
+    return found or ([_entry(scheme)] if scheme is not None else [])
+
+
+def _entry(scheme: Scheme) -> Entry:
+    block = scheme.ggml_type if isinstance(scheme, Ggml) else None
+    scales = _scales(scheme)
+    return Entry(
+        scheme.name,
+        scheme.family,
+        bits_per_weight(scheme),
+        scales,
+        bool(scales) and len(scheme.layout(SHAPE)) > 1,
+        _zero_point(scheme),
+        _group(scheme),
+        (block.block_size, block.block_bytes) if block else None,
+        scheme.family == "ggml" and scheme.name in DEMANDING,
+        tuple(label for label in TARGETS if _holds(label, scheme)),
+        READERS[scheme.family],
+        scheme.rounding,
+    )
+
+
+def bits_per_weight(scheme: Scheme) -> Fraction:
+    """Stored bits over weights, exact: what a weight has once (its shape, a scale for all) is not counted.
+
+    >>> bits_per_weight(Affine(3, 64, "f16")), bits_per_weight(ggml.TYPES["q6_k"])
+    (Fraction(7, 2), Fraction(105, 16))
+    """
+    parts = [part for part in scheme.layout(SHAPE).values() if part.axis is not None]
+    return Fraction(sum(DTYPES[p.dtype].bits * math.prod(p.shape) for p in parts), math.prod(SHAPE))
+
+
+def _scales(scheme: Scheme) -> tuple[str, ...]:
+    if scheme.family == "ggml" and scheme.name in STORED_SCALES:
+        return ("*".join(STORED_SCALES[scheme.name]),)
+    if isinstance(scheme, Bnb4):
+        return ("u8*f32" if scheme.nested else "f32",)
+    if isinstance(scheme, Written):
+        own = scheme.scales.dtype
+        return SCALE_DTYPES["ct"] if own in FLOATS else ("f8_e4m3" if scheme.looks else scheme.scales.grid_dtype,)
+    grid = scheme.grid()
+    if grid is None:
+        return ()
+    open_to = SCALE_DTYPES.get(scheme.family) if hasattr(scheme, "scale_dtype") else None
+    return open_to or (grid.scale_dtype,)
+
+
+def _group(scheme: Scheme) -> int | None:
+    """Values of a row that share a scale; None where all of a row do, or none."""
+    if isinstance(scheme, Scaled):
+        return scheme.shared
+    grid = scheme.grid()
+    return grid.group if grid else CODEBOOK_GROUPS.get(scheme.name)
+
+
+def _zero_point(scheme: Scheme) -> str | None:
+    grid = scheme.grid()
+    if grid is None or grid.zero is not None or grid.table is not None:
+        return None
+    return "integer" if grid.zero_points else "float"
+
+
+def _holds(label: str, scheme: Scheme) -> bool:
+    """Whether a target writes the scheme, or a Hugging Face one keeps its layout."""
+    found = TARGETS[label]().scheme(scheme.name, "f16", SHAPE)
+    return found == scheme or (label == "hf" and scheme.family in FAMILIES)
+
+
+def decimal(bits: Fraction) -> str:
+    """Exact: block sizes are powers of two.
+
+    >>> decimal(Fraction(105, 16)), decimal(Fraction(32))
+    ('6.5625', '32')
+    """
+    return f"{(Decimal(bits.numerator) / Decimal(bits.denominator)).normalize():f}"
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """A scheme as `schemes --json` prints it."""
+    return {
+        "name": entry.name,
+        "family": entry.family,
+        "bits_per_weight": float(entry.bits),
+        "has_scale": bool(entry.scales),
+        "separate_scales": entry.separate_scales,
+        "scale_dtypes": list(entry.scales),
+        "zero_point": entry.zero_point,
+        "group_size": entry.group,
+        "block_size": entry.block[0] if entry.block else None,
+        "block_bytes": entry.block[1] if entry.block else None,
+        "gguf": "gguf" in entry.targets,
+        "needs_importance_matrix": entry.needs_importance,
+        "targets": list(entry.targets),
+        "readers": list(entry.readers),
+        "rounding": entry.rounding,
+    }

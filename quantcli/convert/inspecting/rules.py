@@ -1,0 +1,62 @@
+"""What `inspect --rules` tells without converting: which rule decides each weight, which patterns match nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quantcli import models
+from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.convert.planning import model_recipe
+from quantcli.recipes import mlx_config, overrides
+from quantcli.recipes.base import Decision, Origin, Recipe, Subject, resolve
+from quantcli.recipes.names import DENSE, WORDS
+from quantcli.sources.folder import LocalFolder
+from quantcli.sources.mlx_settings import read_settings
+
+
+def explain(source: Checkpoint, recipe: Path | None, override: list[str]) -> dict[str, Any]:
+    """The decision of every weight under a recipe and overrides; without any, under the source's own settings."""
+    given = [overrides.parse(override)] if override else []
+    given += [model_recipe.load(recipe)[0]] if recipe else []
+    layers = given or _own(source)
+    subjects = [_subject(source, name) for name in source.weights]
+    decided = {s.name: resolve(s, (r.decide for r in given)) for s in subjects}
+    return {
+        "rules_version": 1,
+        "source": str(source.root),
+        "weights": [
+            {"name": name, **_said(decided[name] or Decision(weight.scheme.name, weight.reason, Origin.SOURCE), weight)}
+            for name, weight in source.weights.items()
+        ],
+        "unmatched": [f"{r.label}: {pattern}" for r in layers for pattern in r.unmatched(subjects)],
+        "warnings": [warning for r in layers for warning in r.warnings],
+    }
+
+
+def _own(source: Checkpoint) -> list[Recipe]:
+    """The overrides in the source's own settings."""
+    if source.kind != "mlx":
+        return []
+    if source.root.is_dir():
+        settings = read_settings(LocalFolder(source.root), source.config, source.weights)
+        found = [settings.config, settings.beside]
+    else:
+        found = [mlx_config.parse(source.config, f"{source.root}/config.json", source.weights)]
+    return [stated.recipe() for stated in found if stated is not None]
+
+
+def _subject(source: Checkpoint, name: str) -> Subject:
+    weight = source.weights[name]
+    if source.names == "gguf":
+        return Subject(name, name, None, weight.shape)
+    architecture = models.find(source.config)
+    known = architecture.to_gguf(name) if architecture else None
+    return Subject(name, known[0] if known else None, known[1].role if known else None, weight.shape)
+
+
+def _said(decision: Decision, weight: Weight) -> dict[str, str]:
+    """A rule reaches vectors too, but no target quantizes them."""
+    if len(weight.shape) < 2 and decision.scheme not in (*DENSE, *WORDS):
+        return {"scheme": "dense", "reason": f"stays dense: has {len(weight.shape)} dimensions ({decision.reason})"}
+    return {"scheme": decision.scheme, "reason": decision.reason}

@@ -1,0 +1,234 @@
+"""The step of each weight, one after another: the scheme that a decision names, or what takes its place, and the route.
+
+draft, decision -> scheme of the target (kept, asked for, or a fallback) -> Step
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quantcli.arrays import FLOATS
+from quantcli.checkpoint import Checkpoint
+from quantcli.convert.planning import finite
+from quantcli.convert.planning.coverage import is_untabled
+from quantcli.convert.planning.request import Request
+from quantcli.convert.planning.routes import Route, choose, fallback, own_dtype
+from quantcli.convert.planning.scales import fit_of, holder
+from quantcli.convert.planning.steps import Step
+from quantcli.errors import NotPossible, WrongUsage
+from quantcli.recipes.base import Decision, Origin
+from quantcli.recipes.names import GGML, WORDS
+from quantcli.schemes.bare_fp8 import BareFp8
+from quantcli.schemes.base import Grade, Scheme
+from quantcli.schemes.dense import Dense
+from quantcli.schemes.opaque import Opaque
+from quantcli.schemes.scaled import Scaled
+from quantcli.targets import TARGETS
+from quantcli.targets.base import Draft, Target
+from quantcli.virtual import by_row, transposed
+
+
+class Chooser:
+    """Schemes of weights, one after another; gathers warnings on the way."""
+
+    def __init__(self, source: Checkpoint, target: Target, request: Request) -> None:
+        self.source, self.target, self.request = source, target, request
+        self.warnings: list[str] = []
+        self.held_back: list[str] = []
+        self.reached = 0
+        self.decodes = is_untabled(source) and not request.allow_unknown_architecture
+
+    def common(self, name: str | None) -> Scheme | None:
+        return self.target.scheme(name, "f16") if name else None
+
+    def step(self, draft: Draft, decision: Decision) -> Step:
+        """The step of one draft."""
+        if draft.weight is None:
+            return Step(draft, Dense(draft.dense), Route.COMPUTE, Grade.EXACT, decision.reason)
+        name = decision.scheme
+        if draft.spared is not None and decision.origin > Origin.RECIPE:
+            draft = replace(draft, stays=draft.spared)
+        if draft.fixed and decision.origin <= Origin.RECIPE and name not in (*WORDS, draft.dense):
+            self.warnings.append(f"{decision.reason} does not reach {draft.name}: {draft.stays}.")
+        if draft.fixed:
+            return self._to(draft, Dense(draft.dense), draft.stays or decision.reason)
+        if name == "dense":
+            return self._to(draft, Dense(draft.dense), decision.reason, decision.wanted)
+        if name == "keep":
+            return self._kept(draft, decision.reason)
+        wanted = self._wanted(draft, decision)
+        if isinstance(wanted, Dense):
+            return self._to(draft, wanted, decision.reason, decision.wanted)
+        return self._gridded(draft, wanted, decision)
+
+    def _to(
+        self, draft: Draft, scheme: Scheme, reason: str, wanted: str | None = None, fits: Grade | None = None
+    ) -> Step:
+        """A step to `scheme`, whatever the route; `fits`: the grade of a repack, where scales had to be looked at."""
+        assert draft.weight is not None
+        source = draft.weight.scheme
+        if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
+            scheme, reason = source, f"stays {source.dtype}: no float dtype"
+        if isinstance(source, Opaque) and source.big_endian:
+            raise NotPossible(
+                f"{draft.name}: is GGML type {source.name} in big-endian bytes, which nobody says how to swap: "
+                "convert the original model again on a little-endian machine."
+            )
+        if isinstance(source, Opaque) and scheme != source:
+            raise _undecoded(draft, source, scheme, reason)
+        weight = draft.weight
+        if draft.turned and isinstance(scheme, Dense):
+            weight = transposed(weight, draft.rows, draft.shape)
+            draft = replace(draft, weight=weight, rows=None, shape=weight.shape, turned=False)
+            source = weight.scheme
+        if source != scheme and len(weight.shape) > 2:
+            # So that slabs stay small where a whole matrix of a stack has one scale.
+            weight = by_row(weight)
+            draft = draft if weight is draft.weight else replace(draft, weight=weight)
+        via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
+        origin = weight.made_of if isinstance(scheme, Dense) else None
+        route, grade = choose(origin or source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
+        return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
+
+    def _wanted(self, draft: Draft, decision: Decision) -> Scheme:
+        """The target's scheme that a decision names, with the scale dtype that suits the route."""
+        assert draft.weight is not None
+        source = draft.weight.scheme
+        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own_dtype(source)), draft.shape)
+        if scheme is None and self.target.label == "gguf" and decision.scheme in GGML:
+            raise NotPossible(f"{decision.reason}: {draft.name} as {decision.scheme}, a type that is not written yet.")
+        if scheme is None:
+            raise WrongUsage(
+                f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "
+                f"{_who_has(decision.scheme) or '`quant schemes` lists those that are'}."
+            )
+        if source.grid() and not isinstance(fit_of(draft.weight, scheme, draft.shape), Grade):
+            scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, None), draft.shape) or scheme
+        return scheme
+
+    def _scale_dtype(self, draft: Draft, own: str | None) -> str:
+        """Of MLX scales: as asked, else the source's own (of a repack), else the output's dense dtype."""
+        usable = ("f16", "bf16", "f32")
+        own = "f32" if draft.wide and own == "f16" else own
+        choices = (self.request.scale_dtype, own, draft.scales or draft.dense, "f32")
+        return next(c for c in choices if c in usable)
+
+    def _gridded(self, draft: Draft, wanted: Scheme, decision: Decision) -> Step:
+        """A step to a quantized scheme; a weight that cannot have it stays as it is."""
+        assert draft.weight is not None
+        source = draft.weight.scheme
+        unfit = wanted.unfit(draft.shape)
+        stays = draft.stays or (f"stays dense: {unfit}" if unfit else None)
+        if isinstance(source, Dense):
+            # bitsandbytes has no type to fall back to, and no sign that one was taken: its state is each weight's own.
+            insists = decision.origin is Origin.OPTION or wanted.family == "bnb"
+            if unfit and not draft.stays and insists:
+                raise NotPossible(f"{decision.reason}: {draft.name} cannot have it: {unfit}; name a type that fits.")
+            if stays and decision.origin <= Origin.RECIPE:
+                self.warnings.append(f"{decision.reason} does not reach {draft.name}: {stays}.")
+            if stays:
+                return self._to(draft, Dense(draft.dense), stays, None if draft.stays else wanted.name)
+            self.reached += 1
+            return self._to(draft, wanted, decision.reason, decision.wanted)
+        if draft.stays and not self.target.keeps(self.source, source):
+            return self._to(draft, Dense(draft.dense), f"{draft.stays}: decoded")
+        if source.bare() == wanted.bare():
+            wanted = source
+            self.reached += 1
+            return self._to(draft, wanted, decision.reason, decision.wanted)
+        grade = fit_of(draft.weight, wanted, draft.shape)
+        if draft.inner is not None:
+            inner = fit_of(draft.inner, wanted, draft.shape)
+            if isinstance(inner, Grade):
+                draft, grade = replace(draft, weight=draft.inner), max(inner, draft.inner_grade)
+        # Releases in FP8 are many models' only master: rounding one is what quantizing a dense weight is.
+        may_round = self.request.allow_requantize or source.name.startswith("fp8-")
+        if isinstance(grade, Grade) or (may_round and not stays):
+            self.reached += 1
+            fits = grade if isinstance(grade, Grade) else None
+            return self._to(draft, wanted, decision.reason, decision.wanted, fits)
+        if decision.origin <= Origin.RECIPE:
+            if isinstance(source, Opaque):
+                raise _undecoded(draft, source, wanted, decision.reason)
+            finite.refuse(self.source, draft.weight)
+            raise NotPossible(
+                f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
+                f"{grade}; --allow-requantize rounds it again."
+            )
+        self.held_back.append(draft.name)
+        return self._kept(draft, f"keeps its codes: {wanted.name} would round them again", wanted)
+
+    def _kept(self, draft: Draft, reason: str, asked_for: Scheme | None = None) -> Step:
+        """A weight that is not rounded if any scheme of the target holds what it is."""
+        assert draft.weight is not None
+        source = draft.weight.scheme
+        if isinstance(source, Dense) or (isinstance(source, BareFp8) and not self.target.keeps(self.source, source)):
+            return self._to(draft, Dense(draft.dense), reason)
+        asked = self.request.scale_dtype
+        holders = self.target.holders(self._scale_dtype(draft, own_dtype(source)))
+        if self.target.keeps(self.source, source):
+            return self._to(draft, next((s for s in holders if asked and _same_kind(s, source)), source), reason)
+        if draft.inner and (found := holder(draft.inner, holders, draft.shape)):
+            grade = max(found[1], draft.inner_grade)
+            return self._to(replace(draft, weight=draft.inner), found[0], reason, fits=grade)
+        found = holder(draft.weight, [draft.packed] if draft.packed else holders, draft.shape)
+        if found is not None:
+            return self._to(draft, found[0], reason, fits=found[1])
+        if not holders:
+            return self._to(
+                draft,
+                Dense(draft.dense),
+                f"decoded: {self.target.label} has no layout for {source.family}'s {source.name}",
+            )
+        return self._fallback(draft, asked_for)
+
+    def _fallback(self, draft: Draft, asked_for: Scheme | None) -> Step:
+        """The scheme that takes a kept weight whose grid has no place in the target; what was asked for, if it may."""
+        assert draft.weight is not None
+        source, choice = draft.weight.scheme, self.request.fallback
+        holders = self.target.holders(self._scale_dtype(draft, None))
+        is_grouped = not isinstance(source, Scaled) or source.grid() is not None
+        groups = "" if is_grouped else ", whose scales follow no groups along rows,"
+        what = f"{source.name}{groups} has no exact place in {self.target.label}"
+        if choice == "none":
+            finite.refuse(self.source, draft.weight)
+            raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
+        if choice == "auto" and self.decodes:
+            scheme: Scheme = Dense(draft.dense)
+            what += ", and the architecture is not known"
+        elif choice == "auto":
+            usable = [s for s in holders if s == asked_for]
+            scheme = fallback(usable, draft.shape) or fallback(holders, draft.shape) or Dense(draft.dense)
+        else:
+            scheme = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape) or Dense(draft.dense)
+            if scheme.name != choice or scheme.unfit(draft.shape):
+                raise WrongUsage(
+                    f"--fallback {choice}: {draft.name} cannot have it ({scheme.unfit(draft.shape) or 'unknown here'})."
+                )
+        return self._to(draft, scheme, f"fallback: {what}", source.name)
+
+    def refuse_idle(self) -> None:
+        """Refuse a scheme for the whole model that reaches no weight, since all are quantized already."""
+        if self.held_back and not self.reached:
+            raise NotPossible(
+                f"every weight is quantized already ({self.held_back[0]} the first) and none fits the scheme asked "
+                "for; --allow-requantize rounds them again."
+            )
+
+
+def _undecoded(draft: Draft, source: Opaque, scheme: Scheme, reason: str) -> NotPossible:
+    return NotPossible(
+        f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "
+        f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
+    )
+
+
+def _same_kind(scheme: Scheme, other: Scheme) -> bool:
+    """Whether two schemes are the same but for the dtype of scales."""
+    return scheme.name == other.name and type(scheme) is type(other)
+
+
+def _who_has(scheme: str) -> str | None:
+    """The targets that have a scheme, as a clause; None where none has."""
+    having = [target().said for target in TARGETS.values() if target().scheme(scheme, "f16", (1024, 1024))]
+    return f"{' and '.join(having)} {'has' if len(having) == 1 else 'have'} it" if having else None

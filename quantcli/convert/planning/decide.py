@@ -1,0 +1,89 @@
+"""Which scheme each draft gets, by name, and why: the layers of precedence put together for a request.
+
+--override > llama-quantize's options > recipe entries > quantization_config.json next to a dense model > preset or
+mixture > --scheme, --bits, recipe default > keep
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quantcli.checkpoint import Checkpoint
+from quantcli.convert.planning import beside, decide_gguf, model_recipe
+from quantcli.convert.planning.chosen import KEEP, Chosen
+from quantcli.convert.planning.request import Request
+from quantcli.errors import WrongUsage
+from quantcli.recipes import ftypes, mixtures, names, overrides
+from quantcli.recipes.base import Decision, Layer, Origin, Recipe, only_global, resolve
+from quantcli.targets.base import Draft
+
+
+def decisions(
+    source: Checkpoint, target: str, drafts: Sequence[Draft], request: Request, importance: bool = False
+) -> Chosen:
+    """A decision for every draft, and warnings of patterns that match nothing. importance: there is a matrix."""
+    recipe, doubts = model_recipe.load(request.recipe) if request.recipe else (None, None)
+    given = overrides.parse(request.overrides)
+    common = _common(request, recipe)
+    sources: list[Recipe] = [given] + ([recipe] if recipe else [])
+    subjects = [draft.subject for draft in drafts]
+    neighbour = beside.read(source, request, common)
+    warnings = [w for r in sources for w in r.warnings]
+    warnings += [f"{given.label}: {pattern} matches no weight." for pattern in given.unmatched(subjects)]
+    warnings += doubts(subjects) if doubts else []
+    warnings += neighbour.warnings(subjects)
+    if target == "gguf":
+        entries = [r.entry for r in (recipe, neighbour) if r is not None]
+        chosen = decide_gguf.decisions(source, drafts, request, given.entry, entries, common, warnings, importance)
+        return replace(chosen, asked=_asked(request, common), beside=neighbour)
+    explicit: list[Layer] = [*(r.entry for r in sources), neighbour.entry]
+    preset = common.scheme if common and common.scheme in mixtures.MIXTURES else None
+    layers = [*explicit, *_below(target, preset, common, drafts, request.group_size)]
+    of = {draft.name: resolve(draft.subject, layers) or KEEP for draft in drafts}
+    named = None if preset or common is None else common.scheme
+    return Chosen(of, preset, named, None, tuple(warnings), asked=_asked(request, common), beside=neighbour)
+
+
+def _asked(request: Request, common: Decision | None) -> Decision | None:
+    """The scheme for the whole model, where an option gives it."""
+    given = (request.scheme, request.bits, request.group_size, request.mode)
+    return common if any(option is not None for option in given) else None
+
+
+def _common(request: Request, recipe: Recipe | None) -> Decision | None:
+    """The scheme for the whole model: by `--scheme`, `--bits`, the recipe; `WrongUsage` if two differ."""
+    choices: list[Decision | None] = []
+    if request.scheme is not None:
+        name = request.scheme.strip().lower()
+        known = name in mixtures.MIXTURES or request.target == "gguf" or names.canonical(name) is not None
+        if not known:
+            raise WrongUsage(
+                f"--scheme {names.problem(request.scheme)}; mlx-lm's mixtures are {' '.join(mixtures.MIXTURES)}."
+            )
+        preset = ftypes.find(name) if request.target == "gguf" else None
+        meant = "keep" if preset == ftypes.COPY else preset or names.canonical(name) or name
+        choices.append(Decision(meant, f"--scheme {name}", Origin.GLOBAL))
+    if request.scheme and request.scheme.strip().lower() in mixtures.MIXTURES:
+        if request.bits is not None or request.mode not in (None, "affine"):
+            raise WrongUsage(f"--scheme {request.scheme} is affine and decides the bits: leave out --bits and --mode.")
+    elif spelled := names.from_mlx_options(request.bits, request.group_size, request.mode):
+        choices.append(Decision(spelled, "--bits, --group-size, --mode", Origin.GLOBAL))
+    choices.append(recipe.default if recipe else None)
+    return only_global(choices)
+
+
+def _below(
+    target: str, preset: str | None, common: Decision | None, drafts: Sequence[Draft], group_size: int | None
+) -> list[Layer]:
+    """The layers below explicit rules."""
+    if preset and target != "mlx":
+        raise WrongUsage(f"--scheme {preset} is a mixture of mlx-lm: it needs an MLX folder as output.")
+    if preset:
+        return [
+            mixtures.mixture(preset, [d.subject for d in drafts if not (d.stays or d.spared)], group_size or 64).decide
+        ]
+    if common is None or common.scheme in (*names.WORDS, *names.DENSE):
+        return [lambda subject: common] if common else []
+    own = {draft.name: Decision(draft.own, "mlx-lm's own choice", Origin.PRESET) for draft in drafts if draft.own}
+    return [lambda subject: own.get(subject.name), lambda subject: common]

@@ -1,0 +1,133 @@
+"""What each tensor of a GGUF gets: llama-quantize's mixture for `-s`, with explicit rules above it.
+
+A name that is both a mixture and a type (`q4_0`) means the mixture; in rules, overrides and with `--pure` the
+plain type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quantcli.checkpoint import Checkpoint
+from quantcli.containers.gguf_values import Value
+from quantcli.convert.planning.chosen import KEEP, Chosen
+from quantcli.convert.planning.gguf_options import read_by_loader, tensor_types
+from quantcli.convert.planning.request import GGUF_OPTIONS, Request
+from quantcli.errors import NotPossible, WrongUsage
+from quantcli.recipes import names
+from quantcli.recipes.base import Decision, Layer, Origin, resolve
+from quantcli.recipes.llama_cpp import (
+    FTYPES,
+    Facts,
+    Options,
+    Tensor,
+    assign,
+    demands_importance,
+    fitting,
+    ggml_type,
+    idle,
+    never,
+)  # fmt: skip
+from quantcli.schemes.dense import Dense
+from quantcli.targets import gguf_metadata
+from quantcli.targets.base import Draft
+from quantcli.targets.names import Model
+
+#: `general.type` or `general.architecture` of files that are no models: llama-quantize takes none of them.
+ADAPTERS = {"adapter": "an adapter", "controlvector": "a control vector"}
+
+
+def decisions(
+    source: Checkpoint, drafts: Sequence[Draft], request: Request, given: Layer, recipes: Sequence[Layer],
+    common: Decision | None, warnings: list[str], importance: bool,
+) -> Chosen:  # fmt: skip
+    """A decision for every draft. given: overrides; recipes: entries of files; common: the whole model's scheme."""
+    tensors = [_tensor(draft) for draft in drafts]
+    overridden = {d.name: _fitted(found, d) for d in drafts if (found := given(d.subject))}
+    entries = {d.name: _fitted(found, d) for d in drafts if (found := resolve(d.subject, recipes))}
+    options = _options(request)
+    name = common.scheme if common else "keep"
+    _refuse_adapter(source, name)
+    if name not in FTYPES and options != Options():
+        option = next(option for field, option in GGUF_OPTIONS.items() if getattr(request, field))
+        raise WrongUsage(
+            f"{option} changes a mixture of llama-quantize: it needs --scheme with one of {' '.join(FTYPES)}."
+        )
+    if name in FTYPES:
+        below = assign(
+            tensors, name, _facts(source, request, importance), options, overridden, in_order=request.keep_split
+        )  # fmt: skip
+        warnings += idle(options, tensors, below, name)
+    elif common is None or name in names.WORDS:
+        below = {d.name: common or KEEP for d in drafts}
+    elif name not in names.GGML:
+        mixtures = " ".join(FTYPES)
+        raise WrongUsage(f"{common.reason}: {name} is not a type or mixture of a GGUF file; mixtures are {mixtures}.")
+    else:
+        below = {tensor.name: _plain(tensor, common) for tensor in tensors}
+    by_option = {key: decision for key, decision in below.items() if decision.origin is Origin.OPTION}
+    number = FTYPES[name].number if name in FTYPES else None
+    decided = below | entries | by_option | overridden
+    demanding = frozenset(demands_importance(decided, name))
+    return Chosen(decided, None, None, number, tuple(warnings), demanding)
+
+
+def _refuse_adapter(source: Checkpoint, scheme: str) -> None:
+    """Raise `NotPossible` for a scheme for the whole of a file in which there is nothing to quantize."""
+    stated = (source.metadata.get(key) for key in ("general.type", "general.architecture"))
+    kind = next((ADAPTERS[value.value] for value in stated if value and value.value in ADAPTERS), None)
+    if kind is not None and scheme not in names.WORDS:
+        raise NotPossible(
+            f"--scheme {scheme}: {source.root} is {kind}, of which no tensor gets another type. Without --scheme it is "
+            "copied."
+        )
+
+
+def _fitted(decision: Decision, draft: Draft) -> Decision:
+    """An explicit rule's type, or what llama-quantize puts in its place where its blocks do not fill the rows."""
+    if decision.scheme in names.WORDS or decision.scheme not in names.GGML or draft.stays:
+        return decision
+    fits = fitting(decision.scheme, draft.shape[-1], draft.name)
+    if fits == decision.scheme:
+        return decision
+    reason = f"{decision.reason}; rows of {draft.shape[-1]} do not fill its blocks"
+    return replace(decision, scheme=fits, reason=reason, wanted=decision.scheme)
+
+
+def _tensor(draft: Draft) -> Tensor:
+    """As the rules see it; the type that it has without them is a word: keep its codes, or stay dense."""
+    quantized = draft.weight is not None and not isinstance(draft.weight.scheme, Dense)
+    return Tensor(draft.name, draft.shape, "keep" if quantized else "dense")
+
+
+def _options(request: Request) -> Options:
+    output, embedding = request.output_tensor_type, request.token_embedding_type
+    return Options(
+        pure=request.pure,
+        leave_output=request.leave_output_tensor,
+        output_type=ggml_type(output, "--output-tensor-type") if output else None,
+        embedding_type=ggml_type(embedding, "--token-embedding-type") if embedding else None,
+        tensor_types=tensor_types(request),
+    )
+
+
+def _facts(source: Checkpoint, request: Request, importance: bool) -> Facts:
+    metadata = source.metadata
+    if source.names != "gguf":
+        written = gguf_metadata.keys(Model.of(source).hyperparameters, None, {}, 0, True)
+        metadata = {key: Value(*typed) for key, typed in written.items()}
+    return Facts.of(metadata, importance, str(source.root), read_by_loader(request))
+
+
+def _plain(tensor: Tensor, common: Decision) -> Decision:
+    """A type that is no mixture, for all that llama-quantize would quantize."""
+    why = never(tensor.name, tensor.shape)
+    if why is not None:
+        return Decision(tensor.type, f"never quantized: {why}", Origin.PRESET)
+    fits = fitting(common.scheme, tensor.shape[-1], tensor.name)
+    if fits == common.scheme:
+        return common
+    return Decision(
+        fits, f"rows of {tensor.shape[-1]} do not fill blocks of {common.scheme}", Origin.GLOBAL, common.scheme
+    )

@@ -1,0 +1,83 @@
+"""What a plan says where a model does not work in float16, and its folder has another dtype therefore."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quantcli.checkpoint import Checkpoint
+from quantcli.convert.planning.routes import Route
+from quantcli.convert.planning.steps import Step
+from quantcli.schemes.affine import Affine
+from quantcli.schemes.base import Grade, Scheme
+from quantcli.schemes.dense import Dense
+from quantcli.targets.base import Placed, Settings
+from quantcli.targets.folder_dtype import SPELLED, agreed, chosen, dense_dtypes, limits, says, widens_scales
+
+
+def dtype_notes(
+    source: Checkpoint, target: str, steps: Sequence[Step], placed: Sequence[Placed], settings: Settings
+) -> list[str]:
+    """What rounding to bf16 costs, why scales of an MLX folder are f32, another dtype in config.json; one line each."""
+    if target not in ("hf", "mlx"):
+        return []
+    notes = _restated(source, target, placed, settings)
+    if limits(source)[1].why:
+        notes += [*_rounded(source, target, steps, settings), *_widened(source, target, steps, settings)]
+    return notes
+
+
+def _restated(source: Checkpoint, target: str, placed: Sequence[Placed], settings: Settings) -> list[str]:
+    stated = says(source.config)
+    if source.names == "gguf" or settings.asked_dtype or not stated:
+        return []
+    old = SPELLED.get(stated[0], stated[0])
+    made = says({**source.config, **agreed(source.config, source, placed, settings, target)})
+    if made != stated:
+        return [f"config.json says {SPELLED[made[0]]}, the dtype of the tensors, instead of {old}."]
+    stored = dense_dtypes(source, placed)
+    if source.kind == "hf" and stored and not stored.issuperset(stated):
+        found = " and ".join(sorted(stored))
+        return [f"config.json says {old}, but dense tensors are {found}: both are copied as they are."]
+    return []
+
+
+def _rounded(source: Checkpoint, target: str, steps: Sequence[Step], settings: Settings) -> list[str]:
+    made = chosen(source, target)
+    dense = Dense(made.dtype)
+    is_made = any(step.scheme == dense and step.route is not Route.COPY for step in steps)
+    if settings.asked_dtype or made.instead_of is None or not is_made:
+        return []
+    kind, sixteen_bits = limits(source)
+    said = f"{kind} models do not work in float16 ({sixteen_bits.why}), so dense tensors are {made.dtype}."
+    rounded = [step for step in steps if step.scheme == dense and step.grade is Grade.LOSSY]
+    if not rounded:
+        return [said]
+    was = [stored for step in rounded if step.route is Route.DEQUANTIZE and (stored := _stored(step)) is not None]
+    worst = max(was, key=lambda scheme: (scheme.rounding, scheme.name), default=None)
+    beside = f", next to up to {worst.rounding:.1%} from {worst.name}" if worst and worst.rounding else ""
+    return [f"{said} Rounding costs {dense.rounding:.2%} relative RMSE{beside}; --dtype f32 keeps every bit."]
+
+
+def _stored(step: Step) -> Scheme | None:
+    weight = step.draft.weight
+    return None if weight is None else weight.made_of or weight.scheme
+
+
+def _widened(source: Checkpoint, target: str, steps: Sequence[Step], settings: Settings) -> list[str]:
+    if target != "mlx" or not widens_scales(source, settings):
+        return []
+    wide = [(s.name, s.draft.shape, s.scheme) for s in steps if s.draft.wide and isinstance(s.scheme, Affine)]
+    wide = [one for one in wide if one[2].scale_dtype == "f32"]
+    if not wide:
+        return []
+    kind, _ = limits(source)
+    common, _ = Counter(scheme for _, _, scheme in wide).most_common(1)[0]
+    name, shape, scheme = next(one for one in wide if one[2] == common)
+    bits, fewer = scheme.bits_per_weight(shape), replace(scheme, scale_dtype="f16").bits_per_weight(shape)
+    return [
+        f"{kind} models overflow in float16, in which mlx-lm would compute, so the scales of {len(wide)} weights are "
+        f"f32, without rounding: {bits:.4g} bits a weight instead of {fewer:.4g} in {name}. --scale-dtype bf16 is as "
+        "small as f16, but rounds scales and biases."
+    ]

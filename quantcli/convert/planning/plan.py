@@ -1,0 +1,196 @@
+"""A plan: what becomes of every weight, why, and where each byte of the output will be, before any weight is read.
+
+source, request -> drafts (target) -> decisions (recipes) -> steps (scheme, route, grade) -> files (target)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from quantcli.checkpoint import Checkpoint
+from quantcli.convert.planning import gguf_options
+from quantcli.convert.planning import request as requests
+from quantcli.convert.planning.choose import Chooser
+from quantcli.convert.planning.coverage import numbered_experts, refuse_untabled, uncovered
+from quantcli.convert.planning.decide import decisions
+from quantcli.convert.planning.drop import without
+from quantcli.convert.planning.dtype_notes import dtype_notes
+from quantcli.convert.planning.fused import together
+from quantcli.convert.planning.lossless import LOSSLESS, refuse_lossy
+from quantcli.convert.planning.model_recipe import is_model
+from quantcli.convert.planning.other_tokenizer import with_tokenizer
+from quantcli.convert.planning.reached import refuse_absent
+from quantcli.convert.planning.request import Request
+from quantcli.convert.planning.routes import Route
+from quantcli.convert.planning.settle import settle
+from quantcli.convert.planning.stamps import stamps
+from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.planning.weigh import importance, weigh
+from quantcli.errors import BadInput, NotPossible, WrongUsage
+from quantcli.recipes.llama_cpp_architectures import ARCHITECTURES
+from quantcli.recipes.llama_cpp_tensors import without_leading_ones
+from quantcli.schemes.dense import Dense
+from quantcli.targets import TARGETS
+from quantcli.targets.base import Left, OutputFile, Placed, Settings, Target
+
+
+def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan:
+    """The plan of a conversion. Raises `QuantError` for all that can be known to fail before weights are read.
+
+    dry_run: what an importance matrix lacks is a warning instead.
+    """
+    requests.check(request)
+    is_copied = source.names == request.target == "gguf"  # programs other than llama.cpp write files without keys
+    if not (source.config or source.metadata or is_copied):
+        lack = "no keys (general.architecture)" if source.names == "gguf" else "no config.json"
+        others = "inspect, diff and a GGUF output do" if source.names == "gguf" else "inspect and diff do"
+        of = "a folder" if source.names == "gguf" else "every output"
+        raise NotPossible(f"{source.root}: has {lack}, which {of} needs; {others} without.")
+    source, dropped, unmatched = without(source, request.drop, request.target)
+    source = with_tokenizer(source, request.tokenizer, request.target) if request.tokenizer else source
+    _refuse_unusable(source)
+    before = stamps(source)
+    target = TARGETS[request.target]()
+    matrix, idle = importance(request)
+    settings = Settings(
+        request.dtype, request.scale_dtype, request.shard_size,
+        keep_split=request.keep_split, file_name=request.output.name, prune=gguf_options.layers(request),
+        keys=gguf_options.metadata(request, matrix),
+    )  # fmt: skip
+    if request.fallback not in ("auto", "none") and target.scheme(request.fallback, "f16") is None:
+        raise WrongUsage(f"--fallback {request.fallback}: is neither auto nor none nor a scheme of {target.said}.")
+    if request.fallback not in ("auto", "none") and not target.holders("f16"):
+        raise WrongUsage(
+            f"--fallback {request.fallback}: what has no place in {target.said} is decoded there; -s names a layout."
+        )
+    drafts, left, warnings = target.drafts(source, settings)
+    if not drafts:
+        raise BadInput(f"{source.root}: holds no weights.")
+    chosen = decisions(source, target.label, drafts, request, bool(matrix and matrix.entries))
+    chooser = Chooser(source, target, request)
+    steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
+    if not request.allow_unknown_architecture:
+        refuse_untabled(source, steps)
+    chooser.refuse_idle()
+    if request.recipe is None or not is_model(request.recipe):  # which may leave nothing for the scheme
+        refuse_absent(steps, chosen, target, frozenset(chooser.held_back))
+    steps, unweighted = weigh(steps, matrix, chosen.demanding, dry_run=dry_run)
+    if request.lossless:
+        steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
+        refuse_lossy(source, steps, request.lossless, target)
+    steps = together(steps) if target.label == "hf" else steps
+    settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
+    if target.label == "gguf" and _is_by_llama_quantize(source, steps, chosen.file_type):
+        steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape) or (1,))) for s in steps]
+    steps, extra = _without_extras(steps, target)
+    placed = [_placed(step) for step in steps]
+    made = target.files(source, placed, settings)
+    if request.target == "gguf":
+        _refuse_source(source, request, made.files)
+    warnings = [
+        *source.warnings,
+        *warnings,
+        *chosen.warnings,
+        *chooser.warnings,
+        *uncovered(steps, chosen),
+        *numbered_experts(source, steps, target.label),
+        *chosen.beside.unreached(steps, chosen.of),
+        *_fallbacks(steps),
+        *_left_out(left),
+        *idle,
+        *unmatched,
+        *unweighted,
+        *made.warnings,
+    ]
+    if request.strict and warnings:
+        refused = BadInput if source.malformed else NotPossible
+        more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
+        raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
+    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, placed, settings))
+    left = [*dropped, *left, *extra]
+    return Plan(
+        source, request, tuple(steps), tuple(made.files), tuple(warnings), before, tuple(left), said, tuple(made.passed)
+    )  # fmt: skip
+
+
+def _refuse_unusable(source: Checkpoint) -> None:
+    """Raise `NotPossible` for the first weight that no output is made of: its codes have lost their scales."""
+    for weight in source.weights.values():
+        if (reason := weight.scheme.refusal) is not None:
+            stored = next(iter(weight.parts.values()))
+            raise NotPossible(
+                f"{stored.file}: tensor {weight.name}: {reason}. Dequantize the model with the tool that wrote it."
+            )
+
+
+def _is_by_llama_quantize(source: Checkpoint, steps: Iterable[Step], file_type: int | None) -> bool:
+    """Whether a GGUF file is to be what llama-quantize writes, which does not count leading dimensions of 1."""
+    if source.names != "gguf":
+        return any(not isinstance(step.scheme, Dense) for step in steps)
+    architecture = source.metadata.get("general.architecture")
+    return file_type is not None and getattr(architecture, "value", None) in ARCHITECTURES
+
+
+def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
+    """No file of the output is one of the source's, links followed; OUTPUT's own name is taken too if it is split."""
+    taken = {path.resolve() for path in source.files}
+    for name in (request.output.name, *(file.name for file in files)):
+        path = request.output.with_name(name)
+        if path.resolve() in taken:
+            raise WrongUsage(f"{path}: would be a file of OUTPUT and is one of SOURCE: choose another name.")
+
+
+def _beside_theirs(steps: Iterable[Step]) -> list[Step]:
+    """The steps without those that stand beside a weight which keeps its own."""
+    found = list(steps)
+    bare = {step.name for step in found if step.draft.weight is not None and step.draft.weight is step.draft.inner}
+    return [step for step in found if step.draft.beside is None or step.draft.beside in bare]
+
+
+def _without_extras(steps: Sequence[Step], target: Target) -> tuple[list[Step], list[Left]]:
+    """The steps without tensors that belong to a layout which the output does not keep, and these."""
+    if target.keeps_layout([_placed(step) for step in steps]):
+        return list(steps), []
+    extra = [Left(step.name, step.draft.extra) for step in steps if step.draft.extra is not None]
+    return [step for step in steps if step.draft.extra is None], extra
+
+
+def _placed(step: Step) -> Placed:
+    return Placed(step.name, step.draft.shape, step.scheme, _stored(step))
+
+
+def _stored(step: Step) -> dict[str, str]:
+    """The names that parts keep where they are copied in the source's own layout."""
+    weight = step.draft.weight
+    if weight is None or step.route is not Route.COPY or step.scheme.family in ("mlx", "ggml", "dense"):
+        return {}
+    return {part: stored.name for part, stored in weight.parts.items()}
+
+
+def _left_out(left: Iterable[Left]) -> list[str]:
+    """A warning for each reason why tensors are left out that has one."""
+    kinds: dict[str, list[str]] = {}
+    for tensor in left:
+        if tensor.warns:
+            kinds.setdefault(tensor.reason, []).append(tensor.name)
+    return [
+        f"{names[0]} is left out: {reason}."
+        if len(names) == 1
+        else f"{len(names)} tensors are left out, {names[0]} the first: {reason}."
+        for reason, names in kinds.items()
+    ]
+
+
+def _fallbacks(steps: Iterable[Step]) -> list[str]:
+    """A warning for each kind of fallback: how many weights did not get the scheme that was asked for."""
+    kinds: dict[tuple[str, str], list[Step]] = {}
+    for step in steps:
+        if step.wanted is not None:
+            kinds.setdefault((step.wanted, step.scheme.name), []).append(step)
+    return [
+        f"{found[0].name} falls back from {wanted} to {got} ({found[0].reason})."
+        if len(found) == 1
+        else f"{len(found)} weights fall back from {wanted} to {got}, {found[0].name} the first ({found[0].reason})."
+        for (wanted, got), found in kinds.items()
+    ]

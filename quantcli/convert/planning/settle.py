@@ -1,0 +1,42 @@
+"""What a step that may round really does: read from scales, biases and narrowed dense tensors, never from codes.
+
+`--lossless` asks before work starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from quantcli.convert.planning.routes import Route
+from quantcli.convert.planning.scales import BUDGET, unrounded
+from quantcli.convert.planning.slabs import cut, read
+from quantcli.convert.planning.steps import Step
+from quantcli.schemes.base import DoesNotFit, Grade
+from quantcli.schemes.dense import Dense, cast
+
+
+def settle(step: Step, allowed: Grade) -> Step:
+    """The step with the grade that will come out, where what the formats allow is worse than `allowed`."""
+    weight = step.draft.weight
+    if step.grade <= allowed or step.floor > allowed or weight is None:
+        return step
+    if step.route is Route.REPACK:
+        exact = unrounded(weight, step.scheme)
+    else:
+        exact = step.route is Route.CAST and isinstance(weight.scheme, Dense) and _values_hold(step)
+    return replace(step, grade=Grade.EXACT) if exact else step
+
+
+def _values_hold(step: Step) -> bool:
+    assert isinstance(step.scheme, Dense)
+    for slab in cut(step.draft, step.scheme, step.route, BUDGET):
+        parts, _ = read(step.draft, slab)
+        try:
+            narrow = cast(parts["weight"], step.scheme.dtype)
+        except DoesNotFit:
+            return False
+        if not np.array_equal(narrow.astype(np.float64), parts["weight"].astype(np.float64), equal_nan=True):
+            return False
+    return True

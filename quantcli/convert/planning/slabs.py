@@ -1,0 +1,130 @@
+"""Cutting a step into slabs, and reading a slab's source parts.
+
+A slab is a range of the output weight's rows small enough for the memory budget; a weight that is copied as it is is
+cut by bytes instead. Slabs of one step are independent: they may run in any order, on any thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import DTYPES
+from quantcli.convert.planning.routes import Route, is_rowwise
+from quantcli.schemes.base import Parts, PartSpec, Scheme, matrix_shape
+from quantcli.schemes.dense import Dense
+from quantcli.targets.base import Draft
+from quantcli.virtual import read_rows, take
+
+#: Bytes that an element costs beside its source while it is converted: in a kernel, and as float32 with temporaries.
+#: Measured, with room to spare (tests/convert/running/test_run.py holds whole runs to their memory).
+KERNEL_BYTES, WORK_BYTES = 8, 32
+
+#: One evaluation on a GPU holds at most this many elements: Metal's watchdog kills what runs longer.
+GPU_ELEMENTS = 64 << 20
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Rows start..stop of the output weight; or, with `part`, that byte range of one part that is copied."""
+
+    start: int
+    stop: int
+    part: str | None = None
+
+
+def work_bytes(draft: Draft, scheme: Scheme, route: Route) -> int:
+    """What an element costs on a route: only repacks and the encoders of dense weights make no float32 of it."""
+    if not scheme.in_kernels:
+        return WORK_BYTES
+    if route is Route.REPACK:
+        return KERNEL_BYTES
+    is_dense = draft.weight is not None and isinstance(draft.weight.scheme, Dense)
+    light = Route.QUANTIZE if draft.rows is None else None
+    return KERNEL_BYTES if is_dense and route in (light, Route.COPY) else WORK_BYTES
+
+
+def is_strided(draft: Draft) -> bool:
+    """Whether a range of rows lies all over the stored parts (AWQ), so that each slab reads all of them."""
+    weight = draft.weight
+    return weight is not None and any(
+        spec.axis == 1 and len(spec.shape) > 1 for spec in weight.scheme.layout(weight.shape).values()
+    )
+
+
+def is_blocked(draft: Draft) -> bool:
+    """Whether rows are made in blocks (transposed matrices), so that each slab reads whole ones."""
+    return draft.weight is not None and any(part.block > 1 for part in draft.weight.parts.values())
+
+
+def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | None = None) -> list[Slab]:
+    """The slabs of a step, each taking at most `budget` bytes of memory where one row group is not larger than that.
+
+    work: bytes that an element costs beside its source, where they are not those of the route.
+    """
+    if route is Route.COPY and draft.rows is None and _is_stored(draft):
+        assert draft.weight is not None
+        return [
+            slab
+            for name, part in draft.weight.parts.items()
+            for slab in _byte_ranges(
+                name, part.nbytes, budget, draft.weight.scheme.unit(name) * DTYPES[part.dtype].bits // 8
+            )
+        ]
+    if draft.weight is None or len(draft.shape) < 2:
+        return [Slab(0, matrix_shape(draft.shape)[0])]
+    rows, columns = matrix_shape(draft.shape)
+    source = draft.weight.scheme.layout(draft.weight.shape)
+    align = math.lcm(*(spec.rows for spec in (*source.values(), *scheme.layout(draft.shape).values())))
+    stored = draft.weight.nbytes // max(1, rows)
+    step = max(1, budget // max(1, stored + columns * (work or work_bytes(draft, scheme, route))))
+    step = max(align, step // align * align)
+    period = math.lcm(align, *(part.block for part in draft.weight.parts.values()), _period(draft.rows))
+    step = step // period * period or step
+    return [Slab(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _byte_ranges(part: str, size: int, budget: int, unit: int) -> Iterator[Slab]:
+    """Ranges of whole pages, and of whole units of so many bytes, which no range cuts."""
+    whole = math.lcm(4096, max(1, unit))
+    whole = whole if whole <= budget // 2 else max(1, unit)
+    step = max(whole, budget // 2 // whole * whole)
+    return (Slab(start, min(start + step, size), part) for start in range(0, size, step))
+
+
+def _is_stored(draft: Draft) -> bool:
+    """Whether the parts' bytes stand in files one after another."""
+    return draft.weight is not None and all(part.stored for part in draft.weight.parts.values())
+
+
+def _period(rows: NDArray[np.int64] | None) -> int:
+    """Rows after which a permutation starts afresh (a head): a slab of whole ones reads few rows beyond its own."""
+    if rows is None:
+        return 1
+    closed = np.maximum.accumulate(rows) == np.arange(len(rows))
+    return int(np.argmax(closed)) + 1
+
+
+def read(draft: Draft, slab: Slab, only: Iterable[str] | None = None) -> tuple[Parts, NDArray[np.int64] | None]:
+    """The source parts of a slab (those in `only`), and the row among them of each of its rows (None: in order)."""
+    weight = draft.weight
+    assert weight is not None
+    if draft.rows is None:
+        return read_rows(weight, weight.scheme.layout(weight.shape), slab.start, slab.stop, only), None
+    return take(weight, draft.rows[slab.start : slab.stop], only)
+
+
+def place(spec: PartSpec, start: int) -> int:
+    """Byte offset, within a part whose rows (or, of a vector, elements) are contiguous, of the weight's row `start`."""
+    width = (matrix_shape(spec.shape)[1] if spec.axis == 0 else 1) * DTYPES[spec.dtype].bits // 8
+    return start // spec.rows * spec.indices * width
+
+
+def rowwise(draft: Draft) -> bool:
+    """Whether row operations can act on the source's parts."""
+    assert draft.weight is not None
+    return is_rowwise(draft.weight.scheme.layout(draft.weight.shape))

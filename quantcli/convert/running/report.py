@@ -1,0 +1,141 @@
+"""What was done: one JSON object beside (GGUF) or inside (folders) the output.
+
+Not part of the reproducible output: it names the command, times of source files and versions.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from quantcli.convert.planning.stamps import Stamp
+from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.running.fingerprint import versions
+from quantcli.schemes.base import Error
+from quantcli.sources.hub import cached_sha256
+
+NAME = "quant_report.json"
+
+
+def report_path(output: Path, is_folder: bool) -> Path:
+    """Where the report of an output lies."""
+    return output / NAME if is_folder else output.with_name(f"{output.name}.report.json")
+
+
+def plan_summary(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON: every step and file, totals."""
+    return {
+        "source": str(plan.source.root),
+        "kind": plan.source.kind,
+        "target": plan.request.target,
+        "output": str(plan.request.output),
+        "search": plan.request.search,
+        "bytes": plan.nbytes,
+        "files": [{"name": file.name, "bytes": file.size} for file in plan.files],
+        "weights": [step_summary(step) for step in plan.steps],
+        "totals": totals(plan.steps),
+        "left_out": [{"name": tensor.name, "reason": tensor.reason} for tensor in plan.left],
+        "files_left_out": [{"name": file.name, "reason": file.reason} for file in plan.passed],
+        "notes": list(plan.notes),
+        "warnings": list(plan.warnings),
+    }
+
+
+def step_summary(step: Step, error: Error | None = None) -> dict[str, Any]:
+    """One weight of the plan; with `error`, of the report."""
+    weight = step.draft.weight
+    stored = None if weight is None else weight.made_of or weight.scheme
+    return {
+        "name": step.name,
+        "shape": list(step.draft.shape),
+        "from": None
+        if weight is None or stored is None
+        else {"name": weight.name, "scheme": stored.name, "family": stored.family},
+        "scheme": step.scheme.name,
+        "family": step.scheme.family,
+        "route": str(step.route),
+        "grade": str(step.grade if error is None or error.squared else min(step.grade, step.floor)),
+        "reason": step.reason,
+        **({"fallback_from": step.wanted} if step.wanted else {}),
+        "bits_per_weight": round(step.scheme.bits_per_weight(step.draft.shape), 4),
+        **({} if error is None else {"relative_rmse": error.relative_rmse, "largest_error": error.largest}),
+        **({"saturated": error.saturated} if error is not None and error.saturated else {}),
+    }
+
+
+def totals(steps: Iterable[Step]) -> dict[str, Any]:
+    """Counts by route, by grade and by scheme, and of fallbacks."""
+    listed = list(steps)
+    return {
+        "routes": dict(sorted(Counter(str(s.route) for s in listed).items())),
+        "grades": dict(sorted(Counter(str(s.grade) for s in listed).items())),
+        "schemes": dict(sorted(Counter(s.scheme.name for s in listed).items())),
+        "fallbacks": sum(s.wanted is not None for s in listed),
+    }
+
+
+def report(
+    plan: Plan, errors: Mapping[int, Error], hashes: Mapping[str, str], sources: Mapping[Path, str] | None
+) -> dict[str, Any]:
+    """The report of a finished run. hashes: of output files; sources: of source files, of a run that was verified."""
+    summary = plan_summary(plan)
+    steps = [step_summary(step, errors[i]) for i, step in enumerate(plan.steps)]
+    return {
+        "report_version": 1,
+        "command": sys.argv[1:],
+        "versions": versions() | {"python": platform.python_version()},
+        **summary,
+        "files": [{**file, "sha256": hashes[file["name"]]} for file in summary["files"]],
+        "sources": [_source(stamp, (sources or {}).get(stamp.path)) for stamp in plan.stamps],
+        "weights": steps,
+        "totals": {**summary["totals"], "grades": dict(sorted(Counter(s["grade"] for s in steps).items()))},
+        "warnings": [*summary["warnings"], *saturated(plan, errors)],
+        "verified": sources is not None,
+    }
+
+
+def saturated(plan: Plan, errors: Mapping[int, Error]) -> list[str]:
+    """A warning where values beyond the largest of a format without scales became that."""
+    found = {i: error.saturated for i, error in errors.items() if error.saturated}
+    if not found:
+        return []
+    first = plan.steps[min(found)]
+    return [
+        f"{sum(found.values())} values in {len(found)} weights are beyond the largest of {first.scheme.name} and "
+        f"became that, {found[min(found)]} in {first.name}, the first; a scheme with scales holds them."
+    ]
+
+
+def _source(stamp: Stamp, sha256: str | None) -> dict[str, Any]:
+    hub_sha256 = cached_sha256(stamp.path)
+    return {
+        "name": stamp.path.name,
+        "bytes": stamp.size,
+        "mtime_ns": stamp.mtime_ns,
+        **({"header_sha256": stamp.header_sha256} if stamp.header_sha256 else {}),
+        **({"hub_sha256": hub_sha256} if hub_sha256 else {}),
+        **({"sha256": sha256} if sha256 else {}),
+    }
+
+
+def of_complete(path: Path, plan: Plan, fingerprint: str) -> dict[str, Any] | None:
+    """The report of an output that a run with this fingerprint has completed; None where there is none."""
+    try:
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(report, dict) or report.get("fingerprint") != fingerprint:
+        return None
+    output = plan.request.output
+    paths = {output / f.name if output.is_dir() else output.with_name(f.name): f.size for f in plan.files}
+    return report if all(p.is_file() and p.stat().st_size == size for p, size in paths.items()) else None
+
+
+def as_bytes(value: Mapping[str, Any]) -> bytes:
+    """The report's JSON text."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")

@@ -1,0 +1,317 @@
+"""Carries a plan out: slabs of weights from their places in the source to their planned places in the output.
+
+    workers take slabs from one list:   read parts -> convert -> write parts      each slab independent of all others
+    the main thread waits, journals finished steps, stops everything at the first error
+
+On the CPU every worker converts; on an MLX device one converts at a time while others read ahead and write behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import DTYPES, Array, Device, nonfinite, to_float32
+from quantcli.convert.planning import finite
+from quantcli.convert.planning.routes import Route, carry, take_codes, values_of
+from quantcli.convert.planning.slabs import (
+    GPU_ELEMENTS,
+    Slab,
+    cut,
+    is_blocked,
+    is_strided,
+    place,
+    read,
+    rowwise,
+    work_bytes,
+)
+from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.running.measure import difference
+from quantcli.convert.running.threads import in_threads
+from quantcli.convert.running.workplace import Workplace, surroundings
+from quantcli.errors import NotPossible, Surroundings
+from quantcli.schemes.base import DoesNotFit, Error, Grade, Importance, Overflows, Parts
+from quantcli.schemes.dense import Dense
+
+#: Slabs larger than this gain nothing on a CPU and cost cache misses.
+CPU_SLAB = 8 << 20
+
+#: Of a weight whose rows lie strided, a slab reads all stored bytes: few slabs cost less than cold caches.
+STRIDED_SLAB = 64 << 20
+
+#: Finished steps are flushed and journalled together, at most this many seconds apart.
+FLUSH_SECONDS = 5.0
+
+#: Told after every slab: bytes of the output that it made, and the weight's name.
+Progress = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use. max_memory: bytes of slabs in flight."""
+
+    max_memory: int
+    threads: int
+    device: Device = Device.CPU
+
+    @property
+    def workers(self) -> int:
+        """Threads at work: all that are allowed on a CPU; a reader, a computer and a writer for an MLX device."""
+        return self.threads if self.device is Device.CPU else 3
+
+
+@dataclass
+class _Step:
+    """A step under way: its slabs' errors as they come in."""
+
+    index: int
+    step: Step
+    left: int
+    errors: dict[tuple[str, int], Error] = field(default_factory=dict)
+
+    @property
+    def error(self) -> Error:
+        return sum((self.errors[key] for key in sorted(self.errors)), Error())
+
+
+def write(
+    plan: Plan, place_of: Workplace, done: dict[int, Error], resources: Resources, progress: Progress
+) -> dict[int, Error]:
+    """Write every file of the plan but the steps in `done`; the error of each step. Raises `QuantError`."""
+    lost = {file.name for file in plan.files if not place_of.create(file.name, file.size)}
+    for file in plan.files:
+        for offset, blob in file.blobs:
+            place_of.write(file.name, offset, blob)
+        if file.copy_of is not None:
+            _copy(file.copy_of, file.name, place_of)
+    work = _Work(plan, place_of, resources, progress)
+    return work.run({i: error for i, error in done.items() if not lost & work.files_of(plan.steps[i])})
+
+
+def _copy(source: os.PathLike[str], name: str, place_of: Workplace) -> None:
+    with surroundings(Path(source)), open(source, "rb") as handle:
+        offset = 0
+        while block := handle.read(4 << 20):
+            place_of.write(name, offset, block)
+            offset += len(block)
+
+
+class _Work:
+    """The state of one run's workers."""
+
+    def __init__(self, plan: Plan, place_of: Workplace, resources: Resources, progress: Progress) -> None:
+        self.plan, self.place_of, self.resources, self.progress = plan, place_of, resources, progress
+        self.slots = {slot: (file.name, offset) for file in plan.files for slot, offset in file.slots.items()}
+        self.allowed = plan.request.allow_nonfinite
+        self.ready = Ready(resources)
+        self.computing = threading.Lock() if resources.device is Device.MLX else contextlib.nullcontext()
+
+    def files_of(self, step: Step) -> set[str]:
+        """The output files that a step writes to."""
+        return {self.slots[(step.name, part)][0] for part in step.scheme.layout(step.draft.shape)}
+
+    def run(self, done: dict[int, Error]) -> dict[int, Error]:
+        errors = dict(done)
+        for index in done:
+            self.progress(stored_bytes(self.plan.steps[index]), self.plan.steps[index].name)
+        pending = [
+            _Step(i, step, len(slabs_of(step, self.resources)))
+            for i, step in enumerate(self.plan.steps)
+            if i not in done
+        ]
+        unflushed = [step for step in pending if step.left == 0]
+        errors |= {step.index: Error() for step in unflushed}
+        flushed = monotonic()
+        try:
+            with closing(in_threads(self._slabs(pending), self._one, self.resources.workers)) as results:
+                for (step, slab), error in results:
+                    step.errors[(slab.part or "", slab.start)] = error
+                    step.left -= 1
+                    if step.left == 0:
+                        errors[step.index] = step.error
+                        unflushed.append(step)
+                    if unflushed and monotonic() - flushed > FLUSH_SECONDS:
+                        self._flush(unflushed)
+                        unflushed, flushed = [], monotonic()
+        except (KeyboardInterrupt, Surroundings):
+            # What is complete stays so: --resume goes on behind it.
+            self._flush(unflushed)
+            raise
+        self._flush(unflushed)
+        return errors
+
+    def _slabs(self, pending: list[_Step]) -> Iterator[tuple[_Step, Slab]]:
+        for step in pending:
+            for slab in slabs_of(step.step, self.resources):
+                yield step, slab
+
+    def _flush(self, steps: list[_Step]) -> None:
+        names = {name for step in steps for name in self.files_of(step.step)}
+        self.place_of.finished([(s.index, s.error) for s in steps], sorted(names))
+
+    def _one(self, item: tuple[_Step, Slab]) -> Error:
+        """One slab, from source to output; how far it is from the source."""
+        step, slab = item[0].step, item[1]
+        if step.draft.weight is None:
+            return self._constant(step)
+        if slab.part is not None:
+            return self._copied(step, slab, slab.part)
+        with surroundings(source_file(step)):
+            parts, rows = read(step.draft, slab)
+        finite.check(self.plan.source, step, parts, self.allowed)
+        try:
+            step = self.ready.of(step)
+            with self.computing:
+                made, error = make(step, slab, parts, rows, self.resources.device, self.plan.request.search)
+        except DoesNotFit as reason:
+            finite.refuse(self.plan.source, step.draft.weight, None if self.allowed else step)
+            raise NotPossible(f"{step.name}: {reason}; {_way_out(step, reason)}") from None
+        if not np.isfinite(error.reference) or (step.route is Route.DEQUANTIZE and nonfinite(made["weight"])):
+            error = self._finite_error(step, parts, made, rows)
+        self._write(step, slab, made)
+        return error
+
+    def _write(self, step: Step, slab: Slab, made: Parts) -> None:
+        size = 0
+        for part, spec in step.scheme.layout(step.draft.shape).items():
+            if spec.axis is None and slab.start:
+                continue  # the same in every slab
+            name, offset = self.slots[(step.name, part)]
+            data = np.ascontiguousarray(made[part])
+            self.place_of.write(name, offset + place(spec, slab.start), data.view(np.uint8).data)
+            size += data.nbytes
+        self.progress(size, step.name)
+
+    def _copied(self, step: Step, slab: Slab, part: str) -> Error:
+        """A byte range of a part that is copied as it is."""
+        assert step.draft.weight is not None
+        stored = step.draft.weight.parts[part]
+        with surroundings(stored.file):
+            data = stored.read_bytes(slab.start, slab.stop)
+        finite.check(self.plan.source, step, {part: finite.typed(data, stored.dtype)}, self.allowed)
+        name, offset = self.slots[(step.name, part)]
+        self.place_of.write(name, offset + slab.start, data.data)
+        self.progress(data.nbytes, step.name)
+        return Error()
+
+    def _constant(self, step: Step) -> Error:
+        assert step.draft.constant is not None
+        made, _ = step.scheme.encode(step.draft.constant.reshape(1, -1))
+        self._write(step, Slab(0, 1), made)
+        return Error()
+
+    def _finite_error(self, step: Step, parts: Parts, made: Parts, rows: NDArray[np.int64] | None) -> Error:
+        """Between the values that are finite, where NaN and Inf are copied; raises where they may not be or are new."""
+        assert step.draft.weight is not None
+        source = step.draft.weight.scheme
+        if not finite.carried(step, self.allowed):
+            finite.refuse(self.plan.source, step.draft.weight, step)
+        if not any(source.nonfinite(name, array) for name, array in parts.items()):
+            held = "float32, in which everything is computed" if isinstance(source, Dense) else source.values_dtype
+            raise NotPossible(f"{step.name}: holds values beyond {held}.")
+        if step.route is Route.REPACK:
+            codes = source.codes(parts) if rows is None else take_codes(source.codes(parts), rows)
+            return difference(codes.values(), step.scheme.codes(made).values())
+        values = to_float32(parts["weight"]) if isinstance(source, Dense) else source.decode(parts)
+        return difference(values if rows is None else values[rows], step.scheme.decode(made))
+
+
+def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[Slab]:
+    """The slabs of a step, so small that those of all workers stay within the memory that is allowed."""
+    largest = STRIDED_SLAB if is_strided(step.draft) or is_blocked(step.draft) else CPU_SLAB
+    if resources.device is Device.MLX:
+        largest = GPU_ELEMENTS * (work or work_bytes(step.draft, step.scheme, step.route))
+    budget = min(resources.max_memory // resources.workers, largest)
+    return cut(step.draft, step.scheme, step.route, budget, work)
+
+
+class Ready:
+    """Steps whose schemes have been made ready for their weights, each once, by whichever slab comes first."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._steps: dict[str, Step] = {}
+
+    def of(self, step: Step) -> Step:
+        """The step with its scheme ready to encode or pack slabs."""
+        if step.route not in (Route.REPACK, Route.QUANTIZE, Route.REQUANTIZE):
+            return step
+        with self._lock:
+            lock = self._locks.setdefault(step.name, threading.Lock())
+        with lock:
+            if step.name not in self._steps:
+                looks = step.scheme.looks and step.route is not Route.REPACK
+                # In one order for all that share a global scale: it takes the dtype of the last values.
+                together = sorted((step, *step.fused), key=lambda one: one.name)
+                values = chain.from_iterable(self._values(one) for one in together) if looks else ()
+                scheme = step.scheme.prepare(step.draft.shape, values)
+                self._steps[step.name] = replace(step, scheme=scheme)
+            return self._steps[step.name]
+
+    def _values(self, step: Step) -> Iterator[Array]:
+        """The values that slabs are encoded from, in order."""
+        assert step.draft.weight is not None
+        for slab in slabs_of(step, self.resources):
+            with surroundings(source_file(step)):
+                parts, rows = read(step.draft, slab)
+            yield values_of(
+                parts, step.draft.weight.scheme, rows=rows, rowwise=rowwise(step.draft), via=step.via,
+                device=self.resources.device,
+            )[1]  # fmt: skip
+
+
+def make(
+    step: Step, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, device: Device, search: str = "ggml"
+) -> tuple[Parts, Error]:
+    """A slab's parts of the output from those of the source, and the error that this adds. Raises `DoesNotFit`."""
+    assert step.draft.weight is not None
+    return carry(
+        parts, step.draft.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.draft),
+        via=step.via, measured=step.grade is Grade.CODES_EXACT, device=device,
+        importance=_importance(step, slab), search=search,
+    )  # fmt: skip
+
+
+def _importance(step: Step, slab: Slab) -> Importance | None:
+    """Of a slab's columns: one row for all of its rows, or of stacked experts one for each."""
+    if step.importance is None:
+        return None
+    if step.importance.ndim == 1:
+        return step.importance[None, :]
+    return step.importance[np.arange(slab.start, slab.stop) // step.draft.shape[-2]]
+
+
+def source_file(step: Step) -> Path:
+    """The file that a step reads, the first where there are several: what an error of the system is told of."""
+    assert step.draft.weight is not None
+    return next(iter(step.draft.weight.parts.values())).file
+
+
+def stored_bytes(step: Step) -> int:
+    """Bytes of a weight in the output."""
+    layout = step.scheme.layout(step.draft.shape)
+    return sum(math.prod(spec.shape) * DTYPES[spec.dtype].bits // 8 for spec in layout.values())
+
+
+def _way_out(step: Step, reason: DoesNotFit) -> str:
+    """What to do about a weight that does not fit, as the end of a sentence."""
+    overflows = isinstance(reason, Overflows)
+    if overflows and (isinstance(step.scheme, Dense) or step.via is not None):
+        return "--dtype f32 or bf16 holds it."
+    if overflows and step.scheme.family == "mlx" and getattr(step.scheme, "scale_dtype", "f32") != "f32":
+        return "--scale-dtype f32 holds it."
+    dense = "f32" if overflows else step.draft.dense
+    return f"--override '{step.name}={dense}' leaves this weight dense, --scheme {dense} all of them."

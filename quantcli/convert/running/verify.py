@@ -1,0 +1,187 @@
+"""Reads a finished output back and holds it to its plan, in two ways that do not lean on each other.
+
+    bytes    every byte is what the plan makes of the source: headers, metadata and copied files as planned, every
+             weight's parts as a second conversion of its source gives them
+    values   every weight, decoded, is what its grade promises:
+             exact         the same float32 values as the source (-0 counts as +0)
+             codes-exact   the same codes; values that differ by no more than the run measured
+             lossy         values that differ by no more than the run measured
+
+The first finds damage, down to one bit; the second a scheme whose encoder and decoder do not agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array, Device, to_float32
+from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.containers.gguf import MAX_ALIGNMENT
+from quantcli.convert.planning.routes import Route, take_codes
+from quantcli.convert.planning.slabs import WORK_BYTES, Slab, read
+from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.running.measure import difference
+from quantcli.convert.running.run import Ready, Resources, make, slabs_of, source_file
+from quantcli.convert.running.threads import in_threads
+from quantcli.convert.running.workplace import surroundings
+from quantcli.errors import QuantError, VerificationFailed
+from quantcli.schemes.base import Codes, Error, Grade, Parts
+from quantcli.schemes.dense import Dense
+from quantcli.schemes.opaque import Opaque
+from quantcli.sources.detect import open_source
+from quantcli.targets.base import OutputFile
+from quantcli.virtual import read_rows
+
+#: Two measurements of one error sum in different orders and precisions.
+TOLERANCE = 1e-3
+
+BLOCK = 1 << 20
+
+#: A slab of a step, with the step's place in the plan.
+Item = tuple[int, Slab]
+
+
+def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resources) -> None:
+    """Raise `VerificationFailed`, naming file and weight, where the output is not what the plan promised.
+
+    output: the folder, the file, or the first part, the others beside it.
+    """
+    for file in plan.files:
+        _check_file(file, output / file.name if output.is_dir() else output.with_name(file.name))
+    try:
+        written = open_source(output)
+    except QuantError as error:
+        raise VerificationFailed(f"{output}: cannot be read back: {error}") from error
+    _check_names(plan, written)
+    threads = resources.threads if resources.device is Device.CPU else 1
+    measured: defaultdict[int, Error] = defaultdict(Error)
+    work = partial(_check_slab, plan=plan, written=written, ready=Ready(resources))
+    with closing(in_threads(_items(plan, resources), work, threads)) as results:
+        for (index, _), distance in results:
+            measured[index] += distance
+    for index, step in enumerate(plan.steps):
+        _check_error(step, measured[index], errors[index])
+
+
+def _items(plan: Plan, resources: Resources) -> Iterator[Item]:
+    for index, step in enumerate(plan.steps):
+        for slab in slabs_of(step, resources, WORK_BYTES):
+            yield index, slab
+
+
+def _check_file(file: OutputFile, path: Path) -> None:
+    """Size, and every byte that was known before any weight was read."""
+    with surroundings(path), open(path, "rb") as handle:
+        size = path.stat().st_size
+        if size != file.size:
+            raise VerificationFailed(f"{path}: has {size} bytes, the plan says {file.size}; convert again.")
+        for offset, blob in file.blobs:
+            handle.seek(offset)
+            if handle.read(len(blob)) != blob:
+                raise VerificationFailed(f"{path}: its header or metadata is not what was written; convert again.")
+    if file.copy_of is not None and not _same(file.copy_of, path):
+        raise VerificationFailed(f"{path}: is not the copy of {file.copy_of} that it is to be; convert again.")
+
+
+def _same(one: Path, other: Path) -> bool:
+    with surroundings(one), open(one, "rb") as ours, open(other, "rb") as theirs:
+        while block := ours.read(BLOCK):
+            if theirs.read(BLOCK) != block:
+                return False
+        return not theirs.read(1)
+
+
+def _check_names(plan: Plan, written: Checkpoint) -> None:
+    planned = {step.name: step for step in plan.steps}
+    odd = sorted(planned.keys() ^ written.weights.keys())
+    if odd:
+        side = "plan" if odd[0] in planned else "output"
+        raise VerificationFailed(f"{written.root}: {odd[0]} is in the {side} only; convert again.")
+    for name, step in planned.items():
+        found, shape = written.weights[name], step.draft.shape
+        if found.shape != shape or not _is_laid_out(found, step):
+            raise VerificationFailed(
+                f"{written.root}: {name} is {found.scheme.name} {list(found.shape)}, "
+                f"the plan says {step.scheme.name} {list(shape)}; convert again."
+            )
+
+
+def _is_laid_out(found: Weight, step: Step) -> bool:
+    """Whether a weight lies as planned; of a type without known size, padding may have come to its last bytes."""
+    planned, stored = step.scheme, found.scheme
+    if isinstance(planned, Opaque) and isinstance(stored, Opaque) and planned.span is not None:
+        more = (stored.span or 0) - planned.span
+        return stored.type_id == planned.type_id and 0 <= more < MAX_ALIGNMENT
+    return stored.layout(found.shape) == planned.layout(step.draft.shape)
+
+
+def _check_slab(item: Item, plan: Plan, written: Checkpoint, ready: Ready) -> Error:
+    """Of a slab its bytes; how far its values are from the source's."""
+    index, slab = item
+    step = plan.steps[index]
+    found = written.weights[step.name]
+    if step.draft.weight is None:
+        assert step.draft.constant is not None
+        made, _ = step.scheme.encode(step.draft.constant.reshape(1, -1))
+        return _check_bytes(found, made, {name: part.read() for name, part in found.parts.items()})
+    if slab.part is not None:
+        ours = step.draft.weight.parts[slab.part].read_bytes(slab.start, slab.stop)
+        theirs = found.parts[slab.part].read_bytes(slab.start, slab.stop)
+        return _check_bytes(found, {slab.part: ours}, {slab.part: theirs})
+    with surroundings(source_file(step)):
+        parts, rows = read(step.draft, slab)
+    step = ready.of(step)
+    made, _ = make(step, slab, parts, rows, ready.resources.device, plan.request.search)
+    stored = read_rows(found, found.scheme.layout(found.shape), slab.start, slab.stop)
+    _check_bytes(found, made, stored)
+    return Error() if step.route is Route.COPY else _difference(step, parts, rows, stored)
+
+
+def _check_bytes(written: Weight, ours: Parts, theirs: Parts) -> Error:
+    for name, part in ours.items():
+        if not np.array_equal(_raw(part), _raw(theirs[name])):
+            stored = written.parts[name]
+            raise VerificationFailed(f"{stored.file}: tensor {stored.name} is not what was written; convert again.")
+    return Error()
+
+
+def _raw(array: Array) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored: Parts) -> Error:
+    """Of a slab of the output against the source; raises where codes that are to be equal are not."""
+    assert step.draft.weight is not None
+    source, decoded = step.draft.weight.scheme, step.scheme.decode(stored)
+    if step.route is Route.REPACK:
+        codes = source.codes(parts) if rows is None else take_codes(source.codes(parts), rows)
+        written = step.scheme.codes(stored)
+        _check_codes(step, codes, written)
+        # What a repack keeps is what the parameters mean; a tool may round the values of either to its own dtype.
+        return difference(codes.values(), written.values())
+    values = to_float32(parts["weight"]) if isinstance(source, Dense) else source.decode(parts)
+    return difference(values if rows is None else values[rows], decoded)
+
+
+def _check_codes(step: Step, ours: Codes, theirs: Codes) -> None:
+    """The codes that the target stores for the source's."""
+    if not np.array_equal(step.scheme.adapted(ours).codes, theirs.codes):
+        raise VerificationFailed(f"{step.name}: its codes are not the source's; convert again.")
+
+
+def _check_error(step: Step, measured: Error, promised: Error) -> None:
+    allowed = 0.0 if step.grade is Grade.EXACT else promised.relative_rmse * (1 + TOLERANCE)
+    if math.isfinite(measured.squared) and measured.relative_rmse <= allowed:
+        return
+    raise VerificationFailed(
+        f"{step.name}: differs from the source by a relative RMSE of {measured.relative_rmse:.3g} where its "
+        f"{step.route} ({step.grade}) is to differ by {allowed:.3g}; convert again."
+    )
