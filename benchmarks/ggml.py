@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.schemes import ggml
-from quantcli.schemes.ggml_blocks import Ggml
+from quantcli.schemes.ggml.blocks import Ggml
 
 Floats = NDArray[np.float32]
 Blocks = NDArray[np.uint8]

@@ -18,9 +18,9 @@ import mlx.core as mx
 import numpy as np
 
 from quantcli.arrays import numpy_dtype, to_mlx
-from quantcli.schemes.affine import BITS, Affine
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.schemes.mlx.affine import BITS, Affine
+from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 
 
 @dataclass(frozen=True)

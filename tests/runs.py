@@ -17,7 +17,7 @@ from quantcli.convert.running.run import Resources
 from tests.conversions import planned
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOW_QUANT = ROOT / "tests" / "convert" / "slow_quant.py"
+SLOW_QUANT = ROOT / "tests" / "convert" / "running" / "slow_quant.py"
 
 
 def quiet(count: int, name: str) -> None:

@@ -17,10 +17,10 @@ from quantcli.arrays import to_float32
 from quantcli.convert.planning.routes import fallback, holders_of, smaller_symmetric
 from quantcli.errors import BadInput
 from quantcli.schemes import ggml
-from quantcli.schemes.affine import BITS, GROUPS, Affine
-from quantcli.schemes.awq import Awq
 from quantcli.schemes.base import Codes, Error, Grade, Grid, Scheme
-from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.schemes.hf.awq import Awq
+from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
+from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 from quantcli.sources.detect import open_source
 from quantcli.targets import TARGETS
 

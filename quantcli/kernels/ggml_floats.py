@@ -1,7 +1,7 @@
 """GGML's `mxfp4` and `nvfp4` on the CPU: ggml's bytes, ggml's float32 values.
 
 Source of the rounding: `quantize_row_mxfp4_ref`, `quantize_row_nvfp4_ref`, `best_index_mxfp4` in ggml-quants.c and
-`ggml_fp32_to_ue4m3` in ggml-impl.h (llama.cpp), restated; layouts are drawn in schemes/ggml_floats.py. In float32:
+`ggml_fp32_to_ue4m3` in ggml-impl.h (llama.cpp), restated; layouts are drawn in schemes/ggml/floats.py. In float32:
 
     mxfp4   E8M0 byte = floor(log2(peak)) + 125, at least 0, peak the group's largest magnitude; 0 for a group of zeros.
             log2 is rounded to float32 before the floor, so that a peak just below a power of two can count as one:

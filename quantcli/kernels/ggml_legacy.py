@@ -1,7 +1,7 @@
 """GGML's blocks of 32 (`q4_0 q4_1 q5_0 q5_1 q8_0`) on the CPU: ggml's bytes, ggml's float32 values.
 
 Source of the rounding: `quantize_row_*_ref` and `dequantize_row_*` in ggml-quants.c (llama.cpp), restated; layouts are
-drawn in schemes/ggml_legacy.py. All arithmetic is float32, each operation rounded once. With `zero` as the code of 0:
+drawn in schemes/ggml/legacy.py. All arithmetic is float32, each operation rounded once. With `zero` as the code of 0:
 
     q4_0 q5_0   d = peak / -zero (peak: the first value of largest magnitude)   code = trunc(x / d + zero + 0.5)
     q4_1 q5_1   d = (high - low) / (2**bits - 1), m = low                       code = trunc((x - low) / d + 0.5)

@@ -1,7 +1,7 @@
 """GGML's `q1_0`, `q2_0`, `tq1_0` and `tq2_0` on the CPU: ggml's bytes, ggml's float32 values.
 
 Source of the rounding: `quantize_row_{q1_0,q2_0,tq1_0,tq2_0}_ref` in ggml-quants.c (llama.cpp), restated; layouts are
-drawn in schemes/ggml_ternary.py. All arithmetic is float32, each operation rounded once:
+drawn in schemes/ggml/ternary.py. All arithmetic is float32, each operation rounded once:
 
     q1_0     d = mean magnitude, summed in index order       code = x >= 0
     others   d = largest magnitude, inverse = 1 / d          code = 1 + (x * inverse, rounded half away from 0)

@@ -1,7 +1,7 @@
 """GGML's `iq4_nl` and `iq4_xs` on the CPU: ggml's bytes, with and without an importance matrix, ggml's float32 values.
 
 Source of the search: `quantize_row_iq4_nl_impl` in ggml-quants.c (llama.cpp), restated; layouts and the table of values
-are in schemes/iq4.py. All arithmetic is float32, each operation rounded once, sums in index order:
+are in schemes/ggml/iq4.py. All arithmetic is float32, each operation rounded once, sums in index order:
 
     weights     w = x * x; with a matrix: importance * sqrt(s + x * x), s twice the mean square of the block
     candidates  for each group of 32, with the first value of largest magnitude, peak:

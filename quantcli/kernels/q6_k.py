@@ -1,7 +1,7 @@
 """GGML's `q6_k` on the CPU: ggml's bytes with and without an importance matrix.
 
 Source: `quantize_row_q6_K_impl` in ggml-quants.c (llama.cpp), restated; the layout is drawn in
-schemes/q6_k.py, the search is `search_scale` of ggml_search.py. All arithmetic is float32, each operation rounded once,
+schemes/ggml/q6_k.py, the search is `search_scale` of ggml_search.py. All arithmetic is float32, each operation rounded once,
 sums in index order:
 
     for each group of 16: scale and codes -32 .. 31 by `search_scale`, weights x * x, or the importance alone

@@ -1,4 +1,4 @@
-"""GGML's `q8_k` on the CPU: ggml's bytes and values. Source and layout are told in schemes/q8_k.py.
+"""GGML's `q8_k` on the CPU: ggml's bytes and values. Source and layout are told in schemes/ggml/q8_k.py.
 
 The sums of a block of zeros are 0 here.
 """

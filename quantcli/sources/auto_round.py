@@ -15,7 +15,7 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
-from quantcli.schemes.awq import BITS
+from quantcli.schemes.hf.awq import BITS
 from quantcli.sources import awq
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.gptq import MOST_BITS, check_integers, named_rules, open_gptq

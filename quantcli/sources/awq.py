@@ -16,10 +16,10 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
-from quantcli.schemes.awq import BITS, ROWS_PER_WORD, Awq
-from quantcli.schemes.awq_gemv import FAST_ROWS, MULTIPLES, AwqGemv, AwqGemvFast
 from quantcli.schemes.dense import holds
-from quantcli.schemes.scaled import Scales
+from quantcli.schemes.hf.awq import BITS, ROWS_PER_WORD, Awq
+from quantcli.schemes.hf.awq_gemv import FAST_ROWS, MULTIPLES, AwqGemv, AwqGemvFast
+from quantcli.schemes.hf.scaled import Scales
 from quantcli.sources.blocks import chosen_linears
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors

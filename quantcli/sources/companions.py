@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from quantcli.checkpoint import Checkpoint, Weight
-from quantcli.schemes.bare_fp8 import BareFp8
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.unscaled import Unscaled
+from quantcli.schemes.hf.bare_fp8 import BareFp8
+from quantcli.schemes.hf.unscaled import Unscaled
 
 #: What the names of companions hold, in lower case.
 MARKS = ("scale", "absmax", "amax", "scb", "zero_point")

@@ -13,10 +13,10 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
-from quantcli.schemes.bytewise import Bytewise
-from quantcli.schemes.ct_packed import CtPacked, width
-from quantcli.schemes.scaled import Scaled, Scales
-from quantcli.schemes.small_floats import ELEMENTS, SmallFloat
+from quantcli.schemes.hf.bytewise import Bytewise
+from quantcli.schemes.hf.ct_packed import CtPacked, width
+from quantcli.schemes.hf.scaled import Scaled, Scales
+from quantcli.schemes.hf.small_floats import ELEMENTS, SmallFloat
 from quantcli.sources import ct_config
 from quantcli.sources.ct_config import Group, Settings
 from quantcli.sources.folder import Folder, LocalFolder, Tensors

@@ -18,9 +18,9 @@ from quantcli.arrays import FLOATS, float8_of
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
-from quantcli.schemes.bytewise import TABLES, Bytewise
-from quantcli.schemes.scaled import POWERS, Scaled, Scales
-from quantcli.schemes.small_floats import SmallFloat
+from quantcli.schemes.hf.bytewise import TABLES, Bytewise
+from quantcli.schemes.hf.scaled import POWERS, Scaled, Scales
+from quantcli.schemes.hf.small_floats import SmallFloat
 from quantcli.sources.companions import Names
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted

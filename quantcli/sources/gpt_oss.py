@@ -14,7 +14,7 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
-from quantcli.schemes.gpt_oss import BYTES, GROUP, GptOss
+from quantcli.schemes.hf.gpt_oss import BYTES, GROUP, GptOss
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import not_left_out
 from quantcli.sources.modules import beside, checkpoint, held, settings_of, where

@@ -18,9 +18,9 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
-from quantcli.schemes.gptq import DENSE_BITS, FORMATS, Gptq
-from quantcli.schemes.packed import PLANES, WORD
-from quantcli.schemes.scaled import Scales
+from quantcli.schemes.hf.gptq import DENSE_BITS, FORMATS, Gptq
+from quantcli.schemes.hf.packed import PLANES, WORD
+from quantcli.schemes.hf.scaled import Scales
 from quantcli.sources.blocks import chosen_linears
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted

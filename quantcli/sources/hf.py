@@ -11,8 +11,8 @@ from dataclasses import replace
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
-from quantcli.schemes.bare_fp8 import FACTS, BareFp8
 from quantcli.schemes.dense import Dense
+from quantcli.schemes.hf.bare_fp8 import FACTS, BareFp8
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.mlx_settings import path_of

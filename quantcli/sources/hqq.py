@@ -14,8 +14,8 @@ from quantcli.arrays import FLOATS, TORCH_DTYPES
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
-from quantcli.schemes.hqq import PACKINGS, Hqq
-from quantcli.schemes.scaled import Extra, Scales
+from quantcli.schemes.hf.hqq import PACKINGS, Hqq
+from quantcli.schemes.hf.scaled import Extra, Scales
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.modules import (
     Keys,

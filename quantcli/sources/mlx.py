@@ -14,11 +14,11 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
 from quantcli.recipes.mlx_config import MlxParams
 from quantcli.recipes.quantizers import is_auto_round_mlx, is_ours
-from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.mx_floats import MODES, MxFloat
-from quantcli.schemes.mx_global import MxGlobal
+from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
+from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
+from quantcli.schemes.mlx.mx_global import MxGlobal
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import check_unquantized, dense

@@ -25,9 +25,9 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput, NotPossible
-from quantcli.schemes.bytewise import Bytewise
-from quantcli.schemes.scaled import Scaled, Scales
-from quantcli.schemes.small_floats import SmallFloat
+from quantcli.schemes.hf.bytewise import Bytewise
+from quantcli.schemes.hf.scaled import Scaled, Scales
+from quantcli.schemes.hf.small_floats import SmallFloat
 from quantcli.sources import modelopt_config
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.modelopt_config import BLOCK, STORAGES, Algorithm, Settings

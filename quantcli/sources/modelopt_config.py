@@ -17,7 +17,7 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Part
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
-from quantcli.schemes.scaled import POWERS
+from quantcli.schemes.hf.scaled import POWERS
 from quantcli.sources.modules import Keys, where
 
 MIXED = "MIXED_PRECISION"

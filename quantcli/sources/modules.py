@@ -20,7 +20,7 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.scaled import Extra, Scales
+from quantcli.schemes.hf.scaled import Extra, Scales
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, LocalFolder, Tensors
 from quantcli.sources.hf import QUANTIZED_SUFFIXES, counted, dense, not_left_out

@@ -4,7 +4,7 @@
 its files) without the map is known by its tensors' names, and each type by what is stored.
 
     qint8, qfloat8_*    _data         I8, F8_E4M3 or F8_E5M2 (rows, columns)     _scale (rows, 1)
-    qint4, qint2        _data._data   U8, see schemes/quanto.py                  _scale, _shift (groups, 1)
+    qint4, qint2        _data._data   U8, see schemes/hf/quanto.py                  _scale, _shift (groups, 1)
 
 `X.input_scale` and `X.output_scale` are of activations and copied along.
 Source: optimum-quanto 0.2.7 (nn/qmodule.py, tensor/qbytes.py, tensor/qbits.py, models/transformers_models.py).
@@ -19,9 +19,9 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
-from quantcli.schemes.bytewise import Bytewise
-from quantcli.schemes.quanto import Quanto
-from quantcli.schemes.scaled import Scaled, Scales
+from quantcli.schemes.hf.bytewise import Bytewise
+from quantcli.schemes.hf.quanto import Quanto
+from quantcli.schemes.hf.scaled import Scaled, Scales
 from quantcli.sources.folder import Folder, Tensors, read_json
 from quantcli.sources.modules import Keys, beside, checkpoint, extras_of, held, where
 from quantcli.sources.row_lengths import RowLengths

@@ -1,6 +1,6 @@
 """AMD Quark's checkpoints: `.weight` with `.weight_scale` and, of integers, `.weight_zero_point`.
 
-Settings see quark_config.py; how each dtype is packed, schemes/quark_int.py and small_floats.py. Scales of NVFP4 have
+Settings see quark_config.py; how each dtype is packed, schemes/hf/quark_int.py and small_floats.py. Scales of NVFP4 have
 one of their own, `.weight_scale_2`. `.input_scale` and its like are of activations and copied along.
 Source: Quark 0.13 (torch/export).
 """
@@ -13,10 +13,10 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput, NotPossible
-from quantcli.schemes.bytewise import Bytewise
-from quantcli.schemes.quark_int import PACKINGS, QuarkInt
-from quantcli.schemes.scaled import Scaled, Scales
-from quantcli.schemes.small_floats import ELEMENTS, SmallFloat
+from quantcli.schemes.hf.bytewise import Bytewise
+from quantcli.schemes.hf.quark_int import PACKINGS, QuarkInt
+from quantcli.schemes.hf.scaled import Scaled, Scales
+from quantcli.schemes.hf.small_floats import ELEMENTS, SmallFloat
 from quantcli.sources import quark_config
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.modules import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
-from quantcli.schemes.quark_int import PACKINGS
+from quantcli.schemes.hf.quark_int import PACKINGS
 from quantcli.sources.modules import LINEARS, Keys, mentions_module
 
 FLOATS8 = {"fp8_e4m3": "f8_e4m3", "fp8_e5m2": "f8_e5m2"}

@@ -23,8 +23,8 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.containers.json_text import load_object
 from quantcli.errors import BadInput, NotPossible
-from quantcli.schemes.bytewise import Bytewise
-from quantcli.schemes.scaled import Scales
+from quantcli.schemes.hf.bytewise import Bytewise
+from quantcli.schemes.hf.scaled import Scales
 from quantcli.sources.folder import MAX_DESCRIBING, Folder, LocalFolder, Tensors
 from quantcli.sources.modules import (
     Keys,

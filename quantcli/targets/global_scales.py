@@ -27,12 +27,12 @@ from quantcli.errors import BadInput
 from quantcli.models.translate import Arranged
 from quantcli.schemes.base import Grade, matrix_shape
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.ggml_floats import GgmlFloat
-from quantcli.schemes.global_scale import WithGlobal
-from quantcli.schemes.mx_floats import E4M3
-from quantcli.schemes.mx_global import INNER, MxGlobal, factors_of
+from quantcli.schemes.ggml.floats import GgmlFloat
+from quantcli.schemes.ggml.global_scale import WithGlobal
+from quantcli.schemes.hf.small_floats import SmallFloat
+from quantcli.schemes.mlx.mx_floats import E4M3
+from quantcli.schemes.mlx.mx_global import INNER, MxGlobal, factors_of
 from quantcli.schemes.opaque import Opaque
-from quantcli.schemes.small_floats import SmallFloat
 from quantcli.sources.stated import in_config
 from quantcli.targets.base import Left, Placed
 from quantcli.targets.gguf_general import Typed

@@ -16,10 +16,10 @@ from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
 from quantcli.models.translate import is_turned
 from quantcli.recipes.quantizers import STORAGE_WORDS
-from quantcli.schemes import hugging_face
+from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.gpt_oss import GptOss
+from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
 from quantcli.targets import guessed, hf_quantized, hf_readers
 from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme

@@ -20,11 +20,11 @@ from quantcli.errors import NotPossible
 from quantcli.models import Architecture
 from quantcli.recipes.mixtures import BLOCK_BITS
 from quantcli.recipes.quantizers import without_settings
-from quantcli.schemes.affine import BITS, GROUPS, Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.mx_floats import MODES, MxFloat
-from quantcli.schemes.mx_global import INNER, MxGlobal
+from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
+from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
+from quantcli.schemes.mlx.mx_global import INNER, MxGlobal
 from quantcli.targets import copied, folder_from_gguf, guessed
 from quantcli.targets.base import (
     Contents,

@@ -15,8 +15,9 @@ from quantcli.convert.inspecting.catalogue import SHAPE, catalogue, decimal
 from quantcli.convert.inspecting.hf_layouts import WRITTEN
 from quantcli.recipes import names
 from quantcli.recipes.llama_cpp import DEMANDING
-from quantcli.schemes import ggml, ggml_scheme, hugging_face
-from quantcli.schemes.affine import Affine
+from quantcli.schemes import ggml, ggml_scheme
+from quantcli.schemes import hf as hugging_face
+from quantcli.schemes.mlx.affine import Affine
 
 
 def quant(*arguments: str) -> Result:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.schemes.bnb4 import NF4
+from quantcli.schemes.hf.bnb4 import NF4
 from tests import packers
 from tests.builders import BF16, LLAMA, byte_level_tokenizer, folder_of, llama_tensors, sharded
 from tests.conversions import converted, values

@@ -5,8 +5,8 @@ import pytest
 
 from quantcli.kernels.iq_levels import crossings, levels_at
 from quantcli.kernels.iq_search import rules
-from quantcli.schemes.iq2 import RULES as IQ2
-from quantcli.schemes.iq3 import RULES as IQ3
+from quantcli.schemes.ggml.iq2 import RULES as IQ2
+from quantcli.schemes.ggml.iq3 import RULES as IQ3
 
 TYPES = {name: (8, 3, of) for name, of in IQ2.items()} | {name: (4, 8, of) for name, of in IQ3.items()}
 rng = np.random.default_rng(5)

@@ -16,9 +16,9 @@ from quantcli.models.base import DIALECTS
 from quantcli.models.ops import GroupQkv, Take
 from quantcli.models.translate import Translation
 from quantcli.schemes import ggml_scheme
-from quantcli.schemes.affine import Affine
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
+from quantcli.schemes.mlx.affine import Affine
 from quantcli.virtual import values_of
 
 EXPERTS, LAYERS = 3, 2

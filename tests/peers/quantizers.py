@@ -1,6 +1,6 @@
 """compressed-tensors and bitsandbytes quantize one matrix: what our encoders are held to.
 
-python -m tests.peers.quantizers FILE     writes the goldens of tests/schemes/test_hf_encoding.py
+python -m tests.peers.quantizers FILE     writes the goldens of tests/schemes/hf/test_encoding.py
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.schemes.hf_cases import CASES, DTYPES, matrix
+from tests.schemes.hf.cases import CASES, DTYPES, matrix
 
 FORMATS = {"mxfp4": "mxfp4-pack-quantized", "mxfp8": "mxfp8-quantized", "nvfp4": "nvfp4-pack-quantized"}
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from quantcli.arrays import numpy_dtype
-from quantcli.schemes.hugging_face import named
+from quantcli.schemes.hf import named
 from tests.builders import tiny_llama
 from tests.conversions import config, converted, values
 from tests.peers.pinned import peer
 from tests.peers.quantizers import quantized
-from tests.schemes.hf_cases import CASES, DTYPES, SHAPE, matrix
+from tests.schemes.hf.cases import CASES, DTYPES, SHAPE, matrix
 
 torch = peer("torch")
 transformers = peer("transformers")

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantcli.arrays import from_mlx, numpy_dtype, to_mlx
-from quantcli.schemes.affine import BITS, GROUPS, Affine
-from quantcli.schemes.awq import Awq
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Parts, Scheme
 from quantcli.schemes.ggml import TYPES
-from quantcli.schemes.mx_floats import MODES, MxFloat
+from quantcli.schemes.hf.awq import Awq
+from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
+from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 
 ROWS, COLUMNS = 4, 512
 SHAPE = (ROWS, COLUMNS)
@@ -331,7 +331,8 @@ def test_what_fits_is_packed_and_means_the_same(grid: Grid, seed: int, pick: Sch
 @pytest.mark.parametrize("make", [lambda: TYPES["q5_1"], lambda: TYPES["q5_k"], lambda: TYPES["q4_k"]])
 def test_fast_codes_are_the_drawn_ones(make: Callable[[], Any]) -> None:
     """The kernels' codes against those of the layout's other form, which MLX shares."""
-    from quantcli.schemes import ggml_legacy, k_quants
+    from quantcli.schemes.ggml import k_quants
+    from quantcli.schemes.ggml import legacy as ggml_legacy
 
     scheme = make()
     blocks = np.random.default_rng(10).integers(0, 256, (6, scheme.ggml_type.block_bytes), np.uint8)

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantcli.arrays import numpy_dtype
-from quantcli.schemes.affine import Affine
-from quantcli.schemes.awq import Awq
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Scheme
 from quantcli.schemes.ggml import TYPES
-from quantcli.schemes.gptq import Gptq
-from quantcli.schemes.hugging_face import named
-from quantcli.schemes.mx_floats import MxFloat
-from quantcli.schemes.scaled import Scales
+from quantcli.schemes.hf import named
+from quantcli.schemes.hf.awq import Awq
+from quantcli.schemes.hf.gptq import Gptq
+from quantcli.schemes.hf.scaled import Scales
+from quantcli.schemes.mlx.affine import Affine
+from quantcli.schemes.mlx.mx_floats import MxFloat
 
 ROWS, COLUMNS = 4, 512
 SHAPE = (ROWS, COLUMNS)

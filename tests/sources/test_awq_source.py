@@ -11,8 +11,8 @@ import pytest
 
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible, QuantError
-from quantcli.schemes.awq import Awq
 from quantcli.schemes.base import DoesNotFit
+from quantcli.schemes.hf.awq import Awq
 from quantcli.sources.detect import open_source
 from tests.builders import BF16, folder_of
 

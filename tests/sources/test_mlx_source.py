@@ -9,7 +9,7 @@ import pytest
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import BadInput, QuantError
-from quantcli.schemes.affine import BITS, GROUPS
+from quantcli.schemes.mlx.affine import BITS, GROUPS
 from quantcli.sources.detect import open_source
 from tests.builders import BF16, folder_of
 

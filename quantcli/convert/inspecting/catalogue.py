@@ -16,16 +16,17 @@ from quantcli.arrays import DTYPES, FLOATS
 from quantcli.convert.inspecting import hf_layouts
 from quantcli.recipes.llama_cpp import DEMANDING
 from quantcli.recipes.names import canonical
-from quantcli.schemes import ggml, hugging_face
-from quantcli.schemes.affine import BITS, GROUPS, Affine
-from quantcli.schemes.awq import Awq
+from quantcli.schemes import ggml
+from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.bnb4 import Bnb4
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.ggml_blocks import Ggml
-from quantcli.schemes.mx_floats import MODES, MxFloat
-from quantcli.schemes.scaled import Scaled
-from quantcli.schemes.written import Written
+from quantcli.schemes.ggml.blocks import Ggml
+from quantcli.schemes.hf.awq import Awq
+from quantcli.schemes.hf.bnb4 import Bnb4
+from quantcli.schemes.hf.scaled import Scaled
+from quantcli.schemes.hf.written import Written
+from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
+from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 from quantcli.targets import TARGETS
 from quantcli.targets.hf import FAMILIES
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantcli.schemes import hugging_face
-from quantcli.schemes.awq_gemv import AwqGemv, AwqGemvFast
+from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.bytewise import Bytewise
-from quantcli.schemes.gpt_oss import GptOss
-from quantcli.schemes.gptq import DENSE_BITS, Gptq
-from quantcli.schemes.hqq import Hqq
-from quantcli.schemes.quanto import Quanto
-from quantcli.schemes.quark_int import PACKINGS, QuarkInt
-from quantcli.schemes.scaled import Scales
-from quantcli.schemes.small_floats import ELEMENTS, SmallFloat
+from quantcli.schemes.hf.awq_gemv import AwqGemv, AwqGemvFast
+from quantcli.schemes.hf.bytewise import Bytewise
+from quantcli.schemes.hf.gpt_oss import GptOss
+from quantcli.schemes.hf.gptq import DENSE_BITS, Gptq
+from quantcli.schemes.hf.hqq import Hqq
+from quantcli.schemes.hf.quanto import Quanto
+from quantcli.schemes.hf.quark_int import PACKINGS, QuarkInt
+from quantcli.schemes.hf.scaled import Scales
+from quantcli.schemes.hf.small_floats import ELEMENTS, SmallFloat
 
 #: The group that most tools have unless told otherwise.
 GROUP = 128

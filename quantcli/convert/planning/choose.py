@@ -18,11 +18,11 @@ from quantcli.convert.planning.steps import Step
 from quantcli.errors import NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
 from quantcli.recipes.names import GGML, WORDS
-from quantcli.schemes.bare_fp8 import BareFp8
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
+from quantcli.schemes.hf.bare_fp8 import BareFp8
+from quantcli.schemes.hf.scaled import Scaled
 from quantcli.schemes.opaque import Opaque
-from quantcli.schemes.scaled import Scaled
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, Target
 from quantcli.virtual import by_row, transposed

@@ -9,9 +9,9 @@ from dataclasses import replace
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.steps import Step
-from quantcli.schemes.affine import Affine
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
+from quantcli.schemes.mlx.affine import Affine
 from quantcli.targets.base import Placed, Settings
 from quantcli.targets.folder_dtype import SPELLED, agreed, chosen, dense_dtypes, limits, says, widens_scales
 

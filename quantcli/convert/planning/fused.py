@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.steps import Step
-from quantcli.schemes.small_floats import SmallFloat
+from quantcli.schemes.hf.small_floats import SmallFloat
 
 #: The last names of modules.
 FUSED = (

@@ -13,8 +13,8 @@ from quantcli.recipes.base import Origin
 from quantcli.recipes.ftypes import FTYPES
 from quantcli.recipes.mixtures import MIXTURES
 from quantcli.recipes.names import WORDS
-from quantcli.schemes.affine import Affine
 from quantcli.schemes.dense import Dense
+from quantcli.schemes.mlx.affine import Affine
 from quantcli.targets.base import Target
 
 #: A shape that every scheme of matrices takes.

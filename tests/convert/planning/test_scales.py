@@ -9,11 +9,11 @@ import pytest
 from quantcli.arrays import numpy_dtype
 from quantcli.checkpoint import Part, Weight
 from quantcli.convert.planning.scales import fit_of, holder, unrounded
-from quantcli.schemes.affine import Affine
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.ggml import TYPES
-from quantcli.schemes.hugging_face import named
-from quantcli.schemes.mx_floats import MxFloat
+from quantcli.schemes.hf import named
+from quantcli.schemes.mlx.affine import Affine
+from quantcli.schemes.mlx.mx_floats import MxFloat
 from quantcli.targets import TARGETS
 from tests.builders import LLAMA, folder_of, llama_tensors, tiny_llama
 from tests.conversions import converted

@@ -16,10 +16,10 @@ from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.slabs import WORK_BYTES, cut, place, read, read_rows, rowwise
 from quantcli.recipes.base import Subject
 from quantcli.schemes import ggml_scheme
-from quantcli.schemes.affine import Affine
-from quantcli.schemes.awq import Awq
 from quantcli.schemes.base import PartSpec, Scheme, matrix_shape
 from quantcli.schemes.dense import Dense
+from quantcli.schemes.hf.awq import Awq
+from quantcli.schemes.mlx.affine import Affine
 from quantcli.targets.base import Draft
 
 SOURCES: list[Scheme] = [Dense("bf16"), Dense("f32"), Affine(4, 32, "f16"), Awq(32, False, "f16", zeros="i32")]

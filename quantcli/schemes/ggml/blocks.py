@@ -1,0 +1,195 @@
+"""GGML's block types: what all of them share.
+
+A weight is one part, `blocks`: uint8, a row of n values is n / block_size blocks one after the other, and no block
+reaches into the next row. Block sizes and bytes are those of containers/ggml_types.py. One file per kind of block, all
+listed in ggml.py:
+
+    ggml_legacy.py   q4_0 q4_1 q5_0 q5_1 q8_0        q6_k.py   q6_k
+
+The reference meaning is ggml's own code (ggml-quants.c of llama.cpp): `decode` gives the float32 values of its
+`to_float`, `encode` the bytes of its `quantize_row_*_ref`, as built for x86-64 without fused multiply-add. Both are the
+same on MLX's CPU device. A GPU that rounds an operation otherwise, fuses two, or takes denormal numbers for 0 may
+decode a value to one that differs in its last bit, or to 0 for a denormal; what it may do to encoded blocks is told in
+ggml_search.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
+from quantcli.containers.ggml_types import BY_NAME, GgmlType, row_bytes
+from quantcli.kernels.compiling import on_behalf_of
+from quantcli.schemes import ggml_scales
+from quantcli.schemes.base import DoesNotFit, Error, Importance, Overflows, Parts, PartSpec, Scheme, matrix_shape
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+#: The largest finite f16; from 65520 on a float rounds to infinity.
+F16_LARGEST, F16_OVERFLOW = 65504, 65520
+
+Blocks = NDArray[np.uint8]
+#: Squared error, squared values, largest error, largest scale that overflows f16 (0: none).
+Sums = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ggml(Scheme):
+    """A GGML type; subclasses say how its blocks are read and written.
+
+    Blocks are handed over as uint8 (rows, bytes per row) on the CPU and as (blocks, bytes per block) in MLX.
+    """
+
+    type: str
+    family = "ggml"
+    #: Values that are encoded at a time on an MLX device.
+    at_once: ClassVar[int] = 1 << 20
+
+    @property
+    def name(self) -> str:
+        return self.type
+
+    @property
+    def ggml_type(self) -> GgmlType:
+        """The type's id, block size and bytes."""
+        return BY_NAME[self.type]
+
+    @property
+    def better_search(self) -> bool:
+        from quantcli.schemes.ggml import best
+
+        return self.type in best.SEARCHES
+
+    def nonfinite(self, part: str, array: Array) -> bool:
+        return ggml_scales.nonfinite(self.type, array)
+
+    def unit(self, part: str) -> int:
+        return self.ggml_type.block_bytes
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        columns, size = matrix_shape(shape)[1], self.ggml_type.block_size
+        return f"last axis {columns} is no multiple of {size}" if columns % size else None
+
+    def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
+        return {"blocks": PartSpec("u8", (*shape[:-1], row_bytes(self.ggml_type, matrix_shape(shape)[1])))}
+
+    def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
+        blocks = parts["blocks"]
+        if device is Device.CPU or not blocks.size:
+            with on_behalf_of(self.name):
+                return self._decode_cpu(blocks)
+        values = self._decode_mlx(to_mlx(np.ascontiguousarray(blocks).reshape(-1, self.ggml_type.block_bytes)))
+        return from_mlx(values).reshape(blocks.shape[0], -1)
+
+    def encode(
+        self,
+        values: Array,
+        device: Device = Device.CPU,
+        importance: Importance | None = None,
+        search: str = "ggml",
+    ) -> tuple[Parts, Error]:
+        reason = self.unfit(values.shape)
+        if reason is not None:
+            raise DoesNotFit(reason)
+        on_cpu = device is Device.CPU or not values.size
+        with on_behalf_of(self.name):
+            blocks, sums = self._encode_cpu(values, importance) if on_cpu else self._encode_on_mlx(values, importance)
+        error = Error(*(float(s) for s in sums[:3]))
+        if sums[3] > 0 and math.isfinite(error.reference):
+            raise Overflows(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")
+        parts: Parts = {"blocks": blocks}
+        if search == "ggml" or not self.better_search:
+            return parts, error
+        from quantcli.schemes.ggml import best
+
+        parts = best.improve(self, values, importance, parts)
+        return parts, Error.between(to_float32(values), self.decode(parts))
+
+    def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
+        """Rows by rows, `at_once` values at a time: temporaries stay small."""
+        step, parts, sums = max(1, self.at_once // values.shape[1]), [], []
+        for start in range(0, len(values), step):
+            some = slice(start, start + step)
+            weights = importance if importance is None or len(importance) == 1 else importance[some]
+            blocks, measured = self._encode_piece(values[some], weights)
+            parts.append(blocks)
+            sums.append(measured)
+        each = np.stack(sums)
+        return np.concatenate(parts), np.concatenate([each[:, :2].sum(axis=0), each[:, 2:].max(axis=0)])
+
+    def _encode_piece(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
+        import mlx.core as mx
+
+        size = self.ggml_type.block_size
+        narrow = to_float32(values) if values.dtype == np.float64 else values
+        x = to_mlx(np.ascontiguousarray(narrow).reshape(-1, size)).astype(mx.float32)
+        weights = None
+        if importance is not None:
+            weights = to_mlx(np.ascontiguousarray(np.broadcast_to(importance, values.shape)).reshape(-1, size))
+        blocks, scales = self._encode_mlx(x, weights, values.shape[1] // size)
+        sums = np.zeros(4, np.float64)
+        sums[:3] = measure_mlx(x, self._decode_mlx(blocks))
+        magnitudes = np.abs(from_mlx(scales))
+        sums[3] = magnitudes.max(where=magnitudes >= F16_OVERFLOW, initial=0)
+        return from_mlx(blocks).reshape(values.shape[0], -1), sums
+
+    def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def _decode_mlx(self, blocks: mx.array) -> mx.array:
+        """float32 (blocks, block size) of uint8 (blocks, bytes per block)."""
+        raise NotImplementedError
+
+    def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
+        raise NotImplementedError
+
+    def _encode_mlx(self, x: mx.array, importance: mx.array | None, row_blocks: int) -> tuple[mx.array, mx.array]:
+        """Blocks of float32 (blocks, block size), and their scales (and minima) before they are rounded to f16.
+
+        importance: as x, or None. row_blocks: how many consecutive blocks are one row.
+        """
+        raise NotImplementedError
+
+
+def measure_mlx(x: mx.array, decoded: mx.array) -> tuple[float, float, float]:
+    """Squared error, squared values, largest error of float32 blocks (n, size).
+
+    Each block is summed over its own largest magnitude, so that squares stay in float32's range; blocks are added up in
+    float64.
+    """
+    import mlx.core as mx
+
+    if x.size == 0:
+        return 0.0, 0.0, 0.0
+    peak = mx.max(mx.abs(x), axis=1, keepdims=True)
+    unit = mx.where(peak == 0, 1.0, peak)
+    off = decoded - x
+    sums = [mx.sum(mx.square(part / unit), axis=1) for part in (off, x)]
+    squares = np.square(from_mlx(unit).reshape(-1).astype(np.float64))
+    squared, reference = (float((from_mlx(part).astype(np.float64) * squares).sum()) for part in sums)
+    largest = from_mlx(mx.max(mx.abs(off)))
+    return squared, reference, float(largest)
+
+
+def read_f16(blocks: Any, at: int, count: int, xp: Any) -> Any:
+    """float32 (blocks, count): the f16 numbers from byte `at` of each block; `xp` is numpy or mlx.core."""
+    part = blocks[:, at : at + 2 * count]
+    contiguous = np.ascontiguousarray(part) if xp is np else xp.contiguous(part)
+    return contiguous.view(xp.float16).astype(xp.float32)
+
+
+def round_to_f16(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
+    """Half to even; raises `DoesNotFit` where one is not finite or overflows."""
+    if not np.isfinite(values).all():
+        raise DoesNotFit(f"a {what} is NaN or infinite")
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise Overflows(f"a {what} of {np.abs(values).max():g} is above f16's {F16_LARGEST}")
+    return narrow

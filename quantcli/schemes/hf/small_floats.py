@@ -1,0 +1,178 @@
+"""Floats of 4 and 6 bits packed into bytes, rows of outputs: OCP's MXFP4 and MXFP6, and NVFP4 with its second scale.
+
+    weight   u8 (rows, columns * bits / 8)     a stream of bits, the first value lowest; some store it as i8
+    scales   u8 (rows, columns / 32)           E8M0: 2 ** (byte - 127);  MXFP4, MXFP6
+             f8_e4m3 (rows, columns / 16)      NVFP4; of 32 where the tool has such groups
+    global   f32 () or (1,)                    NVFP4: one for the weight; it divides the scales or multiplies them
+
+    E2M1   s ee m     bias 1: 0 .5 1 1.5 2 3 4 6         E2M3   s ee mmm   bias 1, the largest is 7.5
+                                                         E3M2   s eee mm   bias 3, the largest is 28
+
+value = table[code] * scale, rounded to the dtype that the tool computes in; no Inf and no NaN among codes.
+Sources: OCP Microscaling Formats 1.0; compressed-tensors (compressors/nvfp4, mxfp6), modelopt
+(qtensor/nvfp4_tensor.py), transformers (integrations/finegrained_fp8.py: DeepSeek-V4's experts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import Array, to_float32
+from quantcli.schemes.base import Parts, PartSpec
+from quantcli.schemes.hf import minmax, packed
+from quantcli.schemes.hf.scaled import Floats, Scales, divides, floats
+from quantcli.schemes.hf.written import Written, stored_scales
+from quantcli.schemes.mlx.mx_floats import E2M1
+
+
+def _table(exponent_bits: int, mantissa_bits: int, bias: int) -> tuple[float, ...]:
+    """The values of all codes of a float without Inf and NaN.
+
+    >>> _table(2, 1, 1) == E2M1, max(_table(2, 3, 1)), max(_table(3, 2, 3))
+    (True, 7.5, 28.0)
+    """
+    values = []
+    for code in range(1 << exponent_bits + mantissa_bits):
+        exponent, mantissa = code >> mantissa_bits, code & (1 << mantissa_bits) - 1
+        whole = mantissa + (1 << mantissa_bits) if exponent else mantissa
+        values.append(float(whole) * 2.0 ** (max(exponent, 1) - bias - mantissa_bits))
+    return (*values, *(-value for value in values))
+
+
+#: Element -> bits, values, the relative RMSE of rounding a Gaussian to it in groups of 32 with a power of two.
+ELEMENTS = {
+    "e2m1": (4, E2M1, 0.112),
+    "e2m3": (6, _table(2, 3, 1), 0.029),
+    "e3m2": (6, _table(3, 2, 3), 0.053),
+}
+#: The same with two levels of scales.
+NVFP4_ROUNDING = 0.095
+#: The group of NVFP4, which it has unless told otherwise.
+NVFP4_GROUP = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallFloat(Written):
+    """`mxfp4`, `mxfp6-e2m3`, `mxfp6-e3m2`; `nvfp4` where there is a global scale, `nvfp4-g32` in groups of 32.
+
+    element: of ELEMENTS. stored: the dtype of its bytes. divides: the global scale divides, else it multiplies; None
+    where there is none. global_shape, global_dtype: of the stored global scale. each_row: there is one for each row.
+    """
+
+    element: str
+    stored: str = "u8"
+    divides: bool | None = None
+    global_shape: tuple[int, ...] = ()
+    global_dtype: str = "f32"
+    each_row: bool = False
+
+    @property
+    def name(self) -> str:
+        if self.scales.dtype == "f8_e4m3":
+            return "nvfp4" if self.group == NVFP4_GROUP else f"nvfp4{self.scales.suffix}"
+        if self.scales.grid_dtype != "f8_e8m0":
+            return f"{self.element}{self.scales.suffix}"
+        return "mxfp4" if self.element == "e2m1" else f"mxfp6-{self.element}"
+
+    @property
+    def codes_part(self) -> str:
+        return "weight"
+
+    @property
+    def code_bits(self) -> int:
+        return ELEMENTS[self.element][0]
+
+    @property
+    def table(self) -> tuple[float, ...]:
+        return ELEMENTS[self.element][1]
+
+    @property
+    def scale_dtype(self) -> str:
+        return self.scales.grid_dtype if self.divides is None else "f32"
+
+    @property
+    def rounding(self) -> float:
+        return NVFP4_ROUNDING if self.divides is not None else ELEMENTS[self.element][2]
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        count = 1 if self.divides is None or self.each_row else math.prod(self.global_shape)
+        if count != 1 and not (self.scales.stacked and shape[:1] == (count,)):
+            return f"has {count} global scales, one is needed"
+        return super().unfit(shape) or divides(self.scales, shape)
+
+    def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
+        parts = {"weight": PartSpec(self.stored, (*shape[:-1], shape[-1] * self.code_bits // 8))}
+        if self.each_row:
+            parts["global"] = PartSpec(self.global_dtype, (math.prod(shape[:-1]), 1))
+        elif self.divides is not None and math.prod(self.global_shape) > 1:
+            axis = 1 if len(self.global_shape) == 1 else 0
+            parts["global"] = PartSpec(self.global_dtype, self.global_shape, axis, rows=self.scales.stacked)
+        elif self.divides is not None:
+            parts["global"] = PartSpec(self.global_dtype, self.global_shape, axis=None)
+        return parts
+
+    def by_row(self) -> SmallFloat | None:
+        return None if self.divides is None else replace(self, global_shape=(), each_row=True)
+
+    def without_global(self) -> SmallFloat:
+        """The scheme of the codes and their own scales."""
+        return replace(self, divides=None, global_shape=(), global_dtype="f32", each_row=False, extras=())
+
+    def unpack(self, parts: Parts) -> NDArray[np.uint8]:
+        if self.code_bits == 4:
+            return packed.nibbles(parts["weight"])
+        return packed.dense(np.ascontiguousarray(parts["weight"]).view("<u4"), self.code_bits, self.columns)
+
+    def float_scales(self, parts: Parts, rows: int) -> Floats:
+        scales = floats(parts["scales"])
+        if self.divides is None:
+            return scales
+        whole = to_float32(parts["global"]).reshape(-1, 1)
+        if self.scales.stacked and not self.each_row and len(whole) > 1:
+            whole = np.repeat(whole, self.scales.stacked, axis=0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            found: Floats = scales / whole if self.divides else scales * whole
+        return found
+
+    @property
+    def is_written(self) -> bool:
+        return self.family == "ct" and self.element == "e2m1" and not self.ordered
+
+    @property
+    def looks(self) -> bool:
+        return self.divides is not None
+
+    def found(self, slabs: Iterable[Array]) -> dict[str, Array]:
+        if not self.looks:
+            return {}
+        extremes, dtype = minmax.of_all(slabs, None)
+        # Of a repack there are no values: its scales are E4M3 already, over a global scale of 1.
+        return {"global": minmax.global_scale(extremes, dtype)}
+
+    def rounds(self, values: Floats, dtype: str) -> tuple[NDArray[np.uint8], Floats, Floats | None]:
+        extremes = minmax.extremes(values, 1, self.group)
+        if not self.looks:
+            scales = minmax.powers(extremes, self.code_bits, dtype)
+            return minmax.e2m1(self.divided(values, scales, dtype)), scales, None
+        whole = self.whole["global"]
+        scales = minmax.two_level_scales(extremes, whole, dtype)
+        return minmax.e2m1(self.divided(values, np.divide(scales, whole, dtype=np.float32), None)), scales, None
+
+    def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
+        halves = codes.reshape(len(codes), -1, 2)
+        parts: dict[str, Array] = {"weight": halves[..., 0] | halves[..., 1] << np.uint8(4)}
+        parts["scales"] = stored_scales(scales, self.scales.dtype)
+        return parts if not self.looks else {"global": np.ones(1, np.float32)} | parts
+
+
+def written(nvfp4: bool, columns: int) -> SmallFloat:
+    """As compressed-tensors has them, which computes in bfloat16."""
+    return SmallFloat(
+        family="ct", columns=columns, element="e2m1", scales=Scales("f8_e4m3", 1, 16) if nvfp4 else Scales("u8", 1, 32),
+        divides=True if nvfp4 else None, global_shape=(1,) if nvfp4 else (), compute="bf16",
+    )  # fmt: skip
