@@ -15,7 +15,7 @@ import numpy as np
 
 from quantcli.arrays import Array, dtype_name
 from quantcli.kernels.compile import float_of, inner
-from quantcli.kernels.vectors import energies8
+from quantcli.kernels.llvm.vectors import energies8
 
 #: Values a kernel works on at a time; every group size divides it.
 CHUNK = 1024

@@ -11,7 +11,7 @@ from quantcli.cli.output import Output
 from quantcli.kernels import compiling
 
 EVENT = SimpleNamespace(
-    data={"dispatcher": SimpleNamespace(py_func=SimpleNamespace(__module__="quantcli.kernels.q6_k"))}
+    data={"dispatcher": SimpleNamespace(py_func=SimpleNamespace(__module__="quantcli.kernels.ggml.k_quants.q6_k"))}
 )
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from quantcli.kernels.compile import kernel
-from quantcli.kernels.ggml_blocks import write_f16
-from quantcli.kernels.vectors import half
+from quantcli.kernels.ggml.scales import write_f16
+from quantcli.kernels.llvm.vectors import half
 
 ALL = np.arange(1 << 16, dtype=np.uint16)
 

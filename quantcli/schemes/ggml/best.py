@@ -5,9 +5,9 @@ bytes are made first; a block is replaced only where what its new bytes decode t
 ggml's own measure, which without a matrix weighs large values more, a block may be.) Searches run on the CPU whatever
 the device:
 
-    scales and codes of a grid (kernels/best_grid.py)     q4_0 ... q8_0, q2_k ... q6_k, iq4_nl iq4_xs,
+    scales and codes of a grid (kernels/ggml/better/grid.py)     q4_0 ... q8_0, q2_k ... q6_k, iq4_nl iq4_xs,
                                                           q1_0 q2_0 tq1_0 tq2_0
-    scale bytes from a table (kernels/best_floats.py)     mxfp4 nvfp4
+    scale bytes from a table (kernels/ggml/better/floats.py)     mxfp4 nvfp4
     scales under the codebook rows that ggml found        iq1_s iq1_m iq2_xxs iq2_xs iq2_s iq3_xxs iq3_s
 
 q8_k, whose steps are 1/127 of a block's largest value in float32, stays as it is.
@@ -61,7 +61,7 @@ def improve(scheme: Ggml, values: Array, importance: Importance | None, parts: P
 
 
 def _improved(search: Search, scheme: Ggml, values: Array, importance: Importance | None, blocks: Blocks) -> Blocks:
-    from quantcli.kernels.best_errors import block_errors
+    from quantcli.kernels.ggml.better.errors import block_errors
 
     size = scheme.ggml_type.block_size
     x, flat = (
@@ -78,8 +78,8 @@ def _improved(search: Search, scheme: Ggml, values: Array, importance: Importanc
 
 
 def _on_grid(scheme: Ggml, x: Values, weights: Values, blocks: Blocks) -> Blocks:
-    from quantcli.kernels import best_grid
-    from quantcli.kernels.best_levels import GRIDS
+    from quantcli.kernels.ggml.better import grid as best_grid
+    from quantcli.kernels.ggml.better.levels import GRIDS
 
     kind, grid = GRIDS[scheme.type], scheme.grid()
     assert grid is not None
@@ -138,7 +138,7 @@ WRITERS: dict[type[Ggml], Callable[[Ggml, Any, Any, Any], Blocks]] = {
 
 
 def _on_floats(scheme: Any, x: Values, weights: Values, blocks: Blocks) -> Blocks:
-    from quantcli.kernels import best_floats
+    from quantcli.kernels.ggml.better import floats as best_floats
 
     group, size, share = scheme.facts.group, x.shape[1], x.shape[1] // scheme.facts.group
     grid, scales = scheme.grid(), scheme.scales()[: scheme.facts.positive]

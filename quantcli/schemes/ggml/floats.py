@@ -1,7 +1,7 @@
 """GGML's `mxfp4` and `nvfp4`: E2M1 codes with a scale byte per group, the codes of mx_floats.py in another order.
 
 Source: `block_mxfp4`, `block_nvfp4` in ggml-common.h, their functions in ggml-quants.c and the scale bytes' in
-ggml-impl.h (llama.cpp); how blocks are encoded is told in kernels/ggml_floats.py.
+ggml-impl.h (llama.cpp); how blocks are encoded is told in kernels/ggml/blocks/floats.py.
 
     mxfp4  17 bytes, 32 values   e            n x 16        value = 2 ** (e - 127) * E2M1[code]
     nvfp4  36 bytes, 64 values   s s s s      n x 32        value = E4M3[s[i / 16]] * E2M1[code]
@@ -93,7 +93,7 @@ class GgmlFloat(Ggml):
 
     def codes(self, parts: Parts) -> Codes:
         """Equal to what `decode` gives, save under the E8M0 byte 255, which `pack` of no scheme takes."""
-        from quantcli.kernels import repack_blocks
+        from quantcli.kernels.ggml import repack as repack_blocks
 
         blocks, group = parts["blocks"], self.facts.group
         share, half = self.ggml_type.block_size // group, group // 2
@@ -111,7 +111,7 @@ class GgmlFloat(Ggml):
         return self.unfit(shape) or small_floats_may_fit(grid, self.name, E2M1, self.facts.group)
 
     def pack(self, codes: Codes) -> Parts:
-        from quantcli.kernels import repack_blocks
+        from quantcli.kernels.ggml import repack as repack_blocks
 
         grade = self.may_fit(codes.grid, codes.codes.shape)
         if isinstance(grade, str):
@@ -132,12 +132,12 @@ class GgmlFloat(Ggml):
         return without_scales_of_zero(codes) if self.facts.scale_dtype == "f8_e8m0" else codes
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels import ggml_floats
+        from quantcli.kernels.ggml.blocks import floats as ggml_floats
 
         return ggml_floats.decode(blocks, self.facts.group, self.ggml_type.block_size, *self._tables())
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels import ggml_floats
+        from quantcli.kernels.ggml.blocks import floats as ggml_floats
 
         return ggml_floats.encode(values, self.facts.group, self.ggml_type.block_size, *self._tables(), field_starts())
 

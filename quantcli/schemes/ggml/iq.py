@@ -2,8 +2,8 @@
 
     iq2.py   iq2_xxs iq2_xs iq2_s       iq3.py   iq3_xxs iq3_s       iq1.py   iq1_s iq1_m       iq_books.py  the books
 
-A block is read into its `Fields`, and written from them; how the fields are found is told in kernels/iq_search.py and
-kernels/iq1_search.py, and for MLX devices in iq_search.py and iq1_search.py beside this file. Values are no grid: which
+A block is read into its `Fields`, and written from them; how the fields are found is told in kernels/ggml/codebooks/search.py and
+kernels/ggml/codebooks/iq1_search.py, and for MLX devices in iq_search.py and iq1_search.py beside this file. Values are no grid: which
 codes may stand beside each other is the book's.
 """
 
@@ -24,8 +24,8 @@ from quantcli.schemes.ggml.iq_books import BOOKS, Book
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from quantcli.kernels.iq_neighbours import Neighbours
-    from quantcli.kernels.iq_search import Rules
+    from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
+    from quantcli.kernels.ggml.codebooks.search import Rules
 
 SUPER = 256
 
@@ -100,7 +100,7 @@ class Codebook(Ggml):
         return self._values(flat).reshape(blocks.shape[0], columns)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels import iq_values
+        from quantcli.kernels.ggml.codebooks import values as iq_values
 
         self._check(importance)
         fields, d = self._search(values, importance)
@@ -179,7 +179,7 @@ class Signed(Codebook):
     """The IQ2 and IQ3 types: magnitudes from the book, a sign for each value; d is the largest of scales over 31."""
 
     def _values(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels import iq_values
+        from quantcli.kernels.ggml.codebooks import values as iq_values
 
         return iq_values.signed(self.type, blocks, self.book.rows)
 
@@ -194,7 +194,7 @@ class Signed(Codebook):
         raise NotImplementedError
 
     def _search(self, values: Array, importance: Importance | None) -> tuple[Fields, NDArray[np.float32]]:
-        from quantcli.kernels import iq_search
+        from quantcli.kernels.ggml.codebooks import search as iq_search
 
         rows, signs, scales = iq_search.search(values, importance, self._kind(), self._neighbours())
         codes, d = sub_scales(scales, 31, 15, np)
@@ -213,7 +213,7 @@ class Signed(Codebook):
         return self._as_ggml(Fields(rows, signs, codes, d), x, mx), d * self.fudge
 
     def _kind(self) -> Rules:
-        from quantcli.kernels import iq_search
+        from quantcli.kernels.ggml.codebooks import search as iq_search
 
         return iq_search.rules(width=self.book.width, base=len(self.book.values), **self.rules())
 
@@ -231,7 +231,7 @@ class Signed(Codebook):
 @cache
 def neighbours(book: str, codes: tuple[int, ...]) -> Neighbours:
     """A book's tables, made once a run; `codes[level]` stands for a level in them."""
-    from quantcli.kernels import iq_neighbours
+    from quantcli.kernels.ggml.codebooks import neighbours as iq_neighbours
 
     of = BOOKS[book]
     return iq_neighbours.neighbours(of.levels, len(of.values), of.shells, np.array(codes, np.int8))

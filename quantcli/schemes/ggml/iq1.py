@@ -44,7 +44,7 @@ from quantcli.schemes.ggml.iq import (
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from quantcli.kernels.iq_neighbours import Neighbours
+    from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
 
 #: Values that share a scale.
 GROUPS = {"iq1_s": 32, "iq1_m": 16}
@@ -70,7 +70,7 @@ class Iq1(Codebook):
         return fields.d * (2 * fields.scales.astype(xp.float32) + 1)
 
     def _values(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels import iq_values
+        from quantcli.kernels.ggml.codebooks import values as iq_values
 
         return iq_values.shifted(blocks, self._d(blocks, np).reshape(-1), self.book.rows)
 
@@ -86,7 +86,7 @@ class Iq1(Codebook):
         return values + mx.where(bits[:, :, None] == 1, -0.125, 0.125)
 
     def _search(self, values: Array, importance: Importance | None) -> tuple[Fields, NDArray[np.float32]]:
-        from quantcli.kernels import iq1_search
+        from quantcli.kernels.ggml.codebooks import iq1_search
 
         rows, minus, scales, whole = iq1_search.search(values, importance, GROUPS[self.type], self._neighbours())
         codes, d = sub_scales(scales, 15, 7, np)

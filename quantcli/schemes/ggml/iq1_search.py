@@ -1,5 +1,5 @@
 """GGML's searches for its IQ1 types as MLX array operations, with the splits and float32 sums of
-kernels/iq1_search.py.
+kernels/ggml/codebooks/iq1_search.py.
 
 Groups (32 or 16 values) are columns, as in iq_search.py, and what is told there of bytes and of GPUs holds here too.
 Each split of a group's values in order of size, with each of its shifts, is tried on all groups at once: 1,122 of

@@ -1,5 +1,5 @@
 """GGML's searches for its IQ2 and IQ3 types as MLX array operations, with the candidates and float32 sums of
-kernels/iq_search.py.
+kernels/ggml/codebooks/search.py.
 
 Groups (16 or 32 values) are columns: value i of every group is row i, float32 (values, groups), and sums run over rows
 one by one, in ggml's order, so that on MLX's CPU device the bytes are ggml's. Each candidate scale is tried on all
@@ -26,8 +26,8 @@ from quantcli.schemes.ggml import search as ggml_search
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from quantcli.kernels.iq_neighbours import Neighbours
-    from quantcli.kernels.iq_search import Rules
+    from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
+    from quantcli.kernels.ggml.codebooks.search import Rules
 
 SUPER = 256
 #: Distances that are measured at a time.
@@ -35,7 +35,7 @@ AT_ONCE = 1 << 19
 
 
 class Tables(NamedTuple):
-    """A codebook and its neighbours (kernels/iq_neighbours.py) as MLX arrays.
+    """A codebook and its neighbours (kernels/ggml/codebooks/neighbours.py) as MLX arrays.
 
     on_book  bool (points,)            whether the point is a row of the book
     row      int32 (points,)           that row, else 0
@@ -208,7 +208,7 @@ def _fit(
     """
     import mlx.core as mx
 
-    from quantcli.kernels.iq_search import ALL_OR_NONE, ALWAYS, OFF_BOOK
+    from quantcli.kernels.ggml.codebooks.search import ALL_OR_NONE, ALWAYS, OFF_BOOK
 
     width, weighted = kind.width, w * size
     x, root = by_rows(size, width), by_rows(mx.sqrt(w), width)

@@ -1,7 +1,7 @@
 """GGML's `q2_k q3_k q4_k q5_k`: super-blocks of 256 values, groups of 16 or 32 with scales in few bits under f16s.
 
 Source: `block_q2_K` ... `block_q5_K` in ggml-common.h and their functions in ggml-quants.c (llama.cpp). How a
-super-block is encoded is told in kernels/k_quants.py. With group g = i / 16 (q2_k q3_k) or i / 32 (q4_k q5_k):
+super-block is encoded is told in kernels/ggml/k_quants/encode.py. With group g = i / 16 (q2_k q3_k) or i / 32 (q4_k q5_k):
 
     q2_k   84 bytes   s x 16   p x 64   d d   m m          value = (d * sub[g]) * code - m * min[g]
     q3_k  110 bytes   h x 32   p x 64   s x 12   d d       value = d * (sub[g] - 32) * (code - 4)
@@ -123,12 +123,13 @@ class KQuant(Ggml):
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels import k_quants_decode
+        from quantcli.kernels.ggml.k_quants import decode as k_quants_decode
 
         return k_quants_decode.decode(self.type, blocks)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels import k_quants, k_quants_pack
+        from quantcli.kernels.ggml.k_quants import encode as k_quants
+        from quantcli.kernels.ggml.k_quants import pack as k_quants_pack
 
         found = k_quants.encode(self.type, values, importance)
         packed = k_quants_pack.pack(self.type, found)
@@ -158,7 +159,7 @@ SCHEMES = {name: KQuant(name) for name in GRIDS}
 
 def _fast_codes(blocks: Blocks, name: str) -> tuple[Blocks, NDArray[np.float32], NDArray[np.float32]]:
     """Codes (blocks, 256), scales and biases (blocks, 8) of q4_k and q5_k, what most files have."""
-    from quantcli.kernels import repack_blocks
+    from quantcli.kernels.ggml import repack as repack_blocks
 
     place = PLACES[name]
     codes = repack_blocks.split_nibbles(blocks[:, place.codes], 32)
@@ -256,8 +257,8 @@ def _encode_minima(x: mx.array, importance: mx.array | None, name: str) -> tuple
     """Codes (blocks, 256), subs (blocks, groups, 2) uint8; d, dmin unrounded (blocks, 2); where sums overflowed."""
     import mlx.core as mx
 
-    from quantcli.kernels.ggml_search import minimum_steps
-    from quantcli.kernels.k_quants import MINIMA, WEIGHTED_STEPS
+    from quantcli.kernels.ggml.k_quants.encode import MINIMA, WEIGHTED_STEPS
+    from quantcli.kernels.ggml.k_quants.search import minimum_steps
 
     kind, count = MINIMA[name], x.shape[0]
     lanes, weights = _lanes(x, kind.group), _lanes(_weights(x, importance, name, kind.group), kind.group)
@@ -296,8 +297,8 @@ def _encode_q3(x: mx.array, importance: mx.array | None, name: str) -> tuple[mx.
     """As `_encode_minima`, with one sub-scale + 32 a group and one scale a block."""
     import mlx.core as mx
 
-    from quantcli.kernels.ggml_search import scale_steps
-    from quantcli.kernels.k_quants import Q3_LIMIT, Q3_SUB_LIMIT
+    from quantcli.kernels.ggml.k_quants.encode import Q3_LIMIT, Q3_SUB_LIMIT
+    from quantcli.kernels.ggml.k_quants.search import scale_steps
 
     count, lanes = x.shape[0], _lanes(x, 16)
     if importance is not None:

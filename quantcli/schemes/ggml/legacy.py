@@ -183,17 +183,17 @@ class GgmlLegacy(Ggml):
         return header[:, 0].reshape(rows, -1), header[:, 1].reshape(rows, -1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels import ggml_legacy
+        from quantcli.kernels.ggml.blocks import legacy as ggml_legacy
 
         return ggml_legacy.decode(blocks, self.grid().bits, self.grid().zero)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         grid = self.grid()
         if importance is None or self.type == "q8_0":
-            from quantcli.kernels import ggml_legacy
+            from quantcli.kernels.ggml.blocks import legacy as ggml_legacy
 
             return ggml_legacy.encode(values, grid.bits, grid.zero)
-        from quantcli.kernels import ggml_weighted
+        from quantcli.kernels.ggml.blocks import weighted as ggml_weighted
 
         found = ggml_weighted.encode(values, importance, grid.bits, grid.zero)
         blocks = np.concatenate([found.heads, pack(found.codes, grid, np)], axis=1)
@@ -257,7 +257,7 @@ def pack(codes: Any, grid: Grid, xp: Any) -> Any:
 
 def _fast_unpack(blocks: Blocks, grid: Grid) -> Blocks:
     """`unpack`, of contiguous blocks."""
-    from quantcli.kernels import repack_blocks
+    from quantcli.kernels.ggml import repack as repack_blocks
 
     if grid.bits == 8:
         return blocks[:, 2:] ^ np.uint8(128)
@@ -269,7 +269,7 @@ def _fast_unpack(blocks: Blocks, grid: Grid) -> Blocks:
 
 def _fast_pack(codes: NDArray[np.uint8], blocks: Blocks, grid: Grid) -> None:
     """`pack`, into what follows the header of blocks."""
-    from quantcli.kernels import repack_blocks
+    from quantcli.kernels.ggml import repack as repack_blocks
 
     if grid.bits == 8:
         np.bitwise_xor(codes, np.uint8(128), out=blocks[:, 2:])
@@ -315,8 +315,8 @@ def _encode_weighted(x: mx.array, importance: mx.array, row_blocks: int, grid: G
     """Blocks and their scales (and minima) before rounding, by the searches that ggml has for an importance matrix."""
     import mlx.core as mx
 
-    from quantcli.kernels.ggml_search import minimum_steps, scale_steps
-    from quantcli.kernels.k_quants import WEIGHTED_STEPS
+    from quantcli.kernels.ggml.k_quants.encode import WEIGHTED_STEPS
+    from quantcli.kernels.ggml.k_quants.search import minimum_steps, scale_steps
 
     rows = x.reshape(-1, row_blocks * GROUP)
     squares = mx.cumsum(rows * rows, axis=1)[:, -1:]  # a sum in index order, which mx.sum is not

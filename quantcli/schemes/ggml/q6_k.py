@@ -1,7 +1,7 @@
 """GGML's `q6_k`: super-blocks of 256 values, 16 groups of 16 with 8-bit scales under one f16.
 
 Source: `block_q6_K` in ggml-common.h, `quantize_row_q6_K_ref` and `dequantize_row_q6_K` in ggml-quants.c (llama.cpp).
-How a super-block is encoded is told in kernels/q6_k.py.
+How a super-block is encoded is told in kernels/ggml/k_quants/q6_k.py.
 
     210 bytes:   l x 128   lower four bits of the codes        value = d * s[i / 16] * (code - 32)
                  h x 64    upper two bits
@@ -78,12 +78,12 @@ class Q6K(Ggml):
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels import k_quants_decode
+        from quantcli.kernels.ggml.k_quants import decode as k_quants_decode
 
         return k_quants_decode.decode(self.type, blocks)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels import q6_k
+        from quantcli.kernels.ggml.k_quants import q6_k
 
         return q6_k.encode(values, importance)
 
@@ -98,7 +98,7 @@ class Q6K(Ggml):
     def _encode_mlx(self, x: mx.array, importance: mx.array | None, row_blocks: int) -> tuple[mx.array, mx.array]:
         import mlx.core as mx
 
-        from quantcli.kernels.ggml_search import scale_steps
+        from quantcli.kernels.ggml.k_quants.search import scale_steps
 
         count = x.shape[0]
         lanes = mx.contiguous(x.reshape(-1, GROUP).T)  # value i of every group in row i

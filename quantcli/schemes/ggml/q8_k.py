@@ -73,12 +73,12 @@ class Q8K(Ggml):
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels import q8_k
+        from quantcli.kernels.ggml.k_quants import q8_k
 
         return q8_k.decode(blocks)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels import q8_k
+        from quantcli.kernels.ggml.k_quants import q8_k
 
         return q8_k.encode(values)
 

@@ -1,4 +1,4 @@
-"""GGML's searches for scales as MLX array operations: candidates and float32 sums are those of kernels/ggml_search.py.
+"""GGML's searches for scales as MLX array operations: candidates and float32 sums are those of kernels/ggml/k_quants/search.py.
 
 Groups are columns: value i of every group is row i of `x`, float32 (values, groups), and sums run over rows one by one,
 in ggml's order. MLX carries out one operation at a time, and its CPU device rounds each as ggml does: the bytes are

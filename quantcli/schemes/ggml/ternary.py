@@ -1,7 +1,7 @@
 """GGML's blocks of one or two bits a value under a single f16: `q1_0 q2_0 tq1_0 tq2_0`.
 
 Source: `block_q1_0`, `block_q2_0`, `block_tq1_0`, `block_tq2_0` in ggml-common.h and their functions in ggml-quants.c
-(llama.cpp); how blocks are encoded is told in kernels/ggml_ternary.py.
+(llama.cpp); how blocks are encoded is told in kernels/ggml/blocks/ternary.py.
 
     q1_0   18 bytes, 128 values   d d  b x 16           value = code ? d : -d
     q2_0   18 bytes,  64 values   d d  p x 16           value = (code - 1) * d, codes 0 .. 3
@@ -152,12 +152,12 @@ class GgmlTernary(Ggml):
         return xp.concatenate([packed, header] if FORMATS[self.type].at else [header, packed], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels import ggml_ternary
+        from quantcli.kernels.ggml.blocks import ternary as ggml_ternary
 
         return ggml_ternary.decode(blocks, self.type)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels import ggml_ternary
+        from quantcli.kernels.ggml.blocks import ternary as ggml_ternary
 
         return ggml_ternary.encode(values, self.type)
 

@@ -33,7 +33,7 @@ def dense(words: Array, bits: int, count: int) -> Codes8:
     >>> dense(np.array([[0b10_001_000]], np.uint32), 3, 3).tolist()
     [[0, 1, 2]]
     """
-    from quantcli.kernels import affine
+    from quantcli.kernels.mlx import affine
 
     words = np.ascontiguousarray(words).view(np.uint32)
     if lacking := -words.shape[1] % bits:  # the kernel takes 32 codes at a time, which are `bits` words
@@ -48,7 +48,7 @@ def words(codes: Codes8, bits: int) -> NDArray[np.uint32]:
     >>> words(np.array([[0, 1, 2]], np.uint8), 3).tolist() == [[0b10_001_000]]
     True
     """
-    from quantcli.kernels import affine
+    from quantcli.kernels.mlx import affine
 
     count = codes.shape[1]
     if lacking := -count % WORD:

@@ -101,7 +101,7 @@ class Affine(Scheme):
 
             weight, wide_scales, wide_biases = to_mlx(parts["weight"]), to_mlx(scales), to_mlx(biases)
             return from_mlx(mx.dequantize(weight, wide_scales, wide_biases, group_size=self.group, bits=self.bits))
-        from quantcli.kernels import affine
+        from quantcli.kernels.mlx import affine
 
         return affine.decode(parts["weight"], scales, biases, self.bits, self.group)
 
@@ -109,7 +109,7 @@ class Affine(Scheme):
         return Grid(self.bits, self.group, self.scale_dtype)
 
     def codes(self, parts: Parts) -> Codes:
-        from quantcli.kernels import affine
+        from quantcli.kernels.mlx import affine
 
         codes = affine.unpack(parts["weight"], self.bits)
         return Codes(self.grid(), codes, to_float32(parts["scales"]), to_float32(parts["biases"]))
@@ -140,7 +140,7 @@ class Affine(Scheme):
         return grid.exact_products and (power_of_two or self.scale_dtype == "f32")
 
     def pack(self, codes: Codes) -> Parts:
-        from quantcli.kernels import affine
+        from quantcli.kernels.mlx import affine
 
         if (reason := self._refuses(codes.grid)) is not None:
             raise DoesNotFit(reason)
@@ -177,7 +177,7 @@ class Affine(Scheme):
         return parts, error
 
     def _encode_cpu(self, values: Array) -> tuple[Parts, Error]:
-        from quantcli.kernels import affine
+        from quantcli.kernels.mlx import affine
 
         words, scales, biases, sums = affine.encode(values, self.bits, self.group, self.scale_dtype)
         dtype = numpy_dtype(self.scale_dtype)

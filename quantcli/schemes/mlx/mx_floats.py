@@ -124,7 +124,7 @@ class MxFloat(Scheme):
 
             weight, scales = to_mlx(parts["weight"]), to_mlx(parts["scales"])
             return from_mlx(mx.dequantize(weight, scales, mode=self.mode, dtype=mx.float32))
-        from quantcli.kernels import mx_floats
+        from quantcli.kernels.mlx import mx_floats
 
         facts = self.facts
         return mx_floats.decode(parts["weight"], parts["scales"], facts.bits, facts.group, *self._tables())
@@ -137,7 +137,7 @@ class MxFloat(Scheme):
         return Grid(self.facts.bits, self.facts.group, self.facts.scale_dtype, table=self.facts.table)
 
     def codes(self, parts: Parts) -> Codes:
-        from quantcli.kernels import affine
+        from quantcli.kernels.mlx import affine
 
         codes = affine.unpack(parts["weight"], self.facts.bits)
         return Codes(self.grid(), codes, self._tables()[1][parts["scales"]], None)
@@ -150,7 +150,7 @@ class MxFloat(Scheme):
         return self.unfit(shape) or small_floats_may_fit(grid, self.mode, self.facts.table, self.facts.group)
 
     def pack(self, codes: Codes) -> Parts:
-        from quantcli.kernels import affine
+        from quantcli.kernels.mlx import affine
 
         grade = small_floats_may_fit(codes.grid, self.mode, self.facts.table, self.facts.group)
         if isinstance(grade, str):
@@ -174,7 +174,7 @@ class MxFloat(Scheme):
     ) -> tuple[Parts, Error]:
         if device is Device.MLX and not self._wraps(values):
             return self._encode_mlx(values)
-        from quantcli.kernels import mx_floats
+        from quantcli.kernels.mlx import mx_floats
 
         words, scales, sums = mx_floats.encode(values, self.facts.bits, self.facts.group, *self._tables())
         return {"weight": words, "scales": scales}, Error(*sums.tolist())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from quantcli.arrays import Device, numpy_dtype
-from quantcli.kernels.ggml_search import minimum_steps
+from quantcli.kernels.ggml.k_quants.search import minimum_steps
 from quantcli.schemes.base import DoesNotFit, Error, Grid
 from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.ggml.k_quants import SCHEMES

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from quantcli.arrays import Device, numpy_dtype
-from quantcli.kernels.ggml_search import scale_steps
+from quantcli.kernels.ggml.k_quants.search import scale_steps
 from quantcli.schemes.base import DoesNotFit, Error, Grid
 from quantcli.schemes.ggml.q6_k import Q6K
 

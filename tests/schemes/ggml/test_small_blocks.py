@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from quantcli.arrays import Device, numpy_dtype
-from quantcli.kernels import iq4 as iq4_kernels
+from quantcli.kernels.ggml.codebooks import iq4 as iq4_kernels
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid
 from quantcli.schemes.ggml import TYPES, iq4
 from quantcli.schemes.ggml import floats as ggml_floats

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quantcli.kernels.ggml_refine import floats_of_work, refine_scale
+from quantcli.kernels.ggml.k_quants.refine import floats_of_work, refine_scale
 
 LIMIT = np.float32(4)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from quantcli.arrays import from_mlx, numpy_dtype, to_float32, to_mlx
-from quantcli.kernels import affine, chunks
+from quantcli.kernels import chunks
+from quantcli.kernels.mlx import affine
 
 BITS, GROUPS, DTYPES = (1, 2, 3, 4, 5, 6, 8), (32, 64, 128), ("bf16", "f16", "f32")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import inner
-from quantcli.kernels.k_quants import Encoded
+from quantcli.kernels.ggml.k_quants.encode import Encoded
 
 #: Bytes of a super-block; where its lower bits, its highest bits, its sub-scales and its d begin (-1: none).
 PLACES = {

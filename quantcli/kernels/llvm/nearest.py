@@ -34,7 +34,7 @@ from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
 from quantcli.kernels.compile import inlined
-from quantcli.kernels.iq_neighbours import LANES, PLACES, WIDE
+from quantcli.kernels.ggml.codebooks.neighbours import LANES, PLACES, WIDE
 
 #: numba's helpers for IR, which have no types.
 cgutils: Any = untyped

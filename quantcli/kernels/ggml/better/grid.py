@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.best_levels import Levels
 from quantcli.kernels.chunks import narrow
 from quantcli.kernels.compile import inlined, inner, kernel
-from quantcli.kernels.ggml_blocks import F16
+from quantcli.kernels.ggml.better.levels import Levels
+from quantcli.kernels.ggml.scales import F16
 
 #: Candidates side by side.
 LANES = 16

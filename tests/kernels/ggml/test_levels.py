@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from quantcli.kernels.iq_levels import crossings, levels_at
-from quantcli.kernels.iq_search import rules
+from quantcli.kernels.ggml.codebooks.levels import crossings, levels_at
+from quantcli.kernels.ggml.codebooks.search import rules
 from quantcli.schemes.ggml.iq2 import RULES as IQ2
 from quantcli.schemes.ggml.iq3 import RULES as IQ3
 

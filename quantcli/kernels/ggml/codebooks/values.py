@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.iq_nearest import FLOATS, REAL, REALS, WHOLE, pointer, splat
-from quantcli.kernels.vectors import half, minus8, word
+from quantcli.kernels.llvm.nearest import FLOATS, REAL, REALS, WHOLE, pointer, splat
+from quantcli.kernels.llvm.vectors import half, minus8, word
 
 SUPER = 256
 #: Byte b with the eighth sign that its lower seven ask for: the number of minuses is even.

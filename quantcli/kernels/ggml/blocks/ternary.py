@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.ggml_blocks import F16, magnitudes, note_overflow, write_f16
-from quantcli.kernels.vectors import half, last_trits16, plain16, trits16
+from quantcli.kernels.ggml.scales import F16, magnitudes, note_overflow, write_f16
+from quantcli.kernels.llvm.vectors import half, last_trits16, plain16, trits16
 
 #: Values and bytes of a block, and the byte where its scale starts.
 SIZES = {"q1_0": (128, 18, 0), "q2_0": (64, 18, 0), "tq1_0": (256, 54, 52), "tq2_0": (256, 66, 64)}

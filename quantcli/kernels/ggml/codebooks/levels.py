@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from quantcli.kernels.compile import inlined, inner
-from quantcli.kernels.iq_start import RINT, nearest_int
+from quantcli.kernels.ggml.codebooks.start import RINT, nearest_int
 
 
 @inlined

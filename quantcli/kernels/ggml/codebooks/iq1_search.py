@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import bits_of, inlined, inner
-from quantcli.kernels.iq1_splits import SHIFT, SIDE, best_splits, exact, ranks, shift_of, sums_of
-from quantcli.kernels.iq_nearest import among8_shifted, beyond, lines8_shifted, nearest8
-from quantcli.kernels.iq_neighbours import WIDE, Neighbours
-from quantcli.kernels.iq_search import AHEAD
-from quantcli.kernels.iq_start import SUPER, weigh
+from quantcli.kernels.ggml.codebooks.neighbours import WIDE, Neighbours
+from quantcli.kernels.ggml.codebooks.search import AHEAD
+from quantcli.kernels.ggml.codebooks.start import SUPER, weigh
+from quantcli.kernels.llvm.nearest import among8_shifted, beyond, lines8_shifted, nearest8
+from quantcli.kernels.llvm.splits import SHIFT, SIDE, best_splits, exact, ranks, shift_of, sums_of
 
 #: Values of a row of the book.
 WIDTH = 8

@@ -13,8 +13,8 @@ from numba import types
 from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
-from quantcli.kernels.iq_nearest import FLOATS, INTS, NOTHING, REALS, WHOLE, WORDS, pointer, splat, store
-from quantcli.kernels.iq_neighbours import LANES
+from quantcli.kernels.ggml.codebooks.neighbours import LANES
+from quantcli.kernels.llvm.nearest import FLOATS, INTS, NOTHING, REALS, WHOLE, WORDS, pointer, splat, store
 
 #: numba's helpers for IR, which have no types.
 cgutils: Any = untyped

@@ -20,8 +20,17 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.ggml_search import HIGH, INVERSE, SCALE, SIXTEENS, STATE, scale_steps, search_scale, transpose
-from quantcli.kernels.k_quants import BATCH, TOGETHER, fetch
+from quantcli.kernels.ggml.k_quants.encode import BATCH, TOGETHER, fetch
+from quantcli.kernels.ggml.k_quants.search import (
+    HIGH,
+    INVERSE,
+    SCALE,
+    SIXTEENS,
+    STATE,
+    scale_steps,
+    search_scale,
+    transpose,
+)
 
 #: Values of a super-block, bytes that it takes, groups in it, values of a group.
 SUPER, BYTES, GROUPS, GROUP = 256, 210, 16, 16

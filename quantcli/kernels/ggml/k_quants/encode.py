@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.ggml_blocks import F16, note_overflow, write_f16
-from quantcli.kernels.ggml_refine import floats_of_work, refine_scale
-from quantcli.kernels.ggml_search import (
+from quantcli.kernels.ggml.k_quants.refine import floats_of_work, refine_scale
+from quantcli.kernels.ggml.k_quants.search import (
     INVERSE,
     LOW,
     SCALE,
@@ -42,6 +41,7 @@ from quantcli.kernels.ggml_search import (
     settle_scales,
     transpose,
 )
+from quantcli.kernels.ggml.scales import F16, note_overflow, write_f16
 
 #: Values of a super-block, super-blocks worked on together, their values.
 SUPER, TOGETHER = 256, 16

@@ -12,9 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.best_grid import ERROR, LANES, LOW, SCALE, STATE, lowest, nearest_levels, scaled_weights, sweep
-from quantcli.kernels.best_grid import write_codes as write
 from quantcli.kernels.compile import kernel
+from quantcli.kernels.ggml.better.grid import (
+    ERROR,
+    LANES,
+    LOW,
+    SCALE,
+    STATE,
+    lowest,
+    nearest_levels,
+    scaled_weights,
+    sweep,
+)
+from quantcli.kernels.ggml.better.grid import write_codes as write
 
 
 def search(

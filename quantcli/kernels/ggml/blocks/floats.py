@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.ggml_blocks import magnitudes
-from quantcli.kernels.vectors import looked8, looked16
+from quantcli.kernels.ggml.scales import magnitudes
+from quantcli.kernels.llvm.vectors import looked8, looked16
 
 Floats = NDArray[np.float32]
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.ggml_blocks import F16, note_overflow, write_f16
-from quantcli.kernels.ggml_search import (
+from quantcli.kernels.ggml.k_quants.encode import WEIGHTED_STEPS, Encoded, fetch, weigh
+from quantcli.kernels.ggml.k_quants.search import (
     INVERSE,
     LOW,
     SCALE,
@@ -34,7 +34,7 @@ from quantcli.kernels.ggml_search import (
     search_scale,
     transpose,
 )
-from quantcli.kernels.k_quants import WEIGHTED_STEPS, Encoded, fetch, weigh
+from quantcli.kernels.ggml.scales import F16, note_overflow, write_f16
 
 BLOCK = 32
 #: Rows whose squares are added up side by side: a sum in order waits for itself.

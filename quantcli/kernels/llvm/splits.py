@@ -33,8 +33,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import inlined, inner
-from quantcli.kernels.iq_nearest import INTS, REALS, WHOLE, bits, load, lowest, pointer, store
-from quantcli.kernels.iq_neighbours import WIDE
+from quantcli.kernels.ggml.codebooks.neighbours import WIDE
+from quantcli.kernels.llvm.nearest import INTS, REALS, WHOLE, bits, load, lowest, pointer, store
 
 #: numba's helpers for IR, which have no types.
 cgutils: Any = untyped

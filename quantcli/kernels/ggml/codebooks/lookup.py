@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from quantcli.kernels.compile import inlined
-from quantcli.kernels.iq_nearest import (
+from quantcli.kernels.ggml.codebooks.neighbours import LANES, WIDE
+from quantcli.kernels.llvm.nearest import (
     INFINITE,
     among4,
     among8,
@@ -23,7 +24,6 @@ from quantcli.kernels.iq_nearest import (
     nearest4,
     nearest8,
 )  # fmt: skip
-from quantcli.kernels.iq_neighbours import LANES, WIDE
 
 
 @inlined

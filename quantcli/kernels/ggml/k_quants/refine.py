@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from quantcli.kernels.compile import inner
-from quantcli.kernels.ggml_search import EPSILON, nearest, rounded
+from quantcli.kernels.ggml.k_quants.search import EPSILON, nearest, rounded
 
 _NOUGHT, _ONE = np.float32(0), np.float32(1)
 #: What is at most so far from a code is rounded to it: half a step, less what rounding a product and a quotient (by

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import bits_of, float_of, inlined, inner
-from quantcli.kernels.iq_levels import crossings, far_points, levels_at
-from quantcli.kernels.iq_lookup import lookup
-from quantcli.kernels.iq_nearest import INFINITE, SMALL, lowest
-from quantcli.kernels.iq_neighbours import LANES, WIDE, Neighbours
-from quantcli.kernels.iq_start import SUPER, magnitudes, start_scale, weigh
-from quantcli.kernels.iq_sums import explained4, explained8
+from quantcli.kernels.ggml.codebooks.levels import crossings, far_points, levels_at
+from quantcli.kernels.ggml.codebooks.lookup import lookup
+from quantcli.kernels.ggml.codebooks.neighbours import LANES, WIDE, Neighbours
+from quantcli.kernels.ggml.codebooks.start import SUPER, magnitudes, start_scale, weigh
+from quantcli.kernels.llvm.nearest import INFINITE, SMALL, lowest
+from quantcli.kernels.llvm.sums import explained4, explained8
 
 #: Values whose levels make a word: half a row of IQ2, a row of IQ3.
 QUAD = 4

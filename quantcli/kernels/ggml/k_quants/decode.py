@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import inlined, inner
-from quantcli.kernels.vectors import half, joined16, plain16
+from quantcli.kernels.llvm.vectors import half, joined16, plain16
 
 #: Values of a super-block.
 SUPER = 256

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from quantcli.kernels.iq1_splits import SIDE, best_splits, sums_of
+from quantcli.kernels.llvm.splits import SIDE, best_splits, sums_of
 
 rng = np.random.default_rng(6)
 ONE, EIGHTH = np.float32(1), np.float32(0.125)
