@@ -1,4 +1,4 @@
-"""Architectures by name. A new family is one file and one line here."""
+"""Architectures by name, and what is asked of the table of them."""
 
 from __future__ import annotations
 
@@ -11,77 +11,17 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models import rebuilt
 from quantcli.models.base import Architecture, Computed, Found, Tensor
-from quantcli.models.cohere import COHERE
-from quantcli.models.cohere2 import COHERE2
-from quantcli.models.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
-from quantcli.models.ernie4_5 import ERNIE4_5
-from quantcli.models.exaone4 import EXAONE4
-from quantcli.models.falcon import FALCON
-from quantcli.models.falcon_mamba import FALCON_MAMBA
-from quantcli.models.gemma import GEMMA
-from quantcli.models.gemma2 import GEMMA2
-from quantcli.models.gemma3 import GEMMA3
+from quantcli.models.families import FAMILIES
 from quantcli.models.generation import sampling
-from quantcli.models.glm4 import GLM4
-from quantcli.models.glm4_moe import GLM4_MOE
-from quantcli.models.gpt_neox import GPT_NEOX
-from quantcli.models.gpt_oss import GPT_OSS
-from quantcli.models.granite import GRANITE
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import Key
-from quantcli.models.llama import LLAMA
-from quantcli.models.mamba import MAMBA
-from quantcli.models.mixtral import MIXTRAL
 from quantcli.models.mlx_lm import unread_by_mlx_lm
-from quantcli.models.nemotron import NEMOTRON
-from quantcli.models.olmo2 import OLMO2
 from quantcli.models.ops import Op, PermuteRows
-from quantcli.models.phi3 import PHI3
 from quantcli.models.pooling import pooling
-from quantcli.models.qwen2 import QWEN2
-from quantcli.models.qwen2_moe import QWEN2_MOE
-from quantcli.models.qwen3 import QWEN3
-from quantcli.models.qwen3_moe import QWEN3_MOE
 from quantcli.models.rope import Rope, mlx_rope_keys
 from quantcli.models.sixteen_bits import BOTH, OTHERS, SixteenBits, model_types
-from quantcli.models.smollm3 import SMOLLM3
-from quantcli.models.stablelm import STABLELM
-from quantcli.models.starcoder2 import STARCODER2
 from quantcli.models.stored import Shape, nothing, stored
 from quantcli.models.unsaid import Unsaid, unsaid
-
-#: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
-FAMILIES: tuple[Architecture, ...] = (
-    COHERE,
-    COHERE2,
-    DEEPSEEK_V2,
-    DEEPSEEK_V3,
-    ERNIE4_5,
-    EXAONE4,
-    FALCON,
-    FALCON_MAMBA,
-    GEMMA,
-    GEMMA2,
-    GEMMA3,
-    GLM4,
-    GLM4_MOE,
-    GPT_NEOX,
-    GPT_OSS,
-    GRANITE,
-    LLAMA,
-    MAMBA,
-    MIXTRAL,
-    NEMOTRON,
-    OLMO2,
-    PHI3,
-    QWEN2,
-    QWEN2_MOE,
-    QWEN3,
-    QWEN3_MOE,
-    SMOLLM3,
-    STABLELM,
-    STARCODER2,
-)
 
 ARCHITECTURES: dict[str, Architecture] = {family.name: family for family in FAMILIES}
 
@@ -179,7 +119,7 @@ def rebuild(
         name = file.every.text("general.architecture", "")
         raise NotPossible(
             f"{where}: the architecture {name!r} is not known, so there is no config.json for it; known are "
-            f"{', '.join(sorted({a.gguf for a in FAMILIES}))}: a further one is a file in quantcli/models."
+            f"{', '.join(sorted({a.gguf for a in FAMILIES}))}: a further one is a file in quantcli/models/families."
         )
     kind = next(iter(architecture.classes)) if architecture.kind is None else architecture.kind(file)
     config = rebuilt.config(file, architecture, kind, dtype)

@@ -376,5 +376,5 @@ def unknown(source: Checkpoint) -> str:
     file = f"{name.replace('-', '_')}.py" if isinstance(name, str) and SPELLING.fullmatch(name) else "NAME.py"
     return (
         f"{source.root}: {key} {shown(name)} is not known, so its tensors have no names in the other dialect; known "
-        f"are {known}: to add it, write quantcli/models/{file} as quantcli/models/TEMPLATE.md says."
+        f"are {known}: to add it, write quantcli/models/families/{file} as TEMPLATE.md there says."
     )

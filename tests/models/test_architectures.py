@@ -16,7 +16,7 @@ from quantcli.models import (
     find,
 )
 from quantcli.models.base import DIALECTS
-from quantcli.models.llama import rope_factors
+from quantcli.models.families.llama import rope_factors
 
 TABLES = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lambda a: a.name)
 

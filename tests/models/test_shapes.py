@@ -17,7 +17,7 @@ from quantcli.models.agreement import Agreement, shape_of
 from quantcli.models.base import DIALECTS, Found
 from quantcli.models.sizes import ALWAYS, HEAD_DIM, HIDDEN, KEYS, N_HEADS, N_KV_HEADS, QKV, QUERIES
 from quantcli.schemes.dense import Dense
-from tests.models.test_arch_cases import CASES, DATA, SPELLINGS, config_of, reference
+from tests.models.families.test_arch_cases import CASES, DATA, SPELLINGS, config_of, reference
 from tests.mutations import tensors
 
 Shapes = dict[str, tuple[int, ...]]

@@ -19,7 +19,7 @@ from tests.builders import BF16, LLAMA, folder_of, llama_tensors, tiny_awq
 from tests.conversions import config, converted, planned, stored
 from tests.convert.planning.test_leftover_tensors import fp8
 from tests.convert.test_golden_arch import reference, write_model
-from tests.models.test_fused_experts import add_tokenizer, fused, tensors_of
+from tests.models.families.test_fused_experts import add_tokenizer, fused, tensors_of
 
 UNKNOWN = {"model_type": "unheard_of", "architectures": ["UnheardOfForCausalLM"]}
 LAYER = "model.layers.1"

@@ -26,7 +26,7 @@ from quantcli.models import (
 )
 from quantcli.targets.gguf_metadata import keys
 
-DATA = Path(__file__).resolve().parent.parent / "data" / "arch"
+DATA = Path(__file__).resolve().parent.parent.parent / "data" / "arch"
 CASES = sorted(path.name for path in DATA.iterdir())
 SPELLINGS = ("config.json", "config-v5.json", "config-minimal.json")
 

@@ -5,7 +5,7 @@ Source: llama.cpp's conversion of Qwen3ForCausalLM; transformers' configuration 
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import decoder
-from quantcli.models.qwen2 import DEFAULTS, SETTINGS, WINDOW_LAYERS
+from quantcli.models.families.qwen2 import DEFAULTS, SETTINGS, WINDOW_LAYERS
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 

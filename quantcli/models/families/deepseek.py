@@ -18,7 +18,7 @@ from typing import Any
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
-from quantcli.models.glm4_moe import NEXT_ROWS, SHARED, SHARED_SHAPES, router
+from quantcli.models.families.glm4_moe import NEXT_ROWS, SHARED, SHARED_SHAPES, router
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     CAUSAL,

@@ -6,8 +6,8 @@ names the file's. Source: llama.cpp's conversion of FalconMambaForCausalLM; mlx-
 
 from dataclasses import replace
 
+from quantcli.models.families.mamba import MAMBA, NORMS
 from quantcli.models.keys import Key
-from quantcli.models.mamba import MAMBA, NORMS
 from quantcli.models.stored import Setting, Stored
 
 

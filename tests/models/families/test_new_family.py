@@ -17,7 +17,7 @@ from quantcli.models import Architecture, by_gguf, find
 from quantcli.sources.detect import open_source
 from tests.conversions import converted
 
-TEMPLATE = Path(models.__file__).parent / "TEMPLATE.md"
+TEMPLATE = Path(models.__file__).parent / "families" / "TEMPLATE.md"
 CONFIG = {
     "model_type": "newcomer", "num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "vocab_size": 512,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "num_experts": 2,
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
             file.seek(offsets[name])
             words = (np.arange(np.prod(shape)) * (number * 2 + 3)) % 128 + 0x3F00
             file.write(words.astype("<u2").tobytes())
-    data = Path(__file__).resolve().parent.parent / "data" / "tokenizers" / "micro-llama"
+    data = Path(__file__).resolve().parent.parent.parent / "data" / "tokenizers" / "micro-llama"
     for file_ in data.iterdir():
         if file_.name.startswith("tokenizer"):
             (made / file_.name).write_bytes(file_.read_bytes())
@@ -89,7 +89,7 @@ def test_there_and_back(folder: Path, newcomer: Architecture, tmp_path: Path) ->
 def test_without_it_the_template_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         NotPossible,
-        match=r"'newcomer' is not known.*write quantcli/models/newcomer.py as quantcli/models/TEMPLATE.md says",
+        match=r"'newcomer' is not known.*write quantcli/models/families/newcomer.py as TEMPLATE.md there says",
     ):
         converted(folder, tmp_path / "a.gguf", to="gguf")
     report = converted(folder, tmp_path / "mlx", to="mlx")

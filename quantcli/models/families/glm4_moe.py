@@ -18,7 +18,7 @@ from quantcli.models.decoder import (
     rows,
     shared_experts,
 )
-from quantcli.models.glm4 import NO_START
+from quantcli.models.families.glm4 import NO_START
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     DENSE_LAYERS,

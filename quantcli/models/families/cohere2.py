@@ -6,8 +6,8 @@ Source: llama.cpp's conversion of Cohere2ForCausalLM.
 from dataclasses import replace
 
 from quantcli.models.base import Architecture
-from quantcli.models.cohere import LOGIT_SCALE, NO_SCALING
 from quantcli.models.decoder import decoder
+from quantcli.models.families.cohere import LOGIT_SCALE, NO_SCALING
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDING_WINDOW, VOCAB_SIZE, layer_norm_eps
 from quantcli.models.layer_kinds import every

@@ -18,11 +18,11 @@ from quantcli.models.decoder import (
     rows,
     shared_experts,
 )
+from quantcli.models.families.qwen2 import SETTINGS, WINDOW_LAYERS
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
 from quantcli.models.limits import square
 from quantcli.models.ops import SingleRow
-from quantcli.models.qwen2 import SETTINGS, WINDOW_LAYERS
 from quantcli.models.sizes import HIDDEN, NEVER, ONE, Need, flag, setting, without
 from quantcli.models.stored import Setting, has
 

@@ -5,8 +5,8 @@ Source: llama.cpp's conversion of SmolLM3ForCausalLM.
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import PERMUTED, decoder
+from quantcli.models.families.qwen2 import SETTINGS
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
-from quantcli.models.qwen2 import SETTINGS
 from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, Stored, has
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import BOTH_NORMS, decoder
-from quantcli.models.gemma import ACTIVATION, BIAS, KEYS
+from quantcli.models.families.gemma import ACTIVATION, BIAS, KEYS
 from quantcli.models.keys import SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne

@@ -15,9 +15,9 @@ from quantcli.models.decoder import (
     norm_rows,
     rows,
 )
+from quantcli.models.families.qwen2 import SETTINGS
+from quantcli.models.families.qwen2_moe import DENSE, SPARSE
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, expert_keys
-from quantcli.models.qwen2 import SETTINGS
-from quantcli.models.qwen2_moe import DENSE, SPARSE
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 

@@ -5,8 +5,8 @@ Source: llama.cpp's conversion of Gemma3ForCausalLM.
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import BOTH_NORMS, decoder
-from quantcli.models.gemma import ACTIVATION, BIAS
-from quantcli.models.gemma2 import SCORES, query_scalar
+from quantcli.models.families.gemma import ACTIVATION, BIAS
+from quantcli.models.families.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
 from quantcli.models.ops import AddOne

@@ -1,0 +1,66 @@
+"""The registry of model families. A new one is a file in this folder (TEMPLATE.md) and two lines here."""
+
+from __future__ import annotations
+
+from quantcli.models.base import Architecture
+from quantcli.models.families.cohere import COHERE
+from quantcli.models.families.cohere2 import COHERE2
+from quantcli.models.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from quantcli.models.families.ernie4_5 import ERNIE4_5
+from quantcli.models.families.exaone4 import EXAONE4
+from quantcli.models.families.falcon import FALCON
+from quantcli.models.families.falcon_mamba import FALCON_MAMBA
+from quantcli.models.families.gemma import GEMMA
+from quantcli.models.families.gemma2 import GEMMA2
+from quantcli.models.families.gemma3 import GEMMA3
+from quantcli.models.families.glm4 import GLM4
+from quantcli.models.families.glm4_moe import GLM4_MOE
+from quantcli.models.families.gpt_neox import GPT_NEOX
+from quantcli.models.families.gpt_oss import GPT_OSS
+from quantcli.models.families.granite import GRANITE
+from quantcli.models.families.llama import LLAMA
+from quantcli.models.families.mamba import MAMBA
+from quantcli.models.families.mixtral import MIXTRAL
+from quantcli.models.families.nemotron import NEMOTRON
+from quantcli.models.families.olmo2 import OLMO2
+from quantcli.models.families.phi3 import PHI3
+from quantcli.models.families.qwen2 import QWEN2
+from quantcli.models.families.qwen2_moe import QWEN2_MOE
+from quantcli.models.families.qwen3 import QWEN3
+from quantcli.models.families.qwen3_moe import QWEN3_MOE
+from quantcli.models.families.smollm3 import SMOLLM3
+from quantcli.models.families.stablelm import STABLELM
+from quantcli.models.families.starcoder2 import STARCODER2
+
+#: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
+FAMILIES: tuple[Architecture, ...] = (
+    COHERE,
+    COHERE2,
+    DEEPSEEK_V2,
+    DEEPSEEK_V3,
+    ERNIE4_5,
+    EXAONE4,
+    FALCON,
+    FALCON_MAMBA,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    GLM4,
+    GLM4_MOE,
+    GPT_NEOX,
+    GPT_OSS,
+    GRANITE,
+    LLAMA,
+    MAMBA,
+    MIXTRAL,
+    NEMOTRON,
+    OLMO2,
+    PHI3,
+    QWEN2,
+    QWEN2_MOE,
+    QWEN3,
+    QWEN3_MOE,
+    SMOLLM3,
+    STABLELM,
+    STARCODER2,
+)
