@@ -85,7 +85,7 @@ bench: $(READY) $(PEERS_READY)
 
 # The README's table of repacks.
 repacks: $(READY)
-	@$(BIN)/python -c 'import pathlib, quantcli.convert.repacks as r; print(r.table(r.weight_of(pathlib.Path("$(MODEL)"))))'
+	@$(BIN)/python -c 'import pathlib, tools.repacks as r; print(r.table(r.weight_of(pathlib.Path("$(MODEL)"))))'
 
 clean:
 	rm -rf build dist .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis

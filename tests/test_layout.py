@@ -32,7 +32,7 @@ ORDER = (
 HEAVY = ("mlx", "numba", "huggingface_hub", "ml_dtypes", "gguf", "safetensors", "rich", "tokenizers")
 
 MOST_LINES = 450
-FOLDERS = ("quantcli", "tests", "benchmarks", "examples", ".ci")
+FOLDERS = ("quantcli", "tests", "tools", "docs", "benchmarks", "examples", ".ci")
 TEXT = {".py", ".md", ".toml", ".json", ".sh", ".jinja", ".txt", ""}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|farm|root|home|Users)/")
 

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 import quantcli
-from quantcli.cli import convert, diff, inspect, schemes
+from quantcli.cli import convert, diff, schemes
+from quantcli.cli import inspection as inspect
 from quantcli.cli.options import OrderedCommand
 
 app = typer.Typer(

@@ -55,17 +55,24 @@ ROWS = (
     ),
     Row("cli/diff.py", "--max-rmse", "diff {dense} {q8} --max-rmse 0", "diff {dense} {q8} --max-rmse 1", 1),
     Row("cli/diff.py", "--strict", "diff {dense} {q8} --strict", "diff {dense} {q8}", 1),
-    Row("cli/inspect.py", "a number above 0", "inspect {dense} --max-bpw 0", "inspect {dense} --max-bpw 17"),
-    Row("cli/inspect.py", "--metadata shows no", "inspect {dense} --metadata --filter a", "inspect {dense} --metadata"),
-    Row("cli/inspect.py", "--as-recipe shows", "inspect {dense} --as-recipe --rules", "inspect {dense} --as-recipe"),
-    Row("cli/inspect.py", "--max-size", "inspect {dense} --max-size 1XB", "inspect {dense} --max-size 1MB"),
+    Row("cli/inspection.py", "a number above 0", "inspect {dense} --max-bpw 0", "inspect {dense} --max-bpw 17"),
+    Row(
+        "cli/inspection.py",
+        "--metadata shows no",
+        "inspect {dense} --metadata --filter a",
+        "inspect {dense} --metadata",
+    ),
+    Row("cli/inspection.py", "--as-recipe shows", "inspect {dense} --as-recipe --rules", "inspect {dense} --as-recipe"),
+    Row("cli/inspection.py", "--max-size", "inspect {dense} --max-size 1XB", "inspect {dense} --max-size 1MB"),
     *(
-        Row("cli/inspect.py", name, f"inspect {{matrix}} {name} {word}", "inspect {matrix}")
+        Row("cli/inspection.py", name, f"inspect {{matrix}} {name} {word}", "inspect {matrix}")
         for name, word in NOT_OF_MATRIX.items()
     ),
-    Row("cli/inspect.py", "no weight matches", "inspect {dense} --filter a", "inspect {dense} --filter '*'"),
-    Row("cli/inspect.py", "needs GLOB=SCHEME", "inspect {dense} --require a", "inspect {dense} --require '*=bf16'"),
-    Row("cli/inspect.py", "=--require \0: \0.", "inspect {dense} --require a=b", "inspect {dense} --require '*=bf16'"),
+    Row("cli/inspection.py", "no weight matches", "inspect {dense} --filter a", "inspect {dense} --filter '*'"),
+    Row("cli/inspection.py", "needs GLOB=SCHEME", "inspect {dense} --require a", "inspect {dense} --require '*=bf16'"),
+    Row(
+        "cli/inspection.py", "=--require \0: \0.", "inspect {dense} --require a=b", "inspect {dense} --require '*=bf16'"
+    ),
     Row("cli/options.py", "--max-memory", INTO + " --max-memory all", INTO + " --max-memory 100MB"),
     Row("cli/options.py", "at least 1.", INTO + " --threads 0", INTO + " --threads 1"),
     Row("cli/options.py", "is needed for weights", INTO + " --max-memory 1KB", INTO + " --max-memory 100MB"),

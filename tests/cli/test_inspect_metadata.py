@@ -76,4 +76,4 @@ def test_a_config(tmp_path: Path) -> None:
 
 
 def test_doctests() -> None:
-    assert doctest.testmod(importlib.import_module("quantcli.cli.inspect")).failed == 0
+    assert doctest.testmod(importlib.import_module("quantcli.cli.inspection")).failed == 0

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from quantcli.convert.repacks import table, weight_of
+from tools.repacks import table, weight_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
