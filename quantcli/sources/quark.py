@@ -1,7 +1,7 @@
 """AMD Quark's checkpoints: `.weight` with `.weight_scale` and, of integers, `.weight_zero_point`.
 
-Settings see quark_config.py; how each dtype is packed, schemes/hf/quark_int.py and small_floats.py. Scales of NVFP4 have
-one of their own, `.weight_scale_2`. `.input_scale` and its like are of activations and copied along.
+Settings see quark_config.py; how each dtype is packed, schemes/hf/quark_int.py and small_floats.py. Scales of NVFP4
+have one of their own, `.weight_scale_2`. `.input_scale` and its like are of activations and copied along.
 Source: Quark 0.13 (torch/export).
 """
 

@@ -1,6 +1,6 @@
 """GGML's nibbles and fifth bits to codes and back on the CPU, without the values: what a repack moves.
 
-Layouts are drawn in schemes/ggml/legacy.py, ggml_floats.py and k_quants.py. Codes are bytes, one a value. Nibbles lie
+Layouts are drawn in schemes/ggml: legacy.py, floats.py and k_quants.py. Codes are bytes, one a value. Nibbles lie
 in runs, each of which holds two runs of codes:
 
     byte j of a run      7 6 5 4     | 3 2 1 0         q4_0 q4_1 q5_0 q5_1 mxfp4: half 16, nvfp4: half 8

@@ -1,4 +1,4 @@
-"""The nearest of some codebook rows to a few values, in vectors; lists are those of iq_neighbours.py.
+"""The nearest of some codebook rows to a few values, in vectors; lists are those of neighbours.py.
 
 A row's distance is the sum over i, in order, of w[i] * (scale * code[i] - x[i]) ** 2, every float32 operation rounded
 once; the first of the smallest wins, as in ggml's `iq2_find_best_neighbour`, `iq3_..` and `iq1_find_best_neighbour2`.
@@ -264,7 +264,7 @@ NOTHING = ir.Constant(_LONG, 0)
 def _make_lines(width: int, shifted: bool) -> Callable[..., Any]:
     """lines(codes, start, count, w, twice, at, scale, rest, squares, alongs, shift): the place of a near row.
 
-    codes: int8, `count` rows of `width` from start * width, laid out as in iq_neighbours.py, each + shift; w and twice
+    codes: int8, `count` rows of `width` from start * width, laid out as in neighbours.py, each + shift; w and twice
     (-2 w x): float32, read from `at`; scale: for which the row is near; rest: the sum of w x x, over that scale;
     squares, alongs: float32, get the lines.
     """

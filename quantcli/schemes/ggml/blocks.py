@@ -2,15 +2,15 @@
 
 A weight is one part, `blocks`: uint8, a row of n values is n / block_size blocks one after the other, and no block
 reaches into the next row. Block sizes and bytes are those of containers/ggml_types.py. One file per kind of block, all
-listed in ggml.py:
+listed in `__init__.py`:
 
-    ggml_legacy.py   q4_0 q4_1 q5_0 q5_1 q8_0        q6_k.py   q6_k
+    legacy.py   q4_0 q4_1 q5_0 q5_1 q8_0        q6_k.py   q6_k
 
 The reference meaning is ggml's own code (ggml-quants.c of llama.cpp): `decode` gives the float32 values of its
 `to_float`, `encode` the bytes of its `quantize_row_*_ref`, as built for x86-64 without fused multiply-add. Both are the
 same on MLX's CPU device. A GPU that rounds an operation otherwise, fuses two, or takes denormal numbers for 0 may
 decode a value to one that differs in its last bit, or to 0 for a denormal; what it may do to encoded blocks is told in
-ggml_search.py.
+search.py.
 """
 
 from __future__ import annotations

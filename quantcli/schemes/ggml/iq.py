@@ -2,9 +2,9 @@
 
     iq2.py   iq2_xxs iq2_xs iq2_s       iq3.py   iq3_xxs iq3_s       iq1.py   iq1_s iq1_m       iq_books.py  the books
 
-A block is read into its `Fields`, and written from them; how the fields are found is told in kernels/ggml/codebooks/search.py and
-kernels/ggml/codebooks/iq1_search.py, and for MLX devices in iq_search.py and iq1_search.py beside this file. Values are no grid: which
-codes may stand beside each other is the book's.
+A block is read into its `Fields`, and written from them; how the fields are found is told in kernels/ggml/codebooks
+(search.py, iq1_search.py), and for MLX devices in iq_search.py and iq1_search.py beside this file. Values are no grid:
+which codes may stand beside each other is the book's.
 """
 
 from __future__ import annotations

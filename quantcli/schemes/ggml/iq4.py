@@ -1,8 +1,8 @@
 """GGML's `iq4_nl` and `iq4_xs`: four-bit codes for a table of sixteen uneven values, denser around 0.
 
 Source: `block_iq4_nl`, `block_iq4_xs`, `kvalues_iq4nl` in ggml-common.h and their functions in ggml-quants.c
-(llama.cpp); the search for scales, with and without an importance matrix, is told in kernels/ggml/codebooks/iq4.py. On MLX's CPU
-device bytes are ggml's too; of GPUs ggml_search.py tells.
+(llama.cpp); the search for scales, with and without an importance matrix, is told in kernels/ggml/codebooks/iq4.py. On
+MLX's CPU device bytes are ggml's too; of GPUs search.py tells.
 
     iq4_nl   18 bytes,  32 values   d d                      n x 16     value = d * VALUES[code]
     iq4_xs  136 bytes, 256 values   d d  h h  l l l l        n x 128    value = d * (s[i / 32] - 32) * VALUES[code]
@@ -189,7 +189,7 @@ def _nearest(a: mx.array) -> mx.array:
 
 
 def _search(lanes: mx.array, weights: mx.array) -> mx.array:
-    """Scales (1, groups), 0 for a group of zeros; lanes and weights float32 (32, groups). See kernels/ggml/codebooks/iq4.py."""
+    """Scales (1, groups), 0 for a group of zeros; lanes and weights float32 (32, groups). See codebooks/iq4.py."""
     import mlx.core as mx
 
     table = mx.array(TABLE)

@@ -11,7 +11,7 @@ groups at once:
     scale    that fits the rows, kept where it explains more than the best one before
 
 Where a GPU rounds otherwise, another of two rows, candidates or values to flip may win that are equally good but for
-rounding; ggml_search.py states how much a block's error may grow.
+rounding; search.py states how much a block's error may grow.
 """
 
 from __future__ import annotations

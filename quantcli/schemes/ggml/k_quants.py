@@ -1,7 +1,7 @@
 """GGML's `q2_k q3_k q4_k q5_k`: super-blocks of 256 values, groups of 16 or 32 with scales in few bits under f16s.
 
 Source: `block_q2_K` ... `block_q5_K` in ggml-common.h and their functions in ggml-quants.c (llama.cpp). How a
-super-block is encoded is told in kernels/ggml/k_quants/encode.py. With group g = i / 16 (q2_k q3_k) or i / 32 (q4_k q5_k):
+super-block is encoded is told in kernels/ggml/k_quants. With group g = i / 16 (q2_k q3_k) or i / 32 (q4_k q5_k):
 
     q2_k   84 bytes   s x 16   p x 64   d d   m m          value = (d * sub[g]) * code - m * min[g]
     q3_k  110 bytes   h x 32   p x 64   s x 12   d d       value = d * (sub[g] - 32) * (code - 4)

@@ -1,4 +1,5 @@
-"""GGML's searches for scales as MLX array operations: candidates and float32 sums are those of kernels/ggml/k_quants/search.py.
+"""GGML's searches for scales as MLX array operations: candidates and float32 sums are those of the
+kernels (kernels/ggml/k_quants/search.py).
 
 Groups are columns: value i of every group is row i of `x`, float32 (values, groups), and sums run over rows one by one,
 in ggml's order. MLX carries out one operation at a time, and its CPU device rounds each as ggml does: the bytes are
@@ -17,9 +18,9 @@ many times that of ggml's block, and that of 200,000 values less than 2 % larger
     32 times   q2_k
 
 It was found, with room to spare, by making each sum, distance, quotient and root a unit in the last place larger or
-smaller (tests/schemes/ggml/test_gpu_rounding.py). Where one value outweighs the others that much, float32 hardly tells what
-the others' codes do to a score: this makes the last two. Of rows of few different values, or of almost nothing but
-zeros, nothing is promised: which of many equals ggml itself takes hangs on last bits, and some fit exactly.
+smaller (tests/schemes/ggml/test_gpu_rounding.py). Where one value outweighs the others that much, float32 hardly tells
+what the others' codes do to a score: this makes the last two. Of rows of few different values, or of almost nothing
+but zeros, nothing is promised: which of many equals ggml itself takes hangs on last bits, and some fit exactly.
 """
 
 from __future__ import annotations

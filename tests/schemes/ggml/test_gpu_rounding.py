@@ -1,4 +1,4 @@
-"""GGML's searches on a device that rounds otherwise: errors grow no more than ggml_search.py's docstring says.
+"""GGML's searches on a device that rounds otherwise: errors grow no more than search.py's docstring says.
 
 Such a device is made up: each sum, distance, quotient and root of a search on MLX's CPU device comes out a unit in the
 last place off or not, by a hash of its bits, and sums run over a tree. Rows are like those of weights.

@@ -1,7 +1,8 @@
 """GGML's `q4_0 q4_1 q5_0 q5_1` with an importance matrix on the CPU: ggml's codes and scales.
 
-Source: `quantize_row_q*_impl` in ggml-quants.c (llama.cpp), restated; the searches are told in ggml_search.py, layouts
-are drawn in schemes/ggml/legacy.py. All arithmetic is float32, each operation rounded once, sums in index order:
+Source: `quantize_row_q*_impl` in ggml-quants.c (llama.cpp), restated; the searches are told in k_quants/search.py,
+layouts are drawn in schemes/ggml/legacy.py. All arithmetic is float32, each operation rounded once, sums in index
+order:
 
     weights     importance * sqrt(s + x * x), s the mean of x * x over the whole row: a block depends on its row
     q4_0 q5_0   d and codes of `search_scale`          q4_1 q5_1   d, m and codes of `search_minimum`

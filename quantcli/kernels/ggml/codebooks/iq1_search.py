@@ -7,9 +7,9 @@ group of 16 in iq1_m.
 
     splits    values in order of size (equal ones as they stand): the first i1 get level 0, those from i2 on level 2;
               all i1 <= i2 with all shifts are tried, and the one whose scale explains most is kept, the first of
-              equals; iq1_splits.py tells how
+              equals; llvm/splits.py tells how
     flip      where the scale came out below zero, levels and shifts are turned round
-    row       of 8 levels: they themselves if they are in the book, else their nearest neighbour (iq_neighbours.py) when
+    row       of 8 levels: they themselves if they are in the book, else their nearest neighbour (neighbours.py) when
               distances are weighted; then the scale that fits the rows
 
 Groups are the lanes of vectors, as many as there are lanes.
@@ -71,7 +71,7 @@ class Work(NamedTuple):
 
     Of SIDE groups, one after the other, float32: values; weights; -2 times weight times value. side float32 (values,
     SIDE): values, those of a group below each other; rank int32: how many of its group come before each; number: of its
-    split. Of a group: levels. Of a list: a scale; lines of its rows (iq_nearest.py), those in question, the one found.
+    split. Of a group: levels. Of a list: a scale; lines of its rows (nearest.py), those in question, the one found.
     """
 
     x: NDArray[np.float32]

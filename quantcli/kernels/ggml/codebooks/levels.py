@@ -1,4 +1,4 @@
-"""Which levels a group's magnitudes have for each of the candidates' scales of iq_search.py: where they change.
+"""Which levels a group's magnitudes have for each of the candidates' scales of search.py: where they change.
 
 A value's level for candidate c is clip(rint((x * inverse - 1) / 2)) with inverse = code[c] / peak, where
 

@@ -1,7 +1,7 @@
-"""The rows of a list of neighbours that are nearest for the scales of some candidates: a part of iq_search.py's kernel.
+"""The rows of a list of neighbours that are nearest for the scales of some candidates: a part of search.py's kernel.
 
 A list that one vector holds is compared as it is; of a longer one, rows that are clearly farther than some other for
-all of the scales are left out first. What is not clear is looked at exactly, as iq_nearest.py tells.
+all of the scales are left out first. What is not clear is looked at exactly, as llvm/nearest.py tells.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@ once, sums in index order. Codes are 2 * level + 1. For each group (16 or 32 val
 
     signs      a value's own; where only 7 of 8 are stored, an odd number of minuses flips the value that weighs least
     point      of 8 (IQ3: 4) magnitudes for a scale s: level = clip(rint((x / s - 1) / 2))
-    row        the point if it is in the book, else the one among its neighbours (iq_neighbours.py) that is nearest to x
+    row        the point if it is in the book, else the one among its neighbours (neighbours.py) that is nearest to x
                when distances are weighted with sqrt(w); the first of equals
     candidates some twenty scales around the peak's (iq2_xxs: `start_scale`'s); kept is the one whose rows explain most
     last       rows anew for the best scale, where the type does so, and the scale that fits them
 
 What is done otherwise, with the same results. From one candidate to the next few levels change, and where is told by
-iq_levels.py; a run of candidates with the same point looks its list up at once, and rows that are clearly farther than
-some other for all of the run's scales are left out (iq_nearest.py tells what is clear); what is left is compared about,
+levels.py; a run of candidates with the same point looks its list up at once, and rows that are clearly farther than
+some other for all of the run's scales are left out (nearest.py tells what is clear); what is left is compared about,
 and exactly where that is not clear. Candidates with the same rows as the one before are left out: they explain no more.
 """
 
@@ -90,7 +90,7 @@ class Work(NamedTuple):
     """What a search writes to and reads again.
 
     Of a super-block, float32 (256,): x its values; weight; size magnitudes, some of them flipped; root sqrt(weight);
-    twice -2 * root * size; heavy weight * size. total, rest (64,): bounds of its points' lines (iq_nearest.py); starts,
+    twice -2 * root * size; heavy weight * size. total, rest (64,): bounds of its points' lines (nearest.py); starts,
     start: `start_scale`'s. Of a group: low, high levels for its first and last scale; cross candidates where a level
     changes; inverse, scale of each candidate. Of its points: number of the first; turns candidates from which it
     changes, a bit each; jump by how much; on candidates for which it is in the book; stays: its row is no more looked

@@ -1,7 +1,7 @@
 """GGML's `q2_k q3_k q4_k q5_k q6_k` on the CPU: ggml's float32 values.
 
 Source: `dequantize_row_q*_K` in ggml-quants.c (llama.cpp), restated; layouts are drawn in schemes/ggml/k_quants.py and
-schemes/ggml/q6_k.py. Scales, minima and scale * code are exact in float32, so a value is rounded once, where the minimum is
+q6_k.py there. Scales, minima and scale * code are exact in float32, so a value is rounded once, where the minimum is
 subtracted.
 """
 

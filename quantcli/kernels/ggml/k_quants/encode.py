@@ -1,8 +1,8 @@
 """GGML's `q2_k q3_k q4_k q5_k` on the CPU: ggml's codes and scales, with and without an importance matrix.
 
 Source: `quantize_row_q*_K_ref` and `quantize_row_q*_K_impl` in ggml-quants.c (llama.cpp), restated; the searches are
-told in ggml_search.py, super-blocks are packed by k_quants_pack.py. All arithmetic is float32, each operation
-rounded once, sums in index order. Groups have n values (q2_k q3_k 16, q4_k q5_k 32), super-blocks 256:
+told in search.py, super-blocks are packed by pack.py. All arithmetic is float32, each operation rounded once,
+sums in index order. Groups have n values (q2_k q3_k 16, q4_k q5_k 32), super-blocks 256:
 
     weights, none   q2_k abs(x)    q3_k x * x    q4_k q5_k abs(x) + sqrt(mean of the group's x * x)
     with a matrix   importance * sqrt(s + x * x), s the mean of the super-block's x * x, twice that but for q2_k

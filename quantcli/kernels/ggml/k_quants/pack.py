@@ -1,7 +1,7 @@
 """GGML's `q2_k q3_k q4_k q5_k` on the CPU: from codes, sub-scales and scales to super-blocks.
 
-Layouts are drawn in schemes/ggml/k_quants.py, whose `pack` is the same as array operations. All kernels are `inner`: they
-only cut arrays, which for them need not be counted.
+Layouts are drawn in schemes/ggml/k_quants.py, whose `pack` is the same as array operations. All kernels are `inner`:
+they only cut arrays, which for them need not be counted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """GGML's `q6_k` on the CPU: ggml's bytes with and without an importance matrix.
 
 Source: `quantize_row_q6_K_impl` in ggml-quants.c (llama.cpp), restated; the layout is drawn in
-schemes/ggml/q6_k.py, the search is `search_scale` of ggml_search.py. All arithmetic is float32, each operation rounded once,
-sums in index order:
+schemes/ggml/q6_k.py, the search is `search_scale` of search.py. All arithmetic is float32, each operation rounded
+once, sums in index order:
 
     for each group of 16: scale and codes -32 .. 31 by `search_scale`, weights x * x, or the importance alone
     super-block: d = f16(largest scale / -128), sub-scale = rint(scale / d), codes rounded anew on d * sub-scale

@@ -1,0 +1,1 @@
+"""What `diff` tells of two models: compare.py has the whole, the other files a kind of difference each."""

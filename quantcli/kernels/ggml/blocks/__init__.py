@@ -1,0 +1,1 @@
+"""Blocks with one scale: legacy.py (weighted.py with an importance matrix), floats.py, ternary.py."""

@@ -1,0 +1,1 @@
+"""Kernels of MLX's number formats."""

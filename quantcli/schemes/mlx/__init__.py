@@ -1,0 +1,1 @@
+"""MLX's own number formats, as mlx-lm stores them."""
