@@ -14,14 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from quantcli.cli.app import app
-from tests.advice import models, names, plans, usage
+from tests.advice import models, names, plans, runs, usage
 from tests.advice.inputs import INPUTS
 from tests.advice.row import Row, Site, sites
 from tests.hub_models import whole
 from tests.hub_server import Hub, blob
 from tests.sources.conftest import hub  # noqa: F401, a fixture
 
-ROWS = (*usage.ROWS, *plans.ROWS, *models.ROWS)
+ROWS = (*usage.ROWS, *plans.ROWS, *runs.ROWS, *models.ROWS)
 ALL = (*ROWS, *usage.HUB_ROWS)
 SITES = tuple(sites())
 PATHS = {"out": "out", "gguf": "out.gguf", "tmp": ".", **{f"out{n}": f"out{n}" for n in (2, 3)}}

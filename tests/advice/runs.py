@@ -1,0 +1,194 @@
+"""Rows of messages that say what else would work: of commands and of runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from quantcli.cli.app import app
+from tests.advice.row import Row
+from tests.builders import tiny_llama
+
+INTO = "convert {dense} {out}"
+
+
+def interrupts(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    """Ctrl-C once something is done."""
+    from quantcli.cli.output import Output
+
+    @contextmanager
+    def progress(self: Output, total: int) -> Any:
+        def tick(count: int, name: str) -> None:
+            raise KeyboardInterrupt
+
+        yield tick
+
+    patch.setattr(Output, "progress", progress)
+
+
+def fails(error: BaseException, module: str, name: str) -> Callable[[pytest.MonkeyPatch, Path], None]:
+    """A function of the package raises this instead."""
+
+    def change(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+        def raising(*args: Any, **options: Any) -> Any:
+            raise error
+
+        patch.setattr(f"quantcli.{module}.{name}", raising)
+
+    return change
+
+
+def no_gpu(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    import mlx.core as mx
+
+    patch.setattr(mx, "default_device", lambda: mx.Device(mx.DeviceType.cpu, 0))
+
+
+def terminal(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    """Few rows are shown."""
+    from quantcli.cli import diff
+
+    patch.setattr(diff, "ROWS", 3)
+    patch.setattr(diff, "_is_terminal", lambda: True)
+
+
+def made(*names: str) -> Callable[[Path], None]:
+    """These files are there already."""
+
+    def make(tmp: Path) -> None:
+        for name in names:
+            (tmp / name).parent.mkdir(exist_ok=True)
+            (tmp / name).write_text("{}")
+
+    return make
+
+
+def unfinished(tmp: Path) -> None:
+    """An interrupted run has left what it had done."""
+    tiny_llama(tmp / "own")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupts(patch, tmp)
+        result = CliRunner().invoke(app, ["convert", str(tmp / "own"), str(tmp / "out")])
+    assert result.exit_code == 130, result.output
+
+
+ROWS = (
+    Row("cli/convert.py", "MLX sees no GPU", INTO + " --device gpu", INTO + " --device cpu", 5, patch=no_gpu),
+    Row("cli/convert.py", "--resume", INTO, INTO + " --resume", 130, patch=interrupts),
+    Row("cli/convert.py", "instead of --force", INTO + " --force", INTO + " --resume", 130, patch=interrupts),
+    Row("cli/diff.py", "more weights, none worse", "diff {dense} {q8}", "diff {dense} {q8} --all", 0, patch=terminal),
+    Row("cli/diff.py", "more; --all", "diff {deep} {dense}", "diff {deep} {dense} --all", 0, patch=terminal),
+    Row(
+        "cli/options.py",
+        "not enough memory",
+        INTO,
+        INTO + " --max-memory 100MB --threads 1",
+        5,
+        patch=fails(MemoryError(), "convert.planning.plan", "make"),
+    ),
+    Row(
+        "convert/running/conversion.py",
+        "not enough memory",
+        INTO,
+        INTO + " --resume --max-memory 100MB --threads 1",
+        5,
+        patch=fails(MemoryError(), "convert.running.run", "write"),
+    ),
+    Row(
+        "convert/running/run.py",
+        "--dtype f32 or bf16",
+        "convert {large} {out} --dtype f16",
+        ("convert {large} {out} --dtype f32", "convert {large} {out2} --dtype bf16"),
+        4,
+    ),
+    Row(
+        "convert/running/run.py",
+        "--scale-dtype f32 holds",
+        "convert {large} {out} -s affine4-g64 --scale-dtype f16",
+        "convert {large} {out} -s affine4-g64 --scale-dtype f32",
+        4,
+    ),
+    Row(
+        "convert/running/run.py",
+        "leaves this weight dense",
+        "convert {awq_zeros} {out}",
+        ("convert {awq_zeros} {out} --scheme f16", "convert {awq_zeros} {gguf} --scheme f16"),
+        4,
+    ),
+    Row(
+        "convert/running/run.py",
+        "leaves this weight dense",
+        "convert {awq_zero} {out}",
+        ("convert {awq_zero} {out} --override 'model.layers.1.mlp.up_proj.weight=f16'",),
+        4,
+    ),
+    Row(
+        "convert/running/run.py",
+        "leaves this weight dense",
+        "convert {awq_zero} {gguf}",
+        ("convert {awq_zero} {gguf} --override 'blk.1.ffn_up.weight=f16'",),
+        4,
+    ),
+    Row(
+        "convert/running/run.py",
+        "leaves this weight dense",
+        "convert {huge} {gguf} -s q8_0",
+        ("convert {huge} {gguf} -s q8_0 --override 'blk.0.ffn_down.weight=f32'", "convert {huge} {gguf2} --scheme f32"),
+        4,
+    ),
+    Row(
+        "convert/running/workplace.py",
+        "where this run stopped",
+        INTO,
+        INTO + " --resume",
+        5,
+        patch=fails(OSError(28, "No space left on device"), "convert.running.workplace.os", "pwrite"),
+    ),
+    Row(
+        "convert/running/workplace.py",
+        "choose another name",
+        INTO,
+        (INTO + " --force", INTO + "2"),
+        5,
+        before=made("out/config.json"),
+    ),
+    Row(
+        "convert/running/workplace.py",
+        "replaces only those",
+        INTO + " --force",
+        INTO + "2 --force",
+        5,
+        before=made("out/a.txt"),
+    ),
+    Row(
+        "convert/running/workplace.py",
+        "would delete it",
+        INTO + " --force",
+        INTO + " --force",
+        5,
+        before=made("out/config.json", "out/sub/a.txt"),
+        after=lambda tmp: os.rename(tmp / "out/sub", tmp / "sub"),
+    ),
+    Row(
+        "convert/running/workplace.py",
+        "an unfinished run is there",
+        "convert {tmp}/own {out}",
+        ("convert {tmp}/own {out} --resume", "convert {tmp}/own {out} --force"),
+        5,
+        before=unfinished,
+    ),
+    Row(
+        "convert/running/workplace.py",
+        "was begun from another",
+        "convert {tmp}/own {out} --resume --dtype f32",
+        ("convert {tmp}/own {out} --resume", "convert {tmp}/own {out} --force --dtype f32"),
+        5,
+        before=unfinished,
+    ),
+)
