@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
-from quantcli.containers.ggml_types import BY_NAME
+from quantcli.containers.ggml_types import BY_NAME, has_nonfinite_scale
 from quantcli.errors import NotPossible
-from quantcli.schemes import ggml_scales
 from quantcli.schemes.base import Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 
 
@@ -41,7 +40,9 @@ class Opaque(Scheme):
         raise self._refusal()
 
     def nonfinite(self, part: str, array: Array) -> bool:
-        return self.span is None and not self.big_endian and ggml_scales.nonfinite(self.type_name, array)
+        if self.span is not None or self.big_endian:
+            return False
+        return has_nonfinite_scale(BY_NAME[self.type_name], array)
 
     def unit(self, part: str) -> int:
         return 1 if self.span is not None else BY_NAME[self.type_name].block_bytes

@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
-from quantcli.containers.ggml_types import BY_NAME, GgmlType, row_bytes
+from quantcli.containers.ggml_types import BY_NAME, GgmlType, has_nonfinite_scale, row_bytes
 from quantcli.kernels.compiling import on_behalf_of
-from quantcli.schemes import ggml_scales
 from quantcli.schemes.base import DoesNotFit, Error, Importance, Overflows, Parts, PartSpec, Scheme, matrix_shape
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Ggml(Scheme):
         return self.type in best.SEARCHES
 
     def nonfinite(self, part: str, array: Array) -> bool:
-        return ggml_scales.nonfinite(self.type, array)
+        return has_nonfinite_scale(self.ggml_type, array)
 
     def unit(self, part: str) -> int:
         return self.ggml_type.block_bytes
