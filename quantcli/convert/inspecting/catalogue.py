@@ -14,7 +14,7 @@ from typing import Any
 
 from quantcli.arrays import DTYPES, FLOATS
 from quantcli.convert.inspecting import hf_layouts
-from quantcli.recipes.llama_cpp import DEMANDING
+from quantcli.recipes.ftypes import demanding
 from quantcli.recipes.names import canonical
 from quantcli.schemes import ggml
 from quantcli.schemes import hf as hugging_face
@@ -112,7 +112,7 @@ def _entry(scheme: Scheme) -> Entry:
         _zero_point(scheme),
         _group(scheme),
         (block.block_size, block.block_bytes) if block else None,
-        scheme.family == "ggml" and scheme.name in DEMANDING,
+        scheme.family == "ggml" and scheme.name in demanding(),
         tuple(label for label in TARGETS if _holds(label, scheme)),
         READERS[scheme.family],
         scheme.rounding,
