@@ -12,7 +12,7 @@ from quantcli.recipes.base import MAX_PATTERN, Rule
 from quantcli.targets.base import Left
 from quantcli.targets.disagreements import refuse_incomplete
 from quantcli.targets.global_scales import SCALE, WEIGHT, companions
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 
 
 def without(source: Checkpoint, globs: Sequence[str], target: str) -> tuple[Checkpoint, list[Left], list[str]]:

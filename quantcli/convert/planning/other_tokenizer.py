@@ -11,7 +11,7 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.sources.folder import LocalFolder
 from quantcli.sources.sidecars import has_vocabulary
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 from quantcli.tokenizers.byte_level import BYTE, NORMAL, UNKNOWN
 from quantcli.tokenizers.conventions import PLAIN
 from quantcli.tokenizers.files import is_tokenizers
