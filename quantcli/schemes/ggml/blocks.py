@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,17 @@ if TYPE_CHECKING:
 F16_LARGEST, F16_OVERFLOW = 65504, 65520
 
 Blocks = NDArray[np.uint8]
+#: Numbers that groups of a block store.
+Subs = NDArray[np.int16] | NDArray[np.uint8]
 #: Squared error, squared values, largest error, largest scale that overflows f16 (0: none).
 Sums = NDArray[np.float64]
+
+
+class BetterSearch(Protocol):
+    """A search for blocks that are nearer to the values than ggml's (best.py)."""
+
+    def improve(self, values: Array, importance: Importance | None, blocks: Blocks) -> Blocks:
+        """ggml's blocks of a slab (rows, bytes), those replaced that are better; importance (1 or rows, columns)."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +69,13 @@ class Ggml(Scheme):
         return BY_NAME[self.type]
 
     @property
-    def better_search(self) -> bool:
-        from quantcli.schemes.ggml import best
+    def better(self) -> BetterSearch | None:
+        """How `--search best` finds blocks that are nearer than ggml's; None: it does not."""
+        return None
 
-        return self.type in best.SEARCHES
+    @property
+    def better_search(self) -> bool:
+        return self.better is not None
 
     def nonfinite(self, part: str, array: Array) -> bool:
         return has_nonfinite_scale(self.ggml_type, array)
@@ -103,12 +115,19 @@ class Ggml(Scheme):
         if sums[3] > 0 and math.isfinite(error.reference):
             raise Overflows(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")
         parts: Parts = {"blocks": blocks}
-        if search == "ggml" or not self.better_search:
+        if search == "ggml" or (better := self.better) is None:
             return parts, error
-        from quantcli.schemes.ggml import best
-
-        parts = best.improve(self, values, importance, parts)
+        parts = {"blocks": better.improve(values, importance, blocks)}
         return parts, Error.between(to_float32(values), self.decode(parts))
+
+    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+        """Blocks uint8 (n, bytes) of codes uint8 (n, size), the numbers that each group stores, and super-scales.
+
+        subs: (n, groups, 2), sub-scale and sub-minimum as whole multiples of the super-scales; for scales from a table
+        (n, groups, 1), their bytes. heads: float32 (n, 2), scale and minimum of a block, each an f16; None for scales
+        from a table. Only of types whose `better` search finds these.
+        """
+        raise NotImplementedError
 
     def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         """Rows by rows, `at_once` values at a time: temporaries stay small."""
@@ -181,6 +200,11 @@ def read_f16(blocks: Any, at: int, count: int, xp: Any) -> Any:
     part = blocks[:, at : at + 2 * count]
     contiguous = np.ascontiguousarray(part) if xp is np else xp.contiguous(part)
     return contiguous.view(xp.float16).astype(xp.float32)
+
+
+def f16_bytes(values: Any, xp: Any) -> Any:
+    """uint8 (blocks, 2 * count) of float32 (blocks, count), rounded to f16; `xp` is numpy or mlx.core."""
+    return values.astype(xp.float16).view(xp.uint8)
 
 
 def round_to_f16(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:

@@ -28,11 +28,10 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.schemes.base import Importance
-from quantcli.schemes.ggml.blocks import Blocks, read_f16
+from quantcli.schemes.ggml.blocks import Blocks, f16_bytes, read_f16
 from quantcli.schemes.ggml.iq import (
     Codebook,
     Fields,
-    f16_bytes,
     joined,
     neighbours,
     split,
