@@ -50,7 +50,7 @@ class GgmlType:
     """One type: `block_size` elements are stored in `block_bytes` bytes.
 
     fields: of a block; None where no big-endian machine can read what it wrote. scales: where a block holds them; None
-    of types without blocks.
+    of types without blocks. sub_scales: what groups of a super-block store under its scale, `i6` 6 bits with a sign.
 
     >>> BY_NAME["q6_k"]
     GgmlType(id=14, name='q6_k', block_size=256, block_bytes=210)
@@ -62,6 +62,7 @@ class GgmlType:
     block_bytes: int
     fields: str | None = field(repr=False)
     scales: ScaleField | None = field(default=None, repr=False)
+    sub_scales: str | None = field(default=None, repr=False)
 
     @property
     def bits_per_weight(self) -> float:
@@ -78,28 +79,28 @@ _TYPES = (
     GgmlType(7, "q5_1", 32, 24, "HHI16B", _f16(0, 2)),
     GgmlType(8, "q8_0", 32, 34, "H32B", _f16(0)),
     GgmlType(9, "q8_1", 32, 36, "HH32B", _f16(0, 2)),
-    GgmlType(10, "q2_k", 256, 84, "16B64BHH", _f16(80, 2)),
-    GgmlType(11, "q3_k", 256, 110, "32B64B12BH", _f16(108)),
-    GgmlType(12, "q4_k", 256, 144, "HH12B128B", _f16(0, 2)),
-    GgmlType(13, "q5_k", 256, 176, "HH12B32B128B", _f16(0, 2)),
-    GgmlType(14, "q6_k", 256, 210, "128B64B16BH", _f16(208)),
+    GgmlType(10, "q2_k", 256, 84, "16B64BHH", _f16(80, 2), "u4"),
+    GgmlType(11, "q3_k", 256, 110, "32B64B12BH", _f16(108), "i6"),
+    GgmlType(12, "q4_k", 256, 144, "HH12B128B", _f16(0, 2), "u6"),
+    GgmlType(13, "q5_k", 256, 176, "HH12B32B128B", _f16(0, 2), "u6"),
+    GgmlType(14, "q6_k", 256, 210, "128B64B16BH", _f16(208), "i8"),
     GgmlType(15, "q8_k", 256, 292, "I256B16H", ScaleField(0, "<u4", 0x7F800000)),
     # ggml takes its codes as bytes in one place and as 32-bit numbers in another.
-    GgmlType(16, "iq2_xxs", 256, 66, None, _f16(0)),
-    GgmlType(17, "iq2_xs", 256, 74, "H32H8B", _f16(0)),
-    GgmlType(18, "iq3_xxs", 256, 98, "H64B8I", _f16(0)),
-    GgmlType(19, "iq1_s", 256, 50, "H32B8H", _f16(0)),
+    GgmlType(16, "iq2_xxs", 256, 66, None, _f16(0), "u4"),
+    GgmlType(17, "iq2_xs", 256, 74, "H32H8B", _f16(0), "u4"),
+    GgmlType(18, "iq3_xxs", 256, 98, "H64B8I", _f16(0), "u4"),
+    GgmlType(19, "iq1_s", 256, 50, "H32B8H", _f16(0), "u3"),
     GgmlType(20, "iq4_nl", 32, 18, "H16B", _f16(0)),
-    GgmlType(21, "iq3_s", 256, 110, "H64B8B32B4B", _f16(0)),
-    GgmlType(22, "iq2_s", 256, 82, "H64B8B8B", _f16(0)),
-    GgmlType(23, "iq4_xs", 256, 136, "HH4B128B", _f16(0)),
+    GgmlType(21, "iq3_s", 256, 110, "H64B8B32B4B", _f16(0), "u4"),
+    GgmlType(22, "iq2_s", 256, 82, "H64B8B8B", _f16(0), "u4"),
+    GgmlType(23, "iq4_xs", 256, 136, "HH4B128B", _f16(0), "i6"),
     GgmlType(24, "i8", 1, 1, "B"),
     GgmlType(25, "i16", 1, 2, "H"),
     GgmlType(26, "i32", 1, 4, "I"),
     GgmlType(27, "i64", 1, 8, "Q"),
     GgmlType(28, "f64", 1, 8, "Q"),
     # Its f16 scale is the upper four bits of four words, the lowest first: the exponent is in the third and fourth.
-    GgmlType(29, "iq1_m", 256, 56, "32B16B4H", ScaleField(52, "<u4", 0x7000C000)),
+    GgmlType(29, "iq1_m", 256, 56, "32B16B4H", ScaleField(52, "<u4", 0x7000C000), "u3"),
     GgmlType(30, "bf16", 1, 2, "H"),
     GgmlType(34, "tq1_0", 256, 54, "48B4BH", _f16(52)),
     GgmlType(35, "tq2_0", 256, 66, "64BH", _f16(64)),

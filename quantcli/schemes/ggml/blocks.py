@@ -69,6 +69,12 @@ class Ggml(Scheme):
         return BY_NAME[self.type]
 
     @property
+    def group(self) -> int:
+        """Values that share a scale."""
+        grid = self.grid()
+        return self.ggml_type.block_size if grid is None else grid.group
+
+    @property
     def better(self) -> BetterSearch | None:
         """How `--search best` finds blocks that are nearer than ggml's; None: it does not."""
         return None

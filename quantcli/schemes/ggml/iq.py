@@ -241,6 +241,10 @@ class Signed(Codebook):
         minus = bits[:, :, None] >> mx.arange(8, dtype=mx.uint8) & 1
         return mx.where(minus == 1, -values, values)
 
+    @property
+    def group(self) -> int:
+        return int(self.rules()["group"])
+
     def rules(self) -> dict[str, Any]:
         """The type's arguments of `kernels.iq_search.rules`."""
         raise NotImplementedError

@@ -62,6 +62,10 @@ class Iq1(Codebook):
     """
 
     @property
+    def group(self) -> int:
+        return GROUPS[self.type]
+
+    @property
     def largest_scale(self) -> int:
         return 7
 
