@@ -289,7 +289,7 @@ def show_report(report: dict[str, Any], out: Output) -> None:
         rmse = f"{worst['relative_rmse']:.4f}" if worst["relative_rmse"] >= 1e-4 else f"{worst['relative_rmse']:.1e}"
         out.text(f"  largest relative RMSE {rmse} ({worst['name']})")
     if report["verified"]:
-        readers = " and ".join(f"{r['name']} {r['version']}" for r in report["reference_readers"] if r["files"])
+        readers = " and ".join(r["name"] for r in report["reference_readers"] if r["files"])
         opens = f"; opens in {readers}" if readers else ""
         out.text(f"  verified: read back, every weight is what the plan promised{opens}")
     for reader in report["reference_readers"]:

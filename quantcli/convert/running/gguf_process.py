@@ -1,13 +1,13 @@
 """What PyPI gguf's `GGUFReader` sees of GGUF files, read in a process of its own.
 
-The reader builds an array for each element of a header: 400 MB for a vocabulary of 150,000 tokens with as many merges.
+The reader builds arrays for each element of a header: 600 MB for 150,000 tokens with types, scores and as many merges.
 That is not memory for weights, so it is no part of `--max-memory`, and it goes with the process.
 
     asked       [(path, the types of its tensors by number), ...]
     answers     (version of gguf, the types that it knows), then one for each file:
                     a text        why the reader does not open it
                     otherwise     ({tensor: (type, row-major shape, absolute offset, bytes)},
-                                   {key: (types, the bytes of each element)})
+                                   {key: (types, the size of each element in bytes, their bytes one after the other)})
 
 Of an array the types are its own (9), then those of its first element; the elements of an array of arrays are one list,
 as the reader has them. Both ways go as pickles. Where a file has types that the reader does not know, at which it
@@ -21,7 +21,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -113,12 +113,17 @@ def _seen(path: str, known: Collection[int], is_known: bool) -> Any:
         )
         for tensor in reader.tensors
     }  # fmt: skip
-    keys = {
-        name: (tuple(map(int, field.types)), [field.parts[index].tobytes() for index in field.data])
-        for name, field in reader.fields.items()
-        if name not in COUNTS
-    }
-    return tensors, keys
+    return tensors, dict(_keys(reader.fields))
+
+
+def _keys(fields: dict[str, Any]) -> Iterator[tuple[str, tuple[tuple[int, ...], list[int], bytes]]]:
+    """What the reader says of each key; it is forgotten meanwhile, since it takes most of the memory."""
+    for name in list(fields):
+        field = fields.pop(name)
+        if name not in COUNTS:
+            elements = [field.parts[index] for index in field.data]
+            sizes = [int(element.nbytes) for element in elements]
+            yield name, (tuple(map(int, field.types)), sizes, b"".join(element.tobytes() for element in elements))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,19 @@ class Opened:
 
 @dataclass(frozen=True)
 class _Key:
-    """A key's value as gguf's reader has it: types from the outside in, the bytes of each element."""
+    """A key's value as gguf's reader has it: types from the outside in, the bytes of all elements, the size of each."""
 
     types: tuple[str, ...]
-    elements: list[bytes]
+    sizes: list[int]
+    data: bytes
+
+    @classmethod
+    def of(cls, types: tuple[str, ...], elements: Sequence[bytes]) -> _Key:
+        return cls(types, [len(element) for element in elements], b"".join(elements))
+
+    def elements(self) -> Iterator[bytes]:
+        ends = accumulate(self.sizes)
+        return (self.data[end - size : end] for size, end in zip(self.sizes, ends, strict=True))
 
 
 def check(plan: Plan, path_of: Callable[[str], Path]) -> tuple[Opened, ...]:
@@ -130,7 +140,7 @@ def _compare_gguf(
     reader: str,
     known: Collection[int],
     tensors: Mapping[str, tuple[int, tuple[int, ...], int, int]],
-    keys: Mapping[str, tuple[tuple[int, ...], list[bytes]]],
+    keys: Mapping[str, tuple[tuple[int, ...], list[int], bytes]],
 ) -> None:
     """What the reader sees of a file against what is planned of it; of types that it does not know nothing."""
     expected = {
@@ -145,7 +155,10 @@ def _compare_gguf(
         for name, (number, shape, offset, nbytes) in tensors.items()
     }
     _compare(file.path, reader, "tensor", seen, expected)
-    values = {name: _Key(tuple(VALUE_TYPES[n] for n in types), found) for name, (types, found) in keys.items()}
+    values = {
+        name: _Key(tuple(VALUE_TYPES[number] for number in types), sizes, data)
+        for name, (types, sizes, data) in keys.items()
+    }
     wanted = {name: _planned_key(value) for name, value in file.metadata.items()}
     _compare(file.path, reader, "key", _key_facts(values), _key_facts(wanted))
     for name, key in wanted.items():
@@ -158,16 +171,16 @@ def _tensor_facts(type_id: int, shape: tuple[int, ...], offset: int, nbytes: int
 
 
 def _key_facts(keys: Mapping[str, _Key]) -> Facts:
-    return {name: {"type": " of ".join(key.types), "length": len(key.elements)} for name, key in keys.items()}
+    return {name: {"type": " of ".join(key.types), "length": len(key.sizes)} for name, key in keys.items()}
 
 
 def _planned_key(value: Value) -> _Key:
     kind, planned = value
     if isinstance(planned, ArrayValue):
-        return _Key(("array", *_element_types(planned)), list(_elements(planned)))
+        return _Key.of(("array", *_element_types(planned)), list(_elements(planned)))
     if kind == "string":
-        return _Key((kind,), [planned if isinstance(planned, bytes) else planned.encode()])
-    return _Key((kind,), [struct.pack("<" + CODES[kind], planned)])
+        return _Key.of((kind,), [planned if isinstance(planned, bytes) else planned.encode()])
+    return _Key.of((kind,), [struct.pack("<" + CODES[kind], planned)])
 
 
 def _element_types(array: ArrayValue) -> tuple[str, ...]:
@@ -190,9 +203,9 @@ def _elements(array: ArrayValue) -> Iterator[bytes]:
 
 
 def _compare_elements(path: Path, reader: str, name: str, seen: _Key, planned: _Key) -> None:
-    if seen.elements == planned.elements:
+    if seen == planned:
         return
-    pairs = enumerate(zip(seen.elements, planned.elements, strict=True))
+    pairs = enumerate(zip(seen.elements(), planned.elements(), strict=True))
     index, (theirs, ours) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
     of = f"element {index} of " if "array" in planned.types else ""
     kind = planned.types[-1]
