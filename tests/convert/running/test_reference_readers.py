@@ -300,7 +300,7 @@ def test_where_a_long_text_differs(source: Path, tmp_path: Path, monkeypatch: py
     (root / "chat_template.jinja").write_text(template)
     grown = tmp_path / "out.gguf.partial" / "output" / "out.gguf"
     tampered(monkeypatch, grown, replaced("{# 250 #}", "{# 2x0 #}"))
-    with pytest.raises(VerificationFailed, match=r"chat_template' from byte \d+ as .*2x0.*, the plan has .*250"):
+    with pytest.raises(VerificationFailed, match=r"chat_template' from byte \d+ on as .*2x0.*, the plan has .*250"):
         run(root, tmp_path / "out.gguf", check=True)
 
 
