@@ -10,8 +10,8 @@ from typing import Any
 
 from quantcli.convert.planning.stamps import check_unchanged
 from quantcli.convert.planning.steps import Plan
+from quantcli.convert.running import reference_readers, run, verify
 from quantcli.convert.running import report as reports
-from quantcli.convert.running import run, verify
 from quantcli.convert.running.fingerprint import fingerprint
 from quantcli.convert.running.hashing import sha256_of
 from quantcli.convert.running.interrupt import stoppable
@@ -34,7 +34,8 @@ def convert(
     force: bool = False,
     check: bool = False,
 ) -> dict[str, Any]:
-    """Carry out a plan; the report. check: read the output back and hold it to the plan (`--verify`).
+    """Carry out a plan; the report. check: read the output back and hold it to the plan, in our own readers and
+    in the formats' reference readers (`--verify`).
 
     Bad input and impossible requests leave nothing behind; trouble with the surroundings, a failed verification and an
     interruption leave `OUTPUT.partial`. The output has its final name only once it is complete. With `resume`, an
@@ -77,13 +78,15 @@ def _carry_out(
     place.seal(file.name for file in plan.files)
     hashes = sha256_of((place.path(file.name) for file in plan.files), resources.threads)
     named = {file.name: hashes[place.path(file.name)] for file in plan.files}
-    sources = None
+    sources: dict[Path, str] | None = None
+    readers: tuple[reference_readers.Opened, ...] = ()
     if check:
         verify.check(plan, place.opened, errors, resources)
+        readers = reference_readers.check(plan, place.path)
         sources = sha256_of((stamp.path for stamp in plan.stamps), resources.threads)
         _check_downloads(sources)
     check_unchanged(plan.stamps)
-    return reports.report(plan, errors, named, sources)
+    return reports.report(plan, errors, named, sources, readers)
 
 
 def _leave(plan: Plan, place: Workplace, error: QuantError) -> None:
