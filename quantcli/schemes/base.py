@@ -216,8 +216,15 @@ class Scheme:
     #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
     in_kernels = True
 
-    #: Whether `decode` gives values; else weights are listed, and compared byte by byte.
-    decodes = True
+    @property
+    def undecoded(self) -> str | None:
+        """Why `decode` gives no values, as a clause: weights are then compared byte by byte. None where it does."""
+        return None
+
+    @property
+    def uncopied(self) -> str | None:
+        """Why not even the stored parts can be copied, and what helps, as a clause; None where they can be."""
+        return None
 
     @property
     def refusal(self) -> str | None:
@@ -268,6 +275,10 @@ class Scheme:
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         """The parts of a weight of this shape, in a fixed order."""
         raise NotImplementedError
+
+    def is_stored_as(self, found: Scheme, shape: tuple[int, ...]) -> bool:
+        """Whether a weight of this shape that was written in this scheme may be read back as `found`."""
+        return found.layout(shape) == self.layout(shape)
 
     def bare(self) -> Scheme:
         """The scheme without parts that have no say in the values; itself where there are none."""

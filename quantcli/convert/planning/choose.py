@@ -22,7 +22,6 @@ from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf.bare_fp8 import BareFp8
 from quantcli.schemes.hf.scaled import Scaled
-from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, Target
 from quantcli.virtual import by_row, transposed
@@ -69,13 +68,10 @@ class Chooser:
         source = draft.weight.scheme
         if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
             scheme, reason = source, f"stays {source.dtype}: no float dtype"
-        if isinstance(source, Opaque) and source.big_endian:
-            raise NotPossible(
-                f"{draft.name}: is GGML type {source.name} in big-endian bytes, which nobody says how to swap: "
-                "convert the original model again on a little-endian machine."
-            )
-        if isinstance(source, Opaque) and scheme != source:
-            raise _undecoded(draft, source, scheme, reason)
+        if source.uncopied is not None:
+            raise NotPossible(f"{draft.name}: {source.uncopied}.")
+        if source.undecoded is not None and scheme != source:
+            raise _undecoded(draft, source.undecoded, scheme, reason)
         weight = draft.weight
         if draft.turned and isinstance(scheme, Dense):
             weight = transposed(weight, draft.rows, draft.shape)
@@ -148,8 +144,8 @@ class Chooser:
             fits = grade if isinstance(grade, Grade) else None
             return self._to(draft, wanted, decision.reason, decision.wanted, fits)
         if decision.origin <= Origin.RECIPE:
-            if isinstance(source, Opaque):
-                raise _undecoded(draft, source, wanted, decision.reason)
+            if source.undecoded is not None:
+                raise _undecoded(draft, source.undecoded, wanted, decision.reason)
             finite.refuse(self.source, draft.weight)
             raise NotPossible(
                 f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
@@ -216,10 +212,10 @@ class Chooser:
             )
 
 
-def _undecoded(draft: Draft, source: Opaque, scheme: Scheme, reason: str) -> NotPossible:
+def _undecoded(draft: Draft, why: str, scheme: Scheme, reason: str) -> NotPossible:
     return NotPossible(
-        f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "
-        f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
+        f"{draft.name}: {why}, so it cannot become {scheme.name} ({reason}): leave it out of this, such as with "
+        f"--override '{draft.name}=keep'."
     )
 
 
