@@ -312,6 +312,21 @@ class Scheme:
         return self.fits(grid, shape)
 
     @property
+    def chosen_scale_dtype(self) -> str | None:
+        """The dtype of scales where users choose it (`--scale-dtype`); None where the format fixes it."""
+        return None
+
+    def with_scale_dtype(self, dtype: str) -> Scheme:
+        """The same with scales of another dtype; itself where the format fixes it."""
+        return self
+
+    @property
+    def repacked_scale_dtype(self) -> str | None:
+        """The dtype for scales of its codes in a scheme where users choose it; None where it has no codes."""
+        grid = self.grid()
+        return None if grid is None else grid.scale_dtype
+
+    @property
     def is_symmetric(self) -> bool:
         """Whether biases follow from scales: such a scheme holds a grid with other biases where they happen to."""
         grid = self.grid()

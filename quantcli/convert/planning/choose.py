@@ -12,7 +12,7 @@ from quantcli.checkpoint import Checkpoint
 from quantcli.convert.planning import finite
 from quantcli.convert.planning.coverage import is_untabled
 from quantcli.convert.planning.request import Request
-from quantcli.convert.planning.routes import Route, choose, fallback, own_dtype
+from quantcli.convert.planning.routes import Route, choose, fallback
 from quantcli.convert.planning.scales import fit_of, holder
 from quantcli.convert.planning.steps import Step
 from quantcli.errors import NotPossible, WrongUsage
@@ -90,7 +90,7 @@ class Chooser:
         """The target's scheme that a decision names, with the scale dtype that suits the route."""
         assert draft.weight is not None
         source = draft.weight.scheme
-        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own_dtype(source)), draft.shape)
+        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, source.repacked_scale_dtype), draft.shape)
         if scheme is None and self.target.label == "gguf" and decision.scheme in GGML:
             raise NotPossible(f"{decision.reason}: {draft.name} as {decision.scheme}, a type that is not written yet.")
         if scheme is None:
@@ -160,10 +160,11 @@ class Chooser:
         source = draft.weight.scheme
         if isinstance(source, Dense) or (isinstance(source, BareFp8) and not self.target.keeps(self.source, source)):
             return self._to(draft, Dense(draft.dense), reason)
-        asked = self.request.scale_dtype
-        holders = self.target.holders(self._scale_dtype(draft, own_dtype(source)))
+        scale_dtype = self._scale_dtype(draft, source.repacked_scale_dtype)
         if self.target.keeps(self.source, source):
-            return self._to(draft, next((s for s in holders if asked and _same_kind(s, source)), source), reason)
+            is_asked = self.request.scale_dtype is not None
+            return self._to(draft, source.with_scale_dtype(scale_dtype) if is_asked else source, reason)
+        holders = self.target.holders(scale_dtype)
         if draft.inner and (found := holder(draft.inner, holders, draft.shape)):
             grade = max(found[1], draft.inner_grade)
             return self._to(replace(draft, weight=draft.inner), found[0], reason, fits=grade)
@@ -217,11 +218,6 @@ def _undecoded(draft: Draft, why: str, scheme: Scheme, reason: str) -> NotPossib
         f"{draft.name}: {why}, so it cannot become {scheme.name} ({reason}): leave it out of this, such as with "
         f"--override '{draft.name}=keep'."
     )
-
-
-def _same_kind(scheme: Scheme, other: Scheme) -> bool:
-    """Whether two schemes are the same but for the dtype of scales."""
-    return scheme.name == other.name and type(scheme) is type(other)
 
 
 def _who_has(scheme: str) -> str | None:

@@ -66,6 +66,11 @@ class Ggml(Scheme):
 
         return self.type in best.SEARCHES
 
+    @property
+    def repacked_scale_dtype(self) -> str | None:
+        """f16: scales are, or are products that f32 would hold at 6 bits a weight instead of 5."""
+        return None if self.grid() is None else "f16"
+
     def nonfinite(self, part: str, array: Array) -> bool:
         return ggml_scales.nonfinite(self.type, array)
 
