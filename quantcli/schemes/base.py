@@ -215,6 +215,17 @@ class Scheme:
 
     #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
     in_kernels = True
+    #: Whether `encode` is given the weight's entry of an importance matrix.
+    takes_importance = False
+    #: Whether every value is a number by itself, with no scale: such a weight is dense in outputs without that dtype.
+    is_elementwise = False
+    #: Whether each weight says by itself how it is stored, so that nothing else says which weights are not.
+    has_own_state = False
+
+    @property
+    def is_master(self) -> bool:
+        """Whether it is what many models are released in only: to round it is what quantizing a dense weight is."""
+        return False
 
     @property
     def undecoded(self) -> str | None:
@@ -280,6 +291,10 @@ class Scheme:
         """Whether a weight of this shape that was written in this scheme may be read back as `found`."""
         return found.layout(shape) == self.layout(shape)
 
+    def goes_with(self, other: Scheme) -> bool:
+        """Whether one output may hold weights in both: it has the layouts of one family next to dense tensors."""
+        return self.family == other.family
+
     def bare(self) -> Scheme:
         """The scheme without parts that have no say in the values; itself where there are none."""
         return self
@@ -295,6 +310,11 @@ class Scheme:
     def grid(self) -> Grid | None:
         """The grid that this scheme's codes are on; None where it has none (dense)."""
         return None
+
+    @property
+    def is_ungrouped(self) -> bool:
+        """Whether it has no grid because its scales follow no groups along rows (act-order, runs across rows)."""
+        return False
 
     def codes(self, parts: Parts) -> Codes:
         """The grid view of a slab, scales unrounded. Only where `grid` is not None."""

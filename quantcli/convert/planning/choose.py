@@ -20,8 +20,6 @@ from quantcli.recipes.base import Decision, Origin
 from quantcli.recipes.names import GGML, WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.hf.bare_fp8 import BareFp8
-from quantcli.schemes.hf.scaled import Scaled
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, Target
 from quantcli.virtual import by_row, transposed
@@ -81,10 +79,10 @@ class Chooser:
             # So that slabs stay small where a whole matrix of a stack has one scale.
             weight = by_row(weight)
             draft = draft if weight is draft.weight else replace(draft, weight=weight)
-        via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
+        is_cast = isinstance(source, Dense) and source.dtype != draft.dense and not isinstance(scheme, Dense)
         origin = weight.made_of if isinstance(scheme, Dense) else None
         route, grade = choose(origin or source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
-        return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
+        return Step(draft, scheme, route, grade, reason, draft.dense if is_cast else None, wanted)
 
     def _wanted(self, draft: Draft, decision: Decision) -> Scheme:
         """The target's scheme that a decision names, with the scale dtype that suits the route."""
@@ -116,8 +114,8 @@ class Chooser:
         unfit = wanted.unfit(draft.shape)
         stays = draft.stays or (f"stays dense: {unfit}" if unfit else None)
         if isinstance(source, Dense):
-            # bitsandbytes has no type to fall back to, and no sign that one was taken: its state is each weight's own.
-            insists = decision.origin is Origin.OPTION or wanted.family == "bnb"
+            # There is no type to fall back to where a weight has a state of its own, and no sign that one was taken.
+            insists = decision.origin is Origin.OPTION or wanted.has_own_state
             if unfit and not draft.stays and insists:
                 raise NotPossible(f"{decision.reason}: {draft.name} cannot have it: {unfit}; name a type that fits.")
             if stays and decision.origin <= Origin.RECIPE:
@@ -137,8 +135,7 @@ class Chooser:
             inner = fit_of(draft.inner, wanted, draft.shape)
             if isinstance(inner, Grade):
                 draft, grade = replace(draft, weight=draft.inner), max(inner, draft.inner_grade)
-        # Releases in FP8 are many models' only master: rounding one is what quantizing a dense weight is.
-        may_round = self.request.allow_requantize or source.name.startswith("fp8-")
+        may_round = self.request.allow_requantize or source.is_master
         if isinstance(grade, Grade) or (may_round and not stays):
             self.reached += 1
             fits = grade if isinstance(grade, Grade) else None
@@ -158,7 +155,7 @@ class Chooser:
         """A weight that is not rounded if any scheme of the target holds what it is."""
         assert draft.weight is not None
         source = draft.weight.scheme
-        if isinstance(source, Dense) or (isinstance(source, BareFp8) and not self.target.keeps(self.source, source)):
+        if isinstance(source, Dense) or (source.is_elementwise and not self.target.keeps(self.source, source)):
             return self._to(draft, Dense(draft.dense), reason)
         scale_dtype = self._scale_dtype(draft, source.repacked_scale_dtype)
         if self.target.keeps(self.source, source):
@@ -184,8 +181,7 @@ class Chooser:
         assert draft.weight is not None
         source, choice = draft.weight.scheme, self.request.fallback
         holders = self.target.holders(self._scale_dtype(draft, None))
-        is_grouped = not isinstance(source, Scaled) or source.grid() is not None
-        groups = "" if is_grouped else ", whose scales follow no groups along rows,"
+        groups = ", whose scales follow no groups along rows," if source.is_ungrouped else ""
         what = f"{source.name}{groups} has no exact place in {self.target.label}"
         if choice == "none":
             finite.refuse(self.source, draft.weight)
@@ -197,11 +193,11 @@ class Chooser:
             usable = [s for s in holders if s == asked_for]
             scheme = fallback(usable, draft.shape) or fallback(holders, draft.shape) or Dense(draft.dense)
         else:
-            scheme = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape) or Dense(draft.dense)
-            if scheme.name != choice or scheme.unfit(draft.shape):
-                raise WrongUsage(
-                    f"--fallback {choice}: {draft.name} cannot have it ({scheme.unfit(draft.shape) or 'unknown here'})."
-                )
+            found = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape)
+            unfit = "unknown here" if found is None else found.unfit(draft.shape)
+            if found is None or unfit:
+                raise WrongUsage(f"--fallback {choice}: {draft.name} cannot have it ({unfit}).")
+            scheme = found
         return self._to(draft, scheme, f"fallback: {what}", source.name)
 
     def refuse_idle(self) -> None:
