@@ -17,7 +17,7 @@ from quantcli.convert.planning.scales import fit_of, holder
 from quantcli.convert.planning.steps import Step
 from quantcli.errors import NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
-from quantcli.recipes.names import GGML, WORDS
+from quantcli.recipes.names import WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.targets import TARGETS
@@ -89,8 +89,6 @@ class Chooser:
         assert draft.weight is not None
         source = draft.weight.scheme
         scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, source.repacked_scale_dtype), draft.shape)
-        if scheme is None and self.target.label == "gguf" and decision.scheme in GGML:
-            raise NotPossible(f"{decision.reason}: {draft.name} as {decision.scheme}, a type that is not written yet.")
         if scheme is None:
             raise WrongUsage(
                 f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "

@@ -10,19 +10,19 @@ from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.steps import Step
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.targets.base import Placed, Settings
+from quantcli.targets.base import Placed, Settings, Target
 from quantcli.targets.folder_dtype import SPELLED, agreed, chosen, dense_dtypes, limits, says
 
 
 def dtype_notes(
-    source: Checkpoint, target: str, steps: Sequence[Step], placed: Sequence[Placed], settings: Settings
+    source: Checkpoint, target: Target, steps: Sequence[Step], placed: Sequence[Placed], settings: Settings
 ) -> list[str]:
     """What rounding to bf16 costs, why scales of an MLX folder are f32, another dtype in config.json; one line each."""
-    if target not in ("hf", "mlx"):
+    if not target.is_folder:
         return []
-    notes = _restated(source, target, placed, settings)
+    notes = _restated(source, target.label, placed, settings)
     if limits(source)[1].why:
-        notes += [*_rounded(source, target, steps, settings), *_widened(source, steps)]
+        notes += [*_rounded(source, target.label, steps, settings), *_widened(source, steps)]
     return notes
 
 
