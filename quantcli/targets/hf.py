@@ -63,6 +63,11 @@ class HfTarget:
 
     label = "hf"
     said = "a Hugging Face folder"
+    is_folder = True
+    follows_llama_quantize = False
+    follows_mlx_lm = False
+    stacks_experts = False
+    keeps_part_names = True
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
         model = Model.of(source)
@@ -83,6 +88,9 @@ class HfTarget:
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+
+    def keeps_metadata(self, source: Checkpoint) -> bool:
+        return False
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         is_kept = self.keeps_layout(placed)

@@ -54,6 +54,11 @@ class MlxTarget:
 
     label = "mlx"
     said = "an MLX folder"
+    is_folder = True
+    follows_llama_quantize = False
+    follows_mlx_lm = True
+    stacks_experts = True
+    keeps_part_names = False
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
         model = Model.of(source)
@@ -84,6 +89,9 @@ class MlxTarget:
         return scheme.family == "mlx"
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
+        return False
+
+    def keeps_metadata(self, source: Checkpoint) -> bool:
         return False
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:

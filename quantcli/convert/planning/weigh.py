@@ -117,7 +117,7 @@ def _weighted(step: Step, matrix: ImportanceMatrix | None) -> Step:
 
 
 def _rounds(step: Step) -> bool:
-    return step.route in (Route.QUANTIZE, Route.REQUANTIZE) and step.scheme.family == "ggml"
+    return step.route in (Route.QUANTIZE, Route.REQUANTIZE) and step.scheme.takes_importance
 
 
 def source_name(step: Step) -> str:

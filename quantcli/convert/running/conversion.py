@@ -20,6 +20,7 @@ from quantcli.convert.running.workplace import Taken, Workplace, surroundings
 from quantcli.errors import BadInput, NotPossible, QuantError, Surroundings
 from quantcli.schemes.base import Error
 from quantcli.sources.hub import cached_sha256
+from quantcli.targets import TARGETS
 
 #: Left free on the output's disk beside the output itself: journal, report, folders.
 SPARE_BYTES = 1 << 20
@@ -41,7 +42,7 @@ def convert(
     interruption leave `OUTPUT.partial`. The output has its final name only once it is complete. With `resume`, an
     output that the same plan has completed already is left as it is, and its report is given.
     """
-    is_folder = plan.request.target != "gguf"
+    is_folder = TARGETS[plan.request.target]().is_folder
     parts = () if is_folder else [file.name for file in plan.files]
     place = Workplace(
         plan.request.output, reports.report_path(plan.request.output, is_folder), parts, plan.source.files

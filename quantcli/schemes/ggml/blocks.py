@@ -56,6 +56,7 @@ class Ggml(Scheme):
 
     type: str
     family = "ggml"
+    takes_importance = True
     #: Values that are encoded at a time on an MLX device.
     at_once: ClassVar[int] = 1 << 20
 
@@ -82,6 +83,11 @@ class Ggml(Scheme):
     @property
     def better_search(self) -> bool:
         return self.better is not None
+
+    @property
+    def repacked_scale_dtype(self) -> str | None:
+        """f16: scales are, or are products that f32 would hold at 6 bits a weight instead of 5."""
+        return None if self.grid() is None else "f16"
 
     def nonfinite(self, part: str, array: Array) -> bool:
         return has_nonfinite_scale(self.ggml_type, array)
