@@ -143,6 +143,14 @@ ROWS = (
         4,
     ),
     Row(
+        "convert/running/gguf_process.py",
+        "verifies again",
+        "convert {dense} {gguf} --verify",
+        "convert {dense} {gguf} --verify --resume",
+        5,
+        patch=fails(EOFError(), "convert.running.gguf_process.pickle", "load"),
+    ),
+    Row(
         "convert/running/workplace.py",
         "where this run stopped",
         INTO,
