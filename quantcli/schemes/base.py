@@ -220,6 +220,21 @@ class Scheme:
     decodes = True
 
     @property
+    def in_arrays(self) -> bool:
+        """Whether `encode` and `decode` have a form in MLX arrays, which a GPU can compute; else both are the CPU's."""
+        return False
+
+    @property
+    def encodes_as_mlx(self) -> bool:
+        """Whether the reference of `encode` is `mx.quantize`, which runs on a GPU where MLX has one."""
+        return False
+
+    @property
+    def gpu_bytes_equal(self) -> bool:
+        """Whether a test on a GPU has shown that `decode` gives the CPU's bytes there; no scheme has passed one yet."""
+        return False
+
+    @property
     def refusal(self) -> str | None:
         """Why no output is made of a weight that is stored so, as a clause; None where one is."""
         return None

@@ -48,6 +48,7 @@ class Ggml(Scheme):
 
     type: str
     family = "ggml"
+    in_arrays = True
     #: Values that are encoded at a time on an MLX device.
     at_once: ClassVar[int] = 1 << 20
 

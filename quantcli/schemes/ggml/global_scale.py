@@ -40,6 +40,10 @@ class WithGlobal(Scheme):
         return self.inner.name
 
     @property
+    def in_arrays(self) -> bool:
+        return self.grid() is None and self.inner.in_arrays
+
+    @property
     def rounding(self) -> float:
         return self.inner.rounding
 
