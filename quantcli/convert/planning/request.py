@@ -11,7 +11,10 @@ from quantcli.schemes.base import SEARCHES
 
 @dataclass(frozen=True)
 class Request:
-    """The options of one conversion; None and empty mean not given. tensor_types: `REGEX=TYPE`, files of such ones."""
+    """The options of one conversion; None and empty mean not given.
+
+    tensor_types: `REGEX=TYPE`, files of such ones. device: a choice that is `devices.available`.
+    """
 
     output: Path
     to: str | None = None
@@ -44,6 +47,7 @@ class Request:
     allow_nonfinite: bool = False
     shard_size: int | None = None
     strict: bool = False
+    device: str = "cpu"
 
     @property
     def target(self) -> str:
