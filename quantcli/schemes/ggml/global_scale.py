@@ -40,10 +40,6 @@ class WithGlobal(Scheme):
         return self.inner.name
 
     @property
-    def in_arrays(self) -> bool:
-        return self.grid() is None and self.inner.in_arrays
-
-    @property
     def rounding(self) -> float:
         return self.inner.rounding
 
@@ -56,7 +52,7 @@ class WithGlobal(Scheme):
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         if self.grid() is not None:
             return self.codes(parts).values()
-        values = to_float32(parts["weight"]) if isinstance(self.inner, Dense) else self.inner.decode(parts, device)
+        values = to_float32(parts["weight"]) if isinstance(self.inner, Dense) else self.inner.decode(parts)
         with np.errstate(over="ignore", invalid="ignore"):
             product: NDArray[np.float32] = values * _column(parts)
         return product
@@ -70,6 +66,10 @@ class WithGlobal(Scheme):
     def grid(self) -> Grid | None:
         """NVFP4's: of other types a scale times the global one is rounded, and so are values then."""
         return replace(NVFP4.grid(), scale_dtype="f32") if self.inner == NVFP4 else None
+
+    @property
+    def repacked_scale_dtype(self) -> str | None:
+        return None if self.grid() is None else self.inner.repacked_scale_dtype
 
     def codes(self, parts: Parts) -> Codes:
         inner, grid = NVFP4.codes(parts), self.grid()
