@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, TORCH_DTYPES, Array
 from quantcli.checkpoint import Checkpoint, Passed, Weight
+from quantcli.models.translate import Arranged
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.base import Grade, Scheme
@@ -59,6 +60,12 @@ class Draft:
     extra: str | None = None
     uncovered: str | None = None
     spared: str | None = None
+
+    @property
+    def source(self) -> Arranged:
+        """Where its values come from."""
+        assert self.weight is not None
+        return Arranged(self.weight, self.rows, self.shape)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from quantcli.models.keys import SECTIONS
 from quantcli.models.limits import unloadable
 from quantcli.models.ops import MropeRows
 from quantcli.models.relaid import Relaid, relaid
-from quantcli.models.translate import Arranged, Translated, Translation
+from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Left
@@ -303,25 +303,24 @@ class Model:
         if self.head is not None:
             self.head.check(target)
         kept = self.sort_out(target)
-        weights, left = kept.weights, kept.left
         warnings = [*(self.head.warnings if self.head else []), *disagreements(self, target, kept)]
         if self.architecture is not None and self.architecture.limits and target != "hf":
             warnings += unloadable(self.architecture.limits, target, self.hyperparameters)
         if self.architecture is None or self.architecture.agrees(self.dialect, target):
-            named = [Named(name, self._found(name), Arranged.of(weight)) for name, weight in weights.items()]
-            self._refuse_unknown([one.name for one in named if one.found is None], target)
-            return named, left, warnings
-        translated, rest = self.translated(kept, target)
-        self._refuse_unknown(rest, target)
-        made = [Named(t.name, t.found, t.source) for t in translated]
-        return made + [Named(name, None, Arranged.of(weights[name])) for name in rest], left, warnings
+            named = [Named(name, self._found(name), Arranged.of(weight)) for name, weight in kept.weights.items()]
+        else:
+            named = self.translated(kept, target)
+        self._refuse_unknown([one.name for one in named if one.found is None], target)
+        return named, kept.left, warnings
 
-    def translated(self, kept: Gathered, target: str) -> tuple[list[Translated], list[str]]:
-        """Weights under a target's names and in its arrangement, and the names that the table does not know."""
+    def translated(self, kept: Gathered, target: str) -> list[Named]:
+        """Weights under a dialect's names and in its arrangement; what the table does not know, last, as it is."""
         args = self.known(), self.hyperparameters
         label = str(self.source.root)
         made, rest = Translation(*args, self.dialect, target, label).of(kept.weights)
-        return made + Translation(*args, "hf", target, label).of(kept.unsplit)[0], rest
+        made += Translation(*args, "hf", target, label).of(kept.unsplit)[0]
+        known = [Named(tensor.name, tensor.found, tensor.source) for tensor in made]
+        return known + [Named(name, None, Arranged.of(kept.weights[name])) for name in rest]
 
     def _refuse_unknown(self, names: Sequence[str], target: str) -> None:
         """Raise `NotPossible` for tensors that a known architecture does not have, unless a folder is to copy them."""

@@ -31,8 +31,8 @@ def settle(step: Step, allowed: Grade) -> Step:
 
 def _values_hold(step: Step) -> bool:
     assert isinstance(step.scheme, Dense)
-    for slab in cut(step.draft, step.scheme, step.route, BUDGET):
-        parts, _ = read(step.draft, slab)
+    for slab in cut(step.draft.source, step.scheme, step.route, BUDGET):
+        parts, _ = read(step.draft.source, slab)
         try:
             narrow = cast(parts["weight"], step.scheme.dtype)
         except DoesNotFit:

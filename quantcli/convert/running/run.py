@@ -168,7 +168,7 @@ class _Work:
         if slab.part is not None:
             return self._copied(step, slab, slab.part)
         with surroundings(source_file(step)):
-            parts, rows = read(step.draft, slab)
+            parts, rows = read(step.draft.source, slab)
         finite.check(self.plan.source, step, parts, self.allowed)
         try:
             step = self.ready.of(step)
@@ -229,11 +229,14 @@ class _Work:
 
 def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[Slab]:
     """The slabs of a step, so small that those of all workers stay within the memory that is allowed."""
-    largest = STRIDED_SLAB if is_strided(step.draft) or is_blocked(step.draft) else CPU_SLAB
+    if step.draft.weight is None:
+        return [Slab(0, 1)]
+    source = step.draft.source
+    largest = STRIDED_SLAB if is_strided(source) or is_blocked(source) else CPU_SLAB
     if resources.device is Device.MLX:
-        largest = GPU_ELEMENTS * (work or work_bytes(step.draft, step.scheme, step.route))
+        largest = GPU_ELEMENTS * (work or work_bytes(source, step.scheme, step.route))
     budget = min(resources.max_memory // resources.workers, largest)
-    return cut(step.draft, step.scheme, step.route, budget, work)
+    return cut(source, step.scheme, step.route, budget, work)
 
 
 class Ready:
@@ -266,9 +269,9 @@ class Ready:
         assert step.draft.weight is not None
         for slab in slabs_of(step, self.resources):
             with surroundings(source_file(step)):
-                parts, rows = read(step.draft, slab)
+                parts, rows = read(step.draft.source, slab)
             yield values_of(
-                parts, step.draft.weight.scheme, rows=rows, rowwise=rowwise(step.draft), via=step.via,
+                parts, step.draft.weight.scheme, rows=rows, rowwise=rowwise(step.draft.source), via=step.via,
                 device=self.resources.device,
             )[1]  # fmt: skip
 
@@ -279,7 +282,7 @@ def make(
     """A slab's parts of the output from those of the source, and the error that this adds. Raises `DoesNotFit`."""
     assert step.draft.weight is not None
     return carry(
-        parts, step.draft.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.draft),
+        parts, step.draft.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.draft.source),
         via=step.via, measured=step.grade is Grade.CODES_EXACT, device=device,
         importance=_importance(step, slab), search=search,
     )  # fmt: skip

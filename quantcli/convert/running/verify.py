@@ -137,7 +137,7 @@ def _check_slab(item: Item, plan: Plan, written: Checkpoint, ready: Ready) -> Er
         theirs = found.parts[slab.part].read_bytes(slab.start, slab.stop)
         return _check_bytes(found, {slab.part: ours}, {slab.part: theirs})
     with surroundings(source_file(step)):
-        parts, rows = read(step.draft, slab)
+        parts, rows = read(step.draft.source, slab)
     step = ready.of(step)
     made, _ = make(step, slab, parts, rows, ready.resources.device, plan.request.search)
     stored = read_rows(found, found.scheme.layout(found.shape), slab.start, slab.stop)
