@@ -230,7 +230,7 @@ def show_plan(plan: Plan, out: Output) -> None:
     from quantcli.convert.inspecting.survey import fold
 
     listed = [
-        (s.name, (tuple(s.draft.shape), _was(s), s.scheme.name, str(s.route), str(s.grade), s.reason))
+        (s.name, (tuple(s.shape), s.was or "-", s.scheme.name, str(s.route), str(s.grade), s.reason))
         for s in plan.steps
     ]
     rows = [
@@ -248,10 +248,6 @@ def show_plan(plan: Plan, out: Output) -> None:
     for file in plan.files:
         out.text(f"{size(file.size):>10}  {file.name}")
     out.text(f"{size(plan.nbytes):>10}  in all ({plan.nbytes} bytes), the report aside")
-
-
-def _was(step: Any) -> str:
-    return "-" if step.draft.weight is None else step.draft.weight.scheme.name
 
 
 def left_out(listed: Iterable[tuple[str, str]], what: str = "tensors") -> list[str]:

@@ -27,7 +27,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.gguf import MAX_ALIGNMENT
 from quantcli.convert.planning.routes import Route, take_codes
 from quantcli.convert.planning.slabs import WORK_BYTES, Slab, read
-from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.planning.steps import ConstantStep, Plan, Step, WeightStep
 from quantcli.convert.running.measure import difference
 from quantcli.convert.running.run import Ready, Resources, make, slabs_of, source_file
 from quantcli.convert.running.threads import in_threads
@@ -106,7 +106,7 @@ def _check_names(plan: Plan, written: Checkpoint) -> None:
         side = "plan" if odd[0] in planned else "output"
         raise VerificationFailed(f"{written.root}: {odd[0]} is in the {side} only; convert again.")
     for name, step in planned.items():
-        found, shape = written.weights[name], step.draft.shape
+        found, shape = written.weights[name], step.shape
         if found.shape != shape or not _is_laid_out(found, step):
             raise VerificationFailed(
                 f"{written.root}: {name} is {found.scheme.name} {list(found.shape)}, "
@@ -120,7 +120,7 @@ def _is_laid_out(found: Weight, step: Step) -> bool:
     if isinstance(planned, Opaque) and isinstance(stored, Opaque) and planned.span is not None:
         more = (stored.span or 0) - planned.span
         return stored.type_id == planned.type_id and 0 <= more < MAX_ALIGNMENT
-    return stored.layout(found.shape) == planned.layout(step.draft.shape)
+    return stored.layout(found.shape) == planned.layout(step.shape)
 
 
 def _check_slab(item: Item, plan: Plan, written: Checkpoint, ready: Ready) -> Error:
@@ -128,16 +128,14 @@ def _check_slab(item: Item, plan: Plan, written: Checkpoint, ready: Ready) -> Er
     index, slab = item
     step = plan.steps[index]
     found = written.weights[step.name]
-    if step.draft.weight is None:
-        assert step.draft.constant is not None
-        made, _ = step.scheme.encode(step.draft.constant.reshape(1, -1))
-        return _check_bytes(found, made, {name: part.read() for name, part in found.parts.items()})
+    if isinstance(step, ConstantStep):
+        return _check_bytes(found, step.parts, {name: part.read() for name, part in found.parts.items()})
     if slab.part is not None:
-        ours = step.draft.weight.parts[slab.part].read_bytes(slab.start, slab.stop)
+        ours = step.source.weight.parts[slab.part].read_bytes(slab.start, slab.stop)
         theirs = found.parts[slab.part].read_bytes(slab.start, slab.stop)
         return _check_bytes(found, {slab.part: ours}, {slab.part: theirs})
     with surroundings(source_file(step)):
-        parts, rows = read(step.draft.source, slab)
+        parts, rows = read(step.source, slab)
     step = ready.of(step)
     made, _ = make(step, slab, parts, rows, ready.resources.device, plan.request.search)
     stored = read_rows(found, found.scheme.layout(found.shape), slab.start, slab.stop)
@@ -157,10 +155,9 @@ def _raw(array: Array) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored: Parts) -> Error:
+def _difference(step: WeightStep, parts: Parts, rows: NDArray[np.int64] | None, stored: Parts) -> Error:
     """Of a slab of the output against the source; raises where codes that are to be equal are not."""
-    assert step.draft.weight is not None
-    source, decoded = step.draft.weight.scheme, step.scheme.decode(stored)
+    source, decoded = step.source.weight.scheme, step.scheme.decode(stored)
     if step.route is Route.REPACK:
         codes = source.codes(parts) if rows is None else take_codes(source.codes(parts), rows)
         written = step.scheme.codes(stored)
@@ -171,7 +168,7 @@ def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored
     return difference(values if rows is None else values[rows], decoded)
 
 
-def _check_codes(step: Step, ours: Codes, theirs: Codes) -> None:
+def _check_codes(step: WeightStep, ours: Codes, theirs: Codes) -> None:
     """The codes that the target stores for the source's."""
     if not np.array_equal(step.scheme.adapted(ours).codes, theirs.codes):
         raise VerificationFailed(f"{step.name}: its codes are not the source's; convert again.")
