@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from quantcli.models.translate import Arranged, is_turned
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.hf.gpt_oss import GptOss
-from quantcli.targets.base import PLAIN, Layout
+from quantcli.targets.base import COMMON_LAYOUT, Layout
 from quantcli.targets.names import Named
 from quantcli.virtual import transposed
 
@@ -31,4 +31,4 @@ class PackedExperts(Layout):
 def layout(named: Named) -> Layout:
     """The layout that a weight has in a Hugging Face folder."""
     is_packed = named.found is not None and any(is_turned(op, named.source.weight) for op in named.found.row.ops)
-    return PackedExperts() if is_packed else PLAIN
+    return PackedExperts() if is_packed else COMMON_LAYOUT

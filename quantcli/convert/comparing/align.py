@@ -19,7 +19,8 @@ from quantcli.models.leftovers import SCALES
 from quantcli.models.translate import Arranged
 from quantcli.recipes.base import Subject
 from quantcli.targets.global_scales import combined
-from quantcli.targets.names import Gathered, Model, unknown
+from quantcli.targets.model import Gathered, Model, unknown
+from quantcli.targets.names import translate
 
 #: Roles of the output matrix and of the embedding that stands for it where the two are tied.
 HEAD, EMBEDDING = "output", "token_embd"
@@ -131,7 +132,7 @@ def _arranged(kept: Gathered, model: Model, mixed: bool) -> list[StoredTensor]:
     if not mixed:
         return [_stored(weight, model) for weight in kept.weights.values()]
     tensors = []
-    for named in model.translated(kept, "hf"):
+    for named in translate(model, kept, "hf"):
         if named.found is None:
             tensors.append(_stored(named.source.weight, model))
             continue

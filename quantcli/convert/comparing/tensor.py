@@ -60,7 +60,7 @@ class StoredTensor:
         """Whether its values can be had."""
         if isinstance(self.scheme, Dense):
             return DTYPES[self.scheme.dtype].numpy is not None and self.scheme.dtype != "c64"
-        return self.scheme.decodes
+        return self.scheme.undecoded is None
 
     def slabs(self, other: Scheme, budget: int) -> list[Slab]:
         """Ranges of rows that suit its layout and that of the other side."""

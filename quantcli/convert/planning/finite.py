@@ -105,6 +105,6 @@ def _way(step: WeightStep | None) -> str:
     if step.route in CARRYING:
         return "; --allow-nonfinite copies it as it is."
     stored = step.source.weight.scheme
-    if isinstance(stored, Dense) or stored.family == step.scheme.family:
+    if isinstance(stored, Dense) or stored.goes_with(step.scheme):
         return f"; --allow-nonfinite with --override '{step.name}=keep' copies it as it is."
     return ". Download the checkpoint again."
