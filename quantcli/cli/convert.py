@@ -242,10 +242,9 @@ def show_plan(plan: Plan, out: Output) -> None:
 
 
 def _cells(step: Step, *, with_device: bool) -> tuple[str, ...]:
-    weight = step.draft.weight
     return (
-        "x".join(map(str, step.draft.shape)), "-" if weight is None else weight.scheme.name, step.scheme.name,
-        str(step.route), str(step.grade), *([step.devices.made_on.value] if with_device else []), step.reason,
+        "x".join(map(str, step.shape)), step.was or "-", step.scheme.name, str(step.route), str(step.grade),
+        *([step.devices.made_on.value] if with_device else []), step.reason,
     )  # fmt: skip
 
 

@@ -33,15 +33,18 @@ class GgufTarget:
     stacks_experts = False
     keeps_part_names = False
 
-    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[Sequence[Draft], list[Left], list[str]]:
         if source.names == "hf" and settings.prune:
             raise NotPossible("--prune-layers is for GGUF sources: make a GGUF file first, then prune it.")
         if source.names == "hf" and settings.keep_split:
             raise NotPossible("--keep-split is for GGUF sources: --shard-size splits what is made of others.")
-        make = gguf_from_gguf.drafts if source.names == "gguf" else gguf_from_hf.drafts
-        made, left, warnings = make(source, settings)
+        made: Sequence[Draft]
+        if source.names == "gguf":
+            made, left, warnings = gguf_from_gguf.drafts(source, settings)
+        else:
+            made, left, warnings = gguf_from_hf.drafts(source, settings)
         if settings.keep_split:
-            return gguf_from_gguf.as_stored(made, source), left, warnings
+            return made, left, warnings
         order = processing_order(Tensor(d.name, d.shape, d.dense) for d in made)
         by_name = {draft.name: draft for draft in made}
         return [by_name[tensor.name] for tensor in order], left, warnings

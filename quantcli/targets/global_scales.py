@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from quantcli.schemes.mlx.mx_floats import E4M3
 from quantcli.schemes.mlx.mx_global import INNER, MxGlobal, factors_of
 from quantcli.schemes.opaque import Opaque
 from quantcli.sources.stated import in_config
-from quantcli.targets.base import Left, Placed
+from quantcli.targets.base import Constant, Form, Layout, Left, Placed
 from quantcli.targets.gguf_general import Typed
 from quantcli.virtual import Spread, by_row
 
@@ -44,6 +44,28 @@ WEIGHT, SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"
 
 #: Parts of a source's weight that scale its inputs -> whether their reciprocal does.
 INPUT_PARTS = {"input_scale": False, "input_global_scale": True}
+
+
+@dataclass(frozen=True)
+class SeparateScales(Layout):
+    """How GGUF stores a weight with global scales if its codes are kept: blocks without them, and tensors of scales.
+
+    blocks, grade: as `apart` gives them. scales: the names of the tensors.
+    """
+
+    blocks: Weight
+    grade: Grade
+    scales: tuple[str, ...]
+
+    def forms(self, source: Arranged) -> tuple[Form, ...]:
+        return Form(replace(source, weight=self.blocks), self.grade, self.scales), Form(source)
+
+
+def constants(name: str, end: str, scales: Floats | None) -> list[Constant]:
+    """The tensor of a weight's scales; none if there are none, or all are 1."""
+    if scales is None or (scales == 1).all():
+        return []
+    return [Constant(name.removesuffix(WEIGHT) + end, scales)]
 
 
 def apart(source: Arranged) -> tuple[Weight, Floats, Grade] | None:

@@ -14,15 +14,14 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
-from quantcli.models.translate import is_turned
 from quantcli.recipes.quantizers import STORAGE_WORDS
 from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
-from quantcli.targets import guessed, hf_quantized, hf_readers
-from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme
+from quantcli.targets import guessed, hf_quantized, hf_readers, packed_experts
+from quantcli.targets.base import Contents, Left, Placed, Settings, WeightDraft, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
 from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, tie_settings, without_storage
@@ -69,7 +68,7 @@ class HfTarget:
     stacks_experts = False
     keeps_part_names = True
 
-    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[WeightDraft], list[Left], list[str]]:
         model = Model.of(source)
         if source.names == "gguf":
             model.known()
@@ -121,24 +120,23 @@ def _without_prefix(placed: Placed, prefix: str) -> Placed:
     return replace(placed, stored=names)
 
 
-def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
-    """A weight under its Hugging Face name; gpt-oss's experts have a packed layout, transposed to the dense one.
+def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightDraft:
+    """A weight under its Hugging Face name.
 
     made: the dtype of what is made anew.
     """
-    source = model.source
-    weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
-    turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
+    source, shape = model.source, named.source.shape
     stays = hf_quantized.stays_dense(named.name, shape)
     is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     spared = guessed.stays_dense(named.name, shape) if model.architecture is None else None
     if named.found is None and model.architecture is not None and model.is_named and stays is None:
         stays = f"stays dense: {model.architecture.name} models have no such tensor"
         is_uncovered = guessed.is_large(named.name, shape)
-    return Draft(
-        named.name, shape, named.subject, _dtype(named, source, settings, made), weight, rows,
-        stays=stays, turned=turned, packed=GptOss() if turned else None, fixed=stays_f32(named),
-        extra=model.leftover(weight.name), uncovered=(spared or stays) if is_uncovered else None, spared=spared,
+    return WeightDraft(
+        named.name, named.subject, named.source, _dtype(named, source, settings, made),
+        stays=stays, fixed=stays_f32(named), layout=packed_experts.layout(named),
+        extra=model.leftover(named.source.weight.name), uncovered=(spared or stays) if is_uncovered else None,
+        spared=spared,
     )  # fmt: skip
 
 

@@ -28,10 +28,10 @@ from quantcli.schemes.mlx.mx_global import INNER, MxGlobal
 from quantcli.targets import copied, folder_from_gguf, guessed
 from quantcli.targets.base import (
     Contents,
-    Draft,
     Left,
     Placed,
     Settings,
+    WeightDraft,
     commonest_dtype,
     config_dtype,
     dense_scheme,
@@ -60,7 +60,7 @@ class MlxTarget:
     stacks_experts = True
     keeps_part_names = False
 
-    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[WeightDraft], list[Left], list[str]]:
         model = Model.of(source)
         warnings = []
         if source.names == "gguf":
@@ -145,7 +145,7 @@ def beside(source: Checkpoint, *, layouts: bool = False, dense: bool = False, fo
 
 def _draft(
     named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None, is_asked: bool
-) -> Draft:
+) -> WeightDraft:
     """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored; is_asked: by
     the user, else what a model without a table stores in float32 stays so (A_log, corrections of a router's scores).
     """
@@ -167,8 +167,8 @@ def _draft(
         stays = "stays dense: mlx-lm does not quantize such a module"
     stays_wide = architecture is None and not is_asked and weight.scheme in (Dense("f32"), Dense("f64"))
     dtype = _held(dense_dtype(named, source, None if stays_wide else common))
-    return Draft(
-        name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own,
+    return WeightDraft(
+        name, named.subject, named.source, dtype, stays=stays, own=own,
         scales=common if stays_wide else None,
         # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
         fixed=stays_f32(named) or (not name.endswith(".weight") and not isinstance(weight.scheme, Dense)),
@@ -185,12 +185,11 @@ def _common(source: Checkpoint) -> str | None:
     return mlx_dtype(source, stated) if is_mlx else stated
 
 
-def _with_wide_scales(draft: Draft) -> Draft:
+def _with_wide_scales(draft: WeightDraft) -> WeightDraft:
     """A draft of a quantized weight whose scales are f32 where they would be f16, in which the model does not work."""
-    weight = draft.weight
-    if weight is None or isinstance(weight.scheme, Dense):
+    if not draft.is_quantized:
         return draft
-    is_narrow = weight.scheme.family == "ggml" or (draft.scales or draft.dense) == "f16"
+    is_narrow = draft.scheme.family == "ggml" or (draft.scales or draft.dense) == "f16"
     return replace(draft, wide=True, scales="f32" if is_narrow else draft.scales)
 
 

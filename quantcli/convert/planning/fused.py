@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quantcli.convert.planning.routes import Route
-from quantcli.convert.planning.steps import Step
+from quantcli.convert.planning.steps import Step, WeightStep, of_weights
 from quantcli.schemes.hf.small_floats import SmallFloat
 
 #: The last names of modules.
@@ -24,16 +24,17 @@ FUSED = (
 
 def together(steps: Sequence[Step]) -> list[Step]:
     """The steps, each with those whose global scale it shares."""
-    by_name = {step.name: step for step in steps if _has_global(step)}
-    return [replace(step, fused=_others(step.name, by_name)) if step.name in by_name else step for step in steps]
+    by_name = {step.name: step for step in of_weights(steps) if _has_global(step)}
+    fused = {name: replace(step, fused=_others(name, by_name)) for name, step in by_name.items()}
+    return [fused.get(step.name, step) for step in steps]
 
 
-def _has_global(step: Step) -> bool:
+def _has_global(step: WeightStep) -> bool:
     is_encoded = step.route in (Route.QUANTIZE, Route.REQUANTIZE)
     return is_encoded and isinstance(step.scheme, SmallFloat) and step.scheme.looks
 
 
-def _others(name: str, steps: dict[str, Step]) -> tuple[Step, ...]:
+def _others(name: str, steps: dict[str, WeightStep]) -> tuple[WeightStep, ...]:
     place, _, last = name.removesuffix(".weight").rpartition(".")
     group = next((names for names in FUSED if last in names), ())
     found = (steps.get(f"{place}.{other}.weight") for other in group if other != last)

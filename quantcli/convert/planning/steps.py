@@ -1,7 +1,8 @@
-"""What a plan is made of: one step for each weight of the output, one place for each of its bytes."""
+"""What a plan is made of: one step for each tensor of the output, one place for each of its bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,21 +13,24 @@ from quantcli.convert.planning.devices import ON_CPU, Devices, chosen
 from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.stamps import Stamp
-from quantcli.schemes.base import Grade, Scheme
-from quantcli.targets.base import Draft, Left, OutputFile
+from quantcli.models.translate import Arranged
+from quantcli.schemes.base import Grade, Parts, Scheme
+from quantcli.schemes.dense import Dense
+from quantcli.targets.base import Constant, Form, Left, OutputFile, WeightDraft
 
 
 @dataclass(frozen=True)
-class Step:
-    """One weight of the output: how it gets its scheme.
+class WeightStep:
+    """A weight of the output that comes from the source: how it gets its scheme.
 
-    grade: the worst that the formats allow; of a step that was settled, what will come out. via: the dtype that dense
-    values are cast to before they are quantized. wanted: the scheme that was asked for where another took its place.
-    importance: of the columns, float32 (columns,) or (experts, columns). fused: the steps whose values count for this
-    one's global scale too. devices: where it is computed.
+    form: what is read. grade: the worst that the formats allow; of a step that was settled, what will come out. via:
+    the dtype that dense values are cast to before they are quantized. wanted: the scheme that was asked for where
+    another took its place. importance: of the columns, float32 (columns,) or (experts, columns). fused: the steps whose
+    values count for this one's global scale too. devices: where it is computed.
     """
 
-    draft: Draft
+    draft: WeightDraft
+    form: Form
     scheme: Scheme
     route: Route
     grade: Grade
@@ -34,24 +38,85 @@ class Step:
     via: str | None = None
     wanted: str | None = None
     importance: NDArray[np.float32] | None = None
-    fused: tuple[Step, ...] = ()
+    fused: tuple[WeightStep, ...] = ()
     devices: Devices = ON_CPU
 
     @property
     def name(self) -> str:
         return self.draft.name
 
-    def on(self, word: str) -> Step:
+    def on(self, word: str) -> WeightStep:
         """The step where a word of `--device` (devices.py) has it computed."""
-        weight = self.draft.weight
-        if weight is None or not self.route.computes:
-            return replace(self, devices=ON_CPU)
-        return replace(self, devices=chosen(word, weight.scheme, self.scheme))
+        devices = chosen(word, self.source.weight.scheme, self.scheme) if self.route.computes else ON_CPU
+        return replace(self, devices=devices)
+
+    @property
+    def source(self) -> Arranged:
+        """Where its rows come from."""
+        return self.form.source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
 
     @property
     def floor(self) -> Grade:
         """The grade that no look at scales or values can better: what is kept beside a weight is part of its values."""
-        return self.draft.inner_grade if self.draft.weight is self.draft.inner else Grade.EXACT
+        return self.form.grade
+
+    @property
+    def stored(self) -> Scheme:
+        """The scheme that its values are stored in, whatever they go through when they are read."""
+        return self.source.weight.made_of or self.source.weight.scheme
+
+    @property
+    def was(self) -> str:
+        """The name of the scheme that it is read in."""
+        return self.source.weight.scheme.name
+
+    def shaped(self, shape: tuple[int, ...]) -> WeightStep:
+        """The step with another shape of the output, of as many values in the same order."""
+        return replace(self, form=replace(self.form, source=replace(self.source, shape=shape)))
+
+
+@dataclass(frozen=True)
+class ConstantStep:
+    """A tensor of the output that the target computes."""
+
+    draft: Constant
+    reason: str
+    scheme = Dense("f32")
+    route = Route.COMPUTE
+    grade = floor = Grade.EXACT
+    via = None
+    wanted = None
+    was = None
+    devices = ON_CPU
+
+    def on(self, word: str) -> ConstantStep:
+        """Itself: a target computes its constants on the CPU."""
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.draft.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.draft.shape
+
+    @property
+    def parts(self) -> Parts:
+        """What is stored of it."""
+        return self.scheme.encode(self.draft.values.reshape(1, -1))[0]
+
+
+Step = WeightStep | ConstantStep
+
+
+def of_weights(steps: Iterable[Step]) -> list[WeightStep]:
+    """The steps of weights that come from the source."""
+    return [step for step in steps if isinstance(step, WeightStep)]
 
 
 @dataclass(frozen=True)

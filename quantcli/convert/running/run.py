@@ -37,7 +37,7 @@ from quantcli.convert.planning.slabs import (
     rowwise,
     work_bytes,
 )
-from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.planning.steps import ConstantStep, Plan, Step, WeightStep
 from quantcli.convert.running.measure import difference
 from quantcli.convert.running.threads import Allowance, in_threads
 from quantcli.convert.running.workplace import Workplace, surroundings
@@ -126,7 +126,7 @@ class _Work:
 
     def files_of(self, step: Step) -> set[str]:
         """The output files that a step writes to."""
-        return {self.slots[(step.name, part)][0] for part in step.scheme.layout(step.draft.shape)}
+        return {self.slots[(step.name, part)][0] for part in step.scheme.layout(step.shape)}
 
     def run(self, done: dict[int, Error]) -> dict[int, Error]:
         errors = dict(done)
@@ -166,18 +166,22 @@ class _Work:
     def _one(self, item: Item) -> Error:
         """One slab, from source to output; how far it is from the source."""
         step, slab = self.plan.steps[item[0]], item[1]
-        if step.draft.weight is None:
-            return self._constant(step)
+        if isinstance(step, ConstantStep):
+            self._write(step, slab, step.parts)
+            return Error()
         if slab.part is not None:
             return self._copied(step, slab, slab.part)
+        return self._converted(step, slab)
+
+    def _converted(self, step: WeightStep, slab: Slab) -> Error:
         with surroundings(source_file(step)):
-            parts, rows = read(step.draft, slab)
+            parts, rows = read(step.source, slab)
         finite.check(self.plan.source, step, parts, self.allowed)
         try:
             step = self.ready.of(step)
             made, error = make(step, slab, parts, rows, self.ready.turn, self.plan.request.search)
         except DoesNotFit as reason:
-            finite.refuse(self.plan.source, step.draft.weight, None if self.allowed else step)
+            finite.refuse(self.plan.source, step.source.weight, None if self.allowed else step)
             raise NotPossible(f"{step.name}: {reason}; {_way_out(step, reason)}") from None
         if not np.isfinite(error.reference) or (step.route is Route.DEQUANTIZE and nonfinite(made["weight"])):
             error = self._finite_error(step, parts, made, rows)
@@ -186,7 +190,7 @@ class _Work:
 
     def _write(self, step: Step, slab: Slab, made: Parts) -> None:
         size = 0
-        for part, spec in step.scheme.layout(step.draft.shape).items():
+        for part, spec in step.scheme.layout(step.shape).items():
             if spec.axis is None and slab.start:
                 continue  # the same in every slab
             name, offset = self.slots[(step.name, part)]
@@ -195,10 +199,9 @@ class _Work:
             size += data.nbytes
         self.progress(size, step.name)
 
-    def _copied(self, step: Step, slab: Slab, part: str) -> Error:
+    def _copied(self, step: WeightStep, slab: Slab, part: str) -> Error:
         """A byte range of a part that is copied as it is."""
-        assert step.draft.weight is not None
-        stored = step.draft.weight.parts[part]
+        stored = step.source.weight.parts[part]
         with surroundings(stored.file):
             data = stored.read_bytes(slab.start, slab.stop)
         finite.check(self.plan.source, step, {part: finite.typed(data, stored.dtype)}, self.allowed)
@@ -207,18 +210,11 @@ class _Work:
         self.progress(data.nbytes, step.name)
         return Error()
 
-    def _constant(self, step: Step) -> Error:
-        assert step.draft.constant is not None
-        made, _ = step.scheme.encode(step.draft.constant.reshape(1, -1))
-        self._write(step, Slab(0, 1), made)
-        return Error()
-
-    def _finite_error(self, step: Step, parts: Parts, made: Parts, rows: NDArray[np.int64] | None) -> Error:
+    def _finite_error(self, step: WeightStep, parts: Parts, made: Parts, rows: NDArray[np.int64] | None) -> Error:
         """Between the values that are finite, where NaN and Inf are copied; raises where they may not be or are new."""
-        assert step.draft.weight is not None
-        source = step.draft.weight.scheme
+        source = step.source.weight.scheme
         if not finite.carried(step, self.allowed):
-            finite.refuse(self.plan.source, step.draft.weight, step)
+            finite.refuse(self.plan.source, step.source.weight, step)
         if not any(source.nonfinite(name, array) for name, array in parts.items()):
             held = "float32, in which everything is computed" if isinstance(source, Dense) else source.values_dtype
             raise NotPossible(f"{step.name}: holds values beyond {held}.")
@@ -231,11 +227,13 @@ class _Work:
 
 def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[Slab]:
     """The slabs of a step, so small that those of all workers stay within the memory that is allowed."""
-    largest = STRIDED_SLAB if is_strided(step.draft) or is_blocked(step.draft) else CPU_SLAB
+    if isinstance(step, ConstantStep):
+        return [Slab(0, 1)]
+    largest = STRIDED_SLAB if is_strided(step.source) or is_blocked(step.source) else CPU_SLAB
     device = step.devices.made_on
     if device is Device.MLX:
-        largest = GPU_ELEMENTS * (work or work_bytes(step.draft, step.scheme, step.route))
-    return cut(step.draft, step.scheme, step.route, min(resources.share(device), largest), work)
+        largest = GPU_ELEMENTS * (work or work_bytes(step.source, step.scheme, step.route))
+    return cut(step.source, step.scheme, step.route, min(resources.share(device), largest), work)
 
 
 def in_slabs(
@@ -274,13 +272,13 @@ class Ready:
         self._gpu = threading.Lock()
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
-        self._steps: dict[str, Step] = {}
+        self._steps: dict[str, WeightStep] = {}
 
     def turn(self, device: Device) -> AbstractContextManager[object]:
         """What is held while a device computes."""
         return self._gpu if device is Device.MLX else nullcontext()
 
-    def of(self, step: Step) -> Step:
+    def of(self, step: WeightStep) -> WeightStep:
         """The step with its scheme ready to encode or pack slabs."""
         if step.route not in (Route.REPACK, Route.QUANTIZE, Route.REQUANTIZE):
             return step
@@ -292,56 +290,53 @@ class Ready:
                 # In one order for all that share a global scale: it takes the dtype of the last values.
                 together = sorted((step, *step.fused), key=lambda one: one.name)
                 values = chain.from_iterable(self._values(one) for one in together) if looks else ()
-                scheme = step.scheme.prepare(step.draft.shape, values)
+                scheme = step.scheme.prepare(step.shape, values)
                 self._steps[step.name] = replace(step, scheme=scheme)
             return self._steps[step.name]
 
-    def _values(self, step: Step) -> Iterator[Array]:
+    def _values(self, step: WeightStep) -> Iterator[Array]:
         """The values that slabs are encoded from, in order."""
-        assert step.draft.weight is not None
         for slab in slabs_of(step, self.resources):
             with surroundings(source_file(step)):
-                parts, rows = read(step.draft, slab)
+                parts, rows = read(step.source, slab)
             yield values_of(
-                parts, step.draft.weight.scheme, rows=rows, rowwise=rowwise(step.draft), via=step.via,
+                parts, step.source.weight.scheme, rows=rows, rowwise=rowwise(step.source), via=step.via,
                 device=step.devices.decoding, turn=self.turn,
             )[1]  # fmt: skip
 
 
 def make(
-    step: Step, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, turn: Turn, search: str = "ggml"
+    step: WeightStep, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, turn: Turn, search: str = "ggml"
 ) -> tuple[Parts, Error]:
     """A slab's parts of the output from those of the source, and the error that this adds. Raises `DoesNotFit`."""
-    assert step.draft.weight is not None
     return carry(
-        parts, step.draft.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.draft),
+        parts, step.source.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.source),
         via=step.via, measured=step.grade is Grade.CODES_EXACT, devices=step.devices, turn=turn,
         importance=_importance(step, slab), search=search,
     )  # fmt: skip
 
 
-def _importance(step: Step, slab: Slab) -> Importance | None:
+def _importance(step: WeightStep, slab: Slab) -> Importance | None:
     """Of a slab's columns: one row for all of its rows, or of stacked experts one for each."""
     if step.importance is None:
         return None
     if step.importance.ndim == 1:
         return step.importance[None, :]
-    return step.importance[np.arange(slab.start, slab.stop) // step.draft.shape[-2]]
+    return step.importance[np.arange(slab.start, slab.stop) // step.shape[-2]]
 
 
-def source_file(step: Step) -> Path:
+def source_file(step: WeightStep) -> Path:
     """The file that a step reads, the first where there are several: what an error of the system is told of."""
-    assert step.draft.weight is not None
-    return next(iter(step.draft.weight.parts.values())).file
+    return next(iter(step.source.weight.parts.values())).file
 
 
 def stored_bytes(step: Step) -> int:
     """Bytes of a weight in the output."""
-    layout = step.scheme.layout(step.draft.shape)
+    layout = step.scheme.layout(step.shape)
     return sum(math.prod(spec.shape) * DTYPES[spec.dtype].bits // 8 for spec in layout.values())
 
 
-def _way_out(step: Step, reason: DoesNotFit) -> str:
+def _way_out(step: WeightStep, reason: DoesNotFit) -> str:
     """What to do about a weight that does not fit, as the end of a sentence."""
     overflows = isinstance(reason, Overflows)
     if overflows and (isinstance(step.scheme, Dense) or step.via is not None):

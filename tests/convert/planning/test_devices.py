@@ -16,7 +16,7 @@ from quantcli.cli.app import app
 from quantcli.convert.inspecting.catalogue import _schemes
 from quantcli.convert.planning.devices import CHOICES, ON_CPU, available
 from quantcli.convert.planning.routes import Route
-from quantcli.convert.planning.steps import Step
+from quantcli.convert.planning.steps import WeightStep
 from quantcli.errors import Surroundings
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
@@ -36,9 +36,10 @@ PROMISED: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
-def step(source: Scheme, target: Scheme, route: Route) -> Step:
-    draft: Any = SimpleNamespace(name="a.weight", shape=(1024, 1024), weight=SimpleNamespace(scheme=source))
-    return Step(draft, target, route, Grade.LOSSY, "")
+def step(source: Scheme, target: Scheme, route: Route) -> WeightStep:
+    form: Any = SimpleNamespace(source=SimpleNamespace(weight=SimpleNamespace(scheme=source)))
+    draft: Any = SimpleNamespace(name="a.weight")
+    return WeightStep(draft, form, target, route, Grade.LOSSY, "")
 
 
 def device_of(scheme: Scheme, families: set[str]) -> Device:
