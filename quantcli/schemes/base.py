@@ -225,6 +225,11 @@ class Scheme:
         return None
 
     @property
+    def shares_global(self) -> bool:
+        """Whether it has a global scale that matrices which are fused when a model is loaded have to share."""
+        return False
+
+    @property
     def codes_part(self) -> str | None:
         """The part that holds codes and nothing else; None where codes and scales share a part."""
         return None

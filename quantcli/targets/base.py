@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,6 +135,32 @@ class Settings:
     def asked_dtype(self) -> str | None:
         """The dense dtype that was asked for: a dense scheme for the whole model, else `--dtype`."""
         return self.common.dtype if isinstance(self.common, Dense) else self.dtype
+
+
+class Planned(Protocol):
+    """A step of the plan, as much of it as a target sees and changes once all steps are known."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def draft(self) -> Draft: ...
+
+    @property
+    def scheme(self) -> Scheme: ...
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether values are rounded onto the scheme, so that scales are found anew."""
+
+    def sharing(self, others: Sequence[Self]) -> Self:
+        """The step with those whose values count for its global scale too."""
+
+    def shaped(self, shape: tuple[int, ...]) -> Self:
+        """The step with another shape of the output, of as many values in the same order."""
+
+
+PlannedT = TypeVar("PlannedT", bound=Planned)
 
 
 class Target(Protocol):

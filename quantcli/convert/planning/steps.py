@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,19 @@ class Step:
     @property
     def name(self) -> str:
         return self.draft.name
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether values are rounded onto the scheme, so that scales are found anew."""
+        return self.route in (Route.QUANTIZE, Route.REQUANTIZE)
+
+    def sharing(self, others: Sequence[Step]) -> Step:
+        """The step with those whose values count for its global scale too."""
+        return replace(self, fused=tuple(others))
+
+    def shaped(self, shape: tuple[int, ...]) -> Step:
+        """The step with another shape of the output, of as many values in the same order."""
+        return replace(self, draft=replace(self.draft, shape=shape))
 
     @property
     def floor(self) -> Grade:

@@ -147,6 +147,10 @@ class SmallFloat(Written):
     def looks(self) -> bool:
         return self.divides is not None
 
+    @property
+    def shares_global(self) -> bool:
+        return self.divides is not None
+
     def found(self, slabs: Iterable[Array]) -> dict[str, Array]:
         if not self.looks:
             return {}
