@@ -16,7 +16,6 @@ from quantcli.convert.planning.coverage import numbered_experts, refuse_untabled
 from quantcli.convert.planning.decide import decisions
 from quantcli.convert.planning.drop import without
 from quantcli.convert.planning.dtype_notes import dtype_notes
-from quantcli.convert.planning.fused import together
 from quantcli.convert.planning.lossless import LOSSLESS, refuse_lossy
 from quantcli.convert.planning.model_recipe import is_model
 from quantcli.convert.planning.other_tokenizer import with_tokenizer
@@ -33,6 +32,7 @@ from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.schemes.dense import Dense
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Left, OutputFile, Placed, Settings, Target
+from quantcli.targets.fused import together
 
 
 def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan:
