@@ -184,6 +184,9 @@ class Target(Protocol):
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         """Whether the output has the layout of the source's quantizer, so that its further tensors are copied too."""
 
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        """The steps with what only all of them together tell of each."""
+
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         """Every file, with each byte known or its place known."""
 

@@ -22,9 +22,10 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
 from quantcli.targets import guessed, hf_quantized, hf_readers
-from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme
+from quantcli.targets.base import Contents, Draft, Left, Placed, PlannedT, Settings, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
+from quantcli.targets.fused import together
 from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, tie_settings, without_storage
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import index_file, json_file, part_name, shards
@@ -82,6 +83,9 @@ class HfTarget:
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        return together(steps)
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         is_kept = self.keeps_layout(placed)

@@ -31,6 +31,7 @@ from quantcli.targets.base import (
     Draft,
     Left,
     Placed,
+    PlannedT,
     Settings,
     commonest_dtype,
     config_dtype,
@@ -84,6 +85,9 @@ class MlxTarget:
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return False
+
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        return list(steps)
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
