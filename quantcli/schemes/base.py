@@ -290,6 +290,23 @@ class Scheme:
         """The grid that this scheme's codes are on; None where it has none (dense)."""
         return None
 
+    @property
+    def code_bits(self) -> int | None:
+        """Bits of a code; None where values have no codes of their own."""
+        grid = self.grid()
+        return None if grid is None else grid.bits
+
+    @property
+    def group_size(self) -> int | None:
+        """Values of a row that share a scale, all of a row where it has one; None where codes follow no groups."""
+        grid = self.grid()
+        return None if grid is None else grid.group
+
+    @property
+    def scales_dtype(self) -> str | None:
+        """The dtype of the stored scales where layouts of this family have several; None where the format fixes it."""
+        return None
+
     def codes(self, parts: Parts) -> Codes:
         """The grid view of a slab, scales unrounded. Only where `grid` is not None."""
         raise NotImplementedError

@@ -213,7 +213,7 @@ def commonest_dtype(source: Checkpoint) -> str:
             dtype = weight.scheme.dtype
             count[dtype] = count.get(dtype, 0) + math.prod(weight.shape)
     for weight in source.weights.values() if not count else ():
-        scales = getattr(weight.scheme, "scale_dtype", None)
+        scales = weight.scheme.scales_dtype
         if scales in FLOATS:
             count[scales] = count.get(scales, 0) + math.prod(weight.shape)
     return max(sorted(count), key=count.__getitem__) if count else "f16"

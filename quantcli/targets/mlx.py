@@ -256,7 +256,7 @@ def _warnings(placed: Sequence[Placed], source: Checkpoint, settings: Settings) 
     always = {w.name for w in placed if architecture and any(f.row.f32 for f in architecture.find(w.name, "mlx"))}
     if architecture is None and settings.dtype is None:
         always = {w.name for w in placed if w.scheme == Dense("f32")}
-    scales = {w.scheme.scale_dtype for w in placed if isinstance(w.scheme, Affine)}
+    scales = {dtype for w in placed if (dtype := w.scheme.scales_dtype)}
     dense = [w for w in placed if isinstance(w.scheme, Dense) and w.name not in always]
     floats = {w.scheme.dtype for w in dense if isinstance(w.scheme, Dense) and w.scheme.dtype in FLOATS}
     if not scales or not floats or scales == floats or (scales == {"f32"} and widens_scales(source, settings)):

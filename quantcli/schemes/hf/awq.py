@@ -79,6 +79,10 @@ class Awq(Scheme):
     def rounding(self) -> float:
         return {32: 0.085, 64: 0.093, 128: 0.101}.get(self.group, 0.1)
 
+    @property
+    def scales_dtype(self) -> str:
+        return self.scale_dtype
+
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 2:
             return f"has {len(shape)} dimensions, AWQ holds matrices"

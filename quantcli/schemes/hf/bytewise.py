@@ -59,7 +59,7 @@ class Bytewise(Written):
 
     @property
     def name(self) -> str:
-        if self.stored == "f8_e4m3" and self.scale_dtype == "f8_e8m0" and (self.scales.rows, self.group) == (1, 32):
+        if self.stored == "f8_e4m3" and self.scales_dtype == "f8_e8m0" and (self.scales.rows, self.group) == (1, 32):
             return "mxfp8"
         if self.stored not in INTEGERS:
             return f"fp8-{self.stored.removeprefix('f8_')}{self.scales.suffix}"

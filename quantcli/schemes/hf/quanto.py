@@ -87,7 +87,7 @@ class Quanto(Scaled):
             return rounded(values - self._placed(self._shifts(parts, len(codes)), parts), self.compute)
 
     def grid(self) -> Grid:
-        return Grid(self.bits, self.group, self.scale_dtype)
+        return Grid(self.bits, self.group, self.scales_dtype)
 
     def codes(self, parts: Parts) -> Codes:
         codes = self.unpack(parts)

@@ -242,7 +242,7 @@ class Scaled(Scheme):
         return self.scales.spread(floats(parts["scales"]), rows)
 
     @property
-    def scale_dtype(self) -> str:
+    def scales_dtype(self) -> str:
         return self.scales.grid_dtype
 
     @property
@@ -304,6 +304,10 @@ class Scaled(Scheme):
         """As a number, that of a row where all of it shares one."""
         return self.shared or self.columns
 
+    @property
+    def group_size(self) -> int:
+        return self.group
+
     def nonfinite(self, part: str, array: Array) -> bool:
         if part == self.codes_part and self.table is not None:
             return holds_nonfinite(array.view(np.uint8), self.table)
@@ -318,7 +322,7 @@ class Scaled(Scheme):
             return None
         points = self.table is None and self.zero is None
         zero = self.zero if self.table is None else None
-        return Grid(self.code_bits, self._whole, self.scale_dtype, zero, self.table, points)
+        return Grid(self.code_bits, self._whole, self.scales_dtype, zero, self.table, points)
 
     @property
     def _whole(self) -> int:

@@ -92,7 +92,7 @@ class SmallFloat(Written):
         return ELEMENTS[self.element][1]
 
     @property
-    def scale_dtype(self) -> str:
+    def scales_dtype(self) -> str:
         return self.scales.grid_dtype if self.divides is None else "f32"
 
     @property

@@ -82,6 +82,10 @@ class Affine(Scheme):
         table = ROUNDING_BF16 if self.scale_dtype == "bf16" else ROUNDING
         return table[self.group][BITS.index(self.bits)]
 
+    @property
+    def scales_dtype(self) -> str:
+        return self.scale_dtype
+
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         return unfit(self.group, shape)
 
