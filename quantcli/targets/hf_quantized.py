@@ -19,13 +19,12 @@ from typing import Any
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.hf import named
+from quantcli.schemes.hf import bitsandbytes, compressed_tensors, named
 from quantcli.schemes.hf.bnb4 import Bnb4
 from quantcli.schemes.hf.bytewise import Bytewise
 from quantcli.schemes.hf.ct_packed import CtPacked
 from quantcli.schemes.hf.scaled import Scaled
 from quantcli.schemes.hf.small_floats import SmallFloat
-from quantcli.sources import bitsandbytes, compressed_tensors
 from quantcli.sources.ct_config import LINEAR, MIXED
 from quantcli.targets.base import Placed
 
