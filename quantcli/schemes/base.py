@@ -274,6 +274,14 @@ class Scheme:
         """The parts of a weight of this shape, in a fixed order."""
         raise NotImplementedError
 
+    def tensor_name(self, weight: str, part: str) -> str:
+        """What the tensor of a part is called in a folder, unless it is copied under its own name.
+
+        >>> Scheme().tensor_name("model.layers.0.mlp.up_proj.weight", "scales")
+        'model.layers.0.mlp.up_proj.scales'
+        """
+        return f"{weight.removesuffix('.weight')}.{part}"
+
     def bare(self) -> Scheme:
         """The scheme without parts that have no say in the values; itself where there are none."""
         return self

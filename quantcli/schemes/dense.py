@@ -78,6 +78,9 @@ class Dense(Scheme):
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         return {"weight": PartSpec(self.dtype, shape)}
 
+    def tensor_name(self, weight: str, part: str) -> str:
+        return weight
+
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         return to_float32(parts["weight"])
 

@@ -91,7 +91,6 @@ class HfTarget:
         is_kept = self.keeps_layout(placed)
         bare = [replace(w, name=w.name.removeprefix(source.prefix)) for w in placed]
         quantization = {} if is_kept else hf_quantized.settings(bare, str(source.root))
-        placed = [hf_quantized.called(w) for w in placed]
         if source.prefix:
             placed = [_without_prefix(w, source.prefix) for w in placed]
         header = {**(_header(source, placed) if is_kept and source.kind != "hf" else {}), "format": "pt"}

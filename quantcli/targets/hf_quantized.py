@@ -1,4 +1,4 @@
-"""Quantized weights in a Hugging Face folder: which may be, how their tensors are called, what config.json says.
+"""Quantized weights in a Hugging Face folder: which may be, and what config.json says of them.
 
     compressed-tensors   config_groups, each with its targets: the commonest scheme has the class Linear, others their
                          modules by name; 8 bits a byte compute with activations of 8 bits, as llm-compressor's presets
@@ -13,13 +13,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.hf import bitsandbytes, compressed_tensors, named
+from quantcli.schemes.hf import named
 from quantcli.schemes.hf.bnb4 import Bnb4
 from quantcli.schemes.hf.bytewise import Bytewise
 from quantcli.schemes.hf.ct_packed import CtPacked
@@ -59,21 +58,6 @@ def stays_dense(name: str, shape: tuple[int, ...]) -> str | None:
     if not _LAYER.search(module) or _OTHERS.search(module.rpartition(".")[2]):
         return "stays dense: its readers quantize the linears of layers only"
     return None
-
-
-def called(placed: Placed) -> Placed:
-    """A quantized weight with the names of its tensors."""
-    scheme, module = placed.scheme, placed.name.removesuffix(".weight")
-    if placed.stored or isinstance(scheme, Dense) or scheme.family not in FAMILIES:
-        return placed
-    suffixes = {"weight": ".weight"}
-    if scheme.family == "ct":
-        packs = isinstance(scheme, CtPacked | SmallFloat)
-        suffixes = compressed_tensors.SUFFIXES | {"weight": compressed_tensors.PACKED if packs else ".weight"}
-    elif isinstance(scheme, Bnb4):
-        suffixes = bitsandbytes.SUFFIXES | {"quant_state": bitsandbytes.STATE + scheme.quant}
-    parts = scheme.layout(placed.shape)
-    return replace(placed, stored={part: module + suffixes[part] for part in parts})
 
 
 def settings(placed: Sequence[Placed], root: str) -> dict[str, Any]:

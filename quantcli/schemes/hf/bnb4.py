@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import DTYPES, Array, to_float32
 from quantcli.schemes.base import DoesNotFit, Grade, Grid, Parts, PartSpec, Scheme
 from quantcli.schemes.hf import packed, torch_sum
+from quantcli.schemes.hf.bitsandbytes import STATE, SUFFIXES
 from quantcli.schemes.hf.scaled import Extra, Floats, Scales
 from quantcli.schemes.hf.written import Written
 
@@ -123,6 +124,9 @@ class Bnb4(Written):
             parts["nested_absmax"] = self._flat("f32", nested, self.block * self.nested.block, axis=1)
             parts["nested_quant_map"] = PartSpec("f32", (256,), axis=None)
         return parts | {extra.part: PartSpec(extra.dtype, extra.shape, axis=None) for extra in self.extras}
+
+    def tensor_name(self, weight: str, part: str) -> str:
+        return weight.removesuffix(".weight") + (SUFFIXES | {"quant_state": STATE + self.quant})[part]
 
     def _flat(self, dtype: str, shape: tuple[int, ...], each: int, axis: int) -> PartSpec:
         """An array with an entry for each so many values, counted through all rows."""

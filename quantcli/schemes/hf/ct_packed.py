@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.hf import minmax, packed
+from quantcli.schemes.hf.compressed_tensors import PACKED
 from quantcli.schemes.hf.scaled import Extra, Floats, Scales, divides
 from quantcli.schemes.hf.written import Written, stored_scales
 
@@ -46,6 +47,7 @@ class CtPacked(Written):
     symmetric: bool
     padded: bool = False
     family: str = "ct"
+    weight_suffix = PACKED
 
     @property
     def name(self) -> str:

@@ -67,6 +67,9 @@ class GptOss(Scheme):
             "scales": PartSpec("u8", (*leading, groups)),
         }
 
+    def tensor_name(self, weight: str, part: str) -> str:
+        return f"{weight}_{part}"
+
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         return _MLX.decode(_as_mlx(parts), device)
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, to_float32
 from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.hf import minmax, packed
+from quantcli.schemes.hf.compressed_tensors import PACKED
 from quantcli.schemes.hf.scaled import Floats, Scales, divides, floats
 from quantcli.schemes.hf.written import Written, stored_scales
 from quantcli.schemes.mlx.mx_floats import E2M1
@@ -70,6 +71,7 @@ class SmallFloat(Written):
     global_shape: tuple[int, ...] = ()
     global_dtype: str = "f32"
     each_row: bool = False
+    weight_suffix = PACKED
 
     @property
     def name(self) -> str:

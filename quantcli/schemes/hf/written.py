@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, Array, Device, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, Scheme
 from quantcli.schemes.dense import cast, holds
+from quantcli.schemes.hf.compressed_tensors import PLAIN, SUFFIXES
 from quantcli.schemes.hf.minmax import arithmetic, rounded
 from quantcli.schemes.hf.scaled import POWERS, Floats, Scaled, along, floats
 from quantcli.schemes.zero_points import symmetric, with_zero_points
@@ -31,6 +32,8 @@ class Written(Scaled):
 
     whole: Mapping[str, Array] = field(default_factory=dict, compare=False, repr=False)
     in_kernels = False
+    #: What stands behind the module's name in that of the tensor of codes, in compressed-tensors' layout.
+    weight_suffix = PLAIN
 
     @property
     def is_written(self) -> bool:
@@ -52,6 +55,9 @@ class Written(Scaled):
     def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
         """The parts that hold them; raises `DoesNotFit` for a scale that overflows."""
         raise NotImplementedError
+
+    def tensor_name(self, weight: str, part: str) -> str:
+        return weight.removesuffix(PLAIN) + (SUFFIXES | {"weight": self.weight_suffix})[part]
 
     def prepare(self, shape: tuple[int, ...], slabs: Iterable[Array] = ()) -> Scheme:
         return replace(self, whole=self.fixed(shape) | self.found(slabs)) if self.is_written else self
