@@ -22,7 +22,7 @@ COMPARING = ("match", "fullmatch", "search", "startswith", "endswith", "get")
 
 
 def scheme_classes(sources: Sequence[str]) -> tuple[set[str], set[str]]:
-    """The subclasses of `Scheme` but `Dense`, and the attributes that they have and `Scheme` itself has not."""
+    """The subclasses of `Scheme` but `Dense`, and the names of the attributes that schemes have."""
     classes = [node for text in sources for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
     found = {"Scheme"}
     while more := {c.name for c in classes if found.intersection(map(_last, c.bases))} - found:

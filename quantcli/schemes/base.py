@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES, Array, Device, nonfinite
+from quantcli.schemes.facts import Facts
 
 Parts = Mapping[str, Array]
 
@@ -204,14 +205,12 @@ def stacked_rows(rows: NDArray[np.int64], each: int, shared: int) -> NDArray[np.
     return rows // each * -(-each // shared) + rows % each // shared
 
 
-class Scheme:
+class Scheme(Facts):
     """A number format with its parameters; subclasses are frozen dataclasses, equal only with equal families.
 
     name      as users spell it (`affine4-g64`);  family  whose storage layout it has (`mlx`, `ggml`, `awq`, `dense`)
     rounding  relative RMSE of encoding a Gaussian in it; 0.0 where nothing is rounded beyond a dtype
     """
-
-    family: str = ""
 
     #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
     in_kernels = True
@@ -223,11 +222,6 @@ class Scheme:
     def refusal(self) -> str | None:
         """Why no output is made of a weight that is stored so, as a clause; None where one is."""
         return None
-
-    @property
-    def shares_global(self) -> bool:
-        """Whether it has a global scale that matrices which are fused when a model is loaded have to share."""
-        return False
 
     @property
     def codes_part(self) -> str | None:
@@ -273,14 +267,6 @@ class Scheme:
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         """The parts of a weight of this shape, in a fixed order."""
         raise NotImplementedError
-
-    def tensor_name(self, weight: str, part: str) -> str:
-        """What the tensor of a part is called in a folder, unless it is copied under its own name.
-
-        >>> Scheme().tensor_name("model.layers.0.mlp.up_proj.weight", "scales")
-        'model.layers.0.mlp.up_proj.scales'
-        """
-        return f"{weight.removesuffix('.weight')}.{part}"
 
     def bare(self) -> Scheme:
         """The scheme without parts that have no say in the values; itself where there are none."""

@@ -21,7 +21,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
-from quantcli.targets import guessed, hf_quantized, hf_readers
+from quantcli.targets import guessed, hf_quantized
 from quantcli.targets.base import Contents, Draft, Left, Placed, PlannedT, Settings, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
@@ -53,9 +53,6 @@ TORCHAO_DENSE = json.dumps({"_type": "Tensor"})
 
 #: Part of the names of experts' tensors, not of shared experts'.
 EXPERTS = ".experts."
-
-#: What is dense in a gpt-oss checkpoint, as its config.json says it.
-DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 
 
 class HfTarget:
@@ -102,9 +99,9 @@ class HfTarget:
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
         further = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
-        unread = [] if is_kept else hf_readers.unloadable(placed)
+        unread = [] if is_kept else hf_quantized.unloadable(placed)
         dtypes = dtype_warnings(config, source, placed, settings, "hf")
-        notes = [*further.warnings, *hf_quantized.odd_blocks(placed), *unread, *dtypes]
+        notes = [*further.warnings, *hf_quantized.unreadable(placed), *unread, *dtypes]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
 
@@ -148,8 +145,9 @@ def _config(
     if is_kept:
         decoded = _decoded(source, placed)
         config = {k: v for k, v in stored.items() if k != "_name_or_path"}
-        if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
-            return config | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
+        made = [w for w in placed if not w.stored and not isinstance(w.scheme, Dense)]
+        if made:  # in the layout that the model's own release has
+            return config | {"quantization_config": hf_quantized.described(made, ())}
         if any(EXPERTS in w.name for w in decoded):
             config = {k: v for k, v in config.items() if k not in STORAGE_WORDS}  # they speak of experts
         return _left_dense(config, source, decoded)

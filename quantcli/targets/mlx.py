@@ -24,7 +24,6 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
-from quantcli.schemes.mlx.mx_global import INNER, MxGlobal
 from quantcli.targets import copied, folder_from_gguf, guessed
 from quantcli.targets.base import (
     Contents,
@@ -218,23 +217,15 @@ def _held(dtype: str) -> str:
     return "f32" if dtype == "f64" else dtype
 
 
-def params(scheme: Scheme) -> dict[str, Any]:
-    """A scheme as an entry of the `quantization` block."""
-    if isinstance(scheme, Affine):
-        return {"group_size": scheme.group, "bits": scheme.bits, "mode": "affine"}
-    if isinstance(scheme, MxGlobal):
-        return params(INNER) | {"global_scale": True}
-    assert isinstance(scheme, MxFloat)
-    return {"group_size": MODES[scheme.mode].group, "bits": MODES[scheme.mode].bits, "mode": scheme.mode}
-
-
 def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str, Any]:
     """The `quantization` object: the common scheme at the top, one entry for each module that differs from it.
 
     As mlx-lm does it, a mixture has its defaults (affine, 4 bits, groups of 64) at the top and an entry for each
     module.
     """
-    quantized = {w.name.removesuffix(".weight"): params(w.scheme) for w in placed if not isinstance(w.scheme, Dense)}
+    quantized = {
+        w.name.removesuffix(".weight"): w.scheme.config_entry for w in placed if not isinstance(w.scheme, Dense)
+    }
     if not quantized:
         return {}
     if settings.preset:
@@ -242,7 +233,7 @@ def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str
         return {"group_size": group_size, "bits": BLOCK_BITS, "mode": "affine"} | quantized
     counted = Counter(tuple(sorted(p.items())) for p in quantized.values())
     commonest = dict(max(sorted(counted.items(), key=repr), key=lambda item: item[1])[0])
-    top = params(settings.common) if settings.common and not isinstance(settings.common, Dense) else commonest
+    top = settings.common.config_entry if settings.common and not isinstance(settings.common, Dense) else commonest
     top = {key: top[key] for key in ("group_size", "bits", "mode")}
     return top | {module: entry for module, entry in quantized.items() if entry != top}
 

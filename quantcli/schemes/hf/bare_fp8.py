@@ -47,6 +47,10 @@ class BareFp8(Scheme):
         return f"fp8-{self.element}"
 
     @property
+    def can_be_chosen(self) -> bool:
+        return True
+
+    @property
     def codes_part(self) -> str:
         return "weight"
 

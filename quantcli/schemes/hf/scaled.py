@@ -242,6 +242,10 @@ class Scaled(Scheme):
         return self.scales.spread(floats(parts["scales"]), rows)
 
     @property
+    def named_dtype(self) -> str:
+        return self.scales.dtype
+
+    @property
     def scales_dtype(self) -> str:
         return self.scales.grid_dtype
 

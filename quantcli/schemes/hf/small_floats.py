@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, to_float32
 from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.hf import minmax, packed
-from quantcli.schemes.hf.compressed_tensors import PACKED
+from quantcli.schemes.hf.compressed_tensors import PACKED, arguments, entry
 from quantcli.schemes.hf.scaled import Floats, Scales, divides, floats
 from quantcli.schemes.hf.written import Written, stored_scales
 from quantcli.schemes.mlx.mx_floats import E2M1
@@ -140,6 +141,13 @@ class SmallFloat(Written):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             found: Floats = scales / whole if self.divides else scales * whole
         return found
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        two_levels = self.divides is not None
+        dtype = "torch.float8_e4m3fn" if two_levels else "torch.uint8"
+        weights = arguments(4, "float", self.scales, scale_dtype=dtype, two_levels=two_levels)
+        return entry("nvfp4-pack-quantized" if two_levels else "mxfp4-pack-quantized", weights)
 
     @property
     def is_written(self) -> bool:

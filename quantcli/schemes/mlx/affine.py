@@ -19,7 +19,7 @@ value of the stored parameters, product and sum rounded separately, which is `mx
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,10 @@ class Affine(Scheme):
     @property
     def scales_dtype(self) -> str:
         return self.scale_dtype
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        return {"group_size": self.group, "bits": self.bits, "mode": "affine"}
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         return unfit(self.group, shape)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,10 @@ class MxFloat(Scheme):
     @property
     def rounding(self) -> float:
         return self.facts.rounding
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        return {"group_size": self.facts.group, "bits": self.facts.bits, "mode": self.mode}
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         return unfit(self.facts.group, shape)

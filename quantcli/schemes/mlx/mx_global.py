@@ -12,6 +12,7 @@ Source: mlx (mx.dequantize), mlx-lm (models/switch_layers.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,10 @@ class MxGlobal(Scheme):
     @property
     def rounding(self) -> float:
         return NVFP4_ROUNDING
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        return INNER.config_entry | {"global_scale": True}
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 3 or shape[1] != self.rows:
