@@ -10,13 +10,13 @@ from typer.testing import CliRunner, Result
 
 from quantcli.cli.app import app
 from quantcli.containers.ggml_types import BY_NAME
-from quantcli.convert.inspecting import hf_layouts
 from quantcli.convert.inspecting.catalogue import SHAPE, catalogue, decimal
-from quantcli.convert.inspecting.hf_layouts import WRITTEN
 from quantcli.recipes import names
 from quantcli.recipes.llama_cpp import DEMANDING
 from quantcli.schemes import ggml, ggml_scheme
 from quantcli.schemes import hf as hugging_face
+from quantcli.schemes.hf import listed as hf_layouts
+from quantcli.schemes.hf.listed import WRITTEN
 from quantcli.schemes.mlx.affine import Affine
 
 

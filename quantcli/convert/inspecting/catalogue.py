@@ -13,7 +13,6 @@ from fractions import Fraction
 from typing import Any
 
 from quantcli.arrays import DTYPES, FLOATS
-from quantcli.convert.inspecting import hf_layouts
 from quantcli.recipes.llama_cpp import DEMANDING
 from quantcli.recipes.names import canonical
 from quantcli.schemes import ggml
@@ -21,6 +20,7 @@ from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml.blocks import Ggml
+from quantcli.schemes.hf import listed as hf_layouts
 from quantcli.schemes.hf.awq import Awq
 from quantcli.schemes.hf.bnb4 import Bnb4
 from quantcli.schemes.hf.scaled import Scaled
