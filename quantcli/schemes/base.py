@@ -208,6 +208,8 @@ def stacked_rows(rows: NDArray[np.int64], each: int, shared: int) -> NDArray[np.
 class Scheme(Facts):
     """A number format with its parameters; subclasses are frozen dataclasses, equal only with equal families.
 
+    Its arithmetic is here; its grid and what follows from it, and its place in files, are in `Facts`.
+
     name      as users spell it (`affine4-g64`);  family  whose storage layout it has (`mlx`, `ggml`, `awq`, `dense`)
     rounding  relative RMSE of encoding a Gaussian in it; 0.0 where nothing is rounded beyond a dtype
     """
@@ -279,27 +281,6 @@ class Scheme(Facts):
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         """float32 (rows, columns): the reference meaning of the format."""
         raise NotImplementedError
-
-    def grid(self) -> Grid | None:
-        """The grid that this scheme's codes are on; None where it has none (dense)."""
-        return None
-
-    @property
-    def code_bits(self) -> int | None:
-        """Bits of a code; None where values have no codes of their own."""
-        grid = self.grid()
-        return None if grid is None else grid.bits
-
-    @property
-    def group_size(self) -> int | None:
-        """Values of a row that share a scale, all of a row where it has one; None where codes follow no groups."""
-        grid = self.grid()
-        return None if grid is None else grid.group
-
-    @property
-    def scales_dtype(self) -> str | None:
-        """The dtype of the stored scales where layouts of this family have several; None where the format fixes it."""
-        return None
 
     def codes(self, parts: Parts) -> Codes:
         """The grid view of a slab, scales unrounded. Only where `grid` is not None."""

@@ -101,6 +101,10 @@ class Dense(Scheme):
             return {"weight": weight}, Error.between(to_float32(values), to_float32(weight))
 
 
+#: Those that arithmetic is done on in every target.
+LISTED = tuple(Dense(dtype) for dtype in ("f32", "f16", "bf16"))
+
+
 def is_float(scheme: Scheme) -> bool:
     """Whether a scheme is a dense one that arithmetic is done on."""
     return isinstance(scheme, Dense) and scheme.dtype in FLOATS

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from quantcli.schemes.readers import READERS
+
 if TYPE_CHECKING:
-    from quantcli.schemes.base import Scheme
+    from quantcli.schemes.base import Grid, Scheme
 
 #: The quantized modules of a folder: name -> scheme and shape of the weight.
 Modules = Mapping[str, "tuple[Scheme, tuple[int, ...]]"]
@@ -19,6 +21,54 @@ class Facts:
     """The facts of a format that targets, `quant schemes` and `inspect` ask for; `Scheme` has them all."""
 
     family: str = ""
+
+    #: The targets that keep a weight in this layout as it is, by what `--to` calls them.
+    kept_in: tuple[str, ...] = ()
+
+    def grid(self) -> Grid | None:
+        """The grid that this scheme's codes are on; None where it has none (dense)."""
+        return None
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The programs that read layouts of its family."""
+        return READERS[self.family]
+
+    @property
+    def code_bits(self) -> int | None:
+        """Bits of a code; None where values have no codes of their own."""
+        grid = self.grid()
+        return None if grid is None else grid.bits
+
+    @property
+    def group_size(self) -> int | None:
+        """Values of a row that share a scale, all of a row where it has one; None where codes follow no groups."""
+        grid = self.grid()
+        return None if grid is None else grid.group
+
+    @property
+    def shared(self) -> int | None:
+        """Values that share a scale, whatever the weight's shape; None where all of a row do, or none."""
+        return self.group_size
+
+    @property
+    def stored_block(self) -> tuple[int, int] | None:
+        """Values and bytes of the blocks that rows are stored in; None where they are stored in arrays."""
+        return None
+
+    @property
+    def scales_dtype(self) -> str | None:
+        """The dtype of the stored scales where layouts of this family have several; None where the format fixes it."""
+        return None
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        """The dtypes that scales can have; two that are stored together are one, joined by `*`.
+
+        The first is the one that sizes are counted with.
+        """
+        grid = self.grid()
+        return () if grid is None else (grid.scale_dtype,)
 
     def tensor_name(self, weight: str, part: str) -> str:
         """What the tensor of a part is called in a folder, unless it is copied under its own name.

@@ -30,6 +30,7 @@ class Opaque(Scheme):
     type_id: int | None = None
     big_endian: bool = False
     family = "ggml"
+    kept_in = ("gguf",)
     decodes = False
 
     @property

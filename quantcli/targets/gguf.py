@@ -51,7 +51,7 @@ class GgufTarget:
         return list(TYPES.values())
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
-        return scheme.family == "ggml"
+        return self.label in scheme.kept_in
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return False

@@ -30,12 +30,6 @@ from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, 
 from quantcli.targets.names import Model, Named
 from quantcli.targets.shards import index_file, json_file, part_name, shards
 
-#: Families whose stored layout is a Hugging Face one.
-FAMILIES = (
-    "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
-    "bare", "quanto",
-)  # fmt: skip
-
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
 DENSE_MODULES = {
     "awq": "modules_to_not_convert", "mxfp4": "modules_to_not_convert", "fp8": "modules_to_not_convert",
@@ -76,10 +70,10 @@ class HfTarget:
         return []
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
-        return scheme.family in FAMILIES
+        return self.label in scheme.kept_in
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
-        return any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+        return any(self.label in w.scheme.kept_in for w in placed) and not hf_quantized.changed(placed)
 
     def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
         return together(steps)

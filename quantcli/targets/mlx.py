@@ -80,7 +80,7 @@ class MlxTarget:
         return [*affine, *(MxFloat(mode) for mode in MODES)]
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
-        return scheme.family == "mlx"
+        return self.label in scheme.kept_in
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return False

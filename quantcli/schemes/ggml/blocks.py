@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 #: The largest finite f16; from 65520 on a float rounds to infinity.
 F16_LARGEST, F16_OVERFLOW = 65504, 65520
 
+#: Types whose scales are stored as two numbers, a small one for each group and one for the super-block.
+STORED_SCALES = {
+    "q2_k": ("u4", "f16"), "q3_k": ("i6", "f16"), "q4_k": ("u6", "f16"), "q5_k": ("u6", "f16"), "q6_k": ("i8", "f16"),
+    "iq1_s": ("u3", "f16"), "iq1_m": ("u3", "f16"), "iq2_xxs": ("u4", "f16"), "iq2_xs": ("u4", "f16"),
+    "iq2_s": ("u4", "f16"), "iq3_xxs": ("u4", "f16"), "iq3_s": ("u4", "f16"), "iq4_xs": ("i6", "f16"),
+}  # fmt: skip
+
+#: The groups of types whose codes stand for several values at once, and so are no grid.
+CODEBOOK_GROUPS = {"iq1_s": 32, "iq1_m": 16, "iq2_xxs": 32, "iq2_xs": 16, "iq2_s": 16, "iq3_xxs": 32, "iq3_s": 32}
+
 Blocks = NDArray[np.uint8]
 #: Squared error, squared values, largest error, largest scale that overflows f16 (0: none).
 Sums = NDArray[np.float64]
@@ -48,6 +58,7 @@ class Ggml(Scheme):
 
     type: str
     family = "ggml"
+    kept_in = ("gguf",)
     #: Values that are encoded at a time on an MLX device.
     at_once: ClassVar[int] = 1 << 20
 
@@ -65,6 +76,18 @@ class Ggml(Scheme):
         from quantcli.schemes.ggml import best
 
         return self.type in best.SEARCHES
+
+    @property
+    def stored_block(self) -> tuple[int, int]:
+        return self.ggml_type.block_size, self.ggml_type.block_bytes
+
+    @property
+    def shared(self) -> int | None:
+        return CODEBOOK_GROUPS.get(self.type) or super().shared
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        return ("*".join(STORED_SCALES[self.type]),) if self.type in STORED_SCALES else super().possible_scales
 
     def nonfinite(self, part: str, array: Array) -> bool:
         return ggml_scales.nonfinite(self.type, array)

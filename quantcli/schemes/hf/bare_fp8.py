@@ -35,6 +35,7 @@ class BareFp8(Scheme):
 
     element: str
     family = "bare"
+    kept_in = ("hf",)
     in_kernels = False
 
     @property

@@ -138,6 +138,10 @@ class Bnb4(Written):
         return bitsandbytes.quantization_config(modules, dense)
 
     @property
+    def possible_scales(self) -> tuple[str, ...]:
+        return ("u8*f32",) if self.nested else ("f32",)
+
+    @property
     def named_dtype(self) -> str:
         return self.compute or "f32"
 

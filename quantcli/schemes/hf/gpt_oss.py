@@ -42,6 +42,7 @@ class GptOss(Scheme):
     """
 
     family = "gpt-oss"
+    kept_in = ("hf",)
 
     @property
     def name(self) -> str:

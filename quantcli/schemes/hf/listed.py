@@ -6,56 +6,21 @@ from collections.abc import Iterator
 
 from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.hf.awq_gemv import AwqGemv, AwqGemvFast
+from quantcli.schemes.hf import awq, awq_gemv, gptq, hqq, quanto, quark_int
 from quantcli.schemes.hf.bytewise import Bytewise
 from quantcli.schemes.hf.gpt_oss import GptOss
-from quantcli.schemes.hf.gptq import DENSE_BITS, Gptq
-from quantcli.schemes.hf.hqq import Hqq
-from quantcli.schemes.hf.quanto import Quanto
-from quantcli.schemes.hf.quark_int import PACKINGS, QuarkInt
 from quantcli.schemes.hf.scaled import Scales
-from quantcli.schemes.hf.small_floats import ELEMENTS, SmallFloat
-
-#: The group that most tools have unless told otherwise.
-GROUP = 128
-
-#: Who reads a family.
-READERS = {
-    family: ("transformers", "vLLM", "SGLang")
-    for family in ("awq", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "gpt-oss")
-} | {family: ("transformers",) for family in ("awq-gemv", "awq-gemv-fast", "hqq", "torchao", "bare")}
-READERS |= {"quanto": ("optimum-quanto",)}
+from quantcli.schemes.hf.small_floats import SmallFloat
 
 
-def layouts(shape: tuple[int, int]) -> Iterator[Scheme]:
-    """For matrices of that shape: those that are written, then those that are read."""
+def listed(shape: tuple[int, int]) -> Iterator[Scheme]:
+    """For matrices of that shape: AutoAWQ's, those that are written, then the others that are read."""
     columns = shape[1]
+    yield from awq.LISTED
     found = (hugging_face.named(name, "bf16", shape) for name in WRITTEN)
     yield from (scheme for scheme in found if scheme is not None)
-    tensor, channel = Scales("f32", None, rank=0), Scales("bf16")
-    halves, block = Scales("f16", 1, GROUP), Scales("f32", 128, 128)
-    yield AwqGemv(columns=columns, scales=halves)
-    yield AwqGemvFast(columns=columns, scales=halves)
-    turned = Scales("f16", 1, GROUP, turned=True)
-    for bits in range(2, 9):
-        kind = "gptq" if bits in DENSE_BITS else "gptq_p"
-        for symmetric in (True, False):
-            yield Gptq(columns=columns, scales=turned, bits=bits, symmetric=symmetric, layout_format=kind)
-    for stored in ("f8_e4m3", "f8_e5m2"):
-        for shared in (tensor, channel, block):
-            yield Bytewise(family="fp8", columns=columns, scales=shared, stored=stored)
-    yield Bytewise(family="fp8", columns=columns, scales=Scales("u8", 1, 32), stored="f8_e4m3")
-    yield SmallFloat(family="fp8", columns=columns, scales=Scales("f8_e8m0", 1, 32), element="e2m1", stored="i8")
-    yield from _modelopt(columns)
-    yield from _quark(columns)
-    yield Bytewise(family="bnb", columns=columns, scales=Scales("f32", rank=1), stored="i8", divisor=127)
-    for kind in ("8bit_u8", "4bit_u8", "3bit_32", "2bit_u8", "1bit_u8"):
-        yield Hqq(columns=columns, scales=Scales("bf16", 1, 64), kind=kind)
-    yield from _torchao(columns)
-    for stored in ("i8", "f8_e4m3", "f8_e5m2"):
-        yield Bytewise(family="quanto", columns=columns, scales=Scales("bf16"), stored=stored)
-    for bits in (2, 4):
-        yield Quanto(columns=columns, scales=Scales("bf16", 1, GROUP), bits=bits)
+    for rows in READ:
+        yield from rows(columns)
     yield GptOss()
 
 
@@ -72,13 +37,28 @@ WRITTEN = (
 )  # fmt: skip
 
 
+def _fp8(columns: int) -> Iterator[Scheme]:
+    """FP8 of releases, MXFP8, and DeepSeek-V4's MXFP4."""
+    for stored in ("f8_e4m3", "f8_e5m2"):
+        for shared in (Scales("f32", None, rank=0), Scales("bf16"), Scales("f32", 128, 128)):
+            yield Bytewise(family="fp8", columns=columns, scales=shared, stored=stored)
+    yield Bytewise(family="fp8", columns=columns, scales=Scales("u8", 1, 32), stored="f8_e4m3")
+    yield SmallFloat(family="fp8", columns=columns, scales=Scales("f8_e8m0", 1, 32), element="e2m1", stored="i8")
+
+
+def _int8(columns: int) -> Iterator[Scheme]:
+    """bitsandbytes' integers of 8 bits."""
+    yield Bytewise(family="bnb", columns=columns, scales=Scales("f32", rank=1), stored="i8", divisor=127)
+
+
 def _modelopt(columns: int) -> Iterator[Scheme]:
     """FP8 of all shapes of scales, MXFP8, int8, then floats of 4 bits."""
     channel, block = Scales("f32", rank=1), Scales("f32", 128, 128, rank=4)
     for shared in (Scales("f32", None, rank=0), channel, block, Scales("u8", 1, 32)):
         yield Bytewise(family="modelopt", columns=columns, scales=shared, stored="f8_e4m3")
     yield Bytewise(family="modelopt", columns=columns, scales=channel, stored="i8")
-    yield from _small("modelopt", columns, divides=False)
+    for shared, divides in ((Scales("f8_e4m3", 1, 16), False), (Scales("u8", 1, 32), None)):
+        yield SmallFloat(family="modelopt", columns=columns, scales=shared, element="e2m1", divides=divides)
     yield SmallFloat(
         family="modelopt", columns=columns, scales=Scales("f8_e4m3", 1, 32), element="e2m1", divides=False
     )  # fmt: skip
@@ -96,27 +76,7 @@ def _torchao(columns: int) -> Iterator[Scheme]:
         )  # fmt: skip
 
 
-def _small(family: str, columns: int, *, divides: bool) -> Iterator[Scheme]:
-    """NVFP4, then MXFP4."""
-    scales = Scales("f8_e4m3", 1, 16)
-    yield SmallFloat(family=family, columns=columns, scales=scales, element="e2m1", divides=divides)
-    yield SmallFloat(family=family, columns=columns, scales=Scales("u8", 1, 32), element="e2m1")
-
-
-def _quark(columns: int) -> Iterator[Scheme]:
-    stored = {"int2": "i32", "uint2": "u8", "int3": "u8", "int4": "i32", "uint4": "i32", "int8": "i8", "uint8": "u8"}
-    groups = Scales("bf16", 1, GROUP, turned=True)
-    for dtype in PACKINGS:
-        zeros = None if dtype == "int3" else stored[dtype]
-        yield QuarkInt(
-            columns=columns, scales=groups, dtype=dtype, stored=stored[dtype], symmetric=not dtype.startswith("u"),
-            zeros_dtype=zeros,
-        )  # fmt: skip
-    yield QuarkInt(
-        columns=columns, scales=Scales("bf16", rank=1), dtype="int8", stored="i8", symmetric=True, zeros_dtype="i8"
-    )
-    for dtype in ("f8_e4m3", "f8_e5m2"):
-        yield Bytewise(family="quark", columns=columns, scales=Scales("bf16", None, rank=0), stored=dtype)
-    for element in ELEMENTS:
-        yield SmallFloat(family="quark", columns=columns, scales=Scales("u8", 1, 32), element=element)
-    yield next(_small("quark", columns, divides=False))
+#: Those that are read, in the order of the list.
+READ = (
+    awq_gemv.listed, gptq.listed, _fp8, _modelopt, quark_int.listed, _int8, hqq.listed, _torchao, quanto.listed,
+)  # fmt: skip

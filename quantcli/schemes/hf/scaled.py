@@ -30,6 +30,9 @@ from quantcli.schemes.mlx.mx_floats import E8M0, holds_nonfinite
 
 Floats = NDArray[np.float32]
 
+#: The group that most tools have unless told otherwise.
+GROUP = 128
+
 #: A slab holds whole blocks of so many rows at most; scales that more rows share are read as one for each row.
 MOST_ROWS = 256
 
@@ -196,6 +199,7 @@ class Scaled(Scheme):
     narrow_scales: bool = False
     ordered: bool = False
     extras: tuple[Extra, ...] = ()
+    kept_in = ("hf",)
 
     #: Bits of a code, the values of codes (None: evenly spaced), the code that means 0 in every group (None: none).
     @property
@@ -300,7 +304,6 @@ class Scaled(Scheme):
 
     @property
     def shared(self) -> int | None:
-        """Values of a row that share a scale, None where all of them do."""
         return self.scales.columns
 
     @property

@@ -46,6 +46,10 @@ class Written(Scaled):
     def can_be_chosen(self) -> bool:
         return self.is_written
 
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        return ("bf16", "f16", "f32") if self.scales.dtype in FLOATS else (self.scales.grid_dtype,)
+
     def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:
         """The parts that follow from the weight's shape alone."""
         return {}

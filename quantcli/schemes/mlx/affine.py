@@ -68,6 +68,7 @@ class Affine(Scheme):
     group: int
     scale_dtype: str
     family = "mlx"
+    kept_in = ("mlx",)
 
     @property
     def codes_part(self) -> str:
@@ -85,6 +86,10 @@ class Affine(Scheme):
     @property
     def scales_dtype(self) -> str:
         return self.scale_dtype
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        return ("f16", "bf16", "f32")
 
     @property
     def config_entry(self) -> dict[str, Any]:
@@ -234,6 +239,10 @@ class Affine(Scheme):
         groups = rounded.astype(np.float64).reshape(-1, self.group)
         scale = np.ptp(groups, axis=1).max() / ((1 << self.bits) - 1)
         return f"a scale of about {scale:g} is above the largest of {self.scale_dtype}"
+
+
+#: One of each kind, with the scales that sizes are counted with.
+LISTED = tuple(Affine(bits, group, "f16") for bits in BITS for group in GROUPS)
 
 
 def unfit(group: int, shape: tuple[int, ...]) -> str | None:

@@ -83,6 +83,7 @@ class MxFloat(Scheme):
 
     mode: str
     family = "mlx"
+    kept_in = ("mlx",)
 
     @property
     def facts(self) -> Mode:
@@ -206,6 +207,10 @@ class MxFloat(Scheme):
     def _tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The values of codes and of scale bytes."""
         return np.array(self.facts.table, np.float32), np.array(self.facts.scales, np.float32)
+
+
+#: One of each kind.
+LISTED = tuple(MxFloat(mode) for mode in MODES)
 
 
 def holds_nonfinite(codes: NDArray[np.uint8], table: tuple[float, ...]) -> bool:

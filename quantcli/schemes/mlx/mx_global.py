@@ -38,6 +38,7 @@ class MxGlobal(Scheme):
 
     rows: int
     family = "mlx"
+    kept_in = ("mlx",)
 
     @property
     def name(self) -> str:
