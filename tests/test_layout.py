@@ -38,7 +38,7 @@ HEAVY = ("mlx", "numba", "huggingface_hub", "ml_dtypes", "gguf", "safetensors", 
 MOST_LINES = 450
 #: Questions of convert/ and targets/ for a scheme's class, family or name, or a target's label (scheme_questions.py
 #: says which count). 83 of them stood there before schemes and targets had properties. Raise it with a reason only.
-MOST_QUESTIONS = 33
+MOST_QUESTIONS = 26
 FOLDERS = ("quantcli", "tests", "tools", "docs", "benchmarks", "examples", ".ci")
 TEXT = {".py", ".md", ".toml", ".json", ".sh", ".jinja", ".txt", ""}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|farm|root|home|Users)/")

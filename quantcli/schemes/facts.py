@@ -6,6 +6,7 @@ The arithmetic is that of `Scheme` (base.py). Each fact has one default here; a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantcli.schemes.readers import READERS
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
 
 #: The quantized modules of a folder: name -> scheme and shape of the weight.
 Modules = Mapping[str, "tuple[Scheme, tuple[int, ...]]"]
+
+
+@dataclass(frozen=True)
+class GlobalScale:
+    """A second scale of a weight, which all of its scales are multiplied with.
+
+    part: the part that holds it. without: the scheme of the weight that lacks it. divides: it divides scales. unit: the
+    stored number that leaves scales as they are. each_row: there is an entry for each row.
+    """
+
+    part: str
+    without: Scheme
+    divides: bool = False
+    unit: float = 1.0
+    each_row: bool = False
 
 
 class Facts:
@@ -115,6 +131,19 @@ class Facts:
         return True
 
     @property
+    def global_scale(self) -> GlobalScale | None:
+        """The scale for all of a weight, or of each expert, which GGUF keeps in a tensor of its own; None without."""
+        return None
+
+    @property
     def shares_global(self) -> bool:
         """Whether it has a global scale that matrices which are fused when a model is loaded have to share."""
         return False
+
+    #: Whether its tool gives every module a bias, all zeros where the model has none.
+    adds_biases = False
+
+    @property
+    def unknown_type(self) -> tuple[int, int] | None:
+        """The number of a GGML type that has no name here, and the bytes that are stored; None for all others."""
+        return None

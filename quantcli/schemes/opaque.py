@@ -38,6 +38,10 @@ class Opaque(Scheme):
         return self.type_name
 
     @property
+    def unknown_type(self) -> tuple[int, int] | None:
+        return None if self.span is None or self.type_id is None else (self.type_id, self.span)
+
+    @property
     def rounding(self) -> float:
         raise self._refusal()
 

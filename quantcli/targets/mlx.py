@@ -69,11 +69,11 @@ class MlxTarget:
         is_asked = settings.dtype is not None
         drafts = [_draft(weight, source, model.architecture, common, is_asked) for weight in named]
         if widens_scales(source, settings):
-            drafts = [_with_wide_scales(draft) for draft in drafts]
+            drafts = [_with_wide_scales(draft, source) for draft in drafts]
         return drafts, left, warnings + further
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
-        return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)
+        return dense_scheme(name) or {s.name: s for s in self.holders(scale_dtype)}.get(name)
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
         affine = [Affine(bits, group, scale_dtype) for bits in BITS for group in GROUPS]
@@ -179,12 +179,12 @@ def _common(source: Checkpoint) -> str | None:
     return mlx_dtype(source, stated) if is_mlx else stated
 
 
-def _with_wide_scales(draft: Draft) -> Draft:
+def _with_wide_scales(draft: Draft, source: Checkpoint) -> Draft:
     """A draft of a quantized weight whose scales are f32 where they would be f16, in which the model does not work."""
     weight = draft.weight
     if weight is None or isinstance(weight.scheme, Dense):
         return draft
-    is_narrow = weight.scheme.family == "ggml" or (draft.scales or draft.dense) == "f16"
+    is_narrow = source.names == "gguf" or (draft.scales or draft.dense) == "f16"
     return replace(draft, wide=True, scales="f32" if is_narrow else draft.scales)
 
 

@@ -44,6 +44,7 @@ class Gptq(Scaled):
     symmetric: bool
     layout_format: str
     family: str = "gptq"
+    adds_biases = True
     narrow_scales: bool = True
     #: dtypes of qweight and qzeros
     words: str = "i32"

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, to_float32
 from quantcli.schemes.base import Parts, PartSpec
+from quantcli.schemes.facts import GlobalScale
 from quantcli.schemes.hf import minmax, packed
 from quantcli.schemes.hf.compressed_tensors import PACKED, arguments, entry
 from quantcli.schemes.hf.scaled import Floats, Scales, divides, floats
@@ -156,6 +157,12 @@ class SmallFloat(Written):
     @property
     def looks(self) -> bool:
         return self.divides is not None
+
+    @property
+    def global_scale(self) -> GlobalScale | None:
+        if self.divides is None:
+            return None
+        return GlobalScale("global", self.without_global(), divides=self.divides, each_row=self.each_row)
 
     @property
     def shares_global(self) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
 from quantcli.schemes.base import Codes, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.facts import GlobalScale
 from quantcli.schemes.hf.small_floats import NVFP4_ROUNDING
 from quantcli.schemes.mlx.mx_floats import MxFloat
 
@@ -47,6 +48,10 @@ class MxGlobal(Scheme):
     @property
     def rounding(self) -> float:
         return NVFP4_ROUNDING
+
+    @property
+    def global_scale(self) -> GlobalScale:
+        return GlobalScale("global_scale", INNER, unit=float(LARGEST))
 
     @property
     def config_entry(self) -> dict[str, Any]:
