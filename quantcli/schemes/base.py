@@ -205,10 +205,25 @@ def stacked_rows(rows: NDArray[np.int64], each: int, shared: int) -> NDArray[np.
     return rows // each * -(-each // shared) + rows % each // shared
 
 
+@dataclass(frozen=True)
+class GlobalScale:
+    """A second scale of a weight, which all of its scales are multiplied with.
+
+    part: the part that holds it. without: the scheme of the weight that lacks it. divides: it divides scales. unit: the
+    stored number that leaves scales as they are. each_row: there is an entry for each row.
+    """
+
+    part: str
+    without: Scheme
+    divides: bool = False
+    unit: float = 1.0
+    each_row: bool = False
+
+
 class Scheme(Facts):
     """A number format with its parameters; subclasses are frozen dataclasses, equal only with equal families.
 
-    Its arithmetic is here; its grid and what follows from it, and its place in files, are in `Facts`.
+    Its arithmetic is here, what else there is to know of it in `Facts`.
 
     name      as users spell it (`affine4-g64`);  family  whose storage layout it has (`mlx`, `ggml`, `awq`, `dense`)
     rounding  relative RMSE of encoding a Gaussian in it; 0.0 where nothing is rounded beyond a dtype
@@ -216,14 +231,6 @@ class Scheme(Facts):
 
     #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
     in_kernels = True
-
-    #: Whether `decode` gives values; else weights are listed, and compared byte by byte.
-    decodes = True
-
-    @property
-    def refusal(self) -> str | None:
-        """Why no output is made of a weight that is stored so, as a clause; None where one is."""
-        return None
 
     @property
     def codes_part(self) -> str | None:
@@ -241,22 +248,8 @@ class Scheme(Facts):
         return (self.values_dtype,)
 
     @property
-    def name(self) -> str:
-        raise NotImplementedError
-
-    @property
     def rounding(self) -> float:
         raise NotImplementedError
-
-    @property
-    def needs_importance(self) -> bool:
-        """Whether its owner refuses to encode without an importance matrix."""
-        return False
-
-    @property
-    def better_search(self) -> bool:
-        """Whether the search `best` finds other encodings than its owner's."""
-        return False
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a weight of this shape cannot have this scheme (`last axis 100 is no multiple of 64`), None if it can."""
@@ -270,6 +263,14 @@ class Scheme(Facts):
         """The parts of a weight of this shape, in a fixed order."""
         raise NotImplementedError
 
+    def is_stored_as(self, found: Scheme, shape: tuple[int, ...]) -> bool:
+        """Whether a weight of this shape that was written in this scheme may be read back as `found`."""
+        return found.layout(shape) == self.layout(shape)
+
+    def goes_with(self, other: Scheme) -> bool:
+        """Whether one output may hold weights in both: it has the layouts of one family next to dense tensors."""
+        return self.family == other.family
+
     def bare(self) -> Scheme:
         """The scheme without parts that have no say in the values; itself where there are none."""
         return self
@@ -281,6 +282,46 @@ class Scheme(Facts):
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         """float32 (rows, columns): the reference meaning of the format."""
         raise NotImplementedError
+
+    def grid(self) -> Grid | None:
+        """The grid that this scheme's codes are on; None where it has none (dense)."""
+        return None
+
+    @property
+    def code_bits(self) -> int | None:
+        """Bits of a code; None where values have no codes of their own."""
+        grid = self.grid()
+        return None if grid is None else grid.bits
+
+    @property
+    def group_size(self) -> int | None:
+        """Values of a row that share a scale, all of a row where it has one; None where codes follow no groups."""
+        grid = self.grid()
+        return None if grid is None else grid.group
+
+    @property
+    def shared(self) -> int | None:
+        """Values that share a scale, whatever the weight's shape; None where all of a row do, or none."""
+        return self.group_size
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        """The dtypes that scales can have; two that are stored together are one, joined by `*`.
+
+        The first is the one that sizes are counted with.
+        """
+        grid = self.grid()
+        return () if grid is None else (grid.scale_dtype,)
+
+    @property
+    def global_scale(self) -> GlobalScale | None:
+        """The scale for all of a weight, or of each expert, which GGUF keeps in a tensor of its own; None without."""
+        return None
+
+    @property
+    def is_ungrouped(self) -> bool:
+        """Whether it has no grid because its scales follow no groups along rows (act-order, runs across rows)."""
+        return False
 
     def codes(self, parts: Parts) -> Codes:
         """The grid view of a slab, scales unrounded. Only where `grid` is not None."""
@@ -296,6 +337,16 @@ class Scheme(Facts):
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """As `fits`, where it hangs on the scales and biases themselves: whether they fit is seen by `pack`."""
         return self.fits(grid, shape)
+
+    def with_scale_dtype(self, dtype: str) -> Scheme:
+        """The same with scales of another dtype; itself where the format fixes it."""
+        return self
+
+    @property
+    def repacked_scale_dtype(self) -> str | None:
+        """The dtype for scales of its codes in a scheme where users choose it; None where it has no codes."""
+        grid = self.grid()
+        return None if grid is None else grid.scale_dtype
 
     @property
     def is_symmetric(self) -> bool:

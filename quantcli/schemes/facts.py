@@ -1,36 +1,18 @@
-"""What a scheme says of its place in files: the names of its tensors, its settings, who reads them.
+"""What a scheme says of itself: what may become of its weights, how they stand in files, who reads them.
 
-The arithmetic is that of `Scheme` (base.py). Each fact has one default here; a format that differs says so itself.
+The arithmetic is that of `Scheme` (base.py), and so is what follows from a grid. Each fact has one default here; a
+format that differs says so itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quantcli.schemes.readers import READERS
 
-if TYPE_CHECKING:
-    from quantcli.schemes.base import Grid, Scheme
-
 #: The quantized modules of a folder: name -> scheme and shape of the weight.
-Modules = Mapping[str, "tuple[Scheme, tuple[int, ...]]"]
-
-
-@dataclass(frozen=True)
-class GlobalScale:
-    """A second scale of a weight, which all of its scales are multiplied with.
-
-    part: the part that holds it. without: the scheme of the weight that lacks it. divides: it divides scales. unit: the
-    stored number that leaves scales as they are. each_row: there is an entry for each row.
-    """
-
-    part: str
-    without: Scheme
-    divides: bool = False
-    unit: float = 1.0
-    each_row: bool = False
+Modules = Mapping[str, "tuple[Facts, tuple[int, ...]]"]
 
 
 class Facts:
@@ -38,34 +20,60 @@ class Facts:
 
     family: str = ""
 
+    #: Whether `encode` is given the weight's entry of an importance matrix.
+    takes_importance = False
+    #: Whether every value is a number by itself, with no scale: such a weight is dense in outputs without that dtype.
+    is_elementwise = False
+    #: Whether each weight says by itself how it is stored, so that nothing else says which weights are not.
+    has_own_state = False
+    #: Whether its tool gives every module a bias, all zeros where the model has none.
+    adds_biases = False
     #: The targets that keep a weight in this layout as it is, by what `--to` calls them.
     kept_in: tuple[str, ...] = ()
 
-    def grid(self) -> Grid | None:
-        """The grid that this scheme's codes are on; None where it has none (dense)."""
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def is_master(self) -> bool:
+        """Whether it is what many models are released in only: to round it is what quantizing a dense weight is."""
+        return False
+
+    @property
+    def undecoded(self) -> str | None:
+        """Why `decode` gives no values, as a clause: weights are then compared byte by byte. None where it does."""
+        return None
+
+    @property
+    def uncopied(self) -> str | None:
+        """Why not even the stored parts can be copied, and what helps, as a clause; None where they can be."""
+        return None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no output is made of a weight that is stored so, as a clause; None where one is."""
+        return None
+
+    @property
+    def needs_importance(self) -> bool:
+        """Whether its owner refuses to encode without an importance matrix."""
+        return False
+
+    @property
+    def better_search(self) -> bool:
+        """Whether the search `best` finds other encodings than its owner's."""
+        return False
+
+    @property
+    def chosen_scale_dtype(self) -> str | None:
+        """The dtype of scales where users choose it (`--scale-dtype`); None where the format fixes it."""
         return None
 
     @property
     def readers(self) -> tuple[str, ...]:
         """The programs that read layouts of its family."""
         return READERS[self.family]
-
-    @property
-    def code_bits(self) -> int | None:
-        """Bits of a code; None where values have no codes of their own."""
-        grid = self.grid()
-        return None if grid is None else grid.bits
-
-    @property
-    def group_size(self) -> int | None:
-        """Values of a row that share a scale, all of a row where it has one; None where codes follow no groups."""
-        grid = self.grid()
-        return None if grid is None else grid.group
-
-    @property
-    def shared(self) -> int | None:
-        """Values that share a scale, whatever the weight's shape; None where all of a row do, or none."""
-        return self.group_size
 
     @property
     def stored_block(self) -> tuple[int, int] | None:
@@ -76,15 +84,6 @@ class Facts:
     def scales_dtype(self) -> str | None:
         """The dtype of the stored scales where layouts of this family have several; None where the format fixes it."""
         return None
-
-    @property
-    def possible_scales(self) -> tuple[str, ...]:
-        """The dtypes that scales can have; two that are stored together are one, joined by `*`.
-
-        The first is the one that sizes are counted with.
-        """
-        grid = self.grid()
-        return () if grid is None else (grid.scale_dtype,)
 
     def tensor_name(self, weight: str, part: str) -> str:
         """What the tensor of a part is called in a folder, unless it is copied under its own name.
@@ -131,17 +130,9 @@ class Facts:
         return True
 
     @property
-    def global_scale(self) -> GlobalScale | None:
-        """The scale for all of a weight, or of each expert, which GGUF keeps in a tensor of its own; None without."""
-        return None
-
-    @property
     def shares_global(self) -> bool:
         """Whether it has a global scale that matrices which are fused when a model is loaded have to share."""
         return False
-
-    #: Whether its tool gives every module a bias, all zeros where the model has none.
-    adds_biases = False
 
     @property
     def unknown_type(self) -> tuple[int, int] | None:

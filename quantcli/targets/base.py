@@ -164,10 +164,20 @@ PlannedT = TypeVar("PlannedT", bound=Planned)
 
 
 class Target(Protocol):
-    """A kind of output. `label` is what `--to` says, `said` what a sentence says."""
+    """A kind of output. `label` is what `--to` says, `said` what a sentence says; neither is ever compared."""
 
     label: str
     said: str
+    #: Whether it is a folder; else it is one file, or the parts of one.
+    is_folder: bool
+    #: Whether llama-quantize's rules choose its types: its mixtures, its options, what takes the place of a type.
+    follows_llama_quantize: bool
+    #: Whether mlx-lm's rules choose its schemes: its mixtures, settings in its terms next to a model.
+    follows_mlx_lm: bool
+    #: Whether its runtime stacks single experts when it loads them, which many of its classes cannot do if quantized.
+    stacks_experts: bool
+    #: Whether parts that are copied keep the source's names; else these follow from the weight's name.
+    keeps_part_names: bool
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
         """The weights of the output in its order, the tensors of the source that are left out, and warnings."""
@@ -186,6 +196,9 @@ class Target(Protocol):
 
     def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
         """The steps with what only all of them together tell of each."""
+
+    def keeps_metadata(self, source: Checkpoint) -> bool:
+        """Whether the output has the source's keys as they are, its tokenizer among them, whatever its architecture."""
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         """Every file, with each byte known or its place known."""

@@ -30,6 +30,11 @@ class GgufTarget:
 
     label = "gguf"
     said = "a GGUF file"
+    is_folder = False
+    follows_llama_quantize = True
+    follows_mlx_lm = False
+    stacks_experts = False
+    keeps_part_names = False
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
         if source.names == "hf" and settings.prune:
@@ -60,6 +65,9 @@ class GgufTarget:
         if not _is_by_llama_quantize(source, steps, settings.file_type):
             return list(steps)
         return [step.shaped(without_leading_ones(step.draft.shape) or (1,)) for step in steps]
+
+    def keeps_metadata(self, source: Checkpoint) -> bool:
+        return source.names == "gguf"
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         number = settings.file_type

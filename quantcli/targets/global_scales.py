@@ -155,7 +155,7 @@ def companions(source: Checkpoint) -> dict[str, str]:
 def _with_global(weight: Weight, scale: Weight) -> Weight | None:
     """A weight with its global scales; None where these are none."""
     rows, matrices = matrix_shape(weight.shape)[0], _matrices(weight)
-    if scale.scheme != Dense("f32") or scale.shape != (matrices,) or not weight.scheme.decodes:
+    if scale.scheme != Dense("f32") or scale.shape != (matrices,) or weight.scheme.undecoded is not None:
         return None
     parts = {**weight.parts, "global": Spread(scale.parts["weight"], rows // matrices, (rows, 1))}
     return replace(weight, scheme=WithGlobal(weight.scheme), parts=parts)

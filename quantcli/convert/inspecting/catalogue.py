@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from quantcli.arrays import DTYPES
-from quantcli.recipes.llama_cpp import DEMANDING
+from quantcli.recipes.ftypes import demanding
 from quantcli.recipes.names import canonical
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes import hf as hugging_face
@@ -70,7 +70,7 @@ def _entry(scheme: Scheme) -> Entry:
         _zero_point(scheme),
         scheme.shared,
         scheme.stored_block,
-        scheme in [ggml_scheme(name) for name in DEMANDING],
+        scheme in [ggml_scheme(name) for name in demanding()],
         tuple(label for label in TARGETS if _holds(label, scheme)),
         scheme.readers,
         scheme.rounding,

@@ -37,6 +37,11 @@ class BareFp8(Scheme):
     family = "bare"
     kept_in = ("hf",)
     in_kernels = False
+    is_elementwise = True
+
+    @property
+    def is_master(self) -> bool:
+        return True
 
     @property
     def dtype(self) -> str:

@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from quantcli.schemes.base import Scheme
-from quantcli.schemes.facts import Modules
+from quantcli.schemes.facts import Facts, Modules
 from quantcli.schemes.hf.scaled import Scales
 
 #: The version whose layouts these are.
@@ -38,7 +37,7 @@ BLOCK = 128
 def quantization_config(modules: Modules, dense: Sequence[str]) -> dict[str, Any]:
     """As llm-compressor writes it."""
     named: dict[str, list[str]] = {}
-    of: dict[str, Scheme] = {}
+    of: dict[str, Facts] = {}
     for module, (scheme, _) in modules.items():
         named.setdefault(scheme.name, []).append(module)
         of[scheme.name] = scheme
@@ -65,7 +64,7 @@ def quantization_config(modules: Modules, dense: Sequence[str]) -> dict[str, Any
     }
 
 
-def _group(scheme: Scheme, targets: Sequence[str], even: bool) -> dict[str, Any]:
+def _group(scheme: Facts, targets: Sequence[str], even: bool) -> dict[str, Any]:
     entry = scheme.config_entry
     inputs = entry["input_activations"]
     return {

@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, to_float32
-from quantcli.schemes.base import Parts, PartSpec
-from quantcli.schemes.facts import GlobalScale
+from quantcli.schemes.base import GlobalScale, Parts, PartSpec
 from quantcli.schemes.hf import minmax, packed
 from quantcli.schemes.hf.compressed_tensors import PACKED, arguments, entry
 from quantcli.schemes.hf.scaled import Floats, Scales, divides, floats

@@ -18,7 +18,7 @@ value of the stored parameters, product and sum rounded separately, which is `mx
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +94,13 @@ class Affine(Scheme):
     @property
     def config_entry(self) -> dict[str, Any]:
         return {"group_size": self.group, "bits": self.bits, "mode": "affine"}
+
+    @property
+    def chosen_scale_dtype(self) -> str:
+        return self.scale_dtype
+
+    def with_scale_dtype(self, dtype: str) -> Affine:
+        return replace(self, scale_dtype=dtype)
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         return unfit(self.group, shape)

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
-from quantcli.schemes.base import Codes, Grid, Parts, PartSpec, Scheme
-from quantcli.schemes.facts import GlobalScale
+from quantcli.schemes.base import Codes, GlobalScale, Grid, Parts, PartSpec, Scheme
 from quantcli.schemes.hf.small_floats import NVFP4_ROUNDING
 from quantcli.schemes.mlx.mx_floats import MxFloat
 
