@@ -229,9 +229,6 @@ class Scheme(Facts):
     rounding  relative RMSE of encoding a Gaussian in it; 0.0 where nothing is rounded beyond a dtype
     """
 
-    #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
-    in_kernels = True
-
     @property
     def codes_part(self) -> str | None:
         """The part that holds codes and nothing else; None where codes and scales share a part."""

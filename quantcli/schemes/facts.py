@@ -20,6 +20,14 @@ class Facts:
 
     family: str = ""
 
+    #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
+    in_kernels = True
+    #: Whether `encode` and `decode` have a form in MLX arrays, which a GPU can compute; else both are the CPU's.
+    in_arrays = False
+    #: Whether the reference of `encode` is `mx.quantize`, which runs on a GPU where MLX has one.
+    encodes_as_mlx = False
+    #: Whether a test on a GPU has shown that `decode` gives the CPU's bytes there; no scheme has passed one yet.
+    gpu_bytes_equal = False
     #: Whether `encode` is given the weight's entry of an importance matrix.
     takes_importance = False
     #: Whether every value is a number by itself, with no scale: such a weight is dense in outputs without that dtype.

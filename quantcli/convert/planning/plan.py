@@ -76,6 +76,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
         refuse_lossy(source, steps, request.lossless, target)
+    steps = [step.on(request.device) for step in steps]
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
     steps = target.finish(source, steps, settings)
     steps, extra = _without_extras(steps, target)

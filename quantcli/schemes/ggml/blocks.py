@@ -58,6 +58,7 @@ class Ggml(Scheme):
     family = "ggml"
     kept_in = ("gguf",)
     takes_importance = True
+    in_arrays = True
     #: Values that are encoded at a time on an MLX device.
     at_once: ClassVar[int] = 1 << 20
 

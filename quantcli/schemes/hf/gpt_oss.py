@@ -43,6 +43,7 @@ class GptOss(Scheme):
 
     family = "gpt-oss"
     kept_in = ("hf",)
+    in_arrays = True
 
     @property
     def name(self) -> str:

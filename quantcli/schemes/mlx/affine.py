@@ -69,6 +69,8 @@ class Affine(Scheme):
     scale_dtype: str
     family = "mlx"
     kept_in = ("mlx",)
+    in_arrays = True
+    encodes_as_mlx = True
 
     @property
     def codes_part(self) -> str:

@@ -84,6 +84,8 @@ class MxFloat(Scheme):
     mode: str
     family = "mlx"
     kept_in = ("mlx",)
+    in_arrays = True
+    encodes_as_mlx = True
 
     @property
     def facts(self) -> Mode:
