@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
+from quantcli.schemes.hf.compressed_tensors import LINEAR, MIXED
 from quantcli.sources.modules import Keys, pattern
 
 #: Formats that are read, and the type of their numbers, None for any.
@@ -28,9 +29,6 @@ FIXED = {
     "mxfp8-quantized": (8, 32),
 }  # fmt: skip
 STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
-MIXED = "mixed-precision"
-#: The class of what is usually quantized.
-LINEAR = "Linear"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,6 +204,32 @@ class Settings:
         return self.common.dtype if isinstance(self.common, Dense) else self.dtype
 
 
+class Planned(Protocol):
+    """A step of the plan, as much of it as a target sees and changes once all steps are known."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def scheme(self) -> Scheme: ...
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether values are rounded onto the scheme, so that scales are found anew."""
+
+    def sharing(self, others: Sequence[Self]) -> Self:
+        """The step with those whose values count for its global scale too."""
+
+    def shaped(self, shape: tuple[int, ...]) -> Self:
+        """The step with another shape of the output, of as many values in the same order."""
+
+
+PlannedT = TypeVar("PlannedT", bound=Planned)
+
+
 class Target(Protocol):
     """A kind of output. `label` is what `--to` says, `said` what a sentence says; neither is ever compared."""
 
@@ -235,6 +261,9 @@ class Target(Protocol):
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         """Whether the output has the layout of the source's quantizer, so that its further tensors are copied too."""
 
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        """The steps with what only all of them together tell of each."""
+
     def keeps_metadata(self, source: Checkpoint) -> bool:
         """Whether the output has the source's keys as they are, its tokenizer among them, whatever its architecture."""
 
@@ -264,7 +293,7 @@ def commonest_dtype(source: Checkpoint) -> str:
             dtype = weight.scheme.dtype
             count[dtype] = count.get(dtype, 0) + math.prod(weight.shape)
     for weight in source.weights.values() if not count else ():
-        scales = getattr(weight.scheme, "scale_dtype", None)
+        scales = weight.scheme.scales_dtype
         if scales in FLOATS:
             count[scales] = count.get(scales, 0) + math.prod(weight.shape)
     return max(sorted(count), key=count.__getitem__) if count else "f16"

@@ -5,7 +5,7 @@ Tensors outside the layers come first, then layer by layer, by name. Source: lla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import Value
@@ -13,12 +13,15 @@ from quantcli.containers.gguf_write import unloadable
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.recipes.llama_cpp import Tensor, file_type, processing_order
+from quantcli.recipes.llama_cpp_architectures import ARCHITECTURES
+from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.prune import prune
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml import TYPES
 from quantcli.targets import gguf_from_gguf, gguf_from_hf, gguf_split
-from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme
+from quantcli.targets.base import Contents, Draft, Left, Placed, Planned, PlannedT, Settings, dense_scheme
 from quantcli.targets.gguf_overrides import doubts, replaced
 
 
@@ -56,10 +59,15 @@ class GgufTarget:
         return list(TYPES.values())
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
-        return scheme.family == "ggml"
+        return self.label in scheme.kept_in
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return False
+
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        if not _is_by_llama_quantize(source, steps, settings.file_type):
+            return list(steps)
+        return [step.shaped(without_leading_ones(step.shape) or (1,)) for step in steps]
 
     def keeps_metadata(self, source: Checkpoint) -> bool:
         return source.names == "gguf"
@@ -86,6 +94,14 @@ class GgufTarget:
             return Contents(gguf_split.files(parts, keys, settings.file_name, gguf_split.KEPT_ORDER), notes)
         parts = gguf_split.by_size(placed, settings.shard_size)
         return Contents(gguf_split.files(parts, keys, settings.file_name), notes)
+
+
+def _is_by_llama_quantize(source: Checkpoint, steps: Iterable[Planned], file_type: int | None) -> bool:
+    """Whether a GGUF file is to be what llama-quantize writes, which does not count leading dimensions of 1."""
+    if source.names != "gguf":
+        return any(not isinstance(step.scheme, Dense) for step in steps)
+    architecture = source.metadata.get("general.architecture")
+    return file_type is not None and architecture is not None and architecture.value in ARCHITECTURES
 
 
 def _unloadable(source: Checkpoint, placed: Sequence[Placed]) -> list[str]:

@@ -18,22 +18,16 @@ from quantcli.recipes.quantizers import STORAGE_WORDS
 from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
-from quantcli.targets import guessed, hf_quantized, hf_readers, packed_experts
-from quantcli.targets.base import Contents, Left, Placed, Settings, WeightDraft, dense_scheme
+from quantcli.targets import guessed, hf_quantized, packed_experts
+from quantcli.targets.base import Contents, Left, Placed, PlannedT, Settings, WeightDraft, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
+from quantcli.targets.fused import together
 from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, tie_settings, without_storage
 from quantcli.targets.model import Model
 from quantcli.targets.names import Named, name_weights
 from quantcli.targets.shards import index_file, json_file, part_name, shards
-
-#: Families whose stored layout is a Hugging Face one.
-FAMILIES = (
-    "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
-    "bare", "quanto",
-)  # fmt: skip
 
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
 DENSE_MODULES = {
@@ -52,9 +46,6 @@ TORCHAO_DENSE = json.dumps({"_type": "Tensor"})
 
 #: Part of the names of experts' tensors, not of shared experts'.
 EXPERTS = ".experts."
-
-#: What is dense in a gpt-oss checkpoint, as its config.json says it.
-DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 
 
 class HfTarget:
@@ -83,10 +74,13 @@ class HfTarget:
         return []
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
-        return scheme.family in FAMILIES
+        return self.label in scheme.kept_in
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
-        return any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+        return any(self.label in w.scheme.kept_in for w in placed) and not hf_quantized.changed(placed)
+
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        return together(steps)
 
     def keeps_metadata(self, source: Checkpoint) -> bool:
         return False
@@ -95,7 +89,6 @@ class HfTarget:
         is_kept = self.keeps_layout(placed)
         bare = [replace(w, name=w.name.removeprefix(source.prefix)) for w in placed]
         quantization = {} if is_kept else hf_quantized.settings(bare, str(source.root))
-        placed = [hf_quantized.called(w) for w in placed]
         if source.prefix:
             placed = [_without_prefix(w, source.prefix) for w in placed]
         header = {**(_header(source, placed) if is_kept and source.kind != "hf" else {}), "format": "pt"}
@@ -107,9 +100,9 @@ class HfTarget:
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
         further = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
-        unread = [] if is_kept else hf_readers.unloadable(placed)
+        unread = [] if is_kept else hf_quantized.unloadable(placed)
         dtypes = dtype_warnings(config, source, placed, settings, "hf")
-        notes = [*further.warnings, *hf_quantized.odd_blocks(placed), *unread, *dtypes]
+        notes = [*further.warnings, *hf_quantized.unreadable(placed), *unread, *dtypes]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
 
@@ -152,8 +145,9 @@ def _config(
     if is_kept:
         decoded = _decoded(source, placed)
         config = {k: v for k, v in stored.items() if k != "_name_or_path"}
-        if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
-            return config | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
+        made = [w for w in placed if not w.stored and not isinstance(w.scheme, Dense)]
+        if made:  # in the layout that the model's own release has
+            return config | {"quantization_config": hf_quantized.described(made, ())}
         if any(EXPERTS in w.name for w in decoded):
             config = {k: v for k, v in config.items() if k not in STORAGE_WORDS}  # they speak of experts
         return _left_dense(config, source, decoded)

@@ -16,7 +16,6 @@ from quantcli.convert.planning.coverage import numbered_experts, refuse_untabled
 from quantcli.convert.planning.decide import decisions
 from quantcli.convert.planning.drop import without
 from quantcli.convert.planning.dtype_notes import dtype_notes
-from quantcli.convert.planning.fused import together
 from quantcli.convert.planning.lossless import LOSSLESS, refuse_lossy
 from quantcli.convert.planning.model_recipe import is_model
 from quantcli.convert.planning.other_tokenizer import with_tokenizer
@@ -25,11 +24,9 @@ from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.settle import settle
 from quantcli.convert.planning.stamps import stamps
-from quantcli.convert.planning.steps import ConstantStep, Plan, Step, WeightStep, of_weights
+from quantcli.convert.planning.steps import ConstantStep, Plan, Step, of_weights
 from quantcli.convert.planning.weigh import importance, weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
-from quantcli.recipes.llama_cpp_architectures import ARCHITECTURES
-from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.schemes.dense import Dense
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Left, OutputFile, Placed, Settings, Target
@@ -80,10 +77,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
         refuse_lossy(source, steps, request.lossless, target)
     steps = [step.on(request.device) for step in steps]
-    steps = together(steps) if target.label == "hf" else steps
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
-    if target.label == "gguf" and _is_by_llama_quantize(source, steps, chosen.file_type):
-        steps = [s.shaped(without_leading_ones(s.shape) or (1,)) if isinstance(s, WeightStep) else s for s in steps]
+    steps = target.finish(source, steps, settings)
     steps, extra = _without_extras(steps, target)
     placed = [_placed(step, target) for step in steps]
     made = target.files(source, placed, settings)
@@ -123,14 +118,6 @@ def _refuse_unusable(source: Checkpoint) -> None:
             raise NotPossible(
                 f"{stored.file}: tensor {weight.name}: {reason}. Dequantize the model with the tool that wrote it."
             )
-
-
-def _is_by_llama_quantize(source: Checkpoint, steps: Iterable[Step], file_type: int | None) -> bool:
-    """Whether a GGUF file is to be what llama-quantize writes, which does not count leading dimensions of 1."""
-    if source.names != "gguf":
-        return any(not isinstance(step.scheme, Dense) for step in steps)
-    architecture = source.metadata.get("general.architecture")
-    return file_type is not None and getattr(architecture, "value", None) in ARCHITECTURES
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:

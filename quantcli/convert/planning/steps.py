@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,6 +60,15 @@ class WeightStep:
         return self.source.shape
 
     @property
+    def is_encoded(self) -> bool:
+        """Whether values are rounded onto the scheme, so that scales are found anew."""
+        return self.route in (Route.QUANTIZE, Route.REQUANTIZE)
+
+    def sharing(self, others: Sequence[Step]) -> WeightStep:
+        """The step with those whose values count for its global scale too."""
+        return replace(self, fused=tuple(of_weights(others)))
+
+    @property
     def floor(self) -> Grade:
         """The grade that no look at scales or values can better: what is kept beside a weight is part of its values."""
         return self.form.grade
@@ -91,10 +100,19 @@ class ConstantStep:
     via = None
     wanted = None
     was = None
+    is_encoded = False
     devices = ON_CPU
 
     def on(self, word: str) -> ConstantStep:
         """Itself: a target computes its constants on the CPU."""
+        return self
+
+    def sharing(self, others: Sequence[Step]) -> ConstantStep:
+        """Itself: it has no scales."""
+        return self
+
+    def shaped(self, shape: tuple[int, ...]) -> ConstantStep:
+        """Itself: a target computes it in the shape that it has."""
         return self
 
     @property

@@ -34,6 +34,7 @@ class WithGlobal(Scheme):
 
     inner: Scheme
     family = "ggml"
+    kept_in = ("gguf",)
 
     @property
     def name(self) -> str:

@@ -62,6 +62,7 @@ class Awq(Scheme):
     zeros: str | None = None
     common_dtype: str | None = None
     family = "awq"
+    kept_in = ("hf",)
 
     @property
     def name(self) -> str:
@@ -78,6 +79,14 @@ class Awq(Scheme):
     @property
     def rounding(self) -> float:
         return {32: 0.085, 64: 0.093, 128: 0.101}.get(self.group, 0.1)
+
+    @property
+    def scales_dtype(self) -> str:
+        return self.scale_dtype
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        return ("f16", "bf16", "f32")
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 2:
@@ -123,3 +132,10 @@ class Awq(Scheme):
         if self.zeros is None:
             return np.full(parts["scales"].T.shape, SYMMETRIC_ZERO, np.float32)
         return unpack(parts["qzeros"]).astype(np.float32)
+
+
+#: One of each kind, with the scales that sizes are counted with; those with zero points first.
+LISTED = (
+    *(Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in (32, 64, 128)),
+    *(Awq(group, symmetric=True, scale_dtype="f16") for group in (32, 64, 128)),
+)
