@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, pack_chunk, units, unpack_chunk, widen
+from quantcli.kernels.bits import pack_chunk, unpack_chunk
+from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 
 Floats = NDArray[np.float32]

@@ -137,9 +137,9 @@ class MxFloat(Scheme):
         return Grid(self.facts.bits, self.facts.group, self.facts.scale_dtype, table=self.facts.table)
 
     def codes(self, parts: Parts) -> Codes:
-        from quantcli.kernels.mlx import affine
+        from quantcli.kernels.bits import unpack
 
-        codes = affine.unpack(parts["weight"], self.facts.bits)
+        codes = unpack(parts["weight"], self.facts.bits)
         return Codes(self.grid(), codes, self._tables()[1][parts["scales"]], None)
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -150,7 +150,7 @@ class MxFloat(Scheme):
         return self.unfit(shape) or small_floats_may_fit(grid, self.mode, self.facts.table, self.facts.group)
 
     def pack(self, codes: Codes) -> Parts:
-        from quantcli.kernels.mlx import affine
+        from quantcli.kernels.bits import pack
 
         grade = small_floats_may_fit(codes.grid, self.mode, self.facts.table, self.facts.group)
         if isinstance(grade, str):
@@ -160,7 +160,7 @@ class MxFloat(Scheme):
         codes = self.adapted(codes)
         scales, _ = codes.regrouped(self.facts.group)
         stored = scale_bytes(scales, self._tables()[1][: self.facts.positive], self.facts.scale_dtype)
-        return {"weight": affine.pack(codes.codes, self.facts.bits), "scales": stored}
+        return {"weight": pack(codes.codes, self.facts.bits), "scales": stored}
 
     def adapted(self, codes: Codes) -> Codes:
         return without_scales_of_zero(codes) if self.facts.scale_dtype == "f8_e8m0" else codes
