@@ -34,7 +34,7 @@ from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
 from quantcli.kernels.compile import inlined
-from quantcli.kernels.ggml.codebooks.neighbours import LANES, PLACES, WIDE
+from quantcli.kernels.lanes import NARROW, PLACES, WIDE
 
 #: numba's helpers for IR, which have no types.
 cgutils: Any = untyped
@@ -47,11 +47,11 @@ CLEAR, SMALL, HUGE = np.float32(2.0**-16), np.float32(2.0**-100), np.float32(2.0
 INFINITE = np.float32(np.inf)
 
 _FLOAT, _INT, _BYTE, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
-FLOATS, _INTS = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT))
+FLOATS, _INTS = (ir.VectorType(kind, NARROW) for kind in (_FLOAT, _INT))
 _MAY_FUSE = ("contract",)
 
 
-def splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
+def splat(builder: Any, value: Any, lanes: int = NARROW) -> Any:
     """A vector of `value` in all lanes."""
     kind = ir.VectorType(value.type, lanes)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
@@ -226,9 +226,9 @@ def _direct(builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, lanes
 
 def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w: Any, scales: Any, shift: Any) -> Any:
     """The nearest row's number for each of eight scales; all but `count` and `shift` are pointers."""
-    known, scale = _known(builder, width, LANES, x, w), load(builder, scales, LANES)
+    known, scale = _known(builder, width, NARROW, x, w), load(builder, scales, NARROW)
     start = splat(builder, builder.sext(builder.load(ids), _INT))
-    best = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [LARGEST] * LANES))
+    best = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [LARGEST] * NARROW))
     number = cgutils.alloca_once_value(builder, start)
     with cgutils.for_range(builder, count, intp=_LONG) as loop:
         own = builder.sext(builder.load(builder.gep(ids, [loop.index])), _INT)

@@ -33,7 +33,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import inlined, inner
-from quantcli.kernels.ggml.codebooks.neighbours import WIDE
+from quantcli.kernels.lanes import WIDE
 from quantcli.kernels.llvm.nearest import INTS, REALS, WHOLE, bits, load, lowest, pointer, store
 
 #: numba's helpers for IR, which have no types.

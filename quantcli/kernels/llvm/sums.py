@@ -13,14 +13,14 @@ from numba import types
 from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
-from quantcli.kernels.ggml.codebooks.neighbours import LANES
+from quantcli.kernels.lanes import NARROW
 from quantcli.kernels.llvm.nearest import FLOATS, INTS, NOTHING, REALS, WHOLE, WORDS, pointer, splat, store
 
 #: numba's helpers for IR, which have no types.
 cgutils: Any = untyped
 
 _INT, _LONG = ir.IntType(32), ir.IntType(64)
-_INTS = ir.VectorType(_INT, LANES)
+_INTS = ir.VectorType(_INT, NARROW)
 
 
 def _explained(
@@ -28,9 +28,9 @@ def _explained(
     along: Any, square: Any,
 ) -> None:  # fmt: skip
     """The two sums of eight candidates; all but numbers are pointers."""
-    nought, quads = ir.Constant(FLOATS, [0.0] * LANES), width // 4
+    nought, quads = ir.Constant(FLOATS, [0.0] * NARROW), width // 4
     sums = [cgutils.alloca_once_value(builder, nought) for _ in range(2)]
-    places = [builder.sext(builder.load(builder.gep(new, [ir.Constant(_LONG, c)])), _LONG) for c in range(LANES)]
+    places = [builder.sext(builder.load(builder.gep(new, [ir.Constant(_LONG, c)])), _LONG) for c in range(NARROW)]
     with cgutils.for_range(builder, count, intp=_LONG) as loop:
         of = builder.gep(rows, [builder.mul(loop.index, stride)])
         own = [builder.sext(builder.load(builder.gep(of, [place])), _LONG) for place in places]
@@ -43,7 +43,7 @@ def _explained(
                 word = builder.insert_element(word, one, ir.Constant(_INT, c))
             for i in range(4):
                 at = builder.add(builder.mul(loop.index, ir.Constant(_LONG, width)), ir.Constant(_LONG, 4 * h + i))
-                shift, mask = (ir.Constant(_INTS, [number] * LANES) for number in (8 * i, 255))
+                shift, mask = (ir.Constant(_INTS, [number] * NARROW) for number in (8 * i, 255))
                 code = builder.sitofp(builder.and_(builder.lshr(word, shift), mask), FLOATS)
                 x, w = (splat(builder, builder.load(builder.gep(v, [at]))) for v in (heavy, weights))
                 totals[0] = builder.fadd(totals[0], builder.fmul(x, code))

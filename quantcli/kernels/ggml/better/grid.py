@@ -30,9 +30,8 @@ from quantcli.kernels.chunks import narrow
 from quantcli.kernels.compile import inlined, inner, kernel
 from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.kernels.ggml.scales import F16
+from quantcli.kernels.lanes import LANES
 
-#: Candidates side by side.
-LANES = 16
 #: A table's levels are looked up in steps of a quarter: middles between its levels are such.
 PLACES, PER_UNIT = 1024, 4
 #: Where each row of what a sweep knows of its candidates begins; ERROR to CROSS are sums over the group's values.

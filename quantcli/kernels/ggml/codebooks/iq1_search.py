@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import bits_of, inlined, inner
-from quantcli.kernels.ggml.codebooks.neighbours import WIDE, Neighbours
+from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
 from quantcli.kernels.ggml.codebooks.search import AHEAD
 from quantcli.kernels.ggml.codebooks.start import SUPER, weigh
+from quantcli.kernels.lanes import WIDE
 from quantcli.kernels.llvm.nearest import among8_shifted, beyond, lines8_shifted, nearest8
 from quantcli.kernels.llvm.splits import SHIFT, SIDE, best_splits, exact, ranks, shift_of, sums_of
 

@@ -24,9 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import bits_of, inlined, inner
+from quantcli.kernels.lanes import LANES
 
-#: Groups side by side.
-LANES = 16
 #: Below this largest magnitude ggml takes a group for zero.
 EPSILON = np.float32(1e-15)
 #: Rows of `state`: where each begins. START + INVERSE give the codes: q = rint(INVERSE * (x - START)).
