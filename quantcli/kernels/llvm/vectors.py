@@ -27,16 +27,20 @@ from typing import Any
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
 from quantcli.kernels.compile import bits_of, float_of, inlined
+from quantcli.kernels.llvm.emit import (
+    BYTE,
+    FLOAT,
+    INT,
+    LONG,
+    REAL,
+    WHOLE,
+    cgutils,
+)
 
-#: numba's helpers for IR, which have no types.
-cgutils: Any = untyped
-
-_FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(1)
-_WHOLE, _REAL = types.int64, types.float32
+_BIT = ir.IntType(1)
 #: Which arguments of an intrinsic are arrays, which float32; the others are int64.
 _ARRAYS = ("data", "book", "out", "x", "codes")
 _REALS = ("scale", "low", "start", "inverse", "half", "top", "middle")
@@ -53,23 +57,23 @@ class _Build:
     def __init__(self, context: Any, builder: Any, kinds: dict[str, Any], given: Any, lanes: int) -> None:
         self.context, self.builder, self.kinds, self.lanes = context, builder, kinds, lanes
         self.given = dict(zip(kinds, given, strict=True))
-        self.ints, self.floats = ir.VectorType(_INT, lanes), ir.VectorType(_FLOAT, lanes)
-        self.bytes = ir.VectorType(_BYTE, lanes)
+        self.ints, self.floats = ir.VectorType(INT, lanes), ir.VectorType(FLOAT, lanes)
+        self.bytes = ir.VectorType(BYTE, lanes)
 
     def splat(self, value: Any) -> Any:
         """A number in all lanes."""
         kind = ir.VectorType(value.type, self.lanes)
-        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(INT, 0))
         return self.builder.shuffle_vector(one, one, ir.Constant(self.ints, [0] * self.lanes))
 
     def number(self, name: str) -> Any:
         """An argument in all lanes, an integer as int32."""
         value = self.given[name]
-        return self.splat(value if value.type == _FLOAT else self.builder.trunc(value, _INT))
+        return self.splat(value if value.type == FLOAT else self.builder.trunc(value, INT))
 
     def small(self, name: str) -> Any:
         """An integer argument in all lanes, as bytes."""
-        return self.splat(self.builder.trunc(self.given[name], _BYTE))
+        return self.splat(self.builder.trunc(self.given[name], BYTE))
 
     def pointer(self, array: str, at: str | None) -> Any:
         made = self.context.make_array(self.kinds[array])(self.context, self.builder, self.given[array])
@@ -77,7 +81,7 @@ class _Build:
 
     def bytes_at(self, array: str, at: str | None, count: int | None = None) -> Any:
         """`count` bytes, or as many as there are lanes."""
-        kind = ir.VectorType(_BYTE, count or self.lanes).as_pointer()
+        kind = ir.VectorType(BYTE, count or self.lanes).as_pointer()
         return self.builder.load(self.builder.bitcast(self.pointer(array, at), kind), align=1)
 
     def mixed(self, one: Any, other: Any, places: list[int]) -> Any:
@@ -109,9 +113,9 @@ class _Build:
 
     def stream(self, values: Any) -> Any:
         """Stores the next values of a long array, and sends for what comes AHEAD (past the end that does no harm)."""
-        ahead = self.builder.gep(self.pointer("out", "to"), [ir.Constant(ir.IntType(64), AHEAD)])
-        byte, to_write, keep, data = _BYTE.as_pointer(), *(ir.Constant(_INT, n) for n in (1, 3, 1))
-        kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
+        ahead = self.builder.gep(self.pointer("out", "to"), [ir.Constant(LONG, AHEAD)])
+        byte, to_write, keep, data = BYTE.as_pointer(), *(ir.Constant(INT, n) for n in (1, 3, 1))
+        kind = ir.FunctionType(ir.VoidType(), [byte, INT, INT, INT])
         prefetch = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
         self.builder.call(prefetch, [self.builder.bitcast(ahead, byte), to_write, keep, data])
         return self.store(values)
@@ -151,7 +155,7 @@ def _looked(places: _Codes) -> Callable[[_Build], Any]:
 
     def build(b: _Build) -> Any:
         book, at, found = b.bytes_at("book", None), places(b), ir.Constant(b.bytes, ir.Undefined)
-        for lane in (ir.Constant(_INT, i) for i in range(b.lanes)):
+        for lane in (ir.Constant(INT, i) for i in range(b.lanes)):
             byte = b.builder.extract_element(book, b.builder.extract_element(at, lane))
             found = b.builder.insert_element(found, byte, lane)
         return b.stream(b.builder.fmul(b.number("scale"), b.whole(found)))
@@ -222,7 +226,7 @@ def _made(build: Callable[[_Build], Any], lanes: int, *arguments: str) -> Callab
     def typed(context: Any, *kinds: Any) -> tuple[Any, Any]:
         known = {}
         for argument, kind in zip(arguments, kinds, strict=True):
-            known[argument] = kind if argument in _ARRAYS else _REAL if argument in _REALS else _WHOLE
+            known[argument] = kind if argument in _ARRAYS else REAL if argument in _REALS else WHOLE
 
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             return build(_Build(context, builder, known, given, lanes))
@@ -260,8 +264,8 @@ def _energies(_: Any, off: Any, x: Any) -> tuple[Any, Any]:
     """
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        kinds, chains = {"off": off, "x": x, "at": _WHOLE}, 8
-        start = _Build(context, builder, kinds, (*given, ir.Constant(ir.IntType(64), 0)), 8)
+        kinds, chains = {"off": off, "x": x, "at": WHOLE}, 8
+        start = _Build(context, builder, kinds, (*given, ir.Constant(LONG, 0)), 8)
         nought, none = ir.Constant(start.floats, [0.0] * 8), ir.Constant(start.ints, [0] * 8)
         sums = [[cgutils.alloca_once_value(builder, nought) for _ in range(chains)] for _ in range(2)]
         most = cgutils.alloca_once_value(builder, none)
@@ -277,9 +281,9 @@ def _energies(_: Any, off: Any, x: Any) -> tuple[Any, Any]:
                 old = builder.load(most)
                 builder.store(builder.select(builder.icmp_signed(">", bits, old), bits, old), most)
         found = [_added(builder, [builder.load(lane) for lane in lanes]) for lanes in sums]
-        largest = ir.Constant(_INT, 0)
+        largest = ir.Constant(INT, 0)
         for i in range(8):
-            lane = builder.extract_element(builder.load(most), ir.Constant(_INT, i))
+            lane = builder.extract_element(builder.load(most), ir.Constant(INT, i))
             largest = builder.select(builder.icmp_signed(">", lane, largest), lane, largest)
         return context.make_tuple(builder, signature.return_type, [*found, largest])
 
@@ -294,7 +298,7 @@ def _added(builder: Any, vectors: list[Any]) -> Any:
     while len(vectors) > 1:
         half = len(vectors) // 2
         vectors = [builder.fadd(vectors[k], vectors[k + half]) for k in range(half)]
-    lanes = [builder.extract_element(vectors[0], ir.Constant(_INT, i)) for i in range(8)]
+    lanes = [builder.extract_element(vectors[0], ir.Constant(INT, i)) for i in range(8)]
     total = builder.fpext(lanes[0], ir.DoubleType())
     for lane in lanes[1:]:
         total = builder.fadd(total, builder.fpext(lane, ir.DoubleType()))

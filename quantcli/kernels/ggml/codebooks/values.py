@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, measure, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.llvm.nearest import FLOATS, REAL, REALS, WHOLE, pointer, splat
+from quantcli.kernels.llvm.emit import NARROW_FLOATS, REAL, REALS, WHOLE, pointer, splat
 from quantcli.kernels.llvm.vectors import half, minus8, word
 
 SUPER = 256
@@ -137,7 +137,7 @@ def _scaled8(_: Any, table: Any, at: Any, step: Any, out: Any, to: Any) -> tuple
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         table, at, step, out, to = given
-        kind = FLOATS.as_pointer()
+        kind = NARROW_FLOATS.as_pointer()
         row = builder.load(builder.bitcast(pointer(context, builder, REALS, table, at), kind), align=4)
         values = builder.fmul(splat(builder, step), row)
         builder.store(values, builder.bitcast(pointer(context, builder, REALS, out, to), kind), align=4)
