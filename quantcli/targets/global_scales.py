@@ -30,8 +30,8 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml.floats import GgmlFloat
 from quantcli.schemes.ggml.global_scale import WithGlobal
 from quantcli.schemes.hf.small_floats import SmallFloat
-from quantcli.schemes.mlx.mx_floats import E4M3
 from quantcli.schemes.mlx.mx_global import INNER, MxGlobal, factors_of
+from quantcli.schemes.ocp import E4M3
 from quantcli.schemes.opaque import Opaque
 from quantcli.sources.stated import in_config
 from quantcli.targets.base import Left, Placed

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums
-from quantcli.schemes.mlx.mx_floats import E2M1, E4M3, scale_bytes, small_floats_fit, small_floats_may_fit
+from quantcli.schemes.ocp import E2M1, E4M3, scale_bytes, small_floats_fit, small_floats_may_fit
 from quantcli.schemes.zero_points import without_scales_of_zero
 
 if TYPE_CHECKING:

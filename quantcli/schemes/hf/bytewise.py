@@ -25,19 +25,12 @@ from quantcli.schemes.base import DoesNotFit, Parts, PartSpec
 from quantcli.schemes.hf import minmax
 from quantcli.schemes.hf.scaled import Floats, Scales, divides
 from quantcli.schemes.hf.written import Written, stored_scales
-from quantcli.schemes.mlx.mx_floats import E4M3
+from quantcli.schemes.ocp import E4M3, E5M2
 
 INTEGERS = ("i8", "u8")
 
 
-def _e5m2(byte: int) -> float:
-    sign, exponent, mantissa = -1.0 if byte & 0x80 else 1.0, byte >> 2 & 31, byte & 3
-    if exponent == 31:
-        return float("nan") if mantissa else sign * float("inf")
-    return sign * (2.0 ** (exponent - 17) * (4 + mantissa) if exponent else 2.0**-16 * mantissa)
-
-
-TABLES = {"f8_e4m3": E4M3, "f8_e5m2": tuple(_e5m2(byte) for byte in range(256))}
+TABLES = {"f8_e4m3": E4M3, "f8_e5m2": E5M2}
 #: Relative RMSE of rounding a Gaussian that fills their range: half a unit in the last place, spread over a binade.
 FLOAT_ROUNDING = {"f8_e4m3": 0.0265, "f8_e5m2": 0.053}
 

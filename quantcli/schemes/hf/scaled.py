@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Grid, Parts, PartSpec, Scheme, stacked_rows
 from quantcli.schemes.hf.minmax import rounded
-from quantcli.schemes.mlx.mx_floats import E8M0, holds_nonfinite
+from quantcli.schemes.ocp import E8M0, holds_nonfinite
 
 Floats = NDArray[np.float32]
 

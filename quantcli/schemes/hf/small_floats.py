@@ -27,31 +27,14 @@ from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.hf import minmax, packed
 from quantcli.schemes.hf.scaled import Floats, Scales, divides, floats
 from quantcli.schemes.hf.written import Written, stored_scales
-from quantcli.schemes.mlx.mx_floats import E2M1
-
-
-def _table(exponent_bits: int, mantissa_bits: int, bias: int) -> tuple[float, ...]:
-    """The values of all codes of a float without Inf and NaN.
-
-    >>> _table(2, 1, 1) == E2M1, max(_table(2, 3, 1)), max(_table(3, 2, 3))
-    (True, 7.5, 28.0)
-    """
-    values = []
-    for code in range(1 << exponent_bits + mantissa_bits):
-        exponent, mantissa = code >> mantissa_bits, code & (1 << mantissa_bits) - 1
-        whole = mantissa + (1 << mantissa_bits) if exponent else mantissa
-        values.append(float(whole) * 2.0 ** (max(exponent, 1) - bias - mantissa_bits))
-    return (*values, *(-value for value in values))
-
+from quantcli.schemes.ocp import E2M1, E2M3, E3M2, NVFP4_ROUNDING
 
 #: Element -> bits, values, the relative RMSE of rounding a Gaussian to it in groups of 32 with a power of two.
 ELEMENTS = {
     "e2m1": (4, E2M1, 0.112),
-    "e2m3": (6, _table(2, 3, 1), 0.029),
-    "e3m2": (6, _table(3, 2, 3), 0.053),
+    "e2m3": (6, E2M3, 0.029),
+    "e3m2": (6, E3M2, 0.053),
 }
-#: The same with two levels of scales.
-NVFP4_ROUNDING = 0.095
 #: The group of NVFP4, which it has unless told otherwise.
 NVFP4_GROUP = 16
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
 from quantcli.schemes.base import Codes, Grid, Parts, PartSpec, Scheme
-from quantcli.schemes.hf.small_floats import NVFP4_ROUNDING
 from quantcli.schemes.mlx.mx_floats import MxFloat
+from quantcli.schemes.ocp import NVFP4_ROUNDING
 
 INNER = MxFloat("nvfp4")
 #: What the largest scale times the largest code is: E4M3's 448 times E2M1's 6.

@@ -11,7 +11,8 @@ import pytest
 
 from quantcli.arrays import Device, from_mlx, numpy_dtype, to_float32, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Parts
-from quantcli.schemes.mlx.mx_floats import E2M1, E4M3, E8M0, MODES, MxFloat
+from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
+from quantcli.schemes.ocp import E2M1, E4M3, E8M0
 
 DTYPES = ("bf16", "f16", "f32")
 SCHEMES = [MxFloat(mode) for mode in MODES]
