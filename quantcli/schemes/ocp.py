@@ -1,4 +1,26 @@
-"""The small floats of OCP: elements of 4, 6 and 8 bits, scales of 8, and what formats made of them have in common."""
+"""OCP's small floats: elements of 4, 6 and 8 bits and scales of 8, which MLX, ggml and Hugging Face's quantizers share.
+
+    element   sign, exponent, mantissa   bias   largest
+    E2M1      s ee m                        1         6    0 .5 1 1.5 2 3 4 6 and their negatives: FP4
+    E2M3      s ee mmm                      1       7.5    FP6
+    E3M2      s eee mm                      3        28    FP6
+    E4M3      s eeee mmm                    7       448    FP8; no Inf, 7f and ff are NaN
+    E5M2      s eeeee mm                   15     57344    FP8; Inf and NaN as in half precision: 7c to 7f, fc to ff
+    E8M0      eeeeeeee                    127    2**127    scales: powers of two without a sign; no zero, ff is NaN
+
+    value = (-1)**s * 2**(exponent - bias) * 1.mantissa
+            (-1)**s * 2**(1 - bias) * 0.mantissa             where the exponent is 0
+
+E4M3's byte 4d is 0 1001 101: 2**(9 - 7) * (1 + 5/8) = 6.5; its largest is 7e, 0 1111 110: 2**8 * (1 + 6/8). 05 has the
+exponent 0: 2**-6 * 5/8. E2M1's code 1101 is -(2**(2 - 1) * (1 + 1/2)), and E8M0's byte 80 is 2**(128 - 127).
+
+>>> E4M3[0x4D], E4M3[0x7E], E4M3[0x05] == 2**-6 * 5 / 8, E2M1[0b1101], E8M0[0x80]
+(6.5, 448.0, True, -3.0, 2.0)
+
+Formats made of them: MXFP4, MXFP6, MXFP8 (groups of 32 values that share an E8M0 scale), NVFP4 (groups of 16 that share
+an E4M3 scale, and a float32 for all of them, which some store and others leave out).
+Sources: OCP Microscaling Formats 1.0 (MX), OCP 8-bit Floating Point Specification 1.0 (OFP8).
+"""
 
 from __future__ import annotations
 
@@ -11,11 +33,7 @@ from quantcli.schemes.base import DoesNotFit, Grade, Grid
 
 
 def _table(exponent_bits: int, mantissa_bits: int, bias: int) -> tuple[float, ...]:
-    """The values of all codes of a float without Inf and NaN.
-
-    >>> _table(2, 1, 1) == E2M1, max(_table(2, 3, 1)), max(_table(3, 2, 3))
-    (True, 7.5, 28.0)
-    """
+    """The values of all codes, as if none were Inf or NaN: those without a sign, then their negatives."""
     values = []
     for code in range(1 << exponent_bits + mantissa_bits):
         exponent, mantissa = code >> mantissa_bits, code & (1 << mantissa_bits) - 1
@@ -24,28 +42,35 @@ def _table(exponent_bits: int, mantissa_bits: int, bias: int) -> tuple[float, ..
     return (*values, *(-value for value in values))
 
 
-def _e4m3(byte: int) -> float:
-    sign, exponent, mantissa = -1.0 if byte & 0x80 else 1.0, byte >> 3 & 15, byte & 7
-    if exponent == 15 and mantissa == 7:
-        return float("nan")
-    return sign * (2.0 ** (exponent - 10) * (8 + mantissa) if exponent else 2.0**-9 * mantissa)
+def _ending(values: tuple[float, ...], *last: float) -> tuple[float, ...]:
+    """A table whose last codes of either sign mean something else."""
+    half = len(values) // 2
+    kept = half - len(last)
+    negative = (value if math.isnan(value) else -value for value in last)
+    return (*values[:kept], *last, *values[half : half + kept], *negative)
 
 
-def _e5m2(byte: int) -> float:
-    sign, exponent, mantissa = -1.0 if byte & 0x80 else 1.0, byte >> 2 & 31, byte & 3
-    if exponent == 31:
-        return float("nan") if mantissa else sign * float("inf")
-    return sign * (2.0 ** (exponent - 17) * (4 + mantissa) if exponent else 2.0**-16 * mantissa)
+E2M1, E2M3, E3M2 = _table(2, 1, 1), _table(2, 3, 1), _table(3, 2, 3)
+E4M3 = _ending(_table(4, 3, 7), math.nan)
+E5M2 = _ending(_table(5, 2, 15), math.inf, math.nan, math.nan, math.nan)
+#: The last is Inf, which 2**128 is in float32: MLX has no NaN there.
+E8M0 = (*(2.0 ** (byte - 127) for byte in range(255)), math.inf)
 
+#: The values of all codes of an element.
+ELEMENTS = {"e2m1": E2M1, "e2m3": E2M3, "e3m2": E3M2, "e4m3": E4M3, "e5m2": E5M2}
+#: The largest value of each that is a number.
+LARGEST = {name: max(value for value in table if math.isfinite(value)) for name, table in ELEMENTS.items()}
+#: Relative RMSE of rounding a Gaussian that fills their range: half a unit in the last place, spread over a binade.
+FP8_ROUNDING = {"e4m3": 0.0265, "e5m2": 0.053}
 
-E2M1 = tuple(sign * value for sign in (1.0, -1.0) for value in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))
-E4M3 = tuple(_e4m3(byte) for byte in range(256))
-#: The last is 2**128, Inf in float32: MLX has no NaN there.
-E8M0 = (*(2.0 ** (byte - 127) for byte in range(255)), float("inf"))
-E2M3, E3M2 = _table(2, 3, 1), _table(3, 2, 3)
-E5M2 = tuple(_e5m2(byte) for byte in range(256))
-#: Relative RMSE of rounding a Gaussian to E2M1 with two levels of scales.
+#: Values that share a scale in the MX formats.
+MX_GROUP = 32
+#: The same of NVFP4, which some tools make larger.
+NVFP4_GROUP = 16
+#: Relative RMSE of rounding a Gaussian to NVFP4 with its scale for all.
 NVFP4_ROUNDING = 0.095
+#: NVFP4: the largest scale times the largest code.
+NVFP4_LARGEST = LARGEST["e4m3"] * LARGEST["e2m1"]
 
 
 def holds_nonfinite(codes: NDArray[np.uint8], table: tuple[float, ...]) -> bool:
@@ -57,9 +82,9 @@ def holds_nonfinite(codes: NDArray[np.uint8], table: tuple[float, ...]) -> bool:
     return any(bool((codes == code).any()) for code in odd)
 
 
-def small_floats_fit(grid: Grid, name: str, table: tuple[float, ...], group: int, scale_dtype: str) -> Grade | str:
+def codes_fit(grid: Grid, name: str, table: tuple[float, ...], group: int, scale_dtype: str) -> Grade | str:
     """`Scheme.fits` of a format with these codes, groups and scales, MLX's or GGML's."""
-    grade = small_floats_may_fit(grid, name, table, group)
+    grade = codes_may_fit(grid, name, table, group)
     if isinstance(grade, str):
         return grade
     if grid.group % group:
@@ -69,7 +94,7 @@ def small_floats_fit(grid: Grid, name: str, table: tuple[float, ...], group: int
     return grade
 
 
-def small_floats_may_fit(grid: Grid, name: str, table: tuple[float, ...], group: int) -> Grade | str:
+def codes_may_fit(grid: Grid, name: str, table: tuple[float, ...], group: int) -> Grade | str:
     """`Scheme.may_fit`: scales of any dtype, products with a global scale among them, may be among those it has."""
     if grid.table is None or not np.array_equal(grid.table, table, equal_nan=True):
         return f"its codes are not those of {name}"

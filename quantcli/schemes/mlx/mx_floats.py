@@ -3,16 +3,14 @@
     weight   u32 (rows, columns * bits / 32)      codes, value 0 lowest
     scales   u8  (rows, columns / group)          E8M0 (mxfp4, mxfp8) or E4M3 (nvfp4);   value = scale * table[code]
 
-    E2M1   s e e m       1 sign, 2 exponent (bias 1), 1 mantissa: 0 .5 1 1.5 2 3 4 6, then their negatives
-    E4M3   s eeee mmm    1 sign, 4 exponent (bias 7), 3 mantissa; no Inf, 0x7f and 0xff are NaN, the largest is 448
-    E8M0   eeeeeeee      2 ** (byte - 127)
-
     a word of mxfp4, nvfp4   31-28 27-24 23-20 19-16 15-12 11-8  7-4  3-0        of mxfp8   31-24 23-16 15-8  7-0
     holds value                 7     6     5     4     3    2    1    0                       3     2    1    0
 
-Sources: OCP Microscaling Formats 1.0 for the formats, MLX 0.32.4 for the layout and the rounding. NVFP4 is without its
-global scale, as mlx-lm writes it. MLX computes in the dtype that it is given: whoever wants what mlx-lm writes casts
-the values to the output's dense dtype first.
+Codes are E2M1 (mxfp4, nvfp4) or E4M3 (mxfp8), see schemes/ocp.py. NVFP4 is without its global scale, as mlx-lm writes
+it. MLX computes in the dtype that it is given: whoever wants what mlx-lm writes casts the values to the output's dense
+dtype first.
+
+Source: MLX 0.32.4 for the layout and the rounding.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 from quantcli.schemes.mlx.affine import measured, unfit
-from quantcli.schemes.ocp import E2M1, E4M3, E8M0, holds_nonfinite, scale_bytes, small_floats_fit, small_floats_may_fit
+from quantcli.schemes.ocp import E2M1, E4M3, E8M0, codes_fit, codes_may_fit, holds_nonfinite, scale_bytes
 from quantcli.schemes.zero_points import without_scales_of_zero
 
 
@@ -131,15 +129,15 @@ class MxFloat(Scheme):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         facts = self.facts
-        return self.unfit(shape) or small_floats_fit(grid, self.mode, facts.table, facts.group, facts.scale_dtype)
+        return self.unfit(shape) or codes_fit(grid, self.mode, facts.table, facts.group, facts.scale_dtype)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return self.unfit(shape) or small_floats_may_fit(grid, self.mode, self.facts.table, self.facts.group)
+        return self.unfit(shape) or codes_may_fit(grid, self.mode, self.facts.table, self.facts.group)
 
     def pack(self, codes: Codes) -> Parts:
         from quantcli.kernels.bits import pack
 
-        grade = small_floats_may_fit(codes.grid, self.mode, self.facts.table, self.facts.group)
+        grade = codes_may_fit(codes.grid, self.mode, self.facts.table, self.facts.group)
         if isinstance(grade, str):
             raise DoesNotFit(grade)
         if codes.codes.size and int(codes.codes.max()) >= 1 << codes.grid.bits:

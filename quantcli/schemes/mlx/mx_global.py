@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, Device
 from quantcli.schemes.base import Codes, Grid, Parts, PartSpec, Scheme
 from quantcli.schemes.mlx.mx_floats import MxFloat
-from quantcli.schemes.ocp import NVFP4_ROUNDING
+from quantcli.schemes.ocp import NVFP4_LARGEST, NVFP4_ROUNDING
 
 INNER = MxFloat("nvfp4")
-#: What the largest scale times the largest code is: E4M3's 448 times E2M1's 6.
-LARGEST = np.float32(448 * 6)
 
 
 @dataclass(frozen=True)
@@ -73,5 +71,5 @@ class MxGlobal(Scheme):
 
 def factors_of(global_scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """What scales are multiplied with: float32, as `global_scale`."""
-    factors: NDArray[np.float32] = global_scale / LARGEST
+    factors: NDArray[np.float32] = global_scale / np.float32(NVFP4_LARGEST)
     return factors
