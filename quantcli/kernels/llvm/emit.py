@@ -8,16 +8,14 @@ CODES IDS INTS WORDS REALS       numba's types of arrays, of int8, int16, int32,
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.core import cgutils as untyped
 
 from quantcli.kernels.lanes import NARROW
-
-#: numba's helpers for IR, which have no types.
-cgutils: Any = untyped
 
 FLOAT, INT, BYTE, LONG = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
 NARROW_FLOATS, NARROW_INTS = (ir.VectorType(kind, NARROW) for kind in (FLOAT, INT))
@@ -56,3 +54,29 @@ def bits(builder: Any, flags: Any) -> Any:
 
 def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
+
+
+def variable(builder: Any, value: Any) -> Any:
+    """The place of a variable that is `value` from here on. Its memory belongs to the function: loops take it once."""
+    with builder.goto_entry_block():
+        place = builder.alloca(value.type)
+    builder.store(value, place)
+    return place
+
+
+@contextlib.contextmanager
+def loop(builder: Any, start: Any, stop: Any, step: Any = None) -> Iterator[Any]:
+    """What is built inside runs for each index of `range(start, stop, step)`, step positive, 1 by default."""
+    before = builder.basic_block
+    test, body, after = (builder.append_basic_block(f"loop.{name}") for name in ("test", "body", "after"))
+    builder.branch(test)
+    builder.position_at_end(test)
+    index = builder.phi(start.type)
+    index.add_incoming(start, before)
+    builder.cbranch(builder.icmp_signed("<", index, stop), body, after)
+    builder.position_at_end(body)
+    yield index
+    following = builder.add(index, start.type(1) if step is None else step, flags=["nsw"])
+    index.add_incoming(following, builder.basic_block)  # the body may have got further blocks
+    builder.branch(test)
+    builder.position_at_end(after)

@@ -47,12 +47,13 @@ from quantcli.kernels.llvm.emit import (
     REALS,
     WHOLE,
     bits,
-    cgutils,
     load,
+    loop,
     pointer,
     splat,
     store,
     tuple_of,
+    variable,
 )
 
 #: A distance has to be below it, as in ggml.
@@ -71,8 +72,8 @@ def _number(value: Any) -> Any:
 
 def _least(builder: Any, values: Any) -> Any:
     """The smallest int32 of a vector."""
-    kind, name = ir.FunctionType(INT, [values.type]), f"llvm.vector.reduce.smin.v{values.type.count}i32"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [values])
+    kind = ir.FunctionType(INT, [values.type])
+    return builder.call(builder.module.declare_intrinsic("llvm.vector.reduce.smin", [values.type], kind), [values])
 
 
 def _known(builder: Any, width: int, lanes: int, *values: Any) -> list[tuple[Any, ...]]:
@@ -95,8 +96,8 @@ def _lines(
         splat(builder, rest, lanes),
     )
     kept = ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes)
-    best = cgutils.alloca_once_value(builder, ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes))
-    with cgutils.for_range_slice(builder, count.type(0), count, count.type(lanes), intp=LONG) as (at, _):
+    best = variable(builder, ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes))
+    with loop(builder, NOTHING, count, count.type(lanes)) as at:
         square = along = nought
         for i, (weight, double) in enumerate(known):
             source = builder.gep(codes, [builder.add(at, builder.mul(count, ir.Constant(LONG, i)))])
@@ -122,7 +123,7 @@ def _lines(
 
 def _chunk(builder: Any, squares: Any, alongs: Any, at: Any, ends: Any, vectors: int) -> Any:
     """A bit of each of CHUNK rows from `at` on that is not farther at both ends: (scale, limit) of each."""
-    mask = ir.Constant(LONG, 0)
+    mask = NOTHING
     for k in range(vectors):
         here = builder.add(at, ir.Constant(LONG, WIDE * k))
         square, along, out = load(builder, squares, WIDE, here), load(builder, alongs, WIDE, here), None
@@ -143,7 +144,7 @@ class _Lanes:
         self.builder, self.scale = builder, load(builder, scales, WIDE)
         floats, ints = ir.VectorType(FLOAT, WIDE), ir.VectorType(INT, WIDE)
         far, none = ir.Constant(floats, [LARGEST] * WIDE), ir.Constant(ints, [0] * WIDE)
-        self.best, self.second, self.number = (cgutils.alloca_once_value(builder, v) for v in (far, far, none))
+        self.best, self.second, self.number = (variable(builder, v) for v in (far, far, none))
 
     def offer(self, square: Any, along: Any, own: Any) -> None:
         """One more row."""
@@ -176,16 +177,16 @@ def _nearest(
     builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, ends: Any, lanes: _Lanes, few: Any, vectors: int
 ) -> Any:
     """How many rows of a list are not out of the question; they go to `few`, and are offered to the lanes."""
-    kept, whole = cgutils.alloca_once_value(builder, ir.Constant(LONG, 0)), ir.Constant(LONG, -1)
+    kept, whole = variable(builder, NOTHING), ir.Constant(LONG, -1)
     chunk, one = ir.Constant(LONG, WIDE * vectors), ir.Constant(LONG, 1)
-    mask = cgutils.alloca_once(builder, LONG)
-    with cgutils.for_range_slice(builder, count.type(0), count, chunk, intp=LONG) as (at, _):
+    mask = variable(builder, NOTHING)
+    with loop(builder, NOTHING, count, chunk) as at:
         left = builder.sub(count, at)
         part = builder.sub(builder.shl(one, left), one)
         valid = builder.select(builder.icmp_signed("<", left, ir.Constant(LONG, 64)), part, whole)
         builder.store(builder.and_(_chunk(builder, squares, alongs, at, ends, vectors), valid), mask)
         again, done = builder.append_basic_block("rows"), builder.append_basic_block("done")
-        builder.cbranch(builder.icmp_signed("!=", builder.load(mask), ir.Constant(LONG, 0)), again, done)
+        builder.cbranch(builder.icmp_signed("!=", builder.load(mask), NOTHING), again, done)
         builder.position_at_end(again)
         these = builder.load(mask)
         place = builder.add(at, builder.cttz(these, ir.Constant(ir.IntType(1), 1)))
@@ -196,7 +197,7 @@ def _nearest(
         lanes.offer(square, along, builder.sext(own, INT))
         rest = builder.and_(these, builder.sub(these, one))
         builder.store(rest, mask)
-        builder.cbranch(builder.icmp_signed("!=", rest, ir.Constant(LONG, 0)), again, done)
+        builder.cbranch(builder.icmp_signed("!=", rest, NOTHING), again, done)
         builder.position_at_end(done)
     return builder.load(kept)
 
@@ -218,10 +219,10 @@ def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w:
     """The nearest row's number for each of eight scales; all but `count` and `shift` are pointers."""
     known, scale = _known(builder, width, NARROW, x, w), load(builder, scales, NARROW)
     start = splat(builder, builder.sext(builder.load(ids), INT))
-    best = cgutils.alloca_once_value(builder, ir.Constant(NARROW_FLOATS, [LARGEST] * NARROW))
-    number = cgutils.alloca_once_value(builder, start)
-    with cgutils.for_range(builder, count, intp=LONG) as loop:
-        own = builder.sext(builder.load(builder.gep(ids, [loop.index])), INT)
+    best = variable(builder, ir.Constant(NARROW_FLOATS, [LARGEST] * NARROW))
+    number = variable(builder, start)
+    with loop(builder, NOTHING, count) as k:
+        own = builder.sext(builder.load(builder.gep(ids, [k])), INT)
         row = builder.gep(rows, [builder.mul(builder.sext(own, LONG), ir.Constant(LONG, width))])
         total = None
         for i, (value, weight) in enumerate(known):

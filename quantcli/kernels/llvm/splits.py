@@ -33,7 +33,21 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.compile import inlined, inner
 from quantcli.kernels.lanes import WIDE
-from quantcli.kernels.llvm.emit import FLOAT, INT, INTS, LONG, REALS, WHOLE, bits, cgutils, load, pointer, store
+from quantcli.kernels.llvm.emit import (
+    FLOAT,
+    INT,
+    INTS,
+    LONG,
+    NOTHING,
+    REALS,
+    WHOLE,
+    bits,
+    load,
+    loop,
+    pointer,
+    store,
+    variable,
+)
 from quantcli.kernels.llvm.nearest import lowest
 
 #: Groups that are searched side by side.
@@ -229,10 +243,8 @@ def _rivals(builder: Any, halves: int, x: Any, all_x: Any, w: Any, slack: Any, i
     left = joined([times(line(x, size, h), tops) for h in range(halves)])
     left = [builder.fsub(one, line(all_x, i1)) for one in left]
     none = ir.Constant(ir.VectorType(ir.IntType(1), SIDE), [0] * SIDE)
-    found = cgutils.alloca_once_value(builder, none)
-    with cgutils.for_range_slice(
-        builder, i1, builder.add(size, ir.Constant(LONG, 1)), ir.Constant(LONG, 1), intp=LONG
-    ) as (i2, _):
+    found = variable(builder, none)
+    with loop(builder, i1, builder.add(size, ir.Constant(LONG, 1))) as i2:
         here, two = none, line(all_x, i2)
         squares = joined([times(line(w, i2, h), high) for h in range(halves)])
         for a, b, square in zip(left, wanted, squares, strict=True):
@@ -247,9 +259,9 @@ def _rivals(builder: Any, halves: int, x: Any, all_x: Any, w: Any, slack: Any, i
 def _below(builder: Any, values: Any, size: Any, limits: Any, counts: Any) -> None:
     """counts = how many values of each group are below its limit; all but `size` are pointers."""
     limit, one, none = load(builder, limits, SIDE), ir.Constant(_NUMBERS, [1] * SIDE), ir.Constant(_NUMBERS, [0] * SIDE)
-    count = cgutils.alloca_once_value(builder, none)
-    with cgutils.for_range(builder, size, intp=LONG) as loop:
-        value = load(builder, values, SIDE, builder.mul(loop.index, ir.Constant(LONG, SIDE)))
+    count = variable(builder, none)
+    with loop(builder, NOTHING, size) as k:
+        value = load(builder, values, SIDE, builder.mul(k, ir.Constant(LONG, SIDE)))
         under = builder.fcmp_ordered("<", value, limit)
         builder.store(builder.add(builder.load(count), builder.select(under, one, none)), count)
     store(builder, builder.load(count), counts)
@@ -260,8 +272,7 @@ def _make_rivals(halves: int) -> Callable[..., Any]:
 
     def typed(_: Any, x: Any, all_x: Any, w: Any, slack: Any, i1: Any, size: Any, out: Any) -> tuple[Any, Any]:
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            nothing = ir.Constant(LONG, 0)
-            x, all_x, w, slack = (pointer(context, builder, REALS, array, nothing) for array in given[:4])
+            x, all_x, w, slack = (pointer(context, builder, REALS, array, NOTHING) for array in given[:4])
             return _rivals(
                 builder,
                 halves,
@@ -271,7 +282,7 @@ def _make_rivals(halves: int) -> Callable[..., Any]:
                 slack,
                 given[4],
                 given[5],
-                pointer(context, builder, INTS, given[6], nothing),
+                pointer(context, builder, INTS, given[6], NOTHING),
             )
 
         return WHOLE(REALS, REALS, REALS, REALS, WHOLE, WHOLE, INTS), build
@@ -287,7 +298,7 @@ def _below_typed(_: Any, values: Any, size: Any, limits: Any, k: Any, counts: An
         values, size, limits, k, counts = given
         at = builder.mul(k, ir.Constant(LONG, SIDE))
         _below(
-            builder, pointer(context, builder, REALS, values, ir.Constant(LONG, 0)), size,
+            builder, pointer(context, builder, REALS, values, NOTHING), size,
             pointer(context, builder, REALS, limits, at), pointer(context, builder, INTS, counts, at),
         )  # fmt: skip
         return context.get_dummy_value()
@@ -298,17 +309,14 @@ def _below_typed(_: Any, values: Any, size: Any, limits: Any, k: Any, counts: An
 def _ranks(builder: Any, values: Any, size: Any, out: Any) -> None:
     """out[i] = how many values of each group come before value i: smaller ones, and equal ones that stand before it."""
     one, none = ir.Constant(_NUMBERS, [1] * SIDE), ir.Constant(_NUMBERS, [0] * SIDE)
-    step, nothing = ir.Constant(LONG, 1), ir.Constant(LONG, 0)
 
     def line(i: Any) -> Any:
         return builder.mul(i, ir.Constant(LONG, SIDE))
 
-    with cgutils.for_range(builder, size, intp=LONG) as loop:
-        i = loop.index
-        value, count = load(builder, values, SIDE, line(i)), cgutils.alloca_once(builder, _NUMBERS)
-        builder.store(none, count)
-        for begin, end, order in ((nothing, i, "<="), (i, size, "<")):
-            with cgutils.for_range_slice(builder, begin, end, step, intp=LONG) as (j, _):
+    with loop(builder, NOTHING, size) as i:
+        value, count = load(builder, values, SIDE, line(i)), variable(builder, none)
+        for begin, end, order in ((NOTHING, i, "<="), (i, size, "<")):
+            with loop(builder, begin, end) as j:
                 before = builder.fcmp_ordered(order, load(builder, values, SIDE, line(j)), value)
                 builder.store(builder.add(builder.load(count), builder.select(before, one, none)), count)
         store(builder, builder.load(count), out, line(i))
@@ -319,10 +327,9 @@ def _ranks_typed(_: Any, values: Any, size: Any, out: Any) -> tuple[Any, Any]:
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         values, size, out = given
-        nothing = ir.Constant(LONG, 0)
         _ranks(
-            builder, pointer(context, builder, REALS, values, nothing), size,
-            pointer(context, builder, INTS, out, nothing),
+            builder, pointer(context, builder, REALS, values, NOTHING), size,
+            pointer(context, builder, INTS, out, NOTHING),
         )  # fmt: skip
         return context.get_dummy_value()
 

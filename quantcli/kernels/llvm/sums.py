@@ -23,10 +23,11 @@ from quantcli.kernels.llvm.emit import (
     REALS,
     WHOLE,
     WORDS,
-    cgutils,
+    loop,
     pointer,
     splat,
     store,
+    variable,
 )
 
 
@@ -36,10 +37,10 @@ def _explained(
 ) -> None:  # fmt: skip
     """The two sums of eight candidates; all but numbers are pointers."""
     nought, quads = ir.Constant(NARROW_FLOATS, [0.0] * NARROW), width // 4
-    sums = [cgutils.alloca_once_value(builder, nought) for _ in range(2)]
+    sums = [variable(builder, nought) for _ in range(2)]
     places = [builder.sext(builder.load(builder.gep(new, [ir.Constant(LONG, c)])), LONG) for c in range(NARROW)]
-    with cgutils.for_range(builder, count, intp=LONG) as loop:
-        of = builder.gep(rows, [builder.mul(loop.index, stride)])
+    with loop(builder, NOTHING, count) as k:
+        of = builder.gep(rows, [builder.mul(k, stride)])
         own = [builder.sext(builder.load(builder.gep(of, [place])), LONG) for place in places]
         first = [builder.mul(number, ir.Constant(LONG, quads)) for number in own]
         totals = [builder.load(one) for one in sums]
@@ -49,7 +50,7 @@ def _explained(
                 one = builder.load(builder.gep(words, [builder.add(place, ir.Constant(LONG, h))]))
                 word = builder.insert_element(word, one, ir.Constant(INT, c))
             for i in range(4):
-                at = builder.add(builder.mul(loop.index, ir.Constant(LONG, width)), ir.Constant(LONG, 4 * h + i))
+                at = builder.add(builder.mul(k, ir.Constant(LONG, width)), ir.Constant(LONG, 4 * h + i))
                 shift, mask = (ir.Constant(NARROW_INTS, [number] * NARROW) for number in (8 * i, 255))
                 code = builder.sitofp(builder.and_(builder.lshr(word, shift), mask), NARROW_FLOATS)
                 x, w = (splat(builder, builder.load(builder.gep(v, [at]))) for v in (heavy, weights))

@@ -30,15 +30,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from quantcli.kernels.compile import bits_of, float_of, inlined
-from quantcli.kernels.llvm.emit import (
-    BYTE,
-    FLOAT,
-    INT,
-    LONG,
-    REAL,
-    WHOLE,
-    cgutils,
-)
+from quantcli.kernels.llvm.emit import BYTE, FLOAT, INT, LONG, NOTHING, REAL, WHOLE, loop, variable
 
 _BIT = ir.IntType(1)
 #: Which arguments of an intrinsic are arrays, which float32; the others are int64.
@@ -265,13 +257,13 @@ def _energies(_: Any, off: Any, x: Any) -> tuple[Any, Any]:
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         kinds, chains = {"off": off, "x": x, "at": WHOLE}, 8
-        start = _Build(context, builder, kinds, (*given, ir.Constant(LONG, 0)), 8)
+        start = _Build(context, builder, kinds, (*given, NOTHING), 8)
         nought, none = ir.Constant(start.floats, [0.0] * 8), ir.Constant(start.ints, [0] * 8)
-        sums = [[cgutils.alloca_once_value(builder, nought) for _ in range(chains)] for _ in range(2)]
-        most = cgutils.alloca_once_value(builder, none)
+        sums = [[variable(builder, nought) for _ in range(chains)] for _ in range(2)]
+        most = variable(builder, none)
         count = context.make_array(off)(context, builder, given[0]).nitems
         step = count.type(8 * chains)
-        with cgutils.for_range_slice(builder, count.type(0), count, step, intp=count.type) as (at, _):
+        with loop(builder, NOTHING, count, step) as at:
             for k in range(chains):
                 here = _Build(context, builder, kinds, (*given, builder.add(at, count.type(8 * k))), 8)
                 values = [here.floats_at(name, "at") for name in ("off", "x")]
