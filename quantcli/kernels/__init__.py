@@ -6,7 +6,7 @@ Every module here imports numba, so schemes import it inside the method that run
     ggml/             GGML's types                      mlx/   MLX's
     llvm/             vector code that is written as LLVM IR
     compile.py        how a function becomes a kernel, and where the machine code is kept; compiling.py: who hears of it
-    chunks.py         what kernels share: reading float dtypes, rounding to them, error sums
+    chunks.py         what kernels share: reading float dtypes, rounding to them
     bits.py           codes into words and back
     lanes.py          how many numbers are worked on side by side
     repack_error.py   how far rounded scales take values

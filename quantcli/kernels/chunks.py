@@ -1,4 +1,4 @@
-"""What kernels share: float dtypes in and out, the error sums. Works on one chunk at a time.
+"""What kernels share: float dtypes in and out. Works on one chunk at a time.
 
 Float dtypes are told apart by the number of mantissa bits that float32 has more than they do: f32 0, f16 13, bf16 16.
 A source of any of them is given as its uint16 units (f32: two units a value, low half first).
@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from quantcli.arrays import Array, dtype_name
-from quantcli.kernels.compile import float_of, inner
-from quantcli.kernels.llvm.vectors import energies8
+from quantcli.kernels.compile import inner
 
 #: Values a kernel works on at a time; every group size divides it.
 CHUNK = 1024
@@ -78,22 +77,3 @@ def narrow(x: Any, y: Any, count: int, dropped: int) -> None:
             out[j] = normal | sign
             if abs(x[j]) < np.float32(2.0**-14):
                 y[j] = -small if sign else small
-
-
-@inner
-def measure(x: Any, off: Any, count: int, sums: Any) -> None:
-    """Adds a chunk to `sums`: squared `off`, squared `x`, largest |off|. Both are CHUNK long, zeroed past `count`.
-
-    Summed in float32, in lanes; in float64 where squares leave float32's range.
-    """
-    off[count:] = 0
-    x[count:] = 0
-    error, total, largest = energies8(off, x)
-    if not 1e-12 < total < 1e30:
-        error = total = 0.0
-        for j in range(count):
-            error += np.float64(off[j]) ** 2
-            total += np.float64(x[j]) ** 2
-    sums[0] += error
-    sums[1] += total
-    sums[2] = max(sums[2], np.float64(float_of(largest)))

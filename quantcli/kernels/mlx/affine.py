@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.bits import pack_chunk, unpack_chunk
-from quantcli.kernels.chunks import CHUNK, DROPPED, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, DROPPED, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.llvm.measure import measure
 
 Floats = NDArray[np.float32]
 

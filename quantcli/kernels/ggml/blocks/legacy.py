@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml.scales import F16, extremes, magnitudes, note_overflow, peaks, write_f16
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import fifth16, half, plain16, signed16, truncate16, word
 
 #: Values of a block, all of which share a scale. Kernels are given it as `width`: where LLVM knows how short a loop is,

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml.scales import F16, magnitudes, note_overflow, write_f16
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import half, last_trits16, plain16, trits16
 
 #: Values and bytes of a block, and the byte where its scale starts.

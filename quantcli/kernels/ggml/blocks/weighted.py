@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml.k_quants.encode import WEIGHTED_STEPS, Encoded, fetch, weigh
 from quantcli.kernels.ggml.k_quants.search import (
@@ -36,6 +36,7 @@ from quantcli.kernels.ggml.k_quants.search import (
     transpose,
 )
 from quantcli.kernels.ggml.scales import F16, note_overflow, write_f16
+from quantcli.kernels.llvm.measure import measure
 
 BLOCK = 32
 #: Rows whose squares are added up side by side: a sum in order waits for itself.

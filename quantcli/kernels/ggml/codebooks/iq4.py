@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml.scales import F16, note_overflow, write_f16
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import half, looked16
 
 #: Values of a group, which is iq4_nl's block; groups of a chunk; groups of iq4_xs's super-block.

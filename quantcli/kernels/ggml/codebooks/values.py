@@ -10,9 +10,10 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, units, widen
+from quantcli.kernels.chunks import CHUNK, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.llvm.emit import NARROW_FLOATS, REAL, REALS, WHOLE, pointer, splat
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import half, minus8, word
 
 SUPER = 256

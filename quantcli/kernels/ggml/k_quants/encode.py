@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml.k_quants.refine import floats_of_work, refine_scale
 from quantcli.kernels.ggml.k_quants.search import (
@@ -42,6 +42,7 @@ from quantcli.kernels.ggml.k_quants.search import (
     transpose,
 )
 from quantcli.kernels.ggml.scales import F16, note_overflow, write_f16
+from quantcli.kernels.llvm.measure import measure
 
 #: Values of a super-block, super-blocks worked on together, their values.
 SUPER, TOGETHER = 256, 16

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml.k_quants.encode import BATCH, TOGETHER, fetch
 from quantcli.kernels.ggml.k_quants.search import (
@@ -31,6 +31,7 @@ from quantcli.kernels.ggml.k_quants.search import (
     search_scale,
     transpose,
 )
+from quantcli.kernels.llvm.measure import measure
 
 #: Values of a super-block, bytes that it takes, groups in it, values of a group.
 SUPER, BYTES, GROUPS, GROUP = 256, 210, 16, 16

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, units, widen
+from quantcli.kernels.chunks import CHUNK, units, widen
 from quantcli.kernels.compile import float_of, inner, kernel
 from quantcli.kernels.ggml.k_quants.search import nearest
 from quantcli.kernels.ggml.scales import extremes, peaks
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import signed16, word
 
 #: Values and bytes of a block; where its sums begin, counted in int16.
