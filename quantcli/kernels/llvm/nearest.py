@@ -33,6 +33,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from quantcli.kernels.compile import inlined
+from quantcli.kernels.float32 import INFINITE, LARGEST
 from quantcli.kernels.lanes import NARROW, PLACES, WIDE
 from quantcli.kernels.llvm.emit import (
     CODES,
@@ -57,11 +58,10 @@ from quantcli.kernels.llvm.emit import (
 )
 
 #: A distance has to be below it, as in ggml.
-LARGEST = float(np.finfo(np.float32).max)
+_FAR = float(LARGEST)
 #: By how much of its size (above) a distance over its scale has to be larger; and between what distances' sizes.
 CLEAR, SMALL, HUGE = np.float32(2.0**-16), np.float32(2.0**-100), np.float32(2.0**100)
 
-INFINITE = np.float32(np.inf)
 
 _MAY_FUSE = ("contract",)
 
@@ -143,7 +143,7 @@ class _Lanes:
     def __init__(self, builder: Any, scales: Any) -> None:
         self.builder, self.scale = builder, load(builder, scales, WIDE)
         floats, ints = ir.VectorType(FLOAT, WIDE), ir.VectorType(INT, WIDE)
-        far, none = ir.Constant(floats, [LARGEST] * WIDE), ir.Constant(ints, [0] * WIDE)
+        far, none = ir.Constant(floats, [_FAR] * WIDE), ir.Constant(ints, [0] * WIDE)
         self.best, self.second, self.number = (variable(builder, v) for v in (far, far, none))
 
     def offer(self, square: Any, along: Any, own: Any) -> None:
@@ -219,7 +219,7 @@ def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w:
     """The nearest row's number for each of eight scales; all but `count` and `shift` are pointers."""
     known, scale = _known(builder, width, NARROW, x, w), load(builder, scales, NARROW)
     start = splat(builder, builder.sext(builder.load(ids), INT))
-    best = variable(builder, ir.Constant(NARROW_FLOATS, [LARGEST] * NARROW))
+    best = variable(builder, ir.Constant(NARROW_FLOATS, [_FAR] * NARROW))
     number = variable(builder, start)
     with loop(builder, NOTHING, count) as k:
         own = builder.sext(builder.load(builder.gep(ids, [k])), INT)

@@ -32,6 +32,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import inlined, inner
+from quantcli.kernels.float32 import INFINITE, LARGEST
 from quantcli.kernels.lanes import WIDE
 from quantcli.kernels.llvm.emit import (
     FLOAT,
@@ -54,8 +55,7 @@ from quantcli.kernels.llvm.nearest import lowest
 SIDE = WIDE
 SHIFT = np.float32(0.125)
 NEAR = np.float32(2.0**-14)
-LEAST, MOST, INFINITE = np.float32(2.0**-80), np.float32(2.0**80), np.float32(np.inf)
-_LARGEST = np.float32(np.finfo(np.float32).max)
+LEAST, MOST = np.float32(2.0**-80), np.float32(2.0**80)
 _VECTOR, _NUMBERS = ir.VectorType(FLOAT, SIDE), ir.VectorType(INT, SIDE)
 
 
@@ -180,7 +180,7 @@ def best_splits(side: Any, s: Any, number: Any) -> None:
     halves, size = s.x.shape[0], s.x.shape[1] - 1
     _guess(side, s)
     for g in range(SIDE):
-        s.best[g], number[g] = -_LARGEST, np.int32(-1)
+        s.best[g], number[g] = -LARGEST, np.int32(-1)
     for i in range(size + 1):
         for g in range(SIDE):
             s.all_x[i, g] = s.x[0, i, g] + (s.x[1, i, g] if halves == 2 else np.float32(0))

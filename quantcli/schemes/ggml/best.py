@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, to_float32
+from quantcli.kernels.ggml.formats import BLOCK
 from quantcli.schemes.base import Codes, Importance, Parts
 from quantcli.schemes.ggml import iq4, k_quants, q6_k
 from quantcli.schemes.ggml import legacy as ggml_legacy
@@ -118,7 +119,7 @@ def _write_legacy(scheme: Ggml, codes: Any, subs: Any, heads: Any) -> Blocks:
 
 
 def _write_iq4(scheme: Ggml, codes: Any, subs: Any, heads: Any) -> Blocks:
-    d, packed = f16_bytes(heads[:, :1].copy(), np), iq4.pack(codes.reshape(-1, iq4.GROUP)).reshape(len(codes), -1)
+    d, packed = f16_bytes(heads[:, :1].copy(), np), iq4.pack(codes.reshape(-1, BLOCK)).reshape(len(codes), -1)
     scales = [] if scheme.type == "iq4_nl" else [iq4.pack_subs((subs[:, :, 0] + 32).astype(np.uint8), np)]
     return np.concatenate([d, *scales, packed], axis=1)
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, to_float32, to_mlx
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml.blocks import F16_OVERFLOW, Blocks, Ggml, Sums
 from quantcli.schemes.ggml.iq_books import BOOKS, Book
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
     from quantcli.kernels.ggml.codebooks.search import Rules
-
-SUPER = 256
 
 
 class Fields(NamedTuple):

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.containers.ggml_types import row_bytes
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml import search as ggml_search
 from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums, read_f16
@@ -37,7 +38,6 @@ from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums, read_f16
 if TYPE_CHECKING:
     import mlx.core as mx
 
-SUPER = 256
 
 #: Each type's grid; its scales are products of an f16 and a small number, exact in float32.
 GRIDS = {

@@ -11,19 +11,9 @@ from typing import Any
 import numpy as np
 
 from quantcli.kernels.compile import inlined
+from quantcli.kernels.float32 import INFINITE
 from quantcli.kernels.lanes import NARROW, WIDE
-from quantcli.kernels.llvm.nearest import (
-    INFINITE,
-    among4,
-    among8,
-    beyond,
-    direct8,
-    direct16,
-    lines4,
-    lines8,
-    nearest4,
-    nearest8,
-)  # fmt: skip
+from quantcli.kernels.llvm.nearest import among4, among8, beyond, direct8, direct16, lines4, lines8, nearest4, nearest8
 
 
 @inlined

@@ -28,12 +28,14 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import bits_of, float_of, inlined, inner
+from quantcli.kernels.float32 import INFINITE
 from quantcli.kernels.ggml.codebooks.levels import crossings, far_points, levels_at
 from quantcli.kernels.ggml.codebooks.lookup import lookup
 from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
-from quantcli.kernels.ggml.codebooks.start import SUPER, magnitudes, start_scale, weigh
+from quantcli.kernels.ggml.codebooks.start import magnitudes, start_scale, weigh
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.kernels.lanes import NARROW, WIDE
-from quantcli.kernels.llvm.nearest import INFINITE, SMALL, lowest
+from quantcli.kernels.llvm.nearest import SMALL, lowest
 from quantcli.kernels.llvm.sums import explained4, explained8
 
 #: Values whose levels make a word: half a row of IQ2, a row of IQ3.

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import CHUNK, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.kernels.llvm.emit import NARROW_FLOATS, REAL, REALS, WHOLE, pointer, splat
 from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import half, minus8, word
 
-SUPER = 256
 #: Byte b with the eighth sign that its lower seven ask for: the number of minuses is even.
 EVEN = np.array([b & 127 | (b & 127).bit_count() % 2 << 7 for b in range(256)], np.uint8)
 
