@@ -21,7 +21,7 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf import named
 from quantcli.schemes.hf.bnb4 import Bnb4
-from quantcli.schemes.hf.bytewise import Bytewise
+from quantcli.schemes.hf.bytewise import FP8_BLOCK, Bytewise
 from quantcli.schemes.hf.ct_packed import CtPacked
 from quantcli.schemes.hf.scaled import Scaled
 from quantcli.schemes.hf.small_floats import SmallFloat
@@ -32,8 +32,6 @@ from quantcli.targets.base import Placed
 #: The version of compressed-tensors whose layouts these are.
 CT_VERSION = "0.20.0"
 LM_HEAD = "lm_head"
-#: Rows and columns of a block of FP8.
-BLOCK = 128
 #: Families that are written.
 FAMILIES = ("ct", "bnb", "bare")
 #: The block sizes that bitsandbytes has for NF4 and FP4.
@@ -141,7 +139,7 @@ def _compressed_tensors(quantized: Sequence[Placed], dense: Sequence[str]) -> di
     commonest = max(sorted(modules), key=lambda name: len(modules[name]))
     order = [commonest, *(name for name in sorted(modules) if name != commonest)]
     # Scales of activations are those of blocks of columns too: where a block is cut off, there are none.
-    even = all(weight.shape[-1] % BLOCK == 0 for weight in quantized)
+    even = all(weight.shape[-1] % FP8_BLOCK == 0 for weight in quantized)
     groups = {
         f"group_{i}": _group(of[name], [LINEAR] if name == commonest else sorted(modules[name]), even)
         for i, name in enumerate(order)

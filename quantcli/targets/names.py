@@ -26,7 +26,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Left
 from quantcli.targets.disagreements import disagreements
 from quantcli.targets.global_scales import combined
-from quantcli.targets.tied import Head, copied, equal_head
+from quantcli.targets.tied import NESTED, Head, copied, equal_head
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -34,8 +34,8 @@ SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 #: Why layers for multi-token prediction are left out that the settings do not count.
 UNCOUNTED = "for multi-token prediction, but the settings count no such layers (num_nextn_predict_layers is 0)"
 
-#: The key of config.json that counts the layers, and the object in a multimodal model's that describes its text model.
-LAYERS, NESTED = "num_hidden_layers", "text_config"
+#: The key of config.json that counts the layers.
+LAYERS = "num_hidden_layers"
 
 #: Names that a shell takes as they are written, in single quotes.
 PLAIN = re.compile(r"[A-Za-z0-9_.*/-]{1,200}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from quantcli.arrays import DTYPES, FLOATS
 from quantcli.convert.inspecting import hf_layouts
+from quantcli.convert.planning.reached import SHAPE
 from quantcli.recipes.llama_cpp import DEMANDING
 from quantcli.recipes.names import canonical
 from quantcli.schemes import ggml
@@ -29,9 +30,6 @@ from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 from quantcli.targets import TARGETS
 from quantcli.targets.hf import FAMILIES
-
-#: A shape that every scheme of matrices takes, on which sizes are counted.
-SHAPE = (1024, 1024)
 
 #: Who reads a family.
 READERS = {

@@ -28,6 +28,7 @@ from quantcli.containers.gguf import MAX_ALIGNMENT
 from quantcli.convert.planning.routes import Route, take_codes
 from quantcli.convert.planning.slabs import WORK_BYTES, Slab, read
 from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.running.hashing import BLOCK
 from quantcli.convert.running.measure import difference
 from quantcli.convert.running.run import Ready, Resources, make, slabs_of, source_file
 from quantcli.convert.running.threads import in_threads
@@ -43,7 +44,6 @@ from quantcli.virtual import read_rows
 #: Two measurements of one error sum in different orders and precisions.
 TOLERANCE = 1e-3
 
-BLOCK = 1 << 20
 
 #: A slab of a step, with the step's place in the plan.
 Item = tuple[int, Slab]

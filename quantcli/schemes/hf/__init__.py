@@ -38,7 +38,7 @@ def _floats(found: re.Match[str], dtype: str, shape: tuple[int, ...]) -> Scheme:
     shared = {
         "tensor": Scales(dtype, None, None, rank=1),
         "channel": Scales(dtype, 1, None),
-        "block128": Scales(dtype, 128, 128),
+        "block128": Scales(dtype, bytewise.FP8_BLOCK, bytewise.FP8_BLOCK),
     }
     return bytewise.written_floats(shared[found["shared"]], shape[-1])
 

@@ -26,6 +26,8 @@ from quantcli.schemes.hf.written import Written, stored_scales
 from quantcli.schemes.ocp import E4M3, E5M2, FP8_ROUNDING
 
 INTEGERS = ("i8", "u8")
+#: Rows and columns of a block of FP8, where nothing else is said.
+FP8_BLOCK = 128
 #: Of stored dtypes: the values of their codes, relative RMSE.
 TABLES = {"f8_e4m3": E4M3, "f8_e5m2": E5M2}
 ROUNDING = {f"f8_{element}": rounding for element, rounding in FP8_ROUNDING.items()}
