@@ -24,7 +24,7 @@ from quantcli.models.generation import SAMPLING
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES
 from quantcli.models.reader import Reader
 from quantcli.sources.folder import CONFIG
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.listed import GENERATION
 from quantcli.tokenizers.stored import GGML, from_metadata
