@@ -72,8 +72,9 @@ def _number(value: Any) -> Any:
 
 def _least(builder: Any, values: Any) -> Any:
     """The smallest int32 of a vector."""
-    kind = ir.FunctionType(INT, [values.type])
-    return builder.call(builder.module.declare_intrinsic("llvm.vector.reduce.smin", [values.type], kind), [values])
+    name = f"llvm.vector.reduce.smin.v{values.type.count}i32"
+    least = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(INT, [values.type]))
+    return builder.call(least, [values])
 
 
 def _known(builder: Any, width: int, lanes: int, *values: Any) -> list[tuple[Any, ...]]:
