@@ -221,6 +221,12 @@ class Scheme:
     is_elementwise = False
     #: Whether each weight says by itself how it is stored, so that nothing else says which weights are not.
     has_own_state = False
+    #: Whether `encode` and `decode` have a form in MLX arrays, which a GPU can compute; else both are the CPU's.
+    in_arrays = False
+    #: Whether the reference of `encode` is `mx.quantize`, which runs on a GPU where MLX has one.
+    encodes_as_mlx = False
+    #: Whether a test on a GPU has shown that `decode` gives the CPU's bytes there; no scheme has passed one yet.
+    gpu_bytes_equal = False
 
     @property
     def is_master(self) -> bool:

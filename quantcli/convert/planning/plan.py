@@ -79,6 +79,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
         refuse_lossy(source, steps, request.lossless, target)
+    steps = [step.on(request.device) for step in steps]
     steps = together(steps) if target.label == "hf" else steps
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
     if target.label == "gguf" and _is_by_llama_quantize(source, steps, chosen.file_type):

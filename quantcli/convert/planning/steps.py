@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.checkpoint import Checkpoint, Passed
+from quantcli.convert.planning.devices import ON_CPU, Devices, chosen
 from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.stamps import Stamp
@@ -22,7 +23,7 @@ class Step:
     grade: the worst that the formats allow; of a step that was settled, what will come out. via: the dtype that dense
     values are cast to before they are quantized. wanted: the scheme that was asked for where another took its place.
     importance: of the columns, float32 (columns,) or (experts, columns). fused: the steps whose values count for this
-    one's global scale too.
+    one's global scale too. devices: where it is computed.
     """
 
     draft: Draft
@@ -34,10 +35,18 @@ class Step:
     wanted: str | None = None
     importance: NDArray[np.float32] | None = None
     fused: tuple[Step, ...] = ()
+    devices: Devices = ON_CPU
 
     @property
     def name(self) -> str:
         return self.draft.name
+
+    def on(self, word: str) -> Step:
+        """The step where a word of `--device` (devices.py) has it computed."""
+        weight = self.draft.weight
+        if weight is None or not self.route.computes:
+            return replace(self, devices=ON_CPU)
+        return replace(self, devices=chosen(word, weight.scheme, self.scheme))
 
     @property
     def floor(self) -> Grade:

@@ -60,6 +60,7 @@ def step_summary(step: Step, error: Error | None = None) -> dict[str, Any]:
         "scheme": step.scheme.name,
         "family": step.scheme.family,
         "route": str(step.route),
+        "device": step.devices.made_on.value,
         "grade": str(step.grade if error is None or error.squared else min(step.grade, step.floor)),
         "reason": step.reason,
         **({"fallback_from": step.wanted} if step.wanted else {}),
@@ -70,10 +71,11 @@ def step_summary(step: Step, error: Error | None = None) -> dict[str, Any]:
 
 
 def totals(steps: Iterable[Step]) -> dict[str, Any]:
-    """Counts by route, by grade and by scheme, and of fallbacks."""
+    """Counts by route, by device, by grade and by scheme, and of fallbacks."""
     listed = list(steps)
     return {
         "routes": dict(sorted(Counter(str(s.route) for s in listed).items())),
+        "devices": dict(sorted(Counter(s.devices.made_on.value for s in listed).items())),
         "grades": dict(sorted(Counter(str(s.grade) for s in listed).items())),
         "schemes": dict(sorted(Counter(s.scheme.name for s in listed).items())),
         "fallbacks": sum(s.wanted is not None for s in listed),

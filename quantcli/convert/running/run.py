@@ -3,28 +3,29 @@
     workers take slabs from one list:   read parts -> convert -> write parts      each slab independent of all others
     the main thread waits, journals finished steps, stops everything at the first error
 
-On the CPU every worker converts; on an MLX device one converts at a time while others read ahead and write behind.
+On the CPU every worker converts; on the GPU one converts at a time while others read ahead and write behind. A plan may
+have steps of both kinds: slabs are taken in the plan's order, each as soon as its share of the memory is free.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES, Array, Device, nonfinite, to_float32
 from quantcli.convert.planning import finite
-from quantcli.convert.planning.routes import Route, carry, take_codes, values_of
+from quantcli.convert.planning.routes import Route, Turn, carry, take_codes, values_of
 from quantcli.convert.planning.slabs import (
     GPU_ELEMENTS,
     Slab,
@@ -38,7 +39,7 @@ from quantcli.convert.planning.slabs import (
 )
 from quantcli.convert.planning.steps import Plan, Step
 from quantcli.convert.running.measure import difference
-from quantcli.convert.running.threads import in_threads
+from quantcli.convert.running.threads import Allowance, in_threads
 from quantcli.convert.running.workplace import Workplace, surroundings
 from quantcli.errors import NotPossible, Surroundings
 from quantcli.schemes.base import DoesNotFit, Error, Grade, Importance, Overflows, Parts
@@ -56,6 +57,11 @@ FLUSH_SECONDS = 5.0
 #: Told after every slab: bytes of the output that it made, and the weight's name.
 Progress = Callable[[int, str], None]
 
+R = TypeVar("R")
+
+#: A slab of a step, with the step's place in the plan.
+Item = tuple[int, Slab]
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -63,12 +69,14 @@ class Resources:
 
     max_memory: int
     threads: int
-    device: Device = Device.CPU
 
-    @property
-    def workers(self) -> int:
-        """Threads at work: all that are allowed on a CPU; a reader, a computer and a writer for an MLX device."""
-        return self.threads if self.device is Device.CPU else 3
+    def in_flight(self, device: Device) -> int:
+        """Slabs at a time: one for each thread on the CPU; on the GPU one being read, one made and one written."""
+        return self.threads if device is Device.CPU else 3
+
+    def share(self, device: Device) -> int:
+        """Bytes that a slab may take."""
+        return self.max_memory // self.in_flight(device)
 
 
 @dataclass
@@ -115,7 +123,6 @@ class _Work:
         self.slots = {slot: (file.name, offset) for file in plan.files for slot, offset in file.slots.items()}
         self.allowed = plan.request.allow_nonfinite
         self.ready = Ready(resources)
-        self.computing = threading.Lock() if resources.device is Device.MLX else contextlib.nullcontext()
 
     def files_of(self, step: Step) -> set[str]:
         """The output files that a step writes to."""
@@ -125,17 +132,18 @@ class _Work:
         errors = dict(done)
         for index in done:
             self.progress(stored_bytes(self.plan.steps[index]), self.plan.steps[index].name)
-        pending = [
-            _Step(i, step, len(slabs_of(step, self.resources)))
+        pending = {
+            i: _Step(i, step, len(slabs_of(step, self.resources)))
             for i, step in enumerate(self.plan.steps)
             if i not in done
-        ]
-        unflushed = [step for step in pending if step.left == 0]
+        }
+        unflushed = [step for step in pending.values() if step.left == 0]
         errors |= {step.index: Error() for step in unflushed}
         flushed = monotonic()
         try:
-            with closing(in_threads(self._slabs(pending), self._one, self.resources.workers)) as results:
-                for (step, slab), error in results:
+            with closing(in_slabs(self.plan, pending, self._one, self.resources)) as results:
+                for (index, slab), error in results:
+                    step = pending[index]
                     step.errors[(slab.part or "", slab.start)] = error
                     step.left -= 1
                     if step.left == 0:
@@ -151,18 +159,13 @@ class _Work:
         self._flush(unflushed)
         return errors
 
-    def _slabs(self, pending: list[_Step]) -> Iterator[tuple[_Step, Slab]]:
-        for step in pending:
-            for slab in slabs_of(step.step, self.resources):
-                yield step, slab
-
     def _flush(self, steps: list[_Step]) -> None:
         names = {name for step in steps for name in self.files_of(step.step)}
         self.place_of.finished([(s.index, s.error) for s in steps], sorted(names))
 
-    def _one(self, item: tuple[_Step, Slab]) -> Error:
+    def _one(self, item: Item) -> Error:
         """One slab, from source to output; how far it is from the source."""
-        step, slab = item[0].step, item[1]
+        step, slab = self.plan.steps[item[0]], item[1]
         if step.draft.weight is None:
             return self._constant(step)
         if slab.part is not None:
@@ -172,8 +175,7 @@ class _Work:
         finite.check(self.plan.source, step, parts, self.allowed)
         try:
             step = self.ready.of(step)
-            with self.computing:
-                made, error = make(step, slab, parts, rows, self.resources.device, self.plan.request.search)
+            made, error = make(step, slab, parts, rows, self.ready.turn, self.plan.request.search)
         except DoesNotFit as reason:
             finite.refuse(self.plan.source, step.draft.weight, None if self.allowed else step)
             raise NotPossible(f"{step.name}: {reason}; {_way_out(step, reason)}") from None
@@ -230,20 +232,53 @@ class _Work:
 def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[Slab]:
     """The slabs of a step, so small that those of all workers stay within the memory that is allowed."""
     largest = STRIDED_SLAB if is_strided(step.draft) or is_blocked(step.draft) else CPU_SLAB
-    if resources.device is Device.MLX:
+    device = step.devices.made_on
+    if device is Device.MLX:
         largest = GPU_ELEMENTS * (work or work_bytes(step.draft, step.scheme, step.route))
-    budget = min(resources.max_memory // resources.workers, largest)
-    return cut(step.draft, step.scheme, step.route, budget, work)
+    return cut(step.draft, step.scheme, step.route, min(resources.share(device), largest), work)
+
+
+def in_slabs(
+    plan: Plan, indices: Iterable[int], work: Callable[[Item], R], resources: Resources, bytes_each: int | None = None
+) -> Generator[tuple[Item, R], None, None]:
+    """Each slab of some steps with what `work` gives for it, as `in_threads` does it, in the memory that is allowed.
+
+    bytes_each: that an element costs beside its source, where they are not those of its step's route.
+    """
+    devices = [step.devices.made_on for step in plan.steps]
+    allowance = Allowance(resources.max_memory)
+
+    def admitted() -> Iterator[Item]:
+        for index in indices:
+            for slab in slabs_of(plan.steps[index], resources, bytes_each):
+                allowance.take(resources.share(devices[index]))
+                yield index, slab
+
+    def worked(item: Item) -> R:
+        try:
+            return work(item)
+        finally:
+            allowance.give_back(resources.share(devices[item[0]]))
+
+    return in_threads(admitted(), worked, max(map(resources.in_flight, devices), default=1))
 
 
 class Ready:
-    """Steps whose schemes have been made ready for their weights, each once, by whichever slab comes first."""
+    """Steps whose schemes have been made ready for their weights, each once, by whichever slab comes first.
+
+    `turn` gives a GPU to one of them at a time.
+    """
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
+        self._gpu = threading.Lock()
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._steps: dict[str, Step] = {}
+
+    def turn(self, device: Device) -> AbstractContextManager[object]:
+        """What is held while a device computes."""
+        return self._gpu if device is Device.MLX else nullcontext()
 
     def of(self, step: Step) -> Step:
         """The step with its scheme ready to encode or pack slabs."""
@@ -269,18 +304,18 @@ class Ready:
                 parts, rows = read(step.draft, slab)
             yield values_of(
                 parts, step.draft.weight.scheme, rows=rows, rowwise=rowwise(step.draft), via=step.via,
-                device=self.resources.device,
+                device=step.devices.decoding, turn=self.turn,
             )[1]  # fmt: skip
 
 
 def make(
-    step: Step, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, device: Device, search: str = "ggml"
+    step: Step, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, turn: Turn, search: str = "ggml"
 ) -> tuple[Parts, Error]:
     """A slab's parts of the output from those of the source, and the error that this adds. Raises `DoesNotFit`."""
     assert step.draft.weight is not None
     return carry(
         parts, step.draft.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.draft),
-        via=step.via, measured=step.grade is Grade.CODES_EXACT, device=device,
+        via=step.via, measured=step.grade is Grade.CODES_EXACT, devices=step.devices, turn=turn,
         importance=_importance(step, slab), search=search,
     )  # fmt: skip
 

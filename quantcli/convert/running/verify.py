@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,15 +21,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import Array, Device, to_float32
+from quantcli.arrays import Array, to_float32
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.planning.routes import Route, take_codes
-from quantcli.convert.planning.slabs import WORK_BYTES, Slab, read
+from quantcli.convert.planning.slabs import WORK_BYTES, read
 from quantcli.convert.planning.steps import Plan, Step
 from quantcli.convert.running.hashing import BLOCK
 from quantcli.convert.running.measure import difference
-from quantcli.convert.running.run import Ready, Resources, make, slabs_of, source_file
-from quantcli.convert.running.threads import in_threads
+from quantcli.convert.running.run import Item, Ready, Resources, in_slabs, make, source_file
 from quantcli.convert.running.workplace import surroundings
 from quantcli.errors import QuantError, VerificationFailed
 from quantcli.schemes.base import Codes, Error, Grade, Parts
@@ -42,9 +40,6 @@ from quantcli.virtual import read_rows
 #: Two measurements of one error sum in different orders and precisions.
 TOLERANCE = 1e-3
 
-
-#: A slab of a step, with the step's place in the plan.
-Item = tuple[int, Slab]
 
 
 def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resources) -> None:
@@ -59,20 +54,13 @@ def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resourc
     except QuantError as error:
         raise VerificationFailed(f"{output}: cannot be read back: {error}") from error
     _check_names(plan, written)
-    threads = resources.threads if resources.device is Device.CPU else 1
     measured: defaultdict[int, Error] = defaultdict(Error)
     work = partial(_check_slab, plan=plan, written=written, ready=Ready(resources))
-    with closing(in_threads(_items(plan, resources), work, threads)) as results:
+    with closing(in_slabs(plan, range(len(plan.steps)), work, resources, WORK_BYTES)) as results:
         for (index, _), distance in results:
             measured[index] += distance
     for index, step in enumerate(plan.steps):
         _check_error(step, measured[index], errors[index])
-
-
-def _items(plan: Plan, resources: Resources) -> Iterator[Item]:
-    for index, step in enumerate(plan.steps):
-        for slab in slabs_of(step, resources, WORK_BYTES):
-            yield index, slab
 
 
 def _check_file(file: OutputFile, path: Path) -> None:
@@ -128,7 +116,7 @@ def _check_slab(item: Item, plan: Plan, written: Checkpoint, ready: Ready) -> Er
     with surroundings(source_file(step)):
         parts, rows = read(step.draft, slab)
     step = ready.of(step)
-    made, _ = make(step, slab, parts, rows, ready.resources.device, plan.request.search)
+    made, _ = make(step, slab, parts, rows, ready.turn, plan.request.search)
     stored = read_rows(found, found.scheme.layout(found.shape), slab.start, slab.stop)
     _check_bytes(found, made, stored)
     return Error() if step.route is Route.COPY else _difference(step, parts, rows, stored)

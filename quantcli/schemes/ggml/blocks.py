@@ -57,6 +57,7 @@ class Ggml(Scheme):
     type: str
     family = "ggml"
     takes_importance = True
+    in_arrays = True
     #: Values that are encoded at a time on an MLX device.
     at_once: ClassVar[int] = 1 << 20
 

@@ -37,6 +37,7 @@ class GptOss(Scheme):
     """
 
     family = "gpt-oss"
+    in_arrays = True
 
     @property
     def name(self) -> str:

@@ -68,6 +68,8 @@ class Affine(Scheme):
     group: int
     scale_dtype: str
     family = "mlx"
+    in_arrays = True
+    encodes_as_mlx = True
 
     @property
     def codes_part(self) -> str:

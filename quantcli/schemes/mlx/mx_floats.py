@@ -67,6 +67,8 @@ class MxFloat(Scheme):
 
     mode: str
     family = "mlx"
+    in_arrays = True
+    encodes_as_mlx = True
 
     @property
     def facts(self) -> Mode:
