@@ -41,7 +41,6 @@ from quantcli.virtual import read_rows
 TOLERANCE = 1e-3
 
 
-
 def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resources) -> None:
     """Raise `VerificationFailed`, naming file and weight, where the output is not what the plan promised.
 
