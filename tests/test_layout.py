@@ -4,7 +4,7 @@ planning and targets ask schemes for properties, not for names.
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -36,17 +36,34 @@ ORDER = (
 #: Costly to import, so never while a module is loaded: `--help` and `inspect` must not pay for them.
 HEAVY = ("mlx", "numba", "huggingface_hub", "ml_dtypes", "gguf", "safetensors", "rich", "tokenizers")
 
-#: Files that still take the tables of small floats from MLX's family.
-SMALL_FLOATS = (
-    "schemes/ggml/floats.py", "schemes/hf/bytewise.py", "schemes/hf/scaled.py", "schemes/hf/small_floats.py",
-)  # fmt: skip
 #: Folder.room -> the files of that folder, outside the room, that import it. Those of other rooms and those that
 #: rooms are built on do not.
 DOORS = {
     "models.families": ("models/__init__.py",),
     "schemes.ggml": ("schemes/__init__.py", "schemes/listed.py"),
-    "schemes.mlx": ("schemes/listed.py", "schemes/hf/gpt_oss.py", *SMALL_FLOATS),
-    "schemes.hf": ("schemes/listed.py", "schemes/mlx/mx_global.py"),
+    "schemes.mlx": ("schemes/listed.py", "schemes/hf/gpt_oss.py"),
+    "schemes.hf": ("schemes/listed.py",),
+}
+
+#: The files that stand in a folder itself, in LAYERS.
+FILES = "*.py"
+#: Folder -> its layers, rooms and files: each may import itself and those of the layers after its own.
+LAYERS = {
+    "convert": (("comparing",), ("inspecting",), ("running",), ("planning",), (FILES,)),
+    "kernels": (("ggml", "mlx"), ("llvm",), (FILES,)),
+    "kernels/ggml": (("better",), ("codebooks",), ("blocks",), ("k_quants",), (FILES,)),
+}
+
+#: Constants of the same name and value that mean different things: (name, value) -> why.
+COINCIDENCES = {
+    ("BIAS", "flag('use_bias')"): "a setting of each model family's own, in its table",
+    ("DEEPEST", "8"): "of settings in a config.json; of folders in a model's folder",
+    ("MAX_BYTES", "67108864"): "of a recipe; of a sidecar file",
+    ("MOST", "8"): "names in a message: each says what it has room for",
+    ("MOST_NAMED", "12"): "names in a message: each says what it has room for",
+    ("MOST_NAMED", "8"): "names in a message: each says what it has room for",
+    ("ONE", "np.float32(1)"): "of kernels; of torch's powers, which are no kernel",
+    ("WEIGHT", "'.weight'"): "the end of a name in modelopt's folders; in GGUF",
 }
 
 MOST_LINES = 450
@@ -112,6 +129,65 @@ def strays(source: str, file: str) -> list[str]:
     return [name for name, folder, room in found if file.startswith(f"{folder}/") and file.split("/")[1] != room]
 
 
+def layer(folder: str, rest: Sequence[str]) -> int:
+    """The number of a layer of LAYERS: that of a room, `rest` beginning with its name, else that of the files."""
+    layers = LAYERS[folder]
+    room = rest[0] if rest else FILES
+    found = [number for number, names in enumerate(layers) if room in names]
+    return found[0] if found else next(number for number, names in enumerate(layers) if FILES in names)
+
+
+def climbs(source: str, file: str) -> list[str]:
+    """The imports of a file (`kernels/ggml/scales.py`) that go up a folder's LAYERS, or aside within a layer."""
+    found = []
+    for folder in LAYERS:
+        if not file.startswith(f"{folder}/"):
+            continue
+        own = file.removeprefix(f"{folder}/").split("/")[:-1]
+        package = "quantcli." + folder.replace("/", ".")
+        for name in imports(ast.parse(source)):
+            rest = name.removeprefix(f"{package}.").split(".")
+            if not is_within(name, package) or (own and rest[0] == own[0]):
+                continue
+            ours, theirs = layer(folder, own), layer(folder, rest)
+            if theirs < ours or (theirs == ours and own):
+                found.append(name)
+    return found
+
+
+def constants(source: str) -> Iterator[tuple[str, str]]:
+    """Name, without a leading underscore, and value of each constant of a module; type variables aside."""
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if _is_annotated(node) else []
+        for target in targets:
+            several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+            pairs = zip(target.elts, node.value.elts, strict=False) if several else [(target, node.value)]
+            for one, value in pairs:
+                if isinstance(one, ast.Name) and one.id.isupper() and not ast.unparse(value).startswith("TypeVar("):
+                    yield one.id.lstrip("_"), written(value)
+
+
+def written(value: ast.expr) -> str:
+    """A value as text; arithmetic of numbers is done."""
+    allowed = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop)
+    if all(isinstance(node, allowed) for node in ast.walk(value)):
+        return repr(eval(compile(ast.Expression(value), "", "eval")))
+    return ast.unparse(value)
+
+
+def _is_annotated(node: ast.stmt) -> bool:
+    return isinstance(node, ast.AnnAssign) and node.value is not None
+
+
+def repeated(sources: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
+    """The constants that several files (name -> text) give the same value, with the files."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, text in sources.items():
+        for constant in set(constants(text)):
+            found.setdefault(constant, []).append(name)
+    return {constant: names for constant, names in found.items() if len(names) > 1}
+
+
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
@@ -160,6 +236,24 @@ def loads(source: str) -> list[str]:
     return [name for node in top for name in imports(node) if name.split(".")[0] in HEAVY]
 
 
+def kernel_source(module: str) -> str:
+    path = ROOT.joinpath(*module.split("."))
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
+def kernels_loaded(source: str) -> set[str]:
+    """The modules of kernels that importing a module would load, those aside that only their own package loads."""
+    top = [node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    found = {_module(name) for node in top for name in imports(node) if name.startswith("quantcli.kernels.")}
+    return found.union(*(kernels_loaded(kernel_source(name)) for name in found))
+
+
+def _module(name: str) -> str:
+    """The module of an import of one, or of a name of one."""
+    path = ROOT.joinpath(*name.split("."))
+    return name if path.is_dir() or path.with_suffix(".py").is_file() else name.rpartition(".")[0]
+
+
 def place_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -184,6 +278,23 @@ def test_rooms_are_entered_by_their_doors(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=shown)
+def test_rooms_import_those_below(path: Path) -> None:
+    assert climbs(path.read_text(), path.relative_to(PACKAGE).as_posix()) == []
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_every_room_has_a_layer(folder: str) -> None:
+    rooms = {path.parent.name for path in (PACKAGE / folder).glob("*/__init__.py")}
+    assert rooms == {name for names in LAYERS[folder] for name in names} - {FILES}
+
+
+def test_a_constant_is_written_once() -> None:
+    found = repeated({shown(path): path.read_text() for path in modules()})
+    assert {constant: names for constant, names in found.items() if constant not in COINCIDENCES} == {}
+    assert COINCIDENCES.keys() - found.keys() == set()
+
+
+@pytest.mark.parametrize("path", modules(), ids=shown)
 def test_only_cli_prints(path: Path) -> None:
     if place_of(path) != "cli":
         assert prints(path.read_text()) == []
@@ -193,6 +304,7 @@ def test_only_cli_prints(path: Path) -> None:
 def test_nothing_heavy_is_imported_at_the_top(path: Path) -> None:
     if place_of(path) != "kernels":  # the folder that is itself imported late
         assert loads(path.read_text()) == []
+        assert [name for name in kernels_loaded(path.read_text()) if loads(kernel_source(name))] == []
 
 
 @pytest.mark.parametrize("path", modules(), ids=shown)
@@ -246,6 +358,23 @@ def test_these_checks_can_fail() -> None:
         assert strays(text, f"targets/{room}.py") == strays(text, f"{folder}/{stray.split('.')[2]}/x.py") == []
     assert strays("from quantcli.schemes import ggml", "schemes/base.py") == ["quantcli.schemes.ggml"]
     assert strays("from quantcli.schemes import ggml", "schemes/__init__.py") == []
+    for file, climb in (
+        ("convert/planning/plan.py", "quantcli.convert.running.run"),
+        ("convert/running/run.py", "quantcli.convert.comparing.compare"),
+        ("kernels/llvm/sums.py", "quantcli.kernels.ggml.codebooks.neighbours"),
+        ("kernels/ggml/scales.py", "quantcli.kernels.mlx.affine"),
+        ("kernels/chunks.py", "quantcli.kernels.llvm.vectors"),
+        ("kernels/ggml/blocks/legacy.py", "quantcli.kernels.ggml.codebooks.iq4"),
+        ("kernels/ggml/scales.py", "quantcli.kernels.ggml.k_quants.pack"),
+    ):
+        assert climbs(f"def f():\n    import {climb}", file) == [climb]
+    assert climbs("from quantcli.convert.planning import plan", "convert/running/run.py") == []
+    assert climbs("from quantcli.kernels.compile import inner", "kernels/chunks.py") == []
+    assert climbs("from quantcli.kernels.ggml.scales import F16", "kernels/ggml/better/grid.py") == []
+    twice = repeated({"a": "X, _SIZE = 1, 1 << 8", "b": "SIZE: int = 256\ns = 1", "c": "SIZE = 512\nX = 2"})
+    assert twice == {("SIZE", "256"): ["a", "b"]}
+    assert kernels_loaded("from quantcli.kernels.bits import pack") >= {"quantcli.kernels.compile"}
+    assert loads(kernel_source("quantcli.kernels.compile"))
     assert prints("x = 1\nprint(x)") == [2] and prints("import sys\nsys.stderr.write('')") == [2]
     assert prints("import sys\nsys.stderr.isatty()") == []
     assert loads("import mlx.core as mx") == ["mlx.core"] and loads("def f():\n    import mlx.core") == []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantcli.arrays import DENSE_DTYPES
 from quantcli.cli.options import (
     Json,
     MaxMemory,
@@ -27,8 +28,6 @@ from quantcli.errors import WrongUsage
 
 if TYPE_CHECKING:
     from quantcli.convert.planning.steps import Plan, Step
-
-DTYPES = ("f32", "f16", "bf16")
 
 
 def _one_of(words: tuple[str, ...], value: str | None, option: str) -> str | None:
@@ -161,7 +160,7 @@ def convert(
         override_kv=tuple(override_kv or ()), prune_layers=prune_layers, keep_split=keep_split,
         tokenizer=tokenizer,
         drop=tuple(drop or ()),
-        dtype=_one_of(DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DTYPES, scale_dtype, "--scale-dtype"),
+        dtype=_one_of(DENSE_DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DENSE_DTYPES, scale_dtype, "--scale-dtype"),
         lossless=_one_of(("exact", "codes"), lossless, "--lossless"), allow_requantize=allow_requantize,
         allow_unknown_architecture=allow_unknown_architecture, fallback=fallback,
         allow_nonfinite=allow_nonfinite, strict=strict, device=_device(device),

@@ -1,10 +1,7 @@
-"""What kernels share: float dtypes in and out, codes to words and back, the error sums. Works on one chunk at a time.
+"""What kernels share: float dtypes in and out. Works on one chunk at a time.
 
 Float dtypes are told apart by the number of mantissa bits that float32 has more than they do: f32 0, f16 13, bf16 16.
 A source of any of them is given as its uint16 units (f32: two units a value, low half first).
-
-Codes of b bits lie one after the other from the lowest bit of little-endian words, value 0 lowest: 8 codes are b bytes,
-32 codes are b words, and no code of a group shares a word with the next group's.
 """
 
 from __future__ import annotations
@@ -14,17 +11,12 @@ from typing import Any
 import numpy as np
 
 from quantcli.arrays import Array, dtype_name
-from quantcli.kernels.compile import float_of, inner
-from quantcli.kernels.llvm.vectors import energies8
+from quantcli.kernels.compile import inner
 
 #: Values a kernel works on at a time; every group size divides it.
 CHUNK = 1024
 #: Mantissa bits of float32 that a dtype lacks.
 DROPPED = {"f32": 0, "f16": 13, "bf16": 16}
-
-_LOW8 = np.uint64(0x00FF00FF00FF00FF)
-_LOW16 = np.uint64(0x0000FFFF0000FFFF)
-_LOW32 = np.uint64(0x00000000FFFFFFFF)
 
 
 def units(values: Array) -> tuple[Array, int]:
@@ -85,99 +77,3 @@ def narrow(x: Any, y: Any, count: int, dropped: int) -> None:
             out[j] = normal | sign
             if abs(x[j]) < np.float32(2.0**-14):
                 y[j] = -small if sign else small
-
-
-@inner
-def measure(x: Any, off: Any, count: int, sums: Any) -> None:
-    """Adds a chunk to `sums`: squared `off`, squared `x`, largest |off|. Both are CHUNK long, zeroed past `count`.
-
-    Summed in float32, in lanes; in float64 where squares leave float32's range.
-    """
-    off[count:] = 0
-    x[count:] = 0
-    error, total, largest = energies8(off, x)
-    if not 1e-12 < total < 1e30:
-        error = total = 0.0
-        for j in range(count):
-            error += np.float64(off[j]) ** 2
-            total += np.float64(x[j]) ** 2
-    sums[0] += error
-    sums[1] += total
-    sums[2] = max(sums[2], np.float64(float_of(largest)))
-
-
-@inner
-def pack_chunk(codes: Any, words: Any, count: int, bits: int) -> None:
-    """words = codes[:count] (uint8, count a multiple of 32) packed; overwrites `codes`."""
-    eights = codes[:count].view(np.uint64)
-    one, two, four = np.uint64(bits), np.uint64(2 * bits), np.uint64(4 * bits)
-    for j in range(count // 8):
-        v = eights[j]
-        v = (v & _LOW8) | ((v >> np.uint64(8)) & _LOW8) << one
-        v = (v & _LOW16) | ((v >> np.uint64(16)) & _LOW16) << two
-        eights[j] = (v & _LOW32) | (v >> np.uint64(32)) << four
-    if bits == 8:
-        for j in range(count // 8):
-            words[2 * j] = np.uint32(eights[j])
-            words[2 * j + 1] = np.uint32(eights[j] >> np.uint64(32))
-    elif bits == 4:
-        for j in range(count // 8):
-            words[j] = np.uint32(eights[j])
-    else:
-        _join(eights, words, count // 32, bits)
-
-
-@inner
-def _join(eights: Any, words: Any, blocks: int, bits: int) -> None:
-    """Each four runs of 8 * bits bits become `bits` words."""
-    width = 8 * bits
-    for block in range(blocks):
-        run, word = eights[4 * block : 4 * block + 4], words[bits * block : bits * block + bits]
-        pending, fill, at = np.uint64(0), 0, 0
-        for k in range(4):
-            pending |= run[k] << np.uint64(fill)
-            carried = run[k] >> np.uint64(1) >> np.uint64(63 - fill)
-            fill += width
-            while fill >= 32:
-                word[at] = np.uint32(pending)
-                pending = pending >> np.uint64(32) | carried << np.uint64(32)
-                carried = np.uint64(0)
-                fill -= 32
-                at += 1
-
-
-@inner
-def unpack_chunk(words: Any, codes: Any, count: int, bits: int) -> None:
-    """codes[:count] (uint8, count a multiple of 32) = the codes in `words`."""
-    eights = codes[:count].view(np.uint64)
-    if bits == 8:
-        for j in range(count // 8):
-            eights[j] = np.uint64(words[2 * j]) | np.uint64(words[2 * j + 1]) << np.uint64(32)
-    elif bits == 4:
-        for j in range(count // 8):
-            eights[j] = words[j]
-    else:
-        _split(words, eights, count // 32, bits)
-    one, two, four = np.uint64(bits), np.uint64(2 * bits), np.uint64(4 * bits)
-    mask4 = (np.uint64(1) << four) - np.uint64(1)
-    mask2 = ((np.uint64(1) << two) - np.uint64(1)) * np.uint64(0x0000000100000001)
-    mask1 = ((np.uint64(1) << one) - np.uint64(1)) * np.uint64(0x0001000100010001)
-    for j in range(count // 8):
-        v = eights[j]
-        v = (v & mask4) | ((v >> four) & mask4) << np.uint64(32)
-        v = (v & mask2) | ((v >> two) & mask2) << np.uint64(16)
-        eights[j] = (v & mask1) | ((v >> one) & mask1) << np.uint64(8)
-
-
-@inner
-def _split(words: Any, eights: Any, blocks: int, bits: int) -> None:
-    """Each `bits` words become four runs of 8 * bits bits (what lies above a run is masked off later)."""
-    width = 8 * bits
-    for block in range(blocks):
-        run, word = eights[4 * block : 4 * block + 4], words[bits * block : bits * block + bits]
-        for k in range(4):
-            at, shift = k * width // 32, np.uint64(k * width % 32)
-            high = np.uint64(word[at + 1]) if at + 1 < bits else np.uint64(0)
-            run[k] = (np.uint64(word[at]) | high << np.uint64(32)) >> shift
-            if k * width % 32 + width > 64:  # 7 bits alone: 56 of them may reach into a third word
-                run[k] |= np.uint64(word[at + 2]) << (np.uint64(64) - shift)

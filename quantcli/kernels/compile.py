@@ -4,8 +4,8 @@ A kernel releases the interpreter lock, divides as IEEE does (no exception on a 
 neither reorders sums nor contracts a product and a sum into one rounding, so the bits do not depend on the machine.
 
 Machine code is kept between runs, in `NUMBA_CACHE_DIR` or the user's cache folder. numba looks for changes only in the
-file of the function itself, so the folder's name carries a digest of all kernels: none of them can be stale. Where no
-folder can be written, kernels are compiled anew in each run.
+file of the function itself, so the folder's name carries a digest of all kernels, sub-folders included: none of them
+can be stale. Where no folder can be written, kernels are compiled anew in each run.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ CONFIG: Any = numba.config
 _DECORATING = threading.Lock()
 
 
+def digest(sources: Path) -> str:
+    """Of the names and contents of all Python files in and below the folder `sources`: 16 hexadecimal digits."""
+    found = hashlib.sha256()
+    for name, path in sorted((path.relative_to(sources).as_posix(), path) for path in sources.rglob("*.py")):
+        found.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
 @cache
 def cache_folder() -> Path | None:
     """Where machine code of these very sources is kept, created; None where nothing can be written."""
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     home = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(home) / "quantcli" / f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+    folder = Path(home) / "quantcli" / f"kernels-{digest(Path(__file__).parent)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

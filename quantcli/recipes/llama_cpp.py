@@ -19,6 +19,7 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from quantcli.arrays import DENSE_DTYPES
 from quantcli.errors import WrongUsage
 from quantcli.recipes import names
 from quantcli.recipes.base import MAX_PATTERN, Decision, Origin
@@ -106,8 +107,8 @@ class Options:
 def ggml_type(text: str, option: str) -> str:
     """The GGML type that an option names, in any case. Raises `WrongUsage`."""
     name = text.strip().lower()
-    if name not in names.GGML + names.DENSE:
-        raise WrongUsage(f"{option}: {text[:100]!r} is no type of GGML ({' '.join(names.DENSE + names.GGML)}).")
+    if name not in names.GGML + DENSE_DTYPES:
+        raise WrongUsage(f"{option}: {text[:100]!r} is no type of GGML ({' '.join(DENSE_DTYPES + names.GGML)}).")
     return name
 
 
@@ -176,7 +177,7 @@ def _decide(case: Case, options: Options, counters: Counters) -> Decision:
     final = _final_option(case, options)
     if final is not None:
         return final
-    if case.base in names.DENSE:
+    if case.base in DENSE_DTYPES:
         return Decision(case.base, f"preset {case.ftype}", Origin.PRESET)
     chosen = _option(case, options) or _mixture(case, counters)
     fits = fitting(chosen.scheme, case.row, name)
@@ -231,7 +232,7 @@ def idle(options: Options, tensors: Sequence[Tensor], decisions: Mapping[str, De
 def _why_idle(option: str, ftype: str, has_output: bool) -> str:
     if not has_output and option.startswith(("--leave-output-tensor", "--output-tensor-type")):
         return "the model has no output.weight, its token_embd.weight stands in for it"
-    if FTYPES[ftype].base in names.DENSE and option.startswith(("--pure", "--tensor-type")):
+    if FTYPES[ftype].base in DENSE_DTYPES and option.startswith(("--pure", "--tensor-type")):
         return f"{ftype} quantizes nothing"
     return "every tensor that it could decide is decided otherwise or stays as it is"
 

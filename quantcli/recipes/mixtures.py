@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from quantcli.errors import NotPossible, WrongUsage
 from quantcli.recipes.base import Origin, Recipe, Rule, Subject, Way
 from quantcli.recipes.names import mlx_scheme
+from quantcli.schemes.mlx.affine import GROUPS
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,6 @@ MIXTURES = {
 
 #: What mlx-lm writes as the block's own bits beside the entries of a mixture, unless `--bits` says otherwise.
 BLOCK_BITS = 4
-
-#: Sizes of affine's groups.
-GROUPS = (32, 64, 128)
 
 #: Parts of a module's path that get more bits in some layers.
 SENSITIVE = ("v_proj", "v_a_proj", "v_b_proj", "down_proj")

@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from quantcli.arrays import DENSE_DTYPES
 from quantcli.errors import WrongUsage
 from quantcli.recipes.ftypes import TYPES
 
-DENSE = ("f32", "f16", "bf16")
-
 #: GGML's types that hold weights, lower case, the dense ones aside.
-GGML = tuple(name for name in TYPES if name not in DENSE)
+GGML = tuple(name for name in TYPES if name not in DENSE_DTYPES)
 
 #: Words that stand where a scheme may: leave a weight as it is; leave it dense in the output's dtype.
 WORDS = ("keep", "dense")
@@ -40,7 +39,7 @@ FORMS = (
     Form("fp8", "fp8-e4m3(-tensor|-channel|-block128)?|fp8-e5m2", "fp8-e4m3 may end in -tensor, -channel or -block128"),
     Form("nf4|fp4", "(nf4|fp4)(-double)?(-g[0-9]*[02468])?", "nf4 and fp4 end in -g{N} or -double-g{N}, N even"),
     Form("i?q|tq", "|".join(GGML), f"ggml's types are {' '.join(GGML)}; a mixture is for a whole GGUF file"),
-    Form("b?f|dense|keep", "|".join(DENSE + WORDS), "dense ones are " + " ".join(DENSE + WORDS)),
+    Form("b?f|dense|keep", "|".join(DENSE_DTYPES + WORDS), "dense ones are " + " ".join(DENSE_DTYPES + WORDS)),
 )
 
 #: mode -> (group_size, bits) that it has unless said; the modes but affine have no others. Source: mlx.nn.quantize.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
+from quantcli.arrays import DENSE_DTYPES, FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.schemes.base import Error, Grade, Grid, Importance, Overflows, Parts, PartSpec, Scheme
 
 #: Relative RMSE of rounding a Gaussian to the dtype: half a unit in the last place, spread evenly over a binade.
@@ -103,7 +103,7 @@ class Dense(Scheme):
 
 
 #: Those that arithmetic is done on in every target.
-LISTED = tuple(Dense(dtype) for dtype in ("f32", "f16", "bf16"))
+LISTED = tuple(Dense(dtype) for dtype in DENSE_DTYPES)
 
 
 def is_float(scheme: Scheme) -> bool:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.schemes.base import Codes, DoesNotFit
+from quantcli.schemes.ocp import E8M0
 
 Floats = NDArray[np.float32]
 
 #: The smallest scale of E8M0.
-SMALLEST_POWER = np.float32(2.0**-127)
+SMALLEST_POWER = np.float32(E8M0[0])
 
 
 def symmetric(codes: Codes, zero: int, bits: int) -> Codes:

@@ -25,6 +25,7 @@ from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted, dense
 from quantcli.sources.modules import (
+    WHOLE_ROW,
     Keys,
     beside,
     checkpoint,
@@ -41,8 +42,6 @@ VERSIONS = ("gemm", "", "gemv", "gemv_fast")
 GEMV: dict[str, tuple[type[AwqGemv], str, int, int]] = {
     "gemv": (AwqGemv, "i32", 8, 1), "gemv_fast": (AwqGemvFast, "i16", 1, FAST_ROWS),
 }  # fmt: skip
-#: The `group_size` of one group for a whole row.
-WHOLE_ROW = -1
 #: The dtypes of packed arrays.
 WORDS = ("i32", "u32")
 

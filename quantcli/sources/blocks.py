@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from quantcli.models.base import NUMBER
+from quantcli.recipes.mlx_config import HEAD
 from quantcli.sources.modules import Keys
 
 #: Blocks, as the names of their modules begin, and linears in them, as these names end.
 BLOCKS = ("block_name_to_quantize", "to_quant_block_names")
 INSIDE = ("modules_in_block_to_quantize", "inside_layer_modules")
-HEAD = "lm_head"
 
 
 def chosen_linears(keys: Keys, packed: Iterable[str]) -> Callable[[str, bool], bool]:

@@ -23,6 +23,7 @@ from quantcli.sources.tensor_files import INDEX, Choice, choose, contradicted
 MAX_DESCRIBING = 16 << 20
 
 
+CONFIG = "config.json"
 #: Folders within folders are looked at to this depth.
 DEEPEST = 8
 

@@ -21,6 +21,7 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hf.bytewise import TABLES, Bytewise
 from quantcli.schemes.hf.scaled import POWERS, Scaled, Scales
 from quantcli.schemes.hf.small_floats import SmallFloat
+from quantcli.schemes.ocp import MX_GROUP
 from quantcli.sources.companions import Names
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted
@@ -49,9 +50,9 @@ KNOWN = (*SCALES, *FUSED_SCALES, *ALONG)
 #: Keys that list what is dense: of transformers, of vLLM.
 EXCLUDED = ("modules_to_not_convert", "ignored_layers")
 #: `quant_method` -> rows and columns of a block where the settings do not say them.
-BLOCKS = {"mxfp8": (1, 32)}
-#: Dtypes of bytes that hold two codes of E2M1, and the values that share a scale.
-PACKED, GROUP = ("i8", "u8"), 32
+BLOCKS = {"mxfp8": (1, MX_GROUP)}
+#: Dtypes of bytes that hold two codes of E2M1.
+PACKED = ("i8", "u8")
 
 
 def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
@@ -151,7 +152,7 @@ def _weight(name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, 
         raise BadInput(f"{where(scale)}: is {scale.dtype}, scales are f32, bf16, f16 or f8_e8m0.")
     if is_packed:
         fp4 = _packed(stored, compute)
-        said = f"quantization_config: E2M1 in groups of {GROUP}"
+        said = f"quantization_config: E2M1 in groups of {MX_GROUP}"
         return held(name, (*weight.shape[:-1], fp4.columns), fp4, stored, said, {"scales": suffix})
     ue8m0 = float8_of(keys.block.get("scale_fmt")) == "f8_e8m0"
     stored_block = _stored_block(scale, block, weight.shape) if suffix == GRID_SCALE else block
@@ -168,7 +169,7 @@ def _packed(stored: Mapping[str, Part], compute: str) -> Scaled:
     """Two codes of E2M1 a byte, in groups."""
     weight, scale = stored["weight"], stored["scales"]
     rank = len(weight.shape)
-    shared = Scales(scale.dtype, 1, GROUP, rank, stacked=weight.shape[1] if rank == 3 else 0)
+    shared = Scales(scale.dtype, 1, MX_GROUP, rank, stacked=weight.shape[1] if rank == 3 else 0)
     return SmallFloat(
         family="fp8", columns=2 * weight.shape[-1], element="e2m1", stored=weight.dtype, scales=shared, compute=compute,
         extras=extras_of(stored, ALONG),

@@ -14,7 +14,8 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
-from quantcli.schemes.hf.gpt_oss import BYTES, GROUP, GptOss
+from quantcli.schemes.hf.gpt_oss import BYTES, GptOss
+from quantcli.schemes.ocp import MX_GROUP
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import not_left_out
 from quantcli.sources.modules import beside, checkpoint, held, settings_of, where
@@ -61,5 +62,5 @@ def _weight(name: str, parts: Mapping[str, Part], skipped: Iterable[str]) -> Wei
         raise BadInput(f"{where(blocks)}: has no {name}_scales beside it, which quant_method mxfp4 needs.")
     if len(blocks.shape) != 4 or blocks.shape[-1] != BYTES:
         raise BadInput(f"{where(blocks)}: has shape {list(blocks.shape)}, (experts, rows, groups, {BYTES}) is needed.")
-    shape = (*blocks.shape[:2], blocks.shape[2] * GROUP)
+    shape = (*blocks.shape[:2], blocks.shape[2] * MX_GROUP)
     return held(name, shape, GptOss(), stored, REASON)

@@ -25,6 +25,7 @@ from quantcli.sources.blocks import chosen_linears
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted
 from quantcli.sources.modules import (
+    WHOLE_ROW,
     Keys,
     beside,
     checkpoint,
@@ -42,7 +43,6 @@ from quantcli.sources.row_lengths import RowLengths
 #: Modules of more bits are dense.
 MOST_BITS = 8
 SUFFIXES = {"qweight": ".qweight", "qzeros": ".qzeros", "scales": ".scales", "g_idx": ".g_idx"}
-WHOLE_ROW = -1
 
 T = TypeVar("T")
 #: Modules that match an expression, and their settings; None where they are dense.

@@ -12,7 +12,8 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.hf.bare_fp8 import FACTS, BareFp8
+from quantcli.schemes.hf.bare_fp8 import BareFp8
+from quantcli.schemes.ocp import ELEMENTS
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.mlx_settings import path_of
@@ -43,7 +44,7 @@ CODE_DTYPES = (
 def dense(part: Part) -> Weight:
     """A tensor as it is stored, as a weight."""
     kind, _, element = part.dtype.partition("_")
-    if kind == "f8" and element in FACTS:
+    if kind == "f8" and element in ELEMENTS:
         return Weight(part.name, part.shape, BareFp8(element), {"weight": part}, "8-bit floats without a scale")
     return Weight(part.name, part.shape, Dense(part.dtype), {"weight": part}, "dense")
 

@@ -20,9 +20,9 @@ from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 from quantcli.schemes.mlx.mx_global import MxGlobal
 from quantcli.sources.companions import is_unscaled, marked
-from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.folder import CONFIG, Folder, Tensors
 from quantcli.sources.hf import check_unquantized, dense
-from quantcli.sources.mlx_settings import CONFIG, FILE, Answer, MlxSettings, path_of, read_settings
+from quantcli.sources.mlx_settings import FILE, Answer, MlxSettings, path_of, read_settings
 
 #: What ends the name of stacked experts' global scales.
 GLOBAL = "global_scale"

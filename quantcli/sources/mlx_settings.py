@@ -15,9 +15,8 @@ from quantcli.errors import BadInput
 from quantcli.recipes import hf2q, mlx_config
 from quantcli.recipes.mlx_config import MlxParams, MlxQuantization
 from quantcli.recipes.quantizers import is_ours, whose
-from quantcli.sources.folder import Folder, read_json
+from quantcli.sources.folder import CONFIG, Folder, read_json
 
-CONFIG = "config.json"
 FILE = hf2q.FILE
 
 

@@ -26,11 +26,11 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hf.bytewise import Bytewise
-from quantcli.schemes.hf.scaled import Scaled, Scales
+from quantcli.schemes.hf.scaled import FP8_BLOCK, Scaled, Scales
 from quantcli.schemes.hf.small_floats import SmallFloat
 from quantcli.sources import modelopt_config
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modelopt_config import BLOCK, STORAGES, Algorithm, Settings
+from quantcli.sources.modelopt_config import STORAGES, Algorithm, Settings
 from quantcli.sources.modules import (
     beside,
     checkpoint,
@@ -210,7 +210,7 @@ def _float_scales(scale: Part, shape: tuple[int, ...], group: int | None) -> Sca
 
 def _block(length: int, count: int, group: int | None) -> int:
     """Rows or columns of a block: as the settings say, else the usual, else as many as `count` even blocks have."""
-    usual = group or BLOCK
+    usual = group or FP8_BLOCK
     if group is not None or -(-length // usual) == count or not count or length % count:
         return usual
     return length // count

@@ -49,8 +49,6 @@ ALGORITHMS = {
 }  # fmt: skip
 #: Values in a group of NVFP4 by `quant_algo`, where settings do not say it; 16 in all others.
 NVFP4_GROUPS = {"W4A8_NVFP4_FP8": 32}
-#: Rows and columns of a block, where settings say nothing of it.
-BLOCK = 128
 
 
 @dataclass(frozen=True)

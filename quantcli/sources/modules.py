@@ -127,6 +127,8 @@ def refuse_bare(parts: Iterable[Part], kind: str) -> None:
             )
 
 
+#: The `group_size` of one group for a whole row, in AWQ and GPTQ.
+WHOLE_ROW = -1
 #: The dtypes of codes of a byte, which mean nothing without scales.
 CODES = ("f8_e4m3", "f8_e5m2", "i8", "u8")
 

@@ -18,10 +18,9 @@ from typing import Any
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
-from quantcli.sources.folder import Folder, read_json
+from quantcli.sources.folder import CONFIG, Folder, read_json
 from quantcli.sources.noted import PLACE
 
-CONFIG = "config.json"
 KEYS = ("quantization_config", "compression_config")
 #: The parts of a multimodal model's settings that are those of its text model; the model's own first.
 PARTS = (

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import FLOATS, TORCH_DTYPES
+from quantcli.arrays import DENSE_DTYPES, FLOATS, TORCH_DTYPES
 from quantcli.checkpoint import Checkpoint, Passed
 from quantcli.models.translate import Arranged
 from quantcli.recipes.base import Subject
@@ -273,7 +273,7 @@ class Target(Protocol):
 
 def dense_scheme(name: str) -> Scheme | None:
     """The dense schemes, which every target has."""
-    return Dense(name) if name in ("f32", "f16", "bf16") else None
+    return Dense(name) if name in DENSE_DTYPES else None
 
 
 def config_dtype(config: Mapping[str, object], keys: Sequence[str] = ("torch_dtype", "dtype")) -> str | None:

@@ -29,7 +29,7 @@ from quantcli.schemes.base import Grade, matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml.floats import GgmlFloat
 from quantcli.schemes.ggml.global_scale import WithGlobal
-from quantcli.schemes.mlx.mx_floats import E4M3
+from quantcli.schemes.ocp import E4M3
 from quantcli.sources.stated import in_config
 from quantcli.targets.base import Constant, Form, Layout, Left, Placed
 from quantcli.targets.gguf_general import Typed

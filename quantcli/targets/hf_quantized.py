@@ -9,15 +9,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from quantcli.arrays import DENSE_DTYPES
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import DoesNotFit
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf import named
+from quantcli.schemes.hf.bitsandbytes import LM_HEAD
 from quantcli.targets.base import Placed
-
-LM_HEAD = "lm_head"
-#: The dtypes of scales that users can ask for.
-DTYPES = ("f32", "f16", "bf16")
 
 #: The last name of a layer's matrix that is no linear, or one that its tools leave alone.
 _OTHERS = re.compile("norm|embed|^(wte|wpe|gate|router|conv1d|shared_expert_gate)$")
@@ -108,7 +106,7 @@ def _is_dense_linear(weight: Placed) -> bool:
 def _check_own(weight: Placed, root: str) -> None:
     """A weight that is copied beside others that are not has to be as it would be written."""
     scheme = weight.scheme
-    dtype = scheme.named_dtype if scheme.named_dtype in DTYPES else "bf16"
+    dtype = scheme.named_dtype if scheme.named_dtype in DENSE_DTYPES else "bf16"
     own = named(scheme.name, dtype, weight.shape)
     if own is None or own.bare() != scheme.bare():
         raise NotPossible(

@@ -19,7 +19,7 @@ from quantcli.models.relaid import Relaid, relaid
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Left
 from quantcli.targets.global_scales import combined
-from quantcli.targets.tied import Head, copied, equal_head
+from quantcli.targets.tied import NESTED, Head, copied, equal_head
 
 #: Names of architectures that a file may be called by.
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -27,8 +27,8 @@ SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 #: Why layers for multi-token prediction are left out that the settings do not count.
 UNCOUNTED = "for multi-token prediction, but the settings count no such layers (num_nextn_predict_layers is 0)"
 
-#: The key of config.json that counts the layers, and the object in a multimodal model's that describes its text model.
-LAYERS, NESTED = "num_hidden_layers", "text_config"
+#: The key of config.json that counts the layers.
+LAYERS = "num_hidden_layers"
 
 #: How errors call the dialects.
 SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}

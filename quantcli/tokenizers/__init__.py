@@ -16,11 +16,9 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.tokenizers import byte_level, folder_keys, listed, pre_tokenizers, sentencepiece, special, templates
 from quantcli.tokenizers.conventions import PLAIN, Conventions
-from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.files import JSON, MODEL, SETTINGS, Files
 from quantcli.tokenizers.pre_tokenizers import flattened
 from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, TokenizerJson, added_token, parse
-
-JSON, MODEL, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
 def load(

@@ -12,9 +12,10 @@ from quantcli.containers.hostile import opened
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput
 
+JSON, MODEL, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 #: Patterns of the files that a tokenizer is spread over, chat templates among them.
 TOKENIZER = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json",
+    JSON, SETTINGS, f"{MODEL}*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "chat_template.json", "chat_template.jinja",
     "additional_chat_templates/*.jinja", "tekken.json", "*.tiktoken", "tiktoken.model", "spiece.model",
     "sentencepiece.bpe.model", "bpe.codes", "tokenization_*.py",

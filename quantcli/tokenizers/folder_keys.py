@@ -7,7 +7,6 @@ Source: Hugging Face's tokenizers and transformers (what each setting does), lla
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,12 +15,13 @@ from quantcli.containers.hostile import shown
 from quantcli.tokenizers import defaults, ends, templates
 from quantcli.tokenizers.byte_level import CONTROL, UNDERLINE, UNKNOWN, USER_DEFINED
 from quantcli.tokenizers.conventions import Conventions
-from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.files import JSON, SETTINGS, Files
 from quantcli.tokenizers.pre_tokenizers import ASSUMED, flattened
+from quantcli.tokenizers.sentencepiece import SPELLED_BYTE
 from quantcli.tokenizers.special import ROLES, USUAL, texts_of
 from quantcli.tokenizers.splittings import SPLITTINGS
 
-JSON, SETTINGS, MAP = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+MAP = "special_tokens_map.json"
 
 #: Keys of tokenizer_config.json that change ids -> the values that do not; null never does.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -39,8 +39,6 @@ NEUTRAL_MODEL: Mapping[str, tuple[Any, ...]] = {
     "end_of_word_suffix": ("",),
 }
 
-#: A byte as SentencePiece spells it.
-BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 #: Flags of added tokens that change ids.
 FLAGS = ("lstrip", "rstrip", "single_word")
 
@@ -121,7 +119,7 @@ def _unmerged(tokenizer: Mapping[str, Any]) -> int:
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     made = {"".join(pair) for pair in pairs}
     made |= {entry["content"] for entry in added or ()}
-    return sum(len(text) > 1 and text not in made and not BYTE.fullmatch(text) for text in model["vocab"])
+    return sum(len(text) > 1 and text not in made and not SPELLED_BYTE.fullmatch(text) for text in model["vocab"])
 
 
 def _parts(tokenizer: Mapping[str, Any], key: str, inner: str) -> list[Mapping[str, Any]]:

@@ -34,7 +34,8 @@ TYPES = {1: NORMAL, 2: UNKNOWN, 3: CONTROL, 4: NORMAL, 5: UNUSED, 6: BYTE}
 #: What llama.cpp gives ids that have no piece, and added tokens.
 HOLE_SCORE, ADDED_SCORE = -10000.0, -1000.0
 
-_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+#: A byte as SentencePiece spells it.
+SPELLED_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def from_json(tokenizer: TokenizerJson, where: str) -> tuple[Piece, ...]:
         rank.setdefault(left + right, place)
     by_id: dict[int, Piece] = {}
     for text, number in tokenizer.vocab.items():
-        kind = BYTE if _BYTE.fullmatch(text) else NORMAL
+        kind = BYTE if SPELLED_BYTE.fullmatch(text) else NORMAL
         score = float(-rank[text]) if text in rank else float(-len(rank) if kind == NORMAL else 0)
         if number in by_id:
             raise BadInput(f"{where}: model.vocab gives two tokens the id {number}, {shown(text)} the second.")

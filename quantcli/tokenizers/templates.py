@@ -13,15 +13,15 @@ from typing import Any
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
-from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.files import SETTINGS, Files
 
 ADDITIONAL = "additional_chat_templates"
-CONFIG, JINJA = "tokenizer_config.json", "chat_template.jinja"
+JINJA = "chat_template.jinja"
 
 
 def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
     """The default template, and the named others (names with letters, digits and _ only)."""
-    value, where = tokenizer_config.get("chat_template"), CONFIG
+    value, where = tokenizer_config.get("chat_template"), SETTINGS
     if value is None and files.has(JINJA):
         others = {name.removesuffix(".jinja"): f"{ADDITIONAL}/{name}" for name in files.within(ADDITIONAL)}
         texts = {_name(name): _text(files, file) for name, file in sorted(others.items())}
@@ -44,20 +44,20 @@ def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None,
 
 def used(files: Files) -> tuple[str | None, dict[str, str]]:
     """The templates that transformers uses: those of chat_template.jinja before tokenizer_config.json's."""
-    settings = files.json(CONFIG)
+    settings = files.json(SETTINGS)
     return read(files, {} if files.has(JINJA) else settings)
 
 
 def disagreement(files: Files) -> str | None:
     """That the two places of a template hold different ones, as a sentence; None where they do not."""
-    settings = files.json(CONFIG)
+    settings = files.json(SETTINGS)
     if settings.get("chat_template") is None or not files.has(JINJA):
         return None
     if read(files, settings)[0] == read(files, {})[0]:
         return None
     return (
-        f"{files.label(JINJA)}: is another chat template than the one in {CONFIG}. transformers uses {JINJA}; a GGUF "
-        f"gets the one in {CONFIG}, as from llama.cpp's converter."
+        f"{files.label(JINJA)}: is another chat template than the one in {SETTINGS}. transformers uses {JINJA}; a GGUF "
+        f"gets the one in {SETTINGS}, as from llama.cpp's converter."
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from quantcli import models
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import ArrayValue
-from quantcli.convert.comparing.folders import CONFIG, GENERATION, NO_FILE, STORAGE, TOKENIZER, UNCOUNTED, others
+from quantcli.convert.comparing.folders import NO_FILE, STORAGE, TOKENIZER, UNCOUNTED, others
 from quantcli.convert.comparing.spellings import DTYPES, LOCAL, NESTED, PARTIAL, SCALING, THETAS, Spelled
 from quantcli.convert.comparing.values import ABSENT, FieldDifference, Found, NotCompared, differing, json_equal, plain
 from quantcli.errors import BadInput, NotPossible
@@ -23,8 +23,10 @@ from quantcli.models import Hyperparameters, Key, mlx_rope_keys
 from quantcli.models.generation import SAMPLING
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES
 from quantcli.models.reader import Reader
+from quantcli.sources.folder import CONFIG
 from quantcli.targets.model import Model
 from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.listed import GENERATION
 from quantcli.tokenizers.stored import GGML, from_metadata
 from quantcli.tokenizers.write import token_ids
 

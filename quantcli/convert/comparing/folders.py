@@ -29,12 +29,11 @@ from quantcli.convert.comparing.values import (
 from quantcli.errors import BadInput
 from quantcli.recipes.mlx_config import spelled_out
 from quantcli.recipes.quantizers import STORAGE_WORDS, STORED_UNDER
-from quantcli.sources.folder import LocalFolder
+from quantcli.sources.folder import CONFIG, LocalFolder
 from quantcli.sources.tensor_files import INDEX, PICKLES
 from quantcli.targets.model import Model
 from quantcli.tokenizers.files import Files
-
-CONFIG, GENERATION = "config.json", "generation_config.json"
+from quantcli.tokenizers.listed import GENERATION
 
 #: Keys of any JSON object that do not describe the model.
 UNCOUNTED = ("transformers_version", "_name_or_path", "use_cache")

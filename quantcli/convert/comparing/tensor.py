@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import DTYPES, Array
+from quantcli.arrays import DENSE_DTYPES, DTYPES, Array
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.slabs import Slab, cut, read
 from quantcli.models.translate import Arranged
@@ -69,7 +69,7 @@ class StoredTensor:
     def decoded(self, slab: Slab) -> Array:
         """(rows, columns) of a slab; what float32 cannot hold stays in its own dtype."""
         parts, rows = read(self.source, slab)
-        exact = isinstance(self.scheme, Dense) and self.scheme.dtype not in ("f32", "f16", "bf16")
+        exact = isinstance(self.scheme, Dense) and self.scheme.dtype not in DENSE_DTYPES
         values: Array = parts["weight"] if exact else self.scheme.decode(parts)
         return values if rows is None else values[rows]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from quantcli import tokenizers as folders
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import Value
 from quantcli.convert.comparing.values import (
@@ -23,15 +22,15 @@ from quantcli.convert.comparing.values import (
     same,
 )
 from quantcli.sources.folder import LocalFolder
-from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.files import JSON, MODEL, SETTINGS, Files
 from quantcli.tokenizers.special import ROLES
 from quantcli.tokenizers.stored import ADDED, GGML, STEPS, TEMPLATE
 from quantcli.tokenizers.templates import JINJA
 
 #: The JSON files of a tokenizer, and those that are compared by their bytes.
-JSON_FILES = (folders.JSON, folders.SETTINGS, "special_tokens_map.json", "added_tokens.json", "vocab.json",
+JSON_FILES = (JSON, SETTINGS, "special_tokens_map.json", "added_tokens.json", "vocab.json",
               "chat_template.json")  # fmt: skip
-OTHERS = (folders.MODEL, "merges.txt", "vocab.txt")
+OTHERS = (MODEL, "merges.txt", "vocab.txt")
 
 #: Keys of tokenizer_config.json that `Vocabulary` holds.
 CHAT_TEMPLATE = "chat_template"
@@ -106,7 +105,7 @@ def unmatched(source: Checkpoint, side: str) -> Iterator[NotCompared]:
             yield NotCompared(side, "metadata", names, "a folder's tokenizer has no such key")
         return
     files = Files(source.root)
-    for name, read in ((folders.JSON, READ), (folders.SETTINGS, SAID)):
+    for name, read in ((JSON, READ), (SETTINGS, SAID)):
         names = tuple(key for key, value in files.json(name).items() if key not in read and value is not None)
         if names:
             yield NotCompared(side, name, names, "GGUF has no such key")
@@ -135,15 +134,15 @@ def files_of_tokenizers(a: Files, b: Files, *, vocabulary: bool) -> tuple[list[T
 
 def _is_template(name: str, files: Files) -> bool:
     """Whether a file holds the chat template that is read; it is compared with the other's in any file."""
-    return name.endswith((".jinja", "chat_template.json")) and CHAT_TEMPLATE not in files.json(folders.SETTINGS)
+    return name.endswith((".jinja", "chat_template.json")) and CHAT_TEMPLATE not in files.json(SETTINGS)
 
 
 def _object(files: Files, name: str, vocabulary: bool) -> dict[str, Any]:
     """Return a file's object as it is compared: added tokens by id, merges as texts."""
     found = files.json(name)
-    if name == folders.SETTINGS and not files.has(JINJA):  # else the template that nobody but a GGUF takes
+    if name == SETTINGS and not files.has(JINJA):  # else the template that nobody but a GGUF takes
         return {key: value for key, value in found.items() if key != CHAT_TEMPLATE}
-    if name != folders.JSON:
+    if name != JSON:
         return found
     added, model = found.get("added_tokens"), found.get("model")
     by_id = {str(t["id"]): t for t in added if isinstance(t, dict) and "id" in t} if isinstance(added, list) else {}

@@ -29,7 +29,7 @@ from quantcli.targets.model import Model
 from quantcli.tokenizers import templates
 from quantcli.tokenizers.behaviour import Encode, differences, encoder
 from quantcli.tokenizers.conventions import PLAIN, Conventions
-from quantcli.tokenizers.files import Files
+from quantcli.tokenizers.files import JSON, MODEL, Files
 from quantcli.tokenizers.rebuild import MODELS, tokenizer_json
 from quantcli.tokenizers.splittings import SPLITTINGS
 from quantcli.tokenizers.stored import TEMPLATE, from_metadata
@@ -85,12 +85,12 @@ def compare_tokenizers(a: Checkpoint, b: Checkpoint) -> FoundTokens:
 
 def _has_same_files(a: Checkpoint, b: Checkpoint) -> bool:
     """Whether two folders hold the same vocabulary, byte for byte."""
-    if not a.names == b.names == "hf" or not Files(a.root).has(folders.JSON):
+    if not a.names == b.names == "hf" or not Files(a.root).has(JSON):
         return False
     return all(
         (a.root / name).is_file() == (b.root / name).is_file()
         and (not (a.root / name).is_file() or filecmp.cmp(a.root / name, b.root / name, shallow=False))
-        for name in (folders.JSON, folders.MODEL)
+        for name in (JSON, MODEL)
     )
 
 
@@ -116,14 +116,14 @@ def _lists(a: Checkpoint, b: Checkpoint, ours: Vocabulary, theirs: Vocabulary) -
 
 def _has_scores(source: Checkpoint) -> bool:
     """Whether scores are the source's own: those of a `tokenizer.json` alone are the order of its merges."""
-    return source.names == "gguf" or Files(source.root).has(folders.MODEL)
+    return source.names == "gguf" or Files(source.root).has(MODEL)
 
 
 def _encoder(source: Checkpoint, vocabulary: Vocabulary | None) -> Encode | None:
     """A side's tokenizer at work: a folder's own `tokenizer.json`, else one made of its vocabulary."""
     files, where = Files(source.root), str(source.root)
-    if source.names == "hf" and files.has(folders.JSON):
-        return encoder(files.bytes(folders.JSON), files.label(folders.JSON))
+    if source.names == "hf" and files.has(JSON):
+        return encoder(files.bytes(JSON), files.label(JSON))
     if vocabulary is None:
         return None
     made, _ = tokenizer_json(vocabulary, _conventions(source).strips)
@@ -161,7 +161,7 @@ def _vocabulary(source: Checkpoint, label: str, found: FoundTokens) -> Vocabular
         vocabulary = folders.load(source.root, source.config, conventions)
         return replace(vocabulary, special={**vocabulary.special, **conventions.ids})
     except NotPossible:
-        if Files(source.root).has(folders.JSON):
+        if Files(source.root).has(JSON):
             reason = "of another kind than byte-level BPE and SentencePiece"
             found.not_compared.append(NotCompared(label, VOCABULARY, (), reason))
         return None

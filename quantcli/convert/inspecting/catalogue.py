@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from quantcli.arrays import DTYPES
+from quantcli.convert.planning.reached import SHAPE
 from quantcli.recipes.ftypes import demanding
 from quantcli.recipes.names import canonical
 from quantcli.schemes import ggml_scheme
@@ -19,9 +20,6 @@ from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.listed import listed
 from quantcli.targets import TARGETS
-
-#: A shape that every scheme of matrices takes, on which sizes are counted.
-SHAPE = (1024, 1024)
 
 
 @dataclass(frozen=True)

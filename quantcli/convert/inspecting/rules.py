@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from quantcli import models
+from quantcli.arrays import DENSE_DTYPES
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.planning import model_recipe
 from quantcli.recipes import mlx_config, overrides
 from quantcli.recipes.base import Decision, Origin, Recipe, Subject, resolve
-from quantcli.recipes.names import DENSE, WORDS
+from quantcli.recipes.names import WORDS
 from quantcli.sources.folder import LocalFolder
 from quantcli.sources.mlx_settings import read_settings
 
@@ -57,6 +58,6 @@ def _subject(source: Checkpoint, name: str) -> Subject:
 
 def _said(decision: Decision, weight: Weight) -> dict[str, str]:
     """A rule reaches vectors too, but no target quantizes them."""
-    if len(weight.shape) < 2 and decision.scheme not in (*DENSE, *WORDS):
+    if len(weight.shape) < 2 and decision.scheme not in (*DENSE_DTYPES, *WORDS):
         return {"scheme": "dense", "reason": f"stays dense: has {len(weight.shape)} dimensions ({decision.reason})"}
     return {"scheme": decision.scheme, "reason": decision.reason}

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from quantcli.arrays import DENSE_DTYPES
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.steps import Step
 from quantcli.errors import BadInput
 from quantcli.recipes.base import Decision, Origin, Recipe, Subject
-from quantcli.recipes.names import DENSE, WORDS
+from quantcli.recipes.names import WORDS
 from quantcli.recipes.unmatched import unmatched
 from quantcli.schemes.dense import Dense
 from quantcli.sources.folder import LocalFolder, read_json
@@ -98,7 +99,7 @@ def read(source: Checkpoint, request: Request, common: Decision | None, target: 
         return Beside()
     if request.recipe is not None and request.recipe.exists() and request.recipe.samefile(source.beside):
         return Beside()  # it is read as the recipe
-    quantizes = common is not None and common.scheme not in (*WORDS, *DENSE)
+    quantizes = common is not None and common.scheme not in (*WORDS, *DENSE_DTYPES)
     try:
         block = block_of(read_json(LocalFolder(source.root), FILE))
         settings = parse_beside(block)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from quantcli import models
+from quantcli.arrays import DENSE_DTYPES
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.convert.planning.chosen import Chosen
@@ -14,7 +15,7 @@ from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.steps import Step, of_weights
 from quantcli.errors import NotPossible
 from quantcli.recipes.base import Origin
-from quantcli.recipes.names import DENSE, WORDS
+from quantcli.recipes.names import WORDS
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Target
 
@@ -68,7 +69,7 @@ def numbered_experts(source: Checkpoint, steps: Sequence[Step], target: Target) 
 
 def uncovered(steps: Sequence[Step], chosen: Chosen) -> list[str]:
     """A warning of each kind of matrix that a scheme for the whole model leaves dense."""
-    is_asked = chosen.preset is not None or (chosen.common is not None and chosen.common not in (*WORDS, *DENSE))
+    is_asked = chosen.preset is not None or (chosen.common is not None and chosen.common not in (*WORDS, *DENSE_DTYPES))
     if not is_asked:
         return []
     kinds: dict[str, list[Step]] = {}

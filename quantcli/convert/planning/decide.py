@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from quantcli.arrays import DENSE_DTYPES
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert.planning import beside, decide_gguf, model_recipe
 from quantcli.convert.planning.chosen import KEEP, Chosen
@@ -83,7 +84,7 @@ def _below(
         return [
             mixtures.mixture(preset, [d.subject for d in drafts if not (d.stays or d.spared)], group_size or 64).decide
         ]
-    if common is None or common.scheme in (*names.WORDS, *names.DENSE):
+    if common is None or common.scheme in (*names.WORDS, *DENSE_DTYPES):
         return [lambda subject: common] if common else []
     own = {draft.name: Decision(draft.own, "mlx-lm's own choice", Origin.PRESET) for draft in drafts if draft.own}
     return [lambda subject: own.get(subject.name), lambda subject: common]

@@ -11,6 +11,7 @@ from pathlib import Path
 from quantcli.convert.running.threads import in_threads
 from quantcli.convert.running.workplace import surroundings
 
+#: Bytes of a file that are read at a time.
 BLOCK = 1 << 20
 
 

@@ -26,6 +26,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.planning.routes import Route, take_codes
 from quantcli.convert.planning.slabs import WORK_BYTES, read
 from quantcli.convert.planning.steps import ConstantStep, Plan, Step, WeightStep
+from quantcli.convert.running.hashing import BLOCK
 from quantcli.convert.running.measure import difference
 from quantcli.convert.running.run import Item, Ready, Resources, in_slabs, make, source_file
 from quantcli.convert.running.workplace import surroundings
@@ -38,8 +39,6 @@ from quantcli.virtual import read_rows
 
 #: Two measurements of one error sum in different orders and precisions.
 TOLERANCE = 1e-3
-
-BLOCK = 1 << 20
 
 
 def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resources) -> None:

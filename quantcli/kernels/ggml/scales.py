@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from quantcli.kernels.chunks import DROPPED
 from quantcli.kernels.compile import inner
 
 #: Mantissa bits of float32 that f16 lacks: `dropped` of chunks.narrow.
-F16 = 13
+F16 = DROPPED["f16"]
 #: A float's bits but its sign.
 MAGNITUDE = np.int32(0x7FFFFFFF)
 

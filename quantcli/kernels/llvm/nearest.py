@@ -28,66 +28,58 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
 from quantcli.kernels.compile import inlined
-from quantcli.kernels.ggml.codebooks.neighbours import LANES, PLACES, WIDE
-
-#: numba's helpers for IR, which have no types.
-cgutils: Any = untyped
+from quantcli.kernels.float32 import INFINITE, LARGEST
+from quantcli.kernels.lanes import NARROW, PLACES, WIDE
+from quantcli.kernels.llvm.emit import (
+    CODES,
+    FLOAT,
+    IDS,
+    INT,
+    INTS,
+    LONG,
+    NARROW_FLOATS,
+    NOTHING,
+    REAL,
+    REALS,
+    WHOLE,
+    bits,
+    load,
+    loop,
+    pointer,
+    splat,
+    store,
+    tuple_of,
+    variable,
+)
 
 #: A distance has to be below it, as in ggml.
-LARGEST = float(np.finfo(np.float32).max)
+_FAR = float(LARGEST)
 #: By how much of its size (above) a distance over its scale has to be larger; and between what distances' sizes.
 CLEAR, SMALL, HUGE = np.float32(2.0**-16), np.float32(2.0**-100), np.float32(2.0**100)
 
-INFINITE = np.float32(np.inf)
 
-_FLOAT, _INT, _BYTE, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
-FLOATS, _INTS = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT))
 _MAY_FUSE = ("contract",)
 
 
-def splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
-    """A vector of `value` in all lanes."""
-    kind = ir.VectorType(value.type, lanes)
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
-
-
 def _number(value: Any) -> Any:
-    return ir.Constant(_FLOAT, float(value))
+    return ir.Constant(FLOAT, float(value))
 
 
 def _least(builder: Any, values: Any) -> Any:
     """The smallest int32 of a vector."""
-    kind, name = ir.FunctionType(_INT, [values.type]), f"llvm.vector.reduce.smin.v{values.type.count}i32"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [values])
-
-
-def load(builder: Any, source: Any, lanes: int, at: Any = None) -> Any:
-    """A vector from a pointer, or from so many numbers behind it."""
-    source = source if at is None else builder.gep(source, [at])
-    kind = ir.VectorType(source.type.pointee, lanes).as_pointer()
-    return builder.load(builder.bitcast(source, kind), align=1)
-
-
-def store(builder: Any, values: Any, target: Any, at: Any = None) -> None:
-    target = target if at is None else builder.gep(target, [at])
-    builder.store(values, builder.bitcast(target, values.type.as_pointer()), align=1)
-
-
-def bits(builder: Any, flags: Any) -> Any:
-    """A flag of each lane as an int64, the first lane lowest."""
-    return builder.zext(builder.bitcast(flags, ir.IntType(flags.type.count)), _LONG)
+    name = f"llvm.vector.reduce.smin.v{values.type.count}i32"
+    least = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(INT, [values.type]))
+    return builder.call(least, [values])
 
 
 def _known(builder: Any, width: int, lanes: int, *values: Any) -> list[tuple[Any, ...]]:
     """The first `width` floats behind each pointer, each in all lanes."""
-    steps = [ir.Constant(_INT, i) for i in range(width)]
+    steps = [ir.Constant(INT, i) for i in range(width)]
     return [tuple(splat(builder, builder.load(builder.gep(v, [step])), lanes) for v in values) for step in steps]
 
 
@@ -96,7 +88,7 @@ def _lines(
     squares: Any, alongs: Any, shift: Any,
 ) -> Any:  # fmt: skip
     """The place of a row that is about the nearest; all but numbers are pointers."""
-    floats, ints = ir.VectorType(_FLOAT, lanes), ir.VectorType(_INT, lanes)
+    floats, ints = ir.VectorType(FLOAT, lanes), ir.VectorType(INT, lanes)
     known = _known(builder, width, lanes, w, twice)
     shifts = None if shift is None else splat(builder, shift, lanes)
     nought, scales, rests = (
@@ -105,11 +97,11 @@ def _lines(
         splat(builder, rest, lanes),
     )
     kept = ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes)
-    best = cgutils.alloca_once_value(builder, ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes))
-    with cgutils.for_range_slice(builder, count.type(0), count, count.type(lanes), intp=_LONG) as (at, _):
+    best = variable(builder, ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes))
+    with loop(builder, NOTHING, count, count.type(lanes)) as at:
         square = along = nought
         for i, (weight, double) in enumerate(known):
-            source = builder.gep(codes, [builder.add(at, builder.mul(count, ir.Constant(_LONG, i)))])
+            source = builder.gep(codes, [builder.add(at, builder.mul(count, ir.Constant(LONG, i)))])
             code = builder.sitofp(builder.sext(load(builder, source, lanes), ints), floats)
             code = code if shifts is None else builder.fadd(code, shifts)
             square = builder.fadd(
@@ -123,18 +115,18 @@ def _lines(
         )
         distance = builder.select(builder.fcmp_ordered(">", distance, nought), distance, nought)
         places = ir.Constant(ints, list(range(lanes)))
-        here = builder.add(splat(builder, builder.trunc(at, _INT), lanes), places)
+        here = builder.add(splat(builder, builder.trunc(at, INT), lanes), places)
         key = builder.or_(builder.and_(builder.bitcast(distance, ints), kept), here)
         old = builder.load(best)
         builder.store(builder.select(builder.icmp_signed("<", key, old), key, old), best)
-    return builder.zext(builder.and_(_least(builder, builder.load(best)), ir.Constant(_INT, PLACES)), _LONG)
+    return builder.zext(builder.and_(_least(builder, builder.load(best)), ir.Constant(INT, PLACES)), LONG)
 
 
 def _chunk(builder: Any, squares: Any, alongs: Any, at: Any, ends: Any, vectors: int) -> Any:
     """A bit of each of CHUNK rows from `at` on that is not farther at both ends: (scale, limit) of each."""
-    mask = ir.Constant(_LONG, 0)
+    mask = NOTHING
     for k in range(vectors):
-        here = builder.add(at, ir.Constant(_LONG, WIDE * k))
+        here = builder.add(at, ir.Constant(LONG, WIDE * k))
         square, along, out = load(builder, squares, WIDE, here), load(builder, alongs, WIDE, here), None
         for scale, limit in ends:
             distance = builder.fadd(
@@ -142,7 +134,7 @@ def _chunk(builder: Any, squares: Any, alongs: Any, at: Any, ends: Any, vectors:
             )
             farther = builder.fcmp_ordered(">", distance, splat(builder, limit, WIDE))
             out = farther if out is None else builder.and_(out, farther)
-        mask = builder.or_(mask, builder.shl(bits(builder, builder.not_(out)), ir.Constant(_LONG, WIDE * k)))
+        mask = builder.or_(mask, builder.shl(bits(builder, builder.not_(out)), ir.Constant(LONG, WIDE * k)))
     return mask
 
 
@@ -151,9 +143,9 @@ class _Lanes:
 
     def __init__(self, builder: Any, scales: Any) -> None:
         self.builder, self.scale = builder, load(builder, scales, WIDE)
-        floats, ints = ir.VectorType(_FLOAT, WIDE), ir.VectorType(_INT, WIDE)
-        far, none = ir.Constant(floats, [LARGEST] * WIDE), ir.Constant(ints, [0] * WIDE)
-        self.best, self.second, self.number = (cgutils.alloca_once_value(builder, v) for v in (far, far, none))
+        floats, ints = ir.VectorType(FLOAT, WIDE), ir.VectorType(INT, WIDE)
+        far, none = ir.Constant(floats, [_FAR] * WIDE), ir.Constant(ints, [0] * WIDE)
+        self.best, self.second, self.number = (variable(builder, v) for v in (far, far, none))
 
     def offer(self, square: Any, along: Any, own: Any) -> None:
         """One more row."""
@@ -177,7 +169,7 @@ class _Lanes:
         apart = builder.fcmp_ordered(">", off, builder.fmul(size, clear))
         size = builder.fmul(size, self.scale)
         sound = builder.and_(builder.fcmp_ordered("<", size, huge), builder.fcmp_ordered(">", size, small))
-        before = builder.shuffle_vector(number, number, ir.Constant(ir.VectorType(_INT, WIDE), [0, *range(WIDE - 1)]))
+        before = builder.shuffle_vector(number, number, ir.Constant(ir.VectorType(INT, WIDE), [0, *range(WIDE - 1)]))
         moved = bits(builder, builder.icmp_signed("!=", number, before))
         return number, bits(builder, builder.not_(builder.and_(apart, sound))), moved
 
@@ -186,16 +178,16 @@ def _nearest(
     builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, ends: Any, lanes: _Lanes, few: Any, vectors: int
 ) -> Any:
     """How many rows of a list are not out of the question; they go to `few`, and are offered to the lanes."""
-    kept, whole = cgutils.alloca_once_value(builder, ir.Constant(_LONG, 0)), ir.Constant(_LONG, -1)
-    chunk, one = ir.Constant(_LONG, WIDE * vectors), ir.Constant(_LONG, 1)
-    mask = cgutils.alloca_once(builder, _LONG)
-    with cgutils.for_range_slice(builder, count.type(0), count, chunk, intp=_LONG) as (at, _):
+    kept, whole = variable(builder, NOTHING), ir.Constant(LONG, -1)
+    chunk, one = ir.Constant(LONG, WIDE * vectors), ir.Constant(LONG, 1)
+    mask = variable(builder, NOTHING)
+    with loop(builder, NOTHING, count, chunk) as at:
         left = builder.sub(count, at)
         part = builder.sub(builder.shl(one, left), one)
-        valid = builder.select(builder.icmp_signed("<", left, ir.Constant(_LONG, 64)), part, whole)
+        valid = builder.select(builder.icmp_signed("<", left, ir.Constant(LONG, 64)), part, whole)
         builder.store(builder.and_(_chunk(builder, squares, alongs, at, ends, vectors), valid), mask)
         again, done = builder.append_basic_block("rows"), builder.append_basic_block("done")
-        builder.cbranch(builder.icmp_signed("!=", builder.load(mask), ir.Constant(_LONG, 0)), again, done)
+        builder.cbranch(builder.icmp_signed("!=", builder.load(mask), NOTHING), again, done)
         builder.position_at_end(again)
         these = builder.load(mask)
         place = builder.add(at, builder.cttz(these, ir.Constant(ir.IntType(1), 1)))
@@ -203,39 +195,39 @@ def _nearest(
         builder.store(own, builder.gep(few, [number]))
         builder.store(builder.add(number, one), kept)
         square, along = (builder.load(builder.gep(v, [place])) for v in (squares, alongs))
-        lanes.offer(square, along, builder.sext(own, _INT))
+        lanes.offer(square, along, builder.sext(own, INT))
         rest = builder.and_(these, builder.sub(these, one))
         builder.store(rest, mask)
-        builder.cbranch(builder.icmp_signed("!=", rest, ir.Constant(_LONG, 0)), again, done)
+        builder.cbranch(builder.icmp_signed("!=", rest, NOTHING), again, done)
         builder.position_at_end(done)
     return builder.load(kept)
 
 
 def _direct(builder: Any, squares: Any, alongs: Any, ids: Any, count: Any, lanes: _Lanes, rows: int) -> None:
     """All of a list of at most `rows` rows are offered, those beyond `count` as infinitely far."""
-    ints, floats = ir.VectorType(_INT, WIDE), ir.VectorType(_FLOAT, WIDE)
+    ints, floats = ir.VectorType(INT, WIDE), ir.VectorType(FLOAT, WIDE)
     there = ir.Constant(ints, list(range(WIDE)))
-    mine = builder.icmp_signed("<", there, splat(builder, builder.trunc(count, _INT), WIDE))
+    mine = builder.icmp_signed("<", there, splat(builder, builder.trunc(count, INT), WIDE))
     far = ir.Constant(floats, [float("inf")] * WIDE)
     store(builder, builder.select(mine, load(builder, alongs, WIDE), far), alongs)
     for j in range(rows):
-        place = ir.Constant(_LONG, j)
+        place = ir.Constant(LONG, j)
         square, along, own = (builder.load(builder.gep(v, [place])) for v in (squares, alongs, ids))
-        lanes.offer(square, along, builder.sext(own, _INT))
+        lanes.offer(square, along, builder.sext(own, INT))
 
 
 def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w: Any, scales: Any, shift: Any) -> Any:
     """The nearest row's number for each of eight scales; all but `count` and `shift` are pointers."""
-    known, scale = _known(builder, width, LANES, x, w), load(builder, scales, LANES)
-    start = splat(builder, builder.sext(builder.load(ids), _INT))
-    best = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [LARGEST] * LANES))
-    number = cgutils.alloca_once_value(builder, start)
-    with cgutils.for_range(builder, count, intp=_LONG) as loop:
-        own = builder.sext(builder.load(builder.gep(ids, [loop.index])), _INT)
-        row = builder.gep(rows, [builder.mul(builder.sext(own, _LONG), ir.Constant(_LONG, width))])
+    known, scale = _known(builder, width, NARROW, x, w), load(builder, scales, NARROW)
+    start = splat(builder, builder.sext(builder.load(ids), INT))
+    best = variable(builder, ir.Constant(NARROW_FLOATS, [_FAR] * NARROW))
+    number = variable(builder, start)
+    with loop(builder, NOTHING, count) as k:
+        own = builder.sext(builder.load(builder.gep(ids, [k])), INT)
+        row = builder.gep(rows, [builder.mul(builder.sext(own, LONG), ir.Constant(LONG, width))])
         total = None
         for i, (value, weight) in enumerate(known):
-            code = builder.load(builder.gep(row, [ir.Constant(_INT, i)]))
+            code = builder.load(builder.gep(row, [ir.Constant(INT, i)]))
             code = splat(builder, code if shift is None else builder.fadd(code, shift))
             off = builder.fsub(builder.fmul(scale, code), value)
             term = builder.fmul(builder.fmul(weight, off), off)
@@ -245,20 +237,6 @@ def _among(builder: Any, width: int, rows: Any, ids: Any, count: Any, x: Any, w:
         builder.store(builder.select(better, total, old), best)
         builder.store(builder.select(better, splat(builder, own), builder.load(number)), number)
     return builder.load(number)
-
-
-WHOLE, REAL = types.int64, types.float32
-tuple_of: Any = types.Tuple
-_CODES, _IDS, INTS, WORDS, REALS = (
-    types.Array(kind, 1, "C") for kind in (types.int8, types.int16, types.int32, types.uint32, types.float32)
-)
-
-
-def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
-    return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
-
-
-NOTHING = ir.Constant(_LONG, 0)
 
 
 def _make_lines(width: int, shifted: bool) -> Callable[..., Any]:
@@ -275,13 +253,13 @@ def _make_lines(width: int, shifted: bool) -> Callable[..., Any]:
     ) -> tuple[Any, Any]:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             codes, start, count, w, twice, at, scale, rest, squares, alongs, shift = given
-            rows = pointer(context, builder, _CODES, codes, builder.mul(start, ir.Constant(_LONG, width)))
+            rows = pointer(context, builder, CODES, codes, builder.mul(start, ir.Constant(LONG, width)))
             weights, doubles = (pointer(context, builder, REALS, array, at) for array in (w, twice))
             squares, alongs = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
             moved = shift if shifted else None
             return _lines(builder, WIDE, width, rows, count, weights, doubles, scale, rest, squares, alongs, moved)
 
-        return WHOLE(_CODES, WHOLE, WHOLE, REALS, REALS, WHOLE, REAL, REAL, REALS, REALS, REAL), build
+        return WHOLE(CODES, WHOLE, WHOLE, REALS, REALS, WHOLE, REAL, REAL, REALS, REALS, REAL), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made
@@ -309,14 +287,14 @@ def _make_nearest(vectors: int) -> Callable[..., Any]:
             square, along = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
             lanes = _Lanes(builder, pointer(context, builder, REALS, scales, first))
             kept = _nearest(
-                builder, square, along, pointer(context, builder, _IDS, ids, start), count,
-                ((scale, limit), (other, other_limit)), lanes, pointer(context, builder, _IDS, few, NOTHING), vectors,
+                builder, square, along, pointer(context, builder, IDS, ids, start), count,
+                ((scale, limit), (other, other_limit)), lanes, pointer(context, builder, IDS, few, NOTHING), vectors,
             )  # fmt: skip
             number, unclear, moved = lanes.found(total, rest)
             store(builder, number, pointer(context, builder, INTS, out, first))
             return context.make_tuple(builder, signature.return_type, [kept, unclear, moved])
 
-        given = (REALS, REALS, _IDS, WHOLE, WHOLE, REALS, REAL, REAL, REAL, REAL, REAL, REAL, _IDS, INTS, WHOLE)
+        given = (REALS, REALS, IDS, WHOLE, WHOLE, REALS, REAL, REAL, REAL, REAL, REAL, REAL, IDS, INTS, WHOLE)
         return tuple_of((WHOLE,) * 3)(*given), build
 
     made: Callable[..., Any] = intrinsic(typed)
@@ -337,12 +315,12 @@ def _make_direct(rows: int) -> Callable[..., Any]:
             squares, alongs, ids, start, count, scales, total, rest, out, first = given
             square, along = (pointer(context, builder, REALS, array, NOTHING) for array in (squares, alongs))
             lanes = _Lanes(builder, pointer(context, builder, REALS, scales, first))
-            _direct(builder, square, along, pointer(context, builder, _IDS, ids, start), count, lanes, rows)
+            _direct(builder, square, along, pointer(context, builder, IDS, ids, start), count, lanes, rows)
             number, unclear, moved = lanes.found(total, rest)
             store(builder, number, pointer(context, builder, INTS, out, first))
             return context.make_tuple(builder, signature.return_type, [unclear, moved])
 
-        return tuple_of((WHOLE,) * 2)(REALS, REALS, _IDS, WHOLE, WHOLE, REALS, REAL, REAL, INTS, WHOLE), build
+        return tuple_of((WHOLE,) * 2)(REALS, REALS, IDS, WHOLE, WHOLE, REALS, REAL, REAL, INTS, WHOLE), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made
@@ -362,14 +340,14 @@ def _make_among(width: int, shifted: bool) -> Callable[..., Any]:
             rows, ids, count, x, w, at, scales, out, first, shift = given
             found = _among(
                 builder, width,
-                pointer(context, builder, REALS, rows, NOTHING), pointer(context, builder, _IDS, ids, NOTHING), count,
+                pointer(context, builder, REALS, rows, NOTHING), pointer(context, builder, IDS, ids, NOTHING), count,
                 pointer(context, builder, REALS, x, at), pointer(context, builder, REALS, w, at),
                 pointer(context, builder, REALS, scales, first), shift if shifted else None,
             )  # fmt: skip
             store(builder, found, pointer(context, builder, INTS, out, first))
             return context.get_dummy_value()
 
-        return types.void(REALS, _IDS, WHOLE, REALS, REALS, WHOLE, REALS, INTS, WHOLE, REAL), build
+        return types.void(REALS, IDS, WHOLE, REALS, REALS, WHOLE, REALS, INTS, WHOLE, REAL), build
 
     made: Callable[..., Any] = intrinsic(typed)
     return made

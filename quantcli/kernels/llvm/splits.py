@@ -26,27 +26,37 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import inlined, inner
-from quantcli.kernels.ggml.codebooks.neighbours import WIDE
-from quantcli.kernels.llvm.nearest import INTS, REALS, WHOLE, bits, load, lowest, pointer, store
-
-#: numba's helpers for IR, which have no types.
-cgutils: Any = untyped
+from quantcli.kernels.float32 import INFINITE, LARGEST
+from quantcli.kernels.lanes import WIDE
+from quantcli.kernels.llvm.emit import (
+    FLOAT,
+    INT,
+    INTS,
+    LONG,
+    NOTHING,
+    REALS,
+    WHOLE,
+    bits,
+    load,
+    loop,
+    pointer,
+    store,
+    variable,
+)
+from quantcli.kernels.llvm.nearest import lowest
 
 #: Groups that are searched side by side.
 SIDE = WIDE
 SHIFT = np.float32(0.125)
 NEAR = np.float32(2.0**-14)
-LEAST, MOST, INFINITE = np.float32(2.0**-80), np.float32(2.0**80), np.float32(np.inf)
-_LARGEST = np.float32(np.finfo(np.float32).max)
-_LONG, _INT, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
-_VECTOR, _NUMBERS = ir.VectorType(_FLOAT, SIDE), ir.VectorType(_INT, SIDE)
+LEAST, MOST = np.float32(2.0**-80), np.float32(2.0**80)
+_VECTOR, _NUMBERS = ir.VectorType(FLOAT, SIDE), ir.VectorType(INT, SIDE)
 
 
 class Sums(NamedTuple):
@@ -170,7 +180,7 @@ def best_splits(side: Any, s: Any, number: Any) -> None:
     halves, size = s.x.shape[0], s.x.shape[1] - 1
     _guess(side, s)
     for g in range(SIDE):
-        s.best[g], number[g] = -_LARGEST, np.int32(-1)
+        s.best[g], number[g] = -LARGEST, np.int32(-1)
     for i in range(size + 1):
         for g in range(SIDE):
             s.all_x[i, g] = s.x[0, i, g] + (s.x[1, i, g] if halves == 2 else np.float32(0))
@@ -210,11 +220,11 @@ def _number(value: float) -> Any:
 def _rivals(builder: Any, halves: int, x: Any, all_x: Any, w: Any, slack: Any, i1: Any, size: Any, out: Any) -> Any:
     """out[i2] = a bit of each group that has a rival there in row i1; all bits. x, all_x, w, slack: of a `Sums`."""
     ways, shifts = 1 << halves, (0.125, -0.125)
-    each = builder.mul(builder.add(size, ir.Constant(_LONG, 1)), ir.Constant(_LONG, SIDE))
+    each = builder.mul(builder.add(size, ir.Constant(LONG, 1)), ir.Constant(LONG, SIDE))
 
     def line(of: Any, i: Any, h: int = 0) -> Any:
-        start = builder.mul(each, ir.Constant(_LONG, h))
-        return load(builder, of, SIDE, builder.add(start, builder.mul(i, ir.Constant(_LONG, SIDE))))
+        start = builder.mul(each, ir.Constant(LONG, h))
+        return load(builder, of, SIDE, builder.add(start, builder.mul(i, ir.Constant(LONG, SIDE))))
 
     def joined(parts: list[list[Any]]) -> list[Any]:
         """Of each half's numbers for its two shifts, those for all shifts; ggml's order."""
@@ -233,17 +243,15 @@ def _rivals(builder: Any, halves: int, x: Any, all_x: Any, w: Any, slack: Any, i
     left = joined([times(line(x, size, h), tops) for h in range(halves)])
     left = [builder.fsub(one, line(all_x, i1)) for one in left]
     none = ir.Constant(ir.VectorType(ir.IntType(1), SIDE), [0] * SIDE)
-    found = cgutils.alloca_once_value(builder, none)
-    with cgutils.for_range_slice(
-        builder, i1, builder.add(size, ir.Constant(_LONG, 1)), ir.Constant(_LONG, 1), intp=_LONG
-    ) as (i2, _):
+    found = variable(builder, none)
+    with loop(builder, i1, builder.add(size, ir.Constant(LONG, 1))) as i2:
         here, two = none, line(all_x, i2)
         squares = joined([times(line(w, i2, h), high) for h in range(halves)])
         for a, b, square in zip(left, wanted, squares, strict=True):
             along = builder.fsub(a, two)
             limit = builder.fsub(b, square)
             here = builder.or_(here, builder.fcmp_unordered(">=", builder.fmul(along, along), limit))
-        builder.store(builder.trunc(bits(builder, here), _INT), builder.gep(out, [i2]))
+        builder.store(builder.trunc(bits(builder, here), INT), builder.gep(out, [i2]))
         builder.store(builder.or_(builder.load(found), here), found)
     return bits(builder, builder.load(found))
 
@@ -251,9 +259,9 @@ def _rivals(builder: Any, halves: int, x: Any, all_x: Any, w: Any, slack: Any, i
 def _below(builder: Any, values: Any, size: Any, limits: Any, counts: Any) -> None:
     """counts = how many values of each group are below its limit; all but `size` are pointers."""
     limit, one, none = load(builder, limits, SIDE), ir.Constant(_NUMBERS, [1] * SIDE), ir.Constant(_NUMBERS, [0] * SIDE)
-    count = cgutils.alloca_once_value(builder, none)
-    with cgutils.for_range(builder, size, intp=_LONG) as loop:
-        value = load(builder, values, SIDE, builder.mul(loop.index, ir.Constant(_LONG, SIDE)))
+    count = variable(builder, none)
+    with loop(builder, NOTHING, size) as k:
+        value = load(builder, values, SIDE, builder.mul(k, ir.Constant(LONG, SIDE)))
         under = builder.fcmp_ordered("<", value, limit)
         builder.store(builder.add(builder.load(count), builder.select(under, one, none)), count)
     store(builder, builder.load(count), counts)
@@ -264,8 +272,7 @@ def _make_rivals(halves: int) -> Callable[..., Any]:
 
     def typed(_: Any, x: Any, all_x: Any, w: Any, slack: Any, i1: Any, size: Any, out: Any) -> tuple[Any, Any]:
         def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            nothing = ir.Constant(_LONG, 0)
-            x, all_x, w, slack = (pointer(context, builder, REALS, array, nothing) for array in given[:4])
+            x, all_x, w, slack = (pointer(context, builder, REALS, array, NOTHING) for array in given[:4])
             return _rivals(
                 builder,
                 halves,
@@ -275,7 +282,7 @@ def _make_rivals(halves: int) -> Callable[..., Any]:
                 slack,
                 given[4],
                 given[5],
-                pointer(context, builder, INTS, given[6], nothing),
+                pointer(context, builder, INTS, given[6], NOTHING),
             )
 
         return WHOLE(REALS, REALS, REALS, REALS, WHOLE, WHOLE, INTS), build
@@ -289,9 +296,9 @@ def _below_typed(_: Any, values: Any, size: Any, limits: Any, k: Any, counts: An
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         values, size, limits, k, counts = given
-        at = builder.mul(k, ir.Constant(_LONG, SIDE))
+        at = builder.mul(k, ir.Constant(LONG, SIDE))
         _below(
-            builder, pointer(context, builder, REALS, values, ir.Constant(_LONG, 0)), size,
+            builder, pointer(context, builder, REALS, values, NOTHING), size,
             pointer(context, builder, REALS, limits, at), pointer(context, builder, INTS, counts, at),
         )  # fmt: skip
         return context.get_dummy_value()
@@ -302,17 +309,14 @@ def _below_typed(_: Any, values: Any, size: Any, limits: Any, k: Any, counts: An
 def _ranks(builder: Any, values: Any, size: Any, out: Any) -> None:
     """out[i] = how many values of each group come before value i: smaller ones, and equal ones that stand before it."""
     one, none = ir.Constant(_NUMBERS, [1] * SIDE), ir.Constant(_NUMBERS, [0] * SIDE)
-    step, nothing = ir.Constant(_LONG, 1), ir.Constant(_LONG, 0)
 
     def line(i: Any) -> Any:
-        return builder.mul(i, ir.Constant(_LONG, SIDE))
+        return builder.mul(i, ir.Constant(LONG, SIDE))
 
-    with cgutils.for_range(builder, size, intp=_LONG) as loop:
-        i = loop.index
-        value, count = load(builder, values, SIDE, line(i)), cgutils.alloca_once(builder, _NUMBERS)
-        builder.store(none, count)
-        for begin, end, order in ((nothing, i, "<="), (i, size, "<")):
-            with cgutils.for_range_slice(builder, begin, end, step, intp=_LONG) as (j, _):
+    with loop(builder, NOTHING, size) as i:
+        value, count = load(builder, values, SIDE, line(i)), variable(builder, none)
+        for begin, end, order in ((NOTHING, i, "<="), (i, size, "<")):
+            with loop(builder, begin, end) as j:
                 before = builder.fcmp_ordered(order, load(builder, values, SIDE, line(j)), value)
                 builder.store(builder.add(builder.load(count), builder.select(before, one, none)), count)
         store(builder, builder.load(count), out, line(i))
@@ -323,10 +327,9 @@ def _ranks_typed(_: Any, values: Any, size: Any, out: Any) -> tuple[Any, Any]:
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         values, size, out = given
-        nothing = ir.Constant(_LONG, 0)
         _ranks(
-            builder, pointer(context, builder, REALS, values, nothing), size,
-            pointer(context, builder, INTS, out, nothing),
+            builder, pointer(context, builder, REALS, values, NOTHING), size,
+            pointer(context, builder, INTS, out, NOTHING),
         )  # fmt: skip
         return context.get_dummy_value()
 

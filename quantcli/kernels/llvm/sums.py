@@ -8,19 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
-from quantcli.kernels.ggml.codebooks.neighbours import LANES
-from quantcli.kernels.llvm.nearest import FLOATS, INTS, NOTHING, REALS, WHOLE, WORDS, pointer, splat, store
-
-#: numba's helpers for IR, which have no types.
-cgutils: Any = untyped
-
-_INT, _LONG = ir.IntType(32), ir.IntType(64)
-_INTS = ir.VectorType(_INT, LANES)
+from quantcli.kernels.lanes import NARROW
+from quantcli.kernels.llvm.emit import (
+    INT,
+    INTS,
+    LONG,
+    NARROW_FLOATS,
+    NARROW_INTS,
+    NOTHING,
+    REALS,
+    WHOLE,
+    WORDS,
+    loop,
+    pointer,
+    splat,
+    store,
+    variable,
+)
 
 
 def _explained(
@@ -28,23 +36,23 @@ def _explained(
     along: Any, square: Any,
 ) -> None:  # fmt: skip
     """The two sums of eight candidates; all but numbers are pointers."""
-    nought, quads = ir.Constant(FLOATS, [0.0] * LANES), width // 4
-    sums = [cgutils.alloca_once_value(builder, nought) for _ in range(2)]
-    places = [builder.sext(builder.load(builder.gep(new, [ir.Constant(_LONG, c)])), _LONG) for c in range(LANES)]
-    with cgutils.for_range(builder, count, intp=_LONG) as loop:
-        of = builder.gep(rows, [builder.mul(loop.index, stride)])
-        own = [builder.sext(builder.load(builder.gep(of, [place])), _LONG) for place in places]
-        first = [builder.mul(number, ir.Constant(_LONG, quads)) for number in own]
+    nought, quads = ir.Constant(NARROW_FLOATS, [0.0] * NARROW), width // 4
+    sums = [variable(builder, nought) for _ in range(2)]
+    places = [builder.sext(builder.load(builder.gep(new, [ir.Constant(LONG, c)])), LONG) for c in range(NARROW)]
+    with loop(builder, NOTHING, count) as k:
+        of = builder.gep(rows, [builder.mul(k, stride)])
+        own = [builder.sext(builder.load(builder.gep(of, [place])), LONG) for place in places]
+        first = [builder.mul(number, ir.Constant(LONG, quads)) for number in own]
         totals = [builder.load(one) for one in sums]
         for h in range(quads):
-            word = ir.Constant(_INTS, ir.Undefined)
+            word = ir.Constant(NARROW_INTS, ir.Undefined)
             for c, place in enumerate(first):
-                one = builder.load(builder.gep(words, [builder.add(place, ir.Constant(_LONG, h))]))
-                word = builder.insert_element(word, one, ir.Constant(_INT, c))
+                one = builder.load(builder.gep(words, [builder.add(place, ir.Constant(LONG, h))]))
+                word = builder.insert_element(word, one, ir.Constant(INT, c))
             for i in range(4):
-                at = builder.add(builder.mul(loop.index, ir.Constant(_LONG, width)), ir.Constant(_LONG, 4 * h + i))
-                shift, mask = (ir.Constant(_INTS, [number] * LANES) for number in (8 * i, 255))
-                code = builder.sitofp(builder.and_(builder.lshr(word, shift), mask), FLOATS)
+                at = builder.add(builder.mul(k, ir.Constant(LONG, width)), ir.Constant(LONG, 4 * h + i))
+                shift, mask = (ir.Constant(NARROW_INTS, [number] * NARROW) for number in (8 * i, 255))
+                code = builder.sitofp(builder.and_(builder.lshr(word, shift), mask), NARROW_FLOATS)
                 x, w = (splat(builder, builder.load(builder.gep(v, [at]))) for v in (heavy, weights))
                 totals[0] = builder.fadd(totals[0], builder.fmul(x, code))
                 totals[1] = builder.fadd(totals[1], builder.fmul(builder.fmul(w, code), code))

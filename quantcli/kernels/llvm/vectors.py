@@ -12,7 +12,6 @@
     last_trits16 four of each of four bytes, one after the other
     minus8       value = scale * a codebook's byte, with a sign of its own from the bits of a byte
     truncate16   the other way: codes = trunc((x - start) * inverse + half), and what they stand for less x
-    energies8    the sums of squares that errors are reported by
 
 `at` (and `upper`) count bytes from the start of `data`, uint8; `to` counts values from the start of `out`. Written as
 LLVM IR: runs are short, and what LLVM makes of a loop over 16 bytes is mostly its doubt whether arrays overlap.
@@ -25,18 +24,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
 from quantcli.kernels.compile import bits_of, float_of, inlined
+from quantcli.kernels.llvm.emit import BYTE, FLOAT, INT, LONG, REAL, WHOLE
 
-#: numba's helpers for IR, which have no types.
-cgutils: Any = untyped
-
-_FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(1)
-_WHOLE, _REAL = types.int64, types.float32
+_BIT = ir.IntType(1)
 #: Which arguments of an intrinsic are arrays, which float32; the others are int64.
 _ARRAYS = ("data", "book", "out", "x", "codes")
 _REALS = ("scale", "low", "start", "inverse", "half", "top", "middle")
@@ -44,32 +39,32 @@ _REALS = ("scale", "low", "start", "inverse", "half", "top", "middle")
 #: malloc aligns to 16, takes a third longer.
 AHEAD = 256
 #: Builds a vector of codes, as bytes, from an intrinsic's arguments.
-_Codes = Callable[["_Build"], Any]
+_Codes = Callable[["Build"], Any]
 
 
-class _Build:
+class Build:
     """The arguments of an intrinsic, by name, and the vectors made of them."""
 
     def __init__(self, context: Any, builder: Any, kinds: dict[str, Any], given: Any, lanes: int) -> None:
         self.context, self.builder, self.kinds, self.lanes = context, builder, kinds, lanes
         self.given = dict(zip(kinds, given, strict=True))
-        self.ints, self.floats = ir.VectorType(_INT, lanes), ir.VectorType(_FLOAT, lanes)
-        self.bytes = ir.VectorType(_BYTE, lanes)
+        self.ints, self.floats = ir.VectorType(INT, lanes), ir.VectorType(FLOAT, lanes)
+        self.bytes = ir.VectorType(BYTE, lanes)
 
     def splat(self, value: Any) -> Any:
         """A number in all lanes."""
         kind = ir.VectorType(value.type, self.lanes)
-        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT, 0))
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(INT, 0))
         return self.builder.shuffle_vector(one, one, ir.Constant(self.ints, [0] * self.lanes))
 
     def number(self, name: str) -> Any:
         """An argument in all lanes, an integer as int32."""
         value = self.given[name]
-        return self.splat(value if value.type == _FLOAT else self.builder.trunc(value, _INT))
+        return self.splat(value if value.type == FLOAT else self.builder.trunc(value, INT))
 
     def small(self, name: str) -> Any:
         """An integer argument in all lanes, as bytes."""
-        return self.splat(self.builder.trunc(self.given[name], _BYTE))
+        return self.splat(self.builder.trunc(self.given[name], BYTE))
 
     def pointer(self, array: str, at: str | None) -> Any:
         made = self.context.make_array(self.kinds[array])(self.context, self.builder, self.given[array])
@@ -77,7 +72,7 @@ class _Build:
 
     def bytes_at(self, array: str, at: str | None, count: int | None = None) -> Any:
         """`count` bytes, or as many as there are lanes."""
-        kind = ir.VectorType(_BYTE, count or self.lanes).as_pointer()
+        kind = ir.VectorType(BYTE, count or self.lanes).as_pointer()
         return self.builder.load(self.builder.bitcast(self.pointer(array, at), kind), align=1)
 
     def mixed(self, one: Any, other: Any, places: list[int]) -> Any:
@@ -109,18 +104,18 @@ class _Build:
 
     def stream(self, values: Any) -> Any:
         """Stores the next values of a long array, and sends for what comes AHEAD (past the end that does no harm)."""
-        ahead = self.builder.gep(self.pointer("out", "to"), [ir.Constant(ir.IntType(64), AHEAD)])
-        byte, to_write, keep, data = _BYTE.as_pointer(), *(ir.Constant(_INT, n) for n in (1, 3, 1))
-        kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
+        ahead = self.builder.gep(self.pointer("out", "to"), [ir.Constant(LONG, AHEAD)])
+        byte, to_write, keep, data = BYTE.as_pointer(), *(ir.Constant(INT, n) for n in (1, 3, 1))
+        kind = ir.FunctionType(ir.VoidType(), [byte, INT, INT, INT])
         prefetch = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
         self.builder.call(prefetch, [self.builder.bitcast(ahead, byte), to_write, keep, data])
         return self.store(values)
 
 
-def _on_line(codes: _Codes) -> Callable[[_Build], Any]:
+def _on_line(codes: _Codes) -> Callable[[Build], Any]:
     """Stores scale * (code - zero) - low."""
 
-    def build(b: _Build) -> Any:
+    def build(b: Build) -> Any:
         whole = b.whole(b.builder.sub(codes(b), b.small("zero")))
         scaled = b.builder.fmul(b.number("scale"), whole)
         return b.stream(b.builder.fsub(scaled, b.number("low")))
@@ -128,30 +123,30 @@ def _on_line(codes: _Codes) -> Callable[[_Build], Any]:
     return build
 
 
-def _plain(b: _Build) -> Any:
+def _plain(b: Build) -> Any:
     return b.field("at", "shift", b.small("mask"))
 
 
-def _joined(b: _Build) -> Any:
+def _joined(b: Build) -> Any:
     upper = b.field("upper", "bit", b.small("upper_mask"))
     return b.builder.or_(_plain(b), b.builder.shl(upper, b.small("place")))
 
 
-def _fifth(b: _Build) -> Any:
+def _fifth(b: Build) -> Any:
     bits = b.builder.bitcast(b.builder.trunc(b.given["word"], ir.IntType(b.lanes)), ir.VectorType(_BIT, b.lanes))
     return b.builder.or_(b.field("at", "shift", b.all(15)), b.builder.select(bits, b.all(16), b.all(0)))
 
 
-def _signed(b: _Build) -> Any:
+def _signed(b: Build) -> Any:
     return b.stream(b.builder.fmul(b.number("scale"), b.whole(b.bytes_at("data", "at"))))
 
 
-def _looked(places: _Codes) -> Callable[[_Build], Any]:
+def _looked(places: _Codes) -> Callable[[Build], Any]:
     """LLVM makes one instruction of sixteen look-ups where there is one."""
 
-    def build(b: _Build) -> Any:
+    def build(b: Build) -> Any:
         book, at, found = b.bytes_at("book", None), places(b), ir.Constant(b.bytes, ir.Undefined)
-        for lane in (ir.Constant(_INT, i) for i in range(b.lanes)):
+        for lane in (ir.Constant(INT, i) for i in range(b.lanes)):
             byte = b.builder.extract_element(book, b.builder.extract_element(at, lane))
             found = b.builder.insert_element(found, byte, lane)
         return b.stream(b.builder.fmul(b.number("scale"), b.whole(found)))
@@ -159,23 +154,23 @@ def _looked(places: _Codes) -> Callable[[_Build], Any]:
     return build
 
 
-def _nibbles(b: _Build) -> Any:
+def _nibbles(b: Build) -> Any:
     return b.field("at", "shift", b.all(15))
 
 
-def _both_nibbles(b: _Build) -> Any:
+def _both_nibbles(b: Build) -> Any:
     eight = b.bytes_at("data", "at", 8)
     twice = b.mixed(eight, eight, [*range(8), *range(8)])
     return b.builder.and_(b.builder.lshr(twice, ir.Constant(b.bytes, [0] * 8 + [4] * 8)), b.all(15))
 
 
-def _digit(b: _Build, rest: Any) -> Any:
+def _digit(b: Build, rest: Any) -> Any:
     """The code of largest weight, a byte being 256 / 3 times it and a rest: -1, 0 or 1."""
     above = b.builder.zext(b.builder.icmp_unsigned(">", rest, b.all(170)), b.bytes)
     return b.builder.add(above, b.builder.sext(b.builder.icmp_unsigned("<", rest, b.all(86)), b.bytes))
 
 
-def _trits(b: _Build) -> Any:
+def _trits(b: Build) -> Any:
     rest = b.bytes_at("data", "at")
     for _ in range(5):
         b.stream(b.builder.fmul(b.number("scale"), b.whole(_digit(b, rest))))
@@ -184,14 +179,14 @@ def _trits(b: _Build) -> Any:
     return b.context.get_dummy_value()
 
 
-def _last_trits(b: _Build) -> Any:
+def _last_trits(b: Build) -> Any:
     four = b.bytes_at("data", "at", 4)
     powers = ir.Constant(b.bytes, [3 ** (i // 4) for i in range(16)])
     rest = b.builder.mul(b.mixed(four, four, [i % 4 for i in range(16)]), powers)
     return b.stream(b.builder.fmul(b.number("scale"), b.whole(_digit(b, rest))))
 
 
-def _minus(b: _Build) -> Any:
+def _minus(b: Build) -> Any:
     """Two runs of four bytes, which are neighbours in a book of eight, with the signs of one byte."""
     joined = b.mixed(b.bytes_at("book", "at", 4), b.bytes_at("book", "upper", 4), list(range(8)))
     scaled = b.builder.fmul(b.number("scale"), b.builder.uitofp(joined, b.floats))
@@ -200,7 +195,7 @@ def _minus(b: _Build) -> Any:
     return b.stream(b.builder.bitcast(b.builder.xor(b.builder.bitcast(scaled, b.ints), signs), b.floats))
 
 
-def _truncate(b: _Build) -> Any:
+def _truncate(b: Build) -> Any:
     """A NaN is code 0."""
     build, value = b.builder, b.floats_at("x", "at")
     q = build.fmul(build.fsub(value, b.number("start")), b.number("inverse"))
@@ -216,16 +211,16 @@ def _truncate(b: _Build) -> Any:
     return b.store(build.fsub(made, value))
 
 
-def _made(build: Callable[[_Build], Any], lanes: int, *arguments: str) -> Callable[..., Any]:
+def _made(build: Callable[[Build], Any], lanes: int, *arguments: str) -> Callable[..., Any]:
     """An intrinsic for arrays of the types that it is called with (some cannot be written to)."""
 
     def typed(context: Any, *kinds: Any) -> tuple[Any, Any]:
         known = {}
         for argument, kind in zip(arguments, kinds, strict=True):
-            known[argument] = kind if argument in _ARRAYS else _REAL if argument in _REALS else _WHOLE
+            known[argument] = kind if argument in _ARRAYS else REAL if argument in _REALS else WHOLE
 
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            return build(_Build(context, builder, known, given, lanes))
+            return build(Build(context, builder, known, given, lanes))
 
         return types.void(*known.values()), generate
 
@@ -251,54 +246,6 @@ minus8 = _made(_minus, 8, "book", "at", "upper", "signs", "scale", "out", "to")
 truncate16 = _made(
     _truncate, 16, "x", "at", "start", "inverse", "half", "top", "middle", "scale", "low", "codes", "out", "to"
 )
-
-
-def _energies(_: Any, off: Any, x: Any) -> tuple[Any, Any]:
-    """Sums of squares of `off` and of x, and the bits of the largest magnitude in `off`; both are of length CHUNK.
-
-    Summed in float32, in 64 lanes, which then are added in halves; the last eight in float64.
-    """
-
-    def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        kinds, chains = {"off": off, "x": x, "at": _WHOLE}, 8
-        start = _Build(context, builder, kinds, (*given, ir.Constant(ir.IntType(64), 0)), 8)
-        nought, none = ir.Constant(start.floats, [0.0] * 8), ir.Constant(start.ints, [0] * 8)
-        sums = [[cgutils.alloca_once_value(builder, nought) for _ in range(chains)] for _ in range(2)]
-        most = cgutils.alloca_once_value(builder, none)
-        count = context.make_array(off)(context, builder, given[0]).nitems
-        step = count.type(8 * chains)
-        with cgutils.for_range_slice(builder, count.type(0), count, step, intp=count.type) as (at, _):
-            for k in range(chains):
-                here = _Build(context, builder, kinds, (*given, builder.add(at, count.type(8 * k))), 8)
-                values = [here.floats_at(name, "at") for name in ("off", "x")]
-                for value, lanes in zip(values, sums, strict=True):
-                    builder.store(builder.fadd(builder.load(lanes[k]), builder.fmul(value, value)), lanes[k])
-                bits = builder.and_(builder.bitcast(values[0], here.ints), here.each([0x7FFFFFFF] * 8))
-                old = builder.load(most)
-                builder.store(builder.select(builder.icmp_signed(">", bits, old), bits, old), most)
-        found = [_added(builder, [builder.load(lane) for lane in lanes]) for lanes in sums]
-        largest = ir.Constant(_INT, 0)
-        for i in range(8):
-            lane = builder.extract_element(builder.load(most), ir.Constant(_INT, i))
-            largest = builder.select(builder.icmp_signed(">", lane, largest), lane, largest)
-        return context.make_tuple(builder, signature.return_type, [*found, largest])
-
-    tuple_of: Any = types.Tuple
-    return tuple_of((types.float64, types.float64, types.int32))(off, x), build
-
-
-energies8: Callable[..., Any] = intrinsic(_energies)
-
-
-def _added(builder: Any, vectors: list[Any]) -> Any:
-    while len(vectors) > 1:
-        half = len(vectors) // 2
-        vectors = [builder.fadd(vectors[k], vectors[k + half]) for k in range(half)]
-    lanes = [builder.extract_element(vectors[0], ir.Constant(_INT, i)) for i in range(8)]
-    total = builder.fpext(lanes[0], ir.DoubleType())
-    for lane in lanes[1:]:
-        total = builder.fadd(total, builder.fpext(lane, ir.DoubleType()))
-    return total
 
 
 @inlined

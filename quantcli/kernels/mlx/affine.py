@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, DROPPED, measure, narrow, pack_chunk, units, unpack_chunk, widen
+from quantcli.kernels.bits import pack_chunk, unpack_chunk
+from quantcli.kernels.chunks import CHUNK, DROPPED, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.llvm.measure import measure
 
 Floats = NDArray[np.float32]
 
@@ -49,33 +51,6 @@ def decode(words: NDArray[np.uint32], scales: Floats, biases: Floats, bits: int,
     parts = (np.ascontiguousarray(part).reshape(-1) for part in (words, scales, biases))
     _decode(*parts, out.reshape(-1), bits, group)
     return out
-
-
-def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
-    """Words (rows, columns * bits / 32) of codes (rows, columns), columns a multiple of 32.
-
-    Codes of 8 bits are words already: a view, where they are contiguous.
-    """
-    if bits == 8:
-        return np.ascontiguousarray(codes).view(np.uint32)
-    words = np.empty((codes.shape[0], codes.shape[1] * bits // 32), np.uint32)
-    if bits == 4:
-        _pack_pairs(np.ascontiguousarray(codes).reshape(-1).view(np.uint16), words.reshape(-1).view(np.uint8))
-        return words
-    _pack(np.ascontiguousarray(codes).reshape(-1), words.reshape(-1), bits)
-    return words
-
-
-def unpack(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
-    """Codes (rows, columns) of words (rows, columns * bits / 32); of 8 bits a view, where the words are contiguous."""
-    if bits == 8:
-        return np.ascontiguousarray(words).view(np.uint8)
-    codes = np.empty((words.shape[0], words.shape[1] * 32 // bits), np.uint8)
-    if bits == 4:
-        _unpack_pairs(np.ascontiguousarray(words).reshape(-1).view(np.uint8), codes.reshape(-1).view(np.uint16))
-        return codes
-    _unpack(np.ascontiguousarray(words).reshape(-1), codes.reshape(-1), bits)
-    return codes
 
 
 @inner
@@ -173,35 +148,3 @@ def _decode(words: Any, scales: Any, biases: Any, out: Any, bits: int, group: in
             code, value = codes[g * group : (g + 1) * group], out[start + g * group : start + (g + 1) * group]
             for j in range(group):
                 value[j] = scale * np.float32(code[j]) + bias
-
-
-@kernel
-def _pack(codes: Any, words: Any, bits: int) -> None:
-    scratch = np.empty(CHUNK, np.uint8)
-    for start in range(0, codes.shape[0], CHUNK):
-        count = min(CHUNK, codes.shape[0] - start)
-        scratch[:count] = codes[start : start + count]
-        pack_chunk(scratch, words[start * bits // 32 : (start + count) * bits // 32], count, bits)
-
-
-@inner
-def _unpack(words: Any, codes: Any, bits: int) -> None:
-    for start in range(0, codes.shape[0], CHUNK):
-        count = min(CHUNK, codes.shape[0] - start)
-        unpack_chunk(
-            words[start * bits // 32 : (start + count) * bits // 32], codes[start : start + count], count, bits
-        )
-
-
-@inner
-def _pack_pairs(pairs: Any, stored: Any) -> None:
-    """4 bits: two codes, as a little-endian uint16, become a byte."""
-    for j in range(stored.shape[0]):
-        stored[j] = np.uint8(pairs[j] | np.uint16(pairs[j] >> np.uint16(4)))
-
-
-@inner
-def _unpack_pairs(stored: Any, pairs: Any) -> None:
-    for j in range(stored.shape[0]):
-        byte = np.uint16(stored[j])
-        pairs[j] = np.uint16(byte | np.uint16(byte << np.uint16(4))) & np.uint16(0x0F0F)

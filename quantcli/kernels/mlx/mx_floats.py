@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, pack_chunk, units, unpack_chunk, widen
+from quantcli.kernels.bits import pack_chunk, unpack_chunk
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.llvm.measure import measure
 
 Floats = NDArray[np.float32]
 #: Quotients from here on lose the difference of neighbouring table values when MLX subtracts them.

@@ -7,7 +7,7 @@ FalconForCausalLM.
 from typing import Any
 
 from quantcli.models.base import Architecture, Tensor
-from quantcli.models.decoder import NORM
+from quantcli.models.decoder import BLOCK, NORM
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import BLOCKS, EMBEDDING, HEADS, Key, layer_norm_eps
 from quantcli.models.limits import Limit
@@ -16,7 +16,7 @@ from quantcli.models.reader import Reader
 from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, QKV, VOCAB, Need, flag, without
 from quantcli.models.stored import OMITTED, Setting, Stored, has
 
-LAYER, BLOCK = "transformer.h.{i}", "blk.{i}"
+LAYER = "transformer.h.{i}"
 
 
 def _kv_heads(config: Reader) -> int:

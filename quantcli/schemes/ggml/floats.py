@@ -1,4 +1,4 @@
-"""GGML's `mxfp4` and `nvfp4`: E2M1 codes with a scale byte per group, the codes of mx_floats.py in another order.
+"""GGML's `mxfp4` and `nvfp4`: E2M1 codes with a scale byte per group, the codes of mlx/mx_floats.py in another order.
 
 Source: `block_mxfp4`, `block_nvfp4` in ggml-common.h, their functions in ggml-quants.c and the scale bytes' in
 ggml-impl.h (llama.cpp); how blocks are encoded is told in kernels/ggml/blocks/floats.py.
@@ -27,7 +27,7 @@ from quantcli.arrays import Array, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml.best import OnTable
 from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums
-from quantcli.schemes.mlx.mx_floats import E2M1, E4M3, scale_bytes, small_floats_fit, small_floats_may_fit
+from quantcli.schemes.ocp import E2M1, E4M3, codes_fit, codes_may_fit, scale_bytes
 from quantcli.schemes.zero_points import without_scales_of_zero
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ class GgmlFloat(Ggml):
         return Codes(self.grid(), codes.reshape(rows, columns), scales.reshape(rows, columns // group), None)
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return self.unfit(shape) or small_floats_fit(grid, self.name, E2M1, self.facts.group, self.facts.scale_dtype)
+        return self.unfit(shape) or codes_fit(grid, self.name, E2M1, self.facts.group, self.facts.scale_dtype)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return self.unfit(shape) or small_floats_may_fit(grid, self.name, E2M1, self.facts.group)
+        return self.unfit(shape) or codes_may_fit(grid, self.name, E2M1, self.facts.group)
 
     def pack(self, codes: Codes) -> Parts:
         grade = self.may_fit(codes.grid, codes.codes.shape)

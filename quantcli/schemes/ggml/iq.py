@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, to_float32, to_mlx
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml.best import Better
 from quantcli.schemes.ggml.blocks import F16_OVERFLOW, Blocks, Ggml, Sums
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
     from quantcli.kernels.ggml.codebooks.search import Rules
 
-SUPER = 256
 #: d of a super-block over ggml's: where the search for better ones begins.
 STARTS = np.linspace(0.75, 1.3, 12)
 

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import to_mlx
+from quantcli.kernels.ggml.formats import IQ1_WIDTH, SUPER
 from quantcli.schemes.ggml import search as ggml_search
 from quantcli.schemes.ggml.iq import sub_scales
-from quantcli.schemes.ggml.iq_search import SUPER, Tables, by_rows, codes_of, lanes, nearest_rows, point_numbers, weigh
+from quantcli.schemes.ggml.iq_search import Tables, by_rows, codes_of, lanes, nearest_rows, point_numbers, weigh
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
-WIDTH = 8
 SHIFT = 0.125
 #: A smaller peak is zero, in groups of so many values.
 EPSILON = {32: 1e-12, 16: 1e-7}
@@ -65,8 +65,8 @@ def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -
     turned = best.scale < 0
     level, minus, scale = mx.where(turned, 2 - level, level), minus != turned, mx.abs(best.scale)
     shift = mx.where(minus, -SHIFT, SHIFT)
-    points = point_numbers(level, WIDTH, 3)
-    rows = nearest_rows(points, by_rows(x, WIDTH), by_rows(w, WIDTH), scale, book, shift)
+    points = point_numbers(level, IQ1_WIDTH, 3)
+    rows = nearest_rows(points, by_rows(x, IQ1_WIDTH), by_rows(w, IQ1_WIDTH), scale, book, shift)
     along, square = (ggml_search.total(part) for part in _terms(rows, shift, 1.0, x, w, book))
     refit = ~mx.all(book.on_book[points], axis=0, keepdims=True) & (along > 0) & (square > 0)
     scale = mx.where(refit, along / square, scale)
@@ -181,7 +181,7 @@ def _terms(rows: mx.array, shift: mx.array, factor: Any, x: mx.array, w: mx.arra
     """w q x and w q q, as x; q = factor * (code + shift), rows and shift (rows of a group, groups)."""
     import mlx.core as mx
 
-    q = (codes_of(rows, book) + mx.repeat(shift, WIDTH, axis=0)) * factor
+    q = (codes_of(rows, book) + mx.repeat(shift, IQ1_WIDTH, axis=0)) * factor
     weighted = w * q
     return [weighted * x, weighted * q]
 

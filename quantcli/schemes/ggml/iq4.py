@@ -4,8 +4,8 @@ Source: `block_iq4_nl`, `block_iq4_xs`, `kvalues_iq4nl` in ggml-common.h and the
 (llama.cpp); the search for scales, with and without an importance matrix, is told in kernels/ggml/codebooks/iq4.py. On
 MLX's CPU device bytes are ggml's too; of GPUs search.py tells.
 
-    iq4_nl   18 bytes,  32 values   d d                      n x 16     value = d * VALUES[code]
-    iq4_xs  136 bytes, 256 values   d d  h h  l l l l        n x 128    value = d * (s[i / 32] - 32) * VALUES[code]
+    iq4_nl   18 bytes,  32 values   d d                      n x 16     value = d * IQ4_VALUES[code]
+    iq4_xs  136 bytes, 256 values   d d  h h  l l l l        n x 128    value = d * (s[i / 32] - 32) * IQ4_VALUES[code]
 
     n, byte j of each group's 16:    7 6 5 4 | 3 2 1 0       l, byte k:   7 6 5 4 | 3 2 1 0    lower four bits of s
                                    code j+16 | code j                      s 2k+1 | s 2k
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.ggml.better.levels import Levels
+from quantcli.kernels.ggml.formats import BLOCK, IQ4_GROUPS, IQ4_VALUES
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml import search as ggml_search
 from quantcli.schemes.ggml.best import OnGrid
@@ -30,21 +31,15 @@ from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, re
 if TYPE_CHECKING:
     import mlx.core as mx
 
-GROUP, GROUPS = 32, 8
 #: The value of each code.
-VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-TABLE = tuple(float(value) for value in VALUES)
-#: Below this largest magnitude ggml takes a group for zero.
-EPSILON = 1e-15
-#: Adding and subtracting it rounds a float32 below 2**22 half to even.
-RINT = 1.5 * 2.0**23
+TABLE = tuple(float(value) for value in IQ4_VALUES)
 
 #: Each type's grid, and the relative RMSE of encoding 4M values of a Gaussian.
-GRIDS = {"iq4_nl": Grid(4, GROUP, "f16", table=TABLE), "iq4_xs": Grid(4, GROUP, "f32", table=TABLE)}
+GRIDS = {"iq4_nl": Grid(4, BLOCK, "f16", table=TABLE), "iq4_xs": Grid(4, BLOCK, "f32", table=TABLE)}
 #: What `--search best` tries.
 LEVELS = {
-    "iq4_nl": Levels(GROUP, table=TABLE, starts=(0.6, 1.05, 2)),
-    "iq4_xs": Levels(GROUP, table=TABLE, subs=(-32, 31), starts=(0.6, 1.05, 2)),
+    "iq4_nl": Levels(BLOCK, table=TABLE, starts=(0.6, 1.05, 2)),
+    "iq4_xs": Levels(BLOCK, table=TABLE, subs=(-32, 31), starts=(0.6, 1.05, 2)),
 }
 ROUNDING = {"iq4_nl": 0.0762, "iq4_xs": 0.0767}
 
@@ -55,7 +50,7 @@ class Iq4(Ggml):
 
     A block of the table's own values has d = 1 (3c00), codes 0 to 15 and 8 (the value 1).
 
-    >>> values = np.array([[*VALUES, *[1] * 16]], np.float32)
+    >>> values = np.array([[*IQ4_VALUES, *[1] * 16]], np.float32)
     >>> parts, error = Iq4("iq4_nl").encode(values)
     >>> parts["blocks"].tobytes().hex(" "), error.largest
     ('00 3c 80 81 82 83 84 85 86 87 88 89 8a 8b 8c 8d 8e 8f', 0.0)
@@ -85,7 +80,7 @@ class Iq4(Ggml):
         rows, columns = blocks.shape[0], blocks.shape[1] // size * self.ggml_type.block_size
         flat = np.ascontiguousarray(blocks).reshape(-1, size)
         codes = unpack(flat, self._supers, np).reshape(rows, columns)
-        scales = group_scales(flat, self._supers, np).reshape(rows, columns // GROUP)
+        scales = group_scales(flat, self._supers, np).reshape(rows, columns // BLOCK)
         return Codes(self.grid(), codes, scales, None)
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -93,8 +88,8 @@ class Iq4(Ggml):
             return "iq4_xs's scales are 6-bit multiples of one f16 per 256 values, no grid's are known to be"
         if grid.table != TABLE:
             return "its codes are not those of iq4_nl"
-        if grid.group % GROUP:
-            return f"its groups of {grid.group} are no whole blocks of {GROUP}"
+        if grid.group % BLOCK:
+            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def pack(self, codes: Codes) -> Parts:
@@ -103,10 +98,10 @@ class Iq4(Ggml):
         if isinstance(grade, str):
             raise DoesNotFit(grade)
         rows, columns = codes.codes.shape
-        scales = round_to_f16(np.repeat(codes.scales, codes.grid.group // GROUP, axis=1), "scale")
+        scales = round_to_f16(np.repeat(codes.scales, codes.grid.group // BLOCK, axis=1), "scale")
         header = np.ascontiguousarray(scales.reshape(-1, 1)).view(np.uint8)
-        blocks = np.concatenate([header, pack(codes.codes.reshape(-1, GROUP))], axis=1)
-        return {"blocks": blocks.reshape(rows, columns // GROUP * self.ggml_type.block_bytes)}
+        blocks = np.concatenate([header, pack(codes.codes.reshape(-1, BLOCK))], axis=1)
+        return {"blocks": blocks.reshape(rows, columns // BLOCK * self.ggml_type.block_bytes)}
 
     @property
     def better(self) -> OnGrid:
@@ -114,7 +109,7 @@ class Iq4(Ggml):
 
     def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
         assert heads is not None
-        packed = pack(codes.reshape(-1, GROUP)).reshape(len(codes), -1)
+        packed = pack(codes.reshape(-1, BLOCK)).reshape(len(codes), -1)
         stored = [pack_subs((subs[:, :, 0] + 32).astype(np.uint8), np)] if self._supers else []
         return np.concatenate([f16_bytes(heads[:, :1], np), *stored, packed], axis=1)
 
@@ -131,7 +126,7 @@ class Iq4(Ggml):
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
         import mlx.core as mx
 
-        values = mx.array(TABLE)[unpack(blocks, self._supers, mx)].reshape(blocks.shape[0], -1, GROUP)
+        values = mx.array(TABLE)[unpack(blocks, self._supers, mx)].reshape(blocks.shape[0], -1, BLOCK)
         decoded: mx.array = group_scales(blocks, self._supers, mx)[:, :, None] * values
         return decoded.reshape(blocks.shape[0], -1)
 
@@ -145,10 +140,10 @@ class Iq4(Ggml):
         else:
             squares = (x * x).T
             sigma = ggml_search.total(squares) * (2.0 / x.shape[1])
-            spread = mx.repeat(sigma, x.shape[1] // GROUP, axis=1)
+            spread = mx.repeat(sigma, x.shape[1] // BLOCK, axis=1)
             weights = _lanes(importance) * mx.sqrt(spread + lanes * lanes)
         scale = _search(lanes, weights)
-        header, step, d = _split_scales(scale.reshape(count, GROUPS)) if self._supers else _whole_scales(scale)
+        header, step, d = _split_scales(scale.reshape(count, IQ4_GROUPS)) if self._supers else _whole_scales(scale)
         inverse = mx.where(step != 0, 1.0 / step, 0.0)
         packed = pack(_nearest(lanes * inverse).T).reshape(count, -1)
         sound = mx.all(mx.isfinite(scale).reshape(count, -1), axis=1, keepdims=True)  # no sum overflowed
@@ -160,13 +155,13 @@ SCHEMES = {name: Iq4(name) for name in GRIDS}
 
 def unpack(blocks: Any, supers: bool, xp: Any) -> Any:
     """Codes uint8 (blocks, block size) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
-    nibbles = blocks[:, 8 if supers else 2 :].reshape(-1, GROUPS if supers else 1, GROUP // 2)
+    nibbles = blocks[:, 8 if supers else 2 :].reshape(-1, IQ4_GROUPS if supers else 1, BLOCK // 2)
     return xp.concatenate([nibbles & 15, nibbles >> 4], axis=2).reshape(blocks.shape[0], -1)
 
 
 def pack(codes: Any) -> Any:
     """uint8 (groups, 16) for codes uint8 (groups, 32), of numpy or mlx.core."""
-    return codes[:, : GROUP // 2] | codes[:, GROUP // 2 :] << 4
+    return codes[:, : BLOCK // 2] | codes[:, BLOCK // 2 :] << 4
 
 
 def pack_subs(stored: Any, xp: Any) -> Any:
@@ -182,8 +177,8 @@ def group_scales(blocks: Any, supers: bool, xp: Any) -> Any:
     d = read_f16(blocks, 0, 1, xp)
     if not supers:
         return d
-    low = (blocks[:, 4:8, None] >> xp.array([0, 4], dtype=xp.uint8)).reshape(-1, GROUPS) & 15
-    high = (blocks[:, 2:4, None] >> xp.arange(0, 8, 2, dtype=xp.uint8)).reshape(-1, GROUPS) & 3
+    low = (blocks[:, 4:8, None] >> xp.array([0, 4], dtype=xp.uint8)).reshape(-1, IQ4_GROUPS) & 15
+    high = (blocks[:, 2:4, None] >> xp.arange(0, 8, 2, dtype=xp.uint8)).reshape(-1, IQ4_GROUPS) & 3
     return d * ((low | high << 4).astype(xp.float32) - 32)
 
 
@@ -191,7 +186,7 @@ def _lanes(x: mx.array) -> mx.array:
     """(32, groups): value i of every group in row i."""
     import mlx.core as mx
 
-    return mx.contiguous(x.reshape(-1, GROUP).T)
+    return mx.contiguous(x.reshape(-1, BLOCK).T)
 
 
 def _nearest(a: mx.array) -> mx.array:
@@ -200,7 +195,7 @@ def _nearest(a: mx.array) -> mx.array:
 
     # The middles between values are whole halves, so that the floor of 2 a tells on which side of each a lies.
     doubled = mx.minimum(mx.where(a > -128, mx.floor(2 * a), -256.0), 255.0)
-    middles = np.add(VALUES[1:], VALUES[:-1])
+    middles = np.add(IQ4_VALUES[1:], IQ4_VALUES[:-1])
     codes = (np.arange(-256, 256)[:, None] >= middles).sum(axis=1).astype(np.uint8)
     return mx.array(codes)[doubled.astype(mx.int32) + 256]
 
@@ -226,7 +221,7 @@ def _search(lanes: mx.array, weights: mx.array) -> mx.array:
         better = (sumq2 > 0) & (sumqx * sumqx > best * sumq2)
         scale, best = mx.where(better, found, scale), mx.where(better, found * sumqx, best)
         mx.eval(scale, best)  # keeps one candidate's temporaries alive, not sixteen's
-    return mx.where(mx.abs(peak) < EPSILON, 0.0, scale)
+    return mx.where(mx.abs(peak) < ggml_search.EPSILON, 0.0, scale)
 
 
 def _whole_scales(scale: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -244,7 +239,7 @@ def _split_scales(scale: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     largest = mx.take_along_axis(scale, mx.argmax(mx.abs(scale), axis=1, keepdims=True), axis=1)
     d = -largest / 32.0
     to_sub = mx.where(d != 0, 1.0 / d, 0.0)
-    sub = (to_sub * scale + RINT) - RINT
+    sub = (to_sub * scale + ggml_search.RINT) - ggml_search.RINT
     sub = mx.minimum(mx.where(sub > -32, sub, -32.0), 31.0)
     stored = pack_subs((sub + 32).astype(mx.uint8), mx)
     return mx.concatenate([d.astype(mx.float16).view(mx.uint8), stored], axis=1), (d * sub).reshape(1, -1), d

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from quantcli.arrays import from_mlx, to_mlx
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.schemes.ggml import search as ggml_search
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
     from quantcli.kernels.ggml.codebooks.search import Rules
 
-SUPER = 256
 #: Distances that are measured at a time.
 AT_ONCE = 1 << 19
 

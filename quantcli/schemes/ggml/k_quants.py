@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.containers.ggml_types import row_bytes
 from quantcli.kernels.ggml.better.levels import Levels
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml import search as ggml_search
 from quantcli.schemes.ggml.best import OnGrid
@@ -39,7 +40,6 @@ from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, re
 if TYPE_CHECKING:
     import mlx.core as mx
 
-SUPER = 256
 
 #: Each type's grid; its scales are products of an f16 and a small number, exact in float32.
 GRIDS = {

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.ggml.better.levels import Levels
+from quantcli.kernels.ggml.formats import BLOCK
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml import search as ggml_search
 from quantcli.schemes.ggml.best import OnGrid
@@ -32,24 +33,23 @@ from quantcli.schemes.zero_points import symmetric
 if TYPE_CHECKING:
     import mlx.core as mx
 
-GROUP = 32
 
 #: Each type's grid: bits, and the code that means 0 (None: a minimum of each block's own).
 GRIDS = {
-    "q4_0": Grid(4, GROUP, "f16", zero=8),
-    "q4_1": Grid(4, GROUP, "f16"),
-    "q5_0": Grid(5, GROUP, "f16", zero=16),
-    "q5_1": Grid(5, GROUP, "f16"),
-    "q8_0": Grid(8, GROUP, "f16", zero=128),
+    "q4_0": Grid(4, BLOCK, "f16", zero=8),
+    "q4_1": Grid(4, BLOCK, "f16"),
+    "q5_0": Grid(5, BLOCK, "f16", zero=16),
+    "q5_1": Grid(5, BLOCK, "f16"),
+    "q8_0": Grid(8, BLOCK, "f16", zero=128),
 }
 
 #: What `--search best` tries.
 LEVELS = {
-    "q4_0": Levels(GROUP, -8, 7),
-    "q4_1": Levels(GROUP, 0, 15, minima=0, starts=(0.75, 1.05, 2)),
-    "q5_0": Levels(GROUP, -16, 15, starts=(0.8, 1.05, 2)),
-    "q5_1": Levels(GROUP, 0, 31, minima=0, starts=(0.85, 1.03, 2)),
-    "q8_0": Levels(GROUP, -127, 127, starts=(0.97, 1.005, 2)),
+    "q4_0": Levels(BLOCK, -8, 7),
+    "q4_1": Levels(BLOCK, 0, 15, minima=0, starts=(0.75, 1.05, 2)),
+    "q5_0": Levels(BLOCK, -16, 15, starts=(0.8, 1.05, 2)),
+    "q5_1": Levels(BLOCK, 0, 31, minima=0, starts=(0.85, 1.03, 2)),
+    "q8_0": Levels(BLOCK, -127, 127, starts=(0.97, 1.005, 2)),
 }
 #: Relative RMSE of encoding 4M values of a Gaussian.
 ROUNDING = {"q4_0": 0.0860, "q4_1": 0.0782, "q5_0": 0.0427, "q5_1": 0.0379, "q8_0": 0.00535}
@@ -95,7 +95,7 @@ class GgmlLegacy(Ggml):
         grid, blocks = self.grid(), parts["blocks"]
         rows, groups = blocks.shape[0], blocks.shape[1] // self.ggml_type.block_bytes
         flat = np.ascontiguousarray(blocks).reshape(rows * groups, self.ggml_type.block_bytes)
-        codes = _fast_unpack(flat, grid).reshape(rows, groups * GROUP)
+        codes = _fast_unpack(flat, grid).reshape(rows, groups * BLOCK)
         header = read_f16(flat, 0, _header(grid) // 2, np)
         scales = np.ascontiguousarray(header[:, 0]).reshape(rows, groups)
         if grid.zero is None:
@@ -107,8 +107,8 @@ class GgmlLegacy(Ggml):
         grade = self.may_fit(grid, shape)
         if isinstance(grade, str):
             return grade
-        if grid.group % GROUP:
-            return f"its groups of {grid.group} are no whole blocks of {GROUP}"
+        if grid.group % BLOCK:
+            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
         if self.grid().zero is not None and grid.zero is None:
             return f"its groups have biases of their own, {self.name} has none"
         return grade
@@ -121,8 +121,8 @@ class GgmlLegacy(Ggml):
         own = self.grid()
         if grid.table is not None:
             return f"its codes stand for a table of values, {self.name}'s for even steps"
-        if grid.group % GROUP and GROUP % grid.group:
-            return f"its groups of {grid.group} are no whole blocks of {GROUP}"
+        if grid.group % BLOCK and BLOCK % grid.group:
+            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
         if grid.bits > own.bits and (own.zero is None or grid.zero is None):
             return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
         if own.zero is not None and grid.zero is not None and not _is_within(grid, own):
@@ -161,11 +161,11 @@ class GgmlLegacy(Ggml):
         if own.zero is None:
             assert stored.biases is not None
             header.append(stored.biases)
-        blocks = np.empty((rows * (columns // GROUP), self.ggml_type.block_bytes), np.uint8)
+        blocks = np.empty((rows * (columns // BLOCK), self.ggml_type.block_bytes), np.uint8)
         numbers = np.stack([part.reshape(-1) for part in header], axis=1).astype(np.float16)
         blocks[:, : _header(own)] = numbers.view(np.uint8)
-        _fast_pack(stored.codes.reshape(-1, GROUP), blocks, own)
-        return {"blocks": blocks.reshape(rows, columns // GROUP * self.ggml_type.block_bytes)}
+        _fast_pack(stored.codes.reshape(-1, BLOCK), blocks, own)
+        return {"blocks": blocks.reshape(rows, columns // BLOCK * self.ggml_type.block_bytes)}
 
     def as_stored(self, codes: Codes) -> Codes:
         return self._rounded(self.adapted(codes))
@@ -173,7 +173,7 @@ class GgmlLegacy(Ggml):
     def _rounded(self, codes: Codes) -> Codes:
         """Codes that count from its zero, with scales and biases of blocks in f16."""
         own = self.grid()
-        scales, biases = codes.regrouped(GROUP)
+        scales, biases = codes.regrouped(BLOCK)
         assert biases is not None
         d = round_to_f16(scales, "scale").astype(np.float32)
         minima = d * np.float32(-own.zero) if own.zero else round_to_f16(biases, "bias").astype(np.float32)
@@ -216,7 +216,7 @@ class GgmlLegacy(Ggml):
 
         found = ggml_weighted.encode(values, importance, grid.bits, grid.zero)
         blocks = np.concatenate([found.heads, pack(found.codes, grid, np)], axis=1)
-        return blocks.reshape(values.shape[0], values.shape[1] // GROUP * self.ggml_type.block_bytes), found.sums
+        return blocks.reshape(values.shape[0], values.shape[1] // BLOCK * self.ggml_type.block_bytes), found.sums
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
         import mlx.core as mx
@@ -259,7 +259,7 @@ def unpack(blocks: Any, grid: Grid, xp: Any) -> Any:
     if grid.bits == 4:
         return codes
     fifth = (body[:, :4, None] >> xp.arange(8, dtype=xp.uint8)) & 1
-    return codes | fifth.reshape(-1, GROUP) << 4
+    return codes | fifth.reshape(-1, BLOCK) << 4
 
 
 def pack(codes: Any, grid: Grid, xp: Any) -> Any:
@@ -280,7 +280,7 @@ def _fast_unpack(blocks: Blocks, grid: Grid) -> Blocks:
 
     if grid.bits == 8:
         return blocks[:, 2:] ^ np.uint8(128)
-    codes = repack_blocks.split_nibbles(blocks[:, -GROUP // 2 :], GROUP // 2)
+    codes = repack_blocks.split_nibbles(blocks[:, -BLOCK // 2 :], BLOCK // 2)
     if grid.bits == 5:
         repack_blocks.add_fifth_bits(codes, blocks[:, _header(grid) : _header(grid) + 4])
     return codes
@@ -293,7 +293,7 @@ def _fast_pack(codes: NDArray[np.uint8], blocks: Blocks, grid: Grid) -> None:
     if grid.bits == 8:
         np.bitwise_xor(codes, np.uint8(128), out=blocks[:, 2:])
         return
-    blocks[:, -GROUP // 2 :] = repack_blocks.join_nibbles(codes, GROUP // 2)
+    blocks[:, -BLOCK // 2 :] = repack_blocks.join_nibbles(codes, BLOCK // 2)
     if grid.bits == 5:
         blocks[:, _header(grid) : _header(grid) + 4] = repack_blocks.take_fifth_bits(codes)
 
@@ -337,9 +337,9 @@ def _encode_weighted(x: mx.array, importance: mx.array, row_blocks: int, grid: G
     from quantcli.kernels.ggml.k_quants.encode import WEIGHTED_STEPS
     from quantcli.kernels.ggml.k_quants.search import minimum_steps, scale_steps
 
-    rows = x.reshape(-1, row_blocks * GROUP)
+    rows = x.reshape(-1, row_blocks * BLOCK)
     squares = mx.cumsum(rows * rows, axis=1)[:, -1:]  # a sum in index order, which mx.sum is not
-    means = mx.repeat(squares / (row_blocks * GROUP), row_blocks, axis=0)
+    means = mx.repeat(squares / (row_blocks * BLOCK), row_blocks, axis=0)
     lanes, weights = x.T, ggml_search.weigh(x, importance, means).T
     if grid.zero is None:
         found = ggml_search.search_minimum(lanes, weights, minimum_steps(2**grid.bits - 1, *WEIGHTED_STEPS), False)

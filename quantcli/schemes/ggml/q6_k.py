@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.kernels.ggml.better.levels import Levels
+from quantcli.kernels.ggml.formats import Q6_GROUP, Q6_GROUPS, SUPER
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml import search as ggml_search
 from quantcli.schemes.ggml.best import OnGrid
@@ -33,14 +34,9 @@ from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, re
 if TYPE_CHECKING:
     import mlx.core as mx
 
-SUPER, GROUPS, GROUP = 256, 16, 16
-GRID = Grid(6, GROUP, "f32", zero=32, scale_bits=18)
+GRID = Grid(6, Q6_GROUP, "f32", zero=32, scale_bits=18)
 #: What `--search best` tries.
-LEVELS = Levels(GROUP, -32, 31, subs=(-128, 127), starts=(0.85, 1.03, 2))
-#: Below this largest magnitude ggml takes a group, or a super-block's scales, for zero.
-EPSILON = 1e-15
-#: Adding and subtracting it rounds a float32 below 2**22 half to even.
-RINT = 1.5 * 2.0**23
+LEVELS = Levels(Q6_GROUP, -32, 31, subs=(-128, 127), starts=(0.85, 1.03, 2))
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class Q6K(Ggml):
         rows, supers = blocks.shape[0], blocks.shape[1] // self.ggml_type.block_bytes
         flat = blocks.reshape(rows * supers, self.ggml_type.block_bytes)
         codes = unpack(flat, np).reshape(rows, supers * SUPER)
-        scales = group_scales(flat, np).reshape(rows, supers * GROUPS)
+        scales = group_scales(flat, np).reshape(rows, supers * Q6_GROUPS)
         return Codes(GRID, codes, scales, scales * np.float32(-32))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -103,7 +99,7 @@ class Q6K(Ggml):
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
         import mlx.core as mx
 
-        codes = unpack(blocks, mx).astype(mx.float32).reshape(-1, GROUPS, GROUP)
+        codes = unpack(blocks, mx).astype(mx.float32).reshape(-1, Q6_GROUPS, Q6_GROUP)
         scales: mx.array = group_scales(blocks, mx)
         values: mx.array = (scales[:, :, None] * (codes - 32)).reshape(-1, SUPER)
         return values
@@ -114,10 +110,10 @@ class Q6K(Ggml):
         from quantcli.kernels.ggml.k_quants.search import scale_steps
 
         count = x.shape[0]
-        lanes = mx.contiguous(x.reshape(-1, GROUP).T)  # value i of every group in row i
-        weights = lanes * lanes if importance is None else mx.contiguous(importance.reshape(-1, GROUP).T)
+        lanes = mx.contiguous(x.reshape(-1, Q6_GROUP).T)  # value i of every group in row i
+        weights = lanes * lanes if importance is None else mx.contiguous(importance.reshape(-1, Q6_GROUP).T)
         found, inverse, _, _ = ggml_search.search_scale(lanes, weights, scale_steps(32))
-        scales, peak = found.reshape(count, GROUPS), ggml_search.first_peak(lanes)
+        scales, peak = found.reshape(count, Q6_GROUPS), ggml_search.first_peak(lanes)
         largest = mx.take_along_axis(scales, mx.argmax(mx.abs(scales), axis=1, keepdims=True), axis=1)
         to_sub = -128.0 / largest
         whole = 1.0 / to_sub
@@ -128,9 +124,9 @@ class Q6K(Ggml):
         codes = mx.where((step == 0) & (inverse == 0), 0.0, codes).astype(mx.uint8)
         packed = pack(codes.T.reshape(count, SUPER), mx)
         blocks = mx.concatenate([packed, subs.astype(mx.int8).view(mx.uint8), d.view(mx.uint8)], axis=1)
-        zero = mx.abs(largest) < EPSILON
+        zero = mx.abs(largest) < ggml_search.EPSILON
         # Where the search's own sums overflow, the scale is what the largest value asks for.
-        asked = mx.where(mx.isfinite(scales), 0.0, mx.abs(peak).reshape(count, GROUPS) / (32 * 128))
+        asked = mx.where(mx.isfinite(scales), 0.0, mx.abs(peak).reshape(count, Q6_GROUPS) / (32 * 128))
         asked = mx.maximum(mx.max(asked, axis=1, keepdims=True), mx.where(mx.isfinite(whole), mx.abs(whole), 0.0))
         return mx.where(zero, mx.array(0, mx.uint8), blocks), mx.where(zero, 0.0, asked)
 
@@ -162,7 +158,7 @@ def group_scales(blocks: Any, xp: Any) -> Any:
 
 
 def _rint(q: mx.array) -> mx.array:
-    return (q + RINT) - RINT
+    return (q + ggml_search.RINT) - ggml_search.RINT
 
 
 def _clip(q: mx.array, lowest: float, highest: float) -> mx.array:

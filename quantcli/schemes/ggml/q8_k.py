@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums
 from quantcli.schemes.ggml.search import nearest
@@ -27,8 +28,7 @@ from quantcli.schemes.ggml.search import nearest
 if TYPE_CHECKING:
     import mlx.core as mx
 
-BLOCK = 256
-GRID = Grid(8, BLOCK, "f32", zero=128)
+GRID = Grid(8, SUPER, "f32", zero=128)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Q8K(Ggml):
             .view(np.float32)
             .reshape(blocks.shape[0], blocks.shape[1] // self.ggml_type.block_bytes)
         )
-        codes = (flat[:, 4:260] ^ np.uint8(128)).reshape(scales.shape[0], scales.shape[1] * BLOCK)
+        codes = (flat[:, 4:260] ^ np.uint8(128)).reshape(scales.shape[0], scales.shape[1] * SUPER)
         return Codes(GRID, codes, scales, scales * np.float32(-128))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.hf import bnb4, bytewise, ct_packed, small_floats
 from quantcli.schemes.hf.bare_fp8 import BareFp8
-from quantcli.schemes.hf.scaled import Scales
+from quantcli.schemes.hf.scaled import FP8_BLOCK, Scales
 
 #: name, dtype of scales, shape of the weight -> its scheme.
 Maker = Callable[[re.Match[str], str, tuple[int, ...]], Scheme]
@@ -38,7 +38,7 @@ def _floats(found: re.Match[str], dtype: str, shape: tuple[int, ...]) -> Scheme:
     shared = {
         "tensor": Scales(dtype, None, None, rank=1),
         "channel": Scales(dtype, 1, None),
-        "block128": Scales(dtype, 128, 128),
+        "block128": Scales(dtype, FP8_BLOCK, FP8_BLOCK),
     }
     return bytewise.written_floats(shared[found["shared"]], shape[-1])
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from quantcli.schemes.base import Parts, PartSpec, Scheme
 from quantcli.schemes.hf import packed
+from quantcli.schemes.hf.awq import BITS
 from quantcli.schemes.hf.scaled import GROUP, Floats, Scaled, Scales, divides
 
-BITS = 4
 #: Codes in a word of 32 bits.
 WORD = 8
 #: Group -> the zero points' words come in so many; groups above 128 as 128.

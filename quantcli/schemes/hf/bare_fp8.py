@@ -17,11 +17,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, numpy_dtype, to_float32
 from quantcli.schemes.base import Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
-
-#: Element -> the largest value, relative RMSE of rounding a Gaussian that stays in range.
-FACTS = {"e4m3": (448.0, 0.0265), "e5m2": (57344.0, 0.053)}
-#: Codes of NaN and Inf: those from here on, the sign aside.
-NONFINITE = {"e4m3": 0x7F, "e5m2": 0x7C}
+from quantcli.schemes.ocp import ELEMENTS, FP8_ROUNDING, LARGEST, holds_nonfinite
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class BareFp8(Scheme):
 
     @property
     def rounding(self) -> float:
-        return FACTS[self.element][1]
+        return FP8_ROUNDING[self.element]
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         return None
@@ -82,7 +78,7 @@ class BareFp8(Scheme):
         return to_float32(parts["weight"])
 
     def nonfinite(self, part: str, array: Array) -> bool:
-        return bool((array.view(np.uint8) & 0x7F >= NONFINITE[self.element]).any())
+        return holds_nonfinite(array.view(np.uint8), ELEMENTS[self.element])
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         return f"{self.name} has no scales"
@@ -94,7 +90,7 @@ class BareFp8(Scheme):
         importance: Importance | None = None,
         search: str = "ggml",
     ) -> tuple[Parts, Error]:
-        given, most = to_float32(values), np.float32(FACTS[self.element][0])
+        given, most = to_float32(values), np.float32(LARGEST[self.element])
         narrow = np.clip(given, -most, most).astype(numpy_dtype(self.dtype))
         error = Error.between(given, to_float32(narrow))
         return {"weight": narrow}, replace(error, saturated=int((np.abs(given) > most).sum()))

@@ -4,12 +4,10 @@
     scales   see scaled.py
     zeros    i8 or u8, stored as scales are           integer zero points, where there are any
 
-    E4M3   s eeee mmm    bias 7, no Inf, 0x7f and 0xff are NaN, the largest is 448
-    E5M2   s eeeee mm    bias 15, Inf and NaN as in half precision, the largest is 57344
-
-Integers of fewer bits have a byte each all the same. Their codes are the integers plus half of their range.
-Sources: OCP 8-bit Floating Point Specification (OFP8) 1.0, compressed-tensors (compressors/quantized_compressors),
-transformers (integrations/finegrained_fp8.py, bitsandbytes.py), torchao (quantization/quantize_/workflows/int8).
+The 8-bit floats are those of schemes/ocp.py. Integers of fewer bits have a byte each all the same. Their codes are the
+integers plus half of their range.
+Sources: compressed-tensors (compressors/quantized_compressors), transformers (integrations/finegrained_fp8.py,
+bitsandbytes.py), torchao (quantization/quantize_/workflows/int8).
 """
 
 from __future__ import annotations
@@ -27,21 +25,12 @@ from quantcli.schemes.hf import minmax
 from quantcli.schemes.hf.compressed_tensors import activations, arguments, entry
 from quantcli.schemes.hf.scaled import Floats, Scales, divides
 from quantcli.schemes.hf.written import Written, stored_scales
-from quantcli.schemes.mlx.mx_floats import E4M3
+from quantcli.schemes.ocp import E4M3, E5M2, FP8_ROUNDING
 
 INTEGERS = ("i8", "u8")
-
-
-def _e5m2(byte: int) -> float:
-    sign, exponent, mantissa = -1.0 if byte & 0x80 else 1.0, byte >> 2 & 31, byte & 3
-    if exponent == 31:
-        return float("nan") if mantissa else sign * float("inf")
-    return sign * (2.0 ** (exponent - 17) * (4 + mantissa) if exponent else 2.0**-16 * mantissa)
-
-
-TABLES = {"f8_e4m3": E4M3, "f8_e5m2": tuple(_e5m2(byte) for byte in range(256))}
-#: Relative RMSE of rounding a Gaussian that fills their range: half a unit in the last place, spread over a binade.
-FLOAT_ROUNDING = {"f8_e4m3": 0.0265, "f8_e5m2": 0.053}
+#: Of stored dtypes: the values of their codes, relative RMSE.
+TABLES = {"f8_e4m3": E4M3, "f8_e5m2": E5M2}
+ROUNDING = {f"f8_{element}": rounding for element, rounding in FP8_ROUNDING.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +85,7 @@ class Bytewise(Written):
 
     @property
     def rounding(self) -> float:
-        return FLOAT_ROUNDING.get(self.stored) or super().rounding
+        return ROUNDING.get(self.stored) or super().rounding
 
     @property
     def _offset(self) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quantcli.schemes.facts import Facts, Modules
-from quantcli.schemes.hf.scaled import Scales
+from quantcli.schemes.hf.scaled import FP8_BLOCK, Scales
 
 #: The version whose layouts these are.
 VERSION = "0.20.0"
@@ -30,8 +30,6 @@ SUFFIXES = {
 PACKED, PLAIN = ".weight_packed", ".weight"
 #: The target that stands for all linears, and the format of several.
 LINEAR, MIXED = "Linear", "mixed-precision"
-#: Rows and columns of a block of FP8.
-BLOCK = 128
 
 
 def quantization_config(modules: Modules, dense: Sequence[str]) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def quantization_config(modules: Modules, dense: Sequence[str]) -> dict[str, Any
     commonest = max(sorted(named), key=lambda name: len(named[name]))
     order = [commonest, *(name for name in sorted(named) if name != commonest)]
     # Scales of activations are those of blocks of columns too: where a block is cut off, there are none.
-    even = all(shape[-1] % BLOCK == 0 for _, shape in modules.values())
+    even = all(shape[-1] % FP8_BLOCK == 0 for _, shape in modules.values())
     groups = {
         f"group_{i}": _group(of[name], [LINEAR] if name == commonest else sorted(named[name]), even)
         for i, name in enumerate(order)

@@ -22,9 +22,9 @@ from quantcli.arrays import Array, Device
 from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 from quantcli.schemes.facts import Modules
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
+from quantcli.schemes.ocp import MX_GROUP
 
-GROUP = 32
-BYTES = GROUP // 2
+BYTES = MX_GROUP // 2
 #: What is dense in a checkpoint, as its config.json says it.
 DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 
@@ -64,11 +64,11 @@ class GptOss(Scheme):
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 3:
             return f"has {len(shape)} dimensions, gpt-oss's layout holds stacked experts"
-        return f"last axis {shape[-1]} is no multiple of {GROUP}" if shape[-1] % GROUP else None
+        return f"last axis {shape[-1]} is no multiple of {MX_GROUP}" if shape[-1] % MX_GROUP else None
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         *leading, columns = shape
-        groups = columns // GROUP
+        groups = columns // MX_GROUP
         return {
             "blocks": PartSpec("u8", (*leading, groups, BYTES), indices=groups),
             "scales": PartSpec("u8", (*leading, groups)),

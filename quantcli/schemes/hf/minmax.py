@@ -15,6 +15,7 @@ llm-compressor 0.14 (observers/min_max.py, memoryless).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,17 +23,17 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, numpy_dtype, to_float32
 from quantcli.schemes.base import DoesNotFit
+from quantcli.schemes.ocp import LARGEST, NVFP4_LARGEST
 
 Floats = NDArray[np.float32]
 Extremes = tuple[Floats, Floats]
 
 #: Bits of the mantissa that are stored, and what a scale of 0 becomes.
 MANTISSA = {"f32": 23, "f16": 10, "bf16": 7}
-E4M3_LARGEST, E2M1_LARGEST = 448.0, 6.0
 #: An E4M3 scale of 0 becomes this.
 E4M3_LEAST = 0.125
-#: Exponent of the largest value of an element: E2M1's 6, E4M3's 448.
-TOP_EXPONENT = {4: 2, 8: 8}
+#: Exponent of the largest value of the element that has so many bits.
+TOP_EXPONENT = {4: math.frexp(LARGEST["e2m1"])[1] - 1, 8: math.frexp(LARGEST["e4m3"])[1] - 1}
 
 
 def rounded(values: Floats, dtype: str | None) -> Floats:
@@ -107,7 +108,7 @@ def integer_grid(found: Extremes, bits: int, symmetric: bool, dtype: str) -> tup
 
 def float_scales(found: Extremes, dtype: str) -> Floats:
     """Scales that take the largest value of a block to E4M3's largest."""
-    return _above_zero(rounded(largest(found) / np.float32(E4M3_LARGEST), dtype), dtype)
+    return _above_zero(rounded(largest(found) / np.float32(LARGEST["e4m3"]), dtype), dtype)
 
 
 def _above_zero(scales: Floats, dtype: str) -> Floats:
@@ -136,15 +137,15 @@ def global_scale(found: Extremes, dtype: str) -> Floats:
     top: Floats = np.maximum(largest(found).reshape(1), np.float32(tiny))
     with np.errstate(over="ignore"):
         # torch divides a number by a tensor as the tensor's reciprocal times the number.
-        whole = rounded(rounded(np.reciprocal(top), dtype) * np.float32(E4M3_LARGEST * E2M1_LARGEST), dtype)
+        whole = rounded(rounded(np.reciprocal(top), dtype) * np.float32(NVFP4_LARGEST), dtype)
     return np.where(np.isfinite(whole), whole, np.float32(1))
 
 
 def two_level_scales(found: Extremes, whole: Floats, dtype: str) -> Floats:
     """NVFP4: scales of groups, values of E4M3."""
     with np.errstate(over="ignore", invalid="ignore"):
-        wanted = whole * rounded(largest(found) / np.float32(E2M1_LARGEST), dtype)
-    scales = to_float32(np.clip(wanted, -E4M3_LARGEST, E4M3_LARGEST).astype(numpy_dtype("f8_e4m3")))
+        wanted = whole * rounded(largest(found) / np.float32(LARGEST["e2m1"]), dtype)
+    scales = to_float32(np.clip(wanted, -LARGEST["e4m3"], LARGEST["e4m3"]).astype(numpy_dtype("f8_e4m3")))
     return np.where(scales == 0, np.float32(E4M3_LEAST), scales)
 
 
@@ -162,7 +163,7 @@ def integers(values: Floats, zeros: Floats | None, bits: int, dtype: str) -> NDA
 
 def e4m3(values: Floats) -> NDArray[np.uint8]:
     """Bytes of values over their scales, which are overwritten."""
-    np.clip(values, -E4M3_LARGEST, E4M3_LARGEST, out=values)
+    np.clip(values, -LARGEST["e4m3"], LARGEST["e4m3"], out=values)
     values += np.float32(0)  # -0 becomes 0, as adding a zero point does it; what is rounded to 0 keeps its sign
     return values.astype(numpy_dtype("f8_e4m3")).view(np.uint8)
 
@@ -171,6 +172,6 @@ def e2m1(values: Floats) -> NDArray[np.uint8]:
     """Codes of values over their scales, which are overwritten."""
     import ml_dtypes
 
-    np.clip(values, -E2M1_LARGEST, E2M1_LARGEST, out=values)
+    np.clip(values, -LARGEST["e2m1"], LARGEST["e2m1"], out=values)
     values += np.float32(0)
     return values.astype(ml_dtypes.float4_e2m1fn).view(np.uint8)

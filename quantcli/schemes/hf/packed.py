@@ -33,12 +33,12 @@ def dense(words: Array, bits: int, count: int) -> Codes8:
     >>> dense(np.array([[0b10_001_000]], np.uint32), 3, 3).tolist()
     [[0, 1, 2]]
     """
-    from quantcli.kernels.mlx import affine
+    from quantcli.kernels.bits import unpack
 
     words = np.ascontiguousarray(words).view(np.uint32)
     if lacking := -words.shape[1] % bits:  # the kernel takes 32 codes at a time, which are `bits` words
         words = np.pad(words, ((0, 0), (0, lacking)))
-    codes = affine.unpack(words, bits)
+    codes = unpack(words, bits)
     return codes if codes.shape[1] == count else np.ascontiguousarray(codes[:, :count])
 
 
@@ -48,12 +48,12 @@ def words(codes: Codes8, bits: int) -> NDArray[np.uint32]:
     >>> words(np.array([[0, 1, 2]], np.uint8), 3).tolist() == [[0b10_001_000]]
     True
     """
-    from quantcli.kernels.mlx import affine
+    from quantcli.kernels.bits import pack
 
     count = codes.shape[1]
     if lacking := -count % WORD:
         codes = np.pad(codes, ((0, 0), (0, lacking)))
-    return affine.pack(codes, bits)[:, : words_of(count, bits)]
+    return pack(codes, bits)[:, : words_of(count, bits)]
 
 
 def padded(words: Array, bits: int, count: int) -> Codes8:

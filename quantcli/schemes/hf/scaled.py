@@ -26,12 +26,14 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Grid, Parts, PartSpec, Scheme, stacked_rows
 from quantcli.schemes.hf.minmax import rounded
-from quantcli.schemes.mlx.mx_floats import E8M0, holds_nonfinite
+from quantcli.schemes.ocp import E4M3, E8M0, holds_nonfinite
 
 Floats = NDArray[np.float32]
 
 #: The group that most tools have unless told otherwise.
 GROUP = 128
+#: Rows and columns of a block of FP8, where nothing else is said.
+FP8_BLOCK = 128
 
 #: A slab holds whole blocks of so many rows at most; scales that more rows share are read as one for each row.
 MOST_ROWS = 256
@@ -319,9 +321,9 @@ class Scaled(Scheme):
         if part == self.codes_part and self.table is not None:
             return holds_nonfinite(array.view(np.uint8), self.table)
         if part == "scales" and self.scales.dtype in POWERS:
-            return bool((array.view(np.uint8) == 255).any())
+            return holds_nonfinite(array.view(np.uint8), E8M0)
         if part == "scales" and self.scales.dtype == "f8_e4m3":
-            return bool((array.view(np.uint8) & 127 == 127).any())
+            return holds_nonfinite(array.view(np.uint8), E4M3)
         return array.dtype.name in _FLOAT_NAMES and nonfinite(array)
 
     def grid(self) -> Grid | None:

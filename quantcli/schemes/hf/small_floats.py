@@ -5,11 +5,9 @@
              f8_e4m3 (rows, columns / 16)      NVFP4; of 32 where the tool has such groups
     global   f32 () or (1,)                    NVFP4: one for the weight; it divides the scales or multiplies them
 
-    E2M1   s ee m     bias 1: 0 .5 1 1.5 2 3 4 6         E2M3   s ee mmm   bias 1, the largest is 7.5
-                                                         E3M2   s eee mm   bias 3, the largest is 28
-
-value = table[code] * scale, rounded to the dtype that the tool computes in; no Inf and no NaN among codes.
-Sources: OCP Microscaling Formats 1.0; compressed-tensors (compressors/nvfp4, mxfp6), modelopt
+Codes are E2M1, E2M3 or E3M2 (see schemes/ocp.py), which have no Inf and no NaN.
+value = table[code] * scale, rounded to the dtype that the tool computes in.
+Sources: compressed-tensors (compressors/nvfp4, mxfp6), modelopt
 (qtensor/nvfp4_tensor.py), transformers (integrations/finegrained_fp8.py: DeepSeek-V4's experts).
 """
 
@@ -29,33 +27,14 @@ from quantcli.schemes.hf import minmax, packed
 from quantcli.schemes.hf.compressed_tensors import PACKED, arguments, entry
 from quantcli.schemes.hf.scaled import Floats, Scales, divides, floats
 from quantcli.schemes.hf.written import Written, stored_scales
-from quantcli.schemes.mlx.mx_floats import E2M1
-
-
-def _table(exponent_bits: int, mantissa_bits: int, bias: int) -> tuple[float, ...]:
-    """The values of all codes of a float without Inf and NaN.
-
-    >>> _table(2, 1, 1) == E2M1, max(_table(2, 3, 1)), max(_table(3, 2, 3))
-    (True, 7.5, 28.0)
-    """
-    values = []
-    for code in range(1 << exponent_bits + mantissa_bits):
-        exponent, mantissa = code >> mantissa_bits, code & (1 << mantissa_bits) - 1
-        whole = mantissa + (1 << mantissa_bits) if exponent else mantissa
-        values.append(float(whole) * 2.0 ** (max(exponent, 1) - bias - mantissa_bits))
-    return (*values, *(-value for value in values))
-
+from quantcli.schemes.ocp import E2M1, E2M3, E3M2, MX_GROUP, NVFP4_GROUP, NVFP4_ROUNDING
 
 #: Element -> bits, values, the relative RMSE of rounding a Gaussian to it in groups of 32 with a power of two.
 ELEMENTS = {
     "e2m1": (4, E2M1, 0.112),
-    "e2m3": (6, _table(2, 3, 1), 0.029),
-    "e3m2": (6, _table(3, 2, 3), 0.053),
+    "e2m3": (6, E2M3, 0.029),
+    "e3m2": (6, E3M2, 0.053),
 }
-#: The same with two levels of scales.
-NVFP4_ROUNDING = 0.095
-#: The group of NVFP4, which it has unless told otherwise.
-NVFP4_GROUP = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +172,7 @@ class SmallFloat(Written):
 def written(nvfp4: bool, columns: int) -> SmallFloat:
     """As compressed-tensors has them, which computes in bfloat16."""
     return SmallFloat(
-        family="ct", columns=columns, element="e2m1", scales=Scales("f8_e4m3", 1, 16) if nvfp4 else Scales("u8", 1, 32),
+        family="ct", columns=columns, element="e2m1",
+        scales=Scales("f8_e4m3", 1, NVFP4_GROUP) if nvfp4 else Scales("u8", 1, MX_GROUP),
         divides=True if nvfp4 else None, global_shape=(1,) if nvfp4 else (), compute="bf16",
     )  # fmt: skip

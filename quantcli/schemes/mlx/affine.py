@@ -131,9 +131,9 @@ class Affine(Scheme):
         return Grid(self.bits, self.group, self.scale_dtype)
 
     def codes(self, parts: Parts) -> Codes:
-        from quantcli.kernels.mlx import affine
+        from quantcli.kernels.bits import unpack
 
-        codes = affine.unpack(parts["weight"], self.bits)
+        codes = unpack(parts["weight"], self.bits)
         return Codes(self.grid(), codes, to_float32(parts["scales"]), to_float32(parts["biases"]))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -162,7 +162,7 @@ class Affine(Scheme):
         return grid.exact_products and (power_of_two or self.scale_dtype == "f32")
 
     def pack(self, codes: Codes) -> Parts:
-        from quantcli.kernels.mlx import affine
+        from quantcli.kernels.bits import pack
 
         if (reason := self._refuses(codes.grid)) is not None:
             raise DoesNotFit(reason)
@@ -171,7 +171,7 @@ class Affine(Scheme):
         if codes.codes.size and int(codes.codes.max()) >= 1 << codes.grid.bits:
             raise DoesNotFit(f"a code of {codes.codes.max()} is above {codes.grid.bits} bits")
         stored = self._of_groups(codes)
-        return {"weight": affine.pack(codes.codes, self.bits), **stored}
+        return {"weight": pack(codes.codes, self.bits), **stored}
 
     def as_stored(self, codes: Codes) -> Codes:
         stored = self._of_groups(codes)

@@ -3,21 +3,18 @@
     weight   u32 (rows, columns * bits / 32)      codes, value 0 lowest
     scales   u8  (rows, columns / group)          E8M0 (mxfp4, mxfp8) or E4M3 (nvfp4);   value = scale * table[code]
 
-    E2M1   s e e m       1 sign, 2 exponent (bias 1), 1 mantissa: 0 .5 1 1.5 2 3 4 6, then their negatives
-    E4M3   s eeee mmm    1 sign, 4 exponent (bias 7), 3 mantissa; no Inf, 0x7f and 0xff are NaN, the largest is 448
-    E8M0   eeeeeeee      2 ** (byte - 127)
-
     a word of mxfp4, nvfp4   31-28 27-24 23-20 19-16 15-12 11-8  7-4  3-0        of mxfp8   31-24 23-16 15-8  7-0
     holds value                 7     6     5     4     3    2    1    0                       3     2    1    0
 
-Sources: OCP Microscaling Formats 1.0 for the formats, MLX 0.32.4 for the layout and the rounding. NVFP4 is without its
-global scale, as mlx-lm writes it. MLX computes in the dtype that it is given: whoever wants what mlx-lm writes casts
-the values to the output's dense dtype first.
+Codes are E2M1 (mxfp4, nvfp4) or E4M3 (mxfp8), see schemes/ocp.py. NVFP4 is without its global scale, as mlx-lm writes
+it. MLX computes in the dtype that it is given: whoever wants what mlx-lm writes casts the values to the output's dense
+dtype first.
+
+Source: MLX 0.32.4 for the layout and the rounding.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,20 +24,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 from quantcli.schemes.mlx.affine import measured, unfit
+from quantcli.schemes.ocp import E2M1, E4M3, E8M0, codes_fit, codes_may_fit, holds_nonfinite, scale_bytes
 from quantcli.schemes.zero_points import without_scales_of_zero
-
-
-def _e4m3(byte: int) -> float:
-    sign, exponent, mantissa = -1.0 if byte & 0x80 else 1.0, byte >> 3 & 15, byte & 7
-    if exponent == 15 and mantissa == 7:
-        return float("nan")
-    return sign * (2.0 ** (exponent - 10) * (8 + mantissa) if exponent else 2.0**-9 * mantissa)
-
-
-E2M1 = tuple(sign * value for sign in (1.0, -1.0) for value in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))
-E4M3 = tuple(_e4m3(byte) for byte in range(256))
-#: The last is 2**128, Inf in float32: MLX has no NaN there.
-E8M0 = (*(2.0 ** (byte - 127) for byte in range(255)), float("inf"))
 
 
 @dataclass(frozen=True)
@@ -145,22 +130,22 @@ class MxFloat(Scheme):
         return Grid(self.facts.bits, self.facts.group, self.facts.scale_dtype, table=self.facts.table)
 
     def codes(self, parts: Parts) -> Codes:
-        from quantcli.kernels.mlx import affine
+        from quantcli.kernels.bits import unpack
 
-        codes = affine.unpack(parts["weight"], self.facts.bits)
+        codes = unpack(parts["weight"], self.facts.bits)
         return Codes(self.grid(), codes, self._tables()[1][parts["scales"]], None)
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         facts = self.facts
-        return self.unfit(shape) or small_floats_fit(grid, self.mode, facts.table, facts.group, facts.scale_dtype)
+        return self.unfit(shape) or codes_fit(grid, self.mode, facts.table, facts.group, facts.scale_dtype)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return self.unfit(shape) or small_floats_may_fit(grid, self.mode, self.facts.table, self.facts.group)
+        return self.unfit(shape) or codes_may_fit(grid, self.mode, self.facts.table, self.facts.group)
 
     def pack(self, codes: Codes) -> Parts:
-        from quantcli.kernels.mlx import affine
+        from quantcli.kernels.bits import pack
 
-        grade = small_floats_may_fit(codes.grid, self.mode, self.facts.table, self.facts.group)
+        grade = codes_may_fit(codes.grid, self.mode, self.facts.table, self.facts.group)
         if isinstance(grade, str):
             raise DoesNotFit(grade)
         if codes.codes.size and int(codes.codes.max()) >= 1 << codes.grid.bits:
@@ -168,7 +153,7 @@ class MxFloat(Scheme):
         codes = self.adapted(codes)
         scales, _ = codes.regrouped(self.facts.group)
         stored = scale_bytes(scales, self._tables()[1][: self.facts.positive], self.facts.scale_dtype)
-        return {"weight": affine.pack(codes.codes, self.facts.bits), "scales": stored}
+        return {"weight": pack(codes.codes, self.facts.bits), "scales": stored}
 
     def adapted(self, codes: Codes) -> Codes:
         return without_scales_of_zero(codes) if self.facts.scale_dtype == "f8_e8m0" else codes
@@ -213,49 +198,6 @@ class MxFloat(Scheme):
 
 #: One of each kind.
 LISTED = tuple(MxFloat(mode) for mode in MODES)
-
-
-def holds_nonfinite(codes: NDArray[np.uint8], table: tuple[float, ...]) -> bool:
-    """Whether some byte is the code of NaN or Inf in a table of all codes."""
-    odd = [code for code in range(len(table)) if not math.isfinite(table[code])]
-    half = len(table) // 2
-    if odd and odd == [*range(odd[0], half), *range(half + odd[0], len(table))]:
-        return bool((codes & np.uint8(half - 1) >= odd[0]).any())
-    return any(bool((codes == code).any()) for code in odd)
-
-
-def small_floats_fit(grid: Grid, name: str, table: tuple[float, ...], group: int, scale_dtype: str) -> Grade | str:
-    """`Scheme.fits` of a format with these codes, groups and scales, MLX's or GGML's."""
-    grade = small_floats_may_fit(grid, name, table, group)
-    if isinstance(grade, str):
-        return grade
-    if grid.group % group:
-        return f"its groups of {grid.group} are no multiple of {group}"
-    if grid.scale_dtype != scale_dtype:
-        return f"its scales are {grid.scale_dtype}, those of {name} are {scale_dtype}"
-    return grade
-
-
-def small_floats_may_fit(grid: Grid, name: str, table: tuple[float, ...], group: int) -> Grade | str:
-    """`Scheme.may_fit`: scales of any dtype, products with a global scale among them, may be among those it has."""
-    if grid.table is None or not np.array_equal(grid.table, table, equal_nan=True):
-        return f"its codes are not those of {name}"
-    if grid.group % group and group % grid.group:
-        return f"its groups of {grid.group} are no multiple of {group}"
-    return Grade.EXACT
-
-
-def scale_bytes(scales: NDArray[np.float32], known: NDArray[np.float32], scale_dtype: str) -> NDArray[np.uint8]:
-    """The bytes whose values, `known` in this order, are these scales; raises `DoesNotFit` where one is none of them.
-
-    All of them have at most four significant bits, so that a float32's upper twelve bits say which it may be.
-    """
-    byte_of = np.zeros(1 << 12, np.uint8)
-    byte_of[known.view(np.uint32) >> 20] = np.arange(len(known), dtype=np.uint8)
-    stored: NDArray[np.uint8] = byte_of[np.ascontiguousarray(scales).view(np.uint32) >> 20]
-    if (wrong := known[stored] != scales).any():
-        raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not one of {scale_dtype}")
-    return stored
 
 
 def _wide(values: Array) -> Array:

@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
 from quantcli.schemes.base import Codes, GlobalScale, Grid, Parts, PartSpec, Scheme
-from quantcli.schemes.hf.small_floats import NVFP4_ROUNDING
 from quantcli.schemes.mlx.mx_floats import MxFloat
+from quantcli.schemes.ocp import NVFP4_LARGEST, NVFP4_ROUNDING
 
 INNER = MxFloat("nvfp4")
-#: What the largest scale times the largest code is: E4M3's 448 times E2M1's 6.
-LARGEST = np.float32(448 * 6)
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class MxGlobal(Scheme):
 
     @property
     def global_scale(self) -> GlobalScale:
-        return GlobalScale("global_scale", INNER, unit=float(LARGEST))
+        return GlobalScale("global_scale", INNER, unit=float(NVFP4_LARGEST))
 
     @property
     def config_entry(self) -> dict[str, Any]:
@@ -83,5 +81,5 @@ class MxGlobal(Scheme):
 
 def factors_of(global_scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """What scales are multiplied with: float32, as `global_scale`."""
-    factors: NDArray[np.float32] = global_scale / LARGEST
+    factors: NDArray[np.float32] = global_scale / np.float32(NVFP4_LARGEST)
     return factors

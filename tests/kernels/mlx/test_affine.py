@@ -1,4 +1,4 @@
-"""The kernels behind MLX's schemes: float dtypes in and out, packing, and the bits of `mx.quantize` on odd numbers."""
+"""The kernels behind MLX's schemes: float dtypes in and out, and the bits of `mx.quantize` on odd numbers."""
 
 import mlx.core as mx
 import numpy as np
@@ -51,15 +51,6 @@ def test_same_bits_as_mx_quantize(bits: int, dtype: str) -> None:
             wanted = [from_mlx(part) for part in mx.quantize(to_mlx(values), group_size=group, bits=bits)]
             for ours, theirs in zip((words, scales, biases), wanted, strict=True):
                 np.testing.assert_array_equal(bits_of(ours.astype(theirs.dtype)), bits_of(theirs))
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_pack_and_unpack_are_inverse_and_little_endian(bits: int) -> None:
-    codes = np.random.default_rng(bits).integers(0, 1 << bits, (5, 1120), np.uint8)
-    words = affine.pack(codes, bits)
-    stream = np.unpackbits(codes[:, :, None], axis=2, bitorder="little")[:, :, :bits].reshape(5, -1)
-    np.testing.assert_array_equal(words, np.packbits(stream, axis=1, bitorder="little").view(np.uint32))
-    np.testing.assert_array_equal(affine.unpack(words, bits), codes)
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from quantcli.arrays import Device, numpy_dtype
-from quantcli.kernels.ggml.codebooks.neighbours import PLACES, WIDE
+from quantcli.kernels.lanes import PLACES, WIDE
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import DoesNotFit, Error, Grid
 from quantcli.schemes.ggml.iq import neighbours

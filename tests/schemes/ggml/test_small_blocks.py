@@ -13,6 +13,7 @@ import pytest
 
 from quantcli.arrays import Device, numpy_dtype
 from quantcli.kernels.ggml.codebooks import iq4 as iq4_kernels
+from quantcli.kernels.ggml.formats import IQ4_VALUES
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid
 from quantcli.schemes.ggml import TYPES, iq4
 from quantcli.schemes.ggml import floats as ggml_floats
@@ -104,8 +105,7 @@ def test_importance_of_each_row(name: str, device: Device) -> None:
 
 def test_candidates_see_two_neighbours_at_most() -> None:
     """What the kernel's search rests on: from the first to the last candidate no value passes two middles."""
-    values = np.array(iq4.VALUES, np.float64)
-    assert iq4.VALUES == iq4_kernels.VALUES
+    values = np.array(IQ4_VALUES, np.float64)
     middles = (values[1:] + values[:-1]) / 2
     for side in (middles[middles > 0], -middles[middles < 0][::-1]):
         assert (side[1:] / side[:-1]).min() > (127 + iq4_kernels.STEPS) / (127 - iq4_kernels.STEPS) * 1.05

@@ -147,14 +147,6 @@ def test_floats_of_a_byte(stored: str, shared: tuple[int | None, int | None]) ->
     check(scheme, {"weight": codes, "scales": scales}, codes.astype(np.float32) * spread)
 
 
-def test_tables_of_eight_bits_are_their_owners() -> None:
-    import ml_dtypes
-
-    for stored, dtype in (("f8_e4m3", ml_dtypes.float8_e4m3fn), ("f8_e5m2", ml_dtypes.float8_e5m2)):
-        owner = np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
-        assert np.array_equal(np.float32(TABLES[stored]), owner, equal_nan=True)
-
-
 @pytest.mark.parametrize("bits", [2, 3, 8])
 def test_integers_of_few_bits_in_bytes(bits: int) -> None:
     low = -(1 << bits - 1)

@@ -11,7 +11,7 @@ import pytest
 from quantcli.arrays import Device, from_mlx, numpy_dtype, to_float32, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Parts
 from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
-from quantcli.schemes.mlx.mx_floats import E2M1
+from quantcli.schemes.ocp import E2M1
 
 DTYPES = ("bf16", "f16", "f32")
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from quantcli.kernels.compile import kernel
 from quantcli.kernels.ggml.better.grid import (
     ERROR,
-    LANES,
     LOW,
     SCALE,
     STATE,
@@ -25,6 +24,7 @@ from quantcli.kernels.ggml.better.grid import (
     sweep,
 )
 from quantcli.kernels.ggml.better.grid import write_codes as write
+from quantcli.kernels.lanes import LANES
 
 
 def search(

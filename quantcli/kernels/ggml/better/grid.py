@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.chunks import narrow
 from quantcli.kernels.compile import inlined, inner, kernel
+from quantcli.kernels.float32 import INFINITE, ONE, RINT, ZERO
 from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.kernels.ggml.scales import F16
+from quantcli.kernels.lanes import LANES
 
-#: Candidates side by side.
-LANES = 16
 #: A table's levels are looked up in steps of a quarter: middles between its levels are such.
 PLACES, PER_UNIT = 1024, 4
 #: Where each row of what a sweep knows of its candidates begins; ERROR to CROSS are sums over the group's values.
@@ -42,9 +42,6 @@ STATE = 11 * LANES
 NONE, FREE, BELOW = range(3)
 #: How often a candidate of step 1 is tried, mended in between.
 TRIES = 4
-_NOUGHT, _ONE = np.float32(0), np.float32(1)
-_RINT = np.float32(1.5 * 2**23)
-_INF = np.float32(np.inf)
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,8 @@ def sweep(x: Any, w: Any, ends: Any, nearest: Any, state: Any) -> None:
     """ERROR, ALONG = sum(w q), SQUARE = sum(w q q), CROSS = sum(w q x) of every candidate (SCALE, LOW)."""
     for c in range(LANES):
         scale = state[SCALE + c]
-        state[INVERSE + c] = _ONE / scale if scale != _NOUGHT else _NOUGHT
-        state[ERROR + c] = state[ALONG + c] = state[SQUARE + c] = state[CROSS + c] = _NOUGHT
+        state[INVERSE + c] = ONE / scale if scale != ZERO else ZERO
+        state[ERROR + c] = state[ALONG + c] = state[SQUARE + c] = state[CROSS + c] = ZERO
     if nearest.shape[0]:
         _sweep_table(x, w, nearest, state)
     else:
@@ -124,7 +121,7 @@ def _add(value: Any, weight: Any, q: Any, c: int, state: Any) -> None:
 def _place(q: Any) -> Any:
     """Where in the table of nearest levels; the first where q is NaN."""
     place = q * np.float32(PER_UNIT) + np.float32(PLACES // 2)
-    place = place if place > _NOUGHT else _NOUGHT
+    place = place if place > ZERO else ZERO
     return place if place < np.float32(PLACES - 1) else np.float32(PLACES - 1)
 
 
@@ -136,7 +133,7 @@ def _sweep_whole(x: Any, w: Any, least: Any, top: Any, state: Any) -> None:
             q = (value - state[LOW + c]) * state[INVERSE + c]
             q = q if q > least else least
             q = q if q < top else top
-            _add(value, weight, (q + _RINT) - _RINT, c, state)
+            _add(value, weight, (q + RINT) - RINT, c, state)
 
 
 @inner
@@ -156,13 +153,13 @@ def _mend(total: Any, cross: Any, lows: int, state: Any) -> None:
     """SCALE and LOW of least squares for the levels of the last sweep; total = sum(w), cross = sum(w x)."""
     for c in range(LANES):
         along, square, product = state[ALONG + c], state[SQUARE + c], state[CROSS + c]
-        alone = product / square if square > _NOUGHT else _NOUGHT
+        alone = product / square if square > ZERO else ZERO
         spread = total * square - along * along
         scale = (total * product - along * cross) / spread
         low = (cross - scale * along) / total
-        line = (lows != NONE) & (spread > _NOUGHT) & ((lows == FREE) | (low < _NOUGHT))
+        line = (lows != NONE) & (spread > ZERO) & ((lows == FREE) | (low < ZERO))
         state[SCALE + c] = scale if line else alone
-        state[LOW + c] = low if line else _NOUGHT
+        state[LOW + c] = low if line else ZERO
 
 
 @inner
@@ -185,7 +182,7 @@ def lowest(errors: Any) -> int:
 @inner
 def _sums(x: Any, w: Any) -> Any:
     """sum(w), sum(w x)."""
-    total, cross = _NOUGHT, _NOUGHT
+    total, cross = ZERO, ZERO
     for i in range(x.shape[0]):
         total += w[i]
         cross += w[i] * x[i]
@@ -195,7 +192,7 @@ def _sums(x: Any, w: Any) -> Any:
 @inner
 def _range(x: Any, lows: int) -> Any:
     """The largest and the least value; 0 is among them where lows are not above it."""
-    high, low = (_NOUGHT, _NOUGHT) if lows == BELOW else (x[0], x[0])
+    high, low = (ZERO, ZERO) if lows == BELOW else (x[0], x[0])
     for i in range(x.shape[0]):
         high = x[i] if x[i] > high else high
         low = x[i] if x[i] < low else low
@@ -208,13 +205,13 @@ def _group(x: Any, w: Any, ends: Any, nearest: Any, starts: Any, lows: int, whol
     (high, low), (total, cross) = _range(x, lows), _sums(x, w)
     peak, middle, span = max(high, -low), (high + low) / np.float32(2), ends[1] - ends[0]
     for c in range(LANES):
-        state[BEST + c] = _INF
-        state[BEST_SCALE + c] = state[BEST_LOW + c] = _NOUGHT
+        state[BEST + c] = INFINITE
+        state[BEST_SCALE + c] = state[BEST_LOW + c] = ZERO
     for first in range(0, starts.shape[1], LANES):
         for c in range(LANES):
             upper, lower = starts[0, first + c], starts[1, first + c]
             if lows == NONE:
-                state[SCALE + c], state[LOW + c] = upper * peak / -ends[0], _NOUGHT
+                state[SCALE + c], state[LOW + c] = upper * peak / -ends[0], ZERO
             else:
                 begin = middle + (low - middle) * lower
                 state[SCALE + c], state[LOW + c] = (middle + (high - middle) * upper - begin) / span, begin
@@ -234,7 +231,7 @@ def _group(x: Any, w: Any, ends: Any, nearest: Any, starts: Any, lows: int, whol
 @inner
 def write_codes(x: Any, scale: Any, low: Any, ends: Any, nearest: Any, codes: Any) -> None:
     """The level nearest to each value, counted from 0."""
-    inverse = _ONE / scale if scale != _NOUGHT else _NOUGHT
+    inverse = ONE / scale if scale != ZERO else ZERO
     least, top = ends[0], ends[1]
     for i in range(x.shape[0]):
         q = (x[i] - low) * inverse
@@ -243,16 +240,16 @@ def write_codes(x: Any, scale: Any, low: Any, ends: Any, nearest: Any, codes: An
         else:
             q = q if q > least else least
             q = q if q < top else top
-            codes[i] = np.uint8(((q + _RINT) - _RINT) - least)
+            codes[i] = np.uint8(((q + RINT) - RINT) - least)
 
 
 @inner
 def scaled_weights(weights: Any, w: Any) -> None:
     """Over their largest, so that squared errors stay in float32's range."""
-    largest = _NOUGHT
+    largest = ZERO
     for i in range(weights.shape[0]):
         largest = weights[i] if weights[i] > largest else largest
-    inverse = _ONE / largest if largest > _NOUGHT else _NOUGHT
+    inverse = ONE / largest if largest > ZERO else ZERO
     for i in range(weights.shape[0]):
         w[i] = weights[i] * inverse
 
@@ -309,7 +306,7 @@ def _search_supers(
 @inner
 def _reaching_heads(asked: Any, bounds: Any, factor: Any, head: Any) -> None:
     """d and dmin that just reach the largest scale and the lowest low, times `factor`."""
-    largest, lowest = _NOUGHT, _NOUGHT
+    largest, lowest = ZERO, ZERO
     for g in range(asked.shape[0]):
         largest, lowest = max(largest, abs(asked[g, 0])), min(lowest, asked[g, 1])
     head[0] = factor * largest / np.float32(bounds[1])

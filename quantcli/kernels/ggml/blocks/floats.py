@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, units, widen
+from quantcli.kernels.chunks import CHUNK, units, widen
 from quantcli.kernels.compile import inner, kernel
 from quantcli.kernels.ggml.scales import magnitudes
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import looked8, looked16
 
 Floats = NDArray[np.float32]

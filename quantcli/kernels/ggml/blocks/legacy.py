@@ -19,16 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.float32 import ZERO
+from quantcli.kernels.ggml.formats import BLOCK
 from quantcli.kernels.ggml.scales import F16, extremes, magnitudes, note_overflow, peaks, write_f16
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import fifth16, half, plain16, signed16, truncate16, word
 
-#: Values of a block, all of which share a scale. Kernels are given it as `width`: where LLVM knows how short a loop is,
-#: it unrolls it and no longer vectorises it, at two to three times the cost.
-BLOCK = 32
+#: Blocks of a chunk. Kernels are given BLOCK as `width`: where LLVM knows how short a loop is, it unrolls it and no
+#: longer vectorises it, at two to three times the cost.
 _BLOCKS = CHUNK // BLOCK
-_NOUGHT = np.float32(0)
 
 
 def encode(values: Array, bits: int, zero: int | None) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -194,7 +195,7 @@ def _decode_4(data: Any, out: Any, zero: int) -> None:
     start, middle = (2, zero) if zero >= 0 else (4, 0)
     for b in range(out.shape[0] // BLOCK):
         at, to = (start + 16) * b, BLOCK * b
-        scale, low = half(data, at), _NOUGHT if zero >= 0 else -half(data, at + 2)
+        scale, low = half(data, at), ZERO if zero >= 0 else -half(data, at + 2)
         plain16(data, at + start, 0, 15, middle, scale, low, out, to)
         plain16(data, at + start, 4, 15, middle, scale, low, out, to + 16)
 
@@ -205,7 +206,7 @@ def _decode_5(data: Any, out: Any, zero: int) -> None:
     start, middle = (2, zero) if zero >= 0 else (4, 0)
     for b in range(out.shape[0] // BLOCK):
         at, to = (start + 20) * b, BLOCK * b
-        scale, low = half(data, at), _NOUGHT if zero >= 0 else -half(data, at + 2)
+        scale, low = half(data, at), ZERO if zero >= 0 else -half(data, at + 2)
         fifths, nibbles = word(data, at + start), at + start + 4
         fifth16(data, nibbles, 0, fifths, middle, scale, low, out, to)
         fifth16(data, nibbles, 4, fifths >> 16, middle, scale, low, out, to + 16)

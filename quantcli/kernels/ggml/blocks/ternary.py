@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.float32 import ZERO
 from quantcli.kernels.ggml.scales import F16, magnitudes, note_overflow, write_f16
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import half, last_trits16, plain16, trits16
 
 #: Values and bytes of a block, and the byte where its scale starts.
 SIZES = {"q1_0": (128, 18, 0), "q2_0": (64, 18, 0), "tq1_0": (256, 54, 52), "tq2_0": (256, 66, 64)}
-_NOUGHT = np.float32(0)
 
 
 def encode(values: Array, kind: str) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -207,8 +208,8 @@ def _decode_planes(data: Any, out: Any) -> None:
         for k in range(2):
             for n in range(4):
                 at, to = 66 * b + 32 * k, 256 * b + 128 * k + 32 * n
-                plain16(data, at, 2 * n, 3, 1, d, _NOUGHT, out, to)
-                plain16(data, at + 16, 2 * n, 3, 1, d, _NOUGHT, out, to + 16)
+                plain16(data, at, 2 * n, 3, 1, d, ZERO, out, to)
+                plain16(data, at + 16, 2 * n, 3, 1, d, ZERO, out, to + 16)
 
 
 _DECODERS: dict[str, Any] = {"tq1_0": _decode_trits, "tq2_0": _decode_planes}

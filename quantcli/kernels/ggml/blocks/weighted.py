@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.float32 import ZERO
+from quantcli.kernels.ggml.formats import BLOCK
 from quantcli.kernels.ggml.k_quants.encode import WEIGHTED_STEPS, Encoded, fetch, weigh
 from quantcli.kernels.ggml.k_quants.search import (
     INVERSE,
@@ -36,11 +38,10 @@ from quantcli.kernels.ggml.k_quants.search import (
     transpose,
 )
 from quantcli.kernels.ggml.scales import F16, note_overflow, write_f16
+from quantcli.kernels.llvm.measure import measure
 
-BLOCK = 32
 #: Rows whose squares are added up side by side: a sum in order waits for itself.
 ROWS = 8
-_NOUGHT = np.float32(0)
 
 
 def encode(values: Array, importance: NDArray[np.float32], bits: int, zero: int | None) -> Encoded:
@@ -69,7 +70,7 @@ def _row_means(source: Any, dropped: int, columns: int, means: Any) -> None:
     x, sums = np.empty((ROWS, CHUNK), np.float32), np.empty(ROWS, np.float32)
     for start in range(0, means.shape[0], ROWS):
         rows = min(ROWS, means.shape[0] - start)
-        sums[:] = _NOUGHT
+        sums[:] = ZERO
         for begin in range(0, columns, CHUNK):
             count = min(CHUNK, columns - begin)
             for r in range(rows):
@@ -105,8 +106,8 @@ def _encode(
     for begin in range(0, codes.shape[0], per_chunk):
         count = min(per_chunk, codes.shape[0] - begin)
         first, last = begin * BLOCK, (begin + count) * BLOCK
-        x[count * BLOCK :] = _NOUGHT
-        w[count * BLOCK :] = _NOUGHT
+        x[count * BLOCK :] = ZERO
+        w[count * BLOCK :] = ZERO
         widen(source[first * per_unit : last * per_unit], x, count * BLOCK, dropped)
         fetch(importance, first, given, count * BLOCK)
         for b in range(count):
@@ -143,6 +144,6 @@ def _round_codes(x: Any, found: Any, rounded: Any, codes: Any, off: Any, count: 
         inverse, start, d, m = found[0, b], found[1, b], rounded[0, b], rounded[1, b]
         for j in range(value.shape[0]):
             q = min(max(nearest(inverse * (value[j] - start)), least), top)
-            q = q if inverse != _NOUGHT else least  # a block of zeros has codes of 0
+            q = q if inverse != ZERO else least  # a block of zeros has codes of 0
             code[j] = np.uint8(q - least)
             far[j] = (np.float32(q) * d + m) - value[j]

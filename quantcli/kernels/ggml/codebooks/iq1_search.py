@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import bits_of, inlined, inner
-from quantcli.kernels.ggml.codebooks.neighbours import WIDE, Neighbours
+from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
 from quantcli.kernels.ggml.codebooks.search import AHEAD
-from quantcli.kernels.ggml.codebooks.start import SUPER, weigh
+from quantcli.kernels.ggml.codebooks.start import weigh
+from quantcli.kernels.ggml.formats import IQ1_WIDTH, SUPER
+from quantcli.kernels.lanes import WIDE
 from quantcli.kernels.llvm.nearest import among8_shifted, beyond, lines8_shifted, nearest8
 from quantcli.kernels.llvm.splits import SHIFT, SIDE, best_splits, exact, ranks, shift_of, sums_of
 
-#: Values of a row of the book.
-WIDTH = 8
 #: A smaller peak is zero.
 EPSILON_S, EPSILON_M = np.float32(1e-12), np.float32(1e-7)
 
@@ -55,8 +55,8 @@ def search(values: Array, importance: NDArray[np.float32] | None, group: int, bo
     source, dropped = units(values)
     weights = weights_of(importance, SUPER)
     found = Found(
-        np.zeros((count, SUPER // WIDTH), np.int16),
-        np.zeros((count, SUPER // WIDTH), np.uint8),
+        np.zeros((count, SUPER // IQ1_WIDTH), np.int16),
+        np.zeros((count, SUPER // IQ1_WIDTH), np.uint8),
         np.zeros((count, SUPER // group), np.float32),
         np.zeros(count, np.float32),
     )
@@ -137,7 +137,7 @@ def _row(book: Any, floats: Any, t: Any, point: int, at: int, scale: Any, shift:
     if row < 0:
         of, count = np.int64(book.start[-1 - row]), np.int64(book.counts[-1 - row])
         padded, total, rest = (count + WIDE - 1) // WIDE * WIDE, np.float32(0), np.float32(0)
-        for i in range(at, at + WIDTH):
+        for i in range(at, at + IQ1_WIDTH):
             total += np.float32(2) * t.w[i]
             rest += t.w[i] * t.x[i] * t.x[i]
         part = rest / scale
@@ -159,10 +159,10 @@ def _refit(
     floats: Any, x: Any, w: Any, first: int, group: int, rows: Any, minus: Any, factor: Any, along: Any, square: Any
 ) -> Any:
     """along and square with sum(w q x) and sum(w q q) of a group added; q = factor * (code + shift)."""
-    for k in range(group // WIDTH):
-        shift, row = -SHIFT if minus[k] else SHIFT, WIDTH * np.int64(rows[k])
-        for i in range(WIDTH):
-            q, j = (floats[row + i] + shift) * factor, first + WIDTH * k + i
+    for k in range(group // IQ1_WIDTH):
+        shift, row = -SHIFT if minus[k] else SHIFT, IQ1_WIDTH * np.int64(rows[k])
+        for i in range(IQ1_WIDTH):
+            q, j = (floats[row + i] + shift) * factor, first + IQ1_WIDTH * k + i
             along += w[j] * q * x[j]
             square += w[j] * q * q
     return along, square
@@ -176,13 +176,13 @@ def _finish(book: Any, floats: Any, t: Any, g: int, i1: int, i2: int, scale: Any
         level = np.int32(t.rank[i, g] >= i1) + np.int32(t.rank[i, g] >= i2)
         t.levels[i] = np.int32(2) - level if turned else level
     scale = abs(scale)
-    for k in range(group // WIDTH):
+    for k in range(group // IQ1_WIDTH):
         minus[k] = np.uint8(1 - minus[k]) if turned else minus[k]
         point = np.int64(0)
-        for i in range(WIDTH):
-            point = 3 * point + np.int64(t.levels[WIDTH * k + WIDTH - 1 - i])
+        for i in range(IQ1_WIDTH):
+            point = 3 * point + np.int64(t.levels[IQ1_WIDTH * k + IQ1_WIDTH - 1 - i])
         on = on and book.where[point] >= 0
-        rows[k] = _row(book, floats, t, point, g * group + WIDTH * k, scale, -SHIFT if minus[k] else SHIFT)
+        rows[k] = _row(book, floats, t, point, g * group + IQ1_WIDTH * k, scale, -SHIFT if minus[k] else SHIFT)
     if not on:
         along, square = _refit(floats, t.x, t.w, g * group, group, rows, minus, np.float32(1), nought, nought)
         scale = along / square if along > nought and square > nought else scale
@@ -199,7 +199,7 @@ def _whole(floats: Any, x: Any, w: Any, group: int, rows: Any, minus: Any, scale
     if not d > np.float32(0):
         return np.float32(0)
     along, square = np.float32(0), np.float32(0)
-    each = group // WIDTH
+    each = group // IQ1_WIDTH
     for g in range(scales.shape[0]):
         code = np.float32(0.5) * (np.float32(1) / d * scales[g] - np.float32(1))
         code = (code + np.float32(1.5 * 2**23)) - np.float32(1.5 * 2**23)
@@ -217,7 +217,7 @@ def _search(
     source: Any, dropped: int, importance: Any, group: int, book: Any, floats: Any, t: Any, s: Any, rows: Any,
     minus: Any, scales: Any, whole: Any,
 ) -> None:  # fmt: skip
-    per_unit, halves, per_super, each = SUPER if dropped else 2 * SUPER, 32 // group, SUPER // group, group // WIDTH
+    per_unit, halves, per_super, each = SUPER if dropped else 2 * SUPER, 32 // group, SUPER // group, group // IQ1_WIDTH
     at_once, least = SIDE // per_super, bits_of(EPSILON_S if halves == 1 else EPSILON_M)
     for start in range(0, rows.shape[0], at_once):
         count = min(at_once, rows.shape[0] - start)

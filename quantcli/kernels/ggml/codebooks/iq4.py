@@ -28,25 +28,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.float32 import RINT
+from quantcli.kernels.ggml.formats import BLOCK, EPSILON, IQ4_GROUPS, IQ4_VALUES
 from quantcli.kernels.ggml.scales import F16, note_overflow, write_f16
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import half, looked16
 
-#: Values of a group, which is iq4_nl's block; groups of a chunk; groups of iq4_xs's super-block.
-GROUP, GROUPS, SUPER = 32, CHUNK // 32, 8
-#: Below this largest magnitude a group counts as zero.
-EPSILON = np.float32(1e-15)
+#: Groups of a chunk; a group is a block of iq4_nl.
+GROUPS = CHUNK // BLOCK
 #: How far k goes on both sides of 0.
 STEPS = 7
-#: The value of each code.
-VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 #: The middles between neighbouring values, and what passing each adds to a key: 16 * (value + 127) + code. Constants,
 #: not arguments: LLVM then keeps them in vector registers.
-_MIDDLES = tuple(np.float32((low + high) / 2) for low, high in pairwise(VALUES))
-_RUNGS = tuple(np.int32(16 * (high - low) + 1) for low, high in pairwise(VALUES))
-#: Adding and subtracting it rounds a float32 below 2**22 half to even.
-_RINT = np.float32(1.5 * 2**23)
+_MIDDLES = tuple(np.float32((low + high) / 2) for low, high in pairwise(IQ4_VALUES))
+_RUNGS = tuple(np.int32(16 * (high - low) + 1) for low, high in pairwise(IQ4_VALUES))
 
 Floats = NDArray[np.float32]
 
@@ -60,7 +57,7 @@ def encode(values: Array, importance: Floats | None, supers: bool) -> tuple[NDAr
     rows, columns = values.shape
     source, dropped = units(values)
     size = block_bytes(supers)
-    blocks = np.empty((rows, columns // (GROUP * SUPER if supers else GROUP) * size), np.uint8)
+    blocks = np.empty((rows, columns // (BLOCK * IQ4_GROUPS if supers else BLOCK) * size), np.uint8)
     sums = np.zeros(4, np.float64)
     weights = (
         np.empty(0, np.float32) if importance is None else np.ascontiguousarray(importance, np.float32).reshape(-1)
@@ -72,8 +69,8 @@ def encode(values: Array, importance: Floats | None, supers: bool) -> tuple[NDAr
 def decode(blocks: NDArray[np.uint8], supers: bool) -> Floats:
     """float32 (rows, columns) of blocks (rows, bytes per row)."""
     size = block_bytes(supers)
-    data, table = np.ascontiguousarray(blocks).reshape(-1), np.array(VALUES, np.int8).view(np.uint8)
-    per_block = GROUP * SUPER if supers else GROUP
+    data, table = np.ascontiguousarray(blocks).reshape(-1), np.array(IQ4_VALUES, np.int8).view(np.uint8)
+    per_block = BLOCK * IQ4_GROUPS if supers else BLOCK
     out = np.empty((blocks.shape[0], blocks.shape[1] // size * per_block), np.float32)
     (_decode_supers if supers else _decode)(data, table, out.reshape(-1))
     return out
@@ -81,7 +78,7 @@ def decode(blocks: NDArray[np.uint8], supers: bool) -> Floats:
 
 def block_bytes(supers: bool) -> int:
     """f16 scale, 6 bits for each group's sub-scale where there are any, 4 bits a value."""
-    return 2 + SUPER * 6 // 8 + SUPER * GROUP // 2 if supers else 2 + GROUP // 2
+    return 2 + IQ4_GROUPS * 6 // 8 + IQ4_GROUPS * BLOCK // 2 if supers else 2 + BLOCK // 2
 
 
 @inner
@@ -102,12 +99,12 @@ def _value(key: Any) -> Any:
 def _transpose(x: Any, lanes: Any, peak: Any, groups: int) -> None:
     """lanes[32 i + g] = value i of group g; peak[g] = the first of largest magnitude in group g."""
     for g in range(groups):
-        group = x[GROUP * g : GROUP * (g + 1)]
-        for i in range(GROUP):
+        group = x[BLOCK * g : BLOCK * (g + 1)]
+        for i in range(BLOCK):
             lanes[GROUPS * i + g] = group[i]
     for g in range(groups):
         peak[g] = np.float32(0)
-    for i in range(GROUP):
+    for i in range(BLOCK):
         row = lanes[GROUPS * i : GROUPS * (i + 1)]
         for g in range(groups):
             peak[g] = row[g] if abs(row[g]) > abs(peak[g]) else peak[g]
@@ -116,7 +113,7 @@ def _transpose(x: Any, lanes: Any, peak: Any, groups: int) -> None:
 @kernel
 def _mean_squares(x: Any, width: int, sigma: Any, groups: int) -> None:
     """sigma[g] = twice the mean square of the block of `width` values that group g is in, summed in index order."""
-    count, share = CHUNK // width, width // GROUP
+    count, share = CHUNK // width, width // BLOCK
     found = np.zeros(GROUPS, np.float32)
     for j in range(width):
         for b in range(count):
@@ -133,11 +130,11 @@ def _weigh(lanes: Any, importance: Any, first: int, sigma: Any, weights: Any, gr
             weights[j] = lanes[j] * lanes[j]
         return
     for g in range(groups):
-        at = (first + GROUP * g) % importance.shape[0]
-        group = importance[at : at + GROUP]
-        for i in range(GROUP):
+        at = (first + BLOCK * g) % importance.shape[0]
+        group = importance[at : at + BLOCK]
+        for i in range(BLOCK):
             weights[GROUPS * i + g] = group[i]
-    for i in range(GROUP):
+    for i in range(BLOCK):
         row, weight = lanes[GROUPS * i : GROUPS * (i + 1)], weights[GROUPS * i : GROUPS * (i + 1)]
         for g in range(groups):
             weight[g] *= np.sqrt(np.float32(sigma[g] + row[g] * row[g]))
@@ -149,7 +146,7 @@ def _terms(lanes: Any, weights: Any, start: Any, end: Any, middle: Any, terms: A
 
     start, end: the candidates at the two ends; in between no value gets any other q than there.
     """
-    for i in range(GROUP):
+    for i in range(BLOCK):
         begin, stop = GROUPS * i, GROUPS * (i + 1)
         row, weight, between = lanes[begin:stop], weights[begin:stop], middle[begin:stop]
         low_along, low_square = terms[0, begin:stop], terms[1, begin:stop]
@@ -169,7 +166,7 @@ def _sums(lanes: Any, tried: Any, middle: Any, terms: Any, along: Any, square: A
     """sum(w q x) and sum(w q q) of each group for one candidate."""
     for g in range(groups):
         along[g] = square[g] = np.float32(0)
-    for i in range(GROUP):
+    for i in range(BLOCK):
         begin, stop = GROUPS * i, GROUPS * (i + 1)
         row, between = lanes[begin:stop], middle[begin:stop]
         low_along, low_square = terms[0, begin:stop], terms[1, begin:stop]
@@ -215,9 +212,9 @@ def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any,
     nought, lowest, highest = np.float32(0), np.float32(-32), np.float32(31)
     for b in range(count):
         largest = nought
-        for g in range(SUPER * b, SUPER * (b + 1)):
+        for g in range(IQ4_GROUPS * b, IQ4_GROUPS * (b + 1)):
             largest = scale[g] if abs(scale[g]) > abs(largest) else largest
-        for g in range(SUPER * b, SUPER * (b + 1)):
+        for g in range(IQ4_GROUPS * b, IQ4_GROUPS * (b + 1)):
             largest = largest if np.isfinite(scale[g]) else np.float32(np.inf)  # the search's sums overflowed
         whole[b] = -largest / np.float32(32)
     narrow(whole, rounded, count, F16)
@@ -225,9 +222,9 @@ def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any,
         block, high = blocks[b], np.int32(0)
         to_sub = np.float32(1) / whole[b] if whole[b] != nought else nought
         block[4:8] = np.uint8(0)
-        for k in range(SUPER):
-            g = SUPER * b + k
-            sub = (to_sub * scale[g] + _RINT) - _RINT
+        for k in range(IQ4_GROUPS):
+            g = IQ4_GROUPS * b + k
+            sub = (to_sub * scale[g] + RINT) - RINT
             sub = sub if sub > lowest else lowest
             sub = sub if sub < highest else highest
             exact = whole[b] * sub
@@ -242,7 +239,7 @@ def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any,
 @inner
 def _round_codes(lanes: Any, inverse: Any, step: Any, codes: Any, off: Any, groups: int) -> None:
     """codes (lanes, as x) of all values, and how far what they stand for is from x."""
-    for i in range(GROUP):
+    for i in range(BLOCK):
         begin, stop = GROUPS * i, GROUPS * (i + 1)
         row, code, distance = lanes[begin:stop], codes[begin:stop], off[begin:stop]
         for g in range(groups):
@@ -274,8 +271,8 @@ def _encode(
     supers: bool,
     groups: int,
 ) -> None:
-    per_unit, share, at = 1 if dropped else 2, SUPER if supers else 1, 8 if supers else 2
-    width, per_chunk = GROUP * share, GROUPS // share
+    per_unit, share, at = 1 if dropped else 2, IQ4_GROUPS if supers else 1, 8 if supers else 2
+    width, per_chunk = BLOCK * share, GROUPS // share
     x, lanes = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     weights, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     work, codes, nibbles = np.empty((6, CHUNK), np.float32), np.empty(CHUNK, np.uint8), np.empty(CHUNK // 2, np.uint8)
@@ -310,20 +307,20 @@ def _encode(
 
 @inner
 def _decode(data: Any, table: Any, out: Any) -> None:
-    for b in range(out.shape[0] // GROUP):
+    for b in range(out.shape[0] // BLOCK):
         d = half(data, 18 * b)
-        looked16(data, 18 * b + 2, 0, table, d, out, GROUP * b)
-        looked16(data, 18 * b + 2, 4, table, d, out, GROUP * b + 16)
+        looked16(data, 18 * b + 2, 0, table, d, out, BLOCK * b)
+        looked16(data, 18 * b + 2, 4, table, d, out, BLOCK * b + 16)
 
 
 @inner
 def _decode_supers(data: Any, table: Any, out: Any) -> None:
-    for b in range(out.shape[0] // (GROUP * SUPER)):
+    for b in range(out.shape[0] // (BLOCK * IQ4_GROUPS)):
         at, d = 136 * b, half(data, 136 * b)
-        for k in range(SUPER):
+        for k in range(IQ4_GROUPS):
             low = np.int32(data[at + 4 + k // 2] >> np.uint8(4 * (k % 2))) & np.int32(15)
             high = np.int32(data[at + 2 + k // 4] >> np.uint8(2 * (k % 4))) & np.int32(3)
             scale = d * np.float32((low | high << np.int32(4)) - np.int32(32))
-            nibbles, to = at + 8 + 16 * k, GROUP * (SUPER * b + k)
+            nibbles, to = at + 8 + 16 * k, BLOCK * (IQ4_GROUPS * b + k)
             looked16(data, nibbles, 0, table, scale, out, to)
             looked16(data, nibbles, 4, table, scale, out, to + 16)

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from quantcli.kernels.compile import inlined, inner
-from quantcli.kernels.ggml.codebooks.start import RINT, nearest_int
+from quantcli.kernels.float32 import RINT
+from quantcli.kernels.ggml.codebooks.start import nearest_int
 
 
 @inlined

@@ -11,19 +11,9 @@ from typing import Any
 import numpy as np
 
 from quantcli.kernels.compile import inlined
-from quantcli.kernels.ggml.codebooks.neighbours import LANES, WIDE
-from quantcli.kernels.llvm.nearest import (
-    INFINITE,
-    among4,
-    among8,
-    beyond,
-    direct8,
-    direct16,
-    lines4,
-    lines8,
-    nearest4,
-    nearest8,
-)  # fmt: skip
+from quantcli.kernels.float32 import INFINITE
+from quantcli.kernels.lanes import NARROW, WIDE
+from quantcli.kernels.llvm.nearest import among4, among8, beyond, direct8, direct16, lines4, lines8, nearest4, nearest8
 
 
 @inlined
@@ -82,7 +72,7 @@ def lookup(
             if count <= WIDE:
                 for j in range(count):
                     t.few[j] = book.members[of + j]
-            for i in range(c, c + lanes, LANES):
+            for i in range(c, c + lanes, NARROW):
                 if width == 8:
                     among8(floats, t.few, kept, t.size, t.root, at, t.scale, row, i, nought)
                 else:

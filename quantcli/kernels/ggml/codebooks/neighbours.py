@@ -18,11 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: Of scales and sums side by side; of neighbours.
-LANES = 8
-WIDE = 16
-#: The bits of a number that hold a place in a list: none is longer.
-PLACES = 511
+from quantcli.kernels.lanes import WIDE
+
 #: Points whose distances to all rows are held at a time.
 AT_ONCE = 512
 

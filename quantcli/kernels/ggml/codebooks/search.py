@@ -28,11 +28,14 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.kernels.chunks import units, weights_of, widen
 from quantcli.kernels.compile import bits_of, float_of, inlined, inner
+from quantcli.kernels.float32 import INFINITE
 from quantcli.kernels.ggml.codebooks.levels import crossings, far_points, levels_at
 from quantcli.kernels.ggml.codebooks.lookup import lookup
-from quantcli.kernels.ggml.codebooks.neighbours import LANES, WIDE, Neighbours
-from quantcli.kernels.ggml.codebooks.start import SUPER, magnitudes, start_scale, weigh
-from quantcli.kernels.llvm.nearest import INFINITE, SMALL, lowest
+from quantcli.kernels.ggml.codebooks.neighbours import Neighbours
+from quantcli.kernels.ggml.codebooks.start import magnitudes, start_scale, weigh
+from quantcli.kernels.ggml.formats import SUPER
+from quantcli.kernels.lanes import NARROW, WIDE
+from quantcli.kernels.llvm.nearest import SMALL, lowest
 from quantcli.kernels.llvm.sums import explained4, explained8
 
 #: Values whose levels make a word: half a row of IQ2, a row of IQ3.
@@ -81,7 +84,7 @@ def rules(
     """`Rules` of a type."""
     highest, half, each = np.float32(2 * base - 1), tried // 2, np.float32(step)
     codes = np.array([highest + np.float32(i) * each for i in range(-half, half + 1)], np.float32)
-    codes = np.concatenate([codes, np.repeat(codes[-1:], -tried % LANES + WIDE)])
+    codes = np.concatenate([codes, np.repeat(codes[-1:], -tried % NARROW + WIDE)])
     small = (np.float32(number) for number in (epsilon, spread, plain))
     return Rules(group, width, base, parity, start, LAST[last], tried, each, codes, *small)
 
@@ -245,9 +248,9 @@ def _explain(kind: Any, words: Any, t: Any, at: int, changes: Any) -> int:
         t.new[count] = np.int32(lowest(changes))
         changes &= changes - 1
         count += 1
-    for c in range(count, count + LANES):
+    for c in range(count, count + NARROW):
         t.new[c] = t.new[count - 1]
-    for c in range(0, count, LANES):
+    for c in range(0, count, NARROW):
         if kind.width == 8:
             explained8(t.flat, padded, t.new, words, kind.group // 8, t.heavy, t.weight, at, t.along, t.square, c)
         else:

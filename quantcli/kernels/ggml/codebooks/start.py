@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 
 from quantcli.kernels.compile import bits_of, inner
-
-SUPER = 256
-#: Adding and subtracting it rounds a float32 below 2**22 half to even.
-RINT = np.float32(1.5 * 2**23)
-EPSILON = np.float32(1e-15)
+from quantcli.kernels.float32 import RINT
+from quantcli.kernels.ggml.formats import EPSILON, SUPER
 
 
 @inner

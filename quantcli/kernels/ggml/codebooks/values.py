@@ -10,12 +10,13 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, units, widen
+from quantcli.kernels.chunks import CHUNK, units, widen
 from quantcli.kernels.compile import inner, kernel
-from quantcli.kernels.llvm.nearest import FLOATS, REAL, REALS, WHOLE, pointer, splat
+from quantcli.kernels.ggml.formats import SUPER
+from quantcli.kernels.llvm.emit import NARROW_FLOATS, REAL, REALS, WHOLE, pointer, splat
+from quantcli.kernels.llvm.measure import measure
 from quantcli.kernels.llvm.vectors import half, minus8, word
 
-SUPER = 256
 #: Byte b with the eighth sign that its lower seven ask for: the number of minuses is even.
 EVEN = np.array([b & 127 | (b & 127).bit_count() % 2 << 7 for b in range(256)], np.uint8)
 
@@ -137,7 +138,7 @@ def _scaled8(_: Any, table: Any, at: Any, step: Any, out: Any, to: Any) -> tuple
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         table, at, step, out, to = given
-        kind = FLOATS.as_pointer()
+        kind = NARROW_FLOATS.as_pointer()
         row = builder.load(builder.bitcast(pointer(context, builder, REALS, table, at), kind), align=4)
         values = builder.fmul(splat(builder, step), row)
         builder.store(values, builder.bitcast(pointer(context, builder, REALS, out, to), kind), align=4)

@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import inlined, inner
+from quantcli.kernels.float32 import ZERO
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.kernels.llvm.vectors import half, joined16, plain16
-
-#: Values of a super-block.
-SUPER = 256
-_NOUGHT = np.float32(0)
 
 
 def decode(name: str, blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -75,7 +73,7 @@ def _plane_of_q3(data: Any, at: Any, d: Any, k: Any, plane: Any, out: Any, to: A
         upper = np.int32(data[at + 104 + g % 4]) >> np.int32(2 * (g // 4)) & np.int32(3)
         scale = d * np.float32((low | upper << np.int32(4)) - np.int32(32))
         pairs, bits = at + 32 + 32 * k + 16 * j, at + 16 * j
-        joined16(data, pairs, 2 * plane, 3, bits, 4 * k + plane, 1, 2, 4, scale, _NOUGHT, out, to + 16 * g)
+        joined16(data, pairs, 2 * plane, 3, bits, 4 * k + plane, 1, 2, 4, scale, ZERO, out, to + 16 * g)
 
 
 @inlined
@@ -153,7 +151,7 @@ def _plane_of_q6(data: Any, at: Any, d: Any, k: Any, plane: Any, out: Any, to: A
         g = 8 * k + 2 * plane + j
         scale = d * np.float32(np.int8(data[at + 192 + g]))
         low, pairs = at + 64 * k + 32 * (plane % 2) + 16 * j, at + 128 + 32 * k + 16 * j
-        joined16(data, low, plane // 2 * 4, 15, pairs, plane * 2, 3, 4, 32, scale, _NOUGHT, out, to + 16 * g)
+        joined16(data, low, plane // 2 * 4, 15, pairs, plane * 2, 3, 4, 32, scale, ZERO, out, to + 16 * g)
 
 
 #: How a type is decoded, bytes of its super-block.

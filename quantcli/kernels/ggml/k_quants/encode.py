@@ -23,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.float32 import ONE, ZERO
+from quantcli.kernels.ggml.formats import SUPER
 from quantcli.kernels.ggml.k_quants.refine import floats_of_work, refine_scale
 from quantcli.kernels.ggml.k_quants.search import (
     INVERSE,
@@ -42,11 +44,11 @@ from quantcli.kernels.ggml.k_quants.search import (
     transpose,
 )
 from quantcli.kernels.ggml.scales import F16, note_overflow, write_f16
+from quantcli.kernels.llvm.measure import measure
 
-#: Values of a super-block, super-blocks worked on together, their values.
-SUPER, TOGETHER = 256, 16
+#: Super-blocks worked on together, their values.
+TOGETHER = 16
 BATCH = SUPER * TOGETHER
-_NOUGHT, _ONE = np.float32(0), np.float32(1)
 #: Scratch of q3_k's search without a matrix, the longest.
 _REFINING = floats_of_work(BATCH)
 
@@ -115,7 +117,7 @@ def encode(name: str, values: Array, importance: NDArray[np.float32] | None) -> 
 @inner
 def squares(x: Any, out: Any, blocks: int, width: int) -> None:
     """out[b] = the sum of squares of block b, in index order; blocks side by side, as each sum waits for itself."""
-    out[:blocks] = _NOUGHT
+    out[:blocks] = ZERO
     for j in range(width):
         for b in range(blocks):
             out[b] += x[width * b + j] * x[width * b + j]
@@ -169,7 +171,7 @@ def _weights(x: Any, importance: Any, first: int, twice: bool, groups: int, abso
 def _add_up(lanes: Any, size: int, out: Any) -> None:
     """out[g] = the sum of lane g."""
     for g in range(16):
-        out[g] = _NOUGHT
+        out[g] = ZERO
     for i in range(size):
         for g in range(16):
             out[g] += lanes[16 * i + g]
@@ -180,8 +182,8 @@ def _settle(numbers: Any, weights: Any, per: int, top: Any, subs: Any, which: in
     """d and its multiples for the numbers of 16 super-blocks, `per` of each, by their weights."""
     x, w, state = work[:256], work[256:512], work[512 : 512 + STATE]
     codes = work[768:1024].view(np.int32)
-    x[:] = _NOUGHT
-    w[:] = _NOUGHT
+    x[:] = ZERO
+    w[:] = ZERO
     for b in range(TOGETHER):
         for j in range(per):
             x[16 * j + b], w[16 * j + b] = numbers[per * b + j], weights[per * b + j]
@@ -196,11 +198,11 @@ def _settle(numbers: Any, weights: Any, per: int, top: Any, subs: Any, which: in
 def _divide(numbers: Any, per: int, top: Any, subs: Any, which: int, heads: Any) -> None:
     """d = the largest number / top of each super-block, sub-scales its rounded multiples."""
     for b in range(TOGETHER):
-        largest = _NOUGHT
+        largest = ZERO
         for j in range(per):
             number = numbers[per * b + j]
             largest = number if number > largest else largest
-        inverse = top / largest if largest > _NOUGHT else _NOUGHT
+        inverse = top / largest if largest > ZERO else ZERO
         heads[b] = largest / top
         for j in range(per):
             # A negative number is a byte modulo 256, as in C.
@@ -242,7 +244,7 @@ def _keep_codes(x: Any, m: Any, inverse: Any, start: Any, least: Any, top: Any, 
     """A group whose scale is 0 keeps the search's codes, a group of zeros has the lowest byte."""
     for i in range(x.shape[0]):
         q = min(max(nearest(inverse * (x[i] - start)), least), top)
-        codes[i] = np.uint8(q - least) if inverse != _NOUGHT else np.uint8(0)
+        codes[i] = np.uint8(q - least) if inverse != ZERO else np.uint8(0)
         off[i] = -m - x[i]
 
 
@@ -277,7 +279,7 @@ def _encode_minima(
     for begin in range(0, codes.shape[0], TOGETHER):
         count = min(TOGETHER, codes.shape[0] - begin)
         first, last = begin * SUPER, (begin + count) * SUPER
-        x[count * SUPER :] = _NOUGHT
+        x[count * SUPER :] = ZERO
         widen(source[first * per_unit : last * per_unit], x, count * SUPER, dropped)
         _weights(x, importance, first, size == 32, groups, absolute, work, w)
         transpose(x, x_lanes, groups, size)
@@ -316,7 +318,7 @@ def _encode_minima(
         used, code = count * SUPER, flat[first:last]
         _round_codes(x[:used], work[:used], work[BATCH : BATCH + used], least, top, code, off[:used])
         for g in range(count * per):
-            if scale[g] == _NOUGHT:
+            if scale[g] == ZERO:
                 here = slice(g * size, (g + 1) * size)
                 _keep_codes(x[here], low[g], inverse[g], start[g], least, top, code[here], off[here])
         for piece in range(0, count * SUPER, CHUNK):
@@ -354,7 +356,7 @@ def _encode_q3(
     for begin in range(0, codes.shape[0], TOGETHER):
         count = min(TOGETHER, codes.shape[0] - begin)
         first, last = begin * SUPER, (begin + count) * SUPER
-        x[count * SUPER :] = _NOUGHT
+        x[count * SUPER :] = ZERO
         widen(source[first * per_unit : last * per_unit], x, count * SUPER, dropped)
         if weighted:
             transpose(x, x_lanes, 256, size)
@@ -380,15 +382,15 @@ def _encode_q3(
             subs[begin + g // 16, g % 16, 0] = np.uint8(sub)
             scale[g] = rounded[g // 16] * np.float32(sub - np.int32(32))
         _spread(scale, size, work[:BATCH])
-        work[BATCH : 2 * BATCH] = _NOUGHT
+        work[BATCH : 2 * BATCH] = ZERO
         used, code = count * SUPER, flat[first:last]
         _round_codes(x[:used], work[:used], work[BATCH : BATCH + used], least, top, code, off[:used])
         for g in range(16 * count):
-            if scale[g] == _NOUGHT:
+            if scale[g] == ZERO:
                 here = slice(g * size, (g + 1) * size)
                 for i in range(size):
                     kept[i] = x[size * g + i] if weighted else own[256 * i + g]
-                _keep_codes(kept, _NOUGHT, inverse[g], _NOUGHT, least, top, code[here], off[here])
+                _keep_codes(kept, ZERO, inverse[g], ZERO, least, top, code[here], off[here])
                 for i in range(g * size, (g + 1) * size):
                     off[i] = -x[i]
         for piece in range(0, count * SUPER, CHUNK):
@@ -408,7 +410,7 @@ def _settle_q3(numbers: Any, weights: Any, steps: Any, sixteens: Any, subs: Any,
         inverse = state[INVERSE + b]
         for j in range(16):
             q = min(max(nearest(inverse * numbers[16 * b + j]), -limit), limit - np.int32(1))
-            subs[16 * b + j] = q + limit if inverse != _NOUGHT else np.int32(0)
+            subs[16 * b + j] = q + limit if inverse != ZERO else np.int32(0)
 
 
 @inner
@@ -416,13 +418,13 @@ def _divide_q3(numbers: Any, top: Any, subs: Any, heads: Any) -> None:
     """d = -(the scale of largest magnitude) / 32, sub-scales its rounded multiples + 32."""
     limit = np.int32(top)
     for b in range(TOGETHER):
-        largest = _NOUGHT
+        largest = ZERO
         for j in range(16):
             number = numbers[16 * b + j]
             largest = number if abs(number) > abs(largest) else largest
-        inverse = -top / largest if largest != _NOUGHT else _NOUGHT
-        heads[b] = _ONE / inverse if largest != _NOUGHT else _NOUGHT
+        inverse = -top / largest if largest != ZERO else ZERO
+        heads[b] = ONE / inverse if largest != ZERO else ZERO
         for j in range(16):
             q = nearest(inverse * numbers[16 * b + j])
             q = min(max(np.int32(np.int8(q)), -limit), limit - np.int32(1)) + limit
-            subs[16 * b + j] = q if largest != _NOUGHT else np.int32(0)
+            subs[16 * b + j] = q if largest != ZERO else np.int32(0)

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.kernels.chunks import CHUNK, measure, narrow, units, widen
+from quantcli.kernels.chunks import CHUNK, narrow, units, widen
 from quantcli.kernels.compile import inner, kernel
+from quantcli.kernels.float32 import RINT
+from quantcli.kernels.ggml.formats import EPSILON, Q6_GROUP, Q6_GROUPS, SUPER
 from quantcli.kernels.ggml.k_quants.encode import BATCH, TOGETHER, fetch
 from quantcli.kernels.ggml.k_quants.search import (
     HIGH,
@@ -31,13 +33,10 @@ from quantcli.kernels.ggml.k_quants.search import (
     search_scale,
     transpose,
 )
+from quantcli.kernels.llvm.measure import measure
 
-#: Values of a super-block, bytes that it takes, groups in it, values of a group.
-SUPER, BYTES, GROUPS, GROUP = 256, 210, 16, 16
-#: Below this largest magnitude a group counts as zero.
-EPSILON = np.float32(1e-15)
-#: Adding and subtracting it rounds a float32 below 2**22 half to even.
-_RINT = np.float32(1.5 * 2**23)
+#: Bytes of a super-block.
+BYTES = 210
 
 
 def encode(
@@ -64,9 +63,9 @@ def encode(
 def _round(x: Any, factor: Any, divide: bool, codes: Any) -> None:
     """codes = clip(rint(x / factor), or of x * factor) + 32 of one group."""
     lowest, highest = np.float32(-32), np.float32(31)
-    for i in range(GROUP):
+    for i in range(Q6_GROUP):
         q = x[i] / factor if divide else x[i] * factor
-        q = (q + _RINT) - _RINT
+        q = (q + RINT) - RINT
         q = q if q > lowest else lowest
         q = q if q < highest else highest
         codes[i] = np.uint8(np.int32(q) + np.int32(32))
@@ -94,9 +93,9 @@ def _encode_super(x: Any, off: Any, block: Any, sums: Any, state: Any, small: An
     whole, rounded = small[0:1], small[1:2]
     nought = np.float32(0)
     largest = nought
-    for g in range(GROUPS):
+    for g in range(Q6_GROUPS):
         largest = scale[g] if abs(scale[g]) > abs(largest) else largest
-    for g in range(GROUPS):
+    for g in range(Q6_GROUPS):
         largest = largest if np.isfinite(scale[g]) else np.float32(np.inf)  # the search's sums overflowed
     block[:] = np.uint8(0)
     if abs(largest) < EPSILON:
@@ -112,9 +111,9 @@ def _encode_super(x: Any, off: Any, block: Any, sums: Any, state: Any, small: An
     half = min(np.int32(bits >> np.int32(13)), np.int32(0x7C00))
     block[208] = np.uint8(half)
     block[209] = np.uint8((half >> np.int32(8)) | (np.int32(0x80) if whole[0] < nought else np.int32(0)))
-    for g in range(GROUPS):
-        begin, end = GROUP * g, GROUP * (g + 1)
-        sub = (to_sub * scale[g] + _RINT) - _RINT
+    for g in range(Q6_GROUPS):
+        begin, end = Q6_GROUP * g, Q6_GROUP * (g + 1)
+        sub = (to_sub * scale[g] + RINT) - RINT
         sub = sub if sub > np.float32(-128) else np.float32(-128)
         sub = sub if sub < np.float32(127) else np.float32(127)
         block[192 + g] = np.uint8(np.int32(sub))
@@ -136,7 +135,7 @@ def _note_overflow(whole: Any, peak: Any, sums: Any) -> None:
     if np.isfinite(whole):
         sums[3] = max(sums[3], np.float64(abs(whole)))
         return
-    for g in range(GROUPS):
+    for g in range(Q6_GROUPS):
         sums[3] = max(sums[3], np.float64(abs(peak[g])) / (32 * 128))
 
 
@@ -157,8 +156,8 @@ def _encode(source: Any, dropped: int, importance: Any, blocks: Any, sums: Any, 
                 w[j] = x[j] * x[j]
         for b in range(count):
             begin, end = b * SUPER, (b + 1) * SUPER
-            transpose(x[begin:end], lanes, GROUPS, GROUP)
-            transpose(w[begin:end], weights, GROUPS, GROUP)
+            transpose(x[begin:end], lanes, Q6_GROUPS, Q6_GROUP)
+            transpose(w[begin:end], weights, Q6_GROUPS, Q6_GROUP)
             search_scale(lanes, weights, steps, sixteens, state)
             _encode_super(x[begin:end], off[begin:end], blocks[start + b], sums, state, small, codes)
         for piece in range(0, count * SUPER, CHUNK):

@@ -21,16 +21,17 @@ from typing import Any
 import numpy as np
 
 from quantcli.kernels.compile import inner
-from quantcli.kernels.ggml.k_quants.search import EPSILON, nearest, rounded
+from quantcli.kernels.float32 import ONE, ZERO
+from quantcli.kernels.ggml.formats import EPSILON
+from quantcli.kernels.ggml.k_quants.search import nearest, rounded
 
-_NOUGHT, _ONE = np.float32(0), np.float32(1)
 #: What is at most so far from a code is rounded to it: half a step, less what rounding a product and a quotient (by
 #: 2**-24 of them, their magnitude below 5) can move them.
 _NEAR = np.float32(0.5 - 2.0**-10)
 #: What lies beyond the first or the last code is clipped to it; `nearest` is right up to 2**22.
 _FAR = np.float32(2.0**21)
 #: A product with a number from here on is not subnormal: it is rounded by 2**-24 of it.
-_SMALL = np.float32(2.0**-100)
+_NORMAL = np.float32(2.0**-100)
 #: Rows of a number for each group in `work`, after three of each value.
 _NUMBERS = 8
 
@@ -56,7 +57,7 @@ def refine_scale(x: Any, limit: Any, scale: Any, codes: Any, work: Any) -> None:
     _spread(x, rows, peak)
     for g in range(count):
         inverse[g] = -limit / peak[g]
-    sums[:] = _NOUGHT
+    sums[:] = ZERO
     steps[:] = np.int32(0)
     for i in range(0, size, count):
         _first_row(rows[i : i + count], codes[i : i + count], limit, inverse, sums[:count], sums[count:])
@@ -78,10 +79,10 @@ def refine_scale(x: Any, limit: Any, scale: Any, codes: Any, work: Any) -> None:
     _put_back(some_sums, order, some, sums, lanes)
     for g in range(count):
         found = sums[g] / sums[count + g]
-        scale[g] = found if sums[count + g] > _NOUGHT else _NOUGHT
+        scale[g] = found if sums[count + g] > ZERO else ZERO
     for g in range(count):
         if abs(peak[g]) < EPSILON:
-            scale[g] = _NOUGHT
+            scale[g] = ZERO
             for i in range(16):
                 codes[count * i + g] = -limit
 
@@ -90,7 +91,7 @@ def refine_scale(x: Any, limit: Any, scale: Any, codes: Any, work: Any) -> None:
 def _spread(x: Any, rows: Any, peak: Any) -> None:
     """Value i of group g becomes lane g of row i; the first value of largest magnitude of each group."""
     count = peak.shape[0]
-    peak[:] = _NOUGHT
+    peak[:] = ZERO
     for i in range(16):
         row = rows[count * i : count * (i + 1)]
         for g in range(count):
@@ -102,7 +103,7 @@ def _spread(x: Any, rows: Any, peak: Any) -> None:
 @inner
 def _first_row(x: Any, codes: Any, limit: Any, inverse: Any, alongs: Any, squares: Any) -> None:
     """Codes of one value of each lane, and what it adds to sum(w x q) and sum(w q q)."""
-    least, top = -limit, limit - _ONE
+    least, top = -limit, limit - ONE
     for g in range(x.shape[0]):
         value = x[g]
         q = rounded(inverse[g] * value, least, top)
@@ -118,7 +119,7 @@ def _look(x: Any, codes: Any, limit: Any, alongs: Any, squares: Any, steps: Any)
 
     It asks for none if the others' sum is not positive, nor if x * square / along is NEAR its code.
     """
-    least, top = -limit, limit - _ONE
+    least, top = -limit, limit - ONE
     for g in range(x.shape[0]):
         value, q = x[g], codes[g]
         weight = value * value
@@ -126,8 +127,8 @@ def _look(x: Any, codes: Any, limit: Any, alongs: Any, squares: Any, steps: Any)
         product = value * others_square
         low = q - _NEAR if q > least else -_FAR
         high = q + _NEAR if q < top else _FAR
-        stays = (others >= _SMALL) & (low * others <= product) & (product <= high * others)
-        steps[g] += np.int32(np.int32(others > _NOUGHT) - np.int32(stays))
+        stays = (others >= _NORMAL) & (low * others <= product) & (product <= high * others)
+        steps[g] += np.int32(np.int32(others > ZERO) - np.int32(stays))
 
 
 @inner
@@ -149,7 +150,7 @@ def _fetch(rows: Any, order: Any, some: Any, some_rows: Any, lanes: Any) -> None
         for k in range(some):
             lane[k] = row[order[k]]
         for k in range(some, lanes):
-            lane[k] = _NOUGHT
+            lane[k] = ZERO
 
 
 @inner
@@ -164,7 +165,7 @@ def _put_back(some_rows: Any, order: Any, some: Any, rows: Any, lanes: Any) -> N
 @inner
 def _refine_row(x: Any, codes: Any, limit: Any, alongs: Any, squares: Any) -> Any:
     """One value of each lane takes the code that the others ask for, where that is better: in how many lanes."""
-    taken, least, top = np.int32(0), -limit, limit - _ONE
+    taken, least, top = np.int32(0), -limit, limit - ONE
     for g in range(x.shape[0]):
         value, q, along, square = x[g], codes[g], alongs[g], squares[g]
         weight = value * value
@@ -173,7 +174,7 @@ def _refine_row(x: Any, codes: Any, limit: Any, alongs: Any, squares: Any) -> An
         new = new if new > least else least
         new = new if new < top else top
         found, found_square = others + weight * value * new, others_square + weight * new * new
-        better = (others > _NOUGHT) & (new != q) & (found_square > _NOUGHT)
+        better = (others > ZERO) & (new != q) & (found_square > ZERO)
         better = better & (found * found * square > along * along * found_square)
         codes[g] = new if better else q
         alongs[g] = found if better else along

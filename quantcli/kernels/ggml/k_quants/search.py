@@ -24,18 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.compile import bits_of, inlined, inner
+from quantcli.kernels.float32 import INFINITE, ONE, RINT, ZERO
+from quantcli.kernels.ggml.formats import EPSILON
+from quantcli.kernels.lanes import LANES
 
-#: Groups side by side.
-LANES = 16
-#: Below this largest magnitude ggml takes a group for zero.
-EPSILON = np.float32(1e-15)
 #: Rows of `state`: where each begins. START + INVERSE give the codes: q = rint(INVERSE * (x - START)).
 SCALE, LOW, INVERSE, START, BEST, HIGH, SUM_W, SUM_X = range(0, 8 * LANES, LANES)
 STATE = 8 * LANES
 
-_RINT = np.float32(1.5 * 2**23)
-_INF = np.float32(np.inf)
-_NOUGHT, _ONE = np.float32(0), np.float32(1)
 _TENTH = np.float32(0.1)
 
 #: How many values a group has, as a tuple of the starts of its sixteens: its length is known when a kernel is compiled.
@@ -58,13 +54,13 @@ def minimum_steps(top: int, first: float, by: float, count: int) -> NDArray[np.f
 @inlined
 def nearest(v: Any) -> Any:
     """ggml's rounding half to even, int32, what it makes of numbers of 2**22 and more included."""
-    return np.int32(np.int32(bits_of(np.float32(v + _RINT)) & np.int32(0x7FFFFF)) - np.int32(0x400000))
+    return np.int32(np.int32(bits_of(np.float32(v + RINT)) & np.int32(0x7FFFFF)) - np.int32(0x400000))
 
 
 @inlined
 def rounded(v: Any, least: Any, top: Any) -> Any:
     """v below 2**22 rounded half to even and clipped, as a float; a NaN is `least`."""
-    q = (v + _RINT) - _RINT
+    q = (v + RINT) - RINT
     q = q if q > least else least
     return q if q < top else top
 
@@ -93,16 +89,16 @@ def _explained(x: Any, w: Any, g: Any, first: Any, inverse: Any, least: Any, top
 
 @inner
 def _try_scale(x: Any, w: Any, step: Any, limit: Any, first: Any, sixteens: Any, state: Any) -> None:
-    least, top = -limit, limit - _ONE
+    least, top = -limit, limit - ONE
     for g in range(LANES):
         inverse = -step / state[HIGH + g]
-        along, square = _explained(x, w, g, 0, inverse, least, top, _NOUGHT, _NOUGHT)
+        along, square = _explained(x, w, g, 0, inverse, least, top, ZERO, ZERO)
         if len(sixteens) > 1:
             along, square = _explained(x, w, g, 16, inverse, least, top, along, square)
         found = along / square
         best = state[BEST + g]
-        better = first | ((square > _NOUGHT) & (along * along > best * square))
-        found = found if square != _NOUGHT else _NOUGHT
+        better = first | ((square > ZERO) & (along * along > best * square))
+        found = found if square != ZERO else ZERO
         state[SCALE + g] = found if better else state[SCALE + g]
         state[INVERSE + g] = inverse if better else state[INVERSE + g]
         state[BEST + g] = found * along if better else best
@@ -112,7 +108,7 @@ def _try_scale(x: Any, w: Any, step: Any, limit: Any, first: Any, sixteens: Any,
 def _find_peaks(x: Any, size: int, state: Any) -> None:
     """HIGH: the first value of largest magnitude of each lane."""
     for g in range(LANES):
-        state[HIGH + g] = _NOUGHT
+        state[HIGH + g] = ZERO
     for i in range(size):
         for g in range(LANES):
             value, peak = x[LANES * i + g], state[HIGH + g]
@@ -123,13 +119,13 @@ def _find_peaks(x: Any, size: int, state: Any) -> None:
 def search_scale(x: Any, w: Any, steps: Any, sixteens: Any, state: Any) -> None:
     """Into `state`: SCALE and INVERSE of each lane, both 0 for a group of zeros; HIGH its peak, START 0."""
     for g in range(LANES):
-        state[START + g] = _NOUGHT
+        state[START + g] = ZERO
     _find_peaks(x, 16 * len(sixteens), state)
     for k in range(steps.shape[0]):
         _try_scale(x, w, steps[k], steps[0], k == 0, sixteens, state)
     for g in range(LANES):
         if abs(state[HIGH + g]) < EPSILON:
-            state[SCALE + g] = state[INVERSE + g] = _NOUGHT
+            state[SCALE + g] = state[INVERSE + g] = ZERO
 
 
 @inlined
@@ -137,7 +133,7 @@ def _moments_of_8(x: Any, w: Any, g: Any, first: Any, inverse: Any, start: Any, 
     one, two, along = sums
     for i in range(first, first + 8):
         value = x[LANES * i + g]
-        q = rounded(inverse * (value - start), _NOUGHT, top)
+        q = rounded(inverse * (value - start), ZERO, top)
         wq = w[LANES * i + g] * q
         one += wq
         two += wq * q
@@ -148,7 +144,7 @@ def _moments_of_8(x: Any, w: Any, g: Any, first: Any, inverse: Any, start: Any, 
 @inlined
 def _moments(x: Any, w: Any, g: Any, inverse: Any, start: Any, top: Any, sixteens: Any) -> Any:
     """sum(w q), sum(w q q), sum(w q x) of lane g. In pieces of 8: longer loops LLVM does not unroll and vectorise."""
-    sums = _moments_of_8(x, w, g, 0, inverse, start, top, (_NOUGHT, _NOUGHT, _NOUGHT))
+    sums = _moments_of_8(x, w, g, 0, inverse, start, top, (ZERO, ZERO, ZERO))
     sums = _moments_of_8(x, w, g, 8, inverse, start, top, sums)
     if len(sixteens) > 1:
         sums = _moments_of_8(x, w, g, 16, inverse, start, top, sums)
@@ -162,7 +158,7 @@ def _error_of_8(x: Any, w: Any, g: Any, first: Any, codes: Any, line: Any, absol
     scale, low = line
     for i in range(first, first + 8):
         value = x[LANES * i + g]
-        q = rounded(inverse * (value - start), _NOUGHT, top)
+        q = rounded(inverse * (value - start), ZERO, top)
         off = scale * q + low - value
         off = abs(off) if absolute else off * off
         error += w[LANES * i + g] * off
@@ -172,7 +168,7 @@ def _error_of_8(x: Any, w: Any, g: Any, first: Any, codes: Any, line: Any, absol
 @inlined
 def _error(x: Any, w: Any, g: Any, codes: Any, line: Any, absolute: Any, sixteens: Any) -> Any:
     """The weighted error of the values scale * q + low of lane g."""
-    error = _error_of_8(x, w, g, 0, codes, line, absolute, _NOUGHT)
+    error = _error_of_8(x, w, g, 0, codes, line, absolute, ZERO)
     error = _error_of_8(x, w, g, 8, codes, line, absolute, error)
     if len(sixteens) > 1:
         error = _error_of_8(x, w, g, 16, codes, line, absolute, error)
@@ -198,7 +194,7 @@ def _begin_minimum(x: Any, w: Any, step: Any, absolute: Any, sixteens: Any, stat
                 low, high = value if value < low else low, value if value > high else high
                 sum_w += weight
                 sum_x += weight * value
-        low = _NOUGHT if low > _NOUGHT else low
+        low = ZERO if low > ZERO else low
         state[START + g] = low
         state[HIGH + g] = high
         state[SUM_W + g] = sum_w
@@ -206,14 +202,14 @@ def _begin_minimum(x: Any, w: Any, step: Any, absolute: Any, sixteens: Any, stat
     for g in range(LANES):
         low = state[START + g]
         inverse = step / (state[HIGH + g] - low)
-        scale = _ONE / inverse
-        inverse = inverse if inverse < _INF else _NOUGHT
+        scale = ONE / inverse
+        inverse = inverse if inverse < INFINITE else ZERO
         error = _error(x, w, g, (inverse, low, step), (scale, low), absolute, sixteens)
         flat = state[HIGH + g] <= low
-        state[SCALE + g] = _NOUGHT if flat else scale
+        state[SCALE + g] = ZERO if flat else scale
         state[LOW + g] = low
-        state[INVERSE + g] = _NOUGHT if flat else inverse
-        state[BEST + g] = -_ONE if flat else error  # nothing is better
+        state[INVERSE + g] = ZERO if flat else inverse
+        state[BEST + g] = -ONE if flat else error  # nothing is better
 
 
 @inner
@@ -221,15 +217,15 @@ def _try_minimum(x: Any, w: Any, step: Any, top: Any, absolute: Any, sixteens: A
     for g in range(LANES):
         start, sum_w, sum_x = state[LOW + g], state[SUM_W + g], state[SUM_X + g]
         inverse = step / (state[HIGH + g] - start)
-        inverse = inverse if inverse < _INF else _NOUGHT  # what ggml's rounding makes of infinities
+        inverse = inverse if inverse < INFINITE else ZERO  # what ggml's rounding makes of infinities
         one, two, along = _moments(x, w, g, inverse, start, top, sixteens)
         determinant = sum_w * two - one * one
         scale = (sum_w * along - sum_x * one) / determinant
         low = (two * sum_x - one * along) / determinant
-        scale = along / two if low > _NOUGHT else scale
-        low = _NOUGHT if low > _NOUGHT else low
+        scale = along / two if low > ZERO else scale
+        low = ZERO if low > ZERO else low
         error = _error(x, w, g, (inverse, start, top), (scale, low), absolute, sixteens)
-        better = (determinant > _NOUGHT) & (error < state[BEST + g])
+        better = (determinant > ZERO) & (error < state[BEST + g])
         state[SCALE + g] = scale if better else state[SCALE + g]
         state[LOW + g] = low if better else start
         state[START + g] = start if better else state[START + g]
@@ -252,7 +248,7 @@ def search_minimum(x: Any, w: Any, steps: Any, absolute: Any, sixteens: Any, sta
 def settle_scales(x: Any, w: Any, codes: Any, top: Any, state: Any) -> None:
     """SCALE of columns of 16 numbers (fewer: x and w are 0 there), and their codes 0 .. top, int32 rows of 16."""
     for g in range(LANES):
-        state[HIGH + g] = _NOUGHT
+        state[HIGH + g] = ZERO
     for i in range(16):
         for g in range(LANES):
             value = x[LANES * i + g]
@@ -267,10 +263,10 @@ def settle_scales(x: Any, w: Any, codes: Any, top: Any, state: Any) -> None:
             _settle_row(x[begin:end], w[begin:end], codes[begin:end], np.int32(top), state)
     for g in range(LANES):
         square = state[SUM_W + g]
-        state[SCALE + g] = state[SUM_X + g] / square if square > _NOUGHT else _NOUGHT
+        state[SCALE + g] = state[SUM_X + g] / square if square > ZERO else ZERO
     for g in range(LANES):
         if state[HIGH + g] < EPSILON:
-            state[SCALE + g] = _NOUGHT
+            state[SCALE + g] = ZERO
             for i in range(16):
                 codes[LANES * i + g] = np.int32(0)
 
@@ -280,8 +276,8 @@ def _try_settled(x: Any, w: Any, step: Any, top: Any, first: Any, state: Any) ->
     most = np.int32(255) if first else np.int32(top)
     for g in range(LANES):
         inverse = step / state[HIGH + g]
-        scale = _ONE / inverse
-        error = _NOUGHT
+        scale = ONE / inverse
+        error = ZERO
         for i in range(16):
             value = x[LANES * i + g]
             q = min(most, nearest(inverse * value))
@@ -296,7 +292,7 @@ def _try_settled(x: Any, w: Any, step: Any, top: Any, first: Any, state: Any) ->
 def _settled_codes(x: Any, w: Any, codes: Any, top: Any, state: Any) -> None:
     most = np.int32(top)
     for g in range(LANES):
-        along, square, inverse = _NOUGHT, _NOUGHT, state[INVERSE + g]
+        along, square, inverse = ZERO, ZERO, state[INVERSE + g]
         for i in range(16):
             value, weight = x[LANES * i + g], w[LANES * i + g]
             q = min(most, nearest(inverse * value))
@@ -316,7 +312,7 @@ def _settle_row(x: Any, w: Any, codes: Any, top: Any, state: Any) -> None:
         whole = min(top, nearest(value * others_square / others))
         new = np.float32(whole)
         found, found_square = others + weight * value * new, others_square + weight * new * new
-        better = (others > _NOUGHT) & (others_square > _NOUGHT) & (whole != codes[g])
+        better = (others > ZERO) & (others_square > ZERO) & (whole != codes[g])
         better = better & (found * found * square > along * along * found_square)
         codes[g] = np.int32(whole & np.int32(255)) if better else codes[g]
         state[SUM_X + g] = found if better else along
