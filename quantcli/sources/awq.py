@@ -15,6 +15,7 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.dense import holds
 from quantcli.schemes.hf.awq import BITS, ROWS_PER_WORD, Awq
@@ -25,7 +26,6 @@ from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted, dense
 from quantcli.sources.modules import (
-    Keys,
     beside,
     checkpoint,
     held,
@@ -40,6 +40,11 @@ from quantcli.sources.modules import (
 VERSIONS = ("gemm", "", "gemv", "gemv_fast")
 GEMV: dict[str, tuple[type[AwqGemv], str, int, int]] = {
     "gemv": (AwqGemv, "i32", 8, 1), "gemv_fast": (AwqGemvFast, "i16", 1, FAST_ROWS),
+}  # fmt: skip
+#: Keys -> their older names, and what they are where neither is there; a null is not that, as in AutoAWQ.
+KEYS = {
+    "bits": ("w_bit", 4), "group_size": ("q_group_size", 128), "zero_point": ("zero_point", True),
+    "version": ("version", "gemm"),
 }  # fmt: skip
 #: The `group_size` of one group for a whole row.
 WHOLE_ROW = -1
@@ -59,29 +64,19 @@ class Settings:
 Rule = tuple[re.Pattern[str], Settings | None]
 
 
-def settings(keys: Keys) -> Settings:
+def settings(keys: Reader) -> Settings:
     """What `quantization_config` says; `BadInput` for what makes no sense, `NotPossible` for what is not read."""
-    block, where = keys.block, keys.label
-    bits = block.get("bits", block.get("w_bit", 4))
-    group = block.get("group_size", block.get("q_group_size", 128))
-    zero_point = block.get("zero_point", True)
-    version = block.get("version", "gemm")
-    for key, value in (("bits", bits), ("group_size", group)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise BadInput(f"{where}: `{key}` is {shown(value)}, a number is needed.")
-    if not isinstance(zero_point, bool):
-        raise BadInput(f"{where}: `zero_point` is {shown(zero_point)}, true or false is needed.")
-    if not isinstance(version, str):
-        raise BadInput(f"{where}: `version` is {shown(version)}, a name is needed.")
+    where, values = keys.label, keys.values
+    stated = replace(keys, values={key: values.get(key, values.get(*older)) for key, older in KEYS.items()})
+    bits, zero_point, version = stated.whole("bits"), stated.flag("zero_point"), stated.text("version")
     if version.lower() not in VERSIONS:
         raise NotPossible(
             f"{where}: `version` {shown(version)} is a layout that is not read; `gemm`, `gemv` and `gemv_fast` are."
         )
     if bits != BITS:
         raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's layouts are read with 4 bits.")
-    group_size(group, where)
-    listed = keys.names("modules_to_not_convert")
-    found = Settings(group, zero_point, version.lower() or "gemm", tuple(listed))
+    group = group_size(stated)
+    found = Settings(group, zero_point, version.lower() or "gemm", keys.texts("modules_to_not_convert"))
     if found.version in GEMV and not zero_point:
         raise NotPossible(
             f"{where}: `zero_point` is false, but AutoAWQ's layout `version` {found.version} has zero points."
@@ -91,10 +86,11 @@ def settings(keys: Keys) -> Settings:
     return found
 
 
-def group_size(size: int, label: str) -> int:
+def group_size(keys: Reader, default: int | None = None) -> int:
     """A group's size; raises `BadInput` for one that makes no sense."""
+    size = keys.whole("group_size", default)
     if size <= 0 and size != WHOLE_ROW:
-        raise BadInput(f"{label}: `group_size` is {shown(size)}, it has to be above 0, or -1 for whole rows.")
+        raise keys.refuse("group_size", "expected a number above 0, or -1 for whole rows")
     return size
 
 

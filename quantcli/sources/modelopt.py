@@ -57,9 +57,9 @@ WEIGHT = ".weight"
 def open_modelopt(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a modelopt folder. Raises `BadInput`, `NotPossible`."""
     keys = settings_of(folder, config)
-    inner = keys if "quant_algo" in keys.block else keys.under("quantization", needed=False)
-    settings = modelopt_config.parse(inner if inner.block else keys)
-    excluded = [name for one in (keys, inner) for key in ("ignore", "exclude_modules") for name in one.names(key)]
+    inner = keys if "quant_algo" in keys.values else keys.part("quantization")
+    settings = modelopt_config.parse(inner if inner.values else keys)
+    excluded = [name for one in (keys, inner) for key in ("ignore", "exclude_modules") for name in one.texts(key)]
     parts = tensors.parts
     names = _names(parts)
     if not names:
