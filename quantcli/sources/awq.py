@@ -204,8 +204,8 @@ def _own(others: Iterable[str]) -> list[str]:
 
 def _ignored(packed: Collection[Weight], wanted: bool) -> list[str]:
     """Warnings of zero points that are there, or not, though the settings say otherwise."""
-    count = sum(isinstance(w.scheme, Awq) and w.scheme.symmetric and w.scheme.zeros is not None for w in packed)
-    bare = [w.name for w in packed if isinstance(w.scheme, Awq) and w.scheme.zeros is None]
+    count = sum(isinstance(w.scheme, Awq) and w.scheme.symmetric and w.scheme.zeros_dtype is not None for w in packed)
+    bare = [w.name for w in packed if isinstance(w.scheme, Awq) and w.scheme.zeros_dtype is None]
     several = f"{bare[0]} has" if len(bare) == 1 else f"{len(bare)} weights, {bare[0]} the first, have" if bare else ""
     lack = f"; {several} none" if bare else ""
     found = [f"zero_point is false, yet {count} weights store zero points, which count{lack}."] if count else []
@@ -231,7 +231,10 @@ def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
     if columns % group:
         raise BadInput(f"{_where(qweight)}: {columns} input features are no multiple of group_size {group}.")
     symmetric = not block.zero_point or qzeros is None
-    scheme = Awq(group, symmetric, scales.dtype, qweight.dtype, qzeros.dtype if qzeros is not None else None)
+    scheme = Awq(
+        columns=columns, scales=Scales(scales.dtype, 1, group, turned=True), symmetric=symmetric, words=qweight.dtype,
+        zeros_dtype=qzeros.dtype if qzeros is not None else None,
+    )  # fmt: skip
     for name, spec in scheme.layout((rows, columns)).items():
         if stored[name].shape != spec.shape:
             raise BadInput(

@@ -23,7 +23,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml.blocks import Ggml
 from quantcli.schemes.hf.awq import Awq
 from quantcli.schemes.hf.bnb4 import Bnb4
-from quantcli.schemes.hf.scaled import Scaled
+from quantcli.schemes.hf.scaled import Scaled, Scales
 from quantcli.schemes.hf.written import Written
 from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
@@ -88,9 +88,14 @@ def _schemes() -> Iterator[Scheme]:
     yield from (Affine(bits, group, "f16") for bits in BITS for group in GROUPS)
     yield from (MxFloat(mode) for mode in MODES)
     yield from ggml.TYPES.values()
-    yield from (Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in GROUPS)
-    yield from (Awq(group, symmetric=True, scale_dtype="f16") for group in GROUPS)
+    yield from (_awq(group, symmetric=False, zeros_dtype="i32") for group in GROUPS)
+    yield from (_awq(group, symmetric=True) for group in GROUPS)
     yield from hf_layouts.layouts(SHAPE)
+
+
+def _awq(group: int, *, symmetric: bool, zeros_dtype: str | None = None) -> Awq:
+    scales = Scales("f16", 1, group, turned=True)
+    return Awq(columns=SHAPE[1], scales=scales, symmetric=symmetric, zeros_dtype=zeros_dtype)
 
 
 def of_name(name: str) -> list[Entry]:

@@ -241,6 +241,11 @@ class Scaled(Scheme):
         """float32 (rows, groups), unrounded."""
         return self.scales.spread(floats(parts["scales"]), rows)
 
+    def computed_scales(self, parts: Parts, rows: int) -> Floats:
+        """The same as the tool multiplies by them."""
+        scales = self.float_scales(parts, rows)
+        return rounded(scales, self.compute) if self.narrow_scales else scales
+
     @property
     def scale_dtype(self) -> str:
         return self.scales.grid_dtype
@@ -271,22 +276,28 @@ class Scaled(Scheme):
     def decode(self, parts: Parts, device: Device = Device.CPU) -> Floats:
         codes = self.unpack(parts)
         rows = len(codes)
-        scales = self.float_scales(parts, rows)
-        if self.narrow_scales:
-            scales = rounded(scales, self.compute)
+        scales = self.computed_scales(parts, rows)
         if self.table is not None:
             values = np.asarray(self.table, np.float32)[codes]
         else:
             values = codes.astype(np.float32)
-            values -= self._placed(self.zeros(parts, rows), parts)
+            self._by_group(np.subtract, values, self.zeros(parts, rows), parts)
         with np.errstate(over="ignore", invalid="ignore"):
             values = self.scaled(values, scales, parts)
         return rounded(values, self.compute)
 
     def scaled(self, values: Floats, scales: Floats, parts: Parts) -> Floats:
         """float32 values times the scales of their groups; may be done in place."""
-        values *= self._placed(scales, parts)
+        self._by_group(np.multiply, values, scales, parts)
         return values
+
+    def _by_group(self, operate: np.ufunc, values: Floats, groups: Floats, parts: Parts) -> None:
+        """Each value with its group's entry, in place; where groups fill rows, without an entry for each value."""
+        if self.ordered or self.columns % self.group:
+            operate(values, self._placed(groups, parts), out=values)
+            return
+        grouped = values.reshape(len(values), -1, self.group)
+        operate(grouped, groups[:, :, None], out=grouped)
 
     def _placed(self, groups: Floats, parts: Parts) -> Floats:
         """Each group's entry at its columns."""
