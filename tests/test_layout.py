@@ -2,7 +2,8 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,30 @@ def loads(source: str) -> list[str]:
     return [name for node in top for name in imports(node) if name.split(".")[0] in HEAVY]
 
 
+#: Written as LLVM IR, where each function is a `typed` with a `build` in it, as numba asks for.
+IN_PAIRS = PACKAGE / "kernels" / "llvm"
+
+
+def functions(node: ast.AST) -> Iterator[str]:
+    """The names of a module's functions, those within functions too; methods, which an object is asked for, aside."""
+    for child in ast.iter_child_nodes(node):
+        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not isinstance(node, ast.ClassDef)
+        if is_function and "overload" not in map(ast.unparse, child.decorator_list):
+            yield child.name
+        yield from functions(child)
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that are there twice or more."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def classes(sources: Iterable[str]) -> list[str]:
+    """The names of the classes in these modules."""
+    nodes = (node for source in sources for node in ast.walk(ast.parse(source)))
+    return [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+
+
 def place_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -128,6 +153,16 @@ def test_each_module_opens_with_a_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
+@pytest.mark.parametrize("path", [path for path in modules() if path.parent != IN_PAIRS], ids=shown)
+def test_two_functions_of_a_module_do_not_share_a_name(path: Path) -> None:
+    assert repeated(functions(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in modules()}), ids=shown)
+def test_two_classes_of_a_package_do_not_share_a_name(folder: Path) -> None:
+    assert repeated(classes(path.read_text() for path in folder.glob("*.py"))) == []
+
+
 def test_files_are_short() -> None:
     code = [path for path in texts() if path.suffix == ".py"]
     assert {shown(path): count for path in code if (count := _lines(path)) > MOST_LINES} == {}
@@ -157,6 +192,11 @@ def test_these_checks_can_fail() -> None:
     assert prints("x = 1\nprint(x)") == [2] and prints("import sys\nsys.stderr.write('')") == [2]
     assert prints("import sys\nsys.stderr.isatty()") == []
     assert loads("import mlx.core as mx") == ["mlx.core"] and loads("def f():\n    import mlx.core") == []
+    nested = "def f():\n    def g(): ...\n\ndef h():\n    def g(): ...\n\nclass A:\n    def f(self): ...\n"
+    assert repeated(functions(ast.parse(nested))) == ["g"]
+    assert repeated(functions(ast.parse("def f():\n    def f(): ...\n"))) == ["f"]
+    assert repeated(functions(ast.parse("@overload\ndef f(): ...\n\ndef f(): ...\n"))) == []
+    assert repeated(classes(["class A: ...", "def f():\n    class A: ...", "class B: ..."])) == ["A"]
     assert MACHINE_PATH.search("a path: " + "/".join(("", "home", "me")) + "/x")
     assert not MACHINE_PATH.search("https://example.org/home/page")
 

@@ -48,7 +48,7 @@ def open_auto_round(folder: Folder, config: Mapping[str, Any], tensors: Tensors)
     return awq.open_awq(folder, config, tensors, list(rules), by_blocks=True)
 
 
-def _extra(entry: Reader, common: awq.Settings) -> awq.Settings | None:
+def _extra(entry: Reader, common: awq.AwqSettings) -> awq.AwqSettings | None:
     """The settings of a module in AWQ's layout, which has one width of codes; None where it is dense."""
     bits = entry.whole("bits", BITS)
     if bits > MOST_BITS:

@@ -53,7 +53,7 @@ WORDS = ("i32", "u32")
 
 
 @dataclass(frozen=True)
-class Settings:
+class AwqSettings:
     group_size: int
     zero_point: bool
     version: str = "gemm"
@@ -61,10 +61,10 @@ class Settings:
 
 
 #: Modules that match an expression, and their settings; None where they are dense.
-Rule = tuple[re.Pattern[str], Settings | None]
+Rule = tuple[re.Pattern[str], AwqSettings | None]
 
 
-def settings(keys: Reader) -> Settings:
+def settings(keys: Reader) -> AwqSettings:
     """What `quantization_config` says; `BadInput` for what makes no sense, `NotPossible` for what is not read."""
     where, values = keys.label, keys.values
     stated = replace(keys, values={key: values.get(key, values.get(*older)) for key, older in KEYS.items()})
@@ -76,7 +76,7 @@ def settings(keys: Reader) -> Settings:
     if bits != BITS:
         raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's layouts are read with 4 bits.")
     group = group_size(stated)
-    found = Settings(group, zero_point, version.lower() or "gemm", keys.texts("modules_to_not_convert"))
+    found = AwqSettings(group, zero_point, version.lower() or "gemm", keys.texts("modules_to_not_convert"))
     if found.version in GEMV and not zero_point:
         raise NotPossible(
             f"{where}: `zero_point` is false, but AutoAWQ's layout `version` {found.version} has zero points."
@@ -138,14 +138,14 @@ def open_awq(
     return source
 
 
-def _is_dense(module: str, block: Settings, rules: Iterable[Rule]) -> bool:
+def _is_dense(module: str, block: AwqSettings, rules: Iterable[Rule]) -> bool:
     """Whether settings leave a module dense; AutoAWQ looks for the entries of its list anywhere in a name."""
     if mentions_module(block.dense, module) or any(name in module for name in block.dense):
         return True
     return next((mine is None for regex, mine in rules if regex.match(module)), False)
 
 
-def _of(module: str, block: Settings, rules: Iterable[Rule], parts: Mapping[str, Part]) -> Settings:
+def _of(module: str, block: AwqSettings, rules: Iterable[Rule], parts: Mapping[str, Part]) -> AwqSettings:
     """The settings of a packed module; raises `BadInput` for one that is to be dense."""
     regex, mine = next((rule for rule in rules if rule[0].match(module)), (None, block))
     if regex is not None and mine is None:
@@ -156,7 +156,9 @@ def _of(module: str, block: Settings, rules: Iterable[Rule], parts: Mapping[str,
     return mine or block
 
 
-def _unlisted(chosen: Mapping[str, Settings], block: Settings, parts: Mapping[str, Part]) -> dict[str, Settings]:
+def _unlisted(
+    chosen: Mapping[str, AwqSettings], block: AwqSettings, parts: Mapping[str, Part]
+) -> dict[str, AwqSettings]:
     """Modules without an entry whose scales are not those of the default's groups -> what their shapes say.
 
     Where no module has the default, it is wrong itself, and nothing is read.
@@ -177,7 +179,7 @@ def _group_of(module: str, parts: Mapping[str, Part]) -> tuple[int, int]:
     return columns // groups if agrees else 0, columns
 
 
-def _size(block: Settings, columns: int) -> int:
+def _size(block: AwqSettings, columns: int) -> int:
     return columns if block.group_size == WHOLE_ROW else block.group_size
 
 
@@ -214,7 +216,7 @@ def _ignored(packed: Collection[Weight], wanted: bool) -> list[str]:
     return found
 
 
-def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
+def _weight(module: str, parts: Mapping[str, Part], block: AwqSettings) -> Weight:
     """One quantized module's weight, its parts checked against each other."""
     qweight = parts[f"{module}.qweight"]
     scales, qzeros = parts.get(f"{module}.scales"), parts.get(f"{module}.qzeros")
@@ -245,7 +247,7 @@ def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
     return Weight(f"{module}.weight", (rows, columns), scheme, stored, reason)
 
 
-def _gemv_weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
+def _gemv_weight(module: str, parts: Mapping[str, Part], block: AwqSettings) -> Weight:
     """One quantized module's weight in GEMV's or GEMV-fast's layout."""
     kind, dtype, columns_each, rows_each = GEMV[block.version]
     stored = beside(module, {part: f".{part}" for part in ("qweight", "qzeros", "scales")}, parts)

@@ -65,7 +65,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Settings:
+class CtSettings:
     """All groups with their targets, and what is left out. `label` names the file and the object in it."""
 
     label: str
@@ -89,7 +89,7 @@ class Settings:
         return next((group for target, group in self.groups if target.text == LINEAR), None)
 
 
-def parse(keys: Reader) -> Settings:
+def parse(keys: Reader) -> CtSettings:
     """The settings of config.json; raises `BadInput`, `NotPossible`."""
     _refuse_others(keys)
     groups = keys.part("config_groups", needed=True)
@@ -107,7 +107,7 @@ def parse(keys: Reader) -> Settings:
             raise entry.refuse("targets", "expected a list of modules or classes")
         found += [(target, group) for target in _targets(targets, f"{entry.label}.targets")]
     ignored = tuple(_targets(keys.texts("ignore"), f"{keys.label}.ignore"))
-    return Settings(keys.label, tuple(found), ignored, _version(keys), _contradicted(keys, common, found))
+    return CtSettings(keys.label, tuple(found), ignored, _version(keys), _contradicted(keys, common, found))
 
 
 def _contradicted(keys: Reader, common: str, found: Iterable[tuple[Target, Group]]) -> tuple[str, ...]:

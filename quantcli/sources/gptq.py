@@ -50,7 +50,7 @@ Rule = tuple[re.Pattern[str], T | None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class GptqSettings:
     """What holds for a module; `reason`: where it stands."""
 
     bits: int
@@ -61,7 +61,7 @@ class Settings:
     reason: str = ""
 
 
-def settings(keys: Reader, default: Settings | None = None, layout: str = "gptq") -> Settings:
+def settings(keys: Reader, default: GptqSettings | None = None, layout: str = "gptq") -> GptqSettings:
     """The settings of an object, those missing taken from `default`; raises `BadInput`, `NotPossible`."""
     bits = keys.whole("bits", default.bits if default else None)
     group = keys.whole("group_size", default.group_size if default else None)
@@ -81,7 +81,7 @@ def settings(keys: Reader, default: Settings | None = None, layout: str = "gptq"
         raise keys.refuse("format", f"expected {shown(layout)}, as {key} says")
     if bits not in DENSE_BITS and layout != "gptq_p":
         raise NotPossible(f"{keys.label}: {bits} bits in the layout {layout} are not read; in gptq_p they are.")
-    return Settings(bits, group, symmetric, order, layout)
+    return GptqSettings(bits, group, symmetric, order, layout)
 
 
 def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layout: str = "gptq") -> Checkpoint:
@@ -109,7 +109,7 @@ def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layou
     return checkpoint("gptq", folder, config, tensors, weights, further)
 
 
-def _rules(dynamic: Reader, common: Settings) -> Iterable[Rule[Settings]]:
+def _rules(dynamic: Reader, common: GptqSettings) -> Iterable[Rule[GptqSettings]]:
     """Patterns of `dynamic` and the settings of modules that match, None where they are dense."""
     for key in dynamic.values:
         regex = pattern(key.removeprefix("+:").removeprefix("-:"), f"{dynamic.label}: key {shown(key)}")
@@ -132,7 +132,7 @@ def named_rules(extra: Reader, read: Callable[[Reader, str], T | None]) -> Itera
     yield from ((pattern(f".*(?:{name})", f"{extra.label}: key {shown(name)}"), mine) for name, mine in found)
 
 
-def _extra(entry: Reader, place: str, common: Settings) -> Settings | None:
+def _extra(entry: Reader, place: str, common: GptqSettings) -> GptqSettings | None:
     """AutoRound's settings of a module; None for more than 8 bits, which are dense."""
     if entry.whole("bits", common.bits) > MOST_BITS:
         entry.settled()
@@ -148,7 +148,9 @@ def check_integers(keys: Reader) -> None:
         raise NotPossible(f"{keys.label}: `data_type` {shown(keys.values['data_type'])} is not read; int is.")
 
 
-def _of(module: str, rules: Iterable[Rule[Settings]], common: Settings, parts: Mapping[str, Part]) -> Settings:
+def _of(
+    module: str, rules: Iterable[Rule[GptqSettings]], common: GptqSettings, parts: Mapping[str, Part]
+) -> GptqSettings:
     for regex, found in rules:
         if regex.match(module):
             if found is None:
@@ -161,8 +163,8 @@ def _of(module: str, rules: Iterable[Rule[Settings]], common: Settings, parts: M
 
 
 def _unlisted(
-    chosen: Mapping[str, Settings], common: Settings, parts: Mapping[str, Part], lengths: RowLengths
-) -> dict[str, Settings]:
+    chosen: Mapping[str, GptqSettings], common: GptqSettings, parts: Mapping[str, Part], lengths: RowLengths
+) -> dict[str, GptqSettings]:
     """Modules without an entry whose arrays are not those of the default -> what their row length makes of these.
 
     Where no module has the default, it is wrong itself, and nothing is read.
@@ -172,7 +174,7 @@ def _unlisted(
     return {module: mine for module, mine in found.items() if mine is not None} if len(found) < len(default) else {}
 
 
-def _fits(module: str, parts: Mapping[str, Part], wanted: Settings) -> bool:
+def _fits(module: str, parts: Mapping[str, Part], wanted: GptqSettings) -> bool:
     """Whether codes and scales have the shapes of these settings."""
     qweight, scales = parts[f"{module}.qweight"], parts.get(f"{module}.scales")
     if scales is None or len(qweight.shape) != 2 or len(scales.shape) != 2 or qweight.shape[0] * WORD % wanted.bits:
@@ -184,7 +186,7 @@ def _groups(columns: int, group: int) -> int:
     return 1 if group == WHOLE_ROW else -(-columns // group)
 
 
-def _fitted(module: str, parts: Mapping[str, Part], common: Settings, lengths: RowLengths) -> Settings | None:
+def _fitted(module: str, parts: Mapping[str, Part], common: GptqSettings, lengths: RowLengths) -> GptqSettings | None:
     """The bits and the group that a module's arrays have at its row length; None where this is unknown or none fit."""
     qweight, scales = parts[f"{module}.qweight"], parts[f"{module}.scales"]
     index = parts.get(f"{module}.g_idx")
@@ -203,7 +205,7 @@ def _fitted(module: str, parts: Mapping[str, Part], common: Settings, lengths: R
     return replace(common, bits=bits, group_size=group, reason=f"shapes: bits {bits}, group_size {group}")
 
 
-def _other_than(keys: Reader, common: Settings, unlisted: Mapping[str, Settings]) -> list[str]:
+def _other_than(keys: Reader, common: GptqSettings, unlisted: Mapping[str, GptqSettings]) -> list[str]:
     """A warning of modules that no entry lists and that have other bits or groups; none without any."""
     if not unlisted:
         return []
@@ -222,7 +224,7 @@ def _refuse_orphans(parts: Mapping[str, Part]) -> None:
                 raise BadInput(f"{where(part)}: has no .qweight beside it.")
 
 
-def _weight(module: str, parts: Mapping[str, Part], wanted: Settings, folder: Folder) -> Weight:
+def _weight(module: str, parts: Mapping[str, Part], wanted: GptqSettings, folder: Folder) -> Weight:
     """One module's weight, its parts checked against the settings and each other."""
     stored = beside(module, SUFFIXES, parts)
     qweight = stored["qweight"]

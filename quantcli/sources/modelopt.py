@@ -30,7 +30,7 @@ from quantcli.schemes.hf.scaled import Scaled, Scales
 from quantcli.schemes.hf.small_floats import SmallFloat
 from quantcli.sources import modelopt_config
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modelopt_config import BLOCK, STORAGES, Algorithm, Settings
+from quantcli.sources.modelopt_config import BLOCK, STORAGES, Algorithm, ModeloptSettings
 from quantcli.sources.modules import (
     beside,
     checkpoint,
@@ -88,7 +88,7 @@ def _scale_of(name: str, parts: Mapping[str, Part]) -> str | None:
     return next((joint + end for end in (ENDS["scales"], INVERSE) if module + joint + end in parts), None)
 
 
-def _unlisted(names: Iterable[str], settings: Settings) -> list[str]:
+def _unlisted(names: Iterable[str], settings: ModeloptSettings) -> list[str]:
     """A warning of quantized weights that the settings do not list; none without any."""
     odd = [
         name
@@ -108,7 +108,7 @@ def _excludes(patterns: Iterable[str], module: str) -> bool:
     return any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
 
 
-def _weight(name: str, parts: Mapping[str, Part], settings: Settings, compute: str) -> Weight:
+def _weight(name: str, parts: Mapping[str, Part], settings: ModeloptSettings, compute: str) -> Weight:
     """One module's weight, or one parameter, and its scales."""
     module, scales = name.removesuffix(WEIGHT), _scale_of(name, parts)
     assert scales is not None
@@ -138,7 +138,7 @@ def _weight(name: str, parts: Mapping[str, Part], settings: Settings, compute: s
     return held(name, shape, scheme, stored, said, suffixes)
 
 
-def _of_tensors(stored: Mapping[str, Part], settings: Settings) -> Algorithm:
+def _of_tensors(stored: Mapping[str, Part], settings: ModeloptSettings) -> Algorithm:
     """What a module's own arrays say, where the settings do not list it."""
     kind = modelopt_config.stored_kind(stored)
     if kind is None:

@@ -68,7 +68,7 @@ class Algorithm:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ModeloptSettings:
     """The settings of all modules: one algorithm, or `layers` of MIXED_PRECISION by their names; of those that only
     `config_groups` name, None.
     """
@@ -113,16 +113,16 @@ def _spellings(module: str) -> Iterator[str]:
             yield new + module.removeprefix(old)
 
 
-def parse(keys: Reader) -> Settings:
+def parse(keys: Reader) -> ModeloptSettings:
     """The settings of a `quantization_config`; raises `BadInput`, `NotPossible`."""
     name = keys.text("quant_algo").upper()
     if name != MIXED:
-        return Settings(keys.label, name, _algorithm(keys), {})
+        return ModeloptSettings(keys.label, name, _algorithm(keys), {})
     listed = keys.part("quantized_layers", needed=not keys.values.get("config_groups"))
     if not listed.values:
-        return Settings(keys.label, name, None, dict.fromkeys(_targets(keys)))
+        return ModeloptSettings(keys.label, name, None, dict.fromkeys(_targets(keys)))
     layers = {module: _algorithm(listed.part(module, needed=True)) for module in listed.values}
-    return Settings(keys.label, name, None, layers)
+    return ModeloptSettings(keys.label, name, None, layers)
 
 
 def _targets(keys: Reader) -> Iterator[str]:

@@ -39,7 +39,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Settings:
+class QuarkSettings:
     """All of them. A spec of None: the module stays dense."""
 
     label: str
@@ -74,7 +74,7 @@ class Settings:
         return (named or (linear and module.endswith(LINEARS))) and self.of(module) is not None
 
 
-def parse(keys: Reader) -> Settings:
+def parse(keys: Reader) -> QuarkSettings:
     """The settings of config.json; raises `BadInput`, `NotPossible`."""
     export = keys.part("export")
     if export.text("weight_format", "real_quantized") != "real_quantized":
@@ -85,7 +85,7 @@ def parse(keys: Reader) -> Settings:
     if method not in ("reorder", "order"):
         raise export.refuse("pack_method", "expected reorder or order")
     layers, types = (keys.part(f"{kind}_quant_config") for kind in ("layer", "layer_type"))
-    return Settings(
+    return QuarkSettings(
         keys.label, keys.texts("exclude"),
         tuple((name, _spec(layers.part(name, needed=True))) for name in layers.values),
         tuple((name, _spec(types.part(name, needed=True))) for name in types.values),

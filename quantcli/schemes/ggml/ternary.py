@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Format:
+class TernaryFormat:
     """`at`: the byte where the scale starts. `largest`: code. `rounding`: relative RMSE of 4M values of a Gaussian."""
 
     grid: Grid
@@ -48,10 +48,10 @@ class Format:
 
 
 FORMATS = {
-    "q1_0": Format(Grid(1, 128, "f16"), 0, 1, 0.6009),
-    "q2_0": Format(Grid(2, 64, "f16", zero=1), 0, 3, 0.717),
-    "tq1_0": Format(Grid(2, 256, "f16", zero=1), 52, 2, 0.807),
-    "tq2_0": Format(Grid(2, 256, "f16", zero=1), 64, 3, 0.807),
+    "q1_0": TernaryFormat(Grid(1, 128, "f16"), 0, 1, 0.6009),
+    "q2_0": TernaryFormat(Grid(2, 64, "f16", zero=1), 0, 3, 0.717),
+    "tq1_0": TernaryFormat(Grid(2, 256, "f16", zero=1), 52, 2, 0.807),
+    "tq2_0": TernaryFormat(Grid(2, 256, "f16", zero=1), 64, 3, 0.807),
 }
 
 
