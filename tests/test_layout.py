@@ -3,7 +3,8 @@
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ ORDER = (
 
 #: Costly to import, so never while a module is loaded: `--help` and `inspect` must not pay for them.
 HEAVY = ("mlx", "numba", "huggingface_hub", "ml_dtypes", "gguf", "safetensors", "rich", "tokenizers")
+
+#: Files that still take the tables of small floats from MLX's family.
+SMALL_FLOATS = (
+    "schemes/ggml/floats.py", "schemes/hf/bytewise.py", "schemes/hf/scaled.py", "schemes/hf/small_floats.py",
+)  # fmt: skip
+#: Folder.room -> the files of that folder, outside the room, that import it. Those of other rooms and those that
+#: rooms are built on do not.
+DOORS = {
+    "models.families": ("models/__init__.py",),
+    "schemes.ggml": ("schemes/__init__.py",),
+    "schemes.mlx": ("schemes/hf/gpt_oss.py", *SMALL_FLOATS),
+    "schemes.hf": ("schemes/mlx/mx_global.py",),
+}
 
 MOST_LINES = 450
 FOLDERS = ("quantcli", "tests", "tools", "docs", "benchmarks", "examples", ".ci")
@@ -74,6 +88,47 @@ def upward(source: str, place: str) -> list[str]:
     strange = [name for entry, name in found if entry is not None and entry not in places]
     low = ORDER.index(place)
     return strange + [name for entry, name in found if entry in ORDER and ORDER.index(entry) < low]
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def strays(source: str, file: str) -> list[str]:
+    """The imports of a room by a file (`schemes/base.py`) of the room's folder that is not in it and no door of it."""
+    found = [
+        (name, *room.split("."))
+        for room, doors in DOORS.items()
+        for name in imports(ast.parse(source))
+        if is_within(name, f"quantcli.{room}") and file not in doors
+    ]
+    return [name for name, folder, room in found if file.startswith(f"{folder}/") and file.split("/")[1] != room]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Module -> the modules that it imports anywhere, of those in `sources` (name -> text).
+
+    A package counts where a name is imported from it that is no module.
+    """
+
+    def resolved(name: str) -> str:
+        return name if name in sources or "." not in name else resolved(name.rpartition(".")[0])
+
+    found = {module: set(map(resolved, imports(ast.parse(text)))) for module, text in sources.items()}
+    return {module: (names & sources.keys()) - {module} for module, names in found.items()}
+
+
+def cycle(sources: Mapping[str, str]) -> list[str]:
+    """Modules each of which imports the next, the last one the first; empty where there is no such cycle."""
+    try:
+        TopologicalSorter(graph(sources)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def prints(source: str) -> list[int]:
@@ -136,6 +191,15 @@ def test_module_imports_go_down(path: Path) -> None:
     assert upward(path.read_text(), place) == []
 
 
+def test_no_import_cycle_among_files() -> None:
+    assert cycle({module_name(path): path.read_text() for path in modules()}) == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=shown)
+def test_rooms_are_entered_by_their_doors(path: Path) -> None:
+    assert strays(path.read_text(), str(path.relative_to(PACKAGE))) == []
+
+
 @pytest.mark.parametrize("path", modules(), ids=shown)
 def test_only_cli_prints(path: Path) -> None:
     if place_of(path) != "cli":
@@ -189,6 +253,21 @@ def test_these_checks_can_fail() -> None:
     assert upward("from quantcli import sources", "recipes") == ["quantcli.sources"]
     assert upward("from quantcli import misc", "cli") == ["quantcli.misc"]
     assert upward("from quantcli.schemes import base", "checkpoint") == []
+    below = {"quantcli.b": "", "quantcli.b.x": "import quantcli.a", "quantcli.a": "from quantcli.b import x"}
+    assert sorted(set(cycle(below))) == ["quantcli.a", "quantcli.b.x"]
+    assert cycle({**below, "quantcli.a": "from quantcli.b import y"}) == []
+    late = "if TYPE_CHECKING:\n    from quantcli.a import Y\ndef f():\n    import quantcli.b.x"
+    assert graph({**below, "quantcli.b": late})["quantcli.b"] == {"quantcli.a", "quantcli.b.x"}
+    for folder, room, stray in (
+        ("schemes", "hf", "quantcli.schemes.mlx.affine.Affine"),
+        ("schemes", "ggml", "quantcli.schemes.hf.scaled.Scaled"),
+        ("models", "layouts", "quantcli.models.families.llama.LLAMA"),
+    ):
+        text = f"from {stray.rpartition('.')[0]} import {stray.rpartition('.')[2]}"
+        assert strays(text, f"{folder}/{room}/x.py") == strays(text, f"{folder}/x.py") == [stray]
+        assert strays(text, f"targets/{room}.py") == strays(text, f"{folder}/{stray.split('.')[2]}/x.py") == []
+    assert strays("from quantcli.schemes import ggml", "schemes/base.py") == ["quantcli.schemes.ggml"]
+    assert strays("from quantcli.schemes import ggml", "schemes/__init__.py") == []
     assert prints("x = 1\nprint(x)") == [2] and prints("import sys\nsys.stderr.write('')") == [2]
     assert prints("import sys\nsys.stderr.isatty()") == []
     assert loads("import mlx.core as mx") == ["mlx.core"] and loads("def f():\n    import mlx.core") == []

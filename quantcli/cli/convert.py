@@ -124,7 +124,9 @@ def convert(
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing output, once the new one is complete.")
     ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Read the output back and hold it to the plan.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read the output back, also in the reference readers, and check it.")
+    ] = False,
     max_memory: MaxMemory = None,
     threads: Threads = None,
     device: Annotated[str, typer.Option(metavar="auto|gpu|cpu", help="Where the arithmetic runs.")] = "auto",
@@ -287,4 +289,9 @@ def show_report(report: dict[str, Any], out: Output) -> None:
         rmse = f"{worst['relative_rmse']:.4f}" if worst["relative_rmse"] >= 1e-4 else f"{worst['relative_rmse']:.1e}"
         out.text(f"  largest relative RMSE {rmse} ({worst['name']})")
     if report["verified"]:
-        out.text("  verified: read back, every weight is what the plan promised")
+        readers = " and ".join(r["name"] for r in report["reference_readers"] if r["files"])
+        opens = f"; opens in {readers}" if readers else ""
+        out.text(f"  verified: read back, every weight is what the plan promised{opens}")
+    for reader in report["reference_readers"]:
+        for note in reader["notes"]:
+            out.text(f"  {note}")

@@ -1,20 +1,56 @@
-"""GGML's tensor types: id, name, elements per block, bytes per block.
+"""GGML's tensor types: id, name, elements and bytes of a block, and which of these bytes are numbers of several bytes.
 
 Source: `enum ggml_type` and the type traits of ggml 0.25.3 (ggml.h, ggml-common.h of llama.cpp); names are ours, in
 lower case (`q4_k` is ggml's `q4_K`). Ids 4, 5, 31-33 and 36-38 belonged to types that ggml has removed: nothing current
 reads files with them. A row of n elements is n / block_size blocks, one after the other.
+
+Fields of a block (the structs of ggml-common.h, and how ggml-quants.c reads them) are spelled as in `struct`: H is two
+bytes, I four, Q eight, B one. A block is in the byte order of the machine that wrote it: float16 and float32 scales,
+fields of 16 bits, and the four bytes that are taken as one 32-bit number. All else is bytes.
+
+    q4_k   H H 12B 128B     d, dmin, scales, codes
+
+Scales (and minima) that are stored as floats are NaN or Inf where these bits are all set:
+
+    f16     two bytes, all five bits of the exponent        e8m0    a byte, 255
+    f32     four bytes, all eight                           e4m3    a byte, 127 and, the sign ignored, 255
+
+What llama-quantize refuses is `ggml_validate_row_data` in ggml-quants.c, whose NVFP4 takes every byte.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+import struct
+from dataclasses import dataclass, field
+from functools import cache
 
+import numpy as np
+
+from quantcli.arrays import Array
 from quantcli.errors import BadInput
+
+
+@dataclass(frozen=True)
+class ScaleField:
+    """`count` numbers from byte `at` of each block on, little-endian; NaN or Inf where all `bits` are set."""
+
+    at: int
+    dtype: str
+    bits: int
+    count: int = 1
+
+
+def _f16(at: int, count: int = 1) -> ScaleField:
+    return ScaleField(at, "<u2", 0x7C00, count)
 
 
 @dataclass(frozen=True)
 class GgmlType:
     """One type: `block_size` elements are stored in `block_bytes` bytes.
+
+    fields: of a block; None where no big-endian machine can read what it wrote. scales: where a block holds them; None
+    of types without blocks. sub_scales: what groups of a super-block store under its scale, `i6` 6 bits with a sign.
 
     >>> BY_NAME["q6_k"]
     GgmlType(id=14, name='q6_k', block_size=256, block_bytes=210)
@@ -24,6 +60,9 @@ class GgmlType:
     name: str
     block_size: int
     block_bytes: int
+    fields: str | None = field(repr=False)
+    scales: ScaleField | None = field(default=None, repr=False)
+    sub_scales: str | None = field(default=None, repr=False)
 
     @property
     def bits_per_weight(self) -> float:
@@ -32,41 +71,43 @@ class GgmlType:
 
 
 _TYPES = (
-    GgmlType(0, "f32", 1, 4),
-    GgmlType(1, "f16", 1, 2),
-    GgmlType(2, "q4_0", 32, 18),
-    GgmlType(3, "q4_1", 32, 20),
-    GgmlType(6, "q5_0", 32, 22),
-    GgmlType(7, "q5_1", 32, 24),
-    GgmlType(8, "q8_0", 32, 34),
-    GgmlType(9, "q8_1", 32, 36),
-    GgmlType(10, "q2_k", 256, 84),
-    GgmlType(11, "q3_k", 256, 110),
-    GgmlType(12, "q4_k", 256, 144),
-    GgmlType(13, "q5_k", 256, 176),
-    GgmlType(14, "q6_k", 256, 210),
-    GgmlType(15, "q8_k", 256, 292),
-    GgmlType(16, "iq2_xxs", 256, 66),
-    GgmlType(17, "iq2_xs", 256, 74),
-    GgmlType(18, "iq3_xxs", 256, 98),
-    GgmlType(19, "iq1_s", 256, 50),
-    GgmlType(20, "iq4_nl", 32, 18),
-    GgmlType(21, "iq3_s", 256, 110),
-    GgmlType(22, "iq2_s", 256, 82),
-    GgmlType(23, "iq4_xs", 256, 136),
-    GgmlType(24, "i8", 1, 1),
-    GgmlType(25, "i16", 1, 2),
-    GgmlType(26, "i32", 1, 4),
-    GgmlType(27, "i64", 1, 8),
-    GgmlType(28, "f64", 1, 8),
-    GgmlType(29, "iq1_m", 256, 56),
-    GgmlType(30, "bf16", 1, 2),
-    GgmlType(34, "tq1_0", 256, 54),
-    GgmlType(35, "tq2_0", 256, 66),
-    GgmlType(39, "mxfp4", 32, 17),
-    GgmlType(40, "nvfp4", 64, 36),
-    GgmlType(41, "q1_0", 128, 18),
-    GgmlType(42, "q2_0", 64, 18),
+    GgmlType(0, "f32", 1, 4, "I"),
+    GgmlType(1, "f16", 1, 2, "H"),
+    GgmlType(2, "q4_0", 32, 18, "H16B", _f16(0)),
+    GgmlType(3, "q4_1", 32, 20, "HH16B", _f16(0, 2)),
+    GgmlType(6, "q5_0", 32, 22, "HI16B", _f16(0)),
+    GgmlType(7, "q5_1", 32, 24, "HHI16B", _f16(0, 2)),
+    GgmlType(8, "q8_0", 32, 34, "H32B", _f16(0)),
+    GgmlType(9, "q8_1", 32, 36, "HH32B", _f16(0, 2)),
+    GgmlType(10, "q2_k", 256, 84, "16B64BHH", _f16(80, 2), "u4"),
+    GgmlType(11, "q3_k", 256, 110, "32B64B12BH", _f16(108), "i6"),
+    GgmlType(12, "q4_k", 256, 144, "HH12B128B", _f16(0, 2), "u6"),
+    GgmlType(13, "q5_k", 256, 176, "HH12B32B128B", _f16(0, 2), "u6"),
+    GgmlType(14, "q6_k", 256, 210, "128B64B16BH", _f16(208), "i8"),
+    GgmlType(15, "q8_k", 256, 292, "I256B16H", ScaleField(0, "<u4", 0x7F800000)),
+    # ggml takes its codes as bytes in one place and as 32-bit numbers in another.
+    GgmlType(16, "iq2_xxs", 256, 66, None, _f16(0), "u4"),
+    GgmlType(17, "iq2_xs", 256, 74, "H32H8B", _f16(0), "u4"),
+    GgmlType(18, "iq3_xxs", 256, 98, "H64B8I", _f16(0), "u4"),
+    GgmlType(19, "iq1_s", 256, 50, "H32B8H", _f16(0), "u3"),
+    GgmlType(20, "iq4_nl", 32, 18, "H16B", _f16(0)),
+    GgmlType(21, "iq3_s", 256, 110, "H64B8B32B4B", _f16(0), "u4"),
+    GgmlType(22, "iq2_s", 256, 82, "H64B8B8B", _f16(0), "u4"),
+    GgmlType(23, "iq4_xs", 256, 136, "HH4B128B", _f16(0), "i6"),
+    GgmlType(24, "i8", 1, 1, "B"),
+    GgmlType(25, "i16", 1, 2, "H"),
+    GgmlType(26, "i32", 1, 4, "I"),
+    GgmlType(27, "i64", 1, 8, "Q"),
+    GgmlType(28, "f64", 1, 8, "Q"),
+    # Its f16 scale is the upper four bits of four words, the lowest first: the exponent is in the third and fourth.
+    GgmlType(29, "iq1_m", 256, 56, "32B16B4H", ScaleField(52, "<u4", 0x7000C000), "u3"),
+    GgmlType(30, "bf16", 1, 2, "H"),
+    GgmlType(34, "tq1_0", 256, 54, "48B4BH", _f16(52)),
+    GgmlType(35, "tq2_0", 256, 66, "64BH", _f16(64)),
+    GgmlType(39, "mxfp4", 32, 17, "B16B", ScaleField(0, "u1", 0xFF)),
+    GgmlType(40, "nvfp4", 64, 36, "4B32B", ScaleField(0, "u1", 0x7F, 4)),
+    GgmlType(41, "q1_0", 128, 18, "H16B", _f16(0)),
+    GgmlType(42, "q2_0", 64, 18, "H16B", _f16(0)),
 )
 BY_ID: dict[int, GgmlType] = {t.id: t for t in _TYPES}
 BY_NAME: dict[str, GgmlType] = {t.name: t for t in _TYPES}
@@ -82,3 +123,33 @@ def row_bytes(type: GgmlType, columns: int) -> int:
     if rest or columns < 0:
         raise BadInput(f"a row of {columns} values is no whole number of {type.name} blocks of {type.block_size}")
     return blocks * type.block_bytes
+
+
+@cache
+def swapped(type: GgmlType) -> tuple[int, ...] | None:
+    """Where each byte of a little-endian block stands in a big-endian one; None where that is not known.
+
+    llama.cpp's gguf_convert_endian.py knows eight of these types, and agrees.
+
+    >>> swapped(BY_NAME["f32"]), swapped(BY_NAME["q4_1"])[:6], swapped(BY_NAME["iq2_xxs"])
+    ((3, 2, 1, 0), (1, 0, 3, 2, 4, 5), None)
+    """
+    if type.fields is None:
+        return None
+    order: list[int] = []
+    for count, code in re.findall("([0-9]*)([BHIQ])", type.fields):
+        for _ in range(int(count or 1)):
+            start, width = len(order), struct.calcsize("<" + code)
+            order += range(start + width - 1, start - 1, -1)
+    return tuple(order)
+
+
+def has_nonfinite_scale(type: GgmlType, blocks: Array) -> bool:
+    """Whether a scale of whole blocks, uint8 of any shape, is NaN or Inf; False of a type without blocks."""
+    scales = type.scales
+    if scales is None or not blocks.size:
+        return False
+    each = np.ascontiguousarray(blocks).reshape(-1, type.block_bytes)
+    stop = scales.at + scales.count * np.dtype(scales.dtype).itemsize
+    numbers = each[:, scales.at : stop].view(scales.dtype)
+    return bool((numbers & scales.bits == scales.bits).any())

@@ -1,11 +1,30 @@
-"""The file types of llama-quantize: their names, numbers in `general.file_type`, and the type of most of their tensors.
+"""What llama-quantize can be asked for: types of tensors, and file types, named after the type of most tensors.
 
-Source: llama.cpp's tools/quantize and include/llama.h (ggml 0.25.3). Names are in lower case here, as those of types.
+Source: llama.cpp's tools/quantize, src/llama-quant.cpp and include/llama.h (ggml 0.25.3). Names are in lower case here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class QuantizeType:
+    """A type that llama-quantize can give a tensor.
+
+    ftypes: the file types whose base it is, with their numbers in `general.file_type`.
+    file_type: what llama.cpp's loader takes a file for in which it is the commonest type; None: for none.
+    fallback: what takes its place where its blocks do not fill the rows; None: f16 for blocks of 32, else nothing.
+    needs_importance: llama-quantize refuses to make it without an importance matrix; needs_importance_in: in these
+    file types only.
+    """
+
+    ftypes: Mapping[str, int] = field(default_factory=dict)
+    file_type: int | None = None
+    fallback: str | None = None
+    needs_importance: bool = False
+    needs_importance_in: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -16,42 +35,43 @@ class Ftype:
     base: str
 
 
+#: In the order in which messages list them.
+TYPES = {
+    "f32": QuantizeType({"f32": 0}, 0),
+    "f16": QuantizeType({"f16": 1}, 1),
+    "bf16": QuantizeType({"bf16": 32}, 32),
+    "q1_0": QuantizeType({"q1_0": 40}, 40),
+    "q2_0": QuantizeType({"q2_0": 41}, 41, "q4_0"),
+    "q4_0": QuantizeType({"q4_0": 2}, 2),
+    "q4_1": QuantizeType({"q4_1": 3}, 3),
+    "q5_0": QuantizeType({"q5_0": 8}, 8),
+    "q5_1": QuantizeType({"q5_1": 9}, 9),
+    "q8_0": QuantizeType({"q8_0": 7}, 7),
+    "q2_k": QuantizeType({"q2_k": 10, "q2_k_s": 21}, 10, "q4_0", needs_importance_in=("q2_k_s",)),
+    "q3_k": QuantizeType({"q3_k_s": 11, "q3_k_m": 12, "q3_k_l": 13}, 12, "q4_0"),
+    "q4_k": QuantizeType({"q4_k_s": 14, "q4_k_m": 15}, 15, "q5_0"),
+    "q5_k": QuantizeType({"q5_k_s": 16, "q5_k_m": 17}, 17, "q5_1"),
+    "q6_k": QuantizeType({"q6_k": 18}, 18, "q8_0"),
+    "q8_k": QuantizeType(),
+    "iq1_s": QuantizeType({"iq1_s": 24}, 24, "iq4_nl", needs_importance=True),
+    "iq1_m": QuantizeType({"iq1_m": 31}, 31, "iq4_nl", needs_importance=True),
+    "iq2_xxs": QuantizeType({"iq2_xxs": 19}, 19, "iq4_nl", needs_importance=True),
+    "iq2_xs": QuantizeType({"iq2_xs": 20, "iq2_s": 28}, 20, "iq4_nl", needs_importance=True),
+    "iq2_s": QuantizeType({"iq2_m": 29}, 28, "iq4_nl", needs_importance=True),
+    "iq3_xxs": QuantizeType({"iq3_xxs": 23}, 23, "iq4_nl", needs_importance=True),
+    "iq3_s": QuantizeType({"iq3_xs": 22, "iq3_s": 26, "iq3_m": 27}, 26, "iq4_nl"),
+    "iq4_nl": QuantizeType({"iq4_nl": 25}, 25),
+    "iq4_xs": QuantizeType({"iq4_xs": 30}, 30, "iq4_nl"),
+    "tq1_0": QuantizeType({"tq1_0": 36}, 36, "q4_0"),
+    "tq2_0": QuantizeType({"tq2_0": 37}, 37, "q4_0"),
+    "mxfp4": QuantizeType({"mxfp4_moe": 38}, 38),
+    "nvfp4": QuantizeType(file_type=39),
+}
+
+#: The file types by name, in the order of their numbers.
 FTYPES = {
-    "f32": Ftype(0, "f32"),
-    "f16": Ftype(1, "f16"),
-    "q4_0": Ftype(2, "q4_0"),
-    "q4_1": Ftype(3, "q4_1"),
-    "q8_0": Ftype(7, "q8_0"),
-    "q5_0": Ftype(8, "q5_0"),
-    "q5_1": Ftype(9, "q5_1"),
-    "q2_k": Ftype(10, "q2_k"),
-    "q3_k_s": Ftype(11, "q3_k"),
-    "q3_k_m": Ftype(12, "q3_k"),
-    "q3_k_l": Ftype(13, "q3_k"),
-    "q4_k_s": Ftype(14, "q4_k"),
-    "q4_k_m": Ftype(15, "q4_k"),
-    "q5_k_s": Ftype(16, "q5_k"),
-    "q5_k_m": Ftype(17, "q5_k"),
-    "q6_k": Ftype(18, "q6_k"),
-    "iq2_xxs": Ftype(19, "iq2_xxs"),
-    "iq2_xs": Ftype(20, "iq2_xs"),
-    "q2_k_s": Ftype(21, "q2_k"),
-    "iq3_xs": Ftype(22, "iq3_s"),
-    "iq3_xxs": Ftype(23, "iq3_xxs"),
-    "iq1_s": Ftype(24, "iq1_s"),
-    "iq4_nl": Ftype(25, "iq4_nl"),
-    "iq3_s": Ftype(26, "iq3_s"),
-    "iq3_m": Ftype(27, "iq3_s"),
-    "iq2_s": Ftype(28, "iq2_xs"),
-    "iq2_m": Ftype(29, "iq2_s"),
-    "iq4_xs": Ftype(30, "iq4_xs"),
-    "iq1_m": Ftype(31, "iq1_m"),
-    "bf16": Ftype(32, "bf16"),
-    "tq1_0": Ftype(36, "tq1_0"),
-    "tq2_0": Ftype(37, "tq2_0"),
-    "mxfp4_moe": Ftype(38, "mxfp4"),
-    "q1_0": Ftype(40, "q1_0"),
-    "q2_0": Ftype(41, "q2_0"),
+    name: Ftype(number, base)
+    for number, name, base in sorted((n, name, base) for base, type in TYPES.items() for name, n in type.ftypes.items())
 }
 
 #: Names that llama-quantize takes for another's.
@@ -60,13 +80,8 @@ ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 #: The preset that keeps every tensor as it is; the file type stays the source's.
 COPY = "copy"
 
-#: The file type that llama.cpp's loader takes a file for whose commonest type this is.
-FILE_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12, "q4_k": 15,
-    "q5_k": 17, "q6_k": 18, "iq2_xxs": 19, "iq2_xs": 20, "iq3_xxs": 23, "iq1_s": 24, "iq4_nl": 25, "iq3_s": 26,
-    "iq2_s": 28, "iq4_xs": 30, "iq1_m": 31, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4": 38, "nvfp4": 39, "q1_0": 40,
-    "q2_0": 41,
-}  # fmt: skip
+#: A type in blocks of 256 that messages advise where another needs an importance matrix.
+UNDEMANDING = "q4_k"
 
 _NAMES = {str(ftype.number): name for name, ftype in FTYPES.items()} | {name: name for name in FTYPES} | ALIASES
 
@@ -79,3 +94,9 @@ def find(text: str) -> str | None:
     """
     name = text.strip().lower()
     return COPY if name == COPY else _NAMES.get(name)
+
+
+def demanding(ftype: str = "") -> frozenset[str]:
+    """The types that llama-quantize refuses to make without an importance matrix, for a file type if one is given."""
+    needs = (name for name, type in TYPES.items() if type.needs_importance or ftype in type.needs_importance_in)
+    return frozenset(needs)

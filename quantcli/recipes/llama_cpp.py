@@ -23,7 +23,7 @@ from quantcli.errors import WrongUsage
 from quantcli.recipes import names
 from quantcli.recipes.base import MAX_PATTERN, Decision, Origin
 from quantcli.recipes.ecmascript import compiled
-from quantcli.recipes.ftypes import ALIASES, COPY, FTYPES, find
+from quantcli.recipes.ftypes import ALIASES, COPY, FTYPES, demanding, find
 from quantcli.recipes.llama_cpp_mixture import Case, Counters, Facts, choose, output
 from quantcli.recipes.llama_cpp_tensors import (
     V_LIKE,
@@ -40,7 +40,6 @@ from quantcli.recipes.llama_cpp_tensors import (
 __all__ = [
     "ALIASES",
     "COPY",
-    "DEMANDING",
     "FTYPES",
     "Facts",
     "Options",
@@ -58,9 +57,6 @@ __all__ = [
     "tensor_type",
     "tensor_type_file",
 ]
-
-#: Types that llama-quantize refuses to make without an importance matrix.
-DEMANDING = frozenset({"iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs"})
 
 
 @dataclass(frozen=True)
@@ -243,7 +239,7 @@ def _why_idle(option: str, ftype: str, has_output: bool) -> str:
 def demands_importance(decisions: Mapping[str, Decision], ftype: str = "") -> list[str]:
     """The names, of the tensors to be quantized, for which llama-quantize demands an entry in an importance matrix.
 
-    Token embeddings and the output are never among them: they have no entry as a rule. q2_k counts in `q2_k_s` alone.
+    Token embeddings and the output are never among them: they have no entry as a rule.
     """
-    types = DEMANDING | {"q2_k"} if ftype == "q2_k_s" else DEMANDING
+    types = demanding(ftype)
     return [name for name, decision in decisions.items() if decision.scheme in types and name not in WHOLE_NAMES]

@@ -14,7 +14,7 @@ from enum import Enum
 
 from quantcli.containers.ggml_types import BY_NAME
 from quantcli.errors import NotPossible
-from quantcli.recipes.ftypes import FILE_TYPES
+from quantcli.recipes.ftypes import TYPES
 
 
 @dataclass(frozen=True)
@@ -157,16 +157,6 @@ def processing_order(tensors: Iterable[Tensor]) -> list[Tensor]:
     return sorted(tensors, key=key)
 
 
-#: What takes the place of a type whose blocks do not fill the rows. Types of 32-blocks become f16.
-FALLBACKS = {
-    **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_xs"), "iq4_nl"),
-    **dict.fromkeys(("q2_0", "q2_k", "q3_k", "tq1_0", "tq2_0"), "q4_0"),
-    "q4_k": "q5_0",
-    "q5_k": "q5_1",
-    "q6_k": "q8_0",
-}
-
-
 def block_size(kind: str) -> int:
     """Values in one block of a GGML type."""
     return BY_NAME[kind].block_size
@@ -176,13 +166,13 @@ def fitting(kind: str, row: int, name: str) -> str:
     """`kind`, or what llama-quantize puts in its place for rows of that length. Raises `NotPossible`, naming `name`."""
     if row % block_size(kind) == 0:
         return kind
-    if kind not in FALLBACKS and block_size(kind) > 32:
+    fallback = TYPES[kind].fallback
+    if fallback is None and block_size(kind) > 32:
         raise NotPossible(
             f"{name}: its rows of {row} values do not fill {kind}'s blocks of {block_size(kind)}, and llama-quantize "
             f"has no other type for that: give it one with --tensor-type."
         )
-    replacement = FALLBACKS.get(kind, "f16")
-    return replacement if row % block_size(replacement) == 0 else "f16"
+    return fallback if fallback is not None and row % block_size(fallback) == 0 else "f16"
 
 
 def file_type(tensors: Sequence[Tensor]) -> int:
@@ -191,9 +181,10 @@ def file_type(tensors: Sequence[Tensor]) -> int:
     Of two that are equally common, the one that holds more values.
     """
     weights = [tensor for tensor in tensors if never(tensor.name, tensor.shape) is None] or list(tensors)
-    known = [tensor for tensor in weights if tensor.type in FILE_TYPES]
+    numbers = {name: type.file_type for name, type in TYPES.items() if type.file_type is not None}
+    known = [tensor for tensor in weights if tensor.type in numbers]
     count, values = Counter[str](), Counter[str]()
     for tensor in known:
         count[tensor.type] += 1
         values[tensor.type] += math.prod(tensor.shape)
-    return FILE_TYPES[max(count, key=lambda kind: (count[kind], values[kind], kind))] if count else 0
+    return numbers[max(count, key=lambda kind: (count[kind], values[kind], kind))] if count else 0

@@ -34,8 +34,22 @@ MIXTURES = {
 #: What mlx-lm writes as the block's own bits beside the entries of a mixture, unless `--bits` says otherwise.
 BLOCK_BITS = 4
 
+#: Sizes of affine's groups.
+GROUPS = (32, 64, 128)
+
 #: Parts of a module's path that get more bits in some layers.
 SENSITIVE = ("v_proj", "v_a_proj", "v_b_proj", "down_proj")
+
+
+def schemes_of(name: str) -> set[str]:
+    """The names of the schemes that the weights of a mixture have, in groups of every size.
+
+    >>> sorted(schemes_of("mixed_3_4"))[:3]
+    ['affine3-g128', 'affine3-g32', 'affine3-g64']
+    """
+    bits = MIXTURES[name]
+    names = (mlx_scheme(width, group_size) for width in (bits.low, bits.high) for group_size in GROUPS)
+    return {name for name in names if name is not None}
 
 
 def use_more_bits(index: int, layers: int) -> bool:

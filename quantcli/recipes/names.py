@@ -9,14 +9,12 @@ import re
 from dataclasses import dataclass
 
 from quantcli.errors import WrongUsage
-
-#: GGML's types that hold weights, lower case, the dense ones aside.
-GGML = (
-    "q1_0", "q2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_k", "iq1_s",
-    "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4", "nvfp4",
-)  # fmt: skip
+from quantcli.recipes.ftypes import TYPES
 
 DENSE = ("f32", "f16", "bf16")
+
+#: GGML's types that hold weights, lower case, the dense ones aside.
+GGML = tuple(name for name in TYPES if name not in DENSE)
 
 #: Words that stand where a scheme may: leave a weight as it is; leave it dense in the output's dtype.
 WORDS = ("keep", "dense")

@@ -1,4 +1,4 @@
-"""Number formats: one file per family. The registry: a new GGML format is a file and a line here."""
+"""Number formats: what all schemes are (base.py), those without a family, and a folder for each family of layouts."""
 
 from __future__ import annotations
 

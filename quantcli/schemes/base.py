@@ -215,9 +215,27 @@ class Scheme:
 
     #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
     in_kernels = True
+    #: Whether `encode` is given the weight's entry of an importance matrix.
+    takes_importance = False
+    #: Whether every value is a number by itself, with no scale: such a weight is dense in outputs without that dtype.
+    is_elementwise = False
+    #: Whether each weight says by itself how it is stored, so that nothing else says which weights are not.
+    has_own_state = False
 
-    #: Whether `decode` gives values; else weights are listed, and compared byte by byte.
-    decodes = True
+    @property
+    def is_master(self) -> bool:
+        """Whether it is what many models are released in only: to round it is what quantizing a dense weight is."""
+        return False
+
+    @property
+    def undecoded(self) -> str | None:
+        """Why `decode` gives no values, as a clause: weights are then compared byte by byte. None where it does."""
+        return None
+
+    @property
+    def uncopied(self) -> str | None:
+        """Why not even the stored parts can be copied, and what helps, as a clause; None where they can be."""
+        return None
 
     @property
     def refusal(self) -> str | None:
@@ -269,6 +287,14 @@ class Scheme:
         """The parts of a weight of this shape, in a fixed order."""
         raise NotImplementedError
 
+    def is_stored_as(self, found: Scheme, shape: tuple[int, ...]) -> bool:
+        """Whether a weight of this shape that was written in this scheme may be read back as `found`."""
+        return found.layout(shape) == self.layout(shape)
+
+    def goes_with(self, other: Scheme) -> bool:
+        """Whether one output may hold weights in both: it has the layouts of one family next to dense tensors."""
+        return self.family == other.family
+
     def bare(self) -> Scheme:
         """The scheme without parts that have no say in the values; itself where there are none."""
         return self
@@ -285,6 +311,11 @@ class Scheme:
         """The grid that this scheme's codes are on; None where it has none (dense)."""
         return None
 
+    @property
+    def is_ungrouped(self) -> bool:
+        """Whether it has no grid because its scales follow no groups along rows (act-order, runs across rows)."""
+        return False
+
     def codes(self, parts: Parts) -> Codes:
         """The grid view of a slab, scales unrounded. Only where `grid` is not None."""
         raise NotImplementedError
@@ -299,6 +330,21 @@ class Scheme:
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """As `fits`, where it hangs on the scales and biases themselves: whether they fit is seen by `pack`."""
         return self.fits(grid, shape)
+
+    @property
+    def chosen_scale_dtype(self) -> str | None:
+        """The dtype of scales where users choose it (`--scale-dtype`); None where the format fixes it."""
+        return None
+
+    def with_scale_dtype(self, dtype: str) -> Scheme:
+        """The same with scales of another dtype; itself where the format fixes it."""
+        return self
+
+    @property
+    def repacked_scale_dtype(self) -> str | None:
+        """The dtype for scales of its codes in a scheme where users choose it; None where it has no codes."""
+        grid = self.grid()
+        return None if grid is None else grid.scale_dtype
 
     @property
     def is_symmetric(self) -> bool:

@@ -59,6 +59,7 @@ class Dense(Scheme):
 
     dtype: str
     family = "dense"
+    is_elementwise = True
 
     @property
     def name(self) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
-from quantcli.containers.ggml_types import BY_NAME
+from quantcli.containers.ggml_types import BY_NAME, has_nonfinite_scale
+from quantcli.containers.gguf import MAX_ALIGNMENT
 from quantcli.errors import NotPossible
-from quantcli.schemes import ggml_scales
 from quantcli.schemes.base import Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 
 
@@ -30,7 +30,19 @@ class Opaque(Scheme):
     type_id: int | None = None
     big_endian: bool = False
     family = "ggml"
-    decodes = False
+
+    @property
+    def undecoded(self) -> str:
+        return f"GGML type {self.name} is copied, not decoded"
+
+    @property
+    def uncopied(self) -> str | None:
+        if not self.big_endian:
+            return None
+        return (
+            f"is GGML type {self.name} in big-endian bytes, which nobody says how to swap: convert the original model "
+            "again on a little-endian machine"
+        )
 
     @property
     def name(self) -> str:
@@ -41,7 +53,9 @@ class Opaque(Scheme):
         raise self._refusal()
 
     def nonfinite(self, part: str, array: Array) -> bool:
-        return self.span is None and not self.big_endian and ggml_scales.nonfinite(self.type_name, array)
+        if self.span is not None or self.big_endian:
+            return False
+        return has_nonfinite_scale(BY_NAME[self.type_name], array)
 
     def unit(self, part: str) -> int:
         return 1 if self.span is not None else BY_NAME[self.type_name].block_bytes
@@ -55,6 +69,12 @@ class Opaque(Scheme):
         ggml = BY_NAME[self.type_name]
         row = math.prod(shape[-1:]) // ggml.block_size * ggml.block_bytes
         return {"blocks": PartSpec("u8", (*shape[:-1], row))}
+
+    def is_stored_as(self, found: Scheme, shape: tuple[int, ...]) -> bool:
+        """Of a type without known size, the file's padding may have come to its last bytes."""
+        if self.span is None or not isinstance(found, Opaque):
+            return super().is_stored_as(found, shape)
+        return found.type_id == self.type_id and 0 <= (found.span or 0) - self.span < MAX_ALIGNMENT
 
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         raise self._refusal()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers import gguf
-from quantcli.containers.ggml_byte_order import swapped
+from quantcli.containers.ggml_types import BY_NAME, swapped
 from quantcli.containers.gguf import GgufFile, TensorInfo
 from quantcli.containers.gguf_values import Value
 from quantcli.containers.hostile import opened, shown
@@ -38,7 +38,7 @@ def scheme(tensor: TensorInfo, byte_order: str = "little") -> Scheme:
     is_big = byte_order != "little"
     if tensor.type_name is None:
         return Opaque(f"type-{tensor.type_id}", tensor.span, tensor.type_id, is_big)
-    if is_big and swapped(tensor.type_name) is None:
+    if is_big and swapped(BY_NAME[tensor.type_name]) is None:
         return Opaque(tensor.type_name, big_endian=True)
     if tensor.type_name in DENSE:
         return Dense(DENSE[tensor.type_name])
@@ -49,7 +49,7 @@ def weight(tensor: TensorInfo, path: Path, byte_order: str = "little") -> Weight
     """A stored tensor as a weight."""
     found = scheme(tensor, byte_order)
     ((part, spec),) = found.layout(tensor.shape).items()
-    swap = None if byte_order == "little" or tensor.type_name is None else swapped(tensor.type_name)
+    swap = None if byte_order == "little" or tensor.type_name is None else swapped(BY_NAME[tensor.type_name])
     stored = Part(tensor.name, spec.dtype, spec.shape, path, tensor.offset, swap or ())
     return Weight(tensor.name, tensor.shape, found, {part: stored}, "stored")
 

@@ -138,10 +138,20 @@ class Settings:
 
 
 class Target(Protocol):
-    """A kind of output. `label` is what `--to` says, `said` what a sentence says."""
+    """A kind of output. `label` is what `--to` says, `said` what a sentence says; neither is ever compared."""
 
     label: str
     said: str
+    #: Whether it is a folder; else it is one file, or the parts of one.
+    is_folder: bool
+    #: Whether llama-quantize's rules choose its types: its mixtures, its options, what takes the place of a type.
+    follows_llama_quantize: bool
+    #: Whether mlx-lm's rules choose its schemes: its mixtures, settings in its terms next to a model.
+    follows_mlx_lm: bool
+    #: Whether its runtime stacks single experts when it loads them, which many of its classes cannot do if quantized.
+    stacks_experts: bool
+    #: Whether parts that are copied keep the source's names; else these follow from the weight's name.
+    keeps_part_names: bool
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
         """The weights of the output in its order, the tensors of the source that are left out, and warnings."""
@@ -157,6 +167,9 @@ class Target(Protocol):
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         """Whether the output has the layout of the source's quantizer, so that its further tensors are copied too."""
+
+    def keeps_metadata(self, source: Checkpoint) -> bool:
+        """Whether the output has the source's keys as they are, its tokenizer among them, whatever its architecture."""
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         """Every file, with each byte known or its place known."""

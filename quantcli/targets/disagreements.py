@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture, layer_count
 from quantcli.models.agreement import Agreement
-
-if TYPE_CHECKING:
-    from quantcli.targets.names import Gathered, Model
+from quantcli.targets.model import Gathered, Model
 
 
 def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:

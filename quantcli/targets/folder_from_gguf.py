@@ -17,7 +17,7 @@ from quantcli import models
 from quantcli.checkpoint import Checkpoint, Vocabulary
 from quantcli.targets.base import OutputFile
 from quantcli.targets.copied import of_tokenizer
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 from quantcli.targets.shards import json_file
 from quantcli.tokenizers import gguf_keys, write
 from quantcli.tokenizers.stored import from_metadata, special_ids

@@ -27,6 +27,11 @@ class GgufTarget:
 
     label = "gguf"
     said = "a GGUF file"
+    is_folder = False
+    follows_llama_quantize = True
+    follows_mlx_lm = False
+    stacks_experts = False
+    keeps_part_names = False
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
         if source.names == "hf" and settings.prune:
@@ -52,6 +57,9 @@ class GgufTarget:
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return False
+
+    def keeps_metadata(self, source: Checkpoint) -> bool:
+        return source.names == "gguf"
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         number = settings.file_type

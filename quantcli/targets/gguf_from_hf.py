@@ -22,7 +22,8 @@ from quantcli.targets.gguf_general import Typed
 from quantcli.targets.gguf_metadata import metadata
 from quantcli.targets.gguf_overrides import replaced
 from quantcli.targets.global_scales import INPUT_SCALE, SCALE, WEIGHT, Floats, apart, input_scales, precisions
-from quantcli.targets.names import Model, Named
+from quantcli.targets.model import Model
+from quantcli.targets.names import Named, name_weights
 from quantcli.targets.pooling import pooling
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.listed import GENERATION
@@ -35,7 +36,7 @@ def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Le
     if hyperparameters.head_dim % 2:
         where = f"{source.root}/config.json"
         raise BadInput(f"{where}: head_dim is {hyperparameters.head_dim}, rotary embeddings need an even one.")
-    named, left, warnings = model.named("gguf")
+    named, left, warnings = name_weights(model, "gguf")
     made = [draft for weight in named for draft in _drafts(weight, model, architecture, settings)]
     return made + _computed(architecture, hyperparameters), left, warnings
 

@@ -26,7 +26,8 @@ from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
 from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, tie_settings, without_storage
-from quantcli.targets.names import Model, Named
+from quantcli.targets.model import Model
+from quantcli.targets.names import Named, name_weights
 from quantcli.targets.shards import index_file, json_file, part_name, shards
 
 #: Families whose stored layout is a Hugging Face one.
@@ -62,12 +63,17 @@ class HfTarget:
 
     label = "hf"
     said = "a Hugging Face folder"
+    is_folder = True
+    follows_llama_quantize = False
+    follows_mlx_lm = False
+    stacks_experts = False
+    keeps_part_names = True
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
         model = Model.of(source)
         if source.names == "gguf":
             model.known()
-        named, left, warnings = model.named("hf")
+        named, left, warnings = name_weights(model, "hf")
         made = settings.dtype or chosen(source, "hf").dtype
         return [_draft(one, model, settings, made) for one in named], left, warnings
 
@@ -82,6 +88,9 @@ class HfTarget:
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+
+    def keeps_metadata(self, source: Checkpoint) -> bool:
+        return False
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         is_kept = self.keeps_layout(placed)

@@ -39,7 +39,8 @@ from quantcli.targets.base import (
 from quantcli.targets.beside_config import beside_config
 from quantcli.targets.folder_dtype import agreed, chosen, mlx_dtype, widens_scales
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
-from quantcli.targets.names import Model, Named
+from quantcli.targets.model import Model
+from quantcli.targets.names import Named, name_weights
 from quantcli.targets.shards import index_file, json_file, shards
 from quantcli.tokenizers import templates
 from quantcli.tokenizers.files import Files
@@ -53,6 +54,11 @@ class MlxTarget:
 
     label = "mlx"
     said = "an MLX folder"
+    is_folder = True
+    follows_llama_quantize = False
+    follows_mlx_lm = True
+    stacks_experts = True
+    keeps_part_names = False
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
         model = Model.of(source)
@@ -64,7 +70,7 @@ class MlxTarget:
             strange = models.unknown_class(source.config)
             of = f"model_type {kind}" if strange is None else f"architectures names {strange}, which"
             warnings.append(f"{of} has no table of tensors: names are kept as they are.")
-        named, left, further = model.named("mlx")
+        named, left, further = name_weights(model, "mlx")
         common = settings.dtype or _common(source)
         is_asked = settings.dtype is not None
         drafts = [_draft(weight, source, model.architecture, common, is_asked) for weight in named]
@@ -83,6 +89,9 @@ class MlxTarget:
         return scheme.family == "mlx"
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
+        return False
+
+    def keeps_metadata(self, source: Checkpoint) -> bool:
         return False
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:

@@ -1,4 +1,4 @@
-"""The weights of a source under the names, and in the arrangement, of a target's dialect; and what is left out.
+"""The weights of a source under the names, and in the arrangement, of a target's dialect.
 
 A model that has no table keeps its names where source and target are both folders.
 """
@@ -6,44 +6,25 @@ A model that has no table keeps its names where source and target are both folde
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from quantcli import models
-from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
-from quantcli.models import Architecture, Found, Hyperparameters, leftovers
+from quantcli.models import Found
 from quantcli.models.base import NUMBER
-from quantcli.models.keys import SECTIONS
 from quantcli.models.limits import unloadable
-from quantcli.models.ops import MropeRows
-from quantcli.models.relaid import Relaid, relaid
 from quantcli.models.translate import Arranged, Translated, Translation
 from quantcli.recipes.base import Subject
-from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Left
 from quantcli.targets.disagreements import disagreements
-from quantcli.targets.global_scales import combined
-from quantcli.targets.tied import Head, copied, equal_head
-
-#: Names of architectures that a file may be called by.
-SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-
-#: Why layers for multi-token prediction are left out that the settings do not count.
-UNCOUNTED = "for multi-token prediction, but the settings count no such layers (num_nextn_predict_layers is 0)"
-
-#: The key of config.json that counts the layers, and the object in a multimodal model's that describes its text model.
-LAYERS, NESTED = "num_hidden_layers", "text_config"
+from quantcli.targets.model import SAID, Gathered, Model
 
 #: Names that a shell takes as they are written, in single quotes.
 PLAIN = re.compile(r"[A-Za-z0-9_.*/-]{1,200}")
 #: At most so many globs are advised.
 MOST_GLOBS = 3
 
-#: How errors call the dialects.
-SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
 #: Why a dialect has no place for tensors that a table does not know.
 REFUSALS = {"mlx": ", and mlx-lm does not load a folder that has one"}
 
@@ -72,282 +53,51 @@ class Named:
         return Subject(name, gguf, self.found.row.role, shape, others)
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """Weights of a source for a target; `unsplit`, `covered` as in `Relaid`; left: what the target has no use for.
+def name_weights(model: Model, target: str) -> tuple[list[Named], list[Left], list[str]]:
+    """The weights of a target under its names, those left out, warnings.
 
-    unused: those of the latter that the model has to have all the same, in the shapes that its settings say.
+    Raises `NotPossible` for one that has no name there, `BadInput`.
     """
-
-    weights: Mapping[str, Weight]
-    unsplit: Mapping[str, Weight]
-    left: list[Left]
-    covered: frozenset[str] = frozenset()
-    unused: Mapping[str, Weight] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A source with its architecture and the dialect of its names."""
-
-    source: Checkpoint
-    architecture: Architecture | None
-    dialect: str
-
-    @staticmethod
-    def of(source: Checkpoint) -> Model:
-        if source.names == "gguf":
-            return Model(source, models.by_gguf(source.metadata), "gguf")
-        architecture = models.find(source.config)
-        shapes = {name: weight.shape for name, weight in source.weights.items()}
-        return Model(source, architecture, architecture.dialect(shapes) if architecture else "hf")
-
-    @cached_property
-    def _stored(self) -> Relaid | None:
-        return self._relaid(self.source.weights)
-
-    def _relaid(self, weights: Mapping[str, Weight]) -> Relaid | None:
-        """Tensors of a GGUF file as the tables have them; None for folders, and without a table. Raises `BadInput`."""
-        if self.source.names != "gguf" or self.architecture is None:
-            return None
-        return relaid(weights, self.architecture, models.stored(self.source.metadata, {}, where=str(self.source.root)))
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape under its name, of a GGUF file under the one that the table has."""
-        weights = self.source.weights if self._stored is None else self._stored.weights
-        return {name: weight.shape for name, weight in weights.items() if name != self._second_embedding}
-
-    @cached_property
-    def _second_embedding(self) -> str | None:
-        """The head of a GGUF file that has the embedding's values, since llama.cpp loads the model with one only."""
-        if self.source.names != "gguf" or self.architecture is None or "gguf" not in self.architecture.stores_head:
-            return None
-        return equal_head(self.source.weights, self.architecture, "gguf")
-
-    @property
-    def layout(self) -> frozenset[str]:
-        """What a GGUF file stores otherwise than most of its architecture: patterns of tensors, the key of M-RoPE."""
-        if self._stored is None or self.architecture is None:
-            return frozenset()
-        sections = f"{self.architecture.gguf}.{SECTIONS.name}"
-        ops = (op for row in self.architecture.tensors for op in row.ops)
-        has_mrope = sections in self.source.metadata and any(isinstance(op, MropeRows) for op in ops)
-        return self._stored.layouts | ({sections} if has_mrope else frozenset())
-
-    def known(self) -> Architecture:
-        """The architecture, without which there are no names in another dialect. Raises `NotPossible`."""
-        if self.architecture is None:
-            raise NotPossible(unknown(self.source))
-        return self.architecture
-
-    @cached_property
-    def hyperparameters(self) -> Hyperparameters:
-        """The settings of either dialect; raises `BadInput`, `NotPossible`."""
-        architecture, label = self.known(), str(self.source.root)
-        if self.source.names == "gguf":
-            return models.from_gguf(self.source.metadata, label, self.shapes)
-        config = dict(self.source.config)
-        stated = config.get("num_nextn_predict_layers")
-        if architecture.mtp and self.layers is not None and (stated is None or (type(stated) is int and stated > 0)):
-            config["num_nextn_predict_layers"] = len(self.predicting)  # whoever made the folder may have left them out
-        return architecture.hyperparameters(config, f"{label}/config.json")
-
-    @cached_property
-    def head(self) -> Head | None:
-        """The output matrix of a folder and what its settings say of it; a GGUF file says it by having one."""
-        return None if self.source.names == "gguf" else Head.of(self.source, self.architecture)
-
-    @cached_property
-    def layers(self) -> int | None:
-        """How many layers the model has, those for multi-token prediction aside; None where nothing says so."""
-        if self.source.names == "gguf":
-            return self.hyperparameters.layers
-        nested = self.source.config.get(NESTED) if self.architecture is None else None
-        layers = self.source.config.get(LAYERS, nested.get(LAYERS) if isinstance(nested, Mapping) else None)
-        return layers if type(layers) is int else None
-
-    @cached_property
-    def predicting(self) -> frozenset[int]:
-        """The layers for multi-token prediction: those after the others that have an `eh_proj`."""
-        layers = None if self.source.names == "gguf" and self.architecture is None else self.layers
-        if layers is None:
-            return frozenset()
-        found = (layer_of(name) for name in self.source.weights if ".eh_proj." in name)
-        return frozenset(layer for layer in found if layer is not None and layer >= layers)
-
-    def is_predicting(self, name: str) -> bool:
-        """Whether a tensor belongs to a layer for multi-token prediction."""
-        return bool(self.predicting) and layer_of(name) in self.predicting
-
-    def leftover(self, name: str) -> str | None:
-        """Why outputs do without a folder's tensor that no model learns, as a clause; None for any other tensor.
-
-        What the architecture's table names is none.
-        """
-        weight, source = self.source.weights.get(name), self.source
-        if source.names == "gguf" or weight is None or not isinstance(weight.scheme, Dense) or self._found(name):
-            return None
-        is_quantized = source.kind != "hf" or "quantization_config" in source.config
-        found = leftovers.leftover(name, weight.shape, weight.scheme.dtype, is_quantized=is_quantized)
-        return None if found is None else found.reason
-
-    def is_part(self, name: str) -> bool:
-        """Whether a tensor is one that the model computes with: in the table, and not denied by the settings.
-
-        Layers for multi-token prediction and a head with the embedding's values are none.
-        """
-        found = self._found(name)
-        if found is None or self.is_predicting(name):
-            return False
-        if self.head is not None and self.head.weight is self.source.weights[name] and self.head.is_embedding:
-            return False
-        need = found.row.need(found.suffix)
-        return need is None or need.by_presence or need.holds(self.hyperparameters, found.layer or 0)
-
-    @cached_property
-    def is_named(self) -> bool:
-        """Whether the architecture's table knows any of the names."""
-        return any(self._found(name) for name in self.source.weights)
-
-    def gather(self, *, strict: bool = True) -> Gathered:
-        """The source's weights as the tables have them; `strict` as in `combined`. Raises `BadInput`."""
-        weights, left = combined(self.source, strict=strict)
-        found = self._relaid(weights)
-        if found is None:
-            return Gathered(weights, {}, left)
-        left += [Left(name, "another tensor of its layer holds the same values") for name in found.repeated]
-        return Gathered(found.weights, found.unsplit, left, found.covered)
-
-    def _is_computed(self, name: str) -> bool:
-        """Whether a tensor is one that only GGUF stores, since it follows from the settings."""
-        return self.architecture is not None and any(name == row.gguf for row in self.architecture.computed)
-
-    def sort_out(self, target: str) -> Gathered:
-        """The weights that a target has, and those that it has no use for."""
-        found = Gathered(self.source.weights, {}, []) if self.dialect == target else self.gather()
-        left = [
-            *found.left,
-            *(Left(n, why, why == UNCOUNTED) for n in found.weights if (why := self._drop_reason(n, target))),
-        ]
-        names = {tensor.name for tensor in left}
-        kept = {name: weight for name, weight in found.weights.items() if name not in names}
-        unused = {
-            name: weight
-            for name, weight in found.weights.items()
-            if name in names and (self.is_predicting(name) or self._is_computed(name))
-        }
-        return replace(found, weights={**kept, **self._tied_head(kept, target)}, left=left, unused=unused)
-
-    def _tied_head(self, weights: Mapping[str, Weight], target: str) -> dict[str, Weight]:
-        """The head of a tied model in a target whose runtime loads none without: its embedding, once more."""
-        architecture, head = self.architecture, self.head
-        if architecture is None or target not in architecture.stores_head:
-            return {}
-        is_tied = head is None or head.is_tied is True or head.is_tied_after_all
-        return copied(weights, architecture, self.dialect) if is_tied else {}
-
-    def _drop_reason(self, name: str, target: str) -> str | None:
-        """Why a tensor has no place in a target, as a clause; None where it has."""
-        architecture, head = self.architecture, self.head
-        if target != "hf" and (why := self.leftover(name)) is not None:
-            return why
-        if architecture is None:
-            return self._not_predicted(name, target)
-        is_head = head is not None and head.weight is self.source.weights.get(name)
-        if head is not None and is_head and target != "hf" and head.is_left_out(target):
-            return "the embedding, which has the same values, is used for it"
-        if self.dialect != target and name == self._second_embedding:
-            return "the embedding, which has the same values, is used for it"
-        if self.dialect != target and self._is_computed(name):
-            return "the model computes it"
-        if self.dialect != target and self.is_added(name):
-            return "the quantizer added it, all zeros: the model has no such bias"
-        return self._not_predicted(name, target)
-
-    def _not_predicted(self, name: str, target: str) -> str | None:
-        """Why a tensor for multi-token prediction has no place in a target; None where it has, and for any other."""
-        architecture, no_place = self.architecture, f"for multi-token prediction, which has no place in {SAID[target]}"
-        is_copy = target == "hf" or self.dialect == "gguf" or (architecture is None and self.source.kind == "mlx")
-        if not is_copy and leftovers.is_for_prediction(name) and not self._found(name):
-            return no_place
-        if self.dialect == target or not self.is_predicting(name):
-            return None
-        if architecture is None:
-            return None if is_copy else no_place
-        if not self.hyperparameters.settings.integer("num_nextn_predict_layers", 1, least=0):
-            return UNCOUNTED
-        return None if target in (architecture.mtp or ()) else no_place
-
-    def is_added(self, name: str) -> bool:
-        """Whether this is one of the biases, all zeros, that AutoGPTQ gives to every module."""
-        module = name.removesuffix(".bias")
-        weight = self.source.weights.get(f"{module}.weight")
-        if module == name or weight is None or weight.scheme.family != "gptq":
-            return False
-        if self._has_bias(name):
-            return False
-        return not self.source.weights[name].parts["weight"].read().any()
-
-    def _has_bias(self, name: str) -> bool:
-        """Whether the table and the settings say that there is this bias."""
-        found = self._found(name)
-        need = found.row.need(found.suffix) if found else None
-        return found is not None and need is not None and need.holds(self.hyperparameters, found.layer or 0)
-
-    def named(self, target: str) -> tuple[list[Named], list[Left], list[str]]:
-        """The weights of a target under its names, those left out, warnings.
-
-        Raises `NotPossible` for one that has no name there, `BadInput`.
-        """
-        if self.head is not None:
-            self.head.check(target)
-        kept = self.sort_out(target)
-        weights, left = kept.weights, kept.left
-        warnings = [*(self.head.warnings if self.head else []), *disagreements(self, target, kept)]
-        if self.architecture is not None and self.architecture.limits and target != "hf":
-            warnings += unloadable(self.architecture.limits, target, self.hyperparameters)
-        if self.architecture is None or self.architecture.agrees(self.dialect, target):
-            named = [Named(name, self._found(name), Arranged.of(weight)) for name, weight in weights.items()]
-            self._refuse_unknown([one.name for one in named if one.found is None], target)
-            return named, left, warnings
-        translated, rest = self.translated(kept, target)
-        self._refuse_unknown(rest, target)
-        made = [Named(t.name, t.found, t.source) for t in translated]
-        return made + [Named(name, None, Arranged.of(weights[name])) for name in rest], left, warnings
-
-    def translated(self, kept: Gathered, target: str) -> tuple[list[Translated], list[str]]:
-        """Weights under a target's names and in its arrangement, and the names that the table does not know."""
-        args = self.known(), self.hyperparameters
-        label = str(self.source.root)
-        made, rest = Translation(*args, self.dialect, target, label).of(kept.weights)
-        return made + Translation(*args, "hf", target, label).of(kept.unsplit)[0], rest
-
-    def _refuse_unknown(self, names: Sequence[str], target: str) -> None:
-        """Raise `NotPossible` for tensors that a known architecture does not have, unless a folder is to copy them."""
-        if self.architecture is None or (target == "hf" and self.dialect != "gguf"):
-            return
-        names = [name for name in names if self.dialect != target or not self.is_predicting(name)]
-        if not names:
-            return
-        first = shown(names[0])
-        which = f"tensor {first} has" if len(names) == 1 else f"{len(names)} tensors, {first} the first, have"
-        holder = "another GGUF file" if self.dialect == "gguf" else "a Hugging Face folder (--to hf)"
-        raise NotPossible(
-            f"{self.source.root}: {which} no place in {SAID[target]}: {self.architecture.name} models have no such "
-            f"tensor{REFUSALS.get(target, '')}. {_globs(names)} leaves out what is not part of the model; {holder} "
-            "keeps it."
-        )
-
-    def _found(self, name: str) -> Found | None:
-        found = self.architecture.find(name, self.dialect) if self.architecture else []
-        return found[0] if found else None
+    if model.head is not None:
+        model.head.check(target)
+    kept = model.sort_out(target)
+    weights, left = kept.weights, kept.left
+    warnings = [*(model.head.warnings if model.head else []), *disagreements(model, target, kept)]
+    if model.architecture is not None and model.architecture.limits and target != "hf":
+        warnings += unloadable(model.architecture.limits, target, model.hyperparameters)
+    if model.architecture is None or model.architecture.agrees(model.dialect, target):
+        named = [Named(name, model.find(name), Arranged.of(weight)) for name, weight in weights.items()]
+        _refuse_unknown(model, [one.name for one in named if one.found is None], target)
+        return named, left, warnings
+    translated, rest = translate(model, kept, target)
+    _refuse_unknown(model, rest, target)
+    made = [Named(t.name, t.found, t.source) for t in translated]
+    return made + [Named(name, None, Arranged.of(weights[name])) for name in rest], left, warnings
 
 
-def layer_of(name: str) -> int | None:
-    """The first number in a tensor's name, None where there is none."""
-    found = NUMBER.search(name)
-    return int(found[0]) if found else None
+def translate(model: Model, kept: Gathered, target: str) -> tuple[list[Translated], list[str]]:
+    """Weights under a target's names and in its arrangement, and the names that the table does not know."""
+    args = model.known(), model.hyperparameters
+    label = str(model.source.root)
+    made, rest = Translation(*args, model.dialect, target, label).of(kept.weights)
+    return made + Translation(*args, "hf", target, label).of(kept.unsplit)[0], rest
+
+
+def _refuse_unknown(model: Model, names: Sequence[str], target: str) -> None:
+    """Raise `NotPossible` for tensors that a known architecture does not have, unless a folder is to copy them."""
+    if model.architecture is None or (target == "hf" and model.dialect != "gguf"):
+        return
+    names = [name for name in names if model.dialect != target or not model.is_predicting(name)]
+    if not names:
+        return
+    first = shown(names[0])
+    which = f"tensor {first} has" if len(names) == 1 else f"{len(names)} tensors, {first} the first, have"
+    holder = "another GGUF file" if model.dialect == "gguf" else "a Hugging Face folder (--to hf)"
+    raise NotPossible(
+        f"{model.source.root}: {which} no place in {SAID[target]}: {model.architecture.name} models have no such "
+        f"tensor{REFUSALS.get(target, '')}. {_globs(names)} leaves out what is not part of the model; {holder} "
+        "keeps it."
+    )
 
 
 def _globs(names: Sequence[str]) -> str:
@@ -357,24 +107,3 @@ def _globs(names: Sequence[str]) -> str:
         return "--drop GLOB"
     more = " ..." if len(globs) > MOST_GLOBS else ""
     return " ".join(f"--drop '{glob}'" for glob in globs[:MOST_GLOBS]) + more
-
-
-def unknown(source: Checkpoint) -> str:
-    """That a model's architecture has no table, and what to do."""
-    strange = models.unknown_class(source.config)
-    if strange is not None:
-        return (
-            f"{source.root}: architectures names {strange}, a class that quant does not know of model_type "
-            f"{shown(source.config.get('model_type'))}, so its tensors have no names in the other dialect."
-        )
-    if source.names == "gguf":
-        stated = source.metadata.get("general.architecture")
-        key, name = "general.architecture", getattr(stated, "value", stated)
-        known = ", ".join(sorted({a.gguf for a in models.FAMILIES}))
-    else:
-        key, name, known = "model_type", source.config.get("model_type"), ", ".join(models.KINDS)
-    file = f"{name.replace('-', '_')}.py" if isinstance(name, str) and SPELLING.fullmatch(name) else "NAME.py"
-    return (
-        f"{source.root}: {key} {shown(name)} is not known, so its tensors have no names in the other dialect; known "
-        f"are {known}: to add it, write quantcli/models/families/{file} as TEMPLATE.md there says."
-    )

@@ -14,7 +14,7 @@ from quantcli.convert.inspecting import hf_layouts
 from quantcli.convert.inspecting.catalogue import SHAPE, catalogue, decimal
 from quantcli.convert.inspecting.hf_layouts import WRITTEN
 from quantcli.recipes import names
-from quantcli.recipes.llama_cpp import DEMANDING
+from quantcli.recipes.ftypes import demanding
 from quantcli.schemes import ggml, ggml_scheme
 from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.mlx.affine import Affine
@@ -86,7 +86,7 @@ def test_facts(
 
 
 def test_importance_matrices_are_needed_where_llama_quantize_needs_them() -> None:
-    assert {s["name"] for s in listed() if s["needs_importance_matrix"]} == DEMANDING & set(ggml.TYPES)
+    assert {s["name"] for s in listed() if s["needs_importance_matrix"]} == demanding() & set(ggml.TYPES)
 
 
 def test_scales_are_tensors_of_their_own_where_more_than_one_array_is_stored() -> None:

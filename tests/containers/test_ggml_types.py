@@ -1,10 +1,13 @@
 """The table of GGML types: against ggml's own, as it tells it, and against gguf-py."""
 
+import doctest
 import json
+import struct
 from pathlib import Path
 
 import pytest
 
+from quantcli.containers import ggml_types
 from quantcli.containers.ggml_types import BY_ID, BY_NAME, row_bytes
 from quantcli.errors import BadInput
 
@@ -37,3 +40,16 @@ def test_row_bytes() -> None:
     for columns in (100, -256):
         with pytest.raises(BadInput, match=f"a row of {columns} values is no whole number of q6_k blocks of 256"):
             row_bytes(BY_NAME["q6_k"], columns)
+
+
+def test_fields_and_scales_fill_and_stay_within_a_block() -> None:
+    for kind in BY_NAME.values():
+        assert kind.fields is None or struct.calcsize("<" + kind.fields) == kind.block_bytes, kind.name
+        assert (kind.scales is None) == (kind.block_size == 1), kind.name
+        if kind.scales is not None:
+            width = kind.scales.count * int(kind.scales.dtype[-1])
+            assert 0 <= kind.scales.at <= kind.block_bytes - width, kind.name
+
+
+def test_doctests() -> None:
+    assert doctest.testmod(ggml_types).attempted and doctest.testmod(ggml_types).failed == 0

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from quantcli.containers.ggml_types import BY_NAME
 from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes import ftypes, llama_cpp, llama_cpp_mixture, llama_cpp_tensors, names, prune
@@ -178,10 +179,10 @@ def test_tables_name_ggml_types_only() -> None:
     assert {ftype.base for ftype in llama_cpp.FTYPES.values()} <= known
     assert {rule.type for rule in llama_cpp_mixture.MIXTURE} <= known | {llama_cpp_mixture.BASE}
     assert {name for rule in llama_cpp_mixture.MIXTURE for name in rule.ftypes.split()} <= set(llama_cpp.FTYPES)
-    fallbacks = llama_cpp_tensors.FALLBACKS
-    assert set(fallbacks) | set(fallbacks.values()) | set(ftypes.FILE_TYPES) <= known
+    assert {kind.fallback for kind in ftypes.TYPES.values()} - {None} <= known == set(ftypes.TYPES) <= set(BY_NAME)
+    assert not ftypes.TYPES[ftypes.UNDEMANDING].needs_importance
     own = {name: ftype.number for name, ftype in llama_cpp.FTYPES.items() if ftype.base == name}
-    assert own.items() <= ftypes.FILE_TYPES.items()
+    assert own.items() <= {name: kind.file_type for name, kind in ftypes.TYPES.items()}.items()
     assert set(ftypes.ALIASES) & set(llama_cpp.FTYPES) == set() and set(ftypes.ALIASES.values()) < set(llama_cpp.FTYPES)
 
 

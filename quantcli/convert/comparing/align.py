@@ -18,7 +18,8 @@ from quantcli.models.leftovers import SCALES
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Draft
 from quantcli.targets.global_scales import combined
-from quantcli.targets.names import Gathered, Model, unknown
+from quantcli.targets.model import Gathered, Model, unknown
+from quantcli.targets.names import translate
 
 #: Roles of the output matrix and of the embedding that stands for it where the two are tied.
 HEAD, EMBEDDING = "output", "token_embd"
@@ -127,7 +128,7 @@ def _set_aside(label: str, model: Model, mixed: bool) -> tuple[Gathered, list[No
 
 def _translated(kept: Gathered, model: Model) -> list[Draft]:
     """Under Hugging Face's names and in its arrangement; what the table does not know under its own name."""
-    made, rest = model.translated(kept, "hf")
+    made, rest = translate(model, kept, "hf")
     drafts = []
     for tensor in made:
         weight, rows, shape = tensor.source.weight, tensor.source.rows, tensor.source.shape

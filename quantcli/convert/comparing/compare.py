@@ -199,7 +199,7 @@ def _decodes(draft: Draft) -> bool:
     scheme = _scheme(draft)
     if isinstance(scheme, Dense):
         return DTYPES[scheme.dtype].numpy is not None and scheme.dtype != "c64"
-    return scheme.decodes
+    return scheme.undecoded is None
 
 
 def _narrower(a: Scheme, b: Scheme) -> list[str]:

@@ -23,7 +23,7 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Hyperparameters, Key, mlx_rope_keys
 from quantcli.models.generation import SAMPLING
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 from quantcli.tokenizers.files import Files
 from quantcli.tokenizers.stored import GGML, from_metadata
 from quantcli.tokenizers.write import token_ids

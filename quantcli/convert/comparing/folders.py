@@ -31,7 +31,7 @@ from quantcli.recipes.mlx_config import spelled_out
 from quantcli.recipes.quantizers import STORAGE_WORDS, STORED_UNDER
 from quantcli.sources.folder import LocalFolder
 from quantcli.sources.tensor_files import INDEX, PICKLES
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 from quantcli.tokenizers.files import Files
 
 CONFIG, GENERATION = "config.json", "generation_config.json"

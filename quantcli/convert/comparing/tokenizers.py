@@ -25,7 +25,7 @@ from quantcli.convert.comparing.tokenizer_files import (
 from quantcli.convert.comparing.values import FIRST, NotCompared
 from quantcli.errors import BadInput, NotPossible
 from quantcli.targets.gguf_metadata import TOKEN_IDS
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 from quantcli.tokenizers import templates
 from quantcli.tokenizers.behaviour import Encode, differences, encoder
 from quantcli.tokenizers.conventions import PLAIN, Conventions

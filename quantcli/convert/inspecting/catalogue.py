@@ -14,7 +14,7 @@ from typing import Any
 
 from quantcli.arrays import DTYPES, FLOATS
 from quantcli.convert.inspecting import hf_layouts
-from quantcli.recipes.llama_cpp import DEMANDING
+from quantcli.recipes.ftypes import demanding
 from quantcli.recipes.names import canonical
 from quantcli.schemes import ggml
 from quantcli.schemes import hf as hugging_face
@@ -40,16 +40,6 @@ READERS = {
     "ggml": ("llama.cpp", "Ollama", "LM Studio"),
     **hf_layouts.READERS,
 }
-
-#: GGML types whose scales are stored as two numbers, a small one for each group and one for the super-block.
-STORED_SCALES = {
-    "q2_k": ("u4", "f16"), "q3_k": ("i6", "f16"), "q4_k": ("u6", "f16"), "q5_k": ("u6", "f16"), "q6_k": ("i8", "f16"),
-    "iq1_s": ("u3", "f16"), "iq1_m": ("u3", "f16"), "iq2_xxs": ("u4", "f16"), "iq2_xs": ("u4", "f16"),
-    "iq2_s": ("u4", "f16"), "iq3_xxs": ("u4", "f16"), "iq3_s": ("u4", "f16"), "iq4_xs": ("i6", "f16"),
-}  # fmt: skip
-
-#: The groups of GGML types whose codes stand for several values at once, and so are no grid.
-CODEBOOK_GROUPS = {"iq1_s": 32, "iq1_m": 16, "iq2_xxs": 32, "iq2_xs": 16, "iq2_s": 16, "iq3_xxs": 32, "iq3_s": 32}
 
 #: The dtypes that a family leaves open for its scales; the first is the one that sizes are counted with.
 SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32"), "ct": ("bf16", "f16", "f32")}
@@ -117,7 +107,7 @@ def _entry(scheme: Scheme) -> Entry:
         _zero_point(scheme),
         _group(scheme),
         (block.block_size, block.block_bytes) if block else None,
-        scheme.family == "ggml" and scheme.name in DEMANDING,
+        scheme.family == "ggml" and scheme.name in demanding(),
         tuple(label for label in TARGETS if _holds(label, scheme)),
         READERS[scheme.family],
         scheme.rounding,
@@ -135,8 +125,8 @@ def bits_per_weight(scheme: Scheme) -> Fraction:
 
 
 def _scales(scheme: Scheme) -> tuple[str, ...]:
-    if scheme.family == "ggml" and scheme.name in STORED_SCALES:
-        return ("*".join(STORED_SCALES[scheme.name]),)
+    if isinstance(scheme, Ggml) and scheme.ggml_type.sub_scales is not None:
+        return (f"{scheme.ggml_type.sub_scales}*f16",)
     if isinstance(scheme, Bnb4):
         return ("u8*f32" if scheme.nested else "f32",)
     if isinstance(scheme, Written):
@@ -153,8 +143,10 @@ def _group(scheme: Scheme) -> int | None:
     """Values of a row that share a scale; None where all of a row do, or none."""
     if isinstance(scheme, Scaled):
         return scheme.shared
+    if isinstance(scheme, Ggml):
+        return scheme.group
     grid = scheme.grid()
-    return grid.group if grid else CODEBOOK_GROUPS.get(scheme.name)
+    return grid.group if grid else None
 
 
 def _zero_point(scheme: Scheme) -> str | None:

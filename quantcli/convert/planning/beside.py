@@ -22,6 +22,7 @@ from quantcli.recipes.unmatched import unmatched
 from quantcli.schemes.dense import Dense
 from quantcli.sources.folder import LocalFolder, read_json
 from quantcli.sources.mlx_settings import FILE, block_of, parse_beside
+from quantcli.targets.base import Target
 
 NEXT_TO = f"{FILE} next to the model"
 
@@ -30,17 +31,19 @@ NEXT_TO = f"{FILE} next to the model"
 class Beside:
     """The file as it counts for one conversion. recipe: its entries, None where they do not count.
 
-    target: the output's label. idle: why it does not count, as a clause.
+    follows_mlx_lm: all entries count, else only those that leave a weight dense. is_folder: the output is one, which
+    has the file if it is dense. idle: why it does not count, as a clause.
     """
 
     recipe: Recipe | None = None
-    target: str = "mlx"
     idle: str | None = None
+    follows_mlx_lm: bool = True
+    is_folder: bool = True
 
     def entry(self, subject: Subject) -> Decision | None:
         """What it decides of a weight: a layer."""
         found = self.recipe.entry(subject) if self.recipe is not None else None
-        return found if found is not None and (self.target == "mlx" or found.scheme == "dense") else None
+        return found if found is not None and (self.follows_mlx_lm or found.scheme == "dense") else None
 
     def warnings(self, subjects: Sequence[Subject]) -> list[str]:
         """What of it cannot count for these weights."""
@@ -67,7 +70,7 @@ class Beside:
     def said(self, steps: Sequence[Step], decided: Mapping[str, Decision]) -> tuple[str, ...]:
         """The lines of a summary."""
         if self.idle is not None:
-            is_copied = self.target != "gguf" and all(isinstance(s.scheme, Dense) for s in steps)
+            is_copied = self.is_folder and all(isinstance(s.scheme, Dense) for s in steps)
             return (f"{NEXT_TO} is {'copied and ' if is_copied else ''}not applied: {self.idle}",)
         if self.recipe is None:
             return ()
@@ -89,7 +92,7 @@ def _misses(step: Step, decision: Decision) -> bool:
     return decision.scheme not in ("dense", step.scheme.name)
 
 
-def read(source: Checkpoint, request: Request, common: Decision | None) -> Beside:
+def read(source: Checkpoint, request: Request, common: Decision | None, target: Target) -> Beside:
     """The file of a dense folder. common: the scheme for the whole model. Raises `BadInput` where it counts."""
     if source.kind != "hf" or source.beside is None or not source.beside.is_file():
         return Beside()
@@ -102,14 +105,15 @@ def read(source: Checkpoint, request: Request, common: Decision | None) -> Besid
     except BadInput as error:
         if quantizes:
             raise
-        return Beside(target=request.target, idle=str(error))
+        return Beside(idle=str(error), is_folder=target.is_folder)
     if settings is None:
-        return Beside(target=request.target, idle=_whose(block))
+        return Beside(idle=_whose(block), is_folder=target.is_folder)
     if quantizes:
-        return Beside(replace(settings.recipe(), origin=Origin.SOURCE), request.target)
-    if request.target != "mlx":
-        return Beside(target=request.target, idle="its settings are MLX's and count for an MLX folder as OUTPUT")
-    return Beside(idle=f"--recipe {source.beside} applies it, --scheme NAME its entries")
+        return Beside(replace(settings.recipe(), origin=Origin.SOURCE), follows_mlx_lm=target.follows_mlx_lm)
+    idle = f"--recipe {source.beside} applies it, --scheme NAME its entries"
+    if not target.follows_mlx_lm:
+        idle = "its settings are MLX's and count for an MLX folder as OUTPUT"
+    return Beside(idle=idle, is_folder=target.is_folder)
 
 
 def _whose(block: Mapping[str, object]) -> str:

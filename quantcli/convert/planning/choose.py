@@ -12,17 +12,14 @@ from quantcli.checkpoint import Checkpoint
 from quantcli.convert.planning import finite
 from quantcli.convert.planning.coverage import is_untabled
 from quantcli.convert.planning.request import Request
-from quantcli.convert.planning.routes import Route, choose, fallback, own_dtype
+from quantcli.convert.planning.routes import Route, choose, fallback
 from quantcli.convert.planning.scales import fit_of, holder
 from quantcli.convert.planning.steps import Step
 from quantcli.errors import NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
-from quantcli.recipes.names import GGML, WORDS
+from quantcli.recipes.names import WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.hf.bare_fp8 import BareFp8
-from quantcli.schemes.hf.scaled import Scaled
-from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Draft, Target
 from quantcli.virtual import by_row, transposed
@@ -69,13 +66,10 @@ class Chooser:
         source = draft.weight.scheme
         if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
             scheme, reason = source, f"stays {source.dtype}: no float dtype"
-        if isinstance(source, Opaque) and source.big_endian:
-            raise NotPossible(
-                f"{draft.name}: is GGML type {source.name} in big-endian bytes, which nobody says how to swap: "
-                "convert the original model again on a little-endian machine."
-            )
-        if isinstance(source, Opaque) and scheme != source:
-            raise _undecoded(draft, source, scheme, reason)
+        if source.uncopied is not None:
+            raise NotPossible(f"{draft.name}: {source.uncopied}.")
+        if source.undecoded is not None and scheme != source:
+            raise _undecoded(draft, source.undecoded, scheme, reason)
         weight = draft.weight
         if draft.turned and isinstance(scheme, Dense):
             weight = transposed(weight, draft.rows, draft.shape)
@@ -85,18 +79,16 @@ class Chooser:
             # So that slabs stay small where a whole matrix of a stack has one scale.
             weight = by_row(weight)
             draft = draft if weight is draft.weight else replace(draft, weight=weight)
-        via = draft.dense if isinstance(source, Dense) and not isinstance(scheme, Dense) else None
+        is_cast = isinstance(source, Dense) and source.dtype != draft.dense and not isinstance(scheme, Dense)
         origin = weight.made_of if isinstance(scheme, Dense) else None
         route, grade = choose(origin or source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
-        return Step(draft, scheme, route, grade, reason, None if via == source.name else via, wanted)
+        return Step(draft, scheme, route, grade, reason, draft.dense if is_cast else None, wanted)
 
     def _wanted(self, draft: Draft, decision: Decision) -> Scheme:
         """The target's scheme that a decision names, with the scale dtype that suits the route."""
         assert draft.weight is not None
         source = draft.weight.scheme
-        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, own_dtype(source)), draft.shape)
-        if scheme is None and self.target.label == "gguf" and decision.scheme in GGML:
-            raise NotPossible(f"{decision.reason}: {draft.name} as {decision.scheme}, a type that is not written yet.")
+        scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, source.repacked_scale_dtype), draft.shape)
         if scheme is None:
             raise WrongUsage(
                 f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "
@@ -120,8 +112,8 @@ class Chooser:
         unfit = wanted.unfit(draft.shape)
         stays = draft.stays or (f"stays dense: {unfit}" if unfit else None)
         if isinstance(source, Dense):
-            # bitsandbytes has no type to fall back to, and no sign that one was taken: its state is each weight's own.
-            insists = decision.origin is Origin.OPTION or wanted.family == "bnb"
+            # There is no type to fall back to where a weight has a state of its own, and no sign that one was taken.
+            insists = decision.origin is Origin.OPTION or wanted.has_own_state
             if unfit and not draft.stays and insists:
                 raise NotPossible(f"{decision.reason}: {draft.name} cannot have it: {unfit}; name a type that fits.")
             if stays and decision.origin <= Origin.RECIPE:
@@ -141,15 +133,14 @@ class Chooser:
             inner = fit_of(draft.inner, wanted, draft.shape)
             if isinstance(inner, Grade):
                 draft, grade = replace(draft, weight=draft.inner), max(inner, draft.inner_grade)
-        # Releases in FP8 are many models' only master: rounding one is what quantizing a dense weight is.
-        may_round = self.request.allow_requantize or source.name.startswith("fp8-")
+        may_round = self.request.allow_requantize or source.is_master
         if isinstance(grade, Grade) or (may_round and not stays):
             self.reached += 1
             fits = grade if isinstance(grade, Grade) else None
             return self._to(draft, wanted, decision.reason, decision.wanted, fits)
         if decision.origin <= Origin.RECIPE:
-            if isinstance(source, Opaque):
-                raise _undecoded(draft, source, wanted, decision.reason)
+            if source.undecoded is not None:
+                raise _undecoded(draft, source.undecoded, wanted, decision.reason)
             finite.refuse(self.source, draft.weight)
             raise NotPossible(
                 f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
@@ -162,12 +153,13 @@ class Chooser:
         """A weight that is not rounded if any scheme of the target holds what it is."""
         assert draft.weight is not None
         source = draft.weight.scheme
-        if isinstance(source, Dense) or (isinstance(source, BareFp8) and not self.target.keeps(self.source, source)):
+        if isinstance(source, Dense) or (source.is_elementwise and not self.target.keeps(self.source, source)):
             return self._to(draft, Dense(draft.dense), reason)
-        asked = self.request.scale_dtype
-        holders = self.target.holders(self._scale_dtype(draft, own_dtype(source)))
+        scale_dtype = self._scale_dtype(draft, source.repacked_scale_dtype)
         if self.target.keeps(self.source, source):
-            return self._to(draft, next((s for s in holders if asked and _same_kind(s, source)), source), reason)
+            is_asked = self.request.scale_dtype is not None
+            return self._to(draft, source.with_scale_dtype(scale_dtype) if is_asked else source, reason)
+        holders = self.target.holders(scale_dtype)
         if draft.inner and (found := holder(draft.inner, holders, draft.shape)):
             grade = max(found[1], draft.inner_grade)
             return self._to(replace(draft, weight=draft.inner), found[0], reason, fits=grade)
@@ -187,8 +179,7 @@ class Chooser:
         assert draft.weight is not None
         source, choice = draft.weight.scheme, self.request.fallback
         holders = self.target.holders(self._scale_dtype(draft, None))
-        is_grouped = not isinstance(source, Scaled) or source.grid() is not None
-        groups = "" if is_grouped else ", whose scales follow no groups along rows,"
+        groups = ", whose scales follow no groups along rows," if source.is_ungrouped else ""
         what = f"{source.name}{groups} has no exact place in {self.target.label}"
         if choice == "none":
             finite.refuse(self.source, draft.weight)
@@ -200,11 +191,11 @@ class Chooser:
             usable = [s for s in holders if s == asked_for]
             scheme = fallback(usable, draft.shape) or fallback(holders, draft.shape) or Dense(draft.dense)
         else:
-            scheme = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape) or Dense(draft.dense)
-            if scheme.name != choice or scheme.unfit(draft.shape):
-                raise WrongUsage(
-                    f"--fallback {choice}: {draft.name} cannot have it ({scheme.unfit(draft.shape) or 'unknown here'})."
-                )
+            found = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape)
+            unfit = "unknown here" if found is None else found.unfit(draft.shape)
+            if found is None or unfit:
+                raise WrongUsage(f"--fallback {choice}: {draft.name} cannot have it ({unfit}).")
+            scheme = found
         return self._to(draft, scheme, f"fallback: {what}", source.name)
 
     def refuse_idle(self) -> None:
@@ -216,16 +207,11 @@ class Chooser:
             )
 
 
-def _undecoded(draft: Draft, source: Opaque, scheme: Scheme, reason: str) -> NotPossible:
+def _undecoded(draft: Draft, why: str, scheme: Scheme, reason: str) -> NotPossible:
     return NotPossible(
-        f"{draft.name}: GGML type {source.name} is copied, not decoded, so it cannot become {scheme.name} "
-        f"({reason}): leave it out of this, such as with --override '{draft.name}=keep'."
+        f"{draft.name}: {why}, so it cannot become {scheme.name} ({reason}): leave it out of this, such as with "
+        f"--override '{draft.name}=keep'."
     )
-
-
-def _same_kind(scheme: Scheme, other: Scheme) -> bool:
-    """Whether two schemes are the same but for the dtype of scales."""
-    return scheme.name == other.name and type(scheme) is type(other)
 
 
 def _who_has(scheme: str) -> str | None:

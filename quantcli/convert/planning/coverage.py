@@ -16,6 +16,7 @@ from quantcli.errors import NotPossible
 from quantcli.recipes.base import Origin
 from quantcli.recipes.names import DENSE, WORDS
 from quantcli.schemes.dense import Dense
+from quantcli.targets.base import Target
 
 ALLOW = "--allow-unknown-architecture"
 
@@ -52,9 +53,9 @@ def _rounded(steps: Sequence[Step]) -> list[Step]:
     return [step for step in steps if step.route in ROUNDING and not isinstance(step.scheme, Dense)]
 
 
-def numbered_experts(source: Checkpoint, steps: Sequence[Step], target: str) -> list[str]:
+def numbered_experts(source: Checkpoint, steps: Sequence[Step], target: Target) -> list[str]:
     """A warning of experts in tensors of their own that are quantized for MLX although no table stacks them."""
-    if target != "mlx" or not is_untabled(source):
+    if not target.stacks_experts or not is_untabled(source):
         return []
     found = [step for step in _rounded(steps) if NUMBERED.search(step.name)]
     if not found:

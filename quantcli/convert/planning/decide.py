@@ -16,24 +16,24 @@ from quantcli.convert.planning.request import Request
 from quantcli.errors import WrongUsage
 from quantcli.recipes import ftypes, mixtures, names, overrides
 from quantcli.recipes.base import Decision, Layer, Origin, Recipe, only_global, resolve
-from quantcli.targets.base import Draft
+from quantcli.targets.base import Draft, Target
 
 
 def decisions(
-    source: Checkpoint, target: str, drafts: Sequence[Draft], request: Request, importance: bool = False
+    source: Checkpoint, target: Target, drafts: Sequence[Draft], request: Request, importance: bool = False
 ) -> Chosen:
     """A decision for every draft, and warnings of patterns that match nothing. importance: there is a matrix."""
     recipe, doubts = model_recipe.load(request.recipe) if request.recipe else (None, None)
     given = overrides.parse(request.overrides)
-    common = _common(request, recipe)
+    common = _common(request, recipe, target)
     sources: list[Recipe] = [given] + ([recipe] if recipe else [])
     subjects = [draft.subject for draft in drafts]
-    neighbour = beside.read(source, request, common)
+    neighbour = beside.read(source, request, common, target)
     warnings = [w for r in sources for w in r.warnings]
     warnings += [f"{given.label}: {pattern} matches no weight." for pattern in given.unmatched(subjects)]
     warnings += doubts(subjects) if doubts else []
     warnings += neighbour.warnings(subjects)
-    if target == "gguf":
+    if target.follows_llama_quantize:
         entries = [r.entry for r in (recipe, neighbour) if r is not None]
         chosen = decide_gguf.decisions(source, drafts, request, given.entry, entries, common, warnings, importance)
         return replace(chosen, asked=_asked(request, common), beside=neighbour)
@@ -51,17 +51,17 @@ def _asked(request: Request, common: Decision | None) -> Decision | None:
     return common if any(option is not None for option in given) else None
 
 
-def _common(request: Request, recipe: Recipe | None) -> Decision | None:
+def _common(request: Request, recipe: Recipe | None, target: Target) -> Decision | None:
     """The scheme for the whole model: by `--scheme`, `--bits`, the recipe; `WrongUsage` if two differ."""
     choices: list[Decision | None] = []
     if request.scheme is not None:
         name = request.scheme.strip().lower()
-        known = name in mixtures.MIXTURES or request.target == "gguf" or names.canonical(name) is not None
+        known = name in mixtures.MIXTURES or target.follows_llama_quantize or names.canonical(name) is not None
         if not known:
             raise WrongUsage(
                 f"--scheme {names.problem(request.scheme)}; mlx-lm's mixtures are {' '.join(mixtures.MIXTURES)}."
             )
-        preset = ftypes.find(name) if request.target == "gguf" else None
+        preset = ftypes.find(name) if target.follows_llama_quantize else None
         meant = "keep" if preset == ftypes.COPY else preset or names.canonical(name) or name
         choices.append(Decision(meant, f"--scheme {name}", Origin.GLOBAL))
     if request.scheme and request.scheme.strip().lower() in mixtures.MIXTURES:
@@ -74,10 +74,10 @@ def _common(request: Request, recipe: Recipe | None) -> Decision | None:
 
 
 def _below(
-    target: str, preset: str | None, common: Decision | None, drafts: Sequence[Draft], group_size: int | None
+    target: Target, preset: str | None, common: Decision | None, drafts: Sequence[Draft], group_size: int | None
 ) -> list[Layer]:
     """The layers below explicit rules."""
-    if preset and target != "mlx":
+    if preset and not target.follows_mlx_lm:
         raise WrongUsage(f"--scheme {preset} is a mixture of mlx-lm: it needs an MLX folder as output.")
     if preset:
         return [

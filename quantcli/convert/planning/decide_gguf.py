@@ -32,7 +32,7 @@ from quantcli.recipes.llama_cpp import (
 from quantcli.schemes.dense import Dense
 from quantcli.targets import gguf_metadata
 from quantcli.targets.base import Draft
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 
 #: `general.type` or `general.architecture` of files that are no models: llama-quantize takes none of them.
 ADAPTERS = {"adapter": "an adapter", "controlvector": "a control vector"}

@@ -9,13 +9,13 @@ from quantcli import models
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import BadInput, NotPossible, QuantError, WrongUsage
 from quantcli.recipes.base import MAX_PATTERN, Rule
-from quantcli.targets.base import Left
+from quantcli.targets.base import Left, Target
 from quantcli.targets.disagreements import refuse_incomplete
 from quantcli.targets.global_scales import SCALE, WEIGHT, companions
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 
 
-def without(source: Checkpoint, globs: Sequence[str], target: str) -> tuple[Checkpoint, list[Left], list[str]]:
+def without(source: Checkpoint, globs: Sequence[str], target: Target) -> tuple[Checkpoint, list[Left], list[str]]:
     """The source without the weights that globs take, these, and warnings of globs that take none.
 
     A glob is tried on a weight's name as `inspect` shows it, with and without `.weight`. What scales a weight of a GGUF
@@ -43,7 +43,7 @@ def without(source: Checkpoint, globs: Sequence[str], target: str) -> tuple[Chec
     if not weights:
         raise BadInput(f"{rules[0].reason}: {source.root}: no weight is left.")
     rest = replace(source, weights=weights, dropped=tuple(left))
-    if source.names == target == "gguf" and left:
+    if target.keeps_metadata(source) and left:
         _refuse_needed(source, rest)
     idle = [rule for rule in dict.fromkeys(rules) if not any(_takes(rule, name) for name in source.weights)]
     warnings = [f"{rule.reason} matches no weight." for rule in idle]

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.steps import Step
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.mlx.affine import Affine
-from quantcli.targets.base import Placed, Settings
-from quantcli.targets.folder_dtype import SPELLED, agreed, chosen, dense_dtypes, limits, says, widens_scales
+from quantcli.targets.base import Placed, Settings, Target
+from quantcli.targets.folder_dtype import SPELLED, agreed, chosen, dense_dtypes, limits, says
 
 
 def dtype_notes(
-    source: Checkpoint, target: str, steps: Sequence[Step], placed: Sequence[Placed], settings: Settings
+    source: Checkpoint, target: Target, steps: Sequence[Step], placed: Sequence[Placed], settings: Settings
 ) -> list[str]:
     """What rounding to bf16 costs, why scales of an MLX folder are f32, another dtype in config.json; one line each."""
-    if target not in ("hf", "mlx"):
+    if not target.is_folder:
         return []
-    notes = _restated(source, target, placed, settings)
+    notes = _restated(source, target.label, placed, settings)
     if limits(source)[1].why:
-        notes += [*_rounded(source, target, steps, settings), *_widened(source, target, steps, settings)]
+        notes += [*_rounded(source, target.label, steps, settings), *_widened(source, steps)]
     return notes
 
 
@@ -65,17 +63,14 @@ def _stored(step: Step) -> Scheme | None:
     return None if weight is None else weight.made_of or weight.scheme
 
 
-def _widened(source: Checkpoint, target: str, steps: Sequence[Step], settings: Settings) -> list[str]:
-    if target != "mlx" or not widens_scales(source, settings):
-        return []
-    wide = [(s.name, s.draft.shape, s.scheme) for s in steps if s.draft.wide and isinstance(s.scheme, Affine)]
-    wide = [one for one in wide if one[2].scale_dtype == "f32"]
+def _widened(source: Checkpoint, steps: Sequence[Step]) -> list[str]:
+    wide = [(s.name, s.draft.shape, s.scheme) for s in steps if s.draft.wide and s.scheme.chosen_scale_dtype == "f32"]
     if not wide:
         return []
     kind, _ = limits(source)
     common, _ = Counter(scheme for _, _, scheme in wide).most_common(1)[0]
     name, shape, scheme = next(one for one in wide if one[2] == common)
-    bits, fewer = scheme.bits_per_weight(shape), replace(scheme, scale_dtype="f16").bits_per_weight(shape)
+    bits, fewer = scheme.bits_per_weight(shape), scheme.with_scale_dtype("f16").bits_per_weight(shape)
     return [
         f"{kind} models overflow in float16, in which mlx-lm would compute, so the scales of {len(wide)} weights are "
         f"f32, without rounding: {bits:.4g} bits a weight instead of {fewer:.4g} in {name}. --scale-dtype bf16 is as "

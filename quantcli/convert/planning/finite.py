@@ -108,6 +108,6 @@ def _way(step: Step | None) -> str:
         return ". Download the checkpoint again."
     if step.route in CARRYING:
         return "; --allow-nonfinite copies it as it is."
-    if isinstance(weight.scheme, Dense) or weight.scheme.family == step.scheme.family:
+    if isinstance(weight.scheme, Dense) or weight.scheme.goes_with(step.scheme):
         return f"; --allow-nonfinite with --override '{step.name}=keep' copies it as it is."
     return ". Download the checkpoint again."

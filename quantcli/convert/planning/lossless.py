@@ -52,7 +52,7 @@ def _what_would_hold(step: Step, allowed: Grade, target: Target) -> str | None:
     grid, shape = step.draft.weight.scheme.grid(), step.draft.shape
     for dtype in ("f16", "bf16", "f32"):
         holding = [s for s in target.holders(dtype) if isinstance(g := fit(grid, s, shape), Grade) and g <= allowed]
-        if any(scheme.name == step.scheme.name for scheme in holding):
+        if step.scheme.with_scale_dtype(dtype) in holding:
             return f"--scale-dtype {dtype} holds every scale and bias."
         if holding:
             best = min(holding, key=lambda s: s.bits_per_weight(shape))

@@ -28,7 +28,7 @@ from quantcli.recipes.unmatched import unmatched
 from quantcli.schemes.dense import Dense
 from quantcli.sources.detect import open_source
 from quantcli.sources.gguf import is_gguf
-from quantcli.targets.names import Model
+from quantcli.targets.model import Model
 
 #: The number of a layer in a name in GGUF.
 LAYER = re.compile(r"^blk\.([0-9]+)\.")

@@ -11,7 +11,8 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.sources.folder import LocalFolder
 from quantcli.sources.sidecars import has_vocabulary
-from quantcli.targets.names import Model
+from quantcli.targets.base import Target
+from quantcli.targets.model import Model
 from quantcli.tokenizers.byte_level import BYTE, NORMAL, UNKNOWN
 from quantcli.tokenizers.conventions import PLAIN
 from quantcli.tokenizers.files import is_tokenizers
@@ -20,13 +21,13 @@ from quantcli.tokenizers.files import is_tokenizers
 ORDINARY = (NORMAL, UNKNOWN, BYTE)
 
 
-def with_tokenizer(source: Checkpoint, folder: Path, target: str) -> Checkpoint:
+def with_tokenizer(source: Checkpoint, folder: Path, target: Target) -> Checkpoint:
     """The source with the tokenizer of a folder.
 
     Raises `WrongUsage` where no output has its files, `BadInput` for a folder without a tokenizer or with one of more
     tokens than the model has.
     """
-    if source.names == target == "gguf":
+    if target.keeps_metadata(source):
         raise WrongUsage(
             f"--tokenizer {folder}: a GGUF file made of a GGUF file keeps its tokenizer. Convert to a folder first."
         )
@@ -38,7 +39,7 @@ def with_tokenizer(source: Checkpoint, folder: Path, target: str) -> Checkpoint:
     vocabulary = _vocabulary(source, folder)
     without_row = [] if vocabulary is None else _without_row(source, vocabulary, folder)
     unknown = [] if vocabulary is None else _unknown_ids(source, len(vocabulary.tokens), folder)
-    warnings = (*source.warnings, *unknown, *([] if target == "gguf" else without_row))
+    warnings = (*source.warnings, *unknown, *(without_row if target.is_folder else []))
     return replace(source, tokenizer=folder, tokenizer_files=tuple(folder / name for name in names), warnings=warnings)
 
 

@@ -41,17 +41,17 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     dry_run: what an importance matrix lacks is a warning instead.
     """
     requests.check(request)
-    is_copied = source.names == request.target == "gguf"  # programs other than llama.cpp write files without keys
+    target = TARGETS[request.target]()
+    is_copied = target.keeps_metadata(source)  # programs other than llama.cpp write files without keys
     if not (source.config or source.metadata or is_copied):
         lack = "no keys (general.architecture)" if source.names == "gguf" else "no config.json"
         others = "inspect, diff and a GGUF output do" if source.names == "gguf" else "inspect and diff do"
         of = "a folder" if source.names == "gguf" else "every output"
         raise NotPossible(f"{source.root}: has {lack}, which {of} needs; {others} without.")
-    source, dropped, unmatched = without(source, request.drop, request.target)
-    source = with_tokenizer(source, request.tokenizer, request.target) if request.tokenizer else source
+    source, dropped, unmatched = without(source, request.drop, target)
+    source = with_tokenizer(source, request.tokenizer, target) if request.tokenizer else source
     _refuse_unusable(source)
     before = stamps(source)
-    target = TARGETS[request.target]()
     matrix, idle = importance(request)
     settings = Settings(
         request.dtype, request.scale_dtype, request.shard_size,
@@ -67,7 +67,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     drafts, left, warnings = target.drafts(source, settings)
     if not drafts:
         raise BadInput(f"{source.root}: holds no weights.")
-    chosen = decisions(source, target.label, drafts, request, bool(matrix and matrix.entries))
+    chosen = decisions(source, target, drafts, request, bool(matrix and matrix.entries))
     chooser = Chooser(source, target, request)
     steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
     if not request.allow_unknown_architecture:
@@ -84,9 +84,9 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     if target.label == "gguf" and _is_by_llama_quantize(source, steps, chosen.file_type):
         steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape) or (1,))) for s in steps]
     steps, extra = _without_extras(steps, target)
-    placed = [_placed(step) for step in steps]
+    placed = [_placed(step, target) for step in steps]
     made = target.files(source, placed, settings)
-    if request.target == "gguf":
+    if not target.is_folder:
         _refuse_source(source, request, made.files)
     warnings = [
         *source.warnings,
@@ -94,7 +94,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *chosen.warnings,
         *chooser.warnings,
         *uncovered(steps, chosen),
-        *numbered_experts(source, steps, target.label),
+        *numbered_experts(source, steps, target),
         *chosen.beside.unreached(steps, chosen.of),
         *_fallbacks(steps),
         *_left_out(left),
@@ -107,7 +107,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         refused = BadInput if source.malformed else NotPossible
         more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
         raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
-    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target.label, steps, placed, settings))
+    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target, steps, placed, settings))
     left = [*dropped, *left, *extra]
     return Plan(
         source, request, tuple(steps), tuple(made.files), tuple(warnings), before, tuple(left), said, tuple(made.passed)
@@ -150,20 +150,20 @@ def _beside_theirs(steps: Iterable[Step]) -> list[Step]:
 
 def _without_extras(steps: Sequence[Step], target: Target) -> tuple[list[Step], list[Left]]:
     """The steps without tensors that belong to a layout which the output does not keep, and these."""
-    if target.keeps_layout([_placed(step) for step in steps]):
+    if target.keeps_layout([_placed(step, target) for step in steps]):
         return list(steps), []
     extra = [Left(step.name, step.draft.extra) for step in steps if step.draft.extra is not None]
     return [step for step in steps if step.draft.extra is None], extra
 
 
-def _placed(step: Step) -> Placed:
-    return Placed(step.name, step.draft.shape, step.scheme, _stored(step))
+def _placed(step: Step, target: Target) -> Placed:
+    return Placed(step.name, step.draft.shape, step.scheme, _stored(step) if target.keeps_part_names else {})
 
 
 def _stored(step: Step) -> dict[str, str]:
     """The names that parts keep where they are copied in the source's own layout."""
     weight = step.draft.weight
-    if weight is None or step.route is not Route.COPY or step.scheme.family in ("mlx", "ggml", "dense"):
+    if weight is None or step.route is not Route.COPY or isinstance(step.scheme, Dense):
         return {}
     return {part: stored.name for part, stored in weight.parts.items()}
 

@@ -11,10 +11,9 @@ from quantcli.convert.planning.steps import Step
 from quantcli.errors import NotPossible
 from quantcli.recipes.base import Origin
 from quantcli.recipes.ftypes import FTYPES
-from quantcli.recipes.mixtures import MIXTURES
+from quantcli.recipes.mixtures import MIXTURES, schemes_of
 from quantcli.recipes.names import WORDS
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.mlx.affine import Affine
 from quantcli.targets.base import Target
 
 #: A shape that every scheme of matrices takes.
@@ -36,7 +35,7 @@ def refuse_absent(steps: Sequence[Step], chosen: Chosen, target: Target, kept: C
     wanted = _names(asked.scheme, target)
     if any(step.scheme.name in wanted for step in steps):
         return
-    is_mixture = target.label == "gguf" and asked.scheme in FTYPES
+    is_mixture = target.follows_llama_quantize and asked.scheme in FTYPES
     if is_mixture and any(_is_given(step, chosen) for step in steps if step.name not in kept):
         return
     largest = max(steps, key=lambda step: math.prod(step.draft.shape))
@@ -48,10 +47,9 @@ def refuse_absent(steps: Sequence[Step], chosen: Chosen, target: Target, kept: C
 
 def _names(asked: str, target: Target) -> set[str]:
     """What the schemes that are asked for are called in the target."""
-    if asked in MIXTURES and target.label == "mlx":
-        bits = (MIXTURES[asked].low, MIXTURES[asked].high)
-        return {scheme.name for scheme in target.holders("f16") if isinstance(scheme, Affine) and scheme.bits in bits}
-    base = FTYPES[asked].base if asked in FTYPES and target.label == "gguf" else asked
+    if asked in MIXTURES:
+        return schemes_of(asked)
+    base = FTYPES[asked].base if asked in FTYPES and target.follows_llama_quantize else asked
     scheme = target.scheme(base, "f16", SHAPE)
     return {base if scheme is None else scheme.name}
 

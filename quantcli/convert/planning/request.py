@@ -7,6 +7,7 @@ from pathlib import Path
 
 from quantcli.errors import WrongUsage
 from quantcli.schemes.base import SEARCHES
+from quantcli.targets import TARGETS
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,18 @@ GGUF_ONLY = GGUF_OPTIONS | {
 
 def check(request: Request) -> None:
     """Refuse options that the target has no meaning for."""
-    target = request.target
+    target = TARGETS[request.target]()
     if request.search not in SEARCHES:
         raise WrongUsage(f"--search {request.search!r}: one of {', '.join(SEARCHES)}.")
-    if target != "gguf" and request.search != "ggml":
+    if request.search != "ggml" and not any(scheme.better_search for scheme in target.holders("f16")):
         raise WrongUsage(f"--search {request.search} is for GGML's types: it needs an output that ends in .gguf.")
-    if target != "gguf":
+    if not target.follows_llama_quantize:
         given = next((option for field, option in GGUF_ONLY.items() if getattr(request, field)), None)
         if given:
             raise WrongUsage(f"{given} is an option for GGUF: it needs an output that ends in .gguf.")
     if request.keep_split and request.shard_size:
         raise WrongUsage("--keep-split cuts as the source is cut, --shard-size by size: give one of them.")
-    if target != "mlx" and request.scale_dtype:
+    if request.scale_dtype and not any(scheme.chosen_scale_dtype for scheme in target.holders("f16")):
         raise WrongUsage("--scale-dtype is for MLX folders: the other targets fix the dtype of their scales.")
-    if target != "mlx" and (request.bits or request.group_size or request.mode):
+    if not target.follows_mlx_lm and (request.bits or request.group_size or request.mode):
         raise WrongUsage("--bits, --group-size and --mode are mlx-lm's spelling: they need an MLX folder as output.")

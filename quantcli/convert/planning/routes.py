@@ -94,12 +94,6 @@ def fallback(holders: Iterable[Scheme], shape: tuple[int, ...]) -> Scheme | None
     return min(small, key=lambda s: s.bits_per_weight(shape), default=None)
 
 
-def own_dtype(scheme: Scheme) -> str | None:
-    """Of a repack's scales: GGML's are f16, or products that f32 would hold at 6 bits a weight instead of 5."""
-    grid = scheme.grid()
-    return None if grid is None else "f16" if scheme.family == "ggml" else grid.scale_dtype
-
-
 def is_rowwise(specs: Mapping[str, PartSpec]) -> bool:
     """Whether every index of every part is one row, so that row operations can act on parts."""
     return all(spec.axis == 0 and spec.rows == spec.indices == 1 for spec in specs.values())

@@ -14,14 +14,14 @@ from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.steps import Step
 from quantcli.errors import NotPossible, WrongUsage
+from quantcli.recipes.ftypes import UNDEMANDING
 from quantcli.recipes.llama_cpp_tensors import WHOLE_NAMES
 
 #: How to get a matrix.
 ADVICE = "compute one with llama-imatrix from text like the model's own, and give it with --imatrix"
 
-#: Options for one weight, that llama-imatrix makes no entry for; and a type of the same blocks that needs none.
+#: Options for one weight, that llama-imatrix makes no entry for.
 OF_ONE_WEIGHT = ("--token-embedding-type", "--output-tensor-type")
-UNDEMANDING = "q4_k"
 
 
 def importance(request: Request) -> tuple[ImportanceMatrix | None, list[str]]:
@@ -117,7 +117,7 @@ def _weighted(step: Step, matrix: ImportanceMatrix | None) -> Step:
 
 
 def _rounds(step: Step) -> bool:
-    return step.route in (Route.QUANTIZE, Route.REQUANTIZE) and step.scheme.family == "ggml"
+    return step.route in (Route.QUANTIZE, Route.REQUANTIZE) and step.scheme.takes_importance
 
 
 def source_name(step: Step) -> str:

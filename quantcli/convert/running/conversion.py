@@ -10,8 +10,8 @@ from typing import Any
 
 from quantcli.convert.planning.stamps import check_unchanged
 from quantcli.convert.planning.steps import Plan
+from quantcli.convert.running import reference_readers, run, verify
 from quantcli.convert.running import report as reports
-from quantcli.convert.running import run, verify
 from quantcli.convert.running.fingerprint import fingerprint
 from quantcli.convert.running.hashing import sha256_of
 from quantcli.convert.running.interrupt import stoppable
@@ -20,6 +20,7 @@ from quantcli.convert.running.workplace import Taken, Workplace, surroundings
 from quantcli.errors import BadInput, NotPossible, QuantError, Surroundings
 from quantcli.schemes.base import Error
 from quantcli.sources.hub import cached_sha256
+from quantcli.targets import TARGETS
 
 #: Left free on the output's disk beside the output itself: journal, report, folders.
 SPARE_BYTES = 1 << 20
@@ -34,13 +35,14 @@ def convert(
     force: bool = False,
     check: bool = False,
 ) -> dict[str, Any]:
-    """Carry out a plan; the report. check: read the output back and hold it to the plan (`--verify`).
+    """Carry out a plan; the report. check: read the output back and hold it to the plan, in our own readers and
+    in the formats' reference readers (`--verify`).
 
     Bad input and impossible requests leave nothing behind; trouble with the surroundings, a failed verification and an
     interruption leave `OUTPUT.partial`. The output has its final name only once it is complete. With `resume`, an
     output that the same plan has completed already is left as it is, and its report is given.
     """
-    is_folder = plan.request.target != "gguf"
+    is_folder = TARGETS[plan.request.target]().is_folder
     parts = () if is_folder else [file.name for file in plan.files]
     place = Workplace(
         plan.request.output, reports.report_path(plan.request.output, is_folder), parts, plan.source.files
@@ -77,13 +79,15 @@ def _carry_out(
     place.seal(file.name for file in plan.files)
     hashes = sha256_of((place.path(file.name) for file in plan.files), resources.threads)
     named = {file.name: hashes[place.path(file.name)] for file in plan.files}
-    sources = None
+    sources: dict[Path, str] | None = None
+    readers: tuple[reference_readers.Opened, ...] = ()
     if check:
         verify.check(plan, place.opened, errors, resources)
+        readers = reference_readers.check(plan, place.path)
         sources = sha256_of((stamp.path for stamp in plan.stamps), resources.threads)
         _check_downloads(sources)
     check_unchanged(plan.stamps)
-    return reports.report(plan, errors, named, sources)
+    return reports.report(plan, errors, named, sources, readers)
 
 
 def _leave(plan: Plan, place: Workplace, error: QuantError) -> None:

@@ -9,13 +9,14 @@ import json
 import platform
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from quantcli.convert.planning.stamps import Stamp
 from quantcli.convert.planning.steps import Plan, Step
 from quantcli.convert.running.fingerprint import versions
+from quantcli.convert.running.reference_readers import Opened
 from quantcli.schemes.base import Error
 from quantcli.sources.hub import cached_sha256
 
@@ -80,9 +81,15 @@ def totals(steps: Iterable[Step]) -> dict[str, Any]:
 
 
 def report(
-    plan: Plan, errors: Mapping[int, Error], hashes: Mapping[str, str], sources: Mapping[Path, str] | None
+    plan: Plan,
+    errors: Mapping[int, Error],
+    hashes: Mapping[str, str],
+    sources: Mapping[Path, str] | None,
+    readers: Sequence[Opened] = (),
 ) -> dict[str, Any]:
-    """The report of a finished run. hashes: of output files; sources: of source files, of a run that was verified."""
+    """The report of a finished run. hashes: of output files; sources: of source files, of a run that was verified;
+    readers: that opened the output meanwhile.
+    """
     summary = plan_summary(plan)
     steps = [step_summary(step, errors[i]) for i, step in enumerate(plan.steps)]
     return {
@@ -96,6 +103,9 @@ def report(
         "totals": {**summary["totals"], "grades": dict(sorted(Counter(s["grade"] for s in steps).items()))},
         "warnings": [*summary["warnings"], *saturated(plan, errors)],
         "verified": sources is not None,
+        "reference_readers": [
+            {"name": r.name, "version": r.version, "files": list(r.files), "notes": list(r.notes)} for r in readers
+        ],
     }
 
 

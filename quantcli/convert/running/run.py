@@ -311,7 +311,7 @@ def _way_out(step: Step, reason: DoesNotFit) -> str:
     overflows = isinstance(reason, Overflows)
     if overflows and (isinstance(step.scheme, Dense) or step.via is not None):
         return "--dtype f32 or bf16 holds it."
-    if overflows and step.scheme.family == "mlx" and getattr(step.scheme, "scale_dtype", "f32") != "f32":
+    if overflows and step.scheme.chosen_scale_dtype not in (None, "f32"):
         return "--scale-dtype f32 holds it."
     dense = "f32" if overflows else step.draft.dense
     return f"--override '{step.name}={dense}' leaves this weight dense, --scheme {dense} all of them."

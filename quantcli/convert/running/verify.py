@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, to_float32
 from quantcli.checkpoint import Checkpoint, Weight
-from quantcli.containers.gguf import MAX_ALIGNMENT
 from quantcli.convert.planning.routes import Route, take_codes
 from quantcli.convert.planning.slabs import WORK_BYTES, Slab, read
 from quantcli.convert.planning.steps import Plan, Step
@@ -35,7 +34,6 @@ from quantcli.convert.running.workplace import surroundings
 from quantcli.errors import QuantError, VerificationFailed
 from quantcli.schemes.base import Codes, Error, Grade, Parts
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.opaque import Opaque
 from quantcli.sources.detect import open_source
 from quantcli.targets.base import OutputFile
 from quantcli.virtual import read_rows
@@ -107,20 +105,11 @@ def _check_names(plan: Plan, written: Checkpoint) -> None:
         raise VerificationFailed(f"{written.root}: {odd[0]} is in the {side} only; convert again.")
     for name, step in planned.items():
         found, shape = written.weights[name], step.draft.shape
-        if found.shape != shape or not _is_laid_out(found, step):
+        if found.shape != shape or not step.scheme.is_stored_as(found.scheme, shape):
             raise VerificationFailed(
                 f"{written.root}: {name} is {found.scheme.name} {list(found.shape)}, "
                 f"the plan says {step.scheme.name} {list(shape)}; convert again."
             )
-
-
-def _is_laid_out(found: Weight, step: Step) -> bool:
-    """Whether a weight lies as planned; of a type without known size, padding may have come to its last bytes."""
-    planned, stored = step.scheme, found.scheme
-    if isinstance(planned, Opaque) and isinstance(stored, Opaque) and planned.span is not None:
-        more = (stored.span or 0) - planned.span
-        return stored.type_id == planned.type_id and 0 <= more < MAX_ALIGNMENT
-    return stored.layout(found.shape) == planned.layout(step.draft.shape)
 
 
 def _check_slab(item: Item, plan: Plan, written: Checkpoint, ready: Ready) -> Error:

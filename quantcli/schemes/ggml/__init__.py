@@ -1,4 +1,8 @@
-"""The GGML types that are converted, by name: a new one is a file beside this one and a line here."""
+"""The GGML types that are converted, by name.
+
+A new one is a file next to this one and a line here, a row in containers/ggml_types.py, and one in recipes/ftypes.py
+where llama-quantize can be asked for it.
+"""
 
 from __future__ import annotations
 

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device, from_mlx, to_float32, to_mlx
-from quantcli.containers.ggml_types import BY_NAME, GgmlType, row_bytes
+from quantcli.containers.ggml_types import BY_NAME, GgmlType, has_nonfinite_scale, row_bytes
 from quantcli.kernels.compiling import on_behalf_of
-from quantcli.schemes import ggml_scales
 from quantcli.schemes.base import DoesNotFit, Error, Importance, Overflows, Parts, PartSpec, Scheme, matrix_shape
 
 if TYPE_CHECKING:
@@ -35,8 +34,17 @@ if TYPE_CHECKING:
 F16_LARGEST, F16_OVERFLOW = 65504, 65520
 
 Blocks = NDArray[np.uint8]
+#: Numbers that groups of a block store.
+Subs = NDArray[np.int16] | NDArray[np.uint8]
 #: Squared error, squared values, largest error, largest scale that overflows f16 (0: none).
 Sums = NDArray[np.float64]
+
+
+class BetterSearch(Protocol):
+    """A search for blocks that are nearer to the values than ggml's (best.py)."""
+
+    def improve(self, values: Array, importance: Importance | None, blocks: Blocks) -> Blocks:
+        """ggml's blocks of a slab (rows, bytes), those replaced that are better; importance (1 or rows, columns)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Ggml(Scheme):
 
     type: str
     family = "ggml"
+    takes_importance = True
     #: Values that are encoded at a time on an MLX device.
     at_once: ClassVar[int] = 1 << 20
 
@@ -61,13 +70,27 @@ class Ggml(Scheme):
         return BY_NAME[self.type]
 
     @property
-    def better_search(self) -> bool:
-        from quantcli.schemes.ggml import best
+    def group(self) -> int:
+        """Values that share a scale."""
+        grid = self.grid()
+        return self.ggml_type.block_size if grid is None else grid.group
 
-        return self.type in best.SEARCHES
+    @property
+    def better(self) -> BetterSearch | None:
+        """How `--search best` finds blocks that are nearer than ggml's; None: it does not."""
+        return None
+
+    @property
+    def better_search(self) -> bool:
+        return self.better is not None
+
+    @property
+    def repacked_scale_dtype(self) -> str | None:
+        """f16: scales are, or are products that f32 would hold at 6 bits a weight instead of 5."""
+        return None if self.grid() is None else "f16"
 
     def nonfinite(self, part: str, array: Array) -> bool:
-        return ggml_scales.nonfinite(self.type, array)
+        return has_nonfinite_scale(self.ggml_type, array)
 
     def unit(self, part: str) -> int:
         return self.ggml_type.block_bytes
@@ -104,12 +127,19 @@ class Ggml(Scheme):
         if sums[3] > 0 and math.isfinite(error.reference):
             raise Overflows(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")
         parts: Parts = {"blocks": blocks}
-        if search == "ggml" or not self.better_search:
+        if search == "ggml" or (better := self.better) is None:
             return parts, error
-        from quantcli.schemes.ggml import best
-
-        parts = best.improve(self, values, importance, parts)
+        parts = {"blocks": better.improve(values, importance, blocks)}
         return parts, Error.between(to_float32(values), self.decode(parts))
+
+    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+        """Blocks uint8 (n, bytes) of codes uint8 (n, size), the numbers that each group stores, and super-scales.
+
+        subs: (n, groups, 2), sub-scale and sub-minimum as whole multiples of the super-scales; for scales from a table
+        (n, groups, 1), their bytes. heads: float32 (n, 2), scale and minimum of a block, each an f16; None for scales
+        from a table. Only of types whose `better` search finds these.
+        """
+        raise NotImplementedError
 
     def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         """Rows by rows, `at_once` values at a time: temporaries stay small."""
@@ -182,6 +212,11 @@ def read_f16(blocks: Any, at: int, count: int, xp: Any) -> Any:
     part = blocks[:, at : at + 2 * count]
     contiguous = np.ascontiguousarray(part) if xp is np else xp.contiguous(part)
     return contiguous.view(xp.float16).astype(xp.float32)
+
+
+def f16_bytes(values: Any, xp: Any) -> Any:
+    """uint8 (blocks, 2 * count) of float32 (blocks, count), rounded to f16; `xp` is numpy or mlx.core."""
+    return values.astype(xp.float16).view(xp.uint8)
 
 
 def round_to_f16(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
-from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums
+from quantcli.schemes.ggml.best import OnTable
+from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums
 from quantcli.schemes.mlx.mx_floats import E2M1, E4M3, scale_bytes, small_floats_fit, small_floats_may_fit
 from quantcli.schemes.zero_points import without_scales_of_zero
 
@@ -111,8 +112,6 @@ class GgmlFloat(Ggml):
         return self.unfit(shape) or small_floats_may_fit(grid, self.name, E2M1, self.facts.group)
 
     def pack(self, codes: Codes) -> Parts:
-        from quantcli.kernels.ggml import repack as repack_blocks
-
         grade = self.may_fit(codes.grid, codes.codes.shape)
         if isinstance(grade, str):
             raise DoesNotFit(grade)
@@ -122,11 +121,21 @@ class GgmlFloat(Ggml):
         (rows, columns), facts, size = codes.codes.shape, self.facts, self.ggml_type.block_size
         scales, _ = codes.regrouped(facts.group)
         stored = scale_bytes(scales, self.scales()[: facts.positive], facts.scale_dtype)
-        share, block_bytes = size // facts.group, self.ggml_type.block_bytes
-        blocks = np.empty((rows * columns // size, block_bytes), np.uint8)
-        blocks[:, :share] = stored.reshape(-1, share)
-        blocks[:, share:] = repack_blocks.join_nibbles(codes.codes.reshape(-1, size), facts.group // 2)
-        return {"blocks": blocks.reshape(rows, columns // size * block_bytes)}
+        blocks = self.assembled(codes.codes.reshape(-1, size), stored.reshape(-1, size // facts.group, 1), None)
+        return {"blocks": blocks.reshape(rows, columns // size * self.ggml_type.block_bytes)}
+
+    @property
+    def better(self) -> OnTable:
+        return OnTable(self, self.scales()[: self.facts.positive])
+
+    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+        from quantcli.kernels.ggml import repack as repack_blocks
+
+        share = subs.shape[1]
+        blocks = np.empty((len(codes), self.ggml_type.block_bytes), np.uint8)
+        blocks[:, :share] = subs[:, :, 0]
+        blocks[:, share:] = repack_blocks.join_nibbles(codes, self.facts.group // 2)
+        return blocks
 
     def adapted(self, codes: Codes) -> Codes:
         return without_scales_of_zero(codes) if self.facts.scale_dtype == "f8_e8m0" else codes

@@ -67,6 +67,10 @@ class WithGlobal(Scheme):
         """NVFP4's: of other types a scale times the global one is rounded, and so are values then."""
         return replace(NVFP4.grid(), scale_dtype="f32") if self.inner == NVFP4 else None
 
+    @property
+    def repacked_scale_dtype(self) -> str | None:
+        return None if self.grid() is None else self.inner.repacked_scale_dtype
+
     def codes(self, parts: Parts) -> Codes:
         inner, grid = NVFP4.codes(parts), self.grid()
         assert grid is not None

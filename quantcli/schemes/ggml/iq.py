@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array, to_float32, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
+from quantcli.schemes.ggml.best import Better
 from quantcli.schemes.ggml.blocks import F16_OVERFLOW, Blocks, Ggml, Sums
 from quantcli.schemes.ggml.iq_books import BOOKS, Book
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from quantcli.kernels.ggml.codebooks.search import Rules
 
 SUPER = 256
+#: d of a super-block over ggml's: where the search for better ones begins.
+STARTS = np.linspace(0.75, 1.3, 12)
 
 
 class Fields(NamedTuple):
@@ -69,6 +72,10 @@ class Codebook(Ggml):
     @property
     def needs_importance(self) -> bool:
         return self.required
+
+    @property
+    def better(self) -> OfRows:
+        return OfRows(self)
 
     @property
     def largest_scale(self) -> int:
@@ -162,6 +169,10 @@ class Codebook(Ggml):
         """float32 (n, groups): what a group's values of the book are multiplied with."""
         raise NotImplementedError
 
+    def without_fault(self, blocks: Blocks, values: Array) -> Blocks:
+        """ggml's blocks (n, bytes) of values (n, 256) with rows and signs where they belong."""
+        return blocks
+
     def _values(self, blocks: Blocks) -> NDArray[np.float32]:
         """float32 (n, 256) of blocks uint8 (n, block bytes)."""
         raise NotImplementedError
@@ -173,6 +184,47 @@ class Codebook(Ggml):
     def _search_on_mlx(self, x: mx.array, importance: mx.array | None) -> tuple[Fields, mx.array]:
         """As `_search`, of float32 (n, 256) and importance as x."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class OfRows(Better[Codebook]):
+    """Scales, d * (2 * code + 1) of a group, fitted by least squares to the rows and signs that ggml found."""
+
+    def found(self, x: NDArray[np.float32], weights: NDArray[np.float32], blocks: Blocks) -> Blocks:
+        scheme, blocks = self.scheme, self.scheme.without_fault(blocks, x)
+        fields = scheme.unpack(blocks, np)
+        units = fields._replace(scales=np.zeros_like(fields.scales), d=np.ones_like(fields.d))
+        shape = len(x), fields.scales.shape[1], -1
+        unit = scheme.decode({"blocks": scheme.pack_fields(units, np)}).astype(np.float64).reshape(shape)
+        weighted = (x.reshape(-1, *weights.shape) * weights.astype(np.float64)).reshape(unit.shape)
+        each = (len(x) // len(weights), *weights.shape)
+        spread = np.broadcast_to(weights.astype(np.float64), each).reshape(unit.shape)
+        along, square = (weighted * unit).sum(axis=2), (spread * unit * unit).sum(axis=2)
+        scales, d = _fitted(fields, along, square, scheme.largest_scale)
+        made: Blocks = scheme.pack_fields(fields._replace(scales=scales, d=d), np)
+        return made
+
+
+def _fitted(
+    fields: Fields, along: NDArray[np.float64], square: NDArray[np.float64], top: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Codes 0 .. top of scales (n, groups), and d (n, 1), of least squared error where d * (2 * code + 1) = 1 has
+    sums with the values, and with itself, of `along` and `square` (n, groups).
+    """
+    best, scales, heads = np.full((len(along), 1), np.inf), fields.scales, fields.d
+    for start in STARTS:
+        d = fields.d * start
+        for _ in range(4):
+            d = d.astype(np.float16).astype(np.float64)
+            codes = np.clip(np.rint((along / (square * d) - 1) / 2), 0, top)
+            odd = 2 * codes + 1
+            one, two = (odd * along).sum(axis=1, keepdims=True), (odd * odd * square).sum(axis=1, keepdims=True)
+            error = d * (d * two - 2 * one)
+            better = error < best
+            best = np.where(better, error, best)
+            heads, scales = np.where(better, d, heads), np.where(better, codes, scales)
+            d = one / two
+    return scales.astype(np.int32), heads.astype(np.float32)
 
 
 class Signed(Codebook):
@@ -188,6 +240,10 @@ class Signed(Codebook):
 
         minus = bits[:, :, None] >> mx.arange(8, dtype=mx.uint8) & 1
         return mx.where(minus == 1, -values, values)
+
+    @property
+    def group(self) -> int:
+        return int(self.rules()["group"])
 
     def rules(self) -> dict[str, Any]:
         """The type's arguments of `kernels.iq_search.rules`."""
@@ -244,11 +300,6 @@ def sub_scales(scales: Any, steps: int, largest: int, xp: Any) -> tuple[Any, Any
         codes = (1.0 / d * scales - 1.0) * 0.5
     codes = xp.where(codes > 0, codes, 0.0)  # NaN, where d is 0, as well
     return xp.minimum(codes.round(), largest).astype(xp.int32), d
-
-
-def f16_bytes(d: Any, xp: Any) -> Any:
-    """uint8 (n, 2) of float32 (n, 1)."""
-    return d.astype(xp.float16).view(xp.uint8)
 
 
 def words(blocks: Any, at: int, count: int, size: int, xp: Any) -> Any:

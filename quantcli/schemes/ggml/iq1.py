@@ -28,11 +28,10 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.schemes.base import Importance
-from quantcli.schemes.ggml.blocks import Blocks, read_f16
+from quantcli.schemes.ggml.blocks import Blocks, f16_bytes, read_f16
 from quantcli.schemes.ggml.iq import (
     Codebook,
     Fields,
-    f16_bytes,
     joined,
     neighbours,
     split,
@@ -61,6 +60,10 @@ class Iq1(Codebook):
     >>> parts["blocks"][0, 30:34].tobytes().hex(" "), parts["blocks"][0, 48:].tobytes().hex(" ")
     ('ff ff 77 77', 'ff 8f ff 3f ff cf ff 2f')
     """
+
+    @property
+    def group(self) -> int:
+        return GROUPS[self.type]
 
     @property
     def largest_scale(self) -> int:

@@ -21,8 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from quantcli.schemes.ggml.blocks import read_f16
-from quantcli.schemes.ggml.iq import Fields, Signed, eighth_sign, f16_bytes, joined, split, word_bytes, words
+from quantcli.schemes.ggml.blocks import f16_bytes, read_f16
+from quantcli.schemes.ggml.iq import Fields, Signed, eighth_sign, joined, split, word_bytes, words
 
 #: Arguments of the search: values that share a scale, candidates, step between them, and what is special.
 RULES: dict[str, dict[str, Any]] = {

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from quantcli.arrays import Array
-from quantcli.schemes.ggml.blocks import Blocks, read_f16
-from quantcli.schemes.ggml.iq import Fields, Signed, eighth_sign, f16_bytes, joined, split, word_bytes, words
+from quantcli.schemes.ggml.blocks import Blocks, f16_bytes, read_f16
+from quantcli.schemes.ggml.iq import Fields, Signed, eighth_sign, joined, split, word_bytes, words
 
 #: Arguments of the search: values that share a scale, candidates, step between them, and what is special.
 RULES: dict[str, dict[str, Any]] = {
@@ -57,7 +57,6 @@ class Iq3(Signed):
         return _moved(fields, _zeros_last(values, xp), xp)
 
     def without_fault(self, blocks: Blocks, values: Array) -> Blocks:
-        """ggml's blocks (n, bytes) of values (n, 256) with rows and signs where they belong."""
         if self.type == "iq3_xxs":
             return blocks
         places = np.argsort(_zeros_last(values, np), axis=1)

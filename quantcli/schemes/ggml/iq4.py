@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
+from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml import search as ggml_search
-from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
+from quantcli.schemes.ggml.best import OnGrid
+from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, read_f16, round_to_f16
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -39,6 +41,11 @@ RINT = 1.5 * 2.0**23
 
 #: Each type's grid, and the relative RMSE of encoding 4M values of a Gaussian.
 GRIDS = {"iq4_nl": Grid(4, GROUP, "f16", table=TABLE), "iq4_xs": Grid(4, GROUP, "f32", table=TABLE)}
+#: What `--search best` tries.
+LEVELS = {
+    "iq4_nl": Levels(GROUP, table=TABLE, starts=(0.6, 1.05, 2)),
+    "iq4_xs": Levels(GROUP, table=TABLE, subs=(-32, 31), starts=(0.6, 1.05, 2)),
+}
 ROUNDING = {"iq4_nl": 0.0762, "iq4_xs": 0.0767}
 
 
@@ -100,6 +107,16 @@ class Iq4(Ggml):
         header = np.ascontiguousarray(scales.reshape(-1, 1)).view(np.uint8)
         blocks = np.concatenate([header, pack(codes.codes.reshape(-1, GROUP))], axis=1)
         return {"blocks": blocks.reshape(rows, columns // GROUP * self.ggml_type.block_bytes)}
+
+    @property
+    def better(self) -> OnGrid:
+        return OnGrid(self, LEVELS[self.type])
+
+    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+        assert heads is not None
+        packed = pack(codes.reshape(-1, GROUP)).reshape(len(codes), -1)
+        stored = [pack_subs((subs[:, :, 0] + 32).astype(np.uint8), np)] if self._supers else []
+        return np.concatenate([f16_bytes(heads[:, :1], np), *stored, packed], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.codebooks import iq4

@@ -30,9 +30,11 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import Array
 from quantcli.containers.ggml_types import row_bytes
+from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml import search as ggml_search
-from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums, read_f16
+from quantcli.schemes.ggml.best import OnGrid
+from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, read_f16
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -45,6 +47,13 @@ GRIDS = {
     "q3_k": Grid(3, 16, "f32", zero=4, scale_bits=17),
     "q4_k": Grid(4, 32, "f32", scale_bits=17),
     "q5_k": Grid(5, 32, "f32", scale_bits=17),
+}
+#: What `--search best` tries.
+LEVELS = {
+    "q2_k": Levels(16, 0, 3, minima=15, subs=(0, 15), starts=(0.45, 1.05, 2), heads=(0.87, 1.0, 1.15), emphasis=1.0),
+    "q3_k": Levels(16, -4, 3, subs=(-32, 31), starts=(0.5, 1.1, 2)),
+    "q4_k": Levels(32, 0, 15, minima=63, subs=(0, 63), starts=(0.75, 1.05, 2)),
+    "q5_k": Levels(32, 0, 31, minima=63, subs=(0, 63), starts=(0.85, 1.03, 2)),
 }
 #: Relative RMSE of encoding 4M values of a Gaussian.
 ROUNDING = {"q2_k": 0.296, "q3_k": 0.151, "q4_k": 0.0713, "q5_k": 0.0361}
@@ -121,6 +130,16 @@ class KQuant(Ggml):
     def pack(self, codes: Codes) -> Parts:
         """Raises `DoesNotFit`, always: blocks go from a K type to the same as they are."""
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
+
+    @property
+    def better(self) -> OnGrid:
+        return OnGrid(self, LEVELS[self.type])
+
+    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+        assert heads is not None
+        least, count = (-32, 1) if self.type == "q3_k" else (0, 2)
+        stored = (subs[:, :, :count] - least).astype(np.uint8)
+        return np.asarray(pack(codes, stored, f16_bytes(heads[:, :count], np), self.type, np))
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.k_quants import decode as k_quants_decode

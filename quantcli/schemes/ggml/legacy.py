@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
+from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml import search as ggml_search
-from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
+from quantcli.schemes.ggml.best import OnGrid
+from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, read_f16, round_to_f16
 from quantcli.schemes.zero_points import symmetric
 
 if TYPE_CHECKING:
@@ -41,6 +43,14 @@ GRIDS = {
     "q8_0": Grid(8, GROUP, "f16", zero=128),
 }
 
+#: What `--search best` tries.
+LEVELS = {
+    "q4_0": Levels(GROUP, -8, 7),
+    "q4_1": Levels(GROUP, 0, 15, minima=0, starts=(0.75, 1.05, 2)),
+    "q5_0": Levels(GROUP, -16, 15, starts=(0.8, 1.05, 2)),
+    "q5_1": Levels(GROUP, 0, 31, minima=0, starts=(0.85, 1.03, 2)),
+    "q8_0": Levels(GROUP, -127, 127, starts=(0.97, 1.005, 2)),
+}
 #: Relative RMSE of encoding 4M values of a Gaussian.
 ROUNDING = {"q4_0": 0.0860, "q4_1": 0.0782, "q5_0": 0.0427, "q5_1": 0.0379, "q8_0": 0.00535}
 
@@ -181,6 +191,15 @@ class GgmlLegacy(Ggml):
         rows = blocks.shape[0]
         header = read_f16(blocks.reshape(-1, self.ggml_type.block_bytes), 0, 2, np)
         return header[:, 0].reshape(rows, -1), header[:, 1].reshape(rows, -1)
+
+    @property
+    def better(self) -> OnGrid:
+        return OnGrid(self, LEVELS[self.type])
+
+    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+        grid = self.grid()
+        assert heads is not None
+        return np.concatenate([f16_bytes(heads[:, : _header(grid) // 2], np), pack(codes, grid, np)], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.blocks import legacy as ggml_legacy

@@ -24,15 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
+from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
 from quantcli.schemes.ggml import search as ggml_search
-from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums, read_f16
+from quantcli.schemes.ggml.best import OnGrid
+from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, read_f16
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
 SUPER, GROUPS, GROUP = 256, 16, 16
 GRID = Grid(6, GROUP, "f32", zero=32, scale_bits=18)
+#: What `--search best` tries.
+LEVELS = Levels(GROUP, -32, 31, subs=(-128, 127), starts=(0.85, 1.03, 2))
 #: Below this largest magnitude ggml takes a group, or a super-block's scales, for zero.
 EPSILON = 1e-15
 #: Adding and subtracting it rounds a float32 below 2**22 half to even.
@@ -76,6 +80,15 @@ class Q6K(Ggml):
     def pack(self, codes: Codes) -> Parts:
         """Raises `DoesNotFit`, always: blocks go from q6_k to q6_k as they are."""
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
+
+    @property
+    def better(self) -> OnGrid:
+        return OnGrid(self, LEVELS)
+
+    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+        assert heads is not None
+        stored = subs[:, :, 0].astype(np.int8).view(np.uint8)
+        return np.concatenate([pack(codes, np), stored, f16_bytes(heads[:, :1], np)], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.k_quants import decode as k_quants_decode

@@ -29,8 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
+from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
-from quantcli.schemes.ggml.blocks import Blocks, Ggml, Sums, read_f16, round_to_f16
+from quantcli.schemes.ggml.best import OnGrid
+from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, read_f16, round_to_f16
 from quantcli.schemes.zero_points import halved, symmetric
 
 if TYPE_CHECKING:
@@ -39,19 +41,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TernaryFormat:
-    """`at`: the byte where the scale starts. `largest`: code. `rounding`: relative RMSE of 4M values of a Gaussian."""
+    """`at`: the byte where the scale starts. `largest`: code. `rounding`: relative RMSE of 4M values of a Gaussian.
+
+    `levels`: what `--search best` tries.
+    """
 
     grid: Grid
     at: int
     largest: int
     rounding: float
+    levels: Levels
 
 
+_TERNARY = Levels(256, -1, 1, starts=(0.2, 1.0, 1))
 FORMATS = {
-    "q1_0": TernaryFormat(Grid(1, 128, "f16"), 0, 1, 0.6009),
-    "q2_0": TernaryFormat(Grid(2, 64, "f16", zero=1), 0, 3, 0.717),
-    "tq1_0": TernaryFormat(Grid(2, 256, "f16", zero=1), 52, 2, 0.807),
-    "tq2_0": TernaryFormat(Grid(2, 256, "f16", zero=1), 64, 3, 0.807),
+    "q1_0": TernaryFormat(Grid(1, 128, "f16"), 0, 1, 0.6009, Levels(128, table=(-1.0, 1.0), starts=(0.2, 1.0, 1))),
+    "q2_0": TernaryFormat(Grid(2, 64, "f16", zero=1), 0, 3, 0.717, Levels(64, -1, 2, starts=(0.3, 1.0, 2))),
+    "tq1_0": TernaryFormat(Grid(2, 256, "f16", zero=1), 52, 2, 0.807, _TERNARY),
+    "tq2_0": TernaryFormat(Grid(2, 256, "f16", zero=1), 64, 3, 0.807, _TERNARY),
 }
 
 
@@ -147,6 +154,15 @@ class GgmlTernary(Ggml):
         scales, _ = codes.regrouped(own.group)
         d = round_to_f16(scales if own.zero else scales / np.float32(2), "scale").astype(np.float32)
         return Codes(own, codes.codes, d if own.zero else d * np.float32(2), -d)
+
+    @property
+    def better(self) -> OnGrid:
+        return OnGrid(self, FORMATS[self.type].levels)
+
+    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+        assert heads is not None
+        blocks: Blocks = self._join(f16_bytes(heads[:, :1], np), pack(codes, self.type, np), np)
+        return blocks
 
     def _join(self, header: Any, packed: Any, xp: Any) -> Any:
         return xp.concatenate([packed, header] if FORMATS[self.type].at else [header, packed], axis=1)

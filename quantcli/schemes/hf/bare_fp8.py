@@ -36,6 +36,11 @@ class BareFp8(Scheme):
     element: str
     family = "bare"
     in_kernels = False
+    is_elementwise = True
+
+    @property
+    def is_master(self) -> bool:
+        return True
 
     @property
     def dtype(self) -> str:

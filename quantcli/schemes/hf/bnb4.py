@@ -80,6 +80,7 @@ class Bnb4(Written):
     full: bool = field(default=False, compare=False)
     family: str = "bnb"
     scales: Scales = PER_ROW
+    has_own_state = True
 
     @property
     def name(self) -> str:

@@ -58,8 +58,17 @@ class Bytewise(Written):
     divisor: int | None = None
 
     @property
+    def _is_mxfp8(self) -> bool:
+        is_group = (self.scales.rows, self.group) == (1, 32)
+        return self.stored == "f8_e4m3" and self.scale_dtype == "f8_e8m0" and is_group
+
+    @property
+    def is_master(self) -> bool:
+        return self.stored not in INTEGERS and not self._is_mxfp8
+
+    @property
     def name(self) -> str:
-        if self.stored == "f8_e4m3" and self.scale_dtype == "f8_e8m0" and (self.scales.rows, self.group) == (1, 32):
+        if self._is_mxfp8:
             return "mxfp8"
         if self.stored not in INTEGERS:
             return f"fp8-{self.stored.removeprefix('f8_')}{self.scales.suffix}"

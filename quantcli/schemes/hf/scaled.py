@@ -336,6 +336,10 @@ class Scaled(Scheme):
         """The largest group that fills rows: where the last one is cut off, a part of them all."""
         return math.gcd(self.group, self.columns)
 
+    @property
+    def is_ungrouped(self) -> bool:
+        return self.grid() is None
+
     def codes(self, parts: Parts) -> Codes:
         grid, codes = self.grid(), self.unpack(parts)
         assert grid is not None

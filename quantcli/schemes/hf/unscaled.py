@@ -22,7 +22,6 @@ class Unscaled(Scheme):
     dtype: str
     companion: str
     family = "unscaled"
-    decodes = False
 
     @property
     def name(self) -> str:
@@ -35,6 +34,10 @@ class Unscaled(Scheme):
     @property
     def refusal(self) -> str:
         return f"its codes ({self.dtype}) are scaled by {self.companion}, and no settings of a known quantizer say how"
+
+    @property
+    def undecoded(self) -> str:
+        return self.refusal
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         return self.refusal

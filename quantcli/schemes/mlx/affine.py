@@ -18,7 +18,7 @@ value of the stored parameters, product and sum rounded separately, which is `mx
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +81,13 @@ class Affine(Scheme):
     def rounding(self) -> float:
         table = ROUNDING_BF16 if self.scale_dtype == "bf16" else ROUNDING
         return table[self.group][BITS.index(self.bits)]
+
+    @property
+    def chosen_scale_dtype(self) -> str:
+        return self.scale_dtype
+
+    def with_scale_dtype(self, dtype: str) -> Affine:
+        return replace(self, scale_dtype=dtype)
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         return unfit(self.group, shape)

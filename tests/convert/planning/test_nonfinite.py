@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from quantcli.cli.app import app
-from quantcli.containers.ggml_types import BY_NAME
+from quantcli.containers.ggml_types import BY_NAME, ScaleField
 from quantcli.convert.planning import finite
 from quantcli.convert.running.run import Resources, slabs_of
 from quantcli.errors import BadInput
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.ggml import TYPES
-from quantcli.schemes.ggml_scales import SCALES, Field
 from quantcli.schemes.opaque import Opaque
 from quantcli.sources.detect import open_source
 from tests.builders import LLAMA, byte_level_tokenizer, folder_of, llama_gguf, tiny_llama
@@ -34,6 +33,8 @@ from tests.conversions import converted, planned, stored
 DATA = Path(__file__).resolve().parent.parent.parent / "data"
 NAME = "blk.1.ffn_down.weight"
 ROWS, COLUMNS = 64, 256
+#: Where the blocks of each type hold their scales.
+SCALES = {name: kind.scales for name, kind in BY_NAME.items() if kind.scales is not None}
 #: What makes a scale of a type a plain number, by the number's form.
 ONE = {"<u2": 0x3C00, "<u4": 0x3F800000, "u1": 0x38}
 
@@ -49,7 +50,7 @@ def ones(type_name: str, count: int, seed: int = 0) -> np.ndarray:
     return blocks
 
 
-def put(blocks: np.ndarray, field: Field, at: Any, number: int, value: int) -> None:
+def put(blocks: np.ndarray, field: ScaleField, at: Any, number: int, value: int) -> None:
     size = np.dtype(field.dtype).itemsize
     start = field.at + number * size
     raw = np.array([value], field.dtype).view(np.uint8)

@@ -27,12 +27,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestSignals:
-    @pytest.mark.parametrize("stage", ["write", "seal", "sha256_of", "check", "publish"])
+    @pytest.mark.parametrize("stage", ["write", "seal", "sha256_of", "check", "readers", "publish"])
     def test_at_any_stage(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
         """Ctrl-C and SIGTERM stop a run wherever it is; while the output gets its name they come too late."""
         owner, name = {
             "write": (runner, "write"), "seal": (conversion.Workplace, "seal"), "sha256_of": (conversion, "sha256_of"),
-            "check": (conversion.verify, "check"), "publish": (conversion.Workplace, "publish"),
+            "check": (conversion.verify, "check"), "readers": (conversion.reference_readers, "check"),
+            "publish": (conversion.Workplace, "publish"),
         }[stage]  # fmt: skip
         before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
         for number in interrupt.SIGNALS:

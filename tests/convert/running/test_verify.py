@@ -142,7 +142,7 @@ def test_an_exact_route_that_is_not(source: Path, tmp_path: Path, monkeypatch: p
 def test_exit_code(source: Path, tmp_path: Path) -> None:
     """6, and what was written is kept."""
     script = (
-        "from quantcli.convert import verify, conversion\n"
+        "from quantcli.convert.running import conversion, verify\n"
         "from quantcli.errors import VerificationFailed\n"
         "def fail(*a): raise VerificationFailed('x: differs; convert again.')\n"
         "verify.check = fail\n"

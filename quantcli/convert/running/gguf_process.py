@@ -1,0 +1,130 @@
+"""What PyPI gguf's `GGUFReader` sees of GGUF files, read in a process of its own.
+
+The reader builds arrays for each element of a header: 600 MB for 150,000 tokens with types, scores and as many merges.
+That is not memory for weights, so it is no part of `--max-memory`, and it goes with the process.
+
+    asked       [(path, the types of its tensors by number), ...]
+    answers     (version of gguf, the types that it knows), then one for each file:
+                    a text        why the reader does not open it
+                    otherwise     ({tensor: (type, row-major shape, absolute offset, bytes)},
+                                   {key: (types, the size of each element in bytes, their bytes one after the other)})
+
+Of an array the types are its own (9), then those of its first element; the elements of an array of arrays are one list,
+as the reader has them. Both ways go as pickles. Where a file has types that the reader does not know, at which it
+would stop, it is read without these tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Generator, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from quantcli.errors import Surroundings
+
+Asked = Sequence[tuple[Path, Collection[int]]]
+
+#: What the reader lists among the keys, though no key of the file says it.
+COUNTS = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count")
+
+
+def answers(asked: Asked) -> Generator[Any]:
+    """What the other process answers; closing this ends it. Raises `Surroundings` where it dies."""
+    with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as said:
+        pickle.dump([(str(path), set(types)) for path, types in asked], request)
+        request.seek(0)
+        process, output = _started(request, said)
+        try:
+            for path in (asked[0][0], *(path for path, _ in asked)):
+                try:
+                    answer = pickle.load(output)
+                except (EOFError, pickle.UnpicklingError) as error:
+                    raise Surroundings(f"{path}: {_death(process, said)}; --resume verifies again.") from error
+                yield answer
+        finally:
+            process.kill()
+            process.wait()
+            output.close()
+
+
+def _started(request: IO[bytes], said: IO[bytes]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """The other process, and where its answers come; whatever else it prints goes to `said`."""
+    ours, theirs = os.pipe()
+    output = os.fdopen(ours, "rb")
+    # -P: no module of the working directory. A group of its own: Ctrl-C comes to this process, which ends both.
+    command = [sys.executable, "-P", "-m", "quantcli.convert.running.gguf_process", str(theirs)]
+    try:
+        return subprocess.Popen(
+            command, stdin=request, stdout=said, stderr=said, pass_fds=[theirs], process_group=0
+        ), output  # fmt: skip
+    except BaseException:
+        output.close()
+        raise
+    finally:
+        os.close(theirs)
+
+
+def _death(process: subprocess.Popen[bytes], said: IO[bytes]) -> str:
+    """How the process ended, as a clause; its last words are an exception's name and text."""
+    status = process.wait()
+    said.seek(0)
+    last = said.read().decode(errors="replace").strip().splitlines()[-1:]
+    ended = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
+    return f"the process that reads it with the gguf library {ended}{''.join(f' ({line})' for line in last)}"
+
+
+def main() -> None:
+    """The other process: read the request from stdin, write the answers to the descriptor given as argument."""
+    from gguf import GGML_QUANT_SIZES
+
+    with open(0, "rb") as request, open(int(sys.argv[1]), "wb") as output:
+        asked = pickle.load(request)
+        known = {int(number) for number in GGML_QUANT_SIZES}
+        pickle.dump((version("gguf"), known), output)
+        for path, types in asked:
+            output.flush()
+            pickle.dump(_seen(path, known, types <= known), output)
+
+
+def _seen(path: str, known: Collection[int], is_known: bool) -> Any:
+    from gguf import GGUFReader
+
+    class WithoutUnknown(GGUFReader):
+        """The reader, which does not get to see tensors of types that it does not know."""
+
+        def _build_tensors(self, start: int, fields: list[Any]) -> None:
+            super()._build_tensors(start, [field for field in fields if int(field.parts[4][0]) in known])
+
+    try:
+        reader = GGUFReader(path) if is_known else WithoutUnknown(path)
+    except (OSError, MemoryError):  # of this machine, not of the file
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    tensors = {
+        tensor.name: (
+            int(tensor.tensor_type), tuple(tensor.shape.tolist())[::-1], int(tensor.data_offset), int(tensor.n_bytes)
+        )
+        for tensor in reader.tensors
+    }  # fmt: skip
+    return tensors, dict(_keys(reader.fields))
+
+
+def _keys(fields: dict[str, Any]) -> Iterator[tuple[str, tuple[tuple[int, ...], list[int], bytes]]]:
+    """What the reader says of each key; it is forgotten meanwhile, since it takes most of the memory."""
+    for name in list(fields):
+        field = fields.pop(name)
+        if name not in COUNTS:
+            elements = [field.parts[index] for index in field.data]
+            sizes = [int(element.nbytes) for element in elements]
+            yield name, (tuple(map(int, field.types)), sizes, b"".join(element.tobytes() for element in elements))
+
+
+if __name__ == "__main__":
+    main()
