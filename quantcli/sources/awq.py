@@ -237,11 +237,12 @@ def _weight(module: str, parts: Mapping[str, Part], block: AwqSettings) -> Weigh
         columns=columns, scales=Scales(scales.dtype, 1, group, turned=True), symmetric=symmetric, words=qweight.dtype,
         zeros_dtype=qzeros.dtype if qzeros is not None else None,
     )  # fmt: skip
-    for name, spec in scheme.layout((rows, columns)).items():
-        if stored[name].shape != spec.shape:
+    layout = scheme.layout((rows, columns))
+    for name, part in stored.items():
+        if part.shape != layout[name].shape:
             raise BadInput(
-                f"{_where(stored[name])}: has shape {stored[name].shape}, a qweight of {qweight.shape} and group_size "
-                f"{group} need {spec.shape}."
+                f"{_where(part)}: has shape {part.shape}, a qweight of {qweight.shape} and group_size {group} need "
+                f"{layout[name].shape}."
             )
     reason = f"quantization_config: bits 4, group_size {group}" + (", symmetric" if symmetric else "")
     return Weight(f"{module}.weight", (rows, columns), scheme, stored, reason)
