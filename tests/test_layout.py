@@ -1,6 +1,4 @@
-"""The house rules: who may import whom, who prints, how long a file is, that no text names a maker's machine, and that
-planning and targets ask schemes for properties, not for names.
-"""
+"""The house rules: who may import whom, who prints, how long a file is, and that no text names a maker's machine."""
 
 import ast
 import re
@@ -9,8 +7,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-
-from tests.scheme_questions import asked_in, questions, scheme_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "quantcli"
@@ -54,23 +50,8 @@ LAYERS = {
     "kernels/ggml": (("better",), ("codebooks",), ("blocks",), ("k_quants",), (FILES,)),
 }
 
-#: Constants of the same name and value that mean different things: (name, value) -> why.
-COINCIDENCES = {
-    ("BIAS", "flag('use_bias')"): "a setting of each model family's own, in its table",
-    ("DEEPEST", "8"): "of settings in a config.json; of folders in a model's folder",
-    ("MAX_BYTES", "67108864"): "of a recipe; of a sidecar file",
-    ("MOST", "8"): "names in a message: each says what it has room for",
-    ("MOST_NAMED", "12"): "names in a message: each says what it has room for",
-    ("MOST_NAMED", "8"): "names in a message: each says what it has room for",
-    ("ONE", "np.float32(1)"): "of kernels; of torch's powers, which are no kernel",
-    ("WEIGHT", "'.weight'"): "the end of a name in modelopt's folders; in GGUF",
-}
 
 MOST_LINES = 450
-#: Questions of convert/ and targets/ for a scheme's class, family or name, or a target's label (scheme_questions.py
-#: says which count). 83 of them stood there before schemes and targets had properties; those left compare names with
-#: what a user or a recipe wrote. Raise it with a reason only.
-MOST_QUESTIONS = 3
 FOLDERS = ("quantcli", "tests", "tools", "docs", "benchmarks", "examples", ".ci")
 TEXT = {".py", ".md", ".toml", ".json", ".sh", ".jinja", ".txt", ""}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|farm|root|home|Users)/")
@@ -153,39 +134,6 @@ def climbs(source: str, file: str) -> list[str]:
             if theirs < ours or (theirs == ours and own):
                 found.append(name)
     return found
-
-
-def constants(source: str) -> Iterator[tuple[str, str]]:
-    """Name, without a leading underscore, and value of each constant of a module; type variables aside."""
-    for node in ast.parse(source).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if _is_annotated(node) else []
-        for target in targets:
-            several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
-            pairs = zip(target.elts, node.value.elts, strict=False) if several else [(target, node.value)]
-            for one, value in pairs:
-                if isinstance(one, ast.Name) and one.id.isupper() and not ast.unparse(value).startswith("TypeVar("):
-                    yield one.id.lstrip("_"), written(value)
-
-
-def written(value: ast.expr) -> str:
-    """A value as text; arithmetic of numbers is done."""
-    allowed = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop)
-    if all(isinstance(node, allowed) for node in ast.walk(value)):
-        return repr(eval(compile(ast.Expression(value), "", "eval")))
-    return ast.unparse(value)
-
-
-def _is_annotated(node: ast.stmt) -> bool:
-    return isinstance(node, ast.AnnAssign) and node.value is not None
-
-
-def repeated(sources: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
-    """The constants that several files (name -> text) give the same value, with the files."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for name, text in sources.items():
-        for constant in set(constants(text)):
-            found.setdefault(constant, []).append(name)
-    return {constant: names for constant, names in found.items() if len(names) > 1}
 
 
 def module_name(path: Path) -> str:
@@ -288,12 +236,6 @@ def test_every_room_has_a_layer(folder: str) -> None:
     assert rooms == {name for names in LAYERS[folder] for name in names} - {FILES}
 
 
-def test_a_constant_is_written_once() -> None:
-    found = repeated({shown(path): path.read_text() for path in modules()})
-    assert {constant: names for constant, names in found.items() if constant not in COINCIDENCES} == {}
-    assert COINCIDENCES.keys() - found.keys() == set()
-
-
 @pytest.mark.parametrize("path", modules(), ids=shown)
 def test_only_cli_prints(path: Path) -> None:
     if place_of(path) != "cli":
@@ -315,11 +257,6 @@ def test_each_module_opens_with_a_docstring(path: Path) -> None:
 def test_files_are_short() -> None:
     code = [path for path in texts() if path.suffix == ".py"]
     assert {shown(path): count for path in code if (count := _lines(path)) > MOST_LINES} == {}
-
-
-def test_schemes_and_targets_are_asked_for_properties_not_names() -> None:
-    asked = asked_in([PACKAGE / "convert", PACKAGE / "targets"], PACKAGE / "schemes")
-    assert len(asked) <= MOST_QUESTIONS, "\n".join(asked)
 
 
 def test_no_text_names_this_machine() -> None:
@@ -371,8 +308,6 @@ def test_these_checks_can_fail() -> None:
     assert climbs("from quantcli.convert.planning import plan", "convert/running/run.py") == []
     assert climbs("from quantcli.kernels.compile import inner", "kernels/chunks.py") == []
     assert climbs("from quantcli.kernels.ggml.scales import F16", "kernels/ggml/better/grid.py") == []
-    twice = repeated({"a": "X, _SIZE = 1, 1 << 8", "b": "SIZE: int = 256\ns = 1", "c": "SIZE = 512\nX = 2"})
-    assert twice == {("SIZE", "256"): ["a", "b"]}
     assert kernels_loaded("from quantcli.kernels.bits import pack") >= {"quantcli.kernels.compile"}
     assert loads(kernel_source("quantcli.kernels.compile"))
     assert prints("x = 1\nprint(x)") == [2] and prints("import sys\nsys.stderr.write('')") == [2]
@@ -380,32 +315,6 @@ def test_these_checks_can_fail() -> None:
     assert loads("import mlx.core as mx") == ["mlx.core"] and loads("def f():\n    import mlx.core") == []
     assert MACHINE_PATH.search("a path: " + "/".join(("", "home", "me")) + "/x")
     assert not MACHINE_PATH.search("https://example.org/home/page")
-
-
-def test_the_count_of_questions_sees_each_kind_and_no_other() -> None:
-    classes, attributes = scheme_classes(
-        [
-            "class Dense(Scheme):\n    dtype: str",
-            "class A(Scheme):\n    group: int",
-            "class B(A):\n    def span(self): ...",
-        ]
-    )
-    assert (classes, attributes) == ({"A", "B"}, {"dtype", "group", "span"})
-    counted = (
-        "isinstance(x, A)", "isinstance(x, Dense | B)", "isinstance(x, (Dense, base.A))", "type(x) is A",
-        "x.family == 'ggml'", "x.family in FAMILIES", "READERS[x.family]", "READERS.get(x.family)",
-        "weight.scheme.name != 'q4_0'", "TYPE.fullmatch(source_scheme.name)", "step.scheme.name.startswith('q')",
-        "self.target.label == 'hf'", "[s for s in target.holders('f16') if s.name == name]",
-        "hasattr(x, 'group')", "getattr(x.scheme, 'span', None)",
-    )  # fmt: skip
-    assert [len(questions(text, classes, attributes)) for text in counted] == [1] * len(counted)
-    assert len(questions("def f(s: Scheme | None): return s.name == 'x'", classes, attributes)) == 1
-    assert len(questions("match x:\n    case A(): pass", classes, attributes)) == 1
-    others = (
-        "isinstance(x, Dense)", "isinstance(x, Scheme)", "f'{x.family} {x.scheme.name}'", "{w.scheme.name for w in x}",
-        "step.name == 'x'", "recipe.label == 'x'", "hasattr(os, 'fork')", "x.scheme == y.scheme", "of[x.family] = y",
-    )  # fmt: skip
-    assert [questions(text, classes, attributes) for text in others] == [[]] * len(others)
 
 
 def _text(path: Path) -> str:

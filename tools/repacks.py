@@ -19,6 +19,7 @@ from quantcli.errors import BadInput
 from quantcli.schemes import ggml
 from quantcli.schemes.base import Codes, Error, Grade, Grid, Scheme
 from quantcli.schemes.hf.awq import Awq
+from quantcli.schemes.hf.scaled import Scales
 from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 from quantcli.sources.detect import open_source
@@ -57,7 +58,8 @@ def repacks(values: Values) -> Iterator[Repack]:
     for scheme in _mlx():
         yield _repack(scheme, "gguf", getattr(scheme, "scale_dtype", None), values)
     for group in GROUPS:
-        for awq in (Awq(group, symmetric=False, scale_dtype="f16"), Awq(group, symmetric=True, scale_dtype="f16")):
+        scales = Scales("f16", 1, group, turned=True)
+        for awq in (Awq(columns=values.shape[1], scales=scales, symmetric=symmetric) for symmetric in (False, True)):
             for dtype in ("f16", "f32"):
                 yield _repack(awq, "mlx", dtype, values)
             yield _repack(awq, "gguf", None, values)
@@ -101,6 +103,7 @@ def _codes(scheme: Scheme, values: Values) -> Codes:
     if not isinstance(scheme, Awq):
         return scheme.codes(scheme.encode(values)[0])
     grid, top = scheme.grid(), 15
+    assert grid is not None
     groups = values.reshape(len(values), -1, grid.group)
     low, high = np.minimum(groups.min(2), 0), np.maximum(groups.max(2), 0)
     if grid.zero is not None:

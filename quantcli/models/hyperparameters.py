@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantcli.arrays import TORCH_DTYPES
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
-from quantcli.models.reader import Reader
 from quantcli.models.rope import PARTIAL, Rope, rope_of
 
 #: Field of Hyperparameters -> the keys of config.json that say it, first one first; a family can name others, or none
@@ -71,7 +71,7 @@ def even_share(read: Reader) -> int:
     hidden, heads = read.integer("hidden_size"), read.integer("num_attention_heads")
     if hidden % heads:
         raise BadInput(
-            f"{read.where}: head_dim is missing, and hidden_size {hidden} is no multiple of num_attention_heads "
+            f"{read.label}: head_dim is missing, and hidden_size {hidden} is no multiple of num_attention_heads "
             f"{heads}."
         )
     return hidden // heads

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import LONGEST, Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models.hyperparameters import Hyperparameters
-from quantcli.models.reader import LONGEST, Reader
 from quantcli.models.stored import Stored
 
 Read = Callable[[Hyperparameters], Any]
@@ -73,7 +73,7 @@ def gating(h: Hyperparameters) -> int:
     """The number of the config's `scoring_func`."""
     name = h.settings.text("scoring_func", "softmax")
     if name not in GATING:
-        raise NotPossible(f"{h.settings.where}: scoring_func is {shown(name)}; GGUF has {' and '.join(GATING)}.")
+        raise NotPossible(f"{h.settings.label}: scoring_func is {shown(name)}; GGUF has {' and '.join(GATING)}.")
     return GATING[name]
 
 
@@ -150,7 +150,7 @@ def pattern_of_windows(h: Hyperparameters) -> tuple[bool, ...] | None:
     kinds = h.settings.texts("layer_types")
     if kinds and len(kinds) != h.layers:
         raise BadInput(
-            f"{h.settings.where}: layer_types names {len(kinds)} layers, but num_hidden_layers is {h.layers}. Correct "
+            f"{h.settings.label}: layer_types names {len(kinds)} layers, but num_hidden_layers is {h.layers}. Correct "
             "one of the two."
         )
     return tuple(kind == "sliding_attention" for kind in kinds) or None

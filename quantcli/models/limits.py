@@ -24,7 +24,7 @@ class Limit:
 
     def warning(self, hyperparameters: Hyperparameters) -> str:
         """One sentence that says what is not loaded, and by what."""
-        where = hyperparameters.settings.where
+        where = hyperparameters.settings.label
         return f"{where}: {RUNTIMES[self.dialect]} does not load this model: it needs {self.needs}."
 
 

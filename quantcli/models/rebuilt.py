@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from quantcli.arrays import TORCH_DTYPES
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture
 from quantcli.models.keys import CAUSAL, Key
-from quantcli.models.reader import Reader
 from quantcli.models.rope_settings import rope_scaling, theta_of
 from quantcli.models.stored import OMITTED, Stored
 
@@ -50,7 +50,7 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
 
 def _is_causal(file: Stored) -> Any:
     """`is_causal` where tokens attend to later ones too; not with windows, which end on both sides in transformers."""
-    own = Reader(file.own.values, file.own.where)  # what is compared here is not thereby in config.json
+    own = Reader(file.own.values, file.own.label)  # what is compared here is not thereby in config.json
     context = own.integer("context_length")
     if own.integer("attention.sliding_window", context, least=0) < context:
         return OMITTED
@@ -59,29 +59,29 @@ def _is_causal(file: Stored) -> Any:
 
 def _check_heads(file: Stored) -> None:
     """Refuse numbers of heads and experts that do not go together, under the names that the file has for them."""
-    own = Reader(file.own.values, file.own.where)  # what is compared here is not thereby in config.json
+    own = Reader(file.own.values, file.own.label)  # what is compared here is not thereby in config.json
     heads, rotated = (own.integer(key, 0, least=0) for key in ("attention.head_count", "rope.dimension_count"))
     if rotated % 2:
-        raise BadInput(f"{own.where}: rope.dimension_count is {rotated}. Rotary embeddings need an even number.")
+        raise BadInput(f"{own.label}: rope.dimension_count is {rotated}. Rotary embeddings need an even number.")
     if own.integer("expert_count", 0, least=0) and not own.integer("expert_used_count", 0, least=0):
         raise BadInput(
-            f"{own.where}: expert_used_count is missing, but expert_count is not 0. Download the file again."
+            f"{own.label}: expert_used_count is missing, but expert_count is not 0. Download the file again."
         )
     if not heads:
         return
     kv_heads, width = own.integer("attention.head_count_kv", heads), own.integer("embedding_length")
     if heads % kv_heads:
         raise BadInput(
-            f"{own.where}: attention.head_count {heads} is no multiple of attention.head_count_kv {kv_heads}."
+            f"{own.label}: attention.head_count {heads} is no multiple of attention.head_count_kv {kv_heads}."
         )
     if own.optional_integer("attention.key_length") is None and width % heads:
-        raise BadInput(f"{own.where}: embedding_length {width} is no multiple of attention.head_count {heads}.")
+        raise BadInput(f"{own.label}: embedding_length {width} is no multiple of attention.head_count {heads}.")
 
 
 def _value(key: Key, file: Stored) -> Any:
     if key.required and not file.own.has(key.name):
         raise BadInput(
-            f"{file.own.where}: {key.name} is missing, without which no reader loads a file. Download it again."
+            f"{file.own.label}: {key.name} is missing, without which no reader loads a file. Download it again."
         )
     if key.type == "float32":
         return file.number(key.name)

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
-from quantcli.models.reader import Reader
 from quantcli.models.torch_pow import powers
 
 #: What the models that use these factors are published with: low, high.
@@ -85,6 +85,8 @@ class Rope:
 
 #: What families call the share of a head that is rotated, where their table does not say otherwise.
 PARTIAL = ("partial_rotary_factor", "rope_pct")
+#: What bases and factors have to be.
+ABOVE_0 = "expected a number above 0"
 
 
 def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rope:
@@ -97,15 +99,16 @@ def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rop
     settings = read.part("rope_scaling") if read.values.get("rope_scaling") else written
     if settings.has("full_attention"):
         settings = settings.part("full_attention")
-    theta = settings.number("rope_theta", read.number(read.first("rope_theta", "rotary_emb_base"), 10000.0))
+    base = read.first("rope_theta", "rotary_emb_base")
+    theta = settings.number("rope_theta", read.number(base, 10000.0))
     kind = settings.text("rope_type", settings.text("type", "default"))
     if theta <= 0:
-        raise BadInput(f"{settings.where}: rope_theta is {theta}; it has to be above 0.")
+        raise settings.refuse("rope_theta", ABOVE_0) if settings.has("rope_theta") else read.refuse(base, ABOVE_0)
     needed = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
     for key in needed.get(kind, ()):
         # What llama.cpp has defaults for may be missing.
         if settings.number(key, None if key == "factor" else 1.0) <= 0:
-            raise BadInput(f"{settings.where}: {key} is {settings.number(key)}; it has to be above 0.")
+            raise settings.refuse(key, ABOVE_0)
     original = read.integer("original_max_position_embeddings", context, least=0)
     return Rope(
         theta=theta,

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from quantcli.containers.hostile import shown
-from quantcli.errors import BadInput
 from quantcli.models.rope import llama3_from_factors, longrope_attention
 from quantcli.models.stored import Stored, decimal
 
@@ -37,7 +35,7 @@ def rope_scaling(file: Stored) -> dict[str, Any] | None:
     """
     kind = file.own.text("rope.scaling.type", "linear")
     if kind not in KINDS:
-        raise BadInput(f"{file.own.where}: rope.scaling.type is {shown(kind)}; expected one of {', '.join(KINDS)}.")
+        raise file.own.refuse("rope.scaling.type", f"expected one of {', '.join(KINDS)}")
     if file.holds("rope_factors_long.weight"):
         return _longrope(file)
     if file.holds("rope_freqs.weight"):

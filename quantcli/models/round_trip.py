@@ -122,7 +122,7 @@ def check(
         if harmless(path, settled) or back.holds(path, value) or (overridden and overridden.holds(path, value)):
             continue
         losses[back.loss(path, value)].append((path, value))
-    where = hyperparameters.settings.where
+    where = hyperparameters.settings.label
     other = losses.pop(Loss.OTHER)
     if other:
         raise NotPossible(

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from quantcli.containers.gguf_values import ArrayValue, Value
+from quantcli.containers.json_text import LONGEST, Reader
 from quantcli.errors import BadInput
-from quantcli.models.reader import LONGEST, Reader
 
 Shape = tuple[int, ...]
 
@@ -68,7 +68,7 @@ class Stored:
     @property
     def counted(self) -> int:
         """The layers for multi-token prediction that the file counts, which alone puts the key into no config.json."""
-        return Reader(self.own.values, self.own.where).integer("nextn_predict_layers", 0, least=0)
+        return Reader(self.own.values, self.own.label).integer("nextn_predict_layers", 0, least=0)
 
     @property
     def trunk(self) -> int:
@@ -112,7 +112,7 @@ class Stored:
         if isinstance(self.own.values.get(WINDOWS, []), list):
             pattern = self.own.flags(WINDOWS)
             if pattern and len(pattern) not in (self.layers, self.trunk):
-                raise BadInput(f"{self.own.where}: {WINDOWS} has {len(pattern)} values for block_count {self.layers}.")
+                raise BadInput(f"{self.own.label}: {WINDOWS} has {len(pattern)} values for block_count {self.layers}.")
         else:
             pattern, period = (), self.own.integer(WINDOWS, least=0, most=LONGEST)
             if not period:
@@ -197,7 +197,7 @@ def stored(
     if not name:
         raise BadInput(f"{where}: general.architecture is missing; without it nothing can be said of the model.")
     own = {key.removeprefix(f"{name}."): value for key, value in plain.items() if key.startswith(f"{name}.")}
-    return Stored(Reader(settled(own), f"{where}: {name}"), Reader(plain, where), tensors, values)
+    return Stored(Reader(settled(own), where, name), Reader(plain, where), tensors, values)
 
 
 #: A pattern of layers with a sliding window: a list, or a period.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.containers.hostile import opened, shown
-from quantcli.containers.json_text import load_object
+from quantcli.containers.json_text import Reader, load_object
 from quantcli.errors import BadInput, NotPossible
 from quantcli.recipes import hf2q, mlx_config, rules
 from quantcli.recipes.base import Recipe
@@ -53,7 +53,7 @@ def _recognise_mlx(data: Mapping[str, Any]) -> bool:
 def _read_mlx(data: Mapping[str, Any], label: str) -> Recipe:
     found = mlx_config.block_of(data, label)
     if found is None:
-        raise BadInput(f"{label}: its quantization is {shown(data.get('quantization'))}: an object is needed.")
+        raise Reader(data, label).refuse("quantization", "expected an object")
     key, block, warnings = found
     recipe = hf2q.parse(block, label, key).recipe()
     return replace(recipe, warnings=(*warnings, *recipe.warnings))

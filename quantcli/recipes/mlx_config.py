@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from quantcli.containers.hostile import check_name, shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 from quantcli.recipes.base import MAX_PATTERN, WILDCARDS, Decision, Origin, Recipe, Rule, Subject, Way
 from quantcli.recipes.names import MODES, mlx_formats, mlx_scheme
@@ -116,7 +117,7 @@ def block_of(config: Mapping[str, Any], label: str) -> tuple[str, Mapping[str, A
     block, mirror = config.get(key), config.get("quantization_config")
     for name, value in ((key, block), ("quantization_config", mirror)):
         if value is not None and not isinstance(value, Mapping):
-            raise BadInput(f"{label}: {name} is {shown(value)}: it has to be an object with group_size and bits.")
+            raise Reader(config, label).refuse(name, "expected an object with group_size and bits")
     if block is None or (key == "quantization_config" and "quant_method" in block and not is_ours(block)):
         return None
     if key == "quantization_config" and is_auto_round_mlx(block):
@@ -228,18 +229,15 @@ def parameters(value: Mapping[str, Any], where: str) -> MlxParams | None:
 
     A null is the mode's default, as in mlx.nn.quantize.
     """
-    mode = "affine" if value.get("mode") is None else value["mode"]
-    if not isinstance(mode, str) or mode not in MODES:
-        raise BadInput(f"{where}: mode is {shown(mode)}: it has to be one of {', '.join(MODES)}.")
-    group_size, bits = (
-        _number(value, name, own, where) for name, own in zip(("group_size", "bits"), MODES[mode], strict=True)
-    )
-    for mark in MARKS:
-        if not isinstance(value.get(mark), bool | None):
-            raise BadInput(f"{where}: {mark} is {shown(value[mark])}: it has to be true or false.")
+    read = Reader(value, where)
+    mode = read.text("mode", "affine")
+    if mode not in MODES:
+        raise read.refuse("mode", f"expected one of {', '.join(MODES)}")
+    group_size, bits = (_number(read, name, own) for name, own in zip(("group_size", "bits"), MODES[mode], strict=True))
+    marks = {mark: read.flag(mark, False) for mark in MARKS}
     if group_size == 0:
         return None
-    found = MlxParams(bits, group_size, mode, bool(value.get("global_scale")))
+    found = MlxParams(bits, group_size, mode, marks["global_scale"])
     if mlx_scheme(bits, group_size, mode) is None:
         numbers = f"bits is {shown(bits)} and group_size {shown(group_size)}"
         raise BadInput(f"{where}: {numbers}: no format of MLX ({mlx_formats(mode)}).")
@@ -260,14 +258,12 @@ def spelled_out(block: object) -> object:
     return {key: own.get(key) if value is None else spelled_out(value) for key, value in block.items()}
 
 
-def _number(value: Mapping[str, Any], name: str, own: int, where: str) -> int:
+def _number(read: Reader, name: str, own: int) -> int:
     """A number of an object; own: the mode's, which null stands for."""
-    if name not in value:
-        raise BadInput(f"{where} is {shown(dict(value))}: its {name} is missing.")
-    number = own if value[name] is None else value[name]
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+    number = read.whole(name, own if name in read.values else None)
+    if number < 0:
         said = "0 stands for dense" if name == "group_size" else "the bits of a value"
-        raise BadInput(f"{where}: {name} is {shown(number)}: it has to be a whole number, not negative ({said}).")
+        raise read.refuse(name, f"expected a whole number from 0 ({said})")
     return number
 
 

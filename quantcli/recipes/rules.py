@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantcli.containers.hostile import check_name, shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 from quantcli.recipes import names
 from quantcli.recipes.base import MAX_PATTERN, Decision, Origin, Recipe, Rule, Way
@@ -32,11 +33,11 @@ def read(data: Mapping[str, Any], label: str) -> Recipe:
     _only(data, {"scheme", "rule"}, label)
     tables = data.get("rule", [])
     if not isinstance(tables, list):
-        raise BadInput(f"{label}: rule is {shown(tables)}: it has to be an array of tables, [[rule]].")
+        raise Reader(data, label).refuse("rule", "expected an array of tables, [[rule]]")
     rules = tuple(_rule(table, f"{label}: rule {number}") for number, table in enumerate(tables, 1))
     default = None
     if "scheme" in data:
-        name = _scheme(data["scheme"], label)
+        name = _scheme(Reader(data, label))
         default = Decision(name, f"{label}: scheme = {name}", Origin.GLOBAL)
     return Recipe(label, rules, default, last_wins=True)
 
@@ -45,28 +46,26 @@ def _rule(table: object, where: str) -> Rule:
     if not isinstance(table, Mapping):
         raise BadInput(f"{where} is {shown(table)}: it has to be a table with match and scheme.")
     _only(table, {"match", "scheme"}, where)
-    for key in ("match", "scheme"):
-        if key not in table:
-            raise BadInput(f"{where} is {shown(dict(table))}: its {key} is missing.")
-    match = table["match"]
-    if not isinstance(match, str) or not 0 < len(match.removeprefix(REGEX)) <= MAX_PATTERN:
-        raise BadInput(f"{where}: match is {shown(match)}: it has to be a text of 1 to {MAX_PATTERN} characters.")
+    read = Reader(table, where)
+    match = read.text("match")
+    if not 0 < len(match.removeprefix(REGEX)) <= MAX_PATTERN:
+        raise read.refuse("match", f"expected a string of 1 to {MAX_PATTERN} characters")
     check_name(match, f"{where}: match")
-    scheme = _scheme(table["scheme"], where)
+    scheme = _scheme(read)
     reason = f"{where}: {match} = {scheme}"
     if not match.startswith(REGEX):
         return Rule(match, scheme, reason)
     try:
         return Rule(match.removeprefix(REGEX), scheme, reason, Way.REGEX)
     except (re.error, RecursionError, OverflowError) as error:
-        raise BadInput(f"{where}: match is {shown(match)}: a bad regular expression ({error}).") from None
+        raise read.refuse("match", f"a bad regular expression ({error})") from None
 
 
-def _scheme(value: object, where: str) -> str:
-    name = names.canonical(value) if isinstance(value, str) else None
+def _scheme(read: Reader) -> str:
+    said = read.text("scheme")
+    name = names.canonical(said)
     if name is None:
-        why = names.problem(value) if isinstance(value, str) else "it has to be a text such as affine4-g64"
-        raise BadInput(f"{where}: scheme is {shown(value)}: {why}.")
+        raise BadInput(f"{read.label}: key scheme is {shown(said)}: {names.problem(said)}.")
     return name
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import NotPossible
 from quantcli.schemes.hf.awq import BITS
 from quantcli.sources import awq
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.gptq import MOST_BITS, check_integers, named_rules, open_gptq
-from quantcli.sources.modules import Keys, settings_of
+from quantcli.sources.modules import settings_of
 
 #: `packing_format` -> whose layout it is, and of GPTQ's which.
 PACKINGS = {
@@ -43,17 +44,17 @@ def open_auto_round(folder: Folder, config: Mapping[str, Any], tensors: Tensors)
     if layout != "awq":
         return open_gptq(folder, config, tensors, layout)
     common = awq.settings(keys)
-    rules = named_rules(keys.under("extra_config", needed=False), lambda entry, _: _extra(entry, common))
+    rules = named_rules(keys.part("extra_config"), lambda entry, _: _extra(entry, common))
     return awq.open_awq(folder, config, tensors, list(rules), by_blocks=True)
 
 
-def _extra(entry: Keys, common: awq.Settings) -> awq.Settings | None:
+def _extra(entry: Reader, common: awq.AwqSettings) -> awq.AwqSettings | None:
     """The settings of a module in AWQ's layout, which has one width of codes; None where it is dense."""
-    bits = entry.number("bits", BITS)
+    bits = entry.whole("bits", BITS)
     if bits > MOST_BITS:
         entry.settled()
         return None
     check_integers(entry)
     if bits != BITS:
         raise NotPossible(f"{entry.label}: `bits` is {bits}; AutoAWQ's layouts are read with {BITS} bits.")
-    return replace(common, group_size=awq.group_size(entry.number("group_size", common.group_size), entry.label))
+    return replace(common, group_size=awq.group_size(entry, common.group_size))

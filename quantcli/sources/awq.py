@@ -15,6 +15,7 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.dense import holds
 from quantcli.schemes.hf.awq import BITS, ROWS_PER_WORD, Awq
@@ -26,7 +27,6 @@ from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted, dense
 from quantcli.sources.modules import (
     WHOLE_ROW,
-    Keys,
     beside,
     checkpoint,
     held,
@@ -42,12 +42,17 @@ VERSIONS = ("gemm", "", "gemv", "gemv_fast")
 GEMV: dict[str, tuple[type[AwqGemv], str, int, int]] = {
     "gemv": (AwqGemv, "i32", 8, 1), "gemv_fast": (AwqGemvFast, "i16", 1, FAST_ROWS),
 }  # fmt: skip
+#: Keys -> their older names, and what they are where neither is there; a null is not that, as in AutoAWQ.
+KEYS = {
+    "bits": ("w_bit", 4), "group_size": ("q_group_size", 128), "zero_point": ("zero_point", True),
+    "version": ("version", "gemm"),
+}  # fmt: skip
 #: The dtypes of packed arrays.
 WORDS = ("i32", "u32")
 
 
 @dataclass(frozen=True)
-class Settings:
+class AwqSettings:
     group_size: int
     zero_point: bool
     version: str = "gemm"
@@ -55,32 +60,22 @@ class Settings:
 
 
 #: Modules that match an expression, and their settings; None where they are dense.
-Rule = tuple[re.Pattern[str], Settings | None]
+Rule = tuple[re.Pattern[str], AwqSettings | None]
 
 
-def settings(keys: Keys) -> Settings:
+def settings(keys: Reader) -> AwqSettings:
     """What `quantization_config` says; `BadInput` for what makes no sense, `NotPossible` for what is not read."""
-    block, where = keys.block, keys.label
-    bits = block.get("bits", block.get("w_bit", 4))
-    group = block.get("group_size", block.get("q_group_size", 128))
-    zero_point = block.get("zero_point", True)
-    version = block.get("version", "gemm")
-    for key, value in (("bits", bits), ("group_size", group)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise BadInput(f"{where}: `{key}` is {shown(value)}, a number is needed.")
-    if not isinstance(zero_point, bool):
-        raise BadInput(f"{where}: `zero_point` is {shown(zero_point)}, true or false is needed.")
-    if not isinstance(version, str):
-        raise BadInput(f"{where}: `version` is {shown(version)}, a name is needed.")
+    where, values = keys.label, keys.values
+    stated = replace(keys, values={key: values.get(key, values.get(*older)) for key, older in KEYS.items()})
+    bits, zero_point, version = stated.whole("bits"), stated.flag("zero_point"), stated.text("version")
     if version.lower() not in VERSIONS:
         raise NotPossible(
             f"{where}: `version` {shown(version)} is a layout that is not read; `gemm`, `gemv` and `gemv_fast` are."
         )
     if bits != BITS:
         raise NotPossible(f"{where}: `bits` is {shown(bits)}; AutoAWQ's layouts are read with 4 bits.")
-    group_size(group, where)
-    listed = keys.names("modules_to_not_convert")
-    found = Settings(group, zero_point, version.lower() or "gemm", tuple(listed))
+    group = group_size(stated)
+    found = AwqSettings(group, zero_point, version.lower() or "gemm", keys.texts("modules_to_not_convert"))
     if found.version in GEMV and not zero_point:
         raise NotPossible(
             f"{where}: `zero_point` is false, but AutoAWQ's layout `version` {found.version} has zero points."
@@ -90,10 +85,11 @@ def settings(keys: Keys) -> Settings:
     return found
 
 
-def group_size(size: int, label: str) -> int:
+def group_size(keys: Reader, default: int | None = None) -> int:
     """A group's size; raises `BadInput` for one that makes no sense."""
+    size = keys.whole("group_size", default)
     if size <= 0 and size != WHOLE_ROW:
-        raise BadInput(f"{label}: `group_size` is {shown(size)}, it has to be above 0, or -1 for whole rows.")
+        raise keys.refuse("group_size", "expected a number above 0, or -1 for whole rows")
     return size
 
 
@@ -141,14 +137,14 @@ def open_awq(
     return source
 
 
-def _is_dense(module: str, block: Settings, rules: Iterable[Rule]) -> bool:
+def _is_dense(module: str, block: AwqSettings, rules: Iterable[Rule]) -> bool:
     """Whether settings leave a module dense; AutoAWQ looks for the entries of its list anywhere in a name."""
     if mentions_module(block.dense, module) or any(name in module for name in block.dense):
         return True
     return next((mine is None for regex, mine in rules if regex.match(module)), False)
 
 
-def _of(module: str, block: Settings, rules: Iterable[Rule], parts: Mapping[str, Part]) -> Settings:
+def _of(module: str, block: AwqSettings, rules: Iterable[Rule], parts: Mapping[str, Part]) -> AwqSettings:
     """The settings of a packed module; raises `BadInput` for one that is to be dense."""
     regex, mine = next((rule for rule in rules if rule[0].match(module)), (None, block))
     if regex is not None and mine is None:
@@ -159,7 +155,9 @@ def _of(module: str, block: Settings, rules: Iterable[Rule], parts: Mapping[str,
     return mine or block
 
 
-def _unlisted(chosen: Mapping[str, Settings], block: Settings, parts: Mapping[str, Part]) -> dict[str, Settings]:
+def _unlisted(
+    chosen: Mapping[str, AwqSettings], block: AwqSettings, parts: Mapping[str, Part]
+) -> dict[str, AwqSettings]:
     """Modules without an entry whose scales are not those of the default's groups -> what their shapes say.
 
     Where no module has the default, it is wrong itself, and nothing is read.
@@ -180,7 +178,7 @@ def _group_of(module: str, parts: Mapping[str, Part]) -> tuple[int, int]:
     return columns // groups if agrees else 0, columns
 
 
-def _size(block: Settings, columns: int) -> int:
+def _size(block: AwqSettings, columns: int) -> int:
     return columns if block.group_size == WHOLE_ROW else block.group_size
 
 
@@ -207,8 +205,8 @@ def _own(others: Iterable[str]) -> list[str]:
 
 def _ignored(packed: Collection[Weight], wanted: bool) -> list[str]:
     """Warnings of zero points that are there, or not, though the settings say otherwise."""
-    count = sum(isinstance(w.scheme, Awq) and w.scheme.symmetric and w.scheme.zeros is not None for w in packed)
-    bare = [w.name for w in packed if isinstance(w.scheme, Awq) and w.scheme.zeros is None]
+    count = sum(isinstance(w.scheme, Awq) and w.scheme.symmetric and w.scheme.zeros_dtype is not None for w in packed)
+    bare = [w.name for w in packed if isinstance(w.scheme, Awq) and w.scheme.zeros_dtype is None]
     several = f"{bare[0]} has" if len(bare) == 1 else f"{len(bare)} weights, {bare[0]} the first, have" if bare else ""
     lack = f"; {several} none" if bare else ""
     found = [f"zero_point is false, yet {count} weights store zero points, which count{lack}."] if count else []
@@ -217,7 +215,7 @@ def _ignored(packed: Collection[Weight], wanted: bool) -> list[str]:
     return found
 
 
-def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
+def _weight(module: str, parts: Mapping[str, Part], block: AwqSettings) -> Weight:
     """One quantized module's weight, its parts checked against each other."""
     qweight = parts[f"{module}.qweight"]
     scales, qzeros = parts.get(f"{module}.scales"), parts.get(f"{module}.qzeros")
@@ -234,18 +232,22 @@ def _weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
     if columns % group:
         raise BadInput(f"{_where(qweight)}: {columns} input features are no multiple of group_size {group}.")
     symmetric = not block.zero_point or qzeros is None
-    scheme = Awq(group, symmetric, scales.dtype, qweight.dtype, qzeros.dtype if qzeros is not None else None)
-    for name, spec in scheme.layout((rows, columns)).items():
-        if stored[name].shape != spec.shape:
+    scheme = Awq(
+        columns=columns, scales=Scales(scales.dtype, 1, group, turned=True), symmetric=symmetric, words=qweight.dtype,
+        zeros_dtype=qzeros.dtype if qzeros is not None else None,
+    )  # fmt: skip
+    layout = scheme.layout((rows, columns))
+    for name, part in stored.items():
+        if part.shape != layout[name].shape:
             raise BadInput(
-                f"{_where(stored[name])}: has shape {stored[name].shape}, a qweight of {qweight.shape} and group_size "
-                f"{group} need {spec.shape}."
+                f"{_where(part)}: has shape {part.shape}, a qweight of {qweight.shape} and group_size {group} need "
+                f"{layout[name].shape}."
             )
     reason = f"quantization_config: bits 4, group_size {group}" + (", symmetric" if symmetric else "")
     return Weight(f"{module}.weight", (rows, columns), scheme, stored, reason)
 
 
-def _gemv_weight(module: str, parts: Mapping[str, Part], block: Settings) -> Weight:
+def _gemv_weight(module: str, parts: Mapping[str, Part], block: AwqSettings) -> Weight:
     """One quantized module's weight in GEMV's or GEMV-fast's layout."""
     kind, dtype, columns_each, rows_each = GEMV[block.version]
     stored = beside(module, {part: f".{part}" for part in ("qweight", "qzeros", "scales")}, parts)
@@ -285,7 +287,7 @@ def _check_arrays(stored: Mapping[str, Part]) -> None:
 
 def _unify(weights: dict[str, Weight]) -> tuple[dict[str, Weight], list[str]]:
     """One dtype for the scales of all weights: the narrowest that holds each (f16 with bf16: f32)."""
-    found = sorted({w.scheme.scale_dtype for w in weights.values() if isinstance(w.scheme, Awq)})
+    found = sorted({w.scheme.scales_dtype for w in weights.values() if isinstance(w.scheme, Awq)})
     if len(found) < 2:
         return weights, []
     common = next(d for d in reversed(FLOATS) if all(holds(d, other) for other in found))

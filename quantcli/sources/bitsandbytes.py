@@ -18,7 +18,7 @@ import numpy as np
 from quantcli.arrays import TORCH_DTYPES
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
-from quantcli.containers.json_text import load_object
+from quantcli.containers.json_text import Reader, load_object
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hf.bitsandbytes import STATE, SUFFIXES
 from quantcli.schemes.hf.bnb4 import TABLES, Bnb4, Nested
@@ -26,7 +26,6 @@ from quantcli.schemes.hf.bytewise import Bytewise
 from quantcli.schemes.hf.scaled import Scales
 from quantcli.sources.folder import Folder, LocalFolder, Tensors
 from quantcli.sources.modules import (
-    Keys,
     beside,
     check_listed,
     checkpoint,
@@ -50,8 +49,8 @@ def open_bitsandbytes(folder: Folder, config: Mapping[str, Any], tensors: Tensor
     keys = settings_of(folder, config)
     bits4, bits8 = (keys.flag(f"load_in_{bits}bit", False) for bits in (4, 8))
     if bits4 == bits8:
-        raise keys.refuse("load_in_4bit", "it or load_in_8bit, and not both, has to be true")
-    skipped = keys.names("llm_int8_skip_modules")
+        raise keys.refuse("load_in_4bit", "expected true, or true under load_in_8bit, not both")
+    skipped = keys.texts("llm_int8_skip_modules")
     parts = tensors.parts
     states = {name.partition(STATE)[0]: name for name in parts if STATE in name}
     rows = [name.removesuffix(".SCB") for name in parts if name.endswith(".SCB")]
@@ -72,14 +71,14 @@ def open_bitsandbytes(folder: Folder, config: Mapping[str, Any], tensors: Tensor
     return checkpoint("bitsandbytes", folder, config, tensors, weights, [*_contradicted(keys, weights), *further])
 
 
-def _contradicted(keys: Keys, weights: Iterable[Weight]) -> list[str]:
+def _contradicted(keys: Reader, weights: Iterable[Weight]) -> list[str]:
     """A warning for each setting of 4 bits that weights say otherwise; their own state counts."""
     schemes = [weight.scheme for weight in weights if isinstance(weight.scheme, Bnb4)]
     stored: dict[str, set[str | bool]] = {
         "bnb_4bit_quant_type": {scheme.quant for scheme in schemes},
         "bnb_4bit_use_double_quant": {scheme.nested is not None for scheme in schemes},
     }
-    said = {key: value for key in stored if (value := keys.block.get(key)) is not None}
+    said = {key: value for key in stored if (value := keys.values.get(key)) is not None}
     return [
         f"{keys.label}: `{key}` is {shown(value)}, but weights have {', '.join(map(shown, stored[key]))}, which counts."
         for key, value in said.items()
@@ -104,15 +103,15 @@ def _four_bits(module: str, state_name: str, parts: Mapping[str, Part], folder: 
     for part, suffix in SUFFIXES.items():
         if part not in stored and not part.startswith("nested"):
             raise BadInput(f"{where(state)}: has no {module}{suffix} beside it, which its state needs.")
-    said = Keys(load_object(folder.array(state).tobytes(), where(state)), where(state))
+    said = Reader(load_object(folder.array(state).tobytes(), where(state)), where(state))
     if said.text("quant_type") != quant:
-        raise said.refuse("quant_type", f"its name says {quant}")
-    block, dtype = said.number("blocksize"), TORCH_DTYPES.get(said.text("dtype"))
+        raise said.refuse("quant_type", f"expected {quant}, as its name says")
+    block, dtype = said.whole("blocksize"), TORCH_DTYPES.get(said.text("dtype"))
     shape = _shape(said)
     if not 0 < block <= 1 << 20:
-        raise said.refuse("blocksize", "a number of values is needed")
+        raise said.refuse("blocksize", "expected a number of values")
     if dtype is None:
-        raise said.refuse("dtype", "a float dtype is needed")
+        raise said.refuse("dtype", "expected a float dtype")
     if stored["weight"].dtype not in STORAGES:
         raise BadInput(f"{where(stored['weight'])}: is {stored['weight'].dtype}, packed codes are u8.")
     nested = _nested(said, stored)
@@ -125,22 +124,22 @@ def _four_bits(module: str, state_name: str, parts: Mapping[str, Part], folder: 
     return held(f"{module}.weight", shape, scheme, stored, reason, SUFFIXES)
 
 
-def _shape(said: Keys) -> tuple[int, int]:
-    shape = said.block.get("shape")
-    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and 0 < n < 1 << 40 for n in shape):
-        raise said.refuse("shape", "rows and columns are needed")
-    return shape[0], shape[1]
+def _shape(said: Reader) -> tuple[int, int]:
+    rows, columns = said.sizes("shape", 2)
+    if max(rows, columns) >= 1 << 40:
+        raise said.refuse("shape", "expected rows and columns below 2**40")
+    return rows, columns
 
 
-def _nested(said: Keys, stored: Mapping[str, Part]) -> Nested | None:
+def _nested(said: Reader, stored: Mapping[str, Part]) -> Nested | None:
     """How absolute maxima are quantized, None where they are floats."""
-    if "nested_absmax" not in stored and "nested_blocksize" not in said.block:
+    if "nested_absmax" not in stored and "nested_blocksize" not in said.values:
         return None
-    block, offset = said.number("nested_blocksize"), said.block.get("nested_offset")
+    block, offset = said.whole("nested_blocksize"), said.values.get("nested_offset")
     if not 0 < block <= 1 << 20:
-        raise said.refuse("nested_blocksize", "a number of values is needed")
+        raise said.refuse("nested_blocksize", "expected a number of values")
     if not isinstance(offset, (int, float)) or not np.isfinite(np.float32(offset)):
-        raise said.refuse("nested_offset", "a number is needed")
+        raise said.refuse("nested_offset", "expected a number")
     return Nested(block, float(offset))
 
 

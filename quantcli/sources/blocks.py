@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from quantcli.containers.json_text import Reader
 from quantcli.models.base import NUMBER
 from quantcli.recipes.mlx_config import HEAD
-from quantcli.sources.modules import Keys
 
 #: Blocks, as the names of their modules begin, and linears in them, as these names end.
 BLOCKS = ("block_name_to_quantize", "to_quant_block_names")
 INSIDE = ("modules_in_block_to_quantize", "inside_layer_modules")
 
 
-def chosen_linears(keys: Keys, packed: Iterable[str]) -> Callable[[str, bool], bool]:
+def chosen_linears(keys: Reader, packed: Iterable[str]) -> Callable[[str, bool], bool]:
     """What `left_dense` asks: whether the settings call a module quantized. packed: modules that are.
 
     Where no packed module is in a block of that name, blocks are those of packed modules: names of blocks are those of
     the tool's transformers. Raises `BadInput` for values that are no names.
     """
-    blocks = [name for key in BLOCKS for name in _names(keys, key, keys.block.get(key))]
-    inside = [name for key in INSIDE for name in _names(keys, key, keys.block.get(key))]
+    blocks = [name for key in BLOCKS for name in _names(keys, key, keys.values.get(key))]
+    inside = [name for key in INSIDE for name in _names(keys, key, keys.values.get(key))]
     has_head = keys.flag("quant_lm_head", False)
     if blocks and not any(_is_below(module, blocks) for module in packed):
         blocks = sorted({NUMBER.split(f"{module}.", maxsplit=1)[0].rstrip(".") for module in packed})
@@ -41,14 +41,14 @@ def _is_below(module: str, blocks: Iterable[str]) -> bool:
     return any(module.startswith(f"{block}.") or f".{block}." in module for block in blocks)
 
 
-def _names(keys: Keys, key: str, value: object) -> Iterator[str]:
+def _names(keys: Reader, key: str, value: object) -> Iterator[str]:
     """Names in a text, separated by commas, or in lists of texts; raises `BadInput` for anything else."""
     if isinstance(value, str):
         yield from filter(None, (name.strip() for name in value.split(",")))
     elif isinstance(value, list):
         for item in value:
             if not isinstance(item, (str, list)):
-                raise keys.refuse(key, "names of modules are needed")
+                raise keys.refuse(key, "expected names of modules")
             yield from (name for one in (item if isinstance(item, list) else [item]) for name in _names(keys, key, one))
     elif value is not None:
-        raise keys.refuse(key, "names of modules are needed")
+        raise keys.refuse(key, "expected names of modules")

@@ -19,7 +19,7 @@ from quantcli.schemes.hf.ct_packed import CtPacked, width
 from quantcli.schemes.hf.scaled import Scaled, Scales
 from quantcli.schemes.hf.small_floats import ELEMENTS, SmallFloat
 from quantcli.sources import ct_config
-from quantcli.sources.ct_config import Group, Settings
+from quantcli.sources.ct_config import CtSettings, Group
 from quantcli.sources.folder import Folder, LocalFolder, Tensors
 from quantcli.sources.modules import (
     beside,
@@ -61,7 +61,7 @@ def open_compressed_tensors(folder: Folder, config: Mapping[str, Any], tensors: 
     return checkpoint("compressed-tensors", folder, config, tensors, weights, [*settings.warnings, *further])
 
 
-def _weight(module: str, parts: Mapping[str, Part], settings: Settings, folder: Folder) -> Weight:
+def _weight(module: str, parts: Mapping[str, Part], settings: CtSettings, folder: Folder) -> Weight:
     """One module's weight by the settings of its group."""
     main = parts.get(module + PACKED) or parts[module + PLAIN]
     if (entry := settings.ignores(module)) is not None:
@@ -118,7 +118,7 @@ def _stacked(stored: Mapping[str, Part], group: Group) -> Scales:
 
 
 def _packed(
-    stored: dict[str, Part], group: Group, settings: Settings, folder: Folder
+    stored: dict[str, Part], group: Group, settings: CtSettings, folder: Folder
 ) -> tuple[Scaled, tuple[int, ...]]:
     """Integers packed into words, whose shape is stored beside them."""
     weight = stored["weight"]
@@ -162,7 +162,7 @@ def _shape(stored: Mapping[str, Part], group: Group, folder: Folder) -> tuple[in
 
 
 def _bytewise(
-    stored: dict[str, Part], group: Group, settings: Settings, folder: Folder
+    stored: dict[str, Part], group: Group, settings: CtSettings, folder: Folder
 ) -> tuple[Scaled, tuple[int, ...]]:
     """A byte a code: integers or E4M3."""
     weight = stored["weight"]
@@ -183,7 +183,9 @@ def _bytewise(
     return scheme, weight.shape
 
 
-def _small(stored: dict[str, Part], group: Group, settings: Settings, folder: Folder) -> tuple[Scaled, tuple[int, ...]]:
+def _small(
+    stored: dict[str, Part], group: Group, settings: CtSettings, folder: Folder
+) -> tuple[Scaled, tuple[int, ...]]:
     """E2M1 codes, two a byte, or E2M3, four in three; NVFP4 with a global scale that divides."""
     element = SMALL[group.layout]
     rows, columns = stored["weight"].shape[0], stored["weight"].shape[1] * 8 // ELEMENTS[element][0]

@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import NotPossible
 from quantcli.schemes.hf.compressed_tensors import LINEAR, MIXED
-from quantcli.sources.modules import Keys, pattern
+from quantcli.sources.modules import pattern
 
 #: Formats that are read, and the type of their numbers, None for any.
 FORMATS = {
@@ -62,7 +63,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Settings:
+class CtSettings:
     """All groups with their targets, and what is left out. `label` names the file and the object in it."""
 
     label: str
@@ -86,28 +87,28 @@ class Settings:
         return next((group for target, group in self.groups if target.text == LINEAR), None)
 
 
-def parse(keys: Keys) -> Settings:
+def parse(keys: Reader) -> CtSettings:
     """The settings of config.json; raises `BadInput`, `NotPossible`."""
     _refuse_others(keys)
-    groups = keys.under("config_groups")
-    if not groups.block:
-        raise keys.refuse("config_groups", "at least one group is needed")
+    groups = keys.part("config_groups", needed=True)
+    if not groups.values:
+        raise keys.refuse("config_groups", "expected at least one group")
     common = keys.text("format", "")
     found: list[tuple[Target, Group]] = []
-    for name in groups.block:
-        entry = groups.under(name)
-        if entry.block.get("weights") is None:
+    for name in groups.values:
+        entry = groups.part(name, needed=True)
+        if entry.values.get("weights") is None:
             continue
         group = _group(entry, common)
-        targets = entry.names("targets")
+        targets = entry.texts("targets")
         if not targets:
-            raise entry.refuse("targets", "a list of modules or classes is needed")
+            raise entry.refuse("targets", "expected a list of modules or classes")
         found += [(target, group) for target in _targets(targets, f"{entry.label}.targets")]
-    ignored = tuple(_targets(keys.names("ignore"), f"{keys.label}.ignore"))
-    return Settings(keys.label, tuple(found), ignored, _version(keys), _contradicted(keys, common, found))
+    ignored = tuple(_targets(keys.texts("ignore"), f"{keys.label}.ignore"))
+    return CtSettings(keys.label, tuple(found), ignored, _version(keys), _contradicted(keys, common, found))
 
 
-def _contradicted(keys: Keys, common: str, found: Iterable[tuple[Target, Group]]) -> tuple[str, ...]:
+def _contradicted(keys: Reader, common: str, found: Iterable[tuple[Target, Group]]) -> tuple[str, ...]:
     """A warning of a format of all that no group has; a group's own counts."""
     formats = {group.layout: None for _, group in found}
     if common in ("", MIXED, *formats):
@@ -115,8 +116,8 @@ def _contradicted(keys: Keys, common: str, found: Iterable[tuple[Target, Group]]
     return (f"{keys.label}: format is {shown(common)}, but config_groups say {', '.join(formats)}, which counts.",)
 
 
-def _version(keys: Keys) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", str(keys.block.get("version", "")))[:2])
+def _version(keys: Reader) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", str(keys.values.get("version", "")))[:2])
 
 
 def _targets(texts: Iterable[str], label: str) -> Iterable[Target]:
@@ -125,70 +126,64 @@ def _targets(texts: Iterable[str], label: str) -> Iterable[Target]:
         yield Target(text, pattern(text[3:], f"{label}: {shown(text)}") if is_regex else None)
 
 
-def _refuse_others(keys: Keys) -> None:
+def _refuse_others(keys: Reader) -> None:
     """Refuse what changes the meaning of stored weights and is not read."""
-    sparsity = keys.under("sparsity_config", needed=False)
-    if sparsity.block and sparsity.text("format", "dense") != "dense":
-        raise NotPossible(f"{sparsity.label}: sparse format {shown(sparsity.block['format'])} is not read; dense is.")
-    if keys.under("transform_config", needed=False).block.get("config_groups"):
+    sparsity = keys.part("sparsity_config")
+    if sparsity.values and sparsity.text("format", "dense") != "dense":
+        raise NotPossible(f"{sparsity.label}: sparse format {shown(sparsity.values['format'])} is not read; dense is.")
+    if keys.part("transform_config").values.get("config_groups"):
         raise NotPossible(
             f"{keys.label}: transform_config rotates weights, which is not undone here: export without it."
         )
 
 
-def _group(entry: Keys, common: str) -> Group:
+def _group(entry: Reader, common: str) -> Group:
     """One group's settings, checked on their own."""
-    layout = entry.block.get("format") or (common if common != MIXED else None)
+    layout = entry.values.get("format") or (common if common != MIXED else None)
     if not isinstance(layout, str) or not layout:
-        raise entry.refuse("format", f"it has to name one, since the format of all is {common or 'not said'}")
+        raise entry.refuse("format", f"expected one, since that of all groups is {common or 'missing'}")
     if layout not in FORMATS:
         raise NotPossible(
             f"{entry.label}: format {shown(layout)} is a layout that is not read; {', '.join(FORMATS)} are."
         )
-    weights = entry.under("weights")
-    kind, bits = weights.text("type", "int"), weights.number("num_bits", 8)
+    weights = entry.part("weights", needed=True)
+    kind, bits = weights.text("type", "int"), weights.whole("num_bits", 8)
     if kind not in ("int", "float") or FORMATS[layout] not in (None, kind):
-        raise weights.refuse("type", f"format {layout} needs {FORMATS[layout] or 'int or float'}")
-    strategy = weights.text("strategy", "group" if weights.block.get("group_size") else "tensor")
+        raise weights.refuse("type", f"expected {FORMATS[layout] or 'int or float'} for format {layout}")
+    strategy = weights.text("strategy", "group" if weights.values.get("group_size") else "tensor")
     if strategy not in STRATEGIES:
-        raise weights.refuse("strategy", f"weights have one of {', '.join(STRATEGIES)}")
+        raise weights.refuse("strategy", f"expected one of {', '.join(STRATEGIES)}")
     _check_bits(weights, layout, kind, bits)
-    if weights.block.get("dynamic") not in (None, False):
-        raise weights.refuse("dynamic", "stored weights have false")
+    if weights.values.get("dynamic") not in (None, False):
+        raise weights.refuse("dynamic", "expected false for stored weights")
     if kind == "float" and not weights.flag("symmetric", True):
-        raise weights.refuse("symmetric", "floats have no zero points, so it has to be true")
-    order = weights.block.get("actorder")
+        raise weights.refuse("symmetric", "expected true, since floats have no zero points")
+    order = weights.values.get("actorder")
     if order not in (None, False, True, "group", "static", "weight", "dynamic"):
-        raise weights.refuse("actorder", "null, static, weight or group is needed")
+        raise weights.refuse("actorder", "expected null, static, weight or group")
     return Group(
-        f"{entry.label.partition(': ')[2]}.weights", layout, bits, kind == "float", strategy,
+        f"{entry.path}.weights", layout, bits, kind == "float", strategy,
         weights.flag("symmetric", True), order in (True, "group", "dynamic"),
         _group_size(weights, strategy, layout), _block(weights) if strategy == "block" else None,
     )  # fmt: skip
 
 
-def _check_bits(weights: Keys, layout: str, kind: str, bits: int) -> None:
+def _check_bits(weights: Reader, layout: str, kind: str, bits: int) -> None:
     allowed = range(2, 9) if kind == "int" else (FIXED.get(layout, (8, None))[0],)
     if bits not in allowed:
-        raise weights.refuse("num_bits", f"format {layout} with type {kind} has {' '.join(map(str, allowed))}")
+        raise weights.refuse("num_bits", f"expected {' '.join(map(str, allowed))} for format {layout} with type {kind}")
 
 
-def _group_size(weights: Keys, strategy: str, layout: str) -> int | None:
+def _group_size(weights: Reader, strategy: str, layout: str) -> int | None:
     if strategy not in ("group", "tensor_group"):
         return None
-    size = weights.number("group_size")
+    size = weights.whole("group_size")
     fixed = FIXED[layout][1] if layout in FIXED else None
     if size <= 0 or fixed not in (None, size):
-        raise weights.refuse("group_size", f"format {layout} needs {fixed or 'one above 0'}")
+        raise weights.refuse("group_size", f"expected {fixed or 'a number above 0'} for format {layout}")
     return size
 
 
-def _block(weights: Keys) -> tuple[int, int]:
-    shape = weights.block.get("block_structure")
-    if (
-        not isinstance(shape, list)
-        or len(shape) != 2
-        or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
-    ):
-        raise weights.refuse("block_structure", "rows and columns of a block are needed")
-    return shape[0], shape[1]
+def _block(weights: Reader) -> tuple[int, int]:
+    rows, columns = weights.sizes("block_structure", 2)
+    return rows, columns

@@ -17,6 +17,7 @@ from typing import Any
 from quantcli.arrays import FLOATS, float8_of
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hf.bytewise import TABLES, Bytewise
 from quantcli.schemes.hf.scaled import POWERS, Scaled, Scales
@@ -26,7 +27,6 @@ from quantcli.sources.companions import Names
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted
 from quantcli.sources.modules import (
-    Keys,
     beside,
     check_listed,
     checkpoint,
@@ -59,7 +59,7 @@ def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     """The checkpoint of an FP8 folder. Raises `BadInput`, `NotPossible`."""
     keys = settings_of(folder, config)
     block = _block(keys)
-    excluded = [name for key in EXCLUDED for name in keys.names(key)]
+    excluded = [name for key in EXCLUDED for name in keys.texts(key)]
     parts = tensors.parts
     names = _names(parts)
     if not names:
@@ -75,14 +75,12 @@ def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     return checkpoint("fp8", folder, config, tensors, weights, further)
 
 
-def _block(keys: Keys) -> tuple[int, int] | None:
+def _block(keys: Reader) -> tuple[int, int] | None:
     """Rows and columns that share a scale, None where there are no blocks."""
-    size = keys.block.get("weight_block_size")
-    if size is None:
+    if not keys.has("weight_block_size"):
         return BLOCKS.get(keys.text("quant_method", "fp8"))
-    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
-        raise keys.refuse("weight_block_size", "rows and columns of a block are needed")
-    return size[0], size[1]
+    rows, columns = keys.sizes("weight_block_size", 2)
+    return rows, columns
 
 
 def _names(parts: Mapping[str, Part]) -> list[str]:
@@ -128,11 +126,11 @@ def _unlike_experts(said: Any, parts: Mapping[str, Part], names: list[str], fold
     return [f"{folder.label}/config.json: expert_dtype says {shown(said)} of {are}: read as stored."]
 
 
-def _weight(name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, int] | None, compute: str) -> Weight:
+def _weight(name: str, parts: Mapping[str, Part], keys: Reader, block: tuple[int, int] | None, compute: str) -> Weight:
     """One weight and its scales."""
     weight, module = parts[name], name.removesuffix(".weight")
     joint = "." if module != name else "_"
-    is_packed, element = weight.dtype in PACKED, keys.block.get("fmt")
+    is_packed, element = weight.dtype in PACKED, keys.values.get("fmt")
     if not is_packed and element is not None and float8_of(element) != weight.dtype:
         raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.fmt is {shown(element)}.")
     suffix = _scale_of(name, parts)
@@ -154,7 +152,7 @@ def _weight(name: str, parts: Mapping[str, Part], keys: Keys, block: tuple[int, 
         fp4 = _packed(stored, compute)
         said = f"quantization_config: E2M1 in groups of {MX_GROUP}"
         return held(name, (*weight.shape[:-1], fp4.columns), fp4, stored, said, {"scales": suffix})
-    ue8m0 = float8_of(keys.block.get("scale_fmt")) == "f8_e8m0"
+    ue8m0 = float8_of(keys.values.get("scale_fmt")) == "f8_e8m0"
     stored_block = _stored_block(scale, block, weight.shape) if suffix == GRID_SCALE else block
     scheme = Bytewise(
         family="fp8", columns=weight.shape[-1], scales=_scales(scale, stored_block, weight.shape, powers=ue8m0),

@@ -29,7 +29,7 @@ REASON = "quantization_config: quant_method mxfp4"
 def open_gpt_oss(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a gpt-oss folder. Raises `BadInput`."""
     keys = settings_of(folder, config)
-    skipped = keys.names("modules_to_not_convert")
+    skipped = keys.texts("modules_to_not_convert")
     names = sorted(name.removesuffix("_blocks") for name in tensors.parts if name.endswith("_blocks"))
     if not names:
         raise BadInput(f"{keys.label}: `quant_method` is mxfp4, but no tensor is called *_blocks.")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hf.gptq import DENSE_BITS, FORMATS, Gptq
 from quantcli.schemes.hf.packed import PLANES, WORD
@@ -26,7 +27,6 @@ from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.hf import counted
 from quantcli.sources.modules import (
     WHOLE_ROW,
-    Keys,
     beside,
     checkpoint,
     extras_of,
@@ -50,7 +50,7 @@ Rule = tuple[re.Pattern[str], T | None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class GptqSettings:
     """What holds for a module; `reason`: where it stands."""
 
     bits: int
@@ -61,27 +61,27 @@ class Settings:
     reason: str = ""
 
 
-def settings(keys: Keys, default: Settings | None = None, layout: str = "gptq") -> Settings:
+def settings(keys: Reader, default: GptqSettings | None = None, layout: str = "gptq") -> GptqSettings:
     """The settings of an object, those missing taken from `default`; raises `BadInput`, `NotPossible`."""
-    bits = keys.number("bits", default.bits if default else None)
-    group = keys.number("group_size", default.group_size if default else None)
+    bits = keys.whole("bits", default.bits if default else None)
+    group = keys.whole("group_size", default.group_size if default else None)
     symmetric = keys.flag("sym", default.symmetric if default else True)
     order = keys.flag("desc_act", default.act_order if default else False)
-    key = "checkpoint_format" if keys.block.get("checkpoint_format") is not None else "format"
+    key = "checkpoint_format" if keys.values.get("checkpoint_format") is not None else "format"
     layout = keys.text(key, default.layout_format if default else layout)
     if bits not in PLANES:
-        raise keys.refuse("bits", "GPTQ has 2 to 8")
+        raise keys.refuse("bits", "expected 2 to 8")
     if group <= 0 and group != WHOLE_ROW:
-        raise keys.refuse("group_size", "it has to be above 0, or -1 for whole rows")
+        raise keys.refuse("group_size", "expected a number above 0, or -1 for whole rows")
     if layout not in FORMATS:
         raise NotPossible(
             f"{keys.label}: `{key}` {shown(layout)} is a layout that is not read; {', '.join(FORMATS)} are."
         )
     if keys.text("format", layout) != layout:
-        raise keys.refuse("format", f"but `{key}` is {shown(layout)}")
+        raise keys.refuse("format", f"expected {shown(layout)}, as {key} says")
     if bits not in DENSE_BITS and layout != "gptq_p":
         raise NotPossible(f"{keys.label}: {bits} bits in the layout {layout} are not read; in gptq_p they are.")
-    return Settings(bits, group, symmetric, order, layout)
+    return GptqSettings(bits, group, symmetric, order, layout)
 
 
 def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layout: str = "gptq") -> Checkpoint:
@@ -89,8 +89,8 @@ def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layou
     keys = settings_of(folder, config)
     common = settings(keys, layout=layout)
     common = replace(common, reason=f"quantization_config: bits {common.bits}, group_size {common.group_size}")
-    rules = [*_rules(keys.under("dynamic", needed=False), common)]
-    rules += named_rules(keys.under("extra_config", needed=False), lambda entry, place: _extra(entry, place, common))
+    rules = [*_rules(keys.part("dynamic"), common)]
+    rules += named_rules(keys.part("extra_config"), lambda entry, place: _extra(entry, place, common))
     modules = sorted(name.removesuffix(".qweight") for name in tensors.parts if name.endswith(".qweight"))
     if not modules:
         raise BadInput(f"{keys.label}: says GPTQ, but no tensor is called *.qweight.")
@@ -98,7 +98,7 @@ def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layou
     chosen = {module: _of(module, rules, common, tensors.parts) for module in modules}
     unlisted = _unlisted(chosen, common, tensors.parts, RowLengths(config))
     weights = [_weight(module, tensors.parts, (chosen | unlisted)[module], folder) for module in modules]
-    dense = keys.names("modules_to_not_convert")
+    dense = keys.texts("modules_to_not_convert")
     further = _other_than(keys, common, unlisted)
     is_chosen = chosen_linears(keys, modules)
     further += left_dense(
@@ -109,30 +109,32 @@ def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layou
     return checkpoint("gptq", folder, config, tensors, weights, further)
 
 
-def _rules(dynamic: Keys, common: Settings) -> Iterable[Rule[Settings]]:
+def _rules(dynamic: Reader, common: GptqSettings) -> Iterable[Rule[GptqSettings]]:
     """Patterns of `dynamic` and the settings of modules that match, None where they are dense."""
-    for key in dynamic.block:
+    for key in dynamic.values:
         regex = pattern(key.removeprefix("+:").removeprefix("-:"), f"{dynamic.label}: key {shown(key)}")
         if key.startswith("-:"):
             yield regex, None
             continue
-        found = settings(dynamic.under(key), common)
+        found = settings(dynamic.part(key, needed=True), common)
         yield regex, replace(found, reason=f"quantization_config.dynamic {key}: bits {found.bits}")
 
 
-def named_rules(extra: Keys, read: Callable[[Keys, str], T | None]) -> Iterable[Rule[T]]:
+def named_rules(extra: Reader, read: Callable[[Reader, str], T | None]) -> Iterable[Rule[T]]:
     """AutoRound's settings of modules by name, or by an expression that is found in it.
 
     read: makes settings of an entry and where it stands, as reasons have it; None of a dense one.
     """
-    found = [(name, read(extra.under(name), f"quantization_config.extra_config {name}")) for name in extra.block]
+    found = [
+        (name, read(extra.part(name, needed=True), f"quantization_config.extra_config {name}")) for name in extra.values
+    ]
     yield from ((re.compile(re.escape(name) + "$"), mine) for name, mine in found)
     yield from ((pattern(f".*(?:{name})", f"{extra.label}: key {shown(name)}"), mine) for name, mine in found)
 
 
-def _extra(entry: Keys, place: str, common: Settings) -> Settings | None:
+def _extra(entry: Reader, place: str, common: GptqSettings) -> GptqSettings | None:
     """AutoRound's settings of a module; None for more than 8 bits, which are dense."""
-    if entry.number("bits", common.bits) > MOST_BITS:
+    if entry.whole("bits", common.bits) > MOST_BITS:
         entry.settled()
         return None
     check_integers(entry)
@@ -140,13 +142,15 @@ def _extra(entry: Keys, place: str, common: Settings) -> Settings | None:
     return replace(mine, reason=f"{place}: bits {mine.bits}")
 
 
-def check_integers(keys: Keys) -> None:
+def check_integers(keys: Reader) -> None:
     """Raise `NotPossible` for AutoRound's codes that are no integers."""
     if keys.text("data_type", "int") != "int":
-        raise NotPossible(f"{keys.label}: `data_type` {shown(keys.block['data_type'])} is not read; int is.")
+        raise NotPossible(f"{keys.label}: `data_type` {shown(keys.values['data_type'])} is not read; int is.")
 
 
-def _of(module: str, rules: Iterable[Rule[Settings]], common: Settings, parts: Mapping[str, Part]) -> Settings:
+def _of(
+    module: str, rules: Iterable[Rule[GptqSettings]], common: GptqSettings, parts: Mapping[str, Part]
+) -> GptqSettings:
     for regex, found in rules:
         if regex.match(module):
             if found is None:
@@ -159,8 +163,8 @@ def _of(module: str, rules: Iterable[Rule[Settings]], common: Settings, parts: M
 
 
 def _unlisted(
-    chosen: Mapping[str, Settings], common: Settings, parts: Mapping[str, Part], lengths: RowLengths
-) -> dict[str, Settings]:
+    chosen: Mapping[str, GptqSettings], common: GptqSettings, parts: Mapping[str, Part], lengths: RowLengths
+) -> dict[str, GptqSettings]:
     """Modules without an entry whose arrays are not those of the default -> what their row length makes of these.
 
     Where no module has the default, it is wrong itself, and nothing is read.
@@ -170,7 +174,7 @@ def _unlisted(
     return {module: mine for module, mine in found.items() if mine is not None} if len(found) < len(default) else {}
 
 
-def _fits(module: str, parts: Mapping[str, Part], wanted: Settings) -> bool:
+def _fits(module: str, parts: Mapping[str, Part], wanted: GptqSettings) -> bool:
     """Whether codes and scales have the shapes of these settings."""
     qweight, scales = parts[f"{module}.qweight"], parts.get(f"{module}.scales")
     if scales is None or len(qweight.shape) != 2 or len(scales.shape) != 2 or qweight.shape[0] * WORD % wanted.bits:
@@ -182,7 +186,7 @@ def _groups(columns: int, group: int) -> int:
     return 1 if group == WHOLE_ROW else -(-columns // group)
 
 
-def _fitted(module: str, parts: Mapping[str, Part], common: Settings, lengths: RowLengths) -> Settings | None:
+def _fitted(module: str, parts: Mapping[str, Part], common: GptqSettings, lengths: RowLengths) -> GptqSettings | None:
     """The bits and the group that a module's arrays have at its row length; None where this is unknown or none fit."""
     qweight, scales = parts[f"{module}.qweight"], parts[f"{module}.scales"]
     index = parts.get(f"{module}.g_idx")
@@ -201,7 +205,7 @@ def _fitted(module: str, parts: Mapping[str, Part], common: Settings, lengths: R
     return replace(common, bits=bits, group_size=group, reason=f"shapes: bits {bits}, group_size {group}")
 
 
-def _other_than(keys: Keys, common: Settings, unlisted: Mapping[str, Settings]) -> list[str]:
+def _other_than(keys: Reader, common: GptqSettings, unlisted: Mapping[str, GptqSettings]) -> list[str]:
     """A warning of modules that no entry lists and that have other bits or groups; none without any."""
     if not unlisted:
         return []
@@ -220,7 +224,7 @@ def _refuse_orphans(parts: Mapping[str, Part]) -> None:
                 raise BadInput(f"{where(part)}: has no .qweight beside it.")
 
 
-def _weight(module: str, parts: Mapping[str, Part], wanted: Settings, folder: Folder) -> Weight:
+def _weight(module: str, parts: Mapping[str, Part], wanted: GptqSettings, folder: Folder) -> Weight:
     """One module's weight, its parts checked against the settings and each other."""
     stored = beside(module, SUFFIXES, parts)
     qweight = stored["qweight"]

@@ -13,12 +13,12 @@ from typing import Any
 from quantcli.arrays import FLOATS, TORCH_DTYPES
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hf.hqq import PACKINGS, Hqq
 from quantcli.schemes.hf.scaled import Extra, Scales
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.modules import (
-    Keys,
     check_listed,
     checkpoint,
     held,
@@ -41,8 +41,8 @@ SETTINGS = (
 def open_hqq(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of an HQQ folder. Raises `BadInput`, `NotPossible`."""
     keys = settings_of(folder, config)
-    skipped = keys.names("skip_modules")
-    asked = keys.under("quant_config", needed=False)
+    skipped = keys.texts("skip_modules")
+    asked = keys.part("quant_config")
     parts = tensors.parts
     modules = {name.removesuffix(".W_q") for name in parts if name.endswith(".W_q")}
     if not modules:
@@ -84,7 +84,7 @@ class _Said:
         return self.folder.array(part).tobytes().decode("ascii", "replace")
 
 
-def _weight(module: str, parts: Mapping[str, Part], folder: Folder, asked: Keys) -> Weight:
+def _weight(module: str, parts: Mapping[str, Part], folder: Folder, asked: Reader) -> Weight:
     """One module's weight by its own settings."""
     stored = {part: parts[module + suffix] for part, suffix in ARRAYS.items() if module + suffix in parts}
     said = _Said(module, parts, folder)
@@ -104,10 +104,10 @@ def _weight(module: str, parts: Mapping[str, Part], folder: Folder, asked: Keys)
     compute = TORCH_DTYPES.get(said.text("compute_dtype"))
     if compute is None:
         raise BadInput(f"{where(said.part('compute_dtype'))}: says no float dtype.")
-    weights = asked.under("weight_quant_params", needed=False)
+    weights = asked.part("weight_quant_params")
     for key, found in (("nbits", bits), ("group_size", group)):
-        if key in weights.block and weights.number(key) != found:
-            raise weights.refuse(key, f"{module}.{key} says {found}")
+        if key in weights.values and weights.whole(key) != found:
+            raise weights.refuse(key, f"expected {found}, as {module}.{key} says")
     if "scales" not in stored:
         raise BadInput(f"{where(stored['weight'])}: has no {module}.scale beside it, which quant_method hqq needs.")
     scale = stored["scales"]

@@ -201,14 +201,14 @@ def download(hub_id: HubId, *, progress: bool = True) -> Path:
     listing = list_files(hub_id)
     bar: Any = _progress_bar(progress)
 
-    def read_index() -> bytes:
+    def read_downloaded() -> bytes:
         if listing.files[INDEX].size > MAX_BYTES:
             raise BadInput(f"{hub_id}/{INDEX}: {listing.files[INDEX].size} bytes are too many (at most {MAX_BYTES}).")
         path = hf_hub_download(hub_id.repo, INDEX, revision=listing.commit, library_name=LIBRARY, tqdm_class=bar)
         return Path(path).read_bytes()
 
     with reaching(hub_id.repo, hub_id.revision):
-        tensors = tensors_of(hub_id, listing.files, read_index)
+        tensors = tensors_of(hub_id, listing.files, read_downloaded)
         wanted = _wanted({name: info.size for name, info in listing.files.items()}, tensors)
         folder = Path(
             snapshot_download(
@@ -262,11 +262,11 @@ def cached(hub_id: HubId) -> Path:
                 f"{hub_id}: the cache holds it only in part, {name} is missing: unset HF_HUB_OFFLINE to download it."
             )
 
-    def read_index() -> bytes:
+    def read_cached() -> bytes:
         check([INDEX])
         return (folder / INDEX).read_bytes()
 
-    tensors = tensors_of(hub_id, sizes, read_index)
+    tensors = tensors_of(hub_id, sizes, read_cached)
     check(_wanted(sizes, tensors))
     return _opened_as(folder, tensors)
 

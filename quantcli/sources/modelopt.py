@@ -30,7 +30,7 @@ from quantcli.schemes.hf.scaled import FP8_BLOCK, Scaled, Scales
 from quantcli.schemes.hf.small_floats import SmallFloat
 from quantcli.sources import modelopt_config
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modelopt_config import STORAGES, Algorithm, Settings
+from quantcli.sources.modelopt_config import STORAGES, Algorithm, ModeloptSettings
 from quantcli.sources.modules import (
     beside,
     checkpoint,
@@ -57,9 +57,9 @@ WEIGHT = ".weight"
 def open_modelopt(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a modelopt folder. Raises `BadInput`, `NotPossible`."""
     keys = settings_of(folder, config)
-    inner = keys if "quant_algo" in keys.block else keys.under("quantization", needed=False)
-    settings = modelopt_config.parse(inner if inner.block else keys)
-    excluded = [name for one in (keys, inner) for key in ("ignore", "exclude_modules") for name in one.names(key)]
+    inner = keys if "quant_algo" in keys.values else keys.part("quantization")
+    settings = modelopt_config.parse(inner if inner.values else keys)
+    excluded = [name for one in (keys, inner) for key in ("ignore", "exclude_modules") for name in one.texts(key)]
     parts = tensors.parts
     names = _names(parts)
     if not names:
@@ -88,7 +88,7 @@ def _scale_of(name: str, parts: Mapping[str, Part]) -> str | None:
     return next((joint + end for end in (ENDS["scales"], INVERSE) if module + joint + end in parts), None)
 
 
-def _unlisted(names: Iterable[str], settings: Settings) -> list[str]:
+def _unlisted(names: Iterable[str], settings: ModeloptSettings) -> list[str]:
     """A warning of quantized weights that the settings do not list; none without any."""
     odd = [
         name
@@ -108,7 +108,7 @@ def _excludes(patterns: Iterable[str], module: str) -> bool:
     return any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
 
 
-def _weight(name: str, parts: Mapping[str, Part], settings: Settings, compute: str) -> Weight:
+def _weight(name: str, parts: Mapping[str, Part], settings: ModeloptSettings, compute: str) -> Weight:
     """One module's weight, or one parameter, and its scales."""
     module, scales = name.removesuffix(WEIGHT), _scale_of(name, parts)
     assert scales is not None
@@ -138,7 +138,7 @@ def _weight(name: str, parts: Mapping[str, Part], settings: Settings, compute: s
     return held(name, shape, scheme, stored, said, suffixes)
 
 
-def _of_tensors(stored: Mapping[str, Part], settings: Settings) -> Algorithm:
+def _of_tensors(stored: Mapping[str, Part], settings: ModeloptSettings) -> Algorithm:
     """What a module's own arrays say, where the settings do not list it."""
     kind = modelopt_config.stored_kind(stored)
     if kind is None:

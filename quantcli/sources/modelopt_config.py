@@ -16,9 +16,10 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Part
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import NotPossible
 from quantcli.schemes.hf.scaled import POWERS
-from quantcli.sources.modules import Keys, where
+from quantcli.sources.modules import where
 
 MIXED = "MIXED_PRECISION"
 
@@ -65,7 +66,7 @@ class Algorithm:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ModeloptSettings:
     """The settings of all modules: one algorithm, or `layers` of MIXED_PRECISION by their names; of those that only
     `config_groups` name, None.
     """
@@ -110,48 +111,49 @@ def _spellings(module: str) -> Iterator[str]:
             yield new + module.removeprefix(old)
 
 
-def parse(keys: Keys) -> Settings:
+def parse(keys: Reader) -> ModeloptSettings:
     """The settings of a `quantization_config`; raises `BadInput`, `NotPossible`."""
     name = keys.text("quant_algo").upper()
     if name != MIXED:
-        return Settings(keys.label, name, _algorithm(keys), {})
-    listed = keys.under("quantized_layers", needed=not keys.block.get("config_groups"))
-    if not listed.block:
-        return Settings(keys.label, name, None, dict.fromkeys(_targets(keys)))
-    return Settings(keys.label, name, None, {module: _algorithm(listed.under(module)) for module in listed.block})
+        return ModeloptSettings(keys.label, name, _algorithm(keys), {})
+    listed = keys.part("quantized_layers", needed=not keys.values.get("config_groups"))
+    if not listed.values:
+        return ModeloptSettings(keys.label, name, None, dict.fromkeys(_targets(keys)))
+    layers = {module: _algorithm(listed.part(module, needed=True)) for module in listed.values}
+    return ModeloptSettings(keys.label, name, None, layers)
 
 
-def _targets(keys: Keys) -> Iterator[str]:
+def _targets(keys: Reader) -> Iterator[str]:
     """The modules that `config_groups` name, as releases have them that lack `quantized_layers`."""
-    groups = keys.under("config_groups", needed=False)
-    if not groups.block:
-        raise keys.refuse("quantized_layers", f"{MIXED} needs an object of modules and their quant_algo")
-    for name in groups.block:
-        yield from groups.under(name).names("targets")
+    groups = keys.part("config_groups")
+    if not groups.values:
+        raise keys.refuse("quantized_layers", f"expected an object of modules and their quant_algo for {MIXED}")
+    for name in groups.values:
+        yield from groups.part(name, needed=True).texts("targets")
 
 
-def _algorithm(keys: Keys) -> Algorithm:
+def _algorithm(keys: Reader) -> Algorithm:
     """One algorithm, checked on its own."""
     stated = keys.text("quant_algo")
     kind = ALGORITHMS.get(stated.upper())
     if kind is None:
         raise NotPossible(f"{keys.label}: `quant_algo` {shown(stated)} is not read; {', '.join(ALGORITHMS)} are.")
-    size: Any = keys.block.get("group_size")
-    group = None if size in (None, 0) and type(size) is not bool else keys.number("group_size")
+    size: Any = keys.values.get("group_size")
+    group = None if size in (None, 0) and type(size) is not bool else keys.whole("group_size")
     groups = STORAGES[kind].groups
     if groups and group not in (None, *groups):
-        raise keys.refuse("group_size", f"{stated} has groups of {' or '.join(map(str, groups))}")
+        raise keys.refuse("group_size", f"expected {' or '.join(map(str, groups))} for {stated}")
     if group is not None and group < 0:
-        raise keys.refuse("group_size", "a number above 0 is needed")
+        raise keys.refuse("group_size", "expected a number above 0")
     if group is None and kind == "nvfp4":
         group = _of_groups(keys) or NVFP4_GROUPS.get(stated.upper(), groups[0])
     return Algorithm(stated.upper(), kind, group)
 
 
-def _of_groups(keys: Keys) -> int | None:
+def _of_groups(keys: Reader) -> int | None:
     """The group size that all of `config_groups` agree on; None where they state none, or an unusual one."""
-    groups = keys.under("config_groups", needed=False)
-    found = {groups.under(name).under("weights", needed=False).block.get("group_size") for name in groups.block}
+    groups = keys.part("config_groups")
+    found = {groups.part(name, needed=True).part("weights").values.get("group_size") for name in groups.values}
     sizes = [size for size in found if type(size) is int and size in STORAGES["nvfp4"].groups]
     return sizes[0] if len(found) == len(sizes) == 1 else None
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from quantcli.arrays import FLOATS, TORCH_DTYPES
 from quantcli.checkpoint import Checkpoint, Part, Weight
-from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.hf.scaled import Extra, Scales
@@ -328,66 +328,8 @@ def pattern(text: str, label: str) -> re.Pattern[str]:
         raise BadInput(f"{label}: is no regular expression ({error}).") from error
 
 
-def settings_of(folder: Folder, config: Mapping[str, Any]) -> Keys:
+def settings_of(folder: Folder, config: Mapping[str, Any]) -> Reader:
     """The settings that a folder's weights are stored by, which a reader gets under `quantization_config`."""
     block = config["quantization_config"]
-    return Keys(block, f"{folder.label}/{block.place if isinstance(block, Noted) else PLACE}")
-
-
-class Keys:
-    """The settings of a quantizer, read key by key with their types checked; `label` names them in errors."""
-
-    def __init__(self, block: Mapping[str, Any], label: str) -> None:
-        self.block, self.label = block, label
-
-    def refuse(self, key: str, what: str) -> BadInput:
-        """The error of a key that makes no sense."""
-        return BadInput(f"{self.label}: `{key}` is {shown(self.block.get(key))}, {what}.")
-
-    def settled(self) -> None:
-        """Count every key as read, because one of them leaves the others without a meaning."""
-        self.block.items()
-
-    def _value(self, key: str, default: Any) -> Any:
-        """The value of a key; null counts as absent, as it does in the tools' own classes."""
-        value = self.block.get(key)
-        return default if value is None else value
-
-    def number(self, key: str, default: int | None = None) -> int:
-        """An integer; raises `BadInput`."""
-        value = self._value(key, default)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self.refuse(key, "a whole number is needed")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        """True or false; raises `BadInput`."""
-        value = self._value(key, default)
-        if not isinstance(value, bool):
-            raise self.refuse(key, "true or false is needed")
-        return value
-
-    def text(self, key: str, default: str | None = None) -> str:
-        """A text; raises `BadInput`."""
-        value = self._value(key, default)
-        if not isinstance(value, str):
-            raise self.refuse(key, "a text is needed")
-        return value
-
-    def names(self, key: str) -> list[str]:
-        """A list of texts, empty where there is none or null; raises `BadInput`."""
-        value = self.block.get(key)
-        if value is None:
-            return []
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.refuse(key, "a list of names is needed")
-        return value
-
-    def under(self, key: str, *, needed: bool = True) -> Keys:
-        """The object under a key, an empty one where it may be absent; raises `BadInput`."""
-        value = self.block.get(key)
-        if value is None and not needed:
-            value = {}
-        if not isinstance(value, dict):
-            raise self.refuse(key, "an object is needed")
-        return Keys(value, f"{self.label}.{key}")
+    file, _, path = (block.place if isinstance(block, Noted) else PLACE).partition(": ")
+    return Reader(block, f"{folder.label}/{file}", path)

@@ -18,12 +18,13 @@ from typing import Any
 from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hf.bytewise import Bytewise
 from quantcli.schemes.hf.quanto import Quanto
 from quantcli.schemes.hf.scaled import Scaled, Scales
 from quantcli.sources.folder import Folder, Tensors, read_json
-from quantcli.sources.modules import Keys, beside, checkpoint, extras_of, held, where
+from quantcli.sources.modules import beside, checkpoint, extras_of, held, where
 from quantcli.sources.row_lengths import RowLengths
 from quantcli.sources.sidecars import QMAP
 
@@ -73,8 +74,8 @@ def _module(name: str) -> str:
 
 def _types(folder: Folder) -> dict[str, str]:
     """The type of each module's weights, of those that are quantized."""
-    keys = Keys(read_json(folder, QMAP), f"{folder.label}/{QMAP}")
-    found = {module: keys.under(module).text("weights") for module in keys.block}
+    keys = Reader(read_json(folder, QMAP), f"{folder.label}/{QMAP}")
+    found = {module: keys.part(module, needed=True).text("weights") for module in keys.values}
     for module, name in found.items():
         if name not in ("none", *TYPES):
             raise NotPossible(

@@ -30,7 +30,7 @@ from quantcli.sources.modules import (
     settings_of,
     where,
 )
-from quantcli.sources.quark_config import FLOATS8, SMALL, Settings, Spec
+from quantcli.sources.quark_config import FLOATS8, SMALL, QuarkSettings, Spec
 
 SUFFIXES = {
     "weight": ".weight", "scales": ".weight_scale", "zeros": ".weight_zero_point", "global": ".weight_scale_2",
@@ -53,7 +53,7 @@ def open_quark(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> C
     return checkpoint("quark", folder, config, tensors, weights, further)
 
 
-def _weight(module: str, parts: Mapping[str, Part], settings: Settings, compute: str) -> Weight:
+def _weight(module: str, parts: Mapping[str, Part], settings: QuarkSettings, compute: str) -> Weight:
     """One module's weight by its settings."""
     stored = beside(module, SUFFIXES, parts)
     weight = stored["weight"]
@@ -88,7 +88,7 @@ def _scales(stored: Mapping[str, Part], spec: Spec, *, turned: bool = False) -> 
     return Scales(part.dtype, 1, spec.group_size, turned=turned)
 
 
-def _integers(stored: Mapping[str, Part], spec: Spec, settings: Settings) -> tuple[Scaled, tuple[int, ...]]:
+def _integers(stored: Mapping[str, Part], spec: Spec, settings: QuarkSettings) -> tuple[Scaled, tuple[int, ...]]:
     weight, pack = stored["weight"], PACKINGS[spec.dtype]
     allowed = {"int4": ("i32",), "uint4": ("i32",), "uint2": ("u8",), "int3": ("u8",), "int2": ("i32", "i8")}
     if weight.dtype not in allowed.get(spec.dtype, ("i8",) if spec.dtype == "int8" else ("u8",)):

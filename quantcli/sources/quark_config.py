@@ -12,9 +12,10 @@ import fnmatch
 from dataclasses import dataclass
 
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import NotPossible
 from quantcli.schemes.hf.quark_int import PACKINGS
-from quantcli.sources.modules import LINEARS, Keys, mentions_module
+from quantcli.sources.modules import LINEARS, mentions_module
 
 FLOATS8 = {"fp8_e4m3": "f8_e4m3", "fp8_e5m2": "f8_e5m2"}
 SMALL = {"fp4": "e2m1", "fp6_e2m3": "e2m3", "fp6_e3m2": "e3m2"}
@@ -38,7 +39,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Settings:
+class QuarkSettings:
     """All of them. A spec of None: the module stays dense."""
 
     label: str
@@ -73,54 +74,54 @@ class Settings:
         return (named or (linear and module.endswith(LINEARS))) and self.of(module) is not None
 
 
-def parse(keys: Keys) -> Settings:
+def parse(keys: Reader) -> QuarkSettings:
     """The settings of config.json; raises `BadInput`, `NotPossible`."""
-    export = keys.under("export", needed=False)
+    export = keys.part("export")
     if export.text("weight_format", "real_quantized") != "real_quantized":
         raise NotPossible(
-            f"{export.label}: `weight_format` {shown(export.block['weight_format'])}: real_quantized is read."
+            f"{export.label}: `weight_format` {shown(export.values['weight_format'])}: real_quantized is read."
         )
     method = export.text("pack_method", "reorder")
     if method not in ("reorder", "order"):
-        raise export.refuse("pack_method", "reorder or order is needed")
-    layers, types = (keys.under(f"{kind}_quant_config", needed=False) for kind in ("layer", "layer_type"))
-    return Settings(
-        keys.label, tuple(keys.names("exclude")),
-        tuple((name, _spec(layers.under(name))) for name in layers.block),
-        tuple((name, _spec(types.under(name))) for name in types.block),
-        _spec(keys.under("global_quant_config")), method == "reorder",
+        raise export.refuse("pack_method", "expected reorder or order")
+    layers, types = (keys.part(f"{kind}_quant_config") for kind in ("layer", "layer_type"))
+    return QuarkSettings(
+        keys.label, keys.texts("exclude"),
+        tuple((name, _spec(layers.part(name, needed=True))) for name in layers.values),
+        tuple((name, _spec(types.part(name, needed=True))) for name in types.values),
+        _spec(keys.part("global_quant_config", needed=True)), method == "reorder",
     )  # fmt: skip
 
 
-def _spec(layer: Keys) -> Spec | None:
+def _spec(layer: Reader) -> Spec | None:
     """The settings of a layer's weight, None where it is not quantized."""
-    if layer.block.get("bias"):
+    if layer.values.get("bias"):
         raise NotPossible(f"{layer.label}: quantized biases are not read; export the model without `bias`.")
-    weight = layer.block.get("weight")
+    weight = layer.values.get("weight")
     if weight is None:
         return None
     if not isinstance(weight, list):
-        return _single(layer.under("weight"))
+        return _single(layer.part("weight", needed=True))
     if len(weight) == 1 and isinstance(weight[0], dict):
-        return _single(Keys(weight[0], f"{layer.label}.weight[0]"))
+        return _single(Reader(weight[0], layer.file, f"{layer.path}.weight[0]"))
     if len(weight) != 2 or not all(isinstance(part, dict) for part in weight):
-        raise layer.refuse("weight", "one or two objects are needed")
-    return _two_level(*(Keys(part, f"{layer.label}.weight[{i}]") for i, part in enumerate(weight)))
+        raise layer.refuse("weight", "expected one or two objects")
+    return _two_level(*(Reader(part, layer.file, f"{layer.path}.weight[{i}]") for i, part in enumerate(weight)))
 
 
-def _two_level(codes: Keys, scales: Keys) -> Spec | None:
+def _two_level(codes: Reader, scales: Reader) -> Spec | None:
     """FP4 in groups of 16 whose scales are E4M3 with one scale for the tensor."""
     spec = _single(codes, scaled=True)
-    is_nvfp4 = spec is not None and spec.dtype == "fp4" and scales.block.get("is_scale_quant") is True
-    if not is_nvfp4 or scales.block.get("dtype") != "fp8_e4m3" or scales.block.get("qscheme") != "per_tensor":
+    is_nvfp4 = spec is not None and spec.dtype == "fp4" and scales.values.get("is_scale_quant") is True
+    if not is_nvfp4 or scales.values.get("dtype") != "fp8_e4m3" or scales.values.get("qscheme") != "per_tensor":
         raise NotPossible(f"{codes.label}: two levels are read as fp4 whose scales are fp8_e4m3 per tensor.")
     assert spec is not None
     return Spec(spec.key, spec.dtype, spec.qscheme, spec.symmetric, spec.group_size, two_level=True)
 
 
-def _single(keys: Keys, *, scaled: bool = False) -> Spec | None:
+def _single(keys: Reader, *, scaled: bool = False) -> Spec | None:
     dtype = keys.text("dtype")
-    if dtype in UNSTORABLE or keys.block.get("mx_element_dtype") is not None:
+    if dtype in UNSTORABLE or keys.values.get("mx_element_dtype") is not None:
         raise NotPossible(f"{keys.label}: `dtype` {shown(dtype)} is a format that Quark itself does not store.")
     if dtype in DENSE or keys.flag("is_dynamic", False):
         return None
@@ -129,7 +130,7 @@ def _single(keys: Keys, *, scaled: bool = False) -> Spec | None:
         raise NotPossible(f"{keys.label}: `dtype` {shown(dtype)} is not read; {known} are.")
     if not scaled and keys.flag("is_scale_quant", False):
         raise NotPossible(f"{keys.label}: `is_scale_quant` is true; scales that are quantized too are not read here.")
-    if keys.block.get("scale_format") not in (
+    if keys.values.get("scale_format") not in (
         None,
         "float",
         "float32",
@@ -138,31 +139,28 @@ def _single(keys: Keys, *, scaled: bool = False) -> Spec | None:
         "float16",
         *(("e4m3",) if scaled else ()),
     ):
-        raise NotPossible(f"{keys.label}: `scale_format` {shown(keys.block['scale_format'])} is not read.")
+        raise NotPossible(f"{keys.label}: `scale_format` {shown(keys.values['scale_format'])} is not read.")
     qscheme = keys.text("qscheme")
     if qscheme not in SCHEMES or (dtype in SMALL and qscheme != "per_group"):
-        raise keys.refuse("qscheme", f"{dtype} has {'per_group' if dtype in SMALL else ', '.join(SCHEMES)}")
+        raise keys.refuse("qscheme", f"expected {'per_group' if dtype in SMALL else ', '.join(SCHEMES)} for {dtype}")
     _check_axis(keys, qscheme)
-    group = keys.number("group_size") if qscheme == "per_group" else None
+    group = keys.whole("group_size") if qscheme == "per_group" else None
     if group is not None and group <= 0:
-        raise keys.refuse("group_size", "it has to be above 0")
-    symmetric = keys.block.get("symmetric")
+        raise keys.refuse("group_size", "expected a number above 0")
+    symmetric = keys.values.get("symmetric")
     if symmetric not in (None, True, False):
-        raise keys.refuse("symmetric", "true or false is needed")
+        raise keys.refuse("symmetric", "expected true or false")
     block = _block(keys) if qscheme == "per_block" else None
-    key = keys.label.partition(": ")[2]
-    return Spec(key, dtype, qscheme, symmetric is not False, group, block)
+    return Spec(keys.path, dtype, qscheme, symmetric is not False, group, block)
 
 
-def _check_axis(keys: Keys, qscheme: str) -> None:
+def _check_axis(keys: Reader, qscheme: str) -> None:
     """Scales are those of rows or of groups along them."""
     allowed = {"per_channel": (0,), "per_group": (1, -1)}.get(qscheme)
-    if allowed is not None and keys.block.get("ch_axis") not in (None, *allowed):
-        raise NotPossible(f"{keys.label}: `ch_axis` {shown(keys.block['ch_axis'])} with {qscheme} is not read.")
+    if allowed is not None and keys.values.get("ch_axis") not in (None, *allowed):
+        raise NotPossible(f"{keys.label}: `ch_axis` {shown(keys.values['ch_axis'])} with {qscheme} is not read.")
 
 
-def _block(keys: Keys) -> tuple[int, int]:
-    size = keys.block.get("block_size")
-    if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
-        raise keys.refuse("block_size", "rows and columns of a block are needed")
-    return size[0], size[1]
+def _block(keys: Reader) -> tuple[int, int]:
+    rows, columns = keys.sizes("block_size", 2)
+    return rows, columns

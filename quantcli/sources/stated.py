@@ -16,8 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from quantcli.containers.hostile import shown
-from quantcli.errors import BadInput
+from quantcli.containers.json_text import Reader
 from quantcli.sources.folder import CONFIG, Folder, read_json
 from quantcli.sources.noted import PLACE
 
@@ -103,7 +102,7 @@ def _in_config(config: Mapping[str, Any], label: str) -> Iterator[Stated]:
                 continue
             place = f"{CONFIG}: {'.'.join(path)}"
             if not isinstance(block, Mapping):
-                raise BadInput(f"{label}/{place} is {shown(block)}, an object is needed.")
+                raise Reader(inner, f"{label}/{CONFIG}", ".".join(part)).refuse(key, "expected an object")
             yield Stated(place, _named(block, key), path)
 
 

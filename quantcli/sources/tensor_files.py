@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources.pieces import advice, among
 
@@ -56,7 +57,7 @@ def choose(names: Collection[str], read_index: Callable[[], Mapping[str, Any]], 
     """
     if INDEX not in names:
         return Choice(tuple(without_index(names, label)))
-    weight_map = _checked(read_index().get("weight_map"), f"{label}/{INDEX}")
+    weight_map = _checked(Reader(read_index(), f"{label}/{INDEX}"))
     files = sorted(set(weight_map.values()))
     absent = [name for name in files if name not in names]
     if not absent:
@@ -170,10 +171,11 @@ def _complete(files: list[str], label: str) -> list[str]:
     return files
 
 
-def _checked(weight_map: object, label: str) -> dict[str, str]:
+def _checked(index: Reader) -> Mapping[str, str]:
     """The index's map, its file names checked: they stay in the folder."""
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise BadInput(f"{label}: `weight_map` is {shown(weight_map)}, an object of tensors and their files is needed.")
+    label, weight_map = index.label, index.part("weight_map").values
+    if not weight_map:
+        raise index.refuse("weight_map", "expected an object of tensors and their files")
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or not name.endswith(".safetensors"):
             raise BadInput(

@@ -21,13 +21,12 @@ from typing import Any
 from quantcli.arrays import FLOATS, TORCH_DTYPES
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
-from quantcli.containers.json_text import load_object
+from quantcli.containers.json_text import Reader, load_object
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.hf.bytewise import Bytewise
 from quantcli.schemes.hf.scaled import Scales
 from quantcli.sources.folder import MAX_DESCRIBING, Folder, LocalFolder, Tensors
 from quantcli.sources.modules import (
-    Keys,
     beside,
     check_listed,
     checkpoint,
@@ -68,7 +67,7 @@ READ = {
 def open_torchao(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     """The checkpoint of a torchao folder. Raises `BadInput`, `NotPossible`."""
     keys = settings_of(folder, config)
-    skipped = keys.names("modules_to_not_convert")
+    skipped = keys.texts("modules_to_not_convert")
     parts = tensors.parts
     found = [match for name in sorted(parts) if (match := QDATA.fullmatch(name))]
     if not found:
@@ -91,16 +90,16 @@ def _weight(module: str, name: str, parts: Mapping[str, Part], metadata: Mapping
     if key not in metadata:
         raise BadInput(f"{where(weight)}: the file's metadata says nothing of {key}.")
     label = f"{weight.file}: metadata of {key}"
-    said = Keys(load_object(metadata[key].encode(), label), label)
+    said = Reader(load_object(metadata[key].encode(), label), label)
     kind = READ.get(said.text("_type"))
     if kind is None:
         raise NotPossible(
             f"{label}: tensors of the kind {shown(said.text('_type'))} are not read; {', '.join(READ)} are."
         )
-    data = said.under("_data")
-    compute = TORCH_DTYPES.get(data.under("dtype").text("_data"))
+    data = said.part("_data", needed=True)
+    compute = TORCH_DTYPES.get(data.part("dtype", needed=True).text("_data"))
     if compute is None:
-        raise data.refuse("dtype", "a float dtype is needed")
+        raise data.refuse("dtype", "expected a float dtype")
     if len(weight.shape) not in (2, 3) or weight.dtype not in kind.codes:
         raise BadInput(
             f"{where(weight)}: is {weight.dtype} {list(weight.shape)}, a matrix, or stacked ones, of "
@@ -122,21 +121,19 @@ def _weight(module: str, name: str, parts: Mapping[str, Part], metadata: Mapping
     return held(key, weight.shape, scheme, stored, f"metadata: {said.text('_type')}, block_size {block}", suffixes)
 
 
-def _bits(data: Keys) -> int:
+def _bits(data: Reader) -> int:
     """The width that `target_dtype` says."""
-    match = re.fullmatch(r"int([1-8])", data.under("target_dtype").text("_data"))
+    match = re.fullmatch(r"int([1-8])", data.part("target_dtype", needed=True).text("_data"))
     if match is None:
-        raise data.refuse("target_dtype", "int1 to int8 is needed")
+        raise data.refuse("target_dtype", "expected int1 to int8")
     return int(match[1])
 
 
-def _block(data: Keys, shape: tuple[int, ...], label: str) -> list[int]:
+def _block(data: Reader, shape: tuple[int, ...], label: str) -> list[int]:
     """How many values share a scale along each axis; without a block all do."""
-    block = data.block.get("block_size")
-    if block in (None, []):
+    if data.values.get("block_size") in (None, []):
         return list(shape)
-    if not isinstance(block, list) or len(block) != len(shape) or not all(type(n) is int and n > 0 for n in block):
-        raise data.refuse("block_size", f"{len(shape)} numbers are needed, as the weight's axes are")
+    block = list(data.sizes("block_size", len(shape)))
     if any(length % each for length, each in zip(shape, block, strict=True)):
         raise NotPossible(f"{label}: `block_size` {block} does not divide the weight's {list(shape)}, and is not read.")
     if len(shape) == 3 and block != list(shape) and block[0] != 1:

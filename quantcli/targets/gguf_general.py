@@ -16,8 +16,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from quantcli.containers.hostile import shown
-from quantcli.errors import BadInput
+from quantcli.containers.json_text import Reader
 from quantcli.models.generation import SAMPLING
 
 Typed = dict[str, tuple[str, Any]]
@@ -105,7 +104,7 @@ def _sampling(settings: Mapping[str, Any]) -> Typed:
         if value is None:
             continue
         if not (isinstance(value, str) if kind == "string" else _is_number(value, whole=kind == "int32")):
-            raise BadInput(f"generation_config.json: {key} is {shown(value)}; it has to be of type {kind}.")
+            raise Reader({key: value}, "generation_config.json").refuse(key, f"expected a value of type {kind}")
         out[f"general.sampling.{target}"] = (kind, float(value) if kind == "float32" else value)
     return out
 

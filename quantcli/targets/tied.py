@@ -24,7 +24,7 @@ import numpy as np
 
 from quantcli.arrays import Array, to_float32
 from quantcli.checkpoint import Checkpoint, Weight
-from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture
 from quantcli.models.limits import RUNTIMES
@@ -77,18 +77,13 @@ class Head:
     @cached_property
     def is_tied(self) -> bool | None:
         """The setting in config.json, else the class's default; None for neither. Raises `BadInput` for other types."""
-        if KEY in self.source.config or self.architecture is not None:
-            return self._flag(self.source.config, "", self._default)
+        read = Reader(self.source.config, f"{self.source.root}/config.json")
+        if KEY in read.values:
+            return read.flag(KEY, False)
+        if self.architecture is not None:
+            return self._default
         nested = self.source.config.get(NESTED)
-        return self._flag(nested, f"{NESTED}.", None) if isinstance(nested, Mapping) and KEY in nested else None
-
-    def _flag(self, config: Mapping[str, Any], prefix: str, default: bool | None) -> bool | None:
-        value = config.get(KEY, default)
-        if value is not None and not isinstance(value, bool):
-            raise BadInput(
-                f"{self.source.root}/config.json: {prefix}{KEY} is {shown(value)}; it has to be true or false."
-            )
-        return value if value is not None or KEY not in config else False
+        return read.part(NESTED).flag(KEY, False) if isinstance(nested, Mapping) and KEY in nested else None
 
     @property
     def _default(self) -> bool | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from quantcli.checkpoint import Vocabulary
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
 from quantcli.tokenizers import byte_level, folder_keys, listed, pre_tokenizers, sentencepiece, special, templates
 from quantcli.tokenizers.conventions import PLAIN, Conventions
@@ -76,14 +77,13 @@ def _by_text(tokens: tuple[bytes, ...], texts: Mapping[str, str]) -> dict[str, i
 
 
 def _size(config: Mapping[str, Any], multiple: int) -> int | None:
-    value = config.get("vocab_size")
-    if value is None:
+    read = Reader(config)
+    if not read.has("vocab_size"):
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MOST_TOKENS:
-        raise BadInput(
-            f"config.json: vocab_size is {shown(value)}; it has to be a whole number from 1 to {MOST_TOKENS}."
-        )
-    return -(-value // multiple) * multiple
+    size = read.whole("vocab_size")
+    if not 0 < size <= MOST_TOKENS:
+        raise read.refuse("vocab_size", f"expected a whole number from 1 to {MOST_TOKENS}")
+    return -(-size // multiple) * multiple
 
 
 def _refusal(files: Files, tokenizer: TokenizerJson | None) -> str:
@@ -106,13 +106,9 @@ def _added(files: Files, tokenizer: TokenizerJson | None, settings: Mapping[str,
 
 def _decoder(files: Files, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
     """`tokenizer_config.json`'s `added_tokens_decoder`: id, as a string -> token."""
-    where, entries = files.label(SETTINGS), settings.get("added_tokens_decoder")
-    if entries is None:
-        return {}
-    if not isinstance(entries, Mapping):
-        raise BadInput(f"{where}: added_tokens_decoder is {shown(entries)}; it has to be an object.")
+    where = files.label(SETTINGS)
     found: dict[int, AddedToken] = {}
-    for key, entry in entries.items():
+    for key, entry in Reader(settings, where).part("added_tokens_decoder").values.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10):
             raise BadInput(f"{where}: added_tokens_decoder has the key {shown(key)}; its keys have to be ids.")
         found[int(key)] = added_token(entry, int(key), f"added_tokens_decoder: {key}", where)

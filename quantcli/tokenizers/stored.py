@@ -144,7 +144,7 @@ class _Reader:
         if kind is bool and type(value) is int and value in (0, 1):
             return bool(value)  # which llama.cpp does not read, but nobody can mistake
         if type(value) is not kind:
-            raise BadInput(f"{self.where}: {key} is {shown(value)}; it has to be of type {kind.__name__}.")
+            raise BadInput(f"{self.where}: key {key} is {shown(value)}, expected a value of type {kind.__name__}.")
         return value
 
     def array(self, key: str, element: str) -> list[Any] | None:
@@ -155,5 +155,5 @@ class _Reader:
         # Tools write numbers in other types than llama.cpp reads (mlx-lm: token types as uint32); they mean the same.
         alike = NUMBERS if element in NUMBERS else (element,)
         if not isinstance(value, ArrayValue) or value.element not in alike:
-            raise BadInput(f"{self.where}: {key} is {kind}; it has to be array[{element}].")
+            raise BadInput(f"{self.where}: key {key} is {kind}, expected array[{element}].")
         return value.decode()

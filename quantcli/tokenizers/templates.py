@@ -11,7 +11,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 from quantcli.tokenizers.files import SETTINGS, Files
 
@@ -27,12 +27,12 @@ def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None,
         texts = {_name(name): _text(files, file) for name, file in sorted(others.items())}
         return _text(files, JINJA), texts
     if value is None and files.has("chat_template.json"):
-        where = "chat_template.json"
-        value = files.json(where).get("chat_template")
+        where, tokenizer_config = "chat_template.json", files.json("chat_template.json")
+        value = tokenizer_config.get("chat_template")
     if value is None or isinstance(value, str):
         return value, {}
     if not isinstance(value, list):
-        raise BadInput(f"{files.label(where)}: chat_template is {shown(value)}; it has to be a string or a list.")
+        raise Reader(tokenizer_config, files.label(where)).refuse("chat_template", "expected a string or a list")
     named: dict[str, str] = {}
     for entry in value:
         name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, Mapping) else (None, None)

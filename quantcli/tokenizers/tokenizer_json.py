@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcli.containers.hostile import shown
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 
 #: More ids than any tokenizer has; bounds what a hostile size can make us build.
@@ -48,48 +49,31 @@ class TokenizerJson:
 
 def parse(data: Mapping[str, Any], where: str) -> TokenizerJson:
     """The checked parts of a `tokenizer.json` object; `where` names the file in errors. Raises `BadInput`."""
-    model = part(data, "model", where) or {}
-    kind = model.get("type", "BPE" if "merges" in model else None)
-    if not isinstance(kind, str):
-        raise BadInput(f"{where}: model.type is {shown(kind)}; it has to be a string such as BPE.")
+    read = Reader(data, where)
+    model = read.part("model")
+    kind = model.text("type", "BPE" if "merges" in model.values and "type" not in model.values else None)
     if kind != "BPE":  # other models spell their vocabulary otherwise, and are refused by name
         return TokenizerJson(kind, {}, (), (), False, False, False, None, None, None)
-    decoder = part(data, "decoder", where)
-    pre_tokenizer = part(data, "pre_tokenizer", where)
+    decoder, pre_tokenizer = read.mapping("decoder"), read.mapping("pre_tokenizer")
     return TokenizerJson(
         kind=kind,
-        vocab=_vocab(model.get("vocab"), where),
-        merges=_merges(model.get("merges"), where),
-        added=_added(data.get("added_tokens"), where),
+        vocab=_vocab(model),
+        merges=tuple(_merge(entry, place, where) for place, entry in enumerate(model.elements("merges"))),
+        added=_added(read),
         byte_level=_names(decoder, "ByteLevel", "decoders") or _names(pre_tokenizer, "ByteLevel", "pretokenizers"),
-        byte_fallback=flag(model, "byte_fallback", f"{where}: model"),
-        ignore_merges=flag(model, "ignore_merges", f"{where}: model"),
-        normalizer=part(data, "normalizer", where),
+        byte_fallback=model.flag("byte_fallback", False),
+        ignore_merges=model.flag("ignore_merges", False),
+        normalizer=read.mapping("normalizer"),
         pre_tokenizer=pre_tokenizer,
-        post_processor=part(data, "post_processor", where),
+        post_processor=read.mapping("post_processor"),
     )
-
-
-def part(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any] | None:
-    """The object under `key`, None where it is absent or null."""
-    value = data.get(key)
-    if value is not None and not isinstance(value, Mapping):
-        raise BadInput(f"{where}: {key} is {shown(value)}; it has to be an object.")
-    return value
-
-
-def flag(data: Mapping[str, Any], key: str, where: str) -> bool:
-    value = data.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise BadInput(f"{where}: {key} is {shown(value)}; it has to be true or false.")
-    return bool(value)
 
 
 def token_id(value: object, what: str, where: str) -> int:
     """A token's id as a number that can be one."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST_TOKENS:
         raise BadInput(
-            f"{where}: {what} has the id {shown(value)}; it has to be a whole number from 0 to {MOST_TOKENS - 1}."
+            f"{where}: {what} has the id {shown(value)}, expected a whole number from 0 to {MOST_TOKENS - 1}."
         )
     return value
 
@@ -111,18 +95,9 @@ def _names(step: Mapping[str, Any] | None, kind: str, inner: str) -> bool:
     )
 
 
-def _vocab(value: object, where: str) -> dict[str, int]:
-    if not isinstance(value, Mapping):
-        raise BadInput(f"{where}: model.vocab is {shown(value)}; it has to be an object of tokens and ids.")
-    return {token: token_id(number, f"model.vocab: the token {shown(token)}", where) for token, number in value.items()}
-
-
-def _merges(value: object, where: str) -> tuple[tuple[str, str], ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise BadInput(f"{where}: model.merges is {shown(value)}; it has to be a list.")
-    return tuple(_merge(entry, place, where) for place, entry in enumerate(value))
+def _vocab(model: Reader) -> dict[str, int]:
+    vocab = model.part("vocab", needed=True)
+    return {token: token_id(number, f"the token {shown(token)}", vocab.label) for token, number in vocab.values.items()}
 
 
 def _merge(entry: object, place: int, where: str) -> tuple[str, str]:
@@ -131,15 +106,12 @@ def _merge(entry: object, place: int, where: str) -> tuple[str, str]:
         left, right = pair
         if isinstance(left, str) and isinstance(right, str) and left and right:
             return left, right
-    raise BadInput(f"{where}: model.merges[{place}] is {shown(entry)}; it has to name two tokens.")
+    raise BadInput(f"{where}: model.merges[{place}] is {shown(entry)}; expected two tokens.")
 
 
-def _added(value: object, where: str) -> tuple[AddedToken, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise BadInput(f"{where}: added_tokens is {shown(value)}; it has to be a list.")
-    return tuple(added_token(entry, None, f"added_tokens[{place}]", where) for place, entry in enumerate(value))
+def _added(read: Reader) -> tuple[AddedToken, ...]:
+    entries = enumerate(read.elements("added_tokens"))
+    return tuple(added_token(entry, None, f"added_tokens[{place}]", read.file) for place, entry in entries)
 
 
 def added_token(entry: object, number: int | None, what: str, where: str) -> AddedToken:
@@ -147,4 +119,4 @@ def added_token(entry: object, number: int | None, what: str, where: str) -> Add
     if not isinstance(entry, Mapping) or not isinstance(entry.get("content"), str):
         raise BadInput(f"{where}: {what} is no object with a string as its content.")
     found = token_id(entry.get("id") if number is None else number, what, where)
-    return AddedToken(found, entry["content"], flag(entry, "special", f"{where}: {what}"))
+    return AddedToken(found, entry["content"], Reader(entry, where, what).flag("special", False))

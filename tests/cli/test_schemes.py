@@ -159,3 +159,12 @@ def test_one_scheme_is_told_in_full() -> None:
 def test_names_of_nothing_are_wrong_usage(name: str, said: str) -> None:
     done = quant(name)
     assert (done.exit_code, done.stdout) == (2, "") and said in done.stderr
+
+
+def test_one_integer_grid_has_one_rounding_error_whoever_stores_it() -> None:
+    found: dict[str, set[float]] = {}
+    for entry in catalogue():
+        if entry.name.startswith(("int", "uint")):
+            found.setdefault(entry.name, set()).add(entry.rounding)
+    assert {"int4-g128", "uint4-g128", "int4-g32"} <= found.keys()
+    assert {name: errors for name, errors in found.items() if len(errors) > 1} == {}

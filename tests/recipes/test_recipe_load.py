@@ -75,7 +75,7 @@ def test_quark_fixtures_are_recognised(shared: Path) -> None:
         ({"model_type": "llama"}, "is no recipe that we know"),
         ({"bits": 4, "group_size": 64, "quant_method": "auto-round"}, "is no recipe that we know"),
         ({"quantization_config": {"quant_method": "awq", **BASE}}, "is no recipe that we know"),
-        ({"quantization": None}, "its quantization is None"),
+        ({"quantization": None}, "key quantization is null"),
         ({"quantization": [4]}, r"quantization is \[4\]"),
         ('{"rule": [], "rule": []}', "'rule' stands twice"),
         ('{"scheme": "f16"', "is not JSON"),

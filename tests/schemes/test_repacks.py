@@ -16,6 +16,7 @@ from quantcli.arrays import from_mlx, numpy_dtype, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Parts, Scheme
 from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.hf.awq import Awq
+from quantcli.schemes.hf.scaled import Scales
 from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 
@@ -27,7 +28,9 @@ MLX: tuple[Scheme, ...] = (
 )
 GGML: tuple[Scheme, ...] = tuple(TYPES.values())
 AWQ: tuple[Scheme, ...] = tuple(
-    Awq(group, symmetric, "f16", zeros="i32") for group in GROUPS for symmetric in (False, True)
+    Awq(columns=COLUMNS, scales=Scales("f16", 1, group, turned=True), symmetric=symmetric, zeros_dtype="i32")
+    for group in GROUPS
+    for symmetric in (False, True)
 )
 
 #: What GGML's types become, and the grade under f16 and under f32 scales; all others have no place.

@@ -178,10 +178,9 @@ def test_zero_points_of_idle_groups_do_not_count_in_symmetric_layouts() -> None:
         np.bitwise_or.reduce(zeros << np.uint32(4) * np.array(places, np.uint32), axis=1, keepdims=True).view(np.int32)
         for places in (range(8), (0, 4, 1, 5, 2, 6, 3, 7))
     )
-    awq = Awq(group, symmetric=True, scale_dtype="f16", zeros="i32")
-    gptq = Gptq(
-        columns=COLUMNS, scales=Scales("f16", 1, group, turned=True), bits=4, symmetric=True, layout_format="gptq_v2"
-    )
+    turned = Scales("f16", 1, group, turned=True)
+    awq = Awq(columns=COLUMNS, scales=turned, symmetric=True, zeros_dtype="i32")
+    gptq = Gptq(columns=COLUMNS, scales=turned, bits=4, symmetric=True, layout_format="gptq_v2")
 
     def codes_of(*shape: int) -> np.ndarray:
         return rng.integers(0, 1 << 32, shape, np.uint32).view(np.int32)
@@ -194,7 +193,7 @@ def test_zero_points_of_idle_groups_do_not_count_in_symmetric_layouts() -> None:
         codes = scheme.codes(parts)
         assert not (codes.scales == 0).all() and (codes.scales == 0).any()
         assert np.array_equal(TYPES["q4_0"].decode(TYPES["q4_0"].pack(codes)), codes.values())
-        with pytest.raises(DoesNotFit, match="zero point of 3|a zero point is 3"):
+        with pytest.raises(DoesNotFit, match="a zero point is 3"):
             scheme.codes(parts | {"scales": np.where(scales == 0, np.float16(1), scales)})
 
 

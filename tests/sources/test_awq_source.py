@@ -150,7 +150,7 @@ def test_zero_points_of_a_symmetric_checkpoint_count(tmp_path: Path) -> None:
     assert found.warnings == ("zero_point is false, yet 1 weights store zero points, which count.",)
     assert weight.scheme.name == "int4-g64"
     assert np.array_equal(scheme(weight).decode(stored(weight)), scheme(like).decode(stored(like)))
-    with pytest.raises(DoesNotFit, match="zero_point is false"):
+    with pytest.raises(DoesNotFit, match="a zero point is [0-9]+, not 8"):
         scheme(weight).codes(stored(weight))
     eights = stored(weight) | {"qzeros": np.full_like(stored(weight)["qzeros"], 0x88888888 - 2**32)}
     assert (scheme(weight).codes(eights).biases == -8 * scheme(weight).codes(eights).scales).all()
@@ -202,14 +202,14 @@ MALFORMED: dict[str, tuple[dict[str, np.ndarray | None], dict[str, Any], str]] =
     "group of 48": ({}, {"group_size": 48}, "m.q.qweight: 128 input features are no multiple of group_size 48"),
     "group of 128": ({}, {"group_size": 128}, r"m.q.scales: has shape \(2, 16\).*need \(1, 16\)"),
     "nothing in it": ({"qweight": words(0, 2)}, {}, "m.q.qweight: .*holds nothing"),
-    "group 0": ({}, {"group_size": 0}, "`group_size` is 0"),
-    "group -2": ({}, {"group_size": -2}, "`group_size` is -2"),
-    "group of text": ({}, {"group_size": "64"}, "`group_size` is '64'"),
-    "group true": ({}, {"group_size": True}, "`group_size` is True"),
-    "bits of text": ({}, {"bits": "4"}, "`bits` is '4'"),
-    "bits null": ({}, {"bits": None}, "`bits` is None"),
-    "zero_point of text": ({}, {"zero_point": "yes"}, "`zero_point` is 'yes'"),
-    "version 1": ({}, {"version": 1}, "`version` is 1"),
+    "group 0": ({}, {"group_size": 0}, "key group_size is 0"),
+    "group -2": ({}, {"group_size": -2}, "key group_size is -2"),
+    "group of text": ({}, {"group_size": "64"}, "key group_size is '64'"),
+    "group true": ({}, {"group_size": True}, "key group_size is True"),
+    "bits of text": ({}, {"bits": "4"}, "key bits is '4'"),
+    "bits null": ({}, {"bits": None}, "key bits is null"),
+    "zero_point of text": ({}, {"zero_point": "yes"}, "key zero_point is 'yes'"),
+    "version 1": ({}, {"version": 1}, "key version is 1"),
     "zeros alone": ({"n.qzeros": words(2, 2)}, {}, "n.qzeros: has no .qweight beside it"),
     "order alone": ({"n.g_idx": words(2)}, {}, "n.g_idx: has no .qweight beside it"),
     "words of MLX": ({"n.weight": np.zeros((2, 2), np.uint32)}, {}, "n.weight: is uint32"),

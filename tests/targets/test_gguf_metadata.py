@@ -278,5 +278,5 @@ def test_sampling_values() -> None:
 
 @pytest.mark.parametrize("value", ["hot", True, [1], 1e300, float("nan"), 10**400])
 def test_sampling_values_that_mean_nothing(value: object) -> None:
-    with pytest.raises(BadInput, match=r"generation_config\.json: temperature is"):
+    with pytest.raises(BadInput, match=r"generation_config\.json: key temperature is"):
         general("m", {}, {"temperature": value}, {}, 10**9)

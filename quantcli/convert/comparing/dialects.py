@@ -15,6 +15,7 @@ from typing import Any
 from quantcli import models
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import ArrayValue
+from quantcli.containers.json_text import Reader
 from quantcli.convert.comparing.folders import NO_FILE, STORAGE, TOKENIZER, UNCOUNTED, others
 from quantcli.convert.comparing.spellings import DTYPES, LOCAL, NESTED, PARTIAL, SCALING, THETAS, Spelled
 from quantcli.convert.comparing.values import ABSENT, FieldDifference, Found, NotCompared, differing, json_equal, plain
@@ -22,7 +23,6 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Hyperparameters, Key, mlx_rope_keys
 from quantcli.models.generation import SAMPLING
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES
-from quantcli.models.reader import Reader
 from quantcli.sources.folder import CONFIG
 from quantcli.targets.model import Model
 from quantcli.tokenizers.files import Files
@@ -143,7 +143,7 @@ def _rows(pair: _Pair) -> set[str]:
     architecture = pair.folder.known()
     metadata, prefix = pair.file.source.metadata, f"{architecture.gguf}."
     recorded = Recorded(pair.ours.settings.values)
-    ours = replace(pair.ours, settings=Reader(recorded, pair.ours.settings.where))
+    ours = replace(pair.ours, settings=Reader(recorded, pair.ours.settings.label))
     rows = (*architecture.foremost, *architecture.keys, *architecture.further)
     # Of rows with one name, which are for different models, the one with a value counts.
     last = {row.name: row for row in rows} | {row.name: row for row in rows if row.value(ours) is not None}

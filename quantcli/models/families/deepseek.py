@@ -15,6 +15,7 @@ Source: llama.cpp's conversion of DeepseekV2ForCausalLM and DeepseekV3ForCausalL
 from collections.abc import Mapping
 from typing import Any
 
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
@@ -40,7 +41,6 @@ from quantcli.models.keys import (
 from quantcli.models.layouts import Unsplit
 from quantcli.models.limits import Limit
 from quantcli.models.ops import PerHead, Take, Transpose
-from quantcli.models.reader import Reader
 from quantcli.models.sixteen_bits import OVERFLOWS, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, N_HEADS, Axes, Need, setting, without
 from quantcli.models.stored import Setting, Stored, has
@@ -129,7 +129,7 @@ def _rotated(config: Reader) -> int:
     """The part of a head that is rotated, which the classes call its size."""
     size = config.integer("qk_rope_head_dim")
     if size % 2:
-        raise BadInput(f"{config.where}: qk_rope_head_dim is {size}. Rotary embeddings need an even number.")
+        raise BadInput(f"{config.label}: qk_rope_head_dim is {size}. Rotary embeddings need an even number.")
     return size
 
 

@@ -5,13 +5,13 @@ Source: llama.cpp's conversion of Exaone4ForCausalLM.
 
 from typing import Any
 
+from quantcli.containers.json_text import LONGEST, Reader
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import POST_NORMS, decoder
 from quantcli.models.families.llama import ROPE_FREQS
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import SLIDING_WINDOW, VOCAB_SIZE, WINDOW_PATTERN, Key, pattern_of_windows
 from quantcli.models.limits import square
-from quantcli.models.reader import LONGEST, Reader
 from quantcli.models.stored import Setting, Stored, kinds_of_layers
 from quantcli.tokenizers import conventions
 

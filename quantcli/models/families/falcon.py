@@ -6,13 +6,13 @@ FalconForCausalLM.
 
 from typing import Any
 
+from quantcli.containers.json_text import Reader
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, NORM
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import BLOCKS, EMBEDDING, HEADS, Key, layer_norm_eps
 from quantcli.models.limits import Limit
 from quantcli.models.ops import GroupQkv
-from quantcli.models.reader import Reader
 from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, QKV, VOCAB, Need, flag, without
 from quantcli.models.stored import OMITTED, Setting, Stored, has
 

@@ -61,7 +61,7 @@ def _floats(
     rotated = hyperparameters.rotary_dimensions
     if 2 * len(factors) != rotated:
         raise BadInput(
-            f"{hyperparameters.settings.where}: {key} has {len(factors)} numbers, expected {rotated // 2}: one for two "
+            f"{hyperparameters.settings.label}: {key} has {len(factors)} numbers, expected {rotated // 2}: one for two "
             f"of the {rotated} elements of a head that are rotated (partial_rotary_factor)."
         )
     return np.asarray(factors, np.float32)

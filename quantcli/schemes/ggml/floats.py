@@ -40,7 +40,7 @@ DOUBLES = tuple(2 * value or 0.0 for value in E2M1)
 
 
 @dataclass(frozen=True)
-class Format:
+class FloatFormat:
     """`halves`: of the value of each scale byte, of which `positive` from 0 on are finite, not negative, ascending."""
 
     group: int
@@ -52,8 +52,8 @@ class Format:
 
 #: `rounding`: relative RMSE of encoding 4M values of a Gaussian.
 FORMATS = {
-    "mxfp4": Format(32, tuple(2.0 ** (byte - 128) for byte in range(256)), "f8_e8m0", 255, 0.115),
-    "nvfp4": Format(16, tuple(value / 2 for value in UE4M3), "f8_e4m3", 127, 0.0951),
+    "mxfp4": FloatFormat(32, tuple(2.0 ** (byte - 128) for byte in range(256)), "f8_e8m0", 255, 0.115),
+    "nvfp4": FloatFormat(16, tuple(value / 2 for value in UE4M3), "f8_e4m3", 127, 0.0951),
 }
 
 
@@ -78,7 +78,7 @@ class GgmlFloat(Ggml):
     """
 
     @property
-    def facts(self) -> Format:
+    def facts(self) -> FloatFormat:
         return FORMATS[self.type]
 
     @property

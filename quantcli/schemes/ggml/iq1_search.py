@@ -31,7 +31,7 @@ EPSILON = {32: 1e-12, 16: 1e-7}
 LEAST = -float(np.finfo(np.float32).max)
 
 
-class Found(NamedTuple):
+class ShiftedRows(NamedTuple):
     """Of super-blocks: rows int32 (n, 32); minus uint8 (n, 32): 1 where a row's shift is -1/8; scales (n, groups).
 
     whole float32 (n, 1): the scale of a super-block that fits all of its rows.
@@ -51,7 +51,7 @@ class Best(NamedTuple):
     number: mx.array
 
 
-def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -> Found:
+def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -> ShiftedRows:
     """Of float32 (n, 256), importance as x or None; group 32 or 16."""
     import mlx.core as mx
 
@@ -74,7 +74,7 @@ def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -
     rows, minus, scale = mx.where(empty, 0, rows), ~empty & minus, mx.where(empty, 0.0, scale)
     scales = scale.reshape(count, -1)
     found = rows.T.reshape(count, -1), minus.T.reshape(count, -1).astype(mx.uint8), scales
-    return Found(*found, _whole_scale(scales, rows, mx.where(minus, -SHIFT, SHIFT), x, w, book))
+    return ShiftedRows(*found, _whole_scale(scales, rows, mx.where(minus, -SHIFT, SHIFT), x, w, book))
 
 
 def ranks(x: mx.array) -> mx.array:

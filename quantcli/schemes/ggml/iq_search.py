@@ -57,7 +57,7 @@ class Tables(NamedTuple):
     lowest: float
 
 
-class Found(NamedTuple):
+class SignedRows(NamedTuple):
     """Of super-blocks: rows int32 (n, 256 / width), signs uint8 (n, 32), a bit each, scales float32 (n, groups)."""
 
     rows: mx.array
@@ -159,7 +159,7 @@ def _distances(words: mx.array, x: mx.array, w: mx.array, scale: mx.array, shift
     return far
 
 
-def search(x: mx.array, importance: mx.array | None, kind: Rules, book: Tables) -> Found:
+def search(x: mx.array, importance: mx.array | None, kind: Rules, book: Tables) -> SignedRows:
     """Of float32 (n, 256), importance as x or None."""
     import mlx.core as mx
 
@@ -178,7 +178,9 @@ def search(x: mx.array, importance: mx.array | None, kind: Rules, book: Tables) 
     rows, scale = mx.where(empty, 0, rows), mx.where(empty, 0.0, mx.abs(scale))
     signs = mx.where(empty, 0, signs).astype(mx.uint8)
     count = x.shape[0]
-    return Found(rows.T.reshape(count, SUPER // width), signs.T.reshape(count, SUPER // 8), scale.reshape(count, -1))
+    return SignedRows(
+        rows.T.reshape(count, SUPER // width), signs.T.reshape(count, SUPER // 8), scale.reshape(count, -1)
+    )
 
 
 def magnitudes(x: mx.array, w: mx.array, parity: bool) -> tuple[mx.array, mx.array]:

@@ -39,7 +39,7 @@ EPSILON = 1e-15
 RINT = 1.5 * 2.0**23
 
 
-class Found(NamedTuple):
+class ScaleFit(NamedTuple):
     """float32 (1, groups) each: values = scale * q + low, codes q = rint(inverse * (x - start)) with clipping."""
 
     scale: mx.array
@@ -77,7 +77,7 @@ def first_peak(x: mx.array) -> mx.array:
     return mx.take_along_axis(x, mx.argmax(mx.abs(x), axis=0, keepdims=True), axis=0)
 
 
-def search_scale(x: mx.array, w: mx.array, steps: NDArray[np.float32]) -> Found:
+def search_scale(x: mx.array, w: mx.array, steps: NDArray[np.float32]) -> ScaleFit:
     """Codes -steps[0] .. steps[0] - 1; scale and inverse are 0 for a group of zeros."""
     import mlx.core as mx
 
@@ -94,10 +94,10 @@ def search_scale(x: mx.array, w: mx.array, steps: NDArray[np.float32]) -> Found:
         best = mx.where(better, found * along, best)
         mx.eval(scale, inverse, best)  # keeps one candidate's temporaries alive, not nineteen's
     zero, nought = mx.abs(peak) < EPSILON, mx.zeros_like(peak)
-    return Found(mx.where(zero, 0.0, scale), mx.where(zero, 0.0, inverse), nought, nought)
+    return ScaleFit(mx.where(zero, 0.0, scale), mx.where(zero, 0.0, inverse), nought, nought)
 
 
-def search_minimum(x: mx.array, w: mx.array, steps: NDArray[np.float32], absolute: bool) -> Found:
+def search_minimum(x: mx.array, w: mx.array, steps: NDArray[np.float32], absolute: bool) -> ScaleFit:
     """Codes 0 .. steps[0]; scale and inverse are 0 where all values are equal."""
     import mlx.core as mx
 
@@ -133,7 +133,7 @@ def search_minimum(x: mx.array, w: mx.array, steps: NDArray[np.float32], absolut
         )
         scale, low = mx.where(better, found, scale), mx.where(better, lowest, low)
         mx.eval(scale, low, inverse, start, best)
-    return Found(mx.where(flat, 0.0, scale), mx.where(flat, 0.0, inverse), start, low)
+    return ScaleFit(mx.where(flat, 0.0, scale), mx.where(flat, 0.0, inverse), start, low)
 
 
 def refine_scale(x: mx.array, limit: int) -> tuple[mx.array, mx.array]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Format:
+class TernaryFormat:
     """`at`: the byte where the scale starts. `largest`: code. `rounding`: relative RMSE of 4M values of a Gaussian.
 
     `levels`: what `--search best` tries.
@@ -55,10 +55,10 @@ class Format:
 
 _TERNARY = Levels(256, -1, 1, starts=(0.2, 1.0, 1))
 FORMATS = {
-    "q1_0": Format(Grid(1, 128, "f16"), 0, 1, 0.6009, Levels(128, table=(-1.0, 1.0), starts=(0.2, 1.0, 1))),
-    "q2_0": Format(Grid(2, 64, "f16", zero=1), 0, 3, 0.717, Levels(64, -1, 2, starts=(0.3, 1.0, 2))),
-    "tq1_0": Format(Grid(2, 256, "f16", zero=1), 52, 2, 0.807, _TERNARY),
-    "tq2_0": Format(Grid(2, 256, "f16", zero=1), 64, 3, 0.807, _TERNARY),
+    "q1_0": TernaryFormat(Grid(1, 128, "f16"), 0, 1, 0.6009, Levels(128, table=(-1.0, 1.0), starts=(0.2, 1.0, 1))),
+    "q2_0": TernaryFormat(Grid(2, 64, "f16", zero=1), 0, 3, 0.717, Levels(64, -1, 2, starts=(0.3, 1.0, 2))),
+    "tq1_0": TernaryFormat(Grid(2, 256, "f16", zero=1), 52, 2, 0.807, _TERNARY),
+    "tq2_0": TernaryFormat(Grid(2, 256, "f16", zero=1), 64, 3, 0.807, _TERNARY),
 }
 
 

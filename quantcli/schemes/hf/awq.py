@@ -13,13 +13,14 @@ zero unrounded. Source: AutoAWQ (awq/utils/packing_utils.py, awq/modules/linear/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import Array, Device
-from quantcli.schemes.base import Codes, DoesNotFit, Grid, Parts, PartSpec, Scheme
+from quantcli.arrays import Array
+from quantcli.schemes.base import Grid, Parts, PartSpec
+from quantcli.schemes.hf.scaled import Floats, Scaled, divides
 
 BITS = 4
 ROWS_PER_WORD = 8
@@ -46,23 +47,22 @@ def unpack(words: Array) -> NDArray[np.uint8]:
     return codes.reshape(-1, turned.shape[1])
 
 
-@dataclass(frozen=True)
-class Awq(Scheme):
+@dataclass(frozen=True, kw_only=True)
+class Awq(Scaled):
     """`uint4-g{group}` with zero points, `int4-g{group}` without, in AutoAWQ's layout.
 
-    `scale_dtype`: what the scales are stored in. `words`, `zeros`: the dtypes of `qweight` and `qzeros`, i32 or u32;
-    `zeros` is None where there are none; those of a symmetric weight count, and it is on its grid where all are 8.
+    `words`, `zeros_dtype`: the dtypes of `qweight` and `qzeros`, i32 or u32; `zeros_dtype` is None where there are
+    none; those of a symmetric weight count, and it is on its grid where all are 8.
     `common_dtype`: one float dtype that holds the scales of all weights of the checkpoint, where they differ.
     """
 
-    group: int
     symmetric: bool
-    scale_dtype: str
     words: str = "i32"
-    zeros: str | None = None
+    zeros_dtype: str | None = None
     common_dtype: str | None = None
-    family = "awq"
-    kept_in = ("hf",)
+    family: str = "awq"
+    compute: str | None = "f16"
+    narrow_scales: bool = True
 
     @property
     def name(self) -> str:
@@ -73,69 +73,43 @@ class Awq(Scheme):
         return "qweight"
 
     @property
-    def values_dtype(self) -> str:
-        return "f16"
+    def code_bits(self) -> int:
+        return BITS
 
     @property
-    def rounding(self) -> float:
-        return {32: 0.085, 64: 0.093, 128: 0.101}.get(self.group, 0.1)
-
-    @property
-    def scales_dtype(self) -> str:
-        return self.scale_dtype
+    def zero(self) -> int | None:
+        return SYMMETRIC_ZERO if self.symmetric else None
 
     @property
     def possible_scales(self) -> tuple[str, ...]:
         return ("f16", "bf16", "f32")
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        if len(shape) != 2:
-            return f"has {len(shape)} dimensions, AWQ holds matrices"
-        if shape[1] % self.group:
-            return f"last axis {shape[1]} is no multiple of {self.group}"
+        if reason := super().unfit(shape) or divides(self.scales, shape):
+            return reason
         return f"{shape[0]} rows are no multiple of {ROWS_PER_WORD}" if shape[0] % ROWS_PER_WORD else None
 
-    def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
+    def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape
-        groups, words = columns // self.group, rows // ROWS_PER_WORD
-        parts = {
-            "qweight": PartSpec(self.words, (columns, words), axis=1, rows=ROWS_PER_WORD),
-            "scales": PartSpec(self.scale_dtype, (groups, rows), axis=1),
-        }
-        if self.zeros is not None:
-            parts["qzeros"] = PartSpec(self.zeros, (groups, words), axis=1, rows=ROWS_PER_WORD)
+        words = rows // ROWS_PER_WORD
+        parts = {"qweight": PartSpec(self.words, (columns, words), axis=1, rows=ROWS_PER_WORD)}
+        if self.zeros_dtype is not None:
+            groups = columns // self.group
+            parts["qzeros"] = PartSpec(self.zeros_dtype, (groups, words), axis=1, rows=ROWS_PER_WORD)
         return parts
 
-    def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            scales = np.ascontiguousarray(parts["scales"].astype(np.float16).T.astype(np.float32))
-            values = unpack(parts["qweight"]).astype(np.float32).reshape(*scales.shape, self.group)
-            values -= self._zeros(parts)[:, :, None]
-            values *= scales[:, :, None]
-            return values.reshape(len(scales), -1).astype(np.float16).astype(np.float32)
+    def unpack(self, parts: Parts) -> NDArray[np.uint8]:
+        return unpack(parts["qweight"])
 
-    def grid(self) -> Grid:
-        zero = SYMMETRIC_ZERO if self.symmetric else None
-        return Grid(BITS, self.group, self.common_dtype or self.scale_dtype, zero=zero, zero_points=not self.symmetric)
-
-    def codes(self, parts: Parts) -> Codes:
-        scales = np.ascontiguousarray(parts["scales"].T.astype(np.float32))
-        zeros = self._zeros(parts)
-        odd = (zeros != SYMMETRIC_ZERO) & (scales != 0)  # a group of scale 0 is zeros, whatever its zero point
-        if self.symmetric and odd.any():
-            other = int(zeros[odd][0])
-            raise DoesNotFit(f"zero_point is false, and a zero point of {other} is stored, not {SYMMETRIC_ZERO}")
-        return Codes(self.grid(), unpack(parts["qweight"]), scales, -zeros * scales)
-
-    def _zeros(self, parts: Parts) -> NDArray[np.float32]:
-        """float32 (rows, groups)."""
-        if self.zeros is None:
-            return np.full(parts["scales"].T.shape, SYMMETRIC_ZERO, np.float32)
+    def zeros(self, parts: Parts, rows: int) -> Floats:
+        if self.zeros_dtype is None:
+            return np.full((1, 1), SYMMETRIC_ZERO, np.float32)
         return unpack(parts["qzeros"]).astype(np.float32)
 
+    def computed_scales(self, parts: Parts, rows: int) -> Floats:
+        with np.errstate(over="ignore", invalid="ignore"):  # float64 is rounded once
+            return self.float_scales({**parts, "scales": parts["scales"].astype(np.float16)}, rows)
 
-#: One of each kind, with the scales that sizes are counted with; those with zero points first.
-LISTED = (
-    *(Awq(group, symmetric=False, scale_dtype="f16", zeros="i32") for group in (32, 64, 128)),
-    *(Awq(group, symmetric=True, scale_dtype="f16") for group in (32, 64, 128)),
-)
+    def grid(self) -> Grid | None:
+        grid = super().grid()
+        return grid and replace(grid, scale_dtype=self.common_dtype or grid.scale_dtype)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.hf import awq, awq_gemv, gptq, hqq, quanto, quark_int
+from quantcli.schemes.hf import awq_gemv, gptq, hqq, quanto, quark_int
+from quantcli.schemes.hf.awq import Awq
 from quantcli.schemes.hf.bytewise import Bytewise
 from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.schemes.hf.scaled import Scales
@@ -16,7 +17,7 @@ from quantcli.schemes.hf.small_floats import SmallFloat
 def listed(shape: tuple[int, int]) -> Iterator[Scheme]:
     """For matrices of that shape: AutoAWQ's, those that are written, then the others that are read."""
     columns = shape[1]
-    yield from awq.LISTED
+    yield from _awq(columns)
     found = (hugging_face.named(name, "bf16", shape) for name in WRITTEN)
     yield from (scheme for scheme in found if scheme is not None)
     for rows in READ:
@@ -35,6 +36,14 @@ WRITTEN = (
     "int8-tensor", "int8-asym-tensor", "fp8-e4m3-tensor", "fp8-e4m3-channel", "fp8-e4m3-block128", "mxfp4", "mxfp8",
     "nvfp4", "nf4-g64", "fp4-g64", "nf4-double-g64", "fp4-double-g64", "fp8-e4m3", "fp8-e5m2",
 )  # fmt: skip
+
+
+def _awq(columns: int) -> Iterator[Scheme]:
+    """With zero points, then without."""
+    for symmetric, zeros in ((False, "i32"), (True, None)):
+        for group in (32, 64, 128):
+            shared = Scales("f16", 1, group, turned=True)
+            yield Awq(columns=columns, scales=shared, symmetric=symmetric, zeros_dtype=zeros)
 
 
 def _fp8(columns: int) -> Iterator[Scheme]:

@@ -247,6 +247,11 @@ class Scaled(Scheme):
         """float32 (rows, groups), unrounded."""
         return self.scales.spread(floats(parts["scales"]), rows)
 
+    def computed_scales(self, parts: Parts, rows: int) -> Floats:
+        """The same as the tool multiplies by them."""
+        scales = self.float_scales(parts, rows)
+        return rounded(scales, self.compute) if self.narrow_scales else scales
+
     @property
     def named_dtype(self) -> str:
         return self.scales.dtype
@@ -281,22 +286,28 @@ class Scaled(Scheme):
     def decode(self, parts: Parts, device: Device = Device.CPU) -> Floats:
         codes = self.unpack(parts)
         rows = len(codes)
-        scales = self.float_scales(parts, rows)
-        if self.narrow_scales:
-            scales = rounded(scales, self.compute)
+        scales = self.computed_scales(parts, rows)
         if self.table is not None:
             values = np.asarray(self.table, np.float32)[codes]
         else:
             values = codes.astype(np.float32)
-            values -= self._placed(self.zeros(parts, rows), parts)
+            self._by_group(np.subtract, values, self.zeros(parts, rows), parts)
         with np.errstate(over="ignore", invalid="ignore"):
             values = self.scaled(values, scales, parts)
         return rounded(values, self.compute)
 
     def scaled(self, values: Floats, scales: Floats, parts: Parts) -> Floats:
         """float32 values times the scales of their groups; may be done in place."""
-        values *= self._placed(scales, parts)
+        self._by_group(np.multiply, values, scales, parts)
         return values
+
+    def _by_group(self, operate: np.ufunc, values: Floats, groups: Floats, parts: Parts) -> None:
+        """Each value with its group's entry, in place; where groups fill rows, without an entry for each value."""
+        if self.ordered or self.columns % self.group:
+            operate(values, self._placed(groups, parts), out=values)
+            return
+        grouped = values.reshape(len(values), -1, self.group)
+        operate(grouped, groups[:, :, None], out=grouped)
 
     def _placed(self, groups: Floats, parts: Parts) -> Floats:
         """Each group's entry at its columns."""
@@ -375,8 +386,14 @@ _FLOAT_NAMES = tuple(numpy_dtype(name).name if name != "bf16" else "bfloat16" fo
 def even_rounding(bits: int, count: int, symmetric: bool) -> float:
     """Relative RMSE of rounding a Gaussian to evenly spaced codes whose range is that of `count` values.
 
-    >>> round(even_rounding(4, 32, True), 3), round(even_rounding(4, 32, False), 3)
-    (0.091, 0.081)
+    The range is that between quantiles, and errors spread evenly over a step; on a symmetric grid the value that sets
+    the scale is half a step beyond the last code, so its squared error is thrice that of others. For 3 bits and more,
+    groups of 16 and more this is within 1.3 % of what compressed-tensors' encoder (minmax.py) makes of
+    `numpy.random.default_rng(0).standard_normal((1024, 1024))`: 11.08 % for int4-g128, 10.06 % for uint4-g128.
+
+    >>> round(even_rounding(4, 128, True), 3), round(even_rounding(4, 128, False), 3)
+    (0.111, 0.101)
     """
     reach = NormalDist().inv_cdf(1 - (0.28 if symmetric else 0.56) / max(count, 2))
-    return 2 * reach / float(2**bits - 1) / math.sqrt(12)
+    squared = 1 + 2 / count if symmetric else 1.0
+    return 2 * reach / float(2**bits - 1) * math.sqrt(squared / 12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import PartSpec, Scheme, matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf.awq import Awq
+from quantcli.schemes.hf.scaled import Scaled, Scales
 from quantcli.schemes.mlx.affine import Affine
 
-SOURCES: list[Scheme] = [Dense("bf16"), Dense("f32"), Affine(4, 32, "f16"), Awq(32, False, "f16", zeros="i32")]
+AWQ = Awq(columns=32, scales=Scales("f16", 1, 32, turned=True), symmetric=False, zeros_dtype="i32")
+SOURCES: list[Scheme] = [Dense("bf16"), Dense("f32"), Affine(4, 32, "f16"), AWQ]
 TARGETS: list[Scheme] = [Dense("f16"), Affine(3, 32, "bf16"), *(ggml_scheme(n) for n in ("q4_0", "q8_0"))]  # type: ignore[list-item]
 ROUTES = [Route.QUANTIZE, Route.CAST, Route.REPACK]
 
@@ -40,6 +43,11 @@ def stored(scheme: Scheme, shape: tuple[int, ...], file: Path) -> Weight:
         data += (np.arange(count, dtype=np.uint64) * 7 + number).astype(np.uint8).tobytes()
     file.write_bytes(data)
     return Weight("w", shape, scheme, parts)
+
+
+def of_rows(scheme: Scheme, columns: int) -> Scheme:
+    """The scheme of rows of that length."""
+    return replace(scheme, columns=columns) if isinstance(scheme, Scaled) else scheme
 
 
 def arranged(weight: Weight, rows: np.ndarray | None = None) -> Arranged:
@@ -62,6 +70,7 @@ budgets = st.integers(1, 60_000)
 def test_rows_are_covered_once(
     folder: Path, source: Scheme, target: Scheme, route: Route, shape: tuple[int, int], budget: int
 ) -> None:
+    source = of_rows(source, shape[1])
     weight = stored(source, shape, folder / "x")
     slabs = cut(arranged(weight), target, route, budget)
     assert [slab.start for slab in slabs] == [0, *(slab.stop for slab in slabs[:-1])] and slabs[-1].stop == shape[0]
@@ -74,6 +83,7 @@ def test_rows_are_covered_once(
 
 @given(st.sampled_from(SOURCES), shapes, budgets)
 def test_read_slabs_are_the_whole(folder: Path, source: Scheme, shape: tuple[int, int], budget: int) -> None:
+    source = of_rows(source, shape[1])
     weight = stored(source, shape, folder / "x")
     slabs = cut(arranged(weight), Dense("f32"), Route.CAST, budget)
     read_parts = [read(arranged(weight), slab) for slab in slabs]
@@ -93,6 +103,7 @@ def test_permuted_rows(
     within = list(range(head))
     random.shuffle(within)
     rows = (np.arange(0, count, head)[:, None] + np.array(within)).reshape(-1)
+    source = of_rows(source, 64)
     weight = stored(source, (count, 64), folder / "x")
     for order in (rows, rows[::-1].copy()):
         slabs = cut(arranged(weight, order), Dense("f32"), Route.CAST, budget)

@@ -175,3 +175,14 @@ def test_an_overflowing_scale_is_refused() -> None:
     values[0, 0] = -60000
     with pytest.raises(DoesNotFit, match="from -60000 to 60000 is beyond f16"):
         scheme.prepare((1, 64)).encode(values)
+
+
+@pytest.mark.parametrize("name", ["int3-g64", "uint3-g64", "int4-g32", "int4-g128", "uint4-g128", "int8-channel"])
+def test_rounding_is_what_the_encoder_does_to_a_gaussian(name: str) -> None:
+    values = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
+    scheme = named(name, "f32", values.shape)
+    assert scheme is not None
+    decoded = scheme.decode(scheme.encode(values)[0])
+    assert scheme.rounding == pytest.approx(
+        np.sqrt(np.square(decoded - values).sum() / np.square(values).sum()), rel=0.01
+    )

@@ -37,7 +37,7 @@ from quantcli.kernels.llvm.splits import SHIFT, SIDE, best_splits, exact, ranks,
 EPSILON_S, EPSILON_M = np.float32(1e-12), np.float32(1e-7)
 
 
-class Found(NamedTuple):
+class ShiftedRows(NamedTuple):
     """Of super-blocks: rows int16 (n, 32); minus uint8 (n, 32): 1 where a row's shift is -1/8; scales (n, groups).
 
     whole float32 (n,): in iq1_m the scale of a super-block that fits all of its rows, 0 in iq1_s.
@@ -49,12 +49,12 @@ class Found(NamedTuple):
     whole: NDArray[np.float32]
 
 
-def search(values: Array, importance: NDArray[np.float32] | None, group: int, book: Neighbours) -> Found:
+def search(values: Array, importance: NDArray[np.float32] | None, group: int, book: Neighbours) -> ShiftedRows:
     """Of `values` (rows, columns), any dtype of FLOATS; importance float32 (1 or rows, columns); group 32 or 16."""
     count = values.size // SUPER
     source, dropped = units(values)
     weights = weights_of(importance, SUPER)
-    found = Found(
+    found = ShiftedRows(
         np.zeros((count, SUPER // IQ1_WIDTH), np.int16),
         np.zeros((count, SUPER // IQ1_WIDTH), np.uint8),
         np.zeros((count, SUPER // group), np.float32),
@@ -66,7 +66,7 @@ def search(values: Array, importance: NDArray[np.float32] | None, group: int, bo
     return found
 
 
-class Work(NamedTuple):
+class Iq1Work(NamedTuple):
     """What a search writes to and reads again, beside its `Sums`.
 
     Of SIDE groups, one after the other, float32: values; weights; -2 times weight times value. side float32 (values,
@@ -88,14 +88,14 @@ class Work(NamedTuple):
     found: NDArray[np.int32]
 
 
-def work(group: int, longest: int) -> Work:
+def work(group: int, longest: int) -> Iq1Work:
     """For groups of so many values and so long lists."""
 
     def floats(count: int) -> NDArray[np.float32]:
         return np.zeros(count, np.float32)
 
     values, rows = SIDE * group, longest + AHEAD
-    return Work(
+    return Iq1Work(
         x=floats(values), w=floats(values), twice=floats(values), side=np.zeros((group, SIDE), np.float32),
         rank=np.zeros((group, SIDE), np.int32), number=np.zeros(SIDE, np.int32), levels=np.zeros(group, np.int32),
         scale=np.ones(WIDE, np.float32), squares=floats(rows), alongs=floats(rows), few=np.zeros(rows, np.int16),

@@ -153,7 +153,7 @@ def work(padded: int, longest: int) -> Work:
     )  # fmt: skip
 
 
-class Found(NamedTuple):
+class SignedRows(NamedTuple):
     """Of super-blocks: rows int16 (n, 256 / width), signs uint8 (n, 32), a bit each, scales float32 (n, groups)."""
 
     rows: NDArray[np.int16]
@@ -161,12 +161,12 @@ class Found(NamedTuple):
     scales: NDArray[np.float32]
 
 
-def search(values: Array, importance: NDArray[np.float32] | None, kind: Rules, book: Neighbours) -> Found:
+def search(values: Array, importance: NDArray[np.float32] | None, kind: Rules, book: Neighbours) -> SignedRows:
     """Of `values` (rows, columns), any dtype of FLOATS; importance float32 (1 or rows, columns)."""
     count = values.size // SUPER
     source, dropped = units(values)
     weights = weights_of(importance, SUPER)
-    found = Found(
+    found = SignedRows(
         np.zeros((count, SUPER // kind.width), np.int16),
         np.zeros((count, SUPER // 8), np.uint8),
         np.zeros((count, SUPER // kind.group), np.float32),
