@@ -107,10 +107,20 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
 
 
 class Device(Enum):
-    """What does the arithmetic: `CPU` our kernels on numpy arrays, `MLX` MLX's default device (a GPU, or its CPU)."""
+    """What does the arithmetic: `CPU` our kernels on numpy arrays, `MLX` MLX's default device.
+
+    A plan chooses MLX where that is a GPU, so its value is what plans and reports call it; tests have MLX's CPU there.
+    """
 
     CPU = "cpu"
-    MLX = "mlx"
+    MLX = "gpu"
+
+
+def has_gpu() -> bool:
+    """Whether MLX's default device is a GPU."""
+    import mlx.core as mx
+
+    return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 def to_mlx(array: Array) -> mx.array:

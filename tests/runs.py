@@ -7,17 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
-from quantcli.arrays import Device
 from quantcli.convert.running.conversion import convert
 from quantcli.convert.running.run import Resources
 from tests.conversions import planned
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOW_QUANT = ROOT / "tests" / "convert" / "running" / "slow_quant.py"
+DRIVERS = ROOT / "tests" / "convert" / "running"
+SLOW_QUANT, GPU_QUANT = DRIVERS / "slow_quant.py", DRIVERS / "gpu_quant.py"
 
 
 def quiet(count: int, name: str) -> None:
@@ -25,12 +27,12 @@ def quiet(count: int, name: str) -> None:
 
 
 def run(
-    source: Path, output: Path, *, memory: int = 1 << 28, threads: int = 1, device: Device = Device.CPU,
-    resume: bool = False, force: bool = False, check: bool = False, progress: Any = quiet, **options: Any,
+    source: Path, output: Path, *, memory: int = 1 << 28, threads: int = 1, resume: bool = False,
+    force: bool = False, check: bool = False, progress: Any = quiet, **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Convert; `options` are fields of `Request`; the report."""
     plan = planned(source, output, **options)
-    return convert(plan, Resources(memory, threads, device), progress, resume=resume, force=force, check=check)
+    return convert(plan, Resources(memory, threads), progress, resume=resume, force=force, check=check)
 
 
 def tree(output: Path) -> dict[str, bytes]:
@@ -49,9 +51,11 @@ def beside(output: Path) -> list[str]:
 MAIN = "from quantcli.cli.app import main; main()"
 
 
-def quant(*arguments: object, nap: float | None = None, script: str = MAIN, **options: Any) -> subprocess.Popen[str]:
+def quant(
+    *arguments: object, nap: float | None = None, driver: Path = SLOW_QUANT, script: str = MAIN, **options: Any
+) -> subprocess.Popen[str]:
     """`quant` in a process of its own; with `nap`, resting that many seconds around every slab and every rename."""
-    entry = ["-c", script] if nap is None else [str(SLOW_QUANT), str(nap)]
+    entry = ["-c", script] if nap is None else [str(driver), str(nap)]
     command = [sys.executable, *entry, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
@@ -61,6 +65,11 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def simulate_gpu(patch: pytest.MonkeyPatch) -> None:
+    """MLX's default device counts as a GPU; its CPU computes."""
+    patch.setattr(mx, "default_device", lambda: SimpleNamespace(type=mx.DeviceType.gpu))
 
 
 class Died(BaseException):

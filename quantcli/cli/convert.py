@@ -23,11 +23,10 @@ from quantcli.cli.options import (
     thread_count,
 )  # fmt: skip
 from quantcli.cli.output import Column, Output, size
-from quantcli.errors import Surroundings, WrongUsage
+from quantcli.errors import WrongUsage
 
 if TYPE_CHECKING:
-    from quantcli.arrays import Device
-    from quantcli.convert.planning.steps import Plan
+    from quantcli.convert.planning.steps import Plan, Step
 
 DTYPES = ("f32", "f16", "bf16")
 
@@ -129,7 +128,9 @@ def convert(
     ] = False,
     max_memory: MaxMemory = None,
     threads: Threads = None,
-    device: Annotated[str, typer.Option(metavar="auto|gpu|cpu", help="Where the arithmetic runs.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|gpu|cpu", help="What computes; auto: a GPU, if any, for MLX's schemes alone.")
+    ] = "auto",
     shard_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Of tensors in one file [default: 5GB; a GGUF is not split].")
     ] = None,
@@ -163,11 +164,11 @@ def convert(
         dtype=_one_of(DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DTYPES, scale_dtype, "--scale-dtype"),
         lossless=_one_of(("exact", "codes"), lossless, "--lossless"), allow_requantize=allow_requantize,
         allow_unknown_architecture=allow_unknown_architecture, fallback=fallback,
-        allow_nonfinite=allow_nonfinite, strict=strict,
+        allow_nonfinite=allow_nonfinite, strict=strict, device=_device(device),
         shard_size=parse_size(shard_size, "--shard-size") if shard_size else None,
     )  # fmt: skip
     memory = memory_bound(max_memory)
-    resources = Resources(memory, thread_count(threads), _device(device))
+    resources = Resources(memory, thread_count(threads))
     if resume and force:
         raise WrongUsage("--resume goes on with an old run, --force throws it away: give one of them.")
     path = local_source(source, revision, quiet=quiet or as_json)
@@ -213,34 +214,22 @@ def _check_apart(source: Path, output: Path) -> None:
         raise WrongUsage(f"OUTPUT {output} is SOURCE, lies inside it or holds it: choose a place beside it.")
 
 
-def _device(word: str) -> Device:
-    from quantcli.arrays import Device
+def _device(word: str) -> str:
+    from quantcli.convert.planning.devices import available
 
     _one_of(("auto", "gpu", "cpu"), word, "--device")
-    if word == "cpu":
-        return Device.CPU
-    import mlx.core as mx
-
-    has_gpu = mx.default_device().type == mx.DeviceType.gpu
-    if word == "gpu" and not has_gpu:
-        raise Surroundings("--device gpu: MLX sees no GPU here; --device cpu uses our own kernels.")
-    return Device.MLX if has_gpu else Device.CPU
+    return available(word)
 
 
 def show_plan(plan: Plan, out: Output) -> None:
     """What a dry run prints: every weight, layers folded, then totals."""
     from quantcli.convert.inspecting.survey import fold
+    from quantcli.convert.planning.devices import ON_CPU
 
-    listed = [
-        (s.name, (tuple(s.draft.shape), _was(s), s.scheme.name, str(s.route), str(s.grade), s.reason))
-        for s in plan.steps
-    ]
-    rows = [
-        (name, "x".join(map(str, cells[0])), cells[1], cells[2], cells[3], cells[4], cells[5])
-        for name, _, cells in fold(listed)
-    ]
-    titles = ("weight", "shape", "from", "to", "route", "grade", "why")
-    out.table([Column(title) for title in titles], rows)
+    uses_gpu = any(step.devices != ON_CPU for step in plan.steps)
+    titles = ("weight", "shape", "from", "to", "route", "grade", *(["device"] if uses_gpu else []), "why")
+    listed = [(step.name, _cells(step, with_device=uses_gpu)) for step in plan.steps]
+    out.table([Column(title) for title in titles], [(name, *cells) for name, _, cells in fold(listed)])
     for line in left_out((tensor.name, tensor.reason) for tensor in plan.left):
         out.text(line)
     for line in left_out(((file.name, file.reason) for file in plan.passed), "files"):
@@ -252,8 +241,11 @@ def show_plan(plan: Plan, out: Output) -> None:
     out.text(f"{size(plan.nbytes):>10}  in all ({plan.nbytes} bytes), the report aside")
 
 
-def _was(step: Any) -> str:
-    return "-" if step.draft.weight is None else step.draft.weight.scheme.name
+def _cells(step: Step, *, with_device: bool) -> tuple[str, ...]:
+    return (
+        "x".join(map(str, step.shape)), step.was or "-", step.scheme.name, str(step.route), str(step.grade),
+        *([step.devices.made_on.value] if with_device else []), step.reason,
+    )  # fmt: skip
 
 
 def left_out(listed: Iterable[tuple[str, str]], what: str = "tensors") -> list[str]:
@@ -278,6 +270,8 @@ def show_report(report: dict[str, Any], out: Output) -> None:
     split = f" in {len(report['files'])} parts" if report["target"] == "gguf" and len(report["files"]) > 1 else ""
     out.text(f"{report['output']}{split}: {size(report['bytes'])}, {len(report['weights'])} weights: {schemes}")
     out.text(f"  {routes}; {grades}" + (f"; {totals['fallbacks']} fallbacks" if totals["fallbacks"] else ""))
+    if "gpu" in totals["devices"]:
+        out.text("  devices: " + ", ".join(f"{count} {name}" for name, count in totals["devices"].items()))
     for line in left_out((tensor["name"], tensor["reason"]) for tensor in report["left_out"]):
         out.text(f"  {line}")
     for line in left_out(((file["name"], file["reason"]) for file in report["files_left_out"]), "files"):

@@ -15,7 +15,7 @@ from quantcli.errors import CheckFailed, WrongUsage
 
 if TYPE_CHECKING:
     from quantcli.convert.comparing.compare import Comparison, WeightDifference
-    from quantcli.targets.base import Draft
+    from quantcli.convert.comparing.tensor import Tensor
 
 #: Rows on a terminal without --all.
 ROWS = 40
@@ -136,7 +136,7 @@ def _weights(found: Comparison, out: Output, everything: bool) -> None:
 
 
 def _row(weight: WeightDifference) -> tuple[str, ...]:
-    a, b = _kind(weight.a), _kind(weight.b)
+    a, b = weight.a.kind, weight.b.kind
     difference = weight.difference
     if difference is None:
         shapes = f": {_shape(weight.a)}, {_shape(weight.b)}" if weight.a.shape != weight.b.shape else ""
@@ -146,20 +146,16 @@ def _row(weight: WeightDifference) -> tuple[str, ...]:
     return weight.name, a, b, *numbers, f"{difference.cosine:.6f}", said
 
 
-def _kind(draft: Draft) -> str:
-    return "computed" if draft.weight is None else draft.weight.scheme.name
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
 
 
-def _shape(draft: Draft) -> str:
-    return "x".join(map(str, draft.shape))
-
-
-def _missing(label: str, drafts: tuple[Draft, ...], out: Output, everything: bool) -> None:
-    listed = drafts if everything else drafts[:ROWS]
-    for draft in listed:
-        out.text(f"only in {label}: {draft.name} ({_kind(draft)}, {_shape(draft)})")
-    if len(listed) < len(drafts):
-        out.text(f"only in {label}: {len(drafts) - len(listed)} more; --all shows them.")
+def _missing(label: str, tensors: tuple[Tensor, ...], out: Output, everything: bool) -> None:
+    listed = tensors if everything else tensors[:ROWS]
+    for tensor in listed:
+        out.text(f"only in {label}: {tensor.name} ({tensor.kind}, {_shape(tensor)})")
+    if len(listed) < len(tensors):
+        out.text(f"only in {label}: {len(tensors) - len(listed)} more; --all shows them.")
 
 
 def _sides(a: Any, b: Any) -> tuple[str, str]:

@@ -47,7 +47,7 @@ def _named(name: str) -> list[Entry]:
 
 
 def _table(entries: list[Entry], out: Output) -> None:
-    from quantcli.convert.inspecting.catalogue import READERS
+    from quantcli.schemes.readers import READERS
 
     columns = [
         Column("scheme"), Column("kind"), Column("bits", right=True), Column("scale"), Column("zero"),

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES, Array, Device, nonfinite
+from quantcli.schemes.facts import Facts
 
 Parts = Mapping[str, Array]
 
@@ -204,43 +205,29 @@ def stacked_rows(rows: NDArray[np.int64], each: int, shared: int) -> NDArray[np.
     return rows // each * -(-each // shared) + rows % each // shared
 
 
-class Scheme:
+@dataclass(frozen=True)
+class GlobalScale:
+    """A second scale of a weight, which all of its scales are multiplied with.
+
+    part: the part that holds it. without: the scheme of the weight that lacks it. divides: it divides scales. unit: the
+    stored number that leaves scales as they are. each_row: there is an entry for each row.
+    """
+
+    part: str
+    without: Scheme
+    divides: bool = False
+    unit: float = 1.0
+    each_row: bool = False
+
+
+class Scheme(Facts):
     """A number format with its parameters; subclasses are frozen dataclasses, equal only with equal families.
+
+    Its arithmetic is here, what else there is to know of it in `Facts`.
 
     name      as users spell it (`affine4-g64`);  family  whose storage layout it has (`mlx`, `ggml`, `awq`, `dense`)
     rounding  relative RMSE of encoding a Gaussian in it; 0.0 where nothing is rounded beyond a dtype
     """
-
-    family: str = ""
-
-    #: Whether `encode` and `pack` are kernels, which need no temporaries of a weight's size.
-    in_kernels = True
-    #: Whether `encode` is given the weight's entry of an importance matrix.
-    takes_importance = False
-    #: Whether every value is a number by itself, with no scale: such a weight is dense in outputs without that dtype.
-    is_elementwise = False
-    #: Whether each weight says by itself how it is stored, so that nothing else says which weights are not.
-    has_own_state = False
-
-    @property
-    def is_master(self) -> bool:
-        """Whether it is what many models are released in only: to round it is what quantizing a dense weight is."""
-        return False
-
-    @property
-    def undecoded(self) -> str | None:
-        """Why `decode` gives no values, as a clause: weights are then compared byte by byte. None where it does."""
-        return None
-
-    @property
-    def uncopied(self) -> str | None:
-        """Why not even the stored parts can be copied, and what helps, as a clause; None where they can be."""
-        return None
-
-    @property
-    def refusal(self) -> str | None:
-        """Why no output is made of a weight that is stored so, as a clause; None where one is."""
-        return None
 
     @property
     def codes_part(self) -> str | None:
@@ -258,22 +245,8 @@ class Scheme:
         return (self.values_dtype,)
 
     @property
-    def name(self) -> str:
-        raise NotImplementedError
-
-    @property
     def rounding(self) -> float:
         raise NotImplementedError
-
-    @property
-    def needs_importance(self) -> bool:
-        """Whether its owner refuses to encode without an importance matrix."""
-        return False
-
-    @property
-    def better_search(self) -> bool:
-        """Whether the search `best` finds other encodings than its owner's."""
-        return False
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a weight of this shape cannot have this scheme (`last axis 100 is no multiple of 64`), None if it can."""
@@ -312,6 +285,37 @@ class Scheme:
         return None
 
     @property
+    def code_bits(self) -> int | None:
+        """Bits of a code; None where values have no codes of their own."""
+        grid = self.grid()
+        return None if grid is None else grid.bits
+
+    @property
+    def group_size(self) -> int | None:
+        """Values of a row that share a scale, all of a row where it has one; None where codes follow no groups."""
+        grid = self.grid()
+        return None if grid is None else grid.group
+
+    @property
+    def shared(self) -> int | None:
+        """Values that share a scale, whatever the weight's shape; None where all of a row do, or none."""
+        return self.group_size
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        """The dtypes that scales can have; two that are stored together are one, joined by `*`.
+
+        The first is the one that sizes are counted with.
+        """
+        grid = self.grid()
+        return () if grid is None else (grid.scale_dtype,)
+
+    @property
+    def global_scale(self) -> GlobalScale | None:
+        """The scale for all of a weight, or of each expert, which GGUF keeps in a tensor of its own; None without."""
+        return None
+
+    @property
     def is_ungrouped(self) -> bool:
         """Whether it has no grid because its scales follow no groups along rows (act-order, runs across rows)."""
         return False
@@ -330,11 +334,6 @@ class Scheme:
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """As `fits`, where it hangs on the scales and biases themselves: whether they fit is seen by `pack`."""
         return self.fits(grid, shape)
-
-    @property
-    def chosen_scale_dtype(self) -> str | None:
-        """The dtype of scales where users choose it (`--scale-dtype`); None where the format fixes it."""
-        return None
 
     def with_scale_dtype(self, dtype: str) -> Scheme:
         """The same with scales of another dtype; itself where the format fixes it."""

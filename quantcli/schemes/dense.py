@@ -79,6 +79,9 @@ class Dense(Scheme):
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         return {"weight": PartSpec(self.dtype, shape)}
 
+    def tensor_name(self, weight: str, part: str) -> str:
+        return weight
+
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         return to_float32(parts["weight"])
 
@@ -97,6 +100,10 @@ class Dense(Scheme):
             return {"weight": weight}, Error()
         with np.errstate(invalid="ignore"):
             return {"weight": weight}, Error.between(to_float32(values), to_float32(weight))
+
+
+#: Those that arithmetic is done on in every target.
+LISTED = tuple(Dense(dtype) for dtype in ("f32", "f16", "bf16"))
 
 
 def is_float(scheme: Scheme) -> bool:

@@ -30,6 +30,7 @@ class Opaque(Scheme):
     type_id: int | None = None
     big_endian: bool = False
     family = "ggml"
+    kept_in = ("gguf",)
 
     @property
     def undecoded(self) -> str:
@@ -47,6 +48,10 @@ class Opaque(Scheme):
     @property
     def name(self) -> str:
         return self.type_name
+
+    @property
+    def unknown_type(self) -> tuple[int, int] | None:
+        return None if self.span is None or self.type_id is None else (self.type_id, self.span)
 
     @property
     def rounding(self) -> float:

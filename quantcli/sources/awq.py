@@ -288,7 +288,7 @@ def _check_arrays(stored: Mapping[str, Part]) -> None:
 
 def _unify(weights: dict[str, Weight]) -> tuple[dict[str, Weight], list[str]]:
     """One dtype for the scales of all weights: the narrowest that holds each (f16 with bf16: f32)."""
-    found = sorted({w.scheme.scale_dtype for w in weights.values() if isinstance(w.scheme, Awq)})
+    found = sorted({w.scheme.scales_dtype for w in weights.values() if isinstance(w.scheme, Awq)})
     if len(found) < 2:
         return weights, []
     common = next(d for d in reversed(FLOATS) if all(holds(d, other) for other in found))

@@ -20,6 +20,7 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
 from quantcli.containers.json_text import Reader, load_object
 from quantcli.errors import BadInput, NotPossible
+from quantcli.schemes.hf.bitsandbytes import STATE, SUFFIXES
 from quantcli.schemes.hf.bnb4 import TABLES, Bnb4, Nested
 from quantcli.schemes.hf.bytewise import Bytewise
 from quantcli.schemes.hf.scaled import Scales
@@ -36,11 +37,6 @@ from quantcli.sources.modules import (
     where,
 )
 
-STATE = ".weight.quant_state.bitsandbytes__"
-SUFFIXES = {
-    "weight": ".weight", "absmax": ".weight.absmax", "quant_map": ".weight.quant_map",
-    "nested_absmax": ".weight.nested_absmax", "nested_quant_map": ".weight.nested_quant_map",
-}  # fmt: skip
 INT8 = {"weight": ".weight", "scales": ".SCB", "weight_format": ".weight_format"}
 #: The largest integer of 8 bits, what a row's maximum became.
 LARGEST = 127

@@ -14,6 +14,7 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.errors import BadInput
 from quantcli.schemes.hf.bytewise import Bytewise
+from quantcli.schemes.hf.compressed_tensors import PACKED, PLAIN, SUFFIXES
 from quantcli.schemes.hf.ct_packed import CtPacked, width
 from quantcli.schemes.hf.scaled import Scaled, Scales
 from quantcli.schemes.hf.small_floats import ELEMENTS, SmallFloat
@@ -33,13 +34,6 @@ from quantcli.sources.modules import (
     where,
 )
 
-SUFFIXES = {
-    "scales": ".weight_scale", "zeros": ".weight_zero_point", "g_idx": ".weight_g_idx", "shape": ".weight_shape",
-    "global": ".weight_global_scale", "input_scale": ".input_scale", "input_zero_point": ".input_zero_point",
-    "input_global_scale": ".input_global_scale", "output_scale": ".output_scale",
-    "output_zero_point": ".output_zero_point",
-}  # fmt: skip
-PACKED, PLAIN = ".weight_packed", ".weight"
 #: Formats of floats of fewer than 8 bits -> the element's.
 SMALL = {"nvfp4-pack-quantized": "e2m1", "mxfp4-pack-quantized": "e2m1", "mxfp6-pack-quantized": "e2m3"}
 #: Arrays that have no say in the values.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from quantcli.containers.hostile import shown
 from quantcli.containers.json_text import Reader
 from quantcli.errors import NotPossible
+from quantcli.schemes.hf.compressed_tensors import LINEAR, MIXED
 from quantcli.sources.modules import pattern
 
 #: Formats that are read, and the type of their numbers, None for any.
@@ -29,9 +30,6 @@ FIXED = {
     "mxfp8-quantized": (8, 32),
 }  # fmt: skip
 STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
-MIXED = "mixed-precision"
-#: The class of what is usually quantized.
-LINEAR = "Linear"
 
 
 @dataclass(frozen=True)

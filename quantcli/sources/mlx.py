@@ -176,8 +176,7 @@ def _where(parts: Mapping[str, Part], module: str, suffix: str) -> str:
 
 def _weight(module: str, parts: Mapping[str, Part], settings: MlxSettings, notes: _Notes) -> Weight:
     """One quantized module, its arrays checked against each other and against its settings."""
-    weight, scales, biases = (parts.get(f"{module}.{suffix}") for suffix in ("weight", "scales", "biases"))
-    assert weight is not None
+    weight, scales, biases = parts[f"{module}.weight"], parts.get(f"{module}.scales"), parts.get(f"{module}.biases")
     where = _where(parts, module, "weight")
     if scales is None:
         raise BadInput(f"{where}: is uint32, as packed codes are, but has no .scales beside it.")

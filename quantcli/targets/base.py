@@ -1,4 +1,4 @@
-"""What a target takes and gives: drafts of its weights before their schemes are known, files once they are.
+"""What a target takes and gives: drafts of its tensors before their schemes are known, files once they are.
 
 checkpoint -> Target.drafts -> (the plan decides a scheme for each) -> Target.files -> every output byte's place
 """
@@ -9,13 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import FLOATS, TORCH_DTYPES, Array
-from quantcli.checkpoint import Checkpoint, Passed, Weight
+from quantcli.arrays import FLOATS, TORCH_DTYPES
+from quantcli.checkpoint import Checkpoint, Passed
+from quantcli.models.translate import Arranged
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.base import Grade, Scheme
@@ -23,42 +24,108 @@ from quantcli.schemes.dense import Dense
 
 
 @dataclass(frozen=True)
-class Draft:
-    """One weight of the output before its scheme is known.
+class Form:
+    """A way to keep a weight's codes.
 
-    weight: the source weight, None for one that the target computes (`constant` then holds it).
-    rows: the source row of each output row, None where the order stays.
-    turned: where it becomes dense, its last two axes change places (the draft's shape is the source's, the plan then
-    turns it); where it keeps codes, it stays as it is.
-    subject: what recipes see of it. dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
+    source: what is stored of it. grade: what this alone does to its values. companions: names of the constants that are
+    stored next to it in this form only.
+    """
+
+    source: Arranged
+    grade: Grade = Grade.EXACT
+    companions: tuple[str, ...] = ()
+
+
+class Layout:
+    """How a target stores a weight: the layout of most weights, which formats with a special one override."""
+
+    def forms(self, source: Arranged) -> tuple[Form, ...]:
+        """The ways to keep its codes, the preferred one first; the last one is `source` as it is."""
+        return (Form(source),)
+
+    def holders(self, holders: Sequence[Scheme]) -> Sequence[Scheme]:
+        """The schemes that may hold kept codes. holders: those of the target."""
+        return holders
+
+    def dense(self, source: Arranged) -> Arranged:
+        """The weight as it is where it becomes dense."""
+        return source
+
+
+COMMON_LAYOUT = Layout()
+
+
+@dataclass(frozen=True)
+class WeightDraft:
+    """A weight of the source as a weight of the output, before its scheme is known.
+
+    subject: what recipes see of it. source: where its rows come from. layout: how the target stores it.
+    dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
     fixed: it has the dtype `dense` whatever is asked. own: the scheme that the target's own tool gives it when all of
-    the model gets one. scales: the dtype of its scales if it is quantized, None: as `dense`. packed: a layout that the
-    target has for this weight alone, if its codes fit. extra: of a tensor that is kept with the layout of the source's
-    quantizer only, why other outputs do without it. uncovered: of a matrix of a layer that users expect to be quantized
-    with the others, why it is not. spared: why a scheme for the whole model leaves it dense, though one for this weight
-    alone does not. wide: scales of its own that are f16 become f32.
+    the model gets one. scales: the dtype of its scales if it is quantized, None: as `dense`. extra: of a tensor that is
+    kept with the layout of the source's quantizer only, why other outputs do without it. uncovered: of a matrix of a
+    layer that users expect to be quantized with the others, why it is not. spared: why a scheme for the whole model
+    leaves it dense, though one for this weight alone does not. wide: scales of its own that are f16 become f32.
     """
 
     name: str
-    shape: tuple[int, ...]
     subject: Subject
+    source: Arranged
     dense: str
-    weight: Weight | None = None
-    rows: NDArray[np.int64] | None = None
-    constant: Array | None = None
     stays: str | None = None
     fixed: bool = False
     own: str | None = None
     scales: str | None = None
     wide: bool = False
-    packed: Scheme | None = None
-    turned: bool = False
-    inner: Weight | None = None
-    inner_grade: Grade = Grade.EXACT
-    beside: str | None = None
+    layout: Layout = COMMON_LAYOUT
     extra: str | None = None
     uncovered: str | None = None
     spared: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def scheme(self) -> Scheme:
+        """The scheme that the source stores it in."""
+        return self.source.weight.scheme
+
+    @property
+    def is_quantized(self) -> bool:
+        return not isinstance(self.scheme, Dense)
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The ways to keep its codes."""
+        return self.layout.forms(self.source)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor of the output that the target computes: one row of float32 values, which nothing quantizes."""
+
+    name: str
+    values: NDArray[np.float32]
+    role: str | None = None
+    dense = "f32"
+    stays = "is computed"
+    own = None
+    spared = None
+    is_quantized = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def subject(self) -> Subject:
+        """What recipes see of it."""
+        return Subject(self.name, self.name, self.role, self.shape)
+
+
+#: A tensor of the output before its scheme is known.
+Draft = WeightDraft | Constant
 
 
 @dataclass(frozen=True)
@@ -137,6 +204,32 @@ class Settings:
         return self.common.dtype if isinstance(self.common, Dense) else self.dtype
 
 
+class Planned(Protocol):
+    """A step of the plan, as much of it as a target sees and changes once all steps are known."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def scheme(self) -> Scheme: ...
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether values are rounded onto the scheme, so that scales are found anew."""
+
+    def sharing(self, others: Sequence[Self]) -> Self:
+        """The step with those whose values count for its global scale too."""
+
+    def shaped(self, shape: tuple[int, ...]) -> Self:
+        """The step with another shape of the output, of as many values in the same order."""
+
+
+PlannedT = TypeVar("PlannedT", bound=Planned)
+
+
 class Target(Protocol):
     """A kind of output. `label` is what `--to` says, `said` what a sentence says; neither is ever compared."""
 
@@ -153,7 +246,7 @@ class Target(Protocol):
     #: Whether parts that are copied keep the source's names; else these follow from the weight's name.
     keeps_part_names: bool
 
-    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[Sequence[Draft], list[Left], list[str]]:
         """The weights of the output in its order, the tensors of the source that are left out, and warnings."""
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
@@ -167,6 +260,9 @@ class Target(Protocol):
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         """Whether the output has the layout of the source's quantizer, so that its further tensors are copied too."""
+
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        """The steps with what only all of them together tell of each."""
 
     def keeps_metadata(self, source: Checkpoint) -> bool:
         """Whether the output has the source's keys as they are, its tokenizer among them, whatever its architecture."""
@@ -197,7 +293,7 @@ def commonest_dtype(source: Checkpoint) -> str:
             dtype = weight.scheme.dtype
             count[dtype] = count.get(dtype, 0) + math.prod(weight.shape)
     for weight in source.weights.values() if not count else ():
-        scales = getattr(weight.scheme, "scale_dtype", None)
+        scales = weight.scheme.scales_dtype
         if scales in FLOATS:
             count[scales] = count.get(scales, 0) + math.prod(weight.shape)
     return max(sorted(count), key=count.__getitem__) if count else "f16"

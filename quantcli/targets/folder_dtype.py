@@ -109,7 +109,7 @@ def _commonest(weights: Counted, with_scales: bool = False) -> str | None:
     matrices: Counter[str] = Counter()
     vectors: Counter[str] = Counter()
     for scheme, shape in weights:
-        dtype = scheme.dtype if isinstance(scheme, Dense) else getattr(scheme, "scale_dtype", None)
+        dtype = scheme.dtype if isinstance(scheme, Dense) else scheme.scales_dtype
         if dtype in FLOATS and (with_scales or isinstance(scheme, Dense)):
             (matrices if len(shape) > 1 else vectors)[dtype] += math.prod(shape)
     count = matrices or vectors
@@ -214,7 +214,7 @@ def warnings(
 def _is_f16(config: Mapping[str, Any], weights: Counted, target: str) -> bool:
     """Whether runtimes compute in float16: as config.json says, in mlx-lm where no scale or tensor has more bits."""
     if target == "mlx":
-        scales = {s.scale_dtype for s, _ in weights if hasattr(s, "scale_dtype")}
+        scales = {s.scales_dtype for s, _ in weights}
         return (_dtypes(weights, least_axes=1) | scales).intersection(FLOATS) == {"f16"}
     stated = says(config)
     return (stated[0] if stated else _commonest(weights)) == "f16"

@@ -5,7 +5,7 @@ Tensors outside the layers come first, then layer by layer, by name. Source: lla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.gguf_values import Value
@@ -13,12 +13,15 @@ from quantcli.containers.gguf_write import unloadable
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.recipes.llama_cpp import Tensor, file_type, processing_order
+from quantcli.recipes.llama_cpp_architectures import ARCHITECTURES
+from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.recipes.prune import prune
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml import TYPES
 from quantcli.targets import gguf_from_gguf, gguf_from_hf, gguf_split
-from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme
+from quantcli.targets.base import Contents, Draft, Left, Placed, Planned, PlannedT, Settings, dense_scheme
 from quantcli.targets.gguf_overrides import doubts, replaced
 
 
@@ -33,15 +36,18 @@ class GgufTarget:
     stacks_experts = False
     keeps_part_names = False
 
-    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[Sequence[Draft], list[Left], list[str]]:
         if source.names == "hf" and settings.prune:
             raise NotPossible("--prune-layers is for GGUF sources: make a GGUF file first, then prune it.")
         if source.names == "hf" and settings.keep_split:
             raise NotPossible("--keep-split is for GGUF sources: --shard-size splits what is made of others.")
-        make = gguf_from_gguf.drafts if source.names == "gguf" else gguf_from_hf.drafts
-        made, left, warnings = make(source, settings)
+        made: Sequence[Draft]
+        if source.names == "gguf":
+            made, left, warnings = gguf_from_gguf.drafts(source, settings)
+        else:
+            made, left, warnings = gguf_from_hf.drafts(source, settings)
         if settings.keep_split:
-            return gguf_from_gguf.as_stored(made, source), left, warnings
+            return made, left, warnings
         order = processing_order(Tensor(d.name, d.shape, d.dense) for d in made)
         by_name = {draft.name: draft for draft in made}
         return [by_name[tensor.name] for tensor in order], left, warnings
@@ -53,10 +59,15 @@ class GgufTarget:
         return list(TYPES.values())
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
-        return scheme.family == "ggml"
+        return self.label in scheme.kept_in
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return False
+
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        if not _is_by_llama_quantize(source, steps, settings.file_type):
+            return list(steps)
+        return [step.shaped(without_leading_ones(step.shape) or (1,)) for step in steps]
 
     def keeps_metadata(self, source: Checkpoint) -> bool:
         return source.names == "gguf"
@@ -83,6 +94,14 @@ class GgufTarget:
             return Contents(gguf_split.files(parts, keys, settings.file_name, gguf_split.KEPT_ORDER), notes)
         parts = gguf_split.by_size(placed, settings.shard_size)
         return Contents(gguf_split.files(parts, keys, settings.file_name), notes)
+
+
+def _is_by_llama_quantize(source: Checkpoint, steps: Iterable[Planned], file_type: int | None) -> bool:
+    """Whether a GGUF file is to be what llama-quantize writes, which does not count leading dimensions of 1."""
+    if source.names != "gguf":
+        return any(not isinstance(step.scheme, Dense) for step in steps)
+    architecture = source.metadata.get("general.architecture")
+    return file_type is not None and architecture is not None and architecture.value in ARCHITECTURES
 
 
 def _unloadable(source: Checkpoint, placed: Sequence[Placed]) -> list[str]:

@@ -6,7 +6,7 @@ As llama-quantize does it: names stay, except that pruned layers go and the othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.gguf_values import Value
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import by_gguf
+from quantcli.models.translate import Arranged
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.recipes.prune import Pruned, prune
 from quantcli.recipes.prune_keys import cut
 from quantcli.schemes.dense import Dense
-from quantcli.targets.base import Draft, Left, Settings
+from quantcli.targets.base import Left, Settings, WeightDraft
 from quantcli.targets.gguf_general import Typed
 
 #: Keys that describe how the source was cut into files.
@@ -31,13 +32,19 @@ SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 OF_ALL_LAYERS = ("per_layer_token_embd.weight", "per_layer_model_proj.weight")
 
 
-def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
-    """The weights under their own names, without those of pruned layers, and a warning of a head that is missing."""
+def drafts(source: Checkpoint, settings: Settings) -> tuple[list[WeightDraft], list[Left], list[str]]:
+    """The weights under their own names, without those of pruned layers, and a warning of a head that is missing.
+
+    In the order of the stored data, part by part, where parts are kept: so llama-quantize handles and writes them.
+    """
     pruned = _pruned(source, settings)
     left = [Left(name, "its layer is pruned") for name in source.weights if name not in pruned.names]
     made = [
         _draft(weight, pruned.names[name], settings) for name, weight in source.weights.items() if name in pruned.names
     ]
+    if settings.keep_split:
+        places = _places(source)
+        made.sort(key=lambda draft: _place(draft.source.weight, places))
     return made, left, _without_head(source)
 
 
@@ -98,19 +105,12 @@ def partition(source: Checkpoint, settings: Settings) -> dict[str, int]:
     return {names[name]: _place(weight, places)[0] for name, weight in source.weights.items() if name in names}
 
 
-def as_stored(drafts: Sequence[Draft], source: Checkpoint) -> list[Draft]:
-    """Part by part in the order of the stored data, as `llama-quantize --keep-split` handles and writes tensors."""
-    places = _places(source)
-    return sorted(drafts, key=lambda draft: _place(draft.weight, places))
-
-
 def _places(source: Checkpoint) -> dict[Path, int]:
     return {path: number for number, path in enumerate(source.files)}
 
 
-def _place(weight: Weight | None, places: Mapping[Path, int]) -> tuple[int, int]:
+def _place(weight: Weight, places: Mapping[Path, int]) -> tuple[int, int]:
     """The part that holds a weight, and its offset there."""
-    assert weight is not None, "a GGUF made from another one computes no tensors"
     ((_, part),) = weight.parts.items()
     assert isinstance(part, Part)
     return places[part.file], part.offset
@@ -125,14 +125,12 @@ def _pruned(source: Checkpoint, settings: Settings) -> Pruned:
     return Pruned({name: name for name in source.weights}, 0)
 
 
-def _draft(weight: Weight, name: str, settings: Settings) -> Draft:
-    subject = Subject(name, name, None, weight.shape)
+def _draft(weight: Weight, name: str, settings: Settings) -> WeightDraft:
+    subject, source = Subject(name, name, None, weight.shape), Arranged.of(weight)
     held = never(name, weight.shape)
     if isinstance(weight.scheme, Dense):
         stored = weight.scheme.dtype
         fixed = held is not None or stored not in FLOATS
         dense = stored if fixed or settings.dtype is None else settings.dtype
-        return Draft(
-            name, weight.shape, subject, dense, weight, stays=f"stays {dense}: {held}" if held else None, fixed=fixed
-        )
-    return Draft(name, weight.shape, subject, settings.dtype or "f16", weight, stays=held)
+        return WeightDraft(name, subject, source, dense, f"stays {dense}: {held}" if held else None, fixed)
+    return WeightDraft(name, subject, source, settings.dtype or "f16", held)

@@ -14,14 +14,22 @@ from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture, Hyperparameters, generation_keys, round_trip
-from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never
 from quantcli.schemes.dense import Dense
-from quantcli.targets.base import Draft, Left, Placed, Settings, commonest_dtype
+from quantcli.targets.base import Constant, Draft, Left, Placed, Settings, WeightDraft, commonest_dtype
 from quantcli.targets.gguf_general import Typed
 from quantcli.targets.gguf_metadata import metadata
 from quantcli.targets.gguf_overrides import replaced
-from quantcli.targets.global_scales import INPUT_SCALE, SCALE, WEIGHT, Floats, apart, input_scales, precisions
+from quantcli.targets.global_scales import (
+    INPUT_SCALE,
+    SCALE,
+    WEIGHT,
+    SeparateScales,
+    apart,
+    constants,
+    input_scales,
+    precisions,
+)
 from quantcli.targets.model import Model
 from quantcli.targets.names import Named, name_weights
 from quantcli.targets.pooling import pooling
@@ -38,7 +46,7 @@ def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Le
         raise BadInput(f"{where}: head_dim is {hyperparameters.head_dim}, rotary embeddings need an even one.")
     named, left, warnings = name_weights(model, "gguf")
     made = [draft for weight in named for draft in _drafts(weight, model, architecture, settings)]
-    return made + _computed(architecture, hyperparameters), left, warnings
+    return [*made, *_computed(architecture, hyperparameters)], left, warnings
 
 
 def keys(
@@ -74,30 +82,18 @@ def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint)
 
 
 def _drafts(named: Named, model: Model, architecture: Architecture, settings: Settings) -> list[Draft]:
-    """A tensor, and what stands beside it."""
-    shape, weight, rows = named.source.shape, named.source.weight, named.source.rows
-    held = never(named.name, shape, architecture.gguf)
+    """A tensor, and its global scales if they are tensors of their own."""
+    weight = named.source.weight
+    held = never(named.name, named.source.shape, architecture.gguf)
     dense, stays = ("f32", f"stays f32: {held}") if held else (_dtype(weight, model.source, settings), None)
-    draft = Draft(named.name, shape, named.subject, dense, weight, rows, stays=stays, fixed=held is not None)
+    draft = WeightDraft(named.name, named.subject, named.source, dense, stays, fixed=held is not None)
     parts = apart(named.source) if named.name.endswith(WEIGHT) else None
     if parts is None or held:
         return [draft]
-    inner, scales, grade = parts
-    beside = _beside(named, scales, SCALE, "the global scale")
-    beside += _beside(
-        named, input_scales(_stored(named, model), max(1, named.source.matrices)), INPUT_SCALE, "scales the inputs"
-    )
-    return [replace(draft, inner=inner, inner_grade=grade), *beside]
-
-
-def _beside(named: Named, scales: Floats | None, ending: str, what: str) -> list[Draft]:
-    """The draft of scales that stand beside a weight; none where there are none, or all are 1."""
-    if scales is None or (scales == 1).all():
-        return []
-    name = named.name.removesuffix(WEIGHT) + ending
-    subject = Subject(name, name, shape=scales.shape)
-    reason = f"{what} of {named.name}"
-    return [Draft(name, scales.shape, subject, "f32", constant=scales, stays=reason, fixed=True, beside=named.name)]
+    blocks, factors, grade = parts
+    inputs = input_scales(_stored(named, model), max(1, named.source.matrices))
+    scales = [*constants(named.name, SCALE, factors), *constants(named.name, INPUT_SCALE, inputs)]
+    return [replace(draft, layout=SeparateScales(blocks, grade, tuple(s.name for s in scales))), *scales]
 
 
 def _stored(named: Named, model: Model) -> list[Weight]:
@@ -121,14 +117,7 @@ def _dtype(weight: Weight, source: Checkpoint, settings: Settings) -> str:
     return settings.dtype or ("f32" if stored == "f64" else stored)
 
 
-def _computed(architecture: Architecture, hyperparameters: Hyperparameters) -> list[Draft]:
+def _computed(architecture: Architecture, hyperparameters: Hyperparameters) -> list[Constant]:
     """The tensors that llama.cpp needs and no source has."""
-    drafts = []
-    for row in architecture.computed:
-        values = row.values(hyperparameters)
-        if values is not None:
-            subject = Subject(row.gguf, row.gguf, row.role, values.shape)
-            drafts.append(
-                Draft(row.gguf, values.shape, subject, "f32", constant=values, stays="is computed", fixed=True)
-            )
-    return drafts
+    found = ((row, row.values(hyperparameters)) for row in architecture.computed)
+    return [Constant(row.gguf, values, row.role) for row, values in found if values is not None]

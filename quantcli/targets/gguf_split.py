@@ -14,7 +14,6 @@ from typing import Any
 
 from quantcli.containers import gguf_write
 from quantcli.errors import NotPossible
-from quantcli.schemes.opaque import Opaque
 from quantcli.targets.base import OutputFile, Placed
 
 #: In which order llama-gguf-split writes the keys, and in which llama-quantize does.
@@ -88,7 +87,5 @@ def _file(name: str, metadata: Metadata, placed: Sequence[Placed]) -> OutputFile
 
 
 def _info(weight: Placed) -> tuple[str, tuple[int, ...], str | gguf_write.Unknown]:
-    scheme = weight.scheme
-    if isinstance(scheme, Opaque) and scheme.span is not None and scheme.type_id is not None:
-        return weight.name, weight.shape, gguf_write.Unknown(scheme.type_id, scheme.span)
-    return weight.name, weight.shape, scheme.name
+    unknown = weight.scheme.unknown_type
+    return weight.name, weight.shape, weight.scheme.name if unknown is None else gguf_write.Unknown(*unknown)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,9 @@ from quantcli.schemes.base import Grade, matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml.floats import GgmlFloat
 from quantcli.schemes.ggml.global_scale import WithGlobal
-from quantcli.schemes.hf.small_floats import SmallFloat
 from quantcli.schemes.mlx.mx_floats import E4M3
-from quantcli.schemes.mlx.mx_global import INNER, MxGlobal, factors_of
-from quantcli.schemes.opaque import Opaque
 from quantcli.sources.stated import in_config
-from quantcli.targets.base import Left, Placed
+from quantcli.targets.base import Constant, Form, Layout, Left, Placed
 from quantcli.targets.gguf_general import Typed
 from quantcli.virtual import Spread, by_row
 
@@ -46,6 +43,28 @@ WEIGHT, SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"
 INPUT_PARTS = {"input_scale": False, "input_global_scale": True}
 
 
+@dataclass(frozen=True)
+class SeparateScales(Layout):
+    """How GGUF stores a weight with global scales if its codes are kept: blocks without them, and tensors of scales.
+
+    blocks, grade: as `apart` gives them. scales: the names of the tensors.
+    """
+
+    blocks: Weight
+    grade: Grade
+    scales: tuple[str, ...]
+
+    def forms(self, source: Arranged) -> tuple[Form, ...]:
+        return Form(replace(source, weight=self.blocks), self.grade, self.scales), Form(source)
+
+
+def constants(name: str, end: str, scales: Floats | None) -> list[Constant]:
+    """The tensor of a weight's scales; none if there are none, or all are 1."""
+    if scales is None or (scales == 1).all():
+        return []
+    return [Constant(name.removesuffix(WEIGHT) + end, scales)]
+
+
 def apart(source: Arranged) -> tuple[Weight, Floats, Grade] | None:
     """A two-level NVFP4 weight as the weight without its global scales, and these: (1,), or (experts,) where stacked.
 
@@ -53,23 +72,19 @@ def apart(source: Arranged) -> tuple[Weight, Floats, Grade] | None:
     None for any other weight, and where rows of one matrix have different ones. Raises `BadInput`.
     """
     weight = by_row(source.weight) if source.matrices > 1 else source.weight
-    scheme = weight.scheme
-    if isinstance(scheme, MxGlobal):
-        factors = factors_of(_stored(weight, "global_scale"))
-        parts = {name: weight.parts[name] for name in INNER.layout(weight.shape)}
-        return replace(weight, scheme=INNER, parts=parts), factors, Grade.EXACT
-    if not isinstance(scheme, SmallFloat) or scheme.divides is None:
+    found = weight.scheme.global_scale
+    if found is None:
         return None
-    scales = _stored(weight, "global", divides=scheme.divides)
-    if scheme.each_row and source.rows is not None:
+    scales = _stored(weight, found.part, divides=found.divides) / np.float32(found.unit)
+    if found.each_row and source.rows is not None:
         scales = scales[source.rows]
-    scales = scales.reshape(source.matrices, -1) if scheme.each_row else scales.reshape(1, 1).repeat(source.matrices, 0)
+    scales = (scales.repeat(source.matrices) if scales.size == 1 else scales).reshape(source.matrices, -1)
     if (scales != scales[:, :1]).any():
         return None
-    inner, own = scheme.without_global(), scales[:, 0]
-    parts = {name: weight.parts[name] for name in inner.layout(weight.shape)}
-    bare = replace(weight, scheme=inner, parts=parts)
-    if not scheme.divides:
+    own = scales[:, 0]
+    parts = {name: weight.parts[name] for name in found.without.layout(weight.shape)}
+    bare = replace(weight, scheme=found.without, parts=parts)
+    if not found.divides:
         return bare, own, Grade.EXACT
     factors, known = np.float32(1) / own, np.array(E4M3[:127], np.float32)[:, None]
     is_exact = np.array_equal(known / own, known * factors)
@@ -162,7 +177,7 @@ def companions(source: Checkpoint) -> dict[str, str]:
 def _with_global(weight: Weight, scale: Weight) -> Weight | None:
     """A weight with its global scales; None where these are none."""
     rows, matrices = matrix_shape(weight.shape)[0], _matrices(weight)
-    if scale.scheme != Dense("f32") or scale.shape != (matrices,) or isinstance(weight.scheme, Opaque):
+    if scale.scheme != Dense("f32") or scale.shape != (matrices,) or weight.scheme.undecoded is not None:
         return None
     parts = {**weight.parts, "global": Spread(scale.parts["weight"], rows // matrices, (rows, 1))}
     return replace(weight, scheme=WithGlobal(weight.scheme), parts=parts)

@@ -14,27 +14,20 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
-from quantcli.models.translate import is_turned
 from quantcli.recipes.quantizers import STORAGE_WORDS
 from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.sources.stated import in_config, replaced
-from quantcli.targets import guessed, hf_quantized, hf_readers
-from quantcli.targets.base import Contents, Draft, Left, Placed, Settings, dense_scheme
+from quantcli.targets import guessed, hf_quantized, packed_experts
+from quantcli.targets.base import Contents, Left, Placed, PlannedT, Settings, WeightDraft, dense_scheme
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
+from quantcli.targets.fused import together
 from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, tie_settings, without_storage
 from quantcli.targets.model import Model
 from quantcli.targets.names import Named, name_weights
 from quantcli.targets.shards import index_file, json_file, part_name, shards
-
-#: Families whose stored layout is a Hugging Face one.
-FAMILIES = (
-    "awq", "awq-gemv", "awq-gemv-fast", "gptq", "ct", "fp8", "modelopt", "quark", "bnb", "hqq", "torchao", "gpt-oss",
-    "bare", "quanto",
-)  # fmt: skip
 
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
 DENSE_MODULES = {
@@ -54,9 +47,6 @@ TORCHAO_DENSE = json.dumps({"_type": "Tensor"})
 #: Part of the names of experts' tensors, not of shared experts'.
 EXPERTS = ".experts."
 
-#: What is dense in a gpt-oss checkpoint, as its config.json says it.
-DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
-
 
 class HfTarget:
     """`--to hf`."""
@@ -69,7 +59,7 @@ class HfTarget:
     stacks_experts = False
     keeps_part_names = True
 
-    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[WeightDraft], list[Left], list[str]]:
         model = Model.of(source)
         if source.names == "gguf":
             model.known()
@@ -84,10 +74,13 @@ class HfTarget:
         return []
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
-        return scheme.family in FAMILIES
+        return self.label in scheme.kept_in
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
-        return any(w.scheme.family in FAMILIES for w in placed) and not hf_quantized.changed(placed)
+        return any(self.label in w.scheme.kept_in for w in placed) and not hf_quantized.changed(placed)
+
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        return together(steps)
 
     def keeps_metadata(self, source: Checkpoint) -> bool:
         return False
@@ -96,7 +89,6 @@ class HfTarget:
         is_kept = self.keeps_layout(placed)
         bare = [replace(w, name=w.name.removeprefix(source.prefix)) for w in placed]
         quantization = {} if is_kept else hf_quantized.settings(bare, str(source.root))
-        placed = [hf_quantized.called(w) for w in placed]
         if source.prefix:
             placed = [_without_prefix(w, source.prefix) for w in placed]
         header = {**(_header(source, placed) if is_kept and source.kind != "hf" else {}), "format": "pt"}
@@ -108,9 +100,9 @@ class HfTarget:
         # The settings' further files say what config.json said before any of the weights became dense.
         is_dense = not is_kept and not quantization
         further = beside(source, layouts=is_kept and not _decoded(source, placed), dense=is_dense)
-        unread = [] if is_kept else hf_readers.unloadable(placed)
+        unread = [] if is_kept else hf_quantized.unloadable(placed)
         dtypes = dtype_warnings(config, source, placed, settings, "hf")
-        notes = [*further.warnings, *hf_quantized.odd_blocks(placed), *unread, *dtypes]
+        notes = [*further.warnings, *hf_quantized.unreadable(placed), *unread, *dtypes]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
 
@@ -121,24 +113,23 @@ def _without_prefix(placed: Placed, prefix: str) -> Placed:
     return replace(placed, stored=names)
 
 
-def _draft(named: Named, model: Model, settings: Settings, made: str) -> Draft:
-    """A weight under its Hugging Face name; gpt-oss's experts have a packed layout, transposed to the dense one.
+def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightDraft:
+    """A weight under its Hugging Face name.
 
     made: the dtype of what is made anew.
     """
-    source = model.source
-    weight, rows, shape = named.source.weight, named.source.rows, named.source.shape
-    turned = named.found is not None and any(is_turned(op, weight) for op in named.found.row.ops)
+    source, shape = model.source, named.source.shape
     stays = hf_quantized.stays_dense(named.name, shape)
     is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     spared = guessed.stays_dense(named.name, shape) if model.architecture is None else None
     if named.found is None and model.architecture is not None and model.is_named and stays is None:
         stays = f"stays dense: {model.architecture.name} models have no such tensor"
         is_uncovered = guessed.is_large(named.name, shape)
-    return Draft(
-        named.name, shape, named.subject, _dtype(named, source, settings, made), weight, rows,
-        stays=stays, turned=turned, packed=GptOss() if turned else None, fixed=stays_f32(named),
-        extra=model.leftover(weight.name), uncovered=(spared or stays) if is_uncovered else None, spared=spared,
+    return WeightDraft(
+        named.name, named.subject, named.source, _dtype(named, source, settings, made),
+        stays=stays, fixed=stays_f32(named), layout=packed_experts.layout(named),
+        extra=model.leftover(named.source.weight.name), uncovered=(spared or stays) if is_uncovered else None,
+        spared=spared,
     )  # fmt: skip
 
 
@@ -154,8 +145,9 @@ def _config(
     if is_kept:
         decoded = _decoded(source, placed)
         config = {k: v for k, v in stored.items() if k != "_name_or_path"}
-        if source.kind != "gpt-oss" and any(w.scheme == GptOss() for w in placed):
-            return config | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
+        made = [w for w in placed if not w.stored and not isinstance(w.scheme, Dense)]
+        if made:  # in the layout that the model's own release has
+            return config | {"quantization_config": hf_quantized.described(made, ())}
         if any(EXPERTS in w.name for w in decoded):
             config = {k: v for k, v in config.items() if k not in STORAGE_WORDS}  # they speak of experts
         return _left_dense(config, source, decoded)

@@ -24,14 +24,14 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
-from quantcli.schemes.mlx.mx_global import INNER, MxGlobal
 from quantcli.targets import copied, folder_from_gguf, guessed
 from quantcli.targets.base import (
     Contents,
-    Draft,
     Left,
     Placed,
+    PlannedT,
     Settings,
+    WeightDraft,
     commonest_dtype,
     config_dtype,
     dense_scheme,
@@ -60,7 +60,7 @@ class MlxTarget:
     stacks_experts = True
     keeps_part_names = False
 
-    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
+    def drafts(self, source: Checkpoint, settings: Settings) -> tuple[list[WeightDraft], list[Left], list[str]]:
         model = Model.of(source)
         warnings = []
         if source.names == "gguf":
@@ -75,21 +75,24 @@ class MlxTarget:
         is_asked = settings.dtype is not None
         drafts = [_draft(weight, source, model.architecture, common, is_asked) for weight in named]
         if widens_scales(source, settings):
-            drafts = [_with_wide_scales(draft) for draft in drafts]
+            drafts = [_with_wide_scales(draft, source) for draft in drafts]
         return drafts, left, warnings + further
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
-        return dense_scheme(name) or next((s for s in self.holders(scale_dtype) if s.name == name), None)
+        return dense_scheme(name) or {s.name: s for s in self.holders(scale_dtype)}.get(name)
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
         affine = [Affine(bits, group, scale_dtype) for bits in BITS for group in GROUPS]
         return [*affine, *(MxFloat(mode) for mode in MODES)]
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
-        return scheme.family == "mlx"
+        return self.label in scheme.kept_in
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
         return False
+
+    def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
+        return list(steps)
 
     def keeps_metadata(self, source: Checkpoint) -> bool:
         return False
@@ -145,7 +148,7 @@ def beside(source: Checkpoint, *, layouts: bool = False, dense: bool = False, fo
 
 def _draft(
     named: Named, source: Checkpoint, architecture: Architecture | None, common: str | None, is_asked: bool
-) -> Draft:
+) -> WeightDraft:
     """A weight under its MLX name. common: the dtype that everything dense is cast to, None: as stored; is_asked: by
     the user, else what a model without a table stores in float32 stays so (A_log, corrections of a router's scores).
     """
@@ -167,8 +170,8 @@ def _draft(
         stays = "stays dense: mlx-lm does not quantize such a module"
     stays_wide = architecture is None and not is_asked and weight.scheme in (Dense("f32"), Dense("f64"))
     dtype = _held(dense_dtype(named, source, None if stays_wide else common))
-    return Draft(
-        name, shape, named.subject, dtype, weight, named.source.rows, stays=stays, own=own,
+    return WeightDraft(
+        name, named.subject, named.source, dtype, stays=stays, own=own,
         scales=common if stays_wide else None,
         # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
         fixed=stays_f32(named) or (not name.endswith(".weight") and not isinstance(weight.scheme, Dense)),
@@ -185,12 +188,11 @@ def _common(source: Checkpoint) -> str | None:
     return mlx_dtype(source, stated) if is_mlx else stated
 
 
-def _with_wide_scales(draft: Draft) -> Draft:
+def _with_wide_scales(draft: WeightDraft, source: Checkpoint) -> WeightDraft:
     """A draft of a quantized weight whose scales are f32 where they would be f16, in which the model does not work."""
-    weight = draft.weight
-    if weight is None or isinstance(weight.scheme, Dense):
+    if not draft.is_quantized:
         return draft
-    is_narrow = weight.scheme.family == "ggml" or (draft.scales or draft.dense) == "f16"
+    is_narrow = source.names == "gguf" or (draft.scales or draft.dense) == "f16"
     return replace(draft, wide=True, scales="f32" if is_narrow else draft.scales)
 
 
@@ -223,23 +225,15 @@ def _held(dtype: str) -> str:
     return "f32" if dtype == "f64" else dtype
 
 
-def params(scheme: Scheme) -> dict[str, Any]:
-    """A scheme as an entry of the `quantization` block."""
-    if isinstance(scheme, Affine):
-        return {"group_size": scheme.group, "bits": scheme.bits, "mode": "affine"}
-    if isinstance(scheme, MxGlobal):
-        return params(INNER) | {"global_scale": True}
-    assert isinstance(scheme, MxFloat)
-    return {"group_size": MODES[scheme.mode].group, "bits": MODES[scheme.mode].bits, "mode": scheme.mode}
-
-
 def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str, Any]:
     """The `quantization` object: the common scheme at the top, one entry for each module that differs from it.
 
     As mlx-lm does it, a mixture has its defaults (affine, 4 bits, groups of 64) at the top and an entry for each
     module.
     """
-    quantized = {w.name.removesuffix(".weight"): params(w.scheme) for w in placed if not isinstance(w.scheme, Dense)}
+    quantized = {
+        w.name.removesuffix(".weight"): w.scheme.config_entry for w in placed if not isinstance(w.scheme, Dense)
+    }
     if not quantized:
         return {}
     if settings.preset:
@@ -247,7 +241,7 @@ def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str
         return {"group_size": group_size, "bits": BLOCK_BITS, "mode": "affine"} | quantized
     counted = Counter(tuple(sorted(p.items())) for p in quantized.values())
     commonest = dict(max(sorted(counted.items(), key=repr), key=lambda item: item[1])[0])
-    top = params(settings.common) if settings.common and not isinstance(settings.common, Dense) else commonest
+    top = settings.common.config_entry if settings.common and not isinstance(settings.common, Dense) else commonest
     top = {key: top[key] for key in ("group_size", "bits", "mode")}
     return top | {module: entry for module, entry in quantized.items() if entry != top}
 
@@ -261,7 +255,7 @@ def _warnings(placed: Sequence[Placed], source: Checkpoint, settings: Settings) 
     always = {w.name for w in placed if architecture and any(f.row.f32 for f in architecture.find(w.name, "mlx"))}
     if architecture is None and settings.dtype is None:
         always = {w.name for w in placed if w.scheme == Dense("f32")}
-    scales = {w.scheme.scale_dtype for w in placed if isinstance(w.scheme, Affine)}
+    scales = {dtype for w in placed if (dtype := w.scheme.scales_dtype)}
     dense = [w for w in placed if isinstance(w.scheme, Dense) and w.name not in always]
     floats = {w.scheme.dtype for w in dense if isinstance(w.scheme, Dense) and w.scheme.dtype in FLOATS}
     if not scales or not floats or scales == floats or (scales == {"f32"} and widens_scales(source, settings)):

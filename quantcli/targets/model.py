@@ -245,7 +245,7 @@ class Model:
         """Whether this is one of the biases, all zeros, that AutoGPTQ gives to every module."""
         module = name.removesuffix(".bias")
         weight = self.source.weights.get(f"{module}.weight")
-        if module == name or weight is None or weight.scheme.family != "gptq":
+        if module == name or weight is None or not weight.scheme.adds_biases:
             return False
         if self._has_bias(name):
             return False

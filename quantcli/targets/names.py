@@ -14,7 +14,7 @@ from quantcli.errors import NotPossible
 from quantcli.models import Found
 from quantcli.models.base import NUMBER
 from quantcli.models.limits import unloadable
-from quantcli.models.translate import Arranged, Translated, Translation
+from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
 from quantcli.targets.base import Left
 from quantcli.targets.disagreements import disagreements
@@ -61,26 +61,25 @@ def name_weights(model: Model, target: str) -> tuple[list[Named], list[Left], li
     if model.head is not None:
         model.head.check(target)
     kept = model.sort_out(target)
-    weights, left = kept.weights, kept.left
     warnings = [*(model.head.warnings if model.head else []), *disagreements(model, target, kept)]
     if model.architecture is not None and model.architecture.limits and target != "hf":
         warnings += unloadable(model.architecture.limits, target, model.hyperparameters)
     if model.architecture is None or model.architecture.agrees(model.dialect, target):
-        named = [Named(name, model.find(name), Arranged.of(weight)) for name, weight in weights.items()]
-        _refuse_unknown(model, [one.name for one in named if one.found is None], target)
-        return named, left, warnings
-    translated, rest = translate(model, kept, target)
-    _refuse_unknown(model, rest, target)
-    made = [Named(t.name, t.found, t.source) for t in translated]
-    return made + [Named(name, None, Arranged.of(weights[name])) for name in rest], left, warnings
+        named = [Named(name, model.find(name), Arranged.of(weight)) for name, weight in kept.weights.items()]
+    else:
+        named = translate(model, kept, target)
+    _refuse_unknown(model, [one.name for one in named if one.found is None], target)
+    return named, kept.left, warnings
 
 
-def translate(model: Model, kept: Gathered, target: str) -> tuple[list[Translated], list[str]]:
-    """Weights under a target's names and in its arrangement, and the names that the table does not know."""
+def translate(model: Model, kept: Gathered, target: str) -> list[Named]:
+    """Weights under a dialect's names and in its arrangement; what the table does not know, last, as it is."""
     args = model.known(), model.hyperparameters
     label = str(model.source.root)
     made, rest = Translation(*args, model.dialect, target, label).of(kept.weights)
-    return made + Translation(*args, "hf", target, label).of(kept.unsplit)[0], rest
+    made += Translation(*args, "hf", target, label).of(kept.unsplit)[0]
+    known = [Named(tensor.name, tensor.found, tensor.source) for tensor in made]
+    return known + [Named(name, None, Arranged.of(kept.weights[name])) for name in rest]
 
 
 def _refuse_unknown(model: Model, names: Sequence[str], target: str) -> None:

@@ -14,20 +14,13 @@ from quantcli.arrays import DTYPES
 from quantcli.containers import safetensors
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import PartSpec
-from quantcli.schemes.dense import Dense
 from quantcli.sources.tensor_files import INDEX
 from quantcli.targets.base import SHARD_SIZE, OutputFile, Placed
 
 
 def part_name(weight: Placed, part: str) -> str:
-    """What a part is called in the file: `x.scales` of the weight `x.weight`, gpt-oss's `x_scales` of `x`; a copied
-    part keeps its name.
-    """
-    if weight.stored:
-        return weight.stored[part]
-    if weight.scheme.family == "gpt-oss":
-        return f"{weight.name}_{part}"
-    return weight.name if isinstance(weight.scheme, Dense) else f"{weight.name.removesuffix('.weight')}.{part}"
+    """What a part is called in the file: a copied part keeps its name."""
+    return weight.stored[part] if weight.stored else weight.scheme.tensor_name(weight.name, part)
 
 
 def spec_bytes(spec: PartSpec) -> int:

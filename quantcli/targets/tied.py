@@ -170,25 +170,22 @@ class Head:
             )
         if self.weight is not None and architecture is not None and self._is_headless(target) and not self.is_embedding:
             raise NotPossible(
-                f"{source.root}: {self._difference()}, and a {architecture.name} model has no separate output matrix "
-                f"in {RUNTIMES[target]}. Convert to a Hugging Face folder (--to hf), which keeps it."
+                f"{source.root}: {self._difference(self.weight)}, and a {architecture.name} model has no separate "
+                f"output matrix in {RUNTIMES[target]}. Convert to a Hugging Face folder (--to hf), which keeps it."
             )
 
-    def _difference(self) -> str:
-        assert self.weight is not None
-        if self.is_embedding is None:
-            return f"{self.weight.name} is stored and was not compared with the embedding"
-        assert self.embedding is not None
-        return f"{self.weight.name} differs from {self.embedding.name}"
+    def _difference(self, head: Weight) -> str:
+        if self.is_embedding is None or self.embedding is None:
+            return f"{head.name} is stored and was not compared with the embedding"
+        return f"{head.name} differs from {self.embedding.name}"
 
     @property
     def warnings(self) -> list[str]:
         """Differences between the settings and the tensors, one sentence each."""
         where = self.source.root
-        if self.is_untied:
-            return [f"{where}: {self._difference()}, but {KEY} is true. The output keeps it and is not tied."]
         if self.weight is not None and self.is_tied is True and not self.is_embedding:
-            return [f"{where}: {self._difference()}, but {KEY} is true. Both are copied unchanged."]
+            done = "Both are copied unchanged." if self._ties_others else "The output keeps it and is not tied."
+            return [f"{where}: {self._difference(self.weight)}, but {KEY} is true. {done}"]
         if self.is_tied_after_all:
             return [
                 f"{where}: {KEY} is false, but there is no {_name(self.architecture)}. The embedding is used for it, "

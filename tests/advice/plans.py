@@ -125,7 +125,7 @@ ROWS = (
     ),
     Row(
         "convert/planning/choose.py",
-        "is copied, not decoded",
+        "leave it out of this",
         "convert {opaque} {gguf} --override '*ffn*=f16'",
         "convert {opaque} {gguf} --override '*ffn*=f16' --override 'blk.0.ffn_down.weight=keep'",
         4,

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from quantcli.cli.app import app
 from tests.advice.row import Row
 from tests.builders import tiny_llama
+from tests.runs import simulate_gpu
 
 INTO = "convert {dense} {out}"
 
@@ -78,8 +79,25 @@ def unfinished(tmp: Path) -> None:
     assert result.exit_code == 130, result.output
 
 
+QUANTIZED = "convert {tmp}/own {out} -s affine4-g64"
+
+
+def unfinished_on(device: str) -> Callable[[Path], None]:
+    """An interrupted run on a machine with a GPU has left what it had done."""
+
+    def leave(tmp: Path) -> None:
+        tiny_llama(tmp / "own")
+        with pytest.MonkeyPatch.context() as patch:
+            simulate_gpu(patch)
+            interrupts(patch, tmp)
+            options = ["-s", "affine4-g64", "--device", device]
+            result = CliRunner().invoke(app, ["convert", str(tmp / "own"), str(tmp / "out"), *options])
+        assert result.exit_code == 130, result.output
+
+    return leave
+
+
 ROWS = (
-    Row("cli/convert.py", "MLX sees no GPU", INTO + " --device gpu", INTO + " --device cpu", 5, patch=no_gpu),
     Row("cli/convert.py", "--resume", INTO, INTO + " --resume", 130, patch=interrupts),
     Row("cli/convert.py", "instead of --force", INTO + " --force", INTO + " --resume", 130, patch=interrupts),
     Row("cli/diff.py", "more weights, none worse", "diff {dense} {q8}", "diff {dense} {q8} --all", 0, patch=terminal),
@@ -91,6 +109,37 @@ ROWS = (
         INTO + " --max-memory 100MB --threads 1",
         5,
         patch=fails(MemoryError(), "convert.planning.plan", "make"),
+    ),
+    Row(
+        "convert/planning/devices.py",
+        "does not see a GPU here. --device cpu",
+        INTO + " --device gpu",
+        INTO + " --device cpu",
+        5,
+        patch=no_gpu,
+    ),
+    *(
+        Row(
+            "convert/running/conversion.py",
+            "begun on another device",
+            f"{QUANTIZED} --resume --device {other}",
+            (f"{QUANTIZED} --resume --device {begun}", f"{QUANTIZED} --force --device {other}"),
+            5,
+            before=unfinished_on(begun),
+            patch=lambda patch, tmp: simulate_gpu(patch),
+            stays_patched=True,
+        )
+        for begun, other in (("cpu", "gpu"), ("auto", "cpu"))
+    ),
+    Row(
+        "convert/running/conversion.py",
+        "MLX does not see one here",
+        QUANTIZED + " --resume",
+        QUANTIZED + " --force",
+        5,
+        before=unfinished_on("gpu"),
+        patch=no_gpu,
+        stays_patched=True,
     ),
     Row(
         "convert/running/conversion.py",
@@ -141,6 +190,14 @@ ROWS = (
         "convert {huge} {gguf} -s q8_0",
         ("convert {huge} {gguf} -s q8_0 --override 'blk.0.ffn_down.weight=f32'", "convert {huge} {gguf2} --scheme f32"),
         4,
+    ),
+    Row(
+        "convert/running/gguf_process.py",
+        "verifies again",
+        "convert {dense} {gguf} --verify",
+        "convert {dense} {gguf} --verify --resume",
+        5,
+        patch=fails(EOFError(), "convert.running.gguf_process.pickle", "load"),
     ),
     Row(
         "convert/running/workplace.py",

@@ -10,14 +10,14 @@ from typer.testing import CliRunner, Result
 
 from quantcli.cli.app import app
 from quantcli.containers.ggml_types import BY_NAME
-from quantcli.convert.inspecting import hf_layouts
 from quantcli.convert.inspecting.catalogue import SHAPE, catalogue, decimal
-from quantcli.convert.inspecting.hf_layouts import WRITTEN
 from quantcli.recipes import names
 from quantcli.recipes.ftypes import demanding
 from quantcli.schemes import ggml, ggml_scheme
 from quantcli.schemes import hf as hugging_face
+from quantcli.schemes.hf.listed import WRITTEN
 from quantcli.schemes.mlx.affine import Affine
+from quantcli.schemes.readers import READERS
 
 
 def quant(*arguments: str) -> Result:
@@ -40,7 +40,7 @@ def test_every_scheme_is_there_once() -> None:
     awq = {("awq", f"{kind}4-g{group}") for kind in ("uint", "int") for group in (32, 64, 128)}
     read = {(family, name) for family, name in found if family not in ("mlx", "ggml", "dense", "awq")}
     assert len(found) == len(set(found)) and set(found) == affine | modes | blocks | dense | awq | read
-    assert {family for family, _ in read} == set(hf_layouts.READERS) - {"awq"}
+    assert {family for family, _ in read} == set(READERS) - {"dense", "mlx", "ggml", "awq"}
     assert {("gptq", "int3-g128"), ("ct", "nvfp4"), ("bnb", "nf4-double-g64"), ("quark", "mxfp6-e3m2")} < read
     assert set(ggml.TYPES) <= set(names.GGML)
     assert {f"q{bits}_k" for bits in (2, 3, 4, 5, 6, 8)} < set(ggml.TYPES)

@@ -18,7 +18,7 @@ from quantcli.checkpoint import Checkpoint
 from quantcli.containers import gguf
 from quantcli.convert.planning.plan import make
 from quantcli.convert.planning.request import Request
-from quantcli.convert.planning.steps import Plan
+from quantcli.convert.planning.steps import ConstantStep, Plan
 from quantcli.errors import BadInput, NotPossible, QuantError
 
 
@@ -59,11 +59,13 @@ def everything(plan: Plan) -> str:
             continue
         found.append([file.name, file.size, [[at, blob.hex()] for at, blob in file.blobs]])
     for step in plan.steps:
-        draft = step.draft
-        rows = "" if draft.rows is None else hashlib.sha256(draft.rows.tobytes()).hexdigest()
-        constant = "" if draft.constant is None else draft.constant.tobytes().hex()
-        made = "" if draft.weight is None else str(sorted(draft.weight.parts.items()))
-        found.append([step.name, step.scheme.name, list(draft.shape), step.route.value, rows, constant, made])
+        if isinstance(step, ConstantStep):
+            values = [step.draft.values.tobytes().hex()]
+        else:
+            rows = step.source.rows
+            indices = "" if rows is None else hashlib.sha256(rows.tobytes()).hexdigest()
+            values = [indices, str(sorted(step.source.weight.parts.items()))]
+        found.append([step.name, step.scheme.name, list(step.shape), step.route.value, *values])
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 

@@ -119,7 +119,7 @@ PAIRS: dict[tuple[str, str], set[str] | str] = {
 
 def matrices(plan: Plan) -> set[str]:
     """The steps of a plan's matrices."""
-    return {f"{s.scheme.name} {s.route} {s.grade}" for s in plan.steps if len(s.draft.shape) == 2}
+    return {f"{s.scheme.name} {s.route} {s.grade}" for s in plan.steps if len(s.shape) == 2}
 
 
 @pytest.mark.parametrize(("kind", "target"), PAIRS, ids=[" to ".join(pair) for pair in PAIRS])

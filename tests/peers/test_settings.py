@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.convert.planning.steps import Plan
+from quantcli.convert.planning.steps import ConstantStep, Plan
 from quantcli.models import FAMILIES, Architecture
 from quantcli.models.harmless import NEUTRAL
 from tests.mutations import outcomes, settings
@@ -45,8 +45,8 @@ def written(plan: Plan) -> dict[str, Any]:
     metadata = outcomes.header_of(plan).metadata
     found = {key: _plain(value.value) for key, value in metadata.items() if _compared(key)}
     for step in plan.steps:
-        if step.draft.constant is not None and step.draft.stays == "is computed":
-            found[step.name] = np.asarray(step.draft.constant).reshape(-1).tolist()
+        if isinstance(step, ConstantStep) and step.draft.role is not None:
+            found[step.name] = step.draft.values.reshape(-1).tolist()
     return found
 
 

@@ -8,6 +8,9 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.ggml.floats import GgmlFloat
 from quantcli.schemes.ggml.global_scale import WithGlobal
+from quantcli.schemes.hf import bnb4
+from quantcli.schemes.listed import listed
+from quantcli.schemes.mlx.mx_global import MxGlobal
 from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 
@@ -15,6 +18,8 @@ SHAPE = (128, 256)
 DENSE = {"f32", "f16", "bf16"}
 FP8 = {"fp8-e4m3", "fp8-e5m2"}
 SCALED_FP8 = {"fp8-e4m3-tensor", "fp8-e4m3-channel", "fp8-e4m3-block128"}
+#: Layouts from which transformers does not stack experts, bitsandbytes' aside.
+STACKED = {"int8-channel", "mxfp8", "fp8-e4m3-block128"}
 BNB = {"nf4-g64", "fp4-g64", "nf4-double-g64"}
 NAMES = {
     "mlx": DENSE | {"affine4-g64", "affine8-g32", "mxfp4", "mxfp8", "nvfp4"},
@@ -42,9 +47,17 @@ def test_every_name_is_a_scheme() -> None:
         (lambda scheme: scheme.chosen_scale_dtype, {("mlx", "affine4-g64"), ("mlx", "affine8-g32")}),
         (lambda scheme: scheme.undecoded or scheme.uncopied, set()),
         (lambda scheme: scheme.is_ungrouped, set()),
+        (lambda scheme: scheme.can_be_chosen, {("hf", name) for name in NAMES["hf"] - DENSE}),
+        (lambda scheme: scheme.shares_global, {("hf", "nvfp4")}),
+        (lambda scheme: not scheme.loads_experts, {("hf", name) for name in BNB | STACKED}),
+        (lambda scheme: scheme.stored_block, {("gguf", name) for name in TYPES}),
+        (lambda scheme: scheme.adds_biases or scheme.unreadable or scheme.unknown_type, set()),
     ],
-    ids=["is_master", "is_elementwise", "has_own_state", "takes_importance", "chosen_scale_dtype", "copied", "grouped"],
-)
+    ids=[
+        "is_master", "is_elementwise", "has_own_state", "takes_importance", "chosen_scale_dtype", "copied", "grouped",
+        "can_be_chosen", "shares_global", "loads_experts", "stored_block", "none",
+    ],
+)  # fmt: skip
 def test_a_property_differs_from_its_default_in_these_schemes(
     has: Callable[[Scheme], object], expected: set[tuple[str, str]]
 ) -> None:
@@ -85,3 +98,50 @@ def test_each_scheme_goes_with_its_target_and_with_no_quantized_one_of_another()
     quantized = {key: scheme for key, scheme in schemes().items() if key[1] not in DENSE | FP8 | BNB}
     for (ours, _), scheme in quantized.items():
         assert {to for (to, _), other in quantized.items() if scheme.goes_with(other)} == {ours}
+
+
+def test_a_layout_is_kept_by_the_target_of_its_files_and_a_dense_one_by_none_in_particular() -> None:
+    for (to, _), scheme in schemes().items():
+        assert scheme.kept_in == (() if scheme.family == "dense" else (to,))
+    read = [scheme for scheme in listed((1024, 1024)) if scheme.family not in ("dense", "mlx", "ggml")]
+    assert {scheme.kept_in for scheme in read} == {("hf",)}
+
+
+def test_blocks_that_bitsandbytes_lacks_are_unreadable() -> None:
+    odd, even = (bnb4.written("nf4", block, False, "bf16", SHAPE) for block in (48, 64))
+    assert odd.unreadable is not None and "4096" in odd.unreadable and even.unreadable is None
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "expected"),
+    [
+        ("hf", "bf16", {"weight": "m.weight"}),
+        ("hf", "fp8-e4m3", {"weight": "m.weight"}),
+        ("hf", "int8-channel", {"weight": "m.weight", "scales": "m.weight_scale"}),
+        (
+            "hf", "nvfp4",
+            {"weight": "m.weight_packed", "scales": "m.weight_scale", "global": "m.weight_global_scale"},
+        ),
+        (
+            "hf", "fp4-g64",
+            {
+                "weight": "m.weight", "absmax": "m.weight.absmax", "quant_map": "m.weight.quant_map",
+                "quant_state": "m.weight.quant_state.bitsandbytes__fp4",
+            },
+        ),
+        ("mlx", "affine4-g64", {"weight": "m.weight", "scales": "m.scales", "biases": "m.biases"}),
+    ],
+)  # fmt: skip
+def test_parts_are_called_as_readers_of_the_folder_call_them(to: str, name: str, expected: dict[str, str]) -> None:
+    scheme = TARGETS[to]().scheme(name, "bf16", SHAPE)
+    assert scheme is not None
+    assert {part: scheme.tensor_name("m.weight", part) for part in scheme.layout(SHAPE)} == expected
+
+
+def test_a_global_scale_has_its_part_and_the_scheme_without_it() -> None:
+    nvfp4, found = TARGETS["hf"]().scheme("nvfp4", "bf16", SHAPE), MxGlobal(128).global_scale
+    assert nvfp4 is not None and nvfp4.global_scale is not None
+    assert (nvfp4.global_scale.part, nvfp4.global_scale.divides, nvfp4.global_scale.unit) == ("global", True, 1)
+    assert "global" not in nvfp4.global_scale.without.layout(SHAPE)
+    assert (found.part, found.divides, found.unit) == ("global_scale", False, 2688)
+    assert found.without == TARGETS["mlx"]().scheme("nvfp4", "bf16", SHAPE)

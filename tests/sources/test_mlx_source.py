@@ -66,7 +66,7 @@ def test_every_mode_without_biases(mode: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "name"), [(np.float16, "f16"), (BF16, "bf16"), (np.float32, "f32")])
 def test_dtypes_of_scales(dtype: Any, name: str, tmp_path: Path) -> None:
-    assert opened(tmp_path, affine(dtype=dtype), Q4).weights["m.q.weight"].scheme.scale_dtype == name  # type: ignore[attr-defined]
+    assert opened(tmp_path, affine(dtype=dtype), Q4).weights["m.q.weight"].scheme.scales_dtype == name
 
 
 def test_experts_have_three_dimensions(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_dtypes_that_work_are_kept_without_a_word(
     for to in ("hf", "mlx"):
         plan = planned(file(kind, scheme), tmp_path / "out", to=to)
         assert not [text for text in (*plan.notes, *plan.warnings) if "float16" in text]
-        assert {s.scheme.name for s in plan.steps if len(s.draft.shape) > 1} == {expected}
+        assert {s.scheme.name for s in plan.steps if len(s.shape) > 1} == {expected}
 
 
 def test_f32_keeps_every_bit_as_the_plan_says(file: Files, tmp_path: Path) -> None:

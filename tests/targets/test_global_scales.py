@@ -259,6 +259,6 @@ def test_a_copy_keeps_tensors_apart_and_diff_takes_them_together(tmp_path: Path)
     converted(source, tmp_path / "dense.gguf", overrides=("*proj*=f32",))
     first, second = open_source(tmp_path / "out.gguf"), open_source(tmp_path / "dense.gguf")
     found = compare(first, second, chosen(first, second), 1 << 28, 1, lambda _count, _name: None)
-    assert not found.only_b and all(draft.name.endswith(".input_scale") for draft in found.only_a)
+    assert not found.only_b and all(tensor.name.endswith(".input_scale") for tensor in found.only_a)
     differences = [weight.difference for weight in found.weights if weight.difference]
     assert differences and max(difference.relative_rmse for difference in differences) < 0.01

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from quantcli.checkpoint import Checkpoint, Weight
+from quantcli.convert.comparing.tensor import ComputedTensor, StoredTensor, Tensor
 from quantcli.convert.comparing.values import NotCompared
 from quantcli.errors import NotPossible
 from quantcli.models import Architecture, Hyperparameters
 from quantcli.models.leftovers import SCALES
+from quantcli.models.translate import Arranged
 from quantcli.recipes.base import Subject
-from quantcli.targets.base import Draft
 from quantcli.targets.global_scales import combined
 from quantcli.targets.model import Gathered, Model, unknown
 from quantcli.targets.names import translate
@@ -27,7 +28,7 @@ HEAD, EMBEDDING = "output", "token_embd"
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its weights under the common names (a draft's rows: the stored row of each row).
+    """One of the two: its tensors under the common names.
 
     scales: those of what is quantized while a model runs, which not every output has -> why.
     """
@@ -35,7 +36,7 @@ class Side:
     label: str
     source: Checkpoint
     architecture: Architecture | None
-    drafts: dict[str, Draft]
+    tensors: dict[str, Tensor]
     tied: bool
     notes: tuple[str, ...]
     left: tuple[NotCompared, ...]
@@ -43,7 +44,7 @@ class Side:
 
     def find(self, role: str) -> str | None:
         """The name of the matrix that has a role."""
-        found = (n for n, d in self.drafts.items() if d.subject.role == role and n.endswith(".weight"))
+        found = (n for n, t in self.tensors.items() if t.subject.role == role and n.endswith(".weight"))
         return next(found, None)
 
 
@@ -51,9 +52,9 @@ class Side:
 class Aligned:
     """The pairs in A's order; weights that one side lacks; notes on what stands for another; what was left aside."""
 
-    pairs: tuple[tuple[Draft, Draft], ...]
-    only_a: tuple[Draft, ...]
-    only_b: tuple[Draft, ...]
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+    only_a: tuple[Tensor, ...]
+    only_b: tuple[Tensor, ...]
     notes: tuple[str, ...]
     left: tuple[NotCompared, ...]
 
@@ -64,23 +65,23 @@ def align(a: Checkpoint, b: Checkpoint) -> Aligned:
     mixed = models[0].dialect != models[1].dialect or models[0].layout != models[1].layout
     first, second = _side("A", models[0], mixed), _side("B", models[1], mixed)
     first, second = _with_head(first, second), _with_head(second, first)
-    both = [name for name in first.drafts if name in second.drafts]
+    both = [name for name in first.tensors if name in second.tensors]
     notes = (*first.notes, *second.notes)
     if mixed and models[0].dialect == models[1].dialect:
         notes = ("A and B store some tensors otherwise: they are compared under Hugging Face's names.", *notes)
     (only_a, lone_a), (only_b, lone_b) = _alone(first, second), _alone(second, first)
-    pairs = tuple((first.drafts[name], second.drafts[name]) for name in both)
+    pairs = tuple((first.tensors[name], second.tensors[name]) for name in both)
     return Aligned(pairs, only_a, only_b, notes, (*first.left, *lone_a, *second.left, *lone_b))
 
 
-def _alone(side: Side, other: Side) -> tuple[tuple[Draft, ...], list[NotCompared]]:
+def _alone(side: Side, other: Side) -> tuple[tuple[Tensor, ...], list[NotCompared]]:
     """What the other side lacks, and of it by reason what it may lack."""
-    names = [name for name in side.drafts if name not in other.drafts]
+    names = [name for name in side.tensors if name not in other.tensors]
     reasons: dict[str, list[str]] = {}
     for name in names:
         if name in side.scales:
             reasons.setdefault(side.scales[name], []).append(name)
-    alone = tuple(side.drafts[name] for name in names if name not in side.scales)
+    alone = tuple(side.tensors[name] for name in names if name not in side.scales)
     return alone, [NotCompared(side.label, "tensors", tuple(names), reason) for reason, names in reasons.items()]
 
 
@@ -92,14 +93,14 @@ def _side(label: str, model: Model, mixed: bool) -> Side:
     settings = model.hyperparameters if architecture and mixed else None
     kept, left = _set_aside(label, model, mixed)
     notes: list[str] = []
-    drafts = _translated(kept, model) if mixed else [_stored(weight, model) for weight in kept.weights.values()]
+    tensors: list[Tensor] = [*_arranged(kept, model, mixed)]
     if mixed and source.names == "hf" and architecture and settings:
         computed = _computed(architecture, settings)
-        drafts += computed
-        notes += [f"{label}: {draft.name} is computed from config.json." for draft in computed]
+        tensors += computed
+        notes += [f"{label}: {tensor.name} is computed from config.json." for tensor in computed]
     tied = model.head is not None and (model.head.is_tied is True or model.head.is_tied_after_all)
     scales = {name: why for name in kept.weights if (why := model.leftover(name)) is not None}
-    side = Side(label, source, architecture, {d.name: d for d in drafts}, tied, tuple(notes), tuple(left), scales)
+    side = Side(label, source, architecture, {t.name: t for t in tensors}, tied, tuple(notes), tuple(left), scales)
     return replace(side, tied=side.find(HEAD) is None) if source.names == "gguf" else side
 
 
@@ -126,44 +127,42 @@ def _set_aside(label: str, model: Model, mixed: bool) -> tuple[Gathered, list[No
     return replace(found, weights=kept), aside
 
 
-def _translated(kept: Gathered, model: Model) -> list[Draft]:
-    """Under Hugging Face's names and in its arrangement; what the table does not know under its own name."""
-    made, rest = translate(model, kept, "hf")
-    drafts = []
-    for tensor in made:
-        weight, rows, shape = tensor.source.weight, tensor.source.rows, tensor.source.shape
-        subject = Subject(tensor.name, tensor.found.name("gguf"), tensor.found.row.role, shape)
-        drafts.append(Draft(tensor.name, shape, subject, weight.scheme.values_dtype, weight, rows))
-    return drafts + [_stored(kept.weights[name], model) for name in rest]
+def _arranged(kept: Gathered, model: Model, mixed: bool) -> list[StoredTensor]:
+    """A side's weights; of two that are mixed under Hugging Face's names and in its arrangement."""
+    if not mixed:
+        return [_stored(weight, model) for weight in kept.weights.values()]
+    tensors = []
+    for named in translate(model, kept, "hf"):
+        if named.found is None:
+            tensors.append(_stored(named.source.weight, model))
+            continue
+        subject = Subject(named.name, named.found.name("gguf"), named.found.row.role, named.source.shape)
+        tensors.append(StoredTensor(named.name, subject, named.source))
+    return tensors
 
 
-def _computed(architecture: Architecture, settings: Hyperparameters) -> list[Draft]:
-    """What only GGUF stores, since it follows from the model's settings."""
-    found = [(row, values) for row in architecture.computed if (values := row.values(settings)) is not None]
-    return [
-        Draft(row.gguf, values.shape, Subject(row.gguf, row.gguf, row.role, values.shape), "f32", constant=values)
-        for row, values in found
-    ]
-
-
-def _stored(weight: Weight, model: Model) -> Draft:
-    """A tensor under its own name."""
+def _stored(weight: Weight, model: Model) -> StoredTensor:
+    """A weight under its own name."""
     found = model.architecture.find(weight.name, model.dialect) if model.architecture else []
     role = model.architecture.role(weight.name) if model.architecture else None
     gguf = found[0].name("gguf") if found else weight.name if model.dialect == "gguf" else None
     name = found[0].name("hf") if found else weight.name
-    return _draft(weight, Subject(name, gguf, role, weight.shape))
+    return StoredTensor(weight.name, Subject(name, gguf, role, weight.shape), Arranged.of(weight))
 
 
-def _draft(weight: Weight, subject: Subject) -> Draft:
-    return Draft(weight.name, weight.shape, subject, weight.scheme.values_dtype, weight)
+def _computed(architecture: Architecture, settings: Hyperparameters) -> list[ComputedTensor]:
+    """What only GGUF stores, since it follows from the model's settings."""
+    found = [(row, values) for row in architecture.computed if (values := row.values(settings)) is not None]
+    return [
+        ComputedTensor(row.gguf, Subject(row.gguf, row.gguf, row.role, values.shape), values) for row, values in found
+    ]
 
 
 def _with_head(side: Side, other: Side) -> Side:
     """The side with its embedding as its head, where it is tied and the other one has a head of its own."""
     head, embedding = other.find(HEAD), side.find(EMBEDDING)
-    if not side.tied or head is None or embedding is None or head in side.drafts:
+    if not side.tied or head is None or embedding is None or head in side.tensors:
         return side
     note = f"{side.label}: {embedding} stands for {head}, which it is tied to."
-    drafts = {**side.drafts, head: replace(side.drafts[embedding], name=head)}
-    return replace(side, drafts=drafts, notes=(*side.notes, note))
+    tensors = {**side.tensors, head: replace(side.tensors[embedding], name=head)}
+    return replace(side, tensors=tensors, notes=(*side.notes, note))

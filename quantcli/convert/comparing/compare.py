@@ -10,23 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.arrays import DTYPES, FLOATS, Array
+from quantcli.arrays import FLOATS
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.comparing.align import Aligned, align
 from quantcli.convert.comparing.difference import Difference, between, equal_in
 from quantcli.convert.comparing.settings import compare_settings
+from quantcli.convert.comparing.tensor import StoredTensor, Tensor
 from quantcli.convert.comparing.tokenizer_files import TokenizerDifference
 from quantcli.convert.comparing.tokenizers import compare_tokenizers
 from quantcli.convert.comparing.values import FieldDifference, NotCompared
 from quantcli.convert.inspecting.survey import matches
-from quantcli.convert.planning.routes import Route
-from quantcli.convert.planning.slabs import Slab, cut, read
 from quantcli.convert.running.run import CPU_SLAB, Progress
 from quantcli.convert.running.threads import in_threads
 from quantcli.errors import Surroundings, WrongUsage
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.dense import Dense, holds
-from quantcli.targets.base import Draft
+from quantcli.schemes.dense import holds
 
 #: Bytes read at a time where stored bytes are compared.
 BYTES = 4 << 20
@@ -47,8 +45,8 @@ class WeightDifference:
     difference: None where values could not be compared.
     """
 
-    a: Draft
-    b: Draft
+    a: Tensor
+    b: Tensor
     verdict: Verdict
     difference: Difference | None = None
     rounded_to: str | None = None
@@ -82,8 +80,8 @@ class Comparison:
     a: Checkpoint
     b: Checkpoint
     weights: tuple[WeightDifference, ...]
-    only_a: tuple[Draft, ...]
-    only_b: tuple[Draft, ...]
+    only_a: tuple[Tensor, ...]
+    only_b: tuple[Tensor, ...]
     fields: tuple[FieldDifference, ...]
     tokenizer: tuple[TokenizerDifference, ...]
     uncounted: tuple[FieldDifference, ...]
@@ -101,7 +99,7 @@ class Comparison:
 
 def nbytes(aligned: Aligned) -> int:
     """Stored bytes of all pairs, both sides."""
-    return sum(d.weight.nbytes for pair in aligned.pairs for d in pair if d.weight)
+    return sum(tensor.nbytes for pair in aligned.pairs for tensor in pair)
 
 
 def chosen(a: Checkpoint, b: Checkpoint, pattern: str | None = None) -> Aligned:
@@ -110,9 +108,9 @@ def chosen(a: Checkpoint, b: Checkpoint, pattern: str | None = None) -> Aligned:
     if pattern is None:
         return found
     taken = Aligned(
-        tuple(pair for pair in found.pairs if any(_takes(d, pattern) for d in pair)),
-        tuple(d for d in found.only_a if _takes(d, pattern)),
-        tuple(d for d in found.only_b if _takes(d, pattern)),
+        tuple(pair for pair in found.pairs if any(_takes(t, pattern) for t in pair)),
+        tuple(t for t in found.only_a if _takes(t, pattern)),
+        tuple(t for t in found.only_b if _takes(t, pattern)),
         found.notes,
         found.left,
     )
@@ -121,8 +119,8 @@ def chosen(a: Checkpoint, b: Checkpoint, pattern: str | None = None) -> Aligned:
     return taken
 
 
-def _takes(draft: Draft, pattern: str) -> bool:
-    return any(matches(name, pattern) for name in draft.subject.spellings)
+def _takes(tensor: Tensor, pattern: str) -> bool:
+    return any(matches(name, pattern) for name in tensor.subject.spellings)
 
 
 def compare(
@@ -135,7 +133,7 @@ def compare(
     with closing(in_threads(aligned.pairs, lambda pair: _pair(pair[0], pair[1], budget), threads)) as results:
         for _, weight in results:
             found.append(weight)
-            progress(sum(d.weight.nbytes for d in (weight.a, weight.b) if d.weight), weight.name)
+            progress(weight.a.nbytes + weight.b.nbytes, weight.name)
     found.sort(key=lambda w: (-w.severity[0], -w.severity[1], w.name))
     return Comparison(
         a, b, tuple(found), aligned.only_a, aligned.only_b, tuple(settings.fields), tuple(tokens.differences),
@@ -143,12 +141,12 @@ def compare(
     )  # fmt: skip
 
 
-def _pair(a: Draft, b: Draft, budget: int) -> WeightDifference:
+def _pair(a: Tensor, b: Tensor, budget: int) -> WeightDifference:
     """One weight of both sides."""
     try:
         if (a.shape or (1,)) != (b.shape or (1,)):
             return WeightDifference(a, b, Verdict.SHAPES)
-        if not (_decodes(a) and _decodes(b)):
+        if not (a.decodes and b.decodes):
             same = _same_bytes(a, b)
             return WeightDifference(a, b, Verdict.EQUAL if same else Verdict.UNDECODED, Difference() if same else None)
         return _values(a, b, budget)
@@ -156,11 +154,13 @@ def _pair(a: Draft, b: Draft, budget: int) -> WeightDifference:
         raise Surroundings(f"{error.filename}: {error.strerror} while tensor {a.name} was read.") from error
 
 
-def _values(a: Draft, b: Draft, budget: int) -> WeightDifference:
+def _values(a: Tensor, b: Tensor, budget: int) -> WeightDifference:
     total = Difference()
-    rounded = _narrower(_scheme(a), _scheme(b))
-    for slab in _slabs(a, b, budget):
-        ours, theirs = _decoded(a, slab), _decoded(b, slab)
+    rounded = _narrower(a.scheme, b.scheme)
+    # Ranges of rows that suit both layouts, and the permutation of the side that has one.
+    first, second = (b, a) if b.is_permuted else (a, b)
+    for slab in first.slabs(second.scheme, budget):
+        ours, theirs = a.decoded(slab), b.decoded(slab)
         found = between(ours, theirs)
         total += found
         if found.unequal:
@@ -172,36 +172,6 @@ def _values(a: Draft, b: Draft, budget: int) -> WeightDifference:
     return WeightDifference(a, b, Verdict.DIFFERS, total)
 
 
-def _slabs(a: Draft, b: Draft, budget: int) -> list[Slab]:
-    """Ranges of rows that suit both layouts, and the permutation of the side that has one."""
-    first, second = (b, a) if b.rows is not None else (a, b)
-    return cut(first, _scheme(second), Route.REQUANTIZE, budget)
-
-
-def _decoded(draft: Draft, slab: Slab) -> Array:
-    """(rows, columns) of a slab; what float32 cannot hold stays in its own dtype."""
-    if draft.weight is None:
-        assert draft.constant is not None
-        return draft.constant.reshape(1, -1)
-    parts, rows = read(draft, slab)
-    scheme = draft.weight.scheme
-    exact = isinstance(scheme, Dense) and scheme.dtype not in ("f32", "f16", "bf16")
-    values: Array = parts["weight"] if exact else scheme.decode(parts)
-    return values if rows is None else values[rows]
-
-
-def _scheme(draft: Draft) -> Scheme:
-    """The scheme of a weight; what is computed is f32."""
-    return Dense(draft.dense) if draft.weight is None else draft.weight.scheme
-
-
-def _decodes(draft: Draft) -> bool:
-    scheme = _scheme(draft)
-    if isinstance(scheme, Dense):
-        return DTYPES[scheme.dtype].numpy is not None and scheme.dtype != "c64"
-    return scheme.undecoded is None
-
-
 def _narrower(a: Scheme, b: Scheme) -> list[str]:
     """The dtypes of either side's values that do not hold the other's: AWQ's f16, the narrower dense one."""
     dtypes = {s.values_dtype for s in (a, b)} & set(FLOATS)
@@ -209,11 +179,13 @@ def _narrower(a: Scheme, b: Scheme) -> list[str]:
     return sorted(d for d in dtypes if not all(holds(d, other) for other in wide))
 
 
-def _same_bytes(a: Draft, b: Draft) -> bool:
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
     """Whether two weights of one scheme, their rows in one order, are stored as the same bytes."""
-    if a.weight is None or b.weight is None or a.weight.scheme != b.weight.scheme or a.rows is not b.rows:
+    if not (isinstance(a, StoredTensor) and isinstance(b, StoredTensor)):
         return False
-    return all(_same_part(a.weight, b.weight, name) for name in a.weight.parts)
+    if a.scheme != b.scheme or a.source.rows is not b.source.rows:
+        return False
+    return all(_same_part(a.source.weight, b.source.weight, name) for name in a.source.weight.parts)
 
 
 def _same_part(a: Weight, b: Weight, name: str) -> bool:
@@ -238,14 +210,14 @@ def failures(found: Comparison, max_rmse: float) -> list[str]:
         elif difference.relative_rmse > max_rmse:
             above.append(f"{weight.name}: relative RMSE {difference.relative_rmse:.4g} is above {max_rmse:g}")
     return above + [
-        f"{d.name}: is in {side} only" for side, ds in (("A", found.only_a), ("B", found.only_b)) for d in ds
+        f"{t.name}: is in {side} only" for side, ts in (("A", found.only_a), ("B", found.only_b)) for t in ts
     ]
 
 
 def unequal(found: Comparison) -> list[str]:
     """What `--strict` does not let pass, one clause each: whatever differs or was not compared."""
     weights = [f"{w.name}: {w.said}" for w in found.weights if w.verdict is not Verdict.EQUAL]
-    lone = [f"{d.name}: is in {side} only" for side, ds in (("A", found.only_a), ("B", found.only_b)) for d in ds]
+    lone = [f"{t.name}: is in {side} only" for side, ts in (("A", found.only_a), ("B", found.only_b)) for t in ts]
     settings = [f"{f.key}: differs" for f in found.fields]
     tokens = [f"tokenizer: {t.count} differences in {t.what}" for t in found.tokenizer]
     left = [
@@ -263,8 +235,8 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "a": _checkpoint(found.a),
         "b": _checkpoint(found.b),
         "weights": [_weight_json(w) for w in found.weights],
-        "only_a": [_stored_json(d) for d in found.only_a],
-        "only_b": [_stored_json(d) for d in found.only_b],
+        "only_a": [_tensor_json(t) for t in found.only_a],
+        "only_b": [_tensor_json(t) for t in found.only_b],
         "metadata": [_field_json(f) for f in found.fields],
         "tokenizer": [{"what": t.what, "count": t.count, "first": list(t.first)} for t in found.tokenizer],
         "uncounted": [_field_json(f) for f in found.uncounted],
@@ -289,18 +261,22 @@ def _checkpoint(source: Checkpoint) -> dict[str, Any]:
     return {"source": str(source.root), "kind": source.kind, "weights": len(source.weights)}
 
 
-def _stored_json(draft: Draft) -> dict[str, Any]:
-    stored = draft.weight.name if draft.weight else None
-    scheme = _scheme(draft)
-    return {"name": stored or draft.name, "scheme": scheme.name, "family": scheme.family, "shape": list(draft.shape)}
+def _tensor_json(tensor: Tensor) -> dict[str, Any]:
+    scheme = tensor.scheme
+    return {
+        "name": tensor.stored_name,
+        "scheme": scheme.name,
+        "family": scheme.family,
+        "shape": list(tensor.shape),
+    }
 
 
 def _weight_json(weight: WeightDifference) -> dict[str, Any]:
     numbers = _numbers(weight.difference) if weight.difference else dict.fromkeys(_numbers(Difference()))
     return {
         "name": weight.name,
-        "a": _stored_json(weight.a),
-        "b": _stored_json(weight.b),
+        "a": _tensor_json(weight.a),
+        "b": _tensor_json(weight.b),
         "verdict": weight.verdict.name.lower(),
         "rounded_to": weight.rounded_to,
         **numbers,

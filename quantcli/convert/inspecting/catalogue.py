@@ -1,48 +1,27 @@
 """Every scheme, as `quant schemes` tells it: what it costs, what it holds, where it can be put, who reads it.
 
-Sizes, grids and rounding come from the schemes themselves, places from the targets; a table says who reads a family.
+All facts come from the schemes themselves, places from the targets.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from quantcli.arrays import DTYPES, FLOATS
-from quantcli.convert.inspecting import hf_layouts
+from quantcli.arrays import DTYPES
 from quantcli.recipes.ftypes import demanding
 from quantcli.recipes.names import canonical
-from quantcli.schemes import ggml
+from quantcli.schemes import ggml_scheme
 from quantcli.schemes import hf as hugging_face
 from quantcli.schemes.base import Scheme
-from quantcli.schemes.dense import Dense
-from quantcli.schemes.ggml.blocks import Ggml
-from quantcli.schemes.hf.awq import Awq
-from quantcli.schemes.hf.bnb4 import Bnb4
-from quantcli.schemes.hf.scaled import Scaled, Scales
-from quantcli.schemes.hf.written import Written
-from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
-from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
+from quantcli.schemes.listed import listed
 from quantcli.targets import TARGETS
-from quantcli.targets.hf import FAMILIES
 
 #: A shape that every scheme of matrices takes, on which sizes are counted.
 SHAPE = (1024, 1024)
-
-#: Who reads a family.
-READERS = {
-    "dense": ("mlx-lm", "llama.cpp", "transformers", "vLLM", "SGLang"),
-    "mlx": ("mlx-lm", "LM Studio", "mlx-swift"),
-    "ggml": ("llama.cpp", "Ollama", "LM Studio"),
-    **hf_layouts.READERS,
-}
-
-#: The dtypes that a family leaves open for its scales; the first is the one that sizes are counted with.
-SCALE_DTYPES = {"mlx": ("f16", "bf16", "f32"), "awq": ("f16", "bf16", "f32"), "ct": ("bf16", "f16", "f32")}
 
 
 @dataclass(frozen=True)
@@ -70,22 +49,7 @@ class Entry:
 
 def catalogue() -> list[Entry]:
     """All schemes, by family."""
-    return [_entry(scheme) for scheme in _schemes()]
-
-
-def _schemes() -> Iterator[Scheme]:
-    yield from (Dense(dtype) for dtype in ("f32", "f16", "bf16"))
-    yield from (Affine(bits, group, "f16") for bits in BITS for group in GROUPS)
-    yield from (MxFloat(mode) for mode in MODES)
-    yield from ggml.TYPES.values()
-    yield from (_awq(group, symmetric=False, zeros_dtype="i32") for group in GROUPS)
-    yield from (_awq(group, symmetric=True) for group in GROUPS)
-    yield from hf_layouts.layouts(SHAPE)
-
-
-def _awq(group: int, *, symmetric: bool, zeros_dtype: str | None = None) -> Awq:
-    scales = Scales("f16", 1, group, turned=True)
-    return Awq(columns=SHAPE[1], scales=scales, symmetric=symmetric, zeros_dtype=zeros_dtype)
+    return [_entry(scheme) for scheme in listed(SHAPE)]
 
 
 def of_name(name: str) -> list[Entry]:
@@ -96,8 +60,7 @@ def of_name(name: str) -> list[Entry]:
 
 
 def _entry(scheme: Scheme) -> Entry:
-    block = scheme.ggml_type if isinstance(scheme, Ggml) else None
-    scales = _scales(scheme)
+    scales = scheme.possible_scales
     return Entry(
         scheme.name,
         scheme.family,
@@ -105,11 +68,11 @@ def _entry(scheme: Scheme) -> Entry:
         scales,
         bool(scales) and len(scheme.layout(SHAPE)) > 1,
         _zero_point(scheme),
-        _group(scheme),
-        (block.block_size, block.block_bytes) if block else None,
-        scheme.family == "ggml" and scheme.name in demanding(),
+        scheme.shared,
+        scheme.stored_block,
+        scheme in [ggml_scheme(name) for name in demanding()],
         tuple(label for label in TARGETS if _holds(label, scheme)),
-        READERS[scheme.family],
+        scheme.readers,
         scheme.rounding,
     )
 
@@ -117,36 +80,12 @@ def _entry(scheme: Scheme) -> Entry:
 def bits_per_weight(scheme: Scheme) -> Fraction:
     """Stored bits over weights, exact: what a weight has once (its shape, a scale for all) is not counted.
 
-    >>> bits_per_weight(Affine(3, 64, "f16")), bits_per_weight(ggml.TYPES["q6_k"])
-    (Fraction(7, 2), Fraction(105, 16))
+    >>> from quantcli.schemes.mlx.affine import Affine
+    >>> bits_per_weight(Affine(3, 64, "f16")), bits_per_weight(Affine(4, 32, "f32"))
+    (Fraction(7, 2), Fraction(6, 1))
     """
     parts = [part for part in scheme.layout(SHAPE).values() if part.axis is not None]
     return Fraction(sum(DTYPES[p.dtype].bits * math.prod(p.shape) for p in parts), math.prod(SHAPE))
-
-
-def _scales(scheme: Scheme) -> tuple[str, ...]:
-    if isinstance(scheme, Ggml) and scheme.ggml_type.sub_scales is not None:
-        return (f"{scheme.ggml_type.sub_scales}*f16",)
-    if isinstance(scheme, Bnb4):
-        return ("u8*f32" if scheme.nested else "f32",)
-    if isinstance(scheme, Written):
-        own = scheme.scales.dtype
-        return SCALE_DTYPES["ct"] if own in FLOATS else ("f8_e4m3" if scheme.looks else scheme.scales.grid_dtype,)
-    grid = scheme.grid()
-    if grid is None:
-        return ()
-    open_to = SCALE_DTYPES.get(scheme.family) if hasattr(scheme, "scale_dtype") else None
-    return open_to or (grid.scale_dtype,)
-
-
-def _group(scheme: Scheme) -> int | None:
-    """Values of a row that share a scale; None where all of a row do, or none."""
-    if isinstance(scheme, Scaled):
-        return scheme.shared
-    if isinstance(scheme, Ggml):
-        return scheme.group
-    grid = scheme.grid()
-    return grid.group if grid else None
 
 
 def _zero_point(scheme: Scheme) -> str | None:
@@ -157,9 +96,8 @@ def _zero_point(scheme: Scheme) -> str | None:
 
 
 def _holds(label: str, scheme: Scheme) -> bool:
-    """Whether a target writes the scheme, or a Hugging Face one keeps its layout."""
-    found = TARGETS[label]().scheme(scheme.name, "f16", SHAPE)
-    return found == scheme or (label == "hf" and scheme.family in FAMILIES)
+    """Whether a target keeps the layout, or writes the scheme."""
+    return label in scheme.kept_in or TARGETS[label]().scheme(scheme.name, "f16", SHAPE) == scheme
 
 
 def decimal(bits: Fraction) -> str:

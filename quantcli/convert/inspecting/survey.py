@@ -24,16 +24,15 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 def entry(weight: Weight) -> dict[str, Any]:
     """One weight as `inspect --json` has it."""
-    grid = weight.scheme.grid()
     return {
         "name": weight.name,
         "shape": list(weight.shape),
         "scheme": weight.scheme.name,
         "family": weight.scheme.family,
         "bits_per_weight": round(8 * weight.nbytes / max(1, math.prod(weight.shape)), 4),
-        "bits": grid.bits if grid else getattr(weight.scheme, "code_bits", None),
-        "group_size": getattr(weight.scheme, "group", grid.group if grid else None),
-        "scale_dtype": getattr(weight.scheme, "scale_dtype", None),
+        "bits": weight.scheme.code_bits,
+        "group_size": weight.scheme.group_size,
+        "scale_dtype": weight.scheme.scales_dtype,
         "bytes": weight.nbytes,
         "reason": weight.reason,
         "parts": [

@@ -14,15 +14,15 @@ from quantcli.convert.planning.coverage import is_untabled
 from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.routes import Route, choose, fallback
 from quantcli.convert.planning.scales import fit_of, holder
-from quantcli.convert.planning.steps import Step
+from quantcli.convert.planning.steps import ConstantStep, Step, WeightStep
 from quantcli.errors import NotPossible, WrongUsage
 from quantcli.recipes.base import Decision, Origin
 from quantcli.recipes.names import WORDS
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.targets import TARGETS
-from quantcli.targets.base import Draft, Target
-from quantcli.virtual import by_row, transposed
+from quantcli.targets.base import Constant, Draft, Form, Target, WeightDraft
+from quantcli.virtual import by_row
 
 
 class Chooser:
@@ -40,8 +40,8 @@ class Chooser:
 
     def step(self, draft: Draft, decision: Decision) -> Step:
         """The step of one draft."""
-        if draft.weight is None:
-            return Step(draft, Dense(draft.dense), Route.COMPUTE, Grade.EXACT, decision.reason)
+        if isinstance(draft, Constant):
+            return ConstantStep(draft, decision.reason)
         name = decision.scheme
         if draft.spared is not None and decision.origin > Origin.RECIPE:
             draft = replace(draft, stays=draft.spared)
@@ -59,56 +59,56 @@ class Chooser:
         return self._gridded(draft, wanted, decision)
 
     def _to(
-        self, draft: Draft, scheme: Scheme, reason: str, wanted: str | None = None, fits: Grade | None = None
-    ) -> Step:
-        """A step to `scheme`, whatever the route; `fits`: the grade of a repack, where scales had to be looked at."""
-        assert draft.weight is not None
-        source = draft.weight.scheme
+        self, draft: WeightDraft, scheme: Scheme, reason: str, wanted: str | None = None,
+        form: Form | None = None, fits: Grade | None = None,
+    ) -> WeightStep:  # fmt: skip
+        """A step to `scheme`, whatever the route; `fits`: the grade of a repack, where scales had to be looked at.
+
+        form: the one that codes are kept in, None: as they are.
+        """
+        form = form or Form(draft.source)
+        source = form.source.weight.scheme
         if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
             scheme, reason = source, f"stays {source.dtype}: no float dtype"
         if source.uncopied is not None:
             raise NotPossible(f"{draft.name}: {source.uncopied}.")
         if source.undecoded is not None and scheme != source:
             raise _undecoded(draft, source.undecoded, scheme, reason)
-        weight = draft.weight
-        if draft.turned and isinstance(scheme, Dense):
-            weight = transposed(weight, draft.rows, draft.shape)
-            draft = replace(draft, weight=weight, rows=None, shape=weight.shape, turned=False)
-            source = weight.scheme
+        if isinstance(scheme, Dense):
+            form = Form(draft.layout.dense(form.source))
+            source = form.source.weight.scheme
+        weight = form.source.weight
         if source != scheme and len(weight.shape) > 2:
             # So that slabs stay small where a whole matrix of a stack has one scale.
-            weight = by_row(weight)
-            draft = draft if weight is draft.weight else replace(draft, weight=weight)
+            form = replace(form, source=replace(form.source, weight=by_row(weight)))
         is_cast = isinstance(source, Dense) and source.dtype != draft.dense and not isinstance(scheme, Dense)
         origin = weight.made_of if isinstance(scheme, Dense) else None
-        route, grade = choose(origin or source, scheme, draft.shape) if fits is None else (Route.REPACK, fits)
-        return Step(draft, scheme, route, grade, reason, draft.dense if is_cast else None, wanted)
+        route, grade = choose(origin or source, scheme, form.source.shape) if fits is None else (Route.REPACK, fits)
+        return WeightStep(draft, form, scheme, route, grade, reason, draft.dense if is_cast else None, wanted)
 
-    def _wanted(self, draft: Draft, decision: Decision) -> Scheme:
+    def _wanted(self, draft: WeightDraft, decision: Decision) -> Scheme:
         """The target's scheme that a decision names, with the scale dtype that suits the route."""
-        assert draft.weight is not None
-        source = draft.weight.scheme
+        source = draft.scheme
         scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, source.repacked_scale_dtype), draft.shape)
         if scheme is None:
             raise WrongUsage(
                 f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "
                 f"{_who_has(decision.scheme) or '`quant schemes` lists those that are'}."
             )
-        if source.grid() and not isinstance(fit_of(draft.weight, scheme, draft.shape), Grade):
+        if source.grid() and not isinstance(fit_of(draft.source.weight, scheme, draft.shape), Grade):
             scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, None), draft.shape) or scheme
         return scheme
 
-    def _scale_dtype(self, draft: Draft, own: str | None) -> str:
+    def _scale_dtype(self, draft: WeightDraft, own: str | None) -> str:
         """Of MLX scales: as asked, else the source's own (of a repack), else the output's dense dtype."""
         usable = ("f16", "bf16", "f32")
         own = "f32" if draft.wide and own == "f16" else own
         choices = (self.request.scale_dtype, own, draft.scales or draft.dense, "f32")
         return next(c for c in choices if c in usable)
 
-    def _gridded(self, draft: Draft, wanted: Scheme, decision: Decision) -> Step:
+    def _gridded(self, draft: WeightDraft, wanted: Scheme, decision: Decision) -> WeightStep:
         """A step to a quantized scheme; a weight that cannot have it stays as it is."""
-        assert draft.weight is not None
-        source = draft.weight.scheme
+        source = draft.scheme
         unfit = wanted.unfit(draft.shape)
         stays = draft.stays or (f"stays dense: {unfit}" if unfit else None)
         if isinstance(source, Dense):
@@ -128,20 +128,16 @@ class Chooser:
             wanted = source
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
-        grade = fit_of(draft.weight, wanted, draft.shape)
-        if draft.inner is not None:
-            inner = fit_of(draft.inner, wanted, draft.shape)
-            if isinstance(inner, Grade):
-                draft, grade = replace(draft, weight=draft.inner), max(inner, draft.inner_grade)
+        form, grade = _fitting(draft, wanted)
         may_round = self.request.allow_requantize or source.is_master
         if isinstance(grade, Grade) or (may_round and not stays):
             self.reached += 1
             fits = grade if isinstance(grade, Grade) else None
-            return self._to(draft, wanted, decision.reason, decision.wanted, fits)
+            return self._to(draft, wanted, decision.reason, decision.wanted, form, fits)
         if decision.origin <= Origin.RECIPE:
             if source.undecoded is not None:
                 raise _undecoded(draft, source.undecoded, wanted, decision.reason)
-            finite.refuse(self.source, draft.weight)
+            finite.refuse(self.source, draft.source.weight)
             raise NotPossible(
                 f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
                 f"{grade}; --allow-requantize rounds it again."
@@ -149,10 +145,9 @@ class Chooser:
         self.held_back.append(draft.name)
         return self._kept(draft, f"keeps its codes: {wanted.name} would round them again", wanted)
 
-    def _kept(self, draft: Draft, reason: str, asked_for: Scheme | None = None) -> Step:
+    def _kept(self, draft: WeightDraft, reason: str, asked_for: Scheme | None = None) -> WeightStep:
         """A weight that is not rounded if any scheme of the target holds what it is."""
-        assert draft.weight is not None
-        source = draft.weight.scheme
+        source = draft.scheme
         if isinstance(source, Dense) or (source.is_elementwise and not self.target.keeps(self.source, source)):
             return self._to(draft, Dense(draft.dense), reason)
         scale_dtype = self._scale_dtype(draft, source.repacked_scale_dtype)
@@ -160,12 +155,10 @@ class Chooser:
             is_asked = self.request.scale_dtype is not None
             return self._to(draft, source.with_scale_dtype(scale_dtype) if is_asked else source, reason)
         holders = self.target.holders(scale_dtype)
-        if draft.inner and (found := holder(draft.inner, holders, draft.shape)):
-            grade = max(found[1], draft.inner_grade)
-            return self._to(replace(draft, weight=draft.inner), found[0], reason, fits=grade)
-        found = holder(draft.weight, [draft.packed] if draft.packed else holders, draft.shape)
-        if found is not None:
-            return self._to(draft, found[0], reason, fits=found[1])
+        for form in draft.forms:
+            found = holder(form.source.weight, draft.layout.holders(holders), draft.shape)
+            if found is not None:
+                return self._to(draft, found[0], reason, form=form, fits=max(found[1], form.grade))
         if not holders:
             return self._to(
                 draft,
@@ -174,15 +167,14 @@ class Chooser:
             )
         return self._fallback(draft, asked_for)
 
-    def _fallback(self, draft: Draft, asked_for: Scheme | None) -> Step:
+    def _fallback(self, draft: WeightDraft, asked_for: Scheme | None) -> WeightStep:
         """The scheme that takes a kept weight whose grid has no place in the target; what was asked for, if it may."""
-        assert draft.weight is not None
-        source, choice = draft.weight.scheme, self.request.fallback
+        source, choice = draft.scheme, self.request.fallback
         holders = self.target.holders(self._scale_dtype(draft, None))
         groups = ", whose scales follow no groups along rows," if source.is_ungrouped else ""
         what = f"{source.name}{groups} has no exact place in {self.target.label}"
         if choice == "none":
-            finite.refuse(self.source, draft.weight)
+            finite.refuse(self.source, draft.source.weight)
             raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
         if choice == "auto" and self.decodes:
             scheme: Scheme = Dense(draft.dense)
@@ -207,7 +199,16 @@ class Chooser:
             )
 
 
-def _undecoded(draft: Draft, why: str, scheme: Scheme, reason: str) -> NotPossible:
+def _fitting(draft: WeightDraft, wanted: Scheme) -> tuple[Form, Grade | str]:
+    """The form in which a scheme holds a weight's codes, and at which grade; why none does, with the last of them."""
+    for form in draft.forms:
+        grade = fit_of(form.source.weight, wanted, draft.shape)
+        if isinstance(grade, Grade):
+            return form, max(grade, form.grade)
+    return form, grade
+
+
+def _undecoded(draft: WeightDraft, why: str, scheme: Scheme, reason: str) -> NotPossible:
     return NotPossible(
         f"{draft.name}: {why}, so it cannot become {scheme.name} ({reason}): leave it out of this, such as with "
         f"--override '{draft.name}=keep'."

@@ -11,7 +11,7 @@ from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.convert.planning.chosen import Chosen
 from quantcli.convert.planning.routes import Route
-from quantcli.convert.planning.steps import Step
+from quantcli.convert.planning.steps import Step, of_weights
 from quantcli.errors import NotPossible
 from quantcli.recipes.base import Origin
 from quantcli.recipes.names import DENSE, WORDS
@@ -72,7 +72,7 @@ def uncovered(steps: Sequence[Step], chosen: Chosen) -> list[str]:
     if not is_asked:
         return []
     kinds: dict[str, list[Step]] = {}
-    for step in steps:
+    for step in of_weights(steps):
         is_global = step.name in chosen.of and chosen.of[step.name].origin >= Origin.PRESET
         reason = step.draft.uncovered
         if reason is not None and is_global and isinstance(step.scheme, Dense):
@@ -89,4 +89,4 @@ def _several(found: Sequence[Step], reason: str, share: float) -> str:
 
 
 def _elements(steps: Iterable[Step]) -> int:
-    return sum(math.prod(step.draft.shape) for step in steps)
+    return sum(math.prod(step.shape) for step in steps)

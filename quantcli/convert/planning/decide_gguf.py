@@ -29,7 +29,6 @@ from quantcli.recipes.llama_cpp import (
     idle,
     never,
 )  # fmt: skip
-from quantcli.schemes.dense import Dense
 from quantcli.targets import gguf_metadata
 from quantcli.targets.base import Draft
 from quantcli.targets.model import Model
@@ -97,8 +96,7 @@ def _fitted(decision: Decision, draft: Draft) -> Decision:
 
 def _tensor(draft: Draft) -> Tensor:
     """As the rules see it; the type that it has without them is a word: keep its codes, or stay dense."""
-    quantized = draft.weight is not None and not isinstance(draft.weight.scheme, Dense)
-    return Tensor(draft.name, draft.shape, "keep" if quantized else "dense")
+    return Tensor(draft.name, draft.shape, "keep" if draft.is_quantized else "dense")
 
 
 def _options(request: Request) -> Options:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert.planning.routes import Route
-from quantcli.convert.planning.steps import Step
-from quantcli.schemes.base import Grade, Scheme
+from quantcli.convert.planning.steps import Step, of_weights
+from quantcli.schemes.base import Grade
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Placed, Settings, Target
 from quantcli.targets.folder_dtype import SPELLED, agreed, chosen, dense_dtypes, limits, says
@@ -52,19 +52,15 @@ def _rounded(source: Checkpoint, target: str, steps: Sequence[Step], settings: S
     rounded = [step for step in steps if step.scheme == dense and step.grade is Grade.LOSSY]
     if not rounded:
         return [said]
-    was = [stored for step in rounded if step.route is Route.DEQUANTIZE and (stored := _stored(step)) is not None]
+    was = [step.stored for step in of_weights(rounded) if step.route is Route.DEQUANTIZE]
     worst = max(was, key=lambda scheme: (scheme.rounding, scheme.name), default=None)
     beside = f", next to up to {worst.rounding:.1%} from {worst.name}" if worst and worst.rounding else ""
     return [f"{said} Rounding costs {dense.rounding:.2%} relative RMSE{beside}; --dtype f32 keeps every bit."]
 
 
-def _stored(step: Step) -> Scheme | None:
-    weight = step.draft.weight
-    return None if weight is None else weight.made_of or weight.scheme
-
-
 def _widened(source: Checkpoint, steps: Sequence[Step]) -> list[str]:
-    wide = [(s.name, s.draft.shape, s.scheme) for s in steps if s.draft.wide and s.scheme.chosen_scale_dtype == "f32"]
+    weights = [step for step in of_weights(steps) if step.draft.wide]
+    wide = [(s.name, s.shape, s.scheme) for s in weights if s.scheme.chosen_scale_dtype == "f32"]
     if not wide:
         return []
     kind, _ = limits(source)

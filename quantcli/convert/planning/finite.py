@@ -13,7 +13,7 @@ import numpy as np
 from quantcli.arrays import DTYPES, FLOATS, Array, numpy_dtype
 from quantcli.checkpoint import Checkpoint, Readable, Weight
 from quantcli.convert.planning.routes import Route
-from quantcli.convert.planning.steps import Step
+from quantcli.convert.planning.steps import WeightStep
 from quantcli.errors import BadInput, NotPossible
 from quantcli.schemes.base import Parts, Scheme
 from quantcli.schemes.dense import Dense
@@ -26,12 +26,11 @@ BLOCK = 8 << 20
 CARRYING = (Route.COPY, Route.CAST, Route.DEQUANTIZE, Route.REPACK)
 
 
-def check(source: Checkpoint, step: Step, parts: Parts, allowed: bool) -> None:
+def check(source: Checkpoint, step: WeightStep, parts: Parts, allowed: bool) -> None:
     """Raise `BadInput` for NaN or Inf among a slab's parts; those of a dense weight that is quantized show in its
     encoder's error. allowed: they may be copied.
     """
-    weight = step.draft.weight
-    assert weight is not None
+    weight = step.source.weight
     if step.route is Route.QUANTIZE or carried(step, allowed):
         return
     if any(weight.scheme.nonfinite(name, array) for name, array in parts.items()):
@@ -39,18 +38,16 @@ def check(source: Checkpoint, step: Step, parts: Parts, allowed: bool) -> None:
         raise NotPossible(f"{step.name}: dequantized values overflow {weight.scheme.values_dtype}.")
 
 
-def carried(step: Step, allowed: bool) -> bool:
+def carried(step: WeightStep, allowed: bool) -> bool:
     """Whether NaN and Inf go from the source to the output."""
     return allowed and step.route in CARRYING
 
 
-def refuse(source: Checkpoint, weight: Weight | None, step: Step | None = None) -> None:
+def refuse(source: Checkpoint, weight: Weight, step: WeightStep | None = None) -> None:
     """Raise `BadInput` where the tensors that a weight is read from hold NaN or Inf; all of them are read.
 
     step: what is to become of it, None where nothing can.
     """
-    if weight is None:
-        return
     names = {part.name for part in stored_parts(weight)}
     for stored in source.weights.values():
         for name, part in stored.parts.items():
@@ -101,13 +98,13 @@ def _said(scheme: Scheme, name: str, part: Readable, found: int) -> str:
     return f"holds {'NaN' if bool(np.isnan(value.astype(np.float64)).any()) else 'Inf'} at {place}"
 
 
-def _way(step: Step | None) -> str:
+def _way(step: WeightStep | None) -> str:
     """What helps, as the end of a sentence."""
-    weight = step.draft.weight if step is not None else None
-    if step is None or weight is None or step.route is Route.REPACK:
+    if step is None or step.route is Route.REPACK:
         return ". Download the checkpoint again."
     if step.route in CARRYING:
         return "; --allow-nonfinite copies it as it is."
-    if isinstance(weight.scheme, Dense) or weight.scheme.goes_with(step.scheme):
+    stored = step.source.weight.scheme
+    if isinstance(stored, Dense) or stored.goes_with(step.scheme):
         return f"; --allow-nonfinite with --override '{step.name}=keep' copies it as it is."
     return ". Download the checkpoint again."

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert.planning import finite
 from quantcli.convert.planning.routes import Route, fit
-from quantcli.convert.planning.steps import Step
+from quantcli.convert.planning.steps import Step, WeightStep, of_weights
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import Grade
 from quantcli.targets.base import Target
@@ -18,20 +18,19 @@ LOSSLESS = {"exact": Grade.EXACT, "codes": Grade.CODES_EXACT}
 
 def refuse_lossy(source: Checkpoint, steps: Iterable[Step], word: str, target: Target) -> None:
     allowed = LOSSLESS[word]
-    worse = [step for step in steps if step.grade > allowed]
+    worse = [step for step in of_weights(steps) if step.grade > allowed]
     if not worse:
         return
     for step in worse[:3]:
         if step.route is Route.REPACK or step.wanted is not None:
-            finite.refuse(source, step.draft.weight)  # scales that are no numbers fit nowhere
+            finite.refuse(source, step.source.weight)  # scales that are no numbers fit nowhere
     named = "; ".join(f"{s.name} ({s.route} to {s.scheme.name}: {s.grade})" for s in worse[:3])
     ways = dict.fromkeys(_what_would_fit(step, allowed, target) for step in worse[:3])
     raise NotPossible(f"--lossless {word}: {len(worse)} weights would not be {allowed}: {named}. {' '.join(ways)}")
 
 
-def _what_would_fit(step: Step, allowed: Grade, target: Target) -> str:
-    assert step.draft.weight is not None
-    source = step.draft.weight.scheme
+def _what_would_fit(step: WeightStep, allowed: Grade, target: Target) -> str:
+    source = step.source.weight.scheme
     if step.floor > allowed:
         return (
             "A global scale that divides becomes one that multiplies, rounded to float32; --lossless codes allows it."
@@ -46,10 +45,9 @@ def _what_would_fit(step: Step, allowed: Grade, target: Target) -> str:
     return "Leave out the scheme: weights that are dense stay dense, quantized ones keep their codes."
 
 
-def _what_would_hold(step: Step, allowed: Grade, target: Target) -> str | None:
+def _what_would_hold(step: WeightStep, allowed: Grade, target: Target) -> str | None:
     """The option that repacks a weight at the grade that is allowed: other scales first, then another scheme."""
-    assert step.draft.weight is not None
-    grid, shape = step.draft.weight.scheme.grid(), step.draft.shape
+    grid, shape = step.source.weight.scheme.grid(), step.shape
     for dtype in ("f16", "bf16", "f32"):
         holding = [s for s in target.holders(dtype) if isinstance(g := fit(grid, s, shape), Grade) and g <= allowed]
         if step.scheme.with_scale_dtype(dtype) in holding:

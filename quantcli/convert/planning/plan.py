@@ -16,7 +16,6 @@ from quantcli.convert.planning.coverage import numbered_experts, refuse_untabled
 from quantcli.convert.planning.decide import decisions
 from quantcli.convert.planning.drop import without
 from quantcli.convert.planning.dtype_notes import dtype_notes
-from quantcli.convert.planning.fused import together
 from quantcli.convert.planning.lossless import LOSSLESS, refuse_lossy
 from quantcli.convert.planning.model_recipe import is_model
 from quantcli.convert.planning.other_tokenizer import with_tokenizer
@@ -25,11 +24,9 @@ from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.settle import settle
 from quantcli.convert.planning.stamps import stamps
-from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.planning.steps import ConstantStep, Plan, Step, of_weights
 from quantcli.convert.planning.weigh import importance, weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
-from quantcli.recipes.llama_cpp_architectures import ARCHITECTURES
-from quantcli.recipes.llama_cpp_tensors import without_leading_ones
 from quantcli.schemes.dense import Dense
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Left, OutputFile, Placed, Settings, Target
@@ -69,7 +66,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         raise BadInput(f"{source.root}: holds no weights.")
     chosen = decisions(source, target, drafts, request, bool(matrix and matrix.entries))
     chooser = Chooser(source, target, request)
-    steps = _beside_theirs(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
+    steps = _without_idle_companions(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
     if not request.allow_unknown_architecture:
         refuse_untabled(source, steps)
     chooser.refuse_idle()
@@ -79,10 +76,9 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     if request.lossless:
         steps = [settle(step, LOSSLESS[request.lossless]) for step in steps]
         refuse_lossy(source, steps, request.lossless, target)
-    steps = together(steps) if target.label == "hf" else steps
+    steps = [step.on(request.device) for step in steps]
     settings = replace(settings, preset=chosen.preset, file_type=chosen.file_type, common=chooser.common(chosen.common))
-    if target.label == "gguf" and _is_by_llama_quantize(source, steps, chosen.file_type):
-        steps = [replace(s, draft=replace(s.draft, shape=without_leading_ones(s.draft.shape) or (1,))) for s in steps]
+    steps = target.finish(source, steps, settings)
     steps, extra = _without_extras(steps, target)
     placed = [_placed(step, target) for step in steps]
     made = target.files(source, placed, settings)
@@ -124,14 +120,6 @@ def _refuse_unusable(source: Checkpoint) -> None:
             )
 
 
-def _is_by_llama_quantize(source: Checkpoint, steps: Iterable[Step], file_type: int | None) -> bool:
-    """Whether a GGUF file is to be what llama-quantize writes, which does not count leading dimensions of 1."""
-    if source.names != "gguf":
-        return any(not isinstance(step.scheme, Dense) for step in steps)
-    architecture = source.metadata.get("general.architecture")
-    return file_type is not None and getattr(architecture, "value", None) in ARCHITECTURES
-
-
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
     """No file of the output is one of the source's, links followed; OUTPUT's own name is taken too if it is split."""
     taken = {path.resolve() for path in source.files}
@@ -141,31 +129,32 @@ def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputF
             raise WrongUsage(f"{path}: would be a file of OUTPUT and is one of SOURCE: choose another name.")
 
 
-def _beside_theirs(steps: Iterable[Step]) -> list[Step]:
-    """The steps without those that stand beside a weight which keeps its own."""
-    found = list(steps)
-    bare = {step.name for step in found if step.draft.weight is not None and step.draft.weight is step.draft.inner}
-    return [step for step in found if step.draft.beside is None or step.draft.beside in bare]
+def _without_idle_companions(steps: Iterable[Step]) -> list[Step]:
+    """The steps without the companions of forms that no weight was given."""
+    listed = list(steps)
+    weights = of_weights(listed)
+    possible = {name for step in weights for form in step.draft.forms for name in form.companions}
+    idle = possible.difference(*(step.form.companions for step in weights))
+    return [step for step in listed if step.name not in idle]
 
 
 def _without_extras(steps: Sequence[Step], target: Target) -> tuple[list[Step], list[Left]]:
     """The steps without tensors that belong to a layout which the output does not keep, and these."""
     if target.keeps_layout([_placed(step, target) for step in steps]):
         return list(steps), []
-    extra = [Left(step.name, step.draft.extra) for step in steps if step.draft.extra is not None]
-    return [step for step in steps if step.draft.extra is None], extra
+    extra = {step.name: step.draft.extra for step in of_weights(steps) if step.draft.extra is not None}
+    return [step for step in steps if step.name not in extra], [Left(name, reason) for name, reason in extra.items()]
 
 
 def _placed(step: Step, target: Target) -> Placed:
-    return Placed(step.name, step.draft.shape, step.scheme, _stored(step) if target.keeps_part_names else {})
+    return Placed(step.name, step.shape, step.scheme, _stored(step) if target.keeps_part_names else {})
 
 
 def _stored(step: Step) -> dict[str, str]:
     """The names that parts keep where they are copied in the source's own layout."""
-    weight = step.draft.weight
-    if weight is None or step.route is not Route.COPY or isinstance(step.scheme, Dense):
+    if isinstance(step, ConstantStep) or step.route is not Route.COPY or isinstance(step.scheme, Dense):
         return {}
-    return {part: stored.name for part, stored in weight.parts.items()}
+    return {part: stored.name for part, stored in step.source.weight.parts.items()}
 
 
 def _left_out(left: Iterable[Left]) -> list[str]:

@@ -38,7 +38,7 @@ def refuse_absent(steps: Sequence[Step], chosen: Chosen, target: Target, kept: C
     is_mixture = target.follows_llama_quantize and asked.scheme in FTYPES
     if is_mixture and any(_is_given(step, chosen) for step in steps if step.name not in kept):
         return
-    largest = max(steps, key=lambda step: math.prod(step.draft.shape))
+    largest = max(steps, key=lambda step: math.prod(step.shape))
     way = "--allow-requantize rounds weights again" if kept else "Choose a scheme that fits, or leave the option out"
     raise NotPossible(
         f"{asked.reason}: no weight of the output would have it; {largest.name}: {largest.reason}. {way}."

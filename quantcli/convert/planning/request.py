@@ -12,7 +12,10 @@ from quantcli.targets import TARGETS
 
 @dataclass(frozen=True)
 class Request:
-    """The options of one conversion; None and empty mean not given. tensor_types: `REGEX=TYPE`, files of such ones."""
+    """The options of one conversion; None and empty mean not given.
+
+    tensor_types: `REGEX=TYPE`, files of such ones. device: a choice that is `devices.available`.
+    """
 
     output: Path
     to: str | None = None
@@ -45,6 +48,7 @@ class Request:
     allow_nonfinite: bool = False
     shard_size: int | None = None
     strict: bool = False
+    device: str = "cpu"
 
     @property
     def target(self) -> str:

@@ -13,7 +13,8 @@ Row operations act on parts where every index of every part is one row, else on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from enum import StrEnum
 
@@ -21,11 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, Device, to_float32
+from quantcli.convert.planning.devices import Devices
 from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
 from quantcli.schemes.dense import Dense, cast, holds
 
 #: A fallback adds at most this relative RMSE.
 FALLBACK_ROUNDING = 0.01
+
+#: What is held while a device computes, so that a GPU has one evaluation at a time.
+Turn = Callable[[Device], AbstractContextManager[object]]
 
 
 class Route(StrEnum):
@@ -36,6 +41,11 @@ class Route(StrEnum):
     DEQUANTIZE = "dequantize"
     REQUANTIZE = "requantize"
     COMPUTE = "compute"
+
+    @property
+    def computes(self) -> bool:
+        """Whether values are decoded or encoded, which a GPU can do; other routes move bytes, codes, dense values."""
+        return self in (Route.QUANTIZE, Route.DEQUANTIZE, Route.REQUANTIZE)
 
 
 def choose(source: Scheme, target: Scheme, shape: tuple[int, ...]) -> tuple[Route, Grade]:
@@ -107,14 +117,15 @@ def take_codes(codes: Codes, rows: NDArray[np.int64]) -> Codes:
 
 def carry(
     parts: Parts, source: Scheme, target: Scheme, route: Route, *, rows: NDArray[np.int64] | None,
-    rowwise: bool, via: str | None, measured: bool, device: Device,
+    rowwise: bool, via: str | None, measured: bool, devices: Devices, turn: Turn = nullcontext,
     importance: Importance | None = None, search: str = "ggml",
 ) -> tuple[Parts, Error]:  # fmt: skip
     """One slab from its source parts to its target parts, with the error that this adds.
 
     rows: the slab's source row of each target row, None where the order stays. rowwise: the source's parts may be
     permuted. via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is
-    computed. importance: of the slab's columns. search: whose encodings. Raises `DoesNotFit`.
+    computed. turn: held while a device computes. importance: of the slab's columns. search: whose encodings. Raises
+    `DoesNotFit`.
     """
     if rows is not None and rowwise:
         parts = {name: part[rows] for name, part in parts.items()}
@@ -125,21 +136,25 @@ def carry(
         codes = source.codes(parts)
         codes = codes if rows is None else take_codes(codes, rows)
         return target.repack(codes) if measured else (target.pack(codes), Error())
-    values, cast_values = values_of(parts, source, rows=rows, rowwise=False, via=via, device=device)
-    encoded, error = target.encode(cast_values, device, importance, search)
+    values, cast_values = values_of(
+        parts, source, rows=rows, rowwise=False, via=via, device=devices.decoding, turn=turn
+    )
+    with turn(devices.encoding):
+        encoded, error = target.encode(cast_values, devices.encoding, importance, search)
     if via is not None and isinstance(source, Dense) and not holds(via, source.dtype):
-        error = replace(Error.between(to_float32(values), target.decode(encoded, device)), saturated=error.saturated)
+        error = replace(Error.between(to_float32(values), target.decode(encoded)), saturated=error.saturated)
     return encoded, error
 
 
 def values_of(
     parts: Parts, source: Scheme, *, rows: NDArray[np.int64] | None, rowwise: bool, via: str | None,
-    device: Device,
+    device: Device, turn: Turn = nullcontext,
 ) -> tuple[Array, Array]:  # fmt: skip
     """A slab's values, and as they are encoded: dense ones cast to `via` first. Arguments as of `carry`."""
     if rows is not None and rowwise:
         parts = {name: part[rows] for name, part in parts.items()}
         rows = None
-    values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
+    with turn(device):
+        values: Array = parts["weight"] if isinstance(source, Dense) else source.decode(parts, device)
     values = values if rows is None else values[rows]
     return values, values if via is None or not isinstance(source, Dense) else cast(values, via)

@@ -12,16 +12,16 @@ import numpy as np
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.scales import BUDGET, unrounded
 from quantcli.convert.planning.slabs import cut, read
-from quantcli.convert.planning.steps import Step
+from quantcli.convert.planning.steps import Step, WeightStep
 from quantcli.schemes.base import DoesNotFit, Grade
 from quantcli.schemes.dense import Dense, cast
 
 
 def settle(step: Step, allowed: Grade) -> Step:
     """The step with the grade that will come out, where what the formats allow is worse than `allowed`."""
-    weight = step.draft.weight
-    if step.grade <= allowed or step.floor > allowed or weight is None:
+    if not isinstance(step, WeightStep) or step.grade <= allowed or step.floor > allowed:
         return step
+    weight = step.source.weight
     if step.route is Route.REPACK:
         exact = unrounded(weight, step.scheme)
     else:
@@ -29,10 +29,10 @@ def settle(step: Step, allowed: Grade) -> Step:
     return replace(step, grade=Grade.EXACT) if exact else step
 
 
-def _values_hold(step: Step) -> bool:
+def _values_hold(step: WeightStep) -> bool:
     assert isinstance(step.scheme, Dense)
-    for slab in cut(step.draft, step.scheme, step.route, BUDGET):
-        parts, _ = read(step.draft, slab)
+    for slab in cut(step.source, step.scheme, step.route, BUDGET):
+        parts, _ = read(step.source, slab)
         try:
             narrow = cast(parts["weight"], step.scheme.dtype)
         except DoesNotFit:

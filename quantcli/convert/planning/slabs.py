@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES
 from quantcli.convert.planning.routes import Route, is_rowwise
+from quantcli.models.translate import Arranged
 from quantcli.schemes.base import Parts, PartSpec, Scheme, matrix_shape
 from quantcli.schemes.dense import Dense
-from quantcli.targets.base import Draft
 from quantcli.virtual import read_rows, take
 
 #: Bytes that an element costs beside its source while it is converted: in a kernel, and as float32 with temporaries.
@@ -37,53 +37,50 @@ class Slab:
     part: str | None = None
 
 
-def work_bytes(draft: Draft, scheme: Scheme, route: Route) -> int:
+def work_bytes(source: Arranged, scheme: Scheme, route: Route) -> int:
     """What an element costs on a route: only repacks and the encoders of dense weights make no float32 of it."""
     if not scheme.in_kernels:
         return WORK_BYTES
     if route is Route.REPACK:
         return KERNEL_BYTES
-    is_dense = draft.weight is not None and isinstance(draft.weight.scheme, Dense)
-    light = Route.QUANTIZE if draft.rows is None else None
-    return KERNEL_BYTES if is_dense and route in (light, Route.COPY) else WORK_BYTES
+    light = Route.QUANTIZE if source.rows is None else None
+    is_light = isinstance(source.weight.scheme, Dense) and route in (light, Route.COPY)
+    return KERNEL_BYTES if is_light else WORK_BYTES
 
 
-def is_strided(draft: Draft) -> bool:
+def is_strided(source: Arranged) -> bool:
     """Whether a range of rows lies all over the stored parts (AWQ), so that each slab reads all of them."""
-    weight = draft.weight
-    return weight is not None and any(
-        spec.axis == 1 and len(spec.shape) > 1 for spec in weight.scheme.layout(weight.shape).values()
-    )
+    specs = source.weight.scheme.layout(source.weight.shape).values()
+    return any(spec.axis == 1 and len(spec.shape) > 1 for spec in specs)
 
 
-def is_blocked(draft: Draft) -> bool:
+def is_blocked(source: Arranged) -> bool:
     """Whether rows are made in blocks (transposed matrices), so that each slab reads whole ones."""
-    return draft.weight is not None and any(part.block > 1 for part in draft.weight.parts.values())
+    return any(part.block > 1 for part in source.weight.parts.values())
 
 
-def cut(draft: Draft, scheme: Scheme, route: Route, budget: int, work: int | None = None) -> list[Slab]:
-    """The slabs of a step, each taking at most `budget` bytes of memory where one row group is not larger than that.
+def cut(source: Arranged, scheme: Scheme, route: Route, budget: int, work: int | None = None) -> list[Slab]:
+    """The slabs of a weight on its way to `scheme`, each taking at most `budget` bytes of memory where one row group is
+    not larger than that.
 
     work: bytes that an element costs beside its source, where they are not those of the route.
     """
-    if route is Route.COPY and draft.rows is None and _is_stored(draft):
-        assert draft.weight is not None
+    weight = source.weight
+    if route is Route.COPY and source.rows is None and all(part.stored for part in weight.parts.values()):
         return [
             slab
-            for name, part in draft.weight.parts.items()
-            for slab in _byte_ranges(
-                name, part.nbytes, budget, draft.weight.scheme.unit(name) * DTYPES[part.dtype].bits // 8
-            )
+            for name, part in weight.parts.items()
+            for slab in _byte_ranges(name, part.nbytes, budget, weight.scheme.unit(name) * DTYPES[part.dtype].bits // 8)
         ]
-    if draft.weight is None or len(draft.shape) < 2:
-        return [Slab(0, matrix_shape(draft.shape)[0])]
-    rows, columns = matrix_shape(draft.shape)
-    source = draft.weight.scheme.layout(draft.weight.shape)
-    align = math.lcm(*(spec.rows for spec in (*source.values(), *scheme.layout(draft.shape).values())))
-    stored = draft.weight.nbytes // max(1, rows)
-    step = max(1, budget // max(1, stored + columns * (work or work_bytes(draft, scheme, route))))
+    rows, columns = matrix_shape(source.shape)
+    if len(source.shape) < 2:
+        return [Slab(0, rows)]
+    specs = (*weight.scheme.layout(weight.shape).values(), *scheme.layout(source.shape).values())
+    align = math.lcm(*(spec.rows for spec in specs))
+    stored = weight.nbytes // max(1, rows)
+    step = max(1, budget // max(1, stored + columns * (work or work_bytes(source, scheme, route))))
     step = max(align, step // align * align)
-    period = math.lcm(align, *(part.block for part in draft.weight.parts.values()), _period(draft.rows))
+    period = math.lcm(align, *(part.block for part in weight.parts.values()), _period(source.rows))
     step = step // period * period or step
     return [Slab(start, min(start + step, rows)) for start in range(0, rows, step)]
 
@@ -96,11 +93,6 @@ def _byte_ranges(part: str, size: int, budget: int, unit: int) -> Iterator[Slab]
     return (Slab(start, min(start + step, size), part) for start in range(0, size, step))
 
 
-def _is_stored(draft: Draft) -> bool:
-    """Whether the parts' bytes stand in files one after another."""
-    return draft.weight is not None and all(part.stored for part in draft.weight.parts.values())
-
-
 def _period(rows: NDArray[np.int64] | None) -> int:
     """Rows after which a permutation starts afresh (a head): a slab of whole ones reads few rows beyond its own."""
     if rows is None:
@@ -109,13 +101,12 @@ def _period(rows: NDArray[np.int64] | None) -> int:
     return int(np.argmax(closed)) + 1
 
 
-def read(draft: Draft, slab: Slab, only: Iterable[str] | None = None) -> tuple[Parts, NDArray[np.int64] | None]:
+def read(source: Arranged, slab: Slab, only: Iterable[str] | None = None) -> tuple[Parts, NDArray[np.int64] | None]:
     """The source parts of a slab (those in `only`), and the row among them of each of its rows (None: in order)."""
-    weight = draft.weight
-    assert weight is not None
-    if draft.rows is None:
+    weight = source.weight
+    if source.rows is None:
         return read_rows(weight, weight.scheme.layout(weight.shape), slab.start, slab.stop, only), None
-    return take(weight, draft.rows[slab.start : slab.stop], only)
+    return take(weight, source.rows[slab.start : slab.stop], only)
 
 
 def place(spec: PartSpec, start: int) -> int:
@@ -124,7 +115,6 @@ def place(spec: PartSpec, start: int) -> int:
     return start // spec.rows * spec.indices * width
 
 
-def rowwise(draft: Draft) -> bool:
+def rowwise(source: Arranged) -> bool:
     """Whether row operations can act on the source's parts."""
-    assert draft.weight is not None
-    return is_rowwise(draft.weight.scheme.layout(draft.weight.shape))
+    return is_rowwise(source.weight.scheme.layout(source.weight.shape))

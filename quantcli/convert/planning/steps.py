@@ -1,31 +1,36 @@
-"""What a plan is made of: one step for each weight of the output, one place for each of its bytes."""
+"""What a plan is made of: one step for each tensor of the output, one place for each of its bytes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.checkpoint import Checkpoint, Passed
+from quantcli.convert.planning.devices import ON_CPU, Devices, chosen
 from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.stamps import Stamp
-from quantcli.schemes.base import Grade, Scheme
-from quantcli.targets.base import Draft, Left, OutputFile
+from quantcli.models.translate import Arranged
+from quantcli.schemes.base import Grade, Parts, Scheme
+from quantcli.schemes.dense import Dense
+from quantcli.targets.base import Constant, Form, Left, OutputFile, WeightDraft
 
 
 @dataclass(frozen=True)
-class Step:
-    """One weight of the output: how it gets its scheme.
+class WeightStep:
+    """A weight of the output that comes from the source: how it gets its scheme.
 
-    grade: the worst that the formats allow; of a step that was settled, what will come out. via: the dtype that dense
-    values are cast to before they are quantized. wanted: the scheme that was asked for where another took its place.
-    importance: of the columns, float32 (columns,) or (experts, columns). fused: the steps whose values count for this
-    one's global scale too.
+    form: what is read. grade: the worst that the formats allow; of a step that was settled, what will come out. via:
+    the dtype that dense values are cast to before they are quantized. wanted: the scheme that was asked for where
+    another took its place. importance: of the columns, float32 (columns,) or (experts, columns). fused: the steps whose
+    values count for this one's global scale too. devices: where it is computed.
     """
 
-    draft: Draft
+    draft: WeightDraft
+    form: Form
     scheme: Scheme
     route: Route
     grade: Grade
@@ -33,16 +38,103 @@ class Step:
     via: str | None = None
     wanted: str | None = None
     importance: NDArray[np.float32] | None = None
-    fused: tuple[Step, ...] = ()
+    fused: tuple[WeightStep, ...] = ()
+    devices: Devices = ON_CPU
+
+    @property
+    def name(self) -> str:
+        return self.draft.name
+
+    def on(self, word: str) -> WeightStep:
+        """The step where a word of `--device` (devices.py) has it computed."""
+        devices = chosen(word, self.source.weight.scheme, self.scheme) if self.route.computes else ON_CPU
+        return replace(self, devices=devices)
+
+    @property
+    def source(self) -> Arranged:
+        """Where its rows come from."""
+        return self.form.source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether values are rounded onto the scheme, so that scales are found anew."""
+        return self.route in (Route.QUANTIZE, Route.REQUANTIZE)
+
+    def sharing(self, others: Sequence[Step]) -> WeightStep:
+        """The step with those whose values count for its global scale too."""
+        return replace(self, fused=tuple(of_weights(others)))
+
+    @property
+    def floor(self) -> Grade:
+        """The grade that no look at scales or values can better: what is kept beside a weight is part of its values."""
+        return self.form.grade
+
+    @property
+    def stored(self) -> Scheme:
+        """The scheme that its values are stored in, whatever they go through when they are read."""
+        return self.source.weight.made_of or self.source.weight.scheme
+
+    @property
+    def was(self) -> str:
+        """The name of the scheme that it is read in."""
+        return self.source.weight.scheme.name
+
+    def shaped(self, shape: tuple[int, ...]) -> WeightStep:
+        """The step with another shape of the output, of as many values in the same order."""
+        return replace(self, form=replace(self.form, source=replace(self.source, shape=shape)))
+
+
+@dataclass(frozen=True)
+class ConstantStep:
+    """A tensor of the output that the target computes."""
+
+    draft: Constant
+    reason: str
+    scheme = Dense("f32")
+    route = Route.COMPUTE
+    grade = floor = Grade.EXACT
+    via = None
+    wanted = None
+    was = None
+    is_encoded = False
+    devices = ON_CPU
+
+    def on(self, word: str) -> ConstantStep:
+        """Itself: a target computes its constants on the CPU."""
+        return self
+
+    def sharing(self, others: Sequence[Step]) -> ConstantStep:
+        """Itself: it has no scales."""
+        return self
+
+    def shaped(self, shape: tuple[int, ...]) -> ConstantStep:
+        """Itself: a target computes it in the shape that it has."""
+        return self
 
     @property
     def name(self) -> str:
         return self.draft.name
 
     @property
-    def floor(self) -> Grade:
-        """The grade that no look at scales or values can better: what is kept beside a weight is part of its values."""
-        return self.draft.inner_grade if self.draft.weight is self.draft.inner else Grade.EXACT
+    def shape(self) -> tuple[int, ...]:
+        return self.draft.shape
+
+    @property
+    def parts(self) -> Parts:
+        """What is stored of it."""
+        return self.scheme.encode(self.draft.values.reshape(1, -1))[0]
+
+
+Step = WeightStep | ConstantStep
+
+
+def of_weights(steps: Iterable[Step]) -> list[WeightStep]:
+    """The steps of weights that come from the source."""
+    return [step for step in steps if isinstance(step, WeightStep)]
 
 
 @dataclass(frozen=True)

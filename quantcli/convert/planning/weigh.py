@@ -12,7 +12,7 @@ from quantcli.containers import imatrix
 from quantcli.containers.imatrix import ImportanceMatrix
 from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.routes import Route
-from quantcli.convert.planning.steps import Step
+from quantcli.convert.planning.steps import Step, WeightStep, of_weights
 from quantcli.errors import NotPossible, WrongUsage
 from quantcli.recipes.ftypes import UNDEMANDING
 from quantcli.recipes.llama_cpp_tensors import WHOLE_NAMES
@@ -52,12 +52,12 @@ def weigh(
     Raises `BadInput` for a matrix that does not match the model, `NotPossible` where an entry is demanded and is not
     there; of a dry run both are warnings.
     """
-    shapes = {source_name(step): step.draft.shape for step in steps}
+    shapes = {source_name(step): step.shape for step in steps}
     if dry_run and matrix and (wrong := imatrix.mismatches(matrix, shapes)):
         return list(steps), wrong
     warnings = imatrix.check(matrix, shapes) if matrix else []
     weighted = [_weighted(step, matrix) for step in steps]
-    rounded = [step for step in weighted if _rounds(step)]
+    rounded = [step for step in of_weights(weighted) if _rounds(step)]
     bare = [step for step in rounded if step.importance is None]
     missing = [step for step in bare if _demands(step, demanding)]
     if missing and not dry_run:
@@ -70,11 +70,11 @@ def weigh(
     return weighted, warnings
 
 
-def _demands(step: Step, demanding: Collection[str]) -> bool:
+def _demands(step: WeightStep, demanding: Collection[str]) -> bool:
     return step.name in demanding or step.scheme.needs_importance
 
 
-def _without(step: Step, matrix: ImportanceMatrix | None) -> str:
+def _without(step: WeightStep, matrix: ImportanceMatrix | None) -> str:
     """That a weight needs an entry and has none, and what would work."""
     lack = f"{matrix.file} has no entry for it" if matrix else "an importance matrix is needed"
     if matrix and source_name(step) in matrix.left_out:
@@ -89,13 +89,13 @@ def _without(step: Step, matrix: ImportanceMatrix | None) -> str:
     return f"{step.name} as {step.scheme.name}: {lack}; {way}."
 
 
-def _lacking(bare: Sequence[Step], matrix: ImportanceMatrix) -> list[str]:
+def _lacking(bare: Sequence[WeightStep], matrix: ImportanceMatrix) -> list[str]:
     """A warning of weights that the matrix should know; embeddings and the output have no entry as a rule."""
     expected = [step for step in bare if step.name not in WHOLE_NAMES and source_name(step) not in matrix.left_out]
     return [f"{_named(expected)} no entry in {matrix.file}: quantized as without one."] if expected else []
 
 
-def _empty(rounded: Sequence[Step], matrix: ImportanceMatrix) -> list[str]:
+def _empty(rounded: Sequence[WeightStep], matrix: ImportanceMatrix) -> list[str]:
     """A warning of entries, or experts' rows of them, by which nothing in a weight counts."""
     empty = [step for step in rounded if step.importance is not None and not step.importance.any(axis=-1).all()]
     if not empty:
@@ -106,21 +106,22 @@ def _empty(rounded: Sequence[Step], matrix: ImportanceMatrix) -> list[str]:
     ]
 
 
-def _named(steps: Sequence[Step]) -> str:
+def _named(steps: Sequence[WeightStep]) -> str:
     """The first of some weights and how many there are, as a subject with its verb."""
     return f"{steps[0].name} has" if len(steps) == 1 else f"{len(steps)} weights, {steps[0].name} the first, have"
 
 
 def _weighted(step: Step, matrix: ImportanceMatrix | None) -> Step:
-    entry = matrix.weights(source_name(step), step.draft.shape) if matrix and _rounds(step) else None
-    return replace(step, importance=entry)
+    if matrix is None or not isinstance(step, WeightStep) or not _rounds(step):
+        return step
+    return replace(step, importance=matrix.weights(source_name(step), step.shape))
 
 
-def _rounds(step: Step) -> bool:
+def _rounds(step: WeightStep) -> bool:
     return step.route in (Route.QUANTIZE, Route.REQUANTIZE) and step.scheme.takes_importance
 
 
 def source_name(step: Step) -> str:
     """The name that a matrix has for a weight: GGUF's, that of the source where layers were pruned."""
-    weight = step.draft.weight
-    return weight.name if weight is not None and weight.name.startswith("blk.") else step.name
+    name = step.source.weight.name if isinstance(step, WeightStep) else step.name
+    return name if name.startswith("blk.") else step.name

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from quantcli.arrays import has_gpu
 from quantcli.convert.planning.stamps import check_unchanged
 from quantcli.convert.planning.steps import Plan
 from quantcli.convert.running import reference_readers, run, verify
 from quantcli.convert.running import report as reports
-from quantcli.convert.running.fingerprint import fingerprint
+from quantcli.convert.running.fingerprint import begun_on, fingerprint
 from quantcli.convert.running.hashing import sha256_of
 from quantcli.convert.running.interrupt import stoppable
 from quantcli.convert.running.run import Progress, Resources
-from quantcli.convert.running.workplace import Taken, Workplace, surroundings
+from quantcli.convert.running.workplace import BegunOtherwise, Taken, Workplace, surroundings
 from quantcli.errors import BadInput, NotPossible, QuantError, Surroundings
 from quantcli.schemes.base import Error
 from quantcli.sources.hub import cached_sha256
@@ -56,6 +57,8 @@ def convert(
             if complete is None or (check and not complete.get("verified")):
                 raise
             return complete
+        except BegunOtherwise as other:
+            raise _on_its_device(plan, place, other) from None
         try:
             report = _carry_out(plan, resources, progress, place, done, check) | {"fingerprint": key}
             ignore_signals()
@@ -68,6 +71,21 @@ def convert(
                 f"{place.output}: not enough memory; --resume with a lower --max-memory or fewer --threads goes on."
             ) from error
     return report
+
+
+def _on_its_device(plan: Plan, place: Workplace, other: BegunOtherwise) -> Surroundings:
+    """What to say of an unfinished run of another fingerprint: which device it was begun on, if that is all."""
+    word = begun_on(plan, other.fingerprint)
+    if word is None:
+        return other
+    if word != "cpu" and not has_gpu():
+        return Surroundings(
+            f"{place.partial}: was begun on a GPU, and MLX does not see one here. --force starts afresh on the CPU."
+        )
+    return Surroundings(
+        f"{place.partial}: was begun on another device. --resume --device {word} goes on with it, "
+        "--force starts afresh."
+    )
 
 
 def _carry_out(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import quantcli
-from quantcli.convert.planning.steps import Plan
+from quantcli.convert.planning.devices import CHOICES
+from quantcli.convert.planning.steps import Plan, Step
 
 #: Packages whose versions a resumed run must share with its beginning.
 COMPUTES = ("mlx", "numba", "numpy")
@@ -18,14 +19,27 @@ COMPUTES = ("mlx", "numba", "numpy")
 def fingerprint(plan: Plan) -> str:
     """SHA-256 over the sources, the options that shape the output, the plan and the versions of what computes it."""
     request = asdict(plan.request) | {"output": plan.request.output.name}
+    del request["device"]  # what it comes to stands in the steps
     value = {
         "versions": versions(),
         "sources": [[s.path.name, s.size, s.mtime_ns, s.header_sha256] for s in plan.stamps],
         "request": request,
-        "steps": [[s.name, s.scheme.family, repr(s.scheme), s.route, s.via] for s in plan.steps],
+        "steps": [[s.name, s.scheme.family, repr(s.scheme), s.route, s.via, *_devices(s)] for s in plan.steps],
         "files": [[f.name, f.size, [hashlib.sha256(blob).hexdigest() for _, blob in f.blobs]] for f in plan.files],
     }
     return hashlib.sha256(json.dumps(value, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def _devices(step: Step) -> tuple[str, str]:
+    return step.devices.decoding.value, step.devices.encoding.value
+
+
+def begun_on(plan: Plan, found: str) -> str | None:
+    """The word of `--device` with which this plan has the fingerprint `found`; None where it has that with none."""
+    for word in CHOICES:
+        if fingerprint(replace(plan, steps=tuple(step.on(word) for step in plan.steps))) == found:
+            return word
+    return None
 
 
 def versions() -> dict[str, str]:

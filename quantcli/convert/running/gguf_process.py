@@ -4,7 +4,7 @@ The reader builds arrays for each element of a header: 600 MB for 150,000 tokens
 That is not memory for weights, so it is no part of `--max-memory`, and it goes with the process.
 
     asked       [(path, the types of its tensors by number), ...]
-    answers     (version of gguf, the types that it knows), then one for each file:
+    answers     (version of gguf, the types whose blocks it knows), then one for each file:
                     a text        why the reader does not open it
                     otherwise     ({tensor: (type, row-major shape, absolute offset, bytes)},
                                    {key: (types, the size of each element in bytes, their bytes one after the other)})
@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from quantcli.containers.ggml_types import BY_ID
 from quantcli.errors import Surroundings
 
 Asked = Sequence[tuple[Path, Collection[int]]]
@@ -85,11 +86,17 @@ def main() -> None:
 
     with open(0, "rb") as request, open(int(sys.argv[1]), "wb") as output:
         asked = pickle.load(request)
-        known = {int(number) for number in GGML_QUANT_SIZES}
+        known = {int(number) for number, sizes in GGML_QUANT_SIZES.items() if sizes == _sizes(int(number), sizes)}
         pickle.dump((version("gguf"), known), output)
         for path, types in asked:
             output.flush()
             pickle.dump(_seen(path, known, types <= known), output)
+
+
+def _sizes(number: int, theirs: tuple[int, int]) -> tuple[int, int]:
+    """ggml's block size and bytes of a type, the reader's own where no table has it: q8_1's differ in gguf 0.19."""
+    found = BY_ID.get(number)
+    return (found.block_size, found.block_bytes) if found else theirs
 
 
 def _seen(path: str, known: Collection[int], is_known: bool) -> Any:

@@ -7,8 +7,9 @@
 project both have wrong. What is planned is the planned header as `containers` reads it, which `verify` has compared
 with the file byte by byte. No data of a tensor is read.
 
-A type that gguf does not know is no disagreement but a note: the reader refuses such a file, so what it sees of the
-keys and of the other tensors is compared, and the file does not count as opened.
+A type that gguf does not know, or whose blocks it takes to be of another size, is no disagreement but a note: the
+reader refuses such a file, so what it sees of the keys and of the other tensors is compared, and the file does not
+count as opened.
 """
 
 from __future__ import annotations
@@ -251,7 +252,7 @@ def _notes(reader: str, known: Collection[int], unopened: Sequence[gguf.GgufFile
     first = unopened[0].path.name
     said = first if len(unopened) == 1 else f"{len(unopened)} files, {first} the first"
     rest = "keys and other tensors are as planned" if is_read else "keys and other tensors were not compared"
-    yield f"{reader} does not know GGML type {names}, so it does not open {said}; {rest}."
+    yield f"{reader} does not know how GGML type {names} is stored, so it does not open {said}; {rest}."
 
 
 def _planned_bytes(file: OutputFile) -> Read:

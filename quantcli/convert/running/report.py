@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.convert.planning.stamps import Stamp
-from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.planning.steps import ConstantStep, Plan, Step, WeightStep
 from quantcli.convert.running.fingerprint import versions
 from quantcli.convert.running.reference_readers import Opened
 from quantcli.schemes.base import Error
@@ -49,31 +49,34 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
 
 def step_summary(step: Step, error: Error | None = None) -> dict[str, Any]:
     """One weight of the plan; with `error`, of the report."""
-    weight = step.draft.weight
-    stored = None if weight is None else weight.made_of or weight.scheme
     return {
         "name": step.name,
-        "shape": list(step.draft.shape),
-        "from": None
-        if weight is None or stored is None
-        else {"name": weight.name, "scheme": stored.name, "family": stored.family},
+        "shape": list(step.shape),
+        "from": None if isinstance(step, ConstantStep) else _origin(step),
         "scheme": step.scheme.name,
         "family": step.scheme.family,
         "route": str(step.route),
+        "device": step.devices.made_on.value,
         "grade": str(step.grade if error is None or error.squared else min(step.grade, step.floor)),
         "reason": step.reason,
         **({"fallback_from": step.wanted} if step.wanted else {}),
-        "bits_per_weight": round(step.scheme.bits_per_weight(step.draft.shape), 4),
+        "bits_per_weight": round(step.scheme.bits_per_weight(step.shape), 4),
         **({} if error is None else {"relative_rmse": error.relative_rmse, "largest_error": error.largest}),
         **({"saturated": error.saturated} if error is not None and error.saturated else {}),
     }
 
 
+def _origin(step: WeightStep) -> dict[str, str]:
+    """What the source stores a weight as."""
+    return {"name": step.source.weight.name, "scheme": step.stored.name, "family": step.stored.family}
+
+
 def totals(steps: Iterable[Step]) -> dict[str, Any]:
-    """Counts by route, by grade and by scheme, and of fallbacks."""
+    """Counts by route, by device, by grade and by scheme, and of fallbacks."""
     listed = list(steps)
     return {
         "routes": dict(sorted(Counter(str(s.route) for s in listed).items())),
+        "devices": dict(sorted(Counter(s.devices.made_on.value for s in listed).items())),
         "grades": dict(sorted(Counter(str(s.grade) for s in listed).items())),
         "schemes": dict(sorted(Counter(s.scheme.name for s in listed).items())),
         "fallbacks": sum(s.wanted is not None for s in listed),

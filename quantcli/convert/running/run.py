@@ -3,28 +3,29 @@
     workers take slabs from one list:   read parts -> convert -> write parts      each slab independent of all others
     the main thread waits, journals finished steps, stops everything at the first error
 
-On the CPU every worker converts; on an MLX device one converts at a time while others read ahead and write behind.
+On the CPU every worker converts; on the GPU one converts at a time while others read ahead and write behind. A plan may
+have steps of both kinds: slabs are taken in the plan's order, each as soon as its share of the memory is free.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES, Array, Device, nonfinite, to_float32
 from quantcli.convert.planning import finite
-from quantcli.convert.planning.routes import Route, carry, take_codes, values_of
+from quantcli.convert.planning.routes import Route, Turn, carry, take_codes, values_of
 from quantcli.convert.planning.slabs import (
     GPU_ELEMENTS,
     Slab,
@@ -36,9 +37,9 @@ from quantcli.convert.planning.slabs import (
     rowwise,
     work_bytes,
 )
-from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.planning.steps import ConstantStep, Plan, Step, WeightStep
 from quantcli.convert.running.measure import difference
-from quantcli.convert.running.threads import in_threads
+from quantcli.convert.running.threads import Allowance, in_threads
 from quantcli.convert.running.workplace import Workplace, surroundings
 from quantcli.errors import NotPossible, Surroundings
 from quantcli.schemes.base import DoesNotFit, Error, Grade, Importance, Overflows, Parts
@@ -56,6 +57,11 @@ FLUSH_SECONDS = 5.0
 #: Told after every slab: bytes of the output that it made, and the weight's name.
 Progress = Callable[[int, str], None]
 
+R = TypeVar("R")
+
+#: A slab of a step, with the step's place in the plan.
+Item = tuple[int, Slab]
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -63,12 +69,14 @@ class Resources:
 
     max_memory: int
     threads: int
-    device: Device = Device.CPU
 
-    @property
-    def workers(self) -> int:
-        """Threads at work: all that are allowed on a CPU; a reader, a computer and a writer for an MLX device."""
-        return self.threads if self.device is Device.CPU else 3
+    def in_flight(self, device: Device) -> int:
+        """Slabs at a time: one for each thread on the CPU; on the GPU one being read, one made and one written."""
+        return self.threads if device is Device.CPU else 3
+
+    def share(self, device: Device) -> int:
+        """Bytes that a slab may take."""
+        return self.max_memory // self.in_flight(device)
 
 
 @dataclass
@@ -115,27 +123,27 @@ class _Work:
         self.slots = {slot: (file.name, offset) for file in plan.files for slot, offset in file.slots.items()}
         self.allowed = plan.request.allow_nonfinite
         self.ready = Ready(resources)
-        self.computing = threading.Lock() if resources.device is Device.MLX else contextlib.nullcontext()
 
     def files_of(self, step: Step) -> set[str]:
         """The output files that a step writes to."""
-        return {self.slots[(step.name, part)][0] for part in step.scheme.layout(step.draft.shape)}
+        return {self.slots[(step.name, part)][0] for part in step.scheme.layout(step.shape)}
 
     def run(self, done: dict[int, Error]) -> dict[int, Error]:
         errors = dict(done)
         for index in done:
             self.progress(stored_bytes(self.plan.steps[index]), self.plan.steps[index].name)
-        pending = [
-            _Step(i, step, len(slabs_of(step, self.resources)))
+        pending = {
+            i: _Step(i, step, len(slabs_of(step, self.resources)))
             for i, step in enumerate(self.plan.steps)
             if i not in done
-        ]
-        unflushed = [step for step in pending if step.left == 0]
+        }
+        unflushed = [step for step in pending.values() if step.left == 0]
         errors |= {step.index: Error() for step in unflushed}
         flushed = monotonic()
         try:
-            with closing(in_threads(self._slabs(pending), self._one, self.resources.workers)) as results:
-                for (step, slab), error in results:
+            with closing(in_slabs(self.plan, pending, self._one, self.resources)) as results:
+                for (index, slab), error in results:
+                    step = pending[index]
                     step.errors[(slab.part or "", slab.start)] = error
                     step.left -= 1
                     if step.left == 0:
@@ -151,31 +159,29 @@ class _Work:
         self._flush(unflushed)
         return errors
 
-    def _slabs(self, pending: list[_Step]) -> Iterator[tuple[_Step, Slab]]:
-        for step in pending:
-            for slab in slabs_of(step.step, self.resources):
-                yield step, slab
-
     def _flush(self, steps: list[_Step]) -> None:
         names = {name for step in steps for name in self.files_of(step.step)}
         self.place_of.finished([(s.index, s.error) for s in steps], sorted(names))
 
-    def _one(self, item: tuple[_Step, Slab]) -> Error:
+    def _one(self, item: Item) -> Error:
         """One slab, from source to output; how far it is from the source."""
-        step, slab = item[0].step, item[1]
-        if step.draft.weight is None:
-            return self._constant(step)
+        step, slab = self.plan.steps[item[0]], item[1]
+        if isinstance(step, ConstantStep):
+            self._write(step, slab, step.parts)
+            return Error()
         if slab.part is not None:
             return self._copied(step, slab, slab.part)
+        return self._converted(step, slab)
+
+    def _converted(self, step: WeightStep, slab: Slab) -> Error:
         with surroundings(source_file(step)):
-            parts, rows = read(step.draft, slab)
+            parts, rows = read(step.source, slab)
         finite.check(self.plan.source, step, parts, self.allowed)
         try:
             step = self.ready.of(step)
-            with self.computing:
-                made, error = make(step, slab, parts, rows, self.resources.device, self.plan.request.search)
+            made, error = make(step, slab, parts, rows, self.ready.turn, self.plan.request.search)
         except DoesNotFit as reason:
-            finite.refuse(self.plan.source, step.draft.weight, None if self.allowed else step)
+            finite.refuse(self.plan.source, step.source.weight, None if self.allowed else step)
             raise NotPossible(f"{step.name}: {reason}; {_way_out(step, reason)}") from None
         if not np.isfinite(error.reference) or (step.route is Route.DEQUANTIZE and nonfinite(made["weight"])):
             error = self._finite_error(step, parts, made, rows)
@@ -184,7 +190,7 @@ class _Work:
 
     def _write(self, step: Step, slab: Slab, made: Parts) -> None:
         size = 0
-        for part, spec in step.scheme.layout(step.draft.shape).items():
+        for part, spec in step.scheme.layout(step.shape).items():
             if spec.axis is None and slab.start:
                 continue  # the same in every slab
             name, offset = self.slots[(step.name, part)]
@@ -193,10 +199,9 @@ class _Work:
             size += data.nbytes
         self.progress(size, step.name)
 
-    def _copied(self, step: Step, slab: Slab, part: str) -> Error:
+    def _copied(self, step: WeightStep, slab: Slab, part: str) -> Error:
         """A byte range of a part that is copied as it is."""
-        assert step.draft.weight is not None
-        stored = step.draft.weight.parts[part]
+        stored = step.source.weight.parts[part]
         with surroundings(stored.file):
             data = stored.read_bytes(slab.start, slab.stop)
         finite.check(self.plan.source, step, {part: finite.typed(data, stored.dtype)}, self.allowed)
@@ -205,18 +210,11 @@ class _Work:
         self.progress(data.nbytes, step.name)
         return Error()
 
-    def _constant(self, step: Step) -> Error:
-        assert step.draft.constant is not None
-        made, _ = step.scheme.encode(step.draft.constant.reshape(1, -1))
-        self._write(step, Slab(0, 1), made)
-        return Error()
-
-    def _finite_error(self, step: Step, parts: Parts, made: Parts, rows: NDArray[np.int64] | None) -> Error:
+    def _finite_error(self, step: WeightStep, parts: Parts, made: Parts, rows: NDArray[np.int64] | None) -> Error:
         """Between the values that are finite, where NaN and Inf are copied; raises where they may not be or are new."""
-        assert step.draft.weight is not None
-        source = step.draft.weight.scheme
+        source = step.source.weight.scheme
         if not finite.carried(step, self.allowed):
-            finite.refuse(self.plan.source, step.draft.weight, step)
+            finite.refuse(self.plan.source, step.source.weight, step)
         if not any(source.nonfinite(name, array) for name, array in parts.items()):
             held = "float32, in which everything is computed" if isinstance(source, Dense) else source.values_dtype
             raise NotPossible(f"{step.name}: holds values beyond {held}.")
@@ -229,23 +227,58 @@ class _Work:
 
 def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[Slab]:
     """The slabs of a step, so small that those of all workers stay within the memory that is allowed."""
-    largest = STRIDED_SLAB if is_strided(step.draft) or is_blocked(step.draft) else CPU_SLAB
-    if resources.device is Device.MLX:
-        largest = GPU_ELEMENTS * (work or work_bytes(step.draft, step.scheme, step.route))
-    budget = min(resources.max_memory // resources.workers, largest)
-    return cut(step.draft, step.scheme, step.route, budget, work)
+    if isinstance(step, ConstantStep):
+        return [Slab(0, 1)]
+    largest = STRIDED_SLAB if is_strided(step.source) or is_blocked(step.source) else CPU_SLAB
+    device = step.devices.made_on
+    if device is Device.MLX:
+        largest = GPU_ELEMENTS * (work or work_bytes(step.source, step.scheme, step.route))
+    return cut(step.source, step.scheme, step.route, min(resources.share(device), largest), work)
+
+
+def in_slabs(
+    plan: Plan, indices: Iterable[int], work: Callable[[Item], R], resources: Resources, bytes_each: int | None = None
+) -> Generator[tuple[Item, R], None, None]:
+    """Each slab of some steps with what `work` gives for it, as `in_threads` does it, in the memory that is allowed.
+
+    bytes_each: that an element costs beside its source, where they are not those of its step's route.
+    """
+    devices = [step.devices.made_on for step in plan.steps]
+    allowance = Allowance(resources.max_memory)
+
+    def admitted() -> Iterator[Item]:
+        for index in indices:
+            for slab in slabs_of(plan.steps[index], resources, bytes_each):
+                allowance.take(resources.share(devices[index]))
+                yield index, slab
+
+    def worked(item: Item) -> R:
+        try:
+            return work(item)
+        finally:
+            allowance.give_back(resources.share(devices[item[0]]))
+
+    return in_threads(admitted(), worked, max(map(resources.in_flight, devices), default=1))
 
 
 class Ready:
-    """Steps whose schemes have been made ready for their weights, each once, by whichever slab comes first."""
+    """Steps whose schemes have been made ready for their weights, each once, by whichever slab comes first.
+
+    `turn` gives a GPU to one of them at a time.
+    """
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
+        self._gpu = threading.Lock()
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
-        self._steps: dict[str, Step] = {}
+        self._steps: dict[str, WeightStep] = {}
 
-    def of(self, step: Step) -> Step:
+    def turn(self, device: Device) -> AbstractContextManager[object]:
+        """What is held while a device computes."""
+        return self._gpu if device is Device.MLX else nullcontext()
+
+    def of(self, step: WeightStep) -> WeightStep:
         """The step with its scheme ready to encode or pack slabs."""
         if step.route not in (Route.REPACK, Route.QUANTIZE, Route.REQUANTIZE):
             return step
@@ -257,56 +290,53 @@ class Ready:
                 # In one order for all that share a global scale: it takes the dtype of the last values.
                 together = sorted((step, *step.fused), key=lambda one: one.name)
                 values = chain.from_iterable(self._values(one) for one in together) if looks else ()
-                scheme = step.scheme.prepare(step.draft.shape, values)
+                scheme = step.scheme.prepare(step.shape, values)
                 self._steps[step.name] = replace(step, scheme=scheme)
             return self._steps[step.name]
 
-    def _values(self, step: Step) -> Iterator[Array]:
+    def _values(self, step: WeightStep) -> Iterator[Array]:
         """The values that slabs are encoded from, in order."""
-        assert step.draft.weight is not None
         for slab in slabs_of(step, self.resources):
             with surroundings(source_file(step)):
-                parts, rows = read(step.draft, slab)
+                parts, rows = read(step.source, slab)
             yield values_of(
-                parts, step.draft.weight.scheme, rows=rows, rowwise=rowwise(step.draft), via=step.via,
-                device=self.resources.device,
+                parts, step.source.weight.scheme, rows=rows, rowwise=rowwise(step.source), via=step.via,
+                device=step.devices.decoding, turn=self.turn,
             )[1]  # fmt: skip
 
 
 def make(
-    step: Step, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, device: Device, search: str = "ggml"
+    step: WeightStep, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, turn: Turn, search: str = "ggml"
 ) -> tuple[Parts, Error]:
     """A slab's parts of the output from those of the source, and the error that this adds. Raises `DoesNotFit`."""
-    assert step.draft.weight is not None
     return carry(
-        parts, step.draft.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.draft),
-        via=step.via, measured=step.grade is Grade.CODES_EXACT, device=device,
+        parts, step.source.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.source),
+        via=step.via, measured=step.grade is Grade.CODES_EXACT, devices=step.devices, turn=turn,
         importance=_importance(step, slab), search=search,
     )  # fmt: skip
 
 
-def _importance(step: Step, slab: Slab) -> Importance | None:
+def _importance(step: WeightStep, slab: Slab) -> Importance | None:
     """Of a slab's columns: one row for all of its rows, or of stacked experts one for each."""
     if step.importance is None:
         return None
     if step.importance.ndim == 1:
         return step.importance[None, :]
-    return step.importance[np.arange(slab.start, slab.stop) // step.draft.shape[-2]]
+    return step.importance[np.arange(slab.start, slab.stop) // step.shape[-2]]
 
 
-def source_file(step: Step) -> Path:
+def source_file(step: WeightStep) -> Path:
     """The file that a step reads, the first where there are several: what an error of the system is told of."""
-    assert step.draft.weight is not None
-    return next(iter(step.draft.weight.parts.values())).file
+    return next(iter(step.source.weight.parts.values())).file
 
 
 def stored_bytes(step: Step) -> int:
     """Bytes of a weight in the output."""
-    layout = step.scheme.layout(step.draft.shape)
+    layout = step.scheme.layout(step.shape)
     return sum(math.prod(spec.shape) * DTYPES[spec.dtype].bits // 8 for spec in layout.values())
 
 
-def _way_out(step: Step, reason: DoesNotFit) -> str:
+def _way_out(step: WeightStep, reason: DoesNotFit) -> str:
     """What to do about a weight that does not fit, as the end of a sentence."""
     overflows = isinstance(reason, Overflows)
     if overflows and (isinstance(step.scheme, Dense) or step.via is not None):

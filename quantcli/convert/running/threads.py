@@ -1,4 +1,7 @@
-"""Independent pieces of work on several threads: results come as they are done, the first error ends all."""
+"""Independent pieces of work on several threads: results come as they are done, the first error ends all.
+
+`in_threads` bounds how many are in work, an `Allowance` how many bytes they take.
+"""
 
 from __future__ import annotations
 
@@ -53,3 +56,22 @@ def in_threads(
         for thread in workers:
             if thread.ident is not None:
                 thread.join()
+
+
+class Allowance:
+    """Bytes that pieces of work in flight share, each of them at most all."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._free = nbytes
+        self._changed = threading.Condition()
+
+    def take(self, nbytes: int) -> None:
+        """Wait until so many are free."""
+        with self._changed:
+            self._changed.wait_for(lambda: nbytes <= self._free)
+            self._free -= nbytes
+
+    def give_back(self, nbytes: int) -> None:
+        with self._changed:
+            self._free += nbytes
+            self._changed.notify_all()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,14 +21,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import Array, Device, to_float32
+from quantcli.arrays import Array, to_float32
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.planning.routes import Route, take_codes
-from quantcli.convert.planning.slabs import WORK_BYTES, Slab, read
-from quantcli.convert.planning.steps import Plan, Step
+from quantcli.convert.planning.slabs import WORK_BYTES, read
+from quantcli.convert.planning.steps import ConstantStep, Plan, Step, WeightStep
 from quantcli.convert.running.measure import difference
-from quantcli.convert.running.run import Ready, Resources, make, slabs_of, source_file
-from quantcli.convert.running.threads import in_threads
+from quantcli.convert.running.run import Item, Ready, Resources, in_slabs, make, source_file
 from quantcli.convert.running.workplace import surroundings
 from quantcli.errors import QuantError, VerificationFailed
 from quantcli.schemes.base import Codes, Error, Grade, Parts
@@ -42,9 +40,6 @@ from quantcli.virtual import read_rows
 TOLERANCE = 1e-3
 
 BLOCK = 1 << 20
-
-#: A slab of a step, with the step's place in the plan.
-Item = tuple[int, Slab]
 
 
 def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resources) -> None:
@@ -59,20 +54,13 @@ def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resourc
     except QuantError as error:
         raise VerificationFailed(f"{output}: cannot be read back: {error}") from error
     _check_names(plan, written)
-    threads = resources.threads if resources.device is Device.CPU else 1
     measured: defaultdict[int, Error] = defaultdict(Error)
     work = partial(_check_slab, plan=plan, written=written, ready=Ready(resources))
-    with closing(in_threads(_items(plan, resources), work, threads)) as results:
+    with closing(in_slabs(plan, range(len(plan.steps)), work, resources, WORK_BYTES)) as results:
         for (index, _), distance in results:
             measured[index] += distance
     for index, step in enumerate(plan.steps):
         _check_error(step, measured[index], errors[index])
-
-
-def _items(plan: Plan, resources: Resources) -> Iterator[Item]:
-    for index, step in enumerate(plan.steps):
-        for slab in slabs_of(step, resources, WORK_BYTES):
-            yield index, slab
 
 
 def _check_file(file: OutputFile, path: Path) -> None:
@@ -104,7 +92,7 @@ def _check_names(plan: Plan, written: Checkpoint) -> None:
         side = "plan" if odd[0] in planned else "output"
         raise VerificationFailed(f"{written.root}: {odd[0]} is in the {side} only; convert again.")
     for name, step in planned.items():
-        found, shape = written.weights[name], step.draft.shape
+        found, shape = written.weights[name], step.shape
         if found.shape != shape or not step.scheme.is_stored_as(found.scheme, shape):
             raise VerificationFailed(
                 f"{written.root}: {name} is {found.scheme.name} {list(found.shape)}, "
@@ -117,18 +105,16 @@ def _check_slab(item: Item, plan: Plan, written: Checkpoint, ready: Ready) -> Er
     index, slab = item
     step = plan.steps[index]
     found = written.weights[step.name]
-    if step.draft.weight is None:
-        assert step.draft.constant is not None
-        made, _ = step.scheme.encode(step.draft.constant.reshape(1, -1))
-        return _check_bytes(found, made, {name: part.read() for name, part in found.parts.items()})
+    if isinstance(step, ConstantStep):
+        return _check_bytes(found, step.parts, {name: part.read() for name, part in found.parts.items()})
     if slab.part is not None:
-        ours = step.draft.weight.parts[slab.part].read_bytes(slab.start, slab.stop)
+        ours = step.source.weight.parts[slab.part].read_bytes(slab.start, slab.stop)
         theirs = found.parts[slab.part].read_bytes(slab.start, slab.stop)
         return _check_bytes(found, {slab.part: ours}, {slab.part: theirs})
     with surroundings(source_file(step)):
-        parts, rows = read(step.draft, slab)
+        parts, rows = read(step.source, slab)
     step = ready.of(step)
-    made, _ = make(step, slab, parts, rows, ready.resources.device, plan.request.search)
+    made, _ = make(step, slab, parts, rows, ready.turn, plan.request.search)
     stored = read_rows(found, found.scheme.layout(found.shape), slab.start, slab.stop)
     _check_bytes(found, made, stored)
     return Error() if step.route is Route.COPY else _difference(step, parts, rows, stored)
@@ -146,10 +132,9 @@ def _raw(array: Array) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored: Parts) -> Error:
+def _difference(step: WeightStep, parts: Parts, rows: NDArray[np.int64] | None, stored: Parts) -> Error:
     """Of a slab of the output against the source; raises where codes that are to be equal are not."""
-    assert step.draft.weight is not None
-    source, decoded = step.draft.weight.scheme, step.scheme.decode(stored)
+    source, decoded = step.source.weight.scheme, step.scheme.decode(stored)
     if step.route is Route.REPACK:
         codes = source.codes(parts) if rows is None else take_codes(source.codes(parts), rows)
         written = step.scheme.codes(stored)
@@ -160,7 +145,7 @@ def _difference(step: Step, parts: Parts, rows: NDArray[np.int64] | None, stored
     return difference(values if rows is None else values[rows], decoded)
 
 
-def _check_codes(step: Step, ours: Codes, theirs: Codes) -> None:
+def _check_codes(step: WeightStep, ours: Codes, theirs: Codes) -> None:
     """The codes that the target stores for the source's."""
     if not np.array_equal(step.scheme.adapted(ours).codes, theirs.codes):
         raise VerificationFailed(f"{step.name}: its codes are not the source's; convert again.")

@@ -46,6 +46,14 @@ class Taken(Surroundings):
     """Something stands under the output's name."""
 
 
+class BegunOtherwise(Surroundings):
+    """An unfinished run is there that is to be resumed, and has another fingerprint."""
+
+    def __init__(self, message: str, fingerprint: str) -> None:
+        super().__init__(message)
+        self.fingerprint = fingerprint
+
+
 class Workplace:
     """The growing output of one run; `claim` comes first, `close` last.
 
@@ -196,9 +204,10 @@ class Workplace:
                 f"{self.partial}: an unfinished run is there; --resume goes on with it, --force starts afresh."
             )
         if begun.fingerprint != fingerprint:
-            raise Surroundings(
+            raise BegunOtherwise(
                 f"{self.partial}: was begun from another source, with other options or by another version; "
-                "--resume with those goes on with it, --force starts afresh."
+                "--resume with those goes on with it, --force starts afresh.",
+                begun.fingerprint,
             )
 
     def _start_afresh(self, fingerprint: str) -> None:

@@ -56,7 +56,9 @@ class Ggml(Scheme):
 
     type: str
     family = "ggml"
+    kept_in = ("gguf",)
     takes_importance = True
+    in_arrays = True
     #: Values that are encoded at a time on an MLX device.
     at_once: ClassVar[int] = 1 << 20
 
@@ -88,6 +90,19 @@ class Ggml(Scheme):
     def repacked_scale_dtype(self) -> str | None:
         """f16: scales are, or are products that f32 would hold at 6 bits a weight instead of 5."""
         return None if self.grid() is None else "f16"
+
+    @property
+    def stored_block(self) -> tuple[int, int]:
+        return self.ggml_type.block_size, self.ggml_type.block_bytes
+
+    @property
+    def shared(self) -> int:
+        return self.group
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        subs = self.ggml_type.sub_scales
+        return super().possible_scales if subs is None else (f"{subs}*f16",)
 
     def nonfinite(self, part: str, array: Array) -> bool:
         return has_nonfinite_scale(self.ggml_type, array)

@@ -34,6 +34,7 @@ class WithGlobal(Scheme):
 
     inner: Scheme
     family = "ggml"
+    kept_in = ("gguf",)
 
     @property
     def name(self) -> str:
@@ -52,7 +53,7 @@ class WithGlobal(Scheme):
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         if self.grid() is not None:
             return self.codes(parts).values()
-        values = to_float32(parts["weight"]) if isinstance(self.inner, Dense) else self.inner.decode(parts, device)
+        values = to_float32(parts["weight"]) if isinstance(self.inner, Dense) else self.inner.decode(parts)
         with np.errstate(over="ignore", invalid="ignore"):
             product: NDArray[np.float32] = values * _column(parts)
         return product

@@ -13,14 +13,15 @@ zero unrounded. Source: AutoAWQ (awq/utils/packing_utils.py, awq/modules/linear/
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.schemes.base import Grid, Parts, PartSpec
-from quantcli.schemes.hf.scaled import Floats, Scaled, divides
+from quantcli.schemes.base import Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.hf.scaled import Floats, Scaled, Scales, divides
 
 BITS = 4
 ROWS_PER_WORD = 8
@@ -80,6 +81,10 @@ class Awq(Scaled):
     def zero(self) -> int | None:
         return SYMMETRIC_ZERO if self.symmetric else None
 
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        return ("f16", "bf16", "f32")
+
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if reason := super().unfit(shape) or divides(self.scales, shape):
             return reason
@@ -109,3 +114,11 @@ class Awq(Scaled):
     def grid(self) -> Grid | None:
         grid = super().grid()
         return grid and replace(grid, scale_dtype=self.common_dtype or grid.scale_dtype)
+
+
+def listed(columns: int) -> Iterator[Scheme]:
+    """One of each kind, for rows of so many values; those with zero points first."""
+    for zeros_dtype in ("i32", None):
+        for group in (32, 64, 128):
+            scales = Scales("f16", 1, group, turned=True)
+            yield Awq(columns=columns, scales=scales, symmetric=zeros_dtype is None, zeros_dtype=zeros_dtype)

@@ -14,14 +14,15 @@ Sources: AutoAWQ (awq/modules/linear/gemv.py, gemv_fast.py, awq/utils/packing_ut
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.schemes.base import Parts, PartSpec
+from quantcli.schemes.base import Parts, PartSpec, Scheme
 from quantcli.schemes.hf import packed
-from quantcli.schemes.hf.scaled import Floats, Scaled, divides
+from quantcli.schemes.hf.scaled import GROUP, Floats, Scaled, Scales, divides
 
 BITS = 4
 #: Codes in a word of 32 bits.
@@ -131,3 +132,10 @@ class AwqGemvFast(AwqGemv):
         rows = blocks.transpose(0, 2, 1, 3).reshape(len(words) * FAST_ROWS, -1, 4, 2, 4)
         pairs = rows.transpose(0, 1, 2, 4, 3).reshape(len(rows), -1, 4, 4, 2)
         return np.ascontiguousarray(pairs.transpose(0, 1, 3, 2, 4)).reshape(len(rows), self.columns)
+
+
+def listed(columns: int) -> Iterator[Scheme]:
+    """One of each layout, for rows of so many values."""
+    scales = Scales("f16", 1, GROUP)
+    yield AwqGemv(columns=columns, scales=scales)
+    yield AwqGemvFast(columns=columns, scales=scales)

@@ -35,6 +35,7 @@ class BareFp8(Scheme):
 
     element: str
     family = "bare"
+    kept_in = ("hf",)
     in_kernels = False
     is_elementwise = True
 
@@ -50,6 +51,10 @@ class BareFp8(Scheme):
     @property
     def name(self) -> str:
         return f"fp8-{self.element}"
+
+    @property
+    def can_be_chosen(self) -> bool:
+        return True
 
     @property
     def codes_part(self) -> str:

@@ -21,15 +21,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES, Array, to_float32
 from quantcli.schemes.base import DoesNotFit, Grade, Grid, Parts, PartSpec, Scheme
-from quantcli.schemes.hf import packed, torch_sum
+from quantcli.schemes.facts import Modules
+from quantcli.schemes.hf import bitsandbytes, packed, torch_sum
 from quantcli.schemes.hf.scaled import Extra, Floats, Scales
 from quantcli.schemes.hf.written import Written
 
@@ -124,6 +126,35 @@ class Bnb4(Written):
             parts["nested_absmax"] = self._flat("f32", nested, self.block * self.nested.block, axis=1)
             parts["nested_quant_map"] = PartSpec("f32", (256,), axis=None)
         return parts | {extra.part: PartSpec(extra.dtype, extra.shape, axis=None) for extra in self.extras}
+
+    def tensor_name(self, weight: str, part: str) -> str:
+        suffixes = bitsandbytes.SUFFIXES | {"quant_state": bitsandbytes.STATE + self.quant}
+        return weight.removesuffix(".weight") + suffixes[part]
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        return bitsandbytes.entry(self.quant, self.nested is not None, self.compute)
+
+    def quantization_config(self, modules: Modules, dense: Sequence[str]) -> dict[str, Any]:
+        return bitsandbytes.quantization_config(modules, dense)
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        return ("u8*f32",) if self.nested else ("f32",)
+
+    @property
+    def named_dtype(self) -> str:
+        return self.compute or "f32"
+
+    @property
+    def unreadable(self) -> str | None:
+        if self.block in bitsandbytes.BLOCKS:
+            return None
+        return f"bitsandbytes does not read blocks of this size; it has {', '.join(map(str, bitsandbytes.BLOCKS))}"
+
+    @property
+    def loads_experts(self) -> bool:
+        return False
 
     def _flat(self, dtype: str, shape: tuple[int, ...], each: int, axis: int) -> PartSpec:
         """An array with an entry for each so many values, counted through all rows."""
@@ -284,7 +315,7 @@ def state_of(quant: str, block: int, dtype: str, shape: tuple[int, ...], offset:
     >>> state_of("nf4", 64, "bf16", (2, 64), None).tobytes().decode()
     '{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [2, 64]}'
     """
-    spelled = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[dtype]
+    spelled = bitsandbytes.TORCH_FLOATS[dtype]
     said: dict[str, object] = {"quant_type": quant, "blocksize": block, "dtype": spelled, "shape": list(shape)}
     if offset is None:
         return np.frombuffer(json.dumps(said).encode(), np.uint8)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, Array, numpy_dtype
 from quantcli.schemes.base import DoesNotFit, Parts, PartSpec
 from quantcli.schemes.hf import minmax
+from quantcli.schemes.hf.compressed_tensors import activations, arguments, entry
 from quantcli.schemes.hf.scaled import Floats, Scales, divides
 from quantcli.schemes.hf.written import Written, stored_scales
 from quantcli.schemes.mlx.mx_floats import E4M3
@@ -60,7 +62,7 @@ class Bytewise(Written):
     @property
     def _is_mxfp8(self) -> bool:
         is_group = (self.scales.rows, self.group) == (1, 32)
-        return self.stored == "f8_e4m3" and self.scale_dtype == "f8_e8m0" and is_group
+        return self.stored == "f8_e4m3" and self.scales_dtype == "f8_e8m0" and is_group
 
     @property
     def is_master(self) -> bool:
@@ -131,6 +133,21 @@ class Bytewise(Written):
         # The tool multiplies by the stored maximum first and by the divisor's inverse last.
         values *= self._placed(super().float_scales(parts, len(values)), parts)
         return values * np.float32(1 / self.divisor)
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        if self.table is None:
+            weights = arguments(8, "int", self.scales, symmetric=self.symmetric)
+            return entry("int-quantized", weights, activations("int") if self.symmetric else None)
+        if self.scales.dtype == "u8":
+            return entry("mxfp8-quantized", arguments(8, "float", self.scales, scale_dtype="torch.uint8"))
+        inputs = activations("float", self.scales.columns)
+        return entry("float-quantized", arguments(8, "float", self.scales), inputs)
+
+    @property
+    def loads_experts(self) -> bool:
+        """FP8 with a scale for a row or for the weight."""
+        return self.table is not None and self.scales.columns is None
 
     @property
     def is_written(self) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from quantcli.arrays import Array
 from quantcli.schemes.base import Parts, PartSpec
 from quantcli.schemes.hf import minmax, packed
+from quantcli.schemes.hf.compressed_tensors import PACKED, arguments, entry
 from quantcli.schemes.hf.scaled import Extra, Floats, Scales, divides
 from quantcli.schemes.hf.written import Written, stored_scales
 
@@ -46,6 +48,7 @@ class CtPacked(Written):
     symmetric: bool
     padded: bool = False
     family: str = "ct"
+    weight_suffix = PACKED
 
     @property
     def name(self) -> str:
@@ -85,6 +88,10 @@ class CtPacked(Written):
             return super().zeros(parts, rows)
         take = packed.padded if self.padded else packed.dense
         return take(np.ascontiguousarray(parts["zeros"].T), self.bits, rows).T.astype(np.float32)
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        return entry("pack-quantized", arguments(self.bits, "int", self.scales, symmetric=self.symmetric))
 
     @property
     def is_written(self) -> bool:

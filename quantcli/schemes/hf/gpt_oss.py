@@ -11,17 +11,22 @@ Sources: transformers (integrations/mxfp4.py), OCP Microscaling Formats 1.0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
 from quantcli.schemes.base import Codes, Error, Grade, Grid, Importance, Parts, PartSpec, Scheme
+from quantcli.schemes.facts import Modules
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 
 GROUP = 32
 BYTES = GROUP // 2
+#: What is dense in a checkpoint, as its config.json says it.
+DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 
 #: The same codes and scales in MLX's layout; eight codes make a word there, two a byte here: the bytes are the same.
 _MLX = MxFloat("mxfp4")
@@ -37,6 +42,8 @@ class GptOss(Scheme):
     """
 
     family = "gpt-oss"
+    kept_in = ("hf",)
+    in_arrays = True
 
     @property
     def name(self) -> str:
@@ -66,6 +73,12 @@ class GptOss(Scheme):
             "blocks": PartSpec("u8", (*leading, groups, BYTES), indices=groups),
             "scales": PartSpec("u8", (*leading, groups)),
         }
+
+    def quantization_config(self, modules: Modules, dense: Sequence[str]) -> dict[str, Any]:
+        return {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}
+
+    def tensor_name(self, weight: str, part: str) -> str:
+        return f"{weight}_{part}"
 
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
         return _MLX.decode(_as_mlx(parts), device)

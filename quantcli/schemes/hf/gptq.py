@@ -19,15 +19,16 @@ Sources: GPTQModel 7 (nn_modules/qlinear, utils/model.py: convert_gptq_v1_to_v2_
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array
-from quantcli.schemes.base import Parts, PartSpec
+from quantcli.schemes.base import Parts, PartSpec, Scheme
 from quantcli.schemes.hf import packed
-from quantcli.schemes.hf.scaled import Floats, Scaled
+from quantcli.schemes.hf.scaled import GROUP, Floats, Scaled, Scales
 
 #: The values of `checkpoint_format` that are read.
 FORMATS = ("gptq", "gptq_v2", "gptq_p")
@@ -43,6 +44,7 @@ class Gptq(Scaled):
     symmetric: bool
     layout_format: str
     family: str = "gptq"
+    adds_biases = True
     narrow_scales: bool = True
     #: dtypes of qweight and qzeros
     words: str = "i32"
@@ -105,3 +107,12 @@ class Gptq(Scaled):
             return self._stream(words, rows) + np.uint8(1) & np.uint8(7)
         ones = np.uint32(0xFFFFFFFF // ((1 << self.bits) - 1))
         return self._stream(words + ones, rows)
+
+
+def listed(columns: int) -> Iterator[Scheme]:
+    """One of each width, for rows of so many values."""
+    scales = Scales("f16", 1, GROUP, turned=True)
+    for bits in range(2, 9):
+        kind = "gptq" if bits in DENSE_BITS else "gptq_p"
+        for symmetric in (True, False):
+            yield Gptq(columns=columns, scales=scales, bits=bits, symmetric=symmetric, layout_format=kind)

@@ -12,15 +12,16 @@ no range of rows cuts them: a weight is read whole. Source: hqq 0.2.8 (core/bitp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import to_float32
-from quantcli.schemes.base import Parts, PartSpec
+from quantcli.schemes.base import Parts, PartSpec, Scheme
 from quantcli.schemes.hf.minmax import rounded
-from quantcli.schemes.hf.scaled import Floats, Scaled, divides
+from quantcli.schemes.hf.scaled import Floats, Scaled, Scales, divides
 
 #: What the tool calls a packing -> bits of a code, dtype, codes in an entry.
 PACKINGS = {
@@ -80,3 +81,9 @@ class Hqq(Scaled):
 
     def scaled(self, values: Floats, scales: Floats, parts: Parts) -> Floats:
         return super().scaled(rounded(values, self.compute), scales, parts)
+
+
+def listed(columns: int) -> Iterator[Scheme]:
+    """One of each packing, for rows of so many values."""
+    for kind in PACKINGS:
+        yield Hqq(columns=columns, scales=Scales("bf16", 1, 64), kind=kind)

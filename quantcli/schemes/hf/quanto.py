@@ -12,15 +12,17 @@ Source: optimum-quanto 0.2.7 (tensor/packed.py, tensor/grouped.py, tensor/qbits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Device, to_float32
-from quantcli.schemes.base import Codes, Grid, Parts, PartSpec
+from quantcli.schemes.base import Codes, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.hf.bytewise import Bytewise
 from quantcli.schemes.hf.minmax import rounded
-from quantcli.schemes.hf.scaled import Floats, Scaled, divides
+from quantcli.schemes.hf.scaled import GROUP, Floats, Scaled, Scales, divides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +89,17 @@ class Quanto(Scaled):
             return rounded(values - self._placed(self._shifts(parts, len(codes)), parts), self.compute)
 
     def grid(self) -> Grid:
-        return Grid(self.bits, self.group, self.scale_dtype)
+        return Grid(self.bits, self.group, self.scales_dtype)
 
     def codes(self, parts: Parts) -> Codes:
         codes = self.unpack(parts)
         scales = np.ascontiguousarray(self.float_scales(parts, len(codes)))
         return Codes(self.grid(), codes, scales, -self._shifts(parts, len(codes)))
+
+
+def listed(columns: int) -> Iterator[Scheme]:
+    """One of each kind of codes, for rows of so many values: those of a byte, then those that are packed."""
+    for stored in ("i8", "f8_e4m3", "f8_e5m2"):
+        yield Bytewise(family="quanto", columns=columns, scales=Scales("bf16"), stored=stored)
+    for bits in (2, 4):
+        yield Quanto(columns=columns, scales=Scales("bf16", 1, GROUP), bits=bits)

@@ -17,15 +17,18 @@ Source: Quark 0.13 (torch/utils/pack.py, torch/export/nn/modules/realquantizer.p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import FLOATS, Array, to_float32
-from quantcli.schemes.base import Parts, PartSpec
+from quantcli.schemes.base import Parts, PartSpec, Scheme
 from quantcli.schemes.hf import awq, packed
-from quantcli.schemes.hf.scaled import Floats, Scaled, divides
+from quantcli.schemes.hf.bytewise import Bytewise
+from quantcli.schemes.hf.scaled import GROUP, Floats, Scaled, Scales, divides
+from quantcli.schemes.hf.small_floats import ELEMENTS, SmallFloat
 
 
 @dataclass(frozen=True)
@@ -150,3 +153,23 @@ def _threes(stored: Array) -> NDArray[np.uint8]:
     codes = wide[:, :, None] >> np.arange(0, 24, 3, dtype=np.uint32) & np.uint32(7)
     found: NDArray[np.uint8] = codes.astype(np.uint8).reshape(len(stored), -1)
     return found
+
+
+def listed(columns: int) -> Iterator[Scheme]:
+    """Of Quark's formats one of each kind, for rows of so many values: integers, FP8, then smaller floats."""
+    stored = {"int2": "i32", "uint2": "u8", "int3": "u8", "int4": "i32", "uint4": "i32", "int8": "i8", "uint8": "u8"}
+    groups = Scales("bf16", 1, GROUP, turned=True)
+    for dtype in PACKINGS:
+        zeros = None if dtype == "int3" else stored[dtype]
+        yield QuarkInt(
+            columns=columns, scales=groups, dtype=dtype, stored=stored[dtype], symmetric=not dtype.startswith("u"),
+            zeros_dtype=zeros,
+        )  # fmt: skip
+    yield QuarkInt(
+        columns=columns, scales=Scales("bf16", rank=1), dtype="int8", stored="i8", symmetric=True, zeros_dtype="i8"
+    )
+    for dtype in ("f8_e4m3", "f8_e5m2"):
+        yield Bytewise(family="quark", columns=columns, scales=Scales("bf16", None, rank=0), stored=dtype)
+    for element in ELEMENTS:
+        yield SmallFloat(family="quark", columns=columns, scales=Scales("u8", 1, 32), element=element)
+    yield SmallFloat(family="quark", columns=columns, scales=Scales("f8_e4m3", 1, 16), element="e2m1", divides=False)

@@ -30,6 +30,9 @@ from quantcli.schemes.mlx.mx_floats import E8M0, holds_nonfinite
 
 Floats = NDArray[np.float32]
 
+#: The group that most tools have unless told otherwise.
+GROUP = 128
+
 #: A slab holds whole blocks of so many rows at most; scales that more rows share are read as one for each row.
 MOST_ROWS = 256
 
@@ -196,6 +199,7 @@ class Scaled(Scheme):
     narrow_scales: bool = False
     ordered: bool = False
     extras: tuple[Extra, ...] = ()
+    kept_in = ("hf",)
 
     #: Bits of a code, the values of codes (None: evenly spaced), the code that means 0 in every group (None: none).
     @property
@@ -247,7 +251,11 @@ class Scaled(Scheme):
         return rounded(scales, self.compute) if self.narrow_scales else scales
 
     @property
-    def scale_dtype(self) -> str:
+    def named_dtype(self) -> str:
+        return self.scales.dtype
+
+    @property
+    def scales_dtype(self) -> str:
         return self.scales.grid_dtype
 
     @property
@@ -307,13 +315,16 @@ class Scaled(Scheme):
 
     @property
     def shared(self) -> int | None:
-        """Values of a row that share a scale, None where all of them do."""
         return self.scales.columns
 
     @property
     def group(self) -> int:
         """As a number, that of a row where all of it shares one."""
         return self.shared or self.columns
+
+    @property
+    def group_size(self) -> int:
+        return self.group
 
     def nonfinite(self, part: str, array: Array) -> bool:
         if part == self.codes_part and self.table is not None:
@@ -329,7 +340,7 @@ class Scaled(Scheme):
             return None
         points = self.table is None and self.zero is None
         zero = self.zero if self.table is None else None
-        return Grid(self.code_bits, self._whole, self.scale_dtype, zero, self.table, points)
+        return Grid(self.code_bits, self._whole, self.scales_dtype, zero, self.table, points)
 
     @property
     def _whole(self) -> int:

@@ -18,13 +18,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, to_float32
-from quantcli.schemes.base import Parts, PartSpec
+from quantcli.schemes.base import GlobalScale, Parts, PartSpec
 from quantcli.schemes.hf import minmax, packed
+from quantcli.schemes.hf.compressed_tensors import PACKED, arguments, entry
 from quantcli.schemes.hf.scaled import Floats, Scales, divides, floats
 from quantcli.schemes.hf.written import Written, stored_scales
 from quantcli.schemes.mlx.mx_floats import E2M1
@@ -70,6 +72,7 @@ class SmallFloat(Written):
     global_shape: tuple[int, ...] = ()
     global_dtype: str = "f32"
     each_row: bool = False
+    weight_suffix = PACKED
 
     @property
     def name(self) -> str:
@@ -92,7 +95,7 @@ class SmallFloat(Written):
         return ELEMENTS[self.element][1]
 
     @property
-    def scale_dtype(self) -> str:
+    def scales_dtype(self) -> str:
         return self.scales.grid_dtype if self.divides is None else "f32"
 
     @property
@@ -140,11 +143,28 @@ class SmallFloat(Written):
         return found
 
     @property
+    def config_entry(self) -> dict[str, Any]:
+        two_levels = self.divides is not None
+        dtype = "torch.float8_e4m3fn" if two_levels else "torch.uint8"
+        weights = arguments(4, "float", self.scales, scale_dtype=dtype, two_levels=two_levels)
+        return entry("nvfp4-pack-quantized" if two_levels else "mxfp4-pack-quantized", weights)
+
+    @property
     def is_written(self) -> bool:
         return self.family == "ct" and self.element == "e2m1" and not self.ordered
 
     @property
     def looks(self) -> bool:
+        return self.divides is not None
+
+    @property
+    def global_scale(self) -> GlobalScale | None:
+        if self.divides is None:
+            return None
+        return GlobalScale("global", self.without_global(), divides=self.divides, each_row=self.each_row)
+
+    @property
+    def shares_global(self) -> bool:
         return self.divides is not None
 
     def found(self, slabs: Iterable[Array]) -> dict[str, Array]:

@@ -9,8 +9,9 @@ the first slab, by one pass over the values where they need one, and given with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from quantcli.arrays import FLOATS, Array, Device, numpy_dtype, to_float32
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts, Scheme
 from quantcli.schemes.dense import cast, holds
+from quantcli.schemes.facts import Modules
+from quantcli.schemes.hf import compressed_tensors
 from quantcli.schemes.hf.minmax import arithmetic, rounded
 from quantcli.schemes.hf.scaled import POWERS, Floats, Scaled, along, floats
 from quantcli.schemes.zero_points import symmetric, with_zero_points
@@ -31,11 +34,21 @@ class Written(Scaled):
 
     whole: Mapping[str, Array] = field(default_factory=dict, compare=False, repr=False)
     in_kernels = False
+    #: What stands behind the module's name in that of the tensor of codes, in compressed-tensors' layout.
+    weight_suffix = compressed_tensors.PLAIN
 
     @property
     def is_written(self) -> bool:
         """Whether values and codes can be put into this layout."""
         return False
+
+    @property
+    def can_be_chosen(self) -> bool:
+        return self.is_written
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        return ("bf16", "f16", "f32") if self.scales.dtype in FLOATS else (self.scales.grid_dtype,)
 
     def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:
         """The parts that follow from the weight's shape alone."""
@@ -52,6 +65,13 @@ class Written(Scaled):
     def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
         """The parts that hold them; raises `DoesNotFit` for a scale that overflows."""
         raise NotImplementedError
+
+    def tensor_name(self, weight: str, part: str) -> str:
+        suffixes = compressed_tensors.SUFFIXES | {"weight": self.weight_suffix}
+        return weight.removesuffix(".weight") + suffixes[part]
+
+    def quantization_config(self, modules: Modules, dense: Sequence[str]) -> dict[str, Any]:
+        return compressed_tensors.quantization_config(modules, dense)
 
     def prepare(self, shape: tuple[int, ...], slabs: Iterable[Array] = ()) -> Scheme:
         return replace(self, whole=self.fixed(shape) | self.found(slabs)) if self.is_written else self

@@ -19,7 +19,7 @@ value of the stored parameters, product and sum rounded separately, which is `mx
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,9 @@ class Affine(Scheme):
     group: int
     scale_dtype: str
     family = "mlx"
+    kept_in = ("mlx",)
+    in_arrays = True
+    encodes_as_mlx = True
 
     @property
     def codes_part(self) -> str:
@@ -81,6 +84,18 @@ class Affine(Scheme):
     def rounding(self) -> float:
         table = ROUNDING_BF16 if self.scale_dtype == "bf16" else ROUNDING
         return table[self.group][BITS.index(self.bits)]
+
+    @property
+    def scales_dtype(self) -> str:
+        return self.scale_dtype
+
+    @property
+    def possible_scales(self) -> tuple[str, ...]:
+        return ("f16", "bf16", "f32")
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        return {"group_size": self.group, "bits": self.bits, "mode": "affine"}
 
     @property
     def chosen_scale_dtype(self) -> str:
@@ -233,6 +248,10 @@ class Affine(Scheme):
         groups = rounded.astype(np.float64).reshape(-1, self.group)
         scale = np.ptp(groups, axis=1).max() / ((1 << self.bits) - 1)
         return f"a scale of about {scale:g} is above the largest of {self.scale_dtype}"
+
+
+#: One of each kind, with the scales that sizes are counted with.
+LISTED = tuple(Affine(bits, group, "f16") for bits in BITS for group in GROUPS)
 
 
 def unfit(group: int, shape: tuple[int, ...]) -> str | None:

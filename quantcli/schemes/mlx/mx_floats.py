@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,9 @@ class MxFloat(Scheme):
 
     mode: str
     family = "mlx"
+    kept_in = ("mlx",)
+    in_arrays = True
+    encodes_as_mlx = True
 
     @property
     def facts(self) -> Mode:
@@ -107,6 +111,10 @@ class MxFloat(Scheme):
     @property
     def rounding(self) -> float:
         return self.facts.rounding
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        return {"group_size": self.facts.group, "bits": self.facts.bits, "mode": self.mode}
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         return unfit(self.facts.group, shape)
@@ -201,6 +209,10 @@ class MxFloat(Scheme):
     def _tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The values of codes and of scale bytes."""
         return np.array(self.facts.table, np.float32), np.array(self.facts.scales, np.float32)
+
+
+#: One of each kind.
+LISTED = tuple(MxFloat(mode) for mode in MODES)
 
 
 def holds_nonfinite(codes: NDArray[np.uint8], table: tuple[float, ...]) -> bool:

@@ -12,12 +12,13 @@ Source: mlx (mx.dequantize), mlx-lm (models/switch_layers.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.arrays import Array, Device
-from quantcli.schemes.base import Codes, Grid, Parts, PartSpec, Scheme
+from quantcli.schemes.base import Codes, GlobalScale, Grid, Parts, PartSpec, Scheme
 from quantcli.schemes.hf.small_floats import NVFP4_ROUNDING
 from quantcli.schemes.mlx.mx_floats import MxFloat
 
@@ -37,6 +38,7 @@ class MxGlobal(Scheme):
 
     rows: int
     family = "mlx"
+    kept_in = ("mlx",)
 
     @property
     def name(self) -> str:
@@ -45,6 +47,14 @@ class MxGlobal(Scheme):
     @property
     def rounding(self) -> float:
         return NVFP4_ROUNDING
+
+    @property
+    def global_scale(self) -> GlobalScale:
+        return GlobalScale("global_scale", INNER, unit=float(LARGEST))
+
+    @property
+    def config_entry(self) -> dict[str, Any]:
+        return INNER.config_entry | {"global_scale": True}
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 3 or shape[1] != self.rows:

@@ -15,14 +15,13 @@ from quantcli.arrays import DTYPES, numpy_dtype
 from quantcli.checkpoint import Part, Weight
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.slabs import WORK_BYTES, cut, place, read, read_rows, rowwise
-from quantcli.recipes.base import Subject
+from quantcli.models.translate import Arranged
 from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import PartSpec, Scheme, matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf.awq import Awq
 from quantcli.schemes.hf.scaled import Scaled, Scales
 from quantcli.schemes.mlx.affine import Affine
-from quantcli.targets.base import Draft
 
 AWQ = Awq(columns=32, scales=Scales("f16", 1, 32, turned=True), symmetric=False, zeros_dtype="i32")
 SOURCES: list[Scheme] = [Dense("bf16"), Dense("f32"), Affine(4, 32, "f16"), AWQ]
@@ -51,8 +50,8 @@ def of_rows(scheme: Scheme, columns: int) -> Scheme:
     return replace(scheme, columns=columns) if isinstance(scheme, Scaled) else scheme
 
 
-def draft(weight: Weight, rows: np.ndarray | None = None) -> Draft:
-    return Draft("w", weight.shape, Subject("w", None, None, weight.shape), "f16", weight, rows)
+def arranged(weight: Weight, rows: np.ndarray | None = None) -> Arranged:
+    return Arranged(weight, rows, weight.shape)
 
 
 def whole(weight: Weight) -> dict[str, np.ndarray]:
@@ -73,7 +72,7 @@ def test_rows_are_covered_once(
 ) -> None:
     source = of_rows(source, shape[1])
     weight = stored(source, shape, folder / "x")
-    slabs = cut(draft(weight), target, route, budget)
+    slabs = cut(arranged(weight), target, route, budget)
     assert [slab.start for slab in slabs] == [0, *(slab.stop for slab in slabs[:-1])] and slabs[-1].stop == shape[0]
     layouts = [*source.layout(shape).values(), *target.layout(shape).values()]
     assert all(slab.start % spec.rows == 0 for slab in slabs for spec in layouts)
@@ -86,8 +85,8 @@ def test_rows_are_covered_once(
 def test_read_slabs_are_the_whole(folder: Path, source: Scheme, shape: tuple[int, int], budget: int) -> None:
     source = of_rows(source, shape[1])
     weight = stored(source, shape, folder / "x")
-    slabs = cut(draft(weight), Dense("f32"), Route.CAST, budget)
-    read_parts = [read(draft(weight), slab) for slab in slabs]
+    slabs = cut(arranged(weight), Dense("f32"), Route.CAST, budget)
+    read_parts = [read(arranged(weight), slab) for slab in slabs]
     assert all(rows is None for _, rows in read_parts)
     for name, part in whole(weight).items():
         axis = source.layout(shape)[name].axis
@@ -107,11 +106,11 @@ def test_permuted_rows(
     source = of_rows(source, 64)
     weight = stored(source, (count, 64), folder / "x")
     for order in (rows, rows[::-1].copy()):
-        slabs = cut(draft(weight, order), Dense("f32"), Route.CAST, budget)
+        slabs = cut(arranged(weight, order), Dense("f32"), Route.CAST, budget)
         assert [slab.start for slab in slabs] == [0, *(slab.stop for slab in slabs[:-1])] and slabs[-1].stop == count
         everything = source.decode(whole(weight))
         for slab in slabs:
-            parts, picked = read(draft(weight, order), slab)
+            parts, picked = read(arranged(weight, order), slab)
             assert picked is not None
             values = source.decode(parts)[picked]
             assert values.tobytes() == everything[order[slab.start : slab.stop]].tobytes()
@@ -120,16 +119,16 @@ def test_permuted_rows(
 def test_a_permutation_within_heads_reads_no_more_than_its_heads(folder: Path) -> None:
     rows = (np.arange(0, 1024, 16)[:, None] + np.arange(16)[::-1]).reshape(-1)
     weight = stored(Dense("bf16"), (1024, 64), folder / "x")
-    slabs = cut(draft(weight, rows), Dense("f32"), Route.CAST, 64 * (2 + WORK_BYTES) * 40)
+    slabs = cut(arranged(weight, rows), Dense("f32"), Route.CAST, 64 * (2 + WORK_BYTES) * 40)
     assert {slab.stop - slab.start for slab in slabs} == {32}
     for slab in slabs:
-        assert len(read(draft(weight, rows), slab)[0]["weight"]) == 32
+        assert len(read(arranged(weight, rows), slab)[0]["weight"]) == 32
 
 
 @given(st.sampled_from(SOURCES), shapes, st.integers(1, 100_000))
 def test_copies_are_cut_by_bytes(folder: Path, source: Scheme, shape: tuple[int, int], budget: int) -> None:
     weight = stored(source, shape, folder / "x")
-    slabs = cut(draft(weight), source, Route.COPY, budget)
+    slabs = cut(arranged(weight), source, Route.COPY, budget)
     for name, part in weight.parts.items():
         mine = [slab for slab in slabs if slab.part == name]
         assert b"".join(raw(part.read_bytes(slab.start, slab.stop)) for slab in mine) == raw(part.read())
@@ -148,14 +147,14 @@ def test_place_is_where_the_row_begins(target: Scheme, shape: tuple[int, int], r
 def test_stacks_and_vectors(folder: Path) -> None:
     """Leading axes are rows; a vector and a scalar are one slab; no rows are no slabs."""
     stack = stored(Dense("bf16"), (3, 10, 64), folder / "x")
-    slabs = cut(draft(stack), Affine(4, 32, "f16"), Route.QUANTIZE, 4000)
+    slabs = cut(arranged(stack), Affine(4, 32, "f16"), Route.QUANTIZE, 4000)
     assert sum(slab.stop - slab.start for slab in slabs) == 30 and len(slabs) > 3
-    joined = np.concatenate([read(draft(stack), slab)[0]["weight"] for slab in slabs])
+    joined = np.concatenate([read(arranged(stack), slab)[0]["weight"] for slab in slabs])
     assert raw(joined) == raw(stack.parts["weight"].read())
     for shape in ((1000,), ()):
         weight = stored(Dense("bf16"), shape, folder / "x")
-        assert [(s.start, s.stop) for s in cut(draft(weight), Dense("f32"), Route.CAST, 1)] == [(0, 1)]
-    assert cut(draft(stored(Dense("bf16"), (0, 64), folder / "x")), Dense("f32"), Route.CAST, 1) == []
+        assert [(s.start, s.stop) for s in cut(arranged(weight), Dense("f32"), Route.CAST, 1)] == [(0, 1)]
+    assert cut(arranged(stored(Dense("bf16"), (0, 64), folder / "x")), Dense("f32"), Route.CAST, 1) == []
 
 
 def test_a_part_that_no_row_cuts_is_whole(folder: Path) -> None:
@@ -166,5 +165,5 @@ def test_a_part_that_no_row_cuts_is_whole(folder: Path) -> None:
 
 def test_rowwise(folder: Path) -> None:
     """Parts may be permuted where each index of each is one row; AWQ's words hold eight."""
-    found = [rowwise(draft(stored(scheme, (8, 32), folder / "x"))) for scheme in SOURCES]
+    found = [rowwise(arranged(stored(scheme, (8, 32), folder / "x"))) for scheme in SOURCES]
     assert found == [True, True, True, False]

@@ -134,11 +134,11 @@ DENSE = {name for name in FURTHER if "w1" not in name}
 @pytest.mark.parametrize("options", [QUANTIZES["affine"], QUANTIZES["mixture"], QUANTIZES["int4"]], ids=str)
 def test_what_stays_dense_is_said_where_it_matters(model: Path, options: dict[str, Any], tmp_path: Path) -> None:
     plan = planned(model, tmp_path / "out", allow_unknown_architecture=True, **options)
-    dense = {step.name for step in plan.steps if step.scheme.name == "bf16" and len(step.draft.shape) > 1}
+    dense = {step.name for step in plan.steps if step.scheme.name == "bf16" and len(step.shape) > 1}
     assert dense - {"lm_head.weight", "model.embed_tokens.weight"} == DENSE
     said = [warning for warning in plan.warnings if "stay dense" in warning or "stays dense" in warning]
     assert len(said) == 2
-    whole = sum(int(np.prod(step.draft.shape)) for step in plan.steps)
+    whole = sum(int(np.prod(step.shape)) for step in plan.steps)
     assert any("experts that are not stacked" in w for w in plan.warnings) == ("to" not in options)
     experts, tower = sorted(said, key=lambda warning: "vision" in warning)
     assert "2 matrices stay dense" in experts and f"{100 * 2 * 4 * 64 * 64 / whole:.1f}% of all weights" in experts
@@ -172,7 +172,7 @@ def test_fused_experts_of_a_known_family(case: str, tmp_path: Path) -> None:
     plan = planned(tmp_path / "m", tmp_path / "out", **scheme)
     found = [step for step in plan.steps if ".experts." in step.name]
     (said,) = [warning for warning in plan.warnings if "stay dense" in warning]
-    share = sum(np.prod(s.draft.shape) for s in found) / sum(np.prod(s.draft.shape) for s in plan.steps)
+    share = sum(np.prod(s.shape) for s in found) / sum(np.prod(s.shape) for s in plan.steps)
     assert f"{len(found)} matrices stay dense" in said and found[0].name in said and f"{100 * share:.1f}%" in said
     assert not [w for w in planned(tmp_path / "one", tmp_path / "out", **scheme).warnings if "dense" in w]
     assert not [w for w in planned(tmp_path / "m", tmp_path / "out", to="hf").warnings if "dense" in w]

@@ -9,6 +9,7 @@ import re
 import signal
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,15 @@ class TestTheOtherProcess:
         monkeypatch.chdir(tmp_path)
         assert run(source, tmp_path / "out.gguf", check=True)["reference_readers"][0]["files"] == ["out.gguf"]
 
+    @pytest.fixture
+    def hears(self) -> Iterator[None]:
+        """As in a shell: commands that an earlier test has interrupted in this process leave signals ignored."""
+        before = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
+        yield
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    @pytest.mark.usefixtures("hears")
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_ends_with_this_one(
         self, source: Path, tmp_path: Path, instead: Callable[[str], None], number: signal.Signals
@@ -370,7 +380,7 @@ class TestTheOtherProcess:
 
         def interrupt() -> None:
             while not pid_file.exists():
-                pass
+                time.sleep(0.01)
             os.kill(os.getpid(), number)
 
         thread = threading.Thread(target=interrupt, daemon=True)

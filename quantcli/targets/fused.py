@@ -7,11 +7,8 @@ Source: llm-compressor (update_fused_layer_weight_global_scales), vLLM.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from quantcli.convert.planning.routes import Route
-from quantcli.convert.planning.steps import Step
-from quantcli.schemes.hf.small_floats import SmallFloat
+from quantcli.targets.base import PlannedT
 
 #: The last names of modules.
 FUSED = (
@@ -22,18 +19,13 @@ FUSED = (
 )
 
 
-def together(steps: Sequence[Step]) -> list[Step]:
+def together(steps: Sequence[PlannedT]) -> list[PlannedT]:
     """The steps, each with those whose global scale it shares."""
-    by_name = {step.name: step for step in steps if _has_global(step)}
-    return [replace(step, fused=_others(step.name, by_name)) if step.name in by_name else step for step in steps]
+    by_name = {step.name: step for step in steps if step.is_encoded and step.scheme.shares_global}
+    return [step.sharing(_others(step.name, by_name)) if step.name in by_name else step for step in steps]
 
 
-def _has_global(step: Step) -> bool:
-    is_encoded = step.route in (Route.QUANTIZE, Route.REQUANTIZE)
-    return is_encoded and isinstance(step.scheme, SmallFloat) and step.scheme.looks
-
-
-def _others(name: str, steps: dict[str, Step]) -> tuple[Step, ...]:
+def _others(name: str, steps: dict[str, PlannedT]) -> tuple[PlannedT, ...]:
     place, _, last = name.removesuffix(".weight").rpartition(".")
     group = next((names for names in FUSED if last in names), ())
     found = (steps.get(f"{place}.{other}.weight") for other in group if other != last)

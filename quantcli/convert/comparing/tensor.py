@@ -1,0 +1,105 @@
+"""A tensor of one of two checkpoints that are compared, under the name that both sides share.
+
+Its values are rows of a stored weight, or, of what only GGUF stores, follow from the settings of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.arrays import DTYPES, Array
+from quantcli.convert.planning.routes import Route
+from quantcli.convert.planning.slabs import Slab, cut, read
+from quantcli.models.translate import Arranged
+from quantcli.recipes.base import Subject
+from quantcli.schemes.base import Scheme
+from quantcli.schemes.dense import Dense
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Rows of a stored weight. subject: what patterns see of it."""
+
+    name: str
+    subject: Subject
+    source: Arranged
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def scheme(self) -> Scheme:
+        return self.source.weight.scheme
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word."""
+        return self.scheme.name
+
+    @property
+    def stored_name(self) -> str:
+        """The name that it has in its checkpoint."""
+        return self.source.weight.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are stored."""
+        return self.source.weight.nbytes
+
+    @property
+    def is_permuted(self) -> bool:
+        """Whether its rows are stored in another order."""
+        return self.source.rows is not None
+
+    @property
+    def decodes(self) -> bool:
+        """Whether its values can be had."""
+        if isinstance(self.scheme, Dense):
+            return DTYPES[self.scheme.dtype].numpy is not None and self.scheme.dtype != "c64"
+        return self.scheme.undecoded is None
+
+    def slabs(self, other: Scheme, budget: int) -> list[Slab]:
+        """Ranges of rows that suit its layout and that of the other side."""
+        return cut(self.source, other, Route.REQUANTIZE, budget)
+
+    def decoded(self, slab: Slab) -> Array:
+        """(rows, columns) of a slab; what float32 cannot hold stays in its own dtype."""
+        parts, rows = read(self.source, slab)
+        exact = isinstance(self.scheme, Dense) and self.scheme.dtype not in ("f32", "f16", "bf16")
+        values: Array = parts["weight"] if exact else self.scheme.decode(parts)
+        return values if rows is None else values[rows]
+
+
+@dataclass(frozen=True)
+class ComputedTensor:
+    """Float32 values that follow from the settings, one row of them."""
+
+    name: str
+    subject: Subject
+    values: NDArray[np.float32]
+    scheme = Dense("f32")
+    kind = "computed"
+    nbytes = 0
+    is_permuted = False
+    decodes = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def stored_name(self) -> str:
+        return self.name
+
+    def slabs(self, other: Scheme, budget: int) -> list[Slab]:
+        return [Slab(0, 1)]
+
+    def decoded(self, slab: Slab) -> Array:
+        return self.values.reshape(1, -1)
+
+
+Tensor = StoredTensor | ComputedTensor
