@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from quantcli.arrays import DENSE_DTYPES
 from quantcli.containers.ggml_types import BY_NAME
 from quantcli.containers.gguf_values import ArrayValue, Value
 from quantcli.errors import BadInput, NotPossible, WrongUsage
@@ -175,7 +176,7 @@ def test_file_type_of_a_kept_mixture() -> None:
 
 
 def test_tables_name_ggml_types_only() -> None:
-    known = set(names.GGML + names.DENSE)
+    known = set(names.GGML + DENSE_DTYPES)
     assert {ftype.base for ftype in llama_cpp.FTYPES.values()} <= known
     assert {rule.type for rule in llama_cpp_mixture.MIXTURE} <= known | {llama_cpp_mixture.BASE}
     assert {name for rule in llama_cpp_mixture.MIXTURE for name in rule.ftypes.split()} <= set(llama_cpp.FTYPES)

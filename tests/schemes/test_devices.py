@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from quantcli.arrays import Device, numpy_dtype
-from quantcli.convert.inspecting.catalogue import _schemes
+from quantcli.convert.inspecting.catalogue import SHAPE
 from quantcli.schemes.base import Parts, PartSpec, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.ggml.global_scale import NVFP4, WithGlobal
 from quantcli.schemes.hf.gpt_oss import GptOss
+from quantcli.schemes.listed import listed
 from quantcli.schemes.mlx.mx_global import MxGlobal
 
 SHAPES = ((128, 1024), (1024, 1024), (1, 128, 1024), (1, 1024, 1024))
-SCHEMES = (*_schemes(), MxGlobal(128), WithGlobal(NVFP4), WithGlobal(TYPES["q8_0"]), WithGlobal(Dense("f16")))
+SCHEMES = (*listed(SHAPE), MxGlobal(128), WithGlobal(NVFP4), WithGlobal(TYPES["q8_0"]), WithGlobal(Dense("f16")))
 
 
 def said(scheme: Scheme) -> str:
@@ -73,10 +74,10 @@ def test_arrays_are_made_where_a_scheme_says_so(scheme: Scheme, made_arrays: lis
 
 
 def test_families() -> None:
-    told = {(s.family, s.in_arrays, s.encodes_as_mlx) for s in _schemes()} | {
+    told = {(s.family, s.in_arrays, s.encodes_as_mlx) for s in listed(SHAPE)} | {
         (s.family, s.in_arrays, s.encodes_as_mlx) for s in (GptOss(), MxGlobal(8))
     }
-    others = {s.family for s in _schemes()} - {"mlx", "ggml", "gpt-oss"}
+    others = {s.family for s in listed(SHAPE)} - {"mlx", "ggml", "gpt-oss"}
     assert told == {
         ("mlx", True, True), ("mlx", False, False), ("ggml", True, False), ("gpt-oss", True, False),
         *((family, False, False) for family in others),

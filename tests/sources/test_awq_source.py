@@ -101,7 +101,7 @@ def test_signed_and_unsigned_words_are_the_same(words: Any, zeros: Any, tmp_path
 def test_dtypes_of_scales(dtype: Any, name: str, tmp_path: Path) -> None:
     found = opened(tmp_path, module(dtype=dtype))
     weight = found.weights["m.q.weight"]
-    assert (scheme(weight).scale_dtype, scheme(weight).grid().scale_dtype, found.warnings) == (name, name, ())
+    assert (scheme(weight).scales_dtype, scheme(weight).grid().scale_dtype, found.warnings) == (name, name, ())
     assert np.isfinite(scheme(weight).decode(stored(weight))).all()
 
 
@@ -120,7 +120,7 @@ def test_mixed_dtypes_of_scales_unify_upward(dtypes: tuple[Any, ...], common: st
     tensors = {name: a for i, dtype in enumerate(dtypes) for name, a in module(f"m.{i}", dtype).items()}
     found = opened(tmp_path, tensors)
     assert {scheme(w).grid().scale_dtype for w in found.weights.values()} == {common}
-    assert len({scheme(w).scale_dtype for w in found.weights.values()}) == len(dtypes)
+    assert len({scheme(w).scales_dtype for w in found.weights.values()}) == len(dtypes)
     assert len(found.warnings) == 1 and found.warnings[0].endswith(f"taken together they are {common}.")
 
 

@@ -13,20 +13,21 @@ from typer.testing import CliRunner
 
 from quantcli.arrays import Device
 from quantcli.cli.app import app
-from quantcli.convert.inspecting.catalogue import _schemes
+from quantcli.convert.inspecting.catalogue import SHAPE
 from quantcli.convert.planning.devices import CHOICES, ON_CPU, available
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.steps import WeightStep
 from quantcli.errors import Surroundings
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
+from quantcli.schemes.listed import listed
 from quantcli.schemes.mlx.mx_global import MxGlobal
 from tests.builders import tiny_awq, tiny_llama
 from tests.conversions import planned
 from tests.runs import simulate_gpu
 
 CPU, GPU = Device.CPU, Device.MLX
-SCHEMES = (*_schemes(), MxGlobal(8))
+SCHEMES = (*listed(SHAPE), MxGlobal(8))
 
 #: --device -> the families that a GPU encodes, and those that it decodes; all that is written of them.
 PROMISED: dict[str, tuple[set[str], set[str]]] = {
