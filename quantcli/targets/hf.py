@@ -15,7 +15,7 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
 from quantcli.recipes.quantizers import STORAGE_WORDS
-from quantcli.schemes import hf as hugging_face
+from quantcli.schemes import hf
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.sources.stated import in_config, replaced
@@ -68,7 +68,7 @@ class HfTarget:
         return [_draft(one, model, settings, made) for one in named], left, warnings
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
-        return dense_scheme(name) or hugging_face.named(name, scale_dtype, shape)
+        return dense_scheme(name) or hf.named(name, scale_dtype, shape)
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
         return []
