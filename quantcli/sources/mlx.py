@@ -17,8 +17,8 @@ from quantcli.recipes.quantizers import is_auto_round_mlx, is_ours
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
+from quantcli.schemes.mlx.global_scale import MxGlobal
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
-from quantcli.schemes.mlx.mx_global import MxGlobal
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import CONFIG, Folder, Tensors
 from quantcli.sources.hf import check_unquantized, dense

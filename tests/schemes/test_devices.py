@@ -16,7 +16,7 @@ from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.ggml.global_scale import NVFP4, WithGlobal
 from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.schemes.listed import listed
-from quantcli.schemes.mlx.mx_global import MxGlobal
+from quantcli.schemes.mlx.global_scale import MxGlobal
 
 SHAPES = ((128, 1024), (1024, 1024), (1, 128, 1024), (1, 1024, 1024))
 SCHEMES = (*listed(SHAPE), MxGlobal(128), WithGlobal(NVFP4), WithGlobal(TYPES["q8_0"]), WithGlobal(Dense("f16")))

@@ -10,7 +10,7 @@ from quantcli.schemes.ggml.floats import GgmlFloat
 from quantcli.schemes.ggml.global_scale import WithGlobal
 from quantcli.schemes.hf import bnb4
 from quantcli.schemes.listed import listed
-from quantcli.schemes.mlx.mx_global import MxGlobal
+from quantcli.schemes.mlx.global_scale import MxGlobal
 from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 

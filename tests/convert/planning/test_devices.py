@@ -21,7 +21,7 @@ from quantcli.errors import Surroundings
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.listed import listed
-from quantcli.schemes.mlx.mx_global import MxGlobal
+from quantcli.schemes.mlx.global_scale import MxGlobal
 from tests.builders import tiny_awq, tiny_llama
 from tests.conversions import planned
 from tests.runs import simulate_gpu
