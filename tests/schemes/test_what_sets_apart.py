@@ -10,7 +10,7 @@ from quantcli.schemes.ggml.floats import GgmlFloat
 from quantcli.schemes.ggml.global_scale import WithGlobal
 from quantcli.schemes.hf import bnb4
 from quantcli.schemes.listed import listed
-from quantcli.schemes.mlx.global_scale import MxGlobal
+from quantcli.schemes.mlx.global_scale import Nvfp4Experts
 from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 
@@ -139,7 +139,7 @@ def test_parts_are_called_as_readers_of_the_folder_call_them(to: str, name: str,
 
 
 def test_a_global_scale_has_its_part_and_the_scheme_without_it() -> None:
-    nvfp4, found = TARGETS["hf"]().scheme("nvfp4", "bf16", SHAPE), MxGlobal(128).global_scale
+    nvfp4, found = TARGETS["hf"]().scheme("nvfp4", "bf16", SHAPE), Nvfp4Experts(128).global_scale
     assert nvfp4 is not None and nvfp4.global_scale is not None
     assert (nvfp4.global_scale.part, nvfp4.global_scale.divides, nvfp4.global_scale.unit) == ("global", True, 1)
     assert "global" not in nvfp4.global_scale.without.layout(SHAPE)
