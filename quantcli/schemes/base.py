@@ -297,8 +297,8 @@ class Scheme(Facts):
         return None if grid is None else grid.group
 
     @property
-    def shared(self) -> int | None:
-        """Values that share a scale, whatever the weight's shape; None where all of a row do, or none."""
+    def fixed_group(self) -> int | None:
+        """Values that share a scale, whatever the weight's shape; None for rows, whole weights, and without scales."""
         return self.group_size
 
     @property

@@ -65,7 +65,7 @@ def _entry(scheme: Scheme) -> Entry:
         scales,
         bool(scales) and len(scheme.layout(SHAPE)) > 1,
         _zero_point(scheme),
-        scheme.shared,
+        scheme.fixed_group,
         scheme.stored_block,
         scheme in [ggml_scheme(name) for name in demanding()],
         tuple(label for label in TARGETS if _holds(label, scheme)),
