@@ -49,13 +49,14 @@ def test_every_name_is_a_scheme() -> None:
         (lambda scheme: scheme.is_ungrouped, set()),
         (lambda scheme: scheme.can_be_chosen, {("hf", name) for name in NAMES["hf"] - DENSE}),
         (lambda scheme: scheme.shares_global, {("hf", "nvfp4")}),
+        (lambda scheme: scheme.rounds_inputs, {("gguf", "nvfp4")}),
         (lambda scheme: not scheme.loads_experts, {("hf", name) for name in BNB | STACKED}),
         (lambda scheme: scheme.stored_block, {("gguf", name) for name in TYPES}),
         (lambda scheme: scheme.adds_biases or scheme.unreadable or scheme.unknown_type, set()),
     ],
     ids=[
         "is_master", "is_elementwise", "has_own_state", "takes_importance", "chosen_scale_dtype", "copied", "grouped",
-        "can_be_chosen", "shares_global", "loads_experts", "stored_block", "none",
+        "can_be_chosen", "shares_global", "rounds_inputs", "loads_experts", "stored_block", "none",
     ],
 )  # fmt: skip
 def test_a_property_differs_from_its_default_in_these_schemes(

@@ -41,19 +41,23 @@ DOUBLES = tuple(2 * value or 0.0 for value in E2M1)
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """`halves`: of the value of each scale byte, of which `positive` from 0 on are finite, not negative, ascending."""
+    """`halves`: of the value of each scale byte, of which `positive` from 0 on are finite, not negative, ascending.
+
+    rounds_inputs: as of `Scheme`.
+    """
 
     group: int
     halves: tuple[float, ...]
     scale_dtype: str
     positive: int
     rounding: float
+    rounds_inputs: bool = False
 
 
 #: `rounding`: relative RMSE of encoding 4M values of a Gaussian.
 FORMATS = {
     "mxfp4": FloatFormat(32, tuple(2.0 ** (byte - 128) for byte in range(256)), "f8_e8m0", 255, 0.115),
-    "nvfp4": FloatFormat(16, tuple(value / 2 for value in UE4M3), "f8_e4m3", 127, 0.0951),
+    "nvfp4": FloatFormat(16, tuple(value / 2 for value in UE4M3), "f8_e4m3", 127, 0.0951, rounds_inputs=True),
 }
 
 
@@ -80,6 +84,10 @@ class GgmlFloat(Ggml):
     @property
     def facts(self) -> FloatFormat:
         return FORMATS[self.type]
+
+    @property
+    def rounds_inputs(self) -> bool:
+        return self.facts.rounds_inputs
 
     @property
     def values_dtype(self) -> str:
