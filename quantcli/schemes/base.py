@@ -33,7 +33,7 @@ SEARCHES = ("ggml", "best")
 #: Significant bits of a float dtype.
 SIGNIFICANT_BITS = {"f32": 24, "f16": 11, "bf16": 8}
 
-#: Values that `Error.between` looks at in one piece.
+#: Values that are compared in one piece: a few float64 copies of them stay in a core's cache.
 MEASURED_AT_ONCE = 1 << 15
 
 
