@@ -360,8 +360,8 @@ class Scheme(Facts):
     def as_stored(self, codes: Codes) -> Codes:
         """`adapted` codes with the scales and biases that `pack` stores for them, in this scheme's groups.
 
-        Where it is no more than `pack` and `codes`, it looks at scales and biases alone, so that `codes` may have no
-        columns. Raises `DoesNotFit` as `pack` does.
+        A scheme that has a `may_fit` of its own has an `as_stored` of its own too, which looks at scales and biases
+        alone: planning asks it with codes that have no columns. Raises `DoesNotFit` as `pack` does.
         """
         return self.codes(self.pack(codes))
 
