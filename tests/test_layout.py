@@ -26,6 +26,7 @@ ORDER = (
     "kernels",
     "containers",
     "arrays",
+    "dtypes",
     "errors",
 )
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantcli.arrays import DENSE_DTYPES
 from quantcli.cli.options import (
     Json,
     MaxMemory,
@@ -24,6 +23,7 @@ from quantcli.cli.options import (
     thread_count,
 )  # fmt: skip
 from quantcli.cli.output import Column, Output, size
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import WrongUsage
 
 if TYPE_CHECKING:
