@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -43,19 +44,31 @@ def contents(name: str, dtype: str, shape: list[int]) -> bytes:
     return words.astype("<u2").tobytes() if dtype == "BF16" else (words.astype("<u4") << 16).astype("<u4").tobytes()
 
 
-def write_model(folder: Path, case: str, tensors: dict[str, list[Any]]) -> None:
+def write_tensors(folder: Path, tensors: Mapping[str, list[Any]], files: int = 1) -> None:
+    """The weights of a model (name -> dtype, shape), in one file or in several with their index."""
+    names, size = list(tensors), -(-len(tensors) // files)
+    numbered = [f"model-{i + 1:05}-of-{files:05}.safetensors" for i in range(files)]
+    placed = {name: numbered[i // size] if files > 1 else "model.safetensors" for i, name in enumerate(names)}
+    for file_name in dict.fromkeys(placed.values()):
+        held = {name: tensors[name] for name in names if placed[name] == file_name}
+        specs = {name: (DTYPES[dtype], tuple(shape)) for name, (dtype, shape) in held.items()}
+        header, offsets = safetensors.layout(specs, {"format": "pt"})
+        with open(folder / file_name, "wb") as file:
+            file.write(header)
+            for name, (dtype, shape) in held.items():
+                file.seek(offsets[name])
+                file.write(contents(name, dtype, shape))
+    if files > 1:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+
+
+def write_model(folder: Path, case: str, tensors: Mapping[str, list[Any]], files: int = 1) -> None:
     """config.json and weights of a case."""
     folder.mkdir()
     for name in ("config.json", "generation_config.json"):
         if (DATA / "arch" / case / name).is_file():
             shutil.copy(DATA / "arch" / case / name, folder)
-    specs = {name: (DTYPES[dtype], tuple(shape)) for name, (dtype, shape) in tensors.items()}
-    header, offsets = safetensors.layout(specs, {"format": "pt"})
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(header)
-        for name, (dtype, shape) in tensors.items():
-            file.seek(offsets[name])
-            file.write(contents(name, dtype, shape))
+    write_tensors(folder, tensors, files)
 
 
 def reference(case: str) -> dict[str, Any]:
@@ -79,7 +92,8 @@ def hashes(path: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A case's folder, named like it."""
     case = str(request.param)
-    write_model(tmp_path / case, case, reference(case)["source"])
+    golden = reference(case)
+    write_model(tmp_path / case, case, golden["source"], golden.get("files", 1))
     kind = json.loads((DATA / "arch" / case / "reference.json").read_text())["tokenizer"]
     for file in (DATA / "tokenizers" / "kinds" / kind).glob("*.json"):
         shutil.copy(file, tmp_path / case)
