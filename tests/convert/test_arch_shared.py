@@ -20,7 +20,7 @@ from quantcli.containers.gguf_values import ArrayValue
 from quantcli.models import find
 from quantcli.sources.detect import open_source
 from tests.conversions import Stored, converted, stored
-from tests.convert.test_golden_arch import hashes
+from tests.convert.test_golden_arch import hashes, of_text
 from tests.targets.test_gguf_metadata import compare, json_hash
 
 #: Found when tests are collected; where there is no shared folder, the tests are skipped for want of cases.
@@ -38,8 +38,6 @@ OTHERWISE = {
 }
 #: The parts of a model beside its text model: GGUF has them in a file of their own, folders keep them as they are.
 TOWERS = re.compile(r"^(model\.)?(vision_tower|visual|vision_model|audio_tower|multi_modal_projector|connector)\.")
-#: What names of the text model begin with in a source, and `model.` in the folder that comes back of GGUF.
-TEXT = re.compile(r"^(model\.language_model|language_model\.model|model\.text_model)\.")
 #: Tensor of a case -> its largest error in the folder that comes back of GGUF, where the converter itself loses bits.
 INEXACT: dict[str, dict[str, float]] = {}
 
@@ -125,11 +123,6 @@ def dropped(case: Path, names: Iterable[str]) -> set[str]:
     path = case / "transforms.json"
     known = json.loads(path.read_text())["gguf_dropped_sources"] if path.is_file() else ()
     return {name for name in names if name in known or TOWERS.match(name)}
-
-
-def of_text(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The tensors under the names of a model without towers."""
-    return {TEXT.sub("model.", name).removeprefix("language_model."): one for name, one in tensors.items()}
 
 
 def towers(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
