@@ -23,20 +23,25 @@ Config = dict[str, Any]
 Tensors = dict[str, list[Any]]
 
 KINDS = Path(__file__).resolve().parent.parent / "data" / "tokenizers" / "kinds"
+#: Tokenizers of reference data that tests/data does without, and one that the converter takes as well.
+STANDS_FOR = {"bpe-qwen35": "bpe-qwen2", "bpe-tekken-img": "bpe-tekken", "bpe-solar": "bpe-glm4"}
 BEFORE_5 = "4.51.3"
 NESTED = ("text_config", "vision_config", "audio_config")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model without values. configs: file name -> settings; files: how many files its tensors stand in."""
+    """A model without values. configs: file name -> settings; files: how many files its tensors stand in.
+
+    converter: options of converter.py.
+    """
 
     tokenizer: Path
     pre: str
     configs: Mapping[str, Config]
     tensors: Tensors
-    files: int = 1
-    converter: Mapping[str, Any] | None = None
+    files: int
+    converter: Mapping[str, Any]
 
 
 def from_table(case: Case) -> Checkpoint:
@@ -51,27 +56,35 @@ def from_table(case: Case) -> Checkpoint:
         saved = config = {**{key: one for key, one in ids.items() if one is not None}, **case.config}
         shapes = {}
     configs = {"config.json": config, "generation_config.json": generation(ids, case)}
-    configs |= {"config-v5.json": saved} if saved != config else {}
+    if saved != config and saved["model_type"] == config["model_type"]:
+        configs["config-v5.json"] = saved
     return Checkpoint(tokenizer, case.pre, configs, tensors_of(case, shapes), case.files, case.converter)
 
 
 def from_folder(folder: Path) -> Checkpoint:
-    """The checkpoint of a folder of reference data: its settings and the header of its tensors, not their values."""
-    case = json.loads((folder / "case.json").read_text())
+    """The checkpoint of a case of tests/data/arch, or of a folder of reference data: never values, which names give."""
     configs = {
         name: json.loads((folder / name).read_text())
         for name in ("config.json", "config-v5.json", "generation_config.json")
         if (folder / name).is_file()
     }
-    with open(folder / "model.safetensors", "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    tensors = {name: [one["dtype"], one["shape"]] for name, one in header.items() if name != "__metadata__"}
-    told = case["llama_cpp"]
-    options = {name: True for name in told.get("patched") or ()} | {"raw": "RAW_CONFIG" in told.get("note", "")}
-    kind = case["tokenizer"]
-    places = (KINDS / kind, folder.parent / "_tokenizers" / kind)
-    tokenizer = next(place for place in places if place.is_dir())
-    return Checkpoint(tokenizer, case["tokenizer_pre"], configs, dict(sorted(tensors.items())), converter=options)
+    if (folder / "tensors.json").is_file():
+        told, stated = (json.loads((folder / name).read_text()) for name in ("reference.json", "tensors.json"))
+        options, files, tensors = told.get("converter", {}), stated.get("files", 1), stated["source"]
+    else:
+        told, files, tensors = json.loads((folder / "case.json").read_text()), 1, header(folder / "model.safetensors")
+        said = told["llama_cpp"]
+        options = dict.fromkeys(said.get("patched") or (), True)
+        options |= {"raw": True} if "RAW_CONFIG" in said.get("note", "") else {}
+    tokenizer = KINDS / STANDS_FOR.get(told["tokenizer"], told["tokenizer"])
+    return Checkpoint(tokenizer, told["tokenizer_pre"], configs, tensors, files, options)
+
+
+def header(file: Path) -> Tensors:
+    """The tensors that a safetensors file holds."""
+    with open(file, "rb") as opened:
+        found = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return {name: [one["dtype"], one["shape"]] for name, one in sorted(found.items()) if name != "__metadata__"}
 
 
 def special_ids(tokenizer: Path) -> dict[str, int | None]:

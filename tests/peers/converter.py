@@ -7,7 +7,8 @@ config.json is read as it stands, as the converter does where transformers canno
 that is written; then {name: {"computed", "read"}} is printed, where read are the places in the safetensors files,
 [file name, offset], whose bytes went into it. plain_tokenizer: tokenizer.json is loaded whatever config.json says, for
 model types that transformers does not have. add_bos: the tokenizer is taken for one that starts texts with BOS. no_mtp:
-layers for multi-token prediction are left out.
+layers for multi-token prediction are left out. gpt2_vocab: the vocabulary is taken from tokenizer.json, for models
+whose own tokenizer's code would be asked.
 
 A process of its own, since this gguf-py is another than the one that the other tests of peers import.
 """
@@ -58,7 +59,13 @@ def main(source: Path, folders: Path) -> None:
             raise RuntimeError("config.json is read as it stands")
 
     def convert(
-        folder: Path, pre: str, raw: bool, write: str | None = None, no_mtp: bool = False, **tokenizer: bool
+        folder: Path,
+        pre: str,
+        raw: bool,
+        write: str | None = None,
+        no_mtp: bool = False,
+        gpt2_vocab: bool = False,
+        **tokenizer: bool,
     ) -> dict[str, Any]:
         base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
         base.AutoConfig = Raw if raw else reader
@@ -67,6 +74,8 @@ def main(source: Path, folders: Path) -> None:
             kind = conversion.get_model_class(base.get_model_architecture(config, base.ModelType.TEXT))
             kind.no_mtp = no_mtp
             model = kind(folder, gguf.LlamaFileType.MOSTLY_BF16, Path(write or folder / "never-written.gguf"))
+            if gpt2_vocab:
+                model.set_vocab = model._set_vocab_gpt2
             if write:
                 return written(model)
             computed = {name: numbers(tensor) for name, tensor in model.generate_extra_tensors()}

@@ -1,9 +1,12 @@
 """Writes cases of tests/data/arch: a tiny model of a family, and what llama.cpp's converter makes of it.
 
     python -m tests.peers.make_arch NAME ...                a row of the table in tests/peers/arch_cases.py
-    python -m tests.peers.make_arch FOLDER ...              a folder of reference data, ../shared/fixtures/arch2/NAME
+    python -m tests.peers.make_arch FOLDER ...              a folder of reference data, ../shared/fixtures/arch2/NAME,
+                                                            or a case as it stands: tests/data/arch/NAME
     python -m tests.peers.make_arch --into /tmp/cases ...   another place than tests/data/arch
     python -m tests.peers.make_arch --check NAME ...        write nothing, and say what a written case would change
+    python -m tests.peers.make_arch --no-mtp FOLDER ...     as convert_hf_to_gguf.py --no-mtp, which a model needs whose
+                                                            layers for multi-token prediction are not there
 
 Run from the top of the checkout with .venv-peers (transformers 5.23.0, and in build/peers the source package of
 llama-cpp-python 0.3.36, which `make peers` fetches), or `make arch-cases CASES="NAME ..."`. A row needs a class in
@@ -13,7 +16,8 @@ A case is a folder with
     config.json, generation_config.json   as published
     config-v5.json                        as transformers 5 saves it, where that differs
     config-minimal.json                   without what the class in transformers assumes anyway, where that differs
-    reference.json                        tokenizer, pre-tokenizer; the file's metadata (but the vocabulary's arrays),
+    reference.json                        tokenizer, pre-tokenizer, options of converter.py that the model needs;
+                                          the file's metadata (but the vocabulary's arrays),
                                           types and shapes of its tensors, values of those that the converter computes
     tensors.json                          source: name -> dtype, shape; files: how many hold them, where not one;
                                           dropped: those that the converter does not read; gguf: name -> type, shape,
@@ -31,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +72,7 @@ def convert(root: Path, checkpoints: Mapping[str, Checkpoint]) -> dict[str, dict
     for name, one in checkpoints.items():
         write_checkpoint(root / name / name, one)
         jobs[name] = {"folder": str(root / name / name), "pre": one.pre, "write": str(root / f"{name}.gguf")}
-        jobs[name] |= {"raw": False, **(one.converter or {})}
+        jobs[name] |= {"raw": False, **one.converter}
     (root / "jobs.json").write_text(json.dumps(jobs))
     worker = Path(__file__).with_name("converter.py")
     source = llama_cpp_source(root / "source")
@@ -126,6 +131,7 @@ def files_of(checkpoint: Checkpoint, folder: Path, path: Path, said: Mapping[str
     reference = {
         "tokenizer": checkpoint.tokenizer.name,
         "tokenizer_pre": checkpoint.pre,
+        **({"converter": dict(checkpoint.converter)} if checkpoint.converter else {}),
         "metadata": {key: one for key, one in metadata(file).items() if key not in VOCABULARY},
         "tensors": {name: one[:2] for name, one in made.items()},
         "values": said["computed"],
@@ -139,12 +145,21 @@ def files_of(checkpoint: Checkpoint, folder: Path, path: Path, said: Mapping[str
     return {**texts, "reference.json": "\n".join(lines(reference, " ")), "tensors.json": "\n".join(lines(stated, ""))}
 
 
+def made(root: Path, checkpoints: Mapping[str, Checkpoint]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The name of each case, and its files; "error" where the converter refuses the model."""
+    for name, said in convert(root, checkpoints).items():
+        if "error" in said:
+            yield name, {"error": said["error"]}
+        else:
+            yield name, files_of(checkpoints[name], root / name / name, root / f"{name}.gguf", said)
+
+
 def lines(value: Mapping[str, Any], indent: str) -> Iterator[str]:
     """JSON with a line for each entry of the objects in an object."""
     yield "{"
     for i, (key, one) in enumerate(value.items()):
         comma = "," if i + 1 < len(value) else ""
-        if isinstance(one, dict) and key != "values":
+        if isinstance(one, dict) and key not in ("converter", "values"):
             yield f"{indent}{json.dumps(key)}: {{"
             entries = [f"{2 * indent}{json.dumps(name)}: {json.dumps(entry)}" for name, entry in one.items()]
             yield ",\n".join(entries)
@@ -181,16 +196,20 @@ def main() -> None:
     parser.add_argument("cases", nargs="+")
     parser.add_argument("--into", type=Path, default=DATA / "arch")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--no-mtp", action="store_true")
     asked = parser.parse_args()
     checkpoints = {
         Path(one).name: from_folder(Path(one)) if Path(one).is_dir() else from_table(CASES[one]) for one in asked.cases
     }
+    if asked.no_mtp:
+        checkpoints = {
+            name: replace(one, converter={**one.converter, "no_mtp": True}) for name, one in checkpoints.items()
+        }
     with tempfile.TemporaryDirectory() as root:
-        for name, said in convert(Path(root), checkpoints).items():
-            if "error" in said:
-                print(f"{name}: {said['error']}", file=sys.stderr)
+        for name, texts in made(Path(root), checkpoints):
+            if "error" in texts:
+                print(f"{name}: {texts['error']}", file=sys.stderr)
                 continue
-            texts = files_of(checkpoints[name], Path(root) / name / name, Path(root) / f"{name}.gguf", said)
             for text in differences(asked.into / name, texts):
                 print(f"{name}/{text}")
             if not asked.check:
