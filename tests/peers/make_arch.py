@@ -214,6 +214,8 @@ def main() -> None:
                 print(f"{name}/{text}")
             if not asked.check:
                 (asked.into / name).mkdir(parents=True, exist_ok=True)
+                for old in (asked.into / name).glob("*.json"):
+                    old.unlink()
                 for file, text in texts.items():
                     (asked.into / name / file).write_text(text)
 
