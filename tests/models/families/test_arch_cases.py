@@ -16,6 +16,7 @@ import pytest
 
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import (
+    FAMILIES,
     Architecture,
     Hyperparameters,
     by_gguf,
@@ -53,7 +54,9 @@ UNSAID = {
 
 
 def config_of(case: str, spelling: str = "config.json") -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((DATA / case / spelling).read_text())
+    """A case's settings in a spelling, or in that of config.json where it is said in no other."""
+    path = DATA / case / spelling
+    config: dict[str, Any] = json.loads((path if path.is_file() else path.with_name("config.json")).read_text())
     return config
 
 
@@ -91,6 +94,13 @@ def rebuilt(case: str) -> dict[str, Any]:
     metadata = {key: value for key, (_, value) in stored["metadata"].items()}
     shapes = {name: tuple(shape) for name, (_, shape) in stored["tensors"].items()}
     return config_from_gguf(metadata, shapes, stored["values"].__getitem__, "bf16")
+
+
+def test_every_table_has_a_case_with_tensors() -> None:
+    """tests/peers/make_arch.py writes one."""
+    with_tensors = [case for case in CASES if (DATA / case / "tensors.json").is_file()]
+    have = {family(config_of(case)).name for case in with_tensors}
+    assert sorted({table.name for table in FAMILIES} - have) == []
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

@@ -1,0 +1,328 @@
+"""The models that make_arch.py makes for tests/data/arch: one row each, a tiny model of a family or a variant of one.
+
+A row says how transformers builds the model and how published checkpoints of the family differ from what transformers
+5 saves: in keys of config.json, in names of tensors, in tensors that transformers does not know (layers for
+multi-token prediction). Where transformers has no class, the row lists all tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One checkpoint.
+
+    tokenizer: a folder of tests/data/tokenizers/kinds; pre: the pre-tokenizer that the converter is told. config:
+    `model_type` and the arguments of its configuration in transformers, as transformers 5 spells them; without a class
+    (built is False) config.json itself. cls: the class in transformers where AutoModelForCausalLM has none.
+
+    further: keys of config.json that transformers does not save, a dot leads into a nested object; without: those that
+    it saves and published files lack. modern: published in transformers 5's spelling. copies: (prefix, prefix): tensors
+    that stand there again under another name. tensors: further ones, `{0..3}` stands for numbers. renamed: (regular
+    expression, replacement), in turn. left_out: regular expressions of tensors that are not stored. f32: of those that
+    are F32, all others are BF16. files: how many files the tensors stand in. generation: generation_config.json's
+    sampling. converter: options of converter.py.
+    """
+
+    tokenizer: str
+    pre: str
+    config: Settings
+    cls: str | None = None
+    built: bool = True
+    further: Settings = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    modern: bool = False
+    copies: tuple[tuple[str, str], ...] = ()
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    renamed: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
+    f32: tuple[str, ...] = (r"e_score_correction_bias$", r"expert_bias$")
+    files: int = 1
+    generation: Settings = field(default_factory=dict)
+    converter: Settings = field(default_factory=dict)
+
+    def like(self, config: Settings | None = None, **changed: Any) -> Case:
+        """A variant: other settings of config, other fields."""
+        return replace(self, config={**self.config, **(config or {})}, **changed)
+
+
+def rope(theta: float, kind: str = "default", **further: Any) -> Settings:
+    """`rope_parameters` of transformers 5."""
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": theta, **further}}
+
+
+TINY = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 4096, "vocab_size": 384,
+}  # fmt: skip
+
+QWEN2 = Case(
+    "bpe-qwen2", "qwen2",
+    {
+        **TINY, **rope(1e6), "model_type": "qwen2", "hidden_size": 256, "intermediate_size": 256, "vocab_size": 416,
+        "tie_word_embeddings": True, "max_window_layers": 2,
+    },
+    generation={"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05},
+)  # fmt: skip
+
+#: What a layer for multi-token prediction has in addition to the last layer's tensors; its number is 3.
+JOINED = {
+    "model.layers.3.eh_proj.weight": (64, 128), "model.layers.3.enorm.weight": (64,),
+    "model.layers.3.hnorm.weight": (64,),
+}  # fmt: skip
+PREDICTION = {
+    **JOINED, "model.layers.3.embed_tokens.weight": (384, 64),
+    "model.layers.3.shared_head.head.weight": (384, 64), "model.layers.3.shared_head.norm.weight": (64,),
+}  # fmt: skip
+LATENT = {
+    "num_key_value_heads": 4, "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 48,
+    "q_lora_rank": 96,
+}  # fmt: skip
+DEEPSEEK_V3 = Case(
+    "bpe-deepseek-v3", "deepseek-v3",
+    {
+        **TINY, **LATENT, "model_type": "deepseek_v3", "intermediate_size": 160, "num_hidden_layers": 3,
+        "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 1, "moe_intermediate_size": 64,
+        "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "n_group": 4,
+        "topk_group": 2, "num_nextn_predict_layers": 1, "max_position_embeddings": 163840,
+        **rope(
+            1e4, "yarn", factor=40.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
+            original_max_position_embeddings=4096,
+        ),
+    },
+    further={"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1, "ep_size": 1},
+    without=("head_dim", "rope_interleave"),
+    copies=(("model.layers.2.", "model.layers.3."),),
+    tensors=PREDICTION,
+)  # fmt: skip
+
+#: Experts, and in front of them one layer without.
+SPARSE = {"num_hidden_layers": 3, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+DENSE_FIRST = {"mlp_layer_types": ["dense", "sparse", "sparse"]}
+WINDOWS = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+
+SEED_OSS = Case(
+    "bpe-qwen2", "seed-coder",
+    {
+        **TINY, **rope(1e7), "model_type": "seed_oss", "head_dim": 32, "attention_bias": True,
+        "attention_out_bias": False,
+    },
+)  # fmt: skip
+ARCEE = Case("bpe-llama3", "llama-bpe", {**TINY, **rope(1e4), "model_type": "arcee", "head_dim": 16})
+OLMOE = Case(
+    "bpe-gptneox", "olmo",
+    {
+        **TINY, **rope(1e4), **SPARSE, "model_type": "olmoe", "num_hidden_layers": 2, "num_key_value_heads": 4,
+        "norm_topk_prob": False,
+    },
+)  # fmt: skip
+GRANITEMOE = Case(
+    "bpe-starcoder", "refact",
+    {
+        **TINY, **rope(1e4), "model_type": "granitemoe", "num_local_experts": 4, "num_experts_per_tok": 2,
+        "embedding_multiplier": 12.0, "logits_scaling": 6.0, "residual_multiplier": 0.22,
+        "attention_multiplier": 0.0625, "tie_word_embeddings": True,
+    },
+)  # fmt: skip
+HUNYUAN_MOE = Case(
+    "bpe-deepseek-v3", "hunyuan",
+    {
+        **TINY, **rope(1e4), "model_type": "hunyuan_v1_moe", "head_dim": 16, "num_experts": 4, "moe_topk": [2, 2],
+        "tie_word_embeddings": True,
+    },
+    further={
+        "moe_intermediate_size": [96, 96], "num_shared_expert": [1, 1], "use_qk_norm": True, "use_cla": False,
+        "use_mixed_mlp_moe": True, "moe_layer_num_skipped": 0, "norm_topk_prob": True,
+    },
+    converter={"gpt2_vocab": True},
+)  # fmt: skip
+HY_V3 = Case(
+    "bpe-deepseek-v3", "hunyuan",
+    {
+        **TINY, **rope(1e4), **SPARSE, **DENSE_FIRST, "model_type": "hy_v3", "head_dim": 16, "num_shared_experts": 1,
+    },
+    further={"route_norm": True, "first_k_dense_replace": 1, "moe_router_enable_expert_bias": True},
+    modern=True,
+)  # fmt: skip
+EXAONE_MOE = Case(
+    "bpe-exaone4", "exaone-moe",
+    {
+        **TINY, **rope(1e6), **SPARSE, **DENSE_FIRST, **WINDOWS, "model_type": "exaone_moe", "head_dim": 16,
+        "num_shared_experts": 1, "first_k_dense_replace": 1,
+    },
+    further={"scoring_func": "sigmoid", "topk_method": "noaux_tc"},
+    modern=True,
+)  # fmt: skip
+SOLAR_OPEN = Case(
+    "bpe-qwen2", "solar-open",
+    {
+        **TINY, **rope(1e6), "model_type": "solar_open", "head_dim": 16, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1,
+    },
+    further={"first_k_dense_replace": 0},
+    converter={"gpt2_vocab": True},
+)  # fmt: skip
+LAGUNA = Case(
+    "bpe-qwen2", "laguna",
+    {
+        **TINY, **SPARSE, **DENSE_FIRST, **WINDOWS, "model_type": "laguna", "head_dim": 16,
+        "shared_expert_intermediate_size": 32, "moe_routed_scaling_factor": 2.5,
+        "num_attention_heads_per_layer": [6, 4, 6],
+        "rope_parameters": {
+            "full_attention": {
+                "rope_type": "yarn", "rope_theta": 5e5, "factor": 32.0, "beta_fast": 64.0, "beta_slow": 1.0,
+                "original_max_position_embeddings": 4096, "partial_rotary_factor": 0.5,
+            },
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+        },
+    },
+    modern=True,
+)  # fmt: skip
+MELLUM = Case(
+    "bpe-qwen2", "mellum2",
+    {
+        **TINY, **SPARSE, **WINDOWS, "model_type": "mellum", "head_dim": 16,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+        },
+    },
+    modern=True,
+)  # fmt: skip
+PHI = Case(
+    "bpe-gpt2", "gpt-2",
+    {
+        **TINY, **rope(1e4, partial_rotary_factor=0.5), "model_type": "phi", "intermediate_size": 256,
+        "num_key_value_heads": 4,
+    },
+    without=("num_key_value_heads",),
+)  # fmt: skip
+MINISTRAL3 = Case(
+    "bpe-tekken", "tekken",
+    {
+        **TINY, "model_type": "ministral3", "head_dim": 32, "tie_word_embeddings": True,
+        **rope(
+            1e6, "yarn", factor=16.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
+            original_max_position_embeddings=256, llama_4_scaling_beta=0.1,
+        ),
+    },
+    modern=True,
+)  # fmt: skip
+KIMI_K2 = DEEPSEEK_V3.like(
+    {
+        "num_nextn_predict_layers": 0, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2,
+        "routed_scaling_factor": 2.827, "max_position_embeddings": 131072,
+        **rope(
+            5e4, "yarn", factor=32.0, beta_fast=1.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
+            original_max_position_embeddings=4096,
+        ),
+    },
+    further={
+        **DEEPSEEK_V3.further, "model_type": "kimi_k2", "num_nextn_predict_layers": 0, "seq_aux": True,
+        "aux_loss_alpha": 0.001,
+        "auto_map": {
+            "AutoConfig": "configuration_deepseek.DeepseekV3Config",
+            "AutoModel": "modeling_deepseek.DeepseekV3Model",
+            "AutoModelForCausalLM": "modeling_deepseek.DeepseekV3ForCausalLM",
+        },
+    },
+    without=(*DEEPSEEK_V3.without, "qk_head_dim"),
+    copies=(), tensors={}, converter={"raw": True, "plain_tokenizer": True},
+)  # fmt: skip
+BAILING_MOE_V2 = Case(
+    "bpe-qwen2", "bailingmoe2",
+    {
+        "architectures": ["BailingMoeV2ForCausalLM"], "model_type": "bailing_moe", "vocab_size": 384,
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096, "hidden_act": "silu",
+        "rms_norm_eps": 1e-6, "rope_theta": 600000.0, "rope_scaling": None, "partial_rotary_factor": 0.5,
+        "use_bias": False, "use_qkv_bias": False, "use_qk_norm": True, "use_rmsnorm": True,
+        "tie_word_embeddings": False, "first_k_dense_replace": 1, "num_experts": 4, "num_experts_per_tok": 2,
+        "num_shared_experts": 1, "moe_intermediate_size": 32, "n_group": 2, "topk_group": 1, "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5, "score_function": "sigmoid", "moe_router_enable_expert_bias": True,
+        "num_nextn_predict_layers": 0, "torch_dtype": "bfloat16", "use_cache": True,
+    },
+    built=False,
+    tensors={
+        "lm_head.weight": (384, 64), "model.word_embeddings.weight": (384, 64), "model.norm.weight": (64,),
+        "model.layers.{0..2}.input_layernorm.weight": (64,),
+        "model.layers.{0..2}.post_attention_layernorm.weight": (64,),
+        "model.layers.{0..2}.attention.query_key_value.weight": (128, 64),
+        "model.layers.{0..2}.attention.dense.weight": (64, 64),
+        "model.layers.{0..2}.attention.query_layernorm.weight": (16,),
+        "model.layers.{0..2}.attention.key_layernorm.weight": (16,),
+        "model.layers.0.mlp.gate_proj.weight": (96, 64), "model.layers.0.mlp.up_proj.weight": (96, 64),
+        "model.layers.0.mlp.down_proj.weight": (64, 96),
+        "model.layers.{1..2}.mlp.gate.weight": (4, 64), "model.layers.{1..2}.mlp.gate.expert_bias": (4,),
+        "model.layers.{1..2}.mlp.experts.{0..3}.gate_proj.weight": (32, 64),
+        "model.layers.{1..2}.mlp.experts.{0..3}.up_proj.weight": (32, 64),
+        "model.layers.{1..2}.mlp.experts.{0..3}.down_proj.weight": (64, 32),
+        "model.layers.{1..2}.mlp.shared_experts.gate_proj.weight": (32, 64),
+        "model.layers.{1..2}.mlp.shared_experts.up_proj.weight": (32, 64),
+        "model.layers.{1..2}.mlp.shared_experts.down_proj.weight": (64, 32),
+    },
+    converter={"raw": True, "plain_tokenizer": True},
+)  # fmt: skip
+#: A text model and a tower; GGUF has the tower in a file of its own.
+MISTRAL3 = Case(
+    "bpe-tekken", "tekken",
+    {
+        "model_type": "mistral3", "image_token_index": 10, "spatial_merge_size": 2,
+        "text_config": {**TINY, **rope(1e9), "model_type": "mistral", "head_dim": 32, "sliding_window": None},
+        "vision_config": {
+            "model_type": "pixtral", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "head_dim": 16, "image_size": 64, "patch_size": 8,
+        },
+    },
+    cls="Mistral3ForConditionalGeneration",
+)  # fmt: skip
+TIED = {"tie_word_embeddings": True}
+
+#: By the name of the folder in tests/data/arch. Families without a class in transformers have all their tensors here.
+CASES: Mapping[str, Case] = {
+    "qwen2": QWEN2,
+    "deepseek_v3": DEEPSEEK_V3,
+    "kimi_k2": KIMI_K2,
+    "seed_oss_plain": SEED_OSS.like({"attention_bias": False, "num_hidden_layers": 3, **TIED}, files=2),
+    "arcee": ARCEE,
+    "arcee_tied": ARCEE.like({"attention_bias": True, "mlp_bias": True, **TIED}, files=2),
+    "olmoe": OLMOE,
+    "olmoe_clipped": OLMOE.like({"clip_qkv": 8.0, "num_hidden_layers": 3, **TIED}, files=3),
+    "granitemoe": GRANITEMOE,
+    "granitemoeshared": GRANITEMOE.like(
+        {"model_type": "granitemoeshared", "shared_intermediate_size": 64, "tie_word_embeddings": False}
+    ),
+    "hunyuan_moe": HUNYUAN_MOE,
+    "hy_v3": HY_V3,
+    "hy_v3_mtp": HY_V3.like(
+        further={**HY_V3.further, "num_nextn_predict_layers": 1},
+        copies=(("model.layers.2.", "model.layers.3."),),
+        tensors={**JOINED, "model.layers.3.final_layernorm.weight": (64,)},
+    ),
+    "exaone_moe": EXAONE_MOE,
+    "exaone_moe_mtp": EXAONE_MOE.like(
+        further={**EXAONE_MOE.further, "num_nextn_predict_layers": 1},
+        copies=(("model.layers.0.", "mtp.layers.0."),),
+        tensors={
+            "mtp.fc.weight": (64, 128),
+            "mtp.norm.weight": (64,),
+            "mtp.pre_fc_norm_embedding.weight": (64,),
+            "mtp.pre_fc_norm_hidden.weight": (64,),
+        },
+    ),
+    "solar_open": SOLAR_OPEN,
+    "laguna": LAGUNA,
+    "mellum": MELLUM,
+    "phi": PHI,
+    "ministral3": MINISTRAL3,
+    "mistral3_nested": MISTRAL3.like(
+        renamed=((r"^language_model\.model\.", "model.language_model."), (r"^language_model\.lm_head", "lm_head"))
+    ),
+    "bailing_moe_v2": BAILING_MOE_V2,
+}
