@@ -100,7 +100,7 @@ class MlxTarget:
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
         config = without_storage(stored_config(source, settings, self.label))
-        config |= models.mlx_rope_keys(config)
+        config |= models.mlx_keys(config)
         config |= tie_settings(source, "mlx")
         config |= agreed(config, source, placed, settings, "mlx")
         block = quantization_block(placed, settings)

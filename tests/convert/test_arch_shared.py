@@ -1,4 +1,4 @@
-"""The 32 models of the shared folder: tensors as llama.cpp's converter, llama-quantize and mlx-lm made them."""
+"""The models of the shared folders: tensors as llama.cpp's converter, llama-quantize and mlx-lm made them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ PRESETS = ("deepseek_v2", "gpt_oss_mxfp4", "qwen2_moe", "glm4_moe", "mixtral", "
 
 @pytest.fixture(params=[case for case in CASES if case not in OURS])
 def case(request: pytest.FixtureRequest, shared: Path) -> Path:
-    folder = shared / "fixtures" / "arch" / str(request.param)
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return folder
+    folders = [shared / "fixtures" / kind / str(request.param) for kind in ("arch", "arch2")]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is None:
+        pytest.skip(f"{folders[0]} is not there")
+    return found
 
 
 def folder_of(case: Path, tmp_path: Path) -> Path:
@@ -39,7 +40,8 @@ def folder_of(case: Path, tmp_path: Path) -> Path:
         if (case / name).is_file():
             shutil.copy(case / name, made)
     kind = json.loads((case / "case.json").read_text())["tokenizer"]
-    for file in (case.parent / "_tokenizers" / kind).iterdir():
+    kinds = [case.parent.parent / folder / "_tokenizers" / kind for folder in ("arch", "arch2")]
+    for file in next(folder for folder in kinds if folder.is_dir()).iterdir():
         if not file.name.endswith(".gz"):
             shutil.copy(file, made)
     return made

@@ -15,6 +15,7 @@ from quantcli.models.families.gemma2 import GEMMA2
 from quantcli.models.families.gemma3 import GEMMA3
 from quantcli.models.families.glm4 import GLM4
 from quantcli.models.families.glm4_moe import GLM4_MOE
+from quantcli.models.families.glm4_moe_lite import GLM4_MOE_LITE
 from quantcli.models.families.gpt_neox import GPT_NEOX
 from quantcli.models.families.gpt_oss import GPT_OSS
 from quantcli.models.families.granite import GRANITE
@@ -47,6 +48,7 @@ FAMILIES: tuple[Architecture, ...] = (
     GEMMA3,
     GLM4,
     GLM4_MOE,
+    GLM4_MOE_LITE,
     GPT_NEOX,
     GPT_OSS,
     GRANITE,

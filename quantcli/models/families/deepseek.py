@@ -12,7 +12,7 @@ keys of plain attention.
 Source: llama.cpp's conversion of DeepseekV2ForCausalLM and DeepseekV3ForCausalLM; mlx-lm's deepseek_v2, deepseek_v3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from quantcli.containers.json_text import Reader
@@ -44,6 +44,7 @@ from quantcli.models.ops import PerHead, Take, Transpose
 from quantcli.models.sixteen_bits import OVERFLOWS, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, N_HEADS, Axes, Need, setting, without
 from quantcli.models.stored import Setting, Stored, has
+from quantcli.tokenizers import conventions
 
 KEY_ROWS = (PerHead(), Take(stop="nope_head_dim"), Transpose())
 VALUE_ROWS = (PerHead(), Take(start="nope_head_dim"))
@@ -133,6 +134,22 @@ def _rotated(config: Reader) -> int:
     return size
 
 
+def first_dense(usual: int) -> Callable[[Reader], int]:
+    """`first_k_dense_replace` of a class that names each layer's MLP in `mlp_layer_types`; usual: its default."""
+
+    def count(config: Reader) -> int:
+        kinds = config.texts("mlp_layer_types")
+        return kinds.index("sparse") if "sparse" in kinds else len(kinds) or usual
+
+    return count
+
+
+def kinds_of_mlp(file: Stored) -> list[str]:
+    """`mlp_layer_types`: layers with experts come after those without."""
+    dense = min(file.own.integer("leading_dense_block_count", 0, least=0), file.trunk)
+    return ["dense"] * dense + ["sparse"] * (file.trunk - dense)
+
+
 #: What the configuration classes of both assume.
 DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
@@ -145,7 +162,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def _sum(*keys: str) -> Read:
+def sum_of(*keys: str) -> Read:
     return lambda h: sum(h.settings.integer(key) for key in keys)
 
 
@@ -164,7 +181,7 @@ KEYS = (
     *expert_keys("n_routed_experts"),
     *GROUPS,
     Key("expert_gating_func", "uint32", gating),
-    Key("attention.key_length", "uint32", _sum("kv_lora_rank", "qk_rope_head_dim")),
+    Key("attention.key_length", "uint32", sum_of("kv_lora_rank", "qk_rope_head_dim")),
     Key("attention.value_length", "uint32", "kv_lora_rank"),
 )
 FURTHER = (
@@ -172,7 +189,7 @@ FURTHER = (
     VOCAB_SIZE,
     Key("attention.q_lora_rank", "uint32", "q_lora_rank"),
     Key("attention.kv_lora_rank", "uint32", "kv_lora_rank"),
-    Key("attention.key_length_mla", "uint32", _sum("qk_nope_head_dim", "qk_rope_head_dim")),
+    Key("attention.key_length_mla", "uint32", sum_of("qk_nope_head_dim", "qk_rope_head_dim")),
     Key("attention.value_length_mla", "uint32", "v_head_dim", otherwise="attention.value_length"),
     EXPERT_LENGTH,
     SHARED_EXPERTS,
@@ -187,10 +204,21 @@ def _groups(file: Stored) -> int:
     return file.own.integer("expert_group_count", 1)
 
 
+def _head(file: Stored) -> int:
+    """The size of a head."""
+    return file.own.integer(file.own.first("attention.key_length_mla", "attention.key_length"))
+
+
 def _nope(file: Stored) -> int:
     """The part of a head that is not rotated."""
-    size = file.own.integer(file.own.first("attention.key_length_mla", "attention.key_length"))
-    return size - file.own.integer("rope.dimension_count")
+    return _head(file) - file.own.integer("rope.dimension_count")
+
+
+#: Sizes that follow from others, as classes since transformers 5 state them.
+FOLLOWING = (
+    Setting("head_dim", lambda file: file.own.integer("rope.dimension_count")),
+    Setting("qk_head_dim", _head),
+)
 
 
 SETTINGS = (
@@ -254,9 +282,14 @@ DEEPSEEK_V2 = Architecture(
 )
 
 
+def is_glm(metadata: Mapping[str, Any]) -> bool:
+    """GLM's models have this architecture in GGUF, too: their vocabulary tells them apart."""
+    return metadata.get("tokenizer.ggml.pre") in conventions.GLM4.pre
+
+
 def _is_v3(metadata: Mapping[str, Any]) -> bool:
     """V3's router goes through a sigmoid; llama.cpp computes a softmax where a file does not say."""
-    return metadata.get("expert_gating_func") == GATING["sigmoid"]
+    return metadata.get("expert_gating_func") == GATING["sigmoid"] and not is_glm(metadata)
 
 
 DEEPSEEK_V3 = Architecture(
