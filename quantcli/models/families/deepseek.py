@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3: latent attention, routed and shared experts.
+"""DeepSeek V2 and V3, and Kimi K2: latent attention, routed and shared experts.
 
 `kv_b_proj` holds, head after head, the rows that make keys and those that make values. GGUF, and MLX for V3, have them
 apart, the keys' transposed for each head:
@@ -13,6 +13,7 @@ Source: llama.cpp's conversion of DeepseekV2ForCausalLM and DeepseekV3ForCausalL
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantcli.containers.json_text import Reader
@@ -171,6 +172,22 @@ def _log_multiplier(hyperparameters: Hyperparameters) -> float | None:
     return None if scale is None else 0.1 * scale
 
 
+#: The size of the latent head. llama.cpp's converter writes it where the class says `head_dim`, else after the ranks.
+LATENT = (
+    Key("attention.key_length", "uint32", sum_of("kv_lora_rank", "qk_rope_head_dim")),
+    Key("attention.value_length", "uint32", "kv_lora_rank"),
+)
+
+
+def latent(holds: Callable[[Hyperparameters], bool]) -> tuple[Key, ...]:
+    """These keys where they are written at this place."""
+
+    def read(key: Key) -> Read:
+        return lambda h: key.value(h) if holds(h) else None
+
+    return tuple(replace(key, read=read(key), config=key.back) for key in LATENT)
+
+
 #: In GGUF one head of keys and values, the latent one, serves all heads.
 KEYS = (
     *SIZES[:5],
@@ -181,14 +198,14 @@ KEYS = (
     *expert_keys("n_routed_experts"),
     *GROUPS,
     Key("expert_gating_func", "uint32", gating),
-    Key("attention.key_length", "uint32", sum_of("kv_lora_rank", "qk_rope_head_dim")),
-    Key("attention.value_length", "uint32", "kv_lora_rank"),
 )
-FURTHER = (
+RANKS = (
     DENSE_LAYERS,
     VOCAB_SIZE,
     Key("attention.q_lora_rank", "uint32", "q_lora_rank"),
     Key("attention.kv_lora_rank", "uint32", "kv_lora_rank"),
+)
+FURTHER = (
     Key("attention.key_length_mla", "uint32", sum_of("qk_nope_head_dim", "qk_rope_head_dim")),
     Key("attention.value_length_mla", "uint32", "v_head_dim", otherwise="attention.value_length"),
     EXPERT_LENGTH,
@@ -263,8 +280,8 @@ DEEPSEEK_V2 = Architecture(
     tensors=(*layers(None), *kv_b(split_in_mlx=False)),
     mtp=(),
     mlx_schemes={"ffn_gate_inp": "dense"},
-    keys=KEYS,
-    further=FURTHER,
+    keys=(*KEYS, *LATENT),
+    further=(*RANKS, *FURTHER),
     classes={"deepseek_v2": "DeepseekV2ForCausalLM"},
     expects=(Setting("rope_interleave", True),),
     constants={"expert_weights_norm": False},  # neither transformers nor mlx-lm norms the weights of V2
@@ -292,31 +309,36 @@ def _is_v3(metadata: Mapping[str, Any]) -> bool:
     return metadata.get("expert_gating_func") == GATING["sigmoid"] and not is_glm(metadata)
 
 
+#: Kimi K2 brings a copy of DeepSeek V3's class.
+V3_DEFAULTS: dict[str, Any] = DEFAULTS | {
+    "max_position_embeddings": 4096,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "moe_intermediate_size": 2048,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 3,
+    "norm_topk_prob": True,
+    "scoring_func": "sigmoid",
+}
+
+
+def _is_kimi(h: Hyperparameters) -> bool:
+    return h.settings.values.get("model_type") == "kimi_k2"
+
+
 DEEPSEEK_V3 = Architecture(
     name="deepseek_v3",
     gguf="deepseek2",
     when=_is_v3,
-    model_types={
-        "deepseek_v3": DEFAULTS
-        | {
-            "max_position_embeddings": 4096,
-            "n_routed_experts": 256,
-            "n_shared_experts": 1,
-            "num_experts_per_tok": 8,
-            "n_group": 8,
-            "topk_group": 4,
-            "moe_intermediate_size": 2048,
-            "routed_scaling_factor": 2.5,
-            "first_k_dense_replace": 3,
-            "norm_topk_prob": True,
-            "scoring_func": "sigmoid",
-        }
-    },
+    model_types={"deepseek_v3": V3_DEFAULTS, "kimi_k2": V3_DEFAULTS},
     tensors=(*layers(CORRECTED), *kv_b(split_in_mlx=True), *NEXT_ROWS),
     mtp=("hf",),
     mlx_schemes={"ffn_gate_inp": "dense"},
-    keys=KEYS,
-    further=FURTHER,
+    keys=(*KEYS, *latent(lambda h: not _is_kimi(h))),
+    further=(*RANKS, *latent(_is_kimi), *FURTHER),
     classes={"deepseek_v3": "DeepseekV3ForCausalLM"},
     expects=(Setting("rope_interleave", True),),
     settings=(

@@ -14,6 +14,8 @@ from quantcli.models.families.deepseek import (
     FOLLOWING,
     FURTHER,
     KEYS,
+    LATENT,
+    RANKS,
     first_dense,
     is_glm,
     kinds_of_mlp,
@@ -33,9 +35,6 @@ def _gating(h: Hyperparameters) -> int | None:
     is_known = h.layers in KNOWN_LAYERS and h.vocab_size == KNOWN_TOKENS
     return None if is_known and not h.settings.has("scoring_func") else GATING["sigmoid"]
 
-
-#: llama.cpp's converter writes the sizes of the latent head after the ranks here.
-LATENT = KEYS[-2:]
 
 GLM4_MOE_LITE = replace(
     DEEPSEEK_V3,
@@ -61,11 +60,11 @@ GLM4_MOE_LITE = replace(
         }
     },
     mtp=("hf", "gguf"),
-    keys=(ALL_BLOCKS, *KEYS[1:-3], Key("expert_gating_func", "uint32", _gating)),
+    keys=(ALL_BLOCKS, *KEYS[1:-1], Key("expert_gating_func", "uint32", _gating)),
     further=(
-        *FURTHER[:4],
+        *RANKS,
         *LATENT,
-        *FURTHER[4:],
+        *FURTHER,
         Key("nextn_predict_layers", "uint32", lambda h: next_layers(h) or None),
     ),
     classes={"glm4_moe_lite": "Glm4MoeLiteForCausalLM"},
