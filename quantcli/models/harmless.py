@@ -101,6 +101,9 @@ _KEYS = {
     ): "sliding_window_pattern",
     Harmless("is computed from sliding_window_pattern"): "_sliding_window_pattern",
     Harmless(
+        "says in short what indexer_types lists"
+    ): "index_skip_topk_offset index_topk_freq index_topk_pattern",
+    Harmless(
         "is computed from qk_nope_head_dim and qk_rope_head_dim", _of("deepseek_v2", "deepseek_v3")
     ): "head_dim qk_head_dim",
     Harmless("is no key of this family: ffn_hidden_size is", _of("falcon")): "intermediate_size",

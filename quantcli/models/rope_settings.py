@@ -6,6 +6,7 @@ Source: llama.cpp (conversion/base.py, src/llama-model.cpp); transformers' model
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from quantcli.models.rope import llama3_from_factors, longrope_attention
@@ -15,7 +16,7 @@ from quantcli.models.stored import Stored, decimal
 ATTN_FACTOR = "rope.scaling.attn_factor"
 
 #: Architectures of which llama.cpp reads `yarn_log_multiplier`.
-WITH_MULTIPLIER = ("deepseek2",)
+WITH_MULTIPLIER = ("deepseek2", "deepseek32")
 
 
 def theta_of(file: Stored) -> float:
@@ -76,6 +77,16 @@ def scaling_with_sections(file: Stored) -> dict[str, Any] | None:
     if not any(sections):
         return made
     return (made or _named("default")) | {"mrope_section": list(sections[:3] if not any(sections[3:]) else sections)}
+
+
+def parameters(share: bool = False) -> Callable[[Stored], dict[str, Any]]:
+    """`rope_parameters`, for classes that know no other spelling. share: with the part of a head that is rotated."""
+
+    def made(file: Stored) -> dict[str, Any]:
+        partial = {"partial_rotary_factor": file.rotary_share()} if share else {}
+        return {"rope_theta": theta_of(file), "rope_type": "default"} | (scaling_with_sections(file) or {}) | partial
+
+    return made
 
 
 def _named(kind: str, **settings: Any) -> dict[str, Any]:

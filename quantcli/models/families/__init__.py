@@ -6,6 +6,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.families.cohere import COHERE
 from quantcli.models.families.cohere2 import COHERE2
 from quantcli.models.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from quantcli.models.families.deepseek_v32 import DEEPSEEK_V32
 from quantcli.models.families.ernie4_5 import ERNIE4_5
 from quantcli.models.families.exaone4 import EXAONE4
 from quantcli.models.families.falcon import FALCON
@@ -16,6 +17,7 @@ from quantcli.models.families.gemma3 import GEMMA3
 from quantcli.models.families.glm4 import GLM4
 from quantcli.models.families.glm4_moe import GLM4_MOE
 from quantcli.models.families.glm4_moe_lite import GLM4_MOE_LITE
+from quantcli.models.families.glm_moe_dsa import GLM_MOE_DSA
 from quantcli.models.families.gpt_neox import GPT_NEOX
 from quantcli.models.families.gpt_oss import GPT_OSS
 from quantcli.models.families.granite import GRANITE
@@ -39,6 +41,7 @@ FAMILIES: tuple[Architecture, ...] = (
     COHERE2,
     DEEPSEEK_V2,
     DEEPSEEK_V3,
+    DEEPSEEK_V32,
     ERNIE4_5,
     EXAONE4,
     FALCON,
@@ -49,6 +52,7 @@ FAMILIES: tuple[Architecture, ...] = (
     GLM4,
     GLM4_MOE,
     GLM4_MOE_LITE,
+    GLM_MOE_DSA,
     GPT_NEOX,
     GPT_OSS,
     GRANITE,
