@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from quantcli.errors import BadInput
 from quantcli.models.rope import llama3_from_factors, longrope_attention
 from quantcli.models.stored import Stored, decimal
 
@@ -74,6 +75,8 @@ def scaling_with_sections(file: Stored) -> dict[str, Any] | None:
     value = file.own.values.get(key)
     #: One number counts for each of the four.
     sections = file.own.integers(key) if isinstance(value, list | tuple) else (file.own.integer(key, 0, least=0),) * 4
+    if len(sections) != 4:
+        raise BadInput(f"{file.own.label}: {key} has {len(sections)} values, expected 4.")
     if not any(sections):
         return made
     return (made or _named("default")) | {"mrope_section": list(sections[:3] if not any(sections[3:]) else sections)}
@@ -84,7 +87,8 @@ def parameters(share: bool = False) -> Callable[[Stored], dict[str, Any]]:
 
     def made(file: Stored) -> dict[str, Any]:
         partial = {"partial_rotary_factor": file.rotary_share()} if share else {}
-        return {"rope_theta": theta_of(file), "rope_type": "default"} | (scaling_with_sections(file) or {}) | partial
+        scaling = {key: value for key, value in (scaling_with_sections(file) or {}).items() if key != "type"}
+        return {"rope_theta": theta_of(file), "rope_type": "default"} | scaling | partial
 
     return made
 

@@ -14,10 +14,10 @@ from tests.convert.test_golden_arch import CASES, hashes
 
 #: Cases of the committed data that the shared folder does not have.
 OURS = (
-    "cohere", "cohere_qk", "deepseek_plain", "deepseek_v2_big", "deepseek_v32", "exaone4", "exaone4_small", "falcon_raw",
-    "gemma2_27", "gemma3_plain", "glm4", "glm4_moe_plain", "kimi_k2", "llama32", "llama3_odd", "mistral_plain",
-    "mixtral_window", "neox_serial", "olmo3_yarn", "phi3_short", "qwen2_window", "qwen3_yarn", "smollm3_yarn",
-    "stablelm",
+    "cohere", "cohere_qk", "deepseek_plain", "deepseek_v2_big", "deepseek_v32", "exaone4", "exaone4_small",
+    "falcon_raw", "gemma2_27", "gemma3_plain", "glm4", "glm4_moe_plain", "kimi_k2", "llama32", "llama3_odd",
+    "mistral_plain", "mixtral_window", "neox_serial", "olmo3_yarn", "phi3_short", "qwen2_window", "qwen3_5",
+    "qwen3_5_moe", "qwen3_yarn", "smollm3_yarn", "stablelm",
 )  # fmt: skip
 #: Those whose presets ask for more than the size of rows: experts, layers for prediction, types that are rounded again.
 PRESETS = ("deepseek_v2", "gpt_oss_mxfp4", "qwen2_moe", "glm4_moe", "mixtral", "falcon")

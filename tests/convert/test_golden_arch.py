@@ -27,6 +27,10 @@ CASES = sorted(path.parent.name for path in DATA.glob("arch/*/tensors.json"))
 DTYPES = {"BF16": "bf16", "F32": "f32", "U8": "u8"}
 
 
+#: Norms are stored as their distance from 1, in MLX's folders as they are: what 16 bits do not hold of the sum is lost.
+FROM_ONE = ("qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_text")
+
+
 def contents(name: str, dtype: str, shape: list[int]) -> bytes:
     """Values that follow from a tensor's name: from 1/64 to 2, either sign."""
     count = math.prod(shape)
@@ -97,7 +101,9 @@ def test_to_gguf_as_llama_cpp_does_it_and_back(model: Path, tmp_path: Path) -> N
     before = {name: entry for name, entry in hashes(model).items() if name not in golden["dropped"]}
     assert hashes(tmp_path / "back") == before
     # The way over MLX's dialect is the same, but that MLX has no layers for multi-token prediction.
-    converted(file, tmp_path / "mlx", to="mlx")
-    converted(tmp_path / "mlx", tmp_path / "again", to="hf")
+    wide = {"dtype": "f32"} if model.name in FROM_ONE else {}
+    converted(file, tmp_path / "mlx", to="mlx", **wide)
+    converted(tmp_path / "mlx", tmp_path / "again", to="hf", **{key: "bf16" for key in wide})
     layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
-    assert hashes(tmp_path / "again") == {n: e for n, e in before.items() if f".layers.{layers}." not in n}
+    predicting = (f"model.layers.{layers}.", "mtp.")
+    assert hashes(tmp_path / "again") == {n: e for n, e in before.items() if not n.startswith(predicting)}

@@ -30,7 +30,9 @@ from quantcli.models.families.phi3 import PHI3
 from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
 from quantcli.models.families.qwen3 import QWEN3
+from quantcli.models.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
+from quantcli.models.families.qwen3_next import QWEN3_NEXT
 from quantcli.models.families.smollm3 import SMOLLM3
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
@@ -65,7 +67,10 @@ FAMILIES: tuple[Architecture, ...] = (
     QWEN2,
     QWEN2_MOE,
     QWEN3,
+    QWEN3_5,
+    QWEN3_5_MOE,
     QWEN3_MOE,
+    QWEN3_NEXT,
     SMOLLM3,
     STABLELM,
     STARCODER2,

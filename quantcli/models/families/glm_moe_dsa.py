@@ -9,6 +9,7 @@ GlmMoeDsaConfig.
 from dataclasses import replace
 
 from quantcli.containers.json_text import LONGEST, Reader
+from quantcli.errors import BadInput
 from quantcli.models.families.deepseek import DEEPSEEK_V3, V3_DEFAULTS
 from quantcli.models.families.deepseek_v32 import DEEPSEEK_V32, SPARSE_DEFAULTS, indexer
 from quantcli.models.hyperparameters import Hyperparameters
@@ -44,7 +45,9 @@ def _has_indexer(h: Hyperparameters, layer: int) -> bool:
 
 def _stored_types(file: Stored) -> list[str]:
     """The same of a file; where it does not say, as llama.cpp takes it."""
-    said = file.own.flags(TYPES)[: file.trunk]
+    said = file.own.flags(TYPES)
+    if said and len(said) != file.trunk:
+        raise BadInput(f"{file.own.label}: {TYPES} has {len(said)} values for {file.trunk} layers.")
     is_short = file.integer("context_length") < LONG_CONTEXT
     usual = [is_short or layer < 2 or layer % 4 == 2 for layer in range(file.trunk)]
     return [FULL[full] for full in said or usual]
