@@ -60,8 +60,6 @@ BY_SAFETENSORS: dict[str, DType] = {d.safetensors: d for d in DTYPES.values()}
 
 #: The dtypes that a dense scheme can hold and that values can be handed over in.
 FLOATS = ("f64", "f32", "f16", "bf16")
-#: Those that dense weights of an output have, as users spell them.
-DENSE_DTYPES = ("f32", "f16", "bf16")
 
 #: What the spellings of other tools (config.json's `torch_dtype`, `dtype`) mean.
 TORCH_DTYPES = {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantcli.arrays import DENSE_DTYPES
 from quantcli.cli.options import (
     Json,
     MaxMemory,
@@ -24,6 +23,7 @@ from quantcli.cli.options import (
     thread_count,
 )  # fmt: skip
 from quantcli.cli.output import Column, Output, size
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import WrongUsage
 
 if TYPE_CHECKING:
@@ -123,12 +123,12 @@ def convert(
         bool, typer.Option("--force", help="Replace an existing output, once the new one is complete.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read the output back, also in the reference readers, and check it.")
+        bool, typer.Option("--verify", help="Read the output back, with the reference readers too, and check it.")
     ] = False,
     max_memory: MaxMemory = None,
     threads: Threads = None,
     device: Annotated[
-        str, typer.Option(metavar="auto|gpu|cpu", help="What computes; auto: a GPU, if any, for MLX's schemes alone.")
+        str, typer.Option(metavar="auto|gpu|cpu", help="Where values are computed; auto uses a GPU for MLX's schemes.")
     ] = "auto",
     shard_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Of tensors in one file [default: 5GB; a GGUF is not split].")

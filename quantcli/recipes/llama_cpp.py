@@ -19,7 +19,7 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from quantcli.arrays import DENSE_DTYPES
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import WrongUsage
 from quantcli.recipes import names
 from quantcli.recipes.base import MAX_PATTERN, Decision, Origin

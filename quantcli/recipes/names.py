@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from quantcli.arrays import DENSE_DTYPES
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import WrongUsage
 from quantcli.recipes.ftypes import TYPES
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import DENSE_DTYPES, FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
+from quantcli.arrays import FLOATS, Array, Device, nonfinite, numpy_dtype, to_float32
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.schemes.base import Error, Grade, Grid, Importance, Overflows, Parts, PartSpec, Scheme
 
 #: Relative RMSE of rounding a Gaussian to the dtype: half a unit in the last place, spread evenly over a binade.

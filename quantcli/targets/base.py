@@ -14,8 +14,9 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import DENSE_DTYPES, FLOATS, TORCH_DTYPES
+from quantcli.arrays import FLOATS, TORCH_DTYPES
 from quantcli.checkpoint import Checkpoint, Passed
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.models.translate import Arranged
 from quantcli.recipes.base import Subject
 from quantcli.recipes.llama_cpp import never

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from quantcli.arrays import DENSE_DTYPES
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import NotPossible
 from quantcli.schemes.base import DoesNotFit
 from quantcli.schemes.dense import Dense

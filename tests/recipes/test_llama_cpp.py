@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from quantcli.arrays import DENSE_DTYPES
 from quantcli.containers.ggml_types import BY_NAME
 from quantcli.containers.gguf_values import ArrayValue, Value
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.recipes import ftypes, llama_cpp, llama_cpp_mixture, llama_cpp_tensors, names, prune
 from quantcli.recipes.base import Decision, Origin

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import DENSE_DTYPES, DTYPES, Array
+from quantcli.arrays import DTYPES, Array
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.slabs import Slab, cut, read
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.models.translate import Arranged
 from quantcli.recipes.base import Subject
 from quantcli.schemes.base import Scheme

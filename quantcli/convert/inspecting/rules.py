@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from quantcli import models
-from quantcli.arrays import DENSE_DTYPES
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.planning import model_recipe
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.recipes import mlx_config, overrides
 from quantcli.recipes.base import Decision, Origin, Recipe, Subject, resolve
 from quantcli.recipes.names import WORDS

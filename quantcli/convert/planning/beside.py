@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from quantcli.arrays import DENSE_DTYPES
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.steps import Step
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import BadInput
 from quantcli.recipes.base import Decision, Origin, Recipe, Subject
 from quantcli.recipes.names import WORDS

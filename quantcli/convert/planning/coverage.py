@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 from quantcli import models
-from quantcli.arrays import DENSE_DTYPES
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.hostile import shown
 from quantcli.convert.planning.chosen import Chosen
 from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.steps import Step, of_weights
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import NotPossible
 from quantcli.recipes.base import Origin
 from quantcli.recipes.names import WORDS

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from quantcli.arrays import DENSE_DTYPES
 from quantcli.checkpoint import Checkpoint
 from quantcli.convert.planning import beside, decide_gguf, model_recipe
 from quantcli.convert.planning.chosen import KEEP, Chosen
 from quantcli.convert.planning.request import Request
+from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import WrongUsage
 from quantcli.recipes import ftypes, mixtures, names, overrides
 from quantcli.recipes.base import Decision, Layer, Origin, Recipe, only_global, resolve

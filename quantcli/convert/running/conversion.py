@@ -6,13 +6,13 @@ import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantcli.arrays import has_gpu
 from quantcli.convert.planning.stamps import check_unchanged
 from quantcli.convert.planning.steps import Plan
-from quantcli.convert.running import reference_readers, run, verify
 from quantcli.convert.running import report as reports
+from quantcli.convert.running import run, verify
 from quantcli.convert.running.fingerprint import begun_on, fingerprint
 from quantcli.convert.running.hashing import sha256_of
 from quantcli.convert.running.interrupt import stoppable
@@ -22,6 +22,9 @@ from quantcli.errors import BadInput, NotPossible, QuantError, Surroundings
 from quantcli.schemes.base import Error
 from quantcli.sources.hub import cached_sha256
 from quantcli.targets import TARGETS
+
+if TYPE_CHECKING:
+    from quantcli.convert.running.reference_readers import Opened
 
 #: Left free on the output's disk beside the output itself: journal, report, folders.
 SPARE_BYTES = 1 << 20
@@ -98,8 +101,10 @@ def _carry_out(
     hashes = sha256_of((place.path(file.name) for file in plan.files), resources.threads)
     named = {file.name: hashes[place.path(file.name)] for file in plan.files}
     sources: dict[Path, str] | None = None
-    readers: tuple[reference_readers.Opened, ...] = ()
+    readers: tuple[Opened, ...] = ()
     if check:
+        from quantcli.convert.running import reference_readers
+
         verify.check(plan, place.opened, errors, resources)
         readers = reference_readers.check(plan, place.path)
         sources = sha256_of((stamp.path for stamp in plan.stamps), resources.threads)

@@ -21,11 +21,14 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+import quantcli
 from quantcli.containers.ggml_types import BY_ID
 from quantcli.errors import Surroundings
 
@@ -35,40 +38,53 @@ Asked = Sequence[tuple[Path, Collection[int]]]
 COUNTS = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count")
 
 
+#: The other process's program: `quantcli` is the package of this process, wherever that was imported from.
+PROGRAM = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("quantcli", sys.argv[1])
+sys.modules["quantcli"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["quantcli"])
+from quantcli.convert.running.gguf_process import main
+main(int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
 def answers(asked: Asked) -> Generator[Any]:
     """What the other process answers; closing this ends it. Raises `Surroundings` where it dies."""
     with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as said:
         pickle.dump([(str(path), set(types)) for path, types in asked], request)
         request.seek(0)
-        process, output = _started(request, said)
-        try:
+        with _started(request, said) as (process, output):
             for path in (asked[0][0], *(path for path, _ in asked)):
                 try:
                     answer = pickle.load(output)
                 except (EOFError, pickle.UnpicklingError) as error:
                     raise Surroundings(f"{path}: {_death(process, said)}; --resume verifies again.") from error
                 yield answer
-        finally:
-            process.kill()
-            process.wait()
-            output.close()
 
 
-def _started(request: IO[bytes], said: IO[bytes]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """The other process, and where its answers come; whatever else it prints goes to `said`."""
-    ours, theirs = os.pipe()
-    output = os.fdopen(ours, "rb")
+@contextmanager
+def _started(request: IO[bytes], said: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """The other process, and where its answers come; whatever else it prints goes to `said`. At the end it is killed.
+
+    This process holds one end of a pipe on whose other end that one waits, so that it ends when this one does.
+    """
+    (ours, theirs), (waited, held) = os.pipe(), os.pipe()
     # -P: no module of the working directory. A group of its own: Ctrl-C comes to this process, which ends both.
-    command = [sys.executable, "-P", "-m", "quantcli.convert.running.gguf_process", str(theirs)]
-    try:
-        return subprocess.Popen(
-            command, stdin=request, stdout=said, stderr=said, pass_fds=[theirs], process_group=0
-        ), output  # fmt: skip
-    except BaseException:
-        output.close()
-        raise
-    finally:
-        os.close(theirs)
+    command = [sys.executable, "-P", "-c", PROGRAM, str(Path(quantcli.__file__)), str(theirs), str(waited)]
+    with ExitStack() as stack:
+        output = stack.enter_context(os.fdopen(ours, "rb"))
+        stack.callback(os.close, held)
+        try:
+            process = subprocess.Popen(
+                command, stdin=request, stdout=said, stderr=said, pass_fds=[theirs, waited], process_group=0
+            )
+        finally:
+            os.close(theirs)
+            os.close(waited)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        yield process, output
 
 
 def _death(process: subprocess.Popen[bytes], said: IO[bytes]) -> str:
@@ -80,17 +96,26 @@ def _death(process: subprocess.Popen[bytes], said: IO[bytes]) -> str:
     return f"the process that reads it with the gguf library {ended}{''.join(f' ({line})' for line in last)}"
 
 
-def main() -> None:
-    """The other process: read the request from stdin, write the answers to the descriptor given as argument."""
+def main(answers_to: int, waited: int) -> None:
+    """The other process: read the request from stdin, write the answers to a descriptor.
+
+    waited: a descriptor that is at its end when the process that asked is gone.
+    """
     from gguf import GGML_QUANT_SIZES
 
-    with open(0, "rb") as request, open(int(sys.argv[1]), "wb") as output:
+    threading.Thread(target=_end_with, args=[waited], daemon=True).start()
+    with open(0, "rb") as request, open(answers_to, "wb") as output:
         asked = pickle.load(request)
         known = {int(number) for number, sizes in GGML_QUANT_SIZES.items() if sizes == _sizes(int(number), sizes)}
         pickle.dump((version("gguf"), known), output)
         for path, types in asked:
             output.flush()
             pickle.dump(_seen(path, known, types <= known), output)
+
+
+def _end_with(waited: int) -> None:
+    os.read(waited, 1)
+    os._exit(1)
 
 
 def _sizes(number: int, theirs: tuple[int, int]) -> tuple[int, int]:
@@ -131,7 +156,3 @@ def _keys(fields: dict[str, Any]) -> Iterator[tuple[str, tuple[tuple[int, ...], 
             elements = [field.parts[index] for index in field.data]
             sizes = [int(element.nbytes) for element in elements]
             yield name, (tuple(map(int, field.types)), sizes, b"".join(element.tobytes() for element in elements))
-
-
-if __name__ == "__main__":
-    main()

@@ -11,14 +11,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantcli.convert.planning.stamps import Stamp
 from quantcli.convert.planning.steps import ConstantStep, Plan, Step, WeightStep
 from quantcli.convert.running.fingerprint import versions
-from quantcli.convert.running.reference_readers import Opened
 from quantcli.schemes.base import Error
 from quantcli.sources.hub import cached_sha256
+
+if TYPE_CHECKING:
+    from quantcli.convert.running.reference_readers import Opened
 
 NAME = "quant_report.json"
 

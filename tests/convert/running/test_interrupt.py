@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quantcli.convert.running import conversion, interrupt
+from quantcli.convert.running import conversion, interrupt, reference_readers
 from quantcli.convert.running import run as runner
 from tests.builders import tiny_llama
 from tests.runs import beside, finish, quant, run, tree
@@ -32,7 +32,7 @@ class TestSignals:
         """Ctrl-C and SIGTERM stop a run wherever it is; while the output gets its name they come too late."""
         owner, name = {
             "write": (runner, "write"), "seal": (conversion.Workplace, "seal"), "sha256_of": (conversion, "sha256_of"),
-            "check": (conversion.verify, "check"), "readers": (conversion.reference_readers, "check"),
+            "check": (conversion.verify, "check"), "readers": (reference_readers, "check"),
             "publish": (conversion.Workplace, "publish"),
         }[stage]  # fmt: skip
         before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import quantcli
 from quantcli.containers.gguf_values import ArrayValue
-from quantcli.convert.running import conversion, gguf_process, reference_readers
+from quantcli.convert.running import gguf_process, reference_readers
 from quantcli.errors import Surroundings, VerificationFailed
 from tests.builders import safetensors_bytes, tiny_llama
 from tests.gguf_files import Raw, save
@@ -47,7 +49,7 @@ def tampered(patch: pytest.MonkeyPatch, file: Path, change: Change) -> None:
         file.write_bytes(raw)
         return real(*arguments)
 
-    patch.setattr(conversion.reference_readers, "check", check)
+    patch.setattr(reference_readers, "check", check)
 
 
 def answering(patch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
@@ -119,7 +121,7 @@ class TestAgreement:
         assert run(root, tmp_path / "out", to="hf", check=True)["reference_readers"][0]["notes"] == []
 
     def test_nothing_is_opened_unasked(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(conversion.reference_readers, "check", None)
+        monkeypatch.setattr(reference_readers, "check", None)
         report = run(source, tmp_path / "out.gguf", scheme="q4_0")
         assert report["reference_readers"] == [] and not report["verified"]
 
@@ -360,6 +362,33 @@ class TestTheOtherProcess:
         (tmp_path / "gguf.py").write_text("raise SystemExit('not this one')")
         monkeypatch.chdir(tmp_path)
         assert run(source, tmp_path / "out.gguf", check=True)["reference_readers"][0]["files"] == ["out.gguf"]
+
+    def test_is_of_the_same_package(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever is installed."""
+        other = tmp_path / "quantcli" / "convert" / "running" / "gguf_process.py"
+        other.parent.mkdir(parents=True)
+        other.write_text("raise SystemExit('another package')")
+        (tmp_path / "quantcli" / "__init__.py").touch()
+        monkeypatch.setattr(quantcli, "__file__", str(tmp_path / "quantcli" / "__init__.py"))
+        with pytest.raises(Surroundings, match="another package"):
+            run(source, tmp_path / "out.gguf", check=True)
+
+    def test_ends_when_this_one_is_killed(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "request")  # which the other process waits for without end
+        script = (
+            "import os, signal, sys\n"
+            "from quantcli.convert.running.gguf_process import _started\n"
+            "with open(os.open(sys.argv[1], os.O_RDWR), 'rb') as request, open(os.devnull, 'wb') as said:\n"
+            "    with _started(request, said) as (process, _):\n"
+            "        print(process.pid, flush=True)\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        command = [gguf_process.sys.executable, "-c", script, str(tmp_path / "request")]
+        pid = int(subprocess.run(command, capture_output=True, check=False, text=True).stdout)
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{pid}/stat").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     @pytest.fixture
     def hears(self) -> Iterator[None]:
