@@ -38,6 +38,7 @@ from quantcli.models.keys import (
     EXPERT_LENGTH,
     GATING,
     HEAD_SIZES,
+    RECURRENT,
     RMS_EPS,
     ROPE,
     ROPE_DIMENSIONS,
@@ -51,7 +52,7 @@ from quantcli.models.sizes import HEAD_DIM, HIDDEN, N_HEADS, ONE, Axes, Need, se
 from quantcli.models.stored import Setting, Stored
 
 LINEAR, FULL = "linear_attention", "full_attention"
-RECURRENT, INTERVAL = "attention.recurrent_layers", "full_attention_interval"
+INTERVAL = "full_attention_interval"
 
 K_HEADS, V_HEADS = setting("linear_num_key_heads"), setting("linear_num_value_heads")
 K_SIZE, V_SIZE = setting("linear_key_head_dim"), setting("linear_value_head_dim")
