@@ -3,6 +3,7 @@
     Joined    parts of several weights, one after another along their rows: stacked experts
     Spread    numbers that many rows share, an entry for each row: global scales of stacked experts
     Made      values computed block by block from rows of a weight: transposed, shifted, of another shape
+    Moved     blocks of columns in another order, in the layout that they are stored in
     section   a range of rows as a weight of its own: one of stacked experts
 
 All of them read like stored parts, a range of rows at a time, so that whoever takes a weight need not know. Nothing is
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from quantcli.arrays import DTYPES, Array, numpy_dtype
 from quantcli.checkpoint import Part, Readable, Weight
+from quantcli.moved import Moved
 from quantcli.schemes.base import Parts, PartSpec, matrix_shape, stacked_rows
 from quantcli.schemes.dense import Dense
 
@@ -218,7 +220,7 @@ def stored_parts(weight: Weight) -> Iterator[Part]:
         part = pending.pop(0)
         if isinstance(part, Joined):
             pending += part.pieces
-        elif isinstance(part, Spread):
+        elif isinstance(part, Spread | Moved):
             pending.append(part.piece)
         elif isinstance(part, Made):
             pending += part.weight.parts.values()
@@ -360,6 +362,38 @@ def section(weight: Weight, start: int, stop: int) -> Weight | None:
         for name, spec in specs.items()
     }
     return replace(weight, shape=(stop - start, weight.shape[-1]), parts=parts)
+
+
+def with_columns_moved(weight: Weight, order: Rows, width: int) -> Weight:
+    """The weight with blocks of `width` columns in another order: order[t] is the block that block t comes from.
+
+    It keeps its layout where blocks do not share codes or scales; else it becomes dense.
+    """
+    weight = bare(weight)
+    axes = _axes_of_columns(weight, matrix_shape(weight.shape)[1], width)
+    if axes is None:
+        dense = decoded(weight, weight.scheme.values_dtype)
+        return with_columns_moved(replace(dense, shape=weight.shape), order, width)
+    moved = {name: Moved(weight.parts[name], order, axis) for name, axis in axes.items() if axis is not None}
+    return replace(weight, parts={**weight.parts, **moved})
+
+
+def _axes_of_columns(weight: Weight, columns: int, width: int) -> dict[str, int | None] | None:
+    """Part -> its axis along the columns (None: all columns share it); None where blocks share codes or scales."""
+    scheme = weight.scheme
+    group = scheme.group_size or 1
+    if scheme.is_ungrouped or (group < columns and width % group):
+        return None
+    axes: dict[str, int | None] = {}
+    for name, spec in scheme.layout(weight.shape).items():
+        axis = 0 if spec.axis == 1 else 1
+        length = matrix_shape(spec.shape)[axis]
+        count = math.prod(spec.shape) if spec.axis is None else length
+        is_shared = count == 1 and name not in ("weight", scheme.codes_part)
+        if not is_shared and (spec.axis is None or length * width % (columns * scheme.unit(name))):
+            return None
+        axes[name] = None if is_shared else axis
+    return axes
 
 
 def reshaped(weight: Weight, shape: tuple[int, ...]) -> Weight:

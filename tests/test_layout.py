@@ -21,6 +21,7 @@ ORDER = (
     "models",
     "tokenizers",
     "virtual",
+    "moved",
     "checkpoint",
     "schemes",
     "kernels",

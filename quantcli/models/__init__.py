@@ -15,7 +15,7 @@ from quantcli.models.families import FAMILIES
 from quantcli.models.generation import sampling
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import Key
-from quantcli.models.mlx_lm import unread_by_mlx_lm
+from quantcli.models.mlx_lm import stated, unread_by_mlx_lm
 from quantcli.models.ops import Op, PermuteRows
 from quantcli.models.pooling import pooling
 from quantcli.models.rope import Rope, mlx_rope_keys
@@ -56,7 +56,7 @@ def by_gguf(metadata: Mapping[str, Any]) -> Architecture | None:
     """The architecture of GGUF metadata (key -> value, or `Value`): by `general.architecture`, then by `when`."""
     values = {key: value.value if isinstance(value, Value) else value for key, value in metadata.items()}
     name = values.get("general.architecture")
-    own = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
+    own = {key.removeprefix(f"{name}."): value for key, value in values.items()}
     named = sorted((a for a in FAMILIES if a.gguf == name), key=lambda a: a.when is None)
     return next((a for a in named if a.when is None or a.when(own)), None)
 
@@ -72,6 +72,11 @@ def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tupl
     of = {kind: family.sixteen_bits for family in FAMILIES for kind in family.model_types} | dict(OTHERS)
     kinds = model_types(config)
     return next(((kind, of[kind]) for kind in kinds if of.get(kind, BOTH).why), (kinds[0] if kinds else "", BOTH))
+
+
+def mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What an MLX folder's config.json needs beside its source's keys for mlx-lm to read the same settings."""
+    return mlx_rope_keys(config) | stated(config, find(config))
 
 
 def config_from_gguf(
@@ -168,6 +173,7 @@ __all__ = [
     "find",
     "from_config",
     "from_gguf",
+    "mlx_keys",
     "mlx_rope_keys",
     "rebuild",
     "sampling_from_gguf",

@@ -43,6 +43,9 @@ from quantcli.tokenizers.conventions import PLAIN, Conventions
 #: Layer and expert numbers as dotted components; without leading zeros, so that names map back to themselves.
 NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
 
+#: The kinds of rope scaling that mlx-lm's rope_utils.initialize_rope knows.
+EVERY_KIND = ("linear", "llama3", "yarn", "longrope")
+
 #: The dialects that tensors are named in, as `Checkpoint.names` has them.
 DIALECTS = ("hf", "gguf", "mlx")
 
@@ -150,11 +153,12 @@ class Architecture:
     """A family of models.
 
     name: ours. gguf: GGUF's `general.architecture`; of several families with one, `when` tells by the metadata (values
-    by key, without the architecture's prefix). model_types: of `config.json`, each with the defaults that its class in
-    transformers assumes for keys that a file leaves out. tensors, computed: the table. mtp: the dialects that
-    keep the layers for multi-token prediction, those with `eh_proj` from num_hidden_layers on; None: the family has no
-    such layers, and no dialect keeps them. mlx_schemes: role -> the scheme that
-    mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
+    by key, those of the architecture without its prefix). model_types: of `config.json`, each with the defaults that
+    its class in transformers assumes for keys that a file leaves out. tensors, computed: the table. mtp: the dialects
+    that keep the layers for multi-token prediction, those with `eh_proj` from num_hidden_layers on; None: the family
+    has no such layers, and no dialect keeps them. has_mtp_module: Hugging Face's folders have them in a module `mtp`
+    (see `prediction`); rows have the names of layers. mlx_schemes: role -> the scheme that mlx-lm gives its module when
+    it quantizes the model, whatever the others get, or `dense`.
     states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
 
     aliases: further classes that config.json's `architectures` names for one of these model types.
@@ -167,7 +171,8 @@ class Architecture:
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
     the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
     stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
-    else the runtimes ask of a model.
+    else the runtimes ask of a model. mlx_keys: settings that mlx-lm's class wants stated, though transformers' assumes
+    or computes them. mlx_scaling: the kinds of rope scaling that it computes.
     """
 
     name: str
@@ -176,6 +181,7 @@ class Architecture:
     tensors: tuple[Tensor, ...]
     computed: tuple[Computed, ...] = ()
     mtp: tuple[str, ...] | None = None
+    has_mtp_module: bool = False
     mlx_schemes: Mapping[str, str] = field(default_factory=dict)
     when: Callable[[Mapping[str, Any]], bool] | None = None
     states_space_prefix: bool = False
@@ -195,6 +201,8 @@ class Architecture:
     sixteen_bits: SixteenBits = BOTH
     stores_head: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    mlx_keys: tuple[str, ...] = ()
+    mlx_scaling: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

@@ -94,12 +94,17 @@ _KEYS = {
     Harmless("repeats another key, and no class reads it"): "experts_per_token initial_context_length",
     HEAD: "tie_word_embeddings use_embedding_sharing",
     WINDOW: "max_window_layers sliding_window use_sliding_window",
-    Harmless("counts layers that predict further tokens; the next token needs none"): "num_nextn_predict_layers",
+    Harmless(
+        "counts layers that predict further tokens; the next token needs none"
+    ): "mtp_num_hidden_layers num_nextn_predict_layers",
     Harmless(
         "layer_types counts in its place, or no layer attends to a window",
         lambda config: config.get("layer_types") is not None or _has_no_window(config),
     ): "sliding_window_pattern",
     Harmless("is computed from sliding_window_pattern"): "_sliding_window_pattern",
+    Harmless(
+        "says in short what indexer_types lists"
+    ): "index_skip_topk_offset index_topk_freq index_topk_pattern",
     Harmless(
         "is computed from qk_nope_head_dim and qk_rope_head_dim", _of("deepseek_v2", "deepseek_v3")
     ): "head_dim qk_head_dim",

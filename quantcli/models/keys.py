@@ -134,6 +134,9 @@ HEAD_SIZES = (
 )
 COMMON = (*SIZES, *ROPE, RMS_EPS, *HEAD_SIZES)
 
+#: Which layers have a state in place of attention.
+RECURRENT = "attention.recurrent_layers"
+
 VOCAB_SIZE = Key("vocab_size", "uint32", lambda h: h.vocab_size)
 ROPE_DIMENSIONS = Key("rope.dimension_count", "uint32", lambda h: h.rotary_dimensions)
 SLIDING_WINDOW = Key("attention.sliding_window", "uint32", "sliding_window")

@@ -1,4 +1,4 @@
-"""Settings that a config.json made of a GGUF file has, and that mlx-lm does not compute with.
+"""Settings that a config.json made of a GGUF file has and mlx-lm does not compute with, and those that it asks for.
 
 Source: mlx-lm's models (mlx_lm/models, rope_utils.py).
 """
@@ -9,13 +9,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.harmless_gguf import is_close
 from quantcli.models.rope_settings import ATTN_FACTOR
 from quantcli.models.stored import Stored
 from quantcli.models.unsaid import Unsaid
 
-EVERY_KIND = ("linear", "llama3", "yarn", "longrope")
 #: Model type -> the kinds of rope scaling that mlx-lm computes for it; for the others none.
 SCALING: Mapping[str, tuple[str, ...]] = {
     "deepseek_v2": ("yarn",),
@@ -45,7 +44,7 @@ def unread_by_mlx_lm(file: Stored, architecture: Architecture, config: Mapping[s
     names = []
     if config.get("is_causal") is False:
         names.append("attention.causal")
-    if scaling and scaling["rope_type"] not in SCALING.get(kind, ()):
+    if scaling and scaling["rope_type"] not in SCALING.get(kind, architecture.mlx_scaling):
         names.append(file.own.first("rope.scaling.factor", "rope.scale_linear"))
     if not _is_usual(scaling):
         names.append(file.own.first(ATTN_FACTOR, "rope.scaling.yarn_attn_factor"))
@@ -55,6 +54,15 @@ def unread_by_mlx_lm(file: Stored, architecture: Architecture, config: Mapping[s
         names.append("rope.freq_base_swa")
     values = ((name, file.own.values.get(name)) for name in names)
     return [Unsaid(f"{architecture.gguf}.{name}", value) for name, value in values if value is not None]
+
+
+def stated(config: Mapping[str, Any], architecture: Architecture | None) -> dict[str, Any]:
+    """Settings that mlx-lm's class does not assume and that a config.json may leave to transformers' class."""
+    keys = () if architecture is None else [key for key in architecture.mlx_keys if config.get(key) is None]
+    if not keys or architecture is None:
+        return {}
+    values = architecture.hyperparameters(config).settings.values
+    return {key: values[key] for key in keys if key in values}
 
 
 def _is_usual(scaling: Mapping[str, Any]) -> bool:

@@ -1,11 +1,13 @@
 """Operations between a tensor's arrangement in one dialect and in another; each is tiny and can be undone.
 
-    row operations     gather rows of each matrix      PermuteRows  MropeRows  GroupQkv  Take  Share
+    row operations     gather rows of each matrix      PermuteRows  MropeRows  GroupQkv  Ungroup  Tile  Take  Share
+    column operations  move blocks of columns          TileColumns
     shape operations   move no byte                    PerHead  SingleRow  DropAxis  MoveAxis
     value operations   change values or the last axis  AddOne  NegExp  Transpose
 
 All of them act on the matrices of a tensor's last two axes, one by one, so that stacked experts need nothing of their
-own; of a vector its elements are the rows. Row operations move packed rows as they are, value operations need floats.
+own; of a vector its elements are the rows. Row operations move packed rows as they are, column operations packed groups
+as long as blocks are made of whole ones, value operations need floats.
 Source: llama.cpp's converter (conversion/*.py), mlx-lm (sanitize of each model).
 """
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from quantcli.errors import BadInput
 from quantcli.models.exponential import exp
 from quantcli.models.hyperparameters import Hyperparameters
+from quantcli.models.sizes import Size
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -31,6 +34,13 @@ class RowOp(Protocol):
     """`index(rows, h)[t]`: the row of a matrix of so many rows that row t of the result comes from."""
 
     def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows: ...
+
+
+@runtime_checkable
+class ColumnOp(Protocol):
+    """`blocks(h)`: the width of blocks of columns, and for block t of the result the block that it comes from."""
+
+    def blocks(self, hyperparameters: Hyperparameters) -> tuple[int, Rows]: ...
 
 
 @runtime_checkable
@@ -51,7 +61,7 @@ class ValueOp(Protocol):
     def undo(self, values: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
 
-Op = RowOp | ShapeOp | ValueOp
+Op = RowOp | ColumnOp | ShapeOp | ValueOp
 
 
 @dataclass(frozen=True)
@@ -126,22 +136,99 @@ class GroupQkv:
 
 
 @dataclass(frozen=True)
+class Ungroup:
+    """Parts of each group of heads, one group after another, to all groups' first parts, all groups' second ones ...
+
+    Hugging Face   q0 k0 v0 v1 z0 z1 | q1 k1 v2 v3 z2 z3      two groups: a key head and its two value heads
+    GGUF           q0 q1 | k0 k1 | v0 v1 v2 v3 | z0 z1 z2 z3
+
+    `groups` counts them, `parts` are the rows of each part in all groups.
+    """
+
+    groups: Size
+    parts: tuple[Size, ...]
+
+    def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
+        groups, parts = self.groups.of(hyperparameters), [part.of(hyperparameters) for part in self.parts]
+        if not groups or rows != sum(parts) or any(part % groups for part in parts):
+            raise BadInput(f"{rows} rows cannot be split into {groups} groups with parts of {parts} rows in all.")
+        ends = np.cumsum(parts) // groups
+        grouped = np.split(np.arange(rows, dtype=np.int64).reshape(groups, -1), ends[:-1], axis=1)
+        return np.concatenate([part.reshape(-1) for part in grouped])
+
+
+def tiled(groups: int, heads: int) -> Rows:
+    """Value heads from one group of them after another to the first of every group, the second of every group ...
+
+        Hugging Face   0 1 2 | 3 4 5      two key heads with three value heads each
+        GGUF           0 3 1 4 2 5        value head n belongs to key head n % 2
+
+    >>> tiled(2, 6).tolist()
+    [0, 3, 1, 4, 2, 5]
+    """
+    if not groups or heads % groups:
+        raise BadInput(f"{heads} value heads cannot be split among {groups} key heads.")
+    return np.arange(heads, dtype=np.int64).reshape(groups, -1).T.reshape(-1)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows of value heads from groups to tiles (`tiled`), those before them as they are; of a vector, its elements.
+
+    `groups`, `heads` count key and value heads; `size`: rows of a value head; `before`: rows before the first one.
+    """
+
+    groups: Size
+    heads: Size
+    size: Size
+    before: Size | None = None
+
+    def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
+        before = 0 if self.before is None else self.before.of(hyperparameters)
+        heads, size = self.heads.of(hyperparameters), self.size.of(hyperparameters)
+        if rows != before + heads * size:
+            raise BadInput(f"{rows} rows are not {before} and {heads} value heads of {size} rows.")
+        moved = np.arange(before, rows, dtype=np.int64).reshape(heads, size)
+        order = tiled(self.groups.of(hyperparameters), heads)
+        return np.concatenate([np.arange(before, dtype=np.int64), moved[order].reshape(-1)])
+
+
+@dataclass(frozen=True)
+class TileColumns:
+    """Columns that take value heads from groups to tiles (`tiled`): blocks of `size` columns, a head each."""
+
+    groups: Size
+    heads: Size
+    size: Size
+
+    def blocks(self, hyperparameters: Hyperparameters) -> tuple[int, Rows]:
+        order = tiled(self.groups.of(hyperparameters), self.heads.of(hyperparameters))
+        return self.size.of(hyperparameters), order
+
+
+@dataclass(frozen=True)
 class Take:
     """Some rows of each matrix: start, start + step ... below stop; the rows of the table that share a tensor take all.
 
-    `start`, `stop`: numbers, or fields of Hyperparameters. `step`: 2 for gate and up that are interleaved.
+    `start`, `stop`: numbers, sizes, or fields of Hyperparameters. `step`: 2 for gate and up that are interleaved.
     """
 
-    start: int | str = 0
-    stop: str | None = None
+    start: int | str | Size = 0
+    stop: str | Size | None = None
     step: int = 1
 
     def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
-        start = getattr(hyperparameters, self.start) if isinstance(self.start, str) else self.start
-        stop = rows if self.stop is None else getattr(hyperparameters, self.stop)
+        start = _number(self.start, hyperparameters)
+        stop = rows if self.stop is None else _number(self.stop, hyperparameters)
         if not 0 <= start <= stop <= rows or rows % self.step:
             raise BadInput(f"{rows} rows cannot be split at {start} and {stop} in steps of {self.step}.")
         return np.arange(start, stop, self.step, dtype=np.int64)
+
+
+def _number(value: int | str | Size, hyperparameters: Hyperparameters) -> int:
+    if isinstance(value, Size):
+        return value.of(hyperparameters)
+    return value if isinstance(value, int) else int(getattr(hyperparameters, value))
 
 
 @dataclass(frozen=True)

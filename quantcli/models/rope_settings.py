@@ -6,8 +6,10 @@ Source: llama.cpp (conversion/base.py, src/llama-model.cpp); transformers' model
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+from quantcli.errors import BadInput
 from quantcli.models.rope import llama3_from_factors, longrope_attention
 from quantcli.models.stored import Stored, decimal
 
@@ -15,7 +17,7 @@ from quantcli.models.stored import Stored, decimal
 ATTN_FACTOR = "rope.scaling.attn_factor"
 
 #: Architectures of which llama.cpp reads `yarn_log_multiplier`.
-WITH_MULTIPLIER = ("deepseek2",)
+WITH_MULTIPLIER = ("deepseek2", "deepseek32")
 
 
 def theta_of(file: Stored) -> float:
@@ -73,9 +75,22 @@ def scaling_with_sections(file: Stored) -> dict[str, Any] | None:
     value = file.own.values.get(key)
     #: One number counts for each of the four.
     sections = file.own.integers(key) if isinstance(value, list | tuple) else (file.own.integer(key, 0, least=0),) * 4
+    if len(sections) != 4:
+        raise BadInput(f"{file.own.label}: {key} has {len(sections)} values, expected 4.")
     if not any(sections):
         return made
     return (made or _named("default")) | {"mrope_section": list(sections[:3] if not any(sections[3:]) else sections)}
+
+
+def parameters(share: bool = False) -> Callable[[Stored], dict[str, Any]]:
+    """`rope_parameters`, for classes that know no other spelling. share: with the part of a head that is rotated."""
+
+    def made(file: Stored) -> dict[str, Any]:
+        partial = {"partial_rotary_factor": file.rotary_share()} if share else {}
+        scaling = {key: value for key, value in (scaling_with_sections(file) or {}).items() if key != "type"}
+        return {"rope_theta": theta_of(file), "rope_type": "default"} | scaling | partial
+
+    return made
 
 
 def _named(kind: str, **settings: Any) -> dict[str, Any]:

@@ -5,7 +5,8 @@
         --(operations to the target's arrangement)--> target tensor
 
 Row and shape operations become rows of a (joined) weight and touch no value, so that packed weights keep their codes;
-value operations make dense values of it. Operations that both arrangements begin with are neither undone nor done.
+column operations move them, too; value operations make dense values of it. Operations that both arrangements begin
+with are neither undone nor done.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from quantcli.checkpoint import Weight
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Found, Tensor
 from quantcli.models.hyperparameters import Hyperparameters
-from quantcli.models.ops import Op, RowOp, Rows, Shape, ShapeOp, Take, Transpose, ValueOp
+from quantcli.models.ops import ColumnOp, Op, RowOp, Rows, Shape, ShapeOp, Take, Transpose, ValueOp
 from quantcli.schemes.base import matrix_shape
 from quantcli.schemes.dense import Dense
-from quantcli.virtual import Compute, by_row, flattened, join, made, reshaped, section, transposed
+from quantcli.virtual import Compute, by_row, flattened, join, made, reshaped, section, transposed, with_columns_moved
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,8 @@ class Translation:
     def _done(self, op: Op, tensor: Arranged) -> Arranged:
         if isinstance(op, ShapeOp):
             return replace(tensor, shape=op.reshape(tensor.shape, self.hyperparameters))
+        if isinstance(op, ColumnOp):
+            return _moved(tensor, *op.blocks(self.hyperparameters))
         if is_turned(op, tensor.weight):
             return tensor
         if isinstance(op, ValueOp):
@@ -215,6 +218,9 @@ class Translation:
     def _undo(self, op: Op, tensor: Arranged) -> Arranged:
         if isinstance(op, ShapeOp):
             return replace(tensor, shape=op.restore(tensor.shape, self.hyperparameters))
+        if isinstance(op, ColumnOp):
+            width, order = op.blocks(self.hyperparameters)
+            return _moved(tensor, width, np.argsort(order, kind="stable"))
         if is_turned(op, tensor.weight):
             return tensor
         if isinstance(op, ValueOp):
@@ -225,6 +231,7 @@ class Translation:
 
     def _picked(self, tensor: Arranged, key: tuple[object, ...], index: Callable[[int], Rows]) -> Arranged:
         """The tensor with rows of each of its matrices gathered."""
+        tensor = _settled(tensor)
         count, matrices = tensor.shape[-2], tensor.matrices
         rows = self._rows((*key, count, matrices), lambda: _each(index(count), count, matrices))
         shape = (*tensor.shape[:-2], len(rows) // matrices, tensor.shape[-1])
@@ -281,6 +288,17 @@ def _valued(op: ValueOp, compute: Compute, tensor: Arranged) -> Arranged:
     else:
         weight = made(tensor.weight, tensor.rows, tensor.shape, "f32", 1, 1, compute)
     return Arranged(weight, None, weight.shape)
+
+
+def _moved(tensor: Arranged, width: int, order: Rows) -> Arranged:
+    """The tensor with blocks of columns in another order."""
+    columns = tensor.shape[-1]
+    if columns != width * len(order):
+        raise BadInput(f"{columns} columns are not {len(order)} value heads of {width} columns.")
+    if np.array_equal(order, np.arange(len(order))):
+        return tensor
+    tensor = _settled(tensor)
+    return replace(tensor, weight=with_columns_moved(tensor.weight, order, width))
 
 
 def _settled(tensor: Arranged, rows: bool = False) -> Arranged:

@@ -68,7 +68,8 @@ def unsaid(
     hyperparameters: of `config`.
     """
     own = file.own.values
-    rows = {row.name: row for row in (*FOLLOWS, *architecture.foremost, *architecture.keys, *architecture.further)}
+    stated = (*architecture.foremost, *architecture.keys, *architecture.further)
+    rows = {row.name: row for row in (*FOLLOWS, *reversed(stated))}  # of a key that is written at one of two places
     prefix = f"{architecture.gguf}."
     found, idle = [], [key for key in file.every.values if key.startswith(prefix) and key[len(prefix) :] not in own]
     for name, value in own.items():

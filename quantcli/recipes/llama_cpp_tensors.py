@@ -55,6 +55,10 @@ NEVER = {
     **dict.fromkeys((f"time_mix_{part}.weight" for part in _SMALL_OF_RWKV), "small, of RWKV"),
 }
 
+#: Endings of names whose tensors llama.cpp's converter writes in float32, whatever it is asked for, and llama-quantize
+#: quantizes.
+WIDE = ("indexer.proj.weight",)
+
 #: Whole names of the same kind: BERT's embeddings of positions and token types.
 NEVER_NAMES = ("position_embd.weight", "token_types.weight")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from quantcli.containers.gguf_values import ArrayValue
 from quantcli.containers.hostile import shown
+from quantcli.models.keys import RECURRENT
 
 #: Keys of an architecture that may hold one value for each layer.
 PER_LAYER = (
@@ -52,7 +53,7 @@ class Period:
     window: bool = False
 
 
-_PATTERN, _RECURRENT = "attention.sliding_window_pattern", "attention.recurrent_layers"
+_PATTERN = "attention.sliding_window_pattern"
 
 
 def _windows(step: int, at: int = -1, *, window: bool = False) -> Period:
@@ -77,7 +78,7 @@ PERIODS: Mapping[str, tuple[Period, ...]] = {
     "minimax-01": (Period(8, key="full_attention_interval"),),
     **dict.fromkeys(
         ("qwen35", "qwen35moe", "qwen3next", "qwen4exp"),
-        (Period(4, key="full_attention_interval", array=_RECURRENT),),
+        (Period(4, key="full_attention_interval", array=RECURRENT),),
     ),
     **dict.fromkeys(("nomic-bert", "nomic-bert-moe"), (Period(0, 1, key="moe_every_n_layers"),)),
 }

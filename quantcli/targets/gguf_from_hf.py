@@ -15,6 +15,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture, Hyperparameters, generation_keys, round_trip
 from quantcli.recipes.llama_cpp import never
+from quantcli.recipes.llama_cpp_tensors import WIDE
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Constant, Draft, Left, Placed, Settings, WeightDraft, commonest_dtype
 from quantcli.targets.gguf_general import Typed
@@ -85,7 +86,8 @@ def _drafts(named: Named, model: Model, architecture: Architecture, settings: Se
     """A tensor, and its global scales if they are tensors of their own."""
     weight = named.source.weight
     held = never(named.name, named.source.shape, architecture.gguf)
-    dense, stays = ("f32", f"stays f32: {held}") if held else (_dtype(weight, model.source, settings), None)
+    is_wide, stays = held is not None or named.name.endswith(WIDE), f"stays f32: {held}" if held else None
+    dense = "f32" if is_wide else _dtype(weight, model.source, settings)
     draft = WeightDraft(named.name, named.subject, named.source, dense, stays, fixed=held is not None)
     parts = apart(named.source) if named.name.endswith(WEIGHT) else None
     if parts is None or held:

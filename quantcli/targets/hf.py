@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,10 +79,14 @@ class HfTarget:
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         is_kept = self.keeps_layout(placed)
-        bare = [replace(w, name=w.name.removeprefix(source.prefix)) for w in placed]
+        model = Model.of(source)
+
+        def in_output(name: str) -> str:
+            return model.in_hf(name).removeprefix(source.prefix)
+
+        bare = [replace(w, name=in_output(w.name)) for w in placed]
         quantization = {} if is_kept else hf_quantized.settings(bare, str(source.root))
-        if source.prefix:
-            placed = [_without_prefix(w, source.prefix) for w in placed]
+        placed = [_stored_as(w, in_output) for w in placed]
         header = {**(_header(source, placed) if is_kept and source.kind != "hf" else {}), "format": "pt"}
         files, where = shards(placed, settings.shard_size, header)
         config = _config(source, stored_config(source, settings, self.label), placed, is_kept=is_kept)
@@ -99,10 +103,11 @@ class HfTarget:
         return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
 
 
-def _without_prefix(placed: Placed, prefix: str) -> Placed:
-    """A weight whose stored tensors lack the prefix that its name has, as the source's do."""
-    names = {part: part_name(placed, part).removeprefix(prefix) for part in placed.scheme.layout(placed.shape)}
-    return replace(placed, stored=names)
+def _stored_as(placed: Placed, in_output: Callable[[str], str]) -> Placed:
+    """A weight whose stored tensors have other names than it: without a prefix, as the source's, or in a module."""
+    own = {part: part_name(placed, part) for part in placed.scheme.layout(placed.shape)}
+    names = {part: in_output(name) for part, name in own.items()}
+    return placed if names == own else replace(placed, stored=names)
 
 
 def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightDraft:
@@ -200,6 +205,7 @@ def _dtype(named: Named, source: Checkpoint, settings: Settings, made: str) -> s
     A tensor of an MLX folder that is f32 next to scales of 16 bits is so on purpose: routers.
     """
     scheme = named.source.weight.scheme
-    is_wide = source.kind == "mlx" and scheme == Dense("f32")
+    stored = source.weights.get(named.source.weight.name, named.source.weight)
+    is_wide = source.kind == "mlx" and stored.scheme == Dense("f32")
     is_made = source.names == "gguf" or (source.kind == "mlx" and not is_wide) or not isinstance(scheme, Dense)
     return dense_dtype(named, source, made if is_made else settings.dtype)

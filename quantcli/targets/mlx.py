@@ -100,7 +100,7 @@ class MlxTarget:
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
         config = without_storage(stored_config(source, settings, self.label))
-        config |= models.mlx_rope_keys(config)
+        config |= models.mlx_keys(config)
         config |= tie_settings(source, "mlx")
         config |= agreed(config, source, placed, settings, "mlx")
         block = quantization_block(placed, settings)
@@ -216,8 +216,10 @@ def dense_dtype(named: Named, source: Checkpoint, wanted: str | None) -> str:
     weight = named.source.weight
     if not isinstance(weight.scheme, Dense):
         return wanted or commonest_dtype(source)
-    stays = weight.scheme.dtype not in FLOATS or stays_f32(named)
-    return weight.scheme.dtype if stays or wanted is None else wanted
+    if weight.scheme.dtype not in FLOATS or stays_f32(named):
+        return weight.scheme.dtype
+    stored = source.weights.get(weight.name, weight).scheme  # values that are computed are float32
+    return wanted or (stored if isinstance(stored, Dense) else weight.scheme).dtype
 
 
 def _held(dtype: str) -> str:

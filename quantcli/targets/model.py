@@ -11,7 +11,7 @@ from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
-from quantcli.models import Architecture, Found, Hyperparameters, leftovers
+from quantcli.models import Architecture, Found, Hyperparameters, leftovers, prediction
 from quantcli.models.base import NUMBER
 from quantcli.models.keys import SECTIONS
 from quantcli.models.ops import MropeRows
@@ -137,6 +137,12 @@ class Model:
             return frozenset()
         found = (layer_of(name) for name in self.source.weights if ".eh_proj." in name)
         return frozenset(layer for layer in found if layer is not None and layer >= layers)
+
+    def in_hf(self, name: str) -> str:
+        """The name of a tensor in a Hugging Face folder: of some families layers for prediction have their own."""
+        if self.architecture is None or not self.architecture.has_mtp_module or self.layers is None:
+            return name
+        return prediction.in_module(name, self.layers)
 
     def is_predicting(self, name: str) -> bool:
         """Whether a tensor belongs to a layer for multi-token prediction."""

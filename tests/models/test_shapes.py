@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from quantcli.checkpoint import Weight
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 from quantcli.models import FAMILIES, Architecture, by_gguf, find, from_gguf
 from quantcli.models.agreement import Agreement, shape_of
 from quantcli.models.base import DIALECTS, Found
+from quantcli.models.prediction import as_layer
 from quantcli.models.sizes import ALWAYS, HEAD_DIM, HIDDEN, KEYS, N_HEADS, N_KV_HEADS, QKV, QUERIES
 from quantcli.schemes.dense import Dense
 from tests.models.families.test_arch_cases import CASES, DATA, SPELLINGS, config_of, reference
@@ -31,11 +33,13 @@ def agreement(
 
 
 def of_folder(case: str) -> Shapes:
-    """The tensors of a case's folder; MXFP4's two parts as the one that they make."""
+    """The tensors of a case's folder as a checkpoint has them; MXFP4's two parts as the one that they make."""
     path = DATA / case / "tensors.json"
     if not path.is_file():
         pytest.skip(f"{case} has metadata only")
-    listed = {name: tuple(shape) for name, (_, shape) in json.loads(path.read_text())["source"].items()}
+    layers = Reader(config_of(case)).integer("num_hidden_layers", 0, least=0)
+    stored = json.loads(path.read_text())["source"]
+    listed = {as_layer(name, layers): tuple(shape) for name, (_, shape) in stored.items()}
     joined = {
         name.removesuffix("_blocks"): (shape[0], shape[2] * shape[3] * 2, shape[1])
         for name, shape in listed.items()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from quantcli.checkpoint import Part, Weight
+from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 from quantcli.models import ARCHITECTURES, FAMILIES, Architecture, Hyperparameters, Rope
 from quantcli.models.base import DIALECTS
@@ -22,7 +23,20 @@ from quantcli.schemes.mlx.affine import Affine
 from quantcli.virtual import values_of
 
 EXPERTS, LAYERS = 3, 2
-SIZES = Hyperparameters("", LAYERS, 64, 32, 32, 4, 2, 8, 1e-6, 32, Rope(), experts=EXPERTS, nope_head_dim=4)
+#: Of gated delta nets: two key heads, four value heads, four rows each; and of fused experts.
+DELTA = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 4, "linear_value_head_dim": 4,
+    "moe_intermediate_size": 16,
+}  # fmt: skip
+SIZES = Hyperparameters(
+    "", LAYERS, 64, 32, 32, 4, 2, 8, 1e-6, 32, Rope(), experts=EXPERTS, nope_head_dim=4, settings=Reader(DELTA)
+)
+#: Tensor of a gated delta net -> its shape.
+DELTA_SHAPES = {
+    "in_proj_qkv.weight": (32, 32), "in_proj_qkvz.weight": (48, 32), "in_proj_z.weight": (16, 32),
+    "in_proj_a.weight": (4, 32), "in_proj_b.weight": (4, 32), "in_proj_ba.weight": (8, 32), "A_log": (4,),
+    "dt_bias": (4,), "out_proj.weight": (32, 16),
+}  # fmt: skip
 
 
 def names(architecture: Architecture, dialect: str) -> list[str]:
@@ -41,6 +55,9 @@ def names(architecture: Architecture, dialect: str) -> list[str]:
 
 def shape_of(name: str) -> tuple[int, ...]:
     """A shape in Hugging Face's dialect that every operation can take."""
+    _, delta_net, tensor = name.partition(".linear_attn.")
+    if delta_net and tensor in DELTA_SHAPES:
+        return DELTA_SHAPES[tensor]
     if name.endswith("conv1d.weight"):
         return 32, 1, 4
     if name.endswith("_proj_bias"):

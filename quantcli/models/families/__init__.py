@@ -6,6 +6,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.families.cohere import COHERE
 from quantcli.models.families.cohere2 import COHERE2
 from quantcli.models.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from quantcli.models.families.deepseek_v32 import DEEPSEEK_V32
 from quantcli.models.families.ernie4_5 import ERNIE4_5
 from quantcli.models.families.exaone4 import EXAONE4
 from quantcli.models.families.falcon import FALCON
@@ -15,6 +16,8 @@ from quantcli.models.families.gemma2 import GEMMA2
 from quantcli.models.families.gemma3 import GEMMA3
 from quantcli.models.families.glm4 import GLM4
 from quantcli.models.families.glm4_moe import GLM4_MOE
+from quantcli.models.families.glm4_moe_lite import GLM4_MOE_LITE
+from quantcli.models.families.glm_moe_dsa import GLM_MOE_DSA
 from quantcli.models.families.gpt_neox import GPT_NEOX
 from quantcli.models.families.gpt_oss import GPT_OSS
 from quantcli.models.families.granite import GRANITE
@@ -27,7 +30,9 @@ from quantcli.models.families.phi3 import PHI3
 from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
 from quantcli.models.families.qwen3 import QWEN3
+from quantcli.models.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
+from quantcli.models.families.qwen3_next import QWEN3_NEXT
 from quantcli.models.families.smollm3 import SMOLLM3
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
@@ -38,6 +43,7 @@ FAMILIES: tuple[Architecture, ...] = (
     COHERE2,
     DEEPSEEK_V2,
     DEEPSEEK_V3,
+    DEEPSEEK_V32,
     ERNIE4_5,
     EXAONE4,
     FALCON,
@@ -47,6 +53,8 @@ FAMILIES: tuple[Architecture, ...] = (
     GEMMA3,
     GLM4,
     GLM4_MOE,
+    GLM4_MOE_LITE,
+    GLM_MOE_DSA,
     GPT_NEOX,
     GPT_OSS,
     GRANITE,
@@ -59,7 +67,10 @@ FAMILIES: tuple[Architecture, ...] = (
     QWEN2,
     QWEN2_MOE,
     QWEN3,
+    QWEN3_5,
+    QWEN3_5_MOE,
     QWEN3_MOE,
+    QWEN3_NEXT,
     SMOLLM3,
     STABLELM,
     STARCODER2,

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3: latent attention, routed and shared experts.
+"""DeepSeek V2 and V3, and Kimi K2: latent attention, routed and shared experts.
 
 `kv_b_proj` holds, head after head, the rows that make keys and those that make values. GGUF, and MLX for V3, have them
 apart, the keys' transposed for each head:
@@ -12,7 +12,8 @@ keys of plain attention.
 Source: llama.cpp's conversion of DeepseekV2ForCausalLM and DeepseekV3ForCausalLM; mlx-lm's deepseek_v2, deepseek_v3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantcli.containers.json_text import Reader
@@ -44,6 +45,7 @@ from quantcli.models.ops import PerHead, Take, Transpose
 from quantcli.models.sixteen_bits import OVERFLOWS, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, N_HEADS, Axes, Need, setting, without
 from quantcli.models.stored import Setting, Stored, has
+from quantcli.tokenizers import conventions
 
 KEY_ROWS = (PerHead(), Take(stop="nope_head_dim"), Transpose())
 VALUE_ROWS = (PerHead(), Take(start="nope_head_dim"))
@@ -133,6 +135,22 @@ def _rotated(config: Reader) -> int:
     return size
 
 
+def first_dense(usual: int) -> Callable[[Reader], int]:
+    """`first_k_dense_replace` of a class that names each layer's MLP in `mlp_layer_types`; usual: its default."""
+
+    def count(config: Reader) -> int:
+        kinds = config.texts("mlp_layer_types")
+        return kinds.index("sparse") if "sparse" in kinds else len(kinds) or usual
+
+    return count
+
+
+def kinds_of_mlp(file: Stored) -> list[str]:
+    """`mlp_layer_types`: layers with experts come after those without."""
+    dense = min(file.own.integer("leading_dense_block_count", 0, least=0), file.trunk)
+    return ["dense"] * dense + ["sparse"] * (file.trunk - dense)
+
+
 #: What the configuration classes of both assume.
 DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
@@ -145,13 +163,29 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def _sum(*keys: str) -> Read:
+def sum_of(*keys: str) -> Read:
     return lambda h: sum(h.settings.integer(key) for key in keys)
 
 
 def _log_multiplier(hyperparameters: Hyperparameters) -> float | None:
     scale = hyperparameters.rope.mscale_all_dim
     return None if scale is None else 0.1 * scale
+
+
+#: The size of the latent head. llama.cpp's converter writes it where the class says `head_dim`, else after the ranks.
+LATENT = (
+    Key("attention.key_length", "uint32", sum_of("kv_lora_rank", "qk_rope_head_dim")),
+    Key("attention.value_length", "uint32", "kv_lora_rank"),
+)
+
+
+def latent(holds: Callable[[Hyperparameters], bool]) -> tuple[Key, ...]:
+    """These keys where they are written at this place."""
+
+    def read(key: Key) -> Read:
+        return lambda h: key.value(h) if holds(h) else None
+
+    return tuple(replace(key, read=read(key), config=key.back) for key in LATENT)
 
 
 #: In GGUF one head of keys and values, the latent one, serves all heads.
@@ -164,15 +198,15 @@ KEYS = (
     *expert_keys("n_routed_experts"),
     *GROUPS,
     Key("expert_gating_func", "uint32", gating),
-    Key("attention.key_length", "uint32", _sum("kv_lora_rank", "qk_rope_head_dim")),
-    Key("attention.value_length", "uint32", "kv_lora_rank"),
 )
-FURTHER = (
+RANKS = (
     DENSE_LAYERS,
     VOCAB_SIZE,
     Key("attention.q_lora_rank", "uint32", "q_lora_rank"),
     Key("attention.kv_lora_rank", "uint32", "kv_lora_rank"),
-    Key("attention.key_length_mla", "uint32", _sum("qk_nope_head_dim", "qk_rope_head_dim")),
+)
+FURTHER = (
+    Key("attention.key_length_mla", "uint32", sum_of("qk_nope_head_dim", "qk_rope_head_dim")),
     Key("attention.value_length_mla", "uint32", "v_head_dim", otherwise="attention.value_length"),
     EXPERT_LENGTH,
     SHARED_EXPERTS,
@@ -187,10 +221,21 @@ def _groups(file: Stored) -> int:
     return file.own.integer("expert_group_count", 1)
 
 
+def _head(file: Stored) -> int:
+    """The size of a head."""
+    return file.own.integer(file.own.first("attention.key_length_mla", "attention.key_length"))
+
+
 def _nope(file: Stored) -> int:
     """The part of a head that is not rotated."""
-    size = file.own.integer(file.own.first("attention.key_length_mla", "attention.key_length"))
-    return size - file.own.integer("rope.dimension_count")
+    return _head(file) - file.own.integer("rope.dimension_count")
+
+
+#: Sizes that follow from others, as classes since transformers 5 state them.
+FOLLOWING = (
+    Setting("head_dim", lambda file: file.own.integer("rope.dimension_count")),
+    Setting("qk_head_dim", _head),
+)
 
 
 SETTINGS = (
@@ -235,8 +280,8 @@ DEEPSEEK_V2 = Architecture(
     tensors=(*layers(None), *kv_b(split_in_mlx=False)),
     mtp=(),
     mlx_schemes={"ffn_gate_inp": "dense"},
-    keys=KEYS,
-    further=FURTHER,
+    keys=(*KEYS, *LATENT),
+    further=(*RANKS, *FURTHER),
     classes={"deepseek_v2": "DeepseekV2ForCausalLM"},
     expects=(Setting("rope_interleave", True),),
     constants={"expert_weights_norm": False},  # neither transformers nor mlx-lm norms the weights of V2
@@ -254,36 +299,46 @@ DEEPSEEK_V2 = Architecture(
 )
 
 
+def is_glm(metadata: Mapping[str, Any]) -> bool:
+    """GLM's models have this architecture in GGUF, too: their vocabulary tells them apart."""
+    return metadata.get("tokenizer.ggml.pre") in conventions.GLM4.pre
+
+
 def _is_v3(metadata: Mapping[str, Any]) -> bool:
     """V3's router goes through a sigmoid; llama.cpp computes a softmax where a file does not say."""
-    return metadata.get("expert_gating_func") == GATING["sigmoid"]
+    return metadata.get("expert_gating_func") == GATING["sigmoid"] and not is_glm(metadata)
+
+
+#: Kimi K2 brings a copy of DeepSeek V3's class.
+V3_DEFAULTS: dict[str, Any] = DEFAULTS | {
+    "max_position_embeddings": 4096,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "moe_intermediate_size": 2048,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 3,
+    "norm_topk_prob": True,
+    "scoring_func": "sigmoid",
+}
+
+
+def _is_kimi(h: Hyperparameters) -> bool:
+    return h.settings.values.get("model_type") == "kimi_k2"
 
 
 DEEPSEEK_V3 = Architecture(
     name="deepseek_v3",
     gguf="deepseek2",
     when=_is_v3,
-    model_types={
-        "deepseek_v3": DEFAULTS
-        | {
-            "max_position_embeddings": 4096,
-            "n_routed_experts": 256,
-            "n_shared_experts": 1,
-            "num_experts_per_tok": 8,
-            "n_group": 8,
-            "topk_group": 4,
-            "moe_intermediate_size": 2048,
-            "routed_scaling_factor": 2.5,
-            "first_k_dense_replace": 3,
-            "norm_topk_prob": True,
-            "scoring_func": "sigmoid",
-        }
-    },
+    model_types={"deepseek_v3": V3_DEFAULTS, "kimi_k2": V3_DEFAULTS},
     tensors=(*layers(CORRECTED), *kv_b(split_in_mlx=True), *NEXT_ROWS),
     mtp=("hf",),
     mlx_schemes={"ffn_gate_inp": "dense"},
-    keys=KEYS,
-    further=FURTHER,
+    keys=(*KEYS, *latent(lambda h: not _is_kimi(h))),
+    further=(*RANKS, *latent(_is_kimi), *FURTHER),
     classes={"deepseek_v3": "DeepseekV3ForCausalLM"},
     expects=(Setting("rope_interleave", True),),
     settings=(

@@ -1,0 +1,54 @@
+"""Layers for multi-token prediction that Hugging Face's folders have in a module of its own, seen as further layers.
+
+    mtp.layers.0.self_attn.q_proj.weight     model.layers.48.self_attn.q_proj.weight     of a model of 48 layers
+    mtp.fc.weight                            model.layers.48.eh_proj.weight
+
+The tables know the names on the right, which is how other families store such layers. Source: llama.cpp's conversion
+(conversion/qwen.py: _QwenMtpMixin).
+"""
+
+from __future__ import annotations
+
+import re
+
+#: What stands in the module once: there, and in the first of the layers.
+ONCE = {
+    "fc.": "eh_proj.",
+    "pre_fc_norm_embedding.": "enorm.",
+    "pre_fc_norm_hidden.": "hnorm.",
+    "norm.": "shared_head.norm.",
+}
+MODULE = re.compile(r"(?:model\.)?mtp\.")
+OF_LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.")
+
+
+def as_layer(name: str, layers: int) -> str:
+    """The name in a layer of a tensor in the module; layers: how many the model has without these.
+
+    >>> as_layer("mtp.layers.0.mlp.gate.weight", 48), as_layer("mtp.norm.weight", 48)
+    ('model.layers.48.mlp.gate.weight', 'model.layers.48.shared_head.norm.weight')
+    """
+    module = MODULE.match(name)
+    if module is None:
+        return name
+    rest = name[module.end() :]
+    if of_layer := OF_LAYER.match(rest):
+        return f"model.layers.{layers + int(of_layer[1])}.{rest[of_layer.end() :]}"
+    once = next((there for here, there in ONCE.items() if rest.startswith(here)), None)
+    return name if once is None else f"model.layers.{layers}.{once}{rest.partition('.')[2]}"
+
+
+def in_module(name: str, layers: int) -> str:
+    """The name in the module of a tensor in a layer; any other name as it is.
+
+    >>> in_module("model.layers.48.shared_head.norm.weight", 48), in_module("model.layers.47.mlp.gate.weight", 48)
+    ('mtp.norm.weight', 'model.layers.47.mlp.gate.weight')
+    """
+    of_layer = OF_LAYER.match(name.removeprefix("model."))
+    if of_layer is None or int(of_layer[1]) < layers or not name.startswith("model."):
+        return name
+    rest = name.removeprefix("model.")[of_layer.end() :]
+    once = next(((here, there) for here, there in ONCE.items() if rest.startswith(there)), None)
+    if once is not None:
+        return f"mtp.{once[0]}{rest.removeprefix(once[1])}"
+    return f"mtp.layers.{int(of_layer[1]) - layers}.{rest}"
