@@ -51,7 +51,8 @@ DIALECTS = ("hf", "gguf", "mlx")
 class Tensor:
     """One row of the table. mlx: its pattern in MLX folders, None: as in Hugging Face's.
 
-    optional: models do without it. f32: it stays float32 in every dialect. beside: of several rows with one GGUF name,
+    optional: models do without it. f32: it stays float32 in every dialect; mlx_casts: but not where mlx-lm casts a
+    model, whose class there does not except it. beside: of several rows with one GGUF name,
     this one is meant where that GGUF tensor (a pattern) is there too. read_only: Hugging Face's folders may have this
     in place of the tensor of the row with the same GGUF pattern; `hf` is its whole name, `ops` lead from here to there.
     also: other layouts in which GGUF files store it.
@@ -69,6 +70,7 @@ class Tensor:
     mlx_ops: tuple[Op, ...] = ()
     optional: bool = False
     f32: bool = False
+    mlx_casts: bool = False
     beside: str | None = None
     read_only: bool = False
     also: tuple[Layout, ...] = ()
@@ -93,6 +95,10 @@ class Tensor:
         if suffix == "bias":
             return self.bias
         return self.needed if self.optional else ALWAYS
+
+    def stays_f32(self, dialect: str) -> bool:
+        """Whether it is float32 in a dialect, whatever the others are."""
+        return self.f32 and not (self.mlx_casts and dialect == "mlx")
 
     def ops_to(self, dialect: str) -> tuple[Op, ...]:
         """The operations from Hugging Face's arrangement to a dialect's."""
