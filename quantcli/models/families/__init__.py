@@ -28,6 +28,7 @@ from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
 from quantcli.models.families.qwen3 import QWEN3
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
+from quantcli.models.families.seed_oss import SEED_OSS
 from quantcli.models.families.smollm3 import SMOLLM3
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
@@ -60,6 +61,7 @@ FAMILIES: tuple[Architecture, ...] = (
     QWEN2_MOE,
     QWEN3,
     QWEN3_MOE,
+    SEED_OSS,
     SMOLLM3,
     STABLELM,
     STARCODER2,
