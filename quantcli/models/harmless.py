@@ -94,7 +94,9 @@ _KEYS = {
     Harmless("repeats another key, and no class reads it"): "experts_per_token initial_context_length",
     HEAD: "tie_word_embeddings use_embedding_sharing",
     WINDOW: "max_window_layers sliding_window use_sliding_window",
-    Harmless("counts layers that predict further tokens; the next token needs none"): "num_nextn_predict_layers",
+    Harmless("counts layers that predict further tokens; the next token needs none"): """
+        mtp_transformer_layers num_mtp_modules num_nextn_predict_layers use_mtp
+    """,
     Harmless(
         "layer_types counts in its place, or no layer attends to a window",
         lambda config: config.get("layer_types") is not None or _has_no_window(config),

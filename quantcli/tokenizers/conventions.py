@@ -52,6 +52,7 @@ GLM4_MOE = Conventions(
 GPT_NEOX = Conventions(pre=("mpt",))
 GRANITE = Conventions(pre=("refact",))
 MAMBA = Conventions(pre=("mpt",), multiple=8)
+MINIMAX_M2 = Conventions(pre=("minimax-m2",))
 NEMOTRON = Conventions(ids={"padding": 0, "unknown": 1}, padding_side="right")
 OLMO = Conventions(pre=("olmo", "dbrx"))
 PHI3 = Conventions(strips=True)

@@ -20,6 +20,7 @@ from quantcli.models.families.gpt_oss import GPT_OSS
 from quantcli.models.families.granite import GRANITE
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
+from quantcli.models.families.minimax_m2 import MINIMAX_M2
 from quantcli.models.families.mixtral import MIXTRAL
 from quantcli.models.families.nemotron import NEMOTRON
 from quantcli.models.families.olmo2 import OLMO2
@@ -53,6 +54,7 @@ FAMILIES: tuple[Architecture, ...] = (
     GRANITE,
     LLAMA,
     MAMBA,
+    MINIMAX_M2,
     MIXTRAL,
     NEMOTRON,
     OLMO2,
