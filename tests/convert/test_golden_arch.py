@@ -24,6 +24,8 @@ from tests.conversions import converted
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 CASES = sorted(path.parent.name for path in DATA.glob("arch/*/tensors.json"))
+#: Ends of names that mlx-lm casts, though the source has them in float32: what comes back of MLX is in bf16.
+CAST_BY_MLX = {"dots1": "e_score_correction_bias"}
 DTYPES = {"BF16": "bf16", "F32": "f32", "U8": "u8"}
 
 
@@ -100,4 +102,8 @@ def test_to_gguf_as_llama_cpp_does_it_and_back(model: Path, tmp_path: Path) -> N
     converted(file, tmp_path / "mlx", to="mlx")
     converted(tmp_path / "mlx", tmp_path / "again", to="hf")
     layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
+    for name, (_, shape, _) in before.items():
+        if name.endswith(CAST_BY_MLX.get(model.name, "-")):
+            cast = hashlib.sha256(contents(name, "BF16", list(shape))).hexdigest()
+            before[name] = ("bf16", shape, cast)
     assert hashes(tmp_path / "again") == {n: e for n, e in before.items() if f".layers.{layers}." not in n}

@@ -6,6 +6,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.families.cohere import COHERE
 from quantcli.models.families.cohere2 import COHERE2
 from quantcli.models.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from quantcli.models.families.dots1 import DOTS1
 from quantcli.models.families.ernie4_5 import ERNIE4_5
 from quantcli.models.families.exaone4 import EXAONE4
 from quantcli.models.families.falcon import FALCON
@@ -40,6 +41,7 @@ FAMILIES: tuple[Architecture, ...] = (
     COHERE2,
     DEEPSEEK_V2,
     DEEPSEEK_V3,
+    DOTS1,
     ERNIE4_5,
     EXAONE4,
     FALCON,

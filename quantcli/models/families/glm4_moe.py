@@ -65,8 +65,11 @@ SHARED = {
 SHARED_SHAPES = shared_experts("mlp.shared_experts", setting("n_shared_experts") * EXPERT_INNER)
 
 
-def router(needed: Need, correction: Need | None) -> tuple[Tensor, ...]:
-    """What routes to the experts, and which layers have it; the correction of the router's scores stays float32."""
+def router(needed: Need, correction: Need | None, *, mlx_casts: bool = False) -> tuple[Tensor, ...]:
+    """What routes to the experts, and which layers have it; the correction of the router's scores stays float32.
+
+    mlx_casts: but not where mlx-lm casts a model.
+    """
     return (
         *rows({"mlp.gate": "ffn_gate_inp"}, needed=needed),
         Tensor(
@@ -75,6 +78,7 @@ def router(needed: Need, correction: Need | None) -> tuple[Tensor, ...]:
             suffixes=("",),
             optional=True,
             f32=True,
+            mlx_casts=mlx_casts,
             shape=(N_EXPERTS,),
             needed=correction,
         ),
