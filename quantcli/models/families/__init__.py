@@ -24,6 +24,7 @@ from quantcli.models.families.mamba import MAMBA
 from quantcli.models.families.minimax_m2 import MINIMAX_M2
 from quantcli.models.families.mixtral import MIXTRAL
 from quantcli.models.families.nemotron import NEMOTRON
+from quantcli.models.families.olmo import OLMO
 from quantcli.models.families.olmo2 import OLMO2
 from quantcli.models.families.phi3 import PHI3
 from quantcli.models.families.qwen2 import QWEN2
@@ -59,6 +60,7 @@ FAMILIES: tuple[Architecture, ...] = (
     MINIMAX_M2,
     MIXTRAL,
     NEMOTRON,
+    OLMO,
     OLMO2,
     PHI3,
     QWEN2,
