@@ -43,6 +43,9 @@ from quantcli.tokenizers.conventions import PLAIN, Conventions
 #: Layer and expert numbers as dotted components; without leading zeros, so that names map back to themselves.
 NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
 
+#: The kinds of rope scaling that mlx-lm's rope_utils.initialize_rope knows.
+EVERY_KIND = ("linear", "llama3", "yarn", "longrope")
+
 #: The dialects that tensors are named in, as `Checkpoint.names` has them.
 DIALECTS = ("hf", "gguf", "mlx")
 
@@ -52,10 +55,10 @@ class Tensor:
     """One row of the table. mlx: its pattern in MLX folders, None: as in Hugging Face's.
 
     optional: models do without it. f32: it stays float32 in every dialect; mlx_casts: but not where mlx-lm casts a
-    model, whose class there does not except it. beside: of several rows with one GGUF name,
-    this one is meant where that GGUF tensor (a pattern) is there too. read_only: Hugging Face's folders may have this
-    in place of the tensor of the row with the same GGUF pattern; `hf` is its whole name, `ops` lead from here to there.
-    also: other layouts in which GGUF files store it.
+    model, whose class there does not except it. absent_in: the dialects whose runtimes compute without it. beside:
+    of several rows with one GGUF name, this one is meant where that GGUF tensor (a pattern) is there too. read_only:
+    Hugging Face's folders may have this in place of the tensor of the row with the same GGUF pattern; `hf` is its
+    whole name, `ops` lead from here to there. also: other layouts in which GGUF files store it.
 
     shape: the axes of its weight in Hugging Face's arrangement; a bias has them without the last one. Where Hugging
     Face's pattern has `{e}`, the first axis counts the experts. needed: of an optional one, which layers have it, None
@@ -71,6 +74,7 @@ class Tensor:
     optional: bool = False
     f32: bool = False
     mlx_casts: bool = False
+    absent_in: tuple[str, ...] = ()
     beside: str | None = None
     read_only: bool = False
     also: tuple[Layout, ...] = ()
@@ -173,7 +177,7 @@ class Architecture:
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
     the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
     stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
-    else the runtimes ask of a model.
+    else the runtimes ask of a model. mlx_scaling: the kinds of rope scaling that mlx-lm computes.
     """
 
     name: str
@@ -201,6 +205,7 @@ class Architecture:
     sixteen_bits: SixteenBits = BOTH
     stores_head: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    mlx_scaling: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

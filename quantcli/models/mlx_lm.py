@@ -9,13 +9,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.harmless_gguf import is_close
 from quantcli.models.rope_settings import ATTN_FACTOR
 from quantcli.models.stored import Stored
 from quantcli.models.unsaid import Unsaid
 
-EVERY_KIND = ("linear", "llama3", "yarn", "longrope")
 #: Model type -> the kinds of rope scaling that mlx-lm computes for it; for the others none.
 SCALING: Mapping[str, tuple[str, ...]] = {
     "deepseek_v2": ("yarn",),
@@ -45,7 +44,7 @@ def unread_by_mlx_lm(file: Stored, architecture: Architecture, config: Mapping[s
     names = []
     if config.get("is_causal") is False:
         names.append("attention.causal")
-    if scaling and scaling["rope_type"] not in SCALING.get(kind, ()):
+    if scaling and scaling["rope_type"] not in SCALING.get(kind, architecture.mlx_scaling):
         names.append(file.own.first("rope.scaling.factor", "rope.scale_linear"))
     if not _is_usual(scaling):
         names.append(file.own.first(ATTN_FACTOR, "rope.scaling.yarn_attn_factor"))

@@ -3,7 +3,7 @@
 Source: llama.cpp's conversion of SeedOssForCausalLM; mlx-lm's seed_oss.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import decoder
 from quantcli.models.limits import Limit
 from quantcli.models.sizes import MLP_BIAS, flag
@@ -40,5 +40,6 @@ SEED_OSS = Architecture(
         Setting("attention_out_bias", has("attn_output.bias")),
         Setting("mlp_bias", has("ffn_up.bias")),
     ),
+    mlx_scaling=EVERY_KIND,
     limits=tuple(_without(key) for key in ("attention_out_bias", "mlp_bias")),
 )
