@@ -19,6 +19,7 @@ from quantcli.models.families.glm4_moe import GLM4_MOE
 from quantcli.models.families.gpt_neox import GPT_NEOX
 from quantcli.models.families.gpt_oss import GPT_OSS
 from quantcli.models.families.granite import GRANITE
+from quantcli.models.families.hunyuan_v1_dense import HUNYUAN_V1_DENSE
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
 from quantcli.models.families.minimax_m2 import MINIMAX_M2
@@ -55,6 +56,7 @@ FAMILIES: tuple[Architecture, ...] = (
     GPT_NEOX,
     GPT_OSS,
     GRANITE,
+    HUNYUAN_V1_DENSE,
     LLAMA,
     MAMBA,
     MINIMAX_M2,
