@@ -26,6 +26,8 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 CASES = sorted(path.parent.name for path in DATA.glob("arch/*/tensors.json"))
 #: Ends of names that mlx-lm casts, though the source has them in float32: what comes back of MLX is in bf16.
 CAST_BY_MLX = {"dots1": "e_score_correction_bias"}
+#: Ends of names of tensors that mlx-lm does without, so that they do not come back.
+UNREAD_BY_MLX = {"ernie4_5_moe": "e_score_correction_bias"}
 DTYPES = {"BF16": "bf16", "F32": "f32", "U8": "u8"}
 
 
@@ -102,6 +104,7 @@ def test_to_gguf_as_llama_cpp_does_it_and_back(model: Path, tmp_path: Path) -> N
     converted(file, tmp_path / "mlx", to="mlx")
     converted(tmp_path / "mlx", tmp_path / "again", to="hf")
     layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
+    before = {name: entry for name, entry in before.items() if not name.endswith(UNREAD_BY_MLX.get(model.name, "-"))}
     for name, (_, shape, _) in before.items():
         if name.endswith(CAST_BY_MLX.get(model.name, "-")):
             cast = hashlib.sha256(contents(name, "BF16", list(shape))).hexdigest()

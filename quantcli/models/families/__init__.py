@@ -8,6 +8,7 @@ from quantcli.models.families.cohere2 import COHERE2
 from quantcli.models.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from quantcli.models.families.dots1 import DOTS1
 from quantcli.models.families.ernie4_5 import ERNIE4_5
+from quantcli.models.families.ernie4_5_moe import ERNIE4_5_MOE
 from quantcli.models.families.exaone4 import EXAONE4
 from quantcli.models.families.falcon import FALCON
 from quantcli.models.families.falcon_mamba import FALCON_MAMBA
@@ -45,6 +46,7 @@ FAMILIES: tuple[Architecture, ...] = (
     DEEPSEEK_V3,
     DOTS1,
     ERNIE4_5,
+    ERNIE4_5_MOE,
     EXAONE4,
     FALCON,
     FALCON_MAMBA,
