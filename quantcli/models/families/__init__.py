@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantcli.models.base import Architecture
+from quantcli.models.families.afmoe import AFMOE
 from quantcli.models.families.cohere import COHERE
 from quantcli.models.families.cohere2 import COHERE2
 from quantcli.models.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
@@ -40,6 +41,7 @@ from quantcli.models.families.starcoder2 import STARCODER2
 
 #: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
 FAMILIES: tuple[Architecture, ...] = (
+    AFMOE,
     COHERE,
     COHERE2,
     DEEPSEEK_V2,
