@@ -6,6 +6,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.families.afmoe import AFMOE
 from quantcli.models.families.cohere import COHERE
 from quantcli.models.families.cohere2 import COHERE2
+from quantcli.models.families.cohere2_moe import COHERE2_MOE
 from quantcli.models.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from quantcli.models.families.dots1 import DOTS1
 from quantcli.models.families.ernie4_5 import ERNIE4_5
@@ -44,6 +45,7 @@ FAMILIES: tuple[Architecture, ...] = (
     AFMOE,
     COHERE,
     COHERE2,
+    COHERE2_MOE,
     DEEPSEEK_V2,
     DEEPSEEK_V3,
     DOTS1,
