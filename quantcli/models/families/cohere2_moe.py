@@ -24,7 +24,7 @@ from quantcli.models.keys import (
     gating,
     layer_norm_eps,
 )
-from quantcli.models.limits import Limit
+from quantcli.models.limits import unknown_to_mlx
 from quantcli.models.sizes import INNER, Need, setting, without
 from quantcli.models.stored import Setting, Stored, kinds_of_layers
 from quantcli.tokenizers import conventions
@@ -146,5 +146,5 @@ COHERE2_MOE = Architecture(
         Setting("shared_expert_combination_strategy", "average"),
     ),
     vocabulary=conventions.COHERE,
-    limits=(Limit("mlx", lambda h: False, "a model_type that it knows, which cohere2_moe is not"),),
+    limits=(unknown_to_mlx("cohere2_moe"),),
 )

@@ -5,15 +5,9 @@ Source: llama.cpp's conversion of SeedOssForCausalLM; mlx-lm's seed_oss.
 
 from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import decoder
-from quantcli.models.limits import Limit
+from quantcli.models.limits import unset
 from quantcli.models.sizes import MLP_BIAS, flag
 from quantcli.models.stored import Setting, has
-
-
-def _without(key: str) -> Limit:
-    """llama.cpp's class has no such biases."""
-    return Limit("gguf", lambda h: not h.settings.flag(key, False), f"{key} to be false in this architecture")
-
 
 SEED_OSS = Architecture(
     name="seed_oss",
@@ -41,5 +35,5 @@ SEED_OSS = Architecture(
         Setting("mlp_bias", has("ffn_up.bias")),
     ),
     mlx_scaling=EVERY_KIND,
-    limits=tuple(_without(key) for key in ("attention_out_bias", "mlp_bias")),
+    limits=unset("gguf", "attention_out_bias", "mlp_bias"),
 )
