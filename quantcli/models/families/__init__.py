@@ -30,6 +30,7 @@ from quantcli.models.families.mixtral import MIXTRAL
 from quantcli.models.families.nemotron import NEMOTRON
 from quantcli.models.families.olmo import OLMO
 from quantcli.models.families.olmo2 import OLMO2
+from quantcli.models.families.olmoe import OLMOE
 from quantcli.models.families.phi3 import PHI3
 from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
@@ -70,6 +71,7 @@ FAMILIES: tuple[Architecture, ...] = (
     NEMOTRON,
     OLMO,
     OLMO2,
+    OLMOE,
     PHI3,
     QWEN2,
     QWEN2_MOE,
