@@ -39,10 +39,21 @@ def _has_no_window(config: Config) -> bool:
     return unused or (isinstance(window, int) and isinstance(context, int) and window >= context)
 
 
+def _scaling(config: Config) -> Config:
+    """The settings of a rope scaling, of either name."""
+    found = config.get("rope_scaling") or config.get("rope_parameters")
+    return found if isinstance(found, Mapping) else {}
+
+
 def _has_dynamic_scaling(config: Config) -> bool:
     """Whether the rotary base grows with the text, which yarn's settings have no part in."""
-    scaling = config.get("rope_scaling")
-    return isinstance(scaling, Mapping) and scaling.get("rope_type", scaling.get("type")) == "dynamic"
+    scaling = _scaling(config)
+    return scaling.get("rope_type", scaling.get("type")) == "dynamic"
+
+
+def _has_no_mscale(config: Config) -> bool:
+    """Whether `mscale` has no part in a rope scaling."""
+    return _has_dynamic_scaling(config) or _scaling(config).get("mscale_all_dim") is None
 
 
 TRAINING = Harmless("counts while a model is trained")
@@ -88,7 +99,10 @@ _KEYS = {
         transformers.js_config transformers_version unsloth_fixed unsloth_version
     """,
     Harmless("is a setting of yarn, and the scaling is another", _has_dynamic_scaling): """
-        rope_scaling.beta_fast rope_scaling.beta_slow rope_scaling.mscale rope_scaling.mscale_all_dim
+        rope_scaling.beta_fast rope_scaling.beta_slow rope_scaling.mscale_all_dim
+    """,
+    Harmless("counts together with mscale_all_dim only, as a setting of yarn", _has_no_mscale): """
+        rope_parameters.mscale rope_scaling.mscale
     """,
     STORAGE: "compression_config quantization quantization_config",
     Harmless("fills in where the tokenizer's files name no such token"): "bos_token_id pad_token_id",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantcli.models.base import Architecture
 from quantcli.models.families.afmoe import AFMOE
+from quantcli.models.families.arcee import ARCEE
 from quantcli.models.families.cohere import COHERE
 from quantcli.models.families.cohere2 import COHERE2
 from quantcli.models.families.cohere2_moe import COHERE2_MOE
@@ -44,6 +45,7 @@ from quantcli.models.families.starcoder2 import STARCODER2
 #: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
 FAMILIES: tuple[Architecture, ...] = (
     AFMOE,
+    ARCEE,
     COHERE,
     COHERE2,
     COHERE2_MOE,
