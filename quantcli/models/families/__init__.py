@@ -32,6 +32,7 @@ from quantcli.models.families.nemotron import NEMOTRON
 from quantcli.models.families.olmo import OLMO
 from quantcli.models.families.olmo2 import OLMO2
 from quantcli.models.families.olmoe import OLMOE
+from quantcli.models.families.phi import PHI
 from quantcli.models.families.phi3 import PHI3
 from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
@@ -74,6 +75,7 @@ FAMILIES: tuple[Architecture, ...] = (
     OLMO,
     OLMO2,
     OLMOE,
+    PHI,
     PHI3,
     QWEN2,
     QWEN2_MOE,
