@@ -14,8 +14,8 @@ suffixes (`""`: the patterns are whole names):
         another way in which Hugging Face's folders have the tensor of the row above: it is read, not written
 
 Operations are listed in the order that leads from Hugging Face's arrangement to GGUF's (`mlx_ops`: to MLX's); the way
-back follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take`. A row's axes are
-those of Hugging Face's arrangement, too: the shapes of the other dialects follow from the operations.
+back follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take` or a `Share`. A
+row's axes are those of Hugging Face's arrangement, too: the shapes of the other dialects follow from the operations.
 """
 
 from __future__ import annotations

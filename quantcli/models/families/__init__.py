@@ -23,6 +23,7 @@ from quantcli.models.families.glm4_moe import GLM4_MOE
 from quantcli.models.families.gpt_neox import GPT_NEOX
 from quantcli.models.families.gpt_oss import GPT_OSS
 from quantcli.models.families.granite import GRANITE
+from quantcli.models.families.granitemoe import GRANITEMOE
 from quantcli.models.families.hunyuan_v1_dense import HUNYUAN_V1_DENSE
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
@@ -66,6 +67,7 @@ FAMILIES: tuple[Architecture, ...] = (
     GPT_NEOX,
     GPT_OSS,
     GRANITE,
+    GRANITEMOE,
     HUNYUAN_V1_DENSE,
     LLAMA,
     MAMBA,
