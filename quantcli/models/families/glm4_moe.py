@@ -124,10 +124,12 @@ NEXT_ROWS = (
 )
 
 
-def _next(hyperparameters: Hyperparameters) -> int:
+def next_layers(hyperparameters: Hyperparameters) -> int:
     """Layers for multi-token prediction, which GGUF counts as blocks."""
     return hyperparameters.settings.integer("num_nextn_predict_layers", 0, least=0)
 
+
+ALL_BLOCKS = Key("block_count", "uint32", lambda h: h.layers + next_layers(h))
 
 GLM4_MOE = Architecture(
     name="glm4_moe",
@@ -174,7 +176,7 @@ GLM4_MOE = Architecture(
     mtp=("hf", "gguf"),
     mlx_schemes={"ffn_gate_inp": "dense"},
     keys=(
-        Key("block_count", "uint32", lambda h: h.layers + _next(h)),
+        ALL_BLOCKS,
         *SIZES[1:],
         *ROPE[:-1],
         SECTIONS,
