@@ -48,7 +48,7 @@ def _scaling(config: Config) -> Config:
 def _has_dynamic_scaling(config: Config) -> bool:
     """Whether the rotary base grows with the text, which yarn's settings have no part in."""
     scaling = _scaling(config)
-    return scaling.get("rope_type", scaling.get("type")) == "dynamic"
+    return bool(scaling.get("rope_type", scaling.get("type")) == "dynamic")
 
 
 def _has_no_mscale(config: Config) -> bool:
@@ -106,7 +106,7 @@ _KEYS = {
     """,
     STORAGE: "compression_config quantization quantization_config",
     Harmless("fills in where the tokenizer's files name no such token"): "bos_token_id pad_token_id",
-    TOKENIZER: "eod_token_id eos_token_id pad_vocab_size_multiple tokenizer_class vocab_size",
+    TOKENIZER: "eod_token_id eos_token_id pad_vocab_size_multiple sep_token_id tokenizer_class vocab_size",
     CALCULATION: """
         attention_softmax_in_fp32 chunk_size_feed_forward pretraining_tp scale_attention_softmax_in_fp32
         use_parallel_embedding
@@ -117,6 +117,7 @@ _KEYS = {
     """,
     Harmless("repeats another key, and no class reads it"): "experts_per_token initial_context_length",
     HEAD: "tie_word_embeddings use_embedding_sharing",
+    Harmless("counts with use_cla alone", lambda config: not config.get("use_cla")): "cla_share_factor",
     WINDOW: "max_window_layers sliding_window use_sliding_window",
     Harmless("counts layers that predict further tokens; the next token needs none"): """
         mtp_transformer_layers num_mtp_modules num_nextn_predict_layers use_mtp

@@ -54,10 +54,16 @@ GLM4_MOE = Conventions(
 GPT_NEOX = Conventions(pre=("mpt",))
 GRANITE = Conventions(pre=("refact",))
 HUNYUAN_DENSE = Conventions(pre=("hunyuan-dense",), keys={"eos": "eod_token_id"})
+HUNYUAN_MOE = Conventions(pre=("hunyuan",), ids={"bos": 127959})
 MAMBA = Conventions(pre=("mpt",), multiple=8)
+MELLUM = Conventions(pre=("mellum2",))
 MINIMAX_M2 = Conventions(pre=("minimax-m2",))
 NEMOTRON = Conventions(ids={"padding": 0, "unknown": 1}, padding_side="right")
 OLMO = Conventions(pre=("olmo", "dbrx"))
 PHI3 = Conventions(strips=True)
+SOLAR_OPEN = Conventions(
+    pre=("solar-open",),
+    texts={"eos": "<|endoftext|>", "eot": "<|endoftext|>", "unknown": "<unk>", "bos": "<|startoftext|>"},
+)
 STABLELM = Conventions(pre=("stablelm2",))
 STARCODER2 = Conventions(pre=("starcoder",))

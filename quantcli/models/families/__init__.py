@@ -27,6 +27,7 @@ from quantcli.models.families.granitemoe import GRANITEMOE
 from quantcli.models.families.hunyuan_v1_dense import HUNYUAN_V1_DENSE
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
+from quantcli.models.families.mellum import MELLUM
 from quantcli.models.families.minimax_m2 import MINIMAX_M2
 from quantcli.models.families.mixtral import MIXTRAL
 from quantcli.models.families.nemotron import NEMOTRON
@@ -71,6 +72,7 @@ FAMILIES: tuple[Architecture, ...] = (
     HUNYUAN_V1_DENSE,
     LLAMA,
     MAMBA,
+    MELLUM,
     MINIMAX_M2,
     MIXTRAL,
     NEMOTRON,
