@@ -43,6 +43,7 @@ from quantcli.models.families.qwen3 import QWEN3
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
 from quantcli.models.families.seed_oss import SEED_OSS
 from quantcli.models.families.smollm3 import SMOLLM3
+from quantcli.models.families.solar_open import SOLAR_OPEN
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
 
@@ -89,6 +90,7 @@ FAMILIES: tuple[Architecture, ...] = (
     QWEN3_MOE,
     SEED_OSS,
     SMOLLM3,
+    SOLAR_OPEN,
     STABLELM,
     STARCODER2,
 )
