@@ -25,6 +25,7 @@ from quantcli.models.families.gpt_oss import GPT_OSS
 from quantcli.models.families.granite import GRANITE
 from quantcli.models.families.granitemoe import GRANITEMOE
 from quantcli.models.families.hunyuan_v1_dense import HUNYUAN_V1_DENSE
+from quantcli.models.families.hunyuan_v1_moe import HUNYUAN_V1_MOE
 from quantcli.models.families.hy_v3 import HY_V3
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
@@ -72,6 +73,7 @@ FAMILIES: tuple[Architecture, ...] = (
     GRANITE,
     GRANITEMOE,
     HUNYUAN_V1_DENSE,
+    HUNYUAN_V1_MOE,
     HY_V3,
     LLAMA,
     MAMBA,

@@ -57,43 +57,47 @@ def _scaling(file: Stored) -> dict[str, Any] | None:
     )
 
 
+#: What a model's rotation is in GGUF: with its sizes, and behind everything else.
+SCALED_SIZES = (
+    BLOCKS,
+    Key(CONTEXT.name, "uint32", lambda h: SCALED_CONTEXT if _is_scaled(h) else h.context_length, CONTEXT.config),
+    *SIZES[2:],
+    *ROPE[:-1],
+    Key(FREQ_BASE.name, "float32", _theta),
+)
+SCALING = (
+    Key("rope.scaling.type", "string", lambda h: "none" if _is_scaled(h) else None),
+    Key("rope.scaling.factor", "float32", lambda h: 1.0 if _is_scaled(h) else None),
+    Key("rope.scaling.original_context_length", "uint32", lambda h: SCALED_CONTEXT if _is_scaled(h) else None),
+)
+NORMS = (*norm_rows(PRE_NORMS), *norm_rows(QK_NORMS, shapes=QK_SHAPES))
+SETTINGS = (
+    Setting("hidden_act", "silu"),
+    Setting("attention_bias", has("attn_q.bias")),
+    Setting("rope_scaling", _scaling),
+    Setting("rope_theta", lambda file: theta_of(file) if _alpha(file) is None else BASE),
+    Setting("use_qk_norm", True),
+)
+EXPECTS = (
+    Setting("attention_head_dim", lambda file: file.head_dim),
+    Setting("max_position_embeddings", lambda file: (file.integer("context_length"), 1 << 15)),
+)
+
 HUNYUAN_V1_DENSE = Architecture(
     name="hunyuan_v1_dense",
     gguf="hunyuan-dense",
     model_types={"hunyuan_v1_dense": {"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "use_qk_norm": True}},
     tensors=(
         *ends(),
-        *norm_rows(PRE_NORMS),
-        *norm_rows(QK_NORMS, shapes=QK_SHAPES),
+        *NORMS,
         *attention(bias=ATTENTION_BIAS),
         *rows(GATED),
     ),
-    keys=(
-        BLOCKS,
-        Key(CONTEXT.name, "uint32", lambda h: SCALED_CONTEXT if _is_scaled(h) else h.context_length, CONTEXT.config),
-        *SIZES[2:],
-        *ROPE[:-1],
-        Key(FREQ_BASE.name, "float32", _theta),
-        RMS_EPS,
-        *HEAD_SIZES,
-    ),
-    further=(
-        Key("rope.scaling.type", "string", lambda h: "none" if _is_scaled(h) else None),
-        Key("rope.scaling.factor", "float32", lambda h: 1.0 if _is_scaled(h) else None),
-        Key("rope.scaling.original_context_length", "uint32", lambda h: SCALED_CONTEXT if _is_scaled(h) else None),
-    ),
+    keys=(*SCALED_SIZES, RMS_EPS, *HEAD_SIZES),
+    further=SCALING,
     classes={"hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM"},
-    settings=(
-        Setting("hidden_act", "silu"),
-        Setting("attention_bias", has("attn_q.bias")),
-        Setting("rope_scaling", _scaling),
-        Setting("rope_theta", lambda file: theta_of(file) if _alpha(file) is None else BASE),
-        Setting("use_qk_norm", True),
-    ),
-    expects=(
-        Setting("attention_head_dim", lambda file: file.head_dim),
-        Setting("max_position_embeddings", lambda file: (file.integer("context_length"), 1 << 15)),
-    ),
+    settings=SETTINGS,
+    expects=EXPECTS,
     mlx_scaling=("dynamic",),
     vocabulary=conventions.HUNYUAN_DENSE,
 )
