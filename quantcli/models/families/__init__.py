@@ -13,6 +13,7 @@ from quantcli.models.families.dots1 import DOTS1
 from quantcli.models.families.ernie4_5 import ERNIE4_5
 from quantcli.models.families.ernie4_5_moe import ERNIE4_5_MOE
 from quantcli.models.families.exaone4 import EXAONE4
+from quantcli.models.families.exaone_moe import EXAONE_MOE
 from quantcli.models.families.falcon import FALCON
 from quantcli.models.families.falcon_mamba import FALCON_MAMBA
 from quantcli.models.families.gemma import GEMMA
@@ -61,6 +62,7 @@ FAMILIES: tuple[Architecture, ...] = (
     ERNIE4_5,
     ERNIE4_5_MOE,
     EXAONE4,
+    EXAONE_MOE,
     FALCON,
     FALCON_MAMBA,
     GEMMA,

@@ -49,6 +49,7 @@ UNSAID = {
     "qwen2_window": {"sliding_window", "use_sliding_window", "max_window_layers"},
     "starcoder2": {"sliding_window"},
     "cohere": {"max_position_embeddings"},
+    "exaone_moe": {"num_nextn_predict_layers", "sliding_window_pattern", "topk_method"},
     "hunyuan_dense": {"max_position_embeddings"},
     "hunyuan_moe": {
         "max_position_embeddings",
