@@ -51,10 +51,10 @@ def unset(dialect: str, *keys: str) -> tuple[Limit, ...]:
 def unknown_to_mlx(name: str, kind: str | None = None) -> Limit:
     """mlx-lm has no class for a model type: `name`, and with `kind` this one of a family's."""
 
-    def holds(h: Hyperparameters) -> bool:
+    def is_known(h: Hyperparameters) -> bool:
         return kind is not None and h.settings.values.get("model_type") != kind
 
-    return Limit("mlx", holds, f"a model_type that it knows, which {kind or name} is not")
+    return Limit("mlx", is_known, f"a model_type that it knows, which {kind or name} is not")
 
 
 def unloadable(limits: tuple[Limit, ...], target: str, hyperparameters: Hyperparameters) -> list[str]:

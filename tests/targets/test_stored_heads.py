@@ -18,10 +18,11 @@ from tests.gguf_files import load, save
 CASES = {
     "deepseek_v2": "deepseek_v2", "deepseek_v3": "deepseek_v3", "glm4": "glm4", "glm4_moe": "glm4_moe",
     "gpt_neox": "gpt_neox", "gpt_oss": "gpt_oss", "nemotron": "nemotron", "olmo2": "olmo2",
-    "qwen2_moe": "qwen2_moe", "stablelm": "stablelm",
+    "dots1": "dots1", "exaone_moe": "exaone_moe", "mellum": "mellum", "minimax_m2": "minimax_m2", "olmoe": "olmoe",
+    "phi": "phi", "solar_open": "solar_open", "qwen2_moe": "qwen2_moe", "stablelm": "stablelm",
 }  # fmt: skip
-GGUF = [case for family, case in CASES.items() if family not in ("deepseek_v2", "deepseek_v3", "glm4", "glm4_moe")]
-MLX = [case for family, case in CASES.items() if family not in ("nemotron", "olmo2")]
+STORED_IN = {family.name: family.stores_head for family in FAMILIES}
+GGUF, MLX = ([case for family, case in CASES.items() if dialect in STORED_IN[family]] for dialect in ("gguf", "mlx"))
 HEADS = {"gpt_neox": "embed_out.weight"}
 EMBEDDINGS = {"gpt_neox": "model.embed_in.weight"}
 

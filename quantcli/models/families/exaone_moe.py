@@ -76,7 +76,7 @@ def _period(file: Stored) -> Any:
     return "".join("L" if window else "G" for window in file.windows(4))
 
 
-SPARSE = Need("first_k_dense_replace", _is_sparse)
+SPARSE = Need("mlp_layer_types, first_k_dense_replace", _is_sparse)
 
 EXAONE_MOE = Architecture(
     name="exaone_moe",

@@ -17,6 +17,7 @@ from quantcli.models.decoder import (
     rows,
 )
 from quantcli.models.families.granite import MULTIPLIER_KEYS
+from quantcli.models.families.mixtral import MOE
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import GATING, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key, expert_keys
 from quantcli.models.limits import square, unknown_to_mlx
@@ -25,7 +26,6 @@ from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, INNER, N_EXPERTS, Axes
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
 
-MOE = "block_sparse_moe"
 SHARED_LENGTH = "expert_shared_feed_forward_length"
 SHARED = setting("shared_intermediate_size")
 #: Module -> which of gate, up and down it holds, and where.

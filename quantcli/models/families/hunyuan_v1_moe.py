@@ -10,6 +10,7 @@ from quantcli.errors import NotPossible
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import EXPERTS, attention, ends, experts, rows, shared_experts
 from quantcli.models.families.hunyuan_v1_dense import EXPECTS, NORMS, SCALED_SIZES, SCALING, SETTINGS
+from quantcli.models.families.hy_v3 import SHARED
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, Key, Read, expert_keys
 from quantcli.models.limits import unknown_to_mlx
@@ -17,11 +18,6 @@ from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, INNER, N_EXPERTS
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
 
-SHARED = {
-    "mlp.shared_mlp.gate_proj": "ffn_gate_shexp",
-    "mlp.shared_mlp.up_proj": "ffn_up_shexp",
-    "mlp.shared_mlp.down_proj": "ffn_down_shexp",
-}
 #: Key of config.json, with a number for each layer -> key of GGUF.
 EACH = {
     "moe_intermediate_size": "expert_feed_forward_length",

@@ -18,12 +18,11 @@ from quantcli.models.decoder import (
     norm_rows,
     rows,
 )
+from quantcli.models.families.mixtral import MOE
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, Key, expert_keys, gating
 from quantcli.models.sizes import HIDDEN, INNER, N_EXPERTS
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
-
-MOE = "block_sparse_moe"
 
 
 def _share(config: Reader) -> float:

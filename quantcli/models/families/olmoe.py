@@ -15,14 +15,12 @@ from quantcli.models.decoder import (
     norm_rows,
     rows,
 )
+from quantcli.models.families.olmo import EPSILON
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
 from quantcli.models.limits import Limit, square
 from quantcli.models.sizes import ATTENTION_BIAS, INNER
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
-
-#: llama.cpp's converter writes this epsilon whatever config.json says.
-EPSILON = 1e-5
 
 OLMOE = Architecture(
     name="olmoe",
@@ -44,6 +42,7 @@ OLMOE = Architecture(
         *rows({"mlp.gate": "ffn_gate_inp"}),
         *experts(EXPERTS, width=INNER),
     ),
+    # llama.cpp's converter writes this epsilon whatever config.json says.
     keys=(
         *SIZES,
         *ROPE,
