@@ -14,8 +14,8 @@ suffixes (`""`: the patterns are whole names):
         another way in which Hugging Face's folders have the tensor of the row above: it is read, not written
 
 Operations are listed in the order that leads from Hugging Face's arrangement to GGUF's (`mlx_ops`: to MLX's); the way
-back follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take`. A row's axes are
-those of Hugging Face's arrangement, too: the shapes of the other dialects follow from the operations.
+back follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take` or a `Share`. A
+row's axes are those of Hugging Face's arrangement, too: the shapes of the other dialects follow from the operations.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ DIALECTS = ("hf", "gguf", "mlx")
 class Tensor:
     """One row of the table. mlx: its pattern in MLX folders, None: as in Hugging Face's.
 
-    optional: models do without it. f32: it stays float32 in every dialect. beside: of several rows with one GGUF name,
-    this one is meant where that GGUF tensor (a pattern) is there too. read_only: Hugging Face's folders may have this
-    in place of the tensor of the row with the same GGUF pattern; `hf` is its whole name, `ops` lead from here to there.
-    also: other layouts in which GGUF files store it.
+    optional: models do without it. f32: it stays float32 in every dialect; mlx_casts: but not where mlx-lm casts a
+    model, whose class there does not except it. absent_in: the dialects whose runtimes compute without it. beside:
+    of several rows with one GGUF name, this one is meant where that GGUF tensor (a pattern) is there too. read_only:
+    Hugging Face's folders may have this in place of the tensor of the row with the same GGUF pattern; `hf` is its
+    whole name, `ops` lead from here to there. also: other layouts in which GGUF files store it.
 
     shape: the axes of its weight in Hugging Face's arrangement; a bias has them without the last one. Where Hugging
     Face's pattern has `{e}`, the first axis counts the experts. needed: of an optional one, which layers have it, None
@@ -72,6 +73,8 @@ class Tensor:
     mlx_ops: tuple[Op, ...] = ()
     optional: bool = False
     f32: bool = False
+    mlx_casts: bool = False
+    absent_in: tuple[str, ...] = ()
     beside: str | None = None
     read_only: bool = False
     also: tuple[Layout, ...] = ()
@@ -96,6 +99,10 @@ class Tensor:
         if suffix == "bias":
             return self.bias
         return self.needed if self.optional else ALWAYS
+
+    def stays_f32(self, dialect: str) -> bool:
+        """Whether it is float32 in a dialect, whatever the others are."""
+        return self.f32 and not (self.mlx_casts and dialect == "mlx")
 
     def ops_to(self, dialect: str) -> tuple[Op, ...]:
         """The operations from Hugging Face's arrangement to a dialect's."""

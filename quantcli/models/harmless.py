@@ -39,6 +39,23 @@ def _has_no_window(config: Config) -> bool:
     return unused or (isinstance(window, int) and isinstance(context, int) and window >= context)
 
 
+def _scaling(config: Config) -> Config:
+    """The settings of a rope scaling, of either name."""
+    found = config.get("rope_scaling") or config.get("rope_parameters")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _has_dynamic_scaling(config: Config) -> bool:
+    """Whether the rotary base grows with the text, which yarn's settings have no part in."""
+    scaling = _scaling(config)
+    return bool(scaling.get("rope_type", scaling.get("type")) == "dynamic")
+
+
+def _has_no_mscale(config: Config) -> bool:
+    """Whether `mscale` has no part in a rope scaling."""
+    return _has_dynamic_scaling(config) or _scaling(config).get("mscale_all_dim") is None
+
+
 TRAINING = Harmless("counts while a model is trained")
 OUTPUTS = Harmless("says what a Python call returns, not what is computed")
 CACHE = Harmless("says how a runtime keeps its cache or which kernel it takes")
@@ -57,7 +74,8 @@ _KEYS = {
     TRAINING: """
         attention_dropout attention_probs_dropout_prob attn_pdrop aux_loss_alpha classifier_dropout embd_pdrop
         embedding_dropout ep_size gradient_checkpointing hidden_dropout hidden_dropout_prob initializer_range
-        input_jitter_noise max_sequence_length output_router_logits rescale_prenorm_residual resid_pdrop
+        input_jitter_noise load_balance_coeff max_sequence_length moe_capacity output_router_logits
+        rescale_prenorm_residual resid_pdrop
         residual_dropout router_aux_loss_coef router_jitter_noise router_z_loss_coef seq_aux time_step_floor
         rope_parameters.finetuned rope_scaling.finetuned
         time_step_init_scheme time_step_max time_step_min time_step_scale
@@ -80,9 +98,15 @@ _KEYS = {
         _commit_hash _name_or_path architectures auto_map dtype model_file model_type torch_dtype
         transformers.js_config transformers_version unsloth_fixed unsloth_version
     """,
+    Harmless("is a setting of yarn, and the scaling is another", _has_dynamic_scaling): """
+        rope_scaling.beta_fast rope_scaling.beta_slow rope_scaling.mscale_all_dim
+    """,
+    Harmless("counts together with mscale_all_dim only, as a setting of yarn", _has_no_mscale): """
+        rope_parameters.mscale rope_scaling.mscale
+    """,
     STORAGE: "compression_config quantization quantization_config",
     Harmless("fills in where the tokenizer's files name no such token"): "bos_token_id pad_token_id",
-    TOKENIZER: "eos_token_id pad_vocab_size_multiple tokenizer_class vocab_size",
+    TOKENIZER: "eod_token_id eos_token_id pad_vocab_size_multiple sep_token_id tokenizer_class vocab_size",
     CALCULATION: """
         attention_softmax_in_fp32 chunk_size_feed_forward pretraining_tp scale_attention_softmax_in_fp32
         use_parallel_embedding
@@ -93,10 +117,11 @@ _KEYS = {
     """,
     Harmless("repeats another key, and no class reads it"): "experts_per_token initial_context_length",
     HEAD: "tie_word_embeddings use_embedding_sharing",
+    Harmless("counts with use_cla alone", lambda config: not config.get("use_cla")): "cla_share_factor",
     WINDOW: "max_window_layers sliding_window use_sliding_window",
-    Harmless(
-        "counts layers that predict further tokens; the next token needs none"
-    ): "mtp_num_hidden_layers num_nextn_predict_layers",
+    Harmless("counts layers that predict further tokens; the next token needs none"): """
+        mtp_num_hidden_layers mtp_transformer_layers num_mtp_modules num_nextn_predict_layers use_mtp
+    """,
     Harmless(
         "layer_types counts in its place, or no layer attends to a window",
         lambda config: config.get("layer_types") is not None or _has_no_window(config),

@@ -69,11 +69,11 @@ def _yarn(value: Read) -> Read:
 GATING = {"softmax": 1, "sigmoid": 2}
 
 
-def gating(h: Hyperparameters) -> int:
-    """The number of the config's `scoring_func`."""
-    name = h.settings.text("scoring_func", "softmax")
+def gating(h: Hyperparameters, key: str = "scoring_func") -> int:
+    """The number of the function that the config names under a key."""
+    name = h.settings.text(key, "softmax")
     if name not in GATING:
-        raise NotPossible(f"{h.settings.label}: scoring_func is {shown(name)}; GGUF has {' and '.join(GATING)}.")
+        raise NotPossible(f"{h.settings.label}: {key} is {shown(name)}; GGUF has {' and '.join(GATING)}.")
     return GATING[name]
 
 

@@ -39,6 +39,24 @@ def square(*dialects: str, kind: str | None = None) -> tuple[Limit, ...]:
     return tuple(Limit(dialect, holds, needs) for dialect in dialects)
 
 
+def unset(dialect: str, *keys: str) -> tuple[Limit, ...]:
+    """Flags of config.json that the runtime of a dialect knows no other value of than false."""
+
+    def is_unset(key: str) -> Callable[[Hyperparameters], bool]:
+        return lambda h: not h.settings.flag(key, False)
+
+    return tuple(Limit(dialect, is_unset(key), f"{key} to be false in this architecture") for key in keys)
+
+
+def unknown_to_mlx(name: str, kind: str | None = None) -> Limit:
+    """mlx-lm has no class for a model type: `name`, and with `kind` this one of a family's."""
+
+    def is_known(h: Hyperparameters) -> bool:
+        return kind is not None and h.settings.values.get("model_type") != kind
+
+    return Limit("mlx", is_known, f"a model_type that it knows, which {kind or name} is not")
+
+
 def unloadable(limits: tuple[Limit, ...], target: str, hyperparameters: Hyperparameters) -> list[str]:
     """Warnings of what keeps the runtime of a dialect from loading a model."""
     return [

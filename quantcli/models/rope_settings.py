@@ -52,6 +52,17 @@ def rope_scaling(file: Stored) -> dict[str, Any] | None:
     return _named("yarn", **_yarn(file, factor)) if kind == "yarn" else _named("linear", factor=factor)
 
 
+def by_kind_of_layer(file: Stored) -> dict[str, Any]:
+    """`rope_parameters` of models that rotate otherwise in layers with a window: there without scaling."""
+    theta = theta_of(file)
+    local = file.number("rope.freq_base_swa")
+    whole = {key: value for key, value in (rope_scaling(file) or {"rope_type": "default"}).items() if key != "type"}
+    return {
+        "full_attention": {"rope_theta": theta, **whole},
+        "sliding_attention": {"rope_theta": theta if local is None else local, "rope_type": "default"},
+    }
+
+
 def _factor(file: Stored) -> float | None:
     """By how much positions are stretched, under its present or its first name; 0 is none, as llama.cpp writes it."""
     return file.number(file.own.first("rope.scaling.factor", "rope.scale_linear")) or None

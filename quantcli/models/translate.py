@@ -22,7 +22,7 @@ from quantcli.checkpoint import Weight
 from quantcli.errors import BadInput
 from quantcli.models.base import Architecture, Found, Tensor
 from quantcli.models.hyperparameters import Hyperparameters
-from quantcli.models.ops import ColumnOp, Op, RowOp, Rows, Shape, ShapeOp, Take, Transpose, ValueOp
+from quantcli.models.ops import ColumnOp, Op, RowOp, Rows, Shape, ShapeOp, Share, Take, Transpose, ValueOp
 from quantcli.schemes.base import matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.virtual import Compute, by_row, flattened, join, made, reshaped, section, transposed, with_columns_moved
@@ -164,7 +164,7 @@ class Translation:
     def _undone(self, members: dict[Tensor, tuple[Arranged, tuple[Op, ...]]]) -> Arranged:
         """Undo each row's operations; those that split a tensor are undone together."""
         (tensor, ops) = next(iter(members.values()))
-        at = next((i for i, op in enumerate(ops) if isinstance(op, Take)), None)
+        at = next((i for i, op in enumerate(ops) if isinstance(op, Take | Share)), None)
         if at is not None:
             tensor = self._combined(members, at)
             ops = ops[:at]

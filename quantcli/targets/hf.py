@@ -124,7 +124,7 @@ def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightD
         is_uncovered = guessed.is_large(named.name, shape)
     return WeightDraft(
         named.name, named.subject, named.source, _dtype(named, source, settings, made),
-        stays=stays, fixed=stays_f32(named), layout=packed_experts.layout(named),
+        stays=stays, fixed=stays_f32(named, "hf"), layout=packed_experts.layout(named),
         extra=model.leftover(named.source.weight.name), uncovered=(spared or stays) if is_uncovered else None,
         spared=spared,
     )  # fmt: skip
@@ -208,4 +208,4 @@ def _dtype(named: Named, source: Checkpoint, settings: Settings, made: str) -> s
     stored = source.weights.get(named.source.weight.name, named.source.weight)
     is_wide = source.kind == "mlx" and stored.scheme == Dense("f32")
     is_made = source.names == "gguf" or (source.kind == "mlx" and not is_wide) or not isinstance(scheme, Dense)
-    return dense_dtype(named, source, made if is_made else settings.dtype)
+    return dense_dtype(named, source, made if is_made else settings.dtype, "hf")

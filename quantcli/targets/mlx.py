@@ -169,12 +169,12 @@ def _draft(
     elif own == "dense" or role.endswith(NEVER):
         stays = "stays dense: mlx-lm does not quantize such a module"
     stays_wide = architecture is None and not is_asked and weight.scheme in (Dense("f32"), Dense("f64"))
-    dtype = _held(dense_dtype(named, source, None if stays_wide else common))
+    dtype = _held(dense_dtype(named, source, None if stays_wide else common, "mlx"))
     return WeightDraft(
         name, named.subject, named.source, dtype, stays=stays, own=own,
         scales=common if stays_wide else None,
         # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
-        fixed=stays_f32(named) or (not name.endswith(".weight") and not isinstance(weight.scheme, Dense)),
+        fixed=stays_f32(named, "mlx") or (not name.endswith(".weight") and not isinstance(weight.scheme, Dense)),
         uncovered=(spared or stays) if architecture is None and guessed.uncovered(name, shape) else None, spared=spared,
     )  # fmt: skip
 
@@ -203,20 +203,21 @@ def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:
     return config_dtype(config, ("torch_dtype",)) or nested
 
 
-def stays_f32(named: Named) -> bool:
-    """Whether a tensor is one that its family has in float32 in every dialect, whatever is asked."""
-    return named.found is not None and named.found.row.f32 and isinstance(named.source.weight.scheme, Dense)
+def stays_f32(named: Named, dialect: str) -> bool:
+    """Whether a tensor is one that its family has in float32 in a dialect, whatever is asked."""
+    is_dense = isinstance(named.source.weight.scheme, Dense)
+    return named.found is not None and named.found.row.stays_f32(dialect) and is_dense
 
 
-def dense_dtype(named: Named, source: Checkpoint, wanted: str | None) -> str:
+def dense_dtype(named: Named, source: Checkpoint, wanted: str | None, dialect: str) -> str:
     """The dtype of a weight that is not quantized: `wanted`, else as stored.
 
-    Integers are always as stored, and so is what an architecture holds in float32.
+    Integers are always as stored, and so is what an architecture holds in float32 in this dialect.
     """
     weight = named.source.weight
     if not isinstance(weight.scheme, Dense):
         return wanted or commonest_dtype(source)
-    if weight.scheme.dtype not in FLOATS or stays_f32(named):
+    if weight.scheme.dtype not in FLOATS or stays_f32(named, dialect):
         return weight.scheme.dtype
     stored = source.weights.get(weight.name, weight).scheme  # values that are computed are float32
     return wanted or (stored if isinstance(stored, Dense) else weight.scheme).dtype

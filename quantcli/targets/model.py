@@ -14,6 +14,7 @@ from quantcli.errors import NotPossible
 from quantcli.models import Architecture, Found, Hyperparameters, leftovers, prediction
 from quantcli.models.base import NUMBER
 from quantcli.models.keys import SECTIONS
+from quantcli.models.limits import RUNTIMES
 from quantcli.models.ops import MropeRows
 from quantcli.models.relaid import Relaid, relaid
 from quantcli.schemes.dense import Dense
@@ -196,7 +197,11 @@ class Model:
         found = Gathered(self.source.weights, {}, []) if self.dialect == target else self.gather()
         left = [
             *found.left,
-            *(Left(n, why, why == UNCOUNTED) for n in found.weights if (why := self._drop_reason(n, target))),
+            *(
+                Left(n, why, why == UNCOUNTED or self._is_unread(n, target))
+                for n in found.weights
+                if (why := self._drop_reason(n, target))
+            ),
         ]
         names = {tensor.name for tensor in left}
         kept = {name: weight for name, weight in found.weights.items() if name not in names}
@@ -229,9 +234,16 @@ class Model:
             return "the embedding, which has the same values, is used for it"
         if self.dialect != target and self._is_computed(name):
             return "the model computes it"
+        if self._is_unread(name, target):
+            return f"{RUNTIMES[target]} computes this architecture without it"
         if self.dialect != target and self.is_added(name):
             return "the quantizer added it, all zeros: the model has no such bias"
         return self._not_predicted(name, target)
+
+    def _is_unread(self, name: str, target: str) -> bool:
+        """Whether a tensor is one that the runtime of a target's dialect has no place for."""
+        found = None if self.dialect == target else self.find(name)
+        return found is not None and target in found.row.absent_in
 
     def _not_predicted(self, name: str, target: str) -> str | None:
         """Why a tensor for multi-token prediction has no place in a target; None where it has, and for any other."""

@@ -51,6 +51,7 @@ def load(
     # The converter's own choices stand where the tokenizer's files say nothing.
     chosen = _by_text(vocabulary.tokens, conventions.texts)
     ids |= {role: number for role, number in chosen.items() if role not in ids}
+    ids |= _by_key(config, conventions.keys, len(vocabulary.tokens))
     template, others = templates.read(files, settings)
     prefix = settings.get("add_prefix_space")
     made = replace(
@@ -74,6 +75,13 @@ def _by_text(tokens: tuple[bytes, ...], texts: Mapping[str, str]) -> dict[str, i
     wanted = {text.encode() for text in texts.values()}
     found = {token: number for number, token in enumerate(tokens) if token in wanted}
     return {role: found[text.encode()] for role, text in texts.items() if text.encode() in found}
+
+
+def _by_key(config: Mapping[str, Any], keys: Mapping[str, str], size: int) -> dict[str, int]:
+    """The ids of special tokens by role that config.json has under keys of one architecture, of those below `size`."""
+    read = Reader(config)
+    found = {role: read.optional_integer(key, least=0) for role, key in keys.items()}
+    return {role: number for role, number in found.items() if number is not None and number < size}
 
 
 def _size(config: Mapping[str, Any], multiple: int) -> int | None:

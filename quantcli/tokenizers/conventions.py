@@ -15,16 +15,18 @@ class Conventions:
 
     pre: llama.cpp's names that its pre-tokenizers go by, where several names share one rule. texts: role (as GGUF
     spells it) -> the added token that has it, whatever the files say. ids: role -> id, written as it is, after all
-    else. space_prefix: what is written as `add_space_prefix`, after all else; None: by the common rules. multiple:
-    the number of tokens is rounded up to it. strips: blanks behind special tokens are dropped, which GGUF cannot
-    express (of SentencePiece vocabularies). padding_side: the side on which the family's published tokenizers pad a
-    batch, by their tokenizer_config.json or the class in transformers that it names; None: left of SentencePiece
+    else. keys: role -> the key of config.json whose id has it, whatever the tokenizer's files say. space_prefix:
+    what is written as `add_space_prefix`, after all else; None: by the common rules. multiple: the number of tokens
+    is rounded up to it. strips: blanks behind special tokens are dropped, which GGUF cannot express (of
+    SentencePiece vocabularies). padding_side: the side on which the family's published tokenizers pad a batch, by
+    their tokenizer_config.json or the class in transformers that it names; None: left of SentencePiece
     vocabularies, whose classes (LlamaTokenizer, GemmaTokenizer) say so, else not known.
     """
 
     pre: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     ids: Mapping[str, int] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
     space_prefix: bool | None = None
     multiple: int = 1
     strips: bool = False
@@ -51,9 +53,17 @@ GLM4_MOE = Conventions(
 )
 GPT_NEOX = Conventions(pre=("mpt",))
 GRANITE = Conventions(pre=("refact",))
+HUNYUAN_DENSE = Conventions(pre=("hunyuan-dense",), keys={"eos": "eod_token_id"})
+HUNYUAN_MOE = Conventions(pre=("hunyuan",), ids={"bos": 127959})
 MAMBA = Conventions(pre=("mpt",), multiple=8)
+MELLUM = Conventions(pre=("mellum2",))
+MINIMAX_M2 = Conventions(pre=("minimax-m2",))
 NEMOTRON = Conventions(ids={"padding": 0, "unknown": 1}, padding_side="right")
 OLMO = Conventions(pre=("olmo", "dbrx"))
 PHI3 = Conventions(strips=True)
+SOLAR_OPEN = Conventions(
+    pre=("solar-open",),
+    texts={"eos": "<|endoftext|>", "eot": "<|endoftext|>", "unknown": "<unk>", "bos": "<|startoftext|>"},
+)
 STABLELM = Conventions(pre=("stablelm2",))
 STARCODER2 = Conventions(pre=("starcoder",))

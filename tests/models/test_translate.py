@@ -64,6 +64,8 @@ def shape_of(name: str) -> tuple[int, ...]:
         return EXPERTS, 64
     if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
         return EXPERTS, 32, 64
+    if name.endswith("moe_statics.e_score_correction_bias"):
+        return 1, 32
     is_vector = "norm" in name or name.endswith(("bias", ".sinks", ".D"))
     return (32,) if is_vector else (64, 32)
 

@@ -16,13 +16,19 @@ from tests.gguf_files import load, save
 
 #: Family -> a case of it.
 CASES = {
-    "deepseek_v2": "deepseek_v2", "deepseek_v3": "deepseek_v3", "deepseek_v32": "deepseek_v32", "glm4": "glm4",
-    "glm4_moe": "glm4_moe", "glm4_moe_lite": "glm4_moe_lite", "glm_moe_dsa": "glm_moe_dsa", "gpt_neox": "gpt_neox",
-    "gpt_oss": "gpt_oss", "nemotron": "nemotron", "olmo2": "olmo2", "qwen2_moe": "qwen2_moe", "stablelm": "stablelm",
+    "deepseek_v2": "deepseek_v2", "deepseek_v3": "deepseek_v3", "deepseek_v32": "deepseek_v32", "dots1": "dots1",
+    "exaone_moe": "exaone_moe", "glm4": "glm4", "glm4_moe": "glm4_moe", "glm4_moe_lite": "glm4_moe_lite",
+    "glm_moe_dsa": "glm_moe_dsa", "gpt_neox": "gpt_neox", "gpt_oss": "gpt_oss", "mellum": "mellum",
+    "minimax_m2": "minimax_m2", "nemotron": "nemotron", "olmo2": "olmo2", "olmoe": "olmoe", "phi": "phi",
+    "qwen2_moe": "qwen2_moe", "solar_open": "solar_open", "stablelm": "stablelm",
 }  # fmt: skip
-GGUF = [case for family, case in CASES.items() if family.partition("_")[0] not in ("deepseek", "glm", "glm4")]
+STORED_IN = {family.name: family.stores_head for family in FAMILIES}
 #: mlx-lm does not load the case of GLM-5, in which not every layer has an indexer.
-MLX = [case for family, case in CASES.items() if family not in ("nemotron", "olmo2", "glm_moe_dsa")]
+UNLOADED = {"mlx": ("glm_moe_dsa",), "gguf": ()}
+GGUF, MLX = (
+    [case for family, case in CASES.items() if dialect in STORED_IN[family] and family not in UNLOADED[dialect]]
+    for dialect in ("gguf", "mlx")
+)
 HEADS = {"gpt_neox": "embed_out.weight"}
 EMBEDDINGS = {"gpt_neox": "model.embed_in.weight"}
 

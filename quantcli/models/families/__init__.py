@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from quantcli.models.base import Architecture
+from quantcli.models.families.afmoe import AFMOE
+from quantcli.models.families.arcee import ARCEE
 from quantcli.models.families.cohere import COHERE
 from quantcli.models.families.cohere2 import COHERE2
+from quantcli.models.families.cohere2_moe import COHERE2_MOE
 from quantcli.models.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from quantcli.models.families.deepseek_v32 import DEEPSEEK_V32
+from quantcli.models.families.dots1 import DOTS1
 from quantcli.models.families.ernie4_5 import ERNIE4_5
+from quantcli.models.families.ernie4_5_moe import ERNIE4_5_MOE
 from quantcli.models.families.exaone4 import EXAONE4
+from quantcli.models.families.exaone_moe import EXAONE_MOE
 from quantcli.models.families.falcon import FALCON
 from quantcli.models.families.falcon_mamba import FALCON_MAMBA
 from quantcli.models.families.gemma import GEMMA
@@ -21,11 +27,20 @@ from quantcli.models.families.glm_moe_dsa import GLM_MOE_DSA
 from quantcli.models.families.gpt_neox import GPT_NEOX
 from quantcli.models.families.gpt_oss import GPT_OSS
 from quantcli.models.families.granite import GRANITE
+from quantcli.models.families.granitemoe import GRANITEMOE
+from quantcli.models.families.hunyuan_v1_dense import HUNYUAN_V1_DENSE
+from quantcli.models.families.hunyuan_v1_moe import HUNYUAN_V1_MOE
+from quantcli.models.families.hy_v3 import HY_V3
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
+from quantcli.models.families.mellum import MELLUM
+from quantcli.models.families.minimax_m2 import MINIMAX_M2
 from quantcli.models.families.mixtral import MIXTRAL
 from quantcli.models.families.nemotron import NEMOTRON
+from quantcli.models.families.olmo import OLMO
 from quantcli.models.families.olmo2 import OLMO2
+from quantcli.models.families.olmoe import OLMOE
+from quantcli.models.families.phi import PHI
 from quantcli.models.families.phi3 import PHI3
 from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
@@ -33,19 +48,27 @@ from quantcli.models.families.qwen3 import QWEN3
 from quantcli.models.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
 from quantcli.models.families.qwen3_next import QWEN3_NEXT
+from quantcli.models.families.seed_oss import SEED_OSS
 from quantcli.models.families.smollm3 import SMOLLM3
+from quantcli.models.families.solar_open import SOLAR_OPEN
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
 
 #: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
 FAMILIES: tuple[Architecture, ...] = (
+    AFMOE,
+    ARCEE,
     COHERE,
     COHERE2,
+    COHERE2_MOE,
     DEEPSEEK_V2,
     DEEPSEEK_V3,
     DEEPSEEK_V32,
+    DOTS1,
     ERNIE4_5,
+    ERNIE4_5_MOE,
     EXAONE4,
+    EXAONE_MOE,
     FALCON,
     FALCON_MAMBA,
     GEMMA,
@@ -58,11 +81,20 @@ FAMILIES: tuple[Architecture, ...] = (
     GPT_NEOX,
     GPT_OSS,
     GRANITE,
+    GRANITEMOE,
+    HUNYUAN_V1_DENSE,
+    HUNYUAN_V1_MOE,
+    HY_V3,
     LLAMA,
     MAMBA,
+    MELLUM,
+    MINIMAX_M2,
     MIXTRAL,
     NEMOTRON,
+    OLMO,
     OLMO2,
+    OLMOE,
+    PHI,
     PHI3,
     QWEN2,
     QWEN2_MOE,
@@ -71,7 +103,9 @@ FAMILIES: tuple[Architecture, ...] = (
     QWEN3_5_MOE,
     QWEN3_MOE,
     QWEN3_NEXT,
+    SEED_OSS,
     SMOLLM3,
+    SOLAR_OPEN,
     STABLELM,
     STARCODER2,
 )

@@ -65,20 +65,15 @@ SHARED = {
 SHARED_SHAPES = shared_experts("mlp.shared_experts", setting("n_shared_experts") * EXPERT_INNER)
 
 
-def router(needed: Need, correction: Need | None) -> tuple[Tensor, ...]:
-    """What routes to the experts, and which layers have it; the correction of the router's scores stays float32."""
+def router(needed: Need, correction: Need | None, *, mlx_casts: bool = False) -> tuple[Tensor, ...]:
+    """What routes to the experts, and which layers have it; the correction stays float32 (but: `mlx_casts`)."""
     return (
         *rows({"mlp.gate": "ffn_gate_inp"}, needed=needed),
         Tensor(
-            f"{LAYER}.mlp.gate.e_score_correction_bias",
-            f"{BLOCK}.exp_probs_b.bias",
-            suffixes=("",),
-            optional=True,
-            f32=True,
-            shape=(N_EXPERTS,),
-            needed=correction,
+            f"{LAYER}.mlp.gate.e_score_correction_bias", f"{BLOCK}.exp_probs_b.bias", suffixes=("",), optional=True,
+            f32=True, mlx_casts=mlx_casts, shape=(N_EXPERTS,), needed=correction,
         ),
-    )
+    )  # fmt: skip
 
 
 def _is_sparse(h: Hyperparameters, layer: int) -> bool:

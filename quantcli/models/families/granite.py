@@ -26,6 +26,9 @@ def _multiplier(name: str, config: str) -> Key:
     return Key(name, "float32", lambda h: h.settings.number(config, 1.0) or None, config, absent=scale)
 
 
+#: The rows of all of them.
+MULTIPLIER_KEYS = tuple(_multiplier(*pair) for pair in MULTIPLIERS.items())
+
 GRANITE = Architecture(
     name="granite",
     gguf="granite",
@@ -34,7 +37,7 @@ GRANITE = Architecture(
     mlx_schemes=dict.fromkeys(("attn_output", "ffn_down", "output"), "affine8-g64"),
     states_space_prefix=True,
     keys=(*SIZES, *ROPE, RMS_EPS),
-    further=(VOCAB_SIZE, ROPE_DIMENSIONS, *(_multiplier(*pair) for pair in MULTIPLIERS.items())),
+    further=(VOCAB_SIZE, ROPE_DIMENSIONS, *MULTIPLIER_KEYS),
     classes={"granite": "GraniteForCausalLM"},
     settings=(
         Setting("hidden_act", "silu"),

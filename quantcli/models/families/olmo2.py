@@ -22,7 +22,7 @@ from quantcli.models.keys import (
     pattern_of_windows,
 )
 from quantcli.models.limits import square
-from quantcli.models.rope_settings import rope_scaling, theta_of
+from quantcli.models.rope_settings import by_kind_of_layer, theta_of
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import OMITTED, Setting, Stored, has, kinds_of_layers
 from quantcli.tokenizers import conventions
@@ -51,11 +51,7 @@ def _by_kind_of_layer(file: Stored) -> Any:
     local = file.number(LOCAL_FREQ_BASE.name) or theta
     if not file.own.has(SLIDING_WINDOW.name) or local == THETA:
         return OMITTED
-    whole = {key: value for key, value in (rope_scaling(file) or {"rope_type": "default"}).items() if key != "type"}
-    return {
-        "full_attention": {"rope_theta": theta, **whole},
-        "sliding_attention": {"rope_theta": local, "rope_type": "default"},
-    }
+    return by_kind_of_layer(file)
 
 
 OLMO2 = Architecture(

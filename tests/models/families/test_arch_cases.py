@@ -33,12 +33,12 @@ SPELLINGS = ("config.json", "config-v5.json", "config-minimal.json")
 
 #: Keys that name the file or its making, and those that no reader of the model looks at.
 UNREAD = {
-    "architectures", "transformers_version", "model_type", "torch_dtype", "quantization_config", "ep_size", "seq_aux",
-    "aux_loss_alpha", "order_of_interleaved_layers", "position_embedding_type", "layer_switch", "use_embedding_sharing",
-    "use_gated_activation", "use_parallel_block", "use_parallel_embedding", "resid_pdrop", "initializer_range",
-    "model_max_length", "qk_head_dim", "_sliding_window_pattern", "qkv_bias", "bias", "rope_scaling", "rope_theta",
-    "pretraining_tp", "mlp_bias", "router_aux_loss_coef", "output_router_logits", "pad_token_id", "bos_token_id",
-    "eos_token_id",
+    "architectures", "transformers_version", "model_type", "torch_dtype", "dtype", "quantization_config", "ep_size",
+    "seq_aux", "aux_loss_alpha", "order_of_interleaved_layers", "position_embedding_type", "layer_switch",
+    "use_embedding_sharing", "use_gated_activation", "use_parallel_block", "use_parallel_embedding", "resid_pdrop",
+    "initializer_range", "model_max_length", "qk_head_dim", "_sliding_window_pattern", "qkv_bias", "bias",
+    "rope_scaling", "rope_theta", "pretraining_tp", "mlp_bias", "router_aux_loss_coef", "output_router_logits",
+    "pad_token_id", "bos_token_id", "eos_token_id",
 }  # fmt: skip
 #: What GGUF does not say of a case: a window or a context that llama.cpp has no key for, a layer that is left out.
 UNSAID = {
@@ -50,6 +50,17 @@ UNSAID = {
     "qwen2_window": {"sliding_window", "use_sliding_window", "max_window_layers"},
     "starcoder2": {"sliding_window"},
     "cohere": {"max_position_embeddings"},
+    "exaone_moe": {"num_nextn_predict_layers", "sliding_window_pattern", "topk_method"},
+    "hunyuan_dense": {"max_position_embeddings"},
+    "hunyuan_moe": {
+        "max_position_embeddings",
+        "cla_share_factor",
+        "moe_layer_num_skipped",
+        "use_cla",
+        "use_mixed_mlp_moe",
+    },
+    "hy_v3": {"first_k_dense_replace", "moe_router_enable_expert_bias"},
+    "mellum": {"num_local_experts"},
 }
 
 
@@ -118,7 +129,10 @@ def test_metadata_as_the_converter_writes_it(case: str, spelling: str) -> None:
 def test_both_files_of_a_case_mean_the_same(case: str) -> None:
     first, second = (config_of(case, spelling) for spelling in SPELLINGS[:2])
     assert family(first) is family(second)
-    assert family(first).hyperparameters(first) == family(second).hyperparameters(second)
+    ours, theirs = (family(config).hyperparameters(config) for config in (first, second))
+    if case == "hunyuan_dense":  # published with settings of yarn, which this kind of scaling does without
+        ours, theirs = settled(ours), settled(theirs)
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -150,8 +164,9 @@ def test_a_rebuilt_config_means_the_same(case: str) -> None:
     config, made = config_of(case), rebuilt(case)
     ours, theirs = family(made).hyperparameters(made), family(config).hyperparameters(config)
     assert family(made) is family(config)
-    if case in ("falcon", "falcon_raw"):
-        ours = replace(ours, context_length=4096, rope=replace(ours.rope, original_context=4096))
+    if case in ("falcon", "falcon_raw", "hunyuan_dense", "hunyuan_moe"):
+        context = theirs.context_length
+        ours = replace(ours, context_length=context, rope=replace(ours.rope, original_context=context))
     assert settled(ours) == settled(theirs)
 
 
@@ -161,6 +176,7 @@ def settled(h: Hyperparameters) -> Hyperparameters:
     if rope.type in ("dynamic", "llama3"):  # the first has no key, the second no single set of numbers
         rope = replace(rope, type="default", factor=None, original_context=h.context_length)
         rope = replace(rope, low_freq_factor=None, high_freq_factor=None)
+        rope = replace(rope, beta_fast=None, beta_slow=None, mscale_all_dim=None)
     numbers = {name: value for name, value in vars(rope).items() if isinstance(value, float)}
     rope = replace(rope, **{name: float(np.float32(value)) for name, value in numbers.items()})
     return replace(h, rope=rope, sliding_window=None, states_head_dim=False)
