@@ -34,6 +34,7 @@ from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
 from quantcli.models.layouts import Layout
 from quantcli.models.limits import Limit
+from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import MoveAxis, Op
 from quantcli.models.sixteen_bits import BOTH, SixteenBits
 from quantcli.models.sizes import ALWAYS, NEVER, Axes, Need
@@ -167,7 +168,7 @@ class Architecture:
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
     the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
     stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
-    else the runtimes ask of a model.
+    else the runtimes ask of a model. multimodal: models with towers whose text model is of this family.
     """
 
     name: str
@@ -195,6 +196,7 @@ class Architecture:
     sixteen_bits: SixteenBits = BOTH
     stores_head: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    multimodal: tuple[Multimodal, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

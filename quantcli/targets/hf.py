@@ -24,10 +24,10 @@ from quantcli.targets.base import Contents, Left, Placed, PlannedT, Settings, We
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
 from quantcli.targets.fused import together
-from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, tie_settings, without_storage
+from quantcli.targets.mlx import beside, dense_dtype, stored_config, tie_settings, without_storage
 from quantcli.targets.model import Model
-from quantcli.targets.names import Named, name_weights
-from quantcli.targets.shards import index_file, json_file, part_name, shards
+from quantcli.targets.names import KEPT_TOWER, Named, name_weights
+from quantcli.targets.shards import index_file, json_file, renamed, shards
 
 #: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
 DENSE_MODULES = {
@@ -87,10 +87,9 @@ class HfTarget:
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         is_kept = self.keeps_layout(placed)
-        bare = [replace(w, name=w.name.removeprefix(source.prefix)) for w in placed]
+        placed = [renamed(w, source.naming.stored) for w in placed]
+        bare = [replace(w, name=w.file_name) for w in placed]
         quantization = {} if is_kept else hf_quantized.settings(bare, str(source.root))
-        if source.prefix:
-            placed = [_without_prefix(w, source.prefix) for w in placed]
         header = {**(_header(source, placed) if is_kept and source.kind != "hf" else {}), "format": "pt"}
         files, where = shards(placed, settings.shard_size, header)
         config = _config(source, stored_config(source, settings, self.label), placed, is_kept=is_kept)
@@ -107,19 +106,13 @@ class HfTarget:
         return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
 
 
-def _without_prefix(placed: Placed, prefix: str) -> Placed:
-    """A weight whose stored tensors lack the prefix that its name has, as the source's do."""
-    names = {part: part_name(placed, part).removeprefix(prefix) for part in placed.scheme.layout(placed.shape)}
-    return replace(placed, stored=names)
-
-
 def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightDraft:
     """A weight under its Hugging Face name.
 
     made: the dtype of what is made anew.
     """
     source, shape = model.source, named.source.shape
-    stays = hf_quantized.stays_dense(named.name, shape)
+    stays = KEPT_TOWER if named.is_tower else hf_quantized.stays_dense(named.name, shape)
     is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     spared = guessed.stays_dense(named.name, shape) if model.architecture is None else None
     if named.found is None and model.architecture is not None and model.is_named and stays is None:
@@ -127,7 +120,7 @@ def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightD
         is_uncovered = guessed.is_large(named.name, shape)
     return WeightDraft(
         named.name, named.subject, named.source, _dtype(named, source, settings, made),
-        stays=stays, fixed=stays_f32(named), layout=packed_experts.layout(named),
+        stays=stays, fixed=named.is_kept, layout=packed_experts.layout(named),
         extra=model.leftover(named.source.weight.name), uncovered=(spared or stays) if is_uncovered else None,
         spared=spared,
     )  # fmt: skip
@@ -161,11 +154,11 @@ def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence
             f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: optimum-quanto's map of "
             "modules is copied as it is; make all weights dense."
         )
-    said = in_config(source.config)
+    said = in_config(source.config_json)
     if not decoded or said is None:
         return dict(config)
     settings, method = dict(said.block), said.method
-    modules = sorted(w.name.removeprefix(source.prefix).removesuffix(".weight") for w in decoded)
+    modules = sorted(w.module for w in decoded)
     if method == "gptq":
         dynamic: dict[str, Any] = {f"-:{re.escape(module)}$": {} for module in modules}
         dynamic |= settings.get("dynamic") or {}

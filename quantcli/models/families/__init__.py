@@ -20,6 +20,7 @@ from quantcli.models.families.gpt_oss import GPT_OSS
 from quantcli.models.families.granite import GRANITE
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
+from quantcli.models.families.mistral3 import MISTRAL3
 from quantcli.models.families.mixtral import MIXTRAL
 from quantcli.models.families.nemotron import NEMOTRON
 from quantcli.models.families.olmo2 import OLMO2
@@ -32,7 +33,8 @@ from quantcli.models.families.smollm3 import SMOLLM3
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
 
-#: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
+#: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest; where
+#: several have one model type, the first that lists the class in config.json.
 FAMILIES: tuple[Architecture, ...] = (
     COHERE,
     COHERE2,
@@ -52,6 +54,7 @@ FAMILIES: tuple[Architecture, ...] = (
     GRANITE,
     LLAMA,
     MAMBA,
+    MISTRAL3,
     MIXTRAL,
     NEMOTRON,
     OLMO2,
