@@ -27,8 +27,10 @@ from quantcli.models.families.olmo2 import OLMO2
 from quantcli.models.families.phi3 import PHI3
 from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
+from quantcli.models.families.qwen2_vl import QWEN2_VL
 from quantcli.models.families.qwen3 import QWEN3
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
+from quantcli.models.families.qwen3_vl import QWEN3_VL, QWEN3_VL_MOE
 from quantcli.models.families.smollm3 import SMOLLM3
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
@@ -61,8 +63,11 @@ FAMILIES: tuple[Architecture, ...] = (
     PHI3,
     QWEN2,
     QWEN2_MOE,
+    QWEN2_VL,
     QWEN3,
     QWEN3_MOE,
+    QWEN3_VL,
+    QWEN3_VL_MOE,
     SMOLLM3,
     STABLELM,
     STARCODER2,
