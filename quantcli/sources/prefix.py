@@ -35,7 +35,7 @@ def seen_as_text_model(source: Checkpoint) -> Checkpoint:
     settings = models.text_settings(source.config)
     if settings is not source.config:
         source = replace(source, config=settings, whole=source.config)
-    named = _renamed(source, _naming(architecture, source.weights))
+    named = _renamed(source, naming_of(architecture, source.weights))
     if models.multimodal(source.config_json) is None:
         return named
     towers = (name for name in named.weights if is_tower(name) and not _knows(architecture, name))
@@ -52,7 +52,7 @@ def _renamed(source: Checkpoint, naming: Naming) -> Checkpoint:
     return replace(source, weights=dict(sorted(named.items())), naming=replace(naming, kept=kept))
 
 
-def _naming(architecture: Architecture, names: Iterable[str]) -> Naming:
+def naming_of(architecture: Architecture, names: Iterable[str]) -> Naming:
     """How the stored tensors are named, by those of layers and of the embedding."""
     prefix = _prefix(architecture)
     names = list(names)
