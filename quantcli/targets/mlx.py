@@ -244,12 +244,14 @@ def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str
 
 
 def _warnings(placed: Sequence[Placed], source: Checkpoint, settings: Settings) -> list[str]:
-    """That dtypes differ, but for tensors that are f32 in every model of the family, or kept so without a table.
+    """That dtypes differ, but for towers and tensors that are f32 in every model of the family, or kept so without a table.
 
     Scales that are f32 since the model does not work in f16 are no warning: a note of the plan says so.
     """
-    architecture = Model.of(source).architecture
+    model = Model.of(source)
+    architecture = model.architecture
     always = {w.name for w in placed if architecture and any(f.row.f32 for f in architecture.find(w.name, "mlx"))}
+    always |= set(map(model.in_mlx, source.towers))
     if architecture is None and settings.dtype is None:
         always = {w.name for w in placed if w.scheme == Dense("f32")}
     scales = {dtype for w in placed if (dtype := w.scheme.scales_dtype)}

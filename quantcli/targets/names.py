@@ -53,8 +53,8 @@ class Named:
 
     @property
     def is_kept(self) -> bool:
-        """Whether a tensor has the dtype that it is stored in, whatever is asked."""
-        return self.stays_f32 or self.is_tower
+        """Whether a dense tensor has the dtype that it is stored in, whatever is asked."""
+        return self.stays_f32 or (self.is_tower and isinstance(self.source.weight.scheme, Dense))
 
     @property
     def subject(self) -> Subject:

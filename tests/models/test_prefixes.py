@@ -110,7 +110,8 @@ def test_towers_are_left_out_of_gguf_with_a_warning(tmp_path: Path) -> None:
 )
 def test_folders_keep_towers_as_they_are(options: dict[str, Any], tmp_path: Path) -> None:
     source = nested(tmp_path, "qwen3", "model.language_model.", "")
-    converted(source, tmp_path / "out", **options)
+    report = converted(source, tmp_path / "out", **options)
+    assert not [text for text in report["warnings"] if "dense tensors" in text]
     before, after = stored(source), stored(tmp_path / "out")
     assert {name: after[name] for name in TOWER} == {name: before[name] for name in TOWER}
     assert config(tmp_path / "out")["vision_config"] == {"depth": 1}
@@ -241,3 +242,16 @@ def test_a_tied_text_model_is_tied_alike_around_it(tmp_path: Path) -> None:
     converted(source, tmp_path / "mlx", to="mlx")
     assert config(tmp_path / "mlx")["text_config"]["tie_word_embeddings"] is False
     assert "language_model.lm_head.weight" in stored(tmp_path / "mlx")
+
+
+def test_a_quantized_tower_is_copied(tmp_path: Path) -> None:
+    packed = {f"vision_tower.fc1.{part}": np.zeros(shape, dtype) for part, shape, dtype in (
+        ("weight", (32, 8), "u4"), ("scales", (32, 1), BF16), ("biases", (32, 1), BF16))}  # fmt: skip
+    source = nested(tmp_path, "mistral", "language_model.model.", "language_model.", MISTRAL)
+    arrays = {name: one.array(BF16 if one.dtype == "BF16" else "f4") for name, one in stored(source).items()}
+    settings = {**config(source), "quantization": {"group_size": 64, "bits": 4}}
+    folder_of(source, {**arrays, **packed}, settings)
+    converted(source, tmp_path / "mlx", to="mlx")
+    made = stored(tmp_path / "mlx")
+    assert {name: made[name].dtype for name in packed} == {name: stored(source)[name].dtype for name in packed}
+    assert config(tmp_path / "mlx")["quantization"] == {"group_size": 64, "bits": 4, "mode": "affine"}
