@@ -262,6 +262,8 @@ class _Back:
             return self.built_in[name]
         if name == "mrope_section" and self.sections:
             return self.sections
+        if name == "max_position_embeddings":  # Ministral 3 repeats it here
+            return self.again.context_length
         if name in ("attn_factor", *self.scaling):
             return self.scaling.get("attention_factor" if name == "attn_factor" else name, UNSAID)
         return self._share(name, value) if name in self.rope_fields else UNSAID

@@ -244,7 +244,7 @@ def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str
 
 
 def _warnings(placed: Sequence[Placed], source: Checkpoint, settings: Settings) -> list[str]:
-    """That dtypes differ, but for towers and tensors that are f32 in every model of the family, or kept so without a table.
+    """That dtypes differ, but for towers and for tensors that are f32 in every model of the family or without a table.
 
     Scales that are f32 since the model does not work in f16 are no warning: a note of the plan says so.
     """

@@ -14,7 +14,7 @@ from quantcli.sources.detect import open_source
 from tests.conversions import config, converted, planned, stored
 from tests.convert.test_arch_shared import check
 
-CASES = ("gemma3", "mistral3", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm", "voxtral")
+CASES = ("gemma3", "glm4v", "mistral3", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm", "voxtral")
 
 
 @pytest.fixture(params=CASES)
@@ -47,6 +47,8 @@ def plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("settings", ["config.json", "config-v5.json"])
 def test_gguf(case: Path, settings: str, tmp_path: Path) -> None:
+    if not (case / settings).is_file():
+        pytest.skip("published with one config.json")
     source, file = folder_of(case, tmp_path, settings), tmp_path / "a.gguf"
     manifest = json.loads((case / "reference-bf16.json").read_text())
     (warning,) = planned(source, file, dtype="bf16").warnings

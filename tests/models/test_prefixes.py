@@ -255,3 +255,25 @@ def test_a_quantized_tower_is_copied(tmp_path: Path) -> None:
     made = stored(tmp_path / "mlx")
     assert {name: made[name].dtype for name in packed} == {name: stored(source)[name].dtype for name in packed}
     assert config(tmp_path / "mlx")["quantization"] == {"group_size": 64, "bits": 4, "mode": "affine"}
+
+
+def test_ministrals_scaling_comes_back(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "yarn", "type": "yarn", "factor": 16.0, "original_max_position_embeddings": 16, "beta_fast": 32.0,
+        "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "rope_theta": 1e6, "llama_4_scaling_beta": 0.1,
+    }  # fmt: skip
+    source = nested(tmp_path, "mistral", "language_model.model.", "language_model.", MISTRAL)
+    text = {k: v for k, v in config(source)["text_config"].items() if k not in ("architectures", "sliding_window")}
+    repeated = {"max_position_embeddings": text["max_position_embeddings"]}
+    text |= {"model_type": "ministral3", "rope_parameters": rope | repeated, "rope_scaling": None, "rope_theta": 1e6}
+    (source / "config.json").write_text(json.dumps({**config(source), "text_config": text}))
+    assert len(planned(source, tmp_path / "a.gguf", dtype="bf16").warnings) == 1
+    converted(source, tmp_path / "a.gguf", check=False, dtype="bf16")
+    keys = open_source(tmp_path / "a.gguf").metadata
+    assert keys["general.architecture"].value == "mistral3"
+    assert keys["mistral3.rope.scaling.yarn_log_multiplier"].value == 1.0
+    assert keys["mistral3.attention.temperature_scale"].value == pytest.approx(0.1)
+    converted(tmp_path / "a.gguf", tmp_path / "back", to="hf")
+    back = config(tmp_path / "back")
+    assert (back["model_type"], back["rope_parameters"]) == ("ministral3", rope)
+    assert planned(tmp_path / "a.gguf", tmp_path / "mlx", to="mlx").warnings == ()
