@@ -47,8 +47,8 @@ def recognize(config: Mapping[str, Any], families: Sequence[Architecture], alias
         return Recognized(None, config, shown(others[0]))
     kind = str(found.settings["model_type"])
     own = found.architecture.classes.get(kind, next(iter(found.architecture.classes.values())))
-    settings = {**text_settings(config), "model_type": kind, "architectures": _classes(block) or [own]}
     around = listed[1] if listed is not None else Multimodal(str(config.get("model_type")), "", kind)
+    settings = {**text_settings(config, around), "model_type": kind, "architectures": _classes(block) or [own]}
     return Recognized(found.architecture, settings, None, around)
 
 

@@ -277,3 +277,15 @@ def test_ministrals_scaling_comes_back(tmp_path: Path) -> None:
     back = config(tmp_path / "back")
     assert (back["model_type"], back["rope_parameters"]) == ("ministral3", rope)
     assert planned(tmp_path / "a.gguf", tmp_path / "mlx", to="mlx").warnings == ()
+
+
+@pytest.mark.parametrize("classes", [{}, {"architectures": ["Qwen3VLForConditionalGeneration"]}])
+def test_settings_of_a_tower_that_the_text_model_needs_are_lifted(classes: dict[str, Any]) -> None:
+    settings = {
+        "model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"],
+        "text_config": {"model_type": "qwen3_vl_text", "hidden_size": 8, **classes},
+        "vision_config": {"deepstack_visual_indexes": [5, 11], "hidden_size": 4},
+    }  # fmt: skip
+    found = models.text_settings(settings)
+    assert (found["deepstack_visual_indexes"], found["hidden_size"]) == ([5, 11], 8)
+    assert models.text_settings(found) == found
