@@ -1,7 +1,7 @@
 """What a module asks about a scheme's or a target's identity, where a property of it should answer.
 
-    class     isinstance, issubclass, `type(x) is C` and `case C(...)` with a subclass of `Scheme`; `Dense` is one of
-              the three views of a weight, so that asking for it is asking for the view
+    class     isinstance, issubclass, `type(x) is C`, `case C(...)` and `x == C(...)` with a subclass of `Scheme`; not
+              with `Dense`: it is one of the three views of a weight, so that asking for it is asking for the view
     name      `.family` of anything, `.name` of a scheme or `.label` of a target, compared (`==`, `in`, a match with a
               pattern or a prefix) or looked up in a table (`[...]`, `.get(...)`)
     attribute hasattr and getattr with the name of an attribute that some scheme has
@@ -61,6 +61,8 @@ def _of_classes(tree: ast.AST, classes: set[str]) -> Iterator[ast.expr]:
     for node in ast.walk(tree):
         if isinstance(node, ast.MatchClass) and _last(node.cls) in classes:
             yield node.cls
+        if isinstance(node, ast.Compare) and any(_is_call(side, *classes) for side in _sides(node)):
+            yield node
         is_type = isinstance(node, ast.Compare) and any(_is_call(side, "type") for side in _sides(node))
         if is_type and isinstance(node, ast.Compare) and classes.intersection(*map(_named, _sides(node)[1:])):
             yield node

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -272,6 +272,17 @@ def test_the_list_of_the_design_page_is_the_one_tested_here() -> None:
     assert starts == sorted(starts)
 
 
+def unknown_files(page: str, files: Iterable[str]) -> list[str]:
+    """The Python files that a text names, with any of their folders, and that are none of `files`."""
+    named = re.findall(r"(?<![\w/*])[\w/]+\.py\b", page)
+    return sorted({name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)})
+
+
+def test_the_design_page_names_files_that_exist() -> None:
+    files = [shown(path) for path in texts() if path.suffix == ".py"]
+    assert unknown_files((PACKAGE / "README.md").read_text(), files) == []
+
+
 def test_these_checks_can_fail() -> None:
     assert upward("from quantcli.cli.output import Output", "schemes") == ["quantcli.cli.output.Output"]
     assert upward("def f():\n    import quantcli.convert.planning.plan", "targets") == [
@@ -310,6 +321,7 @@ def test_these_checks_can_fail() -> None:
     assert climbs("from quantcli.kernels.ggml.scales import F16", "kernels/ggml/better/grid.py") == []
     assert kernels_loaded("from quantcli.kernels.bits import pack") >= {"quantcli.kernels.compile"}
     assert loads(kernel_source("quantcli.kernels.compile"))
+    assert unknown_files("run.py, running/run.py `x*.py` gone.py n.py", ["a/running/run.py"]) == ["gone.py", "n.py"]
     assert prints("x = 1\nprint(x)") == [2] and prints("import sys\nsys.stderr.write('')") == [2]
     assert prints("import sys\nsys.stderr.isatty()") == []
     assert loads("import mlx.core as mx") == ["mlx.core"] and loads("def f():\n    import mlx.core") == []

@@ -144,6 +144,7 @@ def test_the_count_of_questions_sees_each_kind_and_no_other() -> None:
     assert (classes, attributes) == ({"A", "B"}, {"dtype", "group", "span"})
     counted = (
         "isinstance(x, A)", "isinstance(x, Dense | B)", "isinstance(x, (Dense, base.A))", "type(x) is A",
+        "x.scheme == A(4)", "x in (base.A(4), y)",
         "x.family == 'ggml'", "x.family in FAMILIES", "READERS[x.family]", "READERS.get(x.family)",
         "weight.scheme.name != 'q4_0'", "TYPE.fullmatch(source_scheme.name)", "step.scheme.name.startswith('q')",
         "self.target.label == 'hf'", "[s for s in target.holders('f16') if s.name == name]",
@@ -155,5 +156,6 @@ def test_the_count_of_questions_sees_each_kind_and_no_other() -> None:
     others = (
         "isinstance(x, Dense)", "isinstance(x, Scheme)", "f'{x.family} {x.scheme.name}'", "{w.scheme.name for w in x}",
         "step.name == 'x'", "recipe.label == 'x'", "hasattr(os, 'fork')", "x.scheme == y.scheme", "of[x.family] = y",
+        "x.scheme == Dense('f32')", "x == A(4).grid()",
     )  # fmt: skip
     assert [questions(text, classes, attributes) for text in others] == [[]] * len(others)

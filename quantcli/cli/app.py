@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 import quantcli
-from quantcli.cli import convert, diff, schemes
-from quantcli.cli import inspection as inspect
+from quantcli.cli import convert, diff, inspection, schemes
 from quantcli.cli.options import OrderedCommand
 
 app = typer.Typer(
@@ -39,7 +38,7 @@ def options(
 
 
 app.command("convert", cls=OrderedCommand)(convert.convert)
-app.command("inspect")(inspect.inspect)
+app.command("inspect")(inspection.inspect)
 app.command("diff")(diff.diff)
 app.command("schemes")(schemes.schemes)
 

@@ -123,12 +123,12 @@ def convert(
         bool, typer.Option("--force", help="Replace an existing output, once the new one is complete.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read the output back, also in the reference readers, and check it.")
+        bool, typer.Option("--verify", help="Read the output back, with the reference readers too, and check it.")
     ] = False,
     max_memory: MaxMemory = None,
     threads: Threads = None,
     device: Annotated[
-        str, typer.Option(metavar="auto|gpu|cpu", help="What computes; auto: a GPU, if any, for MLX's schemes alone.")
+        str, typer.Option(metavar="auto|gpu|cpu", help="Where values are computed; auto uses a GPU for MLX's schemes.")
     ] = "auto",
     shard_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Of tensors in one file [default: 5GB; a GGUF is not split].")

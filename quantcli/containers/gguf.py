@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from quantcli.containers.ggml_types import BY_ID
 from quantcli.containers.gguf_values import ORDERS, ArrayValue, Cursor, Value, read_value
-from quantcli.containers.hostile import LARGEST, Read, foreign, opened, shown
+from quantcli.containers.hostile import LARGEST_COUNT, Read, foreign, opened, shown
 from quantcli.errors import BadInput, NotPossible
 
 __all__ = ["ArrayValue", "GgufFile", "TensorInfo", "Value", "parse", "read"]
@@ -158,7 +158,7 @@ def _listed(cursor: Cursor, name: str, alignment: int) -> TensorInfo:
     if rank > MAX_RANK:
         raise cursor.error(f"has {rank} dimensions, expected at most {MAX_RANK}: the file is malformed")
     shape = tuple(cursor.number("Q") for _ in range(rank))[::-1]
-    if math.prod(size or 1 for size in shape) > LARGEST:
+    if math.prod(size or 1 for size in shape) > LARGEST_COUNT:
         raise cursor.error(f"has shape {shown(shape)}, more elements than 2**63 - 1: the file is malformed")
     type_id, offset = cursor.number("I"), cursor.number("Q")
     if offset % alignment:

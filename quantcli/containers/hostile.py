@@ -20,7 +20,7 @@ from quantcli.errors import BadInput, Surroundings
 Read = Callable[[int, int], bytes]
 
 #: The largest count, size or dimension that a header may name: what a signed 64-bit integer holds.
-LARGEST = 2**63 - 1
+LARGEST_COUNT = 2**63 - 1
 
 # C0 and C1 controls, line and paragraph separators, bidirectional overrides and isolates, lone surrogates.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

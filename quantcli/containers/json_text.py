@@ -22,7 +22,7 @@ MAX_BYTES = 256 << 20
 #: Far below what the interpreter can walk, so that what was read can also be written.
 MAX_DEPTH = 64
 #: The largest size that a setting may be: GGUF stores sizes as uint32.
-LARGEST = 2**32 - 1
+LARGEST_SIZE = 2**32 - 1
 #: The longest list of numbers that a setting may be: one element a layer or a frequency.
 LONGEST = 1 << 16
 #: An escape that is half of a character; two that belong together are one.
@@ -126,14 +126,14 @@ class Reader:
         """Count every key as read, because one of them leaves the others without a meaning."""
         self.read.update(key for key, _ in self.values.items())
 
-    def integer(self, key: str, default: int | None = None, least: int = 1, most: int = LARGEST) -> int:
+    def integer(self, key: str, default: int | None = None, least: int = 1, most: int = LARGEST_SIZE) -> int:
         """A whole number from `least` to `most`, which 4.0 is too."""
         value = self._value(key, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not _is_whole(value) or not least <= value <= most:
             kind = "positive whole number" if least else "whole number"
-            bound = "2**32" if most == LARGEST else most + 1
+            bound = "2**32" if most == LARGEST_SIZE else most + 1
             raise self.refuse(key, f"expected a {kind} below {bound}")
         return int(value)
 
@@ -235,4 +235,4 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_natural(value: Any) -> bool:
-    return _is_finite(value) and float(value).is_integer() and 0 <= value <= LARGEST
+    return _is_finite(value) and float(value).is_integer() and 0 <= value <= LARGEST_SIZE

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.arrays import BY_SAFETENSORS, DTYPES
-from quantcli.containers.hostile import LARGEST, Read, check_name, foreign, opened, shown
+from quantcli.containers.hostile import LARGEST_COUNT, Read, check_name, foreign, opened, shown
 from quantcli.containers.json_text import load_object
 from quantcli.errors import BadInput, NotPossible
 
@@ -152,7 +152,7 @@ def _shape(member: Any, where: str) -> tuple[int, ...]:
     if any(size < 0 for size in member):
         raise BadInput(f"{where} has shape {shown(member)}, expected sizes of 0 or more: get the file again.")
     # A size of 0 must not hide what the others would overflow.
-    if math.prod(size or 1 for size in member) > LARGEST:
+    if math.prod(size or 1 for size in member) > LARGEST_COUNT:
         raise BadInput(f"{where} has shape {shown(member)}, more elements than 2**63 - 1: get the file again.")
     return tuple(member)
 
@@ -160,7 +160,7 @@ def _shape(member: Any, where: str) -> tuple[int, ...]:
 def _offsets(member: Any, where: str) -> tuple[int, int]:
     if not isinstance(member, list) or len(member) != 2 or not all(type(offset) is int for offset in member):
         raise BadInput(f"{where} has data_offsets {shown(member)}, expected two integers: get the file again.")
-    if not 0 <= member[0] <= member[1] <= LARGEST:
+    if not 0 <= member[0] <= member[1] <= LARGEST_COUNT:
         raise BadInput(f"{where} has data_offsets {shown(member)}, expected 0 <= begin <= end: get the file again.")
     return member[0], member[1]
 

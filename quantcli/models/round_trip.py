@@ -28,7 +28,7 @@ from quantcli.models.stored import Setting, Shape, nothing, stored
 #: Objects in a config.json are not nested deeper than this.
 DEEPEST = 8
 #: Numbers above this are not compared as float32 has them.
-LARGEST = 3e38
+LARGEST_COMPARED = 3e38
 #: So many keys are named in one message, each with so many characters.
 MOST_NAMED = 12
 LONGEST_PATH = 100
@@ -285,7 +285,7 @@ def _same(value: Any, wanted: Any) -> bool:
     if isinstance(value, bool) or isinstance(wanted, bool):
         return value is wanted
     if isinstance(value, int | float) and isinstance(wanted, int | float):
-        fits = max(abs(value), abs(wanted)) < LARGEST
+        fits = max(abs(value), abs(wanted)) < LARGEST_COMPARED
         return value == wanted or (fits and bool(np.float32(value) == np.float32(wanted)))
     if isinstance(value, list) and isinstance(wanted, list):
         return len(value) == len(wanted) and all(map(_same, value, wanted))

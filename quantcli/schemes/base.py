@@ -33,7 +33,7 @@ SEARCHES = ("ggml", "best")
 #: Significant bits of a float dtype.
 SIGNIFICANT_BITS = {"f32": 24, "f16": 11, "bf16": 8}
 
-#: Values that `Error.between` looks at in one piece.
+#: Values that are compared in one piece: a few float64 copies of them stay in a core's cache.
 MEASURED_AT_ONCE = 1 << 15
 
 
@@ -297,8 +297,8 @@ class Scheme(Facts):
         return None if grid is None else grid.group
 
     @property
-    def shared(self) -> int | None:
-        """Values that share a scale, whatever the weight's shape; None where all of a row do, or none."""
+    def fixed_group(self) -> int | None:
+        """Values that share a scale, whatever the weight's shape; None for rows, whole weights, and without scales."""
         return self.group_size
 
     @property
@@ -360,8 +360,8 @@ class Scheme(Facts):
     def as_stored(self, codes: Codes) -> Codes:
         """`adapted` codes with the scales and biases that `pack` stores for them, in this scheme's groups.
 
-        Where it is no more than `pack` and `codes`, it looks at scales and biases alone, so that `codes` may have no
-        columns. Raises `DoesNotFit` as `pack` does.
+        A scheme that has a `may_fit` of its own has an `as_stored` of its own too, which looks at scales and biases
+        alone: planning asks it with codes that have no columns. Raises `DoesNotFit` as `pack` does.
         """
         return self.codes(self.pack(codes))
 

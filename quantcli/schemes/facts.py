@@ -64,6 +64,11 @@ class Facts:
         return None
 
     @property
+    def rounds_inputs(self) -> bool:
+        """Whether kernels for it may round a product's inputs to four bits too, unless the file says otherwise."""
+        return False
+
+    @property
     def needs_importance(self) -> bool:
         """Whether its owner refuses to encode without an importance matrix."""
         return False

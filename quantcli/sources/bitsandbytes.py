@@ -39,7 +39,7 @@ from quantcli.sources.modules import (
 
 INT8 = {"weight": ".weight", "scales": ".SCB", "weight_format": ".weight_format"}
 #: The largest integer of 8 bits, what a row's maximum became.
-LARGEST = 127
+LARGEST_CODE = 127
 #: dtypes that bytes of codes may be stored under.
 STORAGES = ("u8", "bf16", "f16", "f32", "i8")
 
@@ -172,7 +172,7 @@ def _eight_bits(module: str, parts: Mapping[str, Part], folder: Folder) -> Weigh
         if isinstance(folder, LocalFolder) and int(folder.array(order).reshape(-1)[0]) != 0:
             raise NotPossible(f"{where(order)}: says that rows are tiled for a GPU; those saved row by row are read.")
     scheme = Bytewise(
-        family="bnb", columns=weight.shape[1], scales=Scales("f32", 1, None, rank=1), stored="i8", divisor=LARGEST,
+        family="bnb", columns=weight.shape[1], scales=Scales("f32", 1, None, rank=1), stored="i8", divisor=LARGEST_CODE,
         extras=extras_of(stored, ("weight_format",)),
     )  # fmt: skip
     reason = "quantization_config: load_in_8bit"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint, Part
+from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import harmless, pieces
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors, sidecars
 from quantcli.sources.gguf import is_gguf, open_gguf
-from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized, unread_method
+from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized
 from quantcli.sources.hub_cache import not_downloaded
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
 from quantcli.sources.mlx_settings import FILE
@@ -26,23 +27,37 @@ from quantcli.sources.tensor_files import is_adapter, is_models, passed_over, re
 
 Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
 
-#: `quant_method` of config.json's `quantization_config` -> who reads it: a file of this folder and its function. They
-#: are imported when one is needed: together they take longer than reading headers.
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Who reads a quantizer's checkpoints.
+
+    file: of this folder, imported when it is needed: together they take longer than reading headers. function: of that
+    file, an `Opener`. dense: the key of the settings that lists modules which are dense; None where none is a plain
+    list of names.
+    """
+
+    file: str
+    function: str
+    dense: str | None = None
+
+
+#: `quant_method` of config.json's `quantization_config` -> its quantizer.
 QUANTIZERS = {
-    "awq": ("awq", "open_awq"),
-    "gptq": ("gptq", "open_gptq"),
-    "auto-round": ("auto_round", "open_auto_round"),
-    "mxfp4": ("gpt_oss", "open_gpt_oss"),
-    "compressed-tensors": ("compressed_tensors", "open_compressed_tensors"),
-    "fp8": ("fp8", "open_fp8"),
-    "fbgemm_fp8": ("fp8", "open_fp8"),
-    "mxfp8": ("fp8", "open_fp8"),
-    "modelopt": ("modelopt", "open_modelopt"),
-    "quark": ("quark", "open_quark"),
-    "bitsandbytes": ("bitsandbytes", "open_bitsandbytes"),
-    "hqq": ("hqq", "open_hqq"),
-    "torchao": ("torchao", "open_torchao"),
-    "quanto": ("quanto", "open_quanto"),
+    "awq": Quantizer("awq", "open_awq", "modules_to_not_convert"),
+    "gptq": Quantizer("gptq", "open_gptq"),
+    "auto-round": Quantizer("auto_round", "open_auto_round"),
+    "compressed-tensors": Quantizer("compressed_tensors", "open_compressed_tensors", "ignore"),
+    "fp8": Quantizer("fp8", "open_fp8", "modules_to_not_convert"),
+    "fbgemm_fp8": Quantizer("fp8", "open_fp8", "modules_to_not_convert"),
+    "mxfp8": Quantizer("fp8", "open_fp8", "modules_to_not_convert"),
+    "modelopt": Quantizer("modelopt", "open_modelopt", "ignore"),
+    "quark": Quantizer("quark", "open_quark", "exclude"),
+    "bitsandbytes": Quantizer("bitsandbytes", "open_bitsandbytes", "llm_int8_skip_modules"),
+    "hqq": Quantizer("hqq", "open_hqq", "skip_modules"),
+    "torchao": Quantizer("torchao", "open_torchao", "modules_to_not_convert"),
+    "quanto": Quantizer("quanto", "open_quanto"),
+    "mxfp4": Quantizer("gpt_oss", "open_gpt_oss", "modules_to_not_convert"),
 }
 
 
@@ -117,7 +132,7 @@ def _as_stored(folder: Folder, only: str | None) -> Checkpoint:
     elif (QMAP in names and not said.block) or _looks_quanto(tensors.parts):
         return _opener("quanto")(folder, config, tensors)
     elif said.block:
-        raise unread_method(f"{folder.label}/{said.place}", said.block)
+        raise _unread_method(f"{folder.label}/{said.place}", said.block)
     else:
         return open_hf(folder, config, tensors)
     return replace(source, config=config, warnings=(*said.warnings, *source.warnings))
@@ -133,6 +148,16 @@ def _quantized(folder: Folder, config: Mapping[str, Any], tensors: Tensors, said
     return replace(found, warnings=(*found.warnings, *harmless.warnings(account, folder.label)))
 
 
+def _unread_method(place: str, settings: Mapping[str, Any]) -> NotPossible:
+    """The error of settings at `place` that name a quantizer which is not read."""
+    method = settings.get("quant_method", "unnamed")
+    *others, last = QUANTIZERS
+    return NotPossible(
+        f"{place} has quant_method {shown(method)}, which is not read: {', '.join(others)} and {last} are, MLX's and "
+        "dense checkpoints too."
+    )
+
+
 def _looks_quanto(parts: Mapping[str, Part]) -> bool:
     """Whether some tensor is called as optimum-quanto's codes, with scales for rows or groups beside it."""
     ends = ".weight._data", ".weight._data._data"
@@ -143,6 +168,6 @@ def _looks_quanto(parts: Mapping[str, Part]) -> bool:
 
 def _opener(method: str) -> Opener:
     """Who reads a quantizer's checkpoints."""
-    module, function = QUANTIZERS[method]
-    opener: Opener = getattr(importlib.import_module(f"quantcli.sources.{module}"), function)
+    quantizer = QUANTIZERS[method]
+    opener: Opener = getattr(importlib.import_module(f"quantcli.sources.{quantizer.file}"), quantizer.function)
     return opener

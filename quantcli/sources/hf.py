@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from quantcli.checkpoint import Checkpoint, Part, Weight
 from quantcli.containers.hostile import shown
-from quantcli.errors import BadInput, NotPossible
+from quantcli.errors import BadInput
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf.bare_fp8 import BareFp8
 from quantcli.schemes.ocp import ELEMENTS
@@ -71,16 +71,6 @@ def counted(noun: str, names: Sequence[str]) -> str:
 def not_left_out(label: str, names: Sequence[str]) -> str:
     """The warning of dense matrices that the settings at `label` do not leave out."""
     return f"{label} does not leave out {counted('matrix', names)} stored dense: read as stored."
-
-
-def unread_method(place: str, settings: Mapping[str, object]) -> NotPossible:
-    """The error of settings at `place` that name a quantizer which is not read."""
-    method = settings.get("quant_method", "unnamed")
-    return NotPossible(
-        f"{place} has quant_method {shown(method)}, which is not read: awq, gptq, auto-round, compressed-tensors, fp8, "
-        "fbgemm_fp8, mxfp8, modelopt, quark, bitsandbytes, hqq, torchao, quanto and mxfp4 (gpt-oss) are, MLX's and "
-        "dense checkpoints too."
-    )
 
 
 def looks_quantized(part: Part) -> bool:

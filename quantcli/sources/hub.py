@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantcli.containers.hostile import LARGEST, UNPRINTABLE, shown
+from quantcli.containers.hostile import LARGEST_COUNT, UNPRINTABLE, shown
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput, NotPossible, Surroundings, WrongUsage
 from quantcli.sources.hub_errors import patiently, reaching, settings
@@ -142,7 +142,7 @@ def _checked(listing: Listing, hub_id: HubId) -> Listing:
             raise BadInput(
                 f"{hub_id}: lists a file {shown(name)}, a path that leads out of the folder: do not use this source."
             )
-        if type(info.size) is not int or not 0 <= info.size <= LARGEST:
+        if type(info.size) is not int or not 0 <= info.size <= LARGEST_COUNT:
             raise ValueError("no size")
         if info.sha256 is not None and not _SHA256.fullmatch(info.sha256):
             raise ValueError("no SHA-256")

@@ -17,8 +17,8 @@ from quantcli.recipes.quantizers import is_auto_round_mlx, is_ours
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
+from quantcli.schemes.mlx.global_scale import Nvfp4Experts
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
-from quantcli.schemes.mlx.mx_global import MxGlobal
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import CONFIG, Folder, Tensors
 from quantcli.sources.hf import check_unquantized, dense
@@ -211,12 +211,12 @@ def _weight(module: str, parts: Mapping[str, Part], settings: MlxSettings, notes
 
 def _with_global(
     module: str, shape: tuple[int, ...], scheme: Scheme, whole: Part, listed: MlxParams | bool | None
-) -> MxGlobal:
+) -> Nvfp4Experts:
     """The scheme of experts that have a global scale each; mlx-lm has no others. listed: what a file says of them."""
     where = f"{whole.file}: tensor {whole.name}"
     if isinstance(listed, MlxParams) and not listed.global_scale:
         raise BadInput(f"{where}: stands beside {module}, of which config.json does not say {GLOBAL}.")
-    found = MxGlobal(shape[-2])
+    found = Nvfp4Experts(shape[-2])
     if scheme != MxFloat("nvfp4") or found.unfit(shape):
         raise BadInput(f"{where}: only stacked experts in nvfp4 have one; {module} is {scheme.name} {list(shape)}.")
     if (whole.dtype, whole.shape) != ("f32", shape[:1]):

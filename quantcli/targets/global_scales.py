@@ -27,7 +27,6 @@ from quantcli.errors import BadInput
 from quantcli.models.translate import Arranged
 from quantcli.schemes.base import Grade, matrix_shape
 from quantcli.schemes.dense import Dense
-from quantcli.schemes.ggml.floats import GgmlFloat
 from quantcli.schemes.ggml.global_scale import WithGlobal
 from quantcli.schemes.ocp import E4M3
 from quantcli.sources.stated import in_config
@@ -130,7 +129,7 @@ def precisions(source: Checkpoint, placed: Sequence[Placed]) -> Typed:
     said = in_config(source.config) if source.kind != "mlx" else None
     if said is None or said.block.get("quant_algo") != "W4A16_NVFP4":
         return {}
-    names = sorted(weight.name for weight in placed if weight.scheme == GgmlFloat("nvfp4"))
+    names = sorted(weight.name for weight in placed if weight.scheme.rounds_inputs)
     extra = "general.tensor_extra."
     if not names:
         return {}

@@ -15,9 +15,10 @@ from typing import Any
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
 from quantcli.recipes.quantizers import STORAGE_WORDS
-from quantcli.schemes import hf as hugging_face
+from quantcli.schemes import hf
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import Dense
+from quantcli.sources.detect import QUANTIZERS
 from quantcli.sources.stated import in_config, replaced
 from quantcli.targets import guessed, hf_quantized, packed_experts
 from quantcli.targets.base import Contents, Left, Placed, PlannedT, Settings, WeightDraft, dense_scheme
@@ -29,16 +30,7 @@ from quantcli.targets.model import Model
 from quantcli.targets.names import KEPT_TOWER, Named, name_weights
 from quantcli.targets.shards import index_file, json_file, renamed, shards
 
-#: `quant_method` -> the key that lists modules which are dense; others have none that is a plain list of names.
-DENSE_MODULES = {
-    "awq": "modules_to_not_convert", "mxfp4": "modules_to_not_convert", "fp8": "modules_to_not_convert",
-    "fbgemm_fp8": "modules_to_not_convert", "mxfp8": "modules_to_not_convert", "torchao": "modules_to_not_convert",
-    "compressed-tensors": "ignore", "modelopt": "ignore", "quark": "exclude",
-    "bitsandbytes": "llm_int8_skip_modules", "hqq": "skip_modules",
-}  # fmt: skip
-
-
-#: Other keys of the same meaning; the one that a folder has counts.
+#: Keys of settings that list modules which are dense -> others of the same meaning; the one that a folder has counts.
 ALIASES = {"modules_to_not_convert": ("ignored_layers",), "ignore": ("exclude_modules",)}
 #: What torchao has in a file's metadata under the name of a tensor that is not quantized.
 TORCHAO_DENSE = json.dumps({"_type": "Tensor"})
@@ -68,7 +60,7 @@ class HfTarget:
         return [_draft(one, model, settings, made) for one in named], left, warnings
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
-        return dense_scheme(name) or hugging_face.named(name, scale_dtype, shape)
+        return dense_scheme(name) or hf.named(name, scale_dtype, shape)
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
         return []
@@ -163,7 +155,7 @@ def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence
         dynamic: dict[str, Any] = {f"-:{re.escape(module)}$": {} for module in modules}
         dynamic |= settings.get("dynamic") or {}
         return replaced(config, said.path, {**settings, "dynamic": dynamic})
-    key = DENSE_MODULES.get(method)
+    key = QUANTIZERS[method].dense if method in QUANTIZERS else None
     if key is None:
         raise NotPossible(
             f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: settings of {method} have no "

@@ -13,8 +13,7 @@ from quantcli.containers.ggml_types import BY_NAME
 from quantcli.convert.inspecting.catalogue import SHAPE, catalogue, decimal
 from quantcli.recipes import names
 from quantcli.recipes.ftypes import demanding
-from quantcli.schemes import ggml, ggml_scheme
-from quantcli.schemes import hf as hugging_face
+from quantcli.schemes import ggml, ggml_scheme, hf
 from quantcli.schemes.hf.listed import WRITTEN
 from quantcli.schemes.mlx.affine import Affine
 from quantcli.schemes.readers import READERS
@@ -120,10 +119,10 @@ def test_rounding_is_what_a_gaussian_loses(name: str) -> None:
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_rounding_of_hugging_face_layouts(name: str) -> None:
-    scheme = hugging_face.named(name, "f32", SHAPE)
+    scheme = hf.named(name, "f32", SHAPE)
     assert scheme is not None
     values = np.random.default_rng(0).standard_normal((128, SHAPE[1])).astype(np.float32)
-    ready = hugging_face.named(name, "f32", values.shape)
+    ready = hf.named(name, "f32", values.shape)
     assert ready is not None
     _, error = ready.prepare(values.shape, [values]).encode(values)
     assert scheme.rounding == pytest.approx(error.relative_rmse, rel=0.1)

@@ -16,10 +16,10 @@ from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.ggml.global_scale import NVFP4, WithGlobal
 from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.schemes.listed import listed
-from quantcli.schemes.mlx.mx_global import MxGlobal
+from quantcli.schemes.mlx.global_scale import Nvfp4Experts
 
 SHAPES = ((128, 1024), (1024, 1024), (1, 128, 1024), (1, 1024, 1024))
-SCHEMES = (*listed(SHAPE), MxGlobal(128), WithGlobal(NVFP4), WithGlobal(TYPES["q8_0"]), WithGlobal(Dense("f16")))
+SCHEMES = (*listed(SHAPE), Nvfp4Experts(128), WithGlobal(NVFP4), WithGlobal(TYPES["q8_0"]), WithGlobal(Dense("f16")))
 
 
 def said(scheme: Scheme) -> str:
@@ -75,7 +75,7 @@ def test_arrays_are_made_where_a_scheme_says_so(scheme: Scheme, made_arrays: lis
 
 def test_families() -> None:
     told = {(s.family, s.in_arrays, s.encodes_as_mlx) for s in listed(SHAPE)} | {
-        (s.family, s.in_arrays, s.encodes_as_mlx) for s in (GptOss(), MxGlobal(8))
+        (s.family, s.in_arrays, s.encodes_as_mlx) for s in (GptOss(), Nvfp4Experts(8))
     }
     others = {s.family for s in listed(SHAPE)} - {"mlx", "ggml", "gpt-oss"}
     assert told == {

@@ -10,7 +10,7 @@ from quantcli.schemes.ggml.floats import GgmlFloat
 from quantcli.schemes.ggml.global_scale import WithGlobal
 from quantcli.schemes.hf import bnb4
 from quantcli.schemes.listed import listed
-from quantcli.schemes.mlx.mx_global import MxGlobal
+from quantcli.schemes.mlx.global_scale import Nvfp4Experts
 from quantcli.schemes.opaque import Opaque
 from quantcli.targets import TARGETS
 
@@ -49,13 +49,14 @@ def test_every_name_is_a_scheme() -> None:
         (lambda scheme: scheme.is_ungrouped, set()),
         (lambda scheme: scheme.can_be_chosen, {("hf", name) for name in NAMES["hf"] - DENSE}),
         (lambda scheme: scheme.shares_global, {("hf", "nvfp4")}),
+        (lambda scheme: scheme.rounds_inputs, {("gguf", "nvfp4")}),
         (lambda scheme: not scheme.loads_experts, {("hf", name) for name in BNB | STACKED}),
         (lambda scheme: scheme.stored_block, {("gguf", name) for name in TYPES}),
         (lambda scheme: scheme.adds_biases or scheme.unreadable or scheme.unknown_type, set()),
     ],
     ids=[
         "is_master", "is_elementwise", "has_own_state", "takes_importance", "chosen_scale_dtype", "copied", "grouped",
-        "can_be_chosen", "shares_global", "loads_experts", "stored_block", "none",
+        "can_be_chosen", "shares_global", "rounds_inputs", "loads_experts", "stored_block", "none",
     ],
 )  # fmt: skip
 def test_a_property_differs_from_its_default_in_these_schemes(
@@ -139,7 +140,7 @@ def test_parts_are_called_as_readers_of_the_folder_call_them(to: str, name: str,
 
 
 def test_a_global_scale_has_its_part_and_the_scheme_without_it() -> None:
-    nvfp4, found = TARGETS["hf"]().scheme("nvfp4", "bf16", SHAPE), MxGlobal(128).global_scale
+    nvfp4, found = TARGETS["hf"]().scheme("nvfp4", "bf16", SHAPE), Nvfp4Experts(128).global_scale
     assert nvfp4 is not None and nvfp4.global_scale is not None
     assert (nvfp4.global_scale.part, nvfp4.global_scale.divides, nvfp4.global_scale.unit) == ("global", True, 1)
     assert "global" not in nvfp4.global_scale.without.layout(SHAPE)

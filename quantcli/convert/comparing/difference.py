@@ -16,9 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantcli.arrays import Array, numpy_dtype
-
-#: Elements that are looked at together: a few float64 copies of them stay in a core's cache.
-BLOCK = 1 << 15
+from quantcli.schemes.base import MEASURED_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def between(a: Array, b: Array) -> Difference:
     (1, 2.25, 3.0, 0.964764)
     """
     a, b = a.reshape(-1), b.reshape(-1)
-    blocks = (slice(start, start + BLOCK) for start in range(0, a.size, BLOCK))
+    blocks = (slice(start, start + MEASURED_AT_ONCE) for start in range(0, a.size, MEASURED_AT_ONCE))
     return sum((_block(a[place], b[place]) for place in blocks), Difference())
 
 

@@ -15,8 +15,7 @@ from quantcli.arrays import DTYPES
 from quantcli.convert.planning.reached import SHAPE
 from quantcli.recipes.ftypes import demanding
 from quantcli.recipes.names import canonical
-from quantcli.schemes import ggml_scheme
-from quantcli.schemes import hf as hugging_face
+from quantcli.schemes import ggml_scheme, hf
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.listed import listed
 from quantcli.targets import TARGETS
@@ -53,7 +52,7 @@ def catalogue() -> list[Entry]:
 def of_name(name: str) -> list[Entry]:
     """The schemes of a name, in all families, whether they are listed or not; empty where there is none."""
     found = [entry for entry in catalogue() if entry.name == name]
-    scheme = hugging_face.named(name, "bf16", SHAPE) if canonical(name) else None
+    scheme = hf.named(name, "bf16", SHAPE) if canonical(name) else None
     return found or ([_entry(scheme)] if scheme is not None else [])
 
 
@@ -66,7 +65,7 @@ def _entry(scheme: Scheme) -> Entry:
         scales,
         bool(scales) and len(scheme.layout(SHAPE)) > 1,
         _zero_point(scheme),
-        scheme.shared,
+        scheme.fixed_group,
         scheme.stored_block,
         scheme in [ggml_scheme(name) for name in demanding()],
         tuple(label for label in TARGETS if _holds(label, scheme)),

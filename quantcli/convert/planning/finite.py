@@ -20,7 +20,7 @@ from quantcli.schemes.dense import Dense
 from quantcli.virtual import stored_parts
 
 #: Bytes that are looked through at a time.
-BLOCK = 8 << 20
+SEARCHED_AT_ONCE = 8 << 20
 
 #: Routes that carry NaN and Inf along where that is allowed. A repack does where the target holds such scales.
 CARRYING = (Route.COPY, Route.CAST, Route.DEQUANTIZE, Route.REPACK)
@@ -60,7 +60,7 @@ def refuse(source: Checkpoint, weight: Weight, step: WeightStep | None = None) -
 def first(scheme: Scheme, name: str, part: Readable) -> int | None:
     """The number of the first block, or of the first element, of a stored part that is NaN or Inf."""
     unit = unit_bytes(scheme, name, part.dtype)
-    step = max(1, BLOCK // unit) * unit
+    step = max(1, SEARCHED_AT_ONCE // unit) * unit
     edges = [*range(0, part.nbytes, step), part.nbytes]
     for start, stop in pairwise(edges):
         data = typed(part.read_bytes(start, stop), part.dtype)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from quantcli.containers import imatrix
 from quantcli.containers.imatrix import ImportanceMatrix
 from quantcli.convert.planning.request import Request
-from quantcli.convert.planning.routes import Route
 from quantcli.convert.planning.steps import Step, WeightStep, of_weights
 from quantcli.errors import NotPossible, WrongUsage
 from quantcli.recipes.ftypes import UNDEMANDING
@@ -118,7 +117,7 @@ def _weighted(step: Step, matrix: ImportanceMatrix | None) -> Step:
 
 
 def _rounds(step: WeightStep) -> bool:
-    return step.route in (Route.QUANTIZE, Route.REQUANTIZE) and step.scheme.takes_importance
+    return step.is_encoded and step.scheme.takes_importance
 
 
 def source_name(step: Step) -> str:

@@ -12,7 +12,7 @@ from quantcli.convert.running.threads import in_threads
 from quantcli.convert.running.workplace import surroundings
 
 #: Bytes of a file that are read at a time.
-BLOCK = 1 << 20
+READ_AT_ONCE = 1 << 20
 
 
 def sha256_of(paths: Iterable[Path], threads: int) -> dict[Path, str]:
@@ -20,7 +20,7 @@ def sha256_of(paths: Iterable[Path], threads: int) -> dict[Path, str]:
     stop = threading.Event()
 
     def digest(path: Path) -> str:
-        hashed, block = hashlib.sha256(), bytearray(BLOCK)
+        hashed, block = hashlib.sha256(), bytearray(READ_AT_ONCE)
         with surroundings(path), open(path, "rb", buffering=0) as handle:
             while not stop.is_set() and (count := handle.readinto(block)):
                 hashed.update(memoryview(block)[:count])

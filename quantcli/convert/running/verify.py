@@ -26,7 +26,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.planning.routes import Route, take_codes
 from quantcli.convert.planning.slabs import WORK_BYTES, read
 from quantcli.convert.planning.steps import ConstantStep, Plan, Step, WeightStep
-from quantcli.convert.running.hashing import BLOCK
+from quantcli.convert.running.hashing import READ_AT_ONCE
 from quantcli.convert.running.measure import difference
 from quantcli.convert.running.run import Item, Ready, Resources, in_slabs, make, source_file
 from quantcli.convert.running.workplace import surroundings
@@ -78,8 +78,8 @@ def _check_file(file: OutputFile, path: Path) -> None:
 
 def _same(one: Path, other: Path) -> bool:
     with surroundings(one), open(one, "rb") as ours, open(other, "rb") as theirs:
-        while block := ours.read(BLOCK):
-            if theirs.read(BLOCK) != block:
+        while block := ours.read(READ_AT_ONCE):
+            if theirs.read(READ_AT_ONCE) != block:
                 return False
         return not theirs.read(1)
 

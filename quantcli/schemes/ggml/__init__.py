@@ -6,14 +6,11 @@ where llama-quantize can be asked for it.
 
 from __future__ import annotations
 
-from quantcli.schemes.ggml import floats as ggml_floats
-from quantcli.schemes.ggml import iq1, iq2, iq3, iq4, k_quants, q6_k, q8_k
-from quantcli.schemes.ggml import legacy as ggml_legacy
-from quantcli.schemes.ggml import ternary as ggml_ternary
+from quantcli.schemes.ggml import floats, iq1, iq2, iq3, iq4, k_quants, legacy, q6_k, q8_k, ternary
 from quantcli.schemes.ggml.blocks import Ggml
 
 TYPES: dict[str, Ggml] = {
-    **ggml_legacy.SCHEMES,
+    **legacy.SCHEMES,
     **k_quants.SCHEMES,
     **q6_k.SCHEMES,
     **q8_k.SCHEMES,
@@ -21,6 +18,6 @@ TYPES: dict[str, Ggml] = {
     **iq2.SCHEMES,
     **iq3.SCHEMES,
     **iq4.SCHEMES,
-    **ggml_floats.SCHEMES,
-    **ggml_ternary.SCHEMES,
+    **floats.SCHEMES,
+    **ternary.SCHEMES,
 }

@@ -83,20 +83,20 @@ class OnGrid(Better[Ggml]):
     levels: Levels
 
     def found(self, x: Values, weights: Values, blocks: Blocks) -> Blocks:
-        from quantcli.kernels.ggml.better import grid as best_grid
+        from quantcli.kernels.ggml.better.grid import search
 
         scheme, kind, grid = self.scheme, self.levels, self.scheme.grid()
         assert grid is not None
         if kind.emphasis and len(weights) == 1 and (weights == 1).all():
             squares = x * x
             weights = 1 + kind.emphasis * squares / np.maximum(squares.mean(axis=1, keepdims=True), np.float32(1e-30))
-        found = best_grid.search(kind, x, weights.astype(np.float32), self._known(blocks))
+        found = search(kind, x, weights.astype(np.float32), self._known(blocks))
         codes = found.codes if kind.table else found.codes + np.uint8((grid.zero or 0) + kind.least)
         heads = np.where(np.isfinite(found.heads), found.heads, np.float32(0))
         return scheme.assembled(codes, found.subs, heads)
 
     def _known(self, blocks: Blocks) -> Values:
-        """ggml's scales and lows as `best_grid.search` takes them, super-scales first where there are any."""
+        """ggml's scales and lows as kernels/ggml/better/grid.py takes them, super-scales first where there are any."""
         ggml, kind = self.scheme.ggml_type, self.levels
         seen = self.scheme.codes({"blocks": blocks})
         lows = np.zeros_like(seen.scales) if kind.minima is None or seen.biases is None else seen.biases
@@ -115,12 +115,12 @@ class OnTable(Better[Ggml]):
     scales: Values
 
     def found(self, x: Values, weights: Values, blocks: Blocks) -> Blocks:
-        from quantcli.kernels.ggml.better import floats as best_floats
+        from quantcli.kernels.ggml.better.floats import search
 
         grid, size = self.scheme.grid(), x.shape[1]
         assert grid is not None and grid.table is not None
         share = size // grid.group
         known = np.ascontiguousarray(blocks[:, :share]).reshape(-1)
         groups, per_group = x.reshape(-1, grid.group), weights.reshape(-1, grid.group)
-        codes, stored = best_floats.search(groups, per_group, self.scales, grid.table, known)
+        codes, stored = search(groups, per_group, self.scales, grid.table, known)
         return self.scheme.assembled(codes.reshape(-1, size), stored.reshape(-1, share, 1), None)

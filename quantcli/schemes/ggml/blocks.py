@@ -96,7 +96,7 @@ class Ggml(Scheme):
         return self.ggml_type.block_size, self.ggml_type.block_bytes
 
     @property
-    def shared(self) -> int:
+    def fixed_group(self) -> int:
         return self.group
 
     @property

@@ -41,19 +41,23 @@ DOUBLES = tuple(2 * value or 0.0 for value in E2M1)
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """`halves`: of the value of each scale byte, of which `positive` from 0 on are finite, not negative, ascending."""
+    """`halves`: of the value of each scale byte, of which `positive` from 0 on are finite, not negative, ascending.
+
+    rounds_inputs: as of `Scheme`.
+    """
 
     group: int
     halves: tuple[float, ...]
     scale_dtype: str
     positive: int
     rounding: float
+    rounds_inputs: bool = False
 
 
 #: `rounding`: relative RMSE of encoding 4M values of a Gaussian.
 FORMATS = {
     "mxfp4": FloatFormat(32, tuple(2.0 ** (byte - 128) for byte in range(256)), "f8_e8m0", 255, 0.115),
-    "nvfp4": FloatFormat(16, tuple(value / 2 for value in UE4M3), "f8_e4m3", 127, 0.0951),
+    "nvfp4": FloatFormat(16, tuple(value / 2 for value in UE4M3), "f8_e4m3", 127, 0.0951, rounds_inputs=True),
 }
 
 
@@ -82,6 +86,10 @@ class GgmlFloat(Ggml):
         return FORMATS[self.type]
 
     @property
+    def rounds_inputs(self) -> bool:
+        return self.facts.rounds_inputs
+
+    @property
     def values_dtype(self) -> str:
         return "bf16"
 
@@ -94,13 +102,13 @@ class GgmlFloat(Ggml):
 
     def codes(self, parts: Parts) -> Codes:
         """Equal to what `decode` gives, save under the E8M0 byte 255, which `pack` of no scheme takes."""
-        from quantcli.kernels.ggml import repack as repack_blocks
+        from quantcli.kernels.ggml import repack
 
         blocks, group = parts["blocks"], self.facts.group
         share, half = self.ggml_type.block_size // group, group // 2
         flat = np.ascontiguousarray(blocks).reshape(-1, self.ggml_type.block_bytes)
         scales = self.scales()[flat[:, :share]]
-        codes = repack_blocks.split_nibbles(flat[:, share:], half)
+        codes = repack.split_nibbles(flat[:, share:], half)
         rows = blocks.shape[0]
         columns = blocks.shape[1] // self.ggml_type.block_bytes * self.ggml_type.block_size
         return Codes(self.grid(), codes.reshape(rows, columns), scales.reshape(rows, columns // group), None)
@@ -129,26 +137,26 @@ class GgmlFloat(Ggml):
         return OnTable(self, self.scales()[: self.facts.positive])
 
     def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
-        from quantcli.kernels.ggml import repack as repack_blocks
+        from quantcli.kernels.ggml import repack
 
         share = subs.shape[1]
         blocks = np.empty((len(codes), self.ggml_type.block_bytes), np.uint8)
         blocks[:, :share] = subs[:, :, 0]
-        blocks[:, share:] = repack_blocks.join_nibbles(codes, self.facts.group // 2)
+        blocks[:, share:] = repack.join_nibbles(codes, self.facts.group // 2)
         return blocks
 
     def adapted(self, codes: Codes) -> Codes:
         return without_scales_of_zero(codes) if self.facts.scale_dtype == "f8_e8m0" else codes
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels.ggml.blocks import floats as ggml_floats
+        from quantcli.kernels.ggml.blocks import floats
 
-        return ggml_floats.decode(blocks, self.facts.group, self.ggml_type.block_size, *self._tables())
+        return floats.decode(blocks, self.facts.group, self.ggml_type.block_size, *self._tables())
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels.ggml.blocks import floats as ggml_floats
+        from quantcli.kernels.ggml.blocks import floats
 
-        return ggml_floats.encode(values, self.facts.group, self.ggml_type.block_size, *self._tables(), field_starts())
+        return floats.encode(values, self.facts.group, self.ggml_type.block_size, *self._tables(), field_starts())
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
         import mlx.core as mx

@@ -246,7 +246,7 @@ class Signed(Codebook):
         return int(self.rules()["group"])
 
     def rules(self) -> dict[str, Any]:
-        """The type's arguments of `kernels.iq_search.rules`."""
+        """The type's arguments of `rules` in kernels/ggml/codebooks/search.py."""
         raise NotImplementedError
 
     def _search(self, values: Array, importance: Importance | None) -> tuple[Fields, NDArray[np.float32]]:

@@ -24,7 +24,7 @@ from quantcli.arrays import Array
 from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.kernels.ggml.formats import BLOCK, IQ4_GROUPS, IQ4_VALUES
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
-from quantcli.schemes.ggml import search as ggml_search
+from quantcli.schemes.ggml import search
 from quantcli.schemes.ggml.best import OnGrid
 from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, read_f16, round_to_f16
 
@@ -139,7 +139,7 @@ class Iq4(Ggml):
             weights = lanes * lanes
         else:
             squares = (x * x).T
-            sigma = ggml_search.total(squares) * (2.0 / x.shape[1])
+            sigma = search.total(squares) * (2.0 / x.shape[1])
             spread = mx.repeat(sigma, x.shape[1] // BLOCK, axis=1)
             weights = _lanes(importance) * mx.sqrt(spread + lanes * lanes)
         scale = _search(lanes, weights)
@@ -210,7 +210,7 @@ def _search(lanes: mx.array, weights: mx.array) -> mx.array:
     def sums(inverse: mx.array) -> tuple[mx.array, mx.array]:
         q = table[_nearest(lanes * inverse)]
         weighted = weights * q
-        return ggml_search.total(weighted * lanes), ggml_search.total(weighted * q)
+        return search.total(weighted * lanes), search.total(weighted * q)
 
     sumqx, sumq2 = sums(1.0 / (peak / 127.0))
     scale = mx.where(sumq2 > 0, sumqx / sumq2, 0.0)
@@ -221,7 +221,7 @@ def _search(lanes: mx.array, weights: mx.array) -> mx.array:
         better = (sumq2 > 0) & (sumqx * sumqx > best * sumq2)
         scale, best = mx.where(better, found, scale), mx.where(better, found * sumqx, best)
         mx.eval(scale, best)  # keeps one candidate's temporaries alive, not sixteen's
-    return mx.where(mx.abs(peak) < ggml_search.EPSILON, 0.0, scale)
+    return mx.where(mx.abs(peak) < search.EPSILON, 0.0, scale)
 
 
 def _whole_scales(scale: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -239,7 +239,7 @@ def _split_scales(scale: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     largest = mx.take_along_axis(scale, mx.argmax(mx.abs(scale), axis=1, keepdims=True), axis=1)
     d = -largest / 32.0
     to_sub = mx.where(d != 0, 1.0 / d, 0.0)
-    sub = (to_sub * scale + ggml_search.RINT) - ggml_search.RINT
+    sub = (to_sub * scale + search.RINT) - search.RINT
     sub = mx.minimum(mx.where(sub > -32, sub, -32.0), 31.0)
     stored = pack_subs((sub + 32).astype(mx.uint8), mx)
     return mx.concatenate([d.astype(mx.float16).view(mx.uint8), stored], axis=1), (d * sub).reshape(1, -1), d

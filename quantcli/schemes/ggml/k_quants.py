@@ -33,7 +33,7 @@ from quantcli.containers.ggml_types import row_bytes
 from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.kernels.ggml.formats import SUPER
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
-from quantcli.schemes.ggml import search as ggml_search
+from quantcli.schemes.ggml import search
 from quantcli.schemes.ggml.best import OnGrid
 from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, read_f16
 
@@ -142,16 +142,15 @@ class KQuant(Ggml):
         return np.asarray(pack(codes, stored, f16_bytes(heads[:, :count], np), self.type, np))
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels.ggml.k_quants import decode as k_quants_decode
+        from quantcli.kernels.ggml.k_quants import decode
 
-        return k_quants_decode.decode(self.type, blocks)
+        return decode.decode(self.type, blocks)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels.ggml.k_quants import encode as k_quants
-        from quantcli.kernels.ggml.k_quants import pack as k_quants_pack
+        from quantcli.kernels.ggml.k_quants import encode, pack
 
-        found = k_quants.encode(self.type, values, importance)
-        packed = k_quants_pack.pack(self.type, found)
+        found = encode.encode(self.type, values, importance)
+        packed = pack.pack(self.type, found)
         return packed.reshape(values.shape[0], row_bytes(self.ggml_type, values.shape[1])), found.sums
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
@@ -178,13 +177,13 @@ SCHEMES = {name: KQuant(name) for name in GRIDS}
 
 def _fast_codes(blocks: Blocks, name: str) -> tuple[Blocks, NDArray[np.float32], NDArray[np.float32]]:
     """Codes (blocks, 256), scales and biases (blocks, 8) of q4_k and q5_k, what most files have."""
-    from quantcli.kernels.ggml import repack as repack_blocks
+    from quantcli.kernels.ggml import repack
 
     place = PLACES[name]
-    codes = repack_blocks.split_nibbles(blocks[:, place.codes], 32)
+    codes = repack.split_nibbles(blocks[:, place.codes], 32)
     if place.high is not None:
-        repack_blocks.add_fifth_planes(codes, blocks[:, place.high])
-    return codes, *repack_blocks.k_numbers(blocks[:, place.subs], read_f16(blocks, place.d.start, 2, np))
+        repack.add_fifth_planes(codes, blocks[:, place.high])
+    return codes, *repack.k_numbers(blocks[:, place.subs], read_f16(blocks, place.d.start, 2, np))
 
 
 def unpack(blocks: Any, name: str, xp: Any) -> Any:
@@ -255,13 +254,13 @@ def _weights(x: mx.array, importance: mx.array | None, name: str, group: int) ->
     import mlx.core as mx
 
     if importance is not None:
-        squares = ggml_search.total((x * x).T).T
+        squares = search.total((x * x).T).T
         mean = (squares if name == "q2_k" else 2.0 * squares) / SUPER
-        return ggml_search.weigh(x, importance, mean)
+        return search.weigh(x, importance, mean)
     if name == "q2_k":
         return mx.abs(x)
     groups = x.reshape(-1, group)
-    mean = mx.sqrt(ggml_search.total((groups * groups).T).T / group)
+    mean = mx.sqrt(search.total((groups * groups).T).T / group)
     return (mean + mx.abs(groups)).reshape(x.shape)
 
 
@@ -282,11 +281,11 @@ def _encode_minima(x: mx.array, importance: mx.array | None, name: str) -> tuple
     kind, count = MINIMA[name], x.shape[0]
     lanes, weights = _lanes(x, kind.group), _lanes(_weights(x, importance, name, kind.group), kind.group)
     steps = minimum_steps(kind.top, *(kind.steps if importance is None else WEIGHTED_STEPS))
-    found = ggml_search.search_minimum(lanes, weights, steps, kind.absolute and importance is None)
+    found = search.search_minimum(lanes, weights, steps, kind.absolute and importance is None)
     columns = [part.reshape(count, -1).T for part in (found.scale, -found.low)]
-    per_group = ggml_search.total(weights).reshape(count, -1).T
+    per_group = search.total(weights).reshape(count, -1).T
     if importance is not None:
-        settled = [ggml_search.settle_scales(part, per_group, kind.sub_top) for part in columns]
+        settled = [search.settle_scales(part, per_group, kind.sub_top) for part in columns]
     else:
         settled = [_divide(part, kind.sub_top) for part in columns]
     exact = mx.concatenate([scale for scale, _ in settled], axis=0).T
@@ -296,8 +295,8 @@ def _encode_minima(x: mx.array, importance: mx.array | None, name: str) -> tuple
         subs = mx.stack([byte & 15, byte >> 4], axis=2)
     numbers = exact.astype(mx.float16).astype(mx.float32)[:, None, :] * subs.astype(mx.float32)
     d, m = (numbers[:, :, k].reshape(1, -1) for k in range(2))
-    own = ggml_search.nearest(found.inverse * (lanes - found.start))
-    codes = mx.clip(mx.where(d != 0, ggml_search.nearest((lanes + m) / d), own), 0, kind.top)
+    own = search.nearest(found.inverse * (lanes - found.start))
+    codes = mx.clip(mx.where(d != 0, search.nearest((lanes + m) / d), own), 0, kind.top)
     overflowed = ~mx.isfinite(per_group).all(axis=0, keepdims=True).T
     return codes.astype(mx.uint8).T.reshape(count, SUPER), subs, exact, overflowed
 
@@ -308,7 +307,7 @@ def _divide(numbers: mx.array, top: int) -> tuple[mx.array, mx.array]:
 
     largest = mx.maximum(mx.max(numbers, axis=0, keepdims=True), 0.0)
     inverse = mx.where(largest > 0, float(top) / largest, 0.0)
-    whole = ggml_search.nearest(inverse * numbers) & 255
+    whole = search.nearest(inverse * numbers) & 255
     return largest / float(top), mx.minimum(whole, 63) if top == 63 else whole
 
 
@@ -322,22 +321,22 @@ def _encode_q3(x: mx.array, importance: mx.array | None, name: str) -> tuple[mx.
     count, lanes = x.shape[0], _lanes(x, 16)
     if importance is not None:
         weights = _lanes(_weights(x, importance, name, 16), 16)
-        found = ggml_search.search_scale(lanes, weights, scale_steps(Q3_LIMIT))
-        own = mx.where(found.inverse != 0, ggml_search.nearest(found.inverse * lanes), -Q3_LIMIT)
-        per_group, scales = ggml_search.total(weights).reshape(count, 16).T, found.scale.reshape(count, 16).T
-        settled = ggml_search.search_scale(scales, per_group, scale_steps(Q3_SUB_LIMIT))
+        found = search.search_scale(lanes, weights, scale_steps(Q3_LIMIT))
+        own = mx.where(found.inverse != 0, search.nearest(found.inverse * lanes), -Q3_LIMIT)
+        per_group, scales = search.total(weights).reshape(count, 16).T, found.scale.reshape(count, 16).T
+        settled = search.search_scale(scales, per_group, scale_steps(Q3_SUB_LIMIT))
         exact, inverse = settled.scale, settled.inverse
-        subs = ggml_search.nearest(inverse * scales)
+        subs = search.nearest(inverse * scales)
     else:
-        flat, refined = ggml_search.refine_scale(lanes, Q3_LIMIT)
+        flat, refined = search.refine_scale(lanes, Q3_LIMIT)
         own, scales = refined.astype(mx.int32), flat.reshape(count, 16).T
-        largest = ggml_search.first_peak(scales)
+        largest = search.first_peak(scales)
         inverse = mx.where(largest != 0, -float(Q3_SUB_LIMIT) / largest, 0.0)
         exact = mx.where(largest != 0, 1.0 / inverse, 0.0)
-        subs = ggml_search.nearest(inverse * scales).astype(mx.int8).astype(mx.int32)
+        subs = search.nearest(inverse * scales).astype(mx.int8).astype(mx.int32)
     subs = mx.where(inverse != 0, mx.clip(subs, -Q3_SUB_LIMIT, Q3_SUB_LIMIT - 1) + Q3_SUB_LIMIT, 0).T
     d = (exact.astype(mx.float16).astype(mx.float32).T * (subs - Q3_SUB_LIMIT).astype(mx.float32)).reshape(1, -1)
-    codes = mx.where(d != 0, ggml_search.nearest(lanes / d), own)
+    codes = mx.where(d != 0, search.nearest(lanes / d), own)
     codes = (mx.clip(codes, -Q3_LIMIT, Q3_LIMIT - 1) + Q3_LIMIT).astype(mx.uint8).T.reshape(count, SUPER)
     trouble = ~mx.isfinite(scales).all(axis=0, keepdims=True).T
     return codes, subs.astype(mx.uint8)[:, :, None], exact.T, trouble

@@ -25,7 +25,7 @@ from quantcli.arrays import Array
 from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.kernels.ggml.formats import BLOCK
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Importance, Parts
-from quantcli.schemes.ggml import search as ggml_search
+from quantcli.schemes.ggml import search
 from quantcli.schemes.ggml.best import OnGrid
 from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, read_f16, round_to_f16
 from quantcli.schemes.zero_points import symmetric
@@ -202,19 +202,19 @@ class GgmlLegacy(Ggml):
         return np.concatenate([f16_bytes(heads[:, : _header(grid) // 2], np), pack(codes, grid, np)], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels.ggml.blocks import legacy as ggml_legacy
+        from quantcli.kernels.ggml.blocks import legacy
 
-        return ggml_legacy.decode(blocks, self.grid().bits, self.grid().zero)
+        return legacy.decode(blocks, self.grid().bits, self.grid().zero)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         grid = self.grid()
         if importance is None or self.type == "q8_0":
-            from quantcli.kernels.ggml.blocks import legacy as ggml_legacy
+            from quantcli.kernels.ggml.blocks import legacy
 
-            return ggml_legacy.encode(values, grid.bits, grid.zero)
-        from quantcli.kernels.ggml.blocks import weighted as ggml_weighted
+            return legacy.encode(values, grid.bits, grid.zero)
+        from quantcli.kernels.ggml.blocks import weighted
 
-        found = ggml_weighted.encode(values, importance, grid.bits, grid.zero)
+        found = weighted.encode(values, importance, grid.bits, grid.zero)
         blocks = np.concatenate([found.heads, pack(found.codes, grid, np)], axis=1)
         return blocks.reshape(values.shape[0], values.shape[1] // BLOCK * self.ggml_type.block_bytes), found.sums
 
@@ -276,26 +276,26 @@ def pack(codes: Any, grid: Grid, xp: Any) -> Any:
 
 def _fast_unpack(blocks: Blocks, grid: Grid) -> Blocks:
     """`unpack`, of contiguous blocks."""
-    from quantcli.kernels.ggml import repack as repack_blocks
+    from quantcli.kernels.ggml import repack
 
     if grid.bits == 8:
         return blocks[:, 2:] ^ np.uint8(128)
-    codes = repack_blocks.split_nibbles(blocks[:, -BLOCK // 2 :], BLOCK // 2)
+    codes = repack.split_nibbles(blocks[:, -BLOCK // 2 :], BLOCK // 2)
     if grid.bits == 5:
-        repack_blocks.add_fifth_bits(codes, blocks[:, _header(grid) : _header(grid) + 4])
+        repack.add_fifth_bits(codes, blocks[:, _header(grid) : _header(grid) + 4])
     return codes
 
 
 def _fast_pack(codes: NDArray[np.uint8], blocks: Blocks, grid: Grid) -> None:
     """`pack`, into what follows the header of blocks."""
-    from quantcli.kernels.ggml import repack as repack_blocks
+    from quantcli.kernels.ggml import repack
 
     if grid.bits == 8:
         np.bitwise_xor(codes, np.uint8(128), out=blocks[:, 2:])
         return
-    blocks[:, -BLOCK // 2 :] = repack_blocks.join_nibbles(codes, BLOCK // 2)
+    blocks[:, -BLOCK // 2 :] = repack.join_nibbles(codes, BLOCK // 2)
     if grid.bits == 5:
-        blocks[:, _header(grid) : _header(grid) + 4] = repack_blocks.take_fifth_bits(codes)
+        blocks[:, _header(grid) : _header(grid) + 4] = repack.take_fifth_bits(codes)
 
 
 def _header(grid: Grid) -> int:
@@ -340,15 +340,15 @@ def _encode_weighted(x: mx.array, importance: mx.array, row_blocks: int, grid: G
     rows = x.reshape(-1, row_blocks * BLOCK)
     squares = mx.cumsum(rows * rows, axis=1)[:, -1:]  # a sum in index order, which mx.sum is not
     means = mx.repeat(squares / (row_blocks * BLOCK), row_blocks, axis=0)
-    lanes, weights = x.T, ggml_search.weigh(x, importance, means).T
+    lanes, weights = x.T, search.weigh(x, importance, means).T
     if grid.zero is None:
-        found = ggml_search.search_minimum(lanes, weights, minimum_steps(2**grid.bits - 1, *WEIGHTED_STEPS), False)
+        found = search.search_minimum(lanes, weights, minimum_steps(2**grid.bits - 1, *WEIGHTED_STEPS), False)
         header = mx.concatenate([found.scale, found.low], axis=0).T
-        codes = mx.clip(ggml_search.nearest(found.inverse * (lanes - found.start)), 0, 2**grid.bits - 1)
+        codes = mx.clip(search.nearest(found.inverse * (lanes - found.start)), 0, 2**grid.bits - 1)
     else:
-        found = ggml_search.search_scale(lanes, weights, scale_steps(grid.zero))
+        found = search.search_scale(lanes, weights, scale_steps(grid.zero))
         header = found.scale.T
-        codes = mx.clip(ggml_search.nearest(found.inverse * lanes), -grid.zero, grid.zero - 1) + grid.zero
+        codes = mx.clip(search.nearest(found.inverse * lanes), -grid.zero, grid.zero - 1) + grid.zero
     codes = mx.where((found.inverse == 0), 0, codes).astype(mx.uint8).T
     packed = pack(codes, grid, mx)
     lost = mx.where(mx.isfinite(header), header, float("inf"))

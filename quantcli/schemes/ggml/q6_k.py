@@ -27,7 +27,7 @@ from quantcli.arrays import Array
 from quantcli.kernels.ggml.better.levels import Levels
 from quantcli.kernels.ggml.formats import Q6_GROUP, Q6_GROUPS, SUPER
 from quantcli.schemes.base import Codes, DoesNotFit, Grade, Grid, Importance, Parts
-from quantcli.schemes.ggml import search as ggml_search
+from quantcli.schemes.ggml import search
 from quantcli.schemes.ggml.best import OnGrid
 from quantcli.schemes.ggml.blocks import Blocks, Ggml, Subs, Sums, f16_bytes, read_f16
 
@@ -87,9 +87,9 @@ class Q6K(Ggml):
         return np.concatenate([pack(codes, np), stored, f16_bytes(heads[:, :1], np)], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels.ggml.k_quants import decode as k_quants_decode
+        from quantcli.kernels.ggml.k_quants import decode
 
-        return k_quants_decode.decode(self.type, blocks)
+        return decode.decode(self.type, blocks)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
         from quantcli.kernels.ggml.k_quants import q6_k
@@ -112,8 +112,8 @@ class Q6K(Ggml):
         count = x.shape[0]
         lanes = mx.contiguous(x.reshape(-1, Q6_GROUP).T)  # value i of every group in row i
         weights = lanes * lanes if importance is None else mx.contiguous(importance.reshape(-1, Q6_GROUP).T)
-        found, inverse, _, _ = ggml_search.search_scale(lanes, weights, scale_steps(32))
-        scales, peak = found.reshape(count, Q6_GROUPS), ggml_search.first_peak(lanes)
+        found, inverse, _, _ = search.search_scale(lanes, weights, scale_steps(32))
+        scales, peak = found.reshape(count, Q6_GROUPS), search.first_peak(lanes)
         largest = mx.take_along_axis(scales, mx.argmax(mx.abs(scales), axis=1, keepdims=True), axis=1)
         to_sub = -128.0 / largest
         whole = 1.0 / to_sub
@@ -124,7 +124,7 @@ class Q6K(Ggml):
         codes = mx.where((step == 0) & (inverse == 0), 0.0, codes).astype(mx.uint8)
         packed = pack(codes.T.reshape(count, SUPER), mx)
         blocks = mx.concatenate([packed, subs.astype(mx.int8).view(mx.uint8), d.view(mx.uint8)], axis=1)
-        zero = mx.abs(largest) < ggml_search.EPSILON
+        zero = mx.abs(largest) < search.EPSILON
         # Where the search's own sums overflow, the scale is what the largest value asks for.
         asked = mx.where(mx.isfinite(scales), 0.0, mx.abs(peak).reshape(count, Q6_GROUPS) / (32 * 128))
         asked = mx.maximum(mx.max(asked, axis=1, keepdims=True), mx.where(mx.isfinite(whole), mx.abs(whole), 0.0))
@@ -158,7 +158,7 @@ def group_scales(blocks: Any, xp: Any) -> Any:
 
 
 def _rint(q: mx.array) -> mx.array:
-    return (q + ggml_search.RINT) - ggml_search.RINT
+    return (q + search.RINT) - search.RINT
 
 
 def _clip(q: mx.array, lowest: float, highest: float) -> mx.array:

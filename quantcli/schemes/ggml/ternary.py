@@ -168,14 +168,14 @@ class GgmlTernary(Ggml):
         return xp.concatenate([packed, header] if FORMATS[self.type].at else [header, packed], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
-        from quantcli.kernels.ggml.blocks import ternary as ggml_ternary
+        from quantcli.kernels.ggml.blocks import ternary
 
-        return ggml_ternary.decode(blocks, self.type)
+        return ternary.decode(blocks, self.type)
 
     def _encode_cpu(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        from quantcli.kernels.ggml.blocks import ternary as ggml_ternary
+        from quantcli.kernels.ggml.blocks import ternary
 
-        return ggml_ternary.encode(values, self.type)
+        return ternary.encode(values, self.type)
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
         import mlx.core as mx

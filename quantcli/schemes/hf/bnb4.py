@@ -101,7 +101,7 @@ class Bnb4(Written):
         return self.values
 
     @property
-    def shared(self) -> int:
+    def fixed_group(self) -> int:
         return self.block
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantcli.schemes import hf as hugging_face
+from quantcli.schemes import hf
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.hf import awq_gemv, gptq, hqq, quanto, quark_int
 from quantcli.schemes.hf.awq import Awq
@@ -18,7 +18,7 @@ def listed(shape: tuple[int, int]) -> Iterator[Scheme]:
     """For matrices of that shape: AutoAWQ's, those that are written, then the others that are read."""
     columns = shape[1]
     yield from _awq(columns)
-    found = (hugging_face.named(name, "bf16", shape) for name in WRITTEN)
+    found = (hf.named(name, "bf16", shape) for name in WRITTEN)
     yield from (scheme for scheme in found if scheme is not None)
     for rows in READ:
         yield from rows(columns)

@@ -316,13 +316,13 @@ class Scaled(Scheme):
         return along(groups, self.group, self.columns)
 
     @property
-    def shared(self) -> int | None:
+    def fixed_group(self) -> int | None:
         return self.scales.columns
 
     @property
     def group(self) -> int:
         """As a number, that of a row where all of it shares one."""
-        return self.shared or self.columns
+        return self.fixed_group or self.columns
 
     @property
     def group_size(self) -> int:

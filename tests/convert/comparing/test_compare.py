@@ -14,9 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 from quantcli.containers.gguf_values import ArrayValue
 from quantcli.convert.comparing.compare import Comparison, Verdict, WeightDifference, as_json, chosen, compare, failures
-from quantcli.convert.comparing.difference import BLOCK, between, equal_in
+from quantcli.convert.comparing.difference import between, equal_in
 from quantcli.convert.comparing.values import same
 from quantcli.errors import BadInput, NotPossible, WrongUsage
+from quantcli.schemes.base import MEASURED_AT_ONCE
 from quantcli.sources.detect import open_source
 from tests.builders import llama_gguf, tiny_llama
 from tests.conversions import converted
@@ -64,7 +65,7 @@ def weights(llama: Path) -> dict[str, np.ndarray]:
 
 def test_numbers_over_many_blocks_are_numpys() -> None:
     random = np.random.default_rng(1)
-    a, b = random.normal(size=(2, 3, BLOCK + 7))
+    a, b = random.normal(size=(2, 3, MEASURED_AT_ONCE + 7))
     b[0, :5] = a[0, :5]
     found = between(a, b)
     assert (found.count, found.unequal, found.nonfinite) == (a.size, a.size - 5, 0)

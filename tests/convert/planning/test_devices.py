@@ -21,13 +21,13 @@ from quantcli.errors import Surroundings
 from quantcli.schemes.base import Grade, Scheme
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.listed import listed
-from quantcli.schemes.mlx.mx_global import MxGlobal
+from quantcli.schemes.mlx.global_scale import Nvfp4Experts
 from tests.builders import tiny_awq, tiny_llama
 from tests.conversions import planned
 from tests.runs import simulate_gpu
 
 CPU, GPU = Device.CPU, Device.MLX
-SCHEMES = (*listed(SHAPE), MxGlobal(8))
+SCHEMES = (*listed(SHAPE), Nvfp4Experts(8))
 
 #: --device -> the families that a GPU encodes, and those that it decodes; all that is written of them.
 PROMISED: dict[str, tuple[set[str], set[str]]] = {
@@ -44,7 +44,7 @@ def step(source: Scheme, target: Scheme, route: Route) -> WeightStep:
 
 
 def device_of(scheme: Scheme, families: set[str]) -> Device:
-    return GPU if scheme.family in families and not isinstance(scheme, MxGlobal) else CPU
+    return GPU if scheme.family in families and not isinstance(scheme, Nvfp4Experts) else CPU
 
 
 @pytest.mark.parametrize("word", PROMISED)

@@ -195,8 +195,8 @@ def test_no_range_that_is_copied_cuts_a_block(type_name: str, budget: int, llama
 
 def test_the_first_of_several_in_a_large_tensor_is_named(tmp_path: Path) -> None:
     """Beyond what is looked through at a time, and with others behind it."""
-    blocks = ones("q8_0", finite.BLOCK // 34 * 2 + 100)
-    at = finite.BLOCK // 34 + 50
+    blocks = ones("q8_0", finite.SEARCHED_AT_ONCE // 34 * 2 + 100)
+    at = finite.SEARCHED_AT_ONCE // 34 + 50
     for block in (at + 30, at, len(blocks) - 1):
         put(blocks, SCALES["q8_0"], block, 0, 0x7C00)
     (tmp_path / "x").write_bytes(blocks.tobytes())

@@ -12,13 +12,12 @@ import pytest
 
 from quantcli.arrays import Device
 from quantcli.schemes import ggml_scheme
-from quantcli.schemes.ggml import iq, iq1, iq1_search, iq4, iq_search, q6_k
-from quantcli.schemes.ggml import search as ggml_search
+from quantcli.schemes.ggml import iq, iq1, iq1_search, iq4, iq_search, q6_k, search
 
 #: How much larger than ggml's a block's weighted error may be, by type, as the docstring says.
 BOUNDS = {
     name: float(bound)
-    for bound, names in re.findall(r"^    +(\d+) times   +(.+)$", ggml_search.__doc__ or "", re.MULTILINE)
+    for bound, names in re.findall(r"^    +(\d+) times   +(.+)$", search.__doc__ or "", re.MULTILINE)
     for name in names.split()
 }
 #: Super-blocks that are tried: fewer of those types that are slow, and of which many come out otherwise.
@@ -37,10 +36,10 @@ def round_otherwise(monkeypatch: pytest.MonkeyPatch, units: int) -> None:
         third = (v.view(mx.uint32) * mx.array(0x9E3779B1, dtype=mx.uint32) >> 16) % 3
         return v * (1 + (third.astype(mx.float32) - 1) * units * 2.0**-23)
 
-    nearest, codes, rint, root, scan = ggml_search.nearest, iq4._nearest, q6_k._rint, mx.sqrt, mx.cumsum
+    nearest, codes, rint, root, scan = search.nearest, iq4._nearest, q6_k._rint, mx.sqrt, mx.cumsum
     distances, sub_scales = iq_search._distances, iq.sub_scales
-    monkeypatch.setattr(ggml_search, "total", lambda rows: off(mx.sum(rows, axis=0, keepdims=True)))
-    monkeypatch.setattr(ggml_search, "nearest", lambda v: nearest(off(v)))
+    monkeypatch.setattr(search, "total", lambda rows: off(mx.sum(rows, axis=0, keepdims=True)))
+    monkeypatch.setattr(search, "nearest", lambda v: nearest(off(v)))
     monkeypatch.setattr(iq4, "_nearest", lambda v: codes(off(v)))
     monkeypatch.setattr(q6_k, "_rint", lambda v: rint(off(v)))
     monkeypatch.setattr(iq_search, "_distances", lambda *given: off(distances(*given)))

@@ -1,7 +1,7 @@
 """IQ1, IQ2 and IQ3: ggml's bytes and values, importance matrices, bad values, MLX.
 
 tests/data/ggml/iq.npz holds what ggml 0.25.3 (x86-64, no fused multiply-add) made of `x` in blocks.npz
-(test_ggml_legacy.py tells of it) for each type: `q.<type>.<variant>` the bytes, without a matrix, with `imatrix` (im)
+(test_legacy.py tells of it) for each type: `q.<type>.<variant>` the bytes, without a matrix, with `imatrix` (im)
 and with `imatrix_zeros` (imz); `ok` the rows that its own C defines; `dq` their values for the first variant;
 `rnd.<type>.q` and `.dq` random bytes and their values; `odd.<type>` the bytes of `odd.x`, each row with its own row of
 `odd.imatrix`.

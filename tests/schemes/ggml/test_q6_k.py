@@ -1,6 +1,6 @@
 """q6_k without an importance matrix (with one: test_k_quants.py): ggml's bytes and values, grid, bad values, MLX.
 
-The data is described in test_ggml_legacy.py.
+The data is described in test_legacy.py.
 """
 
 from pathlib import Path

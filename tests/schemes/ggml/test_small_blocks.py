@@ -15,9 +15,7 @@ from quantcli.arrays import Device, numpy_dtype
 from quantcli.kernels.ggml.codebooks import iq4 as iq4_kernels
 from quantcli.kernels.ggml.formats import IQ4_VALUES
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid
-from quantcli.schemes.ggml import TYPES, iq4
-from quantcli.schemes.ggml import floats as ggml_floats
-from quantcli.schemes.ggml import ternary as ggml_ternary
+from quantcli.schemes.ggml import TYPES, floats, iq4, ternary
 from quantcli.schemes.ggml.blocks import Ggml
 from quantcli.schemes.mlx.affine import Affine
 from quantcli.schemes.mlx.mx_floats import MxFloat
@@ -25,13 +23,13 @@ from quantcli.schemes.mlx.mx_floats import MxFloat
 DATA = Path(__file__).parent.parent.parent / "data" / "ggml"
 GOLDEN = np.load(DATA / "small.npz")
 ROWS = {name: np.load(DATA / "blocks.npz")[name] for name in ("x", "row_names")}
-SCHEMES: dict[str, Ggml] = {**iq4.SCHEMES, **ggml_floats.SCHEMES, **ggml_ternary.SCHEMES}
+SCHEMES: dict[str, Ggml] = {**iq4.SCHEMES, **floats.SCHEMES, **ternary.SCHEMES}
 NAMES = tuple(SCHEMES)
 MATRICES = {"none": None, "im": "imatrix", "imz": "imatrix_zeros"}
 DEVICES = (Device.CPU, Device.MLX)
 #: Bytes of a block that are an f16 scale.
 HALVES = {"tq1_0": 52, "tq2_0": 64, "q1_0": 0, "q2_0": 0, "iq4_nl": 0, "iq4_xs": 0}
-FLOATS = tuple(ggml_floats.SCHEMES)
+FLOATS = tuple(floats.SCHEMES)
 rng = np.random.default_rng(9)
 
 

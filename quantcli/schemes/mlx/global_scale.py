@@ -26,11 +26,11 @@ INNER = MxFloat("nvfp4")
 
 
 @dataclass(frozen=True)
-class MxGlobal(Scheme):
+class Nvfp4Experts(Scheme):
     """`rows`: of an expert. A slab holds whole experts.
 
     >>> parts, _ = INNER.encode(np.float32([[6] * 16, [3] * 16]))
-    >>> MxGlobal(1).decode({**parts, "global_scale": np.float32([[2688, 1344]])})[:, 0].tolist()
+    >>> Nvfp4Experts(1).decode({**parts, "global_scale": np.float32([[2688, 1344]])})[:, 0].tolist()
     [6.0, 1.5]
     """
 
