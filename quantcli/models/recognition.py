@@ -38,7 +38,7 @@ def recognize(config: Mapping[str, Any], families: Sequence[Architecture], alias
     block, listed = text_block(config), _multimodal(config, families)
     if listed is not None and not _classes(block or {}):
         return _of_listed(config, block, *listed, aliases)
-    if block is None:
+    if block is None or (_kind(block, aliases) is None and not _classes(block)):
         return _by_type(config, families, aliases)
     found = _by_type({"architectures": None, **block}, families, aliases)
     if found.architecture is None:

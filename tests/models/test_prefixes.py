@@ -180,6 +180,7 @@ TEXT = {"model_type": "llama"}
         ({"model_type": "mistral3", "text_config": {"model_type": "mistral"}}, "mistral3"),
         ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "llama"),
         ({"model_type": "mistral"}, "llama"),
+        ({**TEXT, "text_config": {"dtype": "bfloat16"}}, "llama"),
         ({"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}, "deepseek_v3"),
         ({"model_type": "joyai_llm_flash", "architectures": ["DeepseekV3ForCausalLM"]}, "deepseek_v3"),
         ({"model_type": "xverse", "architectures": ["XverseForCausalLM"]}, "llama"),
