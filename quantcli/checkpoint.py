@@ -174,6 +174,36 @@ class Passed:
 
 
 @dataclass(frozen=True)
+class Naming:
+    """How stored tensors are named other than the weights: pairs of the starts of both, the longest first.
+
+    kept: weights with such a start that are stored under their own names.
+
+    >>> naming = Naming((("model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")))
+    >>> naming.stored("model.norm.weight"), naming.weight("language_model.lm_head.weight")
+    ('language_model.model.norm.weight', 'lm_head.weight')
+    """
+
+    starts: tuple[tuple[str, str], ...] = ()
+    kept: frozenset[str] = frozenset()
+
+    @property
+    def is_shorter(self) -> bool:
+        """Whether stored names lack a prefix: those of a model that was saved without its head."""
+        return any(here != there and here.endswith(there) for here, there in self.starts)
+
+    def stored(self, name: str) -> str:
+        """The stored name of a weight."""
+        starts = () if name in self.kept else self.starts
+        return next((there + name.removeprefix(here) for here, there in starts if name.startswith(here)), name)
+
+    def weight(self, name: str) -> str:
+        """The weight's name of a stored tensor."""
+        by_length = sorted(self.starts, key=lambda pair: -len(pair[1]))
+        return next((here + name.removeprefix(there) for here, there in by_length if name.startswith(there)), name)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A source, opened: headers read and checked, no data.
 
@@ -185,8 +215,10 @@ class Checkpoint:
     in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where
     they stay so. beside: the `quantization_config.json` of an MLX or a dense folder, of the latter how to quantize it.
     tokenizer: a folder whose tokenizer takes the place of the source's own; tokenizer_files: the files of it.
-    malformed: those of the warnings that `--strict` refuses as bad input. prefix: what the stored tensors' names lack
-    and the weights' have (sources/prefix.py). dropped: names of stored weights that a conversion leaves out as asked.
+    malformed: those of the warnings that `--strict` refuses as bad input. naming: how the stored tensors are named
+    other than the weights; whole: `config.json`'s object where `config` is of the text model in it, else empty; towers:
+    names of weights that belong to no text model (sources/prefix.py). dropped: names of stored weights that a
+    conversion leaves out as asked.
     """
 
     kind: str
@@ -206,7 +238,14 @@ class Checkpoint:
     tokenizer_files: tuple[Path, ...] = ()
     malformed: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
-    prefix: str = ""
+    naming: Naming = Naming()
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    towers: frozenset[str] = frozenset()
+
+    @property
+    def config_json(self) -> Mapping[str, Any]:
+        """`config.json`'s object as it is stored; empty for GGUF."""
+        return self.whole or self.config
 
 
 @dataclass(frozen=True)

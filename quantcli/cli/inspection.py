@@ -191,7 +191,7 @@ def _show_metadata(source: Checkpoint, out: Output) -> None:
     from quantcli.convert.inspecting.survey import metadata, plain
 
     out.json({"metadata_version": 1, "source": str(source.root), "metadata": metadata(source) if out.as_json else {}})
-    values = (source.metadata or source.config).items()
+    values = (source.metadata or source.config_json).items()
     out.table([Column("key"), Column("value")], [(key, text(plain(value, FIRST))) for key, value in values])
 
 

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcli.containers.gguf_values import Value
-from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models import rebuilt
 from quantcli.models.base import Architecture, Computed, Found, Tensor
 from quantcli.models.families import FAMILIES
+from quantcli.models.families.aliases import ALIASES
 from quantcli.models.generation import sampling
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import Key
 from quantcli.models.mlx_lm import stated, unread_by_mlx_lm
+from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import Op, PermuteRows
 from quantcli.models.pooling import pooling
+from quantcli.models.recognition import Recognized, recognize
 from quantcli.models.rope import Rope, mlx_rope_keys
 from quantcli.models.sixteen_bits import BOTH, OTHERS, SixteenBits, model_types
 from quantcli.models.stored import Shape, nothing, stored
@@ -30,26 +32,27 @@ KINDS = tuple(kind for architecture in FAMILIES for kind in architecture.model_t
 
 
 def find(config: Mapping[str, Any]) -> Architecture | None:
-    """The architecture of a `config.json` object, by its `model_type`; None for a family that is not in the table.
-
-    A class that the table does not name has other tensors, or makes something else of them: it is unknown, too.
-    """
-    return None if unknown_class(config) else _by_model_type(config)
+    """The architecture of a `config.json` object, of a model with towers that of its text model; None if unknown."""
+    return _recognized(config).architecture
 
 
 def unknown_class(config: Mapping[str, Any]) -> str | None:
-    """The entry of `architectures` that the table of its `model_type` does not name; None where there is none."""
-    architecture, stated = _by_model_type(config), config.get("architectures")
-    if architecture is None or stated is None:
-        return None
-    listed = stated if isinstance(stated, list) else [stated]
-    known = (*architecture.classes.values(), *architecture.aliases)
-    return next((shown(name) for name in listed if name not in known), None)
+    """The entry of `architectures` that no table of its `model_type` names; None where there is none."""
+    return _recognized(config).unlisted
 
 
-def _by_model_type(config: Mapping[str, Any]) -> Architecture | None:
-    kind = config.get("model_type")
-    return next((a for a in FAMILIES if kind in a.model_types), None) if isinstance(kind, str) else None
+def text_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A `config.json` object as the tables read it: of a known model with towers the settings of its text model."""
+    return _recognized(config).settings
+
+
+def multimodal(config: Mapping[str, Any]) -> Multimodal | None:
+    """The class of models with towers that a `config.json` object is of; None for text models, and unknown ones."""
+    return _recognized(config).multimodal
+
+
+def _recognized(config: Mapping[str, Any]) -> Recognized:
+    return recognize(config, FAMILIES, ALIASES)
 
 
 def by_gguf(metadata: Mapping[str, Any]) -> Architecture | None:
@@ -147,7 +150,7 @@ def from_gguf(
     """
     shapes = {name: shape for name, shape in (tensors or {}).items() if not name.startswith("rope_f")}
     config = config_from_gguf(metadata, shapes, where=where)
-    architecture = find(config)
+    architecture = by_gguf(metadata)
     assert architecture is not None
     return architecture.hyperparameters(config, where)
 
@@ -161,6 +164,7 @@ __all__ = [
     "Found",
     "Hyperparameters",
     "Key",
+    "Multimodal",
     "Op",
     "PermuteRows",
     "Rebuilt",
@@ -175,9 +179,11 @@ __all__ = [
     "from_gguf",
     "mlx_keys",
     "mlx_rope_keys",
+    "multimodal",
     "rebuild",
     "sampling_from_gguf",
     "sixteen_bits",
     "stored",
+    "text_settings",
     "unknown_class",
 ]

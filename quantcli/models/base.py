@@ -34,6 +34,7 @@ from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
 from quantcli.models.layouts import Layout
 from quantcli.models.limits import Limit
+from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import MoveAxis, Op
 from quantcli.models.sixteen_bits import BOTH, SixteenBits
 from quantcli.models.sizes import ALWAYS, NEVER, Axes, Need
@@ -179,7 +180,8 @@ class Architecture:
     the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
     stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
     else the runtimes ask of a model. mlx_keys: settings that mlx-lm's class wants stated, though transformers' assumes
-    or computes them. mlx_scaling: the kinds of rope scaling that it computes.
+    or computes them. mlx_scaling: the kinds of rope scaling that it computes. multimodal: models with towers whose text
+    model is of this family.
     """
 
     name: str
@@ -210,6 +212,7 @@ class Architecture:
     limits: tuple[Limit, ...] = ()
     mlx_keys: tuple[str, ...] = ()
     mlx_scaling: tuple[str, ...] = ()
+    multimodal: tuple[Multimodal, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))

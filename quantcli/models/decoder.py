@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from quantcli.models.base import Tensor
 from quantcli.models.layouts import ROWS_OF_QKV, Layout, Pieces, Range
-from quantcli.models.ops import Op, PermuteRows, Share
+from quantcli.models.ops import Op, PermuteRows, Share, Transpose
 from quantcli.models.sizes import (
     ALWAYS,
     EXPERT_INNER,
@@ -190,12 +190,21 @@ def experts(
     return (*apart, *fused_experts(hf, width=width))
 
 
-def fused_experts(hf: str, *, width: Size = EXPERT_INNER) -> tuple[Tensor, ...]:
-    """Routed experts as transformers 5 holds them: stacked parameters, gate and up one after the other in one."""
+def fused_experts(hf: str, *, width: Size = EXPERT_INNER, is_transposed: bool = False) -> tuple[Tensor, ...]:
+    """Routed experts as transformers 5 holds them: stacked parameters, gate and up one after the other in one.
+
+    is_transposed: each expert's matrix is (in, out).
+    """
+    before: tuple[Op, ...] = (Transpose(),) if is_transposed else ()
+
+    def axes(kind: str) -> Axes:
+        rows = (HIDDEN, width) if kind == "down" else (2 * width, HIDDEN)
+        return (N_EXPERTS, *(rows[::-1] if is_transposed else rows))
+
     return tuple(
         Tensor(
-            f"{LAYER}.{hf}.{name}", f"{BLOCK}.ffn_{kind}_exps", ops, ("weight",), optional=True, read_only=True,
-            shape=(N_EXPERTS, *((HIDDEN, width) if kind == "down" else (2 * width, HIDDEN))),
+            f"{LAYER}.{hf}.{name}", f"{BLOCK}.ffn_{kind}_exps", (*before, *ops), ("weight",), optional=True,
+            read_only=True, shape=axes(kind),
         )
         for name, kind, ops in FUSED_EXPERTS
     )  # fmt: skip

@@ -105,7 +105,8 @@ _KEYS = {
         rope_parameters.mscale rope_scaling.mscale
     """,
     STORAGE: "compression_config quantization quantization_config",
-    Harmless("fills in where the tokenizer's files name no such token"): "bos_token_id pad_token_id",
+    Harmless("fills in where the tokenizer's files name no such token"): "_pad_token_id bos_token_id pad_token_id",
+    Harmless("says which layers of the tower these are; GGUF has their number"): "deepstack_visual_indexes",
     TOKENIZER: "eod_token_id eos_token_id pad_vocab_size_multiple sep_token_id tokenizer_class vocab_size",
     CALCULATION: """
         attention_softmax_in_fp32 chunk_size_feed_forward pretraining_tp scale_attention_softmax_in_fp32

@@ -85,6 +85,8 @@ class Rope:
 
 #: What families call the share of a head that is rotated, where their table does not say otherwise.
 PARTIAL = ("partial_rotary_factor", "rope_pct")
+#: Further names of kinds. Of text M-RoPE makes what the usual embedding does.
+SPELLINGS = {"su": "longrope", "mrope": "default"}
 #: What bases and factors have to be.
 ABOVE_0 = "expected a number above 0"
 
@@ -112,7 +114,7 @@ def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rop
     original = read.integer("original_max_position_embeddings", context, least=0)
     return Rope(
         theta=theta,
-        type="longrope" if kind == "su" else kind,
+        type=SPELLINGS.get(kind, kind),
         factor=settings.optional_number("factor"),
         original_context=settings.integer("original_max_position_embeddings", original, least=0),
         low_freq_factor=settings.optional_number("low_freq_factor"),

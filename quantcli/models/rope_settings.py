@@ -16,8 +16,8 @@ from quantcli.models.stored import Stored, decimal
 #: What llama.cpp multiplies attention by, beside what scaling does to it.
 ATTN_FACTOR = "rope.scaling.attn_factor"
 
-#: Architectures of which llama.cpp reads `yarn_log_multiplier`.
-WITH_MULTIPLIER = ("deepseek2", "deepseek32")
+#: Architectures of which llama.cpp reads `yarn_log_multiplier` -> what `mscale_all_dim` is in terms of it.
+MULTIPLIERS = {"deepseek2": 10, "deepseek32": 10, "mistral3": 1}
 
 
 def theta_of(file: Stored) -> float:
@@ -82,15 +82,19 @@ def _longrope(file: Stored) -> dict[str, Any]:
 
 def scaling_with_sections(file: Stored) -> dict[str, Any] | None:
     """`rope_scaling` of models that may have M-RoPE: with its sections, as the text part of their releases has them."""
-    made, key = rope_scaling(file), "rope.dimension_sections"
+    made, sections = rope_scaling(file), sections_of(file)
+    return (made or _named("default")) | {"mrope_section": sections} if sections else made
+
+
+def sections_of(file: Stored) -> list[int]:
+    """The sections of M-RoPE as releases have them; empty where there are none."""
+    key = "rope.dimension_sections"
     value = file.own.values.get(key)
     #: One number counts for each of the four.
     sections = file.own.integers(key) if isinstance(value, list | tuple) else (file.own.integer(key, 0, least=0),) * 4
     if len(sections) != 4:
         raise BadInput(f"{file.own.label}: {key} has {len(sections)} values, expected 4.")
-    if not any(sections):
-        return made
-    return (made or _named("default")) | {"mrope_section": list(sections[:3] if not any(sections[3:]) else sections)}
+    return list(sections if any(sections[3:]) else sections[:3]) if any(sections) else []
 
 
 def parameters(share: bool = False) -> Callable[[Stored], dict[str, Any]]:
@@ -115,10 +119,10 @@ def _factors(file: Stored, which: str) -> list[float]:
 
 def _yarn(file: Stored, factor: float) -> dict[str, Any]:
     scaling = "rope.scaling."
-    is_read = file.every.values.get("general.architecture") in WITH_MULTIPLIER
-    multiplier = file.number(f"{scaling}yarn_log_multiplier") or None if is_read else None
-    # llama.cpp's multiplier is a tenth of what the config says, which DeepSeek says twice.
-    mscale = None if multiplier is None else float(f"{10 * multiplier:.6g}")
+    times = MULTIPLIERS.get(file.every.text("general.architecture", ""))
+    multiplier = file.number(f"{scaling}yarn_log_multiplier") or None if times else None
+    # Releases say the same number twice.
+    mscale = None if multiplier is None or times is None else float(f"{times * multiplier:.6g}")
     extrapolation, attention = (file.number(f"{scaling}yarn_{name}_factor") for name in ("ext", "attn"))
     if extrapolation is not None and extrapolation < 0:
         # llama.cpp's model saver says so that nothing is set; the factor of attention then follows from the other.

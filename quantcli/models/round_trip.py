@@ -22,6 +22,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.harmless import NEUTRAL, harmless
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES, Hyperparameters
 from quantcli.models.rope import PARTIAL
+from quantcli.models.rope_settings import sections_of
 from quantcli.models.stored import Setting, Shape, nothing, stored
 
 #: Objects in a config.json are not nested deeper than this.
@@ -75,7 +76,7 @@ EVERYWHERE = (
 FOLLOWS_FROM = {"expand": "intermediate_size", "mscale": "mscale_all_dim", "topk_method": "n_group"}
 
 #: Names of one function, of one kind of scaling.
-ALIKE = ({"silu", "swish"}, {"longrope", "su"})
+ALIKE = ({"silu", "swish"}, {"longrope", "su"}, {"default", "mrope"})
 
 
 class _Unsaid:
@@ -174,6 +175,7 @@ class _Back:
         self.scaling: Mapping[str, Any] = self.made.get("rope_scaling") or self.made.get("rope_parameters") or {}
         self.built_in = {setting.name: setting.of(file) for setting in architecture.expects}
         self.usual = {setting.name: setting.of(file) for setting in EVERYWHERE}
+        self.sections = sections_of(file)
         self.has_windows = file.own.has("attention.sliding_window")
         names = {**SIZES, "partial": PARTIAL, **architecture.names}
         self.rope_fields = ROPE_FIELDS | dict.fromkeys((*names.pop("partial"), "partial_rotary_factor"), "partial")
@@ -256,6 +258,12 @@ class _Back:
         if name in self.in_factors:
             held = getattr(self.here.rope, IN_FACTORS[name])
             return list(held) if isinstance(held, tuple) else held
+        if name in self.built_in:
+            return self.built_in[name]
+        if name == "mrope_section" and self.sections:
+            return self.sections
+        if name == "max_position_embeddings":  # Ministral 3 repeats it here
+            return self.again.context_length
         if name in ("attn_factor", *self.scaling):
             return self.scaling.get("attention_factor" if name == "attn_factor" else name, UNSAID)
         return self._share(name, value) if name in self.rope_fields else UNSAID

@@ -68,7 +68,7 @@ OTHERS: Mapping[str, SixteenBits] = {
         ("t5gemma2", "t5gemma2_text", "t5gemma2_encoder", "t5gemma2_decoder", "shieldgemma2"), bf16_only(AS_GEMMA_3)
     ),
     # GLM-4-0414's; vLLM runs it as Glm4ForCausalLM (models/glm4_1v.py).
-    **dict.fromkeys(("glm4v", "glm4v_text"), bf16_only(AS_GLM_4)),
+    "glm4v": bf16_only(AS_GLM_4),
     # T5 was trained in bfloat16; transformers keeps `wo` in float32 and clamps hidden states of float16.
     **dict.fromkeys(("t5", "mt5", "umt5", "longt5", "pop2piano", "udop", "switch_transformers"), bf16_only(OVERFLOWS)),
 }

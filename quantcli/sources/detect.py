@@ -21,7 +21,7 @@ from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
 from quantcli.sources.mlx_settings import FILE
 from quantcli.sources.noted import noted
 from quantcli.sources.prediction import named_as_layers
-from quantcli.sources.prefix import named_as_whole
+from quantcli.sources.prefix import seen_as_text_model
 from quantcli.sources.sidecars import QMAP, sort_out
 from quantcli.sources.stated import Stated, leaves_all_dense, stated
 from quantcli.sources.tensor_files import is_adapter, is_models, passed_over, refuse_others
@@ -82,7 +82,7 @@ def open_source(path: Path) -> Checkpoint:
 
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
     """The checkpoint of a folder (or of its one tensor file `only`), here or on the Hub."""
-    source = named_as_layers(named_as_whole(_as_stored(folder, only)))
+    source = named_as_layers(seen_as_text_model(_as_stored(folder, only)))
     found = sidecars(folder, source.files)
     copied, layout = (tuple(map(folder.path, names)) for names in (found.copied, found.layout))
     source = replace(source, sidecars=copied, settings=layout, passed=found.passed)

@@ -96,7 +96,7 @@ def open_gptq(folder: Folder, config: Mapping[str, Any], tensors: Tensors, layou
         raise BadInput(f"{keys.label}: says GPTQ, but no tensor is called *.qweight.")
     _refuse_orphans(tensors.parts)
     chosen = {module: _of(module, rules, common, tensors.parts) for module in modules}
-    unlisted = _unlisted(chosen, common, tensors.parts, RowLengths(config))
+    unlisted = _unlisted(chosen, common, tensors.parts, RowLengths(config, tensors.parts))
     weights = [_weight(module, tensors.parts, (chosen | unlisted)[module], folder) for module in modules]
     dense = keys.texts("modules_to_not_convert")
     further = _other_than(keys, common, unlisted)

@@ -1,36 +1,92 @@
-"""Checkpoints of a model without its head, whose tensors lack the prefix that a whole model's have.
+"""Checkpoints whose tensors have other prefixes than a text model's own: without its head, or with towers next to it.
 
-    model.layers.0.mlp.up_proj.weight     Qwen3ForCausalLM
-    layers.0.mlp.up_proj.weight           Qwen3Model, as embedding models are saved
+    model.layers.0.mlp.up_proj.weight                   Qwen3ForCausalLM
+    layers.0.mlp.up_proj.weight                         Qwen3Model, as embedding models are saved
+    model.language_model.layers.0.mlp.up_proj.weight    Qwen3VLForConditionalGeneration
+    language_model.model.layers.0.mlp.up_proj.weight    Mistral3ForConditionalGeneration, MLX folders
 
-Their weights get the names that the architecture's table has; the stored tensors keep theirs, and so does a Hugging
-Face folder made of them. Source: transformers (base_model_prefix), llama.cpp (conversion/qwen.py, conversion/llama.py).
+Their weights get the names that the architecture's table has, and the checkpoint the settings of its text model; the
+stored tensors keep their names, and so does a Hugging Face folder made of them. Source: transformers
+(base_model_prefix; the classes' _checkpoint_conversion_mapping), llama.cpp (conversion/base.py: `filter_tensors`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from quantcli import models
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Checkpoint, Naming
 from quantcli.models import Architecture
 from quantcli.models.base import NUMBER
+from quantcli.models.towers import is_tower
+
+#: What the names of a text model begin with in models with towers, in place of the table's own prefix.
+NESTED = ("model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "text_model.")
+#: What stands before the names that do not have the table's prefix, such as the head's.
+AROUND = ("language_model.", "model.language_model.", "model.", "text_model.")
 
 
-def named_as_whole(source: Checkpoint) -> Checkpoint:
-    """The checkpoint with its weights under a whole model's names, where it is one of a model without its head."""
+def seen_as_text_model(source: Checkpoint) -> Checkpoint:
+    """The checkpoint with the names and settings of its text model, where its architecture is known."""
     architecture = models.find(source.config)
-    prefix = "" if architecture is None else _prefix(architecture)
-    if architecture is None or not prefix or any(name.startswith(prefix) for name in source.weights):
+    if architecture is None:
         return source
-    short = [name for name in source.weights if not _knows(architecture, name) and _knows(architecture, prefix + name)]
+    settings = models.text_settings(source.config)
+    if settings is not source.config:
+        source = replace(source, config=settings, whole=source.config)
+    named = _renamed(source, naming_of(architecture, source.weights))
+    if models.multimodal(source.config_json) is None:
+        return named
+    towers = (name for name in named.weights if is_tower(name) and not _knows(architecture, name))
+    return replace(named, towers=frozenset(towers))
+
+
+def _renamed(source: Checkpoint, naming: Naming) -> Checkpoint:
+    """The checkpoint with its weights under the table's names."""
+    if not naming.starts:
+        return source
+    names = {name: naming.weight(name) for name in source.weights}
+    kept = frozenset(new for old, new in names.items() if naming.stored(new) != old)
+    named = {new: replace(source.weights[old], name=new) for old, new in names.items()}
+    return replace(source, weights=dict(sorted(named.items())), naming=replace(naming, kept=kept))
+
+
+def naming_of(architecture: Architecture, names: Iterable[str]) -> Naming:
+    """How the stored tensors are named, by those of layers and of the embedding."""
+    prefix = _prefix(architecture)
+    names = list(names)
+    if not prefix or any(_tells(architecture, name) for name in names):
+        return Naming()
+    for start in NESTED:
+        moved = [prefix + name.removeprefix(start) for name in names if name.startswith(start)]
+        if any(_tells(architecture, name) for name in moved):
+            return Naming(((prefix, start), *_others(architecture, prefix, names)))
+    if any(name.startswith(prefix) and not is_tower(name) for name in names):
+        return Naming()
+    return _bare(architecture, prefix, names)
+
+
+def _others(architecture: Architecture, prefix: str, names: Iterable[str]) -> list[tuple[str, str]]:
+    """The starts of the tensors outside the layers, such as the head, where they are nested too."""
+    tops = {row.hf.partition(".")[0] + "." for row in architecture.tensors if not row.hf.startswith(prefix)}
+    names = tuple(names)
+    return [
+        (top, around + top)
+        for top in sorted(tops)
+        for around in AROUND
+        if any(name.startswith(around + top) for name in names)
+    ]
+
+
+def _bare(architecture: Architecture, prefix: str, names: Iterable[str]) -> Naming:
+    """The naming of a model without its head, whose tensors lack the prefix."""
+    short = [name for name in names if not _knows(architecture, name) and _knows(architecture, prefix + name)]
     # One norm by itself is called alike in many models.
-    if not any(NUMBER.search(name) or architecture.role(prefix + name) == "token_embd" for name in short):
-        return source
-    tops = {name.partition(".")[0] for name in short}
-    names = {name: prefix + name if name.partition(".")[0] in tops else name for name in source.weights}
-    weights = {new: replace(source.weights[old], name=new) for old, new in names.items()}
-    return replace(source, weights=dict(sorted(weights.items())), prefix=prefix)
+    if not any(_tells(architecture, prefix + name) for name in short):
+        return Naming()
+    tops = sorted({name.partition(".")[0] + "." for name in short})
+    return Naming(tuple((prefix + top, top) for top in tops))
 
 
 def _prefix(architecture: Architecture) -> str:
@@ -38,6 +94,11 @@ def _prefix(architecture: Architecture) -> str:
     name = next((row.hf for row in architecture.tensors if row.role == "token_embd"), "")
     first, dot, _ = name.partition(".")
     return first + dot if dot else ""
+
+
+def _tells(architecture: Architecture, name: str) -> bool:
+    """Whether a name shows that the table's names are meant: it is that of a layer's tensor, or of the embedding."""
+    return _knows(architecture, name) and (NUMBER.search(name) is not None or architecture.role(name) == "token_embd")
 
 
 def _knows(architecture: Architecture, name: str) -> bool:

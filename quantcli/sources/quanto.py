@@ -54,7 +54,7 @@ def open_quanto(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> 
     if not stored:
         said = f"{label}: is there" if listed is not None else f"{folder.label}/config.json: says quant_method quanto"
         raise BadInput(f"{said}, but no tensor is called *{DATA}.")
-    lengths = RowLengths(config)
+    lengths = RowLengths(config, parts)
     weights = [_weight(module, name, parts, listed, lengths) for module, name in stored.items()]
     dense = [module for module in listed or () if module not in stored and f"{module}.weight" in parts]
     return checkpoint("quanto", folder, config, tensors, weights, _unfrozen(dense, label))

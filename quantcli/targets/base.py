@@ -131,12 +131,22 @@ Draft = WeightDraft | Constant
 
 @dataclass(frozen=True)
 class Placed:
-    """A weight of the output with its scheme; `stored`: the source's names of its parts, where they are copied."""
+    """A weight of the output with its scheme.
+
+    stored: the source's names of its parts, where they are copied. file_name: what the output calls it, where that is
+    not its name.
+    """
 
     name: str
     shape: tuple[int, ...]
     scheme: Scheme
     stored: Mapping[str, str] = field(default_factory=dict)
+    file_name: str = ""
+
+    @property
+    def module(self) -> str:
+        """The path of its module in the output."""
+        return (self.file_name or self.name).removesuffix(".weight")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Chosen:
 
 def limits(source: Checkpoint) -> tuple[str, SixteenBits]:
     """The model type that decides, and the 16-bit dtypes that it works in."""
-    return models.sixteen_bits(source.config, source.metadata)
+    return models.sixteen_bits(source.config_json, source.metadata)
 
 
 def chosen(source: Checkpoint, target: str) -> Chosen:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quantcli.models.base import NUMBER
+from quantcli.models.towers import is_tower
 
 Shape = tuple[int, ...]
 
@@ -21,15 +22,6 @@ SMALLEST = 32
 
 #: Modules of stacked experts that mlx-lm takes quantized, and their projections.
 STACKED = re.compile(r"(?:^|\.)(?:switch_mlp|switch_glu|experts)\.(?:gate_proj|up_proj|down_proj|fc1|fc2)\.weight$")
-#: What towers for images, sound and speech are called, and what joins them to the text model. Encoders by that name
-#: alone are not among them: those of text models are called so too.
-TOWERS = re.compile(
-    r"vision|visual|image|img_|video|audio|speech|whisper|sound|acoustic|vocoder|codec|conformer|vae|2wav|wav2|wavlm"
-    r"|multi_?modal|modality|mm_projector|connector|aligner|resampler|perceiver|patch_embed|patch_merge|sam_model"
-    r"|(?:^|\.)(?:vit|clip|siglip|talker|q_?former)\w*\."
-    r"|(?:^|\.)(?:vpm|apm|tpm|dpm|tts|vte|mimi|perception|projector|gen_head)\."
-    r"|^(?:model\.)?(?:mlp1|glm_projection|linear_proj\w*)\."
-)
 ROUTERS = re.compile(r"(?:^|\.)(?:gate|\w+_gate|router\w*|\w+_router|wg)\.")
 
 
@@ -51,7 +43,7 @@ class Kind:
 
 #: The first that holds counts.
 KINDS = (
-    Kind("vision, audio and speech are left alone", lambda name, shape: TOWERS.search(name) is not None, True),
+    Kind("vision, audio and speech are left alone", lambda name, shape: is_tower(name), True),
     Kind(
         "is a convolution",
         lambda name, shape: "conv" in name or (len(shape) > 2 and shape[-1] < SMALLEST) or len(shape) > 3,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,10 +25,10 @@ from quantcli.targets.base import Contents, Left, Placed, PlannedT, Settings, We
 from quantcli.targets.folder_dtype import agreed, chosen
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
 from quantcli.targets.fused import together
-from quantcli.targets.mlx import beside, dense_dtype, stays_f32, stored_config, tie_settings, without_storage
+from quantcli.targets.mlx import beside, dense_dtype, stored_config, tie_settings, without_storage
 from quantcli.targets.model import Model
-from quantcli.targets.names import Named, name_weights
-from quantcli.targets.shards import index_file, json_file, part_name, shards
+from quantcli.targets.names import KEPT_TOWER, Named, name_weights
+from quantcli.targets.shards import index_file, json_file, renamed, shards
 
 #: Keys of settings that list modules which are dense -> others of the same meaning; the one that a folder has counts.
 ALIASES = {"modules_to_not_convert": ("ignored_layers",), "ignore": ("exclude_modules",)}
@@ -80,13 +80,9 @@ class HfTarget:
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         is_kept = self.keeps_layout(placed)
         model = Model.of(source)
-
-        def in_output(name: str) -> str:
-            return model.in_hf(name).removeprefix(source.prefix)
-
-        bare = [replace(w, name=in_output(w.name)) for w in placed]
+        placed = [renamed(w, lambda name: source.naming.stored(model.in_hf(name))) for w in placed]
+        bare = [replace(w, name=w.file_name) for w in placed]
         quantization = {} if is_kept else hf_quantized.settings(bare, str(source.root))
-        placed = [_stored_as(w, in_output) for w in placed]
         header = {**(_header(source, placed) if is_kept and source.kind != "hf" else {}), "format": "pt"}
         files, where = shards(placed, settings.shard_size, header)
         config = _config(source, stored_config(source, settings, self.label), placed, is_kept=is_kept)
@@ -103,20 +99,13 @@ class HfTarget:
         return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
 
 
-def _stored_as(placed: Placed, in_output: Callable[[str], str]) -> Placed:
-    """A weight whose stored tensors have other names than it: without a prefix, as the source's, or in a module."""
-    own = {part: part_name(placed, part) for part in placed.scheme.layout(placed.shape)}
-    names = {part: in_output(name) for part, name in own.items()}
-    return placed if names == own else replace(placed, stored=names)
-
-
 def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightDraft:
     """A weight under its Hugging Face name.
 
     made: the dtype of what is made anew.
     """
     source, shape = model.source, named.source.shape
-    stays = hf_quantized.stays_dense(named.name, shape)
+    stays = KEPT_TOWER if named.is_tower else hf_quantized.stays_dense(named.name, shape)
     is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     spared = guessed.stays_dense(named.name, shape) if model.architecture is None else None
     if named.found is None and model.architecture is not None and model.is_named and stays is None:
@@ -124,7 +113,7 @@ def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightD
         is_uncovered = guessed.is_large(named.name, shape)
     return WeightDraft(
         named.name, named.subject, named.source, _dtype(named, source, settings, made),
-        stays=stays, fixed=stays_f32(named, "hf"), layout=packed_experts.layout(named),
+        stays=stays, fixed=named.is_kept("hf"), layout=packed_experts.layout(named),
         extra=model.leftover(named.source.weight.name), uncovered=(spared or stays) if is_uncovered else None,
         spared=spared,
     )  # fmt: skip
@@ -158,11 +147,11 @@ def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence
             f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: optimum-quanto's map of "
             "modules is copied as it is; make all weights dense."
         )
-    said = in_config(source.config)
+    said = in_config(source.config_json)
     if not decoded or said is None:
         return dict(config)
     settings, method = dict(said.block), said.method
-    modules = sorted(w.name.removeprefix(source.prefix).removesuffix(".weight") for w in decoded)
+    modules = sorted(w.module for w in decoded)
     if method == "gptq":
         dynamic: dict[str, Any] = {f"-:{re.escape(module)}$": {} for module in modules}
         dynamic |= settings.get("dynamic") or {}

@@ -40,8 +40,8 @@ from quantcli.targets.beside_config import beside_config
 from quantcli.targets.folder_dtype import agreed, chosen, mlx_dtype, widens_scales
 from quantcli.targets.folder_dtype import warnings as dtype_warnings
 from quantcli.targets.model import Model
-from quantcli.targets.names import Named, name_weights
-from quantcli.targets.shards import index_file, json_file, shards
+from quantcli.targets.names import KEPT_TOWER, Named, name_weights
+from quantcli.targets.shards import index_file, json_file, renamed, shards
 from quantcli.tokenizers import templates
 from quantcli.tokenizers.files import Files
 
@@ -71,6 +71,7 @@ class MlxTarget:
             of = f"model_type {kind}" if strange is None else f"architectures names {strange}, which"
             warnings.append(f"{of} has no table of tensors: names are kept as they are.")
         named, left, further = name_weights(model, "mlx")
+        named = [replace(one, name=model.in_mlx(one.name)) if one.is_tower else one for one in named]
         common = settings.dtype or _common(source)
         is_asked = settings.dtype is not None
         drafts = [_draft(weight, source, model.architecture, common, is_asked) for weight in named]
@@ -98,6 +99,7 @@ class MlxTarget:
         return False
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
+        placed = [renamed(w, Model.of(source).in_mlx) for w in placed]
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
         config = without_storage(stored_config(source, settings, self.label))
         config |= models.mlx_keys(config)
@@ -115,7 +117,7 @@ class MlxTarget:
 def stored_config(source: Checkpoint, settings: Settings, target: str) -> Mapping[str, Any]:
     """config.json's object: the source's own, or rebuilt."""
     if source.names == "hf":
-        return source.config
+        return source.config_json
     return folder_from_gguf.config(source, settings.asked_dtype or chosen(source, target).dtype)
 
 
@@ -162,7 +164,9 @@ def _draft(
     own = None if architecture is None else architecture.mlx_schemes.get(role)
     spared = guessed.stays_dense(name, shape) if architecture is None else None
     stays = None
-    if len(shape) < 2:
+    if named.is_tower:
+        stays = KEPT_TOWER
+    elif len(shape) < 2:
         stays = f"stays dense: has {len(shape)} dimensions"
     elif not name.endswith(".weight"):
         stays = "stays dense: is no layer's .weight"
@@ -174,7 +178,7 @@ def _draft(
         name, named.subject, named.source, dtype, stays=stays, own=own,
         scales=common if stays_wide else None,
         # A packed parameter under such a name is no module of MLX's: its values are all that can be written.
-        fixed=stays_f32(named, "mlx") or (not name.endswith(".weight") and not isinstance(weight.scheme, Dense)),
+        fixed=named.is_kept("mlx") or (not name.endswith(".weight") and not isinstance(weight.scheme, Dense)),
         uncovered=(spared or stays) if architecture is None and guessed.uncovered(name, shape) else None, spared=spared,
     )  # fmt: skip
 
@@ -183,7 +187,7 @@ def _common(source: Checkpoint) -> str | None:
     """The dtype that dense tensors are cast to where none is asked for; None: as stored."""
     if source.names == "gguf":
         return chosen(source, "mlx").dtype
-    stated = mlx_lm_dtype(source.config)
+    stated = mlx_lm_dtype(source.config_json)
     is_mlx = source.kind == "mlx" or source.header.get("format") == "mlx"
     return mlx_dtype(source, stated) if is_mlx else stated
 
@@ -203,12 +207,6 @@ def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:
     return config_dtype(config, ("torch_dtype",)) or nested
 
 
-def stays_f32(named: Named, dialect: str) -> bool:
-    """Whether a tensor is one that its family has in float32 in a dialect, whatever is asked."""
-    is_dense = isinstance(named.source.weight.scheme, Dense)
-    return named.found is not None and named.found.row.stays_f32(dialect) and is_dense
-
-
 def dense_dtype(named: Named, source: Checkpoint, wanted: str | None, dialect: str) -> str:
     """The dtype of a weight that is not quantized: `wanted`, else as stored.
 
@@ -217,7 +215,7 @@ def dense_dtype(named: Named, source: Checkpoint, wanted: str | None, dialect: s
     weight = named.source.weight
     if not isinstance(weight.scheme, Dense):
         return wanted or commonest_dtype(source)
-    if weight.scheme.dtype not in FLOATS or stays_f32(named, dialect):
+    if weight.scheme.dtype not in FLOATS or named.is_kept(dialect):
         return weight.scheme.dtype
     stored = source.weights.get(weight.name, weight).scheme  # values that are computed are float32
     return wanted or (stored if isinstance(stored, Dense) else weight.scheme).dtype
@@ -234,9 +232,7 @@ def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str
     As mlx-lm does it, a mixture has its defaults (affine, 4 bits, groups of 64) at the top and an entry for each
     module.
     """
-    quantized = {
-        w.name.removesuffix(".weight"): w.scheme.config_entry for w in placed if not isinstance(w.scheme, Dense)
-    }
+    quantized = {w.module: w.scheme.config_entry for w in placed if not isinstance(w.scheme, Dense)}
     if not quantized:
         return {}
     if settings.preset:
@@ -250,12 +246,14 @@ def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str
 
 
 def _warnings(placed: Sequence[Placed], source: Checkpoint, settings: Settings) -> list[str]:
-    """That dtypes differ, but for tensors that are f32 in every model of the family, or kept so without a table.
+    """That dtypes differ, but for towers and for tensors that are f32 in every model of the family or without a table.
 
     Scales that are f32 since the model does not work in f16 are no warning: a note of the plan says so.
     """
-    architecture = Model.of(source).architecture
+    model = Model.of(source)
+    architecture = model.architecture
     always = {w.name for w in placed if architecture and any(f.row.f32 for f in architecture.find(w.name, "mlx"))}
+    always |= set(map(model.in_mlx, source.towers))
     if architecture is None and settings.dtype is None:
         always = {w.name for w in placed if w.scheme == Dense("f32")}
     scales = {dtype for w in placed if (dtype := w.scheme.scales_dtype)}

@@ -11,7 +11,7 @@ from quantcli import models
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
-from quantcli.models import Architecture, Found, Hyperparameters, leftovers, prediction
+from quantcli.models import Architecture, Found, Hyperparameters, Multimodal, leftovers, prediction
 from quantcli.models.base import NUMBER
 from quantcli.models.keys import SECTIONS
 from quantcli.models.limits import RUNTIMES
@@ -27,6 +27,12 @@ SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 #: Why layers for multi-token prediction are left out that the settings do not count.
 UNCOUNTED = "for multi-token prediction, but the settings count no such layers (num_nextn_predict_layers is 0)"
+
+#: Why tensors of towers are left out.
+NO_TOWERS = "of a tower for images or sound, which quant does not convert to GGUF: the file holds the text model alone"
+
+#: Reasons that a warning states.
+WARNED = (UNCOUNTED, NO_TOWERS)
 
 #: The key of config.json that counts the layers.
 LAYERS = "num_hidden_layers"
@@ -97,6 +103,29 @@ class Model:
         ops = (op for row in self.architecture.tensors for op in row.ops)
         has_mrope = sections in self.source.metadata and any(isinstance(op, MropeRows) for op in ops)
         return self._stored.layouts | ({sections} if has_mrope else frozenset())
+
+    @cached_property
+    def _multimodal(self) -> Multimodal | None:
+        return models.multimodal(self.source.config_json)
+
+    def in_mlx(self, name: str) -> str:
+        """The name of a tensor in an MLX folder: mlx-lm's, where it has such a model with towers, else as stored."""
+        multimodal = self._multimodal
+        if multimodal is None:
+            return name
+        if multimodal.mlx is None:
+            return self.source.naming.stored(name)
+        bare = name.removeprefix("model.")
+        return bare if bare in self._bare_towers else multimodal.mlx + name
+
+    @cached_property
+    def _bare_towers(self) -> frozenset[str]:
+        """The tensors of towers as mlx-lm drops them: at the top."""
+        return frozenset(name.removeprefix("model.") for name in self.source.towers)
+
+    def called(self, name: str) -> tuple[str, ...]:
+        """What else a tensor of the text model is called in folders of this model."""
+        return self.source.naming.stored(name), self.in_mlx(name)
 
     def known(self) -> Architecture:
         """The architecture, without which there are no names in another dialect. Raises `NotPossible`."""
@@ -198,7 +227,7 @@ class Model:
         left = [
             *found.left,
             *(
-                Left(n, why, why == UNCOUNTED or self._is_unread(n, target))
+                Left(n, why, why in WARNED or self._is_unread(n, target))
                 for n in found.weights
                 if (why := self._drop_reason(n, target))
             ),
@@ -230,6 +259,8 @@ class Model:
         is_head = head is not None and head.weight is self.source.weights.get(name)
         if head is not None and is_head and target != "hf" and head.is_left_out(target):
             return "the embedding, which has the same values, is used for it"
+        if target == "gguf" and name in self.source.towers:
+            return NO_TOWERS
         if self.dialect != target and name == self._second_embedding:
             return "the embedding, which has the same values, is used for it"
         if self.dialect != target and self._is_computed(name):

@@ -6,8 +6,8 @@ A model that has no table keeps its names where source and target are both folde
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
@@ -16,6 +16,7 @@ from quantcli.models.base import NUMBER
 from quantcli.models.limits import unloadable
 from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
+from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Left
 from quantcli.targets.disagreements import disagreements
 from quantcli.targets.model import SAID, Gathered, Model
@@ -25,17 +26,30 @@ PLAIN = re.compile(r"[A-Za-z0-9_.*/-]{1,200}")
 #: At most so many globs are advised.
 MOST_GLOBS = 3
 
+#: Why a tower's matrix is not quantized.
+KEPT_TOWER = "stays dense: towers are kept as they are"
+
 #: Why a dialect has no place for tensors that a table does not know.
 REFUSALS = {"mlx": ", and mlx-lm does not load a folder that has one"}
 
 
 @dataclass(frozen=True)
 class Named:
-    """A weight of the target: what it is in the table (None: the table does not know it), where its rows come from."""
+    """A weight of the target: what it is in the table (None: the table does not know it), where its rows come from.
+
+    is_tower: of no text model. called: further names of a tensor in folders of this model, whose prefixes differ.
+    """
 
     name: str
     found: Found | None
     source: Arranged
+    is_tower: bool = False
+    called: Callable[[str], tuple[str, ...]] = field(default=lambda name: (), repr=False)
+
+    def is_kept(self, dialect: str) -> bool:
+        """Whether a dense tensor has in a dialect the dtype that it is stored in, whatever is asked."""
+        is_wide = self.found is not None and self.found.row.stays_f32(dialect)
+        return (is_wide or self.is_tower) and isinstance(self.source.weight.scheme, Dense)
 
     @property
     def subject(self) -> Subject:
@@ -49,7 +63,8 @@ class Named:
         first = None if self.name == self.found.name("hf") else 0
         hf, gguf, mlx = (self.found.name(dialect, first) for dialect in ("hf", "gguf", "mlx"))
         name = hf if self.name == gguf else self.name
-        others = tuple(other for other in dict.fromkeys((hf, mlx)) if other != name)
+        spelled = (further for one in (hf, mlx) for further in (one, *self.called(one)))
+        others = tuple(other for other in dict.fromkeys(spelled) if other != name)
         return Subject(name, gguf, self.found.row.role, shape, others)
 
 
@@ -68,7 +83,9 @@ def name_weights(model: Model, target: str) -> tuple[list[Named], list[Left], li
         named = [Named(name, model.find(name), Arranged.of(weight)) for name, weight in kept.weights.items()]
     else:
         named = translate(model, kept, target)
-    _refuse_unknown(model, [one.name for one in named if one.found is None], target)
+    towers = model.source.towers
+    _refuse_unknown(model, [one.name for one in named if one.found is None and one.name not in towers], target)
+    named = [replace(one, is_tower=one.name in towers, called=model.called) for one in named]
     return named, kept.left, warnings
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from quantcli.arrays import DTYPES
@@ -20,7 +21,12 @@ from quantcli.targets.base import SHARD_SIZE, OutputFile, Placed
 
 def part_name(weight: Placed, part: str) -> str:
     """What a part is called in the file: a copied part keeps its name."""
-    return weight.stored[part] if weight.stored else weight.scheme.tensor_name(weight.name, part)
+    return weight.stored[part] if weight.stored else weight.scheme.tensor_name(weight.file_name or weight.name, part)
+
+
+def renamed(weight: Placed, name: Callable[[str], str]) -> Placed:
+    """The weight under the names that its file has for it; copied parts keep theirs."""
+    return replace(weight, file_name=name(weight.name))
 
 
 def spec_bytes(spec: PartSpec) -> int:

@@ -134,7 +134,7 @@ class Head:
         known = tuple(self.architecture.classes.values()) if self.architecture else ()
         is_causal = any(name.endswith(CAUSAL) or name in known for name in named)
         computes = is_causal or (not named and bool(known))
-        return self.embedding is not None and computes and not self.source.prefix and not self._is_fragment
+        return self.embedding is not None and computes and not self.source.naming.is_shorter and not self._is_fragment
 
     @property
     def _is_without(self) -> bool:
@@ -199,16 +199,31 @@ class Head:
         An MLX folder always states it: mlx-lm's classes have other defaults than transformers'. They all compute
         logits, so a model without a head is tied there.
         """
-        config = self.source.config
+        config = self.source.config_json
         if target == "mlx" and self.architecture is not None and self.is_tied is False and self._is_without:
             return {KEY: True}
         goes = self.is_tied is False and self.is_left_out(target)
         if not (goes or self.is_untied or self.is_tied_after_all):
             is_silent = target == "mlx" and KEY not in config and self.architecture is not None
-            return {KEY: self.is_tied} if is_silent else {}
-        nested = config.get(NESTED)
-        both = {NESTED: {**nested, KEY: not self.is_tied}} if isinstance(nested, Mapping) else {}
-        return {KEY: not self.is_tied, **both}
+            return _stated(config, self.is_tied) if is_silent or self._differs(target) else {}
+        return _stated(config, not self.is_tied)
+
+    def _differs(self, target: str) -> bool:
+        """Whether an MLX folder's text model, which mlx-lm makes of its block alone, would be tied otherwise."""
+        nested = self.source.config_json.get(NESTED)
+        return (
+            target == "mlx"
+            and bool(self.source.whole)
+            and isinstance(nested, Mapping)
+            and (nested.get(KEY) is not self.is_tied)
+        )
+
+
+def _stated(config: Mapping[str, Any], is_tied: bool | None) -> dict[str, Any]:
+    """The keys of config.json that say whether a model is tied, in the text model's block too."""
+    nested = config.get(NESTED)
+    both = {NESTED: {**nested, KEY: is_tied}} if isinstance(nested, Mapping) else {}
+    return {KEY: is_tied, **both}
 
 
 def copied(weights: Mapping[str, Weight], architecture: Architecture, dialect: str) -> dict[str, Weight]:

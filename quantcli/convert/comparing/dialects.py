@@ -23,6 +23,7 @@ from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Hyperparameters, Key, mlx_rope_keys
 from quantcli.models.generation import SAMPLING
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES
+from quantcli.models.sixteen_bits import NESTED as TEXT_BLOCKS
 from quantcli.sources.folder import CONFIG
 from quantcli.targets.model import Model
 from quantcli.tokenizers.files import Files
@@ -219,6 +220,7 @@ def _leave_config(pair: _Pair, read: set[str]) -> None:
         read = read - {MTP}
     skipped = {*read, *UNCOUNTED, *STORAGE} - _contradicted(config) - _said(pair)[1]
     left = [key for key, value in config.items() if key not in skipped and value is not None]
+    left += [key for key in pair.folder.source.config_json if key not in config and key not in TEXT_BLOCKS]
     left += [f"{key}.{name}" for key in (SCALING, NESTED) for name in _unread(config.get(key))]
     pair.leave(True, CONFIG, left, "GGUF has no such key")
 

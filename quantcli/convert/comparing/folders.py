@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from quantcli import models
 from quantcli.checkpoint import Checkpoint
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.convert.comparing.spellings import Spelled
@@ -27,6 +28,7 @@ from quantcli.convert.comparing.values import (
     plain,
 )
 from quantcli.errors import BadInput
+from quantcli.models import Architecture
 from quantcli.recipes.mlx_config import spelled_out
 from quantcli.recipes.quantizers import STORAGE_WORDS, STORED_UNDER
 from quantcli.sources.folder import CONFIG, LocalFolder
@@ -75,23 +77,28 @@ def _add(found: Found, differences: Iterator[FieldDifference], where: str, prefi
 
 def _configs(a: Checkpoint, b: Checkpoint, found: Found) -> Iterator[FieldDifference]:
     """Yield the differences of config.json, by its keys."""
-    if bool(a.config) is not bool(b.config):
-        side = "A" if a.config else "B"
-        keys = tuple(a.config or b.config)
+    if bool(a.config_json) is not bool(b.config_json):
+        side = "A" if a.config_json else "B"
+        keys = tuple(a.config_json or b.config_json)
         found.not_compared.append(NotCompared(side, CONFIG, keys, "the other has no config.json"))
         return
-    ours, theirs = (Spelled.of(s.config, Model.of(s).architecture, f"{s.root}/{CONFIG}") for s in (a, b))
-    for key in {**a.config, **b.config}:
+    ours, theirs = (Spelled.of(s.config_json, _of_whole(s), f"{s.root}/{CONFIG}") for s in (a, b))
+    for key in {**a.config_json, **b.config_json}:
         both = ours.value(key, theirs), theirs.value(key, ours)
         if key in STORED_UNDER and a.kind == b.kind == "mlx":
             both = spelled_out(both[0]), spelled_out(both[1])
         differences = list(json_differences(*both, key))
         storage = [one for one in differences if a.kind != b.kind and set(STORAGE).intersection(one.key.split("."))]
         found.uncounted += at_most(storage, key)
-        if not differences and not json_equal(*(s.config.get(key, ABSENT) for s in (a, b))):
-            written = (plain(s.config.get(key)) for s in (a, b))
+        if not differences and not json_equal(*(s.config_json.get(key, ABSENT) for s in (a, b))):
+            written = (plain(s.config_json.get(key)) for s in (a, b))
             found.uncounted.append(FieldDifference(key, *written))  # spelled otherwise, or left to the class
         yield from (one for one in differences if one not in storage)
+
+
+def _of_whole(source: Checkpoint) -> Architecture | None:
+    """The architecture whose settings config.json has; None where that is the text model's, which is a part."""
+    return Model.of(source).architecture if models.multimodal(source.config_json) is None else None
 
 
 def _generation(a: Checkpoint, b: Checkpoint) -> Iterator[FieldDifference]:

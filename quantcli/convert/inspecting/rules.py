@@ -39,11 +39,12 @@ def _own(source: Checkpoint) -> list[Recipe]:
     """The overrides in the source's own settings."""
     if source.kind != "mlx":
         return []
+    config, names = source.config_json, [source.naming.stored(name) for name in source.weights]
     if source.root.is_dir():
-        settings = read_settings(LocalFolder(source.root), source.config, source.weights)
+        settings = read_settings(LocalFolder(source.root), config, names)
         found = [settings.config, settings.beside]
     else:
-        found = [mlx_config.parse(source.config, f"{source.root}/config.json", source.weights)]
+        found = [mlx_config.parse(config, f"{source.root}/config.json", names)]
     return [stated.recipe() for stated in found if stated is not None]
 
 
@@ -53,7 +54,9 @@ def _subject(source: Checkpoint, name: str) -> Subject:
         return Subject(name, name, None, weight.shape)
     architecture = models.find(source.config)
     known = architecture.to_gguf(name) if architecture else None
-    return Subject(name, known[0] if known else None, known[1].role if known else None, weight.shape)
+    stored = source.naming.stored(name)
+    others = (stored,) if stored != name else ()
+    return Subject(name, known[0] if known else None, known[1].role if known else None, weight.shape, others)
 
 
 def _said(decision: Decision, weight: Weight) -> dict[str, str]:

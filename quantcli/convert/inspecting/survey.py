@@ -72,7 +72,9 @@ def taken(source: Checkpoint, pattern: str) -> list[Weight]:
 
     def names(name: str) -> set[str]:
         rows = [row for dialect in own if architecture for row in architecture.find(name, dialect)]
-        return {name} | {row.name(dialect, row.expert or 0) for row in rows for dialect in DIALECTS}
+        return {name, source.naming.stored(name)} | {
+            row.name(dialect, row.expert or 0) for row in rows for dialect in DIALECTS
+        }
 
     return [w for w in source.weights.values() if any(matches(name, pattern) for name in names(w.name))]
 
@@ -113,7 +115,7 @@ def survey_matrix(matrix: ImportanceMatrix, source: str, pattern: str | None = N
 
 def metadata(source: Checkpoint) -> dict[str, Any]:
     """The keys of a GGUF, or of `config.json`, as `inspect --metadata --json` prints them."""
-    return {key: plain(value) for key, value in (source.metadata or source.config).items()}
+    return {key: plain(value) for key, value in (source.metadata or source.config_json).items()}
 
 
 def plain(value: Any, most: int | None = None) -> Any:
@@ -150,7 +152,7 @@ def model_of(source: Checkpoint) -> str | None:
     if source.metadata:
         found = source.metadata.get("general.architecture")
         return str(plain(found)) if found else None
-    kind = source.config.get("model_type")
+    kind = source.config_json.get("model_type")
     return kind if isinstance(kind, str) else None
 
 

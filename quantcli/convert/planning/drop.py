@@ -18,15 +18,16 @@ from quantcli.targets.model import Model
 def without(source: Checkpoint, globs: Sequence[str], target: Target) -> tuple[Checkpoint, list[Left], list[str]]:
     """The source without the weights that globs take, these, and warnings of globs that take none.
 
-    A glob is tried on a weight's name as `inspect` shows it, with and without `.weight`. What scales a weight of a GGUF
-    file goes with it. Raises `WrongUsage`, `NotPossible` and `BadInput` for what the model needs.
+    A glob is tried on a weight's name as `inspect` shows it and as it is stored, with and without `.weight`. What
+    scales a weight of a GGUF file goes with it. Raises `WrongUsage`, `NotPossible` and `BadInput` for what the model
+    needs.
     """
     if not globs:
         return source, [], []
     left = {}
     rules = [_rule(glob) for glob in globs]
     for name in source.weights:
-        rule = next((rule for rule in rules if _takes(rule, name)), None)
+        rule = next((rule for rule in rules if _takes(rule, name, source)), None)
         if rule is not None:
             left[name] = rule.reason
     of_weights = companions(source)
@@ -45,7 +46,7 @@ def without(source: Checkpoint, globs: Sequence[str], target: Target) -> tuple[C
     rest = replace(source, weights=weights, dropped=tuple(left))
     if target.keeps_metadata(source) and left:
         _refuse_needed(source, rest)
-    idle = [rule for rule in dict.fromkeys(rules) if not any(_takes(rule, name) for name in source.weights)]
+    idle = [rule for rule in dict.fromkeys(rules) if not any(_takes(rule, name, source) for name in source.weights)]
     warnings = [f"{rule.reason} matches no weight." for rule in idle]
     return rest, [Left(*item) for item in left.items()], [*_missed(Model.of(source), left), *warnings]
 
@@ -56,8 +57,9 @@ def _rule(glob: str) -> Rule:
     return Rule(glob, "", f"--drop {glob}")
 
 
-def _takes(rule: Rule, name: str) -> bool:
-    return rule.matches(name) or rule.matches(name.removesuffix(WEIGHT))
+def _takes(rule: Rule, name: str, source: Checkpoint) -> bool:
+    spellings = {name, source.naming.stored(name)}
+    return any(rule.matches(one) or rule.matches(one.removesuffix(WEIGHT)) for one in spellings)
 
 
 def _refuse_settings(source: Checkpoint, left: Mapping[str, str]) -> None:

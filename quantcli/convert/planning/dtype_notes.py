@@ -27,11 +27,11 @@ def dtype_notes(
 
 
 def _restated(source: Checkpoint, target: str, placed: Sequence[Placed], settings: Settings) -> list[str]:
-    stated = says(source.config)
+    stated = says(source.config_json)
     if source.names == "gguf" or settings.asked_dtype or not stated:
         return []
     old = SPELLED.get(stated[0], stated[0])
-    made = says({**source.config, **agreed(source.config, source, placed, settings, target)})
+    made = says({**source.config_json, **agreed(source.config_json, source, placed, settings, target)})
     if made != stated:
         return [f"config.json says {SPELLED[made[0]]}, the dtype of the tensors, instead of {old}."]
     stored = dense_dtypes(source, placed)

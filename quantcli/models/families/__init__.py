@@ -35,6 +35,7 @@ from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
 from quantcli.models.families.mellum import MELLUM
 from quantcli.models.families.minimax_m2 import MINIMAX_M2
+from quantcli.models.families.mistral3 import MISTRAL3
 from quantcli.models.families.mixtral import MIXTRAL
 from quantcli.models.families.nemotron import NEMOTRON
 from quantcli.models.families.olmo import OLMO
@@ -44,17 +45,20 @@ from quantcli.models.families.phi import PHI
 from quantcli.models.families.phi3 import PHI3
 from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
+from quantcli.models.families.qwen2_vl import QWEN2_VL
 from quantcli.models.families.qwen3 import QWEN3
 from quantcli.models.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
 from quantcli.models.families.qwen3_next import QWEN3_NEXT
+from quantcli.models.families.qwen3_vl import QWEN3_VL, QWEN3_VL_MOE
 from quantcli.models.families.seed_oss import SEED_OSS
 from quantcli.models.families.smollm3 import SMOLLM3
 from quantcli.models.families.solar_open import SOLAR_OPEN
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
 
-#: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest.
+#: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest; where
+#: several have one model type, the first that lists the class in config.json.
 FAMILIES: tuple[Architecture, ...] = (
     AFMOE,
     ARCEE,
@@ -89,6 +93,7 @@ FAMILIES: tuple[Architecture, ...] = (
     MAMBA,
     MELLUM,
     MINIMAX_M2,
+    MISTRAL3,
     MIXTRAL,
     NEMOTRON,
     OLMO,
@@ -98,12 +103,15 @@ FAMILIES: tuple[Architecture, ...] = (
     PHI3,
     QWEN2,
     QWEN2_MOE,
+    QWEN2_VL,
     QWEN3,
     QWEN3_5,
     QWEN3_5_MOE,
     QWEN3_MOE,
     QWEN3_NEXT,
     SEED_OSS,
+    QWEN3_VL,
+    QWEN3_VL_MOE,
     SMOLLM3,
     SOLAR_OPEN,
     STABLELM,

@@ -9,6 +9,7 @@ from quantcli.models.families.gemma import ACTIVATION, BIAS
 from quantcli.models.families.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
+from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import AddOne
 from quantcli.models.sixteen_bits import CLIPPED, REFUSED, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS
@@ -34,6 +35,7 @@ GEMMA3 = Architecture(
     keys=(*SIZES, *ROPE, LOCAL_FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(Key("final_logit_softcapping", "float32", "final_logit_softcapping"), SLIDING_WINDOW),
     classes={"gemma3_text": "Gemma3ForCausalLM"},
+    multimodal=(Multimodal("gemma3", "Gemma3ForConditionalGeneration", "gemma3_text", mlx="language_model."),),
     settings=(
         Setting("hidden_activation", ACTIVATION),
         Setting("query_pre_attn_scalar", query_scalar(layers=62)),

@@ -2,12 +2,13 @@
 
 The text part of a model with M-RoPE (GLM-4.1V and later) has rotary rows in another order in GGUF.
 
-Source: llama.cpp's conversion of Glm4ForCausalLM.
+Source: llama.cpp's conversion of Glm4ForCausalLM and Glm4vForConditionalGeneration.
 """
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import FUSED, PRE_NORMS, Rotary, decoder
 from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SECTIONS, SIZES
+from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import MropeRows
 from quantcli.models.rope_settings import scaling_with_sections
 from quantcli.models.sixteen_bits import REFUSED, bf16_only
@@ -36,13 +37,21 @@ GLM4 = Architecture(
             "head_dim": 128,
             "partial_rotary_factor": 0.5,
             "attention_bias": True,
-        }
+        },
+        "glm4v_text": {
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 32768,
+            "num_key_value_heads": 2,
+            "partial_rotary_factor": 0.5,
+            "attention_bias": True,
+        },
     },
     tensors=decoder(rotary=ROTARY, norms=NORMS, mlp=FUSED, bias=flag("attention_bias", True), output_bias=NEVER),
     mtp=(),
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(ROPE_DIMENSIONS,),
     classes={"glm4": "Glm4ForCausalLM"},
+    multimodal=(Multimodal("glm4v", "Glm4vForConditionalGeneration", "glm4v_text"),),
     settings=(
         *NO_START,
         Setting("hidden_act", "silu"),

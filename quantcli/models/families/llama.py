@@ -14,6 +14,7 @@ from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.hyperparameters import Hyperparameters, even_share
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
 from quantcli.models.limits import square
+from quantcli.models.multimodal import Multimodal
 from quantcli.models.rope import llama3_factors
 from quantcli.models.sizes import FREQUENCIES, Need
 from quantcli.models.stored import Setting, has
@@ -66,7 +67,13 @@ LLAMA = Architecture(
     states_space_prefix=True,
     further=(VOCAB_SIZE, ROPE_DIMENSIONS),
     classes={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "internlm3": "InternLM3ForCausalLM"},
-    aliases=("LLaMAForCausalLM", "LlamaModel"),
+    aliases=("LLaMAForCausalLM", "LlamaModel", "VLlama3ForCausalLM", "IQuestCoderForCausalLM", "XverseForCausalLM"),
+    multimodal=(
+        Multimodal("llava", "LlavaForConditionalGeneration", "llama", mlx="language_model."),
+        Multimodal("smolvlm", "SmolVLMForConditionalGeneration", "llama"),
+        Multimodal("idefics3", "Idefics3ForConditionalGeneration", "llama"),
+        Multimodal("voxtral", "VoxtralForConditionalGeneration", "llama"),
+    ),
     limits=square("mlx", kind="internlm3"),
     settings=(
         Setting("hidden_act", "silu"),

@@ -1,0 +1,28 @@
+"""The qwen2vl architecture: the text models of Qwen2-VL and Qwen2.5-VL, which are Qwen2's but for M-RoPE.
+
+For text M-RoPE is the usual rotary embedding, so that a folder made of a GGUF file, which has no tower, is Qwen2's.
+Source: llama.cpp's conversion of Qwen2VLForConditionalGeneration and Qwen2_5_VLForConditionalGeneration.
+"""
+
+from dataclasses import replace
+
+from quantcli.models.families.qwen2 import DEFAULTS, QWEN2
+from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS, SIZES
+from quantcli.models.multimodal import Multimodal
+
+#: What mlx-lm puts before the names of the text model.
+MLX = "language_model."
+
+QWEN2_VL = replace(
+    QWEN2,
+    name="qwen2_vl",
+    gguf="qwen2vl",
+    model_types={"qwen2": DEFAULTS, "qwen2_5_vl_text": DEFAULTS, "qwen2_vl_text": DEFAULTS},
+    keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
+    aliases=(),
+    limits=(),
+    multimodal=(
+        Multimodal("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", mlx=MLX),
+        Multimodal("qwen2_vl", "Qwen2VLForConditionalGeneration", "qwen2_vl_text", mlx=MLX),
+    ),
+)

@@ -1,0 +1,54 @@
+"""The qwen3vl and qwen3vlmoe architectures: the text models of Qwen3-VL, which are Qwen3's but for M-RoPE.
+
+Experts are stacked and transposed: `experts.gate_up_proj` (experts, in, 2 * out), `experts.down_proj` (experts, in,
+out). For text M-RoPE is the usual rotary embedding, so that a folder made of a GGUF file, which has no tower, is
+Qwen3's. Source: llama.cpp's conversion of Qwen3VLForConditionalGeneration and Qwen3VLMoeForConditionalGeneration;
+mlx-lm's qwen3_vl_moe.
+"""
+
+from dataclasses import replace
+
+from quantcli.models.decoder import fused_experts
+from quantcli.models.families.qwen2_vl import MLX
+from quantcli.models.families.qwen3 import QWEN3
+from quantcli.models.families.qwen3_moe import QWEN3_MOE
+from quantcli.models.keys import EXPERT_LENGTH, FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS, SIZES, Key, expert_keys
+from quantcli.models.multimodal import Multimodal
+from quantcli.models.stored import Setting
+
+#: The tower's layers whose features are added in the text model's first layers: llama.cpp asks the text model for them.
+FEATURES = "deepstack_visual_indexes"
+DEEPSTACK = Key("n_deepstack_layers", "uint32", lambda h: len(h.settings.integers(FEATURES)))
+#: In these architectures llama.cpp takes the sections of M-RoPE in turn.
+EXPECTS = (Setting("mrope_interleaved", True),)
+LIFTED = (("vision_config", FEATURES),)
+
+QWEN3_VL = replace(
+    QWEN3,
+    name="qwen3_vl",
+    gguf="qwen3vl",
+    model_types={**QWEN3.model_types, "qwen3_vl_text": QWEN3.model_types["qwen3"]},
+    keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
+    further=(DEEPSTACK,),
+    expects=EXPECTS,
+    aliases=(),
+    multimodal=(Multimodal("qwen3_vl", "Qwen3VLForConditionalGeneration", "qwen3_vl_text", MLX, LIFTED),),
+)
+
+QWEN3_VL_MOE = replace(
+    QWEN3_MOE,
+    name="qwen3_vl_moe",
+    gguf="qwen3vlmoe",
+    model_types={
+        **QWEN3_MOE.model_types,
+        "qwen3_vl_moe_text": {**QWEN3_MOE.model_types["qwen3_moe"], "norm_topk_prob": True},
+    },
+    tensors=(
+        *(row for row in QWEN3_MOE.tensors if not row.read_only),
+        *fused_experts("mlp.experts", is_transposed=True),
+    ),
+    keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
+    further=(EXPERT_LENGTH, DEEPSTACK),
+    expects=EXPECTS,
+    multimodal=(Multimodal("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", MLX, LIFTED),),
+)

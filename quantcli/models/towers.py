@@ -1,0 +1,23 @@
+"""Towers for images, sound and speech: which tensors are theirs, by name. No table describes one.
+
+Sources: the names of transformers' models; mlx-vlm's `skip_multimodal_module`; llm-compressor's examples (`ignore`).
+"""
+
+from __future__ import annotations
+
+import re
+
+#: What towers for images, sound and speech are called, and what joins them to the text model. Encoders by that name
+#: alone are not among them: those of text models are called so too.
+TOWERS = re.compile(
+    r"vision|visual|image|img_|video|audio|speech|whisper|sound|acoustic|vocoder|codec|conformer|vae|2wav|wav2|wavlm"
+    r"|multi_?modal|modality|mm_projector|connector|aligner|resampler|perceiver|patch_embed|patch_merge|sam_model"
+    r"|(?:^|\.)(?:vit|clip|siglip|talker|q_?former)\w*\."
+    r"|(?:^|\.)(?:vpm|apm|tpm|dpm|tts|vte|mimi|perception|projector|gen_head)\."
+    r"|^(?:model\.)?(?:mlp1|glm_projection|linear_proj\w*)\."
+)
+
+
+def is_tower(name: str) -> bool:
+    """Whether a tensor that no table knows is part of a tower, or joins one to the text model."""
+    return TOWERS.search(name) is not None
