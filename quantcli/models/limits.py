@@ -16,11 +16,15 @@ RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 
 @dataclass(frozen=True)
 class Limit:
-    """Models that the runtime of a dialect loads: `holds` for its settings; needs: the same in words."""
+    """Models that the runtime of a dialect loads: `holds` for its settings; needs: the same in words.
+
+    nested: a model that is the text model of one with towers meets it whatever its settings.
+    """
 
     dialect: str
     holds: Callable[[Hyperparameters], bool]
     needs: str
+    nested: bool = False
 
     def warning(self, hyperparameters: Hyperparameters) -> str:
         """One sentence that says what is not loaded, and by what."""
@@ -57,10 +61,12 @@ def unknown_to_mlx(name: str, kind: str | None = None) -> Limit:
     return Limit("mlx", is_known, f"a model_type that it knows, which {kind or name} is not")
 
 
-def unloadable(limits: tuple[Limit, ...], target: str, hyperparameters: Hyperparameters) -> list[str]:
+def unloadable(
+    limits: tuple[Limit, ...], target: str, hyperparameters: Hyperparameters, *, is_nested: bool
+) -> list[str]:
     """Warnings of what keeps the runtime of a dialect from loading a model."""
     return [
         limit.warning(hyperparameters)
         for limit in limits
-        if limit.dialect == target and not limit.holds(hyperparameters)
+        if limit.dialect == target and not (limit.nested and is_nested) and not limit.holds(hyperparameters)
     ]

@@ -78,7 +78,9 @@ def name_weights(model: Model, target: str) -> tuple[list[Named], list[Left], li
     kept = model.sort_out(target)
     warnings = [*(model.head.warnings if model.head else []), *disagreements(model, target, kept)]
     if model.architecture is not None and model.architecture.limits and target != "hf":
-        warnings += unloadable(model.architecture.limits, target, model.hyperparameters)
+        warnings += unloadable(
+            model.architecture.limits, target, model.hyperparameters, is_nested=bool(model.source.whole)
+        )
     if model.architecture is None or model.architecture.agrees(model.dialect, target):
         named = [Named(name, model.find(name), Arranged.of(weight)) for name, weight in kept.weights.items()]
     else:

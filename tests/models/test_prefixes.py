@@ -51,7 +51,7 @@ def nested(root: Path, case: str, prefix: str | None, before_head: str, around: 
     folder, own = arch_model(root, case), prefix_of(case)
 
     def name(old: str) -> str:
-        if prefix is None:
+        if prefix is None or old.startswith("mtp."):  # releases have this module outside the text model
             return old
         return prefix + old.removeprefix(own) if old.startswith(own) else before_head + old
 

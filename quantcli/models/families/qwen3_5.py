@@ -43,6 +43,7 @@ from quantcli.models.keys import (
     expert_keys,
 )
 from quantcli.models.limits import Limit
+from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import Op, Take, Tile, TileColumns
 from quantcli.models.rope_settings import parameters
 from quantcli.models.sizes import ALWAYS, EXPERT_INNER, HIDDEN, N_EXPERTS, ONE, Axes
@@ -97,7 +98,7 @@ EXPECTS = (
     Setting("mamba_ssm_dtype", "float32"),
     Setting("mtp_use_dedicated_embeddings", False),
 )
-LIMITS = (*DELTA_LIMITS, Limit("mlx", lambda h: False, "a text_config in config.json"))
+LIMITS = (*DELTA_LIMITS, Limit("mlx", lambda h: False, "a text_config in config.json", nested=True))
 
 QWEN3_5 = Architecture(
     name="qwen3_5",
@@ -112,6 +113,7 @@ QWEN3_5 = Architecture(
     settings=SETTINGS,
     expects=EXPECTS,
     limits=LIMITS,
+    multimodal=(Multimodal("qwen3_5", "Qwen3_5ForConditionalGeneration", "qwen3_5_text", mlx="language_model."),),
 )
 
 QWEN3_5_MOE = Architecture(
@@ -161,4 +163,7 @@ QWEN3_5_MOE = Architecture(
     expects=(*EXPECTS, Setting("norm_topk_prob", True)),
     constants=QWEN3_NEXT.constants,
     limits=LIMITS,
+    multimodal=(
+        Multimodal("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text", mlx="language_model."),
+    ),
 )

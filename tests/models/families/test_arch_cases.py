@@ -107,11 +107,16 @@ def rebuilt(case: str) -> dict[str, Any]:
     return config_from_gguf(metadata, shapes, stored["values"].__getitem__, "bf16")
 
 
+#: Tables of text models of which only models with towers are published; the shared folder has cases of these
+#: (tests/convert/test_multimodal_shared.py).
+NESTED = ("mistral3", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe")
+
+
 def test_every_table_has_a_case_with_tensors() -> None:
     """tests/peers/make_arch.py writes one."""
     with_tensors = [case for case in CASES if (DATA / case / "tensors.json").is_file()]
     have = {family(config_of(case)).name for case in with_tensors}
-    assert sorted({table.name for table in FAMILIES} - have) == []
+    assert sorted({table.name for table in FAMILIES} - have) == sorted(NESTED)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
