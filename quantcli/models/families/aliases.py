@@ -8,6 +8,5 @@ list the classes of these types next to the family's.
 ALIASES = {
     "iquestcoder": "llama",
     "joyai_llm_flash": "deepseek_v3",
-    "kimi_k2": "deepseek_v3",
     "xverse": "llama",
 }
