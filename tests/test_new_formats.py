@@ -33,8 +33,8 @@ ROWS: dict[str, tuple[tuple[str, str], ...]] = {
         ('    "nvfp4": QuantizeType(file_type=39),', '    "q3_0": QuantizeType({"q3_0": 43}, 43, "q4_0"),'),
     ),
     "schemes/ggml/__init__.py": (
-        ("    **ggml_ternary.SCHEMES,", "    **q3_0.SCHEMES,"),
-        ("from quantcli.schemes.ggml import legacy as ggml_legacy", "from quantcli.schemes.ggml import q3_0"),
+        ("    **ternary.SCHEMES,", "    **q3_0.SCHEMES,"),
+        ("from quantcli.schemes.ggml.blocks import Ggml", "from quantcli.schemes.ggml import q3_0"),
     ),
     # The layout of Hugging Face folders.
     "schemes/readers.py": (('    "quanto": ("optimum-quanto",),', '    "halfbyte": ("halfbyte",),'),),

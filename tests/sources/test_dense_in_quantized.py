@@ -105,9 +105,10 @@ def test_dense_experts_in_gpt_oss_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", ["fp8-excluded-by-module-names", "awq-dense-mtp-unlisted"])
 def test_inputs_from_the_field(case: str, shared: Path, tmp_path: Path) -> None:
     folder = shared / "field" / "hf" / case
-    warnings = open_source(folder).warnings
-    assert len([text for text in warnings if "matrices" in text]) == 1
-    truth, found = folder / "truth.npz", values(folder)
+    source = open_source(folder)
+    assert len([text for text in source.warnings if "matrices" in text]) == 1
+    truth = folder / "truth.npz"
+    found = {source.naming.stored(name): decoded for name, decoded in values(folder).items()}
     for name, meant in np.load(truth).items() if truth.exists() else ():
         wanted = meant.astype(bfloat16).astype("<f4")  # the dtype in which the model is loaded
         assert hashlib.sha256(found[name].astype("<f4").tobytes()).digest() == hashlib.sha256(wanted.tobytes()).digest()

@@ -180,12 +180,12 @@ LATENT = (
 
 
 def latent(holds: Callable[[Hyperparameters], bool]) -> tuple[Key, ...]:
-    """These keys where they are written at this place."""
+    """These keys where they are written at this place; `kv_lora_rank` comes back from its own key."""
 
     def read(key: Key) -> Read:
         return lambda h: key.value(h) if holds(h) else None
 
-    return tuple(replace(key, read=read(key), config=key.back) for key in LATENT)
+    return tuple(replace(key, read=read(key)) for key in LATENT)
 
 
 #: In GGUF one head of keys and values, the latent one, serves all heads.
