@@ -67,7 +67,7 @@ def _read(
     """Tokens and merges or scores, of the first file that holds some."""
     if tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_level and not tokenizer.byte_fallback:
         return _byte_level(files, tokenizer, settings, size, rules.pre)
-    ranks = tiktoken.find(files, settings) if tokenizer is None else None
+    ranks = tiktoken.find(files, settings, rules.pre) if tokenizer is None else None
     if ranks is not None:
         return tiktoken.vocabulary(files, ranks, _decoder(files, settings), settings, size)
     if files.has(MODEL):

@@ -10,7 +10,7 @@ Moonlight), HYTokenizer (Hunyuan) and QWenTokenizer (Qwen 1) as released; `set_v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,23 +80,39 @@ class Found:
     warnings: tuple[str, ...] = ()
 
 
-def find(files: Files, settings: Mapping[str, Any]) -> Found | None:
-    """The file of ranks of a folder, by the class in tokenizer_config.json, else by its own name; None: none known."""
+def find(files: Files, settings: Mapping[str, Any], prefer: tuple[str, ...] = ()) -> Found | None:
+    """The file of ranks of a folder, None where there is none, or none of a class that is known.
+
+    The class is the one that tokenizer_config.json names, else the one that the file's name belongs to, else the one
+    whose splitting is among those that the architecture prefers.
+    """
     names = [*([RANKS] if files.has(RANKS) else ()), *files.ending(".tiktoken")]
-    stated = settings.get("tokenizer_class")
-    layout = next((one for one in LAYOUTS if stated in one.classes), None)
-    if layout is not None and names:
-        return Found(layout.file if layout.file in names else names[0], layout)
-    layout = next((one for one in LAYOUTS if one.file in names), None)
-    if layout is None:
-        return None
-    if stated is None:
-        return Found(layout.file, layout)
-    assumed = (
-        f"{files.label(SETTINGS)}: tokenizer_class is {shown(stated)}, which is not known here. {layout.file} is read "
-        f"as by {layout.classes[0]}, and `{layout.pre}` is assumed as tokenizer.ggml.pre."
+    stated = _class(settings)
+    tests: tuple[Callable[[Layout], bool], ...] = (
+        lambda one: stated in one.classes,
+        lambda one: one.file in names,
+        lambda one: one.pre in prefer,
     )
-    return Found(layout.file, layout, (assumed,))
+    layout = next((one for test in tests for one in LAYOUTS if test(one)), None)
+    if layout is None or not (layout.file in names or len(names) == 1):
+        return None
+    file = layout.file if layout.file in names else names[0]
+    if stated is None or stated in layout.classes:
+        return Found(file, layout)
+    assumed = (
+        f"{files.label(SETTINGS)}: the tokenizer's class is {shown(stated)}, which is not known. {file} is read as "
+        f"{layout.classes[0]} reads it, and `{layout.pre}` is assumed as tokenizer.ggml.pre."
+    )
+    return Found(file, layout, (assumed,))
+
+
+def _class(settings: Mapping[str, Any]) -> object:
+    """The class that tokenizer_config.json names, by itself or as the name of one in the model's code."""
+    named = settings.get("auto_map")
+    entry = named.get("AutoTokenizer") if isinstance(named, Mapping) else None
+    own = entry[0] if isinstance(entry, list) and entry else entry
+    stated = settings.get("tokenizer_class")
+    return own.rpartition(".")[2] if stated is None and isinstance(own, str) else stated
 
 
 def load_ranks(data: bytes, where: str, renumbers: bool = False) -> dict[bytes, int]:

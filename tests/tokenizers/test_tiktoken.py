@@ -9,6 +9,7 @@ import pytest
 
 from quantcli.errors import BadInput, NotPossible
 from quantcli.tokenizers import load
+from quantcli.tokenizers.conventions import HUNYUAN_MOE
 from quantcli.tokenizers.ranks import MOST_STEPS, spelled
 from quantcli.tokenizers.tiktoken import load_ranks
 
@@ -39,6 +40,8 @@ def decoder(names: dict[int, str]) -> dict[str, Any]:
         ("qwen.tiktoken", {}, "qwen2", b"<|endoftext|>"),
         ("hunyuan.tiktoken", {"tokenizer_class": "HYTokenizer"}, "hunyuan", b"<|endoftext|>"),
         ("qwen.tiktoken", {"tokenizer_class": "TikTokenTokenizer"}, "kimi-k2", b"<|reserved_token_259|>"),
+        ("a.tiktoken", {"auto_map": {"AutoTokenizer": ["code.QWenTokenizer", None]}}, "qwen2", b"<|endoftext|>"),
+        ("a.tiktoken", {"auto_map": {"AutoTokenizer": "code.HYTokenizer"}}, "hunyuan", b"<|endoftext|>"),
     ],
 )
 def test_the_class_and_else_the_name_of_the_file_says_what_it_is(
@@ -63,6 +66,14 @@ def test_another_class_is_read_by_the_name_of_the_file_with_a_warning(tmp_path: 
 def test_a_file_of_no_known_class_is_refused(tmp_path: Path, settings: dict[str, Any] | None) -> None:
     with pytest.raises(NotPossible, match=r"arcade100k\.tiktoken.*tokenizer\.json"):
         load(folder(tmp_path, "arcade100k.tiktoken", settings), {})
+
+
+def test_the_architecture_says_it_where_nothing_else_does(tmp_path: Path) -> None:
+    config = {"vocab_size": 264, "eos_token_id": 0}
+    assert load(folder(tmp_path, "vocab.tiktoken"), config, HUNYUAN_MOE).pre == "hunyuan"
+    folder(tmp_path, "vocab.tiktoken", {"tokenizer_class": "MyTokenizer"})
+    (warning,) = load(tmp_path, config, HUNYUAN_MOE).warnings
+    assert "MyTokenizer" in warning and "vocab.tiktoken" in warning
 
 
 def test_tokenizer_json_counts_before_a_file_of_ranks(tmp_path: Path) -> None:
