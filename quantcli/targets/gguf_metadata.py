@@ -119,15 +119,17 @@ def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Co
     out[f"{ggml}model"] = ("string", TOKENIZER_MODELS[vocabulary.model])
     if vocabulary.pre is not None:
         out[f"{ggml}pre"] = ("string", vocabulary.pre)
-    out[f"{ggml}tokens"] = ("array[string]", vocabulary.tokens)
+    # Byte-level BPE with scores is Mistral's: the converter writes zeros as whole numbers, and the tokens last.
+    is_tekken = vocabulary.model == "bpe" and vocabulary.scores is not None
+    lists: Typed = {f"{ggml}tokens": ("array[string]", vocabulary.tokens)}
     if vocabulary.scores is not None:
-        out[f"{ggml}scores"] = ("array[float32]", vocabulary.scores)
-    out[f"{ggml}token_type"] = ("array[int32]", vocabulary.types)
-    if vocabulary.merges:
-        out[f"{ggml}merges"] = ("array[string]", vocabulary.merges)
+        lists[f"{ggml}scores"] = ("array[int32]" if is_tekken else "array[float32]", vocabulary.scores)
+    lists[f"{ggml}token_type"] = ("array[int32]", vocabulary.types)
+    named: Typed = {f"{ggml}merges": ("array[string]", vocabulary.merges)} if vocabulary.merges else {}
     for role, number in vocabulary.special.items():
         if role in TOKEN_IDS:
-            out[f"{ggml}{role}_token_id"] = ("uint32", number)
+            named[f"{ggml}{role}_token_id"] = ("uint32", number)
+    out |= {**named, **lists} if is_tekken else {**lists, **named}
     for role, added in vocabulary.add.items():
         out[f"{ggml}add_{role}_token"] = ("bool", added)
     for name, template in vocabulary.chat_templates.items():

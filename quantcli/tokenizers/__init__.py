@@ -1,7 +1,11 @@
 """Vocabularies: a model folder's tokenizer in the terms that both dialects share.
 
-Two kinds are read: byte-level BPE (`tokenizer.json`, as GPT-2, Llama 3 and Qwen have it) and SentencePiece
-(`tokenizer.model`, or a `tokenizer.json` with byte fallback that was made from one).
+Two kinds are read, each from several files; the first that is there counts:
+
+    byte-level BPE   `tokenizer.json`, as GPT-2, Llama 3 and Qwen have it
+                     `tekken.json`, as Mistral has it (`tekken`), where there is no tokenizer.json
+                     `tiktoken.model` and `*.tiktoken`, as Kimi and Hunyuan have them (`tiktoken`), likewise
+    SentencePiece    `tokenizer.model`, or a `tokenizer.json` with byte fallback that was made from one
 """
 
 from __future__ import annotations
@@ -15,9 +19,19 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.containers.hostile import shown
 from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput, NotPossible
-from quantcli.tokenizers import byte_level, folder_keys, listed, pre_tokenizers, sentencepiece, special, templates
+from quantcli.tokenizers import (
+    byte_level,
+    folder_keys,
+    listed,
+    pre_tokenizers,
+    sentencepiece,
+    special,
+    tekken,
+    templates,
+    tiktoken,
+)
 from quantcli.tokenizers.conventions import PLAIN, Conventions
-from quantcli.tokenizers.files import JSON, MODEL, SETTINGS, Files
+from quantcli.tokenizers.files import JSON, MODEL, SETTINGS, TEKKEN, Files
 from quantcli.tokenizers.pre_tokenizers import flattened
 from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, TokenizerJson, added_token, parse
 
@@ -36,38 +50,62 @@ def load(
     tokenizer = parse(stored, files.label(JSON)) if files.has(JSON) else None
     settings = files.json(SETTINGS)
     size = _size(config, conventions.multiple)
-    if tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_level and not tokenizer.byte_fallback:
-        vocabulary = _byte_level(files, tokenizer, settings, size, conventions.pre)
-    elif files.has(MODEL):
-        vocabulary = _from_model(files, settings, size)
-    elif tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_fallback:
-        pieces = sentencepiece.from_json(tokenizer, files.label(JSON))
-        vocabulary = _from_pieces(files, pieces, _added(files, tokenizer, settings), size)
+    if tokenizer is None and files.has(TEKKEN):
+        made = tekken.vocabulary(files, size)
     else:
-        raise NotPossible(_refusal(files, tokenizer))
+        vocabulary = _read(files, tokenizer, settings, size, conventions)
+        made = _settled(vocabulary, files, tokenizer, settings, config, conventions)
+    made = replace(made, suppressed=listed.suppressed(files, len(made.tokens)))
+    made = listed.placed(made, conventions.ids, config, files)
+    lost = folder_keys.lost(files, stored, settings, made, conventions)
+    return replace(made, warnings=(*made.warnings, *lost))
+
+
+def _read(
+    files: Files, tokenizer: TokenizerJson | None, settings: Mapping[str, Any], size: int | None, rules: Conventions
+) -> Vocabulary:
+    """Tokens and merges or scores, of the first file that holds some."""
+    if tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_level and not tokenizer.byte_fallback:
+        return _byte_level(files, tokenizer, settings, size, rules.pre)
+    ranks = tiktoken.find(files, settings, rules.pre) if tokenizer is None else None
+    if ranks is not None:
+        return tiktoken.vocabulary(files, ranks, _decoder(files, settings), settings, size)
+    if files.has(MODEL):
+        return _from_model(files, settings, size)
+    if tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_fallback:
+        pieces = sentencepiece.from_json(tokenizer, files.label(JSON))
+        return _from_pieces(files, pieces, _added(files, tokenizer, settings), size)
+    raise NotPossible(_refusal(files, tokenizer))
+
+
+def _settled(
+    vocabulary: Vocabulary,
+    files: Files,
+    tokenizer: TokenizerJson | None,
+    settings: Mapping[str, Any],
+    config: Mapping[str, Any],
+    conventions: Conventions,
+) -> Vocabulary:
+    """The vocabulary with what the other files say: special tokens, what is put around a text, chat templates."""
     added = tokenizer.added if tokenizer is not None else ()
     processor = tokenizer.post_processor if tokenizer is not None else None
     ids, add, warnings = special.read(processor, settings, config, added, len(vocabulary.tokens))
-    # The converter's own choices stand where the tokenizer's files say nothing.
-    chosen = _by_text(vocabulary.tokens, conventions.texts)
+    # The kind's and the converter's own choices stand where the tokenizer's files say nothing.
+    chosen = {**_by_text(vocabulary.tokens, conventions.texts), **vocabulary.special}
     ids |= {role: number for role, number in chosen.items() if role not in ids}
     ids |= _by_key(config, conventions.keys, len(vocabulary.tokens))
     template, others = templates.read(files, settings)
     prefix = settings.get("add_prefix_space")
-    made = replace(
+    return replace(
         vocabulary,
         special=ids,
         add=add,
         add_space_prefix=prefix if isinstance(prefix, bool) else vocabulary.add_space_prefix,
         normalizer=_normalizer_flags(tokenizer),
-        suppressed=listed.suppressed(files, len(vocabulary.tokens)),
         chat_template=template,
         chat_templates=others,
         warnings=(*vocabulary.warnings, *warnings),
     )
-    made = listed.placed(made, conventions.ids, config, files)
-    lost = folder_keys.lost(files, stored, settings, made, conventions)
-    return replace(made, warnings=(*made.warnings, *lost))
 
 
 def _by_text(tokens: tuple[bytes, ...], texts: Mapping[str, str]) -> dict[str, int]:
@@ -101,6 +139,12 @@ def _refusal(files: Files, tokenizer: TokenizerJson | None) -> str:
         return f"{files.label(JSON)}: its BPE is not byte-level and has no byte fallback: GGUF can't express that."
     if files.has("vocab.json"):
         return f"{files.root}: has vocab.json but no {JSON}: save the tokenizer with transformers, which writes one."
+    ranks = files.ending(".tiktoken")
+    if ranks:
+        return (
+            f"{files.label(ranks[0])}: has neither special tokens nor a rule that splits text, and {SETTINGS} names no "
+            f"class that is known to have them. Add the {JSON} that transformers makes of it."
+        )
     return f"{files.root}: has no {JSON} and no {MODEL}, but GGUF needs a tokenizer: add the model's own."
 
 

@@ -13,11 +13,12 @@ from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput
 
 JSON, MODEL, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
+RANKS, TEKKEN = "tiktoken.model", "tekken.json"
 #: Patterns of the files that a tokenizer is spread over, chat templates among them.
 TOKENIZER = (
     JSON, SETTINGS, f"{MODEL}*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "chat_template.json", "chat_template.jinja",
-    "additional_chat_templates/*.jinja", "tekken.json", "*.tiktoken", "tiktoken.model", "spiece.model",
+    "additional_chat_templates/*.jinja", TEKKEN, "*.tiktoken", RANKS, "spiece.model",
     "sentencepiece.bpe.model", "bpe.codes", "tokenization_*.py",
 )  # fmt: skip
 
@@ -57,6 +58,11 @@ class Files:
         """Names of the files in a sub-folder that end in `suffix`, sorted."""
         path = self.path(f"{folder}/x{suffix}").parent
         return sorted(name for name in os.listdir(path) if name.endswith(suffix)) if path.is_dir() else []
+
+    def ending(self, suffix: str) -> list[str]:
+        """Names of the tokenizer's files in the folder itself that end in `suffix`, sorted."""
+        path = self.path(f"x{suffix}").parent
+        return sorted(name for name in os.listdir(path) if name.endswith(suffix) and (path / name).is_file())
 
     def bytes(self, name: str) -> bytes:
         """A whole file; raises `BadInput` for one that is larger than any such file."""

@@ -68,6 +68,7 @@ RULES: tuple[Rule, ...] = (
     # llama4, kanana2, minimax-m2
     Rule("gpt-4o"),
     Rule("tiny_aya"),
+    Rule("kimi-k2"),
     Rule("deepseek-llm"),
     Rule("deepseek-coder"),
     # hunyuan-dense, joyai-llm, hy_v4

@@ -40,7 +40,9 @@ def from_metadata(metadata: Mapping[str, Value], where: str) -> Vocabulary | Non
     model = read.one(f"{GGML}model", str) or ""
     tokens = read.array(f"{GGML}tokens", "string") or []
     types = read.array(f"{GGML}token_type", "int32")
-    scores = read.array(f"{GGML}scores", "float32")
+    scores = read.array(
+        f"{GGML}scores", "float32", "int32"
+    )  # llama.cpp's converter writes the zeros of Tekken as int32
     merges = read.array(f"{GGML}merges", "string") or []
     add = {role: read.one(f"{GGML}add_{role}_token", bool) for role in ADDED}
     steps = {step: read.one(f"{GGML}normalizer.{step}", bool) for step in STEPS}
@@ -147,13 +149,13 @@ class _Reader:
             raise BadInput(f"{self.where}: key {key} is {shown(value)}, expected a value of type {kind.__name__}.")
         return value
 
-    def array(self, key: str, element: str) -> list[Any] | None:
-        """An array's elements, None where the key is absent."""
+    def array(self, key: str, element: str, *others: str) -> list[Any] | None:
+        """An array's elements, None where the key is absent. others: further types that llama.cpp reads there."""
         if key not in self.metadata:
             return None
         kind, value = self.metadata[key]
         # Tools write numbers in other types than llama.cpp reads (mlx-lm: token types as uint32); they mean the same.
-        alike = NUMBERS if element in NUMBERS else (element,)
+        alike = NUMBERS if element in NUMBERS else (element, *others)
         if not isinstance(value, ArrayValue) or value.element not in alike:
             raise BadInput(f"{self.where}: key {key} is {kind}, expected array[{element}].")
         return value.decode()

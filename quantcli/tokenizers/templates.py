@@ -17,6 +17,8 @@ from quantcli.tokenizers.files import SETTINGS, Files
 
 ADDITIONAL = "additional_chat_templates"
 JINJA = "chat_template.jinja"
+#: Names of templates that llama.cpp has built in, which its converter writes in place of a template's text.
+BUILT_IN = ("mistral-v1", "mistral-v3", "mistral-v3-tekken", "mistral-v7", "mistral-v7-tekken")
 
 
 def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:

@@ -25,7 +25,7 @@ from quantcli.tokenizers.conventions import PLAIN, Conventions
 from quantcli.tokenizers.rebuild import Tokens, checked, splitting, tokenizer_json, unknown
 from quantcli.tokenizers.special import FURTHER, ROLES, USUAL
 from quantcli.tokenizers.stored import is_ordinary
-from quantcli.tokenizers.templates import ADDITIONAL
+from quantcli.tokenizers.templates import ADDITIONAL, BUILT_IN
 
 CLASS = "PreTrainedTokenizerFast"
 #: Of `FURTHER`, the roles that generation_config.json says too: their tokens end an answer.
@@ -53,6 +53,12 @@ def files(vocabulary: Vocabulary, conventions: Conventions = PLAIN, context_leng
     settings = tokenizer_config(vocabulary, conventions, context_length)
     out = {"tokenizer.json": _json(made, None)}
     default, named = vocabulary.chat_template, vocabulary.chat_templates
+    if default in BUILT_IN:
+        warnings += (
+            f"tokenizer.chat_template is {shown(default)}, a template that llama.cpp has built in. The folder "
+            "has no chat template, since the file does not hold its text.",
+        )
+        default = None
     if default is not None:
         out["chat_template.jinja"] = default.encode("utf-8", "backslashreplace")
         for name, text in named.items():

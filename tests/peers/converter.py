@@ -8,7 +8,8 @@ that is written; then {name: {"computed", "read"}} is printed, where read are th
 [file name, offset], whose bytes went into it. plain_tokenizer: tokenizer.json is loaded whatever config.json says, for
 model types that transformers does not have. add_bos: the tokenizer is taken for one that starts texts with BOS. no_mtp:
 layers for multi-token prediction are left out. gpt2_vocab: the vocabulary is taken from tokenizer.json, for models
-whose own tokenizer's code would be asked.
+whose own tokenizer's code would be asked. ranks: {"file", "special_tokens"}, all that the converter asks of the code of
+a tokenizer that keeps its ranks in a file of tiktoken's.
 
 A process of its own, since this gguf-py is another than the one that the other tests of peers import.
 """
@@ -22,12 +23,30 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 
+class Ranks:
+    """A tokenizer with ranks, as the classes of Kimi, Hunyuan and Qwen show them."""
+
+    def __init__(self, file: str, special_tokens: dict[str, int]) -> None:
+        from tiktoken.load import load_tiktoken_bpe
+
+        self.mergeable_ranks = load_tiktoken_bpe(file)
+        self.special_tokens = special_tokens
+        self.model = SimpleNamespace(_mergeable_ranks=self.mergeable_ranks)
+        self.vocab_size = len(self.mergeable_ranks) + len(special_tokens)
+
+    def get_vocab(self) -> dict[bytes, int]:
+        return self.mergeable_ranks
+
+
 @contextlib.contextmanager
-def patched(plain_tokenizer: bool = False, add_bos: bool = False) -> Iterator[None]:
+def patched(
+    plain_tokenizer: bool = False, add_bos: bool = False, ranks: dict[str, Any] | None = None
+) -> Iterator[None]:
     """Transformers with the tokenizer that a folder needs."""
     import transformers
     from transformers.tokenization_utils_tokenizers import TokenizersBackend
@@ -38,6 +57,9 @@ def patched(plain_tokenizer: bool = False, add_bos: bool = False) -> Iterator[No
     with contextlib.ExitStack() as stack:
         if plain_tokenizer:
             stack.enter_context(mock.patch.object(transformers.AutoTokenizer, "from_pretrained", fast))
+        if ranks is not None:
+            made = Ranks(**ranks)
+            stack.enter_context(mock.patch.object(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: made))
         if add_bos:
             true = property(lambda self: True, lambda self, value: None)
             stack.enter_context(mock.patch.object(TokenizersBackend, "add_bos_token", true))
@@ -65,7 +87,7 @@ def main(source: Path, folders: Path) -> None:
         write: str | None = None,
         no_mtp: bool = False,
         gpt2_vocab: bool = False,
-        **tokenizer: bool,
+        **tokenizer: Any,
     ) -> dict[str, Any]:
         base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
         base.AutoConfig = Raw if raw else reader

@@ -39,10 +39,10 @@ class Reader:
         if self.model:
             llama_cpp.llama_model_free(self.model)
 
-    def tokens(self, text: str, add_special: bool) -> list[int]:
+    def tokens(self, text: str, add_special: bool, parse_special: bool = True) -> list[int]:
         raw = text.encode()
         space = (llama_cpp.llama_token * (len(raw) + 16))()
-        count = llama_cpp.llama_tokenize(self.vocabulary, raw, len(raw), space, len(space), add_special, True)
+        count = llama_cpp.llama_tokenize(self.vocabulary, raw, len(raw), space, len(space), add_special, parse_special)
         assert count >= 0
         return list(space[:count])
 

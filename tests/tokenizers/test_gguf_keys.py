@@ -8,7 +8,7 @@ import pytest
 
 from quantcli.containers.gguf import read
 from quantcli.containers.gguf_values import Value
-from quantcli.errors import NotPossible
+from quantcli.errors import BadInput, NotPossible
 from quantcli.tokenizers.conventions import NEMOTRON
 from quantcli.tokenizers.gguf_keys import HARMLESS, READ, dropped
 from quantcli.tokenizers.write import files
@@ -106,6 +106,15 @@ def test_a_pre_tokenizer_of_sentencepiece_is_named(tmp_path: Path) -> None:
     for pre, count in (("default", 0), ("llama-bpe", 1)):
         found = {key: Value(*pair) for key, pair in (keys | {f"{GGML}pre": ("string", pre)}).items()}
         assert len(dropped(found, "a.gguf")) == count
+
+
+def test_scores_may_be_whole_numbers(tmp_path: Path) -> None:
+    """As llama.cpp's converter writes them of Mistral's vocabularies, where they are all zeros."""
+    made = tiny.vocabulary(tmp_path / "a.gguf", "gpt2", [], [], {}, scores=("array[int32]", (0,) * 28))
+    assert made.scores == (0,) * 28
+    assert made.merges == ("a b",) and "tokenizer.json" in files(made).files
+    with pytest.raises(BadInput, match=r"scores.*array\[int64\]"):
+        tiny.vocabulary(tmp_path / "a.gguf", "gpt2", [], [], {}, scores=("array[int64]", (0,) * 28))
 
 
 def test_an_unknown_token_that_is_not_of_that_type_is_named(tmp_path: Path) -> None:

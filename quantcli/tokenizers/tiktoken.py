@@ -1,0 +1,222 @@
+"""Vocabularies in tiktoken's files: `tiktoken.model` and `*.tiktoken`, a line for each token, its bytes and its rank.
+
+    IQ== 0
+    Ig== 1
+
+The file has no special tokens and no rule that splits text: both are in the code that a model brings along, one class
+for each kind (`LAYOUTS`). Source: tiktoken's `load_tiktoken_bpe`; the classes TikTokenTokenizer (Kimi K2, Kimi Linear,
+Moonlight), HYTokenizer (Hunyuan) and QWenTokenizer (Qwen 1) as released; `set_vocab` of llama.cpp's conversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantcli.checkpoint import Vocabulary
+from quantcli.containers.hostile import foreign, shown
+from quantcli.errors import BadInput
+from quantcli.tokenizers import ranks as by_rank
+from quantcli.tokenizers.byte_level import tokens_and_types
+from quantcli.tokenizers.files import RANKS, SETTINGS, Files
+from quantcli.tokenizers.special import texts_of
+from quantcli.tokenizers.splittings import SPLITTINGS
+from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken
+
+END = "<|endoftext|>"
+EXTRA = tuple(f"<|extra_{number}|>" for number in range(205))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a class adds to the ranks.
+
+    file: the file's name in a release. classes: names of the class. pre: llama.cpp's name of its splitting. names: its
+    special tokens, from the first id after the ranks. reserved: how many ids it reserves for special tokens there;
+    those are named by `added_tokens_decoder` or are `<|reserved_token_ID|>`. renumbers: ids are the places of lines,
+    whatever rank they state, and a token that stands twice counts once. roles: role -> the special token that has it
+    where config.json names none; those that tokenizer_config.json names come first.
+    """
+
+    file: str
+    classes: tuple[str, ...]
+    pre: str
+    names: tuple[str, ...] = ()
+    reserved: int = 0
+    renumbers: bool = False
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+
+#: Kimi's class reserves 256 ids in some releases and 258 in others, of which the model has rows for 256.
+LAYOUTS = (
+    Layout(RANKS, ("TikTokenTokenizer",), "kimi-k2", reserved=258, roles={"bos": "[BOS]", "eos": "[EOS]"}),
+    Layout(
+        "hy.tiktoken",
+        ("HYTokenizer", "HunYuanTokenizer"),
+        "hunyuan",
+        names=(END, "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>", *EXTRA),
+        renumbers=True,
+        roles={"bos": "<|bos|>", "eos": "<|eos|>"},
+    ),
+    Layout(
+        "qwen.tiktoken",
+        ("QWenTokenizer",),
+        "qwen2",
+        names=(END, "<|im_start|>", "<|im_end|>", *EXTRA),
+        roles={"bos": END, "eos": END, "unknown": END},
+    ),
+)
+#: Special tokens that stand for nothing yet: losing one is no loss.
+FILLERS = ("<|reserved_token_", "<|extra_")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of ranks in a folder, and what is to be added to it."""
+
+    file: str
+    layout: Layout
+    warnings: tuple[str, ...] = ()
+
+
+def find(files: Files, settings: Mapping[str, Any], prefer: tuple[str, ...] = ()) -> Found | None:
+    """The file of ranks of a folder, None where there is none, or none of a class that is known.
+
+    The class is the one that tokenizer_config.json names, else the one that the file's name belongs to, else the one
+    whose splitting is among those that the architecture prefers.
+    """
+    names = [*([RANKS] if files.has(RANKS) else ()), *files.ending(".tiktoken")]
+    stated = _class(settings)
+    tests: tuple[Callable[[Layout], bool], ...] = (
+        lambda one: stated in one.classes,
+        lambda one: one.file in names,
+        lambda one: one.pre in prefer,
+    )
+    layout = next((one for test in tests for one in LAYOUTS if test(one)), None)
+    if layout is None or not (layout.file in names or len(names) == 1):
+        return None
+    file = layout.file if layout.file in names else names[0]
+    if stated is None or stated in layout.classes:
+        return Found(file, layout)
+    assumed = (
+        f"{files.label(SETTINGS)}: the tokenizer's class is {shown(stated)}, which is not known. {file} is read as "
+        f"{layout.classes[0]} reads it, and `{layout.pre}` is assumed as tokenizer.ggml.pre."
+    )
+    return Found(file, layout, (assumed,))
+
+
+def _class(settings: Mapping[str, Any]) -> object:
+    """The class that tokenizer_config.json names, by itself or as the name of one in the model's code."""
+    named = settings.get("auto_map")
+    entry = named.get("AutoTokenizer") if isinstance(named, Mapping) else None
+    own = entry[0] if isinstance(entry, list) and entry else entry
+    stated = settings.get("tokenizer_class")
+    return own.rpartition(".")[2] if stated is None and isinstance(own, str) else stated
+
+
+def load_ranks(data: bytes, where: str, renumbers: bool = False) -> dict[bytes, int]:
+    """The ranks in a file, in their order. renumbers: as in `Layout`. Raises `BadInput`."""
+    if what := foreign(data[:64]):
+        raise BadInput(f"{where}: is {what}.")
+    found: dict[bytes, int] = {}
+    for place, line in enumerate(data.splitlines(), 1):
+        if not line:
+            continue
+        at = f"{where}: line {place}"
+        token, rank = _line(line, at)
+        if token in found and not renumbers:
+            raise BadInput(f"{at}: {shown(token)} has the rank {found[token]} already.")
+        if rank != len(found) and not renumbers:
+            raise BadInput(f"{at}: the rank is {rank}, expected {len(found)}: ranks follow each other without holes.")
+        found.setdefault(token, len(found))
+        if len(found) > MOST_TOKENS:
+            raise BadInput(f"{where}: has more than {MOST_TOKENS} tokens.")
+    if not found:
+        raise BadInput(f"{where}: holds no tokens.")
+    by_rank.check_lengths(found, where)
+    return found
+
+
+def _line(line: bytes, at: str) -> tuple[bytes, int]:
+    """A line's token and rank."""
+    parts = line.split()
+    if len(parts) != 2 or not (parts[1].isdigit() and len(parts[1]) < 10):
+        raise BadInput(f"{at} is {shown(line)}; expected a token in base64 and its rank.")
+    return by_rank.decoded(parts[0], at), int(parts[1])
+
+
+def vocabulary(
+    files: Files, found: Found, decoder: Mapping[int, AddedToken], settings: Mapping[str, Any], size: int | None
+) -> Vocabulary:
+    """The vocabulary of a folder with a file of ranks, for a model of `size` tokens (None: as many as there are).
+
+    decoder: the tokens of tokenizer_config.json's `added_tokens_decoder`. Its `special` are the roles that stand where
+    config.json names none.
+    """
+    where, layout = files.label(found.file), found.layout
+    ranks = load_ranks(files.bytes(found.file), where, layout.renumbers)
+    names, warnings = _special_tokens(layout, len(ranks), decoder, size, files)
+    vocab = {by_rank.spelled(token): rank for token, rank in ranks.items()}
+    added = _added(names, vocab, where)
+    tokens, types, without_row = tokens_and_types(vocab, added, frozenset(), size, where)
+    pairs = list(by_rank.last_pairs(ranks))
+    ids = {name: number for number, name in names.items() if number < len(tokens)}
+    named = {role: text for role, text in texts_of(settings, ("bos", "eos")).items() if text in ids}
+    return Vocabulary(
+        model="bpe",
+        pre=layout.pre,
+        tokens=tokens,
+        types=types,
+        scores=None,
+        merges=by_rank.merges(pairs, where),
+        special={role: ids[text] for role, text in {**layout.roles, **named}.items() if text in ids},
+        add={},
+        warnings=(*found.warnings, *warnings, *without_row, *_unmade(ranks, len(pairs), layout, where)),
+    )
+
+
+def _special_tokens(
+    layout: Layout, first: int, decoder: Mapping[int, AddedToken], size: int | None, files: Files
+) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Id -> special token, without fillers that the model has no row for; a warning of tokens of another class."""
+    names = {first + place: name for place, name in enumerate(layout.names)}
+    reserved = range(first, first + layout.reserved)
+    names |= {number: decoder[number].content for number in reserved if number in decoder}
+    end = size if size is not None else max(names, default=first - 1) + 1
+    names |= {number: f"<|reserved_token_{number}|>" for number in reserved if number not in names}
+    names = {number: name for number, name in sorted(names.items()) if number < end or not name.startswith(FILLERS)}
+    strange = [token for number, token in sorted(decoder.items()) if names.get(number) != token.content]
+    if not strange:
+        return names, ()
+    return names, (
+        f"{files.label(SETTINGS)}: added_tokens_decoder names {shown(strange[0].content)} (id {strange[0].id}), which "
+        f"{layout.classes[0]} has no place for ({len(strange)} such tokens): left out.",
+    )
+
+
+def _added(names: Mapping[int, str], vocab: Mapping[str, int], where: str) -> list[AddedToken]:
+    """The special tokens; raises `BadInput` for one that is another token, too."""
+    found: dict[str, int] = {}
+    for number, name in names.items():
+        other = vocab.get(name, found.setdefault(name, number))
+        if other != number:
+            raise BadInput(f"{where}: the special token {shown(name)} (id {number}) is also the token {other}.")
+    return [AddedToken(number, name, True) for number, name in names.items()]
+
+
+def _unmade(ranks: Mapping[bytes, int], pairs: int, layout: Layout, where: str) -> tuple[str, ...]:
+    """Warnings of bytes without a token, and of tokens that llama.cpp never makes."""
+    lacking = [byte for byte in range(256) if bytes((byte,)) not in ranks]
+    said = []
+    if lacking:
+        said.append(
+            f"{where}: {len(lacking)} bytes have no token, 0x{lacking[0]:02X} the first: text with them is lost."
+        )
+    unmade = sum(len(token) > 1 for token in ranks) - pairs
+    if unmade and not SPLITTINGS[layout.pre].ignore_merges:
+        said.append(
+            f"{where}: no two others make {unmade} of its tokens: tiktoken finds those that are whole words, llama.cpp "
+            "finds none."
+        )
+    return tuple(said)
