@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.models.harmless import Harmless
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
 from quantcli.models.layouts import Layout
@@ -174,8 +175,8 @@ class Architecture:
     `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
     classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
     beside those that the keys of metadata name. expects: further keys of which llama.cpp has a value built in, a tuple
-    where several mean it. constants: keys of metadata that have one value for the family's classes, which config.json
-    has no key for: a file with another is another model.
+    where several mean it. harmless: further keys that change nothing in this family. constants: keys of metadata that
+    have one value for the family's classes, which config.json has no key for: a file with another is another model.
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
     the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
     stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
@@ -203,6 +204,7 @@ class Architecture:
     kind: Callable[[Stored], str] | None = None
     settings: tuple[Setting, ...] = ()
     expects: tuple[Setting, ...] = ()
+    harmless: Mapping[str, Harmless] = field(default_factory=dict)
     constants: Mapping[str, Any | Callable[[Hyperparameters], Any]] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     vocabulary: Conventions = PLAIN

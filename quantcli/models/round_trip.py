@@ -120,7 +120,11 @@ def check(
     overridden = _Back(architecture, kind, hyperparameters, {**metadata, **overrides}, shapes) if overrides else None
     losses: dict[Loss, list[tuple[str, Any]]] = {loss: [] for loss in Loss}
     for path, value in [*leaves(config), *back.assumed(config, defaults)]:
-        if harmless(path, settled) or back.holds(path, value) or (overridden and overridden.holds(path, value)):
+        if (
+            harmless(path, settled, architecture.harmless)
+            or back.holds(path, value)
+            or (overridden and overridden.holds(path, value))
+        ):
             continue
         losses[back.loss(path, value)].append((path, value))
     where = hyperparameters.settings.label

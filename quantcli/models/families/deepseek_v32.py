@@ -79,6 +79,7 @@ DEEPSEEK_V32 = replace(
         Setting("layer_types", lambda file: ["indexed_attention"] * file.trunk),
     ),
     settings=(*DEEPSEEK_V3.settings, Setting("mlp_layer_types", kinds_of_mlp)),
+    harmless={},
     limits=(),
     mlx_keys=("first_k_dense_replace",),
     mlx_scaling=EVERY_KIND,

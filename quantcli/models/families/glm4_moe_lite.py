@@ -69,6 +69,7 @@ GLM4_MOE_LITE = replace(
     ),
     classes={"glm4_moe_lite": "Glm4MoeLiteForCausalLM"},
     expects=(*DEEPSEEK_V3.expects, *FOLLOWING),
+    harmless={},
     settings=(*DEEPSEEK_V3.settings, Setting("mlp_layer_types", kinds_of_mlp)),
     vocabulary=conventions.GLM4_MOE,
     mlx_keys=("first_k_dense_replace",),

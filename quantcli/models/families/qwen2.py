@@ -5,6 +5,7 @@ Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration 
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import decoder
+from quantcli.models.harmless import SWITCHED
 from quantcli.models.limits import square
 from quantcli.models.sizes import ALWAYS, NEVER
 from quantcli.models.stored import Setting
@@ -33,5 +34,6 @@ QWEN2 = Architecture(
     classes={"qwen2": "Qwen2ForCausalLM"},
     aliases=("Qwen2Model",),
     settings=(*SETTINGS, WINDOW_LAYERS),
+    harmless=SWITCHED,
     limits=square("gguf", "mlx"),
 )
