@@ -15,12 +15,12 @@ from quantcli.models.families.aliases import ALIASES
 from quantcli.models.generation import sampling
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import Key
-from quantcli.models.mlx_lm import stated, unread_by_mlx_lm
+from quantcli.models.mlx_lm import spelled, stated, unread_by_mlx_lm
 from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import Op, PermuteRows
 from quantcli.models.pooling import pooling
 from quantcli.models.recognition import Recognized, recognize
-from quantcli.models.rope import Rope, mlx_rope_keys
+from quantcli.models.rope import Rope
 from quantcli.models.sixteen_bits import BOTH, OTHERS, SixteenBits, model_types
 from quantcli.models.stored import Shape, nothing, stored
 from quantcli.models.unsaid import Unsaid, unsaid
@@ -79,7 +79,9 @@ def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tupl
 
 def mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """What an MLX folder's config.json needs beside its source's keys for mlx-lm to read the same settings."""
-    return mlx_rope_keys(config) | stated(config, find(config))
+    recognized = _recognized(config)
+    architecture = recognized.architecture if recognized.multimodal is None else None
+    return spelled(config, architecture) | stated(config, architecture)
 
 
 def config_from_gguf(
@@ -178,11 +180,11 @@ __all__ = [
     "from_config",
     "from_gguf",
     "mlx_keys",
-    "mlx_rope_keys",
     "multimodal",
     "rebuild",
     "sampling_from_gguf",
     "sixteen_bits",
+    "spelled",
     "stored",
     "text_settings",
     "unknown_class",

@@ -180,9 +180,12 @@ class Architecture:
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
     the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
     stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
-    else the runtimes ask of a model. mlx_keys: settings that mlx-lm's class wants stated, though transformers' assumes
-    or computes them. mlx_scaling: the kinds of rope scaling that it computes. multimodal: models with towers whose text
-    model is of this family.
+    else the runtimes ask of a model. multimodal: models with towers whose text model is of this family.
+    Of mlx-lm's class: mlx_keys: settings that it wants stated, though transformers' assumes or computes them;
+    mlx_names: its names of settings that transformers 5 calls otherwise; mlx_nulls: settings that it wants to be there,
+    if only as null; mlx_config: further ones, made of a config.json; mlx_scaling: the kinds of rope scaling that it
+    computes; mlx_unread: keys of metadata, and when a config.json made of them says what it does not read; mlx_ties:
+    the model types whose output matrix it ties by default, and transformers' class does not.
     """
 
     name: str
@@ -213,7 +216,12 @@ class Architecture:
     stores_head: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     mlx_keys: tuple[str, ...] = ()
+    mlx_names: Mapping[str, str] = field(default_factory=dict)
+    mlx_nulls: tuple[str, ...] = ()
+    mlx_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     mlx_scaling: tuple[str, ...] = ()
+    mlx_unread: Mapping[str, Callable[[Mapping[str, Any]], bool]] = field(default_factory=dict)
+    mlx_ties: tuple[str, ...] = ()
     multimodal: tuple[Multimodal, ...] = ()
 
     def __hash__(self) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
-from quantcli.models.base import Architecture, Tensor
+from quantcli.models.base import EVERY_KIND, Architecture, Tensor
 from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
 from quantcli.models.families.glm4_moe import NEXT_ROWS, SHARED, SHARED_SHAPES, router
 from quantcli.models.harmless import Harmless
@@ -301,6 +301,7 @@ DEEPSEEK_V2 = Architecture(
         *LIMITS,
         Limit("mlx", lambda h: h.rope.type != "default", "rope_scaling in this architecture"),
     ),
+    mlx_scaling=("yarn",),
 )
 
 
@@ -355,4 +356,5 @@ DEEPSEEK_V3 = Architecture(
     ),
     stores_head=("mlx",),
     limits=LIMITS,
+    mlx_scaling=EVERY_KIND,
 )

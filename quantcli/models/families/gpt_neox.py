@@ -79,4 +79,5 @@ GPT_NEOX = Architecture(
     expects=(Setting("hidden_act", ("gelu", "gelu_fast", "gelu_new")),),
     vocabulary=conventions.GPT_NEOX,
     stores_head=("gguf", "mlx"),
+    mlx_names={"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"},
 )

@@ -3,7 +3,7 @@
 Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration defaults.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import decoder
 from quantcli.models.harmless import SWITCHED
 from quantcli.models.limits import square
@@ -36,4 +36,6 @@ QWEN2 = Architecture(
     settings=(*SETTINGS, WINDOW_LAYERS),
     harmless=SWITCHED,
     limits=square("gguf", "mlx"),
+    mlx_scaling=EVERY_KIND,
+    mlx_ties=("qwen2",),
 )

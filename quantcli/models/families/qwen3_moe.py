@@ -58,4 +58,5 @@ QWEN3_MOE = Architecture(
     ),
     harmless=SWITCHED,
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
+    mlx_names={"num_experts": "num_local_experts"},
 )

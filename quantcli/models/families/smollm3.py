@@ -3,7 +3,7 @@
 Source: llama.cpp's conversion of SmolLM3ForCausalLM.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.families.qwen2 import SETTINGS
 from quantcli.models.harmless import SWITCHED
@@ -45,4 +45,5 @@ SMOLLM3 = Architecture(
         Setting("no_rope_layers", layers_with_rope),
     ),
     harmless=SWITCHED,
+    mlx_scaling=EVERY_KIND,
 )
