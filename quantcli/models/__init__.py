@@ -12,6 +12,7 @@ from quantcli.models import rebuilt
 from quantcli.models.base import Architecture, Computed, Found, Tensor
 from quantcli.models.families import FAMILIES
 from quantcli.models.families.aliases import ALIASES
+from quantcli.models.families.untabled import UNTABLED
 from quantcli.models.generation import sampling
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import Key
@@ -21,7 +22,7 @@ from quantcli.models.ops import Op, PermuteRows
 from quantcli.models.pooling import pooling
 from quantcli.models.recognition import Recognized, recognize
 from quantcli.models.rope import Rope
-from quantcli.models.sixteen_bits import BOTH, OTHERS, SixteenBits, model_types
+from quantcli.models.sixteen_bits import BOTH, SixteenBits, model_types
 from quantcli.models.stored import Shape, nothing, stored
 from quantcli.models.unsaid import Unsaid, unsaid
 
@@ -72,7 +73,7 @@ def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tupl
     architecture = by_gguf(metadata) if metadata else None
     if architecture is not None:
         return architecture.name, architecture.sixteen_bits
-    of = {kind: family.sixteen_bits for family in FAMILIES for kind in family.model_types} | dict(OTHERS)
+    of = {kind: family.sixteen_bits for family in FAMILIES for kind in family.model_types} | dict(UNTABLED)
     kinds = model_types(config)
     return next(((kind, of[kind]) for kind in kinds if of.get(kind, BOTH).why), (kinds[0] if kinds else "", BOTH))
 
