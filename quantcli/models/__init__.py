@@ -16,7 +16,7 @@ from quantcli.models.families.untabled import UNTABLED
 from quantcli.models.generation import sampling
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import Key
-from quantcli.models.mlx_lm import spelled, stated, unread_by_mlx_lm
+from quantcli.models.mlx_lm import nested_spelled, spelled, stated, unread_by_mlx_lm
 from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import Op, PermuteRows
 from quantcli.models.pooling import pooling
@@ -81,8 +81,9 @@ def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tupl
 def mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """What an MLX folder's config.json needs beside its source's keys for mlx-lm to read the same settings."""
     recognized = _recognized(config)
-    architecture = recognized.architecture if recognized.multimodal is None else None
-    return spelled(config, architecture) | stated(config, architecture)
+    if recognized.multimodal is not None:
+        return spelled(config, None) | nested_spelled(config)
+    return spelled(config, recognized.architecture) | stated(config, recognized.architecture)
 
 
 def config_from_gguf(

@@ -11,8 +11,10 @@ from typing import Any
 
 from quantcli.models.base import Architecture
 from quantcli.models.harmless_gguf import is_close
+from quantcli.models.layer_spellings import respelled
 from quantcli.models.rope import mlx_rope_keys
 from quantcli.models.rope_settings import ATTN_FACTOR
+from quantcli.models.sixteen_bits import NESTED
 from quantcli.models.stored import Stored
 from quantcli.models.unsaid import Unsaid
 
@@ -40,8 +42,15 @@ def spelled(config: Mapping[str, Any], architecture: Architecture | None) -> dic
     if architecture is None:
         return mlx_rope_keys(config)
     made = mlx_rope_keys(config, architecture.mlx_names)
+    made |= respelled(config)
     made |= architecture.mlx_config(config) if architecture.mlx_config is not None else {}
     return made | {key: None for key in architecture.mlx_nulls if key not in {**config, **made}}
+
+
+def nested_spelled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The text model's block of a config.json as the tables spell its layers, where it is spelled otherwise."""
+    blocks = {key: block for key in NESTED if isinstance(block := config.get(key), Mapping)}
+    return {key: {**block, **changed} for key, block in blocks.items() if (changed := respelled(block))}
 
 
 def stated(config: Mapping[str, Any], architecture: Architecture | None) -> dict[str, Any]:
