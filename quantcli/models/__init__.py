@@ -31,10 +31,18 @@ ARCHITECTURES: dict[str, Architecture] = {family.name: family for family in FAMI
 #: Every `model_type` that is known.
 KINDS = tuple(kind for architecture in FAMILIES for kind in architecture.model_types)
 
+#: The end of an error that refuses an unknown architecture.
+SEE_FAMILIES = "`quant architectures [--json]` lists the families that are known, with their directions."
+
 
 def find(config: Mapping[str, Any]) -> Architecture | None:
     """The architecture of a `config.json` object, of a model with towers that of its text model; None if unknown."""
     return _recognized(config).architecture
+
+
+def of_model_type(kind: str) -> Architecture | None:
+    """The first family that has a model type: of several, classes tell the others apart. None where none has it."""
+    return next((family for family in FAMILIES if kind in family.model_types), None)
 
 
 def unknown_class(config: Mapping[str, Any]) -> str | None:
@@ -130,8 +138,7 @@ def rebuild(
     if architecture is None:
         name = file.every.text("general.architecture", "")
         raise NotPossible(
-            f"{where}: the architecture {name!r} is not known, so there is no config.json for it; known are "
-            f"{', '.join(sorted({a.gguf for a in FAMILIES}))}: a further one is a file in quantcli/models/families."
+            f"{where}: the architecture {name!r} is not known, so there is no config.json for it. {SEE_FAMILIES}"
         )
     kind = next(iter(architecture.classes)) if architecture.kind is None else architecture.kind(file)
     config = rebuilt.config(file, architecture, kind, dtype)
@@ -160,9 +167,11 @@ def from_gguf(
 
 
 __all__ = [
+    "ALIASES",
     "ARCHITECTURES",
     "FAMILIES",
     "KINDS",
+    "SEE_FAMILIES",
     "Architecture",
     "Computed",
     "Found",
@@ -183,6 +192,7 @@ __all__ = [
     "from_gguf",
     "mlx_keys",
     "multimodal",
+    "of_model_type",
     "rebuild",
     "sampling_from_gguf",
     "sixteen_bits",

@@ -18,6 +18,7 @@ TABLES = [path for path in modules() if path.parent == FAMILIES_FOLDER]
 NO_MODEL_TYPES = {
     "quantcli/convert/comparing/tokenizer_files.py": "a kind of vocabulary (tokenizer.ggml.model)",
     "quantcli/models/harmless_gguf.py": "names of GGUF architectures",
+    "quantcli/models/layer_spellings.py": "kinds of layers",
     "quantcli/models/rope_settings.py": "names of GGUF architectures",
     "quantcli/recipes/llama_cpp_architectures.py": "names of GGUF architectures",
     "quantcli/recipes/llama_cpp_mixture.py": "names of GGUF architectures",
