@@ -44,7 +44,7 @@ quantizing it and converting it to GGUF are refused (exit 4).
 * **Towers**: model types with towers for images or sound whose text model is of the family. A GGUF file holds the text
   model alone; folders keep the towers as they are.
 * **Formats**: the family is converted from each of these formats to each other one. mlx-lm does not load families
-  without `mlx`; an MLX folder can be written, with a warning.
+  without `mlx`, and of some only the types in parentheses; an MLX folder can be written, with a warning.
 * **MTP**: formats that keep layers for multi-token prediction; the other formats leave them out.
 * **Tokenizers**: kinds of vocabularies in the family's test cases (`bpe` is byte-level BPE, `spm` SentencePiece), with
   llama.cpp's name of the pre-tokenizer.
@@ -155,13 +155,19 @@ def _code(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def _some(family: Family) -> str:
+    """The types that mlx-lm loads, where it does not load all."""
+    is_whole = not family.mlx or {*family.names} == {*family.mlx}
+    return "" if is_whole else f" ({_code(family.mlx)})"
+
+
 #: Title of a column -> what it says of a family.
 NAMES = {
     "family": lambda family: family.name,
     "model types": lambda family: _code((*family.model_types, *family.other_names)),
     "towers": lambda family: _code(family.towers),
     "GGUF": lambda family: f"`{family.gguf}`",
-    "formats": lambda family: " ".join(family.formats),
+    "formats": lambda family: " ".join(family.formats) + _some(family),
     "MTP": lambda family: " ".join(family.prediction),
     "tokenizers": lambda family: ", ".join(family.tested.tokenizers),
 }

@@ -54,14 +54,14 @@ def unset(dialect: str, *keys: str) -> tuple[Limit, ...]:
     return tuple(Limit(dialect, is_unset(key), f"{key} to be false in this architecture") for key in keys)
 
 
-def unknown_to_mlx(name: str, kind: str | None = None) -> Limit:
-    """mlx-lm has no class for a model type: `name`, and with `kind` this one of a family's."""
+def unknown_to_mlx(name: str, kind: str | None = None, *, nested: bool = False) -> Limit:
+    """mlx-lm has no class for a model type: `name`, and with `kind` this one of a family's. nested: as in `Limit`."""
 
     def is_known(h: Hyperparameters) -> bool:
         return kind is not None and h.settings.values.get("model_type") != kind
 
     needs = f"a model_type that it knows, which {kind or name} is not"
-    return Limit("mlx", is_known, needs, excludes=(kind or name,))
+    return Limit("mlx", is_known, needs, nested, excludes=(kind or name,))
 
 
 def unloadable(

@@ -96,7 +96,7 @@ def _family(architecture: Architecture, tested: Tested) -> Family:
     return Family(
         name=architecture.name,
         model_types=own,
-        other_names=tuple(name for name, kind in models.ALIASES.items() if kind in own),
+        other_names=_other_names(own),
         towers=towers,
         classes=_classes(architecture),
         gguf=architecture.gguf,
@@ -108,10 +108,15 @@ def _family(architecture: Architecture, tested: Tested) -> Family:
 
 
 def _in_mlx(architecture: Architecture, own: tuple[str, ...], around: tuple[Multimodal, ...]) -> tuple[str, ...]:
-    """The model types that mlx-lm loads."""
+    """The model types that mlx-lm loads; it has the other names, too."""
     excluded = {kind for limit in architecture.limits if limit.dialect == "mlx" for kind in limit.excludes}
-    nested = tuple(one.model_type for one in around if one.mlx is not None)
-    return (*(kind for kind in own if kind not in excluded), *nested)
+    plain = tuple(kind for kind in own if kind not in excluded)
+    nested = (one.model_type for one in around if one.mlx is not None)
+    return (*plain, *_other_names(plain), *nested)
+
+
+def _other_names(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name, kind in models.ALIASES.items() if kind in kinds)
 
 
 def _classes(architecture: Architecture) -> tuple[str, ...]:
