@@ -14,7 +14,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow mutations fuzz peers arch-cases real bench repacks clean
+.PHONY: setup demo test check slow mutations fuzz peers arch-cases real bench repacks families clean
 
 setup: $(READY)
 
@@ -90,6 +90,10 @@ bench: $(READY) $(PEERS_READY)
 # The README's table of repacks.
 repacks: $(READY)
 	@$(BIN)/python -c 'import pathlib, tools.repacks as r; print(r.table(r.weight_of(pathlib.Path("$(MODEL)"))))'
+
+# docs/families.md, and what `quant architectures` says of the tests.
+families: $(READY)
+	$(BIN)/python -m tools.families
 
 clean:
 	rm -rf build dist .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import quantcli
-from quantcli.cli import convert, diff, inspection, schemes
+from quantcli.cli import architectures, convert, diff, inspection, schemes
 from quantcli.cli.options import OrderedCommand
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command("convert", cls=OrderedCommand)(convert.convert)
 app.command("inspect")(inspection.inspect)
 app.command("diff")(diff.diff)
 app.command("schemes")(schemes.schemes)
+app.command("architectures")(architectures.architectures)
 
 
 def main() -> None:

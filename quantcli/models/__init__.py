@@ -12,16 +12,17 @@ from quantcli.models import rebuilt
 from quantcli.models.base import Architecture, Computed, Found, Tensor
 from quantcli.models.families import FAMILIES
 from quantcli.models.families.aliases import ALIASES
+from quantcli.models.families.untabled import UNTABLED
 from quantcli.models.generation import sampling
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import Key
-from quantcli.models.mlx_lm import stated, unread_by_mlx_lm
+from quantcli.models.mlx_lm import nested_spelled, spelled, stated, unread_by_mlx_lm
 from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import Op, PermuteRows
 from quantcli.models.pooling import pooling
 from quantcli.models.recognition import Recognized, recognize
-from quantcli.models.rope import Rope, mlx_rope_keys
-from quantcli.models.sixteen_bits import BOTH, OTHERS, SixteenBits, model_types
+from quantcli.models.rope import Rope
+from quantcli.models.sixteen_bits import BOTH, SixteenBits, model_types
 from quantcli.models.stored import Shape, nothing, stored
 from quantcli.models.unsaid import Unsaid, unsaid
 
@@ -30,10 +31,18 @@ ARCHITECTURES: dict[str, Architecture] = {family.name: family for family in FAMI
 #: Every `model_type` that is known.
 KINDS = tuple(kind for architecture in FAMILIES for kind in architecture.model_types)
 
+#: The end of an error that refuses an unknown architecture.
+SEE_FAMILIES = "`quant architectures [--json]` lists the families that are known, with their directions."
+
 
 def find(config: Mapping[str, Any]) -> Architecture | None:
     """The architecture of a `config.json` object, of a model with towers that of its text model; None if unknown."""
     return _recognized(config).architecture
+
+
+def of_model_type(kind: str) -> Architecture | None:
+    """The first family that has a model type: of several, classes tell the others apart. None where none has it."""
+    return next((family for family in FAMILIES if kind in family.model_types), None)
 
 
 def unknown_class(config: Mapping[str, Any]) -> str | None:
@@ -72,14 +81,17 @@ def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tupl
     architecture = by_gguf(metadata) if metadata else None
     if architecture is not None:
         return architecture.name, architecture.sixteen_bits
-    of = {kind: family.sixteen_bits for family in FAMILIES for kind in family.model_types} | dict(OTHERS)
+    of = {kind: family.sixteen_bits for family in FAMILIES for kind in family.model_types} | dict(UNTABLED)
     kinds = model_types(config)
     return next(((kind, of[kind]) for kind in kinds if of.get(kind, BOTH).why), (kinds[0] if kinds else "", BOTH))
 
 
 def mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """What an MLX folder's config.json needs beside its source's keys for mlx-lm to read the same settings."""
-    return mlx_rope_keys(config) | stated(config, find(config))
+    recognized = _recognized(config)
+    if recognized.multimodal is not None:
+        return spelled(config, None) | nested_spelled(config)
+    return spelled(config, recognized.architecture) | stated(config, recognized.architecture)
 
 
 def config_from_gguf(
@@ -126,8 +138,7 @@ def rebuild(
     if architecture is None:
         name = file.every.text("general.architecture", "")
         raise NotPossible(
-            f"{where}: the architecture {name!r} is not known, so there is no config.json for it; known are "
-            f"{', '.join(sorted({a.gguf for a in FAMILIES}))}: a further one is a file in quantcli/models/families."
+            f"{where}: the architecture {name!r} is not known, so there is no config.json for it. {SEE_FAMILIES}"
         )
     kind = next(iter(architecture.classes)) if architecture.kind is None else architecture.kind(file)
     config = rebuilt.config(file, architecture, kind, dtype)
@@ -156,9 +167,11 @@ def from_gguf(
 
 
 __all__ = [
+    "ALIASES",
     "ARCHITECTURES",
     "FAMILIES",
     "KINDS",
+    "SEE_FAMILIES",
     "Architecture",
     "Computed",
     "Found",
@@ -178,11 +191,12 @@ __all__ = [
     "from_config",
     "from_gguf",
     "mlx_keys",
-    "mlx_rope_keys",
     "multimodal",
+    "of_model_type",
     "rebuild",
     "sampling_from_gguf",
     "sixteen_bits",
+    "spelled",
     "stored",
     "text_settings",
     "unknown_class",

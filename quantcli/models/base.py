@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.models.harmless import Harmless
 from quantcli.models.hyperparameters import Hyperparameters, from_config
 from quantcli.models.keys import COMMON, Key
 from quantcli.models.layouts import Layout
@@ -174,14 +175,17 @@ class Architecture:
     `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
     classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
     beside those that the keys of metadata name. expects: further keys of which llama.cpp has a value built in, a tuple
-    where several mean it. constants: keys of metadata that have one value for the family's classes, which config.json
-    has no key for: a file with another is another model.
+    where several mean it. harmless: further keys that change nothing in this family. constants: keys of metadata that
+    have one value for the family's classes, which config.json has no key for: a file with another is another model.
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
     the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
     stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
-    else the runtimes ask of a model. mlx_keys: settings that mlx-lm's class wants stated, though transformers' assumes
-    or computes them. mlx_scaling: the kinds of rope scaling that it computes. multimodal: models with towers whose text
-    model is of this family.
+    else the runtimes ask of a model. multimodal: models with towers whose text model is of this family.
+    Of mlx-lm's class: mlx_keys: settings that it wants stated, though transformers' assumes or computes them;
+    mlx_names: its names of settings that transformers 5 calls otherwise; mlx_nulls: settings that it wants to be there,
+    if only as null; mlx_config: further ones, made of a config.json; mlx_scaling: the kinds of rope scaling that it
+    computes; mlx_unread: keys of metadata, and when a config.json made of them says what it does not read; mlx_ties:
+    the model types whose output matrix it ties by default, and transformers' class does not.
     """
 
     name: str
@@ -203,6 +207,7 @@ class Architecture:
     kind: Callable[[Stored], str] | None = None
     settings: tuple[Setting, ...] = ()
     expects: tuple[Setting, ...] = ()
+    harmless: Mapping[str, Harmless] = field(default_factory=dict)
     constants: Mapping[str, Any | Callable[[Hyperparameters], Any]] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     vocabulary: Conventions = PLAIN
@@ -211,7 +216,12 @@ class Architecture:
     stores_head: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     mlx_keys: tuple[str, ...] = ()
+    mlx_names: Mapping[str, str] = field(default_factory=dict)
+    mlx_nulls: tuple[str, ...] = ()
+    mlx_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     mlx_scaling: tuple[str, ...] = ()
+    mlx_unread: Mapping[str, Callable[[Mapping[str, Any]], bool]] = field(default_factory=dict)
+    mlx_ties: tuple[str, ...] = ()
     multimodal: tuple[Multimodal, ...] = ()
 
     def __hash__(self) -> int:

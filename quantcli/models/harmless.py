@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 Config = Mapping[str, Any]
@@ -24,19 +25,15 @@ class Harmless:
 #: No row has more keys in its path.
 DEEPEST = 4
 
-#: Model types whose class reads use_sliding_window.
-SWITCHED = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3")
-
-
-def _of(*kinds: str) -> Callable[[Config], bool]:
-    return lambda config: config.get("model_type") in kinds
-
 
 def _has_no_window(config: Config) -> bool:
     """Whether every layer attends to the whole context, whatever is said of windows."""
     window, context = config.get("sliding_window"), config.get("max_position_embeddings")
-    unused = not window or (config.get("use_sliding_window") is False and _of(*SWITCHED)(config))
-    return unused or (isinstance(window, int) and isinstance(context, int) and window >= context)
+    return not window or (isinstance(window, int) and isinstance(context, int) and window >= context)
+
+
+def _is_switched_off(config: Config) -> bool:
+    return config.get("use_sliding_window") is False
 
 
 def _scaling(config: Config) -> Config:
@@ -131,28 +128,13 @@ _KEYS = {
     Harmless(
         "says in short what indexer_types lists"
     ): "index_skip_topk_offset index_topk_freq index_topk_pattern",
-    Harmless(
-        "is computed from qk_nope_head_dim and qk_rope_head_dim", _of("deepseek_v2", "deepseek_v3")
-    ): "head_dim qk_head_dim",
-    Harmless("is no key of this family: ffn_hidden_size is", _of("falcon")): "intermediate_size",
-    Harmless(
-        "is no size of this family: GGUF has what llama.cpp's converter chose, or model_max_length",
-        lambda config: _of("falcon", "mamba")(config) or (_of("cohere")(config) and "model_max_length" in config),
-    ): "max_position_embeddings",
-    Harmless(
-        "one head serves all (multi_query)",
-        lambda config: (
-            _of("falcon")(config)
-            and config.get("multi_query") is True
-            and config.get("new_decoder_architecture") is not True
-        ),
-    ): "num_kv_heads",
-    Harmless("is no key of this family, which has no attention", _of("mamba")): "num_attention_heads",
-    Harmless(
-        "is no key of this family, whose heads are not shared or are counted by num_kv_heads",
-        _of("falcon", "gpt_neox", "mamba"),
-    ): "num_key_value_heads",
 }  # fmt: skip
+
+#: Rows for the tables of families whose class reads use_sliding_window.
+SWITCHED = dict.fromkeys(
+    ("max_window_layers", "sliding_window", "sliding_window_pattern", "use_sliding_window"),
+    Harmless("says which layers attend to a window, and none does (use_sliding_window)", _is_switched_off),
+)
 
 #: Key of config.json -> why it changes nothing. A path (`outer.inner`) is one in an inner object; an object's own row
 #: is for all that it holds.
@@ -182,11 +164,13 @@ NEUTRAL: dict[str, Any] = {
 }
 
 
-def harmless(path: str, config: Config) -> str | None:
+def harmless(path: str, config: Config, own: Mapping[str, Harmless] = MappingProxyType({})) -> str | None:
     """Why a key of config.json changes nothing, None where it may change something.
 
-    path: the key, with those of the objects around it before it. config: with its class's defaults.
+    path: the key, with those of the objects around it before it. config: with its class's defaults. own: the family's
+    rows, which are for whole paths.
     """
     keys = path.split(".", DEEPEST)[:DEEPEST]
-    rows = (CONFIG_KEYS.get(".".join(keys[:count])) for count in range(1, len(keys) + 1))
-    return next((row.reason for row in rows if row is not None and (row.when is None or row.when(config))), None)
+    general = (CONFIG_KEYS.get(".".join(keys[:count])) for count in range(1, len(keys) + 1))
+    rows = (row for row in (own.get(path), *general) if row is not None)
+    return next((row.reason for row in rows if row.when is None or row.when(config)), None)

@@ -14,6 +14,7 @@ from typing import Any
 from quantcli.arrays import TORCH_DTYPES
 from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
+from quantcli.models.layer_spellings import respelled
 from quantcli.models.rope import PARTIAL, Rope, rope_of
 
 #: Field of Hyperparameters -> the keys of config.json that say it, first one first; a family can name others, or none
@@ -143,8 +144,11 @@ def _head_dim(read: Reader, heads: int) -> int:
 
 
 def settled(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> Reader:
-    """The config with its class's defaults. A null is no absence: it sets aside a default that is not computed."""
+    """The config with its class's defaults. A null is no absence: it sets aside a default that is not computed.
+
+    Kinds of layers have the names that the tables know.
+    """
     settled = {key: value for key, value in defaults.items() if not callable(value)}
-    settled |= config
+    settled |= {**config, **respelled(config)}
     computed = {key: value for key, value in defaults.items() if callable(value) and settled.get(key) is None}
     return Reader(settled | {key: compute(Reader(settled, where)) for key, compute in computed.items()}, where)

@@ -18,13 +18,15 @@ RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 class Limit:
     """Models that the runtime of a dialect loads: `holds` for its settings; needs: the same in words.
 
-    nested: a model that is the text model of one with towers meets it whatever its settings.
+    nested: a model that is the text model of one with towers meets it whatever its settings. excludes: the model types
+    that the runtime does not load whatever their settings.
     """
 
     dialect: str
     holds: Callable[[Hyperparameters], bool]
     needs: str
     nested: bool = False
+    excludes: tuple[str, ...] = ()
 
     def warning(self, hyperparameters: Hyperparameters) -> str:
         """One sentence that says what is not loaded, and by what."""
@@ -52,13 +54,14 @@ def unset(dialect: str, *keys: str) -> tuple[Limit, ...]:
     return tuple(Limit(dialect, is_unset(key), f"{key} to be false in this architecture") for key in keys)
 
 
-def unknown_to_mlx(name: str, kind: str | None = None) -> Limit:
-    """mlx-lm has no class for a model type: `name`, and with `kind` this one of a family's."""
+def unknown_to_mlx(name: str, kind: str | None = None, *, nested: bool = False) -> Limit:
+    """mlx-lm has no class for a model type: `name`, and with `kind` this one of a family's. nested: as in `Limit`."""
 
     def is_known(h: Hyperparameters) -> bool:
         return kind is not None and h.settings.values.get("model_type") != kind
 
-    return Limit("mlx", is_known, f"a model_type that it knows, which {kind or name} is not")
+    needs = f"a model_type that it knows, which {kind or name} is not"
+    return Limit("mlx", is_known, needs, nested, excludes=(kind or name,))
 
 
 def unloadable(

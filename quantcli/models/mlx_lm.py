@@ -9,51 +9,48 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from quantcli.models.base import EVERY_KIND, Architecture
+from quantcli.models.base import Architecture
 from quantcli.models.harmless_gguf import is_close
+from quantcli.models.layer_spellings import respelled
+from quantcli.models.rope import mlx_rope_keys
 from quantcli.models.rope_settings import ATTN_FACTOR
+from quantcli.models.sixteen_bits import NESTED
 from quantcli.models.stored import Stored
 from quantcli.models.unsaid import Unsaid
-
-#: Model type -> the kinds of rope scaling that mlx-lm computes for it; for the others none.
-SCALING: Mapping[str, tuple[str, ...]] = {
-    "deepseek_v2": ("yarn",),
-    "deepseek_v3": EVERY_KIND,
-    "exaone4": EVERY_KIND,
-    "gemma3_text": EVERY_KIND,
-    "gpt_oss": EVERY_KIND,
-    "granite": EVERY_KIND,
-    "llama": EVERY_KIND,
-    "nemotron": ("linear",),
-    "olmo2": EVERY_KIND,
-    "olmo3": EVERY_KIND,
-    "phi3": ("linear", "longrope"),
-    "qwen2": EVERY_KIND,
-    "qwen3": EVERY_KIND,
-    "smollm3": EVERY_KIND,
-}
-#: Those for which it knows windows by their period only.
-PERIODS = ("cohere2", "gemma3_text")
-#: Those whose layers with a window have the rotary base of the others there.
-ONE_BASE = ("olmo3",)
 
 
 def unread_by_mlx_lm(file: Stored, architecture: Architecture, config: Mapping[str, Any]) -> list[Unsaid]:
     """The keys that config.json says and mlx-lm does not read there."""
-    kind, scaling = config["model_type"], config.get("rope_scaling") or {}
+    scaling = config.get("rope_scaling") or {}
     names = []
     if config.get("is_causal") is False:
         names.append("attention.causal")
-    if scaling and scaling["rope_type"] not in SCALING.get(kind, architecture.mlx_scaling):
+    if scaling and scaling["rope_type"] not in architecture.mlx_scaling:
         names.append(file.own.first("rope.scaling.factor", "rope.scale_linear"))
     if not _is_usual(scaling):
         names.append(file.own.first(ATTN_FACTOR, "rope.scaling.yarn_attn_factor"))
-    if kind in PERIODS and "sliding_window_pattern" not in config:
-        names.append("attention.sliding_window_pattern")
-    if kind in ONE_BASE and config.get("rope_local_base_freq", config["rope_theta"]) != config["rope_theta"]:
-        names.append("rope.freq_base_swa")
+    names += [name for name, is_said in architecture.mlx_unread.items() if is_said(config)]
     values = ((name, file.own.values.get(name)) for name in names)
     return [Unsaid(f"{architecture.gguf}.{name}", value) for name, value in values if value is not None]
+
+
+def spelled(config: Mapping[str, Any], architecture: Architecture | None) -> dict[str, Any]:
+    """What a config.json needs beside its own keys for mlx-lm's class to read the same settings.
+
+    Keys that the config has already are left alone, unless the class reads another form of their value.
+    """
+    if architecture is None:
+        return mlx_rope_keys(config)
+    made = mlx_rope_keys(config, architecture.mlx_names)
+    made |= respelled(config)
+    made |= architecture.mlx_config(config) if architecture.mlx_config is not None else {}
+    return made | {key: None for key in architecture.mlx_nulls if key not in {**config, **made}}
+
+
+def nested_spelled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The text model's block of a config.json as the tables spell its layers, where it is spelled otherwise."""
+    blocks = {key: block for key in NESTED if isinstance(block := config.get(key), Mapping)}
+    return {key: {**block, **changed} for key, block in blocks.items() if (changed := respelled(block))}
 
 
 def stated(config: Mapping[str, Any], architecture: Architecture | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, product
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -272,18 +273,12 @@ def _decimal(value: float, digits: int = 6) -> float:
     return float(f"{value:.{digits}g}")
 
 
-#: Model types whose class in mlx-lm wants `rope_scaling` to be there, if only as null.
-STATE_SCALING = ("exaone4", "glm4_moe")
-
-#: A pattern of layers longer than any model's is none.
-MOST_LAYERS = 4096
-
-
-def mlx_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+def mlx_rope_keys(config: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """What an MLX folder's `config.json` needs beside its source's keys for mlx-lm to see what transformers 5 renamed.
 
     Most of mlx-lm's models read top-level `rope_theta` and `rope_scaling` only, and run with their default theta,
     without a word, where transformers 5 wrote `rope_parameters`. Keys that the config has already are left alone.
+    names: a class's own names of settings -> those above, or of another key of the config.
     """
     written = config.get("rope_parameters")
     settings = dict(written) if isinstance(written, Mapping) else {}
@@ -298,25 +293,8 @@ def mlx_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
         "rope_local_base_freq": local.get("rope_theta") if isinstance(local, Mapping) else None,
         "partial_rotary_factor": partial,
     }
-    if config.get("model_type") == "gpt_neox":
-        wanted = {"rotary_emb_base": theta, "rotary_pct": partial}
-    if config.get("model_type") == "qwen3_moe":
-        wanted["num_experts"] = config.get("num_local_experts")
-    made = {key: value for key, value in wanted.items() if value is not None and config.get(key) is None}
-    if config.get("model_type") in STATE_SCALING and "rope_scaling" not in config:
-        made.setdefault("rope_scaling", None)
-    return made | (_exaone4(config) if config.get("model_type") == "exaone4" else {})
-
-
-def _exaone4(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What mlx-lm's exaone4 demands and transformers does without: the size of a head, a letter for each layer."""
-    made: dict[str, Any] = {}
-    hidden, heads, pattern = (config.get(k) for k in ("hidden_size", "num_attention_heads", "sliding_window_pattern"))
-    if config.get("head_dim") is None and type(hidden) is type(heads) is int and heads > 0:
-        made["head_dim"] = hidden // heads
-    if type(pattern) is int and 0 < pattern <= MOST_LAYERS:
-        made["sliding_window_pattern"] = "L" * (pattern - 1) + "G"
-    return made | {key: None for key in ("sliding_window", "sliding_window_pattern") if key not in {**config, **made}}
+    wanted |= {name: wanted.pop(other, config.get(other)) for name, other in names.items()}
+    return {key: value for key, value in wanted.items() if value is not None and config.get(key) is None}
 
 
 def _with_type(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from quantcli.models import rebuilt
 from quantcli.models.base import Architecture
 from quantcli.models.harmless import NEUTRAL, harmless
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES, Hyperparameters
+from quantcli.models.layer_spellings import respelled
 from quantcli.models.rope import PARTIAL
 from quantcli.models.rope_settings import sections_of
 from quantcli.models.stored import Setting, Shape, nothing, stored
@@ -113,6 +114,7 @@ def check(
     hyperparameters: read from `config`. metadata: the file's keys -> plain values. shapes: of its tensors, rows first.
     overrides: keys that are set over those of metadata; either value may be the one that a setting asks for.
     """
+    config = {**config, **respelled(config)}
     kind = str(config.get("model_type"))
     defaults = {k: v for k, v in architecture.model_types[kind].items() if not callable(v)}
     settled = defaults | dict(config)
@@ -120,7 +122,11 @@ def check(
     overridden = _Back(architecture, kind, hyperparameters, {**metadata, **overrides}, shapes) if overrides else None
     losses: dict[Loss, list[tuple[str, Any]]] = {loss: [] for loss in Loss}
     for path, value in [*leaves(config), *back.assumed(config, defaults)]:
-        if harmless(path, settled) or back.holds(path, value) or (overridden and overridden.holds(path, value)):
+        if (
+            harmless(path, settled, architecture.harmless)
+            or back.holds(path, value)
+            or (overridden and overridden.holds(path, value))
+        ):
             continue
         losses[back.loss(path, value)].append((path, value))
     where = hyperparameters.settings.label

@@ -4,7 +4,7 @@ transformers, vLLM and mlx-lm compute in the dtype of the weights. llama.cpp's a
 holds, so this does not concern GGUF.
 
 Sources: vLLM (vllm/config/model.py, _FLOAT16_NOT_SUPPORTED_MODELS: gemma2, gemma3, gemma3_text, glm4, plamo2), and what
-stands next to an entry. Of mlx-lm: the class of each model type (mlx_lm/models, 0.32.2).
+stands next to an entry of the families. Of mlx-lm: the class of each model type (mlx_lm/models, 0.32.2).
 """
 
 from __future__ import annotations
@@ -37,9 +37,6 @@ class SixteenBits:
 BOTH = SixteenBits()
 REFUSED = "vLLM refuses it as numerically unstable"
 OVERFLOWS = "activations overflow"
-AS_GEMMA_2, AS_GEMMA_3, AS_GLM_4 = (
-    f"their layers are {name}'s, which vLLM refuses as numerically unstable" for name in ("gemma2", "gemma3", "glm4")
-)
 
 
 def bf16_only(why: str, mlx: tuple[str, ...] = ("bf16",)) -> SixteenBits:
@@ -49,29 +46,6 @@ def bf16_only(why: str, mlx: tuple[str, ...] = ("bf16",)) -> SixteenBits:
 
 #: mlx-lm's gemma3_text adds to the residual in float32 and clips (clip_residual); gemma3 is made of it.
 CLIPPED = ("f16", "bf16")
-
-#: Model types that no family here has.
-OTHERS: Mapping[str, SixteenBits] = {
-    "gemma3": bf16_only(REFUSED, CLIPPED),
-    # unsloth (unsloth_zoo/model_lists.py, FORCE_FLOAT32: activations beyond float16), unsloth-zoo#600 (gemma4).
-    **dict.fromkeys(
-        ("gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"),
-        bf16_only(OVERFLOWS),
-    ),
-    "plamo2": bf16_only(REFUSED),
-    # Other names of these decoders, by transformers' classes (models/<type>/modular_*.py) and vLLM's. PaliGemma's is
-    # Gemma's where no text_config says gemma2; VaultGemma and RecurrentGemma have none of the norms behind each block.
-    # Gemma 2's layers and weights, as encoder and decoder:
-    **dict.fromkeys(("t5gemma", "t5_gemma_module"), bf16_only(AS_GEMMA_2)),
-    # Gemma 3's:
-    **dict.fromkeys(
-        ("t5gemma2", "t5gemma2_text", "t5gemma2_encoder", "t5gemma2_decoder", "shieldgemma2"), bf16_only(AS_GEMMA_3)
-    ),
-    # GLM-4-0414's; vLLM runs it as Glm4ForCausalLM (models/glm4_1v.py).
-    "glm4v": bf16_only(AS_GLM_4),
-    # T5 was trained in bfloat16; transformers keeps `wo` in float32 and clamps hidden states of float16.
-    **dict.fromkeys(("t5", "mt5", "umt5", "longt5", "pop2piano", "udop", "switch_transformers"), bf16_only(OVERFLOWS)),
-}
 
 
 def model_types(config: Mapping[str, Any]) -> list[str]:

@@ -324,16 +324,16 @@ def unknown(source: Checkpoint) -> str:
     if strange is not None:
         return (
             f"{source.root}: architectures names {strange}, a class that quant does not know of model_type "
-            f"{shown(source.config.get('model_type'))}, so its tensors have no names in the other dialect."
+            f"{shown(source.config.get('model_type'))}, so its tensors have no names in the other dialect. "
+            f"{models.SEE_FAMILIES}"
         )
     if source.names == "gguf":
         stated = source.metadata.get("general.architecture")
         key, name = "general.architecture", getattr(stated, "value", stated)
-        known = ", ".join(sorted({a.gguf for a in models.FAMILIES}))
     else:
-        key, name, known = "model_type", source.config.get("model_type"), ", ".join(models.KINDS)
+        key, name = "model_type", source.config.get("model_type")
     file = f"{name.replace('-', '_')}.py" if isinstance(name, str) and SPELLING.fullmatch(name) else "NAME.py"
     return (
-        f"{source.root}: {key} {shown(name)} is not known, so its tensors have no names in the other dialect; known "
-        f"are {known}: to add it, write quantcli/models/families/{file} as TEMPLATE.md there says."
+        f"{source.root}: {key} {shown(name)} is not known, so its tensors have no names in the other dialect. To add "
+        f"it, write quantcli/models/families/{file} as TEMPLATE.md there says. {models.SEE_FAMILIES}"
     )

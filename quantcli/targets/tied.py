@@ -44,9 +44,6 @@ EMBEDDINGS = re.compile(
 #: Suffixes of classes that compute logits of tokens and so need a head.
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
-#: Model types that mlx-lm ties by default and transformers does not.
-TIED_IN_MLX = ("llama", "mistral", "granite", "olmo2", "qwen2")
-
 #: A file that is one of several.
 SHARD = re.compile(r".+-\d{5}-of-(\d{5})\.safetensors")
 
@@ -123,7 +120,8 @@ class Head:
     def is_tied_after_all(self) -> bool:
         """Whether no head is stored, the settings do not tie it, and the model's class does by default."""
         in_mlx = self.source.kind == "mlx" and KEY not in self.source.config
-        by_default = self._default or (in_mlx and self.source.config.get("model_type") in TIED_IN_MLX)
+        ties = self.architecture.mlx_ties if self.architecture is not None else ()
+        by_default = self._default or (in_mlx and self.source.config.get("model_type") in ties)
         return self.weight is None and self.is_tied is False and self._needs_one and by_default is True
 
     @cached_property

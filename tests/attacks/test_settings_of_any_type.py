@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quantcli.errors import QuantError
-from quantcli.models import config_from_gguf, find, mlx_rope_keys, sampling_from_gguf
+from quantcli.models import config_from_gguf, find, sampling_from_gguf, spelled
 from quantcli.targets.gguf_metadata import keys
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "arch"
@@ -50,6 +50,6 @@ def test_any_value_in_a_config(case: str, spelling: str) -> None:
                 continue
             try:
                 keys(architecture.hyperparameters(changed), None, {}, 1, False)
-                mlx_rope_keys(changed)
+                spelled(changed, architecture)
             except QuantError as error:
                 assert len(str(error)) < 500

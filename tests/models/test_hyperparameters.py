@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from quantcli.errors import BadInput
-from quantcli.models import ARCHITECTURES, Rope, find, from_config, from_gguf, mlx_rope_keys
+from quantcli.models import ARCHITECTURES, Rope, find, from_config, from_gguf, mlx_keys
+from quantcli.models.rope import mlx_rope_keys
 
 BEFORE: dict[str, Any] = {
     "model_type": "llama",
@@ -126,14 +127,19 @@ def test_mlx_sees_the_rope_settings() -> None:
         "rope_local_base_freq": 1e4,
     }
     assert mlx_rope_keys({"rope_parameters": {"some_attention": {"rope_theta": 1e6}}}) == {}
-    assert mlx_rope_keys({"model_type": "qwen3_moe", "num_local_experts": 3}) == {"num_experts": 3}
     assert mlx_rope_keys({"rope_parameters": "none"}) == {}
-    assert mlx_rope_keys({"model_type": "glm4_moe"}) == {"rope_scaling": None}
-    assert mlx_rope_keys({"model_type": "glm4_moe", "rope_scaling": scaling}) == {}
+
+
+def test_mlx_sees_what_its_class_calls_otherwise_or_wants_stated() -> None:
+    assert mlx_keys({"model_type": "qwen3_moe", "num_local_experts": 3}) == {"num_experts": 3}
+    assert mlx_keys({"model_type": "glm4_moe"}) == {"rope_scaling": None}
+    assert mlx_keys({"model_type": "glm4_moe", "rope_scaling": {"rope_type": "linear"}}) == {}
+    neox = {"model_type": "gpt_neox", "rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}
+    assert mlx_keys(neox) == {"rotary_emb_base": 1e6, "rotary_pct": 0.5}
     exaone = {"model_type": "exaone4", "hidden_size": 64, "num_attention_heads": 4, "sliding_window": 16}
     stated = {"rope_scaling": None, "head_dim": 16, "sliding_window_pattern": "LLLG"}
-    assert mlx_rope_keys(exaone | {"sliding_window_pattern": 4}) == stated
-    assert mlx_rope_keys(exaone | stated) == {}
+    assert mlx_keys(exaone | {"sliding_window_pattern": 4}) == stated
+    assert mlx_keys(exaone | stated) == {}
 
 
 def test_gguf_metadata_means_the_same() -> None:

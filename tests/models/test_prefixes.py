@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,27 @@ def test_an_unlisted_class_is_copied_and_decoded_but_neither_quantized_nor_made_
         with pytest.raises(NotPossible, match="Qwen3ForSequenceClassification"):
             planned(source, tmp_path / name, **options)
     planned(source, tmp_path / "mlx", scheme="affine4-g32", allow_unknown_architecture=True)
+
+
+@pytest.mark.parametrize("case", FIRST.values(), ids=FIRST)
+@pytest.mark.parametrize("options", [{"to": "mlx", "scheme": "affine4-g32"}, {"to": "gguf"}], ids=["mlx", "gguf"])
+def test_an_unlisted_class_of_any_family_is_exit_4(case: str, options: dict[str, str], tmp_path: Path) -> None:
+    (listed,) = config_of(case)["architectures"]
+    strange = re.sub("For[A-Za-z]+$", "ForSequenceClassification", listed)
+    source = arch_model(tmp_path, case, settings={"architectures": [strange]})
+    with pytest.raises(NotPossible, match=f"'{strange}'") as refused:
+        planned(source, tmp_path / ("a.gguf" if options["to"] == "gguf" else "mlx"), **options)
+    assert refused.value.exit_code == 4
+
+
+@pytest.mark.parametrize("family", models.FAMILIES, ids=lambda family: family.name)
+def test_no_table_stands_for_the_base_class_with_another_head(family: models.Architecture) -> None:
+    of_towers = [(one.model_type, one.class_name) for one in family.multimodal]
+    for kind, listed in [*family.classes.items(), *of_towers]:
+        strange = re.sub("For[A-Za-z]+$", "ForSequenceClassification", listed)
+        settings = {"model_type": kind, "architectures": [strange]}
+        assert models.find(settings) is None
+        assert models.unknown_class(settings) == f"'{strange}'"
 
 
 @pytest.mark.parametrize(("alias", "kind"), ALIASES.items(), ids=ALIASES)

@@ -262,9 +262,13 @@ def test_every_spelling_of_a_known_model_comes_back(case: str) -> None:
 
 
 def test_every_harmless_key_has_a_reason_and_none_is_expected_of_a_family() -> None:
-    for key, row in CONFIG_KEYS.items():
+    of_families = [item for family in models.FAMILIES for item in family.harmless.items()]
+    for key, row in (*CONFIG_KEYS.items(), *of_families):
         assert len(row.reason.split()) > 3, key
     expected = {setting.name for family in models.FAMILIES for setting in family.expects}
     always = {key for key, row in CONFIG_KEYS.items() if row.when is None}
     assert not expected & always
+    for family in models.FAMILIES:
+        own = {key for key, row in family.harmless.items() if row.when is None}
+        assert not own & {setting.name for setting in family.expects}, family.name
     assert not always & {*NEUTRAL}

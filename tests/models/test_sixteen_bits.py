@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from quantcli import models
-from quantcli.models.sixteen_bits import OTHERS
+from quantcli.models.families.untabled import UNTABLED
 
 #: What vLLM refuses float16 for (vllm/config/model.py).
 REFUSED_BY_VLLM = ("gemma2", "gemma3", "gemma3_text", "glm4", "plamo2")
@@ -48,7 +48,7 @@ def test_the_others_work_in_both(kind: str) -> None:
 
 def test_only_gemma_3_is_clipped_in_mlx_lm() -> None:
     families = {family.name: family.sixteen_bits for family in models.FAMILIES}
-    clipped = {name for name, found in {**families, **OTHERS}.items() if found.why and found.works("f16", "mlx")}
+    clipped = {name for name, found in {**families, **UNTABLED}.items() if found.why and found.works("f16", "mlx")}
     assert clipped == {"gemma3"}
 
 
@@ -79,4 +79,4 @@ def test_families_of_gguf_files() -> None:
 
 
 def test_no_model_type_is_in_both_tables() -> None:
-    assert not set(OTHERS).intersection(models.KINDS)
+    assert not set(UNTABLED).intersection(models.KINDS)

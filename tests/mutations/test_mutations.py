@@ -90,7 +90,9 @@ def _is_known(change: settings.Change, base: Baseline) -> bool:
     if change.done == "flip" and STORED_ZEROS.get(base.name) == path.rpartition(".")[2]:
         return True
     if outer != "quantization_config" or not path:
-        return harmless(change.key, settled(change.settings)) is not None
+        architecture = models.find(change.settings)
+        own = {} if architecture is None else architecture.harmless
+        return harmless(change.key, settled(change.settings), own) is not None
     block = change.settings[outer]
     return of_quantizers.harmless(str(block.get("quant_method")), path, of_quantizers.value_at(block, path)) is not None
 

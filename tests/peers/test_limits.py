@@ -1,9 +1,11 @@
 """Models that llama.cpp or mlx-lm does not load whatever their file: exactly these are warned of."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from quantcli.convert.inspecting.architectures import families
 from tests.arch_models import arch_model, wide_model
 from tests.conversions import converted
 from tests.convert.test_golden_arch import CASES
@@ -12,7 +14,7 @@ from tests.peers.pinned import peer
 peer("llama_cpp")
 peer("mlx_lm")
 
-from mlx_lm.utils import load_model  # noqa: E402
+from mlx_lm.utils import MODEL_REMAPPING, load_model  # noqa: E402
 
 from tests.peers.test_llama_cpp import Runner  # noqa: E402
 
@@ -53,3 +55,13 @@ def test_every_case_is_loaded_or_named(tmp_path: Path, case: str, output: str) -
 )
 def test_wide_heads_are_loaded_or_named(tmp_path: Path, case: str, output: str) -> None:
     agrees(wide_model(tmp_path, case), tmp_path / output)
+
+
+#: Types of mlx-lm's that are not the tables', though their names are.
+OTHER_MODELS = ("olmo",)
+
+
+def test_mlx_lm_has_the_model_types_that_are_said_to_load_in_it_and_no_others() -> None:
+    for family in families():
+        known = {kind for kind in family.names if find_spec(f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}")}
+        assert known - {*OTHER_MODELS} == {*family.mlx}, family.name

@@ -20,7 +20,7 @@ from quantcli.convert.comparing.folders import NO_FILE, STORAGE, TOKENIZER, UNCO
 from quantcli.convert.comparing.spellings import DTYPES, LOCAL, NESTED, PARTIAL, SCALING, THETAS, Spelled
 from quantcli.convert.comparing.values import ABSENT, FieldDifference, Found, NotCompared, differing, json_equal, plain
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import Hyperparameters, Key, mlx_rope_keys
+from quantcli.models import Architecture, Hyperparameters, Key, spelled
 from quantcli.models.generation import SAMPLING
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES
 from quantcli.models.sixteen_bits import NESTED as TEXT_BLOCKS
@@ -218,20 +218,20 @@ def _leave_config(pair: _Pair, read: set[str]) -> None:
         read = read | {"architectures"}
     if MTP in read and config.get(MTP) != pair.config.get(MTP):
         read = read - {MTP}
-    skipped = {*read, *UNCOUNTED, *STORAGE} - _contradicted(config) - _said(pair)[1]
+    skipped = {*read, *UNCOUNTED, *STORAGE} - _contradicted(config, pair.folder.known()) - _said(pair)[1]
     left = [key for key, value in config.items() if key not in skipped and value is not None]
     left += [key for key in pair.folder.source.config_json if key not in config and key not in TEXT_BLOCKS]
     left += [f"{key}.{name}" for key in (SCALING, NESTED) for name in _unread(config.get(key))]
     pair.leave(True, CONFIG, left, "GGUF has no such key")
 
 
-def _contradicted(config: Mapping[str, Any]) -> set[str]:
+def _contradicted(config: Mapping[str, Any], architecture: Architecture) -> set[str]:
     """Return the rope keys that are not read, because `rope_scaling`, else `rope_parameters`, takes precedence."""
     scaling, written = config.get(SCALING), config.get(NESTED)
     idle = {SCALING} if not scaling else {NESTED}
     stated = scaling or written
     bare = {key: value for key, value in config.items() if key not in (SCALING, LOCAL, *THETAS, *PARTIAL)}
-    said = mlx_rope_keys(bare | {NESTED: stated}) if isinstance(stated, Mapping) else {}
+    said = spelled(bare | {NESTED: stated}, architecture) if isinstance(stated, Mapping) else {}
     said.pop(SCALING, None)
     return idle | {
         key for key, value in said.items() if config.get(key) is not None and not json_equal(config[key], value)

@@ -13,7 +13,7 @@ from typing import Any
 
 from quantcli.arrays import TORCH_DTYPES
 from quantcli.convert.comparing.values import ABSENT
-from quantcli.models import Architecture, mlx_rope_keys
+from quantcli.models import Architecture, spelled
 from quantcli.models.hyperparameters import SIZES, settled
 
 DTYPES = ("torch_dtype", "dtype")
@@ -37,7 +37,7 @@ class Spelled:
     @staticmethod
     def of(config: Mapping[str, Any], architecture: Architecture | None, where: str) -> Spelled:
         """Raises `BadInput` if the class's defaults cannot be computed from the file."""
-        every = dict(config) | mlx_rope_keys(config)
+        every = dict(config) | spelled(config, architecture)
         if architecture is not None:
             for group in {**SIZES, **architecture.names}.values():
                 _fill(every, group)

@@ -46,7 +46,7 @@ def refuse_untabled(source: Checkpoint, steps: Sequence[Step]) -> None:
     raise NotPossible(
         f"{source.root}: {what}, so quant cannot tell which weights its loaders take quantized; {count} would become "
         f"{first.scheme.name} ({first.reason}). Without a scheme weights are copied; {ALLOW} quantizes all the same: "
-        "check that the output loads."
+        f"check that the output loads. {models.SEE_FAMILIES}"
     )
 
 

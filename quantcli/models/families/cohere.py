@@ -5,6 +5,7 @@ Source: llama.cpp's conversion of CohereForCausalLM.
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import QK_NORMS, decoder, rows
+from quantcli.models.harmless import Harmless
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, Key, layer_norm_eps
 from quantcli.models.limits import Limit, square
 from quantcli.models.sizes import ATTENTION_BIAS, HEAD_DIM, N_HEADS, N_KV_HEADS, Axes, flag
@@ -45,6 +46,11 @@ COHERE = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("use_qk_norm", has("attn_q_norm.weight")),
     ),
+    harmless={
+        "max_position_embeddings": Harmless(
+            "model_max_length counts in its place", lambda config: "model_max_length" in config
+        )
+    },
     vocabulary=conventions.COHERE,
     headless=("gguf", "mlx"),
     limits=(

@@ -18,9 +18,10 @@ from typing import Any
 
 from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
-from quantcli.models.base import Architecture, Tensor
+from quantcli.models.base import EVERY_KIND, Architecture, Tensor
 from quantcli.models.decoder import BLOCK, EXPERTS, GATED, LAYER, PRE_NORMS, ends, experts, norm_rows, rows
 from quantcli.models.families.glm4_moe import NEXT_ROWS, SHARED, SHARED_SHAPES, router
+from quantcli.models.harmless import Harmless
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     CAUSAL,
@@ -236,7 +237,10 @@ FOLLOWING = (
     Setting("head_dim", lambda file: file.own.integer("rope.dimension_count")),
     Setting("qk_head_dim", _head),
 )
-
+#: What makes of them no more than a repetition.
+HARMLESS = dict.fromkeys(
+    ("head_dim", "qk_head_dim"), Harmless("is computed from qk_nope_head_dim and qk_rope_head_dim")
+)
 
 SETTINGS = (
     Setting("hidden_act", "silu"),
@@ -284,6 +288,7 @@ DEEPSEEK_V2 = Architecture(
     further=(*RANKS, *FURTHER),
     classes={"deepseek_v2": "DeepseekV2ForCausalLM"},
     expects=(Setting("rope_interleave", True),),
+    harmless=HARMLESS,
     constants={"expert_weights_norm": False},  # neither transformers nor mlx-lm norms the weights of V2
     settings=(
         *SETTINGS,
@@ -296,6 +301,7 @@ DEEPSEEK_V2 = Architecture(
         *LIMITS,
         Limit("mlx", lambda h: h.rope.type != "default", "rope_scaling in this architecture"),
     ),
+    mlx_scaling=("yarn",),
 )
 
 
@@ -341,6 +347,7 @@ DEEPSEEK_V3 = Architecture(
     further=(*RANKS, *latent(_is_kimi), *FURTHER),
     classes={"deepseek_v3": "DeepseekV3ForCausalLM"},
     expects=(Setting("rope_interleave", True),),
+    harmless=HARMLESS,
     settings=(
         *SETTINGS,
         Setting("num_nextn_predict_layers", lambda file: file.predicting),
@@ -349,4 +356,5 @@ DEEPSEEK_V3 = Architecture(
     ),
     stores_head=("mlx",),
     limits=LIMITS,
+    mlx_scaling=EVERY_KIND,
 )

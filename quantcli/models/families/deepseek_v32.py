@@ -8,7 +8,7 @@ Source: llama.cpp's conversion of DeepseekV32ForCausalLM; mlx-lm's deepseek_v32;
 from dataclasses import replace
 from typing import Any
 
-from quantcli.models.base import EVERY_KIND, Tensor
+from quantcli.models.base import Tensor
 from quantcli.models.decoder import BLOCK, LAYER, norm
 from quantcli.models.families.deepseek import (
     DEEPSEEK_V3,
@@ -79,7 +79,7 @@ DEEPSEEK_V32 = replace(
         Setting("layer_types", lambda file: ["indexed_attention"] * file.trunk),
     ),
     settings=(*DEEPSEEK_V3.settings, Setting("mlp_layer_types", kinds_of_mlp)),
+    harmless={},
     limits=(),
     mlx_keys=("first_k_dense_replace",),
-    mlx_scaling=EVERY_KIND,
 )

@@ -3,10 +3,11 @@
 Source: llama.cpp's conversion of Exaone4ForCausalLM.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from quantcli.containers.json_text import LONGEST, Reader
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import POST_NORMS, decoder
 from quantcli.models.families.llama import ROPE_FREQS
 from quantcli.models.hyperparameters import Hyperparameters
@@ -42,6 +43,17 @@ def _pattern(file: Stored) -> str | None:
     return "".join("L" if window else "G" for window in windows) or None
 
 
+def _mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What mlx-lm's class demands and transformers' does without: the size of a head, a letter for each layer."""
+    made: dict[str, Any] = {}
+    hidden, heads, pattern = (config.get(k) for k in ("hidden_size", "num_attention_heads", "sliding_window_pattern"))
+    if config.get("head_dim") is None and type(hidden) is type(heads) is int and heads > 0:
+        made["head_dim"] = hidden // heads
+    if type(pattern) is int and 0 < pattern <= LONGEST:
+        made["sliding_window_pattern"] = "L" * (pattern - 1) + "G"
+    return made
+
+
 EXAONE4 = Architecture(
     name="exaone4",
     gguf="exaone4",
@@ -68,4 +80,7 @@ EXAONE4 = Architecture(
     ),
     vocabulary=conventions.EXAONE4,
     limits=square("gguf"),
+    mlx_scaling=EVERY_KIND,
+    mlx_nulls=("rope_scaling", "sliding_window", "sliding_window_pattern"),
+    mlx_config=_mlx_config,
 )

@@ -9,9 +9,10 @@ from typing import Any
 from quantcli.containers.json_text import Reader
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, NORM
+from quantcli.models.harmless import Harmless
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import BLOCKS, EMBEDDING, HEADS, Key, layer_norm_eps
-from quantcli.models.limits import Limit
+from quantcli.models.limits import unknown_to_mlx
 from quantcli.models.ops import GroupQkv
 from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, QKV, VOCAB, Need, flag, without
 from quantcli.models.stored import OMITTED, Setting, Stored, has
@@ -52,6 +53,17 @@ def _norms(file: Stored) -> Any:
         return 2
     return 1 if file.own.integer("attention.head_count_kv", 1) > 1 else OMITTED
 
+
+#: Keys that the class does not read, or not of these models.
+HARMLESS = {
+    "intermediate_size": Harmless("is no key of this family: ffn_hidden_size is"),
+    "max_position_embeddings": Harmless("is no size of this family: GGUF has what llama.cpp's converter chose"),
+    "num_kv_heads": Harmless(
+        "one head serves all (multi_query)",
+        lambda config: config.get("multi_query") is True and config.get("new_decoder_architecture") is not True,
+    ),
+    "num_key_value_heads": Harmless("is no key of this family: num_kv_heads is"),
+}
 
 FALCON = Architecture(
     name="falcon",
@@ -112,6 +124,7 @@ FALCON = Architecture(
         Setting("num_kv_heads", lambda file: file.own.integer("attention.head_count_kv", 1)),
         Setting("num_ln_in_parallel_attn", _norms),
     ),
+    harmless=HARMLESS,
     expects=(Setting("activation", "gelu"), Setting("ff_factor", 4)),
-    limits=(Limit("mlx", lambda h: False, "a model_type that it knows, which falcon is not"),),
+    limits=(unknown_to_mlx("falcon"),),
 )

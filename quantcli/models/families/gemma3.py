@@ -3,12 +3,12 @@
 Source: llama.cpp's conversion of Gemma3ForCausalLM.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import BOTH_NORMS, decoder
 from quantcli.models.families.gemma import ACTIVATION, BIAS
 from quantcli.models.families.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
-from quantcli.models.layer_kinds import every
+from quantcli.models.layer_kinds import ODD_PERIODS, every
 from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import AddOne
 from quantcli.models.sixteen_bits import CLIPPED, REFUSED, bf16_only
@@ -47,4 +47,6 @@ GEMMA3 = Architecture(
     vocabulary=conventions.GEMMA2,
     # transformers' class generates nothing but <pad>, vLLM refuses it.
     sixteen_bits=bf16_only(REFUSED, CLIPPED),
+    mlx_scaling=EVERY_KIND,
+    mlx_unread=ODD_PERIODS,
 )

@@ -8,6 +8,7 @@ Source: llama.cpp's conversion of Glm4ForCausalLM and Glm4vForConditionalGenerat
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import FUSED, PRE_NORMS, Rotary, decoder
 from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, ROPE_DIMENSIONS, SECTIONS, SIZES
+from quantcli.models.limits import unknown_to_mlx
 from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import MropeRows
 from quantcli.models.rope_settings import scaling_with_sections
@@ -62,4 +63,5 @@ GLM4 = Architecture(
     vocabulary=conventions.GLM4,
     sixteen_bits=bf16_only(REFUSED),  # llama.cpp asks for float32 sums in its matrix products, too (llama-graph.cpp)
     stores_head=("mlx",),
+    limits=(unknown_to_mlx("glm4", "glm4v_text", nested=True),),
 )

@@ -199,4 +199,5 @@ GLM4_MOE = Architecture(
     ),
     vocabulary=conventions.GLM4_MOE,
     stores_head=("mlx",),
+    mlx_nulls=("rope_scaling",),
 )

@@ -7,7 +7,6 @@ Source: llama.cpp's conversion of Glm4MoeLiteForCausalLM; mlx-lm's glm4_moe_lite
 
 from dataclasses import replace
 
-from quantcli.models.base import EVERY_KIND
 from quantcli.models.families.deepseek import (
     DEEPSEEK_V3,
     DEFAULTS,
@@ -69,8 +68,8 @@ GLM4_MOE_LITE = replace(
     ),
     classes={"glm4_moe_lite": "Glm4MoeLiteForCausalLM"},
     expects=(*DEEPSEEK_V3.expects, *FOLLOWING),
+    harmless={},
     settings=(*DEEPSEEK_V3.settings, Setting("mlp_layer_types", kinds_of_mlp)),
     vocabulary=conventions.GLM4_MOE,
     mlx_keys=("first_k_dense_replace",),
-    mlx_scaling=EVERY_KIND,
 )

@@ -5,6 +5,7 @@ Source: llama.cpp's conversion of GPTNeoXForCausalLM; mlx-lm's gpt_neox.
 
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import NORM
+from quantcli.models.harmless import Harmless
 from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, ROPE_DIMENSIONS, Key, layer_norm_eps
 from quantcli.models.ops import GroupQkv, Op
 from quantcli.models.rope_settings import theta_of
@@ -74,7 +75,9 @@ GPT_NEOX = Architecture(
         Setting("rotary_pct", Stored.rotary_share),
         Setting("rope_theta", OMITTED),
     ),
+    harmless={"num_key_value_heads": Harmless("is no key of this family, whose heads are not shared")},
     expects=(Setting("hidden_act", ("gelu", "gelu_fast", "gelu_new")),),
     vocabulary=conventions.GPT_NEOX,
     stores_head=("gguf", "mlx"),
+    mlx_names={"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"},
 )

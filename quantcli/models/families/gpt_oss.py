@@ -8,7 +8,7 @@ Source: llama.cpp's conversion of GptOssForCausalLM; mlx-lm's gpt_oss.
 
 from typing import Any
 
-from quantcli.models.base import Architecture, Tensor
+from quantcli.models.base import EVERY_KIND, Architecture, Tensor
 from quantcli.models.decoder import BLOCK, LAYER, attention, ends, norm_rows, rows
 from quantcli.models.keys import HEAD_SIZES, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key, expert_keys
 from quantcli.models.layouts import Range
@@ -104,4 +104,5 @@ GPT_OSS = Architecture(
     # onnxruntime-genai#2444 (the last layers exceed 65504), unsloth's FORCE_FLOAT32.
     sixteen_bits=bf16_only(OVERFLOWS),
     stores_head=("gguf", "mlx"),
+    mlx_scaling=EVERY_KIND,
 )

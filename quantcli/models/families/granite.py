@@ -3,7 +3,7 @@
 Source: llama.cpp's conversion of GraniteForCausalLM.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.keys import RMS_EPS, ROPE, ROPE_DIMENSIONS, SIZES, VOCAB_SIZE, Key
 from quantcli.models.limits import square
@@ -47,4 +47,6 @@ GRANITE = Architecture(
     constants={"rope.scaling.finetuned": True},
     vocabulary=conventions.GRANITE,
     limits=square("mlx"),
+    mlx_scaling=EVERY_KIND,
+    mlx_ties=("granite",),
 )

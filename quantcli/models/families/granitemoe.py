@@ -97,4 +97,5 @@ GRANITEMOE = Architecture(
     vocabulary=conventions.GRANITE,
     limits=(*square("mlx"), unknown_to_mlx("granitemoe", "granitemoeshared")),
     mlx_scaling=EVERY_KIND,
+    mlx_ties=("granitemoe",),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.models.base import Architecture, Computed
+from quantcli.models.base import EVERY_KIND, Architecture, Computed
 from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.hyperparameters import Hyperparameters, even_share
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
@@ -80,4 +80,6 @@ LLAMA = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("mlp_bias", has("ffn_up.bias")),
     ),
+    mlx_scaling=EVERY_KIND,
+    mlx_ties=("llama", "mistral"),
 )

@@ -5,6 +5,7 @@ Source: llama.cpp's conversion of MambaForCausalLM; mlx-lm's mamba.
 
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import NORM
+from quantcli.models.harmless import Harmless
 from quantcli.models.keys import BLOCKS, EMBEDDING, RMS_EPS, Key
 from quantcli.models.ops import DropAxis, MoveAxis, NegExp
 from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, ONE, VOCAB, flag, setting
@@ -17,6 +18,14 @@ MIXER = "backbone.layers.{i}.mixer"
 
 BIAS = flag("use_bias")
 RANK, STATE = setting("time_step_rank"), setting("state_size")
+
+#: Keys of other families.
+HARMLESS = {
+    "max_position_embeddings": Harmless("is no size of this family: GGUF has what llama.cpp's converter chose"),
+    **dict.fromkeys(
+        ("num_attention_heads", "num_key_value_heads"), Harmless("is no key of this family, which has no attention")
+    ),
+}
 
 MAMBA = Architecture(
     name="mamba",
@@ -84,6 +93,7 @@ MAMBA = Architecture(
         Setting("rope_theta", OMITTED),
         Setting("rope_scaling", OMITTED),
     ),
+    harmless=HARMLESS,
     expects=(
         Setting("d_inner", lambda file: file.own.integer("ssm.inner_size")),
         Setting("d_model", lambda file: file.own.integer("embedding_length")),

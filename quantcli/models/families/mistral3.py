@@ -66,4 +66,5 @@ MISTRAL3 = replace(
         Setting("rope_scaling", lambda file: OMITTED if _is_ministral(file) else rope_scaling(file)),
     ),
     multimodal=(Multimodal("mistral3", "Mistral3ForConditionalGeneration", "mistral", mlx="language_model."),),
+    mlx_ties=("mistral", "ministral3"),
 )

@@ -43,4 +43,5 @@ NEMOTRON = Architecture(
     vocabulary=conventions.NEMOTRON,
     stores_head=("gguf",),
     limits=square("gguf"),
+    mlx_scaling=("linear",),
 )

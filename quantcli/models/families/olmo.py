@@ -36,6 +36,11 @@ OLMO = Architecture(
     vocabulary=conventions.OLMO,
     limits=(
         *square("gguf"),
-        Limit("mlx", lambda h: False, "the settings and tensors of OLMo's first releases, before transformers had it"),
+        Limit(
+            "mlx",
+            lambda h: False,
+            "the settings and tensors of OLMo's first releases, before transformers had it",
+            excludes=("olmo",),
+        ),
     ),
 )

@@ -3,9 +3,10 @@
 Source: llama.cpp's conversion of Olmo2ForCausalLM and Olmo3ForCausalLM.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import POST_NORMS, WHOLE_QK_NORMS, decoder
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
@@ -54,6 +55,11 @@ def _by_kind_of_layer(file: Stored) -> Any:
     return by_kind_of_layer(file)
 
 
+def _has_two_bases(config: Mapping[str, Any]) -> bool:
+    """Whether layers with a window have a rotary base that is not the others', which mlx-lm takes for all."""
+    return bool(config.get("rope_local_base_freq", config["rope_theta"]) != config["rope_theta"])
+
+
 OLMO2 = Architecture(
     name="olmo2",
     gguf="olmo2",
@@ -82,4 +88,7 @@ OLMO2 = Architecture(
     vocabulary=conventions.OLMO,
     stores_head=("gguf",),
     limits=square("gguf"),
+    mlx_scaling=EVERY_KIND,
+    mlx_unread={LOCAL_FREQ_BASE.name: _has_two_bases},
+    mlx_ties=("olmo2",),
 )

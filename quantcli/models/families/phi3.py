@@ -124,4 +124,5 @@ PHI3 = Architecture(
     ),
     vocabulary=conventions.PHI3,
     limits=square("gguf", "mlx"),
+    mlx_scaling=("linear", "longrope"),
 )

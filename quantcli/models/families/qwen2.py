@@ -3,8 +3,9 @@
 Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration defaults.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import decoder
+from quantcli.models.harmless import SWITCHED
 from quantcli.models.limits import square
 from quantcli.models.sizes import ALWAYS, NEVER
 from quantcli.models.stored import Setting
@@ -33,5 +34,8 @@ QWEN2 = Architecture(
     classes={"qwen2": "Qwen2ForCausalLM"},
     aliases=("Qwen2Model",),
     settings=(*SETTINGS, WINDOW_LAYERS),
+    harmless=SWITCHED,
     limits=square("gguf", "mlx"),
+    mlx_scaling=EVERY_KIND,
+    mlx_ties=("qwen2",),
 )

@@ -19,6 +19,7 @@ from quantcli.models.decoder import (
     shared_experts,
 )
 from quantcli.models.families.qwen2 import SETTINGS, WINDOW_LAYERS
+from quantcli.models.harmless import SWITCHED
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
 from quantcli.models.limits import square
@@ -88,6 +89,7 @@ QWEN2_MOE = Architecture(
         Setting("mlp_only_layers", []),
         Setting("norm_topk_prob", False),
     ),
+    harmless=SWITCHED,
     expects=(Setting("qkv_bias", has("attn_q.bias")),),
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": False},
     stores_head=("gguf", "mlx"),

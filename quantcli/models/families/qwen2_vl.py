@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from quantcli.models.families.qwen2 import DEFAULTS, QWEN2
 from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS, SIZES
+from quantcli.models.limits import unknown_to_mlx
 from quantcli.models.multimodal import Multimodal
 
 #: What mlx-lm puts before the names of the text model.
@@ -20,7 +21,7 @@ QWEN2_VL = replace(
     model_types={"qwen2": DEFAULTS, "qwen2_5_vl_text": DEFAULTS, "qwen2_vl_text": DEFAULTS},
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     aliases=(),
-    limits=(),
+    limits=tuple(unknown_to_mlx("qwen2_vl", kind, nested=True) for kind in ("qwen2_5_vl_text", "qwen2_vl_text")),
     multimodal=(
         Multimodal("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", mlx=MLX),
         Multimodal("qwen2_vl", "Qwen2VLForConditionalGeneration", "qwen2_vl_text", mlx=MLX),

@@ -3,9 +3,10 @@
 Source: llama.cpp's conversion of Qwen3ForCausalLM; transformers' configuration defaults.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import decoder
 from quantcli.models.families.qwen2 import DEFAULTS, SETTINGS, WINDOW_LAYERS
+from quantcli.models.harmless import SWITCHED
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 
@@ -17,4 +18,6 @@ QWEN3 = Architecture(
     classes={"qwen3": "Qwen3ForCausalLM"},
     aliases=("Qwen3Model",),
     settings=(*SETTINGS, WINDOW_LAYERS, Setting("attention_bias", has("attn_q.bias"))),
+    harmless=SWITCHED,
+    mlx_scaling=EVERY_KIND,
 )

@@ -98,7 +98,9 @@ EXPECTS = (
     Setting("mamba_ssm_dtype", "float32"),
     Setting("mtp_use_dedicated_embeddings", False),
 )
-LIMITS = (*DELTA_LIMITS, Limit("mlx", lambda h: False, "a text_config in config.json", nested=True))
+#: Types that mlx-lm loads in a model with towers alone.
+TEXTS = ("qwen3_5_text", "qwen3_5_moe_text")
+LIMITS = (*DELTA_LIMITS, Limit("mlx", lambda h: False, "a text_config in config.json", nested=True, excludes=TEXTS))
 
 QWEN3_5 = Architecture(
     name="qwen3_5",

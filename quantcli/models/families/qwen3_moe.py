@@ -17,6 +17,7 @@ from quantcli.models.decoder import (
 )
 from quantcli.models.families.qwen2 import SETTINGS
 from quantcli.models.families.qwen2_moe import DENSE, SPARSE
+from quantcli.models.harmless import SWITCHED
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, expert_keys
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
@@ -55,5 +56,7 @@ QWEN3_MOE = Architecture(
         Setting("mlp_only_layers", []),
         Setting("norm_topk_prob", True),
     ),
+    harmless=SWITCHED,
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
+    mlx_names={"num_experts": "num_local_experts"},
 )

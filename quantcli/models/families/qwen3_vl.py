@@ -13,6 +13,7 @@ from quantcli.models.families.qwen2_vl import MLX
 from quantcli.models.families.qwen3 import QWEN3
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
 from quantcli.models.keys import EXPERT_LENGTH, FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS, SIZES, Key, expert_keys
+from quantcli.models.limits import unknown_to_mlx
 from quantcli.models.multimodal import Multimodal
 from quantcli.models.stored import Setting
 
@@ -32,6 +33,7 @@ QWEN3_VL = replace(
     further=(DEEPSTACK,),
     expects=EXPECTS,
     aliases=(),
+    limits=(unknown_to_mlx("qwen3_vl", "qwen3_vl_text", nested=True),),
     multimodal=(Multimodal("qwen3_vl", "Qwen3VLForConditionalGeneration", "qwen3_vl_text", MLX, LIFTED),),
 )
 
@@ -50,5 +52,6 @@ QWEN3_VL_MOE = replace(
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(EXPERT_LENGTH, DEEPSTACK),
     expects=EXPECTS,
+    limits=(unknown_to_mlx("qwen3_vl_moe", "qwen3_vl_moe_text", nested=True),),
     multimodal=(Multimodal("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", MLX, LIFTED),),
 )

@@ -3,9 +3,10 @@
 Source: llama.cpp's conversion of SmolLM3ForCausalLM.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.families.qwen2 import SETTINGS
+from quantcli.models.harmless import SWITCHED
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
 from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, Stored, has
@@ -43,4 +44,6 @@ SMOLLM3 = Architecture(
         Setting("no_rope_layer_interval", INTERVAL),
         Setting("no_rope_layers", layers_with_rope),
     ),
+    harmless=SWITCHED,
+    mlx_scaling=EVERY_KIND,
 )

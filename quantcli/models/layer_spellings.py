@@ -1,0 +1,41 @@
+"""Both spellings of `layer_types`: transformers 5 renames kinds of layers in every config.json that it reads and saves.
+
+    published                  saved by transformers 5
+    mamba                      linear_attention
+    attention                  full_attention
+    deepseek_sparse_attention  indexed_attention
+    qwen_sparse_attention      indexed_attention
+
+The tables know the second one. llama.cpp's converter knows one of the two for each model and writes a file that does
+not load for the other. Source: transformers 5.23 (configuration_utils.py, remap_legacy_layer_types).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Keys of config.json that list kinds of layers.
+LISTS = ("layer_types", "mtp_layer_types")
+#: Kind of layer as published -> as the tables have it.
+RENAMED = {
+    "mamba": "linear_attention",
+    "attention": "full_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+    "qwen_sparse_attention": "indexed_attention",
+}
+
+
+def respelled(config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The lists of a config.json object that are spelled otherwise than the tables have them, as these do.
+
+    >>> respelled({"layer_types": ["mamba", "attention"], "mtp_layer_types": ["full_attention"]})
+    {'layer_types': ['linear_attention', 'full_attention']}
+    """
+    lists = {key: value for key in LISTS if isinstance(value := config.get(key), list)}
+    made = {key: [_renamed(kind) for kind in value] for key, value in lists.items()}
+    return {key: value for key, value in made.items() if value != lists[key]}
+
+
+def _renamed(kind: Any) -> Any:
+    return RENAMED.get(kind, kind) if isinstance(kind, str) else kind
