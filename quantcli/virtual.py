@@ -307,7 +307,8 @@ def join(weights: Sequence[Weight]) -> Weight:
     parts = {
         name: Joined(tuple(weight.parts[name] for weight in weights), spec.shape, axis) for name, spec in specs.items()
     }
-    return Weight(first.name, shape, first.scheme, parts, first.reason)
+    origin = next((weight.made_of for weight in weights if weight.made_of is not None), None)
+    return Weight(first.name, shape, first.scheme, parts, first.reason, origin)
 
 
 def bare(weight: Weight) -> Weight:
