@@ -301,6 +301,9 @@ def join(weights: Sequence[Weight]) -> Weight:
     shape = (sum(matrix_shape(weight.shape)[0] for weight in weights), columns)
     axis = _joining_axis(weights)
     if axis is None:
+        weights = [by_row(weight, always=True) for weight in weights]
+        first, axis = weights[0], _joining_axis(weights)
+    if axis is None:
         dtypes = {weight.scheme.values_dtype for weight in weights}
         return join([decoded(weight, min(dtypes) if len(dtypes) == 1 else "f32") for weight in weights])
     specs = first.scheme.layout(shape)
@@ -317,9 +320,12 @@ def bare(weight: Weight) -> Weight:
     return replace(weight, scheme=scheme, parts={name: weight.parts[name] for name in scheme.layout(weight.shape)})
 
 
-def by_row(weight: Weight) -> Weight:
-    """The weight with an entry for each row of what many rows share, where its scheme knows such a layout."""
-    scheme, rows = weight.scheme.by_row(), matrix_shape(weight.shape)[0]
+def by_row(weight: Weight, *, always: bool = False) -> Weight:
+    """The weight with an entry for each row of what many rows share, where its scheme knows such a layout.
+
+    always: of what any number of rows share.
+    """
+    scheme, rows = weight.scheme.by_row(always=always), matrix_shape(weight.shape)[0]
     if scheme is None:
         return weight
     old, new = weight.scheme.layout(weight.shape), scheme.layout(weight.shape)
