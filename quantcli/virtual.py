@@ -301,13 +301,17 @@ def join(weights: Sequence[Weight]) -> Weight:
     shape = (sum(matrix_shape(weight.shape)[0] for weight in weights), columns)
     axis = _joining_axis(weights)
     if axis is None:
+        weights = [by_row(weight, always=True) for weight in weights]
+        first, axis = weights[0], _joining_axis(weights)
+    if axis is None:
         dtypes = {weight.scheme.values_dtype for weight in weights}
         return join([decoded(weight, min(dtypes) if len(dtypes) == 1 else "f32") for weight in weights])
     specs = first.scheme.layout(shape)
     parts = {
         name: Joined(tuple(weight.parts[name] for weight in weights), spec.shape, axis) for name, spec in specs.items()
     }
-    return Weight(first.name, shape, first.scheme, parts, first.reason)
+    origin = next((weight.made_of for weight in weights if weight.made_of is not None), None)
+    return Weight(first.name, shape, first.scheme, parts, first.reason, origin)
 
 
 def bare(weight: Weight) -> Weight:
@@ -316,9 +320,12 @@ def bare(weight: Weight) -> Weight:
     return replace(weight, scheme=scheme, parts={name: weight.parts[name] for name in scheme.layout(weight.shape)})
 
 
-def by_row(weight: Weight) -> Weight:
-    """The weight with an entry for each row of what many rows share, where its scheme knows such a layout."""
-    scheme, rows = weight.scheme.by_row(), matrix_shape(weight.shape)[0]
+def by_row(weight: Weight, *, always: bool = False) -> Weight:
+    """The weight with an entry for each row of what many rows share, where its scheme knows such a layout.
+
+    always: of what any number of rows share.
+    """
+    scheme, rows = weight.scheme.by_row(always=always), matrix_shape(weight.shape)[0]
     if scheme is None:
         return weight
     old, new = weight.scheme.layout(weight.shape), scheme.layout(weight.shape)

@@ -59,8 +59,9 @@ class Tensor:
     optional: models do without it. f32: it stays float32 in every dialect; mlx_casts: but not where mlx-lm casts a
     model, whose class there does not except it. absent_in: the dialects whose runtimes compute without it. beside:
     of several rows with one GGUF name, this one is meant where that GGUF tensor (a pattern) is there too. read_only:
-    Hugging Face's folders may have this in place of the tensor of the row with the same GGUF pattern; `hf` is its
-    whole name, `ops` lead from here to there. also: other layouts in which GGUF files store it.
+    Hugging Face's folders may have this in place of the tensor of the row with the same GGUF pattern, or of what that
+    row takes of a shared one; `hf` is its whole name, `ops` lead from here to there. also: other layouts in which GGUF
+    files store it.
 
     shape: the axes of its weight in Hugging Face's arrangement; a bias has them without the last one. Where Hugging
     Face's pattern has `{e}`, the first axis counts the experts. needed: of an optional one, which layers have it, None

@@ -210,6 +210,17 @@ def fused_experts(hf: str, *, width: Size = EXPERT_INNER, is_transposed: bool = 
     )  # fmt: skip
 
 
+def experts_apart(hf: str, *, width: Size = EXPERT_INNER) -> tuple[Tensor, ...]:
+    """Routed experts one by one, as quantized releases have them of families whose experts are stacked parameters."""
+    return tuple(
+        Tensor(
+            f"{LAYER}.{hf}.{{e}}.{name}.weight", f"{BLOCK}.ffn_{kind}_exps.weight", suffixes=("",), optional=True,
+            read_only=True, shape=(N_EXPERTS, *((HIDDEN, width) if kind == "down" else (width, HIDDEN))),
+        )
+        for name, kind in EXPERTS.items()
+    )  # fmt: skip
+
+
 FUSED_EXPERTS: tuple[tuple[str, str, tuple[Op, ...]], ...] = (
     ("gate_up_proj", "gate", (Share(0, 2),)),
     ("gate_up_proj", "up", (Share(1, 2),)),

@@ -121,7 +121,7 @@ class Translation:
             weight, shape = by_row(first.weight), first.weight.shape[1:]
             cut = section(weight, start, start + rows)
             return Arranged(cut, None, shape) if cut else Arranged(weight, np.arange(start, start + rows), shape)
-        if first.found.expert is None or "{e}" in first.found.row.pattern(self.target):
+        if first.found.expert is None or "{e}" in self._made(first.found).row.pattern(self.target):
             return Arranged.of(first.weight)
         weights = self._all_experts(sources)
         return Arranged(join(weights), None, (len(weights), *first.weight.shape))
@@ -158,7 +158,7 @@ class Translation:
     def _ops(self, row: Tensor) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
         """The operations from what Hugging Face's dialect writes to the source's and to the target's arrangement."""
         if row.read_only:
-            return (), (*row.ops, *self.architecture.written(row).ops_to(self.target))
+            return (), (*row.ops, *_behind_share(self.architecture.written(row).ops_to(self.target)))
         return row.ops_to(self.source), row.ops_to(self.target)
 
     def _undone(self, members: dict[Tensor, tuple[Arranged, tuple[Op, ...]]]) -> Arranged:
@@ -256,6 +256,12 @@ def _meant(found: Sequence[Found], names: Collection[str]) -> Sequence[Found]:
 def _each(index: Rows, rows: int, matrices: int) -> Rows:
     """An index into one matrix's rows as one into those of several matrices."""
     return (np.arange(matrices, dtype=np.int64)[:, None] * rows + index[None, :]).reshape(-1)
+
+
+def _behind_share(ops: Sequence[Op]) -> Sequence[Op]:
+    """What is done with the rows that are taken of a shared tensor; all of it where none is shared."""
+    at = next((i + 1 for i, op in enumerate(ops) if isinstance(op, Take | Share)), 0)
+    return ops[at:]
 
 
 def _shared(source: Sequence[Op], target: Sequence[Op]) -> int:

@@ -272,8 +272,11 @@ class Scheme(Facts):
         """The scheme without parts that have no say in the values; itself where there are none."""
         return self
 
-    def by_row(self) -> Scheme | None:
-        """The scheme whose parts that no row range cuts have an entry (rows, 1) for each row; None where none has."""
+    def by_row(self, *, always: bool = False) -> Scheme | None:
+        """The scheme whose parts that no row range cuts have an entry (rows, 1) for each row; None where none has.
+
+        always: those too that only ranges of whole blocks of rows cut.
+        """
         return None
 
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:

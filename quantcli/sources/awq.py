@@ -35,6 +35,7 @@ from quantcli.sources.modules import (
     refuse_bare,
     settings_of,
 )
+from quantcli.sources.spellings import spellings
 
 #: `version` -> the layout's class, and what dtype and how many columns and rows an entry of `qweight` is; an empty one
 #: is what some exporters write for gemm.
@@ -146,13 +147,15 @@ def _is_dense(module: str, block: AwqSettings, rules: Iterable[Rule]) -> bool:
 
 def _of(module: str, block: AwqSettings, rules: Iterable[Rule], parts: Mapping[str, Part]) -> AwqSettings:
     """The settings of a packed module; raises `BadInput` for one that is to be dense."""
-    regex, mine = next((rule for rule in rules if rule[0].match(module)), (None, block))
-    if regex is not None and mine is None:
-        raise BadInput(
-            f"{_where(parts[f'{module}.qweight'])}: quantization_config.extra_config leaves {module} dense "
-            f"({regex.pattern}), but it is packed."
-        )
-    return mine or block
+    for regex, mine in rules:
+        if mine is None and regex.match(module):
+            raise BadInput(
+                f"{_where(parts[f'{module}.qweight'])}: quantization_config.extra_config leaves {module} dense "
+                f"({regex.pattern}), but it is packed."
+            )
+        if mine is not None and any(map(regex.match, spellings(module))):
+            return mine
+    return block
 
 
 def _unlisted(

@@ -38,6 +38,8 @@ from quantcli.sources.modules import (
 SMALL = {"nvfp4-pack-quantized": "e2m1", "mxfp4-pack-quantized": "e2m1", "mxfp6-pack-quantized": "e2m3"}
 #: Arrays that have no say in the values.
 ALONG = ("shape", "input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point")
+#: Stacked experts are parameters, of which modules are made to pack them.
+PARAMETERS = (".experts.gate_up_proj", ".experts.up_proj", ".experts.down_proj")
 #: What small floats and powers of two are decompressed to, whatever the model's dtype.
 POWERS_COMPUTE = "bf16"
 #: From this version on packed codes straddle words.
@@ -73,23 +75,25 @@ def _weight(module: str, parts: Mapping[str, Part], settings: CtSettings, folder
     if module + wanted not in parts:
         raise BadInput(f"{where(main)}: has no {module}{wanted} beside it, which {group.key} ({group.layout}) needs.")
     stored = {"weight": parts[module + wanted]} | beside(module, SUFFIXES, parts)
-    ranks = (2,) if wanted == PACKED else (2, 3)
-    if len(stored["weight"].shape) not in ranks:
-        needed = " or ".join(map(str, ranks))
-        raise BadInput(f"{where(stored['weight'])}: has {len(stored['weight'].shape)} dimensions, {needed} are needed.")
+    if len(stored["weight"].shape) not in (2, 3):
+        raise BadInput(f"{where(stored['weight'])}: has {len(stored['weight'].shape)} dimensions, 2 or 3 are needed.")
     if "scales" not in stored:
         raise BadInput(f"{where(stored['weight'])}: has no {module}.weight_scale beside it, which {group.key} needs.")
     make = _small if group.layout in SMALL else _packed if group.layout == "pack-quantized" else _bytewise
     scheme, shape = make(stored, group, settings, folder)
     reason = f"{group.key}: {group.layout}, {group.bits} bits, {group.strategy}"
-    return held(f"{module}.weight", shape, scheme, stored, reason, {"weight": wanted, **SUFFIXES})
+    is_parameter = len(shape) == 3 and module.endswith(PARAMETERS)
+    name = module if is_parameter else f"{module}.weight"
+    return held(name, shape, scheme, stored, reason, {"weight": wanted, **SUFFIXES})
 
 
-def _scales(stored: Mapping[str, Part], group: Group) -> Scales:
-    """How scales are shared, by the strategy."""
+def _scales(stored: Mapping[str, Part], group: Group, shape: tuple[int, ...]) -> Scales:
+    """How scales are shared, by the strategy. shape: of the weight."""
     part = stored["scales"]
     if group.layout != "mxfp8-quantized" and part.dtype not in FLOATS:
         raise BadInput(f"{where(part)}: is {part.dtype}, scales are f16, bf16, f32 or f64 ({group.key}).")
+    if len(shape) == 3:
+        return _stacked(part, group, shape)
     rank = len(part.shape)
     if group.layout == "mxfp8-quantized":
         return Scales("u8", 1, group.group_size)
@@ -102,9 +106,8 @@ def _scales(stored: Mapping[str, Part], group: Group) -> Scales:
     return Scales(part.dtype, 1, group.group_size)
 
 
-def _stacked(stored: Mapping[str, Part], group: Group) -> Scales:
+def _stacked(part: Part, group: Group, shape: tuple[int, ...]) -> Scales:
     """The same of stacked matrices, such as experts in one `.weight`."""
-    part, shape = stored["scales"], stored["weight"].shape
     if group.strategy in ("group", "tensor_group"):
         dtype = "u8" if group.layout == "mxfp8-quantized" else part.dtype
         return Scales(dtype, 1, group.group_size, rank=3, stacked=shape[1])
@@ -122,14 +125,14 @@ def _packed(
 ) -> tuple[Scaled, tuple[int, ...]]:
     """Integers packed into words, whose shape is stored beside them."""
     weight = stored["weight"]
-    rows, columns = _shape(stored, group, folder)
+    *rows, columns = shape = _shape(stored, group, folder)
     dense, padded = (width(columns, group.bits, padded=kind) for kind in (False, True))
-    if weight.shape != (rows, dense) and weight.shape != (rows, padded):
+    if weight.shape != (*rows, dense) and weight.shape != (*rows, padded):
         raise BadInput(
-            f"{where(weight)}: has shape {list(weight.shape)}; {rows} x {columns} codes of {group.bits} bits "
-            f"({group.key}.num_bits) are {[rows, dense]}."
+            f"{where(weight)}: has shape {list(weight.shape)}; {' x '.join(map(str, shape))} codes of {group.bits} "
+            f"bits ({group.key}.num_bits) are {[*rows, dense]}."
         )
-    is_padded = weight.shape[1] != dense or (
+    is_padded = weight.shape[-1] != dense or (
         dense == padded and 32 % group.bits != 0 and () < settings.version < DENSE_SINCE
     )
     groups = -(-columns // group.group_size) if group.group_size else 1
@@ -137,28 +140,31 @@ def _packed(
         stored, group.act_order, columns, group.group_size, groups, folder, f"{group.key}.actorder", group.key
     )
     along = (*ALONG, *(() if ordered else ("g_idx",)))
-    scales = _scales(stored, group)
+    scales = _scales(stored, group, shape)
     scheme = CtPacked(
         columns=columns, scales=scales, bits=group.bits, symmetric=group.symmetric, padded=is_padded,
         ordered=ordered, compute=scales.dtype, extras=extras_of(stored, along),
     )  # fmt: skip
-    return scheme, (rows, columns)
+    return scheme, shape
 
 
-def _shape(stored: Mapping[str, Part], group: Group, folder: Folder) -> tuple[int, int]:
-    """Rows and columns of packed integers: as `.weight_shape` says."""
+def _shape(stored: Mapping[str, Part], group: Group, folder: Folder) -> tuple[int, ...]:
+    """The shape of packed integers: as `.weight_shape` says."""
     weight, shape = stored["weight"], stored.get("shape")
     if shape is None:
         raise BadInput(f"{where(weight)}: has no .weight_shape beside it, which {group.key} (pack-quantized) needs.")
-    if shape.shape != (2,) or shape.dtype not in ("i64", "i32"):
-        raise BadInput(f"{where(shape)}: is {shape.dtype} {list(shape.shape)}, i64 [2] is needed.")
+    rank = len(weight.shape)
+    if shape.shape != (rank,) or shape.dtype not in ("i64", "i32"):
+        raise BadInput(f"{where(shape)}: is {shape.dtype} {list(shape.shape)}, i64 [{rank}] is needed.")
     if 32 % group.bits == 0 and not isinstance(folder, LocalFolder):
         # Over the network each would be a request, and words of 2, 4 and 8 bits are full.
-        return weight.shape[0], weight.shape[1] * 32 // group.bits
-    rows, columns = (int(n) for n in folder.array(shape).reshape(-1))
-    if rows != weight.shape[0] or not 0 < columns <= weight.shape[1] * 32:
-        raise BadInput(f"{where(shape)}: says {rows} x {columns}, the packed weight has shape {list(weight.shape)}.")
-    return rows, columns
+        return *weight.shape[:-1], weight.shape[-1] * 32 // group.bits
+    *rows, columns = said = tuple(int(n) for n in folder.array(shape).reshape(-1))
+    if (*rows,) != weight.shape[:-1] or not 0 < columns <= weight.shape[-1] * 32:
+        raise BadInput(
+            f"{where(shape)}: says {' x '.join(map(str, said))}, the packed weight has shape {list(weight.shape)}."
+        )
+    return said
 
 
 def _bytewise(
@@ -169,7 +175,7 @@ def _bytewise(
     wanted = "f8_e4m3" if group.is_float else "i8"
     if weight.dtype != wanted:
         raise BadInput(f"{where(weight)}: is {weight.dtype}, {group.key} ({group.layout}) needs {wanted}.")
-    scales = _scales(stored, group) if len(weight.shape) == 2 else _stacked(stored, group)
+    scales = _scales(stored, group, weight.shape)
     zeros = stored.get("zeros") if not group.is_float else None
     if zeros is None and not group.symmetric and not group.is_float:
         raise BadInput(
@@ -188,14 +194,15 @@ def _small(
 ) -> tuple[Scaled, tuple[int, ...]]:
     """E2M1 codes, two a byte, or E2M3, four in three; NVFP4 with a global scale that divides."""
     element = SMALL[group.layout]
-    rows, columns = stored["weight"].shape[0], stored["weight"].shape[1] * 8 // ELEMENTS[element][0]
+    *rows, bytes_of_row = stored["weight"].shape
+    columns, stacked = bytes_of_row * 8 // ELEMENTS[element][0], rows[-1] if len(rows) == 2 else 0
     nvfp4 = group.layout.startswith("nvfp4")
     if nvfp4 and "global" not in stored:
         raise BadInput(f"{where(stored['weight'])}: has no .weight_global_scale beside it, which {group.key} needs.")
     scheme = SmallFloat(
         family="ct", columns=columns, element=element,
-        scales=Scales("f8_e4m3", 1, 16) if nvfp4 else Scales("u8", 1, 32),
+        scales=Scales(*(("f8_e4m3", 1, 16) if nvfp4 else ("u8", 1, 32)), len(rows) + 1, stacked=stacked),
         divides=True if nvfp4 else None, global_shape=stored["global"].shape if nvfp4 else (),
         compute=POWERS_COMPUTE, extras=extras_of(stored, ALONG),
     )  # fmt: skip
-    return scheme, (rows, columns)
+    return scheme, (*rows, columns)

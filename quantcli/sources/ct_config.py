@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from quantcli.containers.hostile import shown
 from quantcli.containers.json_text import Reader
 from quantcli.errors import NotPossible
 from quantcli.schemes.hf.compressed_tensors import LINEAR, MIXED
 from quantcli.sources.modules import pattern
+from quantcli.sources.spellings import spellings
 
 #: Formats that are read, and the type of their numbers, None for any.
 FORMATS = {
@@ -74,13 +76,24 @@ class CtSettings:
 
     def ignores(self, module: str) -> Target | None:
         """The entry of `ignore` that names a module."""
-        return next((entry for entry in self.ignored if entry.matches(module)), None)
+        by_expression = (entry for entry in self.ignored if entry.regex and entry.matches(module))
+        return self._ignored_names.get(module) or next(by_expression, None)
+
+    @cached_property
+    def _ignored_names(self) -> dict[str, Target]:
+        return {entry.text: entry for entry in self.ignored if entry.regex is None}
 
     def named(self, module: str) -> Group | None:
-        """The group that targets a module by its name or an expression."""
-        found = [(target, group) for target, group in self.groups if target.matches(module)]
-        exact = [group for target, group in found if target.regex is None]
-        return next(iter(exact or [group for _, group in found]), None)
+        """The group that targets a module by one of its names, or else by an expression."""
+        names = spellings(module)
+        exact = next((self._exact[name] for name in names if name in self._exact), None)
+        by_expression = (group for target, group in self.groups if target.regex and any(map(target.matches, names)))
+        return exact or next(by_expression, None)
+
+    @cached_property
+    def _exact(self) -> dict[str, Group]:
+        """Name of a module or a class -> the first group that targets it."""
+        return {target.text: group for target, group in reversed(self.groups) if target.regex is None}
 
     def of_class(self) -> Group | None:
         """The group that targets linears by their class."""

@@ -39,6 +39,7 @@ from quantcli.sources.modules import (
     where,
 )
 from quantcli.sources.row_lengths import RowLengths
+from quantcli.sources.spellings import spellings
 
 #: Modules of more bits are dense.
 MOST_BITS = 8
@@ -152,12 +153,12 @@ def _of(
     module: str, rules: Iterable[Rule[GptqSettings]], common: GptqSettings, parts: Mapping[str, Part]
 ) -> GptqSettings:
     for regex, found in rules:
-        if regex.match(module):
-            if found is None:
-                raise BadInput(
-                    f"{where(parts[f'{module}.qweight'])}: quantization_config.dynamic or .extra_config leaves "
-                    f"{module} dense ({regex.pattern}), but it is packed."
-                )
+        if found is None and regex.match(module):
+            raise BadInput(
+                f"{where(parts[f'{module}.qweight'])}: quantization_config.dynamic or .extra_config leaves "
+                f"{module} dense ({regex.pattern}), but it is packed."
+            )
+        if found is not None and any(map(regex.match, spellings(module))):
             return found
     return common
 

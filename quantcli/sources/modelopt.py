@@ -19,7 +19,6 @@ Source: modelopt 0.47 (torch/export, torch/quantization/qtensor).
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,6 +29,7 @@ from quantcli.schemes.hf.scaled import FP8_BLOCK, Scaled, Scales
 from quantcli.schemes.hf.small_floats import SmallFloat
 from quantcli.sources import modelopt_config
 from quantcli.sources.folder import Folder, Tensors
+from quantcli.sources.listed import globs
 from quantcli.sources.modelopt_config import STORAGES, Algorithm, ModeloptSettings
 from quantcli.sources.modules import (
     beside,
@@ -105,7 +105,7 @@ def _unlisted(names: Iterable[str], settings: ModeloptSettings) -> list[str]:
 
 
 def _excludes(patterns: Iterable[str], module: str) -> bool:
-    return any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
+    return globs(tuple(patterns)).match(module)
 
 
 def _weight(name: str, parts: Mapping[str, Part], settings: ModeloptSettings, compute: str) -> Weight:

@@ -20,6 +20,7 @@ from quantcli.containers.json_text import Reader
 from quantcli.errors import NotPossible
 from quantcli.schemes.hf.scaled import POWERS
 from quantcli.sources.modules import where
+from quantcli.sources.spellings import spellings
 
 MIXED = "MIXED_PRECISION"
 
@@ -89,26 +90,15 @@ class ModeloptSettings:
 
     def lists_next_to(self, module: str) -> bool:
         """Whether some module is listed that is in the one that this is in: fused experts are listed one by one."""
-        inside = tuple(f"{name}." for name in _spellings(module.rpartition(".")[0]))
+        inside = tuple(f"{name}." for name in spellings(module.rpartition(".")[0]))
         return any(name.startswith(inside) for name in self.layers)
 
 
 def _names(module: str) -> Iterator[str]:
     """The names under which a module may be listed, the closest first: its own, then of those that it is in."""
     while module:
-        yield from _spellings(module)
+        yield from spellings(module)
         module = module.rpartition(".")[0]
-
-
-#: Beginnings of names that stand for each other: of the checkpoint's tensors and of the settings, in either order.
-PREFIXES = ("language_model.model.", "model.language_model.")
-
-
-def _spellings(module: str) -> Iterator[str]:
-    yield module
-    for old, new in (PREFIXES, PREFIXES[::-1]):
-        if module.startswith(old):
-            yield new + module.removeprefix(old)
 
 
 def parse(keys: Reader) -> ModeloptSettings:

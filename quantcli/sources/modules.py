@@ -6,7 +6,6 @@ layout of its scheme. All that no module takes is a dense tensor.
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import re
 import warnings
@@ -24,7 +23,9 @@ from quantcli.schemes.hf.scaled import Extra, Scales
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, LocalFolder, Tensors
 from quantcli.sources.hf import QUANTIZED_SUFFIXES, counted, dense, not_left_out
+from quantcli.sources.listed import listed
 from quantcli.sources.noted import PLACE, Noted
+from quantcli.sources.spellings import spellings
 
 
 def where(part: Part) -> str:
@@ -252,7 +253,7 @@ def order_of(
 
 def names_module(names: Iterable[str], module: str) -> bool:
     """Whether a list of modules names this one, one that it is in, or the end of its name, as every loader reads it."""
-    return any(module == name or module.startswith(f"{name}.") or module.endswith(f".{name}") for name in names)
+    return listed(tuple(names)).names(module)
 
 
 def mentions_module(names: Iterable[str], module: str) -> bool:
@@ -263,26 +264,20 @@ def mentions_module(names: Iterable[str], module: str) -> bool:
     >>> mentions_module(["model.layers.*.mlp", "re:.*visual.*"], "model.layers.3.mlp.up_proj")
     True
     """
-    listed = list(names)
-    globs = (name.removeprefix("re:").removeprefix("^").removesuffix("$").replace(".*", "*") for name in listed)
-    return (
-        names_module(listed, module)
-        or any(f".{name}." in module for name in listed)
-        or any(fnmatch.fnmatchcase(module, glob) or fnmatch.fnmatchcase(module, f"{glob}.*") for glob in globs)
-    )
+    return listed(tuple(names)).mentions(module)
 
 
-def check_listed(listed: Collection[str], packed: Mapping[str, Part], label: str) -> list[str]:
+def check_listed(names: Collection[str], packed: Mapping[str, Part], label: str) -> list[str]:
     """Hold quantized modules against a list of those that are dense; a warning where loaders read the list differently.
 
     packed: module -> its codes. label: where the list stands. Raises `BadInput` for a module that every loader takes to
     be dense.
     """
-    odd = []
+    odd, dense = [], listed(tuple(names))
     for module, part in packed.items():
-        if names_module(listed, module):
+        if dense.names(module):
             raise BadInput(f"{where(part)}: is quantized, but {label} names {module}.")
-        if mentions_module(listed, module):
+        if dense.mentions(module) or any(name in dense.entries for name in spellings(module)):
             odd.append(module)
     if not odd:
         return []

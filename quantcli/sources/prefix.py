@@ -20,9 +20,8 @@ from quantcli.checkpoint import Checkpoint, Naming
 from quantcli.models import Architecture
 from quantcli.models.base import NUMBER
 from quantcli.models.towers import is_tower
+from quantcli.sources.spellings import NESTED
 
-#: What the names of a text model begin with in models with towers, in place of the table's own prefix.
-NESTED = ("model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "text_model.")
 #: What stands before the names that do not have the table's prefix, such as the head's.
 AROUND = ("language_model.", "model.language_model.", "model.", "text_model.")
 

@@ -15,7 +15,9 @@ from quantcli.containers.hostile import shown
 from quantcli.containers.json_text import Reader
 from quantcli.errors import NotPossible
 from quantcli.schemes.hf.quark_int import PACKINGS
+from quantcli.sources.listed import globs
 from quantcli.sources.modules import LINEARS, mentions_module
+from quantcli.sources.spellings import spellings
 
 FLOATS8 = {"fp8_e4m3": "f8_e4m3", "fp8_e5m2": "f8_e5m2"}
 SMALL = {"fp4": "e2m1", "fp6_e2m3": "e2m3", "fp6_e3m2": "e3m2"}
@@ -51,15 +53,16 @@ class QuarkSettings:
 
     def excludes(self, module: str) -> bool:
         """Whether `exclude` names it."""
-        return any(fnmatch.fnmatchcase(module, pattern) for pattern in self.excluded)
+        return globs(self.excluded).match(module)
 
     def of(self, module: str) -> Spec | None:
         """What holds for a module that is not excluded."""
-        exact = dict(self.layers)
-        if module in exact:
-            return exact[module]
+        exact, names = dict(self.layers), spellings(module)
+        for name in names:
+            if name in exact:
+                return exact[name]
         for pattern, spec in self.layers:
-            if fnmatch.fnmatchcase(module, pattern):
+            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 return spec
         for kind, spec in self.types:
             if kind == "Linear" and not module.endswith("embed_tokens"):

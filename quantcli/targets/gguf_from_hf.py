@@ -15,6 +15,7 @@ from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models import Architecture, Hyperparameters, generation_keys, round_trip
 from quantcli.recipes.llama_cpp import never
+from quantcli.recipes.llama_cpp_scales import applies_scale
 from quantcli.recipes.llama_cpp_tensors import WIDE
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Constant, Draft, Left, Placed, Settings, WeightDraft, commonest_dtype
@@ -93,7 +94,11 @@ def _drafts(named: Named, model: Model, architecture: Architecture, settings: Se
     if parts is None or held:
         return [draft]
     blocks, factors, grade = parts
-    inputs = input_scales(_stored(named, model), max(1, named.source.matrices))
+    one = named.found
+    is_applied = one is not None and applies_scale(architecture.gguf, one.row.role, one.layer in model.predicting)
+    if not is_applied and (factors != 1).any():
+        return [draft]
+    inputs = input_scales(_stored(named, model), max(1, named.source.matrices)) if is_applied else None
     scales = [*constants(named.name, SCALE, factors), *constants(named.name, INPUT_SCALE, inputs)]
     return [replace(draft, layout=SeparateScales(blocks, grade, tuple(s.name for s in scales))), *scales]
 

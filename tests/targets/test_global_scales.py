@@ -18,7 +18,7 @@ from quantcli.convert.comparing.compare import chosen, compare
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources.detect import open_source
 from tests import packers
-from tests.builders import BF16, LLAMA, byte_level_tokenizer, folder_of
+from tests.builders import BF16, LLAMA, byte_level_tokenizer, folder_of, safetensors_bytes
 from tests.conversions import converted, planned, values
 
 GOLDEN = Path(__file__).parents[1] / "data" / "gguf_manifests" / "nvfp4_global.json"
@@ -262,3 +262,22 @@ def test_a_copy_keeps_tensors_apart_and_diff_takes_them_together(tmp_path: Path)
     assert not found.only_b and all(tensor.name.endswith(".input_scale") for tensor in found.only_a)
     differences = [weight.difference for weight in found.weights if weight.difference]
     assert differences and max(difference.relative_rmse for difference in differences) < 0.01
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [("llama", "nvfp4"), ("qwen2", "q8_0")])
+def test_codes_stay_where_llama_cpp_computes_with_their_scale(kind: str, scheme: str, tmp_path: Path) -> None:
+    """Qwen2's graph takes no scale of its MLP."""
+    source = tmp_path / "m"
+    folder(source, "modelopt")
+    arrays = {f"model.layers.0.self_attn.{name}_proj.bias": np.zeros(64 if name == "q" else 32, BF16) for name in "qkv"}
+    config = json.loads((source / "config.json").read_text())
+    classes = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+    (source / "config.json").write_text(json.dumps({**config, "model_type": kind, "architectures": [classes[kind]]}))
+    if kind == "qwen2":
+        (source / "model-biases.safetensors").write_bytes(safetensors_bytes(arrays))
+    converted(source, tmp_path / "a.gguf")
+    found = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "a.gguf").tensors}
+    for role in ("ffn_gate", "ffn_up", "ffn_down"):
+        assert found[f"blk.0.{role}.weight"].tensor_type.name.lower() == scheme
+        assert (f"blk.0.{role}.scale" in found) == (scheme == "nvfp4")
+    assert found["blk.0.attn_q.weight"].tensor_type.name == "NVFP4" and "blk.0.attn_q.scale" in found

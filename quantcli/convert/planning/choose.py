@@ -147,7 +147,9 @@ class Chooser:
 
     def _kept(self, draft: WeightDraft, reason: str, asked_for: Scheme | None = None) -> WeightStep:
         """A weight that is not rounded if any scheme of the target holds what it is."""
-        source = draft.scheme
+        source, origin = draft.scheme, draft.source.weight.made_of
+        if isinstance(source, Dense) and origin is not None:
+            reason = f"decoded: {self.target.label} arranges its values so that codes of {origin.name} cannot follow"
         if isinstance(source, Dense) or (source.is_elementwise and not self.target.keeps(self.source, source)):
             return self._to(draft, Dense(draft.dense), reason)
         scale_dtype = self._scale_dtype(draft, source.repacked_scale_dtype)

@@ -10,7 +10,7 @@ transformers' Qwen3_5TextConfig, Qwen3_5MoeTextConfig.
 from typing import Any
 
 from quantcli.models.base import Architecture, Tensor
-from quantcli.models.decoder import BLOCK, GATED, LAYER, SHAPES, rows
+from quantcli.models.decoder import BLOCK, GATED, LAYER, SHAPES, experts_apart, rows
 from quantcli.models.families.glm4_moe import ALL_BLOCKS
 from quantcli.models.families.qwen2_moe import SHARED, SHARED_GATE, SHARED_SHAPES
 from quantcli.models.families.qwen3_next import (
@@ -73,6 +73,7 @@ EXPERTS = (
     _experts("gate_up_proj", "gate", (2 * EXPERT_INNER, HIDDEN), (Take(stop=EXPERT_INNER),)),
     _experts("gate_up_proj", "up", (2 * EXPERT_INNER, HIDDEN), (Take(start=EXPERT_INNER),)),
     _experts("down_proj", "down", (HIDDEN, EXPERT_INNER)),
+    *experts_apart("mlp.experts"),
 )
 
 #: llama.cpp demands sections of M-RoPE; these are the class's.

@@ -4,6 +4,7 @@
     scales   (rows, groups) or (rows, 1)
     shape    i64 (2,)                           rows and columns
     zeros    i32 (words of rows, groups)        zero points plus half of the range, packed along the rows
+             stacked matrices (experts, ...)    each as one by itself, and shape has three numbers
     g_idx    i32 (columns,)                     the group of each column, where they were ordered by their weight
 
     words     dense    ceil(columns * bits / 32), codes straddle words           compressed-tensors from 0.18 on
@@ -68,14 +69,14 @@ class CtPacked(Written):
         return 1 << self.bits - 1 if self.symmetric else None
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
-        rows, columns = shape
-        parts = {"weight": PartSpec("i32", (rows, width(columns, self.bits, padded=self.padded)))}
+        *leading, rows, columns = shape
+        parts = {"weight": PartSpec("i32", (*leading, rows, width(columns, self.bits, padded=self.padded)))}
         if not self.symmetric:
             groups = -(-columns // self.group)
             shared = math.gcd(self.bits, packed.WORD)
             together = packed.WORD // self.bits if self.padded else packed.WORD // shared
             parts["zeros"] = PartSpec(
-                "i32", (width(rows, self.bits, padded=self.padded), groups), rows=together,
+                "i32", (*leading, width(rows, self.bits, padded=self.padded), groups), rows=together,
                 indices=1 if self.padded else self.bits // shared,
             )  # fmt: skip
         return parts
@@ -101,6 +102,9 @@ class CtPacked(Written):
         return self.unread(shape) or (divides(self.scales, shape) if self.is_written else None)
 
     def unread(self, shape: tuple[int, ...]) -> str | None:
+        words = width(shape[-2], self.bits, padded=self.padded) if len(shape) > 2 and not self.symmetric else 0
+        if words and shape[-2] * self.bits != words * packed.WORD:
+            return f"has matrices of {shape[-2]} rows, whose zero points of {self.bits} bits do not fill words"
         return super().unfit(shape)
 
     def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:

@@ -369,13 +369,13 @@ class Scaled(Scheme):
     def bare(self) -> Scheme:
         return replace(self, extras=()) if self.extras else self
 
-    def by_row(self) -> Scheme | None:
+    def by_row(self, *, always: bool = False) -> Scheme | None:
         shared = self.scales
         if (
             shared.stacked
             and not shared.single
             and (shared.rows is None or shared.rows > MOST_ROWS or not shared.is_even or shared.rank == 2)
-        ):
+        ) or (always and not shared.stacked and shared.rows != 1 and shared.rank < 3):
             return replace(self, scales=replace(self.scales, each_row=True))
         return None
 

@@ -98,7 +98,7 @@ class SmallFloat(Written):
             parts["global"] = PartSpec(self.global_dtype, self.global_shape, axis=None)
         return parts
 
-    def by_row(self) -> SmallFloat | None:
+    def by_row(self, *, always: bool = False) -> SmallFloat | None:
         return None if self.divides is None else replace(self, global_shape=(), each_row=True)
 
     def without_global(self) -> SmallFloat:
