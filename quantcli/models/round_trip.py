@@ -59,6 +59,8 @@ NOT_IN_FACTORS = {
     "longrope": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor", "low_freq_factor", "high_freq_factor"),
 }
+#: Factors of attention of which llama.cpp has one, that follows from the contexts; others are warned of.
+MSCALES = ("short_mscale", "long_mscale")
 #: Kinds of scaling that change nothing up to the context that a model was trained with.
 BEYOND_CONTEXT = ("dynamic",)
 
@@ -264,6 +266,8 @@ class _Back:
             return self.sections
         if name == "max_position_embeddings":  # Ministral 3 repeats it here
             return self.again.context_length
+        if name in MSCALES:
+            return value if _same(value, self.scaling.get(name)) else UNSAID
         if name in ("attn_factor", *self.scaling):
             return self.scaling.get("attention_factor" if name == "attn_factor" else name, UNSAID)
         return self._share(name, value) if name in self.rope_fields else UNSAID

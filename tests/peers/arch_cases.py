@@ -203,6 +203,18 @@ PHI = Case(
     },
     without=("num_key_value_heads",),
 )  # fmt: skip
+PHIMOE = Case(
+    "spm-phi3", "default",
+    {
+        **TINY, "model_type": "phimoe", "num_local_experts": 4, "num_experts_per_tok": 2,
+        "max_position_embeddings": 131072, "vocab_size": 448, "attention_bias": True, "lm_head_bias": True,
+        **rope(
+            1e4, "longrope", long_factor=[1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 4.0], short_factor=[1.0] * 7 + [1.05],
+            long_mscale=1.243163121016122, short_mscale=1.243163121016122, original_max_position_embeddings=4096,
+        ),
+    },
+    further={"architectures": ["PhiMoEForCausalLM"], "original_max_position_embeddings": 4096},
+)  # fmt: skip
 MINISTRAL3 = Case(
     "bpe-tekken", "tekken",
     {
@@ -320,6 +332,11 @@ CASES: Mapping[str, Case] = {
     "laguna": LAGUNA,
     "mellum": MELLUM,
     "phi": PHI,
+    "phimoe": PHIMOE,
+    "phimoe_mini": PHIMOE.like(
+        {"num_hidden_layers": 3, "max_position_embeddings": 4096, **rope(1e4)},
+        files=2,
+    ),
     "ministral3": MINISTRAL3,
     "mistral3_nested": MISTRAL3.like(
         renamed=((r"^language_model\.model\.", "model.language_model."), (r"^language_model\.lm_head", "lm_head"))

@@ -43,6 +43,7 @@ from quantcli.models.families.olmo2 import OLMO2
 from quantcli.models.families.olmoe import OLMOE
 from quantcli.models.families.phi import PHI
 from quantcli.models.families.phi3 import PHI3
+from quantcli.models.families.phimoe import PHIMOE
 from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
 from quantcli.models.families.qwen2_vl import QWEN2_VL
@@ -101,6 +102,7 @@ FAMILIES: tuple[Architecture, ...] = (
     OLMOE,
     PHI,
     PHI3,
+    PHIMOE,
     QWEN2,
     QWEN2_MOE,
     QWEN2_VL,
