@@ -165,8 +165,8 @@ class Architecture:
     its class in transformers assumes for keys that a file leaves out. tensors, computed: the table. mtp: the dialects
     that keep the layers for multi-token prediction, those with `eh_proj` from num_hidden_layers on; None: the family
     has no such layers, and no dialect keeps them. mtp_module: what stands before their names in Hugging Face's folders
-    that have them in a module of their own (see `prediction`); rows have the names of layers. mlx_schemes: role -> the scheme that mlx-lm gives its module when
-    it quantizes the model, whatever the others get, or `dense`.
+    that have them in a module of their own (see `prediction`); rows have the names of layers. mlx_schemes: role -> the
+    scheme that mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
     states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
 
     aliases: further classes that config.json's `architectures` names for one of these model types.

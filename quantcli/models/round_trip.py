@@ -254,7 +254,10 @@ class _Back:
         *kind, name = keys
         if kind == ["sliding_attention"]:
             local = {"rope_theta": self.again.rope.local_theta, "rope_type": "default", "type": "default"}
-            return local.get(name, UNSAID)
+            made = (self.made.get("rope_parameters") or {}).get("sliding_attention") or {}
+            if name not in made and self.rope_fields.get(name) == "partial":
+                return self._share(name, value)
+            return {**local, **made}.get(name, UNSAID)
         if kind not in ([], ["full_attention"]):
             return UNSAID
         if name in self.in_factors:

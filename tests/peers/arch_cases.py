@@ -215,6 +215,39 @@ PHIMOE = Case(
     },
     further={"architectures": ["PhiMoEForCausalLM"], "original_max_position_embeddings": 4096},
 )  # fmt: skip
+#: Keys of published configs that transformers does not know.
+OF_WINDOWS = {
+    "swa_head_dim": 24, "swa_v_head_dim": 16, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4,
+    "swa_rope_theta": 1e4, "sliding_window_size": 16, "attention_chunk_size": 16,
+    "add_swa_attention_sink_bias": True, "add_full_attention_sink_bias": False,
+}  # fmt: skip
+MIMO_V2_FLASH = Case(
+    "bpe-qwen2", "qwen2",
+    {
+        **TINY, "model_type": "mimo_v2_flash", "num_hidden_layers": 3, "head_dim": 24, "v_head_dim": 16,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "sliding_window": 16,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.334},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.334},
+        },
+    },
+    further={
+        **OF_WINDOWS, "hybrid_layer_pattern": [0, 1, 1], "moe_layer_freq": [0, 1, 1], "layernorm_epsilon": 1e-5,
+        "n_shared_experts": None, "routed_scaling_factor": None, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+    },
+    without=("rope_local_base_freq", "rope_scaling", "layer_types", "mlp_layer_types", "rms_norm_eps"),
+    copies=tuple(("model.layers.0.", f"model.mtp.layers.{layer}.") for layer in range(3)),
+    tensors={
+        **{f"model.mtp.layers.{{0..2}}.{norm}.weight": (64,) for norm in ("enorm", "hnorm", "final_layernorm")},
+        "model.mtp.layers.{0..2}.eh_proj.weight": (64, 128),
+        "model.mtp.layers.{0..2}.self_attn.k_proj.weight": (96, 64),
+        "model.mtp.layers.{0..2}.self_attn.v_proj.weight": (64, 64),
+        "model.mtp.layers.{0..2}.self_attn.attention_sink_bias": (4,),
+    },
+    renamed=((r"(mtp\.layers\.\d\.)post_attention_layernorm", r"\1pre_mlp_layernorm"),),
+    converter={"raw": True},
+)  # fmt: skip
+ODD_LAYERS = {"hybrid_layer_pattern": [1, 0, 1], "moe_layer_freq": [0, 0, 1]}
 MINISTRAL3 = Case(
     "bpe-tekken", "tekken",
     {
@@ -335,6 +368,15 @@ CASES: Mapping[str, Case] = {
     "phimoe": PHIMOE,
     "phimoe_mini": PHIMOE.like(
         {"num_hidden_layers": 3, "max_position_embeddings": 4096, **rope(1e4)},
+        files=2,
+    ),
+    "mimo_v2_flash": MIMO_V2_FLASH,
+    "mimo_v2_flash_odd": MIMO_V2_FLASH.like(
+        {
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+        },
+        further={**MIMO_V2_FLASH.further, **ODD_LAYERS},
         files=2,
     ),
     "ministral3": MINISTRAL3,

@@ -38,6 +38,7 @@ UNSAID = {
     "mistral_plain": {"model_type", "sliding_window", "attention_bias", "mlp_bias"},
     "mixtral_window": {"sliding_window"},
     "llama3_odd": {"rope_parameters"},
+    "mimo_v2_flash_odd": {"layer_types", "mlp_layer_types"},  # the class does not read what a published config says
     "phimoe": {"rope_parameters"},
     "qwen2_window": {"sliding_window", "use_sliding_window", "layer_types"},
     "starcoder2": {"sliding_window"},

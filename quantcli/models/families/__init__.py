@@ -34,6 +34,7 @@ from quantcli.models.families.hy_v3 import HY_V3
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
 from quantcli.models.families.mellum import MELLUM
+from quantcli.models.families.mimo_v2_flash import MIMO_V2_FLASH
 from quantcli.models.families.minimax_m2 import MINIMAX_M2
 from quantcli.models.families.mistral3 import MISTRAL3
 from quantcli.models.families.mixtral import MIXTRAL
@@ -93,6 +94,7 @@ FAMILIES: tuple[Architecture, ...] = (
     LLAMA,
     MAMBA,
     MELLUM,
+    MIMO_V2_FLASH,
     MINIMAX_M2,
     MISTRAL3,
     MIXTRAL,
