@@ -291,6 +291,8 @@ def mlx_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(whole) if isinstance(whole, Mapping) else settings
     if any(isinstance(value, Mapping) for value in settings.values()):
         return {}
+    if isinstance(local, Mapping) and "partial_rotary_factor" in local:  # classes that know kinds of layers alone
+        return {}
     theta, partial = settings.pop("rope_theta", None), settings.pop("partial_rotary_factor", None)
     wanted = {
         "rope_theta": theta,

@@ -174,7 +174,8 @@ class _Back:
         self.here = here
         self.made = rebuilt.config(file, architecture, spelled, None)
         self.again = architecture.hyperparameters({**self.made, "model_type": kind})
-        self.scaling: Mapping[str, Any] = self.made.get("rope_scaling") or self.made.get("rope_parameters") or {}
+        parameters = self.made.get("rope_parameters") or {}
+        self.scaling: Mapping[str, Any] = self.made.get("rope_scaling") or parameters.get("full_attention", parameters)
         self.built_in = {setting.name: setting.of(file) for setting in architecture.expects}
         self.usual = {setting.name: setting.of(file) for setting in EVERYWHERE}
         self.sections = sections_of(file)

@@ -171,9 +171,10 @@ SOLAR_OPEN = Case(
 LAGUNA = Case(
     "bpe-qwen2", "laguna",
     {
-        **TINY, **SPARSE, **DENSE_FIRST, **WINDOWS, "model_type": "laguna", "head_dim": 16,
+        **TINY, **SPARSE, **DENSE_FIRST, "model_type": "laguna", "head_dim": 16, "sliding_window": 16,
         "shared_expert_intermediate_size": 32, "moe_routed_scaling_factor": 2.5,
-        "num_attention_heads_per_layer": [6, 4, 6],
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "num_attention_heads_per_layer": [4, 6, 6],
         "rope_parameters": {
             "full_attention": {
                 "rope_type": "yarn", "rope_theta": 5e5, "factor": 32.0, "beta_fast": 64.0, "beta_slow": 1.0,
@@ -363,6 +364,17 @@ CASES: Mapping[str, Case] = {
     ),
     "solar_open": SOLAR_OPEN,
     "laguna": LAGUNA,
+    "laguna_full": LAGUNA.like(
+        {
+            "layer_types": ["full_attention"] * 3,
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+            "num_attention_heads_per_layer": None,
+            "sliding_window": 0,
+            "gating": "per-element",
+            **TIED,
+        },
+        files=2,
+    ),
     "mellum": MELLUM,
     "phi": PHI,
     "phimoe": PHIMOE,

@@ -31,6 +31,7 @@ from quantcli.models.families.granitemoe import GRANITEMOE
 from quantcli.models.families.hunyuan_v1_dense import HUNYUAN_V1_DENSE
 from quantcli.models.families.hunyuan_v1_moe import HUNYUAN_V1_MOE
 from quantcli.models.families.hy_v3 import HY_V3
+from quantcli.models.families.laguna import LAGUNA
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
 from quantcli.models.families.mellum import MELLUM
@@ -91,6 +92,7 @@ FAMILIES: tuple[Architecture, ...] = (
     HUNYUAN_V1_DENSE,
     HUNYUAN_V1_MOE,
     HY_V3,
+    LAGUNA,
     LLAMA,
     MAMBA,
     MELLUM,
