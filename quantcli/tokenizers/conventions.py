@@ -34,6 +34,7 @@ class Conventions:
 
 
 PLAIN = Conventions()
+BAILING_MOE_V2 = Conventions(pre=("bailingmoe2",))
 #: Command R and Command R7B: CohereTokenizer pads on the left.
 COHERE = Conventions(padding_side="left")
 EXAONE4 = Conventions(pre=("exaone4",))

@@ -315,6 +315,14 @@ BAILING_MOE_V2 = Case(
     },
     converter={"raw": True, "plain_tokenizer": True},
 )  # fmt: skip
+
+
+def moved(name: str) -> str:
+    """A pattern of its tensors with one more dense layer, and as many with experts after these."""
+    found = name.replace("{0..2}", "{0..3}").replace("{1..2}", "{2..3}")
+    return found.replace("model.layers.0.", "model.layers.{0..1}.")
+
+
 #: A text model and a tower; GGUF has the tower in a file of its own.
 MISTRAL3 = Case(
     "bpe-tekken", "tekken",
@@ -396,4 +404,13 @@ CASES: Mapping[str, Case] = {
         renamed=((r"^language_model\.model\.", "model.language_model."), (r"^language_model\.lm_head", "lm_head"))
     ),
     "bailing_moe_v2": BAILING_MOE_V2,
+    "bailing_moe_v2_mtp": BAILING_MOE_V2.like(
+        {"model_type": "bailing_moe_v2", "first_k_dense_replace": 2, "num_nextn_predict_layers": 1},
+        tensors={
+            **{moved(name): shape for name, shape in BAILING_MOE_V2.tensors.items()},
+            **JOINED,
+            "model.layers.3.final_layernorm.weight": (64,),
+        },
+        files=2,
+    ),
 }

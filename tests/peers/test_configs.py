@@ -59,7 +59,13 @@ def narrow(value: Any) -> Any:
     return float(np.float32(value)) if isinstance(value, float) else value
 
 
-@pytest.mark.parametrize("case", CASES)
+def is_known(case: str) -> bool:
+    """Whether transformers has a class for a case."""
+    config = json.loads((DATA / case / "config.json").read_text())
+    return config["model_type"] in transformers.CONFIG_MAPPING
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if is_known(case)])
 def test_transformers_reads_the_same_model(case: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(rebuilt(case)))
     ours, theirs = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from quantcli.models.base import Architecture
 from quantcli.models.families.afmoe import AFMOE
 from quantcli.models.families.arcee import ARCEE
+from quantcli.models.families.bailing_moe_v2 import BAILING_MOE_V2
 from quantcli.models.families.cohere import COHERE
 from quantcli.models.families.cohere2 import COHERE2
 from quantcli.models.families.cohere2_moe import COHERE2_MOE
@@ -65,6 +66,7 @@ from quantcli.models.families.starcoder2 import STARCODER2
 FAMILIES: tuple[Architecture, ...] = (
     AFMOE,
     ARCEE,
+    BAILING_MOE_V2,
     COHERE,
     COHERE2,
     COHERE2_MOE,

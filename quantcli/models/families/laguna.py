@@ -130,7 +130,7 @@ def _rotary(file: Stored) -> dict[str, Any]:
     return made
 
 
-SPARSE = Need("mlp_layer_types", _is_sparse)
+ROUTED = Need("mlp_layer_types", _is_sparse)
 COUNTS = "num_attention_heads_per_layer"
 N_HEADS = Size(COUNTS, lambda h: h.heads, HEADS.name, _heads)
 GATES = Size(f"{COUNTS} (gating)", lambda h: h.heads, HEADS.name, _gates)
@@ -173,7 +173,7 @@ LAGUNA = Architecture(
             Tensor(f"{LAYER}.self_attn.{hf}", f"{BLOCK}.{gguf}", suffixes=("weight",), shape=shape)
             for hf, (gguf, shape) in ATTENTION.items()
         ),
-        *rows(GATED, needed=without(SPARSE)),
+        *rows(GATED, needed=without(ROUTED)),
         Tensor(
             f"{LAYER}.mlp.gate",
             f"{BLOCK}.ffn_gate_inp",
@@ -181,7 +181,7 @@ LAGUNA = Architecture(
             mlx=f"{LAYER}.mlp.gate.proj",
             optional=True,
             shape=(N_EXPERTS, HIDDEN),
-            needed=SPARSE,
+            needed=ROUTED,
         ),
         Tensor(
             f"{LAYER}.mlp.experts.e_score_correction_bias",
@@ -191,14 +191,14 @@ LAGUNA = Architecture(
             optional=True,
             f32=True,
             shape=(N_EXPERTS,),
-            needed=SPARSE,
+            needed=ROUTED,
         ),
         *rows(
             SHARED,
-            needed=SPARSE,
+            needed=ROUTED,
             shapes=shared_experts("mlp.shared_expert", setting("shared_expert_intermediate_size")),
         ),
-        *experts(EXPERTS, needed=SPARSE),
+        *experts(EXPERTS, needed=ROUTED),
     ),
     mlx_schemes={"ffn_gate_inp": "affine8-g64"},
     keys=(
