@@ -33,7 +33,9 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
         "torch_dtype": OMITTED if dtype is None else SPELLED[dtype],
     }
     made["is_causal"] = _is_causal(file)
-    made |= {"rope_theta": theta_of(file), "rope_scaling": rope_scaling(file)}
+    made["rope_theta"] = theta_of(file)
+    if not any(setting.name == "rope_scaling" and callable(setting.value) for setting in architecture.settings):
+        made["rope_scaling"] = rope_scaling(file)
     if isinstance(architecture.model_types[model_type].get("head_dim"), int):
         made["head_dim"] = file.head_dim
     for key in (*architecture.keys, *architecture.further):

@@ -23,7 +23,7 @@ from quantcli.models.harmless import NEUTRAL, harmless
 from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES, Hyperparameters
 from quantcli.models.rope import PARTIAL
 from quantcli.models.rope_settings import sections_of
-from quantcli.models.stored import Setting, Shape, nothing, stored
+from quantcli.models.stored import PerLayer, Setting, Shape, nothing, stored
 
 #: Objects in a config.json are not nested deeper than this.
 DEEPEST = 8
@@ -210,8 +210,11 @@ class _Back:
             return UNSAID
         if first in ROPE_OBJECTS and inner:
             return self._rope(inner, value)
+        if isinstance(self.made.get(first), PerLayer):
+            return self.made[first]
         if inner:
-            return UNSAID
+            outer = self.made.get(first)
+            return outer.get(inner[0], UNSAID) if len(inner) == 1 and isinstance(outer, Mapping) else UNSAID
         if first in self.rope_fields or first == "original_max_position_embeddings":
             return self._rope([first], value) if first not in self.made else self._share(first, value)
         if first in self.fields and first not in self.made:
@@ -288,6 +291,8 @@ class _Back:
 
 def _same(value: Any, wanted: Any) -> bool:
     """Whether a setting is one of those that mean the same; numbers as float32 has them, lists element by element."""
+    if isinstance(wanted, PerLayer) and isinstance(value, list):
+        return len(value) >= len(wanted) and all(map(_same, value, wanted))
     if isinstance(wanted, tuple):
         return any(_same(value, one) for one in wanted)
     if isinstance(value, bool) or isinstance(wanted, bool):

@@ -146,6 +146,10 @@ class Setting:
         return self.value(file) if callable(self.value) else self.value
 
 
+class PerLayer(list[Any]):
+    """A setting with a value for each layer; config.json may go on for layers that a model does without."""
+
+
 class Omitted:
     """The value of a setting that a model does without."""
 

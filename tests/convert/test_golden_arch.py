@@ -37,7 +37,7 @@ DTYPES = {"BF16": "bf16", "F32": "f32", "U8": "u8"}
 
 
 #: Norms are stored as their distance from 1, in MLX's folders as they are: what 16 bits do not hold of the sum is lost.
-FROM_ONE = ("qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_text")
+FROM_ONE = ("step3p5", "step3p5_mtp", "qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_text")
 
 
 def contents(name: str, dtype: str, shape: list[int]) -> bytes:

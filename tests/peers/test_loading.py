@@ -34,8 +34,8 @@ EXPERTS = (
     "deepseek_plain", "deepseek_v2", "deepseek_v2_big", "deepseek_v2_lite", "deepseek_v3", "glm4_moe", "glm4_moe_plain",
     "mixtral", "mixtral_window", "qwen2_moe", "qwen3_moe",
 )  # fmt: skip
-#: Families that transformers 5.23 does not know, and patterns of layers that it does not read in a published config.
-UNREAD = ("bailing_moe_v2", "bailing_moe_v2_mtp", "mimo_v2_flash_odd")
+#: Families of which transformers 5.23 has no causal model, and a pattern of layers that it does not read.
+UNREAD = ("bailing_moe_v2", "bailing_moe_v2_mtp", "mimo_v2_flash_odd", "step3p5", "step3p5_mtp")
 #: Families whose classes look for the weight of a packed module when they are set up.
 PLAIN_WEIGHTS = ("falcon", "falcon_mamba", "mamba")
 #: Layout -> families that transformers 5.23 does not load in it: experts are put together from what is packed or FP8

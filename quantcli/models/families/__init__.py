@@ -60,6 +60,7 @@ from quantcli.models.families.smollm3 import SMOLLM3
 from quantcli.models.families.solar_open import SOLAR_OPEN
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
+from quantcli.models.families.step3p5 import STEP3P5
 
 #: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest; where
 #: several have one model type, the first that lists the class in config.json.
@@ -124,4 +125,5 @@ FAMILIES: tuple[Architecture, ...] = (
     SOLAR_OPEN,
     STABLELM,
     STARCODER2,
+    STEP3P5,
 )
