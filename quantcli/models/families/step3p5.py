@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from quantcli.models.base import EVERY_KIND, Architecture, Computed, Tensor
 from quantcli.models.decoder import BLOCK, GATED, LAYER, QK_NORMS, also_experts, ends, norm_rows, rows, shared_experts
 from quantcli.models.families.glm4_moe import ALL_BLOCKS, IS_NEXT, NEXT, NEXT_SHAPES, next_layers
-from quantcli.models.families.qwen3_next import ONE_MORE
+from quantcli.models.families.qwen3_next import FULL, ONE_MORE
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     EXPERT_LENGTH,
@@ -39,7 +39,7 @@ from quantcli.models.stored import OMITTED, PerLayer, Setting, Stored, decimal, 
 from quantcli.models.torch_pow import powers
 
 OTHER = "attention_other_setting"
-SLIDING, FULL = "sliding_attention", "full_attention"
+SLIDING = "sliding_attention"
 NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 SHARED = {f"share_expert.{kind}_proj": f"ffn_{kind}_shexp" for kind in ("gate", "up", "down")}
 #: Of a layer for multi-token prediction: its norms, of which the last stands in a module of its own, and the rest.
