@@ -46,7 +46,7 @@ class Agreement:
     where: str
     covered: Collection[str] = ()
     dropped: Collection[str] = ()
-    _shapes: dict[tuple[int, str, str], Shape] = field(default_factory=dict, init=False, repr=False)
+    _shapes: dict[tuple[int, str, str, int | None], Shape] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def found(self) -> dict[str, list[Found]]:
@@ -182,20 +182,21 @@ class Agreement:
         stored = "" if name in parts or not parts else f" (stored as {parts[0]})"
         raise BadInput(
             f"{self.label}: tensor {name}{stored} has shape {list(weight.shape)}, expected {list(expected)}: "
-            f"{self._said(axes if one.expert is None else axes[1:])} ({self.where})."
+            f"{self._said(axes if one.expert is None else axes[1:], one.layer)} ({self.where})."
         )
 
     def _expected(self, one: Found, scheme: str) -> Shape:
-        """`shape_of`; layers and experts repeat each other."""
-        key = (id(one.row), one.suffix, scheme)
+        """`shape_of`; experts repeat each other, and layers of which no axis differs."""
+        differ = any(axis.each is not None for axis in one.row.shape)
+        key = (id(one.row), one.suffix, scheme, one.layer if differ else None)
         if key not in self._shapes:
             self._shapes[key] = shape_of(one, self.dialect, self.hyperparameters, scheme)
         return self._shapes[key]
 
-    def _said(self, axes: Axes) -> str:
-        """Sizes under the keys that say them."""
+    def _said(self, axes: Axes, layer: int | None = None) -> str:
+        """Sizes under the keys that say them. layer: the one that the axes are of."""
         said = {
-            self._spelled(axis.stored if self.dialect == "gguf" else axis.said): axis.of(self.hyperparameters)
+            self._spelled(axis.stored if self.dialect == "gguf" else axis.said): axis.at(self.hyperparameters, layer)
             for axis in axes
         }
         return " and ".join(f"{text} is {value}" for text, value in said.items() if text)
@@ -298,7 +299,7 @@ def shape_of(one: Found, dialect: str, hyperparameters: Hyperparameters, scheme:
     scheme: its name; some layouts of Hugging Face's have a tensor turned already.
     """
     row = one.row
-    shape = tuple(axis.of(hyperparameters) for axis in row.axes(one.suffix))
+    shape = tuple(axis.at(hyperparameters, one.layer) for axis in row.axes(one.suffix))
     is_vector = len(shape) == 1 or row.hf.endswith("bias")
     if dialect == "hf" and any(isinstance(op, Transpose) and op.unless == scheme for op in row.ops):
         shape = _after(Transpose(), shape, hyperparameters, is_vector=is_vector)

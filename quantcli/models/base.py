@@ -166,9 +166,9 @@ class Architecture:
     by key, those of the architecture without its prefix). model_types: of `config.json`, each with the defaults that
     its class in transformers assumes for keys that a file leaves out. tensors, computed: the table. mtp: the dialects
     that keep the layers for multi-token prediction, those with `eh_proj` from num_hidden_layers on; None: the family
-    has no such layers, and no dialect keeps them. has_mtp_module: Hugging Face's folders have them in a module `mtp`
-    (see `prediction`); rows have the names of layers. mlx_schemes: role -> the scheme that mlx-lm gives its module when
-    it quantizes the model, whatever the others get, or `dense`.
+    has no such layers, and no dialect keeps them. mtp_module: what stands before their names in Hugging Face's folders
+    that have them in a module of their own (see `prediction`); rows have the names of layers. mlx_schemes: role -> the
+    scheme that mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
     states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
 
     aliases: further classes that config.json's `architectures` names for one of these model types.
@@ -195,7 +195,7 @@ class Architecture:
     tensors: tuple[Tensor, ...]
     computed: tuple[Computed, ...] = ()
     mtp: tuple[str, ...] | None = None
-    has_mtp_module: bool = False
+    mtp_module: str = ""
     mlx_schemes: Mapping[str, str] = field(default_factory=dict)
     when: Callable[[Mapping[str, Any]], bool] | None = None
     states_space_prefix: bool = False

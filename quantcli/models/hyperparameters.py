@@ -28,7 +28,7 @@ SIZES = {
     "kv_heads": ("num_key_value_heads",),
 }
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-NORM_EPS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+NORM_EPS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "layernorm_epsilon")
 
 
 @dataclass(frozen=True)

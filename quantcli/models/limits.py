@@ -5,7 +5,7 @@ Sources: the loaders in llama.cpp's src/models; mlx-lm's models, most of which t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from quantcli.models.hyperparameters import Hyperparameters
@@ -52,6 +52,15 @@ def unset(dialect: str, *keys: str) -> tuple[Limit, ...]:
         return lambda h: not h.settings.flag(key, False)
 
     return tuple(Limit(dialect, is_unset(key), f"{key} to be false in this architecture") for key in keys)
+
+
+def needs_set(dialects: Sequence[str], *keys: str) -> tuple[Limit, ...]:
+    """Flags of config.json that runtimes know no other value of than true, though the class assumes false."""
+
+    def are_set(h: Hyperparameters) -> bool:
+        return all(h.settings.flag(key, False) for key in keys)
+
+    return tuple(Limit(dialect, are_set, f"{' and '.join(keys)} to be true") for dialect in dialects)
 
 
 def unknown_to_mlx(name: str, kind: str | None = None, *, nested: bool = False) -> Limit:

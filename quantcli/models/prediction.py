@@ -3,15 +3,15 @@
     mtp.layers.0.self_attn.q_proj.weight     model.layers.48.self_attn.q_proj.weight     of a model of 48 layers
     mtp.fc.weight                            model.layers.48.eh_proj.weight
 
-The tables know the names on the right, which is how other families store such layers. Source: llama.cpp's conversion
-(conversion/qwen.py: _QwenMtpMixin).
+The tables know the names on the right, which is how other families store such layers. In a module `model.mtp.` every
+layer has all of its tensors. Source: llama.cpp's conversion (conversion/qwen.py: _QwenMtpMixin, conversion/mimo.py).
 """
 
 from __future__ import annotations
 
 import re
 
-#: What stands in the module once: there, and in the first of the layers.
+#: What stands in the module `mtp.` once: there, and in the first of the layers.
 ONCE = {
     "fc.": "eh_proj.",
     "pre_fc_norm_embedding.": "enorm.",
@@ -38,17 +38,20 @@ def as_layer(name: str, layers: int) -> str:
     return name if once is None else f"model.layers.{layers}.{once}{rest.partition('.')[2]}"
 
 
-def in_module(name: str, layers: int) -> str:
+def in_module(name: str, layers: int, module: str = "mtp.") -> str:
     """The name in the module of a tensor in a layer; any other name as it is.
 
     >>> in_module("model.layers.48.shared_head.norm.weight", 48), in_module("model.layers.47.mlp.gate.weight", 48)
     ('mtp.norm.weight', 'model.layers.47.mlp.gate.weight')
+    >>> in_module("model.layers.49.eh_proj.weight", 48, "model.mtp.")
+    'model.mtp.layers.1.eh_proj.weight'
     """
     of_layer = OF_LAYER.match(name.removeprefix("model."))
     if of_layer is None or int(of_layer[1]) < layers or not name.startswith("model."):
         return name
     rest = name.removeprefix("model.")[of_layer.end() :]
-    once = next(((here, there) for here, there in ONCE.items() if rest.startswith(there)), None)
+    single = ONCE if module == "mtp." else {}
+    once = next(((here, there) for here, there in single.items() if rest.startswith(there)), None)
     if once is not None:
-        return f"mtp.{once[0]}{rest.removeprefix(once[1])}"
-    return f"mtp.layers.{int(of_layer[1]) - layers}.{rest}"
+        return f"{module}{once[0]}{rest.removeprefix(once[1])}"
+    return f"{module}layers.{int(of_layer[1]) - layers}.{rest}"

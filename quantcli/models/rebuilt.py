@@ -33,7 +33,9 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
         "torch_dtype": OMITTED if dtype is None else SPELLED[dtype],
     }
     made["is_causal"] = _is_causal(file)
-    made |= {"rope_theta": theta_of(file), "rope_scaling": rope_scaling(file)}
+    made["rope_theta"] = theta_of(file)
+    if not any(setting.name == "rope_scaling" and callable(setting.value) for setting in architecture.settings):
+        made["rope_scaling"] = rope_scaling(file)
     if isinstance(architecture.model_types[model_type].get("head_dim"), int):
         made["head_dim"] = file.head_dim
     for key in (*architecture.keys, *architecture.further):
@@ -60,22 +62,37 @@ def _is_causal(file: Stored) -> Any:
 def _check_heads(file: Stored) -> None:
     """Refuse numbers of heads and experts that do not go together, under the names that the file has for them."""
     own = Reader(file.own.values, file.own.label)  # what is compared here is not thereby in config.json
-    heads, rotated = (own.integer(key, 0, least=0) for key in ("attention.head_count", "rope.dimension_count"))
+    heads, rotated = _counts(own, "attention.head_count", 0), own.integer("rope.dimension_count", 0, least=0)
     if rotated % 2:
         raise BadInput(f"{own.label}: rope.dimension_count is {rotated}. Rotary embeddings need an even number.")
     if own.integer("expert_count", 0, least=0) and not own.integer("expert_used_count", 0, least=0):
         raise BadInput(
             f"{own.label}: expert_used_count is missing, but expert_count is not 0. Download the file again."
         )
-    if not heads:
+    if not any(heads):
         return
-    kv_heads, width = own.integer("attention.head_count_kv", heads), own.integer("embedding_length")
-    if heads % kv_heads:
-        raise BadInput(
-            f"{own.label}: attention.head_count {heads} is no multiple of attention.head_count_kv {kv_heads}."
-        )
-    if own.optional_integer("attention.key_length") is None and width % heads:
-        raise BadInput(f"{own.label}: embedding_length {width} is no multiple of attention.head_count {heads}.")
+    width = own.integer("embedding_length")
+    for count, kv_count in _pairs(heads, _counts(own, "attention.head_count_kv")):
+        if not kv_count or count % kv_count:
+            raise BadInput(
+                f"{own.label}: attention.head_count {count} is no multiple of attention.head_count_kv {kv_count}."
+            )
+        if own.optional_integer("attention.key_length") is None and (not count or width % count):
+            raise BadInput(f"{own.label}: embedding_length {width} is no multiple of attention.head_count {count}.")
+
+
+def _counts(own: Reader, key: str, default: int | None = None) -> tuple[int, ...]:
+    """The numbers of a key that has one, or one for each layer; without `default` none where there is no key."""
+    if isinstance(own.values.get(key), list):
+        return own.integers(key)
+    return (own.integer(key, default, least=0),) if default is not None or own.has(key) else ()
+
+
+def _pairs(heads: tuple[int, ...], kv_heads: tuple[int, ...]) -> set[tuple[int, int]]:
+    """The counts of heads that stand in one layer together; one number counts in all layers."""
+    layers = max(len(heads), len(kv_heads))
+    every, every_kv = (counts * layers if len(counts) == 1 else counts for counts in (heads, kv_heads or heads))
+    return set(zip(every, every_kv, strict=False))
 
 
 def _value(key: Key, file: Stored) -> Any:

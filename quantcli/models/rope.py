@@ -103,7 +103,8 @@ def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rop
     if settings.has("full_attention"):
         settings = settings.part("full_attention")
     base = read.first("rope_theta", "rotary_emb_base")
-    theta = settings.number("rope_theta", read.number(base, 10000.0))
+    listed = read.numbers(base) if isinstance(read.values.get(base), list) else ()  # one for each layer
+    theta = settings.number("rope_theta", listed[0] if listed else read.number(base, 10000.0))
     kind = settings.text("rope_type", settings.text("type", "default"))
     if theta <= 0:
         raise settings.refuse("rope_theta", ABOVE_0) if settings.has("rope_theta") else read.refuse(base, ABOVE_0)
@@ -125,7 +126,11 @@ def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rop
         attention_factor=settings.optional_number(settings.first("attention_factor", "attn_factor")),
         extrapolation_factor=settings.optional_number("extrapolation_factor"),
         partial=settings.number("partial_rotary_factor", read.number(read.first(*partial), 1.0)),
-        local_theta=local.optional_number("rope_theta") or read.optional_number("rope_local_base_freq"),
+        local_theta=(
+            local.optional_number("rope_theta")
+            or read.optional_number("rope_local_base_freq")
+            or next((value for value in listed if value != theta), None)
+        ),
         mscale_all_dim=settings.optional_number("mscale_all_dim"),
         long_factors=settings.numbers("long_factor") or None,
         short_factors=settings.numbers("short_factor") or None,
@@ -285,6 +290,8 @@ def mlx_rope_keys(config: Mapping[str, Any], names: Mapping[str, str] = MappingP
     whole, local = (settings.pop(f"{kind}_attention", None) for kind in ("full", "sliding"))
     settings = dict(whole) if isinstance(whole, Mapping) else settings
     if any(isinstance(value, Mapping) for value in settings.values()):
+        return {}
+    if isinstance(local, Mapping) and "partial_rotary_factor" in local:  # classes that know kinds of layers alone
         return {}
     theta, partial = settings.pop("rope_theta", None), settings.pop("partial_rotary_factor", None)
     wanted = {

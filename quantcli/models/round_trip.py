@@ -24,7 +24,7 @@ from quantcli.models.hyperparameters import EXPERTS, NORM_EPS, SIZES, Hyperparam
 from quantcli.models.layer_spellings import respelled
 from quantcli.models.rope import PARTIAL
 from quantcli.models.rope_settings import sections_of
-from quantcli.models.stored import Setting, Shape, nothing, stored
+from quantcli.models.stored import PerLayer, Setting, Shape, nothing, stored
 
 #: Objects in a config.json are not nested deeper than this.
 DEEPEST = 8
@@ -60,6 +60,8 @@ NOT_IN_FACTORS = {
     "longrope": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor", "low_freq_factor", "high_freq_factor"),
 }
+#: Factors of attention of which llama.cpp has one, that follows from the contexts; others are warned of.
+MSCALES = ("short_mscale", "long_mscale")
 #: Kinds of scaling that change nothing up to the context that a model was trained with.
 BEYOND_CONTEXT = ("dynamic",)
 
@@ -178,7 +180,8 @@ class _Back:
         self.here = here
         self.made = rebuilt.config(file, architecture, spelled, None)
         self.again = architecture.hyperparameters({**self.made, "model_type": kind})
-        self.scaling: Mapping[str, Any] = self.made.get("rope_scaling") or self.made.get("rope_parameters") or {}
+        parameters = self.made.get("rope_parameters") or {}
+        self.scaling: Mapping[str, Any] = self.made.get("rope_scaling") or parameters.get("full_attention", parameters)
         self.built_in = {setting.name: setting.of(file) for setting in architecture.expects}
         self.usual = {setting.name: setting.of(file) for setting in EVERYWHERE}
         self.sections = sections_of(file)
@@ -213,8 +216,11 @@ class _Back:
             return UNSAID
         if first in ROPE_OBJECTS and inner:
             return self._rope(inner, value)
+        if isinstance(self.made.get(first), PerLayer):
+            return self.made[first]
         if inner:
-            return UNSAID
+            outer = self.made.get(first)
+            return outer.get(inner[0], UNSAID) if len(inner) == 1 and isinstance(outer, Mapping) else UNSAID
         if first in self.rope_fields or first == "original_max_position_embeddings":
             return self._rope([first], value) if first not in self.made else self._share(first, value)
         if first in self.fields and first not in self.made:
@@ -258,7 +264,10 @@ class _Back:
         *kind, name = keys
         if kind == ["sliding_attention"]:
             local = {"rope_theta": self.again.rope.local_theta, "rope_type": "default", "type": "default"}
-            return local.get(name, UNSAID)
+            made = (self.made.get("rope_parameters") or {}).get("sliding_attention") or {}
+            if name not in made and self.rope_fields.get(name) == "partial":
+                return self._share(name, value)
+            return {**local, **made}.get(name, UNSAID)
         if kind not in ([], ["full_attention"]):
             return UNSAID
         if name in self.in_factors:
@@ -270,6 +279,8 @@ class _Back:
             return self.sections
         if name == "max_position_embeddings":  # Ministral 3 repeats it here
             return self.again.context_length
+        if name in MSCALES:
+            return value if _same(value, self.scaling.get(name)) else UNSAID
         if name in ("attn_factor", *self.scaling):
             return self.scaling.get("attention_factor" if name == "attn_factor" else name, UNSAID)
         return self._share(name, value) if name in self.rope_fields else UNSAID
@@ -286,6 +297,8 @@ class _Back:
 
 def _same(value: Any, wanted: Any) -> bool:
     """Whether a setting is one of those that mean the same; numbers as float32 has them, lists element by element."""
+    if isinstance(wanted, PerLayer) and isinstance(value, list):
+        return len(value) >= len(wanted) and all(map(_same, value, wanted))
     if isinstance(wanted, tuple):
         return any(_same(value, one) for one in wanted)
     if isinstance(value, bool) or isinstance(wanted, bool):

@@ -7,7 +7,7 @@ flag("attention_bias")       its bias is there where config.json says so
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantcli.models.hyperparameters import Hyperparameters
 
@@ -17,7 +17,8 @@ class Size:
     """The length of one axis.
 
     said: the keys of config.json that make it, as an expression; empty for a constant. gguf: the same in keys of GGUF
-    metadata, where these are not simply those that the family's rows of keys name.
+    metadata, where these are not simply those that the family's rows of keys name. each: the length in one layer, of
+    which the second argument is the number, where layers differ.
 
     >>> ((N_HEADS + N_KV_HEADS) * HEAD_DIM).said
     '(num_attention_heads + num_key_value_heads) * head_dim'
@@ -26,14 +27,25 @@ class Size:
     said: str
     of: Callable[[Hyperparameters], int]
     gguf: str = ""
+    each: Callable[[Hyperparameters, int], int] | None = None
+
+    def at(self, hyperparameters: Hyperparameters, layer: int | None) -> int:
+        """The length in a layer; None: of a tensor outside the layers."""
+        return self.of(hyperparameters) if self.each is None or layer is None else self.each(hyperparameters, layer)
 
     def __add__(self, other: Size) -> Size:
         stored = f"{self.stored} + {other.stored}" if self.gguf or other.gguf else ""
-        return Size(f"{self.said} + {other.said}", lambda h: self.of(h) + other.of(h), stored)
+        made = Size(f"{self.said} + {other.said}", lambda h: self.of(h) + other.of(h), stored)
+        return (
+            replace(made, each=lambda h, layer: self.at(h, layer) + other.at(h, layer)) if _vary(self, other) else made
+        )
 
     def __mul__(self, other: Size) -> Size:
         stored = f"{_factor(self.stored)} * {_factor(other.stored)}" if self.gguf or other.gguf else ""
-        return Size(f"{_factor(self.said)} * {_factor(other.said)}", lambda h: self.of(h) * other.of(h), stored)
+        made = Size(f"{_factor(self.said)} * {_factor(other.said)}", lambda h: self.of(h) * other.of(h), stored)
+        return (
+            replace(made, each=lambda h, layer: self.at(h, layer) * other.at(h, layer)) if _vary(self, other) else made
+        )
 
     def __rmul__(self, number: int) -> Size:
         return Size(str(number), lambda h: number) * self
@@ -41,6 +53,11 @@ class Size:
     @property
     def stored(self) -> str:
         return self.gguf or self.said
+
+
+def _vary(*sizes: Size) -> bool:
+    """Whether one of them differs from layer to layer."""
+    return any(size.each is not None for size in sizes)
 
 
 def _factor(text: str) -> str:

@@ -82,11 +82,26 @@ class Stored:
 
     @property
     def heads(self) -> int:
-        return self.own.integer("attention.head_count")
+        """The heads of q, where they differ those of the first layer."""
+        return (self.each("attention.head_count") or (self.own.integer("attention.head_count"),))[0]
 
     @property
     def kv_heads(self) -> int:
-        return self.own.integer("attention.head_count_kv", self.heads)
+        """The heads of k and v, where they differ those of the first layer."""
+        return (self.each("attention.head_count_kv") or (self.heads,))[0]
+
+    def each(self, key: str) -> tuple[int, ...]:
+        """A key's value in each layer, of a key with one value or with a list; empty where the file lacks it."""
+        if not self.own.has(key):
+            return ()
+        if not isinstance(self.own.values[key], list):
+            return (self.own.integer(key),) * self.trunk
+        values = self.own.integers(key)
+        if len(values) not in (self.layers, self.trunk):
+            raise BadInput(f"{self.own.label}: {key} has {len(values)} values for block_count {self.layers}.")
+        if not all(values):
+            raise self.own.refuse(key, "expected numbers above 0")
+        return values[: self.trunk]
 
     @property
     def head_dim(self) -> int:
@@ -129,6 +144,10 @@ class Setting:
 
     def of(self, file: Stored) -> Any:
         return self.value(file) if callable(self.value) else self.value
+
+
+class PerLayer(list[Any]):
+    """A setting with a value for each layer; config.json may go on for layers that a model does without."""
 
 
 class Omitted:

@@ -73,7 +73,7 @@ def unsaid(
     prefix = f"{architecture.gguf}."
     found, idle = [], [key for key in file.every.values if key.startswith(prefix) and key[len(prefix) :] not in own]
     for name, value in own.items():
-        row = rows.get(OF_WINDOWS.get(name, name))
+        row = rows.get(name) or rows.get(OF_WINDOWS.get(name, name))
         also = [other for other in rows.values() if other.otherwise == name and other.name not in own]
         if name in COUNTED and COUNTED[name](file, config):
             continue
@@ -82,7 +82,8 @@ def unsaid(
         if name not in OF_WINDOWS and not is_constant and any(_same(value, one) for one in said):
             continue
         instead = said[0] if said and not is_constant else _instead(name, row, architecture, hyperparameters)
-        if _same(value, instead) or is_harmless(name, value, file):
+        is_written = is_constant and name in rows  # what a default means elsewhere is another model here
+        if _same(value, instead) or (not is_written and is_harmless(name, value, file)):
             idle.append(f"{prefix}{name}")
         elif said or is_constant or row in FOLLOWS or name not in file.own.read:
             found.append(Unsaid(f"{prefix}{name}", value, instead))

@@ -12,7 +12,7 @@ from quantcli.models import prediction
 def named_as_layers(source: Checkpoint) -> Checkpoint:
     """The checkpoint with such layers under the names of further ones; the stored tensors keep theirs."""
     architecture, layers = models.find(source.config), source.config.get("num_hidden_layers")
-    if architecture is None or not architecture.has_mtp_module or type(layers) is not int:
+    if architecture is None or not architecture.mtp_module or type(layers) is not int:
         return source
     named = {prediction.as_layer(name, layers): weight for name, weight in source.weights.items()}
     weights = {name: replace(weight, name=name) for name, weight in named.items()}

@@ -170,9 +170,9 @@ class Model:
 
     def in_hf(self, name: str) -> str:
         """The name of a tensor in a Hugging Face folder: of some families layers for prediction have their own."""
-        if self.architecture is None or not self.architecture.has_mtp_module or self.layers is None:
+        if self.architecture is None or not self.architecture.mtp_module or self.layers is None:
             return name
-        return prediction.in_module(name, self.layers)
+        return prediction.in_module(name, self.layers, self.architecture.mtp_module)
 
     def is_predicting(self, name: str) -> bool:
         """Whether a tensor belongs to a layer for multi-token prediction."""

@@ -34,6 +34,7 @@ class Conventions:
 
 
 PLAIN = Conventions()
+BAILING_MOE_V2 = Conventions(pre=("bailingmoe2",))
 #: Command R and Command R7B: CohereTokenizer pads on the left.
 COHERE = Conventions(padding_side="left")
 EXAONE4 = Conventions(pre=("exaone4",))
@@ -55,6 +56,7 @@ GPT_NEOX = Conventions(pre=("mpt",))
 GRANITE = Conventions(pre=("refact",))
 HUNYUAN_DENSE = Conventions(pre=("hunyuan-dense",), keys={"eos": "eod_token_id"})
 HUNYUAN_MOE = Conventions(pre=("hunyuan",), ids={"bos": 127959})
+LAGUNA = Conventions(pre=("laguna",))
 MAMBA = Conventions(pre=("mpt",), multiple=8)
 MELLUM = Conventions(pre=("mellum2",))
 MINIMAX_M2 = Conventions(pre=("minimax-m2",))

@@ -49,3 +49,12 @@ def test_good_models_are_not_named(tmp_path: Path) -> None:
     for case in ("qwen2", "olmo2", "phi3", "starcoder2", "gpt_neox", "cohere", "deepseek_v2"):
         source = tied_model(tmp_path, case)
         assert not named(source, tmp_path / "a.gguf") and not named(source, tmp_path / "mlx"), case
+
+
+def test_phimoe_needs_its_biases(tmp_path: Path) -> None:
+    tensors = {name: entry for name, entry in reference("phimoe")["source"].items() if "_proj.bias" not in name}
+    del tensors["lm_head.bias"]
+    source = arch_model(tmp_path, "phimoe", tensors, {"attention_bias": False, "lm_head_bias": False})
+    for output in ("a.gguf", "mlx"):
+        (said,) = named(source, tmp_path / output)
+        assert "attention_bias and lm_head_bias to be true" in said

@@ -145,9 +145,10 @@ def test_a_bias_in_a_gguf_file_calls_for_all_that_hang_on_its_flag(case: str) ->
     shapes, metadata = of_file(case)
     architecture = by_gguf(metadata)
     assert architecture is not None
-    for name in shapes:
-        found = architecture.find(name, "gguf")
-        if len(found) != 1 or not name.endswith(".bias") or found[0].row.need(found[0].suffix) is None:
+    biases = {name: architecture.find(name, "gguf") for name in shapes if name.endswith(".bias")}
+    needs = {name: found[0].row.need(found[0].suffix) for name, found in biases.items() if len(found) == 1}
+    for name, need in needs.items():
+        if need is None or list(needs.values()).count(need) == 1:
             continue
         left = {other: shape for other, shape in shapes.items() if other != name}
         weights = {other: Weight(other, shape, Dense("bf16"), {}) for other, shape in left.items()}

@@ -171,9 +171,10 @@ SOLAR_OPEN = Case(
 LAGUNA = Case(
     "bpe-qwen2", "laguna",
     {
-        **TINY, **SPARSE, **DENSE_FIRST, **WINDOWS, "model_type": "laguna", "head_dim": 16,
+        **TINY, **SPARSE, **DENSE_FIRST, "model_type": "laguna", "head_dim": 16, "sliding_window": 16,
         "shared_expert_intermediate_size": 32, "moe_routed_scaling_factor": 2.5,
-        "num_attention_heads_per_layer": [6, 4, 6],
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "num_attention_heads_per_layer": [4, 6, 6],
         "rope_parameters": {
             "full_attention": {
                 "rope_type": "yarn", "rope_theta": 5e5, "factor": 32.0, "beta_fast": 64.0, "beta_slow": 1.0,
@@ -203,6 +204,51 @@ PHI = Case(
     },
     without=("num_key_value_heads",),
 )  # fmt: skip
+PHIMOE = Case(
+    "spm-phi3", "default",
+    {
+        **TINY, "model_type": "phimoe", "num_local_experts": 4, "num_experts_per_tok": 2,
+        "max_position_embeddings": 131072, "vocab_size": 448, "attention_bias": True, "lm_head_bias": True,
+        **rope(
+            1e4, "longrope", long_factor=[1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0, 4.0], short_factor=[1.0] * 7 + [1.05],
+            long_mscale=1.243163121016122, short_mscale=1.243163121016122, original_max_position_embeddings=4096,
+        ),
+    },
+    further={"architectures": ["PhiMoEForCausalLM"], "original_max_position_embeddings": 4096},
+)  # fmt: skip
+#: Keys of published configs that transformers does not know.
+OF_WINDOWS = {
+    "swa_head_dim": 24, "swa_v_head_dim": 16, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4,
+    "swa_rope_theta": 1e4, "sliding_window_size": 16, "attention_chunk_size": 16,
+    "add_swa_attention_sink_bias": True, "add_full_attention_sink_bias": False,
+}  # fmt: skip
+MIMO_V2_FLASH = Case(
+    "bpe-qwen2", "qwen2",
+    {
+        **TINY, "model_type": "mimo_v2_flash", "num_hidden_layers": 3, "head_dim": 24, "v_head_dim": 16,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "sliding_window": 16,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.334},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.334},
+        },
+    },
+    further={
+        **OF_WINDOWS, "hybrid_layer_pattern": [0, 1, 1], "moe_layer_freq": [0, 1, 1], "layernorm_epsilon": 1e-5,
+        "n_shared_experts": None, "routed_scaling_factor": None, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+    },
+    without=("rope_local_base_freq", "rope_scaling", "layer_types", "mlp_layer_types", "rms_norm_eps"),
+    copies=tuple(("model.layers.0.", f"model.mtp.layers.{layer}.") for layer in range(3)),
+    tensors={
+        **{f"model.mtp.layers.{{0..2}}.{norm}.weight": (64,) for norm in ("enorm", "hnorm", "final_layernorm")},
+        "model.mtp.layers.{0..2}.eh_proj.weight": (64, 128),
+        "model.mtp.layers.{0..2}.self_attn.k_proj.weight": (96, 64),
+        "model.mtp.layers.{0..2}.self_attn.v_proj.weight": (64, 64),
+        "model.mtp.layers.{0..2}.self_attn.attention_sink_bias": (4,),
+    },
+    renamed=((r"(mtp\.layers\.\d\.)post_attention_layernorm", r"\1pre_mlp_layernorm"),),
+    converter={"raw": True},
+)  # fmt: skip
+ODD_LAYERS = {"hybrid_layer_pattern": [1, 0, 1], "moe_layer_freq": [0, 0, 1]}
 MINISTRAL3 = Case(
     "bpe-tekken", "tekken",
     {
@@ -235,40 +281,6 @@ KIMI_K2 = DEEPSEEK_V3.like(
     without=(*DEEPSEEK_V3.without, "qk_head_dim"),
     copies=(), tensors={}, converter={"raw": True, "plain_tokenizer": True},
 )  # fmt: skip
-BAILING_MOE_V2 = Case(
-    "bpe-qwen2", "bailingmoe2",
-    {
-        "architectures": ["BailingMoeV2ForCausalLM"], "model_type": "bailing_moe", "vocab_size": 384,
-        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096, "hidden_act": "silu",
-        "rms_norm_eps": 1e-6, "rope_theta": 600000.0, "rope_scaling": None, "partial_rotary_factor": 0.5,
-        "use_bias": False, "use_qkv_bias": False, "use_qk_norm": True, "use_rmsnorm": True,
-        "tie_word_embeddings": False, "first_k_dense_replace": 1, "num_experts": 4, "num_experts_per_tok": 2,
-        "num_shared_experts": 1, "moe_intermediate_size": 32, "n_group": 2, "topk_group": 1, "norm_topk_prob": True,
-        "routed_scaling_factor": 2.5, "score_function": "sigmoid", "moe_router_enable_expert_bias": True,
-        "num_nextn_predict_layers": 0, "torch_dtype": "bfloat16", "use_cache": True,
-    },
-    built=False,
-    tensors={
-        "lm_head.weight": (384, 64), "model.word_embeddings.weight": (384, 64), "model.norm.weight": (64,),
-        "model.layers.{0..2}.input_layernorm.weight": (64,),
-        "model.layers.{0..2}.post_attention_layernorm.weight": (64,),
-        "model.layers.{0..2}.attention.query_key_value.weight": (128, 64),
-        "model.layers.{0..2}.attention.dense.weight": (64, 64),
-        "model.layers.{0..2}.attention.query_layernorm.weight": (16,),
-        "model.layers.{0..2}.attention.key_layernorm.weight": (16,),
-        "model.layers.0.mlp.gate_proj.weight": (96, 64), "model.layers.0.mlp.up_proj.weight": (96, 64),
-        "model.layers.0.mlp.down_proj.weight": (64, 96),
-        "model.layers.{1..2}.mlp.gate.weight": (4, 64), "model.layers.{1..2}.mlp.gate.expert_bias": (4,),
-        "model.layers.{1..2}.mlp.experts.{0..3}.gate_proj.weight": (32, 64),
-        "model.layers.{1..2}.mlp.experts.{0..3}.up_proj.weight": (32, 64),
-        "model.layers.{1..2}.mlp.experts.{0..3}.down_proj.weight": (64, 32),
-        "model.layers.{1..2}.mlp.shared_experts.gate_proj.weight": (32, 64),
-        "model.layers.{1..2}.mlp.shared_experts.up_proj.weight": (32, 64),
-        "model.layers.{1..2}.mlp.shared_experts.down_proj.weight": (64, 32),
-    },
-    converter={"raw": True, "plain_tokenizer": True},
-)  # fmt: skip
 #: A text model and a tower; GGUF has the tower in a file of its own.
 MISTRAL3 = Case(
     "bpe-tekken", "tekken",
@@ -284,7 +296,7 @@ MISTRAL3 = Case(
 )  # fmt: skip
 TIED = {"tie_word_embeddings": True}
 
-#: By the name of the folder in tests/data/arch. Families without a class in transformers have all their tensors here.
+#: By the name of the folder in tests/data/arch. Models without a class in transformers: arch_cases_listed.py.
 CASES: Mapping[str, Case] = {
     "qwen2": QWEN2,
     "deepseek_v3": DEEPSEEK_V3,
@@ -318,11 +330,35 @@ CASES: Mapping[str, Case] = {
     ),
     "solar_open": SOLAR_OPEN,
     "laguna": LAGUNA,
+    "laguna_full": LAGUNA.like(
+        {
+            "layer_types": ["full_attention"] * 3,
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+            "num_attention_heads_per_layer": None,
+            "sliding_window": 0,
+            "gating": "per-element",
+            **TIED,
+        },
+        files=2,
+    ),
     "mellum": MELLUM,
     "phi": PHI,
+    "phimoe": PHIMOE,
+    "phimoe_mini": PHIMOE.like(
+        {"num_hidden_layers": 3, "max_position_embeddings": 4096, **rope(1e4)},
+        files=2,
+    ),
+    "mimo_v2_flash": MIMO_V2_FLASH,
+    "mimo_v2_flash_odd": MIMO_V2_FLASH.like(
+        {
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+        },
+        further={**MIMO_V2_FLASH.further, **ODD_LAYERS},
+        files=2,
+    ),
     "ministral3": MINISTRAL3,
     "mistral3_nested": MISTRAL3.like(
         renamed=((r"^language_model\.model\.", "model.language_model."), (r"^language_model\.lm_head", "lm_head"))
     ),
-    "bailing_moe_v2": BAILING_MOE_V2,
 }

@@ -1,6 +1,6 @@
 """Writes cases of tests/data/arch: a tiny model of a family, and what llama.cpp's converter makes of it.
 
-    python -m tests.peers.make_arch NAME ...                a row of the table in tests/peers/arch_cases.py
+    python -m tests.peers.make_arch NAME ...                a row of tests/peers/arch_cases.py or arch_cases_listed.py
     python -m tests.peers.make_arch FOLDER ...              a folder of reference data, ../shared/fixtures/arch2/NAME,
                                                             or a case as it stands: tests/data/arch/NAME
     python -m tests.peers.make_arch --into /tmp/cases ...   another place than tests/data/arch
@@ -43,7 +43,7 @@ import gguf
 import numpy as np
 
 from tests.convert.test_golden_arch import DATA, write_tensors
-from tests.peers.arch_cases import CASES
+from tests.peers.arch_cases_listed import CASES
 from tests.peers.arch_checkpoint import Checkpoint, from_folder, from_table, minimal
 from tests.peers.pinned import llama_cpp_source
 

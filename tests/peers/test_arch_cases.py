@@ -11,7 +11,7 @@ from tests.peers.pinned import peer
 peer("torch")
 peer("transformers")
 
-from tests.peers.arch_cases import CASES  # noqa: E402
+from tests.peers.arch_cases_listed import CASES  # noqa: E402
 from tests.peers.arch_checkpoint import from_folder, from_table  # noqa: E402
 from tests.peers.make_arch import differences, made  # noqa: E402
 

@@ -38,6 +38,8 @@ UNSAID = {
     "mistral_plain": {"model_type", "sliding_window", "attention_bias", "mlp_bias"},
     "mixtral_window": {"sliding_window"},
     "llama3_odd": {"rope_parameters"},
+    "mimo_v2_flash_odd": {"layer_types", "mlp_layer_types"},  # the class does not read what a published config says
+    "phimoe": {"rope_parameters"},
     "qwen2_window": {"sliding_window", "use_sliding_window", "layer_types"},
     "starcoder2": {"sliding_window"},
 }
@@ -57,7 +59,13 @@ def narrow(value: Any) -> Any:
     return float(np.float32(value)) if isinstance(value, float) else value
 
 
-@pytest.mark.parametrize("case", CASES)
+def is_known(case: str) -> bool:
+    """Whether transformers has a class for a case."""
+    config = json.loads((DATA / case / "config.json").read_text())
+    return config["model_type"] in transformers.CONFIG_MAPPING
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if is_known(case)])
 def test_transformers_reads_the_same_model(case: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(rebuilt(case)))
     ours, theirs = (

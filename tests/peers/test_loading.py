@@ -34,6 +34,8 @@ EXPERTS = (
     "deepseek_plain", "deepseek_v2", "deepseek_v2_big", "deepseek_v2_lite", "deepseek_v3", "glm4_moe", "glm4_moe_plain",
     "mixtral", "mixtral_window", "qwen2_moe", "qwen3_moe",
 )  # fmt: skip
+#: Families of which transformers 5.23 has no causal model, and a pattern of layers that it does not read.
+UNREAD = ("bailing_moe_v2", "bailing_moe_v2_mtp", "mimo_v2_flash_odd", "step3p5", "step3p5_mtp")
 #: Families whose classes look for the weight of a packed module when they are set up.
 PLAIN_WEIGHTS = ("falcon", "falcon_mamba", "mamba")
 #: Layout -> families that transformers 5.23 does not load in it: experts are put together from what is packed or FP8
@@ -65,7 +67,7 @@ def test_gguf_files_of_every_family_load(tmp_path: Path, case: str) -> None:
         Runner(tmp_path / f"{scheme}.gguf")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in UNREAD])
 def test_dense_folders_of_every_family_load(tmp_path: Path, case: str) -> None:
     """As the source is stored, by way of GGUF, and decoded from GGML's and MLX's types."""
     model = arch_model(tmp_path, case)
@@ -78,7 +80,9 @@ def test_dense_folders_of_every_family_load(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", UNLOADABLE)
-@pytest.mark.parametrize("case", [case for case in CASES if "quantization_config" not in config_of(case)])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case not in UNREAD and "quantization_config" not in config_of(case)]
+)
 def test_quantized_folders_of_every_family_load(tmp_path: Path, case: str, scheme: str) -> None:
     report = converted(arch_model(tmp_path, case), tmp_path / "hf", to="hf", scheme=scheme, check=False)
     named = any("does not load experts" in line for line in report["warnings"])

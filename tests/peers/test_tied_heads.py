@@ -37,7 +37,7 @@ def test_another_head_counts_everywhere(tmp_path: Path) -> None:
 
 #: Cases that the runtimes load neither tied nor untied: tests/peers/test_limits.py.
 NOT_IN_LLAMA_CPP = ("cohere_qk", "deepseek_v2_lite", "exaone4")
-NOT_IN_MLX_LM = ("deepseek_v2_big", "falcon", "falcon_raw", "mixtral_window")
+NOT_IN_MLX_LM = ("bailing_moe_v2_mtp", "deepseek_v2_big", "falcon", "falcon_raw", "mixtral_window")
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if heads(case) and case not in NOT_IN_LLAMA_CPP])

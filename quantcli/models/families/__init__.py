@@ -5,6 +5,7 @@ from __future__ import annotations
 from quantcli.models.base import Architecture
 from quantcli.models.families.afmoe import AFMOE
 from quantcli.models.families.arcee import ARCEE
+from quantcli.models.families.bailing_moe_v2 import BAILING_MOE_V2
 from quantcli.models.families.cohere import COHERE
 from quantcli.models.families.cohere2 import COHERE2
 from quantcli.models.families.cohere2_moe import COHERE2_MOE
@@ -31,9 +32,11 @@ from quantcli.models.families.granitemoe import GRANITEMOE
 from quantcli.models.families.hunyuan_v1_dense import HUNYUAN_V1_DENSE
 from quantcli.models.families.hunyuan_v1_moe import HUNYUAN_V1_MOE
 from quantcli.models.families.hy_v3 import HY_V3
+from quantcli.models.families.laguna import LAGUNA
 from quantcli.models.families.llama import LLAMA
 from quantcli.models.families.mamba import MAMBA
 from quantcli.models.families.mellum import MELLUM
+from quantcli.models.families.mimo_v2_flash import MIMO_V2_FLASH
 from quantcli.models.families.minimax_m2 import MINIMAX_M2
 from quantcli.models.families.mistral3 import MISTRAL3
 from quantcli.models.families.mixtral import MIXTRAL
@@ -43,6 +46,7 @@ from quantcli.models.families.olmo2 import OLMO2
 from quantcli.models.families.olmoe import OLMOE
 from quantcli.models.families.phi import PHI
 from quantcli.models.families.phi3 import PHI3
+from quantcli.models.families.phimoe import PHIMOE
 from quantcli.models.families.qwen2 import QWEN2
 from quantcli.models.families.qwen2_moe import QWEN2_MOE
 from quantcli.models.families.qwen2_vl import QWEN2_VL
@@ -56,12 +60,14 @@ from quantcli.models.families.smollm3 import SMOLLM3
 from quantcli.models.families.solar_open import SOLAR_OPEN
 from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
+from quantcli.models.families.step3p5 import STEP3P5
 
 #: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest; where
 #: several have one model type, the first that lists the class in config.json.
 FAMILIES: tuple[Architecture, ...] = (
     AFMOE,
     ARCEE,
+    BAILING_MOE_V2,
     COHERE,
     COHERE2,
     COHERE2_MOE,
@@ -89,9 +95,11 @@ FAMILIES: tuple[Architecture, ...] = (
     HUNYUAN_V1_DENSE,
     HUNYUAN_V1_MOE,
     HY_V3,
+    LAGUNA,
     LLAMA,
     MAMBA,
     MELLUM,
+    MIMO_V2_FLASH,
     MINIMAX_M2,
     MISTRAL3,
     MIXTRAL,
@@ -101,6 +109,7 @@ FAMILIES: tuple[Architecture, ...] = (
     OLMOE,
     PHI,
     PHI3,
+    PHIMOE,
     QWEN2,
     QWEN2_MOE,
     QWEN2_VL,
@@ -116,4 +125,5 @@ FAMILIES: tuple[Architecture, ...] = (
     SOLAR_OPEN,
     STABLELM,
     STARCODER2,
+    STEP3P5,
 )

@@ -25,6 +25,20 @@ MOE = "block_sparse_moe"
 #: Every layer routes to experts; in GGUF their number makes a llama one of these.
 ROUTED = Need("num_local_experts", lambda h, layer: True)
 
+
+def mixture(router: str) -> tuple[Tensor, ...]:
+    """The router and its experts. router: its module in transformers 5, whose names folders of its making may keep."""
+    gate = f"{MOE}.gate"
+    names = {"w1": "gate", "w3": "up", "w2": "down"}
+    shape = (N_EXPERTS, HIDDEN)
+    return (
+        *rows({gate: "ffn_gate_inp"}, needed=ROUTED, shapes={gate: shape}),
+        *experts(names, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp", width=INNER, needed=ROUTED),
+        *fused_experts("mlp.experts", width=INNER),
+        Tensor(f"{LAYER}.{router}.weight", f"{BLOCK}.ffn_gate_inp", suffixes=("weight",), read_only=True, shape=shape),
+    )
+
+
 MIXTRAL = Architecture(
     name="mixtral",
     gguf="llama",
@@ -43,23 +57,7 @@ MIXTRAL = Architecture(
         *ends(),
         *norm_rows(PRE_NORMS),
         *attention(PERMUTED),
-        *rows({f"{MOE}.gate": "ffn_gate_inp"}, needed=ROUTED, shapes={f"{MOE}.gate": (N_EXPERTS, HIDDEN)}),
-        *experts(
-            {"w1": "gate", "w3": "up", "w2": "down"},
-            hf=f"{MOE}.experts",
-            mlx=f"{MOE}.switch_mlp",
-            width=INNER,
-            needed=ROUTED,
-        ),
-        # In transformers 5 the module has another name, which folders of its own making may keep.
-        *fused_experts("mlp.experts", width=INNER),
-        Tensor(
-            f"{LAYER}.mlp.gate.weight",
-            f"{BLOCK}.ffn_gate_inp",
-            suffixes=("weight",),
-            read_only=True,
-            shape=(N_EXPERTS, HIDDEN),
-        ),
+        *mixture("mlp.gate"),
     ),
     states_space_prefix=True,
     keys=(*SIZES, *ROPE, RMS_EPS, *expert_keys("num_local_experts"), *HEAD_SIZES),

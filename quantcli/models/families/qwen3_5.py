@@ -109,7 +109,7 @@ QWEN3_5 = Architecture(
     model_types={"qwen3_5_text": DELTA_DEFAULTS | {"num_key_value_heads": 4}},
     tensors=(*COMMON, *DELTA_NET, *rows(GATED), *NEXT),
     mtp=("hf", "gguf"),
-    has_mtp_module=True,
+    mtp_module="mtp.",
     keys=(ALL_BLOCKS, *SIZES[1:], *ROTARY, RMS_EPS, *HEAD_SIZES),
     further=(NEXTN, *DELTA_KEYS, USUAL),
     classes={"qwen3_5_text": "Qwen3_5ForCausalLM"},
@@ -141,7 +141,7 @@ QWEN3_5_MOE = Architecture(
         *NEXT,
     ),
     mtp=("hf", "gguf"),
-    has_mtp_module=True,
+    mtp_module="mtp.",
     mlx_schemes=QWEN3_NEXT.mlx_schemes,
     names={"feed_forward_length": ()},
     keys=(

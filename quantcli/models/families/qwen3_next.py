@@ -226,7 +226,7 @@ QWEN3_NEXT = Architecture(
         *NEXT,
     ),
     mtp=("hf", "gguf"),
-    has_mtp_module=True,
+    mtp_module="mtp.",
     mlx_schemes={"ffn_gate_inp": "affine8-g64", "ffn_gate_inp_shexp": "affine8-g64"},
     keys=(ALL_BLOCKS, *SIZES[1:], *ROPE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(

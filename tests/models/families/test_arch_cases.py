@@ -38,7 +38,7 @@ UNREAD = {
     "use_embedding_sharing", "use_gated_activation", "use_parallel_block", "use_parallel_embedding", "resid_pdrop",
     "initializer_range", "model_max_length", "qk_head_dim", "_sliding_window_pattern", "qkv_bias", "bias",
     "rope_scaling", "rope_theta", "pretraining_tp", "mlp_bias", "router_aux_loss_coef", "output_router_logits",
-    "pad_token_id", "bos_token_id", "eos_token_id",
+    "pad_token_id", "bos_token_id", "eos_token_id", "use_cache",
 }  # fmt: skip
 #: What GGUF does not say of a case: a window or a context that llama.cpp has no key for, a layer that is left out.
 UNSAID = {
