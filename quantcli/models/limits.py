@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quantcli.models.hyperparameters import Hyperparameters
+from quantcli.models.multimodal import Multimodal
 
 #: The runtime that reads each dialect.
 RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
@@ -59,6 +60,13 @@ def unknown_to_mlx(name: str, kind: str | None = None) -> Limit:
         return kind is not None and h.settings.values.get("model_type") != kind
 
     return Limit("mlx", is_known, f"a model_type that it knows, which {kind or name} is not")
+
+
+def of_towers(multimodal: Multimodal | None) -> tuple[Limit, ...]:
+    """mlx-lm has no class for a model with towers, though it has one for its text model."""
+    if multimodal is None or not multimodal.class_name or multimodal.mlx is not None:
+        return ()
+    return (unknown_to_mlx(multimodal.model_type),)
 
 
 def unloadable(
