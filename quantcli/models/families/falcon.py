@@ -11,7 +11,7 @@ from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, NORM
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import BLOCKS, EMBEDDING, HEADS, Key, layer_norm_eps
-from quantcli.models.limits import Limit
+from quantcli.models.limits import Limit, unset
 from quantcli.models.ops import GroupQkv
 from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, QKV, VOCAB, Need, flag, without
 from quantcli.models.stored import OMITTED, Setting, Stored, has
@@ -113,5 +113,8 @@ FALCON = Architecture(
         Setting("num_ln_in_parallel_attn", _norms),
     ),
     expects=(Setting("activation", "gelu"), Setting("ff_factor", 4)),
-    limits=(Limit("mlx", lambda h: False, "a model_type that it knows, which falcon is not"),),
+    limits=(
+        *unset("gguf", "bias"),
+        Limit("mlx", lambda h: False, "a model_type that it knows, which falcon is not"),
+    ),
 )

@@ -6,6 +6,7 @@ Source: llama.cpp's conversion of Qwen3ForCausalLM; transformers' configuration 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import decoder
 from quantcli.models.families.qwen2 import DEFAULTS, SETTINGS, WINDOW_LAYERS
+from quantcli.models.limits import unset
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 
@@ -17,4 +18,5 @@ QWEN3 = Architecture(
     classes={"qwen3": "Qwen3ForCausalLM"},
     aliases=("Qwen3Model",),
     settings=(*SETTINGS, WINDOW_LAYERS, Setting("attention_bias", has("attn_q.bias"))),
+    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
 )

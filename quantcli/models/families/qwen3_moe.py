@@ -18,6 +18,7 @@ from quantcli.models.decoder import (
 from quantcli.models.families.qwen2 import SETTINGS
 from quantcli.models.families.qwen2_moe import DENSE, SPARSE
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, expert_keys
+from quantcli.models.limits import unset
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 
@@ -56,4 +57,5 @@ QWEN3_MOE = Architecture(
         Setting("norm_topk_prob", True),
     ),
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
+    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
 )

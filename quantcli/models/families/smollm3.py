@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.families.qwen2 import SETTINGS
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
+from quantcli.models.limits import unset
 from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, Stored, has
 
@@ -43,4 +44,5 @@ SMOLLM3 = Architecture(
         Setting("no_rope_layer_interval", INTERVAL),
         Setting("no_rope_layers", layers_with_rope),
     ),
+    limits=unset("gguf", "attention_bias", "mlp_bias"),
 )
