@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quantcli import models
-from quantcli.models import Architecture
+from quantcli.models import Architecture, text_settings
+from quantcli.sources.prefix import naming_of
 from tests.convert.test_golden_arch import DATA, reference, write_model
 
 TIED = "tie_word_embeddings"
@@ -52,6 +53,31 @@ def tied_model(root: Path, case: str) -> Path:
     gone = heads(case)
     tensors = {name: entry for name, entry in reference(case)["source"].items() if name not in gone}
     return arch_model(root, case, tensors, {TIED: True})
+
+
+def flags_of_biases(case: str) -> list[str]:
+    """The keys of config.json that say, in a case's family and model type, that modules have a bias."""
+    architecture, settings = architecture_of(case), text_settings(config_of(case))
+    needs = [row.bias for row in architecture.tensors if row.bias.by_presence]
+    made = {need.said: architecture.hyperparameters({**settings, need.said: True}) for need in needs}
+    return sorted({need.said for need in needs if need.holds(made[need.said], 0)})
+
+
+def biased_model(root: Path, case: str, flag: str) -> Path:
+    """The folder of a case with the biases that hang on a flag; nested settings have it in the text model's."""
+    source, config = reference(case)["source"], config_of(case)
+    settings = {**text_settings(config), flag: True}
+    architecture, inner = architecture_of(case), config.get("text_config")
+    naming, hyperparameters = naming_of(architecture, source), architecture.hyperparameters(settings)
+    tensors = dict(source)
+    for name, (dtype, _) in source.items():
+        found = architecture.find(naming.weight(name), "hf") if name.endswith(".weight") else ()
+        for one in found:
+            bias, layer = one.row.bias, one.layer or 0
+            if "bias" in one.row.suffixes and bias.said == flag and bias.holds(hyperparameters, layer):
+                shape = [axis.of(hyperparameters) for axis in one.row.axes("bias")]
+                tensors[f"{name.removesuffix('.weight')}.bias"] = [dtype, shape]
+    return arch_model(root, case, tensors, {"text_config": {**inner, flag: True}} if inner else {flag: True})
 
 
 def wide_model(root: Path, case: str) -> Path:

@@ -119,7 +119,11 @@ class Agreement:
     def _may_be(self, one: Found) -> bool:
         """Whether the settings say that there is a tensor, or leave it open."""
         need = one.row.need(one.suffix)
-        return need is None or need.holds(self.hyperparameters, one.layer or 0)
+        return need is None or (need.holds(self.hyperparameters, one.layer or 0) and self._is_part(one.row, one.layer))
+
+    def _is_part(self, row: Tensor, layer: int | None) -> bool:
+        """Whether a layer may have the module of a row: without it there is no bias either."""
+        return row.needed is None or row.needed.holds(self.hyperparameters, layer or 0)
 
     def _holds(self, need: Need, layer: int | None) -> bool:
         """Whether a layer has to have what hangs on a need."""
@@ -252,7 +256,7 @@ class Agreement:
                 if need is None:
                     continue
                 for layer in self.layers if "{i}" in row.pattern(self.dialect) else (None,):
-                    if self._holds(need, layer):
+                    if self._holds(need, layer) and (suffix != "bias" or self._is_part(row, layer)):
                         yield from self._each(row, suffix, layer)
 
     def _each(self, row: Tensor, suffix: str, layer: int | None) -> Iterator[Found]:

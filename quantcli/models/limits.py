@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from quantcli.models.hyperparameters import Hyperparameters
+from quantcli.models.multimodal import Multimodal
 
 #: The runtime that reads each dialect.
 RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
@@ -71,6 +72,13 @@ def unknown_to_mlx(name: str, kind: str | None = None, *, nested: bool = False) 
 
     needs = f"a model_type that it knows, which {kind or name} is not"
     return Limit("mlx", is_known, needs, nested, excludes=(kind or name,))
+
+
+def of_towers(multimodal: Multimodal | None) -> tuple[Limit, ...]:
+    """mlx-lm has no class for a model with towers, though it has one for its text model."""
+    if multimodal is None or not multimodal.class_name or multimodal.mlx is not None:
+        return ()
+    return (unknown_to_mlx(multimodal.model_type),)
 
 
 def unloadable(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantcli.models.sixteen_bits import NESTED
@@ -37,6 +37,8 @@ class Multimodal:
     model_type, class_name: as config.json has them at the top. text: the family's model type that counts where
     config.json names none for the text model. mlx: what mlx-lm puts before the names of the text model's tensors;
     None: mlx-lm has no such model. lifted: block and key of a tower's settings that the text model needs too.
+    visual: what the names of a tower called `visual` begin with where mlx-lm drops it. assumes: what the class assumes
+    of its text model in place of what that by itself does.
     """
 
     model_type: str
@@ -44,6 +46,8 @@ class Multimodal:
     text: str
     mlx: str | None = None
     lifted: tuple[tuple[str, str], ...] = ()
+    visual: str = "visual."
+    assumes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def text_block(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -61,7 +65,8 @@ def text_settings(config: Mapping[str, Any], multimodal: Multimodal | None = Non
     """
     around = {key: value for key, value in config.items() if key in STORED_AS or not OF_TOWERS.search(key)}
     outer = {key: config[key] for key in OUTER if config.get(key) is not None}
-    made = {**around, **(text_block(config) or {}), **outer}
+    assumed = {} if multimodal is None else multimodal.assumes
+    made = {**assumed, **around, **(text_block(config) or {}), **outer}
     for name, key in multimodal.lifted if multimodal is not None else ():
         block = config.get(name)
         value = block.get(key) if isinstance(block, Mapping) else config.get(key)

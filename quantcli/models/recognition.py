@@ -40,7 +40,8 @@ def recognize(config: Mapping[str, Any], families: Sequence[Architecture], alias
         return _of_listed(config, block, *listed, aliases)
     if block is None or (_kind(block, aliases) is None and not _classes(block)):
         return _by_type(config, families, aliases)
-    found = _by_type({"architectures": None, **block}, families, aliases)
+    assumed = {} if listed is None else {"model_type": listed[1].text}
+    found = _by_type({"architectures": None, **assumed, **block}, families, aliases)
     if found.architecture is None:
         return Recognized(None, config, found.unlisted)
     if not _classes(block) and (others := [name for name in _classes(config) if not _generates(name)]):

@@ -105,22 +105,25 @@ class Model:
         return self._stored.layouts | ({sections} if has_mrope else frozenset())
 
     @cached_property
-    def _multimodal(self) -> Multimodal | None:
+    def multimodal(self) -> Multimodal | None:
+        """The model with towers that the text model is in."""
         return models.multimodal(self.source.config_json)
 
     def in_mlx(self, name: str) -> str:
         """The name of a tensor in an MLX folder: mlx-lm's, where it has such a model with towers, else as stored."""
-        multimodal = self._multimodal
+        multimodal = self.multimodal
         if multimodal is None:
             return name
         if multimodal.mlx is None:
             return self.source.naming.stored(name)
         bare = name.removeprefix("model.")
-        return bare if bare in self._bare_towers else multimodal.mlx + name
+        if bare not in self._bare_towers:
+            return multimodal.mlx + name
+        return multimodal.visual + bare.removeprefix("visual.") if bare.startswith("visual.") else bare
 
     @cached_property
     def _bare_towers(self) -> frozenset[str]:
-        """The tensors of towers as mlx-lm drops them: at the top."""
+        """The tensors of towers as most of mlx-lm's classes drop them: at the top."""
         return frozenset(name.removeprefix("model.") for name in self.source.towers)
 
     def called(self, name: str) -> tuple[str, ...]:

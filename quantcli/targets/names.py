@@ -13,7 +13,7 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models import Found
 from quantcli.models.base import NUMBER
-from quantcli.models.limits import unloadable
+from quantcli.models.limits import of_towers, unloadable
 from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
 from quantcli.schemes.dense import Dense
@@ -77,10 +77,9 @@ def name_weights(model: Model, target: str) -> tuple[list[Named], list[Left], li
         model.head.check(target)
     kept = model.sort_out(target)
     warnings = [*(model.head.warnings if model.head else []), *disagreements(model, target, kept)]
-    if model.architecture is not None and model.architecture.limits and target != "hf":
-        warnings += unloadable(
-            model.architecture.limits, target, model.hyperparameters, is_nested=bool(model.source.whole)
-        )
+    limits = () if model.architecture is None else (*model.architecture.limits, *of_towers(model.multimodal))
+    if limits and target != "hf":
+        warnings += unloadable(limits, target, model.hyperparameters, is_nested=bool(model.source.whole))
     if model.architecture is None or model.architecture.agrees(model.dialect, target):
         named = [Named(name, model.find(name), Arranged.of(weight)) for name, weight in kept.weights.items()]
     else:

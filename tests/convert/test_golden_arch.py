@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from quantcli.containers import safetensors
+from quantcli.models import FAMILIES, find
 from quantcli.sources.detect import open_source
 from tests.conversions import converted
 
@@ -29,15 +30,22 @@ CASES = sorted(path.parent.name for path in DATA.glob("arch/*/tensors.json"))
 #: What names of a text model begin with that has towers next to it; without them it is `model.`
 TEXT = re.compile(r"^(model\.language_model|language_model\.model|model\.text_model)\.")
 T = TypeVar("T")
-#: Ends of names that mlx-lm casts, though the source has them in float32: what comes back of MLX is in bf16.
+#: Scheme, shape, SHA-256.
+Hashed = tuple[str, tuple[int, ...], str]
+#: By family, ends of names that mlx-lm casts, though the source has them in float32: what comes back of MLX is in bf16.
 CAST_BY_MLX = {"dots1": "e_score_correction_bias"}
-#: Ends of names of tensors that mlx-lm does without, so that they do not come back.
+#: By family, ends of names of tensors that mlx-lm does without, so that they do not come back.
 UNREAD_BY_MLX = {"ernie4_5_moe": "e_score_correction_bias"}
 DTYPES = {"BF16": "bf16", "F32": "f32", "U8": "u8"}
 
 
-#: Norms are stored as their distance from 1, in MLX's folders as they are: what 16 bits do not hold of the sum is lost.
-FROM_ONE = ("step3p5", "step3p5_mtp", "qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_text")
+#: Families whose norms are stored as their distance from 1, in MLX's folders as they are: what 16 bits do not hold of
+#: the sum is lost.
+FROM_ONE = ("step3p5", "qwen3_next", "qwen3_5", "qwen3_5_moe")
+#: Families of which mlx-lm loads no tied model without a head.
+IN_MLX_WITH_A_HEAD = {family.name for family in FAMILIES if "mlx" in family.stores_head}
+#: Families whose experts are stored stacked, each (in, out), and come back one by one, as the text model's class has.
+STACKED = ("qwen3_vl_moe",)
 
 
 def contents(name: str, dtype: str, shape: list[int]) -> bytes:
@@ -62,8 +70,13 @@ def layer_of(name: str) -> int:
     return int(found[1]) if found else -1
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, list[Any]], files: int = 1) -> None:
-    """The weights of a model (name -> dtype, shape), in one file or in several with their index."""
+def write_tensors(
+    folder: Path, tensors: Mapping[str, list[Any]], files: int = 1, values_of: Mapping[str, str] | None = None
+) -> None:
+    """The weights of a model (name -> dtype, shape), in one file or in several with their index.
+
+    values_of: name -> the name that its values follow from, where not its own.
+    """
     names, size = list(tensors), -(-len(tensors) // files)
     numbered = [f"model-{i + 1:05}-of-{files:05}.safetensors" for i in range(files)]
     placed = {name: numbered[i // size] if files > 1 else "model.safetensors" for i, name in enumerate(names)}
@@ -75,7 +88,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, list[Any]], files: int = 1
             file.write(header)
             for name, (dtype, shape) in held.items():
                 file.seek(offsets[name])
-                file.write(contents(name, dtype, shape))
+                file.write(contents((values_of or {}).get(name, name), dtype, shape))
     if files > 1:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
 
@@ -99,7 +112,7 @@ def of_text(tensors: Mapping[str, T]) -> dict[str, T]:
     return {TEXT.sub("model.", name).removeprefix("language_model."): one for name, one in tensors.items()}
 
 
-def hashes(path: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
+def hashes(path: Path) -> dict[str, Hashed]:
     """Every tensor of a checkpoint: scheme, shape, SHA-256 of its bytes."""
     return {
         name: (
@@ -109,6 +122,33 @@ def hashes(path: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
         )
         for name, w in open_source(path).weights.items()
     }
+
+
+def family_of(case: str) -> str:
+    """The name of the table that a case is of."""
+    architecture = find(json.loads((DATA / "arch" / case / "config.json").read_text()))
+    assert architecture is not None
+    return architecture.name
+
+
+def one_by_one(tensors: Mapping[str, Hashed]) -> dict[str, Hashed]:
+    """A text model's tensors with its stacked experts one by one."""
+    made = {}
+    for name, (scheme, shape, sha) in tensors.items():
+        start, _, kind = name.rpartition(".experts.")
+        if not start:
+            made[name] = (scheme, shape, sha)
+            continue
+        stored = name.replace("model.", "model.language_model.", 1)
+        stacked = np.frombuffer(contents(stored, "BF16", list(shape)), "<u2").reshape(shape)
+        parts = np.split(stacked, 2, axis=2) if kind == "gate_up_proj" else [stacked]
+        names = ("gate_proj", "up_proj") if kind == "gate_up_proj" else ("down_proj",)
+        for expert in range(shape[0]):
+            for part, module in zip(parts, names, strict=True):
+                matrix = np.ascontiguousarray(part[expert].T)
+                key = f"{start}.experts.{expert}.{module}.weight"
+                made[key] = (scheme, matrix.shape, hashlib.sha256(matrix.tobytes()).hexdigest())
+    return made
 
 
 @pytest.fixture(params=CASES)
@@ -124,7 +164,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_to_gguf_as_llama_cpp_does_it_and_back(model: Path, tmp_path: Path) -> None:
-    golden = reference(model.name)
+    golden, family = reference(model.name), family_of(model.name)
     file = tmp_path / "model.gguf"
     converted(model, file, dtype="bf16", to="gguf")
     made = hashes(file)
@@ -132,20 +172,23 @@ def test_to_gguf_as_llama_cpp_does_it_and_back(model: Path, tmp_path: Path) -> N
     assert made == wanted
     converted(file, tmp_path / "back", to="hf")
     before = of_text({name: entry for name, entry in hashes(model).items() if name not in golden["dropped"]})
+    before = one_by_one(before) if family in STACKED else before
     assert of_text(hashes(tmp_path / "back")) == before
     # The way over MLX's dialect is the same, but that MLX has no layers for multi-token prediction.
-    wide = {"dtype": "f32"} if model.name in FROM_ONE else {}
+    wide = {"dtype": "f32"} if family in FROM_ONE else {}
     converted(file, tmp_path / "mlx", to="mlx", **wide)
     converted(tmp_path / "mlx", tmp_path / "again", to="hf", **{key: "bf16" for key in wide})
     config = json.loads((model / "config.json").read_text())
     layers = config.get("text_config", config)["num_hidden_layers"]
-    unread = UNREAD_BY_MLX.get(model.name, "-")
+    unread = UNREAD_BY_MLX.get(family, "-")
     text = {
         name: entry
         for name, entry in before.items()
         if layer_of(name) < layers and not name.startswith("mtp.") and not name.endswith(unread)
     }
     for name, (_, shape, _) in text.items():
-        if name.endswith(CAST_BY_MLX.get(model.name, "-")):
+        if name.endswith(CAST_BY_MLX.get(family, "-")):
             text[name] = ("bf16", shape, hashlib.sha256(contents(name, "BF16", list(shape))).hexdigest())
+    if family in IN_MLX_WITH_A_HEAD and "lm_head.weight" not in text:
+        text["lm_head.weight"] = text["model.embed_tokens.weight"]
     assert of_text(hashes(tmp_path / "again")) == text

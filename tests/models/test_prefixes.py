@@ -20,10 +20,10 @@ from quantcli.targets.model import Model
 from tests.arch_models import arch_model, architecture_of, config_of
 from tests.builders import BF16, folder_of
 from tests.conversions import config, converted, planned, stored
-from tests.convert.test_golden_arch import CASES, hashes
+from tests.convert.test_golden_arch import CASES, hashes, reference
 
-#: One case of each family.
-FIRST = {architecture_of(case).name: case for case in reversed(CASES)}
+#: One case of each family, of those that have no towers already.
+FIRST = {architecture_of(case).name: case for case in reversed(CASES) if "prefixes" not in reference(case)}
 #: What stands in place of a text model's own prefix, and before its head.
 PREFIXES = (
     ("model.language_model.", ""), ("language_model.model.", "language_model."), ("language_model.", "language_model."),

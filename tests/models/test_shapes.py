@@ -19,6 +19,7 @@ from quantcli.models.base import DIALECTS, Found
 from quantcli.models.prediction import as_layer
 from quantcli.models.sizes import ALWAYS, HEAD_DIM, HIDDEN, KEYS, N_HEADS, N_KV_HEADS, QKV, QUERIES
 from quantcli.schemes.dense import Dense
+from quantcli.sources.prefix import naming_of
 from tests.models.families.test_arch_cases import CASES, DATA, SPELLINGS, config_of, reference
 from tests.mutations import tensors
 
@@ -33,13 +34,18 @@ def agreement(
 
 
 def of_folder(case: str) -> Shapes:
-    """The tensors of a case's folder as a checkpoint has them; MXFP4's two parts as the one that they make."""
+    """The tensors of a case's text model as a checkpoint has them; MXFP4's two parts as the one that they make."""
     path = DATA / case / "tensors.json"
     if not path.is_file():
         pytest.skip(f"{case} has metadata only")
     layers = Reader(config_of(case)).integer("num_hidden_layers", 0, least=0)
-    stored = json.loads(path.read_text())["source"]
-    listed = {as_layer(name, layers): tuple(shape) for name, (_, shape) in stored.items()}
+    stated = json.loads(path.read_text())
+    stored, architecture = stated["source"], find(config_of(case))
+    assert architecture is not None
+    towers = stated["dropped"] if "prefixes" in stated else ()
+    naming = naming_of(architecture, stored)
+    names = {name: as_layer(naming.weight(name), layers) for name in stored if name not in towers}
+    listed = {name: tuple(stored[old][1]) for old, name in names.items()}
     joined = {
         name.removesuffix("_blocks"): (shape[0], shape[2] * shape[3] * 2, shape[1])
         for name, shape in listed.items()

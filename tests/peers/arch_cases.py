@@ -23,7 +23,8 @@ class Case:
     (built is False) config.json itself. cls: the class in transformers where AutoModelForCausalLM has none.
 
     further: keys of config.json that transformers does not save, a dot leads into a nested object; without: those that
-    it saves and published files lack. modern: published in transformers 5's spelling. copies: (prefix, prefix): tensors
+    it saves and published files lack. modern: published in transformers 5's spelling. flat: text_config's keys stand at
+    the top. copies: (prefix, prefix): tensors
     that stand there again under another name. tensors: further ones, `{0..3}` stands for numbers. renamed: (regular
     expression, replacement), in turn. left_out: regular expressions of tensors that are not stored. f32: of those that
     are F32, all others are BF16. files: how many files the tensors stand in. generation: generation_config.json's
@@ -38,6 +39,7 @@ class Case:
     further: Settings = field(default_factory=dict)
     without: tuple[str, ...] = ()
     modern: bool = False
+    flat: bool = False
     copies: tuple[tuple[str, str], ...] = ()
     tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     renamed: tuple[tuple[str, str], ...] = ()
@@ -114,50 +116,70 @@ SEED_OSS = Case(
         "attention_out_bias": False,
     },
 )  # fmt: skip
-ARCEE = Case("bpe-llama3", "llama-bpe", {**TINY, **rope(1e4), "model_type": "arcee", "head_dim": 16})
+ARCEE = Case(
+    "bpe-llama3", "llama-bpe",
+    {
+        **TINY, "model_type": "arcee", "head_dim": 16, "max_position_embeddings": 65536,
+        **rope(
+            1e4, "yarn", factor=20.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0, original_max_position_embeddings=4096
+        ),
+    },
+)  # fmt: skip
 OLMOE = Case(
     "bpe-gptneox", "olmo",
     {
-        **TINY, **rope(1e4), **SPARSE, "model_type": "olmoe", "num_hidden_layers": 2, "num_key_value_heads": 4,
-        "norm_topk_prob": False,
+        **TINY, **rope(1e4), "model_type": "olmoe", "intermediate_size": 32, "num_key_value_heads": 4,
+        "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False,
     },
 )  # fmt: skip
 GRANITEMOE = Case(
     "bpe-starcoder", "refact",
     {
         **TINY, **rope(1e4), "model_type": "granitemoe", "num_local_experts": 4, "num_experts_per_tok": 2,
-        "embedding_multiplier": 12.0, "logits_scaling": 6.0, "residual_multiplier": 0.22,
+        "intermediate_size": 64, "embedding_multiplier": 12.0, "logits_scaling": 8.0, "residual_multiplier": 0.25,
         "attention_multiplier": 0.0625, "tie_word_embeddings": True,
     },
 )  # fmt: skip
 HUNYUAN_MOE = Case(
     "bpe-deepseek-v3", "hunyuan",
     {
-        **TINY, **rope(1e4), "model_type": "hunyuan_v1_moe", "head_dim": 16, "num_experts": 4, "moe_topk": [2, 2],
-        "tie_word_embeddings": True,
+        **TINY, **rope(1e4, "dynamic", factor=1.0, alpha=1000.0), "model_type": "hunyuan_v1_moe", "hidden_size": 256,
+        "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128,
+        "num_experts": 4, "moe_topk": [2, 2], "max_position_embeddings": 32768,
     },
     further={
-        "moe_intermediate_size": [96, 96], "num_shared_expert": [1, 1], "use_qk_norm": True, "use_cla": False,
-        "use_mixed_mlp_moe": True, "moe_layer_num_skipped": 0, "norm_topk_prob": True,
+        "moe_intermediate_size": [32, 32], "num_shared_expert": [1, 1], "use_qk_norm": True, "use_cla": False,
+        "use_mixed_mlp_moe": True, "moe_layer_num_skipped": 0, "cla_share_factor": 2,
     },
     converter={"gpt2_vocab": True},
 )  # fmt: skip
 HY_V3 = Case(
     "bpe-deepseek-v3", "hunyuan",
     {
-        **TINY, **rope(1e4), **SPARSE, **DENSE_FIRST, "model_type": "hy_v3", "head_dim": 16, "num_shared_experts": 1,
+        **TINY, **rope(11158840.0), **SPARSE, **DENSE_FIRST, "model_type": "hy_v3", "head_dim": 16,
+        "num_shared_experts": 1,
     },
-    further={"route_norm": True, "first_k_dense_replace": 1, "moe_router_enable_expert_bias": True},
+    further={
+        "route_norm": True, "first_k_dense_replace": 1, "moe_router_enable_expert_bias": True,
+        "num_nextn_predict_layers": 1,
+    },
     modern=True,
+    copies=(("model.layers.2.", "model.layers.3."),),
+    tensors={**JOINED, "model.layers.3.final_layernorm.weight": (64,)},
+    f32=(),
 )  # fmt: skip
 EXAONE_MOE = Case(
     "bpe-exaone4", "exaone-moe",
     {
-        **TINY, **rope(1e6), **SPARSE, **DENSE_FIRST, **WINDOWS, "model_type": "exaone_moe", "head_dim": 16,
-        "num_shared_experts": 1, "first_k_dense_replace": 1,
+        **TINY, **rope(1e6), **SPARSE, "model_type": "exaone_moe", "num_hidden_layers": 5, "head_dim": 16,
+        "sliding_window": 16, "sliding_window_pattern": 4,
+        "layer_types": [*["sliding_attention"] * 3, *["full_attention"] * 2],
+        "mlp_layer_types": ["dense", *["sparse"] * 4], "num_shared_experts": 1, "first_k_dense_replace": 1,
     },
-    further={"scoring_func": "sigmoid", "topk_method": "noaux_tc"},
-    modern=True,
+    further={
+        "scoring_func": "sigmoid", "topk_method": "noaux_tc", "sliding_window_pattern": "LLLG",
+        "is_moe_layer": [False, *[True] * 4], "num_nextn_predict_layers": 0,
+    },
 )  # fmt: skip
 SOLAR_OPEN = Case(
     "bpe-qwen2", "solar-open",
@@ -165,7 +187,7 @@ SOLAR_OPEN = Case(
         **TINY, **rope(1e6), "model_type": "solar_open", "head_dim": 16, "n_routed_experts": 4,
         "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1,
     },
-    further={"first_k_dense_replace": 0},
+    further={"first_k_dense_replace": 0, "partial_rotary_factor": 1.0, "use_qk_norm": False},
     converter={"gpt2_vocab": True},
 )  # fmt: skip
 LAGUNA = Case(
@@ -186,12 +208,16 @@ LAGUNA = Case(
     modern=True,
 )  # fmt: skip
 MELLUM = Case(
-    "bpe-qwen2", "mellum2",
+    "bpe-starcoder", "mellum2",
     {
-        **TINY, **SPARSE, **WINDOWS, "model_type": "mellum", "head_dim": 16,
+        **TINY, **SPARSE, "model_type": "mellum", "num_hidden_layers": 4, "head_dim": 32, "sliding_window": 16,
+        "layer_types": [*["sliding_attention"] * 3, "full_attention"], "max_position_embeddings": 131072,
         "rope_parameters": {
-            "full_attention": {"rope_type": "default", "rope_theta": 5e5},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+            "full_attention": {
+                "rope_type": "yarn", "rope_theta": 5e5, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                "attention_factor": 1.0, "original_max_position_embeddings": 8192,
+            },
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         },
     },
     modern=True,
@@ -203,6 +229,7 @@ PHI = Case(
         "num_key_value_heads": 4,
     },
     without=("num_key_value_heads",),
+    files=2,
 )  # fmt: skip
 PHIMOE = Case(
     "spm-phi3", "default",
@@ -285,7 +312,7 @@ KIMI_K2 = DEEPSEEK_V3.like(
 MISTRAL3 = Case(
     "bpe-tekken", "tekken",
     {
-        "model_type": "mistral3", "image_token_index": 10, "spatial_merge_size": 2,
+        "model_type": "mistral3", "image_token_index": 10, "spatial_merge_size": 2, "tie_word_embeddings": False,
         "text_config": {**TINY, **rope(1e9), "model_type": "mistral", "head_dim": 32, "sliding_window": None},
         "vision_config": {
             "model_type": "pixtral", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
@@ -305,18 +332,13 @@ CASES: Mapping[str, Case] = {
     "arcee": ARCEE,
     "arcee_tied": ARCEE.like({"attention_bias": True, "mlp_bias": True, **TIED}, files=2),
     "olmoe": OLMOE,
-    "olmoe_clipped": OLMOE.like({"clip_qkv": 8.0, "num_hidden_layers": 3, **TIED}, files=3),
+    "olmoe_biased": OLMOE.like({"attention_bias": True, "num_hidden_layers": 3}, files=3),
     "granitemoe": GRANITEMOE,
     "granitemoeshared": GRANITEMOE.like(
         {"model_type": "granitemoeshared", "shared_intermediate_size": 64, "tie_word_embeddings": False}
     ),
     "hunyuan_moe": HUNYUAN_MOE,
     "hy_v3": HY_V3,
-    "hy_v3_mtp": HY_V3.like(
-        further={**HY_V3.further, "num_nextn_predict_layers": 1},
-        copies=(("model.layers.2.", "model.layers.3."),),
-        tensors={**JOINED, "model.layers.3.final_layernorm.weight": (64,)},
-    ),
     "exaone_moe": EXAONE_MOE,
     "exaone_moe_mtp": EXAONE_MOE.like(
         further={**EXAONE_MOE.further, "num_nextn_predict_layers": 1},
@@ -327,6 +349,7 @@ CASES: Mapping[str, Case] = {
             "mtp.pre_fc_norm_embedding.weight": (64,),
             "mtp.pre_fc_norm_hidden.weight": (64,),
         },
+        files=2,
     ),
     "solar_open": SOLAR_OPEN,
     "laguna": LAGUNA,
@@ -358,7 +381,4 @@ CASES: Mapping[str, Case] = {
         files=2,
     ),
     "ministral3": MINISTRAL3,
-    "mistral3_nested": MISTRAL3.like(
-        renamed=((r"^language_model\.model\.", "model.language_model."), (r"^language_model\.lm_head", "lm_head"))
-    ),
 }

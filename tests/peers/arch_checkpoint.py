@@ -11,12 +11,13 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from tests.peers.arch_cases import Case
+from tests.prefixes import renamed
 
 Config = dict[str, Any]
 #: Name -> dtype as in safetensors, shape.
@@ -33,7 +34,7 @@ NESTED = ("text_config", "vision_config", "audio_config")
 class Checkpoint:
     """A model without values. configs: file name -> settings; files: how many files its tensors stand in.
 
-    converter: options of converter.py.
+    converter: options of converter.py. values_of: name -> the name that its values follow from, where not its own.
     """
 
     tokenizer: Path
@@ -42,6 +43,18 @@ class Checkpoint:
     tensors: Tensors
     files: int
     converter: Mapping[str, Any]
+    values_of: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether this is a text model in one with towers."""
+        return any(key in self.configs["config.json"] for key in NESTED)
+
+    def under(self, prefix: str) -> Checkpoint:
+        """The same values under names with another prefix."""
+        names = renamed(self.tensors, prefix)
+        tensors = {names[name]: entry for name, entry in self.tensors.items()}
+        return replace(self, tensors=tensors, values_of={new: old for old, new in names.items()})
 
 
 def from_table(case: Case) -> Checkpoint:
@@ -51,6 +64,7 @@ def from_table(case: Case) -> Checkpoint:
     if case.built:
         saved, shapes = built(case, ids)
         config = saved if case.modern else published(saved, case)
+        config = flattened(config) if case.flat else config
         config = dict(sorted(changed(config, case).items()))
     else:
         saved = config = {**{key: one for key, one in ids.items() if one is not None}, **case.config}
@@ -141,6 +155,12 @@ def rope_before_5(parameters: Mapping[str, Any], without: tuple[str, ...]) -> Co
     if scaling["rope_type"] in ("yarn", "longrope", "linear"):
         scaling["type"] = scaling.pop("rope_type")
     return made | {"rope_scaling": None if scaling == {"rope_type": "default"} else scaling}
+
+
+def flattened(config: Mapping[str, Any]) -> Config:
+    """The settings of a text model next to those around it, which name the model."""
+    inner = {key: one for key, one in config["text_config"].items() if key not in config}
+    return {key: one for key, one in config.items() if key != "text_config"} | inner
 
 
 def aliases(kind: str | None) -> Mapping[str, str]:

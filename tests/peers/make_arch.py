@@ -1,6 +1,6 @@
 """Writes cases of tests/data/arch: a tiny model of a family, and what llama.cpp's converter makes of it.
 
-    python -m tests.peers.make_arch NAME ...                a row of tests/peers/arch_cases.py or arch_cases_listed.py
+    python -m tests.peers.make_arch NAME ...                a row of the tables in tests/peers/arch_table.py
     python -m tests.peers.make_arch FOLDER ...              a folder of reference data, ../shared/fixtures/arch2/NAME,
                                                             or a case as it stands: tests/data/arch/NAME
     python -m tests.peers.make_arch --into /tmp/cases ...   another place than tests/data/arch
@@ -20,6 +20,8 @@ A case is a folder with
                                           the file's metadata (but the vocabulary's arrays),
                                           types and shapes of its tensors, values of those that the converter computes
     tensors.json                          source: name -> dtype, shape; files: how many hold them, where not one;
+                                          prefixes: of a text model in one with towers, those of tests/prefixes.py
+                                          under which the converter makes the same file;
                                           dropped: those that the converter does not read; gguf: name -> type, shape,
                                           SHA-256. A tensor's values follow from its name (`contents`)
 Shapes are rows first.
@@ -43,9 +45,10 @@ import gguf
 import numpy as np
 
 from tests.convert.test_golden_arch import DATA, write_tensors
-from tests.peers.arch_cases_listed import CASES
 from tests.peers.arch_checkpoint import Checkpoint, from_folder, from_table, minimal
+from tests.peers.arch_table import ROWS
 from tests.peers.pinned import llama_cpp_source
+from tests.prefixes import PREFIXES
 
 #: Metadata that other data hold: tests/data/tokenizers has the vocabularies.
 VOCABULARY = (
@@ -60,18 +63,23 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     for name in ("config.json", "generation_config.json"):
         if name in checkpoint.configs:
             (folder / name).write_text(json.dumps(checkpoint.configs[name]))
-    write_tensors(folder, checkpoint.tensors, checkpoint.files)
+    write_tensors(folder, checkpoint.tensors, checkpoint.files, checkpoint.values_of)
     for file in checkpoint.tokenizer.iterdir():
         if file.suffix != ".gz":
             shutil.copy(file, folder)
 
 
+def placed(root: Path, name: str) -> Path:
+    """The folder of a model, whose name gets into the file: under another prefix it is the same."""
+    return root / name / name.partition("@")[0]
+
+
 def convert(root: Path, checkpoints: Mapping[str, Checkpoint]) -> dict[str, dict[str, Any]]:
-    """What converter.py says of each model, whose folder is root/NAME/NAME, and the file root/NAME.gguf."""
+    """What converter.py says of each model, whose folder is `placed`, and the file root/NAME.gguf."""
     jobs = {}
     for name, one in checkpoints.items():
-        write_checkpoint(root / name / name, one)
-        jobs[name] = {"folder": str(root / name / name), "pre": one.pre, "write": str(root / f"{name}.gguf")}
+        write_checkpoint(placed(root, name), one)
+        jobs[name] = {"folder": str(placed(root, name)), "pre": one.pre, "write": str(root / f"{name}.gguf")}
         jobs[name] |= {"raw": False, **one.converter}
     (root / "jobs.json").write_text(json.dumps(jobs))
     worker = Path(__file__).with_name("converter.py")
@@ -124,7 +132,9 @@ def unread(folder: Path, read: list[list[Any]]) -> list[str]:
     return sorted(names)
 
 
-def files_of(checkpoint: Checkpoint, folder: Path, path: Path, said: Mapping[str, Any]) -> dict[str, str]:
+def files_of(
+    checkpoint: Checkpoint, folder: Path, path: Path, said: Mapping[str, Any], prefixes: list[str]
+) -> dict[str, str]:
     """The files of a case: name -> text. folder: the model; path: the converter's file."""
     file = gguf.GGUFReader(path)
     made = tensors(file)
@@ -137,6 +147,7 @@ def files_of(checkpoint: Checkpoint, folder: Path, path: Path, said: Mapping[str
         "values": said["computed"],
     }
     stated = {"source": checkpoint.tensors} | ({"files": checkpoint.files} if checkpoint.files > 1 else {})
+    stated |= {"prefixes": prefixes} if checkpoint.is_nested else {}
     stated |= {"dropped": unread(folder, said["read"]), "gguf": made}
     configs = {**checkpoint.configs, "config-minimal.json": minimal(checkpoint.configs["config.json"])}
     if configs["config-minimal.json"] == configs["config.json"]:
@@ -147,11 +158,31 @@ def files_of(checkpoint: Checkpoint, folder: Path, path: Path, said: Mapping[str
 
 def made(root: Path, checkpoints: Mapping[str, Checkpoint]) -> Iterator[tuple[str, dict[str, str]]]:
     """The name of each case, and its files; "error" where the converter refuses the model."""
-    for name, said in convert(root, checkpoints).items():
-        if "error" in said:
-            yield name, {"error": said["error"]}
+    others = {
+        f"{name}@{prefix}": one.under(prefix)
+        for name, one in checkpoints.items()
+        if one.is_nested
+        for prefix in PREFIXES
+    }
+    told = convert(root, {**checkpoints, **others})
+    for name, checkpoint in checkpoints.items():
+        if "error" in told[name]:
+            yield name, {"error": told[name]["error"]}
         else:
-            yield name, files_of(checkpoints[name], root / name / name, root / f"{name}.gguf", said)
+            path = root / f"{name}.gguf"
+            prefixes = [one for one in PREFIXES if checkpoint.is_nested and is_same(root, name, one, told)]
+            yield name, files_of(checkpoint, placed(root, name), path, told[name], prefixes)
+
+
+def is_same(root: Path, name: str, prefix: str, told: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the converter makes the same of a model under another prefix."""
+    other = f"{name}@{prefix}"
+    one, two = (
+        (gguf.GGUFReader(root / f"{which}.gguf") for which in (name, other))
+        if "error" not in told[other]
+        else (None, None)
+    )
+    return one is not None and two is not None and (tensors(one), metadata(one)) == (tensors(two), metadata(two))
 
 
 def lines(value: Mapping[str, Any], indent: str) -> Iterator[str]:
@@ -199,7 +230,7 @@ def main() -> None:
     parser.add_argument("--no-mtp", action="store_true")
     asked = parser.parse_args()
     checkpoints = {
-        Path(one).name: from_folder(Path(one)) if Path(one).is_dir() else from_table(CASES[one]) for one in asked.cases
+        Path(one).name: from_folder(Path(one)) if Path(one).is_dir() else from_table(ROWS[one]) for one in asked.cases
     }
     if asked.no_mtp:
         checkpoints = {

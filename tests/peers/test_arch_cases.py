@@ -11,8 +11,8 @@ from tests.peers.pinned import peer
 peer("torch")
 peer("transformers")
 
-from tests.peers.arch_cases_listed import CASES  # noqa: E402
 from tests.peers.arch_checkpoint import from_folder, from_table  # noqa: E402
+from tests.peers.arch_table import ROWS  # noqa: E402
 from tests.peers.make_arch import differences, made  # noqa: E402
 
 
@@ -29,7 +29,7 @@ def test_committed_cases_are_what_the_converter_makes(tmp_path: Path) -> None:
 
 
 def test_rows_of_the_table_are_the_committed_cases(tmp_path: Path) -> None:
-    rows = {name: from_table(CASES[name]) for name in CASES if name in COMMITTED}
+    rows = {name: from_table(ROWS[name]) for name in ROWS if name in COMMITTED}
     assert {"qwen2", "deepseek_v3"} <= {*rows}
     found = {name: changed(name, texts) for name, texts in made(tmp_path, rows)}
     assert found == {name: [] for name in rows}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from quantcli.convert.inspecting.architectures import families
-from tests.arch_models import arch_model, wide_model
+from quantcli.errors import NotPossible
+from tests.arch_models import arch_model, architecture_of, biased_model, flags_of_biases, wide_model
 from tests.conversions import converted
 from tests.convert.test_golden_arch import CASES
 from tests.peers.pinned import peer
@@ -26,12 +27,15 @@ WIDE = (
 )  # fmt: skip
 #: Those of which GGUF has no key for the width.
 WIDE_IN_MLX = ("gemma2", "granite", "phi3", "stablelm")
+#: One case of each family, and each key that says that modules have a bias.
+FIRST = {architecture_of(case).name: case for case in reversed(CASES)}
+BIASED = [(case, flag) for case in FIRST.values() for flag in flags_of_biases(case)]
 
 
 def is_loaded(output: Path) -> bool:
     try:
         Runner(output) if output.suffix == ".gguf" else load_model(output, strict=True)
-    except (AssertionError, ValueError, AttributeError):
+    except (AssertionError, ValueError, AttributeError, SystemExit):  # mlx-lm's olmo asks for another package and exits
         return False
     return True
 
@@ -47,6 +51,16 @@ def agrees(source: Path, output: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_every_case_is_loaded_or_named(tmp_path: Path, case: str, output: str) -> None:
     agrees(arch_model(tmp_path, case), tmp_path / output)
+
+
+@pytest.mark.parametrize("output", ["a.gguf", "mlx"])
+@pytest.mark.parametrize(("case", "flag"), BIASED)
+def test_every_flag_of_biases_is_loaded_or_named(tmp_path: Path, case: str, flag: str, output: str) -> None:
+    """Where the table refuses the flag, a GGUF file of it is refused by name."""
+    try:
+        agrees(biased_model(tmp_path, case, flag), tmp_path / output)
+    except NotPossible as error:
+        assert output == "a.gguf" and f"{flag} True" in str(error)
 
 
 @pytest.mark.parametrize(

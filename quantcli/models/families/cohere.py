@@ -7,7 +7,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import QK_NORMS, decoder, rows
 from quantcli.models.harmless import Harmless
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, Key, layer_norm_eps
-from quantcli.models.limits import Limit, square
+from quantcli.models.limits import Limit, square, unset
 from quantcli.models.sizes import ATTENTION_BIAS, HEAD_DIM, N_HEADS, N_KV_HEADS, Axes, flag
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
@@ -55,6 +55,7 @@ COHERE = Architecture(
     headless=("gguf", "mlx"),
     limits=(
         *square("gguf", "mlx"),
+        *unset("gguf", "attention_bias"),
         Limit("gguf", lambda h: h.settings.flag("use_qk_norm", False) == (h.layers >= 64), QK_NORM_LAYERS),
     ),
 )

@@ -11,7 +11,7 @@ from quantcli.models.families.cohere import LOGIT_SCALE, NO_SCALING
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDING_WINDOW, VOCAB_SIZE, layer_norm_eps
 from quantcli.models.layer_kinds import ODD_PERIODS, every
-from quantcli.models.limits import square
+from quantcli.models.limits import square, unset
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, Stored, has, period_of_windows, unusual_kinds
 from quantcli.tokenizers import conventions
@@ -52,6 +52,6 @@ COHERE2 = Architecture(
     ),
     vocabulary=conventions.COHERE,
     headless=("gguf", "mlx"),
-    limits=square("gguf", "mlx"),
+    limits=(*square("gguf", "mlx"), *unset("gguf", "attention_bias")),
     mlx_unread=ODD_PERIODS,
 )

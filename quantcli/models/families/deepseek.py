@@ -41,7 +41,7 @@ from quantcli.models.keys import (
     gating,
 )
 from quantcli.models.layouts import Unsplit
-from quantcli.models.limits import Limit
+from quantcli.models.limits import Limit, unset
 from quantcli.models.ops import PerHead, Take, Transpose
 from quantcli.models.sixteen_bits import OVERFLOWS, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, N_HEADS, Axes, Need, setting, without
@@ -261,6 +261,7 @@ def _is_known_by_its_layers(h: Hyperparameters) -> bool:
 
 #: Of both families.
 LIMITS = (
+    *unset("gguf", "attention_bias"),
     Limit("gguf", _is_known_by_its_layers, "26 or 27 layers (or 48, and 128256 tokens) just where q_lora_rank is null"),
 )
 

@@ -24,6 +24,7 @@ from quantcli.models.families.deepseek import (
 )
 from quantcli.models.families.glm4_moe import ALL_BLOCKS
 from quantcli.models.keys import Key
+from quantcli.models.limits import unset
 from quantcli.models.sizes import ALWAYS, HIDDEN, Axes, Need, setting
 from quantcli.models.stored import Setting
 
@@ -80,6 +81,6 @@ DEEPSEEK_V32 = replace(
     ),
     settings=(*DEEPSEEK_V3.settings, Setting("mlp_layer_types", kinds_of_mlp)),
     harmless={},
-    limits=(),
+    limits=unset("gguf", "attention_bias"),
     mlx_keys=("first_k_dense_replace",),
 )

@@ -23,7 +23,7 @@ from quantcli.models.keys import (
     expert_keys,
     gating,
 )
-from quantcli.models.limits import Limit
+from quantcli.models.limits import Limit, unset
 from quantcli.models.sizes import ATTENTION_BIAS, without
 from quantcli.models.stored import Setting, has
 
@@ -74,6 +74,8 @@ DOTS1 = Architecture(
     constants={"expert_gating_func": GATING["sigmoid"]},
     stores_head=("gguf",),
     limits=(
+        *unset("gguf", "attention_bias"),
+        *unset("mlx", "attention_bias"),
         Limit(
             "gguf",
             lambda h: h.heads == h.kv_heads,

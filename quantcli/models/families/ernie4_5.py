@@ -5,6 +5,7 @@ Source: llama.cpp's conversion of Ernie4_5_ForCausalLM.
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import decoder
+from quantcli.models.limits import unset
 from quantcli.models.sizes import flag
 from quantcli.models.stored import Setting, has
 
@@ -27,4 +28,5 @@ ERNIE4_5 = Architecture(
     classes={"ernie4_5": "Ernie4_5ForCausalLM"},
     aliases=("Ernie4_5_ForCausalLM",),
     settings=(Setting("hidden_act", "silu"), Setting("use_bias", has("attn_q.bias"))),
+    limits=unset("gguf", "use_bias"),
 )

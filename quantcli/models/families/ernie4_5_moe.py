@@ -22,7 +22,7 @@ from quantcli.models.families.ernie4_5 import BIAS
 from quantcli.models.families.glm4_moe import SHARED
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
-from quantcli.models.limits import Limit
+from quantcli.models.limits import Limit, unset
 from quantcli.models.ops import SingleRow
 from quantcli.models.sizes import EXPERT_INNER, N_EXPERTS, ONE, Need, setting, without
 from quantcli.models.stored import Setting, Stored
@@ -89,7 +89,7 @@ ERNIE4_5_MOE = Architecture(
             absent_in=("mlx",),
             shape=(ONE, N_EXPERTS),
         ),
-        *rows(SHARED, needed=SPARSE_SHARED, shapes=shared_experts("mlp.shared_experts", WIDTH)),
+        *rows(SHARED, needed=SPARSE_SHARED, shapes=shared_experts("mlp.shared_experts", WIDTH), bias=BIAS),
         *experts(EXPERTS, needed=SPARSE),
     ),
     states_space_prefix=True,
@@ -109,7 +109,7 @@ ERNIE4_5_MOE = Architecture(
     classes={"ernie4_5_moe": "Ernie4_5_MoeForCausalLM"},
     settings=(
         Setting("hidden_act", "silu"),
-        Setting("use_bias", lambda file: file.holds("blk.0.attn_q.bias")),
+        Setting("use_bias", False),
         Setting("moe_layer_end_index", lambda file: file.trunk - 1),
         Setting("moe_use_aux_free", _is_corrected),
     ),
@@ -121,6 +121,7 @@ ERNIE4_5_MOE = Architecture(
     ),
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     limits=(
+        *unset("mlx", "use_bias"),
         Limit(
             "gguf",
             lambda h: h.settings.integer("moe_layer_interval", 1) == 1,

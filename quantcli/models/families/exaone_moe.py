@@ -1,7 +1,7 @@
 """The exaone_moe architecture (K-EXAONE): routed and shared experts, three layers of four with a window.
 
-Of the layer for multi-token prediction, `mtp.*`, GGUF files made here have nothing: llama.cpp loads none of it. Source:
-llama.cpp's conversion of ExaoneMoeForCausalLM; mlx-lm's exaone_moe.
+GGUF keeps the layer for multi-token prediction, `mtp.*`, which is dense. Source: llama.cpp's conversion of
+ExaoneMoeForCausalLM; mlx-lm's exaone_moe.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from quantcli.models.decoder import (
     shared_experts,
 )
 from quantcli.models.families.cohere import NO_SCALING
-from quantcli.models.families.glm4_moe import SHARED
+from quantcli.models.families.glm4_moe import ALL_BLOCKS, IS_NEXT, NEXT, NEXT_SHAPES, OWN_ENDS, SHARED, next_layers
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     DENSE_LAYERS,
@@ -47,6 +47,8 @@ from quantcli.models.keys import (
 from quantcli.models.sizes import EXPERT_INNER, N_EXPERTS, Need, setting, without
 from quantcli.models.stored import Setting, Stored, kinds_of_layers
 
+#: The layer for multi-token prediction has the model's embedding and head.
+NEXT_MODULES = {hf: gguf for hf, gguf in NEXT.items() if hf not in OWN_ENDS}
 WIDTH = setting("num_shared_experts") * EXPERT_INNER
 
 
@@ -119,11 +121,14 @@ EXAONE_MOE = Architecture(
         ),
         *rows(SHARED, needed=SPARSE, shapes=shared_experts("mlp.shared_experts", WIDTH)),
         *experts(EXPERTS, needed=SPARSE),
+        *rows(NEXT_MODULES, needed=IS_NEXT, shapes=NEXT_SHAPES),
     ),
-    mtp=(),
+    mtp=("hf", "gguf"),
+    mtp_module="mtp.",
     mlx_schemes={"ffn_gate_inp": "dense"},
     keys=(
-        *SIZES,
+        ALL_BLOCKS,
+        *SIZES[1:],
         *ROPE,
         RMS_EPS,
         *expert_keys("num_experts"),
@@ -141,7 +146,7 @@ EXAONE_MOE = Architecture(
         EXPERT_SCALE,
         EXPERT_NORM,
         DENSE_LAYERS,
-        Key("nextn_predict_layers", "uint32", lambda h: 0),
+        Key("nextn_predict_layers", "uint32", next_layers),
         NO_SCALING,
     ),
     classes={"exaone_moe": "ExaoneMoeForCausalLM"},
@@ -151,6 +156,7 @@ EXAONE_MOE = Architecture(
         Setting("is_moe_layer", _is_moe),
         Setting("layer_types", lambda file: kinds_of_layers(file, 4)),
         Setting("mlp_layer_types", _stored_kinds),
+        Setting("num_nextn_predict_layers", lambda file: file.predicting),
         Setting("scoring_func", "sigmoid"),
         Setting("sliding_window_pattern", _period),
     ),

@@ -12,7 +12,7 @@ from quantcli.models.decoder import BLOCK, NORM
 from quantcli.models.harmless import Harmless
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import BLOCKS, EMBEDDING, HEADS, Key, layer_norm_eps
-from quantcli.models.limits import unknown_to_mlx
+from quantcli.models.limits import unknown_to_mlx, unset
 from quantcli.models.ops import GroupQkv
 from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, QKV, VOCAB, Need, flag, without
 from quantcli.models.stored import OMITTED, Setting, Stored, has
@@ -126,5 +126,5 @@ FALCON = Architecture(
     ),
     harmless=HARMLESS,
     expects=(Setting("activation", "gelu"), Setting("ff_factor", 4)),
-    limits=(unknown_to_mlx("falcon"),),
+    limits=(*unset("gguf", "bias"), unknown_to_mlx("falcon")),
 )

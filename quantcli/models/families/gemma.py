@@ -6,6 +6,7 @@ Source: llama.cpp's conversion of GemmaForCausalLM.
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import decoder
 from quantcli.models.keys import BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEAD_SIZES, HEADS, KV_HEADS, RMS_EPS
+from quantcli.models.limits import unset
 from quantcli.models.ops import AddOne
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
@@ -35,4 +36,5 @@ GEMMA = Architecture(
     expects=(BIAS, Setting("hidden_act", ("gelu", ACTIVATION))),
     vocabulary=conventions.GEMMA,
     headless=("gguf", "mlx"),
+    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
 )

@@ -10,6 +10,7 @@ from quantcli.models.decoder import BOTH_NORMS, decoder
 from quantcli.models.families.gemma import ACTIVATION, BIAS, KEYS
 from quantcli.models.keys import SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import every
+from quantcli.models.limits import unset
 from quantcli.models.ops import AddOne
 from quantcli.models.sixteen_bits import REFUSED, bf16_only
 from quantcli.models.sizes import ATTENTION_BIAS
@@ -79,4 +80,5 @@ GEMMA2 = Architecture(
     vocabulary=conventions.GEMMA2,
     headless=("gguf", "mlx"),
     sixteen_bits=bf16_only(REFUSED),  # vLLM; onnxruntime-genai warns of it, too
+    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
 )

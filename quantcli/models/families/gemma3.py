@@ -9,6 +9,7 @@ from quantcli.models.families.gemma import ACTIVATION, BIAS
 from quantcli.models.families.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
 from quantcli.models.layer_kinds import ODD_PERIODS, every
+from quantcli.models.limits import unset
 from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import AddOne
 from quantcli.models.sixteen_bits import CLIPPED, REFUSED, bf16_only
@@ -49,4 +50,5 @@ GEMMA3 = Architecture(
     sixteen_bits=bf16_only(REFUSED, CLIPPED),
     mlx_scaling=EVERY_KIND,
     mlx_unread=ODD_PERIODS,
+    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
 )

@@ -14,7 +14,7 @@ from quantcli.models.families.deepseek import DEEPSEEK_V3, V3_DEFAULTS
 from quantcli.models.families.deepseek_v32 import DEEPSEEK_V32, SPARSE_DEFAULTS, indexer
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import Key
-from quantcli.models.limits import Limit
+from quantcli.models.limits import Limit, unset
 from quantcli.models.rope_settings import parameters
 from quantcli.models.sizes import Need
 from quantcli.models.stored import OMITTED, Setting, Stored
@@ -89,6 +89,9 @@ GLM_MOE_DSA = replace(
         Setting("rope_theta", OMITTED),
     ),
     vocabulary=conventions.GLM4_MOE,
-    limits=(Limit("mlx", lambda h: "shared" not in h.settings.texts("indexer_types"), "an indexer in every layer"),),
+    limits=(
+        *unset("gguf", "attention_bias"),
+        Limit("mlx", lambda h: "shared" not in h.settings.texts("indexer_types"), "an indexer in every layer"),
+    ),
     mlx_keys=("first_k_dense_replace", "moe_layer_freq", "scoring_func", "topk_method", "attention_bias"),
 )

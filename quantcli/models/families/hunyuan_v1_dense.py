@@ -10,6 +10,7 @@ from quantcli.models.base import Architecture
 from quantcli.models.decoder import GATED, PRE_NORMS, attention, ends, norm_rows, rows
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import BLOCKS, CONTEXT, FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key
+from quantcli.models.limits import unset
 from quantcli.models.rope_settings import rope_scaling, theta_of
 from quantcli.models.sizes import ATTENTION_BIAS, HEAD_DIM
 from quantcli.models.stored import Setting, Stored, has
@@ -100,4 +101,5 @@ HUNYUAN_V1_DENSE = Architecture(
     expects=EXPECTS,
     mlx_scaling=("dynamic",),
     vocabulary=conventions.HUNYUAN_DENSE,
+    limits=unset("gguf", "attention_bias"),
 )

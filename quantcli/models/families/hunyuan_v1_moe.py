@@ -13,7 +13,7 @@ from quantcli.models.families.hunyuan_v1_dense import EXPECTS, NORMS, SCALED_SIZ
 from quantcli.models.families.hy_v3 import SHARED
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, Key, Read, expert_keys
-from quantcli.models.limits import unknown_to_mlx
+from quantcli.models.limits import unknown_to_mlx, unset
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, INNER, N_EXPERTS
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
@@ -90,5 +90,8 @@ HUNYUAN_V1_MOE = Architecture(
     ),
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     vocabulary=conventions.HUNYUAN_MOE,
-    limits=(unknown_to_mlx("hunyuan_v1_moe"),),
+    limits=(
+        *unset("gguf", "attention_bias"),
+        unknown_to_mlx("hunyuan_v1_moe"),
+    ),
 )

@@ -106,7 +106,7 @@ HY_V3 = Architecture(
             shape=(N_EXPERTS,),
             needed=SPARSE,
         ),
-        *rows(SHARED, needed=SPARSE_SHARED, shapes=SHARED_SHAPES),
+        *rows(SHARED, needed=SPARSE_SHARED, shapes=SHARED_SHAPES, bias=MLP_BIAS),
         *experts(EXPERTS, needed=SPARSE),
         *rows(NEXT_MODULES, needed=IS_NEXT, shapes=NEXT_SHAPES),
         *rows({hf: NEXT[hf] for hf in OWN_ENDS}, needed=HAS_ENDS, shapes=NEXT_SHAPES),

@@ -38,6 +38,15 @@ def _bias(**flags: str) -> Need:
     return Need(flags["llama"], holds, by_presence=True)
 
 
+#: What Voxtral's class assumes of its text model.
+VOXTRAL = {
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rope_theta": 1e8,
+}
+
 LLAMA = Architecture(
     name="llama",
     gguf="llama",
@@ -72,7 +81,7 @@ LLAMA = Architecture(
         Multimodal("llava", "LlavaForConditionalGeneration", "llama", mlx="language_model."),
         Multimodal("smolvlm", "SmolVLMForConditionalGeneration", "llama"),
         Multimodal("idefics3", "Idefics3ForConditionalGeneration", "llama"),
-        Multimodal("voxtral", "VoxtralForConditionalGeneration", "llama"),
+        Multimodal("voxtral", "VoxtralForConditionalGeneration", "llama", assumes=VOXTRAL),
     ),
     limits=square("mlx", kind="internlm3"),
     settings=(

@@ -7,6 +7,7 @@ from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import NORM
 from quantcli.models.harmless import Harmless
 from quantcli.models.keys import BLOCKS, EMBEDDING, RMS_EPS, Key
+from quantcli.models.limits import unset
 from quantcli.models.ops import DropAxis, MoveAxis, NegExp
 from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, ONE, VOCAB, flag, setting
 from quantcli.models.stored import OMITTED, Setting, has
@@ -100,4 +101,5 @@ MAMBA = Architecture(
         Setting("rms_norm", True),
     ),
     vocabulary=conventions.MAMBA,
+    limits=unset("gguf", "use_bias"),
 )

@@ -22,6 +22,7 @@ from quantcli.models.keys import (
     expert_keys,
     pattern_of_windows,
 )
+from quantcli.models.limits import unset
 from quantcli.models.rope_settings import by_kind_of_layer
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, Stored, has, kinds_of_layers
@@ -47,6 +48,7 @@ MELLUM = Architecture(
             "num_key_value_heads": 4,
             "head_dim": 128,
             "moe_intermediate_size": 896,
+            "num_experts": lambda config: config.integer("num_local_experts", 64, least=0),
             "num_experts_per_tok": 8,
             "norm_topk_prob": True,
             "sliding_window": 1024,
@@ -87,4 +89,6 @@ MELLUM = Architecture(
     vocabulary=conventions.MELLUM,
     stores_head=("gguf",),
     mlx_scaling=EVERY_KIND,
+    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
+    mlx_keys=("num_experts",),
 )

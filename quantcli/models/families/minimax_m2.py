@@ -105,4 +105,5 @@ MINIMAX_M2 = Architecture(
     constants={"expert_gating_func": GATING["sigmoid"], "expert_weights_norm": True},
     vocabulary=conventions.MINIMAX_M2,
     stores_head=("gguf",),
+    mlx_keys=("rotary_dim",),
 )

@@ -8,7 +8,7 @@ from quantcli.models.decoder import GATED, PERMUTED, attention, rows
 from quantcli.models.keys import HEAD_SIZES, ROPE, SIZES, Key
 from quantcli.models.limits import Limit, square
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, VOCAB
-from quantcli.models.stored import Setting, has
+from quantcli.models.stored import Setting
 from quantcli.tokenizers import conventions
 
 #: transformers' class has this epsilon built in, and config.json no key for it.
@@ -31,7 +31,7 @@ OLMO = Architecture(
     ),
     classes={"olmo": "OlmoForCausalLM"},
     aliases=("OLMoForCausalLM",),
-    settings=(Setting("hidden_act", "silu"), Setting("attention_bias", has("attn_q.bias"))),
+    settings=(Setting("hidden_act", "silu"), Setting("attention_bias", False)),
     constants={"attention.layer_norm_epsilon": EPSILON},
     vocabulary=conventions.OLMO,
     limits=(

@@ -22,7 +22,7 @@ from quantcli.models.keys import (
     every_fourth_full,
     pattern_of_windows,
 )
-from quantcli.models.limits import square
+from quantcli.models.limits import square, unset
 from quantcli.models.rope_settings import by_kind_of_layer, theta_of
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import OMITTED, Setting, Stored, has, kinds_of_layers
@@ -87,7 +87,7 @@ OLMO2 = Architecture(
     ),
     vocabulary=conventions.OLMO,
     stores_head=("gguf",),
-    limits=square("gguf"),
+    limits=(*square("gguf"), *unset("gguf", "attention_bias")),
     mlx_scaling=EVERY_KIND,
     mlx_unread={LOCAL_FREQ_BASE.name: _has_two_bases},
     mlx_ties=("olmo2",),

@@ -17,7 +17,7 @@ from quantcli.models.decoder import (
 )
 from quantcli.models.families.olmo import EPSILON
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
-from quantcli.models.limits import Limit, square
+from quantcli.models.limits import Limit, square, unset
 from quantcli.models.sizes import ATTENTION_BIAS, INNER
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
@@ -56,11 +56,13 @@ OLMOE = Architecture(
         Setting("attention_bias", has("attn_q.bias")),
         Setting("norm_topk_prob", False),
     ),
+    expects=(Setting("clip_qkv", None),),
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": False},
     vocabulary=conventions.OLMO,
     stores_head=("gguf",),
     limits=(
         *square("gguf"),
+        *unset("gguf", "attention_bias"),
         Limit(
             "gguf",
             lambda h: h.heads == h.kv_heads,

@@ -11,6 +11,8 @@ from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS,
 from quantcli.models.limits import unknown_to_mlx
 from quantcli.models.multimodal import Multimodal
 
+#: What the classes of the text models assume.
+WITH_TOWERS = {**DEFAULTS, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6}
 #: What mlx-lm puts before the names of the text model.
 MLX = "language_model."
 
@@ -18,7 +20,7 @@ QWEN2_VL = replace(
     QWEN2,
     name="qwen2_vl",
     gguf="qwen2vl",
-    model_types={"qwen2": DEFAULTS, "qwen2_5_vl_text": DEFAULTS, "qwen2_vl_text": DEFAULTS},
+    model_types={"qwen2": DEFAULTS, "qwen2_5_vl_text": WITH_TOWERS, "qwen2_vl_text": WITH_TOWERS},
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     aliases=(),
     limits=tuple(unknown_to_mlx("qwen2_vl", kind, nested=True) for kind in ("qwen2_5_vl_text", "qwen2_vl_text")),

@@ -7,6 +7,7 @@ from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import decoder
 from quantcli.models.families.qwen2 import DEFAULTS, SETTINGS, WINDOW_LAYERS
 from quantcli.models.harmless import SWITCHED
+from quantcli.models.limits import unset
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 
@@ -20,4 +21,5 @@ QWEN3 = Architecture(
     settings=(*SETTINGS, WINDOW_LAYERS, Setting("attention_bias", has("attn_q.bias"))),
     harmless=SWITCHED,
     mlx_scaling=EVERY_KIND,
+    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
 )

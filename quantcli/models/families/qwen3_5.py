@@ -116,7 +116,11 @@ QWEN3_5 = Architecture(
     settings=SETTINGS,
     expects=EXPECTS,
     limits=LIMITS,
-    multimodal=(Multimodal("qwen3_5", "Qwen3_5ForConditionalGeneration", "qwen3_5_text", mlx="language_model."),),
+    multimodal=(
+        Multimodal(
+            "qwen3_5", "Qwen3_5ForConditionalGeneration", "qwen3_5_text", mlx="language_model.", visual="model.visual."
+        ),
+    ),
 )
 
 QWEN3_5_MOE = Architecture(
@@ -167,6 +171,12 @@ QWEN3_5_MOE = Architecture(
     constants=QWEN3_NEXT.constants,
     limits=LIMITS,
     multimodal=(
-        Multimodal("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text", mlx="language_model."),
+        Multimodal(
+            "qwen3_5_moe",
+            "Qwen3_5MoeForConditionalGeneration",
+            "qwen3_5_moe_text",
+            mlx="language_model.",
+            visual="model.visual.",
+        ),
     ),
 )

@@ -19,6 +19,7 @@ from quantcli.models.families.qwen2 import SETTINGS
 from quantcli.models.families.qwen2_moe import DENSE, SPARSE
 from quantcli.models.harmless import SWITCHED
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, expert_keys
+from quantcli.models.limits import unset
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 
@@ -59,4 +60,5 @@ QWEN3_MOE = Architecture(
     harmless=SWITCHED,
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     mlx_names={"num_experts": "num_local_experts"},
+    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
 )

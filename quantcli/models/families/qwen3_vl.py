@@ -23,12 +23,14 @@ DEEPSTACK = Key("n_deepstack_layers", "uint32", lambda h: len(h.settings.integer
 #: In these architectures llama.cpp takes the sections of M-RoPE in turn.
 EXPECTS = (Setting("mrope_interleaved", True),)
 LIFTED = (("vision_config", FEATURES),)
+#: What the classes of the text models assume otherwise than Qwen3's.
+ASSUMED = {"max_position_embeddings": 128000, "rope_theta": 5e5}
 
 QWEN3_VL = replace(
     QWEN3,
     name="qwen3_vl",
     gguf="qwen3vl",
-    model_types={**QWEN3.model_types, "qwen3_vl_text": QWEN3.model_types["qwen3"]},
+    model_types={**QWEN3.model_types, "qwen3_vl_text": {**QWEN3.model_types["qwen3"], **ASSUMED}},
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(DEEPSTACK,),
     expects=EXPECTS,
@@ -43,7 +45,12 @@ QWEN3_VL_MOE = replace(
     gguf="qwen3vlmoe",
     model_types={
         **QWEN3_MOE.model_types,
-        "qwen3_vl_moe_text": {**QWEN3_MOE.model_types["qwen3_moe"], "norm_topk_prob": True},
+        "qwen3_vl_moe_text": {
+            **QWEN3_MOE.model_types["qwen3_moe"],
+            **ASSUMED,
+            "num_key_value_heads": 16,
+            "norm_topk_prob": True,
+        },
     },
     tensors=(
         *(row for row in QWEN3_MOE.tensors if not row.read_only),

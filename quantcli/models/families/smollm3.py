@@ -8,6 +8,7 @@ from quantcli.models.decoder import PERMUTED, decoder
 from quantcli.models.families.qwen2 import SETTINGS
 from quantcli.models.harmless import SWITCHED
 from quantcli.models.keys import ROPE_DIMENSIONS, VOCAB_SIZE
+from quantcli.models.limits import unset
 from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, Stored, has
 
@@ -46,4 +47,5 @@ SMOLLM3 = Architecture(
     ),
     harmless=SWITCHED,
     mlx_scaling=EVERY_KIND,
+    limits=unset("gguf", "attention_bias", "mlp_bias"),
 )
