@@ -150,8 +150,8 @@ def counted(case: str, config: dict[str, Any]) -> dict[str, Any]:
     """The settings with the number of layers for multi-token prediction, which may be left to the tensors."""
     tensors = DATA / case / "tensors.json"
     names = json.loads(tensors.read_text())["source"] if tensors.is_file() else ()
-    has_one = bool(family(config).mtp) and any(name.endswith(("eh_proj.weight", "mtp.fc.weight")) for name in names)
-    return {"num_nextn_predict_layers": 1, **config} if has_one else config
+    stored = sum(name.endswith(("eh_proj.weight", "mtp.fc.weight")) for name in names)
+    return {"num_nextn_predict_layers": stored, **config} if family(config).mtp and stored else config
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -187,10 +187,7 @@ def test_a_rebuilt_config_makes_the_same_metadata(case: str) -> None:
         wanted = {key.replace(f"{name}.", f"{gguf}.", 1): value for key, value in wanted.items()}
         wanted = {key: value for key, value in wanted.items() if not key.endswith(OF_TOWERS)}
         wanted["general.architecture"] = ["STRING", gguf]
-    if case in (
-        "exaone4_small",
-        "glm4v",
-    ):  # mlx-lm has to be told the size of a head, which this config leaves to follow
+    if case in ("exaone4_small", "glm4v"):  # mlx-lm has to be told the size of a head, which these leave to follow
         made = {key: value for key, value in made.items() if key in wanted}
     assert made == wanted
 

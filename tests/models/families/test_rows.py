@@ -22,6 +22,7 @@ NO_MODEL_TYPES = {
     "quantcli/models/rope_settings.py": "names of GGUF architectures",
     "quantcli/recipes/llama_cpp_architectures.py": "names of GGUF architectures",
     "quantcli/recipes/llama_cpp_mixture.py": "names of GGUF architectures",
+    "quantcli/recipes/llama_cpp_scales.py": "names of GGUF architectures",
     "quantcli/recipes/prune_keys.py": "names of GGUF architectures",
     "quantcli/sources/detect.py": "a quantizer's module",
     "quantcli/targets/gguf_metadata.py": "a kind of vocabulary (tokenizer.ggml.model)",
@@ -31,6 +32,7 @@ NO_MODEL_TYPES = {
     "quantcli/tokenizers/pre_tokenizers.py": "names of pre-tokenizers",
     "quantcli/tokenizers/rebuild.py": "kinds of vocabularies (tokenizer.ggml.model)",
     "quantcli/tokenizers/splittings.py": "names of pre-tokenizers",
+    "quantcli/tokenizers/tiktoken.py": "names of pre-tokenizers",
     "quantcli/tokenizers/stored.py": "a kind of vocabulary (tokenizer.ggml.model)",
 }
 
