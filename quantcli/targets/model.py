@@ -115,13 +115,13 @@ class Model:
             return name
         if multimodal.mlx is None:
             return self.source.naming.stored(name)
-        bare = name.removeprefix("model.")
-        return bare if bare in self._bare_towers else multimodal.mlx + name
+        tower = multimodal.tower_in_mlx(name)
+        return tower if tower in self._towers_in_mlx else multimodal.mlx + name
 
     @cached_property
-    def _bare_towers(self) -> frozenset[str]:
-        """The tensors of towers as mlx-lm drops them: at the top."""
-        return frozenset(name.removeprefix("model.") for name in self.source.towers)
+    def _towers_in_mlx(self) -> frozenset[str]:
+        """The names of the towers' tensors in an MLX folder."""
+        return frozenset(map(self._multimodal.tower_in_mlx, self.source.towers) if self._multimodal else ())
 
     def called(self, name: str) -> tuple[str, ...]:
         """What else a tensor of the text model is called in folders of this model."""
@@ -169,10 +169,22 @@ class Model:
         return frozenset(layer for layer in found if layer is not None and layer >= layers)
 
     def in_hf(self, name: str) -> str:
-        """The name of a tensor in a Hugging Face folder: of some families layers for prediction have their own."""
-        if self.architecture is None or not self.architecture.has_mtp_module or self.layers is None:
+        """The name of a tensor in a Hugging Face folder: as stored, where that is no MLX folder's alone.
+
+        Of some families layers for prediction have their own.
+        """
+        if self.architecture is not None and self.architecture.has_mtp_module and self.layers is not None:
+            name = prediction.in_module(name, self.layers)
+        if name in self._towers_in_hf:
             return name
-        return prediction.in_module(name, self.layers)
+        stored = self.source.naming.stored(name)
+        return stored if self._multimodal is None else self._multimodal.in_hf(stored)
+
+    @cached_property
+    def _towers_in_hf(self) -> frozenset[str]:
+        """The names of the towers' tensors in a Hugging Face folder."""
+        multimodal, stored = self._multimodal, self.source.naming.stored
+        return frozenset(multimodal.in_hf(stored(name)) for name in self.source.towers) if multimodal else frozenset()
 
     def is_predicting(self, name: str) -> bool:
         """Whether a tensor belongs to a layer for multi-token prediction."""

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from quantcli.models.families.qwen2 import DEFAULTS, QWEN2
 from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS, SIZES
-from quantcli.models.multimodal import Multimodal
+from quantcli.models.multimodal import Multimodal, Spelling
 
 #: What mlx-lm puts before the names of the text model.
 MLX = "language_model."
+FLAT = Spelling("model.", "visual.")
 
 QWEN2_VL = replace(
     QWEN2,
@@ -22,7 +23,7 @@ QWEN2_VL = replace(
     aliases=(),
     limits=(),
     multimodal=(
-        Multimodal("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", mlx=MLX),
-        Multimodal("qwen2_vl", "Qwen2VLForConditionalGeneration", "qwen2_vl_text", mlx=MLX),
+        Multimodal("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", mlx=MLX, spelling=FLAT),
+        Multimodal("qwen2_vl", "Qwen2VLForConditionalGeneration", "qwen2_vl_text", mlx=MLX, spelling=FLAT),
     ),
 )

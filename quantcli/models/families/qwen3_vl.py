@@ -13,7 +13,7 @@ from quantcli.models.families.qwen2_vl import MLX
 from quantcli.models.families.qwen3 import QWEN3
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
 from quantcli.models.keys import EXPERT_LENGTH, FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS, SIZES, Key, expert_keys
-from quantcli.models.multimodal import Multimodal
+from quantcli.models.multimodal import Multimodal, Spelling
 from quantcli.models.stored import Setting
 
 #: The tower's layers whose features are added in the text model's first layers: llama.cpp asks the text model for them.
@@ -22,6 +22,7 @@ DEEPSTACK = Key("n_deepstack_layers", "uint32", lambda h: len(h.settings.integer
 #: In these architectures llama.cpp takes the sections of M-RoPE in turn.
 EXPECTS = (Setting("mrope_interleaved", True),)
 LIFTED = (("vision_config", FEATURES),)
+NESTED = Spelling("model.language_model.", "model.visual.")
 
 QWEN3_VL = replace(
     QWEN3,
@@ -32,7 +33,7 @@ QWEN3_VL = replace(
     further=(DEEPSTACK,),
     expects=EXPECTS,
     aliases=(),
-    multimodal=(Multimodal("qwen3_vl", "Qwen3VLForConditionalGeneration", "qwen3_vl_text", MLX, LIFTED),),
+    multimodal=(Multimodal("qwen3_vl", "Qwen3VLForConditionalGeneration", "qwen3_vl_text", MLX, LIFTED, NESTED),),
 )
 
 QWEN3_VL_MOE = replace(
@@ -50,5 +51,7 @@ QWEN3_VL_MOE = replace(
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(EXPERT_LENGTH, DEEPSTACK),
     expects=EXPECTS,
-    multimodal=(Multimodal("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", MLX, LIFTED),),
+    multimodal=(
+        Multimodal("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", MLX, LIFTED, NESTED),
+    ),
 )
