@@ -47,6 +47,7 @@ MELLUM = Architecture(
             "num_key_value_heads": 4,
             "head_dim": 128,
             "moe_intermediate_size": 896,
+            "num_experts": lambda config: config.integer("num_local_experts", 64),
             "num_experts_per_tok": 8,
             "norm_topk_prob": True,
             "sliding_window": 1024,
@@ -86,5 +87,6 @@ MELLUM = Architecture(
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     vocabulary=conventions.MELLUM,
     stores_head=("gguf",),
+    mlx_keys=("num_experts",),
     mlx_scaling=EVERY_KIND,
 )
