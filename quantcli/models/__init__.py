@@ -79,7 +79,7 @@ def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tupl
 
 def mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """What an MLX folder's config.json needs beside its source's keys for mlx-lm to read the same settings."""
-    return mlx_rope_keys(config) | stated(config, find(config))
+    return stated(config, find(config)) | mlx_rope_keys(config)
 
 
 def config_from_gguf(

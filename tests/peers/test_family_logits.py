@@ -205,6 +205,25 @@ def test_llama_cpp_computes_what_transformers_does(errors: Errors, tmp_path: Pat
     hold(errors, case, "llama.cpp", apart(by_llama_cpp(tmp_path / "ours.gguf", ids), wanted), stated(case))
 
 
+#: Cases whose config-minimal.json leaves to transformers' class what mlx-lm's assumes nothing for.
+TOO_SHORT = ("granitemoe", "granitemoeshared", "phi", "seed_oss")
+SPELLINGS = [
+    (case, spelling)
+    for case in (case.removeprefix("data/") for case in OURS)
+    for spelling in ("config-v5.json", "config-minimal.json")
+    if (DATA / "arch" / case / spelling).is_file() and not (spelling == "config-minimal.json" and case in TOO_SHORT)
+]
+
+
+@pytest.mark.parametrize(("case", "spelling"), SPELLINGS)
+def test_mlx_folders_load_whatever_config_json_leaves_to_a_class(tmp_path: Path, case: str, spelling: str) -> None:
+    folder = noisy(tmp_path, case)
+    shutil.copy(DATA / "arch" / case / spelling, folder / "config.json")
+    report = converted(folder, tmp_path / "mlx", to="mlx")
+    if not any("mlx-lm does not load this model" in line for line in report["warnings"]):
+        load_model(tmp_path / "mlx", strict=True)
+
+
 def test_reference_data_are_there() -> None:
     if not ARCH2:
         pytest.skip("no reference data: fixtures/arch2 is not there (set QUANTCLI_FIXTURES)")

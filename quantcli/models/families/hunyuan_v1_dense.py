@@ -100,4 +100,5 @@ HUNYUAN_V1_DENSE = Architecture(
     expects=EXPECTS,
     mlx_scaling=("dynamic",),
     vocabulary=conventions.HUNYUAN_DENSE,
+    mlx_keys=("rms_norm_eps",),
 )

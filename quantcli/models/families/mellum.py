@@ -87,6 +87,17 @@ MELLUM = Architecture(
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     vocabulary=conventions.MELLUM,
     stores_head=("gguf",),
-    mlx_keys=("num_experts",),
+    mlx_keys=(
+        "num_experts",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "norm_topk_prob",
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+        "num_key_value_heads",
+        "head_dim",
+        "sliding_window",
+        "layer_types",
+    ),
     mlx_scaling=EVERY_KIND,
 )

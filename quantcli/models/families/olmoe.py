@@ -68,4 +68,5 @@ OLMOE = Architecture(
         ),
     ),
     mlx_scaling=EVERY_KIND,
+    mlx_keys=("rms_norm_eps",),
 )

@@ -36,4 +36,5 @@ SEED_OSS = Architecture(
     ),
     mlx_scaling=EVERY_KIND,
     limits=unset("gguf", "attention_out_bias", "mlp_bias"),
+    mlx_keys=("rms_norm_eps",),
 )
