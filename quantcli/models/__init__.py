@@ -91,7 +91,7 @@ def mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     recognized = _recognized(config)
     if recognized.multimodal is not None:
         return spelled(config, None) | nested_spelled(config)
-    return spelled(config, recognized.architecture) | stated(config, recognized.architecture)
+    return stated(config, recognized.architecture) | spelled(config, recognized.architecture)
 
 
 def config_from_gguf(

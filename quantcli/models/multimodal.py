@@ -26,8 +26,25 @@ OF_TOWERS = re.compile(
 )
 #: Blocks that say how weights are stored, not what a part of the model is.
 STORED_AS = ("quantization_config", "compression_config")
+#: What a table's names of tensors in the text model begin with.
+TABLES = "model."
 #: What the class around the text model decides, since it has the output matrix.
 OUTER = ("tie_word_embeddings",)
+
+
+#: What the names of a tower begin with in the folders of mlx-vlm, whatever releases call it. mlx-lm drops these.
+MLX_TOWER = "vision_tower."
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """What names begin with in the releases of a class: those of the text model's layers, and those of its tower.
+
+    transformers' class knows no others, and mlx-vlm's none of the tower but these and its own.
+    """
+
+    layers: str
+    tower: str
 
 
 @dataclass(frozen=True)
@@ -37,8 +54,8 @@ class Multimodal:
     model_type, class_name: as config.json has them at the top. text: the family's model type that counts where
     config.json names none for the text model. mlx: what mlx-lm puts before the names of the text model's tensors;
     None: mlx-lm has no such model. lifted: block and key of a tower's settings that the text model needs too.
-    visual: what the names of a tower called `visual` begin with where mlx-lm drops it. assumes: what the class assumes
-    of its text model in place of what that by itself does.
+    spelling: of releases, where mlx-vlm has names of its own. assumes: what the class assumes of its text model in
+    place of what that by itself does.
     """
 
     model_type: str
@@ -46,8 +63,36 @@ class Multimodal:
     text: str
     mlx: str | None = None
     lifted: tuple[tuple[str, str], ...] = ()
-    visual: str = "visual."
+    spelling: Spelling | None = None
     assumes: Mapping[str, Any] = field(default_factory=dict)
+
+    def tower_in_mlx(self, name: str) -> str:
+        """The name in an MLX folder of a tensor of a tower, which mlx-lm drops at the top only.
+
+        >>> names = Spelling("model.language.", "model.visual.")
+        >>> vision = Multimodal("vl", "VL", "llama", "language_model.", spelling=names)
+        >>> vision.tower_in_mlx("model.visual.norm.weight"), vision.tower_in_mlx("model.projector.weight")
+        ('vision_tower.norm.weight', 'projector.weight')
+        """
+        bare = name.removeprefix(TABLES)
+        start = bare if self.spelling is None else self.spelling.tower.removeprefix(TABLES)
+        return MLX_TOWER + bare.removeprefix(start) if start != bare and bare.startswith(start) else bare
+
+    def in_hf(self, name: str) -> str:
+        """The name in a release of a stored tensor, which an MLX folder may have under another.
+
+        >>> names = Spelling("model.language.", "model.visual.")
+        >>> vision = Multimodal("vl", "VL", "llama", "language_model.", spelling=names)
+        >>> [vision.in_hf(f"{part}.weight") for part in ("language_model.model.norm", "language_model.lm_head")]
+        ['model.language.norm.weight', 'lm_head.weight']
+        >>> vision.in_hf("vision_tower.norm.weight"), vision.in_hf("model.visual.norm.weight")
+        ('model.visual.norm.weight', 'model.visual.norm.weight')
+        """
+        if self.spelling is None or self.mlx is None:
+            return name
+        starts = {self.mlx + TABLES: self.spelling.layers, MLX_TOWER: self.spelling.tower, self.mlx: ""}
+        found = next((start for start in starts if name.startswith(start)), None)
+        return name if found is None else starts[found] + name.removeprefix(found)
 
 
 def text_block(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

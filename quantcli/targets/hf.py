@@ -56,6 +56,7 @@ class HfTarget:
         if source.names == "gguf":
             model.known()
         named, left, warnings = name_weights(model, "hf")
+        named = [replace(one, name=model.in_hf(one.name)) if one.is_tower else one for one in named]
         made = settings.dtype or chosen(source, "hf").dtype
         return [_draft(one, model, settings, made) for one in named], left, warnings
 
@@ -80,7 +81,7 @@ class HfTarget:
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
         is_kept = self.keeps_layout(placed)
         model = Model.of(source)
-        placed = [renamed(w, lambda name: source.naming.stored(model.in_hf(name))) for w in placed]
+        placed = [renamed(w, model.in_hf) for w in placed]
         bare = [replace(w, name=w.file_name) for w in placed]
         quantization = {} if is_kept else hf_quantized.settings(bare, str(source.root))
         header = {**(_header(source, placed) if is_kept and source.kind != "hf" else {}), "format": "pt"}

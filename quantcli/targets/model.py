@@ -116,15 +116,13 @@ class Model:
             return name
         if multimodal.mlx is None:
             return self.source.naming.stored(name)
-        bare = name.removeprefix("model.")
-        if bare not in self._bare_towers:
-            return multimodal.mlx + name
-        return multimodal.visual + bare.removeprefix("visual.") if bare.startswith("visual.") else bare
+        tower = multimodal.tower_in_mlx(name)
+        return tower if tower in self._towers_in_mlx else multimodal.mlx + name
 
     @cached_property
-    def _bare_towers(self) -> frozenset[str]:
-        """The tensors of towers as most of mlx-lm's classes drop them: at the top."""
-        return frozenset(name.removeprefix("model.") for name in self.source.towers)
+    def _towers_in_mlx(self) -> frozenset[str]:
+        """The names of the towers' tensors in an MLX folder."""
+        return frozenset(map(self.multimodal.tower_in_mlx, self.source.towers) if self.multimodal else ())
 
     def called(self, name: str) -> tuple[str, ...]:
         """What else a tensor of the text model is called in folders of this model."""
@@ -172,10 +170,22 @@ class Model:
         return frozenset(layer for layer in found if layer is not None and layer >= layers)
 
     def in_hf(self, name: str) -> str:
-        """The name of a tensor in a Hugging Face folder: of some families layers for prediction have their own."""
-        if self.architecture is None or not self.architecture.mtp_module or self.layers is None:
+        """The name of a tensor in a Hugging Face folder: as stored, where that is no MLX folder's alone.
+
+        Of some families layers for prediction have their own.
+        """
+        if self.architecture is not None and self.architecture.mtp_module and self.layers is not None:
+            name = prediction.in_module(name, self.layers, self.architecture.mtp_module)
+        if name in self._towers_in_hf:
             return name
-        return prediction.in_module(name, self.layers, self.architecture.mtp_module)
+        stored = self.source.naming.stored(name)
+        return stored if self.multimodal is None else self.multimodal.in_hf(stored)
+
+    @cached_property
+    def _towers_in_hf(self) -> frozenset[str]:
+        """The names of the towers' tensors in a Hugging Face folder."""
+        multimodal, stored = self.multimodal, self.source.naming.stored
+        return frozenset(multimodal.in_hf(stored(name)) for name in self.source.towers) if multimodal else frozenset()
 
     def is_predicting(self, name: str) -> bool:
         """Whether a tensor belongs to a layer for multi-token prediction."""

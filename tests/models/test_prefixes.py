@@ -141,6 +141,37 @@ def test_mlx_folders_have_the_names_of_mlx_lm(prefix: str, tmp_path: Path) -> No
     assert again.weights["model.layers.1.self_attn.v_proj.weight"].scheme.name == "affine8-g32"
 
 
+#: Around a case, what stands before the names of its text model in releases, and the name of a tensor of the tower.
+SPELLED = {
+    "qwen2": (
+        {"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]},
+        "model.",
+        "visual.",
+    ),
+    "qwen3_5_text": (
+        {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"]},
+        "model.language_model.",
+        "model.visual.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_folders_have_the_names_that_their_readers_know(case: str, tmp_path: Path) -> None:
+    """mlx-lm and mlx-vlm know one name of a tower, transformers another; the text model's differ, too."""
+    around, prefix, tower = SPELLED[case]
+    source = nested(tmp_path, case, prefix, "", around)
+    before = {name for name in stored(source) if "tower" not in name}
+    converted(source, tmp_path / "mlx", to="mlx")
+    starts = {name.partition(".")[0] for name in stored(tmp_path / "mlx")}
+    assert starts == {"language_model", "vision_tower"}
+    assert "vision_tower.norm.weight" in stored(tmp_path / "mlx")
+    converted(tmp_path / "mlx", tmp_path / "hf", to="hf")
+    made = stored(tmp_path / "hf")
+    assert made[f"{tower}norm.weight"] == stored(source)["visual.norm.weight"]
+    assert {name for name in made if "visual" not in name} == before - {"visual.norm.weight"}
+
+
 NAMES = (
     "language_model.model.layers.0.mlp.up_proj", "language_model.model.layers.0.mlp.up_proj.weight",
     "model.layers.0.mlp.up_proj", "blk.0.ffn_up",

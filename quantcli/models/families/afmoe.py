@@ -135,4 +135,16 @@ AFMOE = Architecture(
         Setting("score_func", "sigmoid"),
     ),
     constants={"expert_gating_func": GATING["sigmoid"]},
+    mlx_keys=(
+        "layer_types",
+        "moe_intermediate_size",
+        "head_dim",
+        "num_experts",
+        "num_experts_per_tok",
+        "num_shared_experts",
+        "num_dense_layers",
+        "route_scale",
+        "sliding_window",
+        "mup_enabled",
+    ),
 )

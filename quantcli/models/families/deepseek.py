@@ -336,6 +336,12 @@ def _is_kimi(h: Hyperparameters) -> bool:
     return h.settings.values.get("model_type") == "kimi_k2"
 
 
+#: What mlx-lm's classes assume otherwise than transformers'.
+MLX_KEYS = (
+    "first_k_dense_replace", "max_position_embeddings", "moe_intermediate_size", "n_group", "n_routed_experts",
+    "n_shared_experts", "num_experts_per_tok", "routed_scaling_factor", "topk_group",
+)  # fmt: skip
+
 DEEPSEEK_V3 = Architecture(
     name="deepseek_v3",
     gguf="deepseek2",
@@ -358,4 +364,5 @@ DEEPSEEK_V3 = Architecture(
     stores_head=("mlx",),
     limits=LIMITS,
     mlx_scaling=EVERY_KIND,
+    mlx_keys=MLX_KEYS,
 )

@@ -16,6 +16,7 @@ from quantcli.models.families.deepseek import (
     FURTHER,
     KEYS,
     LATENT,
+    MLX_KEYS,
     Q_RANK,
     RANKS,
     V3_DEFAULTS,
@@ -82,5 +83,5 @@ DEEPSEEK_V32 = replace(
     settings=(*DEEPSEEK_V3.settings, Setting("mlp_layer_types", kinds_of_mlp)),
     harmless={},
     limits=unset("gguf", "attention_bias"),
-    mlx_keys=("first_k_dense_replace",),
+    mlx_keys=MLX_KEYS,
 )

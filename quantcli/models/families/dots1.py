@@ -82,4 +82,13 @@ DOTS1 = Architecture(
             "num_key_value_heads to be num_attention_heads in this architecture",
         ),
     ),
+    mlx_keys=(
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "num_key_value_heads",
+        "first_k_dense_replace",
+        "norm_topk_prob",
+        "routed_scaling_factor",
+        "scoring_func",
+    ),
 )

@@ -72,6 +72,7 @@ ERNIE4_5_MOE = Architecture(
             "moe_layer_interval": 1,
             "moe_layer_end_index": lambda config: config.integer("num_hidden_layers") - 1,
             "num_experts": lambda config: config.integer("moe_num_experts", least=0),
+            "use_bias": lambda config: False,
         }
     },
     tensors=(
@@ -132,5 +133,14 @@ ERNIE4_5_MOE = Architecture(
             lambda h: not h.settings.integer("moe_num_shared_experts", 0, least=0) or _shared(h) == WIDTH.of(h),
             "moe_intermediate_size * moe_num_shared_experts to be intermediate_size / num_key_value_heads",
         ),
+    ),
+    mlx_keys=(
+        "moe_intermediate_size",
+        "moe_k",
+        "moe_layer_start_index",
+        "moe_num_shared_experts",
+        "rms_norm_eps",
+        "rope_theta",
+        "use_bias",
     ),
 )

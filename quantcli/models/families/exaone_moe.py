@@ -59,6 +59,12 @@ def _kinds(config: Reader) -> list[str]:
     return ["dense" if layer < dense else "sparse" for layer in range(layers)]
 
 
+def _moe_layers(config: Reader) -> list[bool]:
+    """mlx-lm's word for `mlp_layer_types`."""
+    kinds = config.texts("mlp_layer_types") if config.has("mlp_layer_types") else _kinds(config)
+    return [kind == "sparse" for kind in kinds]
+
+
 def _is_sparse(h: Hyperparameters, layer: int) -> bool:
     kinds = h.settings.texts("mlp_layer_types")
     return layer < len(kinds) and kinds[layer] == "sparse"
@@ -99,6 +105,7 @@ EXAONE_MOE = Architecture(
             "scoring_func": "sigmoid",
             "first_k_dense_replace": 1,
             "mlp_layer_types": _kinds,
+            "is_moe_layer": _moe_layers,
             "sliding_window": 4096,
             "layer_types": every_fourth_full,
         }
@@ -163,5 +170,6 @@ EXAONE_MOE = Architecture(
     expects=(Setting("topk_method", "noaux_tc"),),
     constants={"expert_gating_func": GATING["sigmoid"]},
     stores_head=("gguf",),
+    mlx_keys=("is_moe_layer", "num_shared_experts", "rms_norm_eps"),
     mlx_scaling=EVERY_KIND,
 )

@@ -102,4 +102,5 @@ HUNYUAN_V1_DENSE = Architecture(
     mlx_scaling=("dynamic",),
     vocabulary=conventions.HUNYUAN_DENSE,
     limits=unset("gguf", "attention_bias"),
+    mlx_keys=("rms_norm_eps",),
 )

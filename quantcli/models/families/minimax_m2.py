@@ -31,6 +31,12 @@ def _share(config: Reader) -> float:
     return config.integer("rotary_dim", size) / size
 
 
+def _size(config: Reader) -> int:
+    """The size in place of the share, which mlx-lm asks for."""
+    rope = config.part("rope_parameters") if config.has("rope_parameters") else config
+    return round(config.integer("head_dim") * rope.number("partial_rotary_factor", 1.0))
+
+
 MINIMAX_M2 = Architecture(
     name="minimax_m2",
     gguf="minimax-m2",
@@ -47,6 +53,8 @@ MINIMAX_M2 = Architecture(
             "scoring_func": "sigmoid",
             "use_qk_norm": True,
             "use_routing_bias": True,
+            "rotary_dim": _size,
+            "shared_intermediate_size": lambda config: 0,
         }
     },
     tensors=(
@@ -105,5 +113,5 @@ MINIMAX_M2 = Architecture(
     constants={"expert_gating_func": GATING["sigmoid"], "expert_weights_norm": True},
     vocabulary=conventions.MINIMAX_M2,
     stores_head=("gguf",),
-    mlx_keys=("rotary_dim",),
+    mlx_keys=("rotary_dim", "shared_intermediate_size", "rms_norm_eps", "rope_theta"),
 )

@@ -71,4 +71,5 @@ OLMOE = Architecture(
     ),
     mlx_scaling=EVERY_KIND,
     mlx_ties=("olmoe",),
+    mlx_keys=("rms_norm_eps",),
 )

@@ -9,12 +9,13 @@ from dataclasses import replace
 from quantcli.models.families.qwen2 import DEFAULTS, QWEN2
 from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS, SIZES
 from quantcli.models.limits import unknown_to_mlx
-from quantcli.models.multimodal import Multimodal
+from quantcli.models.multimodal import Multimodal, Spelling
 
 #: What the classes of the text models assume.
 WITH_TOWERS = {**DEFAULTS, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6}
 #: What mlx-lm puts before the names of the text model.
 MLX = "language_model."
+FLAT = Spelling("model.", "visual.")
 
 QWEN2_VL = replace(
     QWEN2,
@@ -25,7 +26,7 @@ QWEN2_VL = replace(
     aliases=(),
     limits=tuple(unknown_to_mlx("qwen2_vl", kind, nested=True) for kind in ("qwen2_5_vl_text", "qwen2_vl_text")),
     multimodal=(
-        Multimodal("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", mlx=MLX),
-        Multimodal("qwen2_vl", "Qwen2VLForConditionalGeneration", "qwen2_vl_text", mlx=MLX),
+        Multimodal("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", mlx=MLX, spelling=FLAT),
+        Multimodal("qwen2_vl", "Qwen2VLForConditionalGeneration", "qwen2_vl_text", mlx=MLX, spelling=FLAT),
     ),
 )

@@ -13,6 +13,7 @@ from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, GATED, LAYER, SHAPES, experts_apart, rows
 from quantcli.models.families.glm4_moe import ALL_BLOCKS
 from quantcli.models.families.qwen2_moe import SHARED, SHARED_GATE, SHARED_SHAPES
+from quantcli.models.families.qwen2_vl import MLX
 from quantcli.models.families.qwen3_next import (
     COMMON,
     CONVOLVED,
@@ -31,6 +32,7 @@ from quantcli.models.families.qwen3_next import (
     delta_net,
     linear,
 )
+from quantcli.models.families.qwen3_vl import NESTED
 from quantcli.models.keys import (
     EXPERT_LENGTH,
     FREQ_BASE,
@@ -116,11 +118,7 @@ QWEN3_5 = Architecture(
     settings=SETTINGS,
     expects=EXPECTS,
     limits=LIMITS,
-    multimodal=(
-        Multimodal(
-            "qwen3_5", "Qwen3_5ForConditionalGeneration", "qwen3_5_text", mlx="language_model.", visual="model.visual."
-        ),
-    ),
+    multimodal=(Multimodal("qwen3_5", "Qwen3_5ForConditionalGeneration", "qwen3_5_text", MLX, spelling=NESTED),),
 )
 
 QWEN3_5_MOE = Architecture(
@@ -171,12 +169,6 @@ QWEN3_5_MOE = Architecture(
     constants=QWEN3_NEXT.constants,
     limits=LIMITS,
     multimodal=(
-        Multimodal(
-            "qwen3_5_moe",
-            "Qwen3_5MoeForConditionalGeneration",
-            "qwen3_5_moe_text",
-            mlx="language_model.",
-            visual="model.visual.",
-        ),
+        Multimodal("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text", MLX, spelling=NESTED),
     ),
 )

@@ -244,5 +244,13 @@ QWEN3_NEXT = Architecture(
     ),
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     limits=DELTA_LIMITS,
-    mlx_keys=(INTERVAL, "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob"),
+    mlx_keys=(
+        INTERVAL,
+        "decoder_sparse_step",
+        "linear_conv_kernel_dim",
+        "mlp_only_layers",
+        "norm_topk_prob",
+        "num_key_value_heads",
+        "rms_norm_eps",
+    ),
 )

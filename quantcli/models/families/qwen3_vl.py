@@ -14,7 +14,7 @@ from quantcli.models.families.qwen3 import QWEN3
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
 from quantcli.models.keys import EXPERT_LENGTH, FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS, SIZES, Key, expert_keys
 from quantcli.models.limits import unknown_to_mlx
-from quantcli.models.multimodal import Multimodal
+from quantcli.models.multimodal import Multimodal, Spelling
 from quantcli.models.stored import Setting
 
 #: The tower's layers whose features are added in the text model's first layers: llama.cpp asks the text model for them.
@@ -25,6 +25,7 @@ EXPECTS = (Setting("mrope_interleaved", True),)
 LIFTED = (("vision_config", FEATURES),)
 #: What the classes of the text models assume otherwise than Qwen3's.
 ASSUMED = {"max_position_embeddings": 128000, "rope_theta": 5e5}
+NESTED = Spelling("model.language_model.", "model.visual.")
 
 QWEN3_VL = replace(
     QWEN3,
@@ -35,8 +36,8 @@ QWEN3_VL = replace(
     further=(DEEPSTACK,),
     expects=EXPECTS,
     aliases=(),
-    limits=(unknown_to_mlx("qwen3_vl", "qwen3_vl_text", nested=True),),
-    multimodal=(Multimodal("qwen3_vl", "Qwen3VLForConditionalGeneration", "qwen3_vl_text", MLX, LIFTED),),
+    limits=(*QWEN3.limits, unknown_to_mlx("qwen3_vl", "qwen3_vl_text", nested=True),),
+    multimodal=(Multimodal("qwen3_vl", "Qwen3VLForConditionalGeneration", "qwen3_vl_text", MLX, LIFTED, NESTED),),
 )
 
 QWEN3_VL_MOE = replace(
@@ -59,6 +60,8 @@ QWEN3_VL_MOE = replace(
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(EXPERT_LENGTH, DEEPSTACK),
     expects=EXPECTS,
-    limits=(unknown_to_mlx("qwen3_vl_moe", "qwen3_vl_moe_text", nested=True),),
-    multimodal=(Multimodal("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", MLX, LIFTED),),
+    limits=(*QWEN3_MOE.limits, unknown_to_mlx("qwen3_vl_moe", "qwen3_vl_moe_text", nested=True),),
+    multimodal=(
+        Multimodal("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", MLX, LIFTED, NESTED),
+    ),
 )

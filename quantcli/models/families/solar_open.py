@@ -80,4 +80,13 @@ SOLAR_OPEN = Architecture(
     ),
     vocabulary=conventions.SOLAR_OPEN,
     stores_head=("mlx",),
+    mlx_keys=(
+        "first_k_dense_replace",
+        "partial_rotary_factor",
+        "n_shared_experts",
+        "routed_scaling_factor",
+        "norm_topk_prob",
+        "rms_norm_eps",
+        "rope_theta",
+    ),
 )
