@@ -103,8 +103,7 @@ def _quantized() -> Iterator[tuple[str, str]]:
         architecture = models.by_gguf({"general.architecture": kind} | keys)
         assert architecture is not None, name
         yield architecture.name, name
-    if PUBLISHED[0].is_file():
-        yield from ((family, name) for family, names in nested_keys(*PUBLISHED).items() for name in names)
+    yield from ((family, name) for family, names in nested_keys(*PUBLISHED).items() for name in names)
 
 
 def literals(path: Path, name: str) -> list[str]:

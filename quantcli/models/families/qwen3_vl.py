@@ -36,7 +36,10 @@ QWEN3_VL = replace(
     further=(DEEPSTACK,),
     expects=EXPECTS,
     aliases=(),
-    limits=(*QWEN3.limits, unknown_to_mlx("qwen3_vl", "qwen3_vl_text", nested=True),),
+    limits=(
+        *QWEN3.limits,
+        unknown_to_mlx("qwen3_vl", "qwen3_vl_text", nested=True),
+    ),
     multimodal=(Multimodal("qwen3_vl", "Qwen3VLForConditionalGeneration", "qwen3_vl_text", MLX, LIFTED, NESTED),),
 )
 
@@ -60,7 +63,10 @@ QWEN3_VL_MOE = replace(
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(EXPERT_LENGTH, DEEPSTACK),
     expects=EXPECTS,
-    limits=(*QWEN3_MOE.limits, unknown_to_mlx("qwen3_vl_moe", "qwen3_vl_moe_text", nested=True),),
+    limits=(
+        *QWEN3_MOE.limits,
+        unknown_to_mlx("qwen3_vl_moe", "qwen3_vl_moe_text", nested=True),
+    ),
     multimodal=(
         Multimodal("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text", MLX, LIFTED, NESTED),
     ),
