@@ -18,6 +18,7 @@ from quantcli.convert.planning.drop import without
 from quantcli.convert.planning.dtype_notes import dtype_notes
 from quantcli.convert.planning.lossless import LOSSLESS, refuse_lossy
 from quantcli.convert.planning.model_recipe import is_model
+from quantcli.convert.planning.named_files import first_lost, ways
 from quantcli.convert.planning.other_tokenizer import with_tokenizer
 from quantcli.convert.planning.reached import refuse_absent
 from quantcli.convert.planning.request import Request
@@ -121,11 +122,13 @@ def _refuse_unusable(source: Checkpoint) -> None:
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
-    """No file of the output is one of the source's, links followed; OUTPUT's own name is taken too if it is split."""
-    taken = {path.resolve() for path in source.files}
+    """No file of the output is one of the source's, whatever names lead to it; OUTPUT's own name is taken too if it is
+    split.
+    """
+    read = ways(source.files)
     for name in (request.output.name, *(file.name for file in files)):
         path = request.output.with_name(name)
-        if path.resolve() in taken:
+        if first_lost(read, [path], deep=False):
             raise WrongUsage(f"{path}: would be a file of OUTPUT and is one of SOURCE: choose another name.")
 
 
