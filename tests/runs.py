@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from quantcli.convert.running import renames
 from quantcli.convert.running.conversion import convert
 from quantcli.convert.running.run import Resources
 from tests.conversions import planned
@@ -79,12 +80,13 @@ class Died(BaseException):
 class Power:
     """Lets `left` changes of the disk happen, then none; counts them."""
 
-    CHANGES = ("pwrite", "write", "ftruncate", "fsync", "mkdir", "rmdir", "unlink", "rename", "replace")
+    CHANGES = ("pwrite", "write", "ftruncate", "fsync", "mkdir", "rmdir", "unlink", "rename", "replace", "link")
 
     def __init__(self, left: int, patch: pytest.MonkeyPatch) -> None:
         self.left = left
         for name in self.CHANGES:
             patch.setattr(os, name, self.spending(getattr(os, name)))
+        patch.setattr(renames, "flagged_rename", self.spending(renames.flagged_rename))
 
     def spending(self, change: Callable[..., Any]) -> Callable[..., Any]:
         def spend(*arguments: Any, **options: Any) -> Any:

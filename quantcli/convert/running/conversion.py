@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantcli.arrays import has_gpu
+from quantcli.convert.planning.named_files import named_files
 from quantcli.convert.planning.stamps import check_unchanged
 from quantcli.convert.planning.steps import Plan
 from quantcli.convert.running import report as reports
 from quantcli.convert.running import run, verify
+from quantcli.convert.running.destination import Taken
 from quantcli.convert.running.fingerprint import begun_on, fingerprint
 from quantcli.convert.running.hashing import sha256_of
 from quantcli.convert.running.interrupt import stoppable
 from quantcli.convert.running.run import Progress, Resources
-from quantcli.convert.running.workplace import BegunOtherwise, Taken, Workplace, surroundings
+from quantcli.convert.running.workplace import BegunOtherwise, Workplace, surroundings
 from quantcli.errors import BadInput, NotPossible, QuantError, Surroundings
 from quantcli.schemes.base import Error
 from quantcli.sources.hub import cached_sha256
@@ -49,7 +51,11 @@ def convert(
     is_folder = TARGETS[plan.request.target]().is_folder
     parts = () if is_folder else [file.name for file in plan.files]
     place = Workplace(
-        plan.request.output, reports.report_path(plan.request.output, is_folder), parts, plan.source.files
+        plan.request.output,
+        reports.report_path(plan.request.output, is_folder),
+        parts,
+        plan.source.files,
+        named_files(plan.source, plan.request, (stamp.path for stamp in plan.stamps)),
     )
     key = fingerprint(plan)
     with stoppable() as ignore_signals, contextlib.closing(place):

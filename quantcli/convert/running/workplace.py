@@ -35,15 +35,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantcli.convert.running.old_output import is_report, old_parts, old_report, strange, written_files
-from quantcli.errors import Surroundings
+from quantcli.convert.running.destination import Destination, Taken
+from quantcli.convert.running.places import GROWN, JOURNAL, REPLACED, REPORT, Places, opened_once, sync
+from quantcli.convert.running.publishing import publish, recovered, stage
+from quantcli.errors import Surroundings, WrongUsage
 from quantcli.schemes.base import Error
-
-JOURNAL, GROWN, REPLACED, REPORT = ".journal", "output", "replaced", "report.json"
-
-
-class Taken(Surroundings):
-    """Something stands under the output's name."""
 
 
 class BegunOtherwise(Surroundings):
@@ -58,17 +54,22 @@ class Workplace:
     """The growing output of one run; `claim` comes first, `close` last.
 
     parts: names of the files that the output is, beside each other, the first the one that is opened; none: a folder.
-    sources: files that stay, whatever an older report says of them.
+    sources: the files of SOURCE, which stay, whatever an older report says of them. named: every path that the options
+    name.
     """
 
     def __init__(
-        self, output: Path, report_path: Path, parts: Sequence[str] = (), sources: Iterable[Path] = ()
+        self,
+        output: Path,
+        report_path: Path,
+        parts: Sequence[str] = (),
+        sources: Iterable[Path] = (),
+        named: Iterable[Path] = (),
     ) -> None:
+        self.places = Places(output, report_path, tuple(parts))
         self.output, self.report_path, self.parts = output, report_path, tuple(parts)
-        self.sources = {path.resolve() for path in sources}
-        self.is_folder = not parts
-        self.partial = output.with_name(f"{output.name}.partial")
-        self.grown = self.partial / GROWN
+        self.partial, self.grown = self.places.partial, self.places.grown
+        self._destination = Destination(self.places, sources, named)
         self._journal: int | None = None
         self._replaces = False
         self._made: list[Path] = []
@@ -76,14 +77,16 @@ class Workplace:
     def claim(self, fingerprint: str, *, resume: bool, force: bool) -> dict[int, Error]:
         """Make or take over the partial output; the finished steps of an earlier run. Raises `Surroundings`."""
         with surroundings(self.partial, "mend that and run again"):
+            self._destination.refuse_loss(WrongUsage, deep=False)
+            self._destination.refuse_loss_of_work()
             self._make_folders()
             self._lock()
             begun = self._recovered(_read_journal(self.partial / JOURNAL))
             self._replaces = force or (resume and begun.replaces)
             try:
-                self._refuse_taken()
+                self._destination.refuse(WrongUsage, replaces=self._replaces)
                 self._refuse_other(begun, fingerprint, resume=resume, force=force)
-            except Surroundings:
+            except (Surroundings, WrongUsage):
                 if begun.fingerprint is None:
                     self.discard()
                 raise
@@ -123,77 +126,10 @@ class Workplace:
 
     def _recovered(self, begun: _Begun) -> _Begun:
         """Put right what a process left that died while it published; what is still begun then."""
-        if self.is_folder:
-            is_published = not self.grown.exists()
-            self._put_back(self.partial / REPLACED, self.output, may_stand=is_published)
-        else:
-            # The names are those of the run that died, which may have cut its output otherwise.
-            is_published = not any((self.grown / name).exists() for name in begun.parts)
-            if begun.complete and not is_published:
-                self._unpublish(begun.parts)
-        if not begun.complete or not is_published:
+        if not recovered(self.places, begun.parts or self.parts, begun.complete):
             return begun
-        if (self.partial / REPORT).exists() and all(
-            self._final(n).exists() for n in begun.parts or (self.output.name,)
-        ):
-            os.replace(self.partial / REPORT, self.report_path)
         self._clear()
         return _Begun()
-
-    def _put_back(self, old: Path, place: Path, *, may_stand: bool = False) -> None:
-        """An old output back to its name; `may_stand`: something may have this name, then the old one stays."""
-        if not os.path.lexists(old):
-            return
-        if not os.path.lexists(place):
-            os.rename(old, place)
-        elif not may_stand:
-            raise Surroundings(
-                f"{old}: is the output that was to be replaced, but {place} is there again; move one away."
-            )
-
-    def _unpublish(self, parts: Iterable[str]) -> None:
-        """The parts that have their names already back to where they grew; then old ones back to theirs, 1 last."""
-        for name in parts:
-            if not os.path.lexists(self.grown / name) and os.path.lexists(self._final(name)):
-                os.rename(self._final(name), self.grown / name)
-        if (self.partial / REPLACED).is_dir():
-            for old in sorted((self.partial / REPLACED).iterdir(), reverse=True):
-                self._put_back(old, self._final(old.name))
-
-    def _final(self, name: str) -> Path:
-        return self.output.with_name(name)
-
-    def _finals(self) -> list[Path]:
-        """Every name that this output takes: OUTPUT always, so that a report tells of all that it seems to; of an older
-        output that it replaces all parts, however it was cut.
-        """
-        ask = self._replaces and not self.is_folder
-        older = [p for p in old_parts(self.report_path, self.output) if p.resolve() not in self.sources] if ask else []
-        return list(dict.fromkeys([*map(self._final, self.parts), self.output, *older]))
-
-    def _refuse_taken(self) -> None:
-        """Raise `Taken` where the output's names are not free, nor may be taken."""
-        if self.report_path.is_dir():
-            raise Taken(f"{self.report_path}: is a folder, and the report has to go there; move it away.")
-        if not self.is_folder and not self._replaces and not is_report(self.report_path):
-            raise Taken(f"{self.report_path}: exists and is no report of ours, but one has to go there; move it away.")
-        for place in self._finals():
-            if os.path.lexists(place) and not (self.is_folder and _is_empty_folder(place) and not place.is_mount()):
-                self._refuse_place(place)
-
-    def _refuse_place(self, place: Path) -> None:
-        """Raise `Taken` where what stands there may not be replaced."""
-        if place.is_mount():
-            raise Taken(f"{place}: is a mount point, which cannot be replaced by a rename; choose a name inside it.")
-        if not self._replaces:
-            raise Taken(f"{place}: exists already; choose another name, or --force to replace it.")
-        if place.is_dir() != self.is_folder:
-            kind = "a folder" if place.is_dir() else "a file"
-            raise Taken(f"{place}: is {kind}, which this output would not be; remove it yourself.")
-        if self.is_folder and not (place / "config.json").is_file():
-            raise Taken(f"{place}: has no config.json, so it is no model folder; --force replaces only those.")
-        if self.is_folder and (odd := strange(place, written_files(old_report(self.report_path)))):
-            raise Taken(f"{odd}: is no file of a model, and --force would delete it; move it away.")
 
     def _refuse_other(self, begun: _Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
         """Raise `Surroundings` where an unfinished run is there that is not to be thrown away, or is not this one."""
@@ -215,7 +151,7 @@ class Workplace:
         self._append({"fingerprint": fingerprint, "replaces": self._replaces})
         os.fsync(self._lock_held())
         self.grown.mkdir()
-        _sync(self.partial)
+        sync(self.partial)
 
     def _clear(self) -> None:
         """Remove everything but the lock."""
@@ -231,7 +167,7 @@ class Workplace:
     @property
     def opened(self) -> Path:
         """What a reader opens of the growing output: the folder, the file, the first part."""
-        return self.grown if self.is_folder else self.grown / self.parts[0]
+        return self.grown if self.places.is_folder else self.grown / self.parts[0]
 
     def create(self, name: str, size: int) -> bool:
         """Make an output file at its full size, holes where nothing is written yet; whether it was there already."""
@@ -239,7 +175,7 @@ class Workplace:
         with surroundings(path):
             was_there = path.is_file() and path.stat().st_size == size
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
+            with opened_once(path, os.O_WRONLY | os.O_CREAT) as descriptor:
                 os.ftruncate(descriptor, size)
             return was_there
 
@@ -249,7 +185,7 @@ class Workplace:
         if not view.nbytes:
             return
         view = view.cast("B")
-        with surroundings(self.path(name)), _opened(self.path(name), os.O_WRONLY) as descriptor:
+        with surroundings(self.path(name)), opened_once(self.path(name), os.O_WRONLY) as descriptor:
             while view:
                 written = os.pwrite(descriptor, view, offset)
                 view, offset = view[written:], offset + written
@@ -263,7 +199,7 @@ class Workplace:
                 self._append({"step": index, "error": [error.squared, error.reference, error.largest, error.saturated]})
 
     def _flush(self, name: str) -> None:
-        with surroundings(self.path(name)), _opened(self.path(name), os.O_RDWR) as descriptor:
+        with surroundings(self.path(name)), opened_once(self.path(name), os.O_RDWR) as descriptor:
             os.fsync(descriptor)
 
     def _append(self, entry: dict[str, object]) -> None:
@@ -277,51 +213,22 @@ class Workplace:
             self._flush(name)
         with surroundings(self.grown):
             for folder in sorted({self.grown, *(path.parent for path in self.grown.rglob("*"))}):
-                _sync(folder)
-            _sync(self.partial)
+                sync(folder)
+            sync(self.partial)
 
     def publish(self, report: bytes) -> None:
-        """Give the complete output its final name; an old one goes only now."""
+        """Give the complete output its final name; an old one goes only once that is on disk."""
         with surroundings(self.output):
-            self._refuse_taken()
-        staged = self.grown / self.report_path.name if self.is_folder else self.partial / REPORT
-        with surroundings(self.output):
-            with open(staged, "wb") as handle:
-                handle.write(report)
-                handle.flush()
-                os.fsync(handle.fileno())
-            _sync(staged.parent)
+            self._destination.refuse(Surroundings, replaces=self._replaces)
+            old = self._destination.old_files()
+            stage(self.places, report)
             self._append({"complete": True, "parts": self.parts})
             os.fsync(self._lock_held())
-            self._rename() if self.is_folder else self._rename_files(staged)
-            _sync(self.output.parent)
+            try:
+                publish(self.places, old, self._destination.check_old())
+            except FileExistsError as error:
+                raise Taken(f"{self.output}: is there meanwhile; move it away, then --resume goes on.") from error
         self.discard()
-
-    def _rename(self) -> None:
-        if os.path.lexists(self.output) and not _is_empty_folder(self.output):
-            os.rename(self.output, self.partial / REPLACED)
-        os.rename(self.grown, self.output)
-
-    def _rename_files(self, report: Path) -> None:
-        """No report ever stands beside a file that it does not describe."""
-        first, *others = self.parts
-        if len(self._finals()) > 1:
-            self._put_away()
-        self.report_path.unlink(missing_ok=True)
-        for name in reversed(others):
-            os.replace(self.grown / name, self._final(name))
-        if others:
-            _sync(self.output.parent)
-        os.replace(self.grown / first, self._final(first))
-        os.replace(report, self.report_path)
-
-    def _put_away(self) -> None:
-        """Old parts, 1 first, so that old and new ones are never taken for one model."""
-        (self.partial / REPLACED).mkdir(exist_ok=True)
-        for place in self._finals():
-            if os.path.lexists(place):
-                os.rename(place, self.partial / REPLACED / place.name)
-        _sync(self.output.parent)
 
     def discard(self) -> None:
         """Leave nothing behind, nor folders that were made for the output and are empty."""
@@ -405,22 +312,3 @@ def _is_step(entry: dict[str, Any]) -> bool:
         and len(error) == 4
         and all(isinstance(value, int | float) for value in error)
     )
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    """Open for one piece of work: an output may have more shards than a process may have files open."""
-    descriptor = os.open(path, flags, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    with _opened(folder, os.O_RDONLY) as descriptor:
-        os.fsync(descriptor)
