@@ -3,24 +3,15 @@
     OUTPUT.partial/.journal       what is done, a JSON object a line; also the lock: a second run cannot have it
     OUTPUT.partial/output/        the folder that becomes OUTPUT, or the file or files that get names beside it; all at
                                   their full size from the start
-    OUTPUT.partial/replaced       an old folder, between the two renames that put the new one into its place; of a split
-                                  GGUF a folder of old parts, while the new ones get their names
-    OUTPUT.partial/report.json    a GGUF file's report, until it is moved beside the file
+    OUTPUT.partial/replaced       an old output that has given up its name: the folder, or a folder of files
+    OUTPUT.partial/report.json    the report; of a folder a second name of it, else until it is moved beside the file
 
     {"fingerprint": "...", "replaces": false}   first line: the plan carried out, and whether an old output may go
     {"step": 12, "error": [0.1, 20.5, 0.01]}    a finished step: its data was on disk before this line was written
     {"complete": true, "parts": ["x.gguf"]}     last line: all is on disk, only names are to change (parts: of a GGUF)
 
-OUTPUT appears by one rename, when all of it is on disk. The parts of a split GGUF get their names from the last to the
-first, and an old part 1 goes before any of them: as long as there is no part 1, no loader takes what is there for a
-model. A process may die at any moment; the next run's `claim` then finds one of these, and none of them is a half-made
-OUTPUT:
-
-    a torn last line                  is cut off, its step is done again
-    `replaced` and no OUTPUT          died between the two renames: the old folder is put back, --resume renames again
-    a last line and some parts moved  died between parts: they go back into `output`, old ones to their names
-    a last line and nothing in `output`
-                                      has published and died while it tidied: what is left is removed
+A process may die at any moment. The next run's `claim` cuts off a torn last line, whose step is done again; what died
+while it published is put right by publishing.py.
 """
 
 from __future__ import annotations

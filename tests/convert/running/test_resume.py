@@ -64,7 +64,10 @@ def clear(output: Path) -> None:
     output.parents[1].rmdir()
 
 
-@pytest.mark.parametrize("lacking", ["", "swaps", "links", "swaps and links"])
+@pytest.mark.parametrize(
+    "lacking",
+    ["", *(pytest.param(what, marks=pytest.mark.slow) for what in ("swaps", "links")), "swaps and links"],
+)
 @pytest.mark.parametrize(("name", "scheme"), TARGETS)
 def test_power_fails_while_an_output_is_replaced(
     smaller: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scheme: str, lacking: str
