@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def tree(output: Path) -> dict[str, bytes]:
 def beside(output: Path) -> list[str]:
     """What stands in the output's folder."""
     return sorted(path.name for path in output.parent.iterdir())
+
+
+def journal_entries(partial: Path) -> list[dict[str, Any]]:
+    """The lines of a journal behind its magic line, without their checksums."""
+    lines = (partial / ".journal").read_bytes().splitlines()[1:]
+    return [json.loads(line.partition(b" ")[2]) for line in lines]
 
 
 MAIN = "from quantcli.cli.app import main; main()"

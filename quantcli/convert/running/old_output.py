@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from quantcli.containers.hostile import opened
+from quantcli.containers.json_text import MAX_BYTES, load_object
+from quantcli.errors import BadInput, Surroundings
 
 #: Suffixes of files that model folders have; what has another is somebody's own.
 MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".md", ".py", ".jsonl", ".png")
@@ -39,10 +42,10 @@ def is_report(path: Path) -> bool:
 
 def old_report(path: Path) -> dict[str, Any] | None:
     """The report that an earlier run left; None where there is none, or something else."""
-    found: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_bytes())
-    return found if isinstance(found, dict) and "report_version" in found else None
+    found: Mapping[str, Any] = {}
+    with contextlib.suppress(BadInput, Surroundings), opened(path) as (read, size):
+        found = load_object(read(0, min(size, MAX_BYTES + 1)), str(path))
+    return dict(found) if "report_version" in found else None
 
 
 def old_parts(report: Path, output: Path) -> list[Path]:

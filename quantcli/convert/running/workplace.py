@@ -1,45 +1,45 @@
 """Where an output grows: `OUTPUT.partial` beside it, on the same file system.
 
-    OUTPUT.partial/.journal       what is done, a JSON object a line; also the lock: a second run cannot have it
+    OUTPUT.partial/.journal       what is done (journal.py); also the lock: a second run cannot have it
     OUTPUT.partial/output/        the folder that becomes OUTPUT, or the file or files that get names beside it; all at
                                   their full size from the start
     OUTPUT.partial/replaced       an old folder, between the two renames that put the new one into its place; of a split
                                   GGUF a folder of old parts, while the new ones get their names
     OUTPUT.partial/report.json    a GGUF file's report, until it is moved beside the file
 
-    {"fingerprint": "...", "replaces": false}   first line: the plan carried out, and whether an old output may go
-    {"step": 12, "error": [0.1, 20.5, 0.01]}    a finished step: its data was on disk before this line was written
-    {"complete": true, "parts": ["x.gguf"]}     last line: all is on disk, only names are to change (parts: of a GGUF)
+The journal is made first and removed last: a folder without one is somebody else's, and is not touched. Everything is
+opened without following links, and has to be a regular file or folder of this user (guarded.py).
 
 OUTPUT appears by one rename, when all of it is on disk. The parts of a split GGUF get their names from the last to the
 first, and an old part 1 goes before any of them: as long as there is no part 1, no loader takes what is there for a
 model. A process may die at any moment; the next run's `claim` then finds one of these, and none of them is a half-made
 OUTPUT:
 
-    a torn last line                  is cut off, its step is done again
+    a torn or damaged line            is cut off with all behind it, their steps are done again
     `replaced` and no OUTPUT          died between the two renames: the old folder is put back, --resume renames again
     a last line and some parts moved  died between parts: they go back into `output`, old ones to their names
-    a last line and nothing in `output`
-                                      has published and died while it tidied: what is left is removed
+    published, but not confirmed      under --verify: the new output goes back into `output`, the old one to its name
+    published, or `replaced` and nothing in `output`
+                                      died while it tidied: what is left is removed
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from quantcli.convert.running import guarded
+from quantcli.convert.running.journal import Begun, Journal, NoLocks, is_finite
 from quantcli.convert.running.old_output import is_report, old_parts, old_report, strange, written_files
+from quantcli.convert.running.open_files import OpenFiles
 from quantcli.errors import Surroundings
 from quantcli.schemes.base import Error
+from quantcli.sources.unfinished import JOURNAL, SUFFIX
 
-JOURNAL, GROWN, REPLACED, REPORT = ".journal", "output", "replaced", "report.json"
+GROWN, REPLACED, REPORT = "output", "replaced", "report.json"
 
 
 class Taken(Surroundings):
@@ -67,18 +67,19 @@ class Workplace:
         self.output, self.report_path, self.parts = output, report_path, tuple(parts)
         self.sources = {path.resolve() for path in sources}
         self.is_folder = not parts
-        self.partial = output.with_name(f"{output.name}.partial")
+        self.partial = output.with_name(f"{output.name}{SUFFIX}")
         self.grown = self.partial / GROWN
-        self._journal: int | None = None
+        self.unfinished: str | None = None
+        self._journal: Journal | None = None
+        self._files = OpenFiles(self.partial)
         self._replaces = False
         self._made: list[Path] = []
 
-    def claim(self, fingerprint: str, *, resume: bool, force: bool) -> dict[int, Error]:
-        """Make or take over the partial output; the finished steps of an earlier run. Raises `Surroundings`."""
+    def claim(self, fingerprint: str, steps: int, *, resume: bool, force: bool) -> dict[int, Error]:
+        """Make or take over the partial output; the finished ones of so many steps. Raises `Surroundings`."""
         with surroundings(self.partial, "mend that and run again"):
-            self._make_folders()
-            self._lock()
-            begun = self._recovered(_read_journal(self.partial / JOURNAL))
+            begun = self._recovered(self._entered(steps))
+            self.unfinished = begun.fingerprint
             self._replaces = force or (resume and begun.replaces)
             try:
                 self._refuse_taken()
@@ -87,58 +88,81 @@ class Workplace:
                 if begun.fingerprint is None:
                     self.discard()
                 raise
-            if begun.fingerprint and resume:
-                os.ftruncate(self._lock_held(), begun.length)
+            if resume and begun.length:
+                self._held().go_on(begun)
                 return begun.done
             self._start_afresh(fingerprint)
             return {}
 
-    def _make_folders(self) -> None:
+    def _entered(self, steps: int) -> Begun:
+        """Make the folder, or see that it is ours; lock it. What its journal says of so many steps."""
+        names = self._make_folder()
+        self._lock(is_new=JOURNAL not in names)
+        begun = self._held().read(steps, alone=names <= {JOURNAL})
+        if begun is None:
+            raise self._not_ours("its journal is not one of this version of quant")
+        guarded.check(self.partial, self.partial.lstat(), self.partial)
+        for name in sorted(names & {GROWN, REPORT}):
+            guarded.check_tree(self.partial / name, self.partial)
+        return begun
+
+    def _make_folder(self) -> set[str]:
+        """The names in the work folder, which is made where it is not there."""
         if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
             raise Surroundings(f"{self.partial}: is no folder, and the output has to grow there; remove it.")
         self._made = [folder for folder in self.partial.parents if not folder.exists()]
         self.partial.mkdir(parents=True, exist_ok=True)
-        ours = {JOURNAL, GROWN, REPLACED, REPORT}
-        strange = sorted(path.name for path in self.partial.iterdir() if path.name not in ours)
-        if strange:
+        names = {path.name for path in self.partial.iterdir()}
+        if strange := sorted(names - {JOURNAL, GROWN, REPLACED, REPORT}):
             raise Surroundings(f"{self.partial}: holds {strange[0]}, so it is no unfinished run; move it away.")
+        if names and JOURNAL not in names:
+            raise self._not_ours("it has no journal")
+        return names
 
-    def _lock(self) -> None:
-        path = self.partial / JOURNAL
-        journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    def _not_ours(self, reason: str) -> Surroundings:
+        return Surroundings(
+            f"{self.partial}: is not an unfinished output of quant ({reason}), and an output would grow there. "
+            "Move it away, or choose another OUTPUT."
+        )
+
+    def _lock(self, *, is_new: bool) -> None:
+        """Open and lock the journal; is_new: there is none yet."""
         try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The run that held it may have ended and removed it since it was opened.
-            is_there = path.exists() and os.path.samestat(path.stat(), os.fstat(journal))
-        except BlockingIOError:
-            is_there = False
-        if not is_there:
-            os.close(journal)
-            raise Surroundings(f"{self.output}: another run is writing it; wait for it, or choose another output.")
-        self._journal = journal
+            busy = f"{self.output}: another run is writing it; wait for it, or choose another output."
+            self._journal = Journal.locked(self.partial, busy)
+        except NoLocks:
+            if is_new:
+                self.discard()
+            raise
 
-    def _lock_held(self) -> int:
+    def _held(self) -> Journal:
         assert self._journal is not None, "claim comes first"
         return self._journal
 
-    def _recovered(self, begun: _Begun) -> _Begun:
+    def _recovered(self, begun: Begun) -> Begun:
         """Put right what a process left that died while it published; what is still begun then."""
+        if begun.to_confirm and not begun.confirmed:
+            self._unpublish(begun.parts)
+            return begun
         if self.is_folder:
             is_published = not self.grown.exists()
+            is_complete = begun.complete or os.path.lexists(self.partial / REPLACED)
             self._put_back(self.partial / REPLACED, self.output, may_stand=is_published)
         else:
             # The names are those of the run that died, which may have cut its output otherwise.
+            moved = [name for name in begun.parts if not (self.grown / name).exists() and self._final(name).exists()]
             is_published = not any((self.grown / name).exists() for name in begun.parts)
-            if begun.complete and not is_published:
+            is_complete = begun.complete or (bool(moved) and (self.partial / REPORT).exists())
+            if is_complete and not is_published:
                 self._unpublish(begun.parts)
-        if not begun.complete or not is_published:
+        if not is_complete or not is_published:
             return begun
         if (self.partial / REPORT).exists() and all(
             self._final(n).exists() for n in begun.parts or (self.output.name,)
         ):
             os.replace(self.partial / REPORT, self.report_path)
         self._clear()
-        return _Begun()
+        return Begun()
 
     def _put_back(self, old: Path, place: Path, *, may_stand: bool = False) -> None:
         """An old output back to its name; `may_stand`: something may have this name, then the old one stays."""
@@ -152,16 +176,31 @@ class Workplace:
             )
 
     def _unpublish(self, parts: Iterable[str]) -> None:
-        """The parts that have their names already back to where they grew; then old ones back to theirs, 1 last."""
+        """What has its name already back to where it grew; then what it replaced back to its name, part 1 last."""
+        old = self.partial / REPLACED
+        if self.is_folder:
+            if not self.grown.exists() and self.output.exists():
+                os.rename(self.output, self.grown)
+            self._put_back(old, self.output)
+            return
         for name in parts:
             if not os.path.lexists(self.grown / name) and os.path.lexists(self._final(name)):
                 os.rename(self._final(name), self.grown / name)
-        if (self.partial / REPLACED).is_dir():
-            for old in sorted((self.partial / REPLACED).iterdir(), reverse=True):
-                self._put_back(old, self._final(old.name))
+        if old.is_dir():
+            for path in sorted(old.iterdir(), reverse=True):
+                self._put_back(path, self._final(path.name))
 
     def _final(self, name: str) -> Path:
         return self.output.with_name(name)
+
+    def final(self, name: str) -> Path:
+        """Where an output file is once it is published."""
+        return self.output / name if self.is_folder else self._final(name)
+
+    @property
+    def published(self) -> Path:
+        """What a reader opens of the published output: the folder, the file, the first part."""
+        return self.output if self.is_folder else self._final(self.parts[0])
 
     def _finals(self) -> list[Path]:
         """Every name that this output takes: OUTPUT always, so that a report tells of all that it seems to; of an older
@@ -195,7 +234,7 @@ class Workplace:
         if self.is_folder and (odd := strange(place, written_files(old_report(self.report_path)))):
             raise Taken(f"{odd}: is no file of a model, and --force would delete it; move it away.")
 
-    def _refuse_other(self, begun: _Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
+    def _refuse_other(self, begun: Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
         """Raise `Surroundings` where an unfinished run is there that is not to be thrown away, or is not this one."""
         if begun.fingerprint is None or force:
             return
@@ -212,17 +251,17 @@ class Workplace:
 
     def _start_afresh(self, fingerprint: str) -> None:
         self._clear()
-        self._append({"fingerprint": fingerprint, "replaces": self._replaces})
-        os.fsync(self._lock_held())
+        self._held().begin(fingerprint, self._replaces, self.parts)
+        _sync(self.partial)  # never is anything here without a journal that says whose it is
         self.grown.mkdir()
         _sync(self.partial)
 
     def _clear(self) -> None:
-        """Remove everything but the lock."""
+        """Remove everything but the journal."""
         for path in self.partial.iterdir():
             if path.name != JOURNAL:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        os.ftruncate(self._lock_held(), 0)
+        _sync(self.partial)
 
     def path(self, name: str) -> Path:
         """Where an output file grows."""
@@ -235,24 +274,15 @@ class Workplace:
 
     def create(self, name: str, size: int) -> bool:
         """Make an output file at its full size, holes where nothing is written yet; whether it was there already."""
-        path = self.path(name)
-        with surroundings(path):
-            was_there = path.is_file() and path.stat().st_size == size
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
-                os.ftruncate(descriptor, size)
-            return was_there
+        with surroundings(self.path(name)):
+            return self._files.resize(f"{GROWN}/{name}", size)
 
     def write(self, name: str, offset: int, data: memoryview | bytes) -> None:
         """Put bytes at their place; any thread may."""
         view = memoryview(data)
-        if not view.nbytes:
-            return
-        view = view.cast("B")
-        with surroundings(self.path(name)), _opened(self.path(name), os.O_WRONLY) as descriptor:
-            while view:
-                written = os.pwrite(descriptor, view, offset)
-                view, offset = view[written:], offset + written
+        if view.nbytes:
+            with surroundings(self.path(name)):
+                self._files.write(f"{GROWN}/{name}", offset, view.cast("B"))
 
     def finished(self, steps: Iterable[tuple[int, Error]], names: Iterable[str]) -> None:
         """Record finished steps once what they wrote in `names` is on disk."""
@@ -260,16 +290,13 @@ class Workplace:
             self._flush(name)
         with surroundings(self.partial / JOURNAL):
             for index, error in steps:
-                self._append({"step": index, "error": [error.squared, error.reference, error.largest, error.saturated]})
+                numbers = [error.squared, error.reference, error.largest, error.saturated]
+                if is_finite(numbers):  # else the step is done again: its line would say nothing
+                    self._held().append({"step": index, "error": numbers})
 
     def _flush(self, name: str) -> None:
-        with surroundings(self.path(name)), _opened(self.path(name), os.O_RDWR) as descriptor:
-            os.fsync(descriptor)
-
-    def _append(self, entry: dict[str, object]) -> None:
-        line = json.dumps(entry).encode() + b"\n"
-        while line:
-            line = line[os.write(self._lock_held(), line) :]
+        with surroundings(self.path(name)):
+            self._files.sync(f"{GROWN}/{name}")
 
     def seal(self, names: Iterable[str]) -> None:
         """Flush every file of the output to disk, and the folders that name them."""
@@ -280,22 +307,70 @@ class Workplace:
                 _sync(folder)
             _sync(self.partial)
 
-    def publish(self, report: bytes) -> None:
-        """Give the complete output its final name; an old one goes only now."""
+    def publish(self, report: bytes, *, to_confirm: bool = False) -> None:
+        """Give the complete output its final name; what it replaces stays until `discard`, in the work folder.
+
+        to_confirm: until `confirm` is called, the next run takes the output back.
+        """
         with surroundings(self.output):
             self._refuse_taken()
         staged = self.grown / self.report_path.name if self.is_folder else self.partial / REPORT
         with surroundings(self.output):
-            with open(staged, "wb") as handle:
-                handle.write(report)
-                handle.flush()
-                os.fsync(handle.fileno())
-            _sync(staged.parent)
-            self._append({"complete": True, "parts": self.parts})
-            os.fsync(self._lock_held())
+            self._stage(staged, report)
+            guarded.check_tree(self.grown, self.partial)
+            self._held().append({"complete": True, "to_confirm": to_confirm})
+            self._held().sync()
             self._rename() if self.is_folder else self._rename_files(staged)
             _sync(self.output.parent)
-        self.discard()
+
+    def _stage(self, path: Path, data: bytes) -> None:
+        """Write a file in the work folder, and bring it and its name to disk."""
+        name = str(path.relative_to(self.partial))
+        descriptor = guarded.open_file(self.partial, name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with open(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        _sync(path.parent)
+
+    def confirm(self) -> None:
+        """The published output is what was verified: it stays, whatever happens from now on."""
+        with surroundings(self.partial / JOURNAL):
+            self._held().append({"confirmed": True})
+            self._held().sync()
+
+    def take_back(self) -> None:
+        """The published output back to where it grew, what it replaced back to its name."""
+        with surroundings(self.output):
+            self._unpublish(self.parts)
+            _sync(self.partial)
+            _sync(self.output.parent)
+
+    def forget(self) -> None:
+        """No step counts as finished any more: --resume does all of them again."""
+        with surroundings(self.partial / JOURNAL):
+            self._held().append({"forgotten": True})
+            self._held().sync()
+
+    @contextlib.contextmanager
+    def beside_complete(self, fingerprint: str) -> Iterator[None]:
+        """The work folder, locked, while an output that stands complete is looked at; at the end it is removed."""
+        with surroundings(self.partial, "mend that and run again"):
+            if self._journal is None:
+                self._entered(0)
+            self._start_afresh(fingerprint)
+        try:
+            yield
+        finally:
+            self.discard()
+
+    def replace_report(self, report: bytes) -> None:
+        """Another report for an output that stands complete."""
+        staged = self.grown / REPORT
+        with surroundings(self.report_path):
+            self._stage(staged, report)
+            os.replace(staged, self.report_path)
+            _sync(self.report_path.parent)
 
     def _rename(self) -> None:
         if os.path.lexists(self.output) and not _is_empty_folder(self.output):
@@ -324,17 +399,21 @@ class Workplace:
         _sync(self.output.parent)
 
     def discard(self) -> None:
-        """Leave nothing behind, nor folders that were made for the output and are empty."""
+        """Leave nothing behind, nor folders that were made for the output and are empty; the journal goes last."""
         with surroundings(self.partial, "remove it yourself"):
-            shutil.rmtree(self.partial)
+            self._clear()
+            (self.partial / JOURNAL).unlink(missing_ok=True)
+            self.partial.rmdir()
             for folder in self._made:
                 if not any(folder.iterdir()):
                     folder.rmdir()
+        self.close()
 
     def close(self) -> None:
         """Let go of the lock; what is there stays, for `--resume`."""
+        self._files.close()
         if self._journal is not None:
-            os.close(self._journal)
+            self._journal.close()
             self._journal = None
 
 
@@ -347,64 +426,6 @@ def surroundings(
         yield
     except OSError as error:
         raise Surroundings(f"{path}: {error.strerror or error}; {way_out}.") from error
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """What a journal says: up to a line that is torn (its writer was killed) or the last, `length` bytes of it."""
-
-    fingerprint: str | None = None
-    replaces: bool = False
-    done: dict[int, Error] = field(default_factory=dict)
-    length: int = 0
-    complete: bool = False
-    parts: tuple[str, ...] = ()
-
-
-def _read_journal(path: Path) -> _Begun:
-    lines = path.read_bytes().splitlines(keepends=True)
-    first = _parsed(lines[0]) if lines else None
-    if first is None or not isinstance(first.get("fingerprint"), str):
-        return _Begun()
-    done: dict[int, Error] = {}
-    length = len(lines[0])
-    parts: tuple[str, ...] | None = None
-    for line in lines[1:]:
-        entry = _parsed(line)
-        parts = _completed(entry)
-        if entry is None or not _is_step(entry):
-            break
-        done[entry["step"]] = Error(*entry["error"][:3], saturated=int(entry["error"][3]))
-        length += len(line)
-    return _Begun(first["fingerprint"], first.get("replaces") is True, done, length, parts is not None, parts or ())
-
-
-def _completed(entry: dict[str, Any] | None) -> tuple[str, ...] | None:
-    """The names of the parts in a journal's last line; None of any other line."""
-    if entry is None or entry.get("complete") is not True:
-        return None
-    parts = entry.get("parts")
-    is_sound = isinstance(parts, list) and all(isinstance(n, str) and n and Path(n).name == n for n in parts)
-    return tuple(parts) if is_sound and parts is not None else None
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The object of a whole line; None of a torn one."""
-    try:
-        entry = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
-
-
-def _is_step(entry: dict[str, Any]) -> bool:
-    error = entry.get("error")
-    return (
-        isinstance(entry.get("step"), int)
-        and isinstance(error, list)
-        and len(error) == 4
-        and all(isinstance(value, int | float) for value in error)
-    )
 
 
 def _is_empty_folder(path: Path) -> bool:
