@@ -36,6 +36,19 @@ def run(
     return convert(plan, Resources(memory, threads), progress, resume=resume, force=force, check=check)
 
 
+def interrupted(source: Path, output: Path, after: int = 8, **options: Any) -> None:
+    """Convert until so many slabs are written, then stop; what is done stays in the work folder."""
+    left = [after]
+
+    def stop(count: int, name: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(source, output, progress=stop, **options)
+
+
 def tree(output: Path) -> dict[str, bytes]:
     """The reproducible files of an output, by path relative to it: all but the report."""
     if output.is_file():

@@ -24,9 +24,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +160,13 @@ def is_torn(data: bytes) -> bool:
 
 def parsed(data: bytes, steps: int) -> Begun:
     """What the text of a journal says, of a plan with so many steps."""
-    lines = data[len(MAGIC) :].splitlines(keepends=True)
-    begun = _beginning(lines[:2])
+    begun = _beginning(data[len(MAGIC) :])
     if not begun.length:
         return begun
     done: dict[int, Error] = {}
     flags: set[str] = set()
     length, chain = begun.length, begun.chain
-    for line in islice(lines, 2, None):
+    for line in data[length:].splitlines(keepends=True):
         entry = _checked(line, chain)
         if entry is not None and entry.get("forgotten") is True:
             done, flags = {}, set()
@@ -181,20 +179,30 @@ def parsed(data: bytes, steps: int) -> Begun:
     )  # fmt: skip
 
 
-def _beginning(lines: list[bytes]) -> Begun:
-    """What the first two lines say; without length where only one of them is sound."""
-    for line in lines:
-        text = line[DIGITS + 1 : -1]
+def _beginning(data: bytes) -> Begun:
+    """What the first two lines say, which are alike; without length where only one of them is sound."""
+    for text in _candidates(data):
         first = _line(MAGIC, text)
         second = _line(first[:DIGITS], text)
-        if (lines[0] == first or lines[1:] == [second]) and (entry := _object(text)):
-            is_whole = lines == [first, second]
-            length = len(MAGIC) + len(first) + len(second) if is_whole else 0
+        both = data[: len(first)] == first, data[len(first) : len(first) + len(second)] == second
+        if any(both) and (entry := _object(text)):
             return Begun(
                 str(entry.get("fingerprint")), entry.get("replaces") is True, _names(entry.get("parts")),
-                length=length, chain=second[:DIGITS],
+                length=len(MAGIC) + len(first) + len(second) if all(both) else 0, chain=second[:DIGITS],
             )  # fmt: skip
     return Begun()
+
+
+def _candidates(data: bytes) -> Iterator[bytes]:
+    """What may be the text of the first line or of the second, wherever a flipped bit has made or unmade a newline."""
+    end = -1
+    for _ in range(3):
+        end = data.find(b"\n", end + 1)
+        if end < 0:
+            return
+        lines = data[: end + 1]
+        half = len(lines) // 2
+        yield from (line[DIGITS + 1 : -1] for line in (lines, lines[:half], lines[half:]))
 
 
 def _checked(line: bytes, chain: bytes) -> dict[str, Any] | None:

@@ -183,6 +183,8 @@ class Workplace:
                 os.rename(self.output, self.grown)
             self._put_back(old, self.output)
             return
+        if not (self.partial / REPORT).exists() and self.report_path.exists():
+            os.rename(self.report_path, self.partial / REPORT)
         for name in parts:
             if not os.path.lexists(self.grown / name) and os.path.lexists(self._final(name)):
                 os.rename(self._final(name), self.grown / name)
@@ -320,7 +322,7 @@ class Workplace:
             guarded.check_tree(self.grown, self.partial)
             self._held().append({"complete": True, "to_confirm": to_confirm})
             self._held().sync()
-            self._rename() if self.is_folder else self._rename_files(staged)
+            self._rename() if self.is_folder else self._rename_files(staged, keep=to_confirm)
             _sync(self.output.parent)
 
     def _stage(self, path: Path, data: bytes) -> None:
@@ -377,10 +379,10 @@ class Workplace:
             os.rename(self.output, self.partial / REPLACED)
         os.rename(self.grown, self.output)
 
-    def _rename_files(self, report: Path) -> None:
-        """No report ever stands beside a file that it does not describe."""
+    def _rename_files(self, report: Path, *, keep: bool) -> None:
+        """No report ever stands beside a file that it does not describe. keep: what is replaced, even one file."""
         first, *others = self.parts
-        if len(self._finals()) > 1:
+        if keep or len(self._finals()) > 1:
             self._put_away()
         self.report_path.unlink(missing_ok=True)
         for name in reversed(others):
@@ -391,9 +393,9 @@ class Workplace:
         os.replace(report, self.report_path)
 
     def _put_away(self) -> None:
-        """Old parts, 1 first, so that old and new ones are never taken for one model."""
+        """The old report, old parts, 1 first, so that old and new ones are never taken for one model."""
         (self.partial / REPLACED).mkdir(exist_ok=True)
-        for place in self._finals():
+        for place in (self.report_path, *self._finals()):
             if os.path.lexists(place):
                 os.rename(place, self.partial / REPLACED / place.name)
         _sync(self.output.parent)
