@@ -29,6 +29,7 @@ from quantcli.convert.planning.steps import ConstantStep, Plan, Step, of_weights
 from quantcli.convert.planning.weigh import importance, weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.schemes.dense import Dense
+from quantcli.sources.unfinished import hole_warnings, refuse_unfinished
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Left, OutputFile, Placed, Settings, Target
 
@@ -49,6 +50,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     source, dropped, unmatched = without(source, request.drop, target)
     source = with_tokenizer(source, request.tokenizer, target) if request.tokenizer else source
     _refuse_unusable(source)
+    refuse_unfinished((source.root, *source.files))
+    source = _with_hole_warnings(source)
     before = stamps(source)
     matrix, idle = importance(request)
     settings = Settings(
@@ -109,6 +112,12 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     return Plan(
         source, request, tuple(steps), tuple(made.files), tuple(warnings), before, tuple(left), said, tuple(made.passed)
     )  # fmt: skip
+
+
+def _with_hole_warnings(source: Checkpoint) -> Checkpoint:
+    """The source, which `--strict` refuses where some of its tensors' data was never written."""
+    found = hole_warnings(source)
+    return replace(source, warnings=(*source.warnings, *found), malformed=(*source.malformed, *found))
 
 
 def _refuse_unusable(source: Checkpoint) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import stat
@@ -11,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from quantcli.containers.hostile import opened
+from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.convert.running.model_files import has_tensors, is_history, is_models
+from quantcli.errors import BadInput, Surroundings
 from quantcli.sources.folder import DEEPEST
 
 
@@ -53,10 +55,10 @@ def sizes(report: Mapping[str, Any] | None) -> dict[str, int]:
 
 def old_report(path: Path) -> dict[str, Any] | None:
     """The report that an earlier run left; None where there is none, or something else."""
-    found: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_bytes())
-    return found if isinstance(found, dict) and "report_version" in found else None
+    found: Mapping[str, Any] = {}
+    with contextlib.suppress(BadInput, Surroundings), opened(path) as (read, size):
+        found = load_object(read(0, min(size, MAX_BYTES + 1)), str(path))
+    return dict(found) if "report_version" in found else None
 
 
 def parts_of(output: Path) -> list[Path]:

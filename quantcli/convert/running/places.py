@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantcli.sources.unfinished import SUFFIX
+
 #: What stands in `OUTPUT.partial`; see workplace.py.
-JOURNAL, GROWN, REPLACED, REPORT = ".journal", "output", "replaced", "report.json"
+GROWN, REPLACED, REPORT = "output", "replaced", "report.json"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Places:
 
     @property
     def partial(self) -> Path:
-        return self.output.with_name(f"{self.output.name}.partial")
+        return self.output.with_name(f"{self.output.name}{SUFFIX}")
 
     @property
     def grown(self) -> Path:

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
+from quantcli.convert.running.guarded import open_file
 from quantcli.convert.running.places import REPORT, Places, is_empty_folder, is_one, sync
 from quantcli.convert.running.renames import exchange, link, rename_new
 from quantcli.errors import Surroundings
@@ -32,21 +32,25 @@ from quantcli.errors import Surroundings
 def stage(places: Places, report: bytes) -> None:
     """Write the report to disk, where it waits for its name; of a folder, in there too."""
     held = places.grown / places.report.name
-    for path in (places.staged, *([held] if places.is_folder else [])):
-        if os.path.lexists(path):
-            os.unlink(path)
-    _write(places.staged, report)
+    if places.is_folder and os.path.lexists(held):
+        os.unlink(held)
+    written(places, places.staged, report)
     if places.is_folder and not link(places.staged, held):
-        _write(held, report)
+        written(places, held, report)
     sync(places.grown)
-    sync(places.partial)
 
 
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "xb") as handle:
+def written(places: Places, path: Path, data: bytes) -> None:
+    """Write a file in the work folder anew, and bring it and its name to disk."""
+    if os.path.lexists(path):
+        os.unlink(path)
+    name = str(path.relative_to(places.partial))
+    descriptor = open_file(places.partial, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    with open(descriptor, "wb") as handle:
         handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())
+    sync(path.parent)
 
 
 def publish(places: Places, old: Sequence[Path], check_old: Callable[[Path], None]) -> None:
@@ -142,7 +146,7 @@ def take_back(places: Places) -> None:
             os.unlink(places.report)
         elif not os.path.lexists(places.staged):
             os.rename(places.report, places.staged)
-        _take_back_files(places, places.parts)
+        _take_back_files(places)
     sync(places.output.parent)
 
 
@@ -160,9 +164,9 @@ def _take_back_folder(places: Places) -> None:
         _put_back(places.replaced, places.output)
 
 
-def _take_back_files(places: Places, parts: Sequence[str]) -> None:
+def _take_back_files(places: Places) -> None:
     """Every new file that has its name already back to where it grew; then old ones back to theirs, part 1 last."""
-    for name in parts:
+    for name in places.parts:
         grown, final = places.grown / name, places.final(name)
         if is_one(grown, final):
             os.unlink(final)
@@ -189,14 +193,18 @@ def _put_back(old: Path, place: Path) -> None:
         ) from error
 
 
-def recovered(places: Places, parts: Sequence[str], is_complete: bool) -> bool:
+def is_publishing(places: Places) -> bool:
+    """Whether `publish` has begun, and what it left has not been tidied away."""
+    return any(map(os.path.lexists, (places.staged, places.replaced)))
+
+
+def recovered(places: Places, is_complete: bool) -> bool:
     """Put right what a process has left that died while it published; whether the new output has its name.
 
-    parts: the names of what that process wrote. is_complete: its journal says that all was on disk.
+    places: those of that process. is_complete: its journal says that all was on disk.
     """
-    is_published = _recovered_folder if places.is_folder else partial(_recovered_files, parts=parts)
-    begun = is_complete or any(map(os.path.lexists, (places.staged, places.replaced)))
-    if not begun or not is_published(places):
+    is_published = _recovered_folder if places.is_folder else _recovered_files
+    if not (is_complete or is_publishing(places)) or not is_published(places):
         return False
     if not places.is_folder and os.path.lexists(places.staged):
         _put_report(places)
@@ -218,12 +226,12 @@ def _recovered_folder(places: Places) -> bool:
     return is_named
 
 
-def _recovered_files(places: Places, parts: Sequence[str]) -> bool:
+def _recovered_files(places: Places) -> bool:
     """Of files: published where none grows any more, but such as have their names already."""
-    waiting = [name for name in parts if _is_waiting(places, name)]
-    if not waiting and all(os.path.lexists(places.final(name)) for name in parts):
+    waiting = [name for name in places.parts if _is_waiting(places, name)]
+    if not waiting and all(os.path.lexists(places.final(name)) for name in places.parts):
         return True
-    _take_back_files(places, parts)
+    _take_back_files(places)
     return False
 
 

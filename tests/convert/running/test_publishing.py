@@ -160,7 +160,7 @@ class TestSteps:
         )
         for path in seen:
             assert (path / "tensors" if path.is_dir() else path).read_text() == "old"
-        assert recovered(output.places, output.places.parts, True)
+        assert recovered(output.places, True)
 
     def test_taken_back(self, tmp_path: Path, kind: str, lacking: str) -> None:
         """The old output has its name again, the new one waits in the work folder, and can be published again."""
@@ -169,7 +169,7 @@ class TestSteps:
         for _ in range(2):
             take_back(output.places)
             assert output.standing() == output.before
-            assert not recovered(output.places, output.places.parts, True)
+            assert not recovered(output.places, True)
             stage(output.places, b"new")
             output.publish()
             assert output.standing() == output.published
@@ -211,13 +211,12 @@ class TestSteps:
         for changes in range(100):
             output = Output(tmp_path / str(changes), kind)
             died = died_after(changes, output)
-            parts = output.places.parts
-            if recovered(output.places, parts, word == "known"):
+            if recovered(output.places, word == "known"):
                 assert output.standing() == output.published
                 seen.add("new")
             else:
                 assert output.standing() == output.before
-                grown = [output.places.grown / name for name in parts or ("tensors",)]
+                grown = [output.places.grown / name for name in output.places.parts or ("tensors",)]
                 assert [path.read_text() for path in grown] == ["new"] * len(grown)
                 seen.add("old")
             if not died:
@@ -232,7 +231,7 @@ class TestSteps:
             output = Output(tmp_path / str(changes), kind)
             output.publish()
             died = died_after(changes, output, take_back=True)
-            if recovered(output.places, output.places.parts, True):
+            if recovered(output.places, True):
                 assert output.standing() == output.published
             else:
                 assert output.standing() == output.before
