@@ -93,23 +93,23 @@ def ways(paths: Iterable[Path]) -> tuple[Way, ...]:
 def _lookups(path: Path) -> Iterator[Lookup]:
     """Every name that is looked up on the way, links followed one at a time."""
     folder, left, links = os.getcwd(), [*reversed(path.parts)], 0
+    inside = identity(os.lstat(folder))
     while left:
         name = left.pop()
-        if name == os.sep:
-            folder = name
-        elif name == os.pardir:
-            folder = os.path.dirname(folder)
-        else:
-            entry = os.path.join(folder, name)
-            status = os.lstat(entry)
-            yield Lookup(folder, identity(os.lstat(folder)), name, identity(status))
-            if not stat.S_ISLNK(status.st_mode):
-                folder = entry
-                continue
+        if name in (os.sep, os.pardir):
+            folder = os.sep if name == os.sep else os.path.dirname(folder)
+            inside = identity(os.lstat(folder))
+            continue
+        entry = os.path.join(folder, name)
+        status = os.lstat(entry)
+        yield Lookup(folder, inside, name, identity(status))
+        if stat.S_ISLNK(status.st_mode):
             links += 1
             if links > MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
             left += reversed(Path(os.readlink(entry)).parts)
+        else:
+            folder, inside = entry, identity(status)
 
 
 def leads_through(path: Path, folder: Path) -> bool:

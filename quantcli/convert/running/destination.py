@@ -155,9 +155,11 @@ def _is_of(path: Path, files: Iterable[Way]) -> bool:
 
 
 def _refuse_fixed(path: Path) -> None:
-    """Raise `Taken` for what no rename replaces: a link, a mount point or a folder that holds one."""
+    """Raise `Surroundings` for a link, which is no output either, `Taken` for a mount point or a folder that holds one,
+    which no rename replaces.
+    """
     if path.is_symlink():
-        raise Taken(f"{path}: is a link to {os.path.realpath(path)}; name that, or remove the link.")
+        raise Surroundings(f"{path}: is a link to {os.path.realpath(path)}; name that, or remove the link.")
     mounted = mounted_in(path) if os.path.lexists(path) else None
     if mounted is not None:
         where = "is" if mounted in (path, path.resolve()) else f"holds {mounted}, which is"

@@ -31,15 +31,16 @@ def in_the_way(folder: Path, report: Path) -> Iterator[str]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything in a folder and below but folders, by its path in it, links not followed. Folders of a version
-    history, and those below `DEEPEST` others, count as files.
+    """Everything in a folder and below but folders, by its path in it, links not followed. Folders that no model has
+    count as files: of a version history, below `DEEPEST` others, on another file system.
     """
-    left = [""]
+    left, device = [""], os.lstat(folder).st_dev
     while left:
         within = left.pop()
         for name in sorted(within + name for name in os.listdir(folder / within)):
             status = os.lstat(folder / name)
-            if stat.S_ISDIR(status.st_mode) and not is_history(name) and name.count("/") < DEEPEST:
+            is_odd = is_history(name) or name.count("/") >= DEEPEST or status.st_dev != device
+            if stat.S_ISDIR(status.st_mode) and not is_odd:
                 left.append(f"{name}/")
             else:
                 yield name, status
@@ -50,7 +51,7 @@ def sizes(report: Mapping[str, Any] | None) -> dict[str, int]:
     files = (report or {}).get("files")
     listed = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
     named = {file.get("name"): file.get("bytes") for file in listed if isinstance(file.get("name"), str)}
-    return {name: size for name, size in named.items() if isinstance(name, str) and isinstance(size, int)}
+    return {name: size for name, size in named.items() if isinstance(name, str) and type(size) is int}
 
 
 def old_report(path: Path) -> dict[str, Any] | None:

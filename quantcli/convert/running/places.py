@@ -60,9 +60,8 @@ def is_empty_folder(path: Path) -> bool:
 
 def is_one(path: Path, other: Path) -> bool:
     """Whether two paths, links not followed, are the same file; False where one is not there."""
-    return (
-        os.path.lexists(path) and os.path.lexists(other) and os.path.samestat(os.lstat(path), os.lstat(other))
-    )  # fmt: skip
+    are_there = os.path.lexists(path) and os.path.lexists(other)
+    return are_there and os.path.samestat(os.lstat(path), os.lstat(other))
 
 
 def is_regular(path: Path) -> bool:

@@ -71,7 +71,16 @@ def publish(places: Places, old: Sequence[Path], check_old: Callable[[Path], Non
     except (FileExistsError, Surroundings):
         take_back(places)
         raise
-    sync(places.output.parent)
+    _flush(places)
+
+
+def _flush(places: Places) -> None:
+    """Bring names to disk, those in the work folder first: an old output is never gone from one place and not yet in
+    the other.
+    """
+    for folder in (places.replaced, places.partial, places.output.parent):
+        if folder.is_dir():
+            sync(folder)
 
 
 def _publish_folder(places: Places, old: Sequence[Path]) -> None:
@@ -81,10 +90,11 @@ def _publish_folder(places: Places, old: Sequence[Path]) -> None:
             os.rmdir(places.output)
         rename_new(places.grown, places.output)
     elif is_one(held, places.staged) and exchange(places.grown, places.output):
-        sync(places.output.parent)
+        _flush(places)
         os.rename(places.grown, places.replaced)
     else:
         os.rename(places.output, places.replaced)
+        _flush(places)
         rename_new(places.grown, places.output)
 
 
@@ -98,7 +108,7 @@ def _publish_file(places: Places, old: Sequence[Path]) -> None:
         old = []
     if not old:
         rename_new(grown, final)
-    sync(final.parent)
+    _flush(places)
     rename_new(places.staged, places.report)
 
 
@@ -106,7 +116,7 @@ def _exchanged_file(places: Places, grown: Path, final: Path, kept: Path) -> boo
     """Whether a new file has got the name of an old one, whose second name is `kept`, in one step."""
     if not link(final, kept):
         return False
-    sync(places.replaced)
+    _flush(places)
     if not exchange(grown, final):
         os.unlink(kept)
         return False
@@ -114,6 +124,7 @@ def _exchanged_file(places: Places, grown: Path, final: Path, kept: Path) -> boo
         exchange(grown, final)
         os.unlink(kept)
         raise FileExistsError(f"{final} was replaced meanwhile")
+    _flush(places)
     os.unlink(grown)
     return True
 
@@ -124,7 +135,7 @@ def _publish_files(places: Places, old: Sequence[Path]) -> None:
     _put_away(places, [places.report, *sorted(old)])
     for name in reversed(others):
         rename_new(places.grown / name, places.final(name))
-    sync(places.output.parent)
+    _flush(places)
     rename_new(places.grown / first, places.final(first))
     rename_new(places.staged, places.report)
 
@@ -134,7 +145,7 @@ def _put_away(places: Places, old: Iterable[Path]) -> None:
     for path in old:
         if os.path.lexists(path):
             os.rename(path, places.replaced / path.name)
-            sync(places.output.parent)
+            _flush(places)
 
 
 def take_back(places: Places) -> None:
@@ -147,7 +158,7 @@ def take_back(places: Places) -> None:
         elif not os.path.lexists(places.staged):
             os.rename(places.report, places.staged)
         _take_back_files(places)
-    sync(places.output.parent)
+    _flush(places)
 
 
 def _take_back_folder(places: Places) -> None:
@@ -208,7 +219,7 @@ def recovered(places: Places, is_complete: bool) -> bool:
         return False
     if not places.is_folder and os.path.lexists(places.staged):
         _put_report(places)
-    sync(places.output.parent)
+    _flush(places)
     return True
 
 

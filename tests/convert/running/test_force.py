@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from quantcli.cli.app import app
+from quantcli.convert.running import mounts
 from quantcli.convert.running.destination import MOST_NAMED, Taken
 from quantcli.convert.running.model_files import is_models
 from quantcli.sources.folder import DEEPEST
@@ -201,6 +202,17 @@ class TestMounts:
                     with pytest.raises(Taken, match=f"holds {place}, which is a mount point"):
                         run(source, model, force=force)
                 assert tree(place) == before
+        (model / "1_Pooling").rmdir()
+
+    def test_where_the_system_lists_no_mounts(
+        self, source: Path, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Another file system is seen by its device."""
+        monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "nothing")
+        with tmpfs(model / "1_Pooling") as place:
+            put(place, "config.json")
+            with pytest.raises(Taken, match="holds 1_Pooling; move that away"):
+                run(source, model, force=True)
         (model / "1_Pooling").rmdir()
 
     def test_a_folder_bound_from_the_same_file_system(self, source: Path, tmp_path: Path) -> None:
