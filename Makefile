@@ -14,7 +14,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow mutations fuzz peers arch-cases real bench repacks clean
+.PHONY: setup demo test check slow mutations fuzz peers arch-cases real bench repacks kills clean
 
 setup: $(READY)
 
@@ -55,11 +55,16 @@ check: $(READY)
 	$(MAKE) test
 
 slow: $(READY)
-	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/real --ignore=tests/mutations
+	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/real --ignore=tests/mutations \
+		--ignore=tests/kills
 
 # Every change of every baseline, some ten minutes of CPU time; `make test` tries a sample.
 mutations: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/mutations
+
+# Killed runs and flipped bits, some forty minutes; `make test` tries a sample.
+kills: $(READY)
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/kills
 
 fuzz: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --ignore=tests/real --hypothesis-profile=fuzz

@@ -93,11 +93,11 @@ class Workplace:
     def _entered(self, steps: int) -> Begun:
         """Make the folder, or see that it is ours; lock it. What its journal says of so many steps."""
         names = self._make_folder()
+        guarded.check(self.partial, self.partial.lstat(), self.partial)
         self._lock(is_new=JOURNAL not in names)
         begun = self._held().read(steps, alone=names <= {JOURNAL})
         if begun is None:
             raise self._not_ours("its journal is not one of this version of quant")
-        guarded.check(self.partial, self.partial.lstat(), self.partial)
         for name in sorted(names & {GROWN, REPORT}):
             guarded.check_tree(self.partial / name, self.partial)
         return begun
