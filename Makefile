@@ -16,7 +16,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow mutations fuzz peers peers-vlm arch-cases real bench repacks families clean
+.PHONY: setup demo test check slow mutations fuzz peers peers-vlm arch-cases real bench repacks families kills clean
 
 setup: $(READY)
 
@@ -63,11 +63,16 @@ check: $(READY)
 	$(MAKE) test
 
 slow: $(READY)
-	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/peers_vlm --ignore=tests/real --ignore=tests/mutations
+	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/peers_vlm --ignore=tests/real \
+		--ignore=tests/mutations --ignore=tests/kills
 
 # Every change of every baseline, some ten minutes of CPU time; `make test` tries a sample.
 mutations: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/mutations
+
+# Killed runs and flipped bits, some forty minutes; `make test` tries a sample.
+kills: $(READY)
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/kills
 
 fuzz: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --ignore=tests/peers_vlm --ignore=tests/real --hypothesis-profile=fuzz

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from quantcli.convert.running import renames
 from quantcli.convert.running.conversion import convert
 from quantcli.convert.running.run import Resources
 from tests.conversions import planned
@@ -35,6 +37,19 @@ def run(
     return convert(plan, Resources(memory, threads), progress, resume=resume, force=force, check=check)
 
 
+def interrupted(source: Path, output: Path, after: int = 8, **options: Any) -> None:
+    """Convert until so many slabs are written, then stop; what is done stays in the work folder."""
+    left = [after]
+
+    def stop(count: int, name: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(source, output, progress=stop, **options)
+
+
 def tree(output: Path) -> dict[str, bytes]:
     """The reproducible files of an output, by path relative to it: all but the report."""
     if output.is_file():
@@ -46,6 +61,12 @@ def tree(output: Path) -> dict[str, bytes]:
 def beside(output: Path) -> list[str]:
     """What stands in the output's folder."""
     return sorted(path.name for path in output.parent.iterdir())
+
+
+def journal_entries(partial: Path) -> list[dict[str, Any]]:
+    """The lines of a journal behind its magic line, without their checksums."""
+    lines = (partial / ".journal").read_bytes().splitlines()[1:]
+    return [json.loads(line.partition(b" ")[2]) for line in lines]
 
 
 MAIN = "from quantcli.cli.app import main; main()"
@@ -79,12 +100,13 @@ class Died(BaseException):
 class Power:
     """Lets `left` changes of the disk happen, then none; counts them."""
 
-    CHANGES = ("pwrite", "write", "ftruncate", "fsync", "mkdir", "rmdir", "unlink", "rename", "replace")
+    CHANGES = ("pwrite", "write", "ftruncate", "fsync", "mkdir", "rmdir", "unlink", "rename", "replace", "link")
 
     def __init__(self, left: int, patch: pytest.MonkeyPatch) -> None:
         self.left = left
         for name in self.CHANGES:
             patch.setattr(os, name, self.spending(getattr(os, name)))
+        patch.setattr(renames, "flagged_rename", self.spending(renames.flagged_rename))
 
     def spending(self, change: Callable[..., Any]) -> Callable[..., Any]:
         def spend(*arguments: Any, **options: Any) -> Any:

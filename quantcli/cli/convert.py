@@ -204,13 +204,16 @@ def _checked_output(output: Path) -> Path:
 
 
 def _check_apart(source: Path, output: Path) -> None:
-    """OUTPUT is never SOURCE, nor inside it, links followed."""
-    real, target = source.resolve(), output.parent.resolve() / output.name
-    real = real.parent if real.suffix == ".safetensors" else real  # its folder's config and tokenizer are read too
-    target = target.resolve() if target.exists() else target
-    folder = real if real.is_dir() else real.parent
-    if target == real or (real.is_dir() and target.is_relative_to(real)) or folder.is_relative_to(target):
-        raise WrongUsage(f"OUTPUT {output} is SOURCE, lies inside it or holds it: choose a place beside it.")
+    """OUTPUT is never SOURCE, nor inside it, nor a folder that holds it, whatever names lead to them."""
+    from quantcli.convert.planning.named_files import first_lost, leads_through, ways
+    from quantcli.convert.running.workplace import surroundings
+
+    real = source.resolve()
+    read = real.parent if real.suffix == ".safetensors" else real  # its folder's config and tokenizer are read too
+    with surroundings(output, "check the path and its permissions"):
+        lies_inside = read.is_dir() and leads_through(output.parent, read)
+        if lies_inside or first_lost(ways([source, read]), [output], deep=False):
+            raise WrongUsage(f"OUTPUT {output} is SOURCE, lies inside it or holds it: choose a place beside it.")
 
 
 def _device(word: str) -> str:

@@ -24,3 +24,12 @@ def not_downloaded(root: Path) -> dict[str, int]:
     except (CachedRepoTreeNotFoundError, HFValidationError):
         return {}  # put there by an older version of the library, or by hand
     return {file.path: file.size for file in tree if not (root / file.path).exists()}
+
+
+def cached_file(path: Path) -> tuple[str, str] | None:
+    """Commit and hash of a file in the Hub's cache, as its names there say; None for any other file."""
+    if not path.is_symlink() or path.readlink().parent.name != "blobs":
+        return None
+    folders = path.absolute().parts
+    places = [i for i, name in enumerate(folders[:-2]) if name == "snapshots"]
+    return (folders[places[-1] + 1] if places else ""), path.readlink().name

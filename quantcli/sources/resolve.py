@@ -14,6 +14,7 @@ from quantcli.errors import BadInput, WrongUsage
 from quantcli.sources.detect import open_folder, open_source
 from quantcli.sources.gguf import from_header
 from quantcli.sources.tensor_files import is_shard
+from quantcli.sources.unfinished import refuse_unfinished
 
 
 def local_source(text: str, revision: str | None, *, quiet: bool = False) -> Path:
@@ -56,6 +57,7 @@ def _local(text: str, revision: str | None) -> Path | None:
         return None
     if revision is not None:
         raise WrongUsage(f"--revision {revision}: {text} is a local path, which has no revisions.")
+    refuse_unfinished([Path(text)])
     return Path(text)
 
 

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from quantcli.cli.app import app
+from quantcli.convert.running import publishing
 from tests.advice.row import Row
 from tests.builders import tiny_llama
 from tests.runs import simulate_gpu
@@ -77,6 +78,24 @@ def unfinished(tmp: Path) -> None:
         interrupts(patch, tmp)
         result = CliRunner().invoke(app, ["convert", str(tmp / "own"), str(tmp / "out")])
     assert result.exit_code == 130, result.output
+
+
+def changes_at_last(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    """What was to be replaced is found changed, once."""
+    from quantcli.convert.running import destination
+
+    patch.setattr(destination, "in_the_way", lambda folder, report: ["a.txt"] if folder.name == "replaced" else [])
+
+
+def appears_at_last(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    """Somebody else writes a folder of the output's name before it gets that."""
+    from quantcli.convert.running import workplace
+
+    def stage(*arguments: Any) -> None:
+        publishing.stage(*arguments)
+        made("out/a.txt")(tmp)
+
+    patch.setattr(workplace, "stage", stage)
 
 
 QUANTIZED = "convert {tmp}/own {out} -s affine4-g64"
@@ -208,29 +227,48 @@ ROWS = (
         patch=fails(OSError(28, "No space left on device"), "convert.running.workplace.os", "pwrite"),
     ),
     Row(
-        "convert/running/workplace.py",
-        "choose another name",
+        "convert/running/destination.py",
+        "choose another name, or --force",
         INTO,
         (INTO + " --force", INTO + "2"),
         5,
-        before=made("out/config.json"),
+        before=made("out/config.json", "out/model.safetensors"),
     ),
     Row(
-        "convert/running/workplace.py",
-        "replaces only those",
+        "convert/running/destination.py",
+        "what quant wrote or a model folder",
         INTO + " --force",
-        INTO + "2 --force",
+        (INTO + "2 --force", INTO + " --force"),
         5,
-        before=made("out/a.txt"),
-    ),
-    Row(
-        "convert/running/workplace.py",
-        "would delete it",
-        INTO + " --force",
-        INTO + " --force",
-        5,
-        before=made("out/config.json", "out/sub/a.txt"),
+        before=made("out/config.json", "out/model.safetensors", "out/sub/a.txt"),
         after=lambda tmp: os.rename(tmp / "out/sub", tmp / "sub"),
+    ),
+    Row(
+        "convert/running/destination.py",
+        "only parts that its report names",
+        "convert {dense} {tmp}/x.gguf --force",
+        ("convert {dense} {tmp}/y.gguf --force", "convert {dense} {tmp}/x.gguf --force"),
+        5,
+        before=made("x-00001-of-00002.gguf"),
+        after=lambda tmp: os.rename(tmp / "x-00001-of-00002.gguf", tmp / "other.gguf"),
+    ),
+    Row(
+        "convert/running/destination.py",
+        "looks at it again",
+        INTO + " --force",
+        INTO + " --resume",
+        5,
+        before=made("out/config.json", "out/model.safetensors"),
+        patch=changes_at_last,
+    ),
+    Row(
+        "convert/running/workplace.py",
+        "is there meanwhile",
+        INTO,
+        INTO + " --resume",
+        5,
+        patch=appears_at_last,
+        after=lambda tmp: os.rename(tmp / "out", tmp / "away"),
     ),
     Row(
         "convert/running/workplace.py",

@@ -18,6 +18,7 @@ from quantcli.convert.planning.drop import without
 from quantcli.convert.planning.dtype_notes import dtype_notes
 from quantcli.convert.planning.lossless import LOSSLESS, refuse_lossy
 from quantcli.convert.planning.model_recipe import is_model
+from quantcli.convert.planning.named_files import first_lost, ways
 from quantcli.convert.planning.other_tokenizer import with_tokenizer
 from quantcli.convert.planning.reached import refuse_absent
 from quantcli.convert.planning.request import Request
@@ -28,6 +29,7 @@ from quantcli.convert.planning.steps import ConstantStep, Plan, Step, of_weights
 from quantcli.convert.planning.weigh import importance, weigh
 from quantcli.errors import BadInput, NotPossible, WrongUsage
 from quantcli.schemes.dense import Dense
+from quantcli.sources.unfinished import hole_warnings, refuse_unfinished
 from quantcli.targets import TARGETS
 from quantcli.targets.base import Left, OutputFile, Placed, Settings, Target
 
@@ -48,6 +50,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     source, dropped, unmatched = without(source, request.drop, target)
     source = with_tokenizer(source, request.tokenizer, target) if request.tokenizer else source
     _refuse_unusable(source)
+    refuse_unfinished((source.root, *source.files))
+    source = _with_hole_warnings(source)
     before = stamps(source)
     matrix, idle = importance(request)
     settings = Settings(
@@ -110,6 +114,12 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     )  # fmt: skip
 
 
+def _with_hole_warnings(source: Checkpoint) -> Checkpoint:
+    """The source, which `--strict` refuses where some of its tensors' data was never written."""
+    found = hole_warnings(source)
+    return replace(source, warnings=(*source.warnings, *found), malformed=(*source.malformed, *found))
+
+
 def _refuse_unusable(source: Checkpoint) -> None:
     """Raise `NotPossible` for the first weight that no output is made of: its codes have lost their scales."""
     for weight in source.weights.values():
@@ -121,11 +131,13 @@ def _refuse_unusable(source: Checkpoint) -> None:
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
-    """No file of the output is one of the source's, links followed; OUTPUT's own name is taken too if it is split."""
-    taken = {path.resolve() for path in source.files}
+    """No file of the output is one of the source's, whatever names lead to it; OUTPUT's own name is taken too if it is
+    split.
+    """
+    read = ways(source.files)
     for name in (request.output.name, *(file.name for file in files)):
         path = request.output.with_name(name)
-        if path.resolve() in taken:
+        if first_lost(read, [path], deep=False):
             raise WrongUsage(f"{path}: would be a file of OUTPUT and is one of SOURCE: choose another name.")
 
 

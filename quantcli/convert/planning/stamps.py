@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,26 @@ from quantcli.errors import Surroundings
 
 @dataclass(frozen=True)
 class Stamp:
-    """A source file as it was: size, time of last change, SHA-256 of its header (all before the first tensor)."""
+    """A source file as it was: size, time of last change, SHA-256 of its header (all before the first tensor).
+
+    identity: device, inode and time of last change of either (ctime), which tell only within one run whether it is the
+    same file: a copy, another mount and another machine have others.
+    """
 
     path: Path
     size: int
     mtime_ns: int
-    header_sha256: str | None = None
+    header_sha256: str | None
+    identity: tuple[int, int, int]
+
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether a file with this status is the one that was stamped, unchanged."""
+        return (status.st_size, status.st_mtime_ns, identity(status)) == (self.size, self.mtime_ns, self.identity)
+
+
+def identity(status: os.stat_result) -> tuple[int, int, int]:
+    """Device, inode, ctime."""
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def stamps(source: Checkpoint) -> tuple[Stamp, ...]:
@@ -33,26 +48,9 @@ def stamps(source: Checkpoint) -> tuple[Stamp, ...]:
 
 def _stamp(path: Path, header: int) -> Stamp:
     try:
-        stat = path.stat()
         with open(path, "rb") as handle:
+            status = os.fstat(handle.fileno())
             digest = hashlib.sha256(handle.read(header)).hexdigest() if header else None
     except OSError as error:
         raise Surroundings(f"{path}: {error.strerror}.") from error
-    return Stamp(path, stat.st_size, stat.st_mtime_ns, digest)
-
-
-def check_unchanged(before: tuple[Stamp, ...]) -> None:
-    """Raise `Surroundings` where a source file is not what it was when the plan was made."""
-    for stamp in before:
-        if _changed(stamp):
-            raise Surroundings(
-                f"{stamp.path}: has changed while it was converted; run again, with --force, once it is at rest."
-            )
-
-
-def _changed(stamp: Stamp) -> bool:
-    try:
-        stat = stamp.path.stat()
-    except OSError:
-        return True  # gone, or out of reach
-    return (stat.st_size, stat.st_mtime_ns) != (stamp.size, stamp.mtime_ns)
+    return Stamp(path, status.st_size, status.st_mtime_ns, digest, identity(status))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
+import sys
 import threading
 from collections.abc import Iterable
 from contextlib import closing
@@ -15,16 +18,29 @@ from quantcli.convert.running.workplace import surroundings
 READ_AT_ONCE = 1 << 20
 
 
-def sha256_of(paths: Iterable[Path], threads: int) -> dict[Path, str]:
-    """Path -> hex digest. Raises `Surroundings`; an interruption ends it within a block."""
+def sha256_of(paths: Iterable[Path], threads: int, *, from_disk: bool = False) -> dict[Path, str]:
+    """Path -> hex digest. Raises `Surroundings`; an interruption ends it within a block.
+
+    from_disk: of files that are synced, what the disk gives and not what the page cache still holds.
+    """
     stop = threading.Event()
 
     def digest(path: Path) -> str:
         hashed, block = hashlib.sha256(), bytearray(READ_AT_ONCE)
         with surroundings(path), open(path, "rb", buffering=0) as handle:
+            if from_disk:
+                _pass_cache(handle.fileno())
             while not stop.is_set() and (count := handle.readinto(block)):
                 hashed.update(memoryview(block)[:count])
         return hashed.hexdigest()
 
     with closing(in_threads(paths, digest, threads, stop)) as results:
         return dict(results)
+
+
+def _pass_cache(descriptor: int) -> None:
+    """Have what is read from now on come from the disk, as far as the system can be told to."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_NOCACHE, 1)
+    else:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

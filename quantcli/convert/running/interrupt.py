@@ -18,10 +18,11 @@ def ignore_from_now_on() -> None:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[Callable[[], None]]:
+def stoppable() -> Iterator[Callable[[bool], None]]:
     """Within, the first signal raises `KeyboardInterrupt`, later ones do nothing.
 
-    Calling what is yielded makes the rest uninterruptible: for the moment in which an output gets its name.
+    Calling what is yielded with True makes what follows uninterruptible, for the moment in which an output gets its
+    name; with False interruptible again.
     A signal that the process was told to ignore stays ignored. Outside the main thread nothing changes: only the main
     thread hears signals.
     """
@@ -33,9 +34,9 @@ def stoppable() -> Iterator[Callable[[], None]]:
             deaf = True
             raise KeyboardInterrupt
 
-    def ignore() -> None:
+    def ignore(is_deaf: bool) -> None:
         nonlocal deaf
-        deaf = True
+        deaf = is_deaf
 
     if threading.current_thread() is not threading.main_thread():
         yield ignore

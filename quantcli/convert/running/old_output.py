@@ -1,52 +1,69 @@
-"""What stands where an output is to go: the files of an earlier run, by its report, and what is somebody's own."""
+"""What stands where an output is to go: what an earlier run wrote, by its report, and what is somebody's own."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-#: Suffixes of files that model folders have; what has another is somebody's own.
-MODEL_FILES = (".json", ".safetensors", ".jinja", ".model", ".md", ".py", ".jsonl", ".png")
-MODEL_NAMES = ("merges.txt", "vocab.txt", "LICENSE", "LICENSE.txt", "NOTICE", ".gitattributes")
+from quantcli.containers.hostile import opened
+from quantcli.containers.json_text import MAX_BYTES, load_object
+from quantcli.convert.running.model_files import has_tensors, is_history, is_models
+from quantcli.errors import BadInput, Surroundings
+from quantcli.sources.folder import DEEPEST
 
 
-def strange(folder: Path, written: set[str]) -> Path | None:
-    """A file of a folder that no model has and no earlier run has written, None without one."""
-    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink())
-    return next((path for path in files if not _is_models(path) and str(path.relative_to(folder)) not in written), None)
+def in_the_way(folder: Path, report: Path) -> Iterator[str]:
+    """What keeps a folder from being replaced: the paths in it of files that neither its report names, with their
+    sizes, nor a model folder has; all that the report does not name where this is no model folder. Raises `OSError`.
+    """
+    told, names = sizes(old_report(report)), os.listdir(folder)
+    is_model = "config.json" in names and has_tensors(names)
+    for name, status in _files(folder):
+        is_written = told.get(name) == status.st_size or (bool(told) and name == report.name)
+        is_known = is_written or (is_model and is_models(name))
+        if not (stat.S_ISREG(status.st_mode) and is_known) or is_history(name):
+            yield name
 
 
-def _is_models(path: Path) -> bool:
-    return path.suffix in MODEL_FILES or path.name in MODEL_NAMES
+def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything in a folder and below but folders, by its path in it, links not followed. Folders that no model has
+    count as files: of a version history, below `DEEPEST` others, on another file system.
+    """
+    left, device = [""], os.lstat(folder).st_dev
+    while left:
+        within = left.pop()
+        for name in sorted(within + name for name in os.listdir(folder / within)):
+            status = os.lstat(folder / name)
+            is_odd = is_history(name) or name.count("/") >= DEEPEST or status.st_dev != device
+            if stat.S_ISDIR(status.st_mode) and not is_odd:
+                left.append(f"{name}/")
+            else:
+                yield name, status
 
 
-def written_files(report: Mapping[str, Any] | None) -> set[str]:
-    """The names of the files that a report lists."""
+def sizes(report: Mapping[str, Any] | None) -> dict[str, int]:
+    """The files that a report lists, with their sizes."""
     files = (report or {}).get("files")
-    names = [file.get("name") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-    return {name for name in names if isinstance(name, str)}
-
-
-def is_report(path: Path) -> bool:
-    """Whether a report may take the place: nothing is there, or an older one."""
-    return not os.path.lexists(path) or old_report(path) is not None
+    listed = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    named = {file.get("name"): file.get("bytes") for file in listed if isinstance(file.get("name"), str)}
+    return {name: size for name, size in named.items() if isinstance(name, str) and type(size) is int}
 
 
 def old_report(path: Path) -> dict[str, Any] | None:
     """The report that an earlier run left; None where there is none, or something else."""
-    found: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_bytes())
-    return found if isinstance(found, dict) and "report_version" in found else None
+    found: Mapping[str, Any] = {}
+    with contextlib.suppress(BadInput, Surroundings), opened(path) as (read, size):
+        found = load_object(read(0, min(size, MAX_BYTES + 1)), str(path))
+    return dict(found) if "report_version" in found else None
 
 
-def old_parts(report: Path, output: Path) -> list[Path]:
-    """The parts of a split GGUF that an older report names, of those that are there."""
+def parts_of(output: Path) -> list[Path]:
+    """The files next to a GGUF file that are called like its parts, however many; of a name that no GGUF has, none."""
     part = re.compile(re.escape(output.name.removesuffix(".gguf")) + r"-\d{5}-of-\d{5}\.gguf")
-    found = sorted(name for name in written_files(old_report(report)) if part.fullmatch(name))
-    return [output.with_name(name) for name in found if os.path.lexists(output.with_name(name))]
+    names = os.listdir(output.parent) if output.parent.is_dir() else []
+    return [output.with_name(name) for name in sorted(names) if part.fullmatch(name)]

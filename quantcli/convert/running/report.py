@@ -138,19 +138,6 @@ def _source(stamp: Stamp, sha256: str | None) -> dict[str, Any]:
     }
 
 
-def of_complete(path: Path, plan: Plan, fingerprint: str) -> dict[str, Any] | None:
-    """The report of an output that a run with this fingerprint has completed; None where there is none."""
-    try:
-        report = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(report, dict) or report.get("fingerprint") != fingerprint:
-        return None
-    output = plan.request.output
-    paths = {output / f.name if output.is_dir() else output.with_name(f.name): f.size for f in plan.files}
-    return report if all(p.is_file() and p.stat().st_size == size for p, size in paths.items()) else None
-
-
 def as_bytes(value: Mapping[str, Any]) -> bytes:
     """The report's JSON text."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")

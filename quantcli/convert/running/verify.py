@@ -1,7 +1,7 @@
 """Reads a finished output back and holds it to its plan, in two ways that do not lean on each other.
 
-    bytes    every byte is what the plan makes of the source: headers, metadata and copied files as planned, every
-             weight's parts as a second conversion of its source gives them
+    bytes    every byte is what the plan makes of the source: headers, metadata and copied files as planned, padding
+             zero, every weight's parts as a second conversion of its source gives them
     values   every weight, decoded, is what its grade promises:
              exact         the same float32 values as the source (-0 counts as +0)
              codes-exact   the same codes; values that differ by no more than the run measured
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.arrays import Array, to_float32
+from quantcli.arrays import DTYPES, Array, to_float32
 from quantcli.checkpoint import Checkpoint, Weight
 from quantcli.convert.planning.routes import Route, take_codes
 from quantcli.convert.planning.slabs import WORK_BYTES, read
@@ -46,8 +47,11 @@ def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resourc
 
     output: the folder, the file, or the first part, the others beside it.
     """
+    sizes = _part_sizes(plan)
     for file in plan.files:
-        _check_file(file, output / file.name if output.is_dir() else output.with_name(file.name))
+        path = output / file.name if output.is_dir() else output.with_name(file.name)
+        _check_file(file, path)
+        _check_padding(file, path, sizes)
     try:
         written = open_source(output)
     except QuantError as error:
@@ -74,6 +78,33 @@ def _check_file(file: OutputFile, path: Path) -> None:
                 raise VerificationFailed(f"{path}: its header or metadata is not what was written; convert again.")
     if file.copy_of is not None and not _same(file.copy_of, path):
         raise VerificationFailed(f"{path}: is not the copy of {file.copy_of} that it is to be; convert again.")
+
+
+def _part_sizes(plan: Plan) -> dict[tuple[str, str], int]:
+    """(weight, part) -> its bytes in the output."""
+    return {
+        (step.name, part): math.prod(spec.shape) * DTYPES[spec.dtype].bits // 8
+        for step in plan.steps
+        for part, spec in step.scheme.layout(step.shape).items()
+    }
+
+
+def _check_padding(file: OutputFile, path: Path, sizes: Mapping[tuple[str, str], int]) -> None:
+    """Every byte that belongs to nothing is zero. sizes: (weight, part) -> bytes."""
+    if file.copy_of is not None:
+        return
+    taken = [(offset, len(blob)) for offset, blob in file.blobs]
+    taken += [(offset, sizes[slot]) for slot, offset in file.slots.items()]
+    end = 0
+    with surroundings(path), open(path, "rb") as handle:
+        for offset, length in sorted([*taken, (file.size, 0)]):
+            handle.seek(end)
+            while end < offset:
+                block = handle.read(min(offset - end, READ_AT_ONCE))
+                if not block or block.strip(b"\0"):
+                    raise VerificationFailed(f"{path}: its padding at byte {end} is not zero; convert again.")
+                end += len(block)
+            end = max(end, offset + length)
 
 
 def _same(one: Path, other: Path) -> bool:

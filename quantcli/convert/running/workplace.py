@@ -1,49 +1,37 @@
 """Where an output grows: `OUTPUT.partial` beside it, on the same file system.
 
-    OUTPUT.partial/.journal       what is done, a JSON object a line; also the lock: a second run cannot have it
+    OUTPUT.partial/.journal       what is done (journal.py); also the lock: a second run cannot have it
     OUTPUT.partial/output/        the folder that becomes OUTPUT, or the file or files that get names beside it; all at
                                   their full size from the start
-    OUTPUT.partial/replaced       an old folder, between the two renames that put the new one into its place; of a split
-                                  GGUF a folder of old parts, while the new ones get their names
-    OUTPUT.partial/report.json    a GGUF file's report, until it is moved beside the file
+    OUTPUT.partial/replaced       an old output that has given up its name: the folder, or a folder of files
+    OUTPUT.partial/report.json    the report; of a folder a second name of it, else until it is moved beside the file
 
-    {"fingerprint": "...", "replaces": false}   first line: the plan carried out, and whether an old output may go
-    {"step": 12, "error": [0.1, 20.5, 0.01]}    a finished step: its data was on disk before this line was written
-    {"complete": true, "parts": ["x.gguf"]}     last line: all is on disk, only names are to change (parts: of a GGUF)
+The journal is made first and removed last: a folder without one is somebody else's, and is not touched. Everything is
+opened without following links, and has to be a regular file or folder of this user (guarded.py).
 
-OUTPUT appears by one rename, when all of it is on disk. The parts of a split GGUF get their names from the last to the
-first, and an old part 1 goes before any of them: as long as there is no part 1, no loader takes what is there for a
-model. A process may die at any moment; the next run's `claim` then finds one of these, and none of them is a half-made
-OUTPUT:
-
-    a torn last line                  is cut off, its step is done again
-    `replaced` and no OUTPUT          died between the two renames: the old folder is put back, --resume renames again
-    a last line and some parts moved  died between parts: they go back into `output`, old ones to their names
-    a last line and nothing in `output`
-                                      has published and died while it tidied: what is left is removed
+A process may die at any moment. The next run's `claim` cuts off a torn or damaged line with all behind it, whose steps
+are done again; what died while it published is put right by publishing.py. An output that was published under --verify
+and not confirmed is taken back first.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from quantcli.convert.running.old_output import is_report, old_parts, old_report, strange, written_files
-from quantcli.errors import Surroundings
+from quantcli.convert.running import guarded
+from quantcli.convert.running.destination import Destination, Taken
+from quantcli.convert.running.journal import Begun, Journal, NoLocks, is_finite
+from quantcli.convert.running.open_files import OpenFiles
+from quantcli.convert.running.places import GROWN, REPLACED, REPORT, Places, sync
+from quantcli.convert.running.publishing import is_publishing, publish, recovered, stage, take_back, written
+from quantcli.errors import Surroundings, WrongUsage
 from quantcli.schemes.base import Error
-
-JOURNAL, GROWN, REPLACED, REPORT = ".journal", "output", "replaced", "report.json"
-
-
-class Taken(Surroundings):
-    """Something stands under the output's name."""
+from quantcli.sources.unfinished import JOURNAL
 
 
 class BegunOtherwise(Surroundings):
@@ -58,144 +46,118 @@ class Workplace:
     """The growing output of one run; `claim` comes first, `close` last.
 
     parts: names of the files that the output is, beside each other, the first the one that is opened; none: a folder.
-    sources: files that stay, whatever an older report says of them.
+    sources: the files of SOURCE, which stay, whatever an older report says of them. named: every path that the options
+    name.
     """
 
     def __init__(
-        self, output: Path, report_path: Path, parts: Sequence[str] = (), sources: Iterable[Path] = ()
+        self,
+        output: Path,
+        report_path: Path,
+        parts: Sequence[str] = (),
+        sources: Iterable[Path] = (),
+        named: Iterable[Path] = (),
     ) -> None:
+        self.places = Places(output, report_path, tuple(parts))
         self.output, self.report_path, self.parts = output, report_path, tuple(parts)
-        self.sources = {path.resolve() for path in sources}
-        self.is_folder = not parts
-        self.partial = output.with_name(f"{output.name}.partial")
-        self.grown = self.partial / GROWN
-        self._journal: int | None = None
+        self.is_folder = self.places.is_folder
+        self.partial, self.grown = self.places.partial, self.places.grown
+        self._destination = Destination(self.places, sources, named)
+        self.unfinished: str | None = None
+        self._journal: Journal | None = None
+        self._files = OpenFiles(self.partial)
         self._replaces = False
         self._made: list[Path] = []
 
-    def claim(self, fingerprint: str, *, resume: bool, force: bool) -> dict[int, Error]:
-        """Make or take over the partial output; the finished steps of an earlier run. Raises `Surroundings`."""
+    def claim(self, fingerprint: str, steps: int, *, resume: bool, force: bool) -> dict[int, Error]:
+        """Make or take over the partial output; the finished ones of so many steps. Raises `Surroundings`."""
         with surroundings(self.partial, "mend that and run again"):
-            self._make_folders()
-            self._lock()
-            begun = self._recovered(_read_journal(self.partial / JOURNAL))
+            self._destination.refuse_loss(WrongUsage, deep=False)
+            self._destination.refuse_loss_of_work()
+            begun = self._recovered(self._entered(steps))
+            self.unfinished = begun.fingerprint
             self._replaces = force or (resume and begun.replaces)
             try:
-                self._refuse_taken()
+                self._destination.refuse(WrongUsage, replaces=self._replaces)
                 self._refuse_other(begun, fingerprint, resume=resume, force=force)
-            except Surroundings:
+            except (Surroundings, WrongUsage):
                 if begun.fingerprint is None:
                     self.discard()
                 raise
-            if begun.fingerprint and resume:
-                os.ftruncate(self._lock_held(), begun.length)
+            if resume and begun.length:
+                self._held().go_on(begun)
                 return begun.done
             self._start_afresh(fingerprint)
             return {}
 
-    def _make_folders(self) -> None:
+    def _entered(self, steps: int) -> Begun:
+        """Make the folder, or see that it is ours; lock it. What its journal says of so many steps."""
+        names = self._make_folder()
+        guarded.check(self.partial, self.partial.lstat(), self.partial)
+        self._lock(is_new=JOURNAL not in names)
+        begun = self._held().read(steps, alone=names <= {JOURNAL})
+        if begun is None:
+            raise self._not_ours("its journal is not one of this version of quant")
+        for name in sorted(names & {GROWN, REPORT}):
+            guarded.check_tree(self.partial / name, self.partial)
+        return begun
+
+    def _make_folder(self) -> set[str]:
+        """The names in the work folder, which is made where it is not there."""
         if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
             raise Surroundings(f"{self.partial}: is no folder, and the output has to grow there; remove it.")
         self._made = [folder for folder in self.partial.parents if not folder.exists()]
         self.partial.mkdir(parents=True, exist_ok=True)
-        ours = {JOURNAL, GROWN, REPLACED, REPORT}
-        strange = sorted(path.name for path in self.partial.iterdir() if path.name not in ours)
-        if strange:
+        names = {path.name for path in self.partial.iterdir()}
+        if strange := sorted(names - {JOURNAL, GROWN, REPLACED, REPORT}):
             raise Surroundings(f"{self.partial}: holds {strange[0]}, so it is no unfinished run; move it away.")
+        if names and JOURNAL not in names:
+            raise self._not_ours("it has no journal")
+        return names
 
-    def _lock(self) -> None:
-        path = self.partial / JOURNAL
-        journal = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    def _not_ours(self, reason: str) -> Surroundings:
+        return Surroundings(
+            f"{self.partial}: is not an unfinished output of quant ({reason}), and an output would grow there. "
+            "Move it away, or choose another OUTPUT."
+        )
+
+    def _lock(self, *, is_new: bool) -> None:
+        """Open and lock the journal; is_new: there is none yet."""
         try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The run that held it may have ended and removed it since it was opened.
-            is_there = path.exists() and os.path.samestat(path.stat(), os.fstat(journal))
-        except BlockingIOError:
-            is_there = False
-        if not is_there:
-            os.close(journal)
-            raise Surroundings(f"{self.output}: another run is writing it; wait for it, or choose another output.")
-        self._journal = journal
+            busy = f"{self.output}: another run is writing it; wait for it, or choose another output."
+            self._journal = Journal.locked(self.partial, busy)
+        except NoLocks:
+            if is_new:
+                self.discard()
+            raise
 
-    def _lock_held(self) -> int:
+    def _held(self) -> Journal:
         assert self._journal is not None, "claim comes first"
         return self._journal
 
-    def _recovered(self, begun: _Begun) -> _Begun:
+    def _recovered(self, begun: Begun) -> Begun:
         """Put right what a process left that died while it published; what is still begun then."""
-        if self.is_folder:
-            is_published = not self.grown.exists()
-            self._put_back(self.partial / REPLACED, self.output, may_stand=is_published)
-        else:
-            # The names are those of the run that died, which may have cut its output otherwise.
-            is_published = not any((self.grown / name).exists() for name in begun.parts)
-            if begun.complete and not is_published:
-                self._unpublish(begun.parts)
-        if not begun.complete or not is_published:
+        # The names are those of the run that died, which may have cut its output otherwise.
+        places = replace(self.places, parts=begun.parts or self.parts)
+        publishes = is_publishing(places)
+        if not recovered(places, begun.complete):
             return begun
-        if (self.partial / REPORT).exists() and all(
-            self._final(n).exists() for n in begun.parts or (self.output.name,)
-        ):
-            os.replace(self.partial / REPORT, self.report_path)
+        if publishes and begun.to_confirm and not begun.confirmed:
+            take_back(places)
+            return begun
         self._clear()
-        return _Begun()
+        return Begun()
 
-    def _put_back(self, old: Path, place: Path, *, may_stand: bool = False) -> None:
-        """An old output back to its name; `may_stand`: something may have this name, then the old one stays."""
-        if not os.path.lexists(old):
-            return
-        if not os.path.lexists(place):
-            os.rename(old, place)
-        elif not may_stand:
-            raise Surroundings(
-                f"{old}: is the output that was to be replaced, but {place} is there again; move one away."
-            )
+    def final(self, name: str) -> Path:
+        """Where an output file is once it is published."""
+        return self.output / name if self.is_folder else self.places.final(name)
 
-    def _unpublish(self, parts: Iterable[str]) -> None:
-        """The parts that have their names already back to where they grew; then old ones back to theirs, 1 last."""
-        for name in parts:
-            if not os.path.lexists(self.grown / name) and os.path.lexists(self._final(name)):
-                os.rename(self._final(name), self.grown / name)
-        if (self.partial / REPLACED).is_dir():
-            for old in sorted((self.partial / REPLACED).iterdir(), reverse=True):
-                self._put_back(old, self._final(old.name))
+    @property
+    def published(self) -> Path:
+        """What a reader opens of the published output: the folder, the file, the first part."""
+        return self.output if self.is_folder else self.places.final(self.parts[0])
 
-    def _final(self, name: str) -> Path:
-        return self.output.with_name(name)
-
-    def _finals(self) -> list[Path]:
-        """Every name that this output takes: OUTPUT always, so that a report tells of all that it seems to; of an older
-        output that it replaces all parts, however it was cut.
-        """
-        ask = self._replaces and not self.is_folder
-        older = [p for p in old_parts(self.report_path, self.output) if p.resolve() not in self.sources] if ask else []
-        return list(dict.fromkeys([*map(self._final, self.parts), self.output, *older]))
-
-    def _refuse_taken(self) -> None:
-        """Raise `Taken` where the output's names are not free, nor may be taken."""
-        if self.report_path.is_dir():
-            raise Taken(f"{self.report_path}: is a folder, and the report has to go there; move it away.")
-        if not self.is_folder and not self._replaces and not is_report(self.report_path):
-            raise Taken(f"{self.report_path}: exists and is no report of ours, but one has to go there; move it away.")
-        for place in self._finals():
-            if os.path.lexists(place) and not (self.is_folder and _is_empty_folder(place) and not place.is_mount()):
-                self._refuse_place(place)
-
-    def _refuse_place(self, place: Path) -> None:
-        """Raise `Taken` where what stands there may not be replaced."""
-        if place.is_mount():
-            raise Taken(f"{place}: is a mount point, which cannot be replaced by a rename; choose a name inside it.")
-        if not self._replaces:
-            raise Taken(f"{place}: exists already; choose another name, or --force to replace it.")
-        if place.is_dir() != self.is_folder:
-            kind = "a folder" if place.is_dir() else "a file"
-            raise Taken(f"{place}: is {kind}, which this output would not be; remove it yourself.")
-        if self.is_folder and not (place / "config.json").is_file():
-            raise Taken(f"{place}: has no config.json, so it is no model folder; --force replaces only those.")
-        if self.is_folder and (odd := strange(place, written_files(old_report(self.report_path)))):
-            raise Taken(f"{odd}: is no file of a model, and --force would delete it; move it away.")
-
-    def _refuse_other(self, begun: _Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
+    def _refuse_other(self, begun: Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
         """Raise `Surroundings` where an unfinished run is there that is not to be thrown away, or is not this one."""
         if begun.fingerprint is None or force:
             return
@@ -212,17 +174,17 @@ class Workplace:
 
     def _start_afresh(self, fingerprint: str) -> None:
         self._clear()
-        self._append({"fingerprint": fingerprint, "replaces": self._replaces})
-        os.fsync(self._lock_held())
+        self._held().begin(fingerprint, self._replaces, self.parts)
+        sync(self.partial)  # never is anything here without a journal that says whose it is
         self.grown.mkdir()
-        _sync(self.partial)
+        sync(self.partial)
 
     def _clear(self) -> None:
-        """Remove everything but the lock."""
-        for path in self.partial.iterdir():
-            if path.name != JOURNAL:
+        """Remove everything but the journal, first what says that an output is being published."""
+        for path in (self.places.staged, self.places.replaced, self.grown):
+            if os.path.lexists(path):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        os.ftruncate(self._lock_held(), 0)
+        sync(self.partial)
 
     def path(self, name: str) -> Path:
         """Where an output file grows."""
@@ -235,24 +197,15 @@ class Workplace:
 
     def create(self, name: str, size: int) -> bool:
         """Make an output file at its full size, holes where nothing is written yet; whether it was there already."""
-        path = self.path(name)
-        with surroundings(path):
-            was_there = path.is_file() and path.stat().st_size == size
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
-                os.ftruncate(descriptor, size)
-            return was_there
+        with surroundings(self.path(name)):
+            return self._files.resize(f"{GROWN}/{name}", size)
 
     def write(self, name: str, offset: int, data: memoryview | bytes) -> None:
         """Put bytes at their place; any thread may."""
         view = memoryview(data)
-        if not view.nbytes:
-            return
-        view = view.cast("B")
-        with surroundings(self.path(name)), _opened(self.path(name), os.O_WRONLY) as descriptor:
-            while view:
-                written = os.pwrite(descriptor, view, offset)
-                view, offset = view[written:], offset + written
+        if view.nbytes:
+            with surroundings(self.path(name)):
+                self._files.write(f"{GROWN}/{name}", offset, view.cast("B"))
 
     def finished(self, steps: Iterable[tuple[int, Error]], names: Iterable[str]) -> None:
         """Record finished steps once what they wrote in `names` is on disk."""
@@ -260,16 +213,13 @@ class Workplace:
             self._flush(name)
         with surroundings(self.partial / JOURNAL):
             for index, error in steps:
-                self._append({"step": index, "error": [error.squared, error.reference, error.largest, error.saturated]})
+                numbers = [error.squared, error.reference, error.largest, error.saturated]
+                if is_finite(numbers):  # else the step is done again: its line would say nothing
+                    self._held().append({"step": index, "error": numbers})
 
     def _flush(self, name: str) -> None:
-        with surroundings(self.path(name)), _opened(self.path(name), os.O_RDWR) as descriptor:
-            os.fsync(descriptor)
-
-    def _append(self, entry: dict[str, object]) -> None:
-        line = json.dumps(entry).encode() + b"\n"
-        while line:
-            line = line[os.write(self._lock_held(), line) :]
+        with surroundings(self.path(name)):
+            self._files.sync(f"{GROWN}/{name}")
 
     def seal(self, names: Iterable[str]) -> None:
         """Flush every file of the output to disk, and the folders that name them."""
@@ -277,64 +227,80 @@ class Workplace:
             self._flush(name)
         with surroundings(self.grown):
             for folder in sorted({self.grown, *(path.parent for path in self.grown.rglob("*"))}):
-                _sync(folder)
-            _sync(self.partial)
+                sync(folder)
+            sync(self.partial)
 
-    def publish(self, report: bytes) -> None:
-        """Give the complete output its final name; an old one goes only now."""
+    def publish(self, report: bytes, *, to_confirm: bool = False) -> None:
+        """Give the complete output its final name; what it replaces stays until `discard`, in the work folder.
+
+        to_confirm: until `confirm` is called, the next run takes the output back.
+        """
         with surroundings(self.output):
-            self._refuse_taken()
-        staged = self.grown / self.report_path.name if self.is_folder else self.partial / REPORT
+            self._destination.refuse(Surroundings, replaces=self._replaces)
+            old = self._destination.old_files()
+            stage(self.places, report)
+            guarded.check_tree(self.grown, self.partial)
+            self._held().append({"complete": True, "to_confirm": to_confirm})
+            self._held().sync()
+            try:
+                publish(self.places, old, self._destination.check_old())
+            except FileExistsError as error:
+                raise Taken(f"{self.output}: is there meanwhile; move it away, then --resume goes on.") from error
+
+    def confirm(self) -> None:
+        """The published output is what was verified: it stays, whatever happens from now on."""
+        with surroundings(self.partial / JOURNAL):
+            self._held().append({"confirmed": True})
+            self._held().sync()
+
+    def take_back(self) -> None:
+        """The published output back to where it grew, what it replaced back to its name."""
         with surroundings(self.output):
-            with open(staged, "wb") as handle:
-                handle.write(report)
-                handle.flush()
-                os.fsync(handle.fileno())
-            _sync(staged.parent)
-            self._append({"complete": True, "parts": self.parts})
-            os.fsync(self._lock_held())
-            self._rename() if self.is_folder else self._rename_files(staged)
-            _sync(self.output.parent)
-        self.discard()
+            take_back(self.places)
+            sync(self.partial)
+            sync(self.output.parent)
 
-    def _rename(self) -> None:
-        if os.path.lexists(self.output) and not _is_empty_folder(self.output):
-            os.rename(self.output, self.partial / REPLACED)
-        os.rename(self.grown, self.output)
+    def forget(self) -> None:
+        """No step counts as finished any more: --resume does all of them again."""
+        with surroundings(self.partial / JOURNAL):
+            self._held().append({"forgotten": True})
+            self._held().sync()
 
-    def _rename_files(self, report: Path) -> None:
-        """No report ever stands beside a file that it does not describe."""
-        first, *others = self.parts
-        if len(self._finals()) > 1:
-            self._put_away()
-        self.report_path.unlink(missing_ok=True)
-        for name in reversed(others):
-            os.replace(self.grown / name, self._final(name))
-        if others:
-            _sync(self.output.parent)
-        os.replace(self.grown / first, self._final(first))
-        os.replace(report, self.report_path)
+    @contextlib.contextmanager
+    def beside_complete(self, fingerprint: str) -> Iterator[None]:
+        """The work folder, locked, while an output that stands complete is looked at; at the end it is removed."""
+        with surroundings(self.partial, "mend that and run again"):
+            if self._journal is None:
+                self._entered(0)
+            self._start_afresh(fingerprint)
+        try:
+            yield
+        finally:
+            self.discard()
 
-    def _put_away(self) -> None:
-        """Old parts, 1 first, so that old and new ones are never taken for one model."""
-        (self.partial / REPLACED).mkdir(exist_ok=True)
-        for place in self._finals():
-            if os.path.lexists(place):
-                os.rename(place, self.partial / REPLACED / place.name)
-        _sync(self.output.parent)
+    def replace_report(self, report: bytes) -> None:
+        """Another report for an output that stands complete."""
+        with surroundings(self.report_path):
+            written(self.places, self.places.staged, report)
+            os.replace(self.places.staged, self.report_path)
+            sync(self.report_path.parent)
 
     def discard(self) -> None:
-        """Leave nothing behind, nor folders that were made for the output and are empty."""
+        """Leave nothing behind, nor folders that were made for the output and are empty; the journal goes last."""
         with surroundings(self.partial, "remove it yourself"):
-            shutil.rmtree(self.partial)
+            self._clear()
+            (self.partial / JOURNAL).unlink(missing_ok=True)
+            self.partial.rmdir()
             for folder in self._made:
                 if not any(folder.iterdir()):
                     folder.rmdir()
+        self.close()
 
     def close(self) -> None:
         """Let go of the lock; what is there stays, for `--resume`."""
+        self._files.close()
         if self._journal is not None:
-            os.close(self._journal)
+            self._journal.close()
             self._journal = None
 
 
@@ -347,80 +313,3 @@ def surroundings(
         yield
     except OSError as error:
         raise Surroundings(f"{path}: {error.strerror or error}; {way_out}.") from error
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """What a journal says: up to a line that is torn (its writer was killed) or the last, `length` bytes of it."""
-
-    fingerprint: str | None = None
-    replaces: bool = False
-    done: dict[int, Error] = field(default_factory=dict)
-    length: int = 0
-    complete: bool = False
-    parts: tuple[str, ...] = ()
-
-
-def _read_journal(path: Path) -> _Begun:
-    lines = path.read_bytes().splitlines(keepends=True)
-    first = _parsed(lines[0]) if lines else None
-    if first is None or not isinstance(first.get("fingerprint"), str):
-        return _Begun()
-    done: dict[int, Error] = {}
-    length = len(lines[0])
-    parts: tuple[str, ...] | None = None
-    for line in lines[1:]:
-        entry = _parsed(line)
-        parts = _completed(entry)
-        if entry is None or not _is_step(entry):
-            break
-        done[entry["step"]] = Error(*entry["error"][:3], saturated=int(entry["error"][3]))
-        length += len(line)
-    return _Begun(first["fingerprint"], first.get("replaces") is True, done, length, parts is not None, parts or ())
-
-
-def _completed(entry: dict[str, Any] | None) -> tuple[str, ...] | None:
-    """The names of the parts in a journal's last line; None of any other line."""
-    if entry is None or entry.get("complete") is not True:
-        return None
-    parts = entry.get("parts")
-    is_sound = isinstance(parts, list) and all(isinstance(n, str) and n and Path(n).name == n for n in parts)
-    return tuple(parts) if is_sound and parts is not None else None
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The object of a whole line; None of a torn one."""
-    try:
-        entry = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None
-
-
-def _is_step(entry: dict[str, Any]) -> bool:
-    error = entry.get("error")
-    return (
-        isinstance(entry.get("step"), int)
-        and isinstance(error, list)
-        and len(error) == 4
-        and all(isinstance(value, int | float) for value in error)
-    )
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    """Open for one piece of work: an output may have more shards than a process may have files open."""
-    descriptor = os.open(path, flags, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    with _opened(folder, os.O_RDONLY) as descriptor:
-        os.fsync(descriptor)

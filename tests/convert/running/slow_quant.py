@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from quantcli.cli.app import main
-from quantcli.convert.running import conversion, run
+from quantcli.convert.running import conversion, renames, run
 
 
 def rested(function: Callable[..., Any], nap: float) -> Callable[..., Any]:
@@ -33,5 +33,5 @@ if __name__ == "__main__":
     run.FLUSH_SECONDS = 0.0
     run._Work._one = rested(run._Work._one, nap)  # type: ignore[method-assign]
     conversion.sha256_of = rested(conversion.sha256_of, nap)
-    os.rename, os.replace = rested(os.rename, nap), rested(os.replace, nap)
+    os.rename, renames.flagged_rename = rested(os.rename, nap), rested(renames.flagged_rename, nap)
     main()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcli.convert.running.workplace import Taken
+from quantcli.convert.running.destination import Taken
 from quantcli.errors import BadInput, NotPossible, Surroundings
 from tests.builders import BF16, LLAMA, folder_of, llama_shapes, llama_tensors, tiny_awq, tiny_llama
 from tests.conversions import config, planned, stored
@@ -71,9 +71,9 @@ def test_nothing_but_the_output_is_left(source: Path, tmp_path: Path) -> None:
 
 class TestOutputTaken:
     def test_file_and_folder(self, source: Path, tmp_path: Path) -> None:
-        for name in ("out", "out.gguf"):
+        for name, way in (("out", r"choose another name\."), ("out.gguf", "choose another name, or --force")):
             (tmp_path / name).write_text("mine")
-            with pytest.raises(Taken, match="exists already; choose another name, or --force"):
+            with pytest.raises(Taken, match=f"exists already; {way}"):
                 run(source, tmp_path / name)
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "note").write_text("mine")
@@ -84,7 +84,7 @@ class TestOutputTaken:
     def test_force_replaces_models_only(self, source: Path, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "note").write_text("mine")
-        with pytest.raises(Taken, match=r"no config\.json, so it is no model folder"):
+        with pytest.raises(Taken, match="this one holds note; move that away"):
             run(source, tmp_path / "folder", force=True)
         (tmp_path / "file").write_text("mine")
         with pytest.raises(Taken, match="is a file, which this output would not be"):
@@ -111,23 +111,22 @@ class TestOutputTaken:
         with pytest.raises(Taken, match="exists already"):
             run(source, tmp_path / "out.gguf")
 
-    def test_a_link_is_replaced_and_never_followed(self, source: Path, tmp_path: Path) -> None:
+    def test_a_link_is_neither_replaced_nor_followed(self, source: Path, tmp_path: Path) -> None:
+        """Before, --force replaced the link. Now the target is named, which is what may have been meant."""
         run(source, tmp_path / "real", scheme="f32")
         before = tree(tmp_path / "real")
         (tmp_path / "empty").mkdir()
-        for name in ("real", "empty"):
-            (tmp_path / "link").symlink_to(tmp_path / name)
-            with pytest.raises(Taken, match="exists already"):
-                run(source, tmp_path / "link", scheme="f16")
-            if name == "empty":
-                (tmp_path / "link").unlink()
-                continue
-            run(source, tmp_path / "link", scheme="f16", force=True)
-            assert not (tmp_path / "link").is_symlink() and tree(tmp_path / "real") == before
-            (tmp_path / "link").rename(tmp_path / "moved")
-        (tmp_path / "dangling.gguf").symlink_to(tmp_path / "nowhere")
-        with pytest.raises(Taken, match="exists already"):
-            run(source, tmp_path / "dangling.gguf")
+        for name, target in (
+            ("a", "real"), ("b", "empty"), ("c.gguf", "nowhere"), ("d.gguf.report.json", "mine"),
+        ):  # fmt: skip
+            link = tmp_path / name
+            link.symlink_to(tmp_path / target)
+            for words in ({"force": True}, {"resume": True}, {}):
+                with pytest.raises(Surroundings, match=f"{name}: is a link to {tmp_path / target}; name that"):
+                    run(source, tmp_path / name.removesuffix(".report.json"), scheme="f32", **words)
+            assert link.is_symlink()
+            link.unlink()
+        assert tree(tmp_path / "real") == before and beside(tmp_path / "x") == ["empty", "real"]
 
     def test_taken_while_it_ran(self, source: Path, tmp_path: Path) -> None:
         """Somebody else's file is not overwritten by the rename; the work is kept."""

@@ -1,0 +1,52 @@
+"""The source's files during a run: open from its beginning to its end, so that none is replaced unseen."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+from quantcli.convert.planning.stamps import Stamp
+from quantcli.errors import Surroundings
+
+
+class HeldSources:
+    """Source files as they were when the plan was made. An open file keeps its inode: no other file gets the number."""
+
+    def __init__(self, stamps: Sequence[Stamp]) -> None:
+        self.stamps = tuple(stamps)
+        self._open: dict[Path, int] = {}
+        # The output's files and those that workers read need descriptors too.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+        for stamp in self.stamps:
+            try:
+                descriptor = os.open(stamp.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:
+                continue  # gone, or out of reach: `check` says so
+            if descriptor >= most:
+                os.close(descriptor)
+                break
+            self._open[stamp.path] = descriptor
+
+    def check(self) -> None:
+        """Raise `Surroundings` where a file is not what it was when the plan was made."""
+        for stamp in self.stamps:
+            if self._has_changed(stamp):
+                raise Surroundings(
+                    f"{stamp.path}: has changed while it was converted; run again, with --force, once it is at rest."
+                )
+
+    def _has_changed(self, stamp: Stamp) -> bool:
+        try:
+            seen = [stamp.path.stat()]
+        except OSError:
+            return True  # gone, or out of reach
+        if stamp.path in self._open:
+            seen.append(os.fstat(self._open[stamp.path]))
+        return not all(map(stamp.is_of, seen))
+
+    def close(self) -> None:
+        """Let the files go."""
+        while self._open:
+            os.close(self._open.popitem()[1])

@@ -1,0 +1,34 @@
+"""Where file systems are mounted: such a folder or file cannot be renamed, and what lies below is somebody else's.
+
+`os.path.ismount` does not see a folder that is bound to another place of the same file system; Linux lists those.
+
+Source: proc_pid_mountinfo(5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mountinfo")
+#: The field of a line that names the mount point, where blanks and backslashes are octal numbers.
+POINT = 4
+OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+def mounted_in(path: Path) -> Path | None:
+    """The first mount point at a path that is there or below it, None without one."""
+    if path.is_mount():
+        return path
+    real = path.resolve()
+    points = (Path(os.fsdecode(point)) for point in _points())
+    return next((point for point in sorted(points) if point == real or real in point.parents), None)
+
+
+def _points() -> list[bytes]:
+    """Every mount point that the system lists; none where it has no such list."""
+    if not MOUNTS.exists():
+        return []
+    lines = MOUNTS.read_bytes().splitlines()
+    return [OCTAL.sub(lambda match: bytes([int(match[1], 8)]), line.split(b" ")[POINT]) for line in lines]

@@ -1,0 +1,85 @@
+"""Sources that are an unfinished output: a work folder of ours, and tensor data that was never written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from quantcli.checkpoint import Checkpoint, Part
+from quantcli.errors import Surroundings
+from quantcli.virtual import stored_parts
+
+#: The file that makes a folder a work folder, and how it begins.
+JOURNAL = ".journal"
+MAGIC = b"quant journal 1\n"
+#: How the name of a work folder ends.
+SUFFIX = ".partial"
+
+
+def refuse_unfinished(paths: Iterable[Path]) -> None:
+    """Raise `Surroundings` where a path, links followed, lies in a work folder of ours."""
+    for folder in {folder for path in paths for folder in (path.resolve(), *path.resolve().parents)}:
+        if folder.name.endswith(SUFFIX) and _begins_with_magic(folder / JOURNAL):
+            raise Surroundings(
+                f"{folder}: holds an unfinished output, which has zeros where nothing is written yet. "
+                "Finish it with --resume, and use the output."
+            )
+
+
+def _begins_with_magic(path: Path) -> bool:
+    try:
+        # Without O_NONBLOCK the opening of a named pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False  # no journal, so no work folder
+    try:
+        return os.read(descriptor, len(MAGIC)) == MAGIC
+    finally:
+        os.close(descriptor)
+
+
+def hole_warnings(source: Checkpoint) -> tuple[str, ...]:
+    """A warning for each file of a source with tensor data that no one has written: it reads as zeros."""
+    found: dict[Path, list[Part]] = {}
+    for weight in source.weights.values():
+        for part in stored_parts(weight):
+            found.setdefault(part.file, []).append(part)
+    return tuple(said for file, parts in found.items() if (said := _hole_warning(file, parts)))
+
+
+def _hole_warning(file: Path, parts: list[Part]) -> str | None:
+    parts = sorted((part for part in parts if part.nbytes), key=lambda part: part.offset)
+    if not parts:
+        return None
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Surroundings(f"{file}: cannot be opened ({error.strerror}): check its permissions.") from error
+    try:
+        holes = list(_holes(descriptor, parts[0].offset, parts[-1].offset + parts[-1].nbytes))
+    finally:
+        os.close(descriptor)
+    if not holes:
+        return None
+    first = next(p for p in parts if p.offset < holes[0][1] and holes[0][0] < p.offset + p.nbytes)
+    return (
+        f"{file}: {sum(stop - start for start, stop in holes)} bytes of tensor data were never written (holes in the "
+        f"file, the first in {first.name}) and read as zeros. Check that the file is complete, or download it again."
+    )
+
+
+def _holes(descriptor: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The ranges without data between two offsets; none where the file system does not tell."""
+    while start < stop:
+        try:
+            hole = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError:
+            return  # beyond the end, or not supported
+        if hole >= min(stop, os.fstat(descriptor).st_size):
+            return
+        try:
+            start = min(os.lseek(descriptor, hole, os.SEEK_DATA), stop)
+        except OSError:  # no data behind it
+            start = stop
+        yield hole, start
