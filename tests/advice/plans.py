@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from quantcli.containers import safetensors
+from quantcli.convert.running.held_sources import HeldSources
 from tests.advice.inputs import DOWN
 from tests.advice.row import Row
 from tests.builders import tiny_llama
+from tests.tokenizers.ranked import DATA
 
 INTO = "convert {dense} {out}"
 
@@ -22,15 +24,22 @@ def copied(tmp: Path) -> None:
 
 
 def changes(patch: pytest.MonkeyPatch, tmp: Path) -> None:
-    from quantcli.convert.running import conversion
+    check = HeldSources.check
 
-    check = conversion.check_unchanged
-
-    def changed(before: Any) -> None:
+    def changed(held: HeldSources) -> None:
         os.utime(tmp / "own" / "model.safetensors", (1, 1))
-        check(before)
+        check(held)
 
-    patch.setattr(conversion, "check_unchanged", changed)
+    patch.setattr(HeldSources, "check", changed)
+
+
+def with_tekken(tmp: Path) -> None:
+    """A folder whose vocabulary is Tekken's, with a chat template of its own."""
+    folder = tiny_llama(tmp / "own", vocab_size=630)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    shutil.copy(DATA / "tekken-v7" / "tekken.json", folder)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
 
 
 ROWS = (
@@ -66,6 +75,21 @@ ROWS = (
         "convert {unknown} {out} -s affine4-g32",
         ("convert {unknown} {out} -s affine4-g32 --allow-unknown-architecture", "convert {unknown} {out2}"),
         4,
+    ),
+    Row(
+        "models/__init__.py",
+        "lists the families",
+        "convert {unknown} {gguf}",
+        ("architectures", "architectures --json"),
+        4,
+    ),
+    Row(
+        "tokenizers/tekken.py",
+        "sets another",
+        "convert {tmp}/own {gguf}",
+        "convert {tmp}/own {gguf2} --override-kv tokenizer.chat_template=str:TEXT",
+        0,
+        before=with_tekken,
     ),
     Row(
         "convert/planning/decide_gguf.py",
@@ -208,7 +232,7 @@ ROWS = (
         4,
     ),
     Row(
-        "convert/planning/stamps.py",
+        "convert/running/held_sources.py",
         "with --force",
         "convert {tmp}/own {out}",
         ("convert {tmp}/own {out} --force",),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from quantcli.cli.app import app
-from quantcli.convert.running import publishing
+from quantcli.convert.running import confirm, open_files, publishing
 from tests.advice.row import Row
 from tests.builders import tiny_llama
 from tests.runs import simulate_gpu
@@ -78,6 +79,31 @@ def unfinished(tmp: Path) -> None:
         interrupts(patch, tmp)
         result = CliRunner().invoke(app, ["convert", str(tmp / "own"), str(tmp / "out")])
     assert result.exit_code == 130, result.output
+
+
+def completed(tmp: Path) -> None:
+    """A run has ended."""
+    tiny_llama(tmp / "own")
+    result = CliRunner().invoke(app, ["convert", str(tmp / "own"), str(tmp / "out")])
+    assert result.exit_code == 0, result.output
+
+
+def loses_writes(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    """The kernel says of an output's file that what was written is lost."""
+
+    def lost(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    patch.setattr(open_files, "os", SimpleNamespace(**{**vars(os), "fsync": lost}))
+
+
+def damages_at_last(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    """What was published is found to be other than what was verified."""
+
+    def found(paths: Mapping[Path, str], *arguments: Any, **options: Any) -> dict[Path, str]:
+        return dict.fromkeys(paths, "other")
+
+    patch.setattr(confirm, "sha256_of", found)
 
 
 def changes_at_last(patch: pytest.MonkeyPatch, tmp: Path) -> None:
@@ -217,6 +243,38 @@ ROWS = (
         "convert {dense} {gguf} --verify --resume",
         5,
         patch=fails(EOFError(), "convert.running.gguf_process.pickle", "load"),
+    ),
+    Row(
+        "convert/running/complete.py",
+        "--verify reads it",
+        "convert {tmp}/own {out} --resume",
+        "convert {tmp}/own {out} --resume --verify",
+        0,
+        before=completed,
+    ),
+    Row(
+        "convert/running/confirm.py",
+        "--resume then converts again",
+        INTO + " --verify",
+        INTO + " --verify --resume",
+        6,
+        patch=damages_at_last,
+    ),
+    Row(
+        "convert/running/open_files.py",
+        "--resume does the lost part again",
+        INTO,
+        INTO + " --resume",
+        5,
+        patch=loses_writes,
+    ),
+    Row(
+        "sources/unfinished.py",
+        "Finish it with --resume",
+        "inspect {out}.partial/output",
+        ("convert {tmp}/own {out} --resume", "inspect {out}"),
+        5,
+        before=unfinished,
     ),
     Row(
         "convert/running/workplace.py",

@@ -17,11 +17,11 @@ from tests.gguf_files import load, save
 #: Family -> a case of it.
 CASES = {
     "bailing_moe_v2": "bailing_moe_v2", "deepseek_v2": "deepseek_v2", "deepseek_v3": "deepseek_v3",
-    "deepseek_v32": "deepseek_v32", "dots1": "dots1", "exaone_moe": "exaone_moe", "glm4": "glm4", "glm4_moe": "glm4_moe",
-    "glm4_moe_lite": "glm4_moe_lite", "glm_moe_dsa": "glm_moe_dsa", "gpt_neox": "gpt_neox", "gpt_oss": "gpt_oss",
-    "mellum": "mellum", "mimo_v2_flash": "mimo_v2_flash", "minimax_m2": "minimax_m2", "nemotron": "nemotron",
-    "olmo2": "olmo2", "olmoe": "olmoe", "phi": "phi", "phimoe": "phimoe_mini", "qwen2_moe": "qwen2_moe",
-    "solar_open": "solar_open", "stablelm": "stablelm", "step3p5": "step3p5",
+    "deepseek_v32": "deepseek_v32", "dots1": "dots1", "exaone_moe": "exaone_moe", "glm4": "glm4",
+    "glm4_moe": "glm4_moe", "glm4_moe_lite": "glm4_moe_lite", "glm_moe_dsa": "glm_moe_dsa", "gpt_neox": "gpt_neox",
+    "gpt_oss": "gpt_oss", "mellum": "mellum", "mimo_v2_flash": "mimo_v2_flash", "minimax_m2": "minimax_m2",
+    "nemotron": "nemotron", "olmo2": "olmo2", "olmoe": "olmoe", "phi": "phi", "phimoe": "phimoe_mini",
+    "qwen2_moe": "qwen2_moe", "solar_open": "solar_open", "stablelm": "stablelm", "step3p5": "step3p5",
 }  # fmt: skip
 STORED_IN = {family.name: family.stores_head for family in FAMILIES}
 #: mlx-lm does not load the case of GLM-5, in which not every layer has an indexer.
