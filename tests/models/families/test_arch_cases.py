@@ -26,6 +26,7 @@ from quantcli.models import (
     sampling_from_gguf,
 )
 from quantcli.targets.gguf_metadata import keys
+from tests.peers.arch_cases import A13B_KEYS
 
 DATA = Path(__file__).resolve().parent.parent.parent / "data" / "arch"
 CASES = sorted(path.name for path in DATA.iterdir())
@@ -40,6 +41,7 @@ UNREAD = {
     "rope_scaling", "rope_theta", "pretraining_tp", "mlp_bias", "router_aux_loss_coef", "output_router_logits",
     "pad_token_id", "bos_token_id", "eos_token_id",
 }  # fmt: skip
+HUNYUAN_MOE = {"max_position_embeddings", "cla_share_factor", "moe_layer_num_skipped", "use_cla", "use_mixed_mlp_moe"}
 #: What GGUF does not say of a case: a window or a context that llama.cpp has no key for, a layer that is left out.
 UNSAID = {
     "deepseek_v3": {"num_nextn_predict_layers"},
@@ -52,13 +54,9 @@ UNSAID = {
     "cohere": {"max_position_embeddings"},
     "exaone_moe": {"num_nextn_predict_layers", "sliding_window_pattern", "topk_method"},
     "hunyuan_dense": {"max_position_embeddings"},
-    "hunyuan_moe": {
-        "max_position_embeddings",
-        "cla_share_factor",
-        "moe_layer_num_skipped",
-        "use_cla",
-        "use_mixed_mlp_moe",
-    },
+    "hunyuan_a13b": HUNYUAN_MOE
+    | {*A13B_KEYS, "attention_dropout", "eod_token_id", "norm_topk_prob", "sep_token_id", "use_cache"},
+    "hunyuan_moe": HUNYUAN_MOE,
     "hy_v3": {"first_k_dense_replace", "moe_router_enable_expert_bias"},
     "mellum": {"num_local_experts"},
 }
@@ -169,7 +167,7 @@ def test_a_rebuilt_config_means_the_same(case: str) -> None:
     config, made = config_of(case), rebuilt(case)
     ours, theirs = family(made).hyperparameters(made), family(config).hyperparameters(config)
     assert family(made) is family(config)
-    if case in ("falcon", "falcon_raw", "hunyuan_dense", "hunyuan_moe"):
+    if case in ("falcon", "falcon_raw", "hunyuan_a13b", "hunyuan_dense", "hunyuan_moe"):
         context = theirs.context_length
         ours = replace(ours, context_length=context, rope=replace(ours.rope, original_context=context))
     assert settled(ours) == settled(theirs)

@@ -31,6 +31,7 @@ NO_MODEL_TYPES = {
     "quantcli/tokenizers/pre_tokenizers.py": "names of pre-tokenizers",
     "quantcli/tokenizers/rebuild.py": "kinds of vocabularies (tokenizer.ggml.model)",
     "quantcli/tokenizers/splittings.py": "names of pre-tokenizers",
+    "quantcli/tokenizers/tiktoken.py": "a name of a pre-tokenizer",
     "quantcli/tokenizers/stored.py": "a kind of vocabulary (tokenizer.ggml.model)",
 }
 
