@@ -44,7 +44,8 @@ quantizing it and converting it to GGUF are refused (exit 4).
 * **Towers**: model types with towers for images or sound whose text model is of the family. A GGUF file holds the text
   model alone; folders keep the towers as they are.
 * **Formats**: the family is converted from each of these formats to each other one. mlx-lm does not load families
-  without `mlx`, and of some only the types in parentheses; an MLX folder can be written, with a warning.
+  without `mlx` (or computes other values than theirs), and of some only the types in parentheses; an MLX folder can be
+  written, with a warning, and read.
 * **MTP**: formats that keep layers for multi-token prediction; the other formats leave them out.
 * **Tokenizers**: kinds of vocabularies in the family's test cases (`bpe` is byte-level BPE, `spm` SentencePiece), with
   llama.cpp's name of the pre-tokenizer.

@@ -1,4 +1,4 @@
-"""What runtimes ask of a family's models beyond what the tables say: others they do not load.
+"""What runtimes ask of a family's models beyond what the tables say: others they do not load, or compute wrongly.
 
 Sources: the loaders in llama.cpp's src/models; mlx-lm's models, most of which take a head's size from hidden_size.
 """
@@ -14,13 +14,16 @@ from quantcli.models.multimodal import Multimodal
 #: The runtime that reads each dialect.
 RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 
+#: What a runtime does with a model that it is not made for.
+NOT_LOADED, MISCOMPUTED = "does not load this model", "computes other values than this model's"
+
 
 @dataclass(frozen=True)
 class Limit:
-    """Models that the runtime of a dialect loads: `holds` for its settings; needs: the same in words.
+    """Models that the runtime of a dialect runs: `holds` for its settings; needs: the same in words.
 
     nested: a model that is the text model of one with towers meets it whatever its settings. excludes: the model types
-    that the runtime does not load whatever their settings.
+    that the runtime does not run whatever their settings. fault: what it does with a model that does not meet it.
     """
 
     dialect: str
@@ -28,11 +31,12 @@ class Limit:
     needs: str
     nested: bool = False
     excludes: tuple[str, ...] = ()
+    fault: str = NOT_LOADED
 
     def warning(self, hyperparameters: Hyperparameters) -> str:
-        """One sentence that says what is not loaded, and by what."""
+        """One sentence that says what is not run, and by what."""
         where = hyperparameters.settings.label
-        return f"{where}: {RUNTIMES[self.dialect]} does not load this model: it needs {self.needs}."
+        return f"{where}: {RUNTIMES[self.dialect]} {self.fault}: it needs {self.needs}."
 
 
 def square(*dialects: str, kind: str | None = None) -> tuple[Limit, ...]:
@@ -84,7 +88,7 @@ def of_towers(multimodal: Multimodal | None) -> tuple[Limit, ...]:
 def unloadable(
     limits: tuple[Limit, ...], target: str, hyperparameters: Hyperparameters, *, is_nested: bool
 ) -> list[str]:
-    """Warnings of what keeps the runtime of a dialect from loading a model."""
+    """Warnings of what keeps the runtime of a dialect from running a model."""
     return [
         limit.warning(hyperparameters)
         for limit in limits

@@ -94,6 +94,7 @@ def _settled(
     chosen = {**_by_text(vocabulary.tokens, conventions.texts), **vocabulary.special}
     ids |= {role: number for role, number in chosen.items() if role not in ids}
     ids |= _by_key(config, conventions.keys, len(vocabulary.tokens))
+    ids |= _by_width(config, conventions.ranked, len(vocabulary.tokens)) if tokenizer is None else {}
     template, others = templates.read(files, settings)
     prefix = settings.get("add_prefix_space")
     return replace(
@@ -120,6 +121,13 @@ def _by_key(config: Mapping[str, Any], keys: Mapping[str, str], size: int) -> di
     read = Reader(config)
     found = {role: read.optional_integer(key, least=0) for role, key in keys.items()}
     return {role: number for role, number in found.items() if number is not None and number < size}
+
+
+def _by_width(config: Mapping[str, Any], ranked: Mapping[int, Mapping[str, int]], size: int) -> dict[str, int]:
+    """The ids of special tokens by role that models of one hidden_size have, of those below `size`."""
+    width = Reader(config).optional_integer("hidden_size", least=0)
+    found = {} if width is None else ranked.get(width, {})
+    return {role: number for role, number in found.items() if number < size}
 
 
 def _size(config: Mapping[str, Any], multiple: int) -> int | None:

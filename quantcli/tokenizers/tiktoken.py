@@ -84,26 +84,37 @@ def find(files: Files, settings: Mapping[str, Any], prefer: tuple[str, ...] = ()
     """The file of ranks of a folder, None where there is none, or none of a class that is known.
 
     The class is the one that tokenizer_config.json names, else the one that the file's name belongs to, else the one
-    whose splitting is among those that the architecture prefers.
+    whose splitting is among those that the architecture prefers. `tiktoken.model` is many classes' name of a file: it
+    is taken for the first layout's where nothing else tells, with a warning.
     """
     names = [*([RANKS] if files.has(RANKS) else ()), *files.ending(".tiktoken")]
     stated = _class(settings)
     tests: tuple[Callable[[Layout], bool], ...] = (
         lambda one: stated in one.classes,
-        lambda one: one.file in names,
+        lambda one: one.file in names and one.file != RANKS,
         lambda one: one.pre in prefer,
+        lambda one: one.file in names,
     )
     layout = next((one for test in tests for one in LAYOUTS if test(one)), None)
     if layout is None or not (layout.file in names or len(names) == 1):
         return None
     file = layout.file if layout.file in names else names[0]
-    if stated is None or stated in layout.classes:
-        return Found(file, layout)
-    assumed = (
-        f"{files.label(SETTINGS)}: the tokenizer's class is {shown(stated)}, which is not known. {file} is read as "
-        f"{layout.classes[0]} reads it, and `{layout.pre}` is assumed as tokenizer.ggml.pre."
+    return Found(file, layout, _assumption(files, file, layout, stated, prefer))
+
+
+def _assumption(files: Files, file: str, layout: Layout, stated: object, prefer: tuple[str, ...]) -> tuple[str, ...]:
+    """A warning where it is not known which class a file of ranks is for."""
+    if stated in layout.classes or (stated is None and (file != RANKS or layout.pre in prefer)):
+        return ()
+    said = (
+        "names no class of a tokenizer"
+        if stated is None
+        else f"names the tokenizer {shown(stated)}, which is not known"
     )
-    return Found(file, layout, (assumed,))
+    return (
+        f"{files.label(SETTINGS)}: {said}. {file} is read as {layout.classes[0]} reads it, and `{layout.pre}` is "
+        "assumed as tokenizer.ggml.pre.",
+    )
 
 
 def _class(settings: Mapping[str, Any]) -> object:

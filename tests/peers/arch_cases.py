@@ -153,6 +153,37 @@ HUNYUAN_MOE = Case(
     },
     converter={"gpt2_vocab": True},
 )  # fmt: skip
+#: What config.json of Hunyuan's releases repeats of models of other kinds; and further, that of A13B.
+HUNYUAN_KEYS = {
+    "add_classification_head": False, "anyres_pooling_size": 2, "anyres_vit_max_image_size": None,
+    "anyres_vit_two_views": False, "class_num": 0, "dense_list": [4096, 0], "im_end_id": 6, "im_newline_id": 12,
+    "im_start_id": 5, "image_token_id": 9, "mask_init_id": 13, "mlp_bias": False, "norm_type": "rms",
+    "num_media_embeds": 257, "org_vocab_size": 384, "pad_id": 1, "pool_type": "last",
+    "position_embedding_xdrope": False, "skip_cls_token": False, "text_end_id": 8, "text_start_id": 7,
+    "use_cla": False, "use_rotary_pos_emb": True, "video_end_id": 11, "video_start_id": 10,
+    "vit_add_patchemb_bias": False, "vit_input_resolution": 224, "vit_mapping_type": "resampler",
+    "vit_norm_type": "fused", "vit_patch": 1, "vit_path": None, "vit_remove_prenorm": False, "vit_token": 64,
+    "vit_type": None, "vit_used_rms_norm": False, "xdrope_section": None,
+}  # fmt: skip
+A13B_KEYS = {
+    **HUNYUAN_KEYS,
+    "attention_dropout": 0.1, "attention_head_dim": 128, "cla_share_factor": 2, "group_limited_greedy": False,
+    "kv_lora_rank": None, "moe_drop_tokens": False, "moe_random_routing_dropped_token": False, "n_group": None,
+    "q_lora_rank": None, "routed_scaling_factor": 1.0, "topk_group": None, "use_mla": False,
+    "rope_scaling": {
+        "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "type": "dynamic",
+    },
+}  # fmt: skip
+#: Under the model type of the code that it was released with.
+HUNYUAN_A13B = HUNYUAN_MOE.like(
+    {
+        **rope(1e4, "dynamic", alpha=1000.0, factor=1.0), "hidden_size": 256, "intermediate_size": 32,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128, "max_position_embeddings": 32768,
+    },
+    further={**HUNYUAN_MOE.further, **A13B_KEYS, "model_type": "hunyuan", "moe_intermediate_size": [32, 32]},
+    converter={"raw": True, "plain_tokenizer": True, "gpt2_vocab": True},
+)  # fmt: skip
 HY_V3 = Case(
     "bpe-deepseek-v3", "hunyuan",
     {
@@ -338,6 +369,7 @@ CASES: Mapping[str, Case] = {
         {"model_type": "granitemoeshared", "shared_intermediate_size": 64, "tie_word_embeddings": False}
     ),
     "hunyuan_moe": HUNYUAN_MOE,
+    "hunyuan_a13b": HUNYUAN_A13B,
     "hy_v3": HY_V3,
     "exaone_moe": EXAONE_MOE,
     "exaone_moe_mtp": EXAONE_MOE.like(

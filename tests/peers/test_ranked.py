@@ -19,10 +19,14 @@ from quantcli.checkpoint import Vocabulary
 from quantcli.containers.gguf_write import header
 from quantcli.targets.gguf_metadata import tokenizer
 from quantcli.tokenizers.behaviour import PROBES
+from quantcli.tokenizers.conventions import HUNYUAN_DENSE
+from tests.peers.make_vocabularies import Job
+from tests.peers.make_vocabularies import converted as converter_keys
 from tests.peers.originals import COMPOSES, Encode, original
 from tests.peers.pinned import peer
 from tests.peers.test_tokenizers import Reader
 from tests.tokenizers.ranked import DATA, RANKED, conventions_for, reference, vocabulary_of
+from tests.tokenizers.test_ranked import BOS, plain
 
 peer("llama_cpp")
 peer("tiktoken")
@@ -117,6 +121,26 @@ def test_a_large_vocabulary_of_ranks(tmp_path: Path, name: str) -> None:
     assert vocabulary.warnings == () and len(vocabulary.merges) == len(ranks) - 256
     found = differing(reader(tmp_path / "a.gguf", vocabulary, name), original(tmp_path, name, special), True)
     assert found == ([text for text in texts() if not is_composed(text)] if name in COMPOSES else [MARKS])
+
+
+@pytest.mark.parametrize(("width", "first"), [(4096, 127958), (2048, None)])
+def test_the_keys_of_a_dense_hunyuan_are_the_converters(tmp_path: Path, width: int, first: int | None) -> None:
+    """Of the 7B it writes one id of the first token, which a tiny vocabulary does not reach (test_tiktoken)."""
+    files = {path.name: path.read_text() for path in (DATA / "hunyuan").iterdir() if path.suffix != ".gz"}
+    stated = {**json.loads(files["config.json"]), "hidden_size": width}
+    job = Job(
+        "hunyuan_dense",
+        {**files, "config.json": json.dumps(stated)},
+        reference("hunyuan")["special"],
+        "hy.tiktoken",
+    )
+    theirs = {key: value for key, (_, value) in converter_keys(tmp_path, {"hunyuan": job})["hunyuan"].items()}
+    whole = json.loads((tmp_path / "hunyuan" / "config.json").read_text())
+    made = tokenizer(tokenizers.load(tmp_path / "hunyuan", whole, HUNYUAN_DENSE), False, HUNYUAN_DENSE)
+    ours = {key: plain(value) for key, (_, value) in made.items()}
+    assert ours.pop("tokenizer.ggml.eot_token_id") == stated["eos_token_id"]  # an end that the converter leaves out
+    assert theirs.pop(BOS) == (first or stated["bos_token_id"]) and ours.pop(BOS) == stated["bos_token_id"]
+    assert ours == theirs and list(ours) == list(theirs)
 
 
 def test_a_release_is_what_the_converters_own_reader_makes_of_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 
 from quantcli.errors import BadInput, NotPossible
 from quantcli.tokenizers import load
-from quantcli.tokenizers.conventions import HUNYUAN_MOE
+from quantcli.tokenizers.conventions import DEEPSEEK_V3, HUNYUAN_DENSE, HUNYUAN_MOE
 from quantcli.tokenizers.ranks import MOST_STEPS, spelled
 from quantcli.tokenizers.tiktoken import load_ranks
+from tests.arch_models import arch_model
+from tests.conversions import planned
 
 BYTES = [bytes((byte,)) for byte in range(256)]
 TOKENS = [*BYTES, b"ab", b"abc", b" \xff"]
@@ -28,6 +31,10 @@ def folder(root: Path, file: str, settings: dict[str, Any] | None = None, tokens
     return root
 
 
+#: What Kimi's releases name.
+KIMI = {"tokenizer_class": "TikTokenTokenizer"}
+
+
 def decoder(names: dict[int, str]) -> dict[str, Any]:
     return {"added_tokens_decoder": {str(number): {"content": name} for number, name in names.items()}}
 
@@ -35,7 +42,7 @@ def decoder(names: dict[int, str]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("file", "settings", "pre", "first"),
     [
-        ("tiktoken.model", None, "kimi-k2", b"<|reserved_token_259|>"),
+        ("tiktoken.model", {"tokenizer_class": "TikTokenTokenizer"}, "kimi-k2", b"<|reserved_token_259|>"),
         ("hy.tiktoken", None, "hunyuan", b"<|endoftext|>"),
         ("qwen.tiktoken", {}, "qwen2", b"<|endoftext|>"),
         ("hunyuan.tiktoken", {"tokenizer_class": "HYTokenizer"}, "hunyuan", b"<|endoftext|>"),
@@ -62,6 +69,33 @@ def test_another_class_is_read_by_the_name_of_the_file_with_a_warning(tmp_path: 
     assert made.pre == "kimi-k2"
 
 
+@pytest.mark.parametrize("settings", [None, {}, {"auto_map": {}, "tokenizer_class": None}])
+def test_a_name_that_many_classes_have_is_taken_for_kimis_with_a_warning(
+    tmp_path: Path, settings: dict[str, Any] | None
+) -> None:
+    config = {"vocab_size": 264, "eos_token_id": 0}
+    made = load(folder(tmp_path, "tiktoken.model", settings), config)
+    (warning,) = made.warnings
+    assert "tokenizer_config.json" in warning and "tiktoken.model" in warning
+    assert "TikTokenTokenizer" in warning and "kimi-k2" in warning
+    told = load(tmp_path, config, DEEPSEEK_V3)
+    assert told.warnings == () and told == replace(made, warnings=())
+    others = load(tmp_path, config, HUNYUAN_MOE)
+    assert (others.pre, others.warnings) == ("hunyuan", ())
+
+
+def test_strict_refuses_a_class_that_nothing_tells(tmp_path: Path) -> None:
+    source = arch_model(tmp_path, "llama32")
+    for file in source.glob("tokenizer*"):
+        file.unlink()
+    rows = json.loads((source / "config.json").read_text())["vocab_size"]
+    folder(source, "tiktoken.model", decoder({rows - 1: "[EOS]"}) | {"eos_token": "[EOS]"})
+    (warning,) = planned(source, tmp_path / "a.gguf").warnings
+    assert "TikTokenTokenizer" in warning
+    with pytest.raises(NotPossible, match="--strict.*TikTokenTokenizer"):
+        planned(source, tmp_path / "a.gguf", strict=True)
+
+
 @pytest.mark.parametrize("settings", [None, {"tokenizer_class": "Arcade100kTokenizer"}])
 def test_a_file_of_no_known_class_is_refused(tmp_path: Path, settings: dict[str, Any] | None) -> None:
     with pytest.raises(NotPossible, match=r"arcade100k\.tiktoken.*tokenizer\.json"):
@@ -84,7 +118,7 @@ def test_tokenizer_json_counts_before_a_file_of_ranks(tmp_path: Path) -> None:
 
 def test_names_come_from_added_tokens_decoder(tmp_path: Path) -> None:
     names = {259: "[BOS]", 260: "[EOS]", 262: "<|im_end|>"}
-    settings = decoder(names) | {"bos_token": "[BOS]", "eos_token": {"content": "<|im_end|>"}}
+    settings = KIMI | decoder(names) | {"bos_token": "[BOS]", "eos_token": {"content": "<|im_end|>"}}
     made = load(folder(tmp_path, "tiktoken.model", settings), {"vocab_size": 520})
     assert made.tokens[259:263] == (b"[BOS]", b"[EOS]", b"<|reserved_token_261|>", b"<|im_end|>")
     assert made.tokens[516:] == (b"<|reserved_token_516|>", b"[PAD517]", b"[PAD518]", b"[PAD519]")
@@ -95,14 +129,14 @@ def test_names_come_from_added_tokens_decoder(tmp_path: Path) -> None:
 
 
 def test_without_vocab_size_the_last_named_token_is_the_last(tmp_path: Path) -> None:
-    made = load(folder(tmp_path, "tiktoken.model", decoder({261: "[EOS]"})), {})
+    made = load(folder(tmp_path, "tiktoken.model", KIMI | decoder({261: "[EOS]"})), {})
     assert made.tokens[259:] == (b"<|reserved_token_259|>", b"<|reserved_token_260|>", b"[EOS]")
     assert made.special == {"eos": 261}
 
 
 def test_names_that_the_model_has_no_row_for_are_named(tmp_path: Path) -> None:
     config = {"vocab_size": 260, "eos_token_id": 0}
-    (warning,) = load(folder(tmp_path, "tiktoken.model", decoder({259: "[a]", 270: "[late]"})), config).warnings
+    (warning,) = load(folder(tmp_path, "tiktoken.model", KIMI | decoder({259: "[a]", 270: "[late]"})), config).warnings
     assert "[late]" in warning and "270" in warning and "260" in warning
 
 
@@ -117,7 +151,7 @@ def test_names_that_the_class_has_no_place_for_are_named(tmp_path: Path) -> None
 )
 def test_a_special_token_that_is_another_token_is_an_error(tmp_path: Path, names: dict[int, str], fact: str) -> None:
     with pytest.raises(BadInput, match=fact):
-        load(folder(tmp_path, "tiktoken.model", decoder(names)), {"vocab_size": 264})
+        load(folder(tmp_path, "tiktoken.model", KIMI | decoder(names)), {"vocab_size": 264})
 
 
 def test_fewer_rows_than_ranks_are_an_error(tmp_path: Path) -> None:
@@ -127,7 +161,7 @@ def test_fewer_rows_than_ranks_are_an_error(tmp_path: Path) -> None:
 
 def test_tokens_that_no_pair_makes_are_counted(tmp_path: Path) -> None:
     tokens = [*TOKENS, b"xyz", b"abab"]
-    made = load(folder(tmp_path, "tiktoken.model", None, tokens), {"vocab_size": 262, "eos_token_id": 0})
+    made = load(folder(tmp_path, "tiktoken.model", KIMI, tokens), {"vocab_size": 262, "eos_token_id": 0})
     (warning,) = made.warnings
     assert "1 of its tokens" in warning
     assert made.merges[-1] == "ab ab" and len(made.merges) == 4
@@ -135,7 +169,7 @@ def test_tokens_that_no_pair_makes_are_counted(tmp_path: Path) -> None:
 
 def test_bytes_without_a_token_are_counted(tmp_path: Path) -> None:
     tokens = [token for token in TOKENS if token not in (b"\x80", b"\x81")]
-    (warning,) = load(folder(tmp_path, "tiktoken.model", None, tokens), {"vocab_size": 258, "eos_token_id": 0}).warnings
+    (warning,) = load(folder(tmp_path, "tiktoken.model", KIMI, tokens), {"vocab_size": 258, "eos_token_id": 0}).warnings
     assert "2 bytes" in warning and "0x80" in warning
 
 
@@ -146,9 +180,18 @@ def test_hunyuans_ids_are_places_in_the_file(tmp_path: Path) -> None:
     assert made.tokens[256:] == (b"ab", b"abc", "Ġÿ".encode(), b"<|endoftext|>")
 
 
+@pytest.mark.parametrize(("width", "bos"), [(4096, 127958), (2048, 1)])
+def test_hunyuan_7b_has_another_first_token_than_its_config_says(tmp_path: Path, width: int, bos: int) -> None:
+    config = {"vocab_size": 127960, "hidden_size": width, "bos_token_id": 1, "eos_token_id": 262, "eod_token_id": 259}
+    made = load(folder(tmp_path, "hy.tiktoken", {"bos_token": "<|bos|>"}), config, HUNYUAN_DENSE)
+    assert made.special["bos"] == bos and made.special["eos"] == 259
+    few = load(tmp_path, {**config, "vocab_size": 264}, HUNYUAN_DENSE)
+    assert few.special["bos"] == 1
+
+
 def test_only_bytes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotPossible, match="two others"):
-        load(folder(tmp_path, "tiktoken.model", None, BYTES), {"vocab_size": 256})
+        load(folder(tmp_path, "tiktoken.model", KIMI, BYTES), {"vocab_size": 256})
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,7 @@ DEEPSEEK_V3 = Architecture(
         Setting("scoring_func", "sigmoid"),
         Setting("topk_method", "noaux_tc"),
     ),
+    vocabulary=conventions.DEEPSEEK_V3,
     stores_head=("mlx",),
     limits=LIMITS,
     mlx_scaling=EVERY_KIND,

@@ -8,6 +8,7 @@ from typing import Any
 
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import GATED, PRE_NORMS, attention, ends, norm_rows, rows
+from quantcli.models.harmless import LABELS, TOKENIZER, Harmless
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import BLOCKS, CONTEXT, FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key
 from quantcli.models.limits import unset
@@ -80,9 +81,34 @@ SETTINGS = (
     Setting("use_qk_norm", True),
 )
 EXPECTS = (
+    Setting("add_classification_head", False),
     Setting("attention_head_dim", lambda file: file.head_dim),
     Setting("max_position_embeddings", lambda file: (file.integer("context_length"), 1 << 15)),
+    Setting("norm_type", ("rms", "hf_rms")),
+    Setting("position_embedding_xdrope", False),
+    Setting("use_cla", False),
+    Setting("use_rotary_pos_emb", True),
 )
+IMAGES = Harmless("belongs to a tower for images, which the class of text models does not have")
+#: What all releases repeat of models of other kinds.
+HARMLESS = {
+    **dict.fromkeys(("class_num", "dense_list", "pool_type", "skip_cls_token"), LABELS),
+    **dict.fromkeys(
+        (
+            "im_end_id", "im_newline_id", "im_start_id", "image_token_id", "mask_init_id", "org_vocab_size", "pad_id",
+            "text_end_id", "text_start_id", "video_end_id", "video_start_id",
+        ),
+        TOKENIZER,
+    ),
+    **dict.fromkeys(
+        (
+            "anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views", "num_media_embeds",
+            "vit_add_patchemb_bias", "vit_input_resolution", "vit_mapping_type", "vit_norm_type", "vit_patch",
+            "vit_remove_prenorm", "vit_token", "vit_type", "vit_used_rms_norm",
+        ),
+        IMAGES,
+    ),
+}  # fmt: skip
 
 HUNYUAN_V1_DENSE = Architecture(
     name="hunyuan_v1_dense",
@@ -99,6 +125,7 @@ HUNYUAN_V1_DENSE = Architecture(
     classes={"hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM"},
     settings=SETTINGS,
     expects=EXPECTS,
+    harmless=HARMLESS,
     mlx_scaling=("dynamic",),
     vocabulary=conventions.HUNYUAN_DENSE,
     limits=unset("gguf", "attention_bias"),

@@ -1,22 +1,32 @@
 """The hunyuan_v1_moe architecture (Hunyuan A13B): hunyuan_v1_dense with routed experts and a shared one in every layer.
 
-config.json says for each layer what GGUF says once. mlx-lm does not know this model_type. Source: llama.cpp's
-conversion of HunYuanMoEV1ForCausalLM.
+config.json says for each layer what GGUF says once. The code that A13B was released with calls the model `hunyuan`, as
+do MLX folders made of it; both are read. mlx-lm knows no other name, and computes other values: it does not divide the
+weights of the chosen experts by their sum, as that code, transformers and llama.cpp do, and no setting makes up for it.
+So neither name is said to run there. Hunyuan Large is a `hunyuan` too (HunYuanForCausalLM: q, k and v in one matrix,
+layers that share k and v); llama.cpp does not know it. Source: llama.cpp's conversion of HunYuanMoEV1ForCausalLM;
+mlx-lm's hunyuan; github.com/Tencent-Hunyuan/Hunyuan-A13B (`models`).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models.base import Architecture
 from quantcli.models.decoder import EXPERTS, attention, ends, experts, rows, shared_experts
-from quantcli.models.families.hunyuan_v1_dense import EXPECTS, NORMS, SCALED_SIZES, SCALING, SETTINGS
+from quantcli.models.families.hunyuan_v1_dense import EXPECTS, HARMLESS, NORMS, SCALED_SIZES, SCALING, SETTINGS
 from quantcli.models.families.hy_v3 import SHARED
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import GATING, HEAD_SIZES, RMS_EPS, Key, Read, expert_keys
-from quantcli.models.limits import unknown_to_mlx, unset
+from quantcli.models.limits import MISCOMPUTED, Limit, unknown_to_mlx, unset
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, INNER, N_EXPERTS
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
+
+#: The model type in transformers, and in the code that A13B was released with.
+KIND, OWN = "hunyuan_v1_moe", "hunyuan"
+CLASS = "HunYuanMoEV1ForCausalLM"
 
 #: Key of config.json, with a number for each layer -> key of GGUF.
 EACH = {
@@ -49,19 +59,33 @@ def _each(key: str, *, also_one: bool = False) -> Setting:
     return Setting(key, value)
 
 
+def _topk(h: Hyperparameters) -> Any:
+    """How many experts a token takes; where it is one number, the release's code computes as Hunyuan Large does."""
+    stated = h.settings.values.get("moe_topk")
+    if h.settings.values.get("model_type") == OWN and not isinstance(stated, list):
+        raise NotPossible(
+            f"{h.settings.label}: moe_topk is {shown(stated)}, expected a list: with a number, {OWN} models do not "
+            "divide the weights of experts by their sum, but llama.cpp does."
+        )
+    return _one("moe_topk")(h)
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 2048,
+    "num_experts": 1,
+    "moe_topk": 1,
+    "num_shared_expert": 1,
+    "moe_intermediate_size": lambda config: config.integer("intermediate_size"),
+}
+READS: Mapping[str, Read] = {key: _topk if key == "moe_topk" else _one(key) for key in EACH}
+
 HUNYUAN_V1_MOE = Architecture(
-    name="hunyuan_v1_moe",
+    name=KIND,
     gguf="hunyuan-moe",
     model_types={
-        "hunyuan_v1_moe": {
-            "rms_norm_eps": 1e-5,
-            "max_position_embeddings": 2048,
-            "use_qk_norm": True,
-            "num_experts": 1,
-            "moe_topk": 1,
-            "num_shared_expert": 1,
-            "moe_intermediate_size": lambda config: config.integer("intermediate_size"),
-        }
+        KIND: {**DEFAULTS, "use_qk_norm": True},
+        OWN: {**DEFAULTS, "use_qk_norm": False, "use_mixed_mlp_moe": False},
     },
     tensors=(
         *ends(),
@@ -74,24 +98,35 @@ HUNYUAN_V1_MOE = Architecture(
     keys=(*SCALED_SIZES, RMS_EPS, expert_keys("num_experts")[0], *HEAD_SIZES),
     further=(
         Key("expert_shared_feed_forward_length", "uint32", lambda h: h.feed_forward_length),
-        *(Key(gguf, "uint32", _one(key)) for key, gguf in EACH.items()),
+        *(Key(gguf, "uint32", READS[key]) for key, gguf in EACH.items()),
         *SCALING,
     ),
-    classes={"hunyuan_v1_moe": "HunYuanMoEV1ForCausalLM"},
+    classes={KIND: CLASS, OWN: CLASS},
     settings=(*SETTINGS, *(_each(key) for key in EACH)),
     expects=(
         *EXPECTS,
         *(_each(key, also_one=True) for key in EACH),
         Setting("group_limited_greedy", False),
+        Setting("moe_drop_tokens", False),
         Setting("moe_layer_num_skipped", 0),
+        Setting("moe_random_routing_dropped_token", False),
         Setting("norm_topk_prob", True),
-        Setting("use_cla", False),
+        Setting("routed_scaling_factor", 1.0),
         Setting("use_mixed_mlp_moe", True),
+        Setting("use_mla", False),
     ),
+    harmless=HARMLESS,
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     vocabulary=conventions.HUNYUAN_MOE,
     limits=(
         *unset("gguf", "attention_bias"),
-        unknown_to_mlx("hunyuan_v1_moe"),
+        unknown_to_mlx(KIND, KIND),
+        Limit(
+            "mlx",
+            lambda h: h.settings.values.get("model_type") != OWN,
+            "weights of experts that are not divided by their sum",
+            excludes=(OWN,),
+            fault=MISCOMPUTED,
+        ),
     ),
 )

@@ -27,6 +27,7 @@ from quantcli.models import (
     text_settings,
 )
 from quantcli.targets.gguf_metadata import keys
+from tests.peers.arch_cases import A13B_KEYS
 
 DATA = Path(__file__).resolve().parent.parent.parent / "data" / "arch"
 CASES = sorted(path.name for path in DATA.iterdir())
@@ -64,6 +65,8 @@ UNSAID = {
     "exaone_moe": {"sliding_window_pattern", "topk_method"},
     "exaone_moe_mtp": {"sliding_window_pattern", "topk_method"},
     "glm4v": {"rope_parameters"},
+    "hunyuan_a13b": HUNYUAN_MOE
+    | {*A13B_KEYS, "attention_dropout", "eod_token_id", "norm_topk_prob", "sep_token_id", "use_cache"},
     "hunyuan_dense": HUNYUAN,
     "hunyuan_dense_biased": HUNYUAN,
     "hunyuan_moe": HUNYUAN_MOE,
@@ -88,7 +91,7 @@ BY_ITSELF = {
 #: Keys of metadata that a text model by itself does without.
 OF_TOWERS = ("rope.dimension_sections", "n_deepstack_layers")
 #: Cases whose context does not come back, and whose settings of yarn their kind of scaling does without.
-SCALED = ("hunyuan_dense", "hunyuan_dense_biased", "hunyuan_moe", "hunyuan_moe_tied")
+SCALED = ("hunyuan_a13b", "hunyuan_dense", "hunyuan_dense_biased", "hunyuan_moe", "hunyuan_moe_tied")
 
 
 def whole_config(case: str, spelling: str = "config.json") -> dict[str, Any]:
