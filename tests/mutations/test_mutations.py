@@ -29,7 +29,7 @@ from tests.mutations.baselines import CASES, DATA, Baseline, as_gguf, dense, qua
 from tests.mutations.outcomes import BAD, Outcome
 
 #: Of all changes of one baseline `make test` tries so many.
-SAMPLE = 40
+SAMPLE = 25
 KINDS = ("dense", "gguf")
 #: Quantized models, whole ones of the reference data.
 QUANTIZED = sorted(path.parent.name for path in DATA.glob("quantized/*/config.json"))
