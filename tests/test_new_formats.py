@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,24 +66,57 @@ ROWS: dict[str, tuple[tuple[str, str], ...]] = {
 LINEAR = "model.layers.0.mlp.down_proj"
 
 
+#: Before every program: the kernels, which no format changes, come from this package, with what is compiled of them.
+KERNELS = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("quantcli.kernels", sys.argv.pop(1))
+sys.modules["quantcli.kernels"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["quantcli.kernels"])
+"""
+
+#: Carries out one command after the other: each a line of JSON, as is its answer: exit code, stdout, stderr.
+COMMANDS = """
+import json
+from typer.testing import CliRunner
+from quantcli.cli.app import app
+for line in sys.stdin:
+    done = CliRunner().invoke(app, json.loads(line))
+    print(json.dumps([done.exit_code, done.stdout, done.stderr + str(done.exception or "")]), flush=True)
+"""
+
+
 class Package:
-    """A copy of the package, whose `quant` runs in processes; what it compiles is kept next to it."""
+    """A copy of the package, whose `quant` runs in one process for all commands."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.files = root, root / "quantcli"
         shutil.copytree(PACKAGE, self.files, ignore=shutil.ignore_patterns("__pycache__"))
+        self.commands: subprocess.Popen[str] | None = None
 
-    def run(self, *command: object) -> subprocess.CompletedProcess[str]:
-        """Python's in the copy."""
-        places = {"PYTHONPATH": str(self.root), "NUMBA_CACHE_DIR": str(self.root / "kernels")}
-        words = [sys.executable, *map(str, command)]
-        return subprocess.run(words, cwd=self.root, env=os.environ | places, capture_output=True, text=True)
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """A process of Python in the copy."""
+        words = [sys.executable, "-c", KERNELS + program, str(PACKAGE / "kernels" / "__init__.py"), *arguments]
+        places = os.environ | {"PYTHONPATH": str(self.root)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen(words, cwd=self.root, env=places, **pipes)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """What a program prints on stdout."""
+        with self.start(program, *arguments) as process:
+            return process.communicate()[0]
 
     def quant(self, *arguments: object, code: int = 0) -> str:
         """What a command prints on stdout, or where it fails on stderr."""
-        ran = self.run("-c", "from quantcli.cli.app import main; main()", *arguments)
-        assert ran.returncode == code, ran.stderr
-        return ran.stderr if code else ran.stdout
+        self.commands = self.commands or self.start(COMMANDS)
+        assert self.commands.stdin and self.commands.stdout
+        print(json.dumps([str(argument) for argument in arguments]), file=self.commands.stdin, flush=True)
+        found, out, err = json.loads(self.commands.stdout.readline())
+        assert found == code, err
+        return str(err if code else out)
+
+    def close(self) -> None:
+        if self.commands:
+            self.commands.communicate()
 
     def json(self, *arguments: object) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.quant(*arguments, "--json"))
@@ -95,13 +129,15 @@ class Package:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Package:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
     """The package as it is."""
-    return Package(tmp_path_factory.mktemp("plain"))
+    made = Package(tmp_path_factory.mktemp("plain"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
     """The package with all three."""
     made = Package(tmp_path_factory.mktemp("package"))
     shutil.copytree(ADDED, made.files, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
@@ -111,7 +147,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
             assert text.count(f"\n{line}\n") == 1, f"{name}: no line, or several, are {line}"
             text = text.replace(f"\n{line}\n", f"\n{line}\n{row}\n")
         (made.files / name).write_text(text)
-    return made
+    yield made
+    made.close()
 
 
 def test_nothing_else_is_changed(package: Package) -> None:
@@ -132,9 +169,9 @@ def test_the_example_keeps_the_house_rules(path: Path) -> None:
 
 
 def test_the_drawings_are_right(package: Package) -> None:
-    script = "import doctest, importlib, sys; print(doctest.testmod(importlib.import_module(sys.argv[1])))"
+    script = "import doctest, importlib; print(doctest.testmod(importlib.import_module(sys.argv[1])))"
     for module in ("schemes.ggml.q3_0", "schemes.hf.halfbyte"):
-        assert package.run("-c", script, f"quantcli.{module}").stdout == "TestResults(failed=0, attempted=2)\n"
+        assert package.run(script, f"quantcli.{module}") == "TestResults(failed=0, attempted=2)\n"
 
 
 def test_schemes_tell_of_them(package: Package) -> None:

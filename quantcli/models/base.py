@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
@@ -130,6 +130,7 @@ class Found:
         return filled if is_whole else f"{filled}.{self.suffix}"
 
 
+@lru_cache(maxsize=1 << 14)
 def _numbered(name: str) -> tuple[str, int | None, int | None]:
     """A name's pattern, its layer and its expert; the pattern of a name that no table can have is empty."""
     numbers = NUMBER.findall(name)

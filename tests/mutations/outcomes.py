@@ -108,12 +108,16 @@ def outcome(
 
     An error may also name a tensor that the source lacks, or has in vain.
     """
-    named = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in names))
     if isinstance(found, QuantError):
-        is_named = named.search(str(found)) or TENSOR.search(str(found))
+        is_named = _names(str(found), names) or TENSOR.search(str(found))
         return Outcome.REFUSED if is_named else Outcome.NAMELESS
-    if any(named.search(warning) for warning in found.warnings if warning not in base.warnings):
+    if any(_names(warning, names) for warning in found.warnings if warning not in base.warnings):
         return Outcome.WARNED
     if harmless:
         return Outcome.HARMLESS
     return Outcome.CHANGED if digest(found) != digest(base) else Outcome.SILENT
+
+
+def _names(text: str, names: Collection[str]) -> bool:
+    """Whether a text has one of these names, not as a part of another."""
+    return any(name in text and re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text) for name in names)

@@ -32,7 +32,7 @@ from tests.mutations.outcomes import BAD, Outcome
 
 #: Of all changes of one baseline `make test` tries so many; fewer of a variant, which is stored in several files, and
 #: of a text model in one with towers.
-SAMPLE = 40
+SAMPLE = 25
 FEWER = 10
 #: Settings of towers that text models need.
 LIFTED = {key for family in models.FAMILIES for one in family.multimodal for _, key in one.lifted}

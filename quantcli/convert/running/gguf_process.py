@@ -101,16 +101,21 @@ def main(answers_to: int, waited: int) -> None:
 
     waited: a descriptor that is at its end when the process that asked is gone.
     """
-    from gguf import GGML_QUANT_SIZES
-
     threading.Thread(target=_end_with, args=[waited], daemon=True).start()
     with open(0, "rb") as request, open(answers_to, "wb") as output:
-        asked = pickle.load(request)
-        known = {int(number) for number, sizes in GGML_QUANT_SIZES.items() if sizes == _sizes(int(number), sizes)}
-        pickle.dump((version("gguf"), known), output)
-        for path, types in asked:
+        for answer in read(pickle.load(request)):
+            pickle.dump(answer, output)
             output.flush()
-            pickle.dump(_seen(path, known, types <= known), output)
+
+
+def read(asked: Asked) -> Generator[Any]:
+    """The answers of `answers`, from this process itself."""
+    from gguf import GGML_QUANT_SIZES
+
+    known = {int(number) for number, sizes in GGML_QUANT_SIZES.items() if sizes == _sizes(int(number), sizes)}
+    yield version("gguf"), known
+    for path, types in asked:
+        yield _seen(str(path), known, set(types) <= known)
 
 
 def _end_with(waited: int) -> None:
