@@ -83,12 +83,18 @@ class Stored:
     @property
     def heads(self) -> int:
         """The heads of q, where they differ those of the first layer."""
-        return (self.each("attention.head_count") or (self.own.integer("attention.head_count"),))[0]
+        return self._first("attention.head_count")
 
     @property
     def kv_heads(self) -> int:
         """The heads of k and v, where they differ those of the first layer."""
-        return (self.each("attention.head_count_kv") or (self.heads,))[0]
+        key = "attention.head_count_kv"
+        return self._first(key) if self.own.has(key) else self.heads
+
+    def _first(self, key: str) -> int:
+        """A key's value in the first layer; unlike `each`, one value for all layers needs no number of layers."""
+        is_list = self.own.has(key) and isinstance(self.own.values[key], list)
+        return self.each(key)[0] if is_list else self.own.integer(key)
 
     def each(self, key: str) -> tuple[int, ...]:
         """A key's value in each layer, of a key with one value or with a list; empty where the file lacks it."""

@@ -82,7 +82,7 @@ def _weight(module: str, parts: Mapping[str, Part], settings: CtSettings, folder
     make = _small if group.layout in SMALL else _packed if group.layout == "pack-quantized" else _bytewise
     scheme, shape = make(stored, group, settings, folder)
     reason = f"{group.key}: {group.layout}, {group.bits} bits, {group.strategy}"
-    is_parameter = len(shape) == 3 and module.endswith(PARAMETERS)
+    is_parameter = wanted == PACKED and len(shape) == 3 and module.endswith(PARAMETERS)
     name = module if is_parameter else f"{module}.weight"
     return held(name, shape, scheme, stored, reason, {"weight": wanted, **SUFFIXES})
 

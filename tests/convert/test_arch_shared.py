@@ -138,8 +138,9 @@ def dropped(case: Path, names: Iterable[str]) -> set[str]:
 
 
 def towers(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Those that are not the text model's, without `model.`, under which mlx-lm does not look for them."""
-    return {name.removeprefix("model."): one for name, one in tensors.items() if TOWERS.match(name)}
+    """Those that are not the text model's, as folders for mlx-lm and mlx-vlm name them."""
+    found = {name.removeprefix("model."): one for name, one in tensors.items() if TOWERS.match(name)}
+    return {re.sub(r"^visual\.", "vision_tower.", name): one for name, one in found.items()}
 
 
 def error(ours: Stored, theirs: Stored) -> float:
