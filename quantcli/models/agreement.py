@@ -18,6 +18,7 @@ from quantcli.models.base import Architecture, Found, Tensor
 from quantcli.models.hyperparameters import EXPERTS, SIZES, Hyperparameters
 from quantcli.models.keys import BLOCKS
 from quantcli.models.ops import Op, Shape, ShapeOp, Share, SingleRow, Take, Transpose
+from quantcli.models.prediction import in_module
 from quantcli.models.sizes import HEAD_DIM, Axes, Need
 
 #: A key within an expression of sizes.
@@ -93,9 +94,8 @@ class Agreement:
         for name, need in self._contrary.items():
             if need.said and not need.by_presence:
                 nor = self._unmarked(self.found[name][0]) if NEXTN in self.found[name][0].row.gguf else ""
-                raise BadInput(
-                    f"{self.label}: has a tensor {name}{nor}, but {self.where} says otherwise{self._why(need)}."
-                )
+                has = f"{self.label}: has a tensor {self._stored(name)}{nor}"
+                raise BadInput(f"{has}, but {self.where} says otherwise{self._why(need)}.")
 
     def refuse_shapes(self) -> None:
         """Raise `BadInput` for a tensor of another shape than the settings say."""
@@ -138,7 +138,8 @@ class Agreement:
             name = next(n for n, found in self.found.items() if any(one.layer == beyond for one in found))
             nor = self._unmarked(self.found[name][0])
             raise BadInput(
-                f"{self.where}: {key} is {layers}, but there are tensors of layer {beyond}, such as {name}{nor}."
+                f"{self.where}: {key} is {layers}, but there are tensors of layer {beyond}, such as "
+                f"{self._stored(name)}{nor}."
             )
         # Stops at the first gap, however many layers are claimed.
         missing = next((number for number in range(layers) if number not in self._numbers), None)
@@ -169,7 +170,12 @@ class Agreement:
         mark = next(marks, None)
         if mark is None or mark in self.weights:
             return ""
-        return f" and not {mark}, which layers for multi-token prediction have"
+        return f" and not {self._stored(mark)}, which layers for multi-token prediction have"
+
+    def _stored(self, name: str) -> str:
+        """The name that a folder has, of some families in a module of layers for multi-token prediction."""
+        module = self.architecture.mtp_module if self.dialect == "hf" else ""
+        return in_module(name, self.hyperparameters.layers, module) if module else name
 
     def _refuse_shape(self, name: str, found: Sequence[Found]) -> None:
         if not found:
