@@ -218,6 +218,14 @@ def test_a_rebuilt_config_means_the_same(case: str) -> None:
     assert settled(ours) == settled(theirs)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_rotary_settings_by_kind_of_layer_stand_alone(case: str) -> None:
+    """transformers takes flat settings instead, where config.json has both."""
+    made = rebuilt(case)
+    if any(isinstance(one, dict) for one in made.get("rope_parameters", {}).values()):
+        assert not {"rope_scaling", "rope_theta", "rope_local_base_freq"} & {*made}
+
+
 def settled(h: Hyperparameters) -> Hyperparameters:
     """Without what GGUF has no key for, and with float32's numbers."""
     rope = h.rope
