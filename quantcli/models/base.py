@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
@@ -182,7 +182,8 @@ class Architecture:
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
     the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
     stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
-    else the runtimes ask of a model. multimodal: models with towers whose text model is of this family.
+    else the runtimes ask of a model. multimodal: models with towers whose text model is of this family; in_towers: the
+    table of such a text model, where its releases store it otherwise than those of the family's own class.
     Of mlx-lm's class: mlx_keys: settings that it wants stated, though transformers' assumes or computes them;
     mlx_names: its names of settings that transformers 5 calls otherwise; mlx_nulls: settings that it wants to be there,
     if only as null; mlx_config: further ones, made of a config.json; mlx_scaling: the kinds of rope scaling that it
@@ -225,6 +226,7 @@ class Architecture:
     mlx_unread: Mapping[str, Callable[[Mapping[str, Any]], bool]] = field(default_factory=dict)
     mlx_ties: tuple[str, ...] = ()
     multimodal: tuple[Multimodal, ...] = ()
+    in_towers: tuple[Tensor, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.gguf))
@@ -263,6 +265,10 @@ class Architecture:
         """What a name stands for in GGUF files of another layout than the table's, with that layout."""
         pattern, layer, expert = _numbered(name)
         return [(Found(row, suffix, layer, expert), layout) for row, suffix, layout in self._layouts.get(pattern, ())]
+
+    def around(self) -> Architecture:
+        """The family with the table of text models in models with towers."""
+        return replace(self, tensors=self.in_towers) if self.in_towers else self
 
     def agrees(self, one: str, other: str) -> bool:
         """Whether two dialects have the same names and arrangements for all tensors."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from quantcli.models.base import Tensor
 from quantcli.models.layouts import ROWS_OF_QKV, Layout, Pieces, Range
-from quantcli.models.ops import Op, PermuteRows, Share, Transpose
+from quantcli.models.ops import Op, PermuteRows, Share, Take, Transpose
 from quantcli.models.sizes import (
     ALWAYS,
     EXPERT_INNER,
@@ -208,6 +208,31 @@ def fused_experts(hf: str, *, width: Size = EXPERT_INNER, is_transposed: bool = 
         )
         for name, kind, ops in FUSED_EXPERTS
     )  # fmt: skip
+
+
+def stacked_experts(
+    hf: str, *, mlx: str = "mlp.switch_mlp", is_transposed: bool = False, needed: Need | None = None
+) -> tuple[Tensor, ...]:
+    """The same, of a family whose releases have them so, in folders too that are written.
+
+    needed: which layers have them, where not all do.
+    """
+    before: tuple[Op, ...] = (Transpose(),) if is_transposed else ()
+
+    def row(name: str, kind: str, taken: tuple[Op, ...]) -> Tensor:
+        matrix = (HIDDEN, EXPERT_INNER) if kind == "down" else (2 * EXPERT_INNER, HIDDEN)
+        ops = (*before, *taken)
+        return Tensor(
+            f"{LAYER}.{hf}.{name}", f"{BLOCK}.ffn_{kind}_exps.weight", ops, ("",), f"{LAYER}.{mlx}.{kind}_proj.weight",
+            ops, optional=needed is not None, needed=needed,
+            shape=(N_EXPERTS, *(matrix[::-1] if is_transposed else matrix)),
+        )  # fmt: skip
+
+    return (
+        row("gate_up_proj", "gate", (Take(stop=EXPERT_INNER),)),
+        row("gate_up_proj", "up", (Take(start=EXPERT_INNER),)),
+        row("down_proj", "down", ()),
+    )
 
 
 def experts_apart(hf: str, *, width: Size = EXPERT_INNER) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from quantcli.models.layer_spellings import respelled
 from quantcli.models.rope import mlx_rope_keys
 from quantcli.models.rope_settings import ATTN_FACTOR
 from quantcli.models.sixteen_bits import NESTED
-from quantcli.models.stored import Stored
+from quantcli.models.stored import OMITTED, Stored
 from quantcli.models.unsaid import Unsaid
 
 
@@ -41,10 +41,17 @@ def spelled(config: Mapping[str, Any], architecture: Architecture | None) -> dic
     """
     if architecture is None:
         return mlx_rope_keys(config)
-    made = mlx_rope_keys(config, architecture.mlx_names)
+    made = {} if _rotates_by_kind(config, architecture) else mlx_rope_keys(config, architecture.mlx_names)
     made |= respelled(config)
     made |= architecture.mlx_config(config) if architecture.mlx_config is not None else {}
     return made | {key: None for key in architecture.mlx_nulls if key not in {**config, **made}}
+
+
+def _rotates_by_kind(config: Mapping[str, Any], architecture: Architecture) -> bool:
+    """Whether the classes know rotary settings by kind of layer alone: transformers takes flat ones in their place."""
+    is_flat = all(setting.name != "rope_theta" or setting.value is not OMITTED for setting in architecture.settings)
+    parameters = config.get("rope_parameters")
+    return not is_flat and isinstance(parameters, Mapping) and "full_attention" in parameters
 
 
 def nested_spelled(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,6 +135,11 @@ class Facts:
         return None
 
     @property
+    def ignores_by_name(self) -> bool:
+        """Whether its readers leave alone what `quantization_config` names, whole and as transformers' class has it."""
+        return self.family == "ct"
+
+    @property
     def loads_experts(self) -> bool:
         """Whether transformers 5 loads a model's experts from a folder that is written in it.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import NotPossible
+from quantcli.models.towers import is_tower
 from quantcli.schemes.base import DoesNotFit
 from quantcli.schemes.dense import Dense
 from quantcli.schemes.hf import named
@@ -20,6 +21,8 @@ from quantcli.targets.base import Placed
 #: The last name of a layer's matrix that is no linear, or one that its tools leave alone.
 _OTHERS = re.compile("norm|embed|^(wte|wpe|gate|router|conv1d|shared_expert_gate)$")
 EXPERT = re.compile(r".*\.experts\.\d+\..*")
+#: Routers that are linears in transformers' class, too, and what it calls them.
+_RENAMED = ((".block_sparse_moe.gate", ".mlp.router"),)
 _LAYER = re.compile(r"\.\d+\.")
 
 
@@ -35,7 +38,8 @@ def stays_dense(name: str, shape: tuple[int, ...]) -> str | None:
     if not name.endswith(".weight"):
         return "stays dense: is no module's .weight"
     module = name.removesuffix(".weight")
-    if not _LAYER.search(module) or _OTHERS.search(module.rpartition(".")[2]):
+    start, _, last = module.rpartition(".")
+    if not _LAYER.search(module) or _OTHERS.search(last) or start.endswith(".router"):
         return "stays dense: its readers quantize the linears of layers only"
     return None
 
@@ -62,7 +66,7 @@ def settings(placed: Sequence[Placed], root: str) -> dict[str, Any]:
     if not any(w.name == f"{LM_HEAD}.weight" for w in quantized):
         dense = [*dense, LM_HEAD]  # also of a model that has none of its own: its readers make one
     try:
-        return described(quantized, dense)
+        return described(quantized, _as_classes_name_them(dense) if quantized[0].scheme.ignores_by_name else dense)
     except DoesNotFit as reason:
         raise NotPossible(f"{root}: {reason}.") from None
 
@@ -71,6 +75,28 @@ def described(quantized: Sequence[Placed], dense: Sequence[str]) -> dict[str, An
     """`quantization_config` of quantized weights in layouts of one family. Raises `DoesNotFit`."""
     modules = {w.name.removesuffix(".weight"): (w.scheme, w.shape) for w in quantized}
     return quantized[0].scheme.quantization_config(modules, dense)
+
+
+def _as_classes_name_them(modules: Sequence[str]) -> list[str]:
+    """Dense modules for readers that compare names with those in the class of transformers, not with the stored ones.
+
+    Towers have other prefixes there, and some other names behind them: each is a regular expression.
+    """
+    towers = {module: part for module in modules if (part := _tower(module)) is not None}
+    expressions = [f"re:(.*[.])?{re.escape(part)}[.].*" for part in dict.fromkeys(towers.values())]
+    others = [
+        name
+        for module in modules
+        if module not in towers
+        for name in (module, *(module.replace(*pair) for pair in _RENAMED if module.endswith(pair[0])))
+    ]
+    return [*others, *expressions]
+
+
+def _tower(module: str) -> str | None:
+    """The part of a module's path that is a tower, None in the text model."""
+    parts = module.split(".")
+    return next((part for i, part in enumerate(parts) if is_tower(".".join(parts[: i + 1]) + ".")), None)
 
 
 def unreadable(placed: Sequence[Placed]) -> list[str]:

@@ -68,6 +68,8 @@ class Model:
         if source.names == "gguf":
             return Model(source, models.by_gguf(source.metadata), "gguf")
         architecture = models.find(source.config)
+        if architecture is not None and models.multimodal(source.config_json) is not None:
+            architecture = architecture.around()
         shapes = {name: weight.shape for name, weight in source.weights.items()}
         return Model(source, architecture, architecture.dialect(shapes) if architecture else "hf")
 

@@ -137,10 +137,14 @@ def dropped(case: Path, names: Iterable[str]) -> set[str]:
     return {name for name in names if name in known or TOWERS.match(name)}
 
 
+#: What the towers of Qwen's models are called in releases; MLX folders have mlx-vlm's name.
+QWENS = re.compile(r"^visual\.")
+
+
 def towers(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Those that are not the text model's, as folders for mlx-lm and mlx-vlm name them."""
     found = {name.removeprefix("model."): one for name, one in tensors.items() if TOWERS.match(name)}
-    return {re.sub(r"^visual\.", "vision_tower.", name): one for name, one in found.items()}
+    return {QWENS.sub("vision_tower.", name): one for name, one in found.items()}
 
 
 def error(ours: Stored, theirs: Stored) -> float:

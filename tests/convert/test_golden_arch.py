@@ -44,7 +44,6 @@ DTYPES = {"BF16": "bf16", "F32": "f32", "U8": "u8"}
 FROM_ONE = ("step3p5", "qwen3_next", "qwen3_5", "qwen3_5_moe")
 #: Families of which mlx-lm loads no tied model without a head.
 IN_MLX_WITH_A_HEAD = {family.name for family in FAMILIES if "mlx" in family.stores_head}
-HEADS = {"lm_head.weight", "embed_out.weight"}
 #: Families whose experts are stored stacked, each (in, out), and come back one by one, as the text model's class has.
 STACKED = ("qwen3_vl_moe",)
 
@@ -132,6 +131,13 @@ def family_of(case: str) -> str:
     return architecture.name
 
 
+def ends_of(family: str) -> tuple[str, str]:
+    """What a family calls its embedding and its output matrix."""
+    (rows,) = (one.tensors for one in FAMILIES if one.name == family)
+    names = {row.role: f"{row.hf}.weight" for row in rows}
+    return names["token_embd"], names["output"]
+
+
 def one_by_one(tensors: Mapping[str, Hashed]) -> dict[str, Hashed]:
     """A text model's tensors with its stacked experts one by one."""
     made = {}
@@ -190,6 +196,7 @@ def test_to_gguf_as_llama_cpp_does_it_and_back(model: Path, tmp_path: Path) -> N
     for name, (_, shape, _) in text.items():
         if name.endswith(CAST_BY_MLX.get(family, "-")):
             text[name] = ("bf16", shape, hashlib.sha256(contents(name, "BF16", list(shape))).hexdigest())
-    if family in IN_MLX_WITH_A_HEAD and not HEADS & text.keys():
-        text["lm_head.weight"] = text["model.embed_tokens.weight"]
+    embedding, head = ends_of(family)
+    if family in IN_MLX_WITH_A_HEAD and head not in text:
+        text[head] = text[embedding]
     assert of_text(hashes(tmp_path / "again")) == text

@@ -2,6 +2,7 @@
 
 A row is a case of tests/data/arch, or the settings of a model that none of them is of, and the sizes in its place. The
 sizes are those of config.json files on the Hub; of hy_v3, mellum and cohere2_moe what transformers' class assumes.
+Where layers differ, lists that have something for each layer are stated again.
 """
 
 from __future__ import annotations
@@ -76,9 +77,25 @@ class Published:
         return {**kept, **self.settings}
 
 
+def by_layer(layers: int, others: range | tuple[int, ...], usual: Any, other: Any) -> list[Any]:
+    """A list with something for each layer: the usual, or in some layers other than that."""
+    return [other if layer in others else usual for layer in range(layers)]
+
+
 def is_by_layer(value: object, layers: int) -> bool:
     """Whether a setting has something for each layer."""
     return isinstance(value, list) and len(value) == layers and layers > 1
+
+
+#: Layers that attend to all among those with a window, as two families have them.
+EVERY_FOURTH = range(0, 100, 4)
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+def longrope(frequencies: int) -> dict[str, Any]:
+    """The scaling of a case, with factors for more frequencies."""
+    scaling: dict[str, Any] = config_of("phimoe")["rope_scaling"]
+    return scaling | {key: [1.0] * frequencies for key in ("short_factor", "long_factor")}
 
 
 MROPE = {"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
@@ -106,6 +123,12 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = {
         )
     },
     "arcee": {"AFM-4.5B": Published("arcee", sizes(2560, 36, 20, 4, 18432, 128004, 128))},
+    "bailing_moe_v2": {
+        "Ling-mini-2.0": Published(
+            "bailing_moe_v2",
+            sizes(2048, 20, 16, 4, 5120, 157184, 128, n_group=8, topk_group=4) | some_experts(256, 8, 512),
+        )
+    },
     "cohere2_moe": {"defaults": Published("cohere2_moe", sizes(8192, 40, 64, 64, 22528, 256000, 128, num_experts=8))},
     "deepseek_v3": {
         "Kimi-K2": Published(
@@ -170,9 +193,30 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = {
         )
     },
     "hy_v3": {"defaults": Published("hy_v3", sizes(4096, 80, 64, 8, 13312, 120832, 128) | some_experts(192, 8, 1536))},
+    "laguna": {
+        "Laguna-XS": Published(
+            "laguna",
+            sizes(2048, 40, 48, 8, 8192, 100352, 128, shared_expert_intermediate_size=512, sliding_window=512)
+            | some_experts(256, 8, 512)
+            | {"num_attention_heads_per_layer": by_layer(40, EVERY_FOURTH, 64, 48)}
+            | {"layer_types": by_layer(40, EVERY_FOURTH, SLIDING, FULL)}
+            | {"mlp_layer_types": by_layer(40, (0,), "sparse", "dense")},
+        )
+    },
     "mellum": {
         "defaults": Published(
             "mellum", sizes(2304, 28, 32, 4, 7168, 98304, 128, num_local_experts=64, moe_intermediate_size=896)
+        )
+    },
+    "mimo_v2_flash": {
+        "MiMo-V2-Flash": Published(
+            "mimo_v2_flash",
+            sizes(4096, 48, 64, 4, 16384, 152576, 192, v_head_dim=128)
+            | dict.fromkeys(("sliding_window", "sliding_window_size", "attention_chunk_size"), 128)
+            | {"n_routed_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 2048}
+            | {"swa_num_attention_heads": 64, "swa_num_key_value_heads": 8, "swa_head_dim": 192, "swa_v_head_dim": 128}
+            | {"hybrid_layer_pattern": by_layer(48, (0, *range(5, 48, 6)), 1, 0)}
+            | {"moe_layer_freq": by_layer(48, (0,), 1, 0)},
         )
     },
     "minimax_m2": {
@@ -189,6 +233,11 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = {
     },
     "olmoe": {"OLMoE-1B-7B": Published("olmoe", sizes(2048, 16, 16, 16, 1024, 50304, num_experts=64))},
     "phi": {"phi-2": Published("phi", sizes(2560, 32, 32, 32, 10240, 51200))},
+    "phimoe": {
+        "Phi-3.5-MoE": Published(
+            "phimoe", sizes(4096, 32, 32, 8, 6400, 32064, num_local_experts=16) | {"rope_scaling": longrope(64)}
+        )
+    },
     "qwen2_vl": {
         "Qwen2.5-VL-7B": Published(None, sizes(3584, 28, 28, 4, 18944, 152064), QWEN2_5_VL, "bpe-qwen2"),
         "Qwen2.5-VL-72B": Published(None, sizes(8192, 80, 64, 8, 29568, 152064), QWEN2_5_VL, "bpe-qwen2"),
@@ -225,5 +274,18 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = {
     "seed_oss": {"Seed-OSS-36B": Published("seed_oss", sizes(5120, 64, 80, 8, 27648, 155136, 128))},
     "solar_open": {
         "Solar-Open-100B": Published("solar_open", sizes(4096, 48, 64, 8, 10240, 196608, 128) | experts(128, 8, 1280))
+    },
+    "step3p5": {
+        "Step-3.5-Flash": Published(
+            "step3p5",
+            {"hidden_size": 4096, "num_hidden_layers": 45, "num_attention_heads": 64, "num_attention_groups": 8}
+            | {"head_dim": 128, "intermediate_size": 11264, "vocab_size": 128896, "sliding_window": 512}
+            | {"moe_num_experts": 288, "moe_top_k": 8, "moe_intermediate_size": 1280, "share_expert_dim": 1280}
+            | {"attention_other_setting": {"num_attention_heads": 96, "num_attention_groups": 8, "head_dim": 128}}
+            | {"layer_types": by_layer(45, EVERY_FOURTH, SLIDING, FULL)}
+            | {"rope_theta": by_layer(45, EVERY_FOURTH, 1e4, 5e6)}
+            | {"partial_rotary_factors": by_layer(45, EVERY_FOURTH, 1.0, 0.5)}
+            | {"moe_layers_enum": ",".join(map(str, range(3, 45)))},
+        )
     },
 }

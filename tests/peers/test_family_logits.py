@@ -31,12 +31,14 @@ from tests.peers.published_sizes import PUBLISHED
 
 peer("llama_cpp")
 torch = peer("torch")
-transformers = peer("transformers")
+peer("transformers")
 mlx_lm = peer("mlx_lm")
 
 import mlx.core as mx  # noqa: E402
 from mlx_lm.utils import load_model  # noqa: E402
 
+from tests.peers.classes import class_of, known  # noqa: E402
+from tests.peers.test_llama_cpp import ABORTS  # noqa: E402
 from tests.peers.test_mlx_lm import apart, logits, wide  # noqa: E402
 
 #: What an error may be whatever the tool's own is.
@@ -58,8 +60,6 @@ OTHERWISE = {
     ("data/mellum", "llama.cpp"): (0.8, f"{FACTOR}; layers with a window have the others' rotary base"),
     ("data/mellum", "mlx-lm"): (0.8, FACTOR),
 }
-#: Cases that llama.cpp ends the process on.
-ABORTS = {"data/deepseek_v32": "it turns heads of the indexer by matrices of 64, wider than these heads"}
 #: Models with towers that mlx-lm has no class of, and who has one.
 ELSEWHERE = {"arch2/glm4v": "mlx-vlm", "arch2/smolvlm": "mlx-vlm", "arch2/voxtral": "nobody"}
 #: Case -> tool -> error of ours, and of the tool's own conversion or why there is none.
@@ -115,15 +115,10 @@ def noisy(root: Path, case: str) -> Path:
 def by_transformers(folder: Path) -> np.ndarray:
     """The logits of a folder, every tensor of which the class in its config.json needs and has."""
     torch.set_num_threads(1)
-    settings = json.loads((folder / "config.json").read_text())
-    cls = getattr(transformers, settings["architectures"][0], None)
+    cls = class_of(folder)
     if cls is None:
-        pytest.skip(f"transformers has no {settings['architectures'][0]}")
-    known = cls.config_class.model_type
-    if known != settings["model_type"]:  # another name of the same: what experts are called hangs on it
-        shutil.copytree(folder, folder := folder.with_name("known"))
-        (folder / "config.json").write_text(json.dumps({**settings, "model_type": known}))
-    model, info = cls.from_pretrained(str(folder), dtype=torch.float32, output_loading_info=True)
+        pytest.skip("transformers has no class of it")
+    model, info = cls.from_pretrained(str(known(folder, cls)), dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"]
     with torch.no_grad():
         found: np.ndarray = model.eval()(torch.tensor([IDS])).logits[0].float().numpy()
@@ -198,7 +193,7 @@ def test_mlx_lm_computes_what_transformers_does(errors: Errors, tmp_path: Path, 
     hold(errors, case, "mlx-lm", ours, own)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ABORTS])
+@pytest.mark.parametrize("case", [case for case in CASES if case.removeprefix("data/") not in ABORTS])
 def test_llama_cpp_computes_what_transformers_does(errors: Errors, tmp_path: Path, case: str) -> None:
     folder, ids, wanted = source(case, tmp_path)
     converted(folder, tmp_path / "ours.gguf", scheme="f32")

@@ -18,7 +18,7 @@ from tests.arch_models import config_of
 from tests.conversions import converted
 from tests.convert.test_golden_arch import DATA, hashes, write_tensors
 from tests.peers.pinned import peer
-from tests.peers.published_sizes import PUBLISHED, Published
+from tests.peers.published_sizes import PUBLISHED, Published, is_by_layer
 from tests.peers.table_models import tensors
 from tests.peers.test_llama_quantize import KEEP, LOG
 
@@ -26,7 +26,7 @@ library = peer("llama_cpp")
 
 LAYERS, WIDTH = 4, 256
 #: Settings under all their names, and what a model that has them has here.
-SMALL: Mapping[str, int] = {
+SMALL: Mapping[str, Any] = {
     "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
     "head_dim": 64, "attention_head_dim": 64, "moe_intermediate_size": WIDTH, "shared_intermediate_size": WIDTH,
     "shared_expert_intermediate_size": WIDTH, "num_experts": 4, "n_routed_experts": 4, "num_local_experts": 4,
@@ -35,9 +35,13 @@ SMALL: Mapping[str, int] = {
     "v_head_dim": 64, "index_n_heads": 4, "index_head_dim": 64, "linear_num_key_heads": 2,
     "linear_num_value_heads": 4, "linear_key_head_dim": 64, "linear_value_head_dim": 64, "rotary_dim": 32,
     "first_k_dense_replace": 1, "num_dense_layers": 1, "moe_layer_start_index": 1, "moe_layer_end_index": LAYERS - 1,
+    "num_attention_groups": 2, "moe_top_k": 2, "share_expert_dim": WIDTH, "swa_head_dim": 64, "swa_v_head_dim": 64,
+    "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "moe_layers_enum": "1,2,3",
+    "num_attention_heads_per_layer": [4, 8, 8, 8], "partial_rotary_factor": 0.5,
+    "attention_other_setting": {"num_attention_heads": 8, "num_attention_groups": 2, "head_dim": 64},
 }  # fmt: skip
-#: Sections of M-RoPE are half a head together.
-SECTIONS = [8, 12, 12]
+#: What of a rope scaling has something for each pair of a head's rows, and what it is of heads of 64 rows.
+PAIRS: Mapping[str, Any] = {"mrope_section": [8, 12, 12], "short_factor": [1.0] * 32, "long_factor": [1.0] * 32}
 MODELS = [(family, name) for family, rows in PUBLISHED.items() for name in [*rows][:1]]
 
 
@@ -63,13 +67,15 @@ def vocabulary(model: Published, tokenizer: Path) -> int:
 
 def smaller(settings: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     """The settings of a small model of the same kind."""
-    made = {key: SMALL.get(key, value) if value else value for key, value in settings.items()}
+    layers = settings["num_hidden_layers"]
+    made = {key: value[:LAYERS] if is_by_layer(value, layers) else value for key, value in settings.items()}
+    made = {key: SMALL.get(key, value) if value else value for key, value in made.items()}
     made["vocab_size"] = vocab_size
-    is_grouped = settings["num_key_value_heads"] != settings["num_attention_heads"]
-    made["num_key_value_heads"] = 2 if is_grouped else SMALL["num_attention_heads"]
-    scaling = made.get("rope_scaling")
-    if isinstance(scaling, dict) and "mrope_section" in scaling:
-        made["rope_scaling"] = {**scaling, "mrope_section": SECTIONS}
+    if "num_key_value_heads" in settings:
+        is_grouped = settings["num_key_value_heads"] != settings["num_attention_heads"]
+        made["num_key_value_heads"] = 2 if is_grouped else SMALL["num_attention_heads"]
+    if isinstance(scaling := made.get("rope_scaling"), dict):
+        made["rope_scaling"] = {key: PAIRS.get(key, value) for key, value in scaling.items()}
     return made
 
 

@@ -17,7 +17,7 @@ peer("mlx_lm")
 
 from mlx_lm.utils import MODEL_REMAPPING, load_model  # noqa: E402
 
-from tests.peers.test_llama_cpp import Runner  # noqa: E402
+from tests.peers.test_llama_cpp import ABORTS, Runner  # noqa: E402
 
 #: One case of each model type whose heads may have another width than the model.
 WIDE = (
@@ -35,20 +35,26 @@ BIASED = [(case, flag) for case in FIRST.values() for flag in flags_of_biases(ca
 def is_loaded(output: Path) -> bool:
     try:
         Runner(output) if output.suffix == ".gguf" else load_model(output, strict=True)
-    except (AssertionError, ValueError, AttributeError, SystemExit):  # mlx-lm's olmo asks for another package and exits
+    except (
+        AssertionError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        SystemExit,
+    ):  # mlx-lm's olmo asks for another package and exits
         return False
     return True
 
 
 def agrees(source: Path, output: Path) -> None:
-    """The output is loaded, or a warning says that it is not."""
+    """The output is loaded, or a warning says that it is not, for each reason once."""
     warnings = [line for line in converted(source, output)["warnings"] if "does not load" in line]
     assert is_loaded(output) == (not warnings)
-    assert len(warnings) < 2
+    assert len({*warnings}) == len(warnings)
 
 
 @pytest.mark.parametrize("output", ["a.gguf", "mlx"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ABORTS])
 def test_every_case_is_loaded_or_named(tmp_path: Path, case: str, output: str) -> None:
     agrees(arch_model(tmp_path, case), tmp_path / output)
 

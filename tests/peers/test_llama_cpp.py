@@ -36,6 +36,10 @@ TEXTS = (
 )
 
 
+#: Committed cases on which llama.cpp ends the process.
+ABORTS = {"deepseek_v32": "it turns heads of the indexer by matrices of 64, wider than these heads"}
+
+
 class Runner:
     """One GGUF file in llama.cpp, on the CPU: caches in float32, or with `usual` as its own tools have them.
 

@@ -239,3 +239,39 @@ def test_experts_in_a_layout_that_transformers_does_not_load_are_named(
     found = [line for line in plan.warnings if "does not load experts" in line]
     assert len(found) == expected
     assert all("24 weights" in line and "experts.0." in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("case", "part"),
+    [
+        ("qwen2_vl", "visual"),
+        ("gemma3", "vision_tower"),
+        ("mistral3", "multi_modal_projector"),
+        ("voxtral", "audio_tower"),
+    ],
+)
+def test_towers_are_ignored_under_whatever_prefix_their_class_has(tmp_path: Path, case: str, part: str) -> None:
+    """compressed-tensors compares with names in transformers' class, which are not those that are stored."""
+    converted(arch_model(tmp_path, case), tmp_path / "out", to="hf", scheme="int8-channel")
+    ignored = config(tmp_path / "out")["quantization_config"]["ignore"]
+    expressions = [entry.removeprefix("re:") for entry in ignored if entry.startswith("re:")]
+    for name in (f"{part}.blocks.0.mlp.fc1", f"model.{part}.blocks.0.mlp.fc1"):
+        assert any(re.match(one, name) for one in expressions)
+    assert not any(re.match(one, "model.language_model.layers.0.mlp.up_proj") for one in expressions)
+    assert not any(part in entry for entry in ignored if not entry.startswith("re:"))
+
+
+@pytest.mark.parametrize(
+    ("case", "router"),
+    [
+        ("granitemoe", "block_sparse_moe.router.layer"),
+        ("phimoe", "block_sparse_moe.gate"),
+        ("mixtral", "block_sparse_moe.gate"),
+    ],
+)
+def test_routers_stay_dense_under_both_of_their_names(tmp_path: Path, case: str, router: str) -> None:
+    converted(arch_model(tmp_path, case), tmp_path / "out", to="hf", scheme="int8-channel")
+    assert schemes(tmp_path / "out")[f"model.layers.0.{router}.weight"] in ("bf16", "f32")
+    ignored = config(tmp_path / "out")["quantization_config"]["ignore"]
+    assert f"model.layers.0.{router}" in ignored
+    assert ("model.layers.0.mlp.router" in ignored) == router.endswith("gate")

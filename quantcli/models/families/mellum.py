@@ -3,6 +3,7 @@
 Source: llama.cpp's conversion of MellumForCausalLM; mlx-lm's mellum.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from quantcli.models.base import EVERY_KIND, Architecture
@@ -25,7 +26,7 @@ from quantcli.models.keys import (
 from quantcli.models.limits import unset
 from quantcli.models.rope_settings import by_kind_of_layer
 from quantcli.models.sizes import ATTENTION_BIAS
-from quantcli.models.stored import Setting, Stored, has, kinds_of_layers
+from quantcli.models.stored import OMITTED, Setting, Stored, has, kinds_of_layers
 from quantcli.tokenizers import conventions
 
 
@@ -68,7 +69,7 @@ MELLUM = Architecture(
         *experts(EXPERTS),
     ),
     mlx_schemes={"ffn_gate_inp": "affine8-g64"},
-    keys=(*SIZES, *ROPE, LOCAL_FREQ_BASE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
+    keys=(*SIZES, *ROPE, replace(LOCAL_FREQ_BASE, config=None), RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(
         EXPERT_LENGTH,
         Key(SLIDING_WINDOW.name, "uint32", lambda h: h.sliding_window, "sliding_window"),
@@ -81,7 +82,9 @@ MELLUM = Architecture(
         Setting("layer_types", _layer_types),
         Setting("mlp_layer_types", lambda file: ["sparse"] * file.trunk),
         Setting("norm_topk_prob", True),
-        Setting("rope_parameters", by_kind_of_layer),
+        Setting("rope_parameters", by_kind_of_layer),  # the class takes flat settings for both kinds of layers
+        Setting("rope_scaling", OMITTED),
+        Setting("rope_theta", OMITTED),
         Setting("sliding_window", lambda file: file.own.optional_integer(SLIDING_WINDOW.name)),
     ),
     expects=(Setting("use_sliding_window", lambda file: (file.own.has(SLIDING_WINDOW.name), True)),),

@@ -3,6 +3,9 @@
 Source: llama.cpp's conversion of PhiForCausalLM; mlx-lm's phi.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from quantcli.models.base import Architecture, Tensor
 from quantcli.models.decoder import BLOCK, JOINED, LAYER, norm, norm_rows, rows
 from quantcli.models.keys import (
@@ -28,6 +31,13 @@ ATTENTION: dict[str, tuple[str, Axes]] = {
 }
 MLP = {"mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down"}
 MLP_SHAPES: dict[str, Axes] = {"mlp.fc1": (INNER, HIDDEN), "mlp.fc2": (HIDDEN, INNER)}
+
+
+def _kv_heads(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As many as heads where nothing says how many; mlx-lm's class would take 32."""
+    key = str(KV_HEADS.config)
+    return {key: config["num_attention_heads"]} if config.get(key) is None and "num_attention_heads" in config else {}
+
 
 PHI = Architecture(
     name="phi",
@@ -65,4 +75,5 @@ PHI = Architecture(
     ),
     stores_head=("gguf", "mlx"),
     limits=square("gguf", "mlx"),
+    mlx_config=_kv_heads,
 )

@@ -9,8 +9,8 @@ transformers' Qwen3_5TextConfig, Qwen3_5MoeTextConfig.
 
 from typing import Any
 
-from quantcli.models.base import Architecture, Tensor
-from quantcli.models.decoder import BLOCK, GATED, LAYER, SHAPES, experts_apart, rows
+from quantcli.models.base import Architecture
+from quantcli.models.decoder import GATED, SHAPES, experts_apart, rows, stacked_experts
 from quantcli.models.families.glm4_moe import ALL_BLOCKS
 from quantcli.models.families.qwen2_moe import SHARED, SHARED_GATE, SHARED_SHAPES
 from quantcli.models.families.qwen2_vl import MLX
@@ -46,9 +46,9 @@ from quantcli.models.keys import (
 )
 from quantcli.models.limits import Limit
 from quantcli.models.multimodal import Multimodal
-from quantcli.models.ops import Op, Take, Tile, TileColumns
+from quantcli.models.ops import Tile, TileColumns
 from quantcli.models.rope_settings import parameters
-from quantcli.models.sizes import ALWAYS, EXPERT_INNER, HIDDEN, N_EXPERTS, ONE, Axes
+from quantcli.models.sizes import ALWAYS, HIDDEN, ONE
 from quantcli.models.stored import OMITTED, Setting, Stored
 
 SINGLE = (Tile(K_HEADS, V_HEADS, ONE),)
@@ -63,20 +63,7 @@ DELTA_NET = (
 )
 
 
-def _experts(hf: str, kind: str, shape: Axes, ops: tuple[Op, ...] = ()) -> Tensor:
-    """All experts' matrices of a kind, stacked; MLX has GGUF's arrangement."""
-    return Tensor(
-        f"{LAYER}.mlp.experts.{hf}", f"{BLOCK}.ffn_{kind}_exps.weight", ops, ("",),
-        f"{LAYER}.mlp.switch_mlp.{kind}_proj.weight", ops, shape=(N_EXPERTS, *shape),
-    )  # fmt: skip
-
-
-EXPERTS = (
-    _experts("gate_up_proj", "gate", (2 * EXPERT_INNER, HIDDEN), (Take(stop=EXPERT_INNER),)),
-    _experts("gate_up_proj", "up", (2 * EXPERT_INNER, HIDDEN), (Take(start=EXPERT_INNER),)),
-    _experts("down_proj", "down", (HIDDEN, EXPERT_INNER)),
-    *experts_apart("mlp.experts"),
-)
+EXPERTS = (*stacked_experts("mlp.experts"), *experts_apart("mlp.experts"))
 
 #: llama.cpp demands sections of M-RoPE; these are the class's.
 USUAL_SECTIONS = (11, 11, 10, 0)

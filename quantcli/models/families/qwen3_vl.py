@@ -1,14 +1,15 @@
 """The qwen3vl and qwen3vlmoe architectures: the text models of Qwen3-VL, which are Qwen3's but for M-RoPE.
 
-Experts are stacked and transposed: `experts.gate_up_proj` (experts, in, 2 * out), `experts.down_proj` (experts, in,
-out). For text M-RoPE is the usual rotary embedding, so that a folder made of a GGUF file, which has no tower, is
-Qwen3's. Source: llama.cpp's conversion of Qwen3VLForConditionalGeneration and Qwen3VLMoeForConditionalGeneration;
-mlx-lm's qwen3_vl_moe.
+Next to a tower experts are stacked and transposed: `experts.gate_up_proj` (experts, in, 2 * out), `experts.down_proj`
+(experts, in, out). For text M-RoPE is the usual rotary embedding, so that a folder made of a GGUF file, which has no
+tower, is Qwen3's. Source: llama.cpp's conversion of Qwen3VLForConditionalGeneration and
+Qwen3VLMoeForConditionalGeneration; mlx-lm's qwen3_vl_moe.
 """
 
 from dataclasses import replace
 
-from quantcli.models.decoder import fused_experts
+from quantcli.models.decoder import experts_apart, fused_experts, stacked_experts
+from quantcli.models.families.qwen2_moe import SPARSE
 from quantcli.models.families.qwen2_vl import MLX
 from quantcli.models.families.qwen3 import QWEN3
 from quantcli.models.families.qwen3_moe import QWEN3_MOE
@@ -59,6 +60,11 @@ QWEN3_VL_MOE = replace(
     tensors=(
         *(row for row in QWEN3_MOE.tensors if not row.read_only),
         *fused_experts("mlp.experts", is_transposed=True),
+    ),
+    in_towers=(
+        *(row for row in QWEN3_MOE.tensors if not row.role.endswith("_exps")),
+        *stacked_experts("mlp.experts", is_transposed=True, needed=SPARSE),
+        *experts_apart("mlp.experts"),
     ),
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(EXPERT_LENGTH, DEEPSTACK),

@@ -23,6 +23,7 @@ from quantcli.models import (
     config_from_gguf,
     find,
     from_gguf,
+    mlx_keys,
     sampling_from_gguf,
     text_settings,
 )
@@ -219,6 +220,14 @@ def test_a_rebuilt_config_means_the_same(case: str) -> None:
         context = theirs.context_length
         ours = replace(ours, context_length=context, rope=replace(ours.rope, original_context=context))
     assert settled(ours) == settled(theirs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rotary_settings_by_kind_of_layer_stand_alone(case: str) -> None:
+    """transformers takes flat settings instead, where config.json has both."""
+    made = rebuilt(case)
+    if any(isinstance(one, dict) for one in made.get("rope_parameters", {}).values()):
+        assert not {"rope_scaling", "rope_theta", "rope_local_base_freq"} & {*made, *mlx_keys(made)}
 
 
 def settled(h: Hyperparameters) -> Hyperparameters:
