@@ -89,8 +89,8 @@ def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tupl
 def mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """What an MLX folder's config.json needs beside its source's keys for mlx-lm to read the same settings."""
     recognized = _recognized(config)
-    if recognized.multimodal is not None:
-        return spelled(config, None) | nested_spelled(config)
+    if recognized.multimodal is not None and recognized.architecture is not None:
+        return spelled(config, None) | nested_spelled(config, recognized.settings, recognized.architecture)
     return stated(config, recognized.architecture) | spelled(config, recognized.architecture)
 
 

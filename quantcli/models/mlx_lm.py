@@ -54,10 +54,20 @@ def _rotates_by_kind(config: Mapping[str, Any], architecture: Architecture) -> b
     return not is_flat and isinstance(parameters, Mapping) and "full_attention" in parameters
 
 
-def nested_spelled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The text model's block of a config.json as the tables spell its layers, where it is spelled otherwise."""
+def nested_spelled(config: Mapping[str, Any], text: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """The text model's block of a config.json with what mlx-lm's class asks for, where it lacks that or says otherwise.
+
+    text: the settings of the text model, with those that stand around its block. architecture: the text model's.
+    """
     blocks = {key: block for key in NESTED if isinstance(block := config.get(key), Mapping)}
-    return {key: {**block, **changed} for key, block in blocks.items() if (changed := respelled(block))}
+    return {key: {**block, **made} for key, block in blocks.items() if (made := _of_block(block, text, architecture))}
+
+
+def _of_block(block: Mapping[str, Any], text: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+    lacking = [key for key in architecture.mlx_keys if block.get(key) is None]
+    values = architecture.hyperparameters(text).settings.values if lacking else {}
+    said = {**values, **spelled(block, architecture)}
+    return {key: said[key] for key in lacking if said.get(key) is not None} | respelled(block)
 
 
 def stated(config: Mapping[str, Any], architecture: Architecture | None) -> dict[str, Any]:

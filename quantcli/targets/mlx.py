@@ -102,8 +102,8 @@ class MlxTarget:
         placed = [renamed(w, Model.of(source).in_mlx) for w in placed]
         files, where = shards(placed, settings.shard_size, {"format": "mlx"})
         config = without_storage(stored_config(source, settings, self.label))
-        config |= models.mlx_keys(config)
         config |= tie_settings(source, "mlx")
+        config |= models.mlx_keys(config)
         config |= agreed(config, source, placed, settings, "mlx")
         block = quantization_block(placed, settings)
         if block:

@@ -98,4 +98,5 @@ GRANITEMOE = Architecture(
     limits=(*square("mlx"), unknown_to_mlx("granitemoe", "granitemoeshared")),
     mlx_scaling=EVERY_KIND,
     mlx_ties=("granitemoe",),
+    mlx_keys=("rms_norm_eps", "rope_theta", "num_experts_per_tok", "num_key_value_heads", "max_position_embeddings"),
 )

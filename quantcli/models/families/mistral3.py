@@ -67,4 +67,5 @@ MISTRAL3 = replace(
     ),
     multimodal=(Multimodal("mistral3", "Mistral3ForConditionalGeneration", "mistral", mlx="language_model."),),
     mlx_ties=("mistral", "ministral3"),
+    mlx_keys=("model_type", "rms_norm_eps", "num_key_value_heads", "head_dim", "max_position_embeddings"),
 )

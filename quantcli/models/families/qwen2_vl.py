@@ -25,6 +25,7 @@ QWEN2_VL = replace(
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     aliases=(),
     limits=tuple(unknown_to_mlx("qwen2_vl", kind, nested=True) for kind in ("qwen2_5_vl_text", "qwen2_vl_text")),
+    mlx_keys=("rms_norm_eps", "num_key_value_heads", "max_position_embeddings", "rope_theta"),
     multimodal=(
         Multimodal("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text", mlx=MLX, spelling=FLAT),
         Multimodal("qwen2_vl", "Qwen2VLForConditionalGeneration", "qwen2_vl_text", mlx=MLX, spelling=FLAT),

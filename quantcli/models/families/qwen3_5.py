@@ -92,6 +92,14 @@ EXPECTS = (
 TEXTS = ("qwen3_5_text", "qwen3_5_moe_text")
 LIMITS = (*DELTA_LIMITS, Limit("mlx", lambda h: False, "a text_config in config.json", nested=True, excludes=TEXTS))
 
+#: What mlx-lm's class assumes otherwise than transformers'.
+MLX_KEYS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "rms_norm_eps", "vocab_size", "head_dim", "max_position_embeddings", "linear_num_value_heads",
+    "linear_num_key_heads", "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim",
+    "full_attention_interval",
+)  # fmt: skip
+
 QWEN3_5 = Architecture(
     name="qwen3_5",
     gguf="qwen35",
@@ -105,6 +113,7 @@ QWEN3_5 = Architecture(
     settings=SETTINGS,
     expects=EXPECTS,
     limits=LIMITS,
+    mlx_keys=MLX_KEYS,
     multimodal=(Multimodal("qwen3_5", "Qwen3_5ForConditionalGeneration", "qwen3_5_text", MLX, spelling=NESTED),),
 )
 
@@ -155,6 +164,13 @@ QWEN3_5_MOE = Architecture(
     expects=(*EXPECTS, Setting("norm_topk_prob", True)),
     constants=QWEN3_NEXT.constants,
     limits=LIMITS,
+    mlx_keys=(
+        *MLX_KEYS,
+        "num_experts",
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+        "shared_expert_intermediate_size",
+    ),
     multimodal=(
         Multimodal("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text", MLX, spelling=NESTED),
     ),

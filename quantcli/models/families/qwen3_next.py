@@ -251,6 +251,7 @@ QWEN3_NEXT = Architecture(
         "mlp_only_layers",
         "norm_topk_prob",
         "num_key_value_heads",
+        "partial_rotary_factor",
         "rms_norm_eps",
     ),
 )

@@ -28,6 +28,12 @@ LIFTED = (("vision_config", FEATURES),)
 ASSUMED = {"max_position_embeddings": 128000, "rope_theta": 5e5}
 NESTED = Spelling("model.language_model.", "model.visual.")
 
+#: What mlx-lm's classes of the text models need, whatever transformers' assume.
+MLX_KEYS = (
+    "model_type", "head_dim", "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads",
+    "num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings", "vocab_size",
+)  # fmt: skip
+
 QWEN3_VL = replace(
     QWEN3,
     name="qwen3_vl",
@@ -37,6 +43,7 @@ QWEN3_VL = replace(
     further=(DEEPSTACK,),
     expects=EXPECTS,
     aliases=(),
+    mlx_keys=MLX_KEYS,
     limits=(
         *QWEN3.limits,
         unknown_to_mlx("qwen3_vl", "qwen3_vl_text", nested=True),
@@ -55,6 +62,8 @@ QWEN3_VL_MOE = replace(
             **ASSUMED,
             "num_key_value_heads": 16,
             "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
         },
     },
     tensors=(
@@ -69,6 +78,15 @@ QWEN3_VL_MOE = replace(
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *expert_keys("num_experts"), *HEAD_SIZES),
     further=(EXPERT_LENGTH, DEEPSTACK),
     expects=EXPECTS,
+    mlx_keys=(
+        *MLX_KEYS,
+        "decoder_sparse_step",
+        "mlp_only_layers",
+        "moe_intermediate_size",
+        "norm_topk_prob",
+        "num_experts",
+        "num_experts_per_tok",
+    ),
     limits=(
         *QWEN3_MOE.limits,
         unknown_to_mlx("qwen3_vl_moe", "qwen3_vl_moe_text", nested=True),
