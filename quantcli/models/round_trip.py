@@ -76,7 +76,14 @@ EVERYWHERE = (
 )
 
 #: Setting that GGUF does not hold -> the one that llama.cpp takes it from.
-FOLLOWS_FROM = {"expand": "intermediate_size", "mscale": "mscale_all_dim", "topk_method": "n_group"}
+FOLLOWS_FROM = {
+    "attention_chunk_size": "sliding_window_size",
+    "expand": "intermediate_size",
+    "max_seq_len": "max_position_embeddings",
+    "mscale": "mscale_all_dim",
+    "swa_rope_theta": "rope_local_base_freq",
+    "topk_method": "n_group",
+}
 
 #: Names of one function, of one kind of scaling.
 ALIKE = ({"silu", "swish"}, {"longrope", "su"}, {"default", "mrope"})
@@ -92,14 +99,15 @@ UNSAID = _Unsaid()
 class Loss(Enum):
     """What became of a setting that a GGUF file does not hold; the value: what a warning says of all such keys.
 
-    OTHER: llama.cpp has another value built in. WINDOW: the family's metadata have none. SHADOWED: another key of the
-    same meaning was read.
+    OTHER: llama.cpp has another value built in. WINDOW: the family's metadata have none. LONGER: a list
+    goes on after the last layer. SHADOWED: another key of the same meaning was read.
     """
 
     OTHER = ""
     WINDOW = "no key for {}: llama.cpp attends to the whole context in this architecture"
     SCALING = "no key for {}: llama.cpp runs the model without that scaling"
     UNREAD = "no key for {}: llama.cpp computes as if without"
+    LONGER = "no layers for the last values of {}: num_hidden_layers and num_nextn_predict_layers count fewer"
     SHADOWED = "other values than {}: another key of config.json says the same otherwise, and counts"
 
 
@@ -178,6 +186,8 @@ class _Back:
         file = stored(lists, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing)
         spelled = kind if kind in architecture.classes else next(iter(architecture.classes))
         self.here = here
+        #: The most values of a list with one for each layer.
+        self.most = here.layers + here.settings.integer("num_nextn_predict_layers", 0, least=0)
         self.made = rebuilt.config(file, architecture, spelled, None)
         self.again = architecture.hyperparameters({**self.made, "model_type": kind})
         parameters = self.made.get("rope_parameters") or {}
@@ -232,7 +242,8 @@ class _Back:
         wanted = self.of(path, value)
         if wanted is UNSAID:
             return value == [] or _same(value, NEUTRAL.get(path, UNSAID))
-        return _same(value, wanted)
+        is_longer = isinstance(wanted, PerLayer) and isinstance(value, list) and len(value) > self.most
+        return _same(value, wanted) and not is_longer
 
     def loss(self, path: str, value: Any) -> Loss:
         """What becomes of a setting that does not come back as it is."""
@@ -240,8 +251,11 @@ class _Back:
             return Loss.WINDOW
         if path.partition(".")[0] in ROPE_OBJECTS and self.here.rope.type in BEYOND_CONTEXT:
             return Loss.SCALING
-        if self.of(path, value) is UNSAID:
+        wanted = self.of(path, value)
+        if wanted is UNSAID:
             return Loss.UNREAD
+        if isinstance(wanted, PerLayer) and _same(value, wanted):
+            return Loss.LONGER
         if self.is_shadowed(path):
             return Loss.SHADOWED
         return Loss.OTHER
