@@ -75,12 +75,15 @@ EVERYWHERE = (
     Setting("use_bidirectional_attention", False),
 )
 
-#: Setting that GGUF does not hold -> the one that llama.cpp takes it from.
+#: Setting that GGUF does not hold -> the one that llama.cpp takes it from, where a config has that.
 FOLLOWS_FROM = {
     "attention_chunk_size": "sliding_window_size",
     "expand": "intermediate_size",
+    "is_moe_layer": "first_k_dense_replace",
     "max_seq_len": "max_position_embeddings",
+    "mlp_layer_types": "first_k_dense_replace",
     "mscale": "mscale_all_dim",
+    "rotary_dim": "partial_rotary_factor",
     "swa_rope_theta": "rope_local_base_freq",
     "topk_method": "n_group",
 }
@@ -155,7 +158,7 @@ def _listed(found: Sequence[tuple[str, Any]], back: _Back | None = None) -> str:
     """Keys with their values, and with `back` those that come back: `hidden_act 'gelu' (llama.cpp: 'silu')`."""
     said = []
     for path, value in found[:MOST_NAMED]:
-        cause = FOLLOWS_FROM.get(path.rpartition(".")[2])
+        cause = back.cause(path) if back else None
         other = f" (llama.cpp: {shown(back.of(path, value))}{f', from {cause}' if cause else ''})" if back else ""
         said.append(f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}{other}")
     return ", ".join(said) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
@@ -259,6 +262,12 @@ class _Back:
         if self.is_shadowed(path):
             return Loss.SHADOWED
         return Loss.OTHER
+
+    def cause(self, path: str) -> str | None:
+        """The key of the config that what comes back follows from, where that is another one."""
+        *around, name = path.split(".")
+        key = FOLLOWS_FROM.get(name)
+        return key if around or (key is not None and self.here.settings.has(key)) else None
 
     def is_shadowed(self, path: str) -> bool:
         """Whether a key that comes back with another value is one that the model's settings were not read from."""

@@ -149,6 +149,7 @@ def test_values_for_more_layers_than_a_model_has_are_named_and_those_for_its_pre
 
 def test_a_setting_that_contradicts_the_one_that_counts_names_both() -> None:
     assert "from max_position_embeddings" in refusal(planned("step3p5", max_position_embeddings=8192))
+    assert "from first_k_dense_replace" in refusal(planned("exaone_moe", first_k_dense_replace=3))
     assert "from sliding_window_size" in refusal(planned("mimo_v2_flash", sliding_window_size=32))
     assert "from rope_local_base_freq" in refusal(planned("mimo_v2_flash", rope_local_base_freq=5e5))
 
