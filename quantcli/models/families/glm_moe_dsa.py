@@ -45,7 +45,7 @@ def _has_indexer(h: Hyperparameters, layer: int) -> bool:
 
 def _flags(h: Hyperparameters) -> tuple[bool, ...]:
     kinds = h.settings.texts("indexer_types")
-    if len(kinds) != h.layers:
+    if len(kinds) > h.layers:
         raise h.settings.refuse("indexer_types", f"expected {h.layers} values, one for each layer")
     return tuple(kind == "full" for kind in kinds)
 
@@ -54,7 +54,7 @@ def _stored_types(file: Stored) -> list[str]:
     """The same of a file; where it does not say, as llama.cpp takes it."""
     said = file.own.flags(TYPES)
     if said and len(said) not in (file.trunk, file.layers - file.counted):
-        raise BadInput(f"{file.own.label}: {TYPES} has {len(said)} values for {file.trunk} layers.")
+        raise BadInput(f"{file.own.label}: {TYPES} has {len(said)} values for block_count {file.layers}.")
     is_short = file.integer("context_length") < LONG_CONTEXT
     usual = [is_short or layer < 2 or layer % 4 == 2 for layer in range(file.trunk)]
     return [FULL[full] for full in said or usual]
