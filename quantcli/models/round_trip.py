@@ -75,8 +75,18 @@ EVERYWHERE = (
     Setting("use_bidirectional_attention", False),
 )
 
-#: Setting that GGUF does not hold -> the one that llama.cpp takes it from.
-FOLLOWS_FROM = {"expand": "intermediate_size", "mscale": "mscale_all_dim", "topk_method": "n_group"}
+#: Setting that GGUF does not hold -> the one that llama.cpp takes it from, where a config has that.
+FOLLOWS_FROM = {
+    "attention_chunk_size": "sliding_window_size",
+    "expand": "intermediate_size",
+    "is_moe_layer": "first_k_dense_replace",
+    "max_seq_len": "max_position_embeddings",
+    "mlp_layer_types": "first_k_dense_replace",
+    "mscale": "mscale_all_dim",
+    "rotary_dim": "partial_rotary_factor",
+    "swa_rope_theta": "rope_local_base_freq",
+    "topk_method": "n_group",
+}
 
 #: Names of one function, of one kind of scaling.
 ALIKE = ({"silu", "swish"}, {"longrope", "su"}, {"default", "mrope"})
@@ -92,14 +102,15 @@ UNSAID = _Unsaid()
 class Loss(Enum):
     """What became of a setting that a GGUF file does not hold; the value: what a warning says of all such keys.
 
-    OTHER: llama.cpp has another value built in. WINDOW: the family's metadata have none. SHADOWED: another key of the
-    same meaning was read.
+    OTHER: llama.cpp has another value built in. WINDOW: the family's metadata have none. LONGER: a list
+    goes on after the last layer. SHADOWED: another key of the same meaning was read.
     """
 
     OTHER = ""
     WINDOW = "no key for {}: llama.cpp attends to the whole context in this architecture"
     SCALING = "no key for {}: llama.cpp runs the model without that scaling"
     UNREAD = "no key for {}: llama.cpp computes as if without"
+    LONGER = "no layers for the last values of {}: num_hidden_layers and num_nextn_predict_layers count fewer"
     SHADOWED = "other values than {}: another key of config.json says the same otherwise, and counts"
 
 
@@ -147,7 +158,7 @@ def _listed(found: Sequence[tuple[str, Any]], back: _Back | None = None) -> str:
     """Keys with their values, and with `back` those that come back: `hidden_act 'gelu' (llama.cpp: 'silu')`."""
     said = []
     for path, value in found[:MOST_NAMED]:
-        cause = FOLLOWS_FROM.get(path.rpartition(".")[2])
+        cause = back.cause(path) if back else None
         other = f" (llama.cpp: {shown(back.of(path, value))}{f', from {cause}' if cause else ''})" if back else ""
         said.append(f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}{other}")
     return ", ".join(said) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
@@ -178,6 +189,8 @@ class _Back:
         file = stored(lists, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing)
         spelled = kind if kind in architecture.classes else next(iter(architecture.classes))
         self.here = here
+        #: The most values of a list with one for each layer.
+        self.most = here.layers + here.settings.integer("num_nextn_predict_layers", 0, least=0)
         self.made = rebuilt.config(file, architecture, spelled, None)
         self.again = architecture.hyperparameters({**self.made, "model_type": kind})
         parameters = self.made.get("rope_parameters") or {}
@@ -232,7 +245,8 @@ class _Back:
         wanted = self.of(path, value)
         if wanted is UNSAID:
             return value == [] or _same(value, NEUTRAL.get(path, UNSAID))
-        return _same(value, wanted)
+        is_longer = isinstance(wanted, PerLayer) and isinstance(value, list) and len(value) > self.most
+        return _same(value, wanted) and not is_longer
 
     def loss(self, path: str, value: Any) -> Loss:
         """What becomes of a setting that does not come back as it is."""
@@ -240,11 +254,20 @@ class _Back:
             return Loss.WINDOW
         if path.partition(".")[0] in ROPE_OBJECTS and self.here.rope.type in BEYOND_CONTEXT:
             return Loss.SCALING
-        if self.of(path, value) is UNSAID:
+        wanted = self.of(path, value)
+        if wanted is UNSAID:
             return Loss.UNREAD
+        if isinstance(wanted, PerLayer) and _same(value, wanted):
+            return Loss.LONGER
         if self.is_shadowed(path):
             return Loss.SHADOWED
         return Loss.OTHER
+
+    def cause(self, path: str) -> str | None:
+        """The key of the config that what comes back follows from, where that is another one."""
+        *around, name = path.split(".")
+        key = FOLLOWS_FROM.get(name)
+        return key if around or (key is not None and self.here.settings.has(key)) else None
 
     def is_shadowed(self, path: str) -> bool:
         """Whether a key that comes back with another value is one that the model's settings were not read from."""

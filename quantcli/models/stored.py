@@ -133,7 +133,10 @@ class Stored:
         if isinstance(self.own.values.get(WINDOWS, []), list):
             pattern = self.own.flags(WINDOWS)
             if pattern and len(pattern) not in (self.layers, self.trunk):
-                raise BadInput(f"{self.own.label}: {WINDOWS} has {len(pattern)} values for block_count {self.layers}.")
+                is_counted = len(pattern) == self.layers - self.counted
+                nor = f", and has no tensor blk.{len(pattern)}.nextn.eh_proj.weight" if is_counted else ""
+                count = f"{WINDOWS} has {len(pattern)} values for block_count {self.layers}"
+                raise BadInput(f"{self.own.label}: {count}{nor}.")
         else:
             pattern, period = (), self.own.integer(WINDOWS, least=0, most=LONGEST)
             if not period:

@@ -138,6 +138,22 @@ def test_scaling_beyond_the_context_is_a_warning() -> None:
     assert "rope_scaling.factor 6.0" in found
 
 
+def test_values_for_more_layers_than_a_model_has_are_named_and_those_for_its_prediction_are_not() -> None:
+    kinds = model("step3p5_mtp").settings["layer_types"]
+    assert len(kinds) == 4  # of three layers and one for prediction
+    assert warnings(planned("step3p5_mtp")) == ""
+    longer = warnings(planned("step3p5_mtp", layer_types=[*kinds, kinds[-1]]))
+    assert "layer_types" in longer
+    assert "num_nextn_predict_layers" in longer
+
+
+def test_a_setting_that_contradicts_the_one_that_counts_names_both() -> None:
+    assert "from max_position_embeddings" in refusal(planned("step3p5", max_position_embeddings=8192))
+    assert "from first_k_dense_replace" in refusal(planned("exaone_moe", first_k_dense_replace=3))
+    assert "from sliding_window_size" in refusal(planned("mimo_v2_flash", sliding_window_size=32))
+    assert "from rope_local_base_freq" in refusal(planned("mimo_v2_flash", rope_local_base_freq=5e5))
+
+
 def test_one_setting_under_two_names_may_not_differ() -> None:
     both = {"rope_type": "default", "rope_theta": 5e5}
     assert "rope_theta 1000000.0" in warnings(planned("qwen3", rope_parameters=both))

@@ -109,7 +109,8 @@ def of_gguf(metadata: Mapping[str, Value], pool: Mapping[str, Value]) -> Iterato
         yield Change("change", key, {**metadata, key: _other(held)})
     for key, held in {**pool, **EXTRA_GGUF}.items():
         if f"{prefix}.{key}" not in metadata:
-            yield Change("set", f"{prefix}.{key}", {**metadata, f"{prefix}.{key}": held})
+            name = f"{prefix}.{key}"
+            yield Change("set", name, {**metadata, name: held}, {**metadata, name: _other(held)})
 
 
 def _other(held: Value) -> Value:

@@ -72,8 +72,20 @@ def _of_tensors(base: Baseline, target: str) -> Iterator[Try]:
             ]
             names = (change.name, *([change.now[0]] if change.now else []), *beside)
             now = {change.name: change.now}
-            known = tensors.harmless(change) is not None
+            is_sole = change.name.endswith(ALL_OR_NONE.get(base.path.stem, ("?",)))
+            is_last = is_sole and change.done in ("leave out", "rename")
+            known = is_last or tensors.harmless(change) is not None or _is_unread(base, change.name, target)
             yield Try(change.done, change.name, target, _outcome(base, target, names, tensors_=now, known=known))
+
+
+def _is_unread(base: Baseline, name: str, target: str) -> bool:
+    """Whether the runtime of a target computes without a tensor, which is left out for it."""
+    architectures = [models.find(base.settings)]
+    if base.header is not None:
+        stated = base.header.metadata["general.architecture"].value
+        architectures = [family for family in models.FAMILIES if family.gguf == stated]
+    found = (row for one in architectures if one for row in one.find(name, "hf" if base.header is None else "gguf"))
+    return any(target in one.row.absent_in for one in found)
 
 
 def _of_settings(base: Baseline, target: str) -> Iterator[Try]:
@@ -83,7 +95,8 @@ def _of_settings(base: Baseline, target: str) -> Iterator[Try]:
             is_around = block is not None and (change.done == "set" or change.key in block)
             if is_around or _is_of_tower(change.key):  # the text model's own settings count
                 continue
-            names = (change.key, change.key.rpartition(".")[2], *base.shapes)
+            path = _of_text(change.key)
+            names = (change.key, path, path.rpartition(".")[2], *base.shapes)
             known = _is_known(change, base)
             found = _outcome(base, target, names, settings_=change.settings, known=known)
             if change.otherwise is not None:
@@ -92,7 +105,17 @@ def _of_settings(base: Baseline, target: str) -> Iterator[Try]:
     else:
         for change in settings.of_gguf(base.settings, gguf_pool()):
             names = (change.key, change.key.partition(".")[2], *base.shapes)
-            yield Try(change.done, change.key, target, _outcome(base, target, names, settings_=change.settings))
+            known = change.done == "change" and LONGER.get(base.path.stem) == change.key
+            found = _outcome(base, target, names, settings_=change.settings, known=known)
+            if change.otherwise is not None:
+                found = _either(found, _outcome(base, target, names, settings_=change.otherwise))
+            yield Try(change.done, change.key, target, found)
+
+
+def _of_text(key: str) -> str:
+    """A key as the text model has it, without the name of the block around it."""
+    block, _, inner = key.partition(".")
+    return inner if block in NESTED or inner in LIFTED else key
 
 
 def _is_of_tower(key: str) -> bool:
@@ -101,6 +124,11 @@ def _is_of_tower(key: str) -> bool:
     return block not in NESTED and inner not in LIFTED and OF_TOWERS.search(block) is not None
 
 
+#: Model -> endings of tensors that every layer of a kind has or none, of which it has a single one: nothing shows that
+#: this is missing.
+ALL_OR_NONE = {"ernie4_5_moe_untied": (".e_score_correction_bias", ".exp_probs_b.bias")}
+#: File -> its list with one value for each layer, which may have further ones for layers for prediction.
+LONGER = {"exaone_moe_mtp": "exaone-moe.attention.sliding_window_pattern"}
 #: Flags whose flip changes nothing, by the last component: zero points that are stored say it, and all are the middle.
 STORED_ZEROS = {"autoround-as-awq-b4-g64-sym": "zero_point", "ct-w3a16-naive-g64": "symmetric"}
 
@@ -113,7 +141,7 @@ def _is_known(change: settings.Change, base: Baseline) -> bool:
     if outer != "quantization_config" or not path:
         architecture = models.find(change.settings)
         own = {} if architecture is None else architecture.harmless
-        return harmless(change.key.removeprefix("text_config."), settled(change.settings), own) is not None
+        return harmless(_of_text(change.key), settled(change.settings), own) is not None
     block = change.settings[outer]
     return of_quantizers.harmless(str(block.get("quant_method")), path, of_quantizers.value_at(block, path)) is not None
 

@@ -121,7 +121,7 @@ CASES: Mapping[str, Case] = {
                 "factor": 8.0,
                 "low_freq_factor": 1.0,
                 "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
+                "original_max_position_embeddings": 1024,
             },
         },
         tensors={**STEP3P5.tensors, **NEXT_STEP},

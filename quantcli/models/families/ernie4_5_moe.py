@@ -20,6 +20,7 @@ from quantcli.models.decoder import (
 )
 from quantcli.models.families.ernie4_5 import BIAS
 from quantcli.models.families.glm4_moe import SHARED
+from quantcli.models.harmless import Harmless
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
 from quantcli.models.limits import Limit, unset
@@ -52,6 +53,8 @@ def _is_corrected(file: Stored) -> bool:
 
 SPARSE = Need("moe_layer_start_index, moe_layer_end_index, moe_layer_interval", _is_sparse)
 SPARSE_SHARED = Need(f"{SPARSE.said}, moe_num_shared_experts", _has_shared)
+#: Routers of all layers are corrected, or none is, as in MLX folders.
+CORRECTED = Need(f"{SPARSE.said}, moe_use_aux_free", _is_sparse, all_or_none=True)
 WIDTH = setting("moe_num_shared_experts") * EXPERT_INNER
 
 ERNIE4_5_MOE = Architecture(
@@ -89,6 +92,7 @@ ERNIE4_5_MOE = Architecture(
             optional=True,
             absent_in=("mlx",),
             shape=(ONE, N_EXPERTS),
+            needed=CORRECTED,
         ),
         *rows(SHARED, needed=SPARSE_SHARED, shapes=shared_experts("mlp.shared_experts", WIDTH), bias=BIAS),
         *experts(EXPERTS, needed=SPARSE),
@@ -118,8 +122,8 @@ ERNIE4_5_MOE = Architecture(
         Setting("moe_gate_act", "softmax"),
         Setting("moe_layer_end_index", lambda file: (file.trunk - 1, -1)),
         Setting("moe_norm_min", 1e-12),
-        Setting("moe_use_aux_free", (True, False)),  # as the tensors say, which MLX folders do without
     ),
+    harmless={"moe_use_aux_free": Harmless("is not read: routers are corrected where such tensors are stored")},
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     limits=(
         *unset("mlx", "use_bias"),

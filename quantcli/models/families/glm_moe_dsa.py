@@ -43,11 +43,18 @@ def _has_indexer(h: Hyperparameters, layer: int) -> bool:
     return layer >= len(kinds) or kinds[layer] == "full"
 
 
+def _flags(h: Hyperparameters) -> tuple[bool, ...]:
+    kinds = h.settings.texts("indexer_types")
+    if len(kinds) > h.layers:
+        raise h.settings.refuse("indexer_types", f"expected {h.layers} values, one for each layer")
+    return tuple(kind == "full" for kind in kinds)
+
+
 def _stored_types(file: Stored) -> list[str]:
     """The same of a file; where it does not say, as llama.cpp takes it."""
     said = file.own.flags(TYPES)
     if said and len(said) not in (file.trunk, file.layers - file.counted):
-        raise BadInput(f"{file.own.label}: {TYPES} has {len(said)} values for {file.trunk} layers.")
+        raise BadInput(f"{file.own.label}: {TYPES} has {len(said)} values for block_count {file.layers}.")
     is_short = file.integer("context_length") < LONG_CONTEXT
     usual = [is_short or layer < 2 or layer % 4 == 2 for layer in range(file.trunk)]
     return [FULL[full] for full in said or usual]
@@ -77,7 +84,7 @@ GLM_MOE_DSA = replace(
     tensors=(*DEEPSEEK_V3.tensors, *indexer(Need("indexer_types", _has_indexer))),
     further=(
         *DEEPSEEK_V32.further,
-        Key(TYPES, "array[bool]", lambda h: tuple(kind == "full" for kind in h.settings.texts("indexer_types"))),
+        Key(TYPES, "array[bool]", _flags),
     ),
     classes={"glm_moe_dsa": "GlmMoeDsaForCausalLM"},
     expects=(*DEEPSEEK_V32.expects[:-2], Setting("indexer_rope_interleave", True), DEEPSEEK_V32.expects[-1]),

@@ -21,6 +21,7 @@ from quantcli.models.decoder import (
     shared_experts,
 )
 from quantcli.models.families.glm4_moe import ALL_BLOCKS, HAS_ENDS, IS_NEXT, NEXT, NEXT_SHAPES, OWN_ENDS, next_layers
+from quantcli.models.harmless import Harmless
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import EXPERT_LENGTH, GATING, HEAD_SIZES, RMS_EPS, ROPE, SIZES, Key, expert_keys
 from quantcli.models.limits import unknown_to_mlx, unset
@@ -130,8 +131,8 @@ HY_V3 = Architecture(
         Setting("num_nextn_predict_layers", lambda file: file.predicting),
         Setting("num_shared_experts", _shared),
     ),
+    harmless={"enable_moe_fp32_combine": Harmless("says in which dtype the experts' outputs are summed")},
     expects=(
-        Setting("enable_moe_fp32_combine", (True, False)),  # only the dtype of a sum
         Setting("first_k_dense_replace", _dense),
         Setting("moe_router_enable_expert_bias", True),
     ),

@@ -28,7 +28,10 @@ from quantcli.tokenizers import conventions
 def _share(config: Reader) -> float:
     """The share of a head that is rotated, of which the releases say the size; transformers 5 writes the share."""
     size = config.integer("head_dim")
-    return config.integer("rotary_dim", size) / size
+    rotated = config.integer("rotary_dim", size)
+    if rotated % 2 and config.has("rotary_dim"):
+        raise config.refuse("rotary_dim", "expected an even number")
+    return rotated / size
 
 
 def _size(config: Reader) -> int:

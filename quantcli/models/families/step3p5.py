@@ -17,6 +17,7 @@ from quantcli.models.base import EVERY_KIND, Architecture, Computed, Tensor
 from quantcli.models.decoder import BLOCK, GATED, LAYER, QK_NORMS, also_experts, ends, norm_rows, rows, shared_experts
 from quantcli.models.families.glm4_moe import ALL_BLOCKS, IS_NEXT, NEXT, NEXT_SHAPES, next_layers
 from quantcli.models.families.qwen3_next import FULL, ONE_MORE
+from quantcli.models.harmless import Harmless
 from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import (
     EXPERT_LENGTH,
@@ -305,10 +306,8 @@ STEP3P5 = Architecture(
         Setting("yarn_only_types", [FULL]),
         Setting("zero_centered", True),
     ),
-    expects=(
-        Setting("att_impl_type", "GQA"),
-        Setting("need_fp32_gate", (True, False)),  # only the dtype of a product
-    ),
+    harmless={"need_fp32_gate": Harmless("says in which dtype the router's scores are computed")},
+    expects=(Setting("att_impl_type", "GQA"),),
     constants={"expert_gating_func": GATING["sigmoid"]},
     stores_head=("gguf", "mlx"),
     mlx_scaling=EVERY_KIND,
