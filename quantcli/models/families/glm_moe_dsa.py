@@ -97,16 +97,7 @@ GLM_MOE_DSA = replace(
     ),
     vocabulary=conventions.GLM4_MOE,
     limits=(
-        *unset(
-            "gguf",
-            "attention_bias",
-            "index_topk",
-            "n_shared_experts",
-            "norm_topk_prob",
-            "n_group",
-            "topk_group",
-            "rms_norm_eps",
-        ),
+        *unset("gguf", "attention_bias"),
         Limit("mlx", lambda h: "shared" not in h.settings.texts("indexer_types"), "an indexer in every layer"),
     ),
     mlx_keys=("first_k_dense_replace", "moe_layer_freq", "scoring_func", "topk_method", "attention_bias"),
