@@ -143,7 +143,7 @@ def _size(config: Mapping[str, Any], multiple: int) -> int | None:
 def _refusal(files: Files, tokenizer: TokenizerJson | None) -> str:
     if tokenizer is not None and tokenizer.kind != "BPE":
         return (
-            f"{files.label(JSON)}: tokenizer type {shown(tokenizer.kind)} is not supported. Supported types are BPE and "
+            f"{files.label(JSON)}: tokenizer type {shown(tokenizer.kind)} is not supported. Supported: BPE and "
             "SentencePiece."
         )
     if tokenizer is not None:
