@@ -78,7 +78,7 @@ ROWS = (
     Row("cli/options.py", "is needed for weights", INTO + " --max-memory 1KB", INTO + " --max-memory 100MB"),
     Row(
         "containers/imatrix.py",
-        "exclude each other",
+        "cannot be used together",
         WIDE + " --imatrix {matrix} --include-weights a --exclude-weights b",
         (WIDE + " --imatrix {matrix} --include-weights attn", WIDE + "2 --imatrix {matrix} --exclude-weights b"),
     ),
