@@ -66,7 +66,7 @@ class MlxSettings:
             return answers
         if self.config is not None:
             return [*answers, Answer(self.config.default, CONFIG, "quantization", False)]
-        return [Answer(self.beside.default, FILE, self.beside.said, False)] if self.beside is not None else []
+        return [Answer(self.beside.default, FILE, self.beside.default_key, False)] if self.beside is not None else []
 
     def _listed(self, module: str, file: str, settings: MlxQuantization | None) -> Answer | None:
         params = settings.lookup(module) if settings is not None else None
