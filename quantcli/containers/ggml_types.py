@@ -1,21 +1,21 @@
-"""GGML's tensor types: id, name, elements and bytes of a block, and which of these bytes are numbers of several bytes.
+"""GGML's tensor types: id, name, block size in elements and bytes, and the multi-byte numbers in a block.
 
-Source: `enum ggml_type` and the type traits of ggml 0.25.3 (ggml.h, ggml-common.h of llama.cpp); names are ours, in
-lower case (`q4_k` is ggml's `q4_K`). Ids 4, 5, 31-33 and 36-38 belonged to types that ggml has removed: nothing current
-reads files with them. A row of n elements is n / block_size blocks, one after the other.
+Source: `enum ggml_type` and the type traits of ggml 0.25.3 (ggml.h, ggml-common.h of llama.cpp). Names are ggml's in
+lower case (`q4_k` is ggml's `q4_K`). Ids 4, 5, 31-33 and 36-38 belonged to types that ggml has removed; no current
+program reads files with them. A row of n elements is stored as n / block_size consecutive blocks.
 
-Fields of a block (the structs of ggml-common.h, and how ggml-quants.c reads them) are spelled as in `struct`: H is two
-bytes, I four, Q eight, B one. A block is in the byte order of the machine that wrote it: float16 and float32 scales,
-fields of 16 bits, and the four bytes that are taken as one 32-bit number. All else is bytes.
+The fields of a block (the structs of ggml-common.h, as ggml-quants.c reads them) are written as format characters of
+Python's `struct`: B is one byte, H two, I four, Q eight. Multi-byte fields (float16 and float32 scales, 16-bit fields,
+and 32-bit numbers) have the byte order of the machine that wrote the file; single bytes have none.
 
     q4_k   H H 12B 128B     d, dmin, scales, codes
 
-Scales (and minima) that are stored as floats are NaN or Inf where these bits are all set:
+A scale (or minimum) that is stored as a float is NaN or Inf if all of these bits are set:
 
     f16     two bytes, all five bits of the exponent        e8m0    a byte, 255
     f32     four bytes, all eight                           e4m3    a byte, 127 and, the sign ignored, 255
 
-What llama-quantize refuses is `ggml_validate_row_data` in ggml-quants.c, whose NVFP4 takes every byte.
+llama-quantize checks the same in `ggml_validate_row_data` (ggml-quants.c), which accepts every byte in NVFP4 blocks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from quantcli.errors import BadInput
 
 @dataclass(frozen=True)
 class ScaleField:
-    """`count` numbers from byte `at` of each block on, little-endian; NaN or Inf where all `bits` are set."""
+    """`count` little-endian numbers from byte `at` of each block; one is NaN or Inf if all of its `bits` are set."""
 
     at: int
     dtype: str
@@ -47,10 +47,11 @@ def _f16(at: int, count: int = 1) -> ScaleField:
 
 @dataclass(frozen=True)
 class GgmlType:
-    """One type: `block_size` elements are stored in `block_bytes` bytes.
+    """A tensor type: `block_size` elements are stored in `block_bytes` bytes.
 
-    fields: of a block; None where no big-endian machine can read what it wrote. scales: where a block holds them; None
-    of types without blocks. sub_scales: what groups of a super-block store under its scale, `i6` 6 bits with a sign.
+    fields: the fields of a block; None if ggml reads them inconsistently, so that no byte order is defined.
+    scales: the place of the scales in a block; None for types without blocks.
+    sub_scales: the type of the sub-block scales of a super-block (`i6`: signed, 6 bits); None without super-blocks.
 
     >>> BY_NAME["q6_k"]
     GgmlType(id=14, name='q6_k', block_size=256, block_bytes=210)
@@ -66,7 +67,7 @@ class GgmlType:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits over elements, scales included: 4.5 for q4_0."""
+        """Bits per element, scales included: 4.5 for q4_0."""
         return 8 * self.block_bytes / self.block_size
 
 
@@ -85,7 +86,7 @@ _TYPES = (
     GgmlType(13, "q5_k", 256, 176, "HH12B32B128B", _f16(0, 2), "u6"),
     GgmlType(14, "q6_k", 256, 210, "128B64B16BH", _f16(208), "i8"),
     GgmlType(15, "q8_k", 256, 292, "I256B16H", ScaleField(0, "<u4", 0x7F800000)),
-    # ggml takes its codes as bytes in one place and as 32-bit numbers in another.
+    # ggml reads its codes as bytes in one place and as 32-bit numbers in another.
     GgmlType(16, "iq2_xxs", 256, 66, None, _f16(0), "u4"),
     GgmlType(17, "iq2_xs", 256, 74, "H32H8B", _f16(0), "u4"),
     GgmlType(18, "iq3_xxs", 256, 98, "H64B8I", _f16(0), "u4"),
@@ -99,7 +100,8 @@ _TYPES = (
     GgmlType(26, "i32", 1, 4, "I"),
     GgmlType(27, "i64", 1, 8, "Q"),
     GgmlType(28, "f64", 1, 8, "Q"),
-    # Its f16 scale is the upper four bits of four words, the lowest first: the exponent is in the third and fourth.
+    # The f16 scale is split over the upper four bits of four words, lowest bits first; words three and four hold the
+    # exponent.
     GgmlType(29, "iq1_m", 256, 56, "32B16B4H", ScaleField(52, "<u4", 0x7000C000), "u3"),
     GgmlType(30, "bf16", 1, 2, "H"),
     GgmlType(34, "tq1_0", 256, 54, "48B4BH", _f16(52)),
@@ -114,22 +116,22 @@ BY_NAME: dict[str, GgmlType] = {t.name: t for t in _TYPES}
 
 
 def row_bytes(type: GgmlType, columns: int) -> int:
-    """Bytes of a row of `columns` elements; raises `BadInput` where that is no whole number of blocks.
+    """Return the bytes of a row of `columns` elements. Raises `BadInput` if they do not fill whole blocks.
 
     >>> row_bytes(BY_NAME["q4_0"], 64)
     36
     """
     blocks, rest = divmod(columns, type.block_size)
     if rest or columns < 0:
-        raise BadInput(f"a row of {columns} values is no whole number of {type.name} blocks of {type.block_size}")
+        raise BadInput(f"rows of {columns} values do not fill blocks of {type.block_size} ({type.name}).")
     return blocks * type.block_bytes
 
 
 @cache
 def swapped(type: GgmlType) -> tuple[int, ...] | None:
-    """Where each byte of a little-endian block stands in a big-endian one; None where that is not known.
+    """Return the position in a big-endian block of each byte of a little-endian one; None if it is not defined.
 
-    llama.cpp's gguf_convert_endian.py knows eight of these types, and agrees.
+    llama.cpp's gguf_convert_endian.py supports eight of these types; this function agrees with it.
 
     >>> swapped(BY_NAME["f32"]), swapped(BY_NAME["q4_1"])[:6], swapped(BY_NAME["iq2_xxs"])
     ((3, 2, 1, 0), (1, 0, 3, 2, 4, 5), None)
@@ -145,7 +147,7 @@ def swapped(type: GgmlType) -> tuple[int, ...] | None:
 
 
 def has_nonfinite_scale(type: GgmlType, blocks: Array) -> bool:
-    """Whether a scale of whole blocks, uint8 of any shape, is NaN or Inf; False of a type without blocks."""
+    """Return whether a scale in whole blocks (uint8, any shape) is NaN or Inf; False for types without blocks."""
     scales = type.scales
     if scales is None or not blocks.size:
         return False

@@ -1,7 +1,7 @@
-"""The values in a GGUF header: their types, arrays decoded on demand, the cursor that walks over the bytes.
+"""The values in a GGUF header: their types, arrays that are decoded on demand, the cursor that walks over the bytes.
 
-Layout and source: see `gguf`. Nothing is built for the elements of an array until they are asked for: a header with a
-vocabulary of 150,000 tokens is walked, not decoded.
+Layout and source: see `gguf`. The elements of an array are decoded only on request: a header with a vocabulary of
+150,000 tokens is walked over, not decoded.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any, NamedTuple
 from quantcli.containers.hostile import Read, check_name, shown
 from quantcli.errors import BadInput
 
-# Value types by their number, and how `struct` spells those of fixed width.
+# Value types in the order of their numbers, and the `struct` format of those with a fixed width.
 _TYPES = (
     ("uint8", "B"), ("int8", "b"), ("uint16", "H"), ("int16", "h"), ("uint32", "I"), ("int32", "i"), ("float32", "f"),
     ("bool", "?"), ("string", ""), ("array", ""), ("uint64", "Q"), ("int64", "q"), ("float64", "d"),
 )  # fmt: skip
 VALUE_TYPES = tuple(name for name, _ in _TYPES)
 CODES = dict(_TYPES)
-# Fewest bytes that a value of a type takes: a text its length, an array its element type and length.
+# The fewest bytes that a value of a type takes: a string has its length, an array its element type and length.
 SMALLEST = {name: struct.calcsize("<" + code) for name, code in _TYPES} | {"string": 8, "array": 12}
 ORDERS = {"little": "<", "big": ">"}
 
-# Bounds on what a header may ask for, far above any real one.
+# Limits on a header, far above those of real files.
 MAX_HEADER = 128 << 20
 MAX_NAME = (1 << 16) - 1
 MAX_ARRAYS = 1 << 17
 MAX_DEPTH = 4
-#: The first read takes this much, each further one as much as all before.
+#: Bytes of the first read; each further read doubles what has been read.
 FIRST_READ = 1 << 20
 
 
@@ -43,7 +43,7 @@ class ArrayValue:
     byte_order: str = "little"
 
     def decode(self) -> list[Any]:
-        """The elements: numbers, bools, texts as bytes (tokens need not be UTF-8), lists for arrays of arrays.
+        """Return the elements: numbers, bools, strings as bytes (tokens need not be UTF-8), lists for nested arrays.
 
         >>> ArrayValue("uint16", 2, bytes.fromhex("0100 0201")).decode()
         [1, 258]
@@ -53,26 +53,26 @@ class ArrayValue:
         return _decode(self.payload, 0, self.element, self.length, ORDERS[self.byte_order])[0]
 
     def arrays(self) -> list[ArrayValue]:
-        """Of an array of arrays those in it, which know the types of their elements.
+        """Return the arrays in an array of arrays, each with the type of its elements.
 
         >>> ArrayValue("array", 1, bytes.fromhex("02000000 0100000000000000 0700")).arrays()
         [ArrayValue(element='uint16', length=1, byte_order='little')]
         """
-        found: list[ArrayValue] = []
+        arrays: list[ArrayValue] = []
         order, at = ORDERS[self.byte_order], 0
         for _ in range(self.length):
             number, length = struct.unpack_from(order + "IQ", self.payload, at)
             start, element = at + SMALLEST["array"], VALUE_TYPES[number]
             _, at = _decode(self.payload, start, element, length, order)
-            found.append(ArrayValue(element, length, self.payload[start:at], self.byte_order))
-        return found
+            arrays.append(ArrayValue(element, length, self.payload[start:at], self.byte_order))
+        return arrays
 
 
 class Value(NamedTuple):
-    """A key's value: its type as text (`uint32`, `array[string]`) and an int, float, bool, str or `ArrayValue`.
+    """A key's value: its type's name (`uint32`, `array[string]`) and an int, float, bool, str or `ArrayValue`.
 
-    A text that is not UTF-8, which llama.cpp loads too, is its bytes. A pair, so that what was read can be
-    given to `gguf_write.header` as it is.
+    A string that is not UTF-8, which llama.cpp loads too, is `bytes`. A pair, so that `gguf_write.header` accepts it
+    unchanged.
     """
 
     type: str
@@ -81,7 +81,7 @@ class Value(NamedTuple):
 
 @dataclass
 class Cursor:
-    """Where the parser stands in the file; `data` is the file's start, read as far as was needed so far."""
+    """The parser's position in the file. data: the start of the file, read as far as it was needed so far."""
 
     read: Read
     size: int
@@ -92,26 +92,23 @@ class Cursor:
     where: str = "the header"
     data: bytearray = field(default_factory=bytearray)
 
-    def error(self, what: str) -> BadInput:
-        return BadInput(f"{self.label}: {self.where} {what}.")
+    def error(self, problem: str) -> BadInput:
+        return BadInput(f"{self.label}: {self.where} {problem}.")
 
     def fill(self, end: int) -> None:
-        """Have the bytes before `end` in `data`."""
+        """Read the file as far as byte `end`. Raises `BadInput` if it is shorter."""
         if end <= len(self.data):
             return
         if end > self.size:
-            raise self.error(
-                f"goes on to byte {end}, the file ends at {self.size}: it is cut off or malformed; get it again"
-            )
+            raise self.error(f"is truncated: extends to byte {end}, but the file has {self.size}. Download it again")
         if end > MAX_HEADER:
-            raise self.error(
-                f"goes on to byte {end}, expected a header of at most {MAX_HEADER}: this is no sound GGUF file"
-            )
-        wanted = min(self.size, MAX_HEADER, max(end, 2 * len(self.data), FIRST_READ))
-        self.data += self.read(len(self.data), wanted - len(self.data))
+            raise self.error(f"extends to byte {end}; the limit for a header is {MAX_HEADER}. Download it again")
+        target = min(self.size, MAX_HEADER, max(end, 2 * len(self.data), FIRST_READ))
+        self.data += self.read(len(self.data), target - len(self.data))
         if end > len(self.data):
             raise self.error(
-                f"goes on to byte {end}, the file was read to {len(self.data)}: it became shorter meanwhile"
+                f"extends to byte {end}, but reading ended at byte {len(self.data)}: the file became shorter while it "
+                "was read"
             )
 
     def skip(self, count: int) -> None:
@@ -126,19 +123,19 @@ class Cursor:
     def raw_text(self, most: int = MAX_HEADER) -> bytes:
         length = self.number("Q")
         if length > most:
-            raise self.error(f"claims a text of {length} bytes, expected at most {most}: the file is malformed")
+            raise self.error(f"claims a string of {length} bytes; the limit is {most}. Download it again")
         start = self.at
         self.skip(length)
         return bytes(memoryview(self.data)[start : self.at])
 
     def name(self, kind: str) -> str:
-        """The name of a `kind` (key, tensor), checked; from here on it says where the cursor is."""
+        """Read and check the name of a `kind` (key, tensor); errors from here on begin with it."""
         raw = self.raw_text(MAX_NAME)
         try:
             name = raw.decode()
         except UnicodeDecodeError as error:
             start = self.at - len(raw) + error.start
-            raise self.error(f"has a text that is not UTF-8 at byte {start}: mend its writer") from None
+            raise self.error(f"has a name that is not UTF-8 (byte {start}). Fix the tool that wrote the file") from None
         check_name(name, f"{self.label}: {self.where}")
         self.where = f"{kind} {shown(name)}"
         return name
@@ -146,15 +143,18 @@ class Cursor:
     def kind(self) -> str:
         number: int = self.number("I")
         if number >= len(VALUE_TYPES):
-            raise self.error(f"has value type {number}, expected 0 to {len(VALUE_TYPES) - 1}: the file is malformed")
+            raise self.error(f"has value type {number}; expected 0 to {len(VALUE_TYPES) - 1}. Download it again")
         return VALUE_TYPES[number]
 
-    def claim(self, count: int, smallest: int, most: int, what: str) -> None:
-        """Refuse a count that the rest of the file cannot hold, or above `most`."""
+    def claim(self, count: int, smallest: int, most: int, items: str) -> None:
+        """Raise `BadInput` for a count above `most`, or one that the rest of the file cannot hold."""
         if count * smallest > self.size - self.at:
-            raise self.error(f"claims {count} {what}, more than the file's {self.size} bytes can hold: get it again")
+            raise self.error(
+                f"is damaged: its number of {items}, {count}, is more than the file's {self.size} bytes can hold. "
+                "Download it again"
+            )
         if count > most:
-            raise self.error(f"claims {count} {what}, expected at most {most}: this is no sound GGUF file")
+            raise self.error(f"has a number of {items} of {count}; the limit is {most}. Download it again")
 
     def skip_texts(self, count: int) -> None:
         length_at = struct.Struct(self.order + "Q").unpack_from
@@ -168,11 +168,11 @@ class Cursor:
 
     def check_bools(self, start: int) -> None:
         if odd := self.data[start : self.at].translate(None, b"\0\1"):
-            raise self.error(f"has the byte {odd[0]} as a bool, expected 0 or 1: the file is malformed")
+            raise self.error(f"has a bool of {odd[0]}; expected 0 or 1. Download it again")
 
 
 def read_value(cursor: Cursor, byte_order: str) -> Value:
-    """The value that the cursor stands at, its type included; an array is walked and kept as stored."""
+    """Read the value at the cursor, with its type; an array is walked over and kept as stored."""
     kind = cursor.kind()
     if kind == "string":
         return Value(kind, _text(cursor.raw_text()))
@@ -195,12 +195,12 @@ def _text(raw: bytes) -> str | bytes:
 
 
 def _skip_array(cursor: Cursor, depth: int) -> tuple[str, int, int]:
-    """Walk over an array; its element type, length and where its elements start."""
+    """Walk over an array; return its element type, its length and the offset of its elements."""
     if depth > MAX_DEPTH:
-        raise cursor.error(f"nests arrays more than {MAX_DEPTH} deep: the file is malformed")
+        raise cursor.error(f"has nested arrays; the limit is {MAX_DEPTH} levels. Download it again")
     cursor.arrays += 1
     if cursor.arrays > MAX_ARRAYS:
-        raise cursor.error(f"brings the arrays to more than {MAX_ARRAYS}: this is no sound GGUF file")
+        raise cursor.error(f"exceeds the limit of {MAX_ARRAYS} arrays in a header. Download it again")
     element, length = cursor.kind(), cursor.number("Q")
     cursor.claim(length, SMALLEST[element], MAX_HEADER, f"elements of type {element}")
     start = cursor.at
@@ -217,7 +217,10 @@ def _skip_array(cursor: Cursor, depth: int) -> tuple[str, int, int]:
 
 
 def _decode(payload: bytes, at: int, element: str, length: int, order: str) -> tuple[list[Any], int]:
-    """`length` elements from `at` on, and where they end; the payload has been walked before."""
+    """Decode `length` elements from offset `at`; return them and the offset of their end.
+
+    Checks nothing: the payload has been walked over before.
+    """
     if code := CODES[element]:
         return list(struct.unpack_from(f"{order}{length}{code}", payload, at)), at + length * SMALLEST[element]
     elements: list[Any] = []
@@ -228,6 +231,6 @@ def _decode(payload: bytes, at: int, element: str, length: int, order: str) -> t
             at += 8 + size
         else:
             number, size = struct.unpack_from(order + "IQ", payload, at)
-            inner, at = _decode(payload, at + 12, VALUE_TYPES[number], size, order)
-            elements.append(inner)
+            nested, at = _decode(payload, at + 12, VALUE_TYPES[number], size, order)
+            elements.append(nested)
     return elements, at

@@ -1,7 +1,7 @@
-"""The header of a new GGUF file, version 3, little-endian; layout and source: see `gguf`.
+"""The header of a new GGUF file (version 3, little-endian). Layout and source: see `gguf`.
 
-As llama.cpp's writers place them, tensors follow each other in the order given, each padded with zeros to the
-alignment, the last one too: so a file's size is a multiple of it.
+As in llama.cpp's writers, tensors follow each other in the order given. Each is padded with zeros to the alignment, the
+last one too, so that the file's size is a multiple of it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from quantcli.containers.hostile import check_name, shown
 from quantcli.errors import BadInput
 
 VERSION = 3
-#: The longest tensor name, in bytes, and the most dimensions that llama.cpp loads (GGML_MAX_NAME, GGML_MAX_DIMS).
+#: llama.cpp's limits on a tensor: bytes of its name, and dimensions (GGML_MAX_NAME, GGML_MAX_DIMS).
 MAX_TENSOR_NAME = 63
 MAX_DIMENSIONS = 4
 
 
 class Unknown(NamedTuple):
-    """The type of a tensor that is copied without being known: its number, and the tensor's bytes."""
+    """The type of a tensor that is copied although its type is unknown: the type's id, and the tensor's bytes."""
 
     id: int
     nbytes: int
@@ -33,12 +33,12 @@ class Unknown(NamedTuple):
 def header(
     metadata: Mapping[str, tuple[str, Any]], tensors: Sequence[tuple[str, tuple[int, ...], str | Unknown]]
 ) -> tuple[bytes, dict[str, int], int]:
-    """A file's bytes up to its data, each tensor's absolute offset, and the size of the whole file.
+    """Return the bytes of a file up to its data, each tensor's absolute offset, and the file's size.
 
-    `metadata`: key -> (type, value), types as in `gguf.Value`, texts str or bytes, arrays sequences or `ArrayValue`.
-    `tensors`: (name, row-major shape, GGML type or `Unknown`). Both are written in the order given. The alignment is
-    that of `general.alignment` among the metadata, else 32. Raises `BadInput` for a value that its type cannot hold or
-    a shape that the type cannot.
+    metadata: key -> (type, value); types as in `gguf.Value`, strings as str or bytes, arrays as sequences or
+    `ArrayValue`. tensors: (name, row-major shape, GGML type or `Unknown`). Both are written in the order given. The
+    alignment is `general.alignment` in the metadata, by default 32. Raises `BadInput` for a value or a shape that its
+    type cannot hold.
 
     >>> start, offsets, size = header({"a": ("uint8", 7)}, [("w", (2, 32), "q8_0")])
     >>> start[:38].hex(" ", -8)
@@ -53,7 +53,7 @@ def header(
     end = 0
     for name, shape, type_name in tensors:
         if name in offsets:
-            raise BadInput(f"tensor {shown(name)} occurs twice in the file to be written: rename one.")
+            raise BadInput(f"tensor {shown(name)} appears twice in the file to be written.")
         offsets[name] = end
         nbytes = tensor_nbytes(name, shape, type_name)
         infos.append(_info(name, shape, type_name, end))
@@ -64,27 +64,27 @@ def header(
 
 
 def unloadable(name: str, shape: tuple[int, ...]) -> str | None:
-    """Why llama.cpp does not load a tensor that GGUF can hold, as a clause; None where it does.
+    """Return why llama.cpp does not load a tensor that GGUF can hold, as a clause; None if it does.
 
     >>> unloadable("patch_embedding.weight", (8, 3, 1, 2, 2))
-    'has 5 dimensions, llama.cpp loads at most 4'
+    "has 5 dimensions, more than llama.cpp's limit of 4"
     """
     if len(name.encode()) > MAX_TENSOR_NAME:
-        return f"has a name of {len(name.encode())} bytes, llama.cpp loads at most {MAX_TENSOR_NAME}"
+        return f"has a name of {len(name.encode())} bytes, more than llama.cpp's limit of {MAX_TENSOR_NAME}"
     if len(shape) > MAX_DIMENSIONS:
-        return f"has {len(shape)} dimensions, llama.cpp loads at most {MAX_DIMENSIONS}"
+        return f"has {len(shape)} dimensions, more than llama.cpp's limit of {MAX_DIMENSIONS}"
     return "has no elements, which llama.cpp does not load" if 0 in shape else None
 
 
 def tensor_nbytes(name: str, shape: tuple[int, ...], type_name: str | Unknown) -> int:
-    """Bytes of a tensor, without padding; raises `BadInput` where the type's blocks do not fill its rows."""
+    """Return the bytes of a tensor, without padding. Raises `BadInput` if its rows do not fill whole blocks."""
     if isinstance(type_name, Unknown):
         return type_name.nbytes
     ggml = BY_NAME[type_name]
     row = shape[-1] if shape else 1
     if row % ggml.block_size:
         raise BadInput(
-            f"tensor {shown(name)}: rows of {row} values are no multiple of {type_name}'s {ggml.block_size}."
+            f"tensor {shown(name)}: rows of {row} values do not fill blocks of {ggml.block_size} ({type_name})."
         )
     return math.prod(shape) // ggml.block_size * ggml.block_bytes
 
@@ -100,15 +100,15 @@ def _key(key: str, kind: str, value: Any) -> bytes:
     check_name(key, "a key to be written")
     base, _, _ = kind.partition("[")
     if base not in CODES:
-        raise BadInput(f"key {shown(key)}: {shown(kind)} is no GGUF value type.")
+        raise BadInput(f"key {shown(key)}: {shown(kind)} is not a GGUF value type.")
     try:
         return _text(key) + struct.pack("<I", VALUE_TYPES.index(base)) + _payload(kind, value)
     except (struct.error, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise BadInput(f"key {shown(key)}: {shown(value)} cannot be written as {kind}: {error}.") from error
+        raise BadInput(f"key {shown(key)}: {shown(value)} cannot be written as {kind} ({error}).") from error
 
 
 def _payload(kind: str, value: Any) -> bytes:
-    """A value's bytes after its type."""
+    """Return a value's bytes, without those of its type."""
     if kind == "string":
         return _text(value)
     if kind.startswith("array["):
@@ -127,7 +127,7 @@ def _array(element: str, value: Any) -> bytes:
 
 
 def _stored(array: ArrayValue) -> bytes:
-    """An array as it was read; of the other byte order its elements anew, each array in it by its own type."""
+    """Return an array that was read: its bytes unchanged if they are little-endian, else encoded again."""
     if array.byte_order == "little":
         return _array_start(array.element, array.length) + array.payload
     if array.element == "array":

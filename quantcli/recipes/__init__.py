@@ -1,4 +1,4 @@
-"""Recipes: which scheme each weight gets, and why. `DIALECTS` is the registry: a new one is a file and a line here."""
+"""Recipes: which scheme each weight gets, and why. To add a dialect, add a module and a row in `DIALECTS`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Dialect:
-    """A kind of recipe file: how to recognise its top-level object, and how to read it (with its name for errors)."""
+    """A kind of recipe file. description: for errors. recognise: by the top-level object. read: object, label."""
 
-    said: str
+    description: str
     recognise: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Mapping[str, Any], str], Recipe]
 
 
 def _recognise_quark(data: Mapping[str, Any]) -> bool:
     if isinstance(data.get("quantization"), Mapping):
-        return False  # an MLX config.json, of a model that Quark had quantized before
+        return False  # an MLX config.json of a model that was converted from Quark
     block = data.get("quantization_config", data)
     return isinstance(block, Mapping) and (block.get("quant_method") == "quark" or "global_quant_config" in block)
 
 
 def _refuse_quark(data: Mapping[str, Any], label: str) -> Recipe:
     raise NotPossible(
-        f"{label}: is a Quark configuration, which is not read yet: say the same in rules of our own, a TOML file with "
-        '`scheme = "..."` and [[rule]] tables.'
+        f"{label}: Quark configurations are not supported as recipes. Write the same rules in quant's TOML format "
+        '(`scheme = "..."` and [[rule]] tables).'
     )
 
 
@@ -51,10 +51,10 @@ def _recognise_mlx(data: Mapping[str, Any]) -> bool:
 
 
 def _read_mlx(data: Mapping[str, Any], label: str) -> Recipe:
-    found = mlx_config.block_of(data, label)
-    if found is None:
+    stated = mlx_config.block_of(data, label)
+    if stated is None:
         raise Reader(data, label).refuse("quantization", "expected an object")
-    key, block, warnings = found
+    key, block, warnings = stated
     recipe = hf2q.parse(block, label, key).recipe()
     return replace(recipe, warnings=(*warnings, *recipe.warnings))
 
@@ -64,35 +64,35 @@ DIALECTS = {
     "quark": Dialect("Quark", _recognise_quark, _refuse_quark),
     "mlx": Dialect("an MLX config.json (`quantization` with group_size and bits)", _recognise_mlx, _read_mlx),
     "hf2q": Dialect("an hf2q quantization_config.json (bits, group_size, per_tensor)", hf2q.recognise, hf2q.read),
-    "rules": Dialect("our rules in TOML or JSON (`scheme`, [[rule]])", rules.recognise, rules.read),
+    "rules": Dialect("quant's rules in TOML or JSON (`scheme`, [[rule]])", rules.recognise, rules.read),
 }
 
 
 def load(path: Path) -> Recipe:
-    """The recipe in a file, its dialect told by its content. Raises `BadInput`, `NotPossible`, `Surroundings`."""
+    """Read the recipe in a file; its content shows the dialect. Raises `BadInput`, `NotPossible`, `Surroundings`."""
     if path.is_dir():
-        raise BadInput(f"{path}: is a folder: give the recipe's file, such as the config.json in it.")
+        raise BadInput(f"{path}: is a folder. Give a recipe file, such as the config.json in it.")
     with opened(path) as (read, size):
         if size > MAX_BYTES:
-            raise BadInput(f"{path}: {size} bytes are too many for a recipe (at most {MAX_BYTES}).")
+            raise BadInput(f"{path}: is {size} bytes; the limit is {MAX_BYTES}.")
         text = read(0, size)
     is_json = text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")  # no TOML begins with a brace
     data = load_object(text, str(path)) if is_json else _toml(text, str(path))
-    # An empty TOML file has no rules; `{}` is a file of mlx-native's, with its defaults.
-    found = next((dialect for dialect in DIALECTS.values() if (data or is_json) and dialect.recognise(data)), None)
-    if found is None:
-        known = "; ".join(dialect.said for name, dialect in DIALECTS.items() if name != "quark")
-        raise BadInput(f"{path}: is no recipe that we know, which are: {known}.")
-    return found.read(data, str(path))
+    # An empty TOML file has no rules; `{}` is a file of mlx-native with the default settings.
+    dialect = next((one for one in DIALECTS.values() if (data or is_json) and one.recognise(data)), None)
+    if dialect is None:
+        known = "; ".join(one.description for name, one in DIALECTS.items() if name != "quark")
+        raise BadInput(f"{path}: is not a supported recipe. Supported: {known}.")
+    return dialect.read(data, str(path))
 
 
 def _toml(data: bytes, label: str) -> dict[str, Any]:
-    """The top-level table of TOML. Raises `BadInput`."""
+    """Decode TOML; return its top-level table. Raises `BadInput`."""
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadInput(f"{label}: is not UTF-8 text (byte {error.start}).") from None
     except RecursionError:
-        raise BadInput(f"{label}: is TOML nested too deep to be meant.") from None
+        raise BadInput(f"{label}: is TOML that is nested too deep.") from None
     except ValueError as error:
         raise BadInput(f"{label}: is neither a JSON object nor TOML ({shown(str(error))}).") from None

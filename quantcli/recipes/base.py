@@ -1,7 +1,7 @@
 """A recipe: rules that decide which scheme each weight gets, and why.
 
-Schemes are names here (`affine4-g64`, `q4_0`, `bf16`, `keep`, and `dense`: stay dense in the output's dtype); the
-target gives them their meaning. A weight's scheme is what the first *layer* that has an opinion says:
+Schemes are names here (`affine4-g64`, `q4_0`, `bf16`, `keep`, and `dense`: kept dense in the output's dtype); the
+target interprets them. A weight's scheme is decided by the first *layer* that applies to it:
 
     --override  >  llama-quantize's options  >  a recipe's entries  >  the source's own  >  preset  >  global  > default
 """
@@ -22,12 +22,12 @@ from quantcli.errors import WrongUsage
 #: Characters that make a pattern a glob.
 WILDCARDS = frozenset("*?[")
 
-#: Far above any real pattern; bounds what compiling one may cost.
+#: Far above any real pattern; limits the cost of compiling one.
 MAX_PATTERN = 1000
 
 
 class Origin(IntEnum):
-    """What decided a scheme; the smaller one wins."""
+    """What decided a scheme; the smaller value takes precedence."""
 
     OVERRIDE = 0
     OPTION = 1
@@ -42,8 +42,8 @@ class Origin(IntEnum):
 class Subject:
     """A weight as rules see it.
 
-    name: the full Hugging Face name, or the stored one of a checkpoint that has none. gguf: its name in GGUF.
-    role: in GGUF's vocabulary (`attn_q`, `ffn_down`). shape: rows first. others: its names in other folders.
+    name: the full Hugging Face name, or the stored one if there is none. gguf: its name in GGUF.
+    role: in GGUF's vocabulary (`attn_q`, `ffn_down`). shape: row-major. others: its names in other folders.
     """
 
     name: str
@@ -54,19 +54,19 @@ class Subject:
 
     @property
     def module(self) -> str:
-        """The path of the module that owns the weight: the name without `.weight`."""
+        """The path of the weight's module: the name without `.weight`."""
         return self.name.removesuffix(".weight")
 
     @cached_property
     def spellings(self) -> tuple[str, ...]:
-        """What a pattern is tried on: each dialect's full name, and its module path."""
+        """The names that patterns are matched against: each dialect's full name, and its module path."""
         names = (self.name, *([] if self.gguf is None else [self.gguf]), *self.others)
         return tuple(spelling for name in names for spelling in (name, name.removesuffix(".weight")))
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A scheme and why. `wanted`: the scheme that was asked for where a fallback took its place."""
+    """A scheme and why. wanted: the requested scheme if a fallback replaced it."""
 
     scheme: str
     reason: str
@@ -74,40 +74,45 @@ class Decision:
     wanted: str | None = None
 
 
-#: One level of precedence: its decision on a weight, None where it has no opinion.
+#: One level of precedence: a function that returns its decision on a weight, None if it does not apply.
 Layer = Callable[[Subject], Decision | None]
 
 
 def resolve(subject: Subject, layers: Iterable[Layer]) -> Decision | None:
-    """The decision of the first layer that has one."""
+    """Return the decision of the first layer that has one; None if none has."""
     return next((decision for layer in layers if (decision := layer(subject)) is not None), None)
 
 
 def only_global(choices: Iterable[Decision | None]) -> Decision | None:
-    """The one scheme for the whole model: of `--scheme`, `--bits`, a recipe's default. `WrongUsage` if two differ."""
+    """Return the model's default scheme: from `--scheme`, `--bits` or a recipe. Raises `WrongUsage` if two differ."""
     given = [choice for choice in choices if choice is not None]
     for other in given[1:]:
         if other.scheme != given[0].scheme:
             raise WrongUsage(
-                f"two schemes for the whole model, {given[0].scheme} ({given[0].reason}) and {other.scheme} "
-                f"({other.reason}): give one of them."
+                f"{given[0].scheme} ({given[0].reason}) and {other.scheme} ({other.reason}) cannot be used together: "
+                "both are for the whole model. Use one of them."
             )
     return given[0] if given else None
 
 
 def python_regex(pattern: str) -> re.Pattern[str]:
-    """A regular expression of our rules. Raises `re.error`, for what Python only warns of as well: `[[:digit:]]`."""
+    """Compile a regular expression of quant's rules.
+
+    Raises `re.error`, also where Python only warns: `[[:digit:]]`.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             return re.compile(pattern)
         except Warning as warning:
-            raise re.error(f"{warning}; write \\[ for a bracket, \\d for a digit") from None
+            raise re.error(f"{warning}; use \\[ for a bracket, \\d for a digit") from None
 
 
 class Way(Enum):
-    """How a pattern is read: as the whole name, an fnmatch glob (`*` crosses dots), a regex searched in the name, the
-    end of a path at a dot (with a dot at its own end: any piece of one).
+    """How a pattern is matched.
+
+    EXACT: the name. GLOB: an fnmatch glob, in which `*` matches dots too. REGEX: searched for in the name. END: the end
+    of a path, from a dot on; if the pattern ends with a dot, any part of a path.
     """
 
     EXACT = "exact"
@@ -118,7 +123,7 @@ class Way(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """One pattern and the scheme of the weights it matches. Raises `re.error` for a bad regex, at once.
+    """A pattern and the scheme of the weights that it matches. Construction raises `re.error` for an invalid regex.
 
     >>> rule = Rule("*.mlp.*_proj", "affine4-g64", "")
     >>> rule.matches("model.layers.0.mlp.down_proj"), rule.matches("model.layers.0.mlp.gate")
@@ -149,7 +154,7 @@ class Rule:
 
     @cached_property
     def needle(self) -> str:
-        """Text that every match contains: a cheap test that settles most names."""
+        """Text that every match contains: a cheap test that excludes most names."""
         if self.way is Way.EXACT:
             return self.pattern
         if self.way is Way.GLOB:
@@ -163,17 +168,17 @@ class Rule:
 
 
 def spellings(subject: Subject) -> tuple[str, ...]:
-    """`Subject.spellings`, as the keys of most recipes."""
+    """Return `Subject.spellings`, the keys of most recipes."""
     return subject.spellings
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Rules of one file or option, and the scheme of everything else.
+    """The rules of one file or option, and the scheme of all other weights.
 
-    entries: name -> rule, looked up under each of `keys(subject)` in turn; they come before `rules`.
-    rules: patterns, in file order, tried on the same keys; `last_wins` says which of two matches decides.
-    default: of all that no entry or rule decides; it ranks as `--scheme` does (`Origin.GLOBAL`).
+    entries: name -> rule, looked up under each of `keys(subject)`; they take precedence over `rules`.
+    rules: patterns in file order, matched against the same keys. last_wins: whether the last match decides, not the
+    first. default: for weights without an entry or rule; it ranks like `--scheme` (`Origin.GLOBAL`).
     """
 
     label: str
@@ -190,26 +195,26 @@ class Recipe:
         return self.rules[::-1] if self.last_wins else self.rules
 
     def rule(self, subject: Subject) -> Rule | None:
-        """The entry or rule that decides this weight."""
+        """Return the entry or rule that decides a weight; None without one."""
         keys = self.keys(subject)
         exact = (self.entries[key] for key in keys if key in self.entries)
         return next(chain(exact, _matching(self._ordered, keys)), None)
 
     def entry(self, subject: Subject) -> Decision | None:
-        """What an entry or rule decides: the layer above presets."""
+        """Return the decision of an entry or rule: the layer above presets."""
         rule = self.rule(subject)
         return Decision(rule.scheme, rule.reason, self.origin) if rule else None
 
     def fallthrough(self, subject: Subject) -> Decision | None:
-        """The default, whatever the weight: the layer below presets."""
+        """Return the default, for any weight: the layer below presets."""
         return self.default
 
     def decide(self, subject: Subject) -> Decision | None:
-        """Entries, rules, then the default."""
+        """Return the decision of an entry, else a rule, else the default."""
         return resolve(subject, (self.entry, self.fallthrough))
 
     def unmatched(self, subjects: Iterable[Subject]) -> list[str]:
-        """The patterns that match no weight at all, in file order."""
+        """Return the patterns that match no weight, in file order."""
         patterns = dict.fromkeys([*self.entries, *(rule.pattern for rule in self.rules)])
         rules = {rule: None for rule in self.rules}
         for subject in subjects:

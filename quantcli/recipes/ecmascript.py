@@ -1,14 +1,15 @@
-r"""Regular expressions of `--tensor-type`: llama-quantize's are ECMAScript's as C++ has them, ours run as Python's.
+r"""Regular expressions of `--tensor-type`, translated from C++'s ECMAScript syntax (llama-quantize's) to Python's.
 
-    [[:digit:]]         a POSIX class                  its characters, those of ASCII
-    []  [^]             nothing, anything              in Python the set would go on
-    .   $               no end of a line; the very end [^\n\r] and \Z
-    a++  a*+            a repetition that is repeated  (?:a+)+, in Python possessive
-    a{  a{,3}  (?<=a)   errors                         refused, and so is a set's [.a.] or [=a=]
-    \z  \a  \ca  \u0061 C++'s libraries differ         refused
+    pattern             meaning in C++                 translation
+    [[:digit:]]         a POSIX class                  its ASCII characters
+    []  [^]             nothing, anything              (?!) and [\s\S]: in Python the set would not end here
+    .   $               no line break; the end         [^\n\r] and \Z
+    a++  a*+            a repetition that is repeated  (?:a+)+: in Python it would be possessive
+    a{  a{,3}  (?<=a)   errors                         refused; likewise [.a.] and [=a=] in a set
+    \z  \a  \ca  \u0061 differs among C++ libraries    refused
 
-Texts are bytes there: one character here is one byte. Source: the C++ standard, [re.grammar]; ECMA-262, 15.10; what
-these leave open is as in libstdc++ 12 (bits/regex_scanner.tcc, bits/regex_compiler.tcc).
+C++ matches bytes, so one character here is one byte. Source: the C++ standard, [re.grammar]; ECMA-262, 15.10; where
+they are ambiguous, libstdc++ 12 (bits/regex_scanner.tcc, bits/regex_compiler.tcc).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _MEMBERS = re.compile(
 )
 _SPACE = r"\t-\r "
 
-#: POSIX class -> its members in C's locale, as within a set.
+#: POSIX class -> its members in the C locale, as written in a set.
 POSIX = {
     "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": r"\t ", "cntrl": r"\x00-\x1f\x7f", "d": "0-9", "digit": "0-9",
     "graph": r"\x21-\x7e", "lower": "a-z", "print": r"\x20-\x7e", "punct": r"\x21-\x2f\x3a-\x40\x5b-\x60\x7b-\x7e",
@@ -45,9 +46,9 @@ _EDGES = {"^": r"\A", "$": r"\Z"}
 
 
 def compiled(pattern: str) -> re.Pattern[bytes]:
-    """A pattern, its ASCII letters made small as llama-quantize does it, to search in a name's bytes.
+    """Compile a pattern to search for in a name's bytes, with ASCII letters in lower case, as in llama-quantize.
 
-    Raises `re.error` for what C++ refuses, and for what its libraries do not agree on.
+    Raises `re.error` for patterns that C++ refuses, or that its libraries interpret differently.
     """
     text = pattern.encode(errors="surrogateescape").lower().decode("latin-1")
     return re.compile(translated(text).encode("latin-1"))
@@ -55,7 +56,7 @@ def compiled(pattern: str) -> re.Pattern[bytes]:
 
 @dataclass
 class _Pieces:
-    """The translation so far. atom: where in `out` begins what a quantifier would repeat. groups: (place, is atom)."""
+    """The translation so far. atom: the index in `out` of what a quantifier would repeat. groups: (index, is atom)."""
 
     out: list[str] = field(default_factory=list)
     atom: int | None = None
@@ -67,7 +68,7 @@ class _Pieces:
 
     def repeat(self, quantifier: str) -> None:
         if self.atom is None:
-            raise re.error(f"there is nothing that {quantifier} could repeat")
+            raise re.error(f"nothing precedes the quantifier {quantifier}")
         self.out[self.atom :] = ["(?:", *self.out[self.atom :], ")", quantifier]
 
     def open(self, group: str) -> None:
@@ -76,14 +77,14 @@ class _Pieces:
 
     def close(self) -> None:
         if not self.groups:
-            raise re.error("a ) closes nothing")
+            raise re.error("a ) has no matching (")
         place, is_atom = self.groups.pop()
         self.add(")", is_atom=False)
         self.atom = place if is_atom else None
 
 
 def translated(pattern: str) -> str:
-    r"""A pattern in small letters, in Python's spelling. Raises `re.error`.
+    r"""Translate a pattern in lower case into Python's syntax. Raises `re.error`.
 
     >>> translated("blk.[[:digit:]]+$")
     'blk[^\\n\\r](?:[0-9])+\\Z'
@@ -107,7 +108,7 @@ def translated(pattern: str) -> str:
             case _:
                 pieces.add(_EDGES.get(text, text), is_atom=False)
     if pieces.groups:
-        raise re.error("a ( is not closed")
+        raise re.error("a ( has no matching )")
     return "".join(pieces.out)
 
 
@@ -116,24 +117,24 @@ def _tokens(pattern: str) -> Iterator[re.Match[str]]:
     while at < len(pattern):
         token = _TOKENS.match(pattern, at)
         if token is None:
-            raise re.error(f"{pattern[at : at + 20]!r} has no meaning in ECMAScript's, which llama-quantize takes")
+            raise re.error(f"{pattern[at : at + 20]!r} is not valid in ECMAScript syntax, which llama-quantize uses")
         yield token
         at = token.end()
 
 
 def _escaped(text: str) -> str:
-    r"""What stands after a backslash: a class, a control character, `xHH`, or a sign that stands for itself."""
+    r"""Translate the text after a backslash: a class, a control character, `xHH`, or a literal character."""
     if text in ("d", "s", "w"):
         return f"\\{text}"
     if text.startswith("x") and len(text) == 3:
         return re.escape(chr(int(text[1:], 16)))
     if text.isascii() and text.isalnum() and text not in _CONTROL:
-        raise re.error(f"\\{text} has no meaning in ECMAScript's, which llama-quantize takes")
+        raise re.error(f"\\{text} is not valid in ECMAScript syntax, which llama-quantize uses")
     return re.escape(_CONTROL.get(text, text))
 
 
 def _set(text: str) -> str:
-    """A set in brackets; a dash after a range stands for itself, after a class it is an error."""
+    """Translate a set in brackets. A dash after a range is literal, after a class it is an error."""
     negated = text.startswith("[^")
     members = list(_MEMBERS.finditer(text[1 + negated : -1]))
     out: list[str] = []
@@ -147,7 +148,7 @@ def _set(text: str) -> str:
             last = "class" if kind == "class" else "character"
             continue
         if last == "class" or ahead[0] == "class":
-            raise re.error(f"a class is no end of a range, in {text}")
+            raise re.error(f"a class cannot be the end of a range, in {text}")
         out.append(f"-{ahead[1]}")
         last, at = "range", at + 1
     if not out:
@@ -156,13 +157,13 @@ def _set(text: str) -> str:
 
 
 def _member(member: re.Match[str]) -> tuple[str, str]:
-    """(`class`, `dash` or `character`, how Python spells it in a set) of a set's member."""
+    """Return the kind of a set's member (`class`, `dash`, `character`) and its translation in a set."""
     text = member[member.lastgroup or 0]
     match member.lastgroup:
         case "posix" if text in POSIX:
             return "class", POSIX[text]
         case "posix" | "collating":
-            raise re.error(f"{member[0]} is no class of characters ({' '.join(POSIX)})")
+            raise re.error(f"{member[0]} is not a class of characters ({' '.join(POSIX)})")
         case "escape" if text == "b":
             return "character", r"\x08"
         case "escape":

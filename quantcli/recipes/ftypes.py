@@ -1,4 +1,4 @@
-"""What llama-quantize can be asked for: types of tensors, and file types, named after the type of most tensors.
+"""llama-quantize's types of tensors, and its file types, which are named after the type of most of their tensors.
 
 Source: llama.cpp's tools/quantize, src/llama-quant.cpp and include/llama.h (ggml 0.25.3). Names are in lower case here.
 """
@@ -14,10 +14,10 @@ class QuantizeType:
     """A type that llama-quantize can give a tensor.
 
     ftypes: the file types whose base it is, with their numbers in `general.file_type`.
-    file_type: what llama.cpp's loader takes a file for in which it is the commonest type; None: for none.
-    fallback: what takes its place where its blocks do not fill the rows; None: f16 for blocks of 32, else nothing.
-    needs_importance: llama-quantize refuses to make it without an importance matrix; needs_importance_in: in these
-    file types only.
+    file_type: the file type that llama.cpp's loader assumes if this is the commonest type; None without one.
+    fallback: the type for rows that do not fill its blocks; None: f16 for blocks of 32, else an error.
+    needs_importance: llama-quantize requires an importance matrix to make it. needs_importance_in: only in these file
+    types.
     """
 
     ftypes: Mapping[str, int] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Ftype:
     base: str
 
 
-#: In the order in which messages list them.
+#: All types, in the order in which messages list them.
 TYPES = {
     "f32": QuantizeType({"f32": 0}, 0),
     "f16": QuantizeType({"f16": 1}, 1),
@@ -74,20 +74,20 @@ FTYPES = {
     for number, name, base in sorted((n, name, base) for base, type in TYPES.items() for name, n in type.ftypes.items())
 }
 
-#: Names that llama-quantize takes for another's.
+#: llama-quantize's other names of file types.
 ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 
-#: The preset that keeps every tensor as it is; the file type stays the source's.
+#: The preset that keeps every tensor, and the source's file type.
 COPY = "copy"
 
-#: A type in blocks of 256 that messages advise where another needs an importance matrix.
+#: A type in blocks of 256 that messages recommend instead of one that requires an importance matrix.
 UNDEMANDING = "q4_k"
 
 _NAMES = {str(ftype.number): name for name, ftype in FTYPES.items()} | {name: name for name in FTYPES} | ALIASES
 
 
 def find(text: str) -> str | None:
-    """The ftype (or `COPY`) that a text names, in any case, by alias or by number; None where it names none.
+    """Return the ftype (or `COPY`) with a name, an alias or a number, in any case; None for any other text.
 
     >>> find("Q4_K_M"), find("q4_k"), find("15"), find("COPY"), find("q8_k")
     ('q4_k_m', 'q4_k_m', 'q4_k_m', 'copy', None)
@@ -97,6 +97,6 @@ def find(text: str) -> str | None:
 
 
 def demanding(ftype: str = "") -> frozenset[str]:
-    """The types that llama-quantize refuses to make without an importance matrix, for a file type if one is given."""
-    needs = (name for name, type in TYPES.items() if type.needs_importance or ftype in type.needs_importance_in)
-    return frozenset(needs)
+    """Return the types for which llama-quantize requires an importance matrix, in general or in a file type."""
+    types = (name for name, type in TYPES.items() if type.needs_importance or ftype in type.needs_importance_in)
+    return frozenset(types)

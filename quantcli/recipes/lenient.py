@@ -1,11 +1,11 @@
-"""The lenient reading of MLX's settings, for recipes and for `quantization_config.json`.
+"""The lenient way to read MLX's settings, for recipes and for `quantization_config.json`.
 
-mlx-native documents two readings; the strict one (`mlx_config.parse`) is kept for config.json of a quantized folder.
+mlx-native documents two ways; config.json of a quantized folder is read in the strict one (`mlx_config.parse`).
 
-    no `group_size`, no `bits`                             those of the file, else 64 and 4 (of a mode, its own)
-    a null                                                 the mode's default, as in mlx-lm
-    false, `preserved`, 16 bits and more, group_size 0     dense
-    true                                                   as the file's default
+    no `group_size`, no `bits`                             those of the file, else the mode's (affine: 64 and 4)
+    null                                                   the mode's default, as in mlx-lm
+    false, `preserved`, 16 bits or more, group_size 0      dense
+    true                                                   the file's default
     any other value                                        ignored, with a warning
 
 Sources: mlx-native's src/weight.rs (from_model_config_json), what hf2q's backends write.
@@ -21,39 +21,39 @@ from quantcli.containers.hostile import shown
 from quantcli.recipes.mlx_config import MARKS, RESERVED, MlxParams
 from quantcli.recipes.names import MODES, mlx_formats, mlx_scheme
 
-#: From so many bits on a tensor is not quantized at all.
+#: A tensor with this many bits or more is not quantized.
 DENSE_BITS = 16
 
-#: Words of an entry that describe it and change nothing.
+#: Keys of an entry that describe it and have no effect.
 DESCRIBING = ("method", "reason")
 
-#: What an entry may say.
+#: All keys of an entry.
 WORDS = frozenset({*RESERVED, *MARKS, *DESCRIBING, "preserved"})
 
 
 @dataclass
 class Ignored:
-    """What a reading passes over: one warning for each kind, which quotes the first and counts the rest."""
+    """Settings that are ignored: one warning for each kind, which quotes the first and counts the others."""
 
     label: str
     kinds: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, kind: str, said: str) -> None:
-        """kind: what is ignored, in the plural; said: a clause that quotes it."""
-        self.kinds.setdefault(kind, []).append(said)
+    def add(self, kind: str, clause: str) -> None:
+        """Record a setting. kind: what is ignored, in the plural. clause: a description that quotes it."""
+        self.kinds.setdefault(kind, []).append(clause)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(self._warning(kind, said) for kind, said in self.kinds.items())
+        return tuple(self._warning(kind, clauses) for kind, clauses in self.kinds.items())
 
-    def _warning(self, kind: str, said: list[str]) -> str:
-        more = f", and {len(said) - 1} more {kind}" if len(said) > 1 else ""
-        return f"{self.label}: {said[0]}: ignored{more}."
+    def _warning(self, kind: str, clauses: list[str]) -> str:
+        ignored = f"{len(clauses)} such {kind} are" if len(clauses) > 1 else "It is"
+        return f"{self.label}: {clauses[0]}. {ignored} ignored."
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Bits, group size and mode as a file gives them, before anything is known to fit."""
+    """Bits, group size and mode as a file gives them, not yet checked against each other."""
 
     bits: int = MODES["affine"][1]
     group_size: int = MODES["affine"][0]
@@ -65,28 +65,28 @@ class Numbers:
 
     @property
     def problem(self) -> str | None:
-        """Why MLX has no such format, as a clause; None where it has, or where nothing is quantized."""
+        """Why MLX has no such format, as a clause; None if it has, or if the numbers mean dense."""
         if self.is_dense or mlx_scheme(self.bits, self.group_size, self.mode) is not None:
             return None
-        numbers = f"bits {shown(self.bits)} and group_size {shown(self.group_size)}"
-        return f"{numbers} are not a format of MLX ({mlx_formats(self.mode)})"
+        numbers = f"bits {shown(self.bits)} with group_size {shown(self.group_size)}"
+        return f"{numbers} is not a format of MLX ({mlx_formats(self.mode)})"
 
     def params(self, *, global_scale: bool = False) -> MlxParams | bool:
-        """How a module is stored, False for dense; only where there is no `problem`."""
+        """Return how a module is stored, False for dense. Must not be called if there is a `problem`."""
         return False if self.is_dense else MlxParams(self.bits, self.group_size, self.mode, global_scale)
 
 
 def defaults(block: Mapping[str, Any], ignored: Ignored) -> Numbers:
-    """The file's own bits, group size and mode."""
-    found = _numbers(block, "", Numbers(), ignored)
-    if found.problem is None:
-        return found
-    ignored.add("values", found.problem)
+    """Return the file's default bits, group size and mode."""
+    numbers = _numbers(block, "", Numbers(), ignored)
+    if numbers.problem is None:
+        return numbers
+    ignored.add("values", numbers.problem)
     return Numbers()
 
 
 def entry(value: object, where: str, own: Numbers, ignored: Ignored) -> MlxParams | bool | None:
-    """The parameters of one module, False where it is dense, None where the entry is ignored. own: the file's."""
+    """Return the parameters of one module, False for dense, None if the entry is ignored. own: the file's default."""
     if isinstance(value, bool):
         return value and own.params()
     if not isinstance(value, Mapping):
@@ -97,15 +97,15 @@ def entry(value: object, where: str, own: Numbers, ignored: Ignored) -> MlxParam
             ignored.add("words", f"{where} has {shown(word)}, which is not a setting of a module")
     if _flag(value, "preserved", where, ignored):
         return False
-    found = _numbers(value, where, own, ignored)
-    if found.problem is not None:
-        ignored.add("entries", f"{where}: {found.problem}")
+    numbers = _numbers(value, where, own, ignored)
+    if numbers.problem is not None:
+        ignored.add("entries", f"{where}: {numbers.problem}")
         return None
-    return found.params(global_scale=_flag(value, "global_scale", where, ignored))
+    return numbers.params(global_scale=_flag(value, "global_scale", where, ignored))
 
 
 def _numbers(value: Mapping[str, Any], where: str, own: Numbers, ignored: Ignored) -> Numbers:
-    """The numbers of an object; what it leaves out is the file's. A mode is affine unless it, or nothing, is given."""
+    """Return the numbers in an object; missing ones are the file's. Numbers without a mode are affine."""
     given = value.get("mode")
     if "mode" in value and given is None:
         given = "affine"
@@ -122,13 +122,13 @@ def _numbers(value: Mapping[str, Any], where: str, own: Numbers, ignored: Ignore
 
 
 def _filled(value: Mapping[str, Any], mode: str) -> Mapping[str, Any]:
-    """An object whose nulls are the mode's numbers."""
+    """Return an object with its nulls replaced by the mode's numbers."""
     own = dict(zip(("group_size", "bits"), MODES[mode], strict=True))
-    return {name: own.get(name) if found is None else found for name, found in value.items()}
+    return {name: own.get(name) if given is None else given for name, given in value.items()}
 
 
 def _whole(value: Mapping[str, Any], name: str, least: int, own: int, where: str, ignored: Ignored) -> int:
-    """A whole number of at least `least`, the file's own where there is none."""
+    """Return a whole number of at least `least`, the file's (`own`) without a valid one."""
     number = value.get(name, own)
     if isinstance(number, int) and not isinstance(number, bool) and number >= least:
         return number
@@ -137,10 +137,10 @@ def _whole(value: Mapping[str, Any], name: str, least: int, own: int, where: str
 
 
 def _flag(value: Mapping[str, Any], name: str, where: str, ignored: Ignored) -> bool:
-    found = value.get(name)
-    if isinstance(found, bool | None):
-        return bool(found)
-    ignored.add("values", f"{_at(where, name)} is {shown(found)}, not true or false")
+    flag = value.get(name)
+    if isinstance(flag, bool | None):
+        return bool(flag)
+    ignored.add("values", f"{_at(where, name)} is {shown(flag)}, not true or false")
     return False
 
 

@@ -1,16 +1,16 @@
-"""What llama-quantize makes of a model: which GGML type each tensor gets for `-s q4_k_m` and its like.
+"""The GGML type that llama-quantize gives each tensor for `-s q4_k_m` and similar file types.
 
     copy             every tensor keeps its type
-    not allowed      one-dimensional, a norm, a router ...: the type that it has
-    option           --token-embedding-type, --output-tensor-type: that type, whatever its shape
+    never            a 1-D tensor, a norm, a router ...: the tensor keeps its type
+    option           --token-embedding-type, --output-tensor-type: that type, whatever the shape
     option           the first --tensor-type whose regex is found in the name, then --pure (quantized ftypes only)
-    mixture          `llama_cpp_mixture`: the first rule that holds, else the ftype's base type
-    shape fallback   where blocks do not fill the rows (not after the two options above)
+    mixture          `llama_cpp_mixture`: the first rule that applies, else the ftype's base type
+    shape fallback   if rows do not fill blocks (not after the first two options)
 
-What is decided before the mixture does not advance the mixture's counters of layers.
+Tensors that are decided before the mixture do not advance its counters of layers.
 
-Source: llama.cpp's src/llama-quant.cpp and tools/quantize (ggml 0.25.3). The ftypes stand in `ftypes`, what a tensor is
-in `llama_cpp_tensors`; what other folders need of them is named here.
+Source: llama.cpp's src/llama-quant.cpp and tools/quantize (ggml 0.25.3). File types are in `ftypes`, categories of
+tensors in `llama_cpp_tensors`; this module re-exports what other packages use.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TensorType:
-    """One `--tensor-type REGEX=TYPE`: the regex as `ecmascript` has it; `text` is what was given."""
+    """One `--tensor-type REGEX=TYPE`. pattern: translated by `ecmascript`. text: the option's value."""
 
     pattern: re.Pattern[bytes]
     type: str
     text: str
 
     def names(self, tensor: str) -> bool:
-        """Whether it is found in a tensor's name."""
+        """Return whether the pattern is found in a tensor's name."""
         return self.pattern.search(tensor.encode()) is not None
 
 
@@ -85,7 +85,7 @@ class Options:
 
     @property
     def given(self) -> list[str]:
-        """Each as reasons of decisions begin with it."""
+        """The options that were given, as the reasons of their decisions begin."""
         whole = {"--pure": self.pure, "--leave-output-tensor": self.leave_output}
         types = {"--output-tensor-type": self.output_type, "--token-embedding-type": self.embedding_type}
         return [
@@ -95,43 +95,44 @@ class Options:
         ]
 
     def named(self, name: str) -> TensorType | None:
-        """The first `--tensor-type` found in a tensor's name."""
+        """Return the first `--tensor-type` that matches a tensor's name; None without one."""
         return next((option for option in self.tensor_types if option.names(name)), None)
 
     def unmatched(self, tensors: Iterable[Tensor]) -> list[str]:
-        """The `--tensor-type` options that are found in no name."""
+        """Return the `--tensor-type` options that match no name."""
         everything = [tensor.name for tensor in tensors]
         return [option.text for option in self.tensor_types if not any(map(option.names, everything))]
 
 
 def ggml_type(text: str, option: str) -> str:
-    """The GGML type that an option names, in any case. Raises `WrongUsage`."""
+    """Return the GGML type that an option names, in any case. Raises `WrongUsage`."""
     name = text.strip().lower()
     if name not in names.GGML + DENSE_DTYPES:
-        raise WrongUsage(f"{option}: {text[:100]!r} is no type of GGML ({' '.join(DENSE_DTYPES + names.GGML)}).")
+        known = ", ".join(DENSE_DTYPES + names.GGML)
+        raise WrongUsage(f"{option}: GGML type {text[:100]!r} is not supported. Supported: {known}.")
     return name
 
 
 def tensor_type(text: str) -> TensorType:
-    """One `--tensor-type REGEX=TYPE`. Raises `WrongUsage`, quoting the text."""
-    said = f"--tensor-type {text[:100]!r}"
+    """Parse one `--tensor-type REGEX=TYPE`. Raises `WrongUsage`."""
+    option = f"--tensor-type {text[:100]!r}"
     pattern, equals, kind = text.partition("=")
     if not (pattern and equals and kind) or len(pattern) > MAX_PATTERN:
-        raise WrongUsage(f"{said} needs REGEX=TYPE, such as --tensor-type attn_v=q8_0.")
+        raise WrongUsage(f"{option}: is not REGEX=TYPE. Use, for example, --tensor-type attn_v=q8_0.")
     try:
-        return TensorType(compiled(pattern), ggml_type(kind, said), text)
+        return TensorType(compiled(pattern), ggml_type(kind, option), text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise WrongUsage(f"{said}: a bad regular expression ({error}).") from None
+        raise WrongUsage(f"{option}: is not a valid regular expression ({error}).") from None
 
 
 def tensor_type_file(text: str) -> tuple[TensorType, ...]:
-    """The contents of a `--tensor-type-file`: options as above, separated by spaces or newlines."""
+    """Parse the contents of a `--tensor-type-file`: values of --tensor-type, separated by whitespace."""
     return tuple(map(tensor_type, text.split()))
 
 
 @dataclass(frozen=True)
 class Model:
-    """What stays the same from tensor to tensor. tied: there is no output.weight."""
+    """What all tensors have in common. tied: whether there is no output.weight."""
 
     ftype: str
     facts: Facts
@@ -146,21 +147,21 @@ def assign(
     tensors: Sequence[Tensor], ftype: str, facts: Facts, options: Options | None = None, decided: Container[str] = (),
     *, in_order: bool = False,
 ) -> dict[str, Decision]:  # fmt: skip
-    """The type of every tensor, in processing order; origin OPTION where an option chose it, else PRESET.
+    """Return the type of every tensor, in processing order; origin OPTION if an option chose it, else PRESET.
 
-    tensors: all of the model, after pruning, with their new names. decided: names that something stronger has decided;
-    they are left out of the answer and, as what llama-quantize's own options decide, not counted as layers. in_order:
-    `tensors` come in the order in which they are handled, as with `--keep-split`.
-    A type that `--output-tensor-type` or `--token-embedding-type` names is given whatever the row length, as
-    llama-quantize does. Raises `NotPossible` where no type fits the rows, `WrongUsage` for an unknown ftype, `BadInput`
-    where a tensor of a model with experts has no layer.
+    tensors: all of the model's, after pruning, with their new names. decided: names that a layer of higher precedence
+    has decided; they are omitted and, like tensors that llama-quantize's options decide, not counted as layers.
+    in_order: whether `tensors` are in processing order already, as with `--keep-split`.
+    As in llama-quantize, `--output-tensor-type` and `--token-embedding-type` apply whatever the row length.
+    Raises `NotPossible` if no type fits the rows, `WrongUsage` for an unknown ftype, `BadInput` if a tensor of a model
+    with experts has no layer.
     """
     handled = tensors if in_order else processing_order(tensors)
     ordered = [tensor for tensor in handled if tensor.name not in decided]
     if ftype == COPY:
         return {tensor.name: Decision(tensor.type, "preset copy", Origin.PRESET) for tensor in ordered}
     if ftype not in FTYPES:
-        raise WrongUsage(f"--scheme {ftype}: is no mixture that we know; {' '.join((*FTYPES, COPY))} are.")
+        raise WrongUsage(f"--scheme {ftype}: is not a mixture. Supported: {', '.join((*FTYPES, COPY))}.")
     kinds = [category(tensor.name) for tensor in tensors]
     model = Model(ftype, facts, options or Options(), tied=Category.OUTPUT not in kinds)
     counters = Counters(sum(kind in V_LIKE for kind in kinds))
@@ -169,9 +170,9 @@ def assign(
 
 def _decide(case: Case, options: Options, counters: Counters) -> Decision:
     tensor, name = case.tensor, case.tensor.name
-    why = never(name, tensor.shape, case.facts.architecture)
-    if why is not None:
-        return Decision(tensor.type, f"never quantized: {why}", Origin.PRESET)
+    reason = never(name, tensor.shape, case.facts.architecture)
+    if reason is not None:
+        return Decision(tensor.type, f"never quantized: {reason}", Origin.PRESET)
     if options.leave_output and case.category is Category.OUTPUT:
         return Decision(tensor.type, "--leave-output-tensor", Origin.OPTION)
     final = _final_option(case, options)
@@ -183,12 +184,12 @@ def _decide(case: Case, options: Options, counters: Counters) -> Decision:
     fits = fitting(chosen.scheme, case.row, name)
     if fits == chosen.scheme:
         return chosen
-    reason = f"{chosen.reason}; rows of {case.row} do not fill blocks of {chosen.scheme}: {fits} instead"
+    reason = f"{chosen.reason}; {fits} because rows of {case.row} values do not fill blocks of {chosen.scheme}"
     return Decision(fits, reason, chosen.origin, wanted=chosen.scheme)
 
 
 def _final_option(case: Case, options: Options) -> Decision | None:
-    """The two options that nothing follows, not even the shape fallback."""
+    """Return the decision of the two options that override everything, even the shape fallback; else None."""
     named = case.tensor.name == "per_layer_token_embd.weight" and options.named(case.tensor.name)
     if options.embedding_type and case.category is Category.EMBEDDING and not named:
         return Decision(options.embedding_type, f"--token-embedding-type {options.embedding_type}", Origin.OPTION)
@@ -198,7 +199,7 @@ def _final_option(case: Case, options: Options) -> Decision | None:
 
 
 def _option(case: Case, options: Options) -> Decision | None:
-    """The options that take the mixture's place, for a quantized ftype."""
+    """Return the decision of the options that replace the mixture of a quantized ftype; None without one."""
     named = options.named(case.tensor.name)
     if named:
         return Decision(named.type, f"--tensor-type {named.text}", Origin.OPTION)
@@ -211,19 +212,20 @@ def _option(case: Case, options: Options) -> Decision | None:
 
 def _mixture(case: Case, counters: Counters) -> Decision:
     index, count = counters.place(case.tensor, case.category, case.ftype, case.facts)
-    kind, said = choose(replace(case, index=index, count=count))
-    return Decision(kind, f"preset {case.ftype}: {said}" if said else f"preset {case.ftype}", Origin.PRESET)
+    kind, conditions = choose(replace(case, index=index, count=count))
+    reason = f"preset {case.ftype}: {conditions}" if conditions else f"preset {case.ftype}"
+    return Decision(kind, reason, Origin.PRESET)
 
 
 def idle(options: Options, tensors: Sequence[Tensor], decisions: Mapping[str, Decision], ftype: str) -> list[str]:
-    """A sentence for every option that decides none of `decisions`, which `assign` made of `tensors`."""
+    """Return a warning for every option that decides none of `decisions`, the result of `assign` for `tensors`."""
     deciding = [decision.reason for decision in decisions.values() if decision.origin is Origin.OPTION]
     unmatched = {f"--tensor-type {text}": text for text in options.unmatched(tensors)}
     has_output = any(category(tensor.name) is Category.OUTPUT for tensor in tensors)
     return [
         f"--tensor-type: {unmatched[option]} matches no tensor."
         if option in unmatched
-        else f"{option} changes nothing: {_why_idle(option, ftype, has_output)}."
+        else f"{option} has no effect: {_why_idle(option, ftype, has_output)}."
         for option in options.given
         if not any(reason.startswith(option) for reason in deciding)
     ]
@@ -231,16 +233,16 @@ def idle(options: Options, tensors: Sequence[Tensor], decisions: Mapping[str, De
 
 def _why_idle(option: str, ftype: str, has_output: bool) -> str:
     if not has_output and option.startswith(("--leave-output-tensor", "--output-tensor-type")):
-        return "the model has no output.weight, its token_embd.weight stands in for it"
+        return "the model has no output.weight (token_embd.weight is used instead)"
     if FTYPES[ftype].base in DENSE_DTYPES and option.startswith(("--pure", "--tensor-type")):
         return f"{ftype} quantizes nothing"
-    return "every tensor that it could decide is decided otherwise or stays as it is"
+    return "other options or rules decide every tensor that it applies to"
 
 
 def demands_importance(decisions: Mapping[str, Decision], ftype: str = "") -> list[str]:
-    """The names, of the tensors to be quantized, for which llama-quantize demands an entry in an importance matrix.
+    """Return the names of the tensors for which llama-quantize requires an entry in an importance matrix.
 
-    Token embeddings and the output are never among them: they have no entry as a rule.
+    Never the token embeddings and the output, which usually have no entry.
     """
     types = demanding(ftype)
     return [name for name, decision in decisions.items() if decision.scheme in types and name not in WHOLE_NAMES]

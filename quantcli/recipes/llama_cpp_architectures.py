@@ -1,4 +1,4 @@
-"""The architectures that llama-quantize knows, by `general.architecture`. Source: llama.cpp's src/llama-arch.cpp."""
+"""The architectures that llama-quantize supports, by `general.architecture`. Source: llama.cpp's src/llama-arch.cpp."""
 
 from __future__ import annotations
 

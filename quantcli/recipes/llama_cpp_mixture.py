@@ -1,11 +1,11 @@
-"""llama-quantize's mixtures: which type a tensor gets that nothing but the ftype decides, as one table of rules.
+"""llama-quantize's mixtures: the types of tensors that only the ftype decides, as one table of rules.
 
-A rule holds for some ftypes and tensors; the first that holds decides, and `BASE` there means the ftype's base type.
-`AFTERWARDS` then changes what was chosen. Names of the conditions are said in a decision's reason.
+A rule applies to some ftypes and tensors. The first rule that applies decides; `BASE` means the ftype's base type.
+`AFTERWARDS` then changes some types. A decision's reason gives the names of the conditions.
 
-Layers are counted, not read from names: a tensor's `index` is the number of tensors of its kind handled before it (V,
-down, gate and up are counted apart, a shared expert counts as one more). Only in models with experts the block's number
-stands for it in the rules on down, gate and up, the ftypes of `LOW` aside.
+Layers are counted, not read from names: a tensor's `index` is the number of tensors of its kind processed before it (V,
+down, gate and up are counted separately; a shared expert counts as one more). Only in models with experts, the rules on
+down, gate and up use the block's number instead, except for the ftypes in `LOW`.
 
 Source: llama.cpp's src/llama-quant.cpp; `SEVENTY_B` and `LAYER_COUNTS` from src/models (ggml 0.25.3).
 """
@@ -26,11 +26,11 @@ from quantcli.recipes.llama_cpp_tensors import V_LIKE, Category, Tensor, block_s
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules ask of a model: `general.architecture` and the keys below it.
+    """The facts about a model that the rules use: `general.architecture` and its keys.
 
-    block_count: every layer of the source, before pruning, those for predicting further tokens (`nextn`) included; for
-    the architectures of `LAYER_COUNTS` as many as llama.cpp makes of them.
-    heads, kv_heads: of layer 0. experts: 0 without any. importance: an importance matrix with an entry or more is used.
+    block_count: all layers of the source, before pruning, with those for multi-token prediction (`nextn`); for the
+    architectures in `LAYER_COUNTS`, as many as llama.cpp counts. heads, kv_heads: of layer 0. experts: 0 without any.
+    importance: whether an importance matrix with entries is used.
     """
 
     architecture: str
@@ -43,7 +43,7 @@ class Facts:
 
     @property
     def gqa(self) -> int:
-        """How many query heads share one key and value."""
+        """The number of query heads that share a key and a value."""
         return self.heads // self.kv_heads if self.kv_heads else 0
 
     @classmethod
@@ -51,9 +51,9 @@ class Facts:
         cls, metadata: Mapping[str, Value], importance: bool = False, label: str = "the GGUF",
         overrides: Mapping[str, Value] | None = None,
     ) -> Facts:  # fmt: skip
-        """The facts in a GGUF's metadata; what is absent counts as 0. Raises `BadInput` for what is no number.
+        """Return the facts in a GGUF file's metadata; missing keys count as 0. Raises `BadInput` for invalid numbers.
 
-        overrides: what llama.cpp's loader reads in their place, each only where its type is the one expected.
+        overrides: values that llama.cpp's loader uses instead, each only if it has the expected type.
         """
         given = overrides or {}
         named = _overridden(metadata.get("general.architecture"), given.get("general.architecture"), "string")
@@ -80,7 +80,7 @@ def _as_stored(count: int, nextn: int, loops: int) -> int:
     return count
 
 
-#: Architecture -> the layers that llama.cpp counts, of the block_count, the `nextn` of it and the num_loops of a file.
+#: Architecture -> the layers that llama.cpp counts, given a file's block_count, its `nextn` and its num_loops.
 LAYER_COUNTS: dict[str, Callable[[int, int, int], int]] = {
     # Goes through the same layers several times.
     "nanbeige": lambda count, nextn, loops: (count - nextn) * loops if loops > 1 else count,
@@ -89,10 +89,10 @@ LAYER_COUNTS: dict[str, Callable[[int, int, int], int]] = {
 }
 
 
-#: Architectures of which llama.cpp reads tensors only, and none of the numbers.
+#: Architectures of which llama.cpp reads only tensors, none of the numbers.
 UNREAD = ("clip",)
 
-#: Keys that may hold a number for each layer: llama.cpp overrides such a one only where the file has a single number.
+#: Keys that may hold a number for each layer. llama.cpp overrides them only if the file has a single number.
 BY_LAYER = ("attention.head_count", "attention.head_count_kv")
 
 
@@ -101,17 +101,19 @@ def _overridden(stored: Value | None, override: Value | None, kind: str) -> Valu
 
 
 def _first_integer(value: Any, where: str) -> int:
-    """A whole number from 0 on, of an array (one number for each layer) the first."""
+    """Return a whole number of 0 or more; the first one of an array (one number for each layer)."""
     values = value.decode() if isinstance(value, ArrayValue) else value
     first = next(iter(values), 0) if isinstance(values, list | tuple) else values
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        raise BadInput(f"{where} is {shown(first)}, expected a whole number from 0 on: mend the tool that wrote it.")
+        raise BadInput(
+            f"{where}: expected a whole number of 0 or more, found {shown(first)}. Fix the tool that wrote the file."
+        )
     return first
 
 
 @dataclass(frozen=True)
 class Case:
-    """One tensor as the conditions see it: `index` of `count` of its kind. tied: the model has no output.weight."""
+    """A tensor as the conditions see it: `index` of `count` of its kind. tied: whether there is no output.weight."""
 
     tensor: Tensor
     category: Category
@@ -132,13 +134,13 @@ class Case:
 
 @dataclass
 class Counters:
-    """How many tensors of each counted kind have been handled. values: how many V-like ones the model has."""
+    """The number of tensors of each kind processed so far. values: how many V-like ones the model has."""
 
     values: int
     seen: Counter[Category] = field(default_factory=Counter)
 
     def place(self, tensor: Tensor, category: Category, ftype: str, facts: Facts) -> tuple[int, int]:
-        """(index, count) of the tensor, which is counted. Raises `BadInput` where it is of no layer of the model."""
+        """Count a tensor; return its (index, count). Raises `BadInput` if it belongs to no layer of the model."""
         kind = Category.V if category in V_LIKE else category
         index = self.seen[kind]
         self.seen[kind] += 1
@@ -152,8 +154,9 @@ def _layer_in(tensor: Tensor, facts: Facts) -> int:
     number = layer(tensor.name)
     if number is None or number >= facts.block_count:
         raise BadInput(
-            f"{tensor.name}: is of no layer below {facts.block_count}, the model's block_count, which the mixtures for "
-            f"models with experts ask for: mend its name or the metadata, or give --pure."
+            f"{tensor.name}: expected a name with a layer below {facts.block_count} (block_count), as mixtures for "
+            "models "
+            "with experts require. Fix the name or the metadata, or use --pure."
         )
     return number
 
@@ -164,7 +167,7 @@ FEED_FORWARD = (Category.DOWN, Category.GATE, Category.UP)
 
 
 def output(case: Case) -> bool:
-    """The output matrix, or the embeddings that stand in for it."""
+    """Return whether the tensor is the output matrix, or the embeddings if these are used instead."""
     return case.category is Category.OUTPUT or (case.tied and case.category is Category.EMBEDDING)
 
 
@@ -173,7 +176,7 @@ def token_embd(case: Case) -> bool:
 
 
 def attn_v(case: Case) -> bool:
-    """Also where it is fused with others (attn_qkv, attn_kv_b)."""
+    """Return whether the tensor is V, also if it is fused with others (attn_qkv, attn_kv_b)."""
     return case.category in V_LIKE
 
 
@@ -246,17 +249,17 @@ def first_eighth(case: Case) -> bool:
 
 
 def middle(case: Case) -> bool:
-    """All but the first and the last eighth."""
+    """Return whether the layer is in neither the first nor the last eighth."""
     return case.count // 8 <= case.index < 7 * case.count // 8
 
 
 def use_more_bits(case: Case) -> bool:
-    """The first and the last eighth, and every third one between them."""
+    """Return whether the layer is in the first or the last eighth, or one of every third between them."""
     return not middle(case) or (case.index - case.count // 8) % 3 == 2
 
 
 def stacked_experts(case: Case) -> bool:
-    """Three dimensions, which also MLA's projections have; one architecture tells them apart."""
+    """Return whether the tensor has three dimensions. MLA's projections do too, except in bailingmoe3."""
     stacked = len(case.tensor.shape) > 2 and case.tensor.shape[-3] > 1
     return stacked and (case.facts.architecture != "bailingmoe3" or case.category in FEED_FORWARD)
 
@@ -266,7 +269,7 @@ def sensitive_of_glm5_next(case: Case) -> bool:
     return case.facts.architecture == "glm5-next" and any(part in case.tensor.name for part in parts)
 
 
-#: Architecture -> layers of its model that llama.cpp calls 70B; llama's only with grouped queries (else it is the 65B).
+#: Architecture -> layers of the model that llama.cpp calls 70B. llama's must have grouped queries; otherwise it is 65B.
 SEVENTY_B = {"llama": 80, "llama-embed": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
 
 
@@ -279,14 +282,14 @@ def seventy_b(case: Case) -> bool:
 
 @dataclass(frozen=True)
 class TypeRule:
-    """`type` for tensors of these ftypes (names apart by spaces) for which all conditions hold."""
+    """The type of tensors for which all conditions hold. ftypes: names separated by spaces."""
 
     ftypes: str
     conditions: tuple[Callable[[Case], bool], ...]
     type: str
 
     @property
-    def said(self) -> str:
+    def reason(self) -> str:
         return ", ".join(holds.__name__ for holds in self.conditions)
 
 
@@ -296,7 +299,7 @@ SMALLEST = "iq1_s iq1_m iq2_xxs iq2_xs"
 SMALL = "iq2_s iq2_m"
 LOW = f"{SMALLEST} {SMALL}"
 
-#: The first rule that holds decides; where none does, the base type.
+#: The first rule that applies decides; without one, the base type.
 MIXTURE = (
     TypeRule(EVERY, (sensitive_of_glm5_next,), "q8_0"),
     # The output.
@@ -306,14 +309,14 @@ MIXTURE = (
     TypeRule(f"{LOW} iq3_xxs", (output,), "q5_k"),
     TypeRule("q8_0", (output,), "q8_0"),
     TypeRule(EVERY, (output,), "q6_k"),
-    # Models of experts with little else.
+    # Models in which almost all weights are experts.
     TypeRule("mxfp4_moe", (stacked_experts,), "mxfp4"),
     TypeRule("mxfp4_moe", (), "q8_0"),
-    # Embeddings that are not the output.
+    # Embeddings that are not used as the output.
     TypeRule(SMALLEST, (token_embd,), "q2_k"),
     TypeRule(f"{SMALL} iq3_xxs", (token_embd,), "iq3_s"),
     TypeRule("tq1_0 tq2_0 q2_0", (token_embd,), "q4_k"),
-    # The ftypes of about two bits and less: nothing after these lines concerns them.
+    # The ftypes of about two bits or less: no later rule applies to them.
     TypeRule(LOW, (attn_v, gqa_4_or_more), "q4_k"),
     TypeRule(LOW, (attn_v, four_experts_or_more), "q4_k"),
     TypeRule(SMALLEST, (attn_v,), "q2_k"),
@@ -380,19 +383,19 @@ MIXTURE = (
     TypeRule("iq3_xs", (ffn_gate_or_up, middle), "iq3_xxs"),
 )
 
-#: What a rule of these conditions makes of the type chosen, outside `LOW` and `mxfp4_moe`: the 70B's attn_v are small,
-#: eight heads share one.
+#: Conditions, and the types that they change, outside `LOW` and `mxfp4_moe`: the 70B's attn_v are small, since eight
+#: heads share one.
 AFTERWARDS = ((attn_v, seventy_b), {"q3_k": "q5_k", "q4_k": "q5_k"})
 
 _BY_FTYPE = {name: tuple(rule for rule in MIXTURE if name in rule.ftypes.split()) for name in FTYPES}
 
 
 def choose(case: Case) -> tuple[str, str]:
-    """The type that the mixture gives a tensor, whatever its rows, and the conditions that held (`""`: none)."""
+    """Return the type that the mixture gives a tensor, whatever its rows, and the conditions that hold (or `""`)."""
     rule = next((rule for rule in _BY_FTYPE[case.ftype] if all(holds(case) for holds in rule.conditions)), None)
-    kind, said = (rule.type, rule.said) if rule else (BASE, "")
+    kind, reason = (rule.type, rule.reason) if rule else (BASE, "")
     kind = case.base if kind == BASE else kind
     conditions, changed = AFTERWARDS
     if case.ftype in LOW.split() or kind not in changed or not all(holds(case) for holds in conditions):
-        return kind, said
-    return changed[kind], ", ".join(part for part in (said or attn_v.__name__, seventy_b.__name__) if part)
+        return kind, reason
+    return changed[kind], ", ".join(part for part in (reason or attn_v.__name__, seventy_b.__name__) if part)

@@ -1,7 +1,7 @@
-"""Which weights llama.cpp multiplies by the number in `X.scale`, the global scale of NVFP4, by `general.architecture`.
+"""The weights that llama.cpp multiplies by `X.scale`, the global scale of NVFP4, by `general.architecture`.
 
-It reads such a tensor next to most weights, but not every architecture's graph computes with it: there a file gives
-other values without a word, and where it does not read one, the file does not load.
+It reads such a tensor for most weights, but not every architecture's graph uses it: then results are silently wrong.
+If it does not read the tensor, the file does not load.
 Source: llama.cpp (llama-model.cpp: load_tensors; llama-graph.cpp: build_qkv; src/models).
 """
 
@@ -13,10 +13,10 @@ DENSE = frozenset(f"ffn_{part}" for part in PARTS)
 EXPERTS = frozenset(f"ffn_{part}_exps" for part in PARTS)
 SHARED = frozenset(f"ffn_{part}_shexp" for part in PARTS)
 DELTA = frozenset(("attn_gate", "ssm_out", "ssm_alpha", "ssm_beta"))
-#: Of latent attention the last projection alone.
+#: In latent attention, only the last projection.
 LATENT = frozenset(("attn_output", "output"))
 
-#: All that are not named here compute so with ATTENTION.
+#: Architecture -> roles of weights with a scale; ATTENTION for all other architectures.
 APPLIED = {
     "cohere2": ATTENTION | DENSE,
     "cohere2moe": (ATTENTION | DENSE | EXPERTS | SHARED) - {"output"},
@@ -37,8 +37,9 @@ APPLIED = {
 
 
 def applies_scale(architecture: str, role: str, is_predicting: bool = False) -> bool:
-    """Whether llama.cpp multiplies weights of a role by their `.scale`; in layers for multi-token prediction it does
-    not read any unless asked to predict.
+    """Return whether llama.cpp multiplies weights of a role by their `.scale`.
+
+    is_predicting: in layers for multi-token prediction, where it never reads scales unless it predicts.
 
     >>> applies_scale("llama", "ffn_up"), applies_scale("qwen2", "ffn_up"), applies_scale("qwen2", "attn_q")
     (True, False, True)

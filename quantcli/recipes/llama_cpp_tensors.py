@@ -1,4 +1,4 @@
-"""What llama-quantize sees in a tensor: whether it may be quantized at all, its category, what fits its rows.
+"""llama-quantize's view of a tensor: whether it may be quantized, its category, the types that fit its rows.
 
 Source: llama.cpp's src/llama-quant.cpp and src/llama-model-loader.h (ggml 0.25.3).
 """
@@ -19,7 +19,7 @@ from quantcli.recipes.ftypes import TYPES
 
 @dataclass(frozen=True)
 class Tensor:
-    """A GGUF tensor before quantization: its name, its shape (rows first), the type that it has (`bf16`, `f32`)."""
+    """A GGUF tensor before quantization: its name, its row-major shape, its type (`bf16`, `f32`)."""
 
     name: str
     shape: tuple[int, ...]
@@ -55,14 +55,13 @@ NEVER = {
     **dict.fromkeys((f"time_mix_{part}.weight" for part in _SMALL_OF_RWKV), "small, of RWKV"),
 }
 
-#: Endings of names whose tensors llama.cpp's converter writes in float32, whatever it is asked for, and llama-quantize
-#: quantizes.
+#: Endings of names of tensors that llama.cpp's converter always writes in float32, but that llama-quantize quantizes.
 WIDE = ("indexer.proj.weight",)
 
-#: Whole names of the same kind: BERT's embeddings of positions and token types.
+#: Names of tensors that are never quantized: BERT's embeddings of positions and token types.
 NEVER_NAMES = ("position_embd.weight", "token_types.weight")
 
-#: Further parts of names, of one architecture.
+#: Architecture -> further parts of names that mark a tensor as never quantized.
 NEVER_OF = {
     "glm5-next": (
         "hc_", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate",
@@ -73,21 +72,21 @@ NEVER_OF = {
 
 
 def never(name: str, shape: tuple[int, ...], architecture: str = "") -> str | None:
-    """Why llama-quantize leaves a tensor as it is, whatever the ftype; None where it may be quantized."""
+    """Return why llama-quantize keeps a tensor's type, whatever the ftype; None if it may be quantized."""
     if len(without_leading_ones(shape)) < 2:
         return "one dimension"
-    # There `rfind("weight") == size - 6` asks for the ending: -1 on both sides for a name of five bytes.
+    # llama-quantize tests `rfind("weight") == size - 6`, which is true (-1 == -1) for any name of five bytes.
     if not name.endswith("weight") and len(name.encode()) != 5:
         return "not a weight"
     if name in NEVER_NAMES:
         return "a position or token type embedding"
     if any(part in name for part in NEVER_OF.get(architecture, ())):
-        return f"sensitive, of {architecture}"
-    return next((why for part, why in NEVER.items() if part in name), None)
+        return f"sensitive in {architecture}"
+    return next((reason for part, reason in NEVER.items() if part in name), None)
 
 
 def without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape as llama.cpp's tools write it, which do not count these as dimensions; one dimension at least.
+    """Return a shape without leading dimensions of 1, like llama.cpp's tools; at least one dimension remains.
 
     >>> without_leading_ones((1, 64)), without_leading_ones((1, 1))
     ((64,), (1,))
@@ -97,7 +96,7 @@ def without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Category(Enum):
-    """What a tensor is to the mixtures."""
+    """The kinds of tensors that the mixtures distinguish."""
 
     OUTPUT = "output"
     EMBEDDING = "token_embd"
@@ -119,7 +118,7 @@ WHOLE_NAMES = {
     "per_layer_token_embd.weight": Category.EMBEDDING,
 }
 
-#: The first part found in a name; experts count with the layer that they belong to.
+#: The first part that is found in a name gives the category; experts have that of the dense layer.
 NAME_PARTS = {
     "attn_qkv.weight": Category.QKV,
     "attn_kv_b.weight": Category.KV_B,
@@ -137,22 +136,23 @@ V_LIKE = (Category.V, Category.QKV, Category.KV_B)
 
 
 def category(name: str) -> Category:
-    """
+    """Return the category of a tensor, by its name.
+
     >>> category("blk.0.ffn_down_exps.weight").value, category("blk.0.attn_q_a.weight").value
     ('ffn_down', 'other')
     """
-    found = (kind for part, kind in NAME_PARTS.items() if part in name)
-    return WHOLE_NAMES.get(name) or next(found, Category.OTHER)
+    categories = (kind for part, kind in NAME_PARTS.items() if part in name)
+    return WHOLE_NAMES.get(name) or next(categories, Category.OTHER)
 
 
 def layer(name: str) -> int | None:
-    """The number after a name's leading `blk.`, None without one."""
-    found = re.match(r"blk\.([0-9]{1,9})(?![0-9])", name)
-    return int(found[1]) if found else None
+    """Return the number after a name's leading `blk.`; None without one."""
+    match = re.match(r"blk\.([0-9]{1,9})(?![0-9])", name)
+    return int(match[1]) if match else None
 
 
 def processing_order(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """As llama-quantize handles and writes them: outside blocks first, then by block number, then by name, bytewise."""
+    """Sort tensors like llama-quantize: those outside blocks first, then by block number, then by the name's bytes."""
 
     def key(tensor: Tensor) -> tuple[int, bytes]:
         number = layer(tensor.name)
@@ -162,27 +162,28 @@ def processing_order(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def block_size(kind: str) -> int:
-    """Values in one block of a GGML type."""
+    """Return the number of values in a block of a GGML type."""
     return BY_NAME[kind].block_size
 
 
 def fitting(kind: str, row: int, name: str) -> str:
-    """`kind`, or what llama-quantize puts in its place for rows of that length. Raises `NotPossible`, naming `name`."""
+    """Return `kind`, or llama-quantize's replacement for rows of that length. Raises `NotPossible`, naming `name`."""
     if row % block_size(kind) == 0:
         return kind
     fallback = TYPES[kind].fallback
     if fallback is None and block_size(kind) > 32:
         raise NotPossible(
-            f"{name}: its rows of {row} values do not fill {kind}'s blocks of {block_size(kind)}, and llama-quantize "
-            f"has no other type for that: give it one with --tensor-type."
+            f"{name}: rows of {row} values do not fill blocks of {block_size(kind)} ({kind}), and llama-quantize has "
+            "no "
+            "replacement. Choose a type with --tensor-type."
         )
     return fallback if fallback is not None and row % block_size(fallback) == 0 else "f16"
 
 
 def file_type(tensors: Sequence[Tensor]) -> int:
-    """`general.file_type` of a kept mixture: that of the commonest type among the tensors that can be quantized.
+    """Return `general.file_type` of a kept mixture: that of the commonest type among quantizable tensors.
 
-    Of two that are equally common, the one that holds more values.
+    If two are equally common, that of the type with more values.
     """
     weights = [tensor for tensor in tensors if never(tensor.name, tensor.shape) is None] or list(tensors)
     numbers = {name: type.file_type for name, type in TYPES.items() if type.file_type is not None}

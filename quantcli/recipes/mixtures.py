@@ -19,7 +19,7 @@ from quantcli.schemes.mlx.affine import GROUPS
 
 @dataclass(frozen=True)
 class Mixture:
-    """Bits of most modules, and of those that get more."""
+    """The bits of most modules (low), and of sensitive ones (high)."""
 
     low: int
     high: int
@@ -32,7 +32,7 @@ MIXTURES = {
     "mixed_4_6": Mixture(4, 6),
 }
 
-#: What mlx-lm writes as the block's own bits beside the entries of a mixture, unless `--bits` says otherwise.
+#: The default bits that mlx-lm writes next to the entries of a mixture, unless `--bits` is given.
 BLOCK_BITS = 4
 
 #: Parts of a module's path that get more bits in some layers.
@@ -40,7 +40,7 @@ SENSITIVE = ("v_proj", "v_a_proj", "v_b_proj", "down_proj")
 
 
 def schemes_of(name: str) -> set[str]:
-    """The names of the schemes that the weights of a mixture have, in groups of every size.
+    """Return the names of the schemes in a mixture, for every group size.
 
     >>> sorted(schemes_of("mixed_3_4"))[:3]
     ['affine3-g128', 'affine3-g32', 'affine3-g64']
@@ -51,30 +51,35 @@ def schemes_of(name: str) -> set[str]:
 
 
 def use_more_bits(index: int, layers: int) -> bool:
-    """The first and the last eighth of the layers, and every third one between them."""
+    """Return whether a layer is in the first or the last eighth, or one of every third between them."""
     return index < layers // 8 or index >= 7 * layers // 8 or (index - layers // 8) % 3 == 2
 
 
 def layer_position(modules: Iterable[str]) -> int:
-    """Which dotted component of a path is the layer's number, told by the first module that has `down_proj`."""
+    """Return which component of a dotted path is the layer's number, judging by the first path with `down_proj`.
+
+    Raises `NotPossible` if no path has it.
+    """
     path = next((module for module in modules if "down_proj" in module), None)
     if path is None:
         raise NotPossible(
-            "mlx-lm's mixtures need layers called down_proj, this model has none: use --scheme affine4-g64."
+            "mlx-lm's mixtures require modules named down_proj; this model has none. Use --scheme affine4-g64."
         )
     pieces = path.split(".")
     return next((place for place, piece in enumerate(pieces) if piece.isdecimal()), len(pieces) - 1)
 
 
 def mixture(name: str, subjects: Sequence[Subject], group_size: int = 64, layers: int | None = None) -> Recipe:
-    """A mixture for these weights. layers: how many the model has; by default one more than the highest number there.
+    """Return a mixture for these weights. layers: how many the model has, by default the highest number plus one.
 
-    Raises `NotPossible` for a model without `down_proj`, `WrongUsage` for a group size that affine has not.
+    Raises `NotPossible` for a model without `down_proj`, `WrongUsage` for a group size that affine does not have.
     """
     bits = MIXTURES[name]
     low, high = (mlx_scheme(width, group_size) for width in (bits.low, bits.high))
     if low is None or high is None:
-        raise WrongUsage(f"--group-size {group_size} with --scheme {name}: affine has groups of 32, 64 or 128.")
+        raise WrongUsage(
+            f"--group-size {group_size} with --scheme {name} is not supported. Supported: --group-size 32, 64, 128."
+        )
     position = layer_position(subject.module for subject in subjects)
     numbers = {subject.module: _layer(subject.module, position) for subject in subjects}
     count = 1 + max(numbers.values()) if layers is None else layers
@@ -89,7 +94,7 @@ def mixture(name: str, subjects: Sequence[Subject], group_size: int = 64, layers
 
 
 def _layer(module: str, position: int) -> int:
-    """The layer's number in a path, 0 outside the layers, as in mlx-lm."""
+    """Return the number of a path's layer; 0 outside the layers, as in mlx-lm."""
     pieces = module.split(".")
     number = pieces[position] if len(pieces) > position else ""
     return int(number) if number.isdecimal() and len(number) < 10 else 0

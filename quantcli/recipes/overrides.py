@@ -1,6 +1,6 @@
-"""`--override GLOB=SCHEME`: a scheme for the weights whose name matches, the last match wins.
+"""`--override GLOB=SCHEME`: a scheme for the weights whose names match; the last match decides.
 
-The glob is tried on the full Hugging Face name, on the module path (without `.weight`) and on the GGUF name.
+The glob is matched against the full Hugging Face name, the module path (without `.weight`) and the GGUF name.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ from quantcli.errors import WrongUsage
 from quantcli.recipes import names
 from quantcli.recipes.base import MAX_PATTERN, Origin, Recipe, Rule
 
-FORM = "--override needs GLOB=SCHEME, such as --override '*.down_proj=affine8-g64'"
+FORM = "Use --override GLOB=SCHEME, such as --override '*.down_proj=affine8-g64'"
 
 
 def parse(texts: Iterable[str]) -> Recipe:
-    """The options in the order given, as one recipe. Raises `WrongUsage`, quoting the text."""
+    """Parse the options, in the order given, into one recipe. Raises `WrongUsage`."""
     return Recipe("--override", tuple(map(_rule, texts)), last_wins=True, origin=Origin.OVERRIDE)
 
 
 def _rule(text: str) -> Rule:
     glob, equals, scheme = (piece.strip() for piece in text.rpartition("="))
     if not (glob and equals and scheme):
-        raise WrongUsage(f"--override {text[:100]!r}: {FORM}.")
+        raise WrongUsage(f"--override {text[:100]!r}: is not GLOB=SCHEME. {FORM}.")
     if len(glob) > MAX_PATTERN:
-        raise WrongUsage(
-            f"--override {text[:100]!r}: the glob has {len(glob)} characters, at most {MAX_PATTERN} may be."
-        )
+        raise WrongUsage(f"--override {text[:100]!r}: the glob has {len(glob)} characters; the limit is {MAX_PATTERN}.")
     name = names.canonical(scheme)
     if name is None:
-        raise WrongUsage(f"--override {text[:100]!r}: {names.problem(scheme)}; {FORM}.")
+        raise WrongUsage(f"--override {text[:100]!r}: {names.problem(scheme)}. {FORM}.")
     return Rule(glob, name, f"--override {glob}={name}")

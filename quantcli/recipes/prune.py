@@ -1,7 +1,7 @@
-"""`--prune-layers N,..`: leaves whole layers out of a GGUF and numbers the others anew.
+"""`--prune-layers N,..`: drops layers from a GGUF file and renumbers the others.
 
-Layers below the first one pruned keep their numbers, the others follow without a gap. `block_count` becomes the next
-free number, while the mixtures still count with the source's, and an importance matrix's names are the source's too.
+Layers below the first pruned one keep their numbers; the others follow without a gap. `block_count` becomes the next
+free number, but mixtures still use the source's, and so do the names in an importance matrix.
 Source: llama.cpp's src/llama-quant.cpp and tools/quantize (ggml 0.25.3).
 """
 
@@ -18,10 +18,10 @@ _LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
 
 @dataclass(frozen=True)
 class Pruned:
-    """What is left. names: the source's name of each tensor that stays -> its new one; layers: the new block_count.
+    """The remaining tensors and layers. names: a tensor's name in the source -> its new name.
 
-    moved: the source's number of each layer that stays -> its new one. mtp: how many of these are layers for
-    multi-token prediction, which have a `nextn.eh_proj`.
+    layers: the new block_count. moved: a layer's number in the source -> its new number. mtp: how many of these layers
+    are for multi-token prediction (with a `nextn.eh_proj`).
     """
 
     names: dict[str, str]
@@ -31,7 +31,7 @@ class Pruned:
 
 
 def parse(text: str) -> tuple[int, ...]:
-    """The layers of one `--prune-layers`, sorted. Raises `WrongUsage`, quoting the text.
+    """Parse the value of `--prune-layers` into sorted layer numbers. Raises `WrongUsage`.
 
     >>> parse("7,2,2")
     (2, 7)
@@ -39,30 +39,33 @@ def parse(text: str) -> tuple[int, ...]:
     pieces = [piece.strip() for piece in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,9}", piece) for piece in pieces):
         raise WrongUsage(
-            f"--prune-layers {text[:100]!r} needs layer numbers from 0 on, apart by commas: --prune-layers 4,5."
+            f"--prune-layers {text[:100]!r}: expected layer numbers, counted from 0 and separated by commas. Use, for "
+            "example, --prune-layers 4,5."
         )
     return tuple(sorted(set(map(int, pieces))))
 
 
 def prune(names: Iterable[str], layers: Collection[int]) -> Pruned:
-    """The tensors that stay without `layers`, of which there is one at least. Raises `WrongUsage` for one not there.
+    """Return the tensors that remain without `layers` (one or more). Raises `WrongUsage` for a layer that is missing.
 
     >>> prune(["blk.0.attn_q.weight", "blk.1.attn_q.weight", "blk.2.attn_q.weight", "output.weight"], (1,)).names
     {'blk.0.attn_q.weight': 'blk.0.attn_q.weight', 'blk.2.attn_q.weight': 'blk.1.attn_q.weight', \
 'output.weight': 'output.weight'}
     """
-    found = {name: _layer(name) for name in names}
-    there = sorted({number for number in found.values() if number is not None})
-    absent = sorted(set(layers) - set(there))
+    numbers = {name: _layer(name) for name in names}
+    present = sorted({number for number in numbers.values() if number is not None})
+    absent = sorted(set(layers) - set(present))
     if absent:
-        raise WrongUsage(f"--prune-layers {absent[0]}: the model has no such layer (it has {len(there)}).")
-    low = [number for number in there if number < min(layers)]
-    following = [number for number in there if number > min(layers) and number not in layers]
+        raise WrongUsage(
+            f"--prune-layers {absent[0]}: the model has no such layer; its number of layers is {len(present)}."
+        )
+    low = [number for number in present if number < min(layers)]
+    following = [number for number in present if number > min(layers) and number not in layers]
     start = low[-1] + 1 if low else 0
     anew = {number: number for number in low} | {number: start + i for i, number in enumerate(following)}
     if not anew:
-        raise WrongUsage("--prune-layers names every layer of the model: leave some.")
-    kept = {name: number for name, number in found.items() if number is None or number in anew}
+        raise WrongUsage("--prune-layers lists every layer of the model. List fewer layers.")
+    kept = {name: number for name, number in numbers.items() if number is None or number in anew}
     renamed = {
         name: name if number is None else _LAYER.sub(f"blk.{anew[number]}.", name, count=1)
         for name, number in kept.items()

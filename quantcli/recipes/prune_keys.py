@@ -1,7 +1,7 @@
-"""What metadata says of single layers, and what becomes of it where layers are left out.
+"""Metadata about single layers, and how it changes when layers are pruned.
 
-llama-quantize changes `block_count` alone, so that the values of other layers count for those that are left, or the
-file does not load. Source: llama.cpp (src/llama-arch.cpp, src/llama-hparams.cpp, load_arch_hparams of src/models).
+llama-quantize changes only `block_count`, so that remaining layers get the values of others, or the file does not load.
+Source: llama.cpp (src/llama-arch.cpp, src/llama-hparams.cpp, load_arch_hparams in src/models).
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ PER_LAYER = (
     "feed_forward_length", "swiglu_clamp_exp", "swiglu_clamp_shexp", "xielu.alpha_n", "xielu.alpha_p", "xielu.beta",
     "xielu.eps",
 )  # fmt: skip
-#: The same without the architecture's prefix.
+#: Those of these keys that do not have the architecture's prefix.
 UNPREFIXED = ("xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps")
 
-#: Lists of other things, whatever their length.
+#: Lists that do not have a value for each layer, whatever their length.
 OTHER_LISTS = ("rope.dimension_sections", "classifier.output_labels", "ple.head_offsets", "ple.head_vocab_sizes")
 
-#: Keys that count layers from the first one on, and from the last one back.
+#: Keys that count layers from the first on, and from the last back.
 LEADING = ("leading_dense_block_count", "hash_layer_count", "decoder_block_count")
 TRAILING = ("attention.shared_kv_layers",)
 
 NEXTN = "nextn_predict_layers"
 
-#: Keys whose values are numbers of layers, or are tied to another file.
+#: Keys whose values are layer numbers, or refer to another file.
 UNCHANGED = ("n_deepstack_layers", "target_layers", "ple.layers")
 
 
 @dataclass(frozen=True)
 class Period:
-    """Layers of one kind that come back every `step` layers: the last of each group, or the one at `at`.
+    """Layers of one kind that recur every `step` layers: the last of each group, or the one at `at`.
 
-    key: what says another step. array: what says the kind of each layer instead. window: only where the file has a
-    sliding window.
+    key: the key that gives another step. array: the key that gives the kind of each layer instead. window: whether the
+    period applies only to files with a sliding window.
     """
 
     step: int
@@ -60,7 +60,7 @@ def _windows(step: int, at: int = -1, *, window: bool = False) -> Period:
     return Period(step, at, _PATTERN, _PATTERN, window)
 
 
-#: Architecture -> what comes back periodically in it. A step of 0: only where the key says one.
+#: Architecture -> its periods. A step of 0: only if the key gives one.
 PERIODS: Mapping[str, tuple[Period, ...]] = {
     **dict.fromkeys(("cohere2", "exaone-moe", "muse-glimmer"), (_windows(4),)),
     **dict.fromkeys(("afmoe", "exaone4", "mellum", "olmo2"), (_windows(4, window=True),)),
@@ -89,9 +89,9 @@ Typed = Mapping[str, tuple[str, Any]]
 def cut(
     keys: Typed, architecture: str, pruned: Collection[int], moved: Mapping[int, int], mtp: int
 ) -> tuple[dict[str, tuple[str, Any]], list[str]]:
-    """The keys that change where layers are left out, and warnings of what no key can say.
+    """Return the keys that change when layers are pruned, and warnings about what keys cannot express.
 
-    keys: all of the source. pruned: the layers. moved, mtp: as in `prune.Pruned`.
+    keys: all keys of the source. pruned: the pruned layers. moved, mtp: as in `prune.Pruned`.
     """
     own = {key: typed for name in PER_LAYER for key, typed in _named(keys, architecture, name)}
     changed: dict[str, tuple[str, Any]] = {
@@ -102,8 +102,8 @@ def cut(
     for name in (*LEADING, *TRAILING):
         for key, (kind, count) in _named(keys, architecture, name):
             if type(count) is int:
-                gone = (n for n in pruned if (n < count if name in LEADING else n >= total - count))
-                changed[key] = (kind, count - sum(1 for _ in gone))
+                counted = (n for n in pruned if (n < count if name in LEADING else n >= total - count))
+                changed[key] = (kind, count - sum(1 for _ in counted))
     if f"{prefix}{NEXTN}" in keys:
         changed[f"{prefix}{NEXTN}"] = (keys[f"{prefix}{NEXTN}"][0], mtp)
     return changed, _warnings(keys, architecture, moved, total)
@@ -129,25 +129,26 @@ def _number(keys: Typed, key: str) -> int:
 
 
 def _warnings(keys: Typed, architecture: str, moved: Mapping[int, int], total: int) -> list[str]:
-    """What stays as it was, one line each."""
+    """Return a warning for each key that is kept although it may no longer fit, and for each broken period."""
     prefix = f"{architecture}."
-    found = []
+    warnings = []
     known = {f"{prefix}{name}" for name in (*PER_LAYER, *OTHER_LISTS)}
     for key, (_, value) in keys.items():
         if key in {f"{prefix}{name}" for name in UNCHANGED}:
-            found.append(f"--prune-layers: {key} names layers of the source and stays as it is.")
+            warnings.append(f"--prune-layers: key {key} refers to layers of the source and is kept unchanged.")
         elif key.startswith(prefix) and key not in known and _length(value) == total > 0:
-            found.append(
-                f"--prune-layers: {shown(key)} has as many values as the model has layers ({total}) and stays as it is."
+            warnings.append(
+                f"--prune-layers: key {shown(key)} has as many values as the model has layers ({total}) and is kept "
+                "unchanged."
             )
     for period in PERIODS.get(architecture, ()):
         step, where = _step(keys, prefix, period)
         if step > 1 and any(_is_one(new, step, period) != _is_one(old, step, period) for old, new in moved.items()):
-            found.append(
-                f"--prune-layers: one of every {step} layers of {architecture} differs from the others ({where}); the "
-                "layers that are left do not keep their places in that pattern."
+            warnings.append(
+                f"--prune-layers: one in every {step} layers of {architecture} differs from the others ({where}); the "
+                "remaining layers do not keep their places in that pattern."
             )
-    return found
+    return warnings
 
 
 def _length(value: Any) -> int | None:
@@ -155,7 +156,10 @@ def _length(value: Any) -> int | None:
 
 
 def _step(keys: Typed, prefix: str, period: Period) -> tuple[int, str]:
-    """How often a layer of the kind comes, 0 where the file says it of each layer or not at all; and what says so."""
+    """Return how often a layer of the kind recurs, and the source of that number.
+
+    0 if the file gives the kind of each layer, or no step.
+    """
     if period.array is not None and _is_list(keys.get(f"{prefix}{period.array}", ("", 0))[1]):
         return 0, ""
     if period.window and not _number(keys, f"{prefix}attention.sliding_window"):
@@ -165,5 +169,5 @@ def _step(keys: Typed, prefix: str, period: Period) -> tuple[int, str]:
 
 
 def _is_one(layer: int, step: int, period: Period) -> bool:
-    """Whether a layer is the one of its group that differs."""
+    """Return whether a layer is the one of its group that differs."""
     return layer % step == period.at % step

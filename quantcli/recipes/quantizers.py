@@ -1,4 +1,4 @@
-"""Whose settings a file's object holds: MLX's and hf2q's own, or another quantizer's that use the same words."""
+"""Which tool wrote the settings in a file: MLX or hf2q, or another quantizer that uses the same words."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from quantcli.containers.hostile import shown
 
-#: Tables of tensors in hf2q's files, by the key that they stand under.
+#: The keys of tables of tensors in hf2q's files.
 TABLES = ("per_tensor", "per_layer_bits", "quantization_info", "component_overrides")
 
-#: What hf2q and mlx-native call their methods.
+#: The names of hf2q's and mlx-native's methods.
 METHODS = re.compile(
     r"(hf2q|mlx|mixed|dwq|dynamic|imatrix|k_quant|apex|passthrough)([-_].*)?|auto|none|b?f16|f32|q[2-8](_.*)?"
 )
 
-#: Methods of other quantizers, whatever else their files hold.
+#: Methods of other quantizers, whatever else their files contain.
 OTHERS = frozenset(
     {
         "aqlm", "auto-round", "awq", "bitnet", "bitsandbytes", "compressed-tensors", "eetq", "exl2", "exl3",
@@ -30,22 +30,22 @@ OTHERS_KEYS = frozenset(
 )
 
 
-#: What AutoRound's settings call the packing of an MLX folder that it wrote (its format `auto_round:mlx`).
+#: `packing_format` in AutoRound's settings of an MLX folder that it wrote (its format `auto_round:mlx`).
 MLX_PACKINGS = ("mlx", "auto_round:mlx")
 
-#: Keys of config.json under which quantizers' settings stand, at the top and in the settings of a part of the model
-#: (`text_config`); compression_config is what compressed-tensors first called its own.
+#: Keys of quantizers' settings in config.json, at the top level and in the settings of a part of the model
+#: (`text_config`); compression_config is compressed-tensors' first name for them.
 STORED_UNDER = ("quantization", "quantization_config", "compression_config")
 
-#: Keys that say how some weights are stored, at any depth: DeepSeek-V4's of its experts (fp4, fp8).
+#: Keys at any depth that describe how some weights are stored: DeepSeek-V4's experts (fp4, fp8).
 STORAGE_WORDS = ("expert_dtype",)
 
-#: How deep the settings of a part of a model may stand (`thinker_config.text_config`).
+#: How many levels deep the settings of a part of a model may be nested (`thinker_config.text_config`).
 DEEPEST = 3
 
 
 def is_ours(data: Mapping[str, Any]) -> bool:
-    """Whether nothing in the object says that another quantizer wrote it."""
+    """Return whether nothing in the object shows that another quantizer wrote it."""
     if is_auto_round_mlx(data):
         return True
     method = data.get("quant_method")
@@ -57,20 +57,20 @@ def is_ours(data: Mapping[str, Any]) -> bool:
 
 
 def is_auto_round_mlx(data: object) -> bool:
-    """Whether settings are AutoRound's of a folder that it packed as MLX does."""
+    """Return whether settings are AutoRound's, of a folder in MLX's layout."""
     if not isinstance(data, Mapping) or data.get("quant_method") != "auto-round":
         return False
     return data.get("packing_format") in MLX_PACKINGS
 
 
 def whose(data: object) -> str:
-    """Whose another quantizer's settings are, as a clause."""
+    """Return the owner of another quantizer's settings, in words."""
     method = data.get("quant_method") if isinstance(data, Mapping) else None
     return "another quantizer's" if method is None else f"quant_method {shown(method)}"
 
 
 def leftovers(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """All settings of quantizers in a config.json but its `quantization`: dotted key, what stands there.
+    """Return all quantizers' settings in config.json except `quantization`: (dotted key, value).
 
     >>> leftovers({"quantization": {}, "text_config": {"quantization_config": {"bits": 8}}, "compression_config": 0})
     [('text_config.quantization_config', {'bits': 8}), ('compression_config', 0)]
@@ -79,7 +79,7 @@ def leftovers(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def without_settings(config: Mapping[str, Any], depth: int = DEEPEST) -> dict[str, Any]:
-    """A config.json's object without any quantizer's settings and words of storage, those of a model's parts included.
+    """Return config.json's object without quantizers' settings and STORAGE_WORDS, also in the settings of parts.
 
     >>> without_settings({"model_type": "x", "quantization": {}, "text_config": {"quantization_config": {}, "a": 1}})
     {'model_type': 'x', 'text_config': {'a': 1}}
@@ -100,7 +100,8 @@ def _settings(config: Mapping[str, Any], path: str, depth: int) -> Iterator[tupl
 
 
 def _is_settings(key: str, value: object, depth: int) -> bool:
-    """Whether a key holds a quantizer's settings; in a part of the model, where the words may mean another thing,
-    only an object does.
+    """Return whether a key holds a quantizer's settings.
+
+    In a part of the model, where these words may mean something else, the value must be an object.
     """
     return key in STORED_UNDER and (depth == DEEPEST or isinstance(value, Mapping | None))

@@ -1,12 +1,12 @@
-"""Our own rules, as TOML or as the same in JSON; the last rule that matches decides.
+"""quant's rules, in TOML or the same in JSON; the last rule that matches decides.
 
-    scheme = "affine4-g64"          what no rule matches; may be left out
+    scheme = "affine4-g64"          for weights that no rule matches; optional
 
     [[rule]]
-    match = "*.down_proj"           a glob, or `re:` and a regular expression that is searched in the name
+    match = "*.down_proj"           a glob, or `re:` and a regular expression that is searched for in the name
     scheme = "affine8-g64"          a scheme, `dense`, a dense dtype, or `keep`
 
-A pattern is tried on the full Hugging Face name, on the module path (without `.weight`) and on the GGUF name.
+A pattern is matched against the full Hugging Face name, the module path (without `.weight`) and the GGUF name.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def recognise(data: Mapping[str, Any]) -> bool:
 
 
 def read(data: Mapping[str, Any], label: str) -> Recipe:
-    """The recipe of the file's top-level table. Raises `BadInput`, naming keys that it does not know."""
-    _only(data, {"scheme", "rule"}, label)
+    """Read the recipe in the file's top-level table. Raises `BadInput`, also for unknown keys."""
+    _check_keys(data, {"scheme", "rule"}, label)
     tables = data.get("rule", [])
     if not isinstance(tables, list):
         raise Reader(data, label).refuse("rule", "expected an array of tables, [[rule]]")
@@ -44,8 +44,8 @@ def read(data: Mapping[str, Any], label: str) -> Recipe:
 
 def _rule(table: object, where: str) -> Rule:
     if not isinstance(table, Mapping):
-        raise BadInput(f"{where} is {shown(table)}: it has to be a table with match and scheme.")
-    _only(table, {"match", "scheme"}, where)
+        raise BadInput(f"{where}: expected a table with match and scheme, found {shown(table)}.")
+    _check_keys(table, {"match", "scheme"}, where)
     read = Reader(table, where)
     match = read.text("match")
     if not 0 < len(match.removeprefix(REGEX)) <= MAX_PATTERN:
@@ -58,18 +58,18 @@ def _rule(table: object, where: str) -> Rule:
     try:
         return Rule(match.removeprefix(REGEX), scheme, reason, Way.REGEX)
     except (re.error, RecursionError, OverflowError) as error:
-        raise read.refuse("match", f"a bad regular expression ({error})") from None
+        raise read.refuse("match", f"expected a valid regular expression ({error})") from None
 
 
 def _scheme(read: Reader) -> str:
-    said = read.text("scheme")
-    name = names.canonical(said)
+    text = read.text("scheme")
+    name = names.canonical(text)
     if name is None:
-        raise BadInput(f"{read.label}: key scheme is {shown(said)}: {names.problem(said)}.")
+        raise BadInput(f"{read.label}: key scheme: {names.problem(text)}.")
     return name
 
 
-def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    strange = [key for key in table if key not in known]
-    if strange:
-        raise BadInput(f"{where}: {shown(strange[0])} is no key of such a file (known: {', '.join(sorted(known))}).")
+def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = [key for key in table if key not in known]
+    if unknown:
+        raise BadInput(f"{where}: key {shown(unknown[0])} is not supported. Supported: {', '.join(sorted(known))}.")

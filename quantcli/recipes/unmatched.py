@@ -1,4 +1,4 @@
-"""Warnings of a recipe file's entries that match no weight: one line for each kind."""
+"""Warnings about a recipe's entries that match no weight: one for each kind."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from quantcli.recipes.base import Recipe, Subject
 
-#: The number of an expert in a name; recipes see the first one's of experts that are stored as one weight.
+#: The number of an expert in a name. Experts that are stored as one weight have the name of the first.
 EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 
 
 def unmatched(recipe: Recipe, subjects: Sequence[Subject]) -> list[str]:
-    """The warnings. Experts of one weight that are listed one by one are matched by the first of them."""
+    """Return the warnings. Entries for single experts of one weight count as matched if that of the first does."""
     missing, differing = [], []
     for pattern in recipe.unmatched(subjects):
         first = recipe.entries.get(EXPERT.sub("0", pattern))
@@ -20,15 +20,16 @@ def unmatched(recipe: Recipe, subjects: Sequence[Subject]) -> list[str]:
         if first is None or own is None or first.pattern == pattern or not _matches(recipe, first.pattern, subjects):
             missing.append(pattern)
         elif own.scheme != first.scheme:
-            differing.append(f"{pattern} is to be {own.scheme}, {first.pattern} {first.scheme}")
-    found = []
+            differing.append((f"{pattern} = {own.scheme} and {first.pattern} = {first.scheme}", first.scheme))
+    warnings = []
     if missing:
-        more = f", nor do {len(missing) - 1} more of its entries" if len(missing) > 1 else ""
-        found.append(f"{recipe.label}: {missing[0]} matches no weight{more}.")
+        more = f" (one of {len(missing)} such entries)" if len(missing) > 1 else ""
+        warnings.append(f"{recipe.label}: {missing[0]} matches no weight{more}.")
     if differing:
-        more = f" ({len(differing)} such entries)" if len(differing) > 1 else ""
-        found.append(f"{recipe.label}: {differing[0]}, but they are one weight, which gets the latter{more}.")
-    return found
+        entries, used = differing[0]
+        more = f" (one of {len(differing)} such pairs)" if len(differing) > 1 else ""
+        warnings.append(f"{recipe.label}: {entries} name parts of one weight{more}. {used} is used.")
+    return warnings
 
 
 def _matches(recipe: Recipe, key: str, subjects: Sequence[Subject]) -> bool:

@@ -1,4 +1,4 @@
-"""Which linears the settings of GPTQ's tools and AutoRound call quantized: those of some blocks, or of all.
+"""Which linear layers are quantized according to GPTQ's tools and AutoRound: those of some blocks, or all.
 
 Sources: optimum (gptq/quantizer.py), AutoGPTQ (inside_layer_modules), AutoRound 0.16 (inference/convert_model.py).
 """
@@ -11,16 +11,16 @@ from quantcli.containers.json_text import Reader
 from quantcli.models.base import NUMBER
 from quantcli.recipes.mlx_config import HEAD
 
-#: Blocks, as the names of their modules begin, and linears in them, as these names end.
+#: Keys that list blocks (starts of modules' names), and linear layers in them (ends of modules' names).
 BLOCKS = ("block_name_to_quantize", "to_quant_block_names")
 INSIDE = ("modules_in_block_to_quantize", "inside_layer_modules")
 
 
 def chosen_linears(keys: Reader, packed: Iterable[str]) -> Callable[[str, bool], bool]:
-    """What `left_dense` asks: whether the settings call a module quantized. packed: modules that are.
+    """Return the function that `dense_warnings` calls: whether a module is quantized according to the settings.
 
-    Where no packed module is in a block of that name, blocks are those of packed modules: names of blocks are those of
-    the tool's transformers. Raises `BadInput` for values that are no names.
+    packed: the modules that are stored quantized. If none of them is in a listed block, their own blocks are used: the
+    tool's version of transformers may name blocks differently. Raises `BadInput` for values that are not names.
     """
     blocks = [name for key in BLOCKS for name in _names(keys, key, keys.values.get(key))]
     inside = [name for key in INSIDE for name in _names(keys, key, keys.values.get(key))]
@@ -42,13 +42,13 @@ def _is_below(module: str, blocks: Iterable[str]) -> bool:
 
 
 def _names(keys: Reader, key: str, value: object) -> Iterator[str]:
-    """Names in a text, separated by commas, or in lists of texts; raises `BadInput` for anything else."""
+    """Yield the names in a string, separated by commas, or in nested lists of strings. Raises `BadInput`."""
     if isinstance(value, str):
         yield from filter(None, (name.strip() for name in value.split(",")))
     elif isinstance(value, list):
         for item in value:
             if not isinstance(item, (str, list)):
-                raise keys.refuse(key, "expected names of modules")
+                raise keys.refuse(key, "expected a string or list of module names")
             yield from (name for one in (item if isinstance(item, list) else [item]) for name in _names(keys, key, one))
     elif value is not None:
-        raise keys.refuse(key, "expected names of modules")
+        raise keys.refuse(key, "expected a string or list of module names")

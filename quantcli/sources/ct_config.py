@@ -1,8 +1,8 @@
-"""compressed-tensors' settings: config groups, what they target, and what is left out.
+"""compressed-tensors' settings: config groups, the modules that they target, and the modules that are dense.
 
-`quantization_config` has `config_groups`, each with `targets` and settings of `weights`, `ignore` and a `format` (of
-single groups where the format is mixed-precision). A target is a module's name, `re:` and a regular expression matched
-from the start of the name, or a class. A name decides before an expression, an expression before a class.
+`quantization_config` has `config_groups`, each with `targets` and settings of `weights`; `ignore`; and a `format` (in
+each group if the format is mixed-precision). A target is a module's name, `re:` and a regular expression that is
+matched from the start of the name, or a class. Names take precedence over expressions, expressions over classes.
 Source: compressed-tensors (quantization/quant_config.py, quant_args.py, utils/match.py).
 """
 
@@ -20,13 +20,13 @@ from quantcli.schemes.hf.compressed_tensors import LINEAR, MIXED
 from quantcli.sources.modules import pattern
 from quantcli.sources.spellings import spellings
 
-#: Formats that are read, and the type of their numbers, None for any.
+#: Supported formats -> the type of their numbers, None for any.
 FORMATS = {
     "pack-quantized": "int", "int-quantized": "int", "float-quantized": "float", "naive-quantized": None,
     "nvfp4-pack-quantized": "float", "mxfp4-pack-quantized": "float", "mxfp6-pack-quantized": "float",
     "mxfp8-quantized": "float",
 }  # fmt: skip
-#: Formats that have one width and one group: bits, values of a group.
+#: Formats with a fixed width and group size -> bits, group size.
 FIXED = {
     "nvfp4-pack-quantized": (4, 16), "mxfp4-pack-quantized": (4, 32), "mxfp6-pack-quantized": (6, 32),
     "mxfp8-quantized": (8, 32),
@@ -36,9 +36,9 @@ STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
 
 @dataclass(frozen=True)
 class Group:
-    """The settings of a config group's weights. `key`: where they stand; `layout`: its format.
+    """The settings of a config group's weights. key: their place. layout: the group's format.
 
-    group_size: of the strategies group and tensor_group, block: rows and columns of the strategy block.
+    group_size: for the strategies group and tensor_group. block: rows and columns, for the strategy block.
     """
 
     key: str
@@ -60,13 +60,13 @@ class Target:
     regex: re.Pattern[str] | None
 
     def matches(self, module: str) -> bool:
-        """Whether it is this module's name."""
+        """Return whether this target names the module."""
         return bool(self.regex.match(module)) if self.regex else module == self.text
 
 
 @dataclass(frozen=True)
 class CtSettings:
-    """All groups with their targets, and what is left out. `label` names the file and the object in it."""
+    """All groups with their targets, and the modules to ignore. label: the file and the object in it."""
 
     label: str
     groups: tuple[tuple[Target, Group], ...]
@@ -75,7 +75,7 @@ class CtSettings:
     warnings: tuple[str, ...] = ()
 
     def ignores(self, module: str) -> Target | None:
-        """The entry of `ignore` that names a module."""
+        """Return the entry of `ignore` that names a module; None without one."""
         by_expression = (entry for entry in self.ignored if entry.regex and entry.matches(module))
         return self._ignored_names.get(module) or next(by_expression, None)
 
@@ -84,7 +84,7 @@ class CtSettings:
         return {entry.text: entry for entry in self.ignored if entry.regex is None}
 
     def named(self, module: str) -> Group | None:
-        """The group that targets a module by one of its names, or else by an expression."""
+        """Return the group that targets a module by one of its names, else by an expression; None without one."""
         names = spellings(module)
         exact = next((self._exact[name] for name in names if name in self._exact), None)
         by_expression = (group for target, group in self.groups if target.regex and any(map(target.matches, names)))
@@ -92,22 +92,22 @@ class CtSettings:
 
     @cached_property
     def _exact(self) -> dict[str, Group]:
-        """Name of a module or a class -> the first group that targets it."""
+        """The first group that targets a module or a class, by its name."""
         return {target.text: group for target, group in reversed(self.groups) if target.regex is None}
 
     def of_class(self) -> Group | None:
-        """The group that targets linears by their class."""
+        """Return the group that targets linear layers by their class; None without one."""
         return next((group for target, group in self.groups if target.text == LINEAR), None)
 
 
 def parse(keys: Reader) -> CtSettings:
-    """The settings of config.json; raises `BadInput`, `NotPossible`."""
-    _refuse_others(keys)
+    """Parse the settings in config.json. Raises `BadInput`, `NotPossible`."""
+    _refuse_transforms(keys)
     groups = keys.part("config_groups", needed=True)
     if not groups.values:
         raise keys.refuse("config_groups", "expected at least one group")
     common = keys.text("format", "")
-    found: list[tuple[Target, Group]] = []
+    targeted: list[tuple[Target, Group]] = []
     for name in groups.values:
         entry = groups.part(name, needed=True)
         if entry.values.get("weights") is None:
@@ -116,17 +116,20 @@ def parse(keys: Reader) -> CtSettings:
         targets = entry.texts("targets")
         if not targets:
             raise entry.refuse("targets", "expected a list of modules or classes")
-        found += [(target, group) for target in _targets(targets, f"{entry.label}.targets")]
+        targeted += [(target, group) for target in _targets(targets, f"{entry.label}.targets")]
     ignored = tuple(_targets(keys.texts("ignore"), f"{keys.label}.ignore"))
-    return CtSettings(keys.label, tuple(found), ignored, _version(keys), _contradicted(keys, common, found))
+    return CtSettings(keys.label, tuple(targeted), ignored, _version(keys), _format_warnings(keys, common, targeted))
 
 
-def _contradicted(keys: Reader, common: str, found: Iterable[tuple[Target, Group]]) -> tuple[str, ...]:
-    """A warning of a format of all that no group has; a group's own counts."""
-    formats = {group.layout: None for _, group in found}
+def _format_warnings(keys: Reader, common: str, targeted: Iterable[tuple[Target, Group]]) -> tuple[str, ...]:
+    """Return a warning if the common format is that of no group; groups use their own format."""
+    formats = {group.layout: None for _, group in targeted}
     if common in ("", MIXED, *formats):
         return ()
-    return (f"{keys.label}: format is {shown(common)}, but config_groups say {', '.join(formats)}, which counts.",)
+    return (
+        f"{keys.label}: format says {shown(common)}, but config_groups say {', '.join(formats)}. config_groups are "
+        "used.",
+    )
 
 
 def _version(keys: Reader) -> tuple[int, ...]:
@@ -139,26 +142,24 @@ def _targets(texts: Iterable[str], label: str) -> Iterable[Target]:
         yield Target(text, pattern(text[3:], f"{label}: {shown(text)}") if is_regex else None)
 
 
-def _refuse_others(keys: Reader) -> None:
-    """Refuse what changes the meaning of stored weights and is not read."""
+def _refuse_transforms(keys: Reader) -> None:
+    """Raise `NotPossible` for sparse or rotated weights, which cannot be read as they are stored."""
     sparsity = keys.part("sparsity_config")
     if sparsity.values and sparsity.text("format", "dense") != "dense":
-        raise NotPossible(f"{sparsity.label}: sparse format {shown(sparsity.values['format'])} is not read; dense is.")
+        raise sparsity.unsupported("format", ("dense",))
     if keys.part("transform_config").values.get("config_groups"):
         raise NotPossible(
-            f"{keys.label}: transform_config rotates weights, which is not undone here: export without it."
+            f"{keys.label}: transform_config is not supported: it rotates weights. Export the model without it."
         )
 
 
 def _group(entry: Reader, common: str) -> Group:
-    """One group's settings, checked on their own."""
+    """Return one group's settings. Raises `BadInput`, `NotPossible`."""
     layout = entry.values.get("format") or (common if common != MIXED else None)
     if not isinstance(layout, str) or not layout:
-        raise entry.refuse("format", f"expected one, since that of all groups is {common or 'missing'}")
+        raise entry.refuse("format", f"expected a format, since the common format is {common or 'missing'}")
     if layout not in FORMATS:
-        raise NotPossible(
-            f"{entry.label}: format {shown(layout)} is a layout that is not read; {', '.join(FORMATS)} are."
-        )
+        raise NotPossible(f"{entry.label}: format {shown(layout)} is not supported. Supported: {', '.join(FORMATS)}.")
     weights = entry.part("weights", needed=True)
     kind, bits = weights.text("type", "int"), weights.whole("num_bits", 8)
     if kind not in ("int", "float") or FORMATS[layout] not in (None, kind):
@@ -170,7 +171,7 @@ def _group(entry: Reader, common: str) -> Group:
     if weights.values.get("dynamic") not in (None, False):
         raise weights.refuse("dynamic", "expected false for stored weights")
     if kind == "float" and not weights.flag("symmetric", True):
-        raise weights.refuse("symmetric", "expected true, since floats have no zero points")
+        raise weights.refuse("symmetric", "expected true for floats, which have no zero points")
     order = weights.values.get("actorder")
     if order not in (None, False, True, "group", "static", "weight", "dynamic"):
         raise weights.refuse("actorder", "expected null, static, weight or group")
@@ -184,7 +185,9 @@ def _group(entry: Reader, common: str) -> Group:
 def _check_bits(weights: Reader, layout: str, kind: str, bits: int) -> None:
     allowed = range(2, 9) if kind == "int" else (FIXED.get(layout, (8, None))[0],)
     if bits not in allowed:
-        raise weights.refuse("num_bits", f"expected {' '.join(map(str, allowed))} for format {layout} with type {kind}")
+        raise weights.refuse(
+            "num_bits", f"expected {' or '.join(map(str, allowed))} for format {layout} with type {kind}"
+        )
 
 
 def _group_size(weights: Reader, strategy: str, layout: str) -> int | None:

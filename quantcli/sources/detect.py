@@ -1,4 +1,4 @@
-"""What a SOURCE is: a GGUF file, known by its first bytes, a folder of some kind, one safetensors file of a folder."""
+"""What a SOURCE is: a GGUF file (by its first bytes), a folder of some format, or one safetensors file of a folder."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ Opener = Callable[[Folder, Mapping[str, Any], Tensors], Checkpoint]
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Who reads a quantizer's checkpoints.
+    """The module that opens a quantizer's checkpoints.
 
-    file: of this folder, imported when it is needed: together they take longer than reading headers. function: of that
-    file, an `Opener`. dense: the key of the settings that lists modules which are dense; None where none is a plain
-    list of names.
+    file: a module of this package, imported on demand: importing all takes longer than reading headers.
+    function: the `Opener` in it. dense: the settings' key that lists dense modules; None if none is a list of names.
     """
 
     file: str
@@ -63,9 +62,9 @@ QUANTIZERS = {
 
 
 def open_source(path: Path) -> Checkpoint:
-    """The checkpoint at a local path. Raises `BadInput`, `NotPossible`."""
+    """Open the checkpoint at a local path. Raises `BadInput`, `NotPossible`."""
     if not os.path.exists(path):
-        raise BadInput(f"{path}: there is no such file or folder, and it is no Hub id (org/name).")
+        raise BadInput(f"{path}: there is no such file or folder, and it is not a Hub id (org/name).")
     if path.is_dir():
         return open_folder(LocalFolder(path))
     try:
@@ -73,24 +72,24 @@ def open_source(path: Path) -> Checkpoint:
             return open_gguf(path)
         if path.suffix == ".safetensors":
             return open_folder(LocalFolder(path.parent), path.name)
-        raise BadInput(f"{path}: is no folder, no GGUF file and no .safetensors file.")
+        raise BadInput(f"{path}: is not a folder, a GGUF file or a .safetensors file.")
     except BadInput as error:
-        if said := pieces.of_file(path, str(error)):
-            raise BadInput(said) from error
+        if explained := pieces.of_file(path, str(error)):
+            raise BadInput(explained) from error
         raise
 
 
 def open_folder(folder: Folder, only: str | None = None) -> Checkpoint:
-    """The checkpoint of a folder (or of its one tensor file `only`), here or on the Hub."""
+    """Open the checkpoint of a folder (or of one of its tensor files, `only`), on this machine or on the Hub."""
     source = named_as_layers(seen_as_text_model(_as_stored(folder, only)))
-    found = sidecars(folder, source.files)
-    copied, layout = (tuple(map(folder.path, names)) for names in (found.copied, found.layout))
-    source = replace(source, sidecars=copied, settings=layout, passed=found.passed)
+    others = sidecars(folder, source.files)
+    copied, layout = (tuple(map(folder.path, names)) for names in (others.copied, others.layout))
+    source = replace(source, sidecars=copied, settings=layout, passed=others.passed)
     return _with_absent(source, folder.root) if isinstance(folder, LocalFolder) else source
 
 
 def _with_absent(source: Checkpoint, root: Path) -> Checkpoint:
-    """The checkpoint with what of its repository on the Hub was not downloaded, as if it lay there."""
+    """Return the checkpoint of a Hub snapshot with the repository's files that were not downloaded, as if present."""
     absent = not_downloaded(root)
     if not absent:
         return source
@@ -101,10 +100,10 @@ def _with_absent(source: Checkpoint, root: Path) -> Checkpoint:
 
 
 def _as_stored(folder: Folder, only: str | None) -> Checkpoint:
-    """The checkpoint with its weights under the names of stored tensors, without the files next to them."""
+    """Return the checkpoint with its weights under the names of stored tensors, without sidecar files."""
     names = set(folder.names())
     if is_adapter(names, only):
-        raise NotPossible(f"{folder.label}: a LoRA adapter. Merge it into its base model first.")
+        raise NotPossible(f"{folder.label}: is a LoRA adapter, not a model. Merge it into its base model first.")
     if "config.json" not in names and (only is not None or FILE in names):
         tensors = read_tensors(folder, only)
         if looks_mlx({}, tensors.parts):
@@ -117,58 +116,58 @@ def _as_stored(folder: Folder, only: str | None) -> Checkpoint:
         ggufs = sorted(name for name in names if name.endswith(".gguf"))
         if not ggufs:
             refuse_others(names, folder.label)
-        hint = f"name its GGUF file ({ggufs[0]})" if ggufs else "a model folder has one"
-        raise BadInput(f"{folder.label}: has no config.json: {hint}.")
+        hint = f" Give its GGUF file as the source: {ggufs[0]}." if ggufs else ""
+        raise BadInput(f"{folder.label}: config.json is missing.{hint}")
     config = read_json(folder, "config.json")
     tensors = read_tensors(folder, only)
-    said = stated(folder, config, tensors.parts)
-    if said.block and not said.path:
-        config |= {"quantization_config": said.block}  # in files of its own, which no output of another layout has
+    settings = stated(folder, config, tensors.parts)
+    if settings.block and not settings.path:
+        # From a file that outputs in another layout do not have.
+        config |= {"quantization_config": settings.block}
     if has_mlx_modules(config, tensors.parts):
         return open_mlx(folder, config, tensors)
-    if said.method in QUANTIZERS:
-        source = _quantized(folder, config, tensors, said)
+    if settings.method in QUANTIZERS:
+        source = _quantized(folder, config, tensors, settings)
     elif looks_mlx(config, tensors.parts):
         return open_mlx(folder, config, tensors)
-    elif (QMAP in names and not said.block) or _looks_quanto(tensors.parts):
+    elif (QMAP in names and not settings.block) or _looks_quanto(tensors.parts):
         return _opener("quanto")(folder, config, tensors)
-    elif said.block:
-        raise _unread_method(f"{folder.label}/{said.place}", said.block)
+    elif settings.block:
+        raise _unsupported_method(f"{folder.label}/{settings.place}", settings.block)
     else:
         return open_hf(folder, config, tensors)
-    return replace(source, config=config, warnings=(*said.warnings, *source.warnings))
+    return replace(source, config=config, warnings=(*settings.warnings, *source.warnings))
 
 
-def _quantized(folder: Folder, config: Mapping[str, Any], tensors: Tensors, said: Stated) -> Checkpoint:
-    """The checkpoint of a folder whose settings name a quantizer that is read."""
+def _quantized(folder: Folder, config: Mapping[str, Any], tensors: Tensors, settings: Stated) -> Checkpoint:
+    """Return the checkpoint of a folder whose settings name a supported quantizer."""
     if not any(map(looks_quantized, tensors.parts.values())):
-        is_silent = leaves_all_dense(said.method, said.block)
-        return open_unquantized(folder, config, tensors, said.place, said.method, silent=is_silent)
-    account = noted({**said.block, "quant_method": said.method}, said.place)
-    found = _opener(said.method)(folder, {**config, "quantization_config": account}, tensors)
-    return replace(found, warnings=(*found.warnings, *harmless.warnings(account, folder.label)))
+        is_silent = leaves_all_dense(settings.method, settings.block)
+        return open_unquantized(folder, config, tensors, settings.place, settings.method, silent=is_silent)
+    account = noted({**settings.block, "quant_method": settings.method}, settings.place)
+    source = _opener(settings.method)(folder, {**config, "quantization_config": account}, tensors)
+    return replace(source, warnings=(*source.warnings, *harmless.warnings(account, folder.label)))
 
 
-def _unread_method(place: str, settings: Mapping[str, Any]) -> NotPossible:
-    """The error of settings at `place` that name a quantizer which is not read."""
-    method = settings.get("quant_method", "unnamed")
-    *others, last = QUANTIZERS
+def _unsupported_method(place: str, settings: Mapping[str, Any]) -> NotPossible:
+    """Return the error for settings at `place` that name an unsupported quantizer."""
+    method = shown(settings["quant_method"]) if "quant_method" in settings else "without a name"
     return NotPossible(
-        f"{place} has quant_method {shown(method)}, which is not read: {', '.join(others)} and {last} are, MLX's and "
-        "dense checkpoints too."
+        f"{place}: quant_method {method} is not supported. Supported: {', '.join(QUANTIZERS)}; MLX and dense "
+        "checkpoints."
     )
 
 
 def _looks_quanto(parts: Mapping[str, Part]) -> bool:
-    """Whether some tensor is called as optimum-quanto's codes, with scales for rows or groups beside it."""
+    """Return whether a tensor has the name of optimum-quanto's codes and scales for rows or groups."""
     ends = ".weight._data", ".weight._data._data"
-    found = ((name, end) for name in parts for end in ends if name.endswith(end))
-    scales = (parts.get(f"{name.removesuffix(end)}.weight._scale") for name, end in found)
+    codes = ((name, end) for name in parts for end in ends if name.endswith(end))
+    scales = (parts.get(f"{name.removesuffix(end)}.weight._scale") for name, end in codes)
     return any(scale is not None and len(scale.shape) == 2 for scale in scales)
 
 
 def _opener(method: str) -> Opener:
-    """Who reads a quantizer's checkpoints."""
+    """Import the function that opens a quantizer's checkpoints."""
     quantizer = QUANTIZERS[method]
     opener: Opener = getattr(importlib.import_module(f"quantcli.sources.{quantizer.file}"), quantizer.function)
     return opener

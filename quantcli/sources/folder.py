@@ -1,6 +1,6 @@
-"""A checkpoint folder, local: which files hold tensors, and what their headers say.
+"""Checkpoint folders on this machine: their tensor files and the headers of these.
 
-tensor_files.py chooses the files; an index that contradicts them is stale.
+tensor_files.py chooses the files; an index that contradicts their headers is out of date.
 """
 
 from __future__ import annotations
@@ -18,39 +18,40 @@ from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput, Surroundings
 from quantcli.sources.sidecars import Sidecars, sort_out
 from quantcli.sources.tensor_files import INDEX, Choice, choose, contradicted
+from quantcli.sources.wording import counted, where
 
-#: An array that says how others are stored is at most so large.
+#: The most bytes of an array that describes how others are stored.
 MAX_DESCRIBING = 16 << 20
 
 
 CONFIG = "config.json"
-#: Folders within folders are looked at to this depth.
+#: How many levels of sub-folders are listed.
 DEEPEST = 8
 
 
 class Folder(Protocol):
-    """What a source needs of a folder, here or on the Hub. `label` names it in errors."""
+    """What a source needs from a folder, on this machine or on the Hub. label: its name in errors."""
 
     @property
     def label(self) -> str: ...
 
     def names(self) -> list[str]:
-        """Files, as paths relative to the folder, with forward slashes."""
+        """Return the files, as paths relative to the folder, with forward slashes."""
 
     def read(self, name: str) -> bytes:
-        """A small file, whole."""
+        """Read a small file."""
 
     def header(self, name: str) -> safetensors.Header:
-        """The header of a safetensors file."""
+        """Read the header of a safetensors file."""
 
     def path(self, name: str) -> Path:
-        """Where the file lies, for parts to be read from."""
+        """Return the path of a file, from which parts are read."""
 
     def size(self, name: str) -> int:
-        """The bytes of a file."""
+        """Return the bytes of a file."""
 
     def array(self, part: Part) -> Array:
-        """A small stored array that says how others are stored, as a matrix (see `Part.read`)."""
+        """Read a small array that describes how others are stored, as a matrix (see `Part.read`)."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,16 @@ class LocalFolder:
         return sorted(path.relative_to(self.root).as_posix() for path in self._files(self.root, ()))
 
     def _files(self, place: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-        """The files in a folder and below it; a link that leads up again is not followed."""
+        """Yield the files in a folder and its sub-folders; a link to a folder above is not followed."""
         try:
             entries = sorted(place.iterdir())
-            found = [(entry, entry.is_file(), entry.is_dir()) for entry in entries]
+            kinds = [(entry, entry.is_file(), entry.is_dir()) for entry in entries]
         except OSError as error:
             raise Surroundings(
-                f"{error.filename}: cannot be listed ({error.strerror}): mend its permissions."
+                f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
             ) from error
         real = place.resolve()
-        for entry, is_file, is_folder in found:
+        for entry, is_file, is_folder in kinds:
             if is_file:
                 yield entry
             elif is_folder and len(above) < DEEPEST and real not in above and not entry.name.startswith("."):
@@ -85,7 +86,7 @@ class LocalFolder:
     def read(self, name: str) -> bytes:
         with opened(self.path(name)) as (read, size):
             if size > MAX_BYTES:
-                raise BadInput(f"{self.path(name)}: {size} bytes are too many for such a file (at most {MAX_BYTES}).")
+                raise BadInput(f"{self.path(name)}: is {size} bytes; the limit is {MAX_BYTES}.")
             return read(0, size)
 
     def header(self, name: str) -> safetensors.Header:
@@ -98,14 +99,19 @@ class LocalFolder:
         try:
             return self.path(name).stat().st_size
         except OSError as error:
-            raise Surroundings(f"{self.path(name)}: {error.strerror}: check the path and its permissions.") from error
+            raise Surroundings(
+                f"{self.path(name)}: cannot be read ({error.strerror}). Check the path and its permissions."
+            ) from error
 
     def odd(self, folders: Iterable[str]) -> list[str]:
-        """What is neither a file nor a folder, here and in some sub-folders: dangling links, pipes, sockets."""
+        """Return the entries of this folder and of `folders` in it that are neither files nor folders.
+
+        They are dangling links, pipes or sockets.
+        """
         places = [self.root, *(place for name in folders for place in (self.root / name).rglob("*") if place.is_dir())]
         places += [place for name in folders if (place := self.root / name).is_dir()]
-        found = [path for place in places for path in place.iterdir() if not path.is_file() and not path.is_dir()]
-        return sorted(str(path.relative_to(self.root)) for path in found)
+        odd = [path for place in places for path in place.iterdir() if not path.is_file() and not path.is_dir()]
+        return sorted(str(path.relative_to(self.root)) for path in odd)
 
     def array(self, part: Part) -> Array:
         check_describing(part)
@@ -113,19 +119,19 @@ class LocalFolder:
 
 
 def check_describing(part: Part) -> None:
-    """Refuse to read an array that is too large to be a description; raises `BadInput`."""
+    """Raise `BadInput` for an array that is too large to describe how others are stored."""
     if part.nbytes > MAX_DESCRIBING:
-        raise BadInput(f"{part.file}: tensor {part.name}: has {part.nbytes} bytes, too many for what it should say.")
+        raise BadInput(f"{where(part)}: is {part.nbytes} bytes; the limit for such a tensor is {MAX_DESCRIBING}.")
 
 
 def read_json(folder: Folder, name: str) -> dict[str, Any]:
-    """A JSON object of the folder; raises `BadInput`."""
+    """Read a JSON object from a file of the folder. Raises `BadInput`."""
     return load_object(folder.read(name), f"{folder.label}/{name}")
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """All stored arrays of a folder by name, the files that hold them, and the text in those files' headers."""
+    """All stored arrays of a folder by name, the files that hold them, and the metadata in those files' headers."""
 
     parts: Mapping[str, Part]
     files: tuple[Path, ...]
@@ -134,7 +140,7 @@ class Tensors:
 
 
 def read_tensors(folder: Folder, only: str | None = None) -> Tensors:
-    """The stored arrays of a folder (or of its one file `only`), every header read and checked."""
+    """Read the headers of a folder's tensor files (or of one of them, `only`). Raises `BadInput`."""
     if only is not None:
         return _whole(folder, Choice((only,)))
     names = set(folder.names())
@@ -142,13 +148,13 @@ def read_tensors(folder: Folder, only: str | None = None) -> Tensors:
     if choice.weight_map is None:
         return _whole(folder, choice)
     headers = {name: folder.header(name) for name in choice.files}
-    why = _contradiction(choice.weight_map, headers)
-    other = None if why is None else contradicted(choice, names, why, folder.label)
+    problem = _contradiction(choice.weight_map, headers)
+    other = None if problem is None else contradicted(choice, names, problem, folder.label)
     return _whole(folder, other) if other is not None else _by_index(folder, choice, headers)
 
 
 def _whole(folder: Folder, choice: Choice) -> Tensors:
-    """The tensors of files that no index divides."""
+    """Return all tensors of the chosen files, whatever an index says."""
     parts: dict[str, Part] = {}
     metadata: dict[str, str] = {}
     for name in choice.files:
@@ -157,30 +163,35 @@ def _whole(folder: Folder, choice: Choice) -> Tensors:
         for key, entry in header.entries.items():
             if key in parts:
                 raise BadInput(
-                    f"{path}: tensor {key} stands in {parts[key].file.name} too, and there is no {INDEX} to decide: "
-                    "remove one of the files."
+                    f"{path}: tensor {key} appears in {parts[key].file.name} too, and there is no {INDEX} to decide. "
+                    "Remove one of the files."
                 )
             parts[key] = Part(key, entry.dtype, entry.shape, path, entry.offset)
     return Tensors(parts, tuple(folder.path(name) for name in choice.files), choice.warnings, metadata)
 
 
 def _contradiction(weight_map: Mapping[str, str], headers: Mapping[str, safetensors.Header]) -> str | None:
-    """What an index says that its files do not, as a clause: a tensor that is not there, one file with others."""
+    """Return how an index contradicts the headers of its files, as a clause; None if it does not.
+
+    A tensor is missing from its file, or the only file has tensors that the index does not list.
+    """
     key = next((key for key, name in weight_map.items() if key not in headers[name].entries), None)
     if key is not None:
-        return f"places a tensor {shown(key)} in {weight_map[key]}, which has none"
+        return f"says that tensor {shown(key)} is in {weight_map[key]}, which does not have it"
     other = next((key for header in headers.values() for key in header.entries if key not in weight_map), None)
-    return f"lacks a tensor {shown(other)}" if other is not None and len(headers) == 1 else None
+    return f"does not list tensor {shown(other)}" if other is not None and len(headers) == 1 else None
 
 
 def _by_index(folder: Folder, choice: Choice, headers: Mapping[str, safetensors.Header]) -> Tensors:
-    """The tensors that an index places."""
+    """Return the tensors of an index, and those of its files that it does not list."""
     parts: dict[str, Part] = {}
     weight_map = choice.weight_map or {}
     for key, name in sorted(weight_map.items()):
         entry = headers[name].entries.get(key)
         if entry is None:
-            raise BadInput(f"{folder.path(name)}: has no tensor {shown(key)}, which {INDEX} places there.")
+            raise BadInput(
+                f"{folder.path(name)}: tensor {shown(key)} is missing; {INDEX} says that it is in this file."
+            )
         parts[key] = Part(key, entry.dtype, entry.shape, folder.path(name), entry.offset)
     stray = [key for name in choice.files for key in headers[name].entries if weight_map.get(key, name) != name]
     warnings = choice.warnings
@@ -189,23 +200,20 @@ def _by_index(folder: Folder, choice: Choice, headers: Mapping[str, safetensors.
         entry = headers[name].entries[key]
         if key in parts:
             raise BadInput(
-                f"{folder.path(name)}: tensor {key} stands in {parts[key].file.name} too: remove one of them."
+                f"{folder.path(name)}: tensor {key} appears in {parts[key].file.name} too. Remove one of them."
             )
         parts[key] = Part(key, entry.dtype, entry.shape, folder.path(name), entry.offset)
     if unnamed:
-        several = (
-            shown(unnamed[0][0]) if len(unnamed) == 1 else f"{len(unnamed)} tensors, {shown(unnamed[0][0])} first,"
-        )
-        warnings += (f"{folder.label}/{INDEX}: does not name {several} in its files: read as the loaders do.",)
+        subject = counted("tensor", [shown(key) for key, _ in unnamed])
+        warnings += (f"{folder.label}/{INDEX}: {subject} not listed, but stored in its files. Loaders read them too.",)
     if stray:
-        warnings += (
-            f"{len(stray)} tensors that {INDEX} does not place where they lie are left out, {stray[0]} the first.",
-        )
+        subject = counted("tensor", stray)
+        warnings += (f"{folder.label}/{INDEX}: {subject} stored in another file too. Such copies are ignored.",)
     metadata = {key: text for name in choice.files for key, text in headers[name].metadata.items()}
     return Tensors(parts, tuple(folder.path(name) for name in choice.files), warnings, metadata)
 
 
 def sidecars(folder: Folder, read: Collection[Path]) -> Sidecars:
-    """The files next to those that are `read` as weights."""
+    """Return the folder's other files, next to those that are `read` as weights."""
     sizes = {name: folder.size(name) for name in folder.names()}
     return sort_out(sizes, [name for name in sizes if folder.path(name) in read])

@@ -1,10 +1,10 @@
-"""FP8 checkpoints as their makers publish them: `.weight` of E4M3 or E5M2 with `.weight_scale_inv` or `.weight_scale`.
+"""FP8 checkpoints as published: `.weight` in E4M3 or E5M2 with `.weight_scale_inv` or `.weight_scale`.
 
-DeepSeek-V4 calls its scales `.scale`; its experts are E2M1, two codes in a byte of I8, with an E8M0 scale for each 32
-values of a row. Settings that say mxfp8 mean blocks of 1 x 32.
-config.json's `quantization_config` says quant_method fp8 and `weight_block_size`, [rows, columns] of a block with one
-scale; without it a scale is the tensor's or a row's, as its shape says. The scale multiplies, whatever its name.
-`scale_fmt` ue8m0: scales are powers of two. `modules_to_not_convert` names what is dense.
+In DeepSeek-V4, scales are named `.scale`; its experts are E2M1, two codes in each I8 byte, with an E8M0 scale for every
+32 values of a row. quant_method mxfp8 means blocks of 1 x 32.
+config.json's `quantization_config` gives quant_method fp8 and `weight_block_size`, the [rows, columns] that share a
+scale. Without it, the scales' shape shows whether they are for the tensor or for each row. Codes are multiplied by the
+scale, whatever its name. `scale_fmt` ue8m0: scales are powers of two. `modules_to_not_convert` lists dense modules.
 Sources: DeepSeek-V3 (inference/kernel.py), DeepSeek-V4 (inference/convert.py), transformers
 (integrations/finegrained_fp8.py, fbgemm_fp8.py), vLLM.
 """
@@ -25,58 +25,57 @@ from quantcli.schemes.hf.small_floats import SmallFloat
 from quantcli.schemes.ocp import MX_GROUP
 from quantcli.sources.companions import Names
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.hf import counted
 from quantcli.sources.modules import (
-    beside,
     check_listed,
+    checked_weight,
     checkpoint,
     compute_dtype,
+    dense_warnings,
     extras_of,
-    held,
-    left_dense,
     mentions_module,
+    parts_of,
     settings_of,
     stacked_scales,
-    where,
 )
+from quantcli.sources.wording import MATRICES, either, mismatch, missing, no_codes, stored_otherwise, where
 
-#: Suffixes of scales and of what is copied along: of a module whose `.weight` is quantized, of a parameter.
+#: Suffixes of a module's scales, of a parameter's scales, and of arrays that are copied without being interpreted.
 SCALES = (".weight_scale_inv", ".weight_scale", ".qscale_weight")
-#: The suffix of DeepSeek-V4's scales, where they are a grid; single numbers are called so in many layouts.
+#: The suffix of DeepSeek-V4's scales if they are a matrix; many layouts give this name to single numbers.
 GRID_SCALE = ".scale"
 FUSED_SCALES = ("_scale_inv", "_weight_scale_inv", "_weight_scale", "_scale")
-ALONG = ("input_scale", "activation_scale", "qscale_act")
-KNOWN = (*SCALES, *FUSED_SCALES, *ALONG)
-#: Keys that list what is dense: of transformers, of vLLM.
+COPIED = ("input_scale", "activation_scale", "qscale_act")
+KNOWN = (*SCALES, *FUSED_SCALES, *COPIED)
+#: Keys that list dense modules: in transformers, in vLLM.
 EXCLUDED = ("modules_to_not_convert", "ignored_layers")
-#: `quant_method` -> rows and columns of a block where the settings do not say them.
+#: `quant_method` -> the default rows and columns of a block.
 BLOCKS = {"mxfp8": (1, MX_GROUP)}
-#: Dtypes of bytes that hold two codes of E2M1.
+#: Dtypes of bytes with two E2M1 codes each.
 PACKED = ("i8", "u8")
 
 
 def open_fp8(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
-    """The checkpoint of an FP8 folder. Raises `BadInput`, `NotPossible`."""
+    """Open an FP8 folder. Raises `BadInput`, `NotPossible`."""
     keys = settings_of(folder, config)
     block = _block(keys)
     excluded = [name for key in EXCLUDED for name in keys.texts(key)]
     parts = tensors.parts
     names = _names(parts)
     if not names:
-        raise BadInput(f"{keys.label}: says {keys.text('quant_method')}, but no tensor *.weight is of 8-bit floats.")
+        raise no_codes(keys.label, keys.text("quant_method"), "*.weight with an 8-bit float dtype")
     modules = {name.removesuffix(".weight"): parts[name] for name in names}
     listed = f"{keys.label}.modules_to_not_convert"
     further = check_listed(excluded, modules, listed)
-    further += _unlike_experts(config.get("expert_dtype"), parts, names, folder)
+    further += _expert_warnings(config.get("expert_dtype"), parts, names, folder)
     weights = [_weight(name, parts, keys, block, compute_dtype(config)) for name in names]
-    further += left_dense(
+    further += dense_warnings(
         parts, modules, listed, lambda module, linear: linear and not mentions_module(excluded, module)
     )
     return checkpoint("fp8", folder, config, tensors, weights, further)
 
 
 def _block(keys: Reader) -> tuple[int, int] | None:
-    """Rows and columns that share a scale, None where there are no blocks."""
+    """Return the rows and columns that share a scale, None without blocks."""
     if not keys.has("weight_block_size"):
         return BLOCKS.get(keys.text("quant_method", "fp8"))
     rows, columns = keys.sizes("weight_block_size", 2)
@@ -84,7 +83,7 @@ def _block(keys: Reader) -> tuple[int, int] | None:
 
 
 def _names(parts: Mapping[str, Part]) -> list[str]:
-    """The tensors of 8-bit floats that are weights of this layout: all but those that have scales of another one."""
+    """Return the tensors of 8-bit floats that are weights of this layout: those without scales of another layout."""
     codes = [
         name
         for name, part in sorted(parts.items())
@@ -92,20 +91,20 @@ def _names(parts: Mapping[str, Part]) -> list[str]:
         or _is_packed(name, parts)
     ]
     scales = {name: name.removesuffix(".weight") + suffix for name in codes if (suffix := _scale_of(name, parts))}
-    others = Names(parts.keys() - {*scales, *scales.values(), *(name for name in parts if name.endswith(ALONG))})
+    others = Names(parts.keys() - {*scales, *scales.values(), *(name for name in parts if name.endswith(COPIED))})
     return [name for name in codes if name in scales or others.companion(name) is None]
 
 
 def _scale_of(name: str, parts: Mapping[str, Part]) -> str | None:
-    """The suffix of a weight's scales, by the name without `.weight`; None where there are none."""
+    """Return the suffix of a weight's scales, after the name without `.weight`; None without scales."""
     module = name.removesuffix(".weight")
-    found = next((s for s in (SCALES if module != name else FUSED_SCALES) if module + s in parts), None)
+    suffix = next((s for s in (SCALES if module != name else FUSED_SCALES) if module + s in parts), None)
     grid = parts.get(module + GRID_SCALE) if module != name else None
-    return GRID_SCALE if found is None and grid is not None and len(grid.shape) > 1 else found
+    return GRID_SCALE if suffix is None and grid is not None and len(grid.shape) > 1 else suffix
 
 
 def _is_packed(name: str, parts: Mapping[str, Part]) -> bool:
-    """Whether a tensor holds codes of 4 bits: bytes with a power of two for each group of a row."""
+    """Return whether a tensor holds 4-bit codes: bytes with a power-of-two scale for each group of a row."""
     if parts[name].dtype not in PACKED or len(parts[name].shape) not in (2, 3) or name.endswith(KNOWN):
         return False
     suffix = _scale_of(name, parts)
@@ -113,69 +112,65 @@ def _is_packed(name: str, parts: Mapping[str, Part]) -> bool:
     return scale is not None and scale.dtype in POWERS and len(scale.shape) > 1
 
 
-def _unlike_experts(said: Any, parts: Mapping[str, Part], names: list[str], folder: Folder) -> list[str]:
-    """A warning of experts (DeepSeek-V4) that are stored otherwise than config.json's `expert_dtype` says."""
-    if said is None:
+def _expert_warnings(expert_dtype: Any, parts: Mapping[str, Part], names: list[str], folder: Folder) -> list[str]:
+    """Return a warning if experts (of DeepSeek-V4) are not stored as config.json's `expert_dtype` says."""
+    if expert_dtype is None:
         return []
     experts = [name for name in names if ".experts." in name]
     stored = {name: "fp4" if parts[name].dtype in PACKED else "fp8" for name in experts}
-    odd = [name for name in experts if stored[name] != said]
+    odd = [name for name in experts if stored[name] != expert_dtype]
     if not odd:
         return []
-    are = f"{counted('matrix', odd)} stored as {stored[odd[0]]}"
-    return [f"{folder.label}/config.json: expert_dtype says {shown(said)} of {are}: read as stored."]
+    label = f"{folder.label}/config.json: expert_dtype {shown(expert_dtype)}"
+    return [stored_otherwise(label, "matrix", odd, f"as {stored[odd[0]]}")]
 
 
 def _weight(name: str, parts: Mapping[str, Part], keys: Reader, block: tuple[int, int] | None, compute: str) -> Weight:
-    """One weight and its scales."""
+    """Return one weight with its scales."""
     weight, module = parts[name], name.removesuffix(".weight")
     joint = "." if module != name else "_"
     is_packed, element = weight.dtype in PACKED, keys.values.get("fmt")
     if not is_packed and element is not None and float8_of(element) != weight.dtype:
-        raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.fmt is {shown(element)}.")
+        raise BadInput(f"{where(weight)}: is {weight.dtype}, but {keys.label}.fmt says {shown(element)}.")
     suffix = _scale_of(name, parts)
     if suffix is None:
-        raise BadInput(
-            f"{where(weight)}: is {weight.dtype} and has no {module}{(SCALES if joint == '.' else FUSED_SCALES)[0]} "
-            f"next to it, which {keys.label}.quant_method fp8 needs."
-        )
+        scales = f"{module}{(SCALES if joint == '.' else FUSED_SCALES)[0]}"
+        raise missing(weight, scales, f"{weight.dtype} with {keys.label}.quant_method fp8")
     if len(weight.shape) not in (2, 3):
-        raise NotPossible(
-            f"{where(weight)}: has {len(weight.shape)} dimensions; FP8 is read of matrices and of stacked experts."
-        )
-    suffixes = {"weight": name.removeprefix(module), **{part: joint + part for part in ALONG}, "scales": suffix}
-    stored = beside(module, suffixes, parts)
+        raise NotPossible(f"{where(weight)}: shape {list(weight.shape)} is not supported. Supported: {MATRICES}.")
+    suffixes = {"weight": name.removeprefix(module), **{part: joint + part for part in COPIED}, "scales": suffix}
+    stored = parts_of(module, suffixes, parts)
     scale = stored["scales"]
     if scale.dtype not in (*FLOATS, *POWERS):
-        raise BadInput(f"{where(scale)}: is {scale.dtype}, scales are f32, bf16, f16 or f8_e8m0.")
+        raise mismatch(scale, either((*FLOATS, *POWERS)))
     if is_packed:
         fp4 = _packed(stored, compute)
-        said = f"quantization_config: E2M1 in groups of {MX_GROUP}"
-        return held(name, (*weight.shape[:-1], fp4.columns), fp4, stored, said, {"scales": suffix})
+        reason = f"quantization_config: E2M1 in groups of {MX_GROUP}"
+        return checked_weight(name, (*weight.shape[:-1], fp4.columns), fp4, stored, reason, {"scales": suffix})
     ue8m0 = float8_of(keys.values.get("scale_fmt")) == "f8_e8m0"
     stored_block = _stored_block(scale, block, weight.shape) if suffix == GRID_SCALE else block
     scheme = Bytewise(
         family="fp8", columns=weight.shape[-1], scales=_scales(scale, stored_block, weight.shape, powers=ue8m0),
-        stored=weight.dtype, compute=compute, extras=extras_of(stored, ALONG),
+        stored=weight.dtype, compute=compute, extras=extras_of(stored, COPIED),
     )  # fmt: skip
-    is_said = block is not None and block == (scheme.scales.rows, scheme.scales.columns)
-    said = f"weight_block_size {list(block)}" if block and is_said else f"scales {list(scale.shape)}"
-    return held(name, weight.shape, scheme, stored, f"quantization_config: {said}", {"scales": suffix})
+    has_blocks = block is not None and block == (scheme.scales.rows, scheme.scales.columns)
+    sharing = f"weight_block_size {list(block)}" if block and has_blocks else f"scales {list(scale.shape)}"
+    return checked_weight(name, weight.shape, scheme, stored, f"quantization_config: {sharing}", {"scales": suffix})
 
 
 def _packed(stored: Mapping[str, Part], compute: str) -> Scaled:
-    """Two codes of E2M1 a byte, in groups."""
+    """Return the scheme of E2M1 codes, two in each byte, in groups."""
     weight, scale = stored["weight"], stored["scales"]
     rank = len(weight.shape)
     shared = Scales(scale.dtype, 1, MX_GROUP, rank, stacked=weight.shape[1] if rank == 3 else 0)
     return SmallFloat(
         family="fp8", columns=2 * weight.shape[-1], element="e2m1", stored=weight.dtype, scales=shared, compute=compute,
-        extras=extras_of(stored, ALONG),
+        extras=extras_of(stored, COPIED),
     )  # fmt: skip
 
 
 def _stored_block(scale: Part, block: tuple[int, int] | None, shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """The block that the settings say, or the one of a grid of scales that is no such: tables may have their own."""
+    """Return the settings' block, or the one that fits the shape of the scales: some tables have another block."""
     lengths, counts = shape[-2:], scale.shape[-2:]
     if block is not None and tuple(-(-n // each) for n, each in zip(lengths, block, strict=True)) == counts:
         return block
@@ -185,7 +180,7 @@ def _stored_block(scale: Part, block: tuple[int, int] | None, shape: tuple[int, 
 
 
 def _scales(scale: Part, block: tuple[int, int] | None, shape: tuple[int, ...], *, powers: bool) -> Scales:
-    """How scales are shared: in blocks, by the row or by all; of stacked matrices those of each."""
+    """Return how scales are shared: by blocks, rows or the whole matrix; in stacked matrices, separately for each."""
     if len(shape) == 3:
         return stacked_scales(scale, block, shape, powers=powers)
     if block is not None:

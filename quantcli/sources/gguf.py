@@ -1,7 +1,7 @@
-"""A GGUF file: every tensor is a weight of one part, its blocks; types that are not decoded can be listed.
+"""GGUF files: every tensor is a weight with one part, its blocks. Types that cannot be decoded are only listed.
 
-Source: ggml's docs/gguf.md. Dense types are the dense schemes. Of a big-endian file bytes are swapped as they are read;
-a type whose blocks cannot be is listed only.
+Source: ggml's docs/gguf.md. Dense types have dense schemes. The bytes of a big-endian file are swapped as they are
+read; types whose blocks cannot be swapped are only listed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from quantcli.sources.companions import marked
 DENSE = {"f32": "f32", "f16": "f16", "bf16": "bf16", "f64": "f64", "i8": "i8", "i16": "i16", "i32": "i32", "i64": "i64"}
 
 
-#: How the parts of a split file are named.
+#: The names of a split file's parts.
 PART = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
-#: More parts than this no tool writes.
+#: The most parts that a tool writes.
 MAX_PARTS = 99_999
 
 
 def scheme(tensor: TensorInfo, byte_order: str = "little") -> Scheme:
-    """The scheme of a stored tensor; in a big-endian file one that is listed only where its bytes cannot be swapped."""
+    """Return the scheme of a stored tensor: `Opaque` for types that cannot be decoded or, if big-endian, swapped."""
     is_big = byte_order != "little"
     if tensor.type_name is None:
         return Opaque(f"type-{tensor.type_id}", tensor.span, tensor.type_id, is_big)
@@ -46,22 +46,22 @@ def scheme(tensor: TensorInfo, byte_order: str = "little") -> Scheme:
 
 
 def weight(tensor: TensorInfo, path: Path, byte_order: str = "little") -> Weight:
-    """A stored tensor as a weight."""
-    found = scheme(tensor, byte_order)
-    ((part, spec),) = found.layout(tensor.shape).items()
+    """Return a stored tensor as a weight."""
+    stored_scheme = scheme(tensor, byte_order)
+    ((part, spec),) = stored_scheme.layout(tensor.shape).items()
     swap = None if byte_order == "little" or tensor.type_name is None else swapped(BY_NAME[tensor.type_name])
     stored = Part(tensor.name, spec.dtype, spec.shape, path, tensor.offset, swap or ())
-    return Weight(tensor.name, tensor.shape, found, {part: stored}, "stored")
+    return Weight(tensor.name, tensor.shape, stored_scheme, {part: stored}, "stored")
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file starts as GGUF files do, whatever its name (Ollama calls them by their hash)."""
+    """Return whether a file starts like a GGUF file, whatever its name (Ollama names files by their hash)."""
     with opened(path) as (read, _):
         return read(0, len(gguf.MAGIC)) == gguf.MAGIC
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """The checkpoint of a GGUF file; of a split one, any part opens all. Raises `BadInput`."""
+    """Open a GGUF file; any part of a split file opens all of them. Raises `BadInput`."""
     header = gguf.read(path)
     if _parts(header) <= 1:
         return from_header(header, path)
@@ -70,7 +70,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
 
 def from_header(header: GgufFile, path: Path) -> Checkpoint:
-    """The checkpoint of a header that was read already."""
+    """Return the checkpoint of a header that has been read already."""
     return _checkpoint([header], path)
 
 
@@ -79,61 +79,76 @@ def _checkpoint(headers: list[GgufFile], path: Path) -> Checkpoint:
     for header in headers:
         for name, tensor in header.tensors.items():
             if name in weights:
-                raise BadInput(f"{header.path}: tensor {shown(name)} stands in another part too: get the parts again.")
+                raise BadInput(
+                    f"{header.path}: tensor {shown(name)} appears in another part too. Download the parts again."
+                )
             weights[name] = weight(tensor, header.path, header.byte_order)
     files = tuple(header.path for header in headers)
-    further = tuple(warning for header in headers for warning in _beyond(header))
+    further = tuple(warning for header in headers for warning in _excess_warnings(header))
     return marked(Checkpoint("gguf", "gguf", path, files, weights, metadata=headers[0].metadata, warnings=further))
 
 
-def _beyond(header: GgufFile) -> list[str]:
-    """A warning of bytes after the last tensor that are more than padding."""
+def _excess_warnings(header: GgufFile) -> list[str]:
+    """Return a warning if more bytes than padding follow the last tensor."""
     last = max(header.tensors.values(), key=lambda tensor: (tensor.offset, tensor.span), default=None)
     if last is None or last.nbytes is None or last.span - last.nbytes < header.alignment:
         return []
-    return [f"{header.path}: goes on for {last.span - last.nbytes} bytes after its last tensor, which are left out."]
+    return [f"{header.path}: the {last.span - last.nbytes} bytes after its last tensor are ignored."]
 
 
 def _parts(header: GgufFile) -> int:
-    """How many files the checkpoint is cut into, 1 where nothing says so. Raises `BadInput`."""
+    """Return the number of parts of a split file, by default 1. Raises `BadInput`."""
     value = header.metadata.get("split.count", Value("uint16", 1)).value
     if type(value) is not int or not 0 <= value <= MAX_PARTS:
-        raise BadInput(f"{header.path}: key split.count is {shown(value)}, a number up to {MAX_PARTS} is needed.")
+        raise BadInput(
+            f"{header.path}: key split.count: expected a number from 0 to {MAX_PARTS}, found {shown(value)}."
+        )
     return value
 
 
 def _refuse_concatenated(header: GgufFile, path: Path) -> None:
-    """Raise `BadInput` for a part with the next one behind it in the same file."""
+    """Raise `BadInput` for a part that is followed by the next one in the same file."""
     end = max((t.offset + (t.nbytes or 0) for t in header.tensors.values()), default=header.data_start)
     with opened(path) as (read, size):
-        behind = read(end, min(header.alignment + len(gguf.MAGIC), max(0, size - end)))
-    if gguf.MAGIC in behind:
+        after = read(end, min(header.alignment + len(gguf.MAGIC), max(0, size - end)))
+    if gguf.MAGIC in after:
         raise BadInput(
-            f"{path}: holds the parts of a split model one after another, as `cat` joins them, which no program reads. "
-            f"Download the {_parts(header)} parts again, and name the first (-00001-of-{_parts(header):05d}.gguf)."
+            f"{path}: contains the parts of a split model one after another (joined with `cat`), which no program can "
+            f"read. Download the {_parts(header)} parts again, and give the first as the source "
+            f"(-00001-of-{_parts(header):05d}.gguf)."
         )
 
 
 def _joined(path: Path, count: int) -> Checkpoint:
-    """The parts of a split file, each checked to be the one that its name says. Source: llama.cpp (gguf-split)."""
-    named = PART.fullmatch(path.name)
-    if named is None or int(named["count"]) != count:
-        raise BadInput(f"{path}: is one of {count} parts and should be named like model-00001-of-{count:05d}.gguf.")
-    if not 1 <= int(named["number"]) <= count:
-        raise BadInput(f"{path}: is named part {int(named['number'])} of {count}: get it again under its own name.")
+    """Open the parts of a split file, checking that each is the one that its name says.
+
+    Source: llama.cpp (gguf-split). Raises `BadInput`.
+    """
+    name = PART.fullmatch(path.name)
+    if name is None or int(name["count"]) != count:
+        raise BadInput(
+            f"{path}: is one of {count} parts, but its name does not say so. Rename the parts to "
+            f"NAME-00001-of-{count:05d}.gguf and so on."
+        )
+    if not 1 <= int(name["number"]) <= count:
+        raise BadInput(
+            f"{path}: the name says part {int(name['number'])}, but there are {count} parts. Rename it, or download it "
+            "again."
+        )
     headers = []
     for number in range(count):
-        part = path.with_name(f"{named['prefix']}-{number + 1:05d}-of-{count:05d}.gguf")
+        part = path.with_name(f"{name['prefix']}-{number + 1:05d}-of-{count:05d}.gguf")
         if not part.is_file():
-            raise BadInput(f"{part}: is missing, one of the {count} parts of {path.name}: get it too.")
+            raise BadInput(f"{part}: is missing: {path.name} is one of {count} parts. Download all of them.")
         headers.append(gguf.read(part))
-        said = headers[-1].metadata.get("split.no", Value("uint16", None)).value
-        if said != number or _parts(headers[-1]) != count:
+        stated = headers[-1].metadata.get("split.no", Value("uint16", None)).value
+        if stated != number or _parts(headers[-1]) != count:
             raise BadInput(
-                f"{part}: says that it is part {shown(said)} (from 0) of {_parts(headers[-1])}: get it again."
+                f"{part}: its keys say that it is part {shown(stated)} (counted from 0) of {_parts(headers[-1])}, but "
+                "its name says otherwise. Download it again."
             )
     total = headers[0].metadata.get("split.tensors.count", Value("int32", None)).value
-    found = sum(len(header.tensors) for header in headers)
-    if total is not None and total != found:
-        raise BadInput(f"{path}: the parts have {found} tensors, key split.tensors.count says {shown(total)}.")
+    stored = sum(len(header.tensors) for header in headers)
+    if total is not None and total != stored:
+        raise BadInput(f"{path}: key split.tensors.count says {shown(total)}, but the parts have {stored} tensors.")
     return _checkpoint(headers, path)

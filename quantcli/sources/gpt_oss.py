@@ -1,7 +1,7 @@
-"""gpt-oss checkpoints: the experts' matrices as `<name>_blocks` and `<name>_scales`, all else dense.
+"""gpt-oss checkpoints: the experts' matrices as `<name>_blocks` and `<name>_scales`, everything else dense.
 
-config.json's `quantization_config` says `quant_method` mxfp4 and `modules_to_not_convert`, globs of what stays dense.
-A weight is called as transformers calls its tensor, `...mlp.experts.gate_up_proj`; its rows are outputs, as stored.
+config.json's `quantization_config` gives `quant_method` mxfp4 and `modules_to_not_convert`, globs of dense modules.
+A weight has transformers' name of its tensor, `...mlp.experts.gate_up_proj`; its rows are outputs, as stored.
 Source: transformers (integrations/mxfp4.py, quantizers/quantizer_mxfp4.py).
 """
 
@@ -17,50 +17,50 @@ from quantcli.errors import BadInput
 from quantcli.schemes.hf.gpt_oss import BYTES, GptOss
 from quantcli.schemes.ocp import MX_GROUP
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.hf import not_left_out
-from quantcli.sources.modules import beside, checkpoint, held, settings_of, where
+from quantcli.sources.modules import checked_weight, checkpoint, parts_of, settings_of
+from quantcli.sources.wording import listed_as_dense, mismatch, missing, no_codes, stored_otherwise, where
 
 SUFFIXES = {"blocks": "_blocks", "scales": "_scales"}
-#: The matrices that are stored so unless the settings leave them out.
+#: The matrices that are quantized unless the settings list them as dense.
 EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 REASON = "quantization_config: quant_method mxfp4"
 
 
 def open_gpt_oss(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
-    """The checkpoint of a gpt-oss folder. Raises `BadInput`."""
+    """Open a gpt-oss folder. Raises `BadInput`."""
     keys = settings_of(folder, config)
     skipped = keys.texts("modules_to_not_convert")
     names = sorted(name.removesuffix("_blocks") for name in tensors.parts if name.endswith("_blocks"))
     if not names:
-        raise BadInput(f"{keys.label}: `quant_method` is mxfp4, but no tensor is called *_blocks.")
+        raise no_codes(keys.label, "mxfp4", "*_blocks")
     for name, part in tensors.parts.items():
-        if name.endswith("_scales") and f"{name.removesuffix('_scales')}_blocks" not in tensors.parts:
-            raise BadInput(f"{where(part)}: has no _blocks beside it, which quant_method mxfp4 needs.")
+        blocks = f"{name.removesuffix('_scales')}_blocks"
+        if name.endswith("_scales") and blocks not in tensors.parts:
+            raise missing(part, blocks, REASON)
     unpacked = {n: p for n, p in tensors.parts.items() if n.endswith(EXPERTS) and not _is_skipped(n, skipped)}
     dense = [name for name, part in unpacked.items() if part.dtype in FLOATS]
     odd = next((part for name, part in unpacked.items() if name not in dense), None)
+    place = f"{keys.label}.modules_to_not_convert"
     if odd is not None:
-        raise BadInput(
-            f"{where(odd)}: is {odd.dtype} and not packed, and {keys.label}.modules_to_not_convert does not name it."
-        )
-    further = [not_left_out(f"{keys.label}.modules_to_not_convert", dense)] if dense else []
+        raise BadInput(f"{where(odd)}: is not packed ({odd.dtype}), but {place} does not list it as dense.")
+    further = [stored_otherwise(place, "matrix", dense, "dense")] if dense else []
     weights = [_weight(name, tensors.parts, skipped) for name in names]
     return checkpoint("gpt-oss", folder, config, tensors, weights, further)
 
 
 def _is_skipped(name: str, skipped: Iterable[str]) -> bool:
-    """Whether a pattern names this tensor or a module that it is in."""
+    """Return whether a pattern matches this tensor or a module that contains it."""
     return any(fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*") for pattern in skipped)
 
 
 def _weight(name: str, parts: Mapping[str, Part], skipped: Iterable[str]) -> Weight:
-    stored = beside(name, SUFFIXES, parts)
+    stored = parts_of(name, SUFFIXES, parts)
     blocks = stored["blocks"]
     if _is_skipped(name, skipped):
-        raise BadInput(f"{where(blocks)}: is packed, but quantization_config.modules_to_not_convert names it.")
+        raise listed_as_dense(blocks, name, "quantization_config.modules_to_not_convert")
     if "scales" not in stored:
-        raise BadInput(f"{where(blocks)}: has no {name}_scales beside it, which quant_method mxfp4 needs.")
+        raise missing(blocks, f"{name}_scales", REASON)
     if len(blocks.shape) != 4 or blocks.shape[-1] != BYTES:
-        raise BadInput(f"{where(blocks)}: has shape {list(blocks.shape)}, (experts, rows, groups, {BYTES}) is needed.")
+        raise mismatch(blocks, f"shape [experts, rows, groups, {BYTES}]", REASON)
     shape = (*blocks.shape[:2], blocks.shape[2] * MX_GROUP)
-    return held(name, shape, GptOss(), stored, REASON)
+    return checked_weight(name, shape, GptOss(), stored, REASON)

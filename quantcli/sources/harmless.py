@@ -1,6 +1,6 @@
-"""Settings of quantizers that say nothing of what stored tensors mean, each with the reason.
+"""Quantizers' settings that do not affect the meaning of stored tensors, each with the reason.
 
-A key of `quantization_config` that no reader asks for and that is not listed here is named in a warning. Sources: the
+A warning names the keys of `quantization_config` that no reader uses and that are not listed here. Sources: the
 configuration classes of GPTQModel, AutoAWQ, AutoRound, compressed-tensors, bitsandbytes, Quark, HQQ, torchao, modelopt
 and transformers.
 """
@@ -15,30 +15,30 @@ from typing import Any
 from quantcli.containers.hostile import shown
 from quantcli.sources.noted import Noted, unread
 
-#: So many settings are named in one message.
+#: The most settings that one message names.
 MOST_NAMED = 12
 
 
 @dataclass(frozen=True)
 class Harmless:
-    """Why a setting does not matter here. values: it does with any other than these; empty: with none."""
+    """Why a setting does not matter. values: the only values that do not matter; empty for all values."""
 
     reason: str
     values: tuple[Any, ...] = ()
 
 
-SEARCH = Harmless("says how codes were searched for, not what they mean")
+SEARCH = Harmless("describes how codes were chosen, not what they mean")
 MAKER = Harmless("names the tool that wrote the file")
-RUNTIME = Harmless("says how a runtime computes with the weights")
-ACTIVATIONS = Harmless("is of activations, which are not stored")
-SHOWN = Harmless("which modules are quantized shows in their tensors")
-STORED = Harmless("the tensors themselves, or what is stored with them, say it")
-CACHE = Harmless("is of the cache of keys and values, which is not stored")
+RUNTIME = Harmless("describes how a runtime computes with the weights")
+ACTIVATIONS = Harmless("concerns activations, which are not stored")
+SHOWN = Harmless("the tensors show which modules are quantized")
+STORED = Harmless("the tensors, or the settings stored with them, show it")
+CACHE = Harmless("concerns the KV cache, which is not stored")
 
-#: Patterns of dotted keys after `quantization_config.`, with a `quant_method:` before them where they are one tool's ->
-#: why they are harmless; the first that matches counts.
+#: Patterns of dotted keys after `quantization_config.`, preceded by `quant_method:` if they apply to one tool -> why
+#: they are harmless. The first match is used.
 TABLE: dict[str, Harmless] = {
-    "quant_method": Harmless("is read where the folder is opened"),
+    "quant_method": Harmless("is read when the folder is opened"),
     **dict.fromkeys(
         (
             "autogptq_version", "autoround_version", "global_compression_ratio", "method", "producer*", "provider",
@@ -93,37 +93,37 @@ TABLE: dict[str, Harmless] = {
         ),
         STORED,
     ),
-    "modelopt:config_groups.*": Harmless("quant_algo says how weights are stored"),
-    "*.weight.is_dynamic": Harmless("weights that are stored dense are taken as they are"),
+    "modelopt:config_groups.*": Harmless("quant_algo determines how weights are stored"),
+    "*.weight.is_dynamic": Harmless("weights that are stored dense are read as stored"),
     **dict.fromkeys(
         ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
-        Harmless("each weight's own state says it, and a difference is a warning"),
+        Harmless("each weight's state is used; a difference is a warning"),
     ),
-    **dict.fromkeys(("sparsity_config.*", "transform_config.*"), Harmless("is refused where it changes weights")),
-    **dict.fromkeys(("awq_gemm_checkpoint", "is_marlin_format"), Harmless("no other layout is claimed", (False,))),
-    "data_type": Harmless("the layout is one of integers", ("int",)),
+    **dict.fromkeys(("sparsity_config.*", "transform_config.*"), Harmless("is refused if it changes weights")),
+    **dict.fromkeys(("awq_gemm_checkpoint", "is_marlin_format"), Harmless("states no other layout", (False,))),
+    "data_type": Harmless("states that codes are integers", ("int",)),
 }  # fmt: skip
 
 
 def harmless(method: str, path: str, value: Any) -> str | None:
-    """Why a setting of a `quant_method` says nothing of the stored tensors, None where it may."""
+    """Return why a setting of a `quant_method` does not affect the stored tensors; None if it may."""
     names = (f"{method}:{path}", path)
     row = next((row for pattern, row in TABLE.items() if any(fnmatch.fnmatchcase(n, pattern) for n in names)), None)
     return row.reason if row is not None and (not row.values or value in row.values) else None
 
 
 def warnings(settings: Noted, label: str) -> list[str]:
-    """One line that names the settings which no reader asked for and which may matter; none without any."""
+    """Return a warning if there are settings that no reader uses and that may matter."""
     method = str(dict.get(settings, "quant_method"))
     odd = [path for path in unread(settings) if harmless(method, path, value_at(settings, path)) is None]
     if not odd:
         return []
     named = ", ".join(shown(path) for path in odd[:MOST_NAMED]) + (", ..." if len(odd) > MOST_NAMED else "")
-    return [f"{label}/{settings.place} has settings that are not read and may change the weights: {named}."]
+    return [f"{label}/{settings.place}: settings that may affect the weights are ignored: {named}."]
 
 
 def value_at(block: Mapping[str, Any], path: str) -> Any:
-    """The value under a dotted path; of lists of objects the first one's that has it. None where nothing has."""
+    """Return the value at a dotted path; in a list of objects, that of the first object with one. None without one."""
     for key in block:
         if path == key:
             return dict.get(dict(block), key)

@@ -1,11 +1,11 @@
-"""A Hugging Face folder of dense tensors: every tensor is a weight, in its stored dtype.
+"""Hugging Face folders of dense tensors: every tensor is a weight, in its stored dtype.
 
-Source: transformers' `save_pretrained`. Recognised by what it has not: no quantization settings in config.json.
+Source: transformers' `save_pretrained`. Recognised by the absence of quantization settings in config.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from quantcli.checkpoint import Checkpoint, Part, Weight
@@ -17,8 +17,9 @@ from quantcli.schemes.ocp import ELEMENTS
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, Tensors
 from quantcli.sources.mlx_settings import path_of
+from quantcli.sources.wording import stored_otherwise, where
 
-#: Suffixes under which quantizers store codes and scales: their presence without settings is a contradiction.
+#: Suffixes under which quantizers store codes and scales. Without a quantizer's settings they are an error.
 QUANTIZED_SUFFIXES = (
     ".qweight",
     ".qzeros",
@@ -30,7 +31,7 @@ QUANTIZED_SUFFIXES = (
 )
 
 
-#: Further ends of the names of quantized weights' parts.
+#: Further endings of names of quantized weights' parts.
 PARTS = (
     *QUANTIZED_SUFFIXES, ".scales", "_scales", ".weight_scale_2", "_scale_inv", ".weight_zero_point", ".g_idx", ".SCB",
     ".quant_map", ".W_q", "._weight_qdata", "._weight_scale", "._data", "._scale",
@@ -42,59 +43,45 @@ CODE_DTYPES = (
 
 
 def dense(part: Part) -> Weight:
-    """A tensor as it is stored, as a weight."""
+    """Return a stored tensor as a weight."""
     kind, _, element = part.dtype.partition("_")
     if kind == "f8" and element in ELEMENTS:
         return Weight(part.name, part.shape, BareFp8(element), {"weight": part}, "8-bit floats without a scale")
     return Weight(part.name, part.shape, Dense(part.dtype), {"weight": part}, "dense")
 
 
-def check_unquantized(parts: Iterable[Part], why: str) -> None:
-    """Refuse tensors that only make sense together with settings of their quantizer; `why`: what is wrong with them."""
+def check_unquantized(parts: Iterable[Part], problem: str) -> None:
+    """Raise `BadInput` for tensors that are meaningless without their quantizer's settings.
+
+    problem: what config.json says instead, as a clause.
+    """
     for part in parts:
         if part.name.endswith(QUANTIZED_SUFFIXES):
-            raise BadInput(f"{part.file}: tensor {part.name}: is part of a quantized weight in {why}.")
-
-
-def counted(noun: str, names: Sequence[str]) -> str:
-    """Names as the subject of a sentence that goes on with a participle.
-
-    >>> counted("module", ["a"]), counted("matrix", ["a", "b"])
-    ('a, which is', '2 matrices, a the first, which are')
-    """
-    if len(names) == 1:
-        return f"{names[0]}, which is"
-    plural = f"{noun[:-1]}ces" if noun.endswith("x") else f"{noun}s"
-    return f"{len(names)} {plural}, {names[0]} the first, which are"
-
-
-def not_left_out(label: str, names: Sequence[str]) -> str:
-    """The warning of dense matrices that the settings at `label` do not leave out."""
-    return f"{label} does not leave out {counted('matrix', names)} stored dense: read as stored."
+            raise BadInput(f"{where(part)}: is part of a quantized weight, but {problem}.")
 
 
 def looks_quantized(part: Part) -> bool:
-    """Whether a tensor is part of a quantized weight in some layout: codes, or scales by their name."""
+    """Return whether a tensor is part of a quantized weight in some layout: codes by its dtype, or scales by name."""
     return (len(part.shape) > 1 and part.dtype in CODE_DTYPES) or part.name.endswith(PARTS)
 
 
 def open_unquantized(
     folder: Folder, config: Mapping[str, object], tensors: Tensors, place: str, method: str, *, silent: bool
 ) -> Checkpoint:
-    """The checkpoint of a folder without a quantized weight, although its settings at `place` name a quantizer.
+    """Return the checkpoint of a folder without quantized weights whose settings at `place` name a quantizer.
 
-    silent: these settings are of nothing that is stored.
+    silent: do not warn, because these settings quantize no weight.
     """
     source = open_hf(folder, config, tensors)
     matrices = [name for name, weight in source.weights.items() if len(weight.shape) > 1]
     if silent or not matrices:
         return source
     label = f"{folder.label}/{place}: quant_method {shown(method)}"
-    return replace(source, warnings=(*source.warnings, not_left_out(label, matrices)))
+    return replace(source, warnings=(*source.warnings, stored_otherwise(label, "matrix", matrices, "dense")))
 
 
 def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> Checkpoint:
-    """The checkpoint of a dense folder. Raises `BadInput`, `NotPossible`."""
+    """Return the checkpoint of a dense folder. Raises `BadInput`, `NotPossible`."""
     weights = {name: dense(part) for name, part in sorted(tensors.parts.items())}
     source = marked(
         Checkpoint(
@@ -110,6 +97,5 @@ def open_hf(folder: Folder, config: Mapping[str, object], tensors: Tensors) -> C
         )
     )
     if not is_unscaled(source):
-        why = "a layout that config.json, without quantization_config, does not name"
-        check_unquantized(tensors.parts.values(), why)
+        check_unquantized(tensors.parts.values(), "config.json has no quantization_config that describes its layout")
     return source

@@ -1,9 +1,8 @@
 """The Hugging Face Hub as a source: `org/name[@revision][:FILE.gguf]`, its list of files, its download.
 
 Source: the client library huggingface_hub, whose environment variables (HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT,
-HF_HUB_OFFLINE ...) and cache are used as they are. What a conversion needs is downloaded: config.json, the files that
-folders made of it have too (`sidecars`), the tensor files that `tensor_files` chooses; never a pickle. `remote` reads
-headers alone.
+HF_HUB_OFFLINE ...) and cache are used. Only what a conversion needs is downloaded: config.json, the sidecar files that
+are copied (`sidecars`), the tensor files that `tensor_files` chooses; never a pickle. `remote` reads headers only.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from quantcli.sources.hub_errors import patiently, reaching, settings
 from quantcli.sources.sidecars import SETTINGS, sort_out
 from quantcli.sources.tensor_files import INDEX, choose
 
-#: What says how weights are stored.
+#: The files that describe how weights are stored.
 CONFIGS = ("config.json", *SETTINGS)
 LIBRARY = "quantcli"
 
@@ -39,7 +38,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class HubId:
-    """A model on the Hub. repo: `org/name`; revision: a branch, tag, `refs/pr/N` or commit; file: a GGUF file of it."""
+    """A model on the Hub. repo: `org/name`. revision: a branch, tag, `refs/pr/N` or commit. file: one of its GGUFs."""
 
     repo: str
     revision: str = "main"
@@ -55,7 +54,7 @@ class HubId:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What the Hub says of a file: its bytes, and its SHA-256 where it is stored as a large file."""
+    """A file on the Hub: its bytes, and its SHA-256 if the Hub stores it as a large file."""
 
     size: int
     sha256: str | None
@@ -70,9 +69,9 @@ class Listing:
 
 
 def parse_id(text: str, revision: str | None = None) -> HubId | None:
-    """`org/name[@revision][:FILE.gguf]` as an id; None for a path: one that exists, or what has not an id's form.
+    """Parse `org/name[@revision][:FILE.gguf]`; return None for an existing path, or a text of another form.
 
-    `revision` is `--revision`'s value; raises `WrongUsage` where it is malformed, or `text` names another.
+    revision: the value of `--revision`. Raises `WrongUsage` if it is malformed, or if `text` has another one.
 
     >>> parse_id("org/name@v1.0:model-q4_0.gguf")
     HubId(repo='org/name', revision='v1.0', file='model-q4_0.gguf')
@@ -91,10 +90,10 @@ def parse_id(text: str, revision: str | None = None) -> HubId | None:
         return None
     if revision is not None and not _is_revision(revision):
         raise WrongUsage(
-            f"--revision {shown(revision)}: is no branch, tag or commit: give a name such as main or v1.0."
+            f"--revision {shown(revision)}: is not the name of a branch, tag or commit. Use one such as main or v1.0."
         )
     if revision is not None and named not in (None, revision):
-        raise WrongUsage(f"{text}: names revision {named}, --revision names {revision}: give one of them.")
+        raise WrongUsage(f"{text}: names revision {named}, but --revision names {revision}. Use one of them.")
     return HubId(repo, named or revision or "main", file)
 
 
@@ -107,12 +106,12 @@ def _is_gguf_path(text: str) -> bool:
 
 
 def is_plain_path(name: str) -> bool:
-    """Whether a name from a list of files stays in its folder and can be printed."""
+    """Return whether a name from a list of files is inside its folder and can be printed."""
     return not UNPRINTABLE.search(name) and "\\" not in name and not {"", ".", ".."} & set(name.split("/"))
 
 
 def list_files(hub_id: HubId) -> Listing:
-    """The files of a repository with their sizes, one request. Raises `Surroundings`."""
+    """Request the files of a repository with their sizes. Raises `Surroundings`, `BadInput`."""
     constants = settings()
     from huggingface_hub import HfApi
 
@@ -123,24 +122,24 @@ def list_files(hub_id: HubId) -> Listing:
             info = patiently(
                 lambda: api.model_info(hub_id.repo, revision=hub_id.revision, files_metadata=True, timeout=timeout)
             )
-            found = {s.rfilename: FileInfo(s.size, s.lfs and s.lfs.sha256) for s in info.siblings or ()}  # type: ignore[arg-type]
-            return _checked(Listing(info.sha or "", found), hub_id)
+            files = {s.rfilename: FileInfo(s.size, s.lfs and s.lfs.sha256) for s in info.siblings or ()}  # type: ignore[arg-type]
+            return _checked(Listing(info.sha or "", files), hub_id)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, OSError):
                 raise
             raise Surroundings(
-                f"{hub_id}: {constants.ENDPOINT} does not answer as a Hub does: check HF_ENDPOINT and any proxy."
+                f"{hub_id}: {constants.ENDPOINT} does not answer like a Hub. Check HF_ENDPOINT and any proxy."
             ) from error
 
 
 def _checked(listing: Listing, hub_id: HubId) -> Listing:
-    """The listing, everything in it checked: it names paths and sizes."""
+    """Return the listing. Raises for paths, sizes and hashes that are invalid: the server is not trusted."""
     if not _COMMIT.fullmatch(listing.commit):
         raise ValueError("no commit")
     for name, info in listing.files.items():
         if not isinstance(name, str) or not is_plain_path(name):
             raise BadInput(
-                f"{hub_id}: lists a file {shown(name)}, a path that leads out of the folder: do not use this source."
+                f"{hub_id}: lists the file {shown(name)}, a path outside the repository. Do not use this source."
             )
         if type(info.size) is not int or not 0 <= info.size <= LARGEST_COUNT:
             raise ValueError("no size")
@@ -150,16 +149,16 @@ def _checked(listing: Listing, hub_id: HubId) -> Listing:
 
 
 def small_files(sizes: Mapping[str, int]) -> list[str]:
-    """Those of a repository's files (name -> bytes) that folders made of it have, its config.json, its index."""
-    found = sort_out(sizes, ())
-    return sorted({*found.copied, *found.layout, *({*CONFIGS, INDEX} & sizes.keys())})
+    """Return those of a repository's files (name -> bytes) that outputs get, its config.json and its index."""
+    others = sort_out(sizes, ())
+    return sorted({*others.copied, *others.layout, *({*CONFIGS, INDEX} & sizes.keys())})
 
 
 def tensors_of(hub_id: HubId, names: Iterable[str], read_index: Callable[[], bytes]) -> list[str]:
-    """The tensor files of a repository, by the rules of a local folder; of a repository of GGUF files, the one meant.
+    """Choose the tensor files of a repository as in a local folder, or its GGUF file with all parts.
 
-    Raises `NotPossible` where there are only pickles, or several GGUF files and none is named; `BadInput` where files
-    and index contradict each other.
+    Raises `NotPossible` if there are only pickles, or several GGUF models and none is named; `BadInput` if files and
+    index contradict each other.
     """
     names = sorted(names)
     ggufs = [name for name in names if name.endswith(".gguf")]
@@ -170,7 +169,7 @@ def tensors_of(hub_id: HubId, names: Iterable[str], read_index: Callable[[], byt
 
 
 def _gguf_set(hub_id: HubId, ggufs: list[str]) -> list[str]:
-    """The GGUF file meant, or all files of its split set, in order."""
+    """Return the GGUF file to use, or all parts of a split file, in order."""
     sets: dict[str, list[str]] = {}
     for name in ggufs:
         split = _SPLIT.fullmatch(name)
@@ -179,9 +178,11 @@ def _gguf_set(hub_id: HubId, ggufs: list[str]) -> list[str]:
         if hub_id.file in members or (hub_id.file is None and len(sets) == 1):
             return members
     if hub_id.file is not None:
-        raise NotPossible(f"{hub_id}: has no file {hub_id.file}; its GGUF files: {_listed(ggufs)}.")
+        raise NotPossible(f"{hub_id}: there is no file {hub_id.file}. Its GGUF files: {_listed(ggufs)}.")
     first = [members[0] for members in sets.values()]
-    raise NotPossible(f"{hub_id}: has several GGUF models ({_listed(first)}): pass one as {hub_id}:{first[0]}.")
+    raise NotPossible(
+        f"{hub_id}: has several GGUF models ({_listed(first)}). Give one of them, such as {hub_id}:{first[0]}."
+    )
 
 
 def _listed(names: list[str], most: int = 30) -> str:
@@ -190,9 +191,9 @@ def _listed(names: list[str], most: int = 30) -> str:
 
 
 def download(hub_id: HubId, *, progress: bool = True) -> Path:
-    """The model's snapshot folder in the Hub's cache (of GGUF files: the first file), completed by a download.
+    """Download a model; return its snapshot folder in the Hub's cache, or its (first) GGUF file there.
 
-    progress: show bars on stderr where that is a terminal. Raises `Surroundings`, `NotPossible`, `BadInput`.
+    progress: show bars on stderr if it is a terminal. Raises `Surroundings`, `NotPossible`, `BadInput`.
     """
     if settings().HF_HUB_OFFLINE:
         return cached(hub_id)
@@ -203,36 +204,36 @@ def download(hub_id: HubId, *, progress: bool = True) -> Path:
 
     def read_downloaded() -> bytes:
         if listing.files[INDEX].size > MAX_BYTES:
-            raise BadInput(f"{hub_id}/{INDEX}: {listing.files[INDEX].size} bytes are too many (at most {MAX_BYTES}).")
+            raise BadInput(f"{hub_id}/{INDEX}: is {listing.files[INDEX].size} bytes; the limit is {MAX_BYTES}.")
         path = hf_hub_download(hub_id.repo, INDEX, revision=listing.commit, library_name=LIBRARY, tqdm_class=bar)
         return Path(path).read_bytes()
 
     with reaching(hub_id.repo, hub_id.revision):
         tensors = tensors_of(hub_id, listing.files, read_downloaded)
-        wanted = _wanted({name: info.size for name, info in listing.files.items()}, tensors)
+        needed = _needed({name: info.size for name, info in listing.files.items()}, tensors)
         folder = Path(
             snapshot_download(
                 hub_id.repo,
-                # The name, not the commit: so the cache remembers what it stands for, for work offline.
+                # The name, not the commit, so that the cache can resolve it offline.
                 revision=hub_id.revision,
-                allow_patterns=[glob.escape(name) for name in wanted],
+                allow_patterns=[glob.escape(name) for name in needed],
                 library_name=LIBRARY,
                 tqdm_class=bar,
             )
         )
     if folder.name != listing.commit:
-        raise Surroundings(f"{hub_id}: has changed while it was downloaded: run the command again.")
-    if name := _missing(folder, wanted):
-        raise Surroundings(f"{hub_id}: the Hub did not give all of it, {name} is missing: run the command again.")
+        raise Surroundings(f"{hub_id}: changed during the download. Run the command again.")
+    if name := _missing(folder, needed):
+        raise Surroundings(f"{hub_id}: the download is incomplete: {name} is missing. Run the command again.")
     return _opened_as(folder, tensors)
 
 
-def _wanted(sizes: Mapping[str, int], tensors: list[str]) -> list[str]:
+def _needed(sizes: Mapping[str, int], tensors: list[str]) -> list[str]:
     return tensors if tensors[0].endswith(".gguf") else sorted({*tensors, *small_files(sizes)})
 
 
 def _progress_bar(progress: bool) -> Any:
-    """None: huggingface_hub's own bars, on a terminal; else bars that print nothing."""
+    """Return a class of progress bars that print nothing; on a terminal None, for huggingface_hub's bars."""
     if progress and sys.stderr.isatty():
         return None
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
@@ -241,12 +242,12 @@ def _progress_bar(progress: bool) -> Any:
 
 
 def cached(hub_id: HubId) -> Path:
-    """What `download` gives, from the cache alone. Raises `Surroundings` where it is not there, or not all of it."""
+    """Return the same as `download` from the cache alone. Raises `Surroundings` if files are not in the cache."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     with reaching(hub_id.repo, hub_id.revision):
-        # No pattern matches nothing: the folder is asked for, its files are checked below.
+        # No patterns match no files: this only asks for the folder, whose files are checked below.
         folder = Path(
             snapshot_download(hub_id.repo, revision=hub_id.revision, local_files_only=True, allow_patterns=[])
         )
@@ -256,10 +257,10 @@ def cached(hub_id: HubId) -> Path:
         files = [path for path in folder.rglob("*") if path.is_file()]
         sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
-    def check(wanted: list[str]) -> None:
-        if name := _missing(folder, wanted):
+    def check(needed: list[str]) -> None:
+        if name := _missing(folder, needed):
             raise Surroundings(
-                f"{hub_id}: the cache holds it only in part, {name} is missing: unset HF_HUB_OFFLINE to download it."
+                f"{hub_id}: is incomplete in the cache: {name} is missing. Unset HF_HUB_OFFLINE to download it."
             )
 
     def read_cached() -> bytes:
@@ -267,12 +268,12 @@ def cached(hub_id: HubId) -> Path:
         return (folder / INDEX).read_bytes()
 
     tensors = tensors_of(hub_id, sizes, read_cached)
-    check(_wanted(sizes, tensors))
+    check(_needed(sizes, tensors))
     return _opened_as(folder, tensors)
 
 
-def _missing(folder: Path, wanted: list[str]) -> str | None:
-    return next((name for name in wanted if not (folder / name).is_file()), None)
+def _missing(folder: Path, needed: list[str]) -> str | None:
+    return next((name for name in needed if not (folder / name).is_file()), None)
 
 
 def _opened_as(folder: Path, tensors: list[str]) -> Path:
@@ -280,7 +281,7 @@ def _opened_as(folder: Path, tensors: list[str]) -> Path:
 
 
 def cached_sha256(path: Path) -> str | None:
-    """The SHA-256 that the Hub gave of a file in its cache, where large files are named by it; None: not known."""
+    """Return the SHA-256 of a file in the Hub's cache, where large files are named by it; None if it is not known."""
     if not path.is_symlink():
         return None
     blob = path.readlink()

@@ -1,7 +1,7 @@
-"""What a snapshot in the Hub's cache lacks: files that the repository has and that were not downloaded.
+"""The files of a repository that are missing from a snapshot in the Hub's cache, because they were not downloaded.
 
-models--org--name/snapshots/COMMIT/     links to the files that were
-models--org--name/trees/COMMIT.json     the names and sizes of all, which huggingface_hub keeps
+models--org--name/snapshots/COMMIT/     links to the files that were downloaded
+models--org--name/trees/COMMIT.json     the names and sizes of all files, which huggingface_hub stores
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def not_downloaded(root: Path) -> dict[str, int]:
-    """Name -> bytes of the files of a snapshot's commit that are not there; empty for any other folder."""
+    """Return name -> bytes of the files of a snapshot's commit that are missing; empty for any other folder."""
     real = root.resolve()
     storage = real.parent.parent
     if real.parent.name != "snapshots" or not storage.name.startswith("models--"):
@@ -22,12 +22,12 @@ def not_downloaded(root: Path) -> dict[str, int]:
     try:
         tree = get_cached_repo_tree(repo, revision=real.name, cache_dir=storage.parent)
     except (CachedRepoTreeNotFoundError, HFValidationError):
-        return {}  # put there by an older version of the library, or by hand
+        return {}  # the snapshot was made by an older version of the library, or by hand
     return {file.path: file.size for file in tree if not (root / file.path).exists()}
 
 
 def cached_file(path: Path) -> tuple[str, str] | None:
-    """Commit and hash of a file in the Hub's cache, as its names there say; None for any other file."""
+    """Return the commit and the hash of a file in the Hub's cache, from its path; None for any other file."""
     if not path.is_symlink() or path.readlink().parent.name != "blobs":
         return None
     folders = path.absolute().parts

@@ -1,9 +1,9 @@
-"""Lists of modules in quantizers' settings, made ready to be asked of many: experts alone are 90 000 modules, and lists
-name a thousand.
+"""Lists of modules in quantizers' settings, prepared for many lookups: a model may have 90 000 experts' modules, and a
+list a thousand entries.
 
-    model.layers.0.mlp.gate     a module, those in it, and in some tools what ends so or has it in its middle
-    model.layers.*.mlp          a glob, in which * crosses dots
-    re:.*visual.*               an expression
+    model.layers.0.mlp.gate     a module and those in it; in some tools also names that end with it or contain it
+    model.layers.*.mlp          a glob, in which * matches dots too
+    re:.*visual.*               a regular expression
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WILDCARDS = re.compile(r"[*?[]")
 
 @dataclass(frozen=True)
 class Globs:
-    """Globs, of which those without wildcards are names."""
+    """Globs. names: those without wildcards. regex: all others as one expression."""
 
     names: frozenset[str]
     regex: re.Pattern[str] | None
@@ -30,23 +30,23 @@ class Globs:
 
 @dataclass(frozen=True)
 class Listed:
-    """A list of modules as loaders read it; globs: of its patterns, for modules and for what is in them."""
+    """A list of modules as loaders read it. globs: its patterns, which match modules and those in them."""
 
     entries: frozenset[str]
     globs: Globs
 
     def names(self, module: str) -> bool:
-        """Whether it names this module, one that it is in, or the end of its name, as every loader reads it."""
+        """Return whether every loader would take this list to name a module: by its name, its parent's or its end."""
         return any(part in self.entries for part in _ends(module))
 
     def mentions(self, module: str) -> bool:
-        """Whether some loader takes it to name this module: in the middle of its name too, or as a pattern."""
+        """Return whether some loader would take this list to name a module: by any part of its name, or a pattern."""
         return self.names(module) or any(part in self.entries for part in _middles(module)) or self.globs.match(module)
 
 
 @lru_cache(maxsize=64)
 def globs(patterns: tuple[str, ...]) -> Globs:
-    """Globs as one expression."""
+    """Compile globs into one expression."""
     wild = [pattern for pattern in dict.fromkeys(patterns) if WILDCARDS.search(pattern)]
     regex = re.compile("|".join(map(fnmatch.translate, wild))) if wild else None
     return Globs(frozenset(patterns).difference(wild), regex)
@@ -54,7 +54,7 @@ def globs(patterns: tuple[str, ...]) -> Globs:
 
 @lru_cache(maxsize=64)
 def listed(entries: tuple[str, ...]) -> Listed:
-    """A list of modules; expressions are taken for globs, which they mostly are."""
+    """Prepare a list of modules. Expressions are read as globs, which most of them are equivalent to."""
     bare = {
         entry: entry.removeprefix("re:").removeprefix("^").removesuffix("$").replace(".*", "*") for entry in entries
     }
@@ -63,7 +63,7 @@ def listed(entries: tuple[str, ...]) -> Listed:
 
 
 def _ends(module: str) -> Iterator[str]:
-    """The module, those that it is in, and what its name ends with."""
+    """Yield a module's name, those of the modules that contain it, and the ends of its name."""
     yield module
     for at in _dots(module):
         yield module[:at]
@@ -71,7 +71,7 @@ def _ends(module: str) -> Iterator[str]:
 
 
 def _middles(module: str) -> Iterator[str]:
-    """What stands between two dots of the name."""
+    """Yield the parts of a name between any two dots."""
     dots = list(_dots(module))
     for number, start in enumerate(dots):
         for stop in dots[number + 1 :]:

@@ -1,7 +1,8 @@
 """MLX folders: a quantized module has `.weight` (uint32 words), `.scales` and, in affine mode, `.biases`.
 
-config.json's `quantization` block gives bits, group_size and mode, for all modules and for single ones; mlx_settings.py
-says how `quantization_config.json` completes it. Source: mlx-lm (mlx_lm/utils.py, load_model), mlx (mlx.nn.quantize).
+config.json's `quantization` block gives bits, group_size and mode, for all modules and for single ones;
+`quantization_config.json` may complete it (mlx_settings.py). Source: mlx-lm (mlx_lm/utils.py, load_model), mlx
+(mlx.nn.quantize).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import CONFIG, Folder, Tensors
 from quantcli.sources.hf import check_unquantized, dense
 from quantcli.sources.mlx_settings import FILE, Answer, MlxSettings, path_of, read_settings
+from quantcli.sources.wording import counted, either, mismatch, missing, where
 
-#: What ends the name of stacked experts' global scales.
+#: The last part of the name of stacked experts' global scales.
 GLOBAL = "global_scale"
 
 #: The dtypes of affine scales and biases.
@@ -32,7 +34,7 @@ SCALE_DTYPES = ("f16", "bf16", "f32")
 
 
 def looks_mlx(config: Mapping[str, Any], parts: Mapping[str, Part]) -> bool:
-    """Whether a folder is MLX's: it has a `quantization` block, or packed words and no other tool's settings."""
+    """Return whether a folder is MLX's: it has a `quantization` block, or packed words without other settings."""
     if config.get("quantization") is not None:
         return True
     other = config.get("quantization_config") or {}
@@ -42,9 +44,9 @@ def looks_mlx(config: Mapping[str, Any], parts: Mapping[str, Part]) -> bool:
 
 
 def has_mlx_modules(config: Mapping[str, Any], parts: Mapping[str, Part]) -> bool:
-    """Whether MLX's settings count although `quantization_config` names another quantizer.
+    """Return whether weights are stored by MLX's settings although `quantization_config` names another quantizer.
 
-    It is the source's, or AutoRound wrote an MLX folder.
+    These are then the settings of the model that was converted, or AutoRound wrote the MLX folder.
     """
     if config.get("quantization") is None and not is_auto_round_mlx(config.get("quantization_config")):
         return False
@@ -53,7 +55,7 @@ def has_mlx_modules(config: Mapping[str, Any], parts: Mapping[str, Part]) -> boo
 
 
 def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
-    """The checkpoint of an MLX folder, or of a file of one without config.json. Raises `BadInput`."""
+    """Open an MLX folder, or a file of one without config.json. Raises `BadInput`."""
     parts = tensors.parts
     settings = read_settings(folder, config, parts)
     warnings = [*tensors.warnings, *settings.warnings]
@@ -71,9 +73,9 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
         if suffix == GLOBAL and f"{module}.scales" in parts and f"{module}.weight" in parts:
             continue
         if suffix in ("scales", "biases") and module:
-            if not _own_tensor(module, suffix, parts):
+            if not _is_model_tensor(module, suffix, parts):
                 continue
-            notes.alone.append(name)
+            notes.lone.append(name)
         if suffix == "weight" and module and (f"{module}.scales" in parts or part.dtype == "u32"):
             weights[name] = _weight(module, parts, settings, notes)
         else:
@@ -84,13 +86,13 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
     warnings += notes.warnings
     if settings.quantizes and all(isinstance(weight.scheme, Dense) for weight in weights.values()):
         warnings.append(
-            f"{folder.label}/{CONFIG}: quantization says {settings.quantizes}, but no weight is quantized: read as "
-            "stored."
+            f"{folder.label}/{CONFIG}: quantization says {settings.quantizes}, but no weight is quantized. Weights are "
+            "read as stored."
         )
     if unknown:
         warnings.append(
-            f"{len(unknown)} modules, {min(unknown)} the first, hold codes of MLX whose bits and group_size only "
-            f"{CONFIG} or {FILE} gives: their arrays are shown as stored."
+            f"{counted('module', sorted(unknown))} quantized by MLX with unknown bits and group_size, which only "
+            f"{CONFIG} or {FILE} gives. Their arrays are shown as stored."
         )
     source = marked(
         Checkpoint(
@@ -106,18 +108,18 @@ def open_mlx(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -> Che
         )
     )
     if not is_unscaled(source):
-        check_unquantized(parts.values(), "another tool's layout, but config.json says MLX's")
+        check_unquantized(parts.values(), "not in the layout of MLX, which config.json describes")
     return source
 
 
 def _undetermined(parts: Mapping[str, Part], settings: MlxSettings) -> set[str]:
-    """The modules with packed words of which no file gives the settings, and the shapes do not decide them."""
+    """Return the modules with packed words whose settings neither a file nor their shapes determine."""
     modules = {name.removesuffix(".weight") for name, part in parts.items() if part.dtype == "u32"}
-    return {m for m in modules if m and not settings.answers(m) and len(_alone(m, parts)) != 1}
+    return {m for m in modules if m and not settings.answers(m) and len(_possible_by_shape(m, parts)) != 1}
 
 
-def _alone(module: str, parts: Mapping[str, Part]) -> list[MlxParams]:
-    """The settings that a module's arrays leave possible; none where they do not belong together."""
+def _possible_by_shape(module: str, parts: Mapping[str, Part]) -> list[MlxParams]:
+    """Return the settings that fit a module's arrays; none if the arrays do not fit each other."""
     weight, scales, biases = (parts.get(f"{module}.{suffix}") for suffix in ("weight", "scales", "biases"))
     if weight is None or scales is None or len(weight.shape) < 2 or scales.shape[:-1] != weight.shape[:-1]:
         return []
@@ -125,103 +127,97 @@ def _alone(module: str, parts: Mapping[str, Part]) -> list[MlxParams]:
 
 
 class _Notes:
-    """Modules whose settings are not those that their file gives, tensors of no module: one warning for each kind."""
+    """Modules that are not stored as their file says, and lone scales or biases: one warning for each kind."""
 
     def __init__(self) -> None:
         self.inferred: list[str] = []
         self.contradicted: list[str] = []
         self.dense: list[str] = []
-        self.alone: list[str] = []
+        self.lone: list[str] = []
 
     @property
     def warnings(self) -> list[str]:
-        found = []
+        warnings = []
         if self.inferred:
-            found.append(
-                f"{_counted(self.inferred)} not listed in the folder's settings, whose default does not fit: the "
-                "shapes decide."
+            warnings.append(
+                f"{counted('module', self.inferred)} not listed in the folder's settings, whose default does not fit. "
+                "Settings are inferred from the shapes."
             )
         if self.contradicted:
-            found.append(f"{_counted(self.contradicted)} stored otherwise than {FILE} says: {CONFIG} counts.")
+            warnings.append(
+                f"{counted('module', self.contradicted)} not stored as {FILE} says, but as {CONFIG} says. {CONFIG} is "
+                "used."
+            )
         if self.dense:
-            found.append(f"{_counted(self.dense)} stored dense, but listed as quantized: read as stored.")
-        if self.alone:
-            first, more = self.alone[0], len(self.alone) - 1
-            others = f", and {more} more such tensors" if more else ""
-            found.append(f"{first} has no quantized weight next to it{others}: taken as tensors of the model itself.")
-        return found
+            warnings.append(
+                f"{counted('module', self.dense)} listed as quantized, but stored dense. Weights are read as stored."
+            )
+        if self.lone:
+            warnings.append(
+                f"{counted('tensor', self.lone)} stored without a quantized weight. Such tensors are read as the "
+                "model's tensors."
+            )
+        return warnings
 
 
-def _counted(modules: list[str]) -> str:
-    """How many modules, as the subject of a sentence, with its verb."""
-    first = modules[0]
-    return f"{first} is" if len(modules) == 1 else f"{len(modules)} modules, {first} the first, are"
-
-
-def _own_tensor(module: str, suffix: str, parts: Mapping[str, Part]) -> bool:
-    """Whether a `.scales` or `.biases` is no part of a quantized weight; raises where it half is."""
+def _is_model_tensor(module: str, suffix: str, parts: Mapping[str, Part]) -> bool:
+    """Return whether a `.scales` or `.biases` belongs to no quantized weight. Raises `BadInput` for lone biases."""
     weight = parts.get(f"{module}.weight")
     if weight is None:
         return True
     if suffix == "biases" and f"{module}.scales" not in parts:
         if weight.dtype == "u32":
-            raise BadInput(f"{_where(parts, module, 'biases')}: stands beside a uint32 weight that has no .scales.")
+            raise missing(parts[f"{module}.biases"], f"{module}.scales", f"{weight.name}, which is uint32,")
         return True
     return False
 
 
-def _where(parts: Mapping[str, Part], module: str, suffix: str) -> str:
-    return f"{parts[f'{module}.{suffix}'].file}: tensor {module}.{suffix}"
-
-
 def _weight(module: str, parts: Mapping[str, Part], settings: MlxSettings, notes: _Notes) -> Weight:
-    """One quantized module, its arrays checked against each other and against its settings."""
+    """Return one quantized module's weight, its arrays checked against each other and against its settings."""
     weight, scales, biases = parts[f"{module}.weight"], parts.get(f"{module}.scales"), parts.get(f"{module}.biases")
-    where = _where(parts, module, "weight")
     if scales is None:
-        raise BadInput(f"{where}: is uint32, as packed codes are, but has no .scales beside it.")
-    if weight.dtype != "u32":
-        raise BadInput(f"{where}: is {weight.dtype} but has .scales beside it; packed codes are uint32.")
-    if len(weight.shape) < 2:
-        raise BadInput(f"{where}: has {len(weight.shape)} dimensions; a quantized weight has two or more.")
+        raise missing(weight, f"{module}.scales", "a uint32 weight (packed codes)")
+    if weight.dtype != "u32" or len(weight.shape) < 2:
+        raise mismatch(weight, "u32 with at least 2 dimensions", f"packed codes, since {scales.name} is stored")
     for part in (scales, biases):
         if part is not None and part.shape[:-1] != weight.shape[:-1]:
-            raise BadInput(
-                f"{part.file}: tensor {part.name}: has shape {part.shape} beside a weight of {weight.shape}."
-            )
-    if biases is not None and biases.shape != scales.shape:
-        raise BadInput(
-            f"{biases.file}: tensor {biases.name}: has shape {biases.shape} beside scales of {scales.shape}."
-        )
-    if biases is not None and biases.dtype != scales.dtype:
-        raise BadInput(f"{biases.file}: tensor {biases.name}: is {biases.dtype} beside scales of {scales.dtype}.")
+            leading = ", ".join(map(str, weight.shape[:-1]))
+            raise mismatch(part, f"shape [{leading}, groups]", f"{weight.name} has shape {list(weight.shape)}")
+    if biases is not None and (biases.dtype, biases.shape) != (scales.dtype, scales.shape):
+        raise mismatch(biases, f"{scales.dtype} {list(scales.shape)}", f"as {scales.name}")
     if scales.shape[-1] == 0 or weight.shape[-1] == 0:
-        raise BadInput(f"{where}: has rows of no elements.")
+        raise BadInput(f"{where(weight)}: has shape {list(weight.shape)}, which has no elements.")
     scheme, reason = _scheme(module, weight, scales, biases, settings, notes)
     columns = scales.shape[-1] * _group(scheme)
     stored = {"weight": weight, "scales": scales} | ({"biases": biases} if biases is not None else {})
     shape = (*weight.shape[:-1], columns)
     listed = next((answer.params for answer in settings.answers(module) if answer.listed), None)
-    if (whole := parts.get(f"{module}.{GLOBAL}")) is not None:
-        scheme, stored = _with_global(module, shape, scheme, whole, listed), {**stored, GLOBAL: whole}
+    if (global_scale := parts.get(f"{module}.{GLOBAL}")) is not None:
+        scheme, stored = _with_global(module, shape, scheme, global_scale, listed), {**stored, GLOBAL: global_scale}
     elif isinstance(listed, MlxParams) and listed.global_scale:
-        raise BadInput(f"{where}: config.json says {GLOBAL} of {module}, but it has no .{GLOBAL} beside it.")
+        raise missing(weight, f"{module}.{GLOBAL}", f"config.json's {GLOBAL} = true for {module}")
     return Weight(f"{module}.weight", shape, scheme, stored, reason)
 
 
 def _with_global(
-    module: str, shape: tuple[int, ...], scheme: Scheme, whole: Part, listed: MlxParams | bool | None
+    module: str, shape: tuple[int, ...], scheme: Scheme, global_scale: Part, listed: MlxParams | bool | None
 ) -> Nvfp4Experts:
-    """The scheme of experts that have a global scale each; mlx-lm has no others. listed: what a file says of them."""
-    where = f"{whole.file}: tensor {whole.name}"
+    """Return the scheme of stacked experts that each have a global scale; mlx-lm has no other weights with one.
+
+    listed: the module's settings in a file, if it lists them. Raises `BadInput`.
+    """
     if isinstance(listed, MlxParams) and not listed.global_scale:
-        raise BadInput(f"{where}: stands beside {module}, of which config.json does not say {GLOBAL}.")
-    found = Nvfp4Experts(shape[-2])
-    if scheme != MxFloat("nvfp4") or found.unfit(shape):
-        raise BadInput(f"{where}: only stacked experts in nvfp4 have one; {module} is {scheme.name} {list(shape)}.")
-    if (whole.dtype, whole.shape) != ("f32", shape[:1]):
-        raise BadInput(f"{where}: is {whole.dtype} {list(whole.shape)}; {shape[0]} experts need f32 [{shape[0]}].")
-    return found
+        raise BadInput(f"{where(global_scale)}: is stored, but config.json does not say {GLOBAL} for {module}.")
+    experts = Nvfp4Experts(shape[-2])
+    if scheme != MxFloat("nvfp4") or experts.unfit(shape):
+        raise BadInput(
+            f"{where(global_scale)}: belongs to {module}, which is {scheme.name} {list(shape)}; only stacked experts "
+            "in "
+            "nvfp4 have a global scale."
+        )
+    if (global_scale.dtype, global_scale.shape) != ("f32", shape[:1]):
+        raise mismatch(global_scale, f"f32 [{shape[0]}]", "one for each expert")
+    return experts
 
 
 def _group(scheme: Scheme) -> int:
@@ -233,8 +229,7 @@ def _group(scheme: Scheme) -> int:
 def _scheme(
     module: str, weight: Part, scales: Part, biases: Part | None, settings: MlxSettings, notes: _Notes
 ) -> tuple[Scheme, str]:
-    """The scheme that settings and shapes agree on, and where the settings stand."""
-    where = f"{weight.file}: tensor {weight.name}"
+    """Return the scheme on which settings and shapes agree, and the place of the settings."""
     answers = settings.answers(module)
     problems = [_problem(answer, module, weight, scales, biases) for answer in answers]
     for answer, problem in zip(answers, problems, strict=True):
@@ -244,11 +239,12 @@ def _scheme(
             return _make(answer.params, scales), f"{answer.file}: {answer.key}"
     fitting = _fitting(weight, scales, biases)
     if answers and (answers[0].listed or answers[0].params is None or len(fitting) != 1):
-        raise BadInput(f"{where}: {problems[0]}.")
+        raise BadInput(f"{where(weight)}: {problems[0]}.")
     if not answers and not settings.bare:
-        lacking = f"no {FILE} gives them" if settings.foreign is None else f"{FILE} is not MLX's ({settings.foreign})"
+        other = f"there is no {FILE}" if settings.foreign is None else f"{FILE} is not MLX's ({settings.foreign})"
         raise BadInput(
-            f"{where}: has .scales, but config.json has no `quantization` with its group_size and bits, and {lacking}."
+            f"{where(weight)}: is quantized, but config.json has no `quantization` with group_size and bits, and "
+            f"{other}."
         )
     if not answers:
         return _make(fitting[0], scales), "shapes (no config.json)"
@@ -257,18 +253,18 @@ def _scheme(
 
 
 def _problem(answer: Answer, module: str, weight: Part, scales: Part, biases: Part | None) -> str | None:
-    """What the stored arrays contradict in an answer, as a clause; None where nothing does."""
+    """Return how the stored arrays contradict an answer, as a clause; None if they do not."""
     if not isinstance(answer.params, MlxParams):
         if answer.listed:
-            return f"{answer.file} marks {module} as dense, but it has .scales"
+            return f"is quantized, but {answer.file} says that {module} is dense"
         why = "has group_size 0, which means dense" if answer.file == CONFIG else "means dense"
-        return f"{answer.file}'s {answer.key} {why}, but it has .scales"
-    found = _mismatch(answer.params, weight, scales, biases)
-    return None if found is None else f"{answer.file}'s {answer.key} says {answer.params}, but {found}"
+        return f"is quantized, but {answer.file}'s {answer.key} {why}"
+    difference = _mismatch(answer.params, weight, scales, biases)
+    return None if difference is None else f"{answer.file}'s {answer.key} says {answer.params}, but {difference}"
 
 
 def _fitting(weight: Part, scales: Part, biases: Part | None) -> list[MlxParams]:
-    """Every setting that the stored arrays leave possible."""
+    """Return every setting that fits the stored arrays."""
     return [params for params in _possible() if _mismatch(params, weight, scales, biases) is None]
 
 
@@ -278,19 +274,19 @@ def _possible() -> list[MlxParams]:
 
 
 def _mismatch(params: MlxParams, weight: Part, scales: Part, biases: Part | None) -> str | None:
-    """What in the stored arrays contradicts the settings, as a clause; None where nothing does."""
+    """Return how the stored arrays contradict the settings, as a clause; None if they do not."""
     if params.mode == "affine":
         if biases is None:
-            return "there are no .biases, which affine needs"
+            return "its .biases, which affine requires, are missing"
         if scales.dtype not in SCALE_DTYPES:
-            return f"the .scales are {scales.dtype}, affine has f16, bf16 or f32"
+            return f"its .scales are {scales.dtype}, not {either(SCALE_DTYPES)}"
     else:
         if biases is not None:
-            return f"there are .biases, which {params.mode} has not"
+            return f"it has .biases, which {params.mode} does not use"
         if scales.dtype != "u8":
-            return f"the .scales are {scales.dtype}, {params.mode} has u8"
+            return f"its .scales are {scales.dtype}, not u8"
     if weight.shape[-1] * 32 != scales.shape[-1] * params.group_size * params.bits:
-        return f"its rows have {weight.shape[-1]} words and {scales.shape[-1]} scales"
+        return f"rows of {weight.shape[-1]} words and {scales.shape[-1]} scales do not fit it"
     return None
 
 

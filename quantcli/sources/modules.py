@@ -1,7 +1,7 @@
 """Quantized modules in a Hugging Face folder: what the readers of all quantizers share.
 
-A module `model.layers.0.mlp.down_proj` has stored arrays `<module><suffix>`; together they are one weight, held to the
-layout of its scheme. All that no module takes is a dense tensor.
+A module `model.layers.0.mlp.down_proj` has stored arrays `<module><suffix>`. Together they are one weight, whose dtypes
+and shapes are checked against its scheme's layout. Every array that belongs to no module is a dense tensor.
 """
 
 from __future__ import annotations
@@ -22,24 +22,20 @@ from quantcli.schemes.base import Scheme
 from quantcli.schemes.hf.scaled import Extra, Scales
 from quantcli.sources.companions import is_unscaled, marked
 from quantcli.sources.folder import Folder, LocalFolder, Tensors
-from quantcli.sources.hf import QUANTIZED_SUFFIXES, counted, dense, not_left_out
+from quantcli.sources.hf import QUANTIZED_SUFFIXES, dense
 from quantcli.sources.listed import listed
 from quantcli.sources.noted import PLACE, Noted
 from quantcli.sources.spellings import spellings
+from quantcli.sources.wording import counted, listed_as_dense, mismatch, missing, stored_otherwise, where
 
 
-def where(part: Part) -> str:
-    """A stored tensor as errors name it."""
-    return f"{part.file}: tensor {part.name}"
-
-
-def beside(module: str, suffixes: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, Part]:
-    """The stored arrays of a module. suffixes: part -> suffix of its tensor's name; absent ones are left out."""
+def parts_of(module: str, suffixes: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Return the arrays that are stored for a module. suffixes: part -> suffix of its tensor's name."""
     return {part: parts[module + suffix] for part, suffix in suffixes.items() if module + suffix in parts}
 
 
 def scaled_modules(parts: Iterable[str]) -> set[str]:
-    """The modules whose `.weight` has a `.weight_scale` beside it."""
+    """Return the modules that have both a `.weight` and a `.weight_scale`."""
     names = set(parts)
     return {
         name.removesuffix(".weight_scale")
@@ -48,30 +44,27 @@ def scaled_modules(parts: Iterable[str]) -> set[str]:
     }
 
 
-def held(
+def checked_weight(
     name: str, shape: tuple[int, ...], scheme: Scheme, stored: Mapping[str, Part], reason: str,
     suffixes: Mapping[str, str] | None = None,
 ) -> Weight:  # fmt: skip
-    """A weight whose arrays are those of its scheme's layout; raises `BadInput` for the first that is not.
+    """Return a weight, its arrays checked against its scheme's layout. Raises `BadInput` for the first that differs.
 
-    reason: where the settings stand, as `key: what they say`; the error quotes it. suffixes: of the parts' names.
+    reason: where the settings are, as `key: what they say`; errors quote it. suffixes: part -> suffix of its name.
     """
     first = next(iter(stored.values()))
     if min(shape, default=0) <= 0:
-        raise BadInput(f"{where(first)}: has shape {first.shape}, which holds nothing.")
+        raise BadInput(f"{where(first)}: has shape {list(first.shape)}, which has no elements.")
     if (unfit := scheme.unread(shape)) is not None:
-        raise BadInput(f"{where(first)}: {unfit}, but it is to be {scheme.name} ({reason}).")
+        raise BadInput(f"{where(first)}: cannot be {scheme.name} ({reason}): {unfit}.")
     layout = scheme.layout(shape)
     for part, spec in layout.items():
         if part not in stored:
-            called = (suffixes or {}).get(part, part)
-            raise BadInput(f"{where(first)}: has no {called} beside it, which {scheme.name} needs ({reason}).")
-        found = stored[part]
-        if (found.dtype, found.shape) != (spec.dtype, spec.shape):
-            raise BadInput(
-                f"{where(found)}: is {found.dtype} {list(found.shape)}; a weight of {list(shape)} as {scheme.name} "
-                f"({reason}) needs {spec.dtype} {list(spec.shape)}."
-            )
+            raise missing(first, (suffixes or {}).get(part, part), f"{scheme.name} ({reason})")
+        array = stored[part]
+        if (array.dtype, array.shape) != (spec.dtype, spec.shape):
+            weight = f"weight {list(shape)} as {scheme.name}, {reason}"
+            raise mismatch(array, f"{spec.dtype} {list(spec.shape)}", weight)
     return Weight(name, shape, scheme, {part: stored[part] for part in layout}, reason)
 
 
@@ -79,13 +72,13 @@ def checkpoint(
     kind: str, folder: Folder, config: Mapping[str, Any], tensors: Tensors, packed: Iterable[Weight],
     warnings: Iterable[str] = (),
 ) -> Checkpoint:  # fmt: skip
-    """The checkpoint of quantized weights and all other tensors; raises `BadInput` for what looks left over."""
+    """Return the checkpoint of quantized weights and all other tensors. Raises `BadInput` for codes of no weight."""
     weights = {weight.name: weight for weight in packed}
     taken = {part.name for weight in weights.values() for part in weight.parts.values()}
     rest = [part for name, part in tensors.parts.items() if name not in taken]
-    stale = next((part for part in rest if part.name in weights), None)
-    if stale is not None:
-        raise BadInput(f"{where(stale)}: is stale, the same weight is stored quantized: remove one of them.")
+    duplicate = next((part for part in rest if part.name in weights), None)
+    if duplicate is not None:
+        raise BadInput(f"{where(duplicate)}: the same weight is stored quantized too. Remove one of them.")
     further = _unread(rest, weights)
     weights |= {part.name: dense(part) for part in rest}
     source = marked(
@@ -100,42 +93,44 @@ def checkpoint(
     odd = next((part for part in rest if _looks_packed(part, kind)), None)
     if odd is not None:
         raise BadInput(
-            f"{where(odd)}: belongs to no quantized weight that config.json's {kind} settings know."
-            f"{_where_dense(odd, tensors.parts)}"
+            f"{where(odd)}: looks like part of a quantized weight, but config.json's {kind} settings describe none "
+            "that "
+            f"it belongs to.{_hint_if_dense(odd, tensors.parts)}"
         )
     refuse_bare(rest, kind)
     return source
 
 
-def _where_dense(scale: Part, parts: Mapping[str, Part]) -> str:
-    """What to do about scales whose weight is stored dense, as a further sentence; empty where there is no such."""
+def _hint_if_dense(scale: Part, parts: Mapping[str, Part]) -> str:
+    """Return a hint, as a further sentence, for scales whose weight is stored dense; empty for other tensors."""
     weight = parts.get(f"{scale.name.rpartition('.')[0]}.weight")
     if weight is None or weight.dtype not in FLOATS or not scale.name.endswith(SCALE_SUFFIXES):
         return ""
-    return f" {weight.name} is dense ({weight.dtype}): remove the scales from the file if they are left over."
+    return f" {weight.name} is dense ({weight.dtype}). If the scales are left over, remove them from the file."
 
 
-#: Suffixes of scales beside a `.weight`.
+#: Suffixes of a module's scales.
 SCALE_SUFFIXES = (".weight_scale", ".weight_scale_inv")
 
 
 def refuse_bare(parts: Iterable[Part], kind: str) -> None:
-    """Raise `BadInput` for codes that a quantizer's folder has no scales for."""
+    """Raise `BadInput` for codes without scales in a quantizer's folder."""
     for part in parts:
         if part.name.endswith(".weight") and part.dtype in CODES and len(part.shape) > 1:
             raise BadInput(
-                f"{where(part)}: is {part.dtype} without the scales that config.json's {kind} settings call for."
+                f"{where(part)}: is {part.dtype}, but has no scales; config.json's {kind} settings require them."
             )
 
 
-#: The `group_size` of one group for a whole row, in AWQ and GPTQ.
+#: The `group_size` that means one group for each row, in AWQ and GPTQ.
 WHOLE_ROW = -1
-#: The dtypes of codes of a byte, which mean nothing without scales.
+GROUP_SIZE = "expected a number above 0, or -1 for one group in each row"
+#: The dtypes of one-byte codes, which are meaningless without scales.
 CODES = ("f8_e4m3", "f8_e5m2", "i8", "u8")
 
 
 def _unread(rest: Iterable[Part], packed: Mapping[str, Weight]) -> list[str]:
-    """A warning of tensors in quantized modules, or called like those there, that no weight takes; none without any."""
+    """Return a warning if tensors in quantized modules, or named like parts of one, belong to no weight."""
     dense = ("weight", "bias")
     leaves = {_leaf(part.name) for weight in packed.values() for part in weight.parts.values()}.difference(dense)
     odd = [
@@ -147,14 +142,13 @@ def _unread(rest: Iterable[Part], packed: Mapping[str, Weight]) -> list[str]:
     odd = _without_leftovers(odd) if odd else []
     if not odd:
         return []
-    first = odd[0].name
-    several = f"{first} is" if len(odd) == 1 else f"{len(odd)} tensors, {first} the first, are"
-    return [f"{several} called like a part of a quantized weight, but no weight takes it: copied, not read."]
+    subject = counted("tensor", [part.name for part in odd])
+    return [f"{subject} named like part of a quantized weight, but no weight uses it. Such tensors are copied unread."]
 
 
 def _without_leftovers(parts: Sequence[Part]) -> list[Part]:
-    """Tensors without scales of the KV cache, which no weight has to take."""
-    from quantcli.models.leftovers import CACHE, leftover  # with all families: it takes a while
+    """Return these tensors except scales of the KV cache, which belong to no weight."""
+    from quantcli.models.leftovers import CACHE, leftover  # imports all model families, which takes a while
 
     kinds = ((part, leftover(part.name, part.shape, part.dtype, is_quantized=True)) for part in parts)
     return [part for part, kind in kinds if kind is None or kind.reason != CACHE]
@@ -164,23 +158,23 @@ def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-#: Kinds whose layouts have no words of codes: DeepSeek-V4 has tables of i32 next to its FP8.
-WORDLESS = ("fp8",)
+#: Kinds whose layouts do not pack codes into words: DeepSeek-V4 has tables of i32 next to its FP8 weights.
+UNPACKED = ("fp8",)
 
 
 def _looks_packed(part: Part, kind: str) -> bool:
-    """Whether a tensor is part of some quantizer's layout, by its name or as words of codes."""
-    is_words = part.dtype in ("u32", "i32") and len(part.shape) == 2 and kind not in WORDLESS
+    """Return whether a tensor is part of some quantizer's layout: by its name, or as words of packed codes."""
+    is_words = part.dtype in ("u32", "i32") and len(part.shape) == 2 and kind not in UNPACKED
     return part.name.endswith(QUANTIZED_SUFFIXES) or is_words
 
 
 def stacked_scales(
     scale: Part, block: tuple[int, int] | None, shape: tuple[int, ...], *, powers: bool = False
 ) -> Scales:
-    """How the scales of stacked matrices (matrices, rows, columns) are shared, as the settings say or else by shape.
+    """Return how stacked matrices (matrices, rows, columns) share scales: by the settings, else by the scales' shape.
 
-    block: rows and columns that share one, as the settings have it. An array whose shape is none of those that are read
-    gets the layout that the settings mean, for `held` to refuse.
+    block: the rows and columns that share a scale according to the settings. Scales of an unsupported shape get the
+    layout that the settings describe, so that `checked_weight` refuses them.
     """
     count, rows, columns = shape
     rank = len(scale.shape)
@@ -192,7 +186,7 @@ def stacked_scales(
         each = None if scale.shape[1] == 1 else rows // scale.shape[1]
         return Scales(scale.dtype, each, rank=2, stacked=rows, powers=powers)
     blocks, groups = scale.shape[1:] if rank == 3 and min(scale.shape) > 0 else (1, 1)
-    if block is not None and not _is_grid_of_its_own(scale.shape, block, shape):
+    if block is not None and not _is_shared_otherwise(scale.shape, block, shape):
         return Scales(scale.dtype, *block, rank=3, stacked=rows, powers=powers)
     if rows % blocks or columns % groups:
         blocks, groups = 1, 1
@@ -200,10 +194,10 @@ def stacked_scales(
     return Scales(scale.dtype, each, None if groups == 1 else columns // groups, 3, stacked=rows, powers=powers)
 
 
-def _is_grid_of_its_own(scales: tuple[int, ...], block: tuple[int, int], shape: tuple[int, ...]) -> bool:
-    """Whether scales are shared otherwise than in blocks: one of each matrix, of each half of gate and up, of each row.
+def _is_shared_otherwise(scales: tuple[int, ...], block: tuple[int, int], shape: tuple[int, ...]) -> bool:
+    """Return whether there is a scale for each matrix, each row, or each half of gate and up, instead of each block.
 
-    transformers gives gate and up two rows of scales at least, however small they are.
+    transformers stores at least two rows of scales for gate and up, however few rows they have.
     """
     groups = -(-shape[2] // block[1])
     halves = (shape[0], 2, groups)
@@ -213,12 +207,12 @@ def _is_grid_of_its_own(scales: tuple[int, ...], block: tuple[int, int], shape: 
 
 
 def extras_of(stored: Mapping[str, Part], names: Iterable[str]) -> tuple[Extra, ...]:
-    """Those of the arrays that are copied along."""
+    """Return those of a module's arrays that are copied without being interpreted."""
     return tuple(Extra(name, stored[name].dtype, stored[name].shape) for name in names if name in stored)
 
 
 def compute_dtype(config: Mapping[str, Any]) -> str:
-    """The dtype that a tool computes in which leaves it to the model: config.json's, else bfloat16."""
+    """Return the dtype in which a tool computes that uses the model's: config.json's, by default bfloat16."""
     for key in ("torch_dtype", "dtype"):
         value = config.get(key)
         if isinstance(value, str) and value in TORCH_DTYPES:
@@ -226,38 +220,43 @@ def compute_dtype(config: Mapping[str, Any]) -> str:
     return "bf16"
 
 
-def order_of(
-    stored: Mapping[str, Part], wanted: bool, columns: int, group: int | None, groups: int, folder: Folder, key: str,
+def is_reordered(
+    stored: Mapping[str, Part], expected: bool, columns: int, group: int | None, groups: int, folder: Folder, key: str,
     reason: str,
 ) -> bool:  # fmt: skip
-    """Whether columns belong to groups in another order than their own, which `g_idx` says.
+    """Return whether `g_idx` assigns columns to groups in another order than that of the columns.
 
-    wanted: the settings, at `key`, say so, and `g_idx` has to be there. group: None for one group a row. reason: what
-    else the settings say, which the error quotes.
+    expected: the settings, at `key`, say so, which requires a `g_idx`. group: the group size, None for one group for
+    each row. reason: what else the settings say, for errors to quote. Raises `BadInput`.
     """
     index = stored.get("g_idx")
     if index is None:
-        if wanted and groups > 1:
-            raise BadInput(f"{where(next(iter(stored.values())))}: has no g_idx beside it, which `{key}` needs.")
+        if expected and groups > 1:
+            raise missing(next(iter(stored.values())), "g_idx", key)
         return False
     if index.shape != (columns,) or index.dtype != "i32":
-        raise BadInput(f"{where(index)}: is {index.dtype} {list(index.shape)}, i32 [{columns}] is needed ({reason}).")
-    # Over the network each would be a request; unless the settings say otherwise they are in order.
-    if not wanted and not isinstance(folder, LocalFolder):
+        raise mismatch(index, f"i32 [{columns}]", reason)
+    # On the Hub every g_idx would cost a request. Without act-order in the settings, columns are in order.
+    if not expected and not isinstance(folder, LocalFolder):
         return False
-    found = folder.array(index).reshape(-1)
-    if columns and not 0 <= int(found.min()) <= int(found.max()) < groups:
-        raise BadInput(f"{where(index)}: names groups {found.min()} to {found.max()}, there are 0 to {groups - 1}.")
-    return not np.array_equal(found, np.arange(columns) // (group or max(1, columns)))
+    order = folder.array(index).reshape(-1)
+    if columns and not 0 <= int(order.min()) <= int(order.max()) < groups:
+        raise BadInput(
+            f"{where(index)}: expected numbers of groups from 0 to {groups - 1}, found {order.min()} to {order.max()}."
+        )
+    return not np.array_equal(order, np.arange(columns) // (group or max(1, columns)))
 
 
 def names_module(names: Iterable[str], module: str) -> bool:
-    """Whether a list of modules names this one, one that it is in, or the end of its name, as every loader reads it."""
+    """Return whether every loader would take a list of modules to name this one.
+
+    An entry is the module's name, that of a module that contains it, or the end of its name.
+    """
     return listed(tuple(names)).names(module)
 
 
 def mentions_module(names: Iterable[str], module: str) -> bool:
-    """Whether some loader takes a list of modules to name this one: in the middle of its name too, or as a pattern.
+    """Return whether some loader would take a list of modules to name this one: by any part of its name, or a pattern.
 
     >>> mentions_module(["self_attn"], "model.layers.0.self_attn.q_proj"), mentions_module(["mlp"], "a.mlps.0")
     (True, False)
@@ -268,63 +267,64 @@ def mentions_module(names: Iterable[str], module: str) -> bool:
 
 
 def check_listed(names: Collection[str], packed: Mapping[str, Part], label: str) -> list[str]:
-    """Hold quantized modules against a list of those that are dense; a warning where loaders read the list differently.
+    """Check quantized modules against a list of dense ones; return a warning if loaders would disagree on a module.
 
-    packed: module -> its codes. label: where the list stands. Raises `BadInput` for a module that every loader takes to
-    be dense.
+    packed: module -> its codes. label: the place of the list. Raises `BadInput` for a module that every loader would
+    take to be dense.
     """
     odd, dense = [], listed(tuple(names))
     for module, part in packed.items():
         if dense.names(module):
-            raise BadInput(f"{where(part)}: is quantized, but {label} names {module}.")
+            raise listed_as_dense(part, module, label)
         if dense.mentions(module) or any(name in dense.entries for name in spellings(module)):
             odd.append(module)
-    if not odd:
-        return []
-    return [f"{label} mentions {counted('module', odd)} stored quantized, with scales: read as quantized."]
+    return [stored_otherwise(label, "module", odd, "quantized, with scales")] if odd else []
 
 
-#: Matrices that are linears in every architecture that has them.
+#: Matrices of linear layers in every architecture that has them.
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def left_dense(
-    parts: Mapping[str, Part], modules: Collection[str], label: str, wanted: Callable[[str, bool], bool]
+def dense_warnings(
+    parts: Mapping[str, Part], modules: Collection[str], label: str, is_expected: Callable[[str, bool], bool]
 ) -> list[str]:
-    """A warning of the dense matrices whose modules the settings at `label` say are quantized; none without any.
+    """Return a warning if matrices are dense whose modules are quantized according to the settings at `label`.
 
-    Such a matrix cannot be misread: lists of dense modules have other names than the tensors, or miss some.
-    wanted(module, linear): whether they say so; linear: the module's name is one of linears.
+    Only a warning, since a dense matrix cannot be misread: lists of dense modules often use other names than the
+    tensors, or are incomplete. is_expected(module, is_linear): whether the settings say that a module is quantized;
+    is_linear: whether its name is that of a linear layer. modules: those that are stored quantized.
     """
     odd = []
     for name, part in parts.items():
         module = name.removesuffix(".weight")
         if module == name or module in modules or len(part.shape) != 2 or part.dtype not in FLOATS:
             continue
-        if wanted(module, ".layers." in module and module.endswith(LINEARS)):
+        if is_expected(module, ".layers." in module and module.endswith(LINEARS)):
             odd.append(name)
-    return [not_left_out(label, odd)] if odd else []
+    return [stored_otherwise(label, "matrix", odd, "dense")] if odd else []
 
 
-#: A repetition of something that itself repeats: matching such a pattern may take forever.
+#: A repeated group that itself repeats something: matching such a pattern may take exponential time.
 _NESTED = re.compile(r"[*+}]\)[*+{]")
 LONGEST_PATTERN = 1000
 
 
 def pattern(text: str, label: str) -> re.Pattern[str]:
-    """A regular expression of a file; raises `BadInput` for one that is wrong or could take forever to match."""
-    if len(text) > LONGEST_PATTERN or _NESTED.search(text):
-        raise BadInput(f"{label}: this regular expression is too long, or repeats what repeats itself: simplify it.")
+    """Compile a regular expression from a file. Raises `BadInput` if it is invalid or could take too long to match."""
+    if len(text) > LONGEST_PATTERN:
+        raise BadInput(f"{label}: the regular expression has {len(text)} characters; the limit is {LONGEST_PATTERN}.")
+    if _NESTED.search(text):
+        raise BadInput(f"{label}: the regular expression repeats a group that itself repeats. Simplify it.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tools that wrote such files compile them as they are
+            warnings.simplefilter("ignore")  # the tools that wrote such files compile them in the same way
             return re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise BadInput(f"{label}: is no regular expression ({error}).") from error
+        raise BadInput(f"{label}: is not a regular expression ({error}).") from error
 
 
 def settings_of(folder: Folder, config: Mapping[str, Any]) -> Reader:
-    """The settings that a folder's weights are stored by, which a reader gets under `quantization_config`."""
+    """Return the quantizer's settings, which every opener is given under `quantization_config`."""
     block = config["quantization_config"]
     file, _, path = (block.place if isinstance(block, Noted) else PLACE).partition(": ")
     return Reader(block, f"{folder.label}/{file}", path)

@@ -1,4 +1,4 @@
-"""A JSON object that keeps account of which of its keys were asked for, so that a setting nobody reads is not silent.
+"""A JSON object that records which of its keys are read, so that quant can warn about the others.
 
 block = noted({"bits": 4, "odd": 1})
 block.get("bits")
@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, Mapping
 from typing import Any
 
-#: Where settings stand unless they say otherwise.
+#: The default place of a quantizer's settings.
 PLACE = "config.json: quantization_config"
-#: Objects nested deeper than this are taken as read: no tool writes such settings.
+#: Objects nested deeper than this count as read: no tool writes such settings.
 DEEPEST = 16
 
 
 class Noted(dict[str, Any]):
-    """An object whose keys are noted when their values are asked for; inner objects are `Noted` too.
+    """An object that records the keys whose values are read; objects in it are `Noted` too.
 
-    place: the file and the key that it stands under.
+    place: the file and the key of the object.
     """
 
     def __init__(self, block: Mapping[str, Any], depth: int = 0, place: str = PLACE) -> None:
-        super().__init__((key, _inner(value, depth)) for key, value in block.items())
+        super().__init__((key, _nested(value, depth)) for key, value in block.items())
         self.asked: set[str] = set()
         self.place = place
 
@@ -40,21 +40,21 @@ class Noted(dict[str, Any]):
         return super().items()
 
 
-def _inner(value: Any, depth: int) -> Any:
+def _nested(value: Any, depth: int) -> Any:
     if depth >= DEEPEST:
         return value
     if isinstance(value, Mapping):
         return Noted(value, depth + 1)
-    return [_inner(item, depth + 1) for item in value] if isinstance(value, list) else value
+    return [_nested(item, depth + 1) for item in value] if isinstance(value, list) else value
 
 
 def noted(block: Mapping[str, Any], place: str = PLACE) -> Noted:
-    """The object, nothing asked for yet. place: the file and the key that it stands under."""
+    """Return the object as `Noted`, with no key read yet. place: the file and the key of the object."""
     return Noted(block, place=place)
 
 
 def unread(block: Noted, path: str = "") -> list[str]:
-    """The keys that were not asked for, dotted, in the order of the file; null and what is empty say nothing.
+    """Return the dotted keys that were not read, in the order of the file, except null and empty values.
 
     >>> block = noted({"bits": 4, "meta": {"by": "x"}, "groups": [{"a": 1, "b": 2}]})
     >>> block["bits"], block["groups"][0].get("a")
@@ -68,8 +68,8 @@ def unread(block: Noted, path: str = "") -> list[str]:
 def _unread(block: Noted, path: str) -> Iterator[str]:
     for key in block:
         value = dict.get(block, key)
-        inner = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Noted)]
-        for item in inner:
+        nested = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Noted)]
+        for item in nested:
             yield from _unread(item, f"{path}{key}.")
-        if not inner and key not in block.asked and value not in (None, [], {}):
+        if not nested and key not in block.asked and value not in (None, [], {}):
             yield f"{path}{key}"

@@ -1,4 +1,4 @@
-"""Checkpoints whose layers for multi-token prediction stand in a module of its own: see `models.prediction`."""
+"""Checkpoints whose layers for multi-token prediction are in a separate module: see `models.prediction`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quantcli.models import prediction
 
 
 def named_as_layers(source: Checkpoint) -> Checkpoint:
-    """The checkpoint with such layers under the names of further ones; the stored tensors keep theirs."""
+    """Return the checkpoint with such layers named like layers after the last; stored tensors keep their names."""
     architecture, layers = models.find(source.config), source.config.get("num_hidden_layers")
     if architecture is None or not architecture.mtp_module or type(layers) is not int:
         return source

@@ -1,8 +1,8 @@
-"""Quark's settings: which of them holds for a module.
+"""Quark's settings: which of them apply to a module.
 
 `quantization_config` has `global_quant_config`, `layer_quant_config` (names and globs), `layer_type_quant_config`
-(classes) and `exclude`. What excludes a module wins, then its name, the first glob that matches in the file's order,
-its class, last the global settings. Each replaces the one below it whole. Source: Quark 0.13
+(classes) and `exclude`. In order of precedence: `exclude`, the module's name, the first glob in the file that matches,
+the module's class, the global settings. Settings are never merged. Source: Quark 0.13
 (torch/quantization/model_transformation.py, config.py).
 """
 
@@ -21,7 +21,7 @@ from quantcli.sources.spellings import spellings
 
 FLOATS8 = {"fp8_e4m3": "f8_e4m3", "fp8_e5m2": "f8_e5m2"}
 SMALL = {"fp4": "e2m1", "fp6_e2m3": "e2m3", "fp6_e3m2": "e3m2"}
-#: What Quark itself cannot store.
+#: Formats that Quark itself cannot store.
 UNSTORABLE = ("mx", "mx6", "mx9", "bfp16", "mxint8")
 DENSE = ("float16", "bfloat16", "float32")
 SCHEMES = ("per_tensor", "per_channel", "per_group", "per_block")
@@ -29,7 +29,7 @@ SCHEMES = ("per_tensor", "per_channel", "per_group", "per_block")
 
 @dataclass(frozen=True)
 class Spec:
-    """Settings of a module's weight; `key`: where they stand. two_level: scales have a scale of their own."""
+    """The settings of a module's weight. key: their place. two_level: whether scales are quantized too."""
 
     key: str
     dtype: str
@@ -42,7 +42,10 @@ class Spec:
 
 @dataclass(frozen=True)
 class QuarkSettings:
-    """All of them. A spec of None: the module stays dense."""
+    """All settings; a `Spec` of None means dense.
+
+    layers: (name or glob, spec). types: (class, spec). common: the global settings. reorder: Quark's `pack_method`.
+    """
 
     label: str
     excluded: tuple[str, ...]
@@ -52,11 +55,11 @@ class QuarkSettings:
     reorder: bool
 
     def excludes(self, module: str) -> bool:
-        """Whether `exclude` names it."""
+        """Return whether `exclude` lists a module."""
         return globs(self.excluded).match(module)
 
     def of(self, module: str) -> Spec | None:
-        """What holds for a module that is not excluded."""
+        """Return the settings of a module that is not excluded; None for dense."""
         exact, names = dict(self.layers), spellings(module)
         for name in names:
             if name in exact:
@@ -69,21 +72,19 @@ class QuarkSettings:
                 return spec
         return self.common
 
-    def wants(self, module: str, linear: bool) -> bool:
-        """Whether a module that is stored dense should be quantized."""
+    def expects_quantized(self, module: str, is_linear: bool) -> bool:
+        """Return whether a module that is stored dense should be quantized."""
         if self.excludes(module) or mentions_module(self.excluded, module):
             return False
         named = any(fnmatch.fnmatchcase(module, pattern) for pattern, _ in self.layers)
-        return (named or (linear and module.endswith(LINEARS))) and self.of(module) is not None
+        return (named or (is_linear and module.endswith(LINEARS))) and self.of(module) is not None
 
 
 def parse(keys: Reader) -> QuarkSettings:
-    """The settings of config.json; raises `BadInput`, `NotPossible`."""
+    """Parse the settings in config.json. Raises `BadInput`, `NotPossible`."""
     export = keys.part("export")
     if export.text("weight_format", "real_quantized") != "real_quantized":
-        raise NotPossible(
-            f"{export.label}: `weight_format` {shown(export.values['weight_format'])}: real_quantized is read."
-        )
+        raise export.unsupported("weight_format", ("real_quantized",))
     method = export.text("pack_method", "reorder")
     if method not in ("reorder", "order"):
         raise export.refuse("pack_method", "expected reorder or order")
@@ -97,9 +98,9 @@ def parse(keys: Reader) -> QuarkSettings:
 
 
 def _spec(layer: Reader) -> Spec | None:
-    """The settings of a layer's weight, None where it is not quantized."""
+    """Return the settings of a layer's weight; None for dense."""
     if layer.values.get("bias"):
-        raise NotPossible(f"{layer.label}: quantized biases are not read; export the model without `bias`.")
+        raise NotPossible(f"{layer.label}: quantized biases are not supported. Export the model without `bias`.")
     weight = layer.values.get("weight")
     if weight is None:
         return None
@@ -108,16 +109,19 @@ def _spec(layer: Reader) -> Spec | None:
     if len(weight) == 1 and isinstance(weight[0], dict):
         return _single(Reader(weight[0], layer.file, f"{layer.path}.weight[0]"))
     if len(weight) != 2 or not all(isinstance(part, dict) for part in weight):
-        raise layer.refuse("weight", "expected one or two objects")
+        raise layer.refuse("weight", "expected an object, or a list of one or two objects")
     return _two_level(*(Reader(part, layer.file, f"{layer.path}.weight[{i}]") for i, part in enumerate(weight)))
 
 
 def _two_level(codes: Reader, scales: Reader) -> Spec | None:
-    """FP4 in groups of 16 whose scales are E4M3 with one scale for the tensor."""
+    """Return the settings of NVFP4: FP4 in groups of 16 with E4M3 scales, which have one scale for the tensor."""
     spec = _single(codes, scaled=True)
     is_nvfp4 = spec is not None and spec.dtype == "fp4" and scales.values.get("is_scale_quant") is True
     if not is_nvfp4 or scales.values.get("dtype") != "fp8_e4m3" or scales.values.get("qscheme") != "per_tensor":
-        raise NotPossible(f"{codes.label}: two levels are read as fp4 whose scales are fp8_e4m3 per tensor.")
+        raise NotPossible(
+            f"{codes.label}: these two levels of quantization are not supported. Supported: fp4 with fp8_e4m3 scales "
+            "per_tensor."
+        )
     assert spec is not None
     return Spec(spec.key, spec.dtype, spec.qscheme, spec.symmetric, spec.group_size, two_level=True)
 
@@ -125,24 +129,18 @@ def _two_level(codes: Reader, scales: Reader) -> Spec | None:
 def _single(keys: Reader, *, scaled: bool = False) -> Spec | None:
     dtype = keys.text("dtype")
     if dtype in UNSTORABLE or keys.values.get("mx_element_dtype") is not None:
-        raise NotPossible(f"{keys.label}: `dtype` {shown(dtype)} is a format that Quark itself does not store.")
+        raise NotPossible(f"{keys.label}: dtype {shown(dtype)} is not supported: Quark itself cannot store it.")
     if dtype in DENSE or keys.flag("is_dynamic", False):
         return None
     if dtype not in PACKINGS and dtype not in FLOATS8 and dtype not in SMALL:
-        known = ", ".join((*PACKINGS, *FLOATS8, *SMALL))
-        raise NotPossible(f"{keys.label}: `dtype` {shown(dtype)} is not read; {known} are.")
+        raise keys.unsupported("dtype", (*PACKINGS, *FLOATS8, *SMALL))
     if not scaled and keys.flag("is_scale_quant", False):
-        raise NotPossible(f"{keys.label}: `is_scale_quant` is true; scales that are quantized too are not read here.")
-    if keys.values.get("scale_format") not in (
-        None,
-        "float",
-        "float32",
-        "e8m0",
-        "bfloat16",
-        "float16",
-        *(("e4m3",) if scaled else ()),
-    ):
-        raise NotPossible(f"{keys.label}: `scale_format` {shown(keys.values['scale_format'])} is not read.")
+        raise NotPossible(
+            f"{keys.label}: is_scale_quant true is not supported: scales are quantized only as the second level of fp4."
+        )
+    formats = ("float", "float32", "e8m0", "bfloat16", "float16", *(("e4m3",) if scaled else ()))
+    if keys.values.get("scale_format") not in (None, *formats):
+        raise keys.unsupported("scale_format", formats)
     qscheme = keys.text("qscheme")
     if qscheme not in SCHEMES or (dtype in SMALL and qscheme != "per_group"):
         raise keys.refuse("qscheme", f"expected {'per_group' if dtype in SMALL else ', '.join(SCHEMES)} for {dtype}")
@@ -158,10 +156,10 @@ def _single(keys: Reader, *, scaled: bool = False) -> Spec | None:
 
 
 def _check_axis(keys: Reader, qscheme: str) -> None:
-    """Scales are those of rows or of groups along them."""
-    allowed = {"per_channel": (0,), "per_group": (1, -1)}.get(qscheme)
-    if allowed is not None and keys.values.get("ch_axis") not in (None, *allowed):
-        raise NotPossible(f"{keys.label}: `ch_axis` {shown(keys.values['ch_axis'])} with {qscheme} is not read.")
+    """Raise `NotPossible` for scales that are not for rows, or for groups along rows."""
+    axes = {"per_channel": (0,), "per_group": (1, -1)}.get(qscheme)
+    if axes is not None and keys.values.get("ch_axis") not in (None, *axes):
+        raise keys.unsupported("ch_axis", (f"{' and '.join(map(str, axes))} with {qscheme}",))
 
 
 def _block(keys: Reader) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""A model on the Hub, looked at without a download: its list of files, its small files, its tensor files' headers.
+"""A model on the Hub, inspected without a download: its list of files, its small files, its tensor files' headers.
 
-Source: RFC 9110 section 14 (range requests); session, addresses and tokens are huggingface_hub's. A file of any size
-costs its header: one or two requests a safetensors shard, a few growing ones a GGUF file. `RemoteFolder` offers what
-`sources.folder.Folder` asks for, so that the openers of folders work on it; data can be read by `RemoteFile.read` only.
+Source: RFC 9110 section 14 (range requests); session, URLs and tokens are huggingface_hub's. Only headers are fetched:
+one or two requests for a safetensors shard, a few growing ones for a GGUF file. `RemoteFolder` implements
+`sources.folder.Folder`, so that the openers of folders accept it; data can only be read with `RemoteFile.read`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from quantcli.sources.tensor_files import INDEX
 
 #: Shards whose headers are fetched at the same time.
 THREADS = 8
-#: Small files are read whole, up to this size.
+#: The most bytes of a small file.
 MAX_SMALL = 64 << 20
-#: One request may take so many seconds in all, and one more for each MB asked for.
+#: The most seconds that a request may take, plus one for each requested MiB.
 REQUEST_SECONDS = 60
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -37,7 +37,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file at one commit. size: bytes; sha256: the Hub's own, of files that it stores as large ones."""
+    """One file at one commit. size: its bytes. sha256: from the Hub, if it stores the file as a large one."""
 
     hub_id: HubId
     commit: str
@@ -50,7 +50,7 @@ class RemoteFile:
         return f"{self.hub_id.repo}@{self.hub_id.revision}/{self.name}"
 
     def read(self, offset: int, length: int) -> bytes:
-        """That many bytes from `offset` on, fewer only where the file ends. Raises `Surroundings`."""
+        """Fetch `length` bytes from `offset`, fewer only at the file's end. Raises `Surroundings`."""
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
@@ -71,45 +71,47 @@ class RemoteFile:
         with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
             hf_raise_for_status(response)
             self._check_range(response.status_code, response.headers.get("Content-Range", ""), offset, length)
-            # As it comes: a server that compresses nevertheless, or sends more than asked, is found out below.
+            # Undecoded, so that a server that compresses anyway, or sends too much, is detected below.
             for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > length:
                     break
                 if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout(f"{len(body)} of {length} bytes in {REQUEST_SECONDS} seconds and more")
+                    seconds = REQUEST_SECONDS + (length >> 20)
+                    raise httpx.ReadTimeout(f"{len(body)} of {length} bytes in {seconds} seconds")
         if len(body) != length:
             more = "more than " if len(body) > length else ""
             raise Surroundings(
-                f"{self.label}: the server sent {more}{min(len(body), length)} bytes where {length} were asked for: "
-                "try again, or download the model."
+                f"{self.label}: expected {length} bytes, but the server sent {more}{min(len(body), length)}. Try "
+                "again, "
+                "or download the model."
             )
         return bytes(body)
 
     def _check_range(self, status: int, content_range: str, offset: int, length: int) -> None:
-        """The answer is the range asked for; a whole file is one too, where the whole was asked for."""
+        """Raise `Surroundings` unless the server sends the requested range (or the file, if all of it is requested)."""
         if status == 200 and length == self.size:
             return
         match = _CONTENT_RANGE.fullmatch(content_range)
         if status != 206 or match is None:
             raise Surroundings(
-                f"{self.label}: the server does not answer range requests, it would send all {self.size} bytes: "
-                "download the model and inspect its folder."
+                f"{self.label}: the server does not support range requests; it would send all {self.size} bytes. "
+                "Download the model and inspect its folder."
             )
         first, last, size = match.groups()
         if (int(first), int(last)) != (offset, offset + length - 1) or size not in ("*", str(self.size)):
             raise Surroundings(
-                f"{self.label}: the server sent {content_range}, asked for bytes {offset}-{offset + length - 1} "
-                f"of {self.size}: try again."
+                f"{self.label}: expected bytes {offset}-{offset + length - 1}/{self.size}, but the server sent "
+                f"{content_range}. Try again."
             )
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A repository at one commit, with what is needed of it fetched.
+    """A repository at one commit, with the files that opening it needs.
 
-    tensor_files: names of the safetensors shards, or of the GGUF file or the parts of its split set, in order.
-    small: content of config.json and its like. headers, gguf_headers: of every tensor file, checked.
+    tensor_files: the names of the safetensors shards, or of the GGUF file or its parts, in order.
+    small: the contents of config.json and similar files. headers, gguf_headers: of every tensor file, checked.
     """
 
     hub_id: HubId
@@ -124,41 +126,41 @@ class RemoteFolder:
         return f"{self.hub_id.repo}@{self.hub_id.revision}"
 
     def names(self) -> list[str]:
-        """Files, as paths relative to the folder, with forward slashes."""
+        """Return the files, as paths relative to the folder, with forward slashes."""
         return sorted(self.files)
 
     def read(self, name: str) -> bytes:
-        """A small file, whole."""
+        """Read a small file."""
         return self.small[name] if name in self.small else _read_small(self.file(name))
 
     def header(self, name: str) -> safetensors.Header:
-        """The header of a safetensors file."""
+        """Read the header of a safetensors file."""
         return self.headers[name] if name in self.headers else _read_header(self.file(name))
 
     def path(self, name: str) -> Path:
-        """The file's name in lists and messages; there is no such file here."""
+        """Return a path for lists and messages; there is no such file on this machine."""
         return Path(self.label) / name
 
     def size(self, name: str) -> int:
-        """The bytes of a file."""
+        """Return the bytes of a file."""
         return self.file(name).size
 
     def array(self, part: Part) -> Array:
-        """A small stored array that says how others are stored, as a matrix."""
+        """Read a small array that describes how others are stored, as a matrix."""
         check_describing(part)
         name = part.file.relative_to(Path(self.label)).as_posix()
         stored = np.frombuffer(self.file(name).read(part.offset, part.nbytes), np.uint8).view(numpy_dtype(part.dtype))
         return stored.reshape(-1, part.shape[-1] if part.shape else 1)
 
     def file(self, name: str) -> RemoteFile:
-        """The file itself; raises `NotPossible` where it is not listed."""
+        """Return a file. Raises `NotPossible` if the repository does not have it."""
         if name not in self.files:
-            raise NotPossible(f"{self.label}: has no file {name}: check the name.")
+            raise NotPossible(f"{self.label}: there is no file {name}. Check the name.")
         return self.files[name]
 
 
 def open_remote(hub_id: HubId) -> RemoteFolder | Path:
-    """The headers of a model on the Hub; offline its snapshot in the cache (a folder, or the first GGUF file).
+    """Fetch the headers of a model on the Hub; offline, return its snapshot in the cache (a folder or a GGUF file).
 
     Raises `Surroundings`, `NotPossible`, `BadInput`.
     """
@@ -167,8 +169,8 @@ def open_remote(hub_id: HubId) -> RemoteFolder | Path:
     listing = list_files(hub_id)
     files = {n: RemoteFile(hub_id, listing.commit, n, info.size, info.sha256) for n, info in listing.files.items()}
     with ThreadPoolExecutor(THREADS) as pool:
-        wanted = [name for name in (*CONFIGS, INDEX) if name in files]
-        small = dict(zip(wanted, pool.map(lambda name: _read_small(files[name]), wanted), strict=True))
+        names = [name for name in (*CONFIGS, INDEX) if name in files]
+        small = dict(zip(names, pool.map(lambda name: _read_small(files[name]), names), strict=True))
         tensors = tuple(tensors_of(hub_id, files, lambda: small[INDEX]))
         if tensors[0].endswith(".gguf"):
             ggufs = dict(zip(tensors, pool.map(lambda name: _read_gguf(files[name]), tensors), strict=True))
@@ -179,7 +181,7 @@ def open_remote(hub_id: HubId) -> RemoteFolder | Path:
 
 def _read_small(file: RemoteFile) -> bytes:
     if file.size > MAX_SMALL:
-        raise BadInput(f"{file.label}: {file.size} bytes are too many for such a file (at most {MAX_SMALL}).")
+        raise BadInput(f"{file.label}: is {file.size} bytes; the limit is {MAX_SMALL}.")
     return file.read(0, file.size)
 
 

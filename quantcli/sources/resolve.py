@@ -1,6 +1,6 @@
-"""From what the user typed to a checkpoint: a local path always wins, else a Hub id.
+"""From the text of a SOURCE argument to a checkpoint: a local path takes precedence over a Hub id.
 
-`local_source` downloads what a conversion needs; `survey_source` opens headers only, of the Hub by range requests.
+`local_source` downloads what a conversion needs. `survey_source` reads headers only, from the Hub by range requests.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from quantcli.sources.unfinished import refuse_unfinished
 
 
 def local_source(text: str, revision: str | None, *, quiet: bool = False) -> Path:
-    """The local path of a source, downloaded where it is a Hub id. Raises `BadInput`, `Surroundings`."""
+    """Return the local path of a source; download it if it is a Hub id. Raises `BadInput`, `Surroundings`."""
     path = _local(text, revision)
     if path is not None and is_shard(path.name) and not path.is_dir():
-        raise BadInput(f"{path}: one of several files of a model. Name the folder: {path.parent}.")
+        raise BadInput(f"{path}: is one of several files of a model. Give the folder as the source: {path.parent}.")
     if path is not None:
         return path
     from quantcli.sources import hub
 
-    found = hub.parse_id(text, revision)
-    if found is None:
-        raise _nothing(text)
-    return hub.download(found, progress=not quiet)
+    hub_id = hub.parse_id(text, revision)
+    if hub_id is None:
+        raise _not_found(text)
+    return hub.download(hub_id, progress=not quiet)
 
 
 def survey_source(text: str, revision: str | None) -> Checkpoint:
-    """The checkpoint that a source names, headers only. Raises `BadInput`, `NotPossible`, `Surroundings`."""
+    """Open the checkpoint that a source names, headers only. Raises `BadInput`, `NotPossible`, `Surroundings`."""
     path = _local(text, revision)
     if path is not None:
         return open_source(path)
     from quantcli.sources import hub, remote
 
-    found = hub.parse_id(text, revision)
-    if found is None:
-        raise _nothing(text)
-    opened = remote.open_remote(found)
+    hub_id = hub.parse_id(text, revision)
+    if hub_id is None:
+        raise _not_found(text)
+    opened = remote.open_remote(hub_id)
     if isinstance(opened, Path):
         return open_source(opened)
     if opened.gguf_headers:
@@ -52,14 +52,14 @@ def survey_source(text: str, revision: str | None) -> Checkpoint:
 
 
 def _local(text: str, revision: str | None) -> Path | None:
-    # An empty text would be the current folder; os.path's answer for a name too long for the system is no.
+    # An empty text would mean the current folder. os.path.exists is False for names that are too long.
     if not text or not os.path.exists(text):
         return None
     if revision is not None:
-        raise WrongUsage(f"--revision {revision}: {text} is a local path, which has no revisions.")
+        raise WrongUsage(f"--revision applies only to a Hub id; {text} is a local path.")
     refuse_unfinished([Path(text)])
     return Path(text)
 
 
-def _nothing(text: str) -> BadInput:
-    return BadInput(f"{shown(text)}: there is no such file or folder, and it is no Hub id (org/name[@revision]).")
+def _not_found(text: str) -> BadInput:
+    return BadInput(f"{shown(text)}: there is no such file or folder, and it is not a Hub id (org/name[@revision]).")

@@ -1,6 +1,6 @@
-"""How long a weight's rows are by its architecture's table, whatever its stored arrays say.
+"""The length of a weight's rows by its architecture's table, independent of its stored arrays.
 
-Packed codes alone do not tell bits from row length: 64 words are 512 codes of 4 bits or 256 of 8.
+Packed codes alone do not determine bits and row length: 64 words are 512 codes of 4 bits, or 256 codes of 8 bits.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from quantcli.sources.prefix import naming_of
 
 
 class RowLengths:
-    """Row lengths by the table of a config.json's architecture and its sizes, looked up when they are asked for.
+    """Row lengths by the table of config.json's architecture and its sizes, computed on demand.
 
-    names: of the stored tensors, whose prefix is not always the table's.
+    names: those of the stored tensors, whose prefix may differ from the table's.
     """
 
     def __init__(self, config: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -34,10 +34,10 @@ class RowLengths:
         return Naming() if self.architecture is None else naming_of(self.architecture, self.names)
 
     def of(self, name: str) -> int | None:
-        """The columns of a weight by its stored name; None where no table has it.
+        """Return the columns of a weight by its stored name; None if no table lists it.
 
-        Raises `BadInput` for sizes that make no sense.
+        Raises `BadInput` for invalid sizes in config.json.
         """
-        found = self.architecture.find(self._naming.weight(name), "hf") if self.architecture is not None else []
-        axes = found[0].row.axes(found[0].suffix) if found else ()
+        matches = self.architecture.find(self._naming.weight(name), "hf") if self.architecture is not None else []
+        axes = matches[0].row.axes(matches[0].suffix) if matches else ()
         return axes[-1].of(self._sizes) if len(axes) > 1 else None

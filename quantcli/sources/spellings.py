@@ -1,22 +1,22 @@
-"""Names that settings may have for a module of a text model which is stored with towers, or was saved without them.
+"""Names that settings may use for a module of a text model that is stored with or without towers.
 
-    model.language_model.layers.0.mlp.up_proj    as transformers' classes have it
-    language_model.model.layers.0.mlp.up_proj    as older ones had it, and releases still store it
-    model.layers.0.mlp.up_proj                   as the text model by itself has it
+    model.language_model.layers.0.mlp.up_proj    in transformers' classes
+    language_model.model.layers.0.mlp.up_proj    in older classes, and still in stored releases
+    model.layers.0.mlp.up_proj                   in the text model alone
 
-Quantizers list modules as their tool's transformers named them, which is not always how the tensors are stored.
+Quantizers list modules by the names in their version of transformers, which may differ from the stored names.
 """
 
 from __future__ import annotations
 
-#: What the names of a text model begin with in models with towers, in place of its own prefix.
+#: Prefixes of a text model's names in models with towers, in place of its usual prefix.
 NESTED = ("model.language_model.", "language_model.model.", "language_model.", "model.text_model.", "text_model.")
-#: All that names of modules begin with, the longest first where one is the beginning of another.
+#: All prefixes of modules' names; of two that start alike, the longer one first.
 STARTS = (*NESTED, "model.", "")
 
 
 def spellings(module: str) -> tuple[str, ...]:
-    """The names that settings may have for a module, its stored one first.
+    """Return the names that settings may use for a module, its stored name first.
 
     >>> spellings("language_model.model.layers.0.mlp")[:3]
     ('language_model.model.layers.0.mlp', 'model.language_model.layers.0.mlp', 'language_model.layers.0.mlp')

@@ -1,11 +1,11 @@
-"""Where a folder says how its weights are quantized: places in config.json, then files of their own.
+"""The settings by which a folder's weights are quantized: in config.json, else in a separate file.
 
     config.json   quantization_config, compression_config (compressed-tensors' first name for it)
-                  the same two in text_config and what other multimodal models call it
+                  the same two in text_config and in its equivalents in other multimodal models
     hf_quant_config.json (modelopt), quantize_config.json (GPTQ), quant_config.json (AWQ)
 
-The first that is there counts; others that say something else are named in a warning. quant_method is spelled as the
-readers know it, and told by other keys where files leave it out.
+The first of these places that has settings is used; a warning names others that differ. quant_method is normalised to
+the readers' names, and inferred from other keys if it is missing.
 Sources: transformers (quantizers/auto.py: get_hf_quantizer, supports_quant_method), vLLM (config/model.py,
 model_loader/weight_utils.py: get_quant_config), compressed-tensors (ModelCompressor), AutoGPTQ, AutoAWQ.
 """
@@ -21,7 +21,7 @@ from quantcli.sources.folder import CONFIG, Folder, read_json
 from quantcli.sources.noted import PLACE
 
 KEYS = ("quantization_config", "compression_config")
-#: The parts of a multimodal model's settings that are those of its text model; the model's own first.
+#: The places of a text model's settings in those of a multimodal model; the top level first.
 PARTS = (
     (),
     ("text_config",),
@@ -30,14 +30,14 @@ PARTS = (
     ("thinker_config",),
     ("thinker_config", "text_config"),
 )
-#: File -> the key that its settings stand under (None: the whole file), whose they are, the suffix of tensors without
-#: which it says nothing of the stored weights.
+#: File -> the key of its settings (None: the whole file), the quantizer, the suffix of stored tensors without which the
+#: file does not apply.
 FILES: dict[str, tuple[str | None, str, str]] = {
     "hf_quant_config.json": ("quantization", "modelopt", ""),
     "quantize_config.json": (None, "gptq", ".qweight"),
     "quant_config.json": (None, "awq", ".qweight"),
 }
-#: Keys of these files that have another name in config.json.
+#: Keys in these files -> their names in config.json.
 RENAMED = {"exclude_modules": "ignore"}
 #: Other spellings of quant_method.
 ALIASES = {
@@ -48,9 +48,9 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Stated:
-    """A folder's settings, empty where it has none. place: where they stand, as `config.json: quantization_config`.
+    """A folder's settings, empty if it has none. place: their file and key, `config.json: quantization_config`.
 
-    path: their keys in config.json, empty for those of a file of their own.
+    path: their keys in config.json; empty for settings in a separate file.
     """
 
     place: str
@@ -60,49 +60,49 @@ class Stated:
 
     @property
     def method(self) -> str:
-        """`quant_method`, as the readers know it."""
-        said = str(self.block.get("quant_method")).lower()
-        return ALIASES.get(said, said)
+        """`quant_method`, normalised to the readers' names."""
+        name = str(self.block.get("quant_method")).lower()
+        return ALIASES.get(name, name)
 
 
 def stated(folder: Folder, config: Mapping[str, Any], tensors: Collection[str]) -> Stated:
-    """The settings that a folder's weights are stored by. Raises `BadInput` for settings that are no object."""
-    found = list(_in_config(config, folder.label))
-    if not found:
+    """Return the settings by which a folder's weights are stored. Raises `BadInput` if they are not an object."""
+    blocks = list(_in_config(config, folder.label))
+    if not blocks:
         files = [] if config.get("quantization") is not None else list(_in_files(folder, tensors))
         return files[0] if files else Stated(PLACE)
-    first = found[0]
-    odd = [".".join(other.path) for other in found[1:] if other.block != first.block]
+    first = blocks[0]
+    odd = [".".join(other.path) for other in blocks[1:] if other.block != first.block]
     if not odd:
         return first
-    counts = ".".join(first.path)
-    text = f"{folder.label}/{CONFIG}: {', '.join(odd)} says something else than {counts}: {counts} counts."
+    used = ".".join(first.path)
+    text = f"{folder.label}/{CONFIG}: {used} and {', '.join(odd)} differ. {used} is used."
     return replace(first, warnings=(text,))
 
 
 def in_config(config: Mapping[str, Any], label: str = "") -> Stated | None:
-    """The settings in config.json that count; None where it has none. Raises `BadInput`."""
+    """Return the settings in config.json that are used; None if it has none. Raises `BadInput`."""
     return next(_in_config(config, label), None)
 
 
 def replaced(config: Mapping[str, Any], path: tuple[str, ...], block: Mapping[str, Any]) -> dict[str, Any]:
-    """The object with other settings in this place."""
+    """Return config.json's object with other settings at `path`."""
     key, *rest = path
     return {**config, key: replaced(config[key], tuple(rest), block) if rest else dict(block)}
 
 
 def _in_config(config: Mapping[str, Any], label: str) -> Iterator[Stated]:
     for part in PARTS:
-        inner: Any = config
+        settings: Any = config
         for key in part:
-            inner = inner.get(key) if isinstance(inner, Mapping) else None
-        for key in KEYS if isinstance(inner, Mapping) else ():
-            block, path = inner.get(key), (*part, key)
+            settings = settings.get(key) if isinstance(settings, Mapping) else None
+        for key in KEYS if isinstance(settings, Mapping) else ():
+            block, path = settings.get(key), (*part, key)
             if block in (None, {}):
                 continue
             place = f"{CONFIG}: {'.'.join(path)}"
             if not isinstance(block, Mapping):
-                raise Reader(inner, f"{label}/{CONFIG}", ".".join(part)).refuse(key, "expected an object")
+                raise Reader(settings, f"{label}/{CONFIG}", ".".join(part)).refuse(key, "expected an object")
             yield Stated(place, _named(block, key), path)
 
 
@@ -119,11 +119,11 @@ def _in_files(folder: Folder, tensors: Collection[str]) -> Iterator[Stated]:
 
 
 def _named(block: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The settings with a quant_method, told by other keys where there is none."""
+    """Return the settings with a quant_method, inferred from other keys if it is missing."""
     producer = block.get("producer")
-    inner = block.get("quantization")
+    nested = block.get("quantization")
     if "quant_method" not in block and isinstance(producer, Mapping) and producer.get("name") == "modelopt":
-        return {**(inner if isinstance(inner, Mapping) else block), "quant_method": "modelopt"}
+        return {**(nested if isinstance(nested, Mapping) else block), "quant_method": "modelopt"}
     method = block.get("quant_method")
     if method is None and any(block.get(f"load_in_{bits}bit") is True for bits in (4, 8)):
         method = "bitsandbytes"
@@ -133,7 +133,7 @@ def _named(block: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def leaves_all_dense(method: str, block: Mapping[str, Any]) -> bool:
-    """Whether settings quantize no weight: those of the cache of keys and values alone."""
+    """Return whether settings quantize no weight, only the KV cache."""
     if method == "modelopt":
         return block.get("quant_algo") in (None, "", "NO_QUANT") and not block.get("quantized_layers")
     if method == "compressed-tensors":
@@ -141,14 +141,14 @@ def leaves_all_dense(method: str, block: Mapping[str, Any]) -> bool:
     if method == "quark":
         layers = [block.get("global_quant_config")]
         for key in ("layer_quant_config", "layer_type_quant_config"):
-            found = block.get(key)
-            layers += list(found.values()) if isinstance(found, Mapping) else []
+            entries = block.get(key)
+            layers += list(entries.values()) if isinstance(entries, Mapping) else []
         return not any(isinstance(layer, Mapping) and layer.get("weight") for layer in layers)
     return False
 
 
 def _groups_of_weights(groups: object) -> bool:
-    """Whether some config group has settings of weights; what is no object is left to the reader to refuse."""
+    """Return whether a config group has settings of weights. True for malformed groups, which the reader refuses."""
     if groups in (None, {}):
         return False
     if not isinstance(groups, Mapping):

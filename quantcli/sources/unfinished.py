@@ -1,4 +1,4 @@
-"""Sources that are an unfinished output: a work folder of ours, and tensor data that was never written."""
+"""Sources that are unfinished: a work folder of quant, and tensor data that was never written."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from quantcli.checkpoint import Checkpoint, Part
 from quantcli.errors import Surroundings
 from quantcli.virtual import stored_parts
 
-#: The file that makes a folder a work folder, and how it begins.
+#: The file that marks a work folder, and its first bytes.
 JOURNAL = ".journal"
 MAGIC = b"quant journal 1\n"
-#: How the name of a work folder ends.
+#: The ending of a work folder's name.
 SUFFIX = ".partial"
 
 
 def refuse_unfinished(paths: Iterable[Path]) -> None:
-    """Raise `Surroundings` where a path, links followed, lies in a work folder of ours."""
+    """Raise `Surroundings` if a path, after following links, is in a work folder of quant."""
     for folder in {folder for path in paths for folder in (path.resolve(), *path.resolve().parents)}:
         if folder.name.endswith(SUFFIX) and _begins_with_magic(folder / JOURNAL):
             raise Surroundings(
-                f"{folder}: holds an unfinished output, which has zeros where nothing is written yet. "
-                "Finish it with --resume, and use the output."
+                f"{folder}: is an unfinished output, which has zeros where nothing has been written yet. "
+                "Finish it with --resume, then use the output."
             )
 
 
 def _begins_with_magic(path: Path) -> bool:
     try:
-        # Without O_NONBLOCK the opening of a named pipe would wait for a writer.
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return False  # no journal, so no work folder
+        return False  # without a journal it is not a work folder
     try:
         return os.read(descriptor, len(MAGIC)) == MAGIC
     finally:
@@ -40,12 +40,12 @@ def _begins_with_magic(path: Path) -> bool:
 
 
 def hole_warnings(source: Checkpoint) -> tuple[str, ...]:
-    """A warning for each file of a source with tensor data that no one has written: it reads as zeros."""
-    found: dict[Path, list[Part]] = {}
+    """Return a warning for each file of a source with tensor data that was never written, and reads as zeros."""
+    by_file: dict[Path, list[Part]] = {}
     for weight in source.weights.values():
         for part in stored_parts(weight):
-            found.setdefault(part.file, []).append(part)
-    return tuple(said for file, parts in found.items() if (said := _hole_warning(file, parts)))
+            by_file.setdefault(part.file, []).append(part)
+    return tuple(warning for file, parts in by_file.items() if (warning := _hole_warning(file, parts)))
 
 
 def _hole_warning(file: Path, parts: list[Part]) -> str | None:
@@ -55,7 +55,7 @@ def _hole_warning(file: Path, parts: list[Part]) -> str | None:
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise Surroundings(f"{file}: cannot be opened ({error.strerror}): check its permissions.") from error
+        raise Surroundings(f"{file}: cannot be read ({error.strerror}). Check its permissions.") from error
     try:
         holes = list(_holes(descriptor, parts[0].offset, parts[-1].offset + parts[-1].nbytes))
     finally:
@@ -70,7 +70,7 @@ def _hole_warning(file: Path, parts: list[Part]) -> str | None:
 
 
 def _holes(descriptor: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The ranges without data between two offsets; none where the file system does not tell."""
+    """Yield the ranges without data between two offsets; none if the file system does not report them."""
     while start < stop:
         try:
             hole = os.lseek(descriptor, start, os.SEEK_HOLE)
@@ -80,6 +80,6 @@ def _holes(descriptor: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
             return
         try:
             start = min(os.lseek(descriptor, hole, os.SEEK_DATA), stop)
-        except OSError:  # no data behind it
+        except OSError:  # no data follows
             start = stop
         yield hole, start

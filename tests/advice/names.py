@@ -25,7 +25,7 @@ ENTRIES: dict[tuple[str, str], str] = {
         for option in ("--pure", "--token-embedding-type", "--output-tensor-type")
     },
     ("recipes/llama_cpp.py", f"=--output-tensor-type {HOLE}, tied"): REASON,
-    ("recipes/llama_cpp.py", "is no mixture that we know"): INTERNAL,
+    ("recipes/llama_cpp.py", "is not a mixture"): INTERNAL,
     ("recipes/mixtures.py", f"=--scheme {HOLE}"): REASON,
     ("recipes/overrides.py", "--override"): REASON,
     ("recipes/overrides.py", f"=--override {HOLE}={HOLE}"): REASON,

@@ -45,7 +45,7 @@ def with_tekken(tmp: Path) -> None:
 ROWS = (
     Row(
         "containers/safetensors.py",
-        "use a smaller --shard-size",
+        "Use a smaller --shard-size",
         INTO + " -s affine4-g64",
         INTO + " -s affine4-g64 --shard-size 20KB",
         4,

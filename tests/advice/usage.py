@@ -78,7 +78,7 @@ ROWS = (
     Row("cli/options.py", "is needed for weights", INTO + " --max-memory 1KB", INTO + " --max-memory 100MB"),
     Row(
         "containers/imatrix.py",
-        "exclude each other",
+        "cannot be used together",
         WIDE + " --imatrix {matrix} --include-weights a --exclude-weights b",
         (WIDE + " --imatrix {matrix} --include-weights attn", WIDE + "2 --imatrix {matrix} --exclude-weights b"),
     ),
@@ -231,7 +231,7 @@ ROWS = (
     ),
     Row(
         "recipes/llama_cpp.py",
-        "needs REGEX=TYPE",
+        "is not REGEX=TYPE",
         INTO_GGUF + " -s q8_0 --tensor-type a",
         INTO_GGUF + " -s q8_0 --tensor-type attn_v=q8_0",
     ),
@@ -243,24 +243,24 @@ ROWS = (
     ),
     Row(
         "recipes/mixtures.py",
-        "affine has groups of",
+        "Supported: --group-size 32",
         INTO + " -s mixed_3_4 --group-size 7",
         INTO + " -s mixed_3_4 --group-size 32",
     ),
-    Row("recipes/names.py", "is none of mlx-lm's modes", INTO + " --mode best", INTO + " --mode mxfp4"),
+    Row("recipes/names.py", "--mode \0 is not supported", INTO + " --mode best", INTO + " --mode mxfp4"),
     Row("recipes/names.py", "--mode \0 with", INTO + " --mode affine --bits 7", INTO + " --mode affine --bits 4"),
     *(
         Row("recipes/overrides.py", part, f"{INTO} --override {given}", INTO + " --override '*.down_proj=affine8-g64'")
         for part, given in {
-            "--override needs GLOB=SCHEME": "a",
-            "=--override \0: \0.": "a",
+            "Use --override GLOB=SCHEME": "a",
+            "is not GLOB=SCHEME": "a",
             "the glob has": f"{'a' * 9999}=f16",
-            "=--override \0: \0; \0.": "a=b",
+            "=--override \0: \0. \0.": "a=b",
         }.items()
     ),
-    Row("recipes/prune.py", "needs layer numbers", FROM_GGUF + " --prune-layers a", FROM_GGUF + " --prune-layers 1"),
+    Row("recipes/prune.py", "expected layer numbers", FROM_GGUF + " --prune-layers a", FROM_GGUF + " --prune-layers 1"),
     Row("recipes/prune.py", "no such layer", FROM_GGUF + " --prune-layers 9", FROM_GGUF + " --prune-layers 1"),
-    Row("recipes/prune.py", "names every layer", FROM_GGUF + " --prune-layers 0,1", FROM_GGUF + " --prune-layers 1"),
+    Row("recipes/prune.py", "every layer", FROM_GGUF + " --prune-layers 0,1", FROM_GGUF + " --prune-layers 1"),
     Row("sources/resolve.py", "is a local path", "inspect {dense} --revision main", "inspect {dense}"),
     Row(
         "targets/gguf.py",
@@ -300,16 +300,21 @@ ROWS = (
 
 #: Those of the Hub, in which org/model is: its revisions are main and v1.
 HUB_ROWS = (
-    Row("sources/hub.py", "is no branch, tag", "inspect org/model --revision ../x", "inspect org/model --revision v1"),
     Row(
         "sources/hub.py",
-        "give one of them",
+        "is not the name of a branch",
+        "inspect org/model --revision ../x",
+        "inspect org/model --revision v1",
+    ),
+    Row(
+        "sources/hub.py",
+        "Use one of them",
         "inspect org/model@v1 --revision main",
         ("inspect org/model@v1", "inspect org/model --revision main"),
     ),
     Row(
         "sources/hub_errors.py",
-        "check --revision",
+        "Check --revision",
         "inspect org/model --revision v2",
         "inspect org/model --revision v1",
         5,

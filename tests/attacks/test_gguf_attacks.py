@@ -70,34 +70,34 @@ def nested(depth: int) -> bytes:
 
 
 WHOLE_FILE = {
-    "empty file": (b"", "no GGUF file"),
-    "two bytes": (b"GG", "no GGUF file"),
-    "magic alone": (b"GGUF", "cut off"),
-    "magic and version alone": (b"GGUF" + u32(3), "cut off"),
-    "one byte short of the counts": (file_of()[:23], "cut off"),
+    "empty file": (b"", "GGUF"),
+    "two bytes": (b"GG", "GGUF"),
+    "magic alone": (b"GGUF", "truncated"),
+    "magic and version alone": (b"GGUF" + u32(3), "truncated"),
+    "one byte short of the counts": (file_of()[:23], "truncated"),
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n", "git-lfs"),
     "zip": (b"PK\x03\x04" + bytes(60), "zip archive"),
     "pickle": (b"\x80\x02" + bytes(60), "pickle"),
-    "safetensors": (u64(2) + b"{}" + bytes(60), "no GGUF file"),
+    "safetensors": (u64(2) + b"{}" + bytes(60), "GGUF"),
     "a GGML file": (b"lmgg" + bytes(60), "older than GGUF"),
     "a GGJT file": (b"tjgg" + u32(3) + bytes(60), "older than GGUF"),
-    "magic turned round": (b"FUGG" + u32(3) + bytes(60), "no GGUF file"),
-    "magic in lower case": (b"gguf" + u32(3) + bytes(60), "no GGUF file"),
+    "magic turned round": (b"FUGG" + u32(3) + bytes(60), "GGUF"),
+    "magic in lower case": (b"gguf" + u32(3) + bytes(60), "GGUF"),
     "version 0": (file_of(start=b"GGUF" + u32(0)), "version 0"),
     "version 4": (file_of(start=b"GGUF" + u32(4)), "version 4"),
     "version 2**32 - 1": (file_of(start=b"GGUF\xff\xff\xff\xff"), "version 4294967295"),
-    "2**64 - 1 keys": (file_of(counts=(0, 2**64 - 1)), "claims 18446744073709551615 keys"),
-    "2**64 - 1 tensors": (file_of(counts=(2**64 - 1, 0)), "claims 18446744073709551615 tensors"),
-    "2**63 keys": (file_of(counts=(0, 2**63)), "keys, more than"),
-    "2**60 tensors, whose bytes overflow": (file_of(counts=(2**60, 0)), "tensors, more than"),
-    "as many keys as bytes": (file_of(counts=(0, 100), data=100), "claims 100 keys"),
-    "as many tensors as bytes": (file_of(counts=(100, 0), data=100), "claims 100 tensors"),
-    "70,000 keys": (file_of(counts=(0, 70_000), data=1_000_000), "expected at most 65536"),
-    "300,000 tensors": (file_of(counts=(300_000, 0), data=7_500_000), "expected at most 262144"),
+    "2**64 - 1 keys": (file_of(counts=(0, 2**64 - 1)), "keys, 18446744073709551615"),
+    "2**64 - 1 tensors": (file_of(counts=(2**64 - 1, 0)), "tensors, 18446744073709551615"),
+    "2**63 keys": (file_of(counts=(0, 2**63)), "keys, 9223372036854775808"),
+    "2**60 tensors, whose bytes overflow": (file_of(counts=(2**60, 0)), "tensors, 1152921504606846976"),
+    "as many keys as bytes": (file_of(counts=(0, 100), data=100), "keys, 100"),
+    "as many tensors as bytes": (file_of(counts=(100, 0), data=100), "tensors, 100"),
+    "70,000 keys": (file_of(counts=(0, 70_000), data=1_000_000), "keys of 70000.* 65536"),
+    "300,000 tensors": (file_of(counts=(300_000, 0), data=7_500_000), "tensors of 300000.* 262144"),
     "one key too many": (file_of((key(b"k", "uint8", b"\1"),), counts=(0, 2), data=64), "key 2 of 2 has an empty name"),
-    "a key's name longer than the file": (file_of((text(b"k", 2**16 - 1),), data=64), "key 1 of 1 goes on to byte"),
-    "a key's name of 2**64 - 1 bytes": (file_of((text(b"k", 2**64 - 1),), data=64), "key 1 of 1 claims a text of"),
-    "a key's name of 65,536 bytes": (file_of((key(b"k" * 65_536, "uint8", b"\1"),)), "expected at most 65535"),
+    "a key's name longer than the file": (file_of((text(b"k", 2**16 - 1),), data=64), "key 1 of 1 .*to byte"),
+    "a key's name of 2**64 - 1 bytes": (file_of((text(b"k", 2**64 - 1),), data=64), "key 1 of 1 claims a string of"),
+    "a key's name of 65,536 bytes": (file_of((key(b"k" * 65_536, "uint8", b"\1"),)), "65536.* 65535"),
     "a key's name empty": (file_of((key(b"", "uint8", b"\1"),)), "empty name"),
     "a key's name not UTF-8": (file_of((key(b"k\xff", "uint8", b"\1"),)), "not UTF-8"),
     "a key's name with an escape": (file_of((key(b"k\x1b[2J", "uint8", b"\1"),)), "control characters"),
@@ -106,9 +106,9 @@ WHOLE_FILE = {
     "a key's name as an encoded surrogate": (file_of((key(b"k\xed\xa0\x80", "uint8", b"\1"),)), "not UTF-8"),
     "a tensor's name longer than the file": (
         file_of((), (text(b"w", 2**15),), data=64),
-        "tensor 1 of 1 goes on to byte",
+        "tensor 1 of 1 .*to byte",
     ),
-    "a tensor's name of 2**63 bytes": (file_of((), (text(b"w", 2**63),), data=64), "tensor 1 of 1 claims a text of"),
+    "a tensor's name of 2**63 bytes": (file_of((), (text(b"w", 2**63),), data=64), "tensor 1 of 1 claims a string of"),
     "a tensor's name empty": (of_tensors(tensor(b"")), "empty name"),
     "a tensor's name not UTF-8": (of_tensors(tensor(b"w\xc0\xaf")), "tensor 1 of 1.*not UTF-8"),
     "a tensor's name with a line break": (of_tensors(tensor(b"w\n")), "control characters"),
@@ -119,85 +119,85 @@ WHOLE_FILE = {
 }
 
 OF_KEY_K = {
-    "value type 13": (of_key(b"\1", 13), "value type 13, expected 0 to 12"),
+    "value type 13": (of_key(b"\1", 13), "value type 13.* 12"),
     "value type 2**32 - 1": (of_key(b"\1", 2**32 - 1), "value type 4294967295"),
-    "the same key twice": (file_of((key(b"k", "uint8", b"\1"),) * 2), "occurs twice"),
+    "the same key twice": (file_of((key(b"k", "uint8", b"\1"),) * 2), "twice"),
     "the same key twice, of two types": (
         file_of((key(b"k", "uint8", b"\1"), key(b"k", "bool", b"\1"))),
-        "occurs twice",
+        "twice",
     ),
-    "a bool of 2": (of_key(b"\2", "bool"), "byte 2 as a bool, expected 0 or 1"),
-    "a bool of 255": (of_key(b"\xff", "bool"), "byte 255 as a bool"),
-    "an array with a bool of 3": (of_key(array("bool", 3, b"\0\1\3")), "byte 3 as a bool"),
-    "a text longer than the file": (of_key(u64(2**20), "string"), "goes on to byte"),
-    "a text of 2**64 - 1 bytes": (of_key(u64(2**64 - 1), "string"), "claims a text of 18446744073709551615 bytes"),
-    "a number cut off": (file_of((key(b"k", "uint64", u64(1)),))[:-20], "cut off"),
+    "a bool of 2": (of_key(b"\2", "bool"), "bool of 2;"),
+    "a bool of 255": (of_key(b"\xff", "bool"), "bool of 255;"),
+    "an array with a bool of 3": (of_key(array("bool", 3, b"\0\1\3")), "bool of 3;"),
+    "a text longer than the file": (of_key(u64(2**20), "string"), "to byte"),
+    "a text of 2**64 - 1 bytes": (of_key(u64(2**64 - 1), "string"), "claims a string of 18446744073709551615 bytes"),
+    "a number truncated": (file_of((key(b"k", "uint64", u64(1)),))[:-20], "truncated"),
     "an array of 2**64 - 1 bytes": (
         of_key(array("uint8", 2**64 - 1)),
-        "claims 18446744073709551615 elements of type uint8",
+        "elements of type uint8, 18446744073709551615",
     ),
     "an array of 2**61 numbers, whose bytes overflow": (
         of_key(array("uint64", 2**61)),
-        "elements of type uint64, more",
+        "elements of type uint64, 2305843009213693952",
     ),
     "an array one longer than the file": (
         file_of((key(b"k", "array", array("uint8", 33)),), data=0),
         "elements of type uint8",
     ),
-    "an array of 2**60 texts": (of_key(array("string", 2**60)), "elements of type string, more than"),
-    "an array of 2**60 arrays": (of_key(array("array", 2**60)), "elements of type array, more than"),
-    "an array's text longer than the file": (of_key(array("string", 2, text(b"a") + u64(2**40))), "goes on to byte"),
-    "an array's text of 2**64 - 1 bytes": (of_key(array("string", 2, text(b"a") + u64(2**64 - 1))), "goes on to byte"),
-    "an array's last text beyond the end": (of_key(array("string", 1, u64(1000))), "goes on to byte"),
+    "an array of 2**60 texts": (of_key(array("string", 2**60)), "elements of type string, 1152921504606846976"),
+    "an array of 2**60 arrays": (of_key(array("array", 2**60)), "elements of type array, 1152921504606846976"),
+    "an array's text longer than the file": (of_key(array("string", 2, text(b"a") + u64(2**40))), "to byte"),
+    "an array's text of 2**64 - 1 bytes": (of_key(array("string", 2, text(b"a") + u64(2**64 - 1))), "to byte"),
+    "an array's last text beyond the end": (of_key(array("string", 1, u64(1000))), "to byte"),
     "an array of type 13": (of_key(array(13, 1, b"\1")), "value type 13"),
-    "arrays nested 5 deep": (of_key(nested(5)), "more than 4 deep"),
-    "arrays nested 100,000 deep": (of_key(nested(100_000)), "more than 4 deep"),
-    "200,000 empty arrays": (of_key(array("array", 200_000, array("uint8", 0) * 200_000)), "more than 131072"),
+    "arrays nested 5 deep": (of_key(nested(5)), r"\b4 levels"),
+    "arrays nested 100,000 deep": (of_key(nested(100_000)), r"\b4 levels"),
+    "200,000 empty arrays": (of_key(array("array", 200_000, array("uint8", 0) * 200_000)), "131072"),
 }
 
 OF_ALIGNMENT = {
-    "alignment 0": ("uint32", u32(0), "is 0, expected a power of two"),
-    "alignment 3": ("uint32", u32(3), "is 3, expected a power of two"),
-    "alignment 48": ("uint32", u32(48), "is 48, expected a power of two"),
-    "alignment 2**31": ("uint32", u32(2**31), "is 2147483648, expected a power of two, 1048576 at most"),
-    "alignment -32": ("int32", struct.pack("<i", -32), "has type int32, expected uint32"),
-    "alignment in 64 bits": ("uint64", u64(32), "has type uint64, expected uint32"),
-    "alignment as text": ("string", text(b"32"), "has type string, expected uint32"),
-    "alignment as array": ("array", array("uint32", 1, u32(32)), "has type array.uint32., expected uint32"),
-    "alignment as float": ("float32", struct.pack("<f", 32), "has type float32, expected uint32"),
+    "alignment 0": ("uint32", u32(0), "1048576, found 0"),
+    "alignment 3": ("uint32", u32(3), "1048576, found 3"),
+    "alignment 48": ("uint32", u32(48), "1048576, found 48"),
+    "alignment 2**31": ("uint32", u32(2**31), "1048576, found 2147483648"),
+    "alignment -32": ("int32", struct.pack("<i", -32), "uint32, found int32"),
+    "alignment in 64 bits": ("uint64", u64(32), "uint32, found uint64"),
+    "alignment as text": ("string", text(b"32"), "uint32, found string"),
+    "alignment as array": ("array", array("uint32", 1, u32(32)), "uint32, found array.uint32."),
+    "alignment as float": ("float32", struct.pack("<f", 32), "uint32, found float32"),
 }
 
 OF_TENSOR_W = {
-    "the same tensor twice": (of_tensors(tensor(), tensor(offset=32)), "occurs twice"),
-    "33 dimensions": (of_tensors(tensor(sizes=(1,) * 32 + (8,))), "33 dimensions, expected at most 32"),
+    "the same tensor twice": (of_tensors(tensor(), tensor(offset=32)), "twice"),
+    "33 dimensions": (of_tensors(tensor(sizes=(1,) * 32 + (8,))), "33 dimensions.* 32"),
     "2**32 - 1 dimensions": (of_tensors(tensor(rank=2**32 - 1)), "4294967295 dimensions"),
-    "a size of 0 next to a large one": (of_tensors(tensor(sizes=(2**63, 0))), "more elements than"),
-    "a size of 2**64 - 1": (of_tensors(tensor(sizes=(2**64 - 1,))), "more elements than"),
-    "a product that is 0 modulo 2**64": (of_tensors(tensor(sizes=(2**32, 2**32))), "more elements than"),
-    "a product that is 8 modulo 2**64": (of_tensors(tensor(sizes=(2**61 + 1, 8))), "more elements than"),
-    "a product of four that overflows": (of_tensors(tensor(sizes=(2**16, 2**16, 2**16, 2**16))), "more elements than"),
-    "bytes that are 0 modulo 2**64": (of_tensors(tensor(sizes=(2**62,))), "ends at byte 18446744073709551680.*cut off"),
-    "rows that are no whole blocks of q8_0": (of_tensors(tensor(sizes=(40, 4), kind=8)), "rows of 40.*q8_0's 32"),
-    "rows that are no whole blocks of q6_k": (of_tensors(tensor(sizes=(128, 2), kind=14)), "rows of 128.*q6_k's 256"),
-    "an offset off the alignment": (of_tensors(tensor(offset=16)), "offset 16, expected a multiple of 32"),
+    "a size of 0 next to a large one": (of_tensors(tensor(sizes=(2**63, 0))), "2\\*\\*63 - 1"),
+    "a size of 2**64 - 1": (of_tensors(tensor(sizes=(2**64 - 1,))), "2\\*\\*63 - 1"),
+    "a product that is 0 modulo 2**64": (of_tensors(tensor(sizes=(2**32, 2**32))), "2\\*\\*63 - 1"),
+    "a product that is 8 modulo 2**64": (of_tensors(tensor(sizes=(2**61 + 1, 8))), "2\\*\\*63 - 1"),
+    "a product of four that overflows": (of_tensors(tensor(sizes=(2**16, 2**16, 2**16, 2**16))), "2\\*\\*63 - 1"),
+    "bytes that are 0 modulo 2**64": (of_tensors(tensor(sizes=(2**62,))), "truncated.* 18446744073709551680"),
+    "rows that are no whole blocks of q8_0": (of_tensors(tensor(sizes=(40, 4), kind=8)), "rows of 40 .* 32 .q8_0"),
+    "rows that are no whole blocks of q6_k": (of_tensors(tensor(sizes=(128, 2), kind=14)), "rows of 128 .* 256 .q6_k"),
+    "an offset off the alignment": (of_tensors(tensor(offset=16)), "offset 16.* 32"),
     "an offset off a larger alignment": (
         file_of((key(b"general.alignment", "uint32", u32(64)),), (tensor(offset=32),), 96),
-        "offset 32, expected a multiple of 64",
+        "offset 32.* 64",
     ),
-    "an offset beyond the file": (of_tensors(tensor(offset=2**20)), "ends at byte.*cut off"),
-    "an offset of 2**64 - 32": (of_tensors(tensor(offset=2**64 - 32)), "ends at byte.*cut off"),
-    "data one byte short": (of_tensors(tensor(), data=31), "cut off"),
-    "data absent": (of_tensors(tensor(), data=0), "cut off"),
-    "no file behind the header": (of_tensors(tensor(), data=0)[:-1], "cut off"),
-    "the same bytes twice": (of_tensors(tensor(), tensor(b"x")), "ends at byte.*next tensor starts"),
-    "an overlap": (of_tensors(tensor(sizes=(16,)), tensor(b"x", offset=32)), "ends at byte.*next tensor starts"),
+    "an offset beyond the file": (of_tensors(tensor(offset=2**20)), "truncated"),
+    "an offset of 2**64 - 32": (of_tensors(tensor(offset=2**64 - 32)), "truncated"),
+    "data one byte short": (of_tensors(tensor(), data=31), "truncated"),
+    "data absent": (of_tensors(tensor(), data=0), "truncated"),
+    "no file behind the header": (of_tensors(tensor(), data=0)[:-1], "truncated"),
+    "the same bytes twice": (of_tensors(tensor(), tensor(b"x")), r"byte \d+.* \d+"),
+    "an overlap": (of_tensors(tensor(sizes=(16,)), tensor(b"x", offset=32)), r"byte \d+.* \d+"),
     "an overlap, listed in the other order": (
         of_tensors(tensor(b"x", offset=32), tensor(sizes=(9,))),
-        "ends at byte.*next tensor starts",
+        r"byte \d+.* \d+",
     ),
-    "an unknown type beyond the file": (of_tensors(tensor(kind=9999, offset=64), data=64), "cut off"),
-    "an unknown type at another's place": (of_tensors(tensor(kind=9999), tensor(b"x")), "next tensor starts"),
-    "the header cut in its sizes": (file_of((), (tensor(),))[:52], "cut off"),
+    "an unknown type beyond the file": (of_tensors(tensor(kind=9999, offset=64), data=64), "truncated"),
+    "an unknown type at another's place": (of_tensors(tensor(kind=9999), tensor(b"x")), r"byte \d+.* \d+"),
+    "the header cut in its sizes": (file_of((), (tensor(),))[:52], "truncated"),
 }
 
 
@@ -267,11 +267,11 @@ def test_a_header_of_gigabytes_is_refused_without_reading_it(tmp_path: Path) -> 
     path = tmp_path / "sparse.gguf"
     path.write_bytes(file_of((key(b"k", "string", u64(1 << 40)),)))
     os.truncate(path, 1 << 41)
-    with pytest.raises(BadInput, match="key 'k' claims a text of 1099511627776 bytes"):
+    with pytest.raises(BadInput, match="key 'k' claims a string of 1099511627776 bytes"):
         gguf.read(path)
     path.write_bytes(file_of((key(b"k", "array", array("string", 2, u64(1 << 40))),)))
     os.truncate(path, 1 << 41)
-    with pytest.raises(BadInput, match="key 'k' goes on to byte .*, expected a header of at most"):
+    with pytest.raises(BadInput, match="key 'k' .*to byte .* 134217728"):
         gguf.read(path)
 
 
@@ -288,7 +288,7 @@ def test_memory_stays_near_the_header(tmp_path: Path) -> None:
 
 def test_a_file_that_becomes_shorter_while_it_is_read() -> None:
     content = of_key(array("uint8", 3_000_000))
-    with pytest.raises(BadInput, match="key 'k' goes on to byte .*shorter meanwhile"):
+    with pytest.raises(BadInput, match="key 'k' .*to byte .* shorter"):
         gguf.parse(lambda at, count: content[at : at + count], 4_000_000, Path("a.gguf"))
 
 

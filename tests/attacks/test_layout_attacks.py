@@ -25,36 +25,36 @@ LAYER = f"quantized_layers|{DOWN}"
 Wrong = tuple[str, dict[str, Any], dict[str, Any], int, str]
 WRONG: dict[str, Wrong] = {
     # modelopt
-    "algorithm": ("modelopt-mxfp8", {"quant_algo": "W4A16_AWQ"}, {}, 4, "`quant_algo` 'W4A16_AWQ'.*MXFP8"),
+    "algorithm": ("modelopt-mxfp8", {"quant_algo": "W4A16_AWQ"}, {}, 4, "quant_algo 'W4A16_AWQ'.*MXFP8"),
     "no algorithm": ("modelopt-mxfp8", {"quant_algo": GONE}, {}, 3, "key quant_algo is missing"),
     "of another": ("modelopt-mxfp8", {"quant_algo": "NVFP4"}, {}, 3, f"{DOWN}.weight.*NVFP4"),
-    "of other scales": ("modelopt-mxfp8", {"quant_algo": "FP8"}, {}, 3, f"{DOWN}.weight_scale: is u8.*FP8"),
+    "of other scales": ("modelopt-mxfp8", {"quant_algo": "FP8"}, {}, 3, f"{DOWN}.weight_scale: .* found u8.*FP8"),
     "svd": ("modelopt-int8", {"quant_algo": "NVFP4_SVD"}, {}, 4, "'NVFP4_SVD'"),
     "smoothed": ("modelopt-int8", {}, {f"{K}.pre_quant_scale": ("BF16", [64])}, 4, f"{K}.pre_quant_scale"),
-    "group": ("modelopt-mxfp8", {"group_size": 16}, {}, 3, "key group_size is 16.*32"),
-    "group of text": ("modelopt-fp8-block", {"group_size": "a"}, {}, 3, "key group_size is 'a'"),
-    "group below 0": ("modelopt-fp8-block", {"group_size": -4}, {}, 3, "key group_size is -4"),
-    "group of a flag": ("modelopt-fp8-block", {"group_size": False}, {}, 3, "key group_size is False"),
+    "group": ("modelopt-mxfp8", {"group_size": 16}, {}, 3, "key group_size: .*32.*found 16"),
+    "group of text": ("modelopt-fp8-block", {"group_size": "a"}, {}, 3, "key group_size: .*found 'a'"),
+    "group below 0": ("modelopt-fp8-block", {"group_size": -4}, {}, 3, "key group_size: .*found -4"),
+    "group of a flag": ("modelopt-fp8-block", {"group_size": False}, {}, 3, "key group_size: .*found False"),
     "block": ("modelopt-fp8-block", {"group_size": 64}, {}, 3, rf"{DOWN}.weight_scale.*\[1, 1, 3, 1\]"),
     "blocks": ("modelopt-fp8-block", {}, {f"{DOWN}.weight_scale": ("F32", [1, 1, 3, 1])}, 3, f"{DOWN}.weight_scale"),
     "rows": ("modelopt-fp8-channel", {}, {f"{K}.weight_scale": ("F32", [31])}, 3, rf"{K}.weight_scale.*\[32\]"),
     "scales of 5 axes": ("modelopt-fp8-block", {}, {f"{K}.weight_scale": ("F32", [1] * 5)}, 3, f"{K}.weight_scale"),
     "scales of nothing": ("modelopt-mxfp4", {}, {f"{K}.weight_scale": ("U8", [32, 0])}, 3, f"{K}.weight_scale"),
     "no second": ("modelopt-nvfp4-g32", {}, {f"{K}.weight_scale_2": GONE}, 3, f"{K}.weight.*weight_scale_2"),
-    "no layers": ("modelopt-mixed", {"quantized_layers": {}, "config_groups": GONE}, {}, 3, "key quantized_layers is"),
-    "layers of a list": ("modelopt-mixed", {"quantized_layers": [1]}, {}, 3, r"key quantized_layers is \[1\]"),
+    "no layers": ("modelopt-mixed", {"quantized_layers": {}, "config_groups": GONE}, {}, 3, "key quantized_layers: "),
+    "layers of a list": ("modelopt-mixed", {"quantized_layers": [1]}, {}, 3, r"key quantized_layers: .*found \[1\]"),
     "no layers at all": ("modelopt-mixed", {"quantized_layers": GONE, "config_groups": {}}, {}, 3,
                          "key quantized_layers is missing"),
-    "layer of a text": ("modelopt-mixed", {LAYER: "FP8"}, {}, 3, f"key {DOWN} is 'FP8'"),
+    "layer of a text": ("modelopt-mixed", {LAYER: "FP8"}, {}, 3, f"key {DOWN}: .*found 'FP8'"),
     "layer without": ("modelopt-mixed", {LAYER: {}}, {}, 3, f"{DOWN}: key quant_algo is missing"),
     "layer of another": ("modelopt-mixed", {LAYER: {"quant_algo": "MXFP8"}}, {}, 3, f"{DOWN}.weight.*MXFP8"),
-    "layer unread": ("modelopt-mixed", {LAYER: {"quant_algo": "W4A8_AWQ"}}, {}, 4, f"{DOWN}: `quant_algo` 'W4A8_AWQ'"),
+    "layer unread": ("modelopt-mixed", {LAYER: {"quant_algo": "W4A8_AWQ"}}, {}, 4, f"{DOWN}: quant_algo 'W4A8_AWQ'"),
     "layer excluded": ("modelopt-mixed", {"ignore": ["*down_proj"]}, {}, 3, f"{DOWN}.weight.*ignore"),
     "nobody's": ("modelopt-mixed", {LAYER: GONE}, {f"{DOWN}.weight": ("U8", [64, 80]),
-                 f"{DOWN}.weight_scale": ("F32", [64])}, 3, f"{DOWN}.weight: is u8.*of f32.*quantized_layers"),
+                 f"{DOWN}.weight_scale": ("F32", [64])}, 3, f"{DOWN}.weight: is u8.*is f32.*quantized_layers"),
     # FP8 and DeepSeek-V4
     "mxfp8 scales": ("mxfp8", {}, {f"{K}.weight_scale_inv": ("U8", [32, 3])}, 3, rf"{K}.weight_scale_inv.*\[32, 2\]"),
-    "mxfp8 in i32": ("mxfp8", {}, {f"{K}.weight_scale_inv": ("I32", [32, 2])}, 3, f"{K}.weight_scale_inv: is i32"),
+    "mxfp8 in i32": ("mxfp8", {}, {f"{K}.weight_scale_inv": ("I32", [32, 2])}, 3, f"{K}.weight_scale_inv: .*i32"),
     "mxfp8 block": ("mxfp8", {"weight_block_size": [1, 16]}, {}, 3, f"{DOWN}.weight_scale_inv.*weight_block_size"),
     "grid": ("deepseek-v4", {}, {f"{ATTENTION}.scale": ("F8_E8M0", [3, 3])}, 3, f"{ATTENTION}.scale"),
     "half a group": ("deepseek-v4", {}, {f"{EXPERT}.scale": ("F8_E8M0", [32, 6])}, 3, rf"{EXPERT}.scale.*\[32, 3\]"),
@@ -62,10 +62,10 @@ WRONG: dict[str, Wrong] = {
     "no scale of FP4": ("deepseek-v4", {}, {f"{EXPERT}.scale": GONE}, 3, f"{EXPERT}.weight"),
     "stack": ("fp8-stacked", {}, {f"{STACK}.weight_scale_inv": ("F32", [3, 5, 1])}, 3, f"{STACK}.weight_scale_inv"),
     # compressed-tensors
-    "mxfp6 bits": ("ct-mxfp6", {"config_groups.group_0.weights.num_bits": 4}, {}, 3, "key num_bits is 4.*6"),
-    "mxfp6 group": ("ct-mxfp6", {"config_groups.group_0.weights.group_size": 16}, {}, 3, "key group_size is 16"),
+    "mxfp6 bits": ("ct-mxfp6", {"config_groups.group_0.weights.num_bits": 4}, {}, 3, "key num_bits: .*6.*found 4"),
+    "mxfp6 group": ("ct-mxfp6", {"config_groups.group_0.weights.group_size": 16}, {}, 3, "key group_size: .*found 16"),
     "mxfp6 bytes": ("ct-mxfp6", {}, {f"{K}.weight_packed": ("U8", [32, 47])}, 3, f"{K}.weight_packed"),
-    "mxfp6 integers": ("ct-mxfp6", {"config_groups.group_0.weights.type": "int"}, {}, 3, "key type is 'int'"),
+    "mxfp6 integers": ("ct-mxfp6", {"config_groups.group_0.weights.type": "int"}, {}, 3, "key type: .*found 'int'"),
     "marlin": ("ct-mxfp6", {"format": "marlin-24"}, {}, 4, "format 'marlin-24'"),
     "ct stacked": ("ct-fp8-stacked", {"config_groups.group_0.weights.strategy": "tensor"}, {}, 3, f"{UP}.*tensor"),
     "ct stacks": ("ct-fp8-stacked", {}, {f"{UP}.weight_scale": ("BF16", [3, 1, 1])}, 3, f"{UP}.weight_scale.*channel"),
@@ -141,13 +141,13 @@ def test_a_setting_that_nobody_knows_is_named(case: str, tmp_path: Path) -> None
 
 #: Attributes in the metadata of a torchao file -> another value, and what is said.
 TORCHAO: dict[str, tuple[Any, str]] = {
-    "block_size": ([1, 48], "`block_size`"),
-    "block_size ": ([1], "key block_size is"),
-    "block_size  ": ("all", "key block_size is"),
-    "block_size   ": ([0, 32], "key block_size is"),
-    "target_dtype": ({"_data": "int9"}, "key target_dtype is"),
-    "target_dtype ": ("int4", "key target_dtype is"),
-    "dtype": ({"_data": "complex64"}, "key dtype is"),
+    "block_size": ([1, 48], "block_size"),
+    "block_size ": ([1], "key block_size: "),
+    "block_size  ": ("all", "key block_size: "),
+    "block_size   ": ([0, 32], "key block_size: "),
+    "target_dtype": ({"_data": "int9"}, "key target_dtype: "),
+    "target_dtype ": ("int4", "key target_dtype: "),
+    "dtype": ({"_data": "complex64"}, "key dtype: "),
 }
 
 
@@ -171,7 +171,7 @@ def test_attributes_of_torchao_that_make_no_sense(key: str, tmp_path: Path) -> N
 #: quanto_qmap.json -> exit code, and what is said.
 QMAPS: dict[str, tuple[int, str]] = {
     "[]": (3, "quanto_qmap.json"),
-    '{"a": 1}': (3, "key a is 1"),
+    '{"a": 1}': (3, "key a: .*found 1"),
     '{"a": {}}': (3, "key weights is missing"),
     '{"a": {"weights": "qint3"}}': (4, "'a'.*'qint3'.*optimum-quanto"),
     "{}": (3, "k_proj|down_proj|q_proj|up_proj|gate_proj|v_proj|o_proj"),
@@ -191,14 +191,14 @@ def test_maps_of_quanto_that_make_no_sense(text: str, tmp_path: Path) -> None:
 QUANTO: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "no scale": ("quanto-qint8", {f"{K}.weight._scale": GONE}, 3, f"{K}.weight._data.*_scale"),
     "scales": ("quanto-qint8", {f"{K}.weight._scale": ("BF16", [31, 1])}, 3, rf"{K}.weight._scale.*\[32, 1\]"),
-    "scale of i32": ("quanto-qint8", {f"{K}.weight._scale": ("I32", [32, 1])}, 3, f"{K}.weight._data"),
+    "scale of i32": ("quanto-qint8", {f"{K}.weight._scale": ("I32", [32, 1])}, 3, f"{K}.weight._scale: .*i32"),
     "codes": ("quanto-qint8", {f"{K}.weight._data": ("F8_E4M3", [32, 64])}, 3, f"{K}.weight._data.*qint8"),
     "packed codes": ("quanto-qint4", {f"{K}.weight._data._data": ("U8", [15, 64])}, 3, f"{K}.weight._data._data"),
     "packed dtype": ("quanto-qint4", {f"{K}.weight._data._data": ("I8", [16, 64])}, 3, f"{K}.weight._data._data"),
     "no shift": ("quanto-qint4", {f"{K}.weight._shift": GONE}, 3, f"{K}.*_shift"),
-    "shift": ("quanto-qint4", {f"{K}.weight._shift": ("I8", [32, 1])}, 4, f"{K}.weight._shift: is i8"),
+    "shift": ("quanto-qint4", {f"{K}.weight._shift": ("I8", [32, 1])}, 4, f"{K}.weight._shift: i8"),
     "no groups": ("quanto-qint4", {f"{K}.weight._scale": ("BF16", [0, 1])}, 3, f"{K}.weight._data._data"),
-    "4 axes": ("quanto-qint8", {f"{K}.weight._data": ("I8", [32, 16, 2, 2])}, 4, f"{K}.*4 dimensions"),
+    "4 axes": ("quanto-qint8", {f"{K}.weight._data": ("I8", [32, 16, 2, 2])}, 4, f"{K}.*32, 16, 2, 2"),
 }  # fmt: skip
 
 

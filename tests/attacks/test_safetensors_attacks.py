@@ -43,19 +43,19 @@ GOOD = file_with(
 )
 
 WHOLE_FILE = {
-    "empty file": (b"", "too few"),
-    "seven bytes": (b"\x02\0\0\0\0\0\0", "too few"),
-    "half a surrogate pair": (file_with({"w\ud800": tensor()}, b"abcd"), "half a surrogate pair"),
+    "empty file": (b"", "truncated"),
+    "seven bytes": (b"\x02\0\0\0\0\0\0", "truncated"),
+    "half a surrogate pair": (file_with({"w\ud800": tensor()}, b"abcd"), "surrogate"),
     "git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n", "git-lfs"),
-    "zip, as torch.save writes": (b"PK\x03\x04" + bytes(60), "zip archive.*convert it to safetensors"),
-    "pickle protocol 2": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + bytes(20), "pickle: convert it to safetensors"),
+    "zip, as torch.save writes": (b"PK\x03\x04" + bytes(60), "zip archive.*safetensors"),
+    "pickle protocol 2": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + bytes(20), "pickle.*safetensors"),
     "pickle protocol 4": (b"\x80\x04\x95" + bytes(40), "pickle"),
     "pickle of four bytes": (b"\x80\x02N.", "pickle"),
     "a GGUF file": (b"GGUF\x03\0\0\0" + bytes(40), "GGUF"),
     "header of 2**64 - 1 bytes": (file_of(b"{}", length=2**64 - 1), "claims a header of 18446744073709551615"),
-    "header of 2**63 bytes": (file_of(b"{}", length=2**63), "the format allows 100000000"),
-    "header one byte over the limit": (file_of(b"{}", length=MAX_HEADER + 1), "the format allows"),
-    "header one byte over the file": (file_of(b"{}", length=3), "claims a header of 3 bytes but has 10"),
+    "header of 2**63 bytes": (file_of(b"{}", length=2**63), "100000000"),
+    "header one byte over the limit": (file_of(b"{}", length=MAX_HEADER + 1), "100000000"),
+    "header one byte over the file": (file_of(b"{}", length=3), "header of 3 bytes.* 10 "),
     "header of no bytes": (file_of(b""), "not with {"),
     "header of no bytes, data behind": (file_of(b"", b"{}"), "not with {"),
     "header that starts with a space": (file_of(b" {}"), "not with {"),
@@ -73,17 +73,17 @@ WHOLE_FILE = {
     "a line break in a name": (file_of(b'{"a\nb": 1}'), "not JSON"),
     "nested 100,000 deep": (file_of(b'{"w":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "nested too deep"),
     "objects nested 100,000 deep": (file_of(b'{"w":' * 100_000 + b"1" + b"}" * 100_000), "nested too deep"),
-    "a number of 10,000 digits": (file_of(b'{"w":' + b"9" * 10_000 + b"}"), "numbers too long"),
-    "the same tensor twice": (file_of(b'{"w": {"dtype":"U8"}, "w": 1}'), "'w' stands twice"),
-    "the same member twice": (file_of(b'{"w": {"dtype":"U8","dtype":"I8"}}'), "'dtype' stands twice"),
-    "metadata twice": (file_of(b'{"__metadata__": {}, "__metadata__": {}}'), "'__metadata__' stands twice"),
-    "a name twice, once escaped": (file_of(b'{"w": 1, "\\u0077": 1}'), "'w' stands twice"),
-    "metadata is a list": (file_with({"__metadata__": ["a"]}), "__metadata__ is"),
-    "metadata is a number": (file_with({"__metadata__": 7}), "__metadata__ is 7"),
-    "metadata holds a number": (file_with({"__metadata__": {"a": 1}}), "1 at 'a'"),
-    "metadata holds an object": (file_with({"__metadata__": {"a": {}}}), "at 'a'"),
+    "a number of 10,000 digits": (file_of(b'{"w":' + b"9" * 10_000 + b"}"), "number is too long"),
+    "the same tensor twice": (file_of(b'{"w": {"dtype":"U8"}, "w": 1}'), "'w' appears twice"),
+    "the same member twice": (file_of(b'{"w": {"dtype":"U8","dtype":"I8"}}'), "'dtype' appears twice"),
+    "metadata twice": (file_of(b'{"__metadata__": {}, "__metadata__": {}}'), "'__metadata__' appears twice"),
+    "a name twice, once escaped": (file_of(b'{"w": 1, "\\u0077": 1}'), "'w' appears twice"),
+    "metadata is a list": (file_with({"__metadata__": ["a"]}), r"__metadata__: .*\['a'\]"),
+    "metadata is a number": (file_with({"__metadata__": 7}), "__metadata__: .* 7"),
+    "metadata holds a number": (file_with({"__metadata__": {"a": 1}}), "'a': .* 1"),
+    "metadata holds an object": (file_with({"__metadata__": {"a": {}}}), "'a': .*{}"),
     "an empty name": (file_with({"": tensor()}, bytes(4)), "empty name"),
-    "data but no tensors": (file_with({}, b"abcd"), "4 bytes after its last tensor"),
+    "data but no tensors": (file_with({}, b"abcd"), "byte 0 .* 4[.]"),
 }
 
 OF_TENSOR_W = {
@@ -92,7 +92,7 @@ OF_TENSOR_W = {
     "no dtype": (file_with({"w": {"shape": [4], "data_offsets": [0, 4]}}, bytes(4)), "expected an object with dtype"),
     "no shape": (file_with({"w": {"dtype": "U8", "data_offsets": [0, 4]}}, bytes(4)), "expected an object with dtype"),
     "no data_offsets": (file_with({"w": {"dtype": "U8", "shape": [4]}}, bytes(4)), "expected an object with dtype"),
-    "an unknown dtype": (one(dtype="Q7"), "dtype 'Q7', expected one of"),
+    "an unknown dtype": (one(dtype="Q7"), "dtype 'Q7'.* F8_E4M3"),
     "a dtype in lower case": (one(dtype="u8"), "dtype 'u8'"),
     "a dtype that is a number": (one(dtype=8), "dtype 8"),
     "a dtype that is a list": (one(dtype=["U8"]), "dtype \\['U8'\\]"),
@@ -109,16 +109,16 @@ OF_TENSOR_W = {
     "a size that is NaN": (file_of(b'{"w":{"dtype":"U8","shape":[NaN],"data_offsets":[0,4]}}', bytes(4)), "integers"),
     "a negative size": (one(shape=[-4]), "expected sizes of 0 or more"),
     "two negative sizes": (one(shape=[-2, -2]), "expected sizes of 0 or more"),
-    "a size of 2**64": (one(shape=[2**64]), "more elements than"),
-    "a product that is 4 modulo 2**64": (one(shape=[2**32, 2**32 + 1, 4]), "more elements than"),
-    "an overflow hidden by a 0": (one(b"", shape=[2**40, 2**40, 0], offsets=[0, 0]), "more elements than"),
+    "a size of 2**64": (one(shape=[2**64]), "2\\*\\*63 - 1"),
+    "a product that is 4 modulo 2**64": (one(shape=[2**32, 2**32 + 1, 4]), "2\\*\\*63 - 1"),
+    "an overflow hidden by a 0": (one(b"", shape=[2**40, 2**40, 0], offsets=[0, 0]), "2\\*\\*63 - 1"),
     "a thousand dimensions": (one(shape=[1] * 1000), "1000 dimensions"),
     "bytes of f64 above the file": (one(dtype="F64", shape=[2**62]), "takes 36893488147419103232 bytes"),
-    "shape larger than its bytes": (one(shape=[5]), "takes 5 bytes.*hold 4"),
-    "shape smaller than its bytes": (one(shape=[3]), "takes 3 bytes.*hold 4"),
-    "dtype wider than its bytes": (one(dtype="F32"), "takes 16 bytes.*hold 4"),
-    "f4 that ends within a byte": (one(dtype="F4", shape=[7]), "ends within a byte, 28 bits"),
-    "f6 that ends within a byte": (one(dtype="F6_E3M2", shape=[5]), "ends within a byte, 30 bits"),
+    "shape larger than its bytes": (one(shape=[5]), "takes 5 bytes.* 4"),
+    "shape smaller than its bytes": (one(shape=[3]), "takes 3 bytes.* 4"),
+    "dtype wider than its bytes": (one(dtype="F32"), "takes 16 bytes.* 4"),
+    "f4 that ends within a byte": (one(dtype="F4", shape=[7]), "28 bits"),
+    "f6 that ends within a byte": (one(dtype="F6_E3M2", shape=[5]), "30 bits"),
     "one offset": (one(offsets=[4]), "expected two integers"),
     "three offsets": (one(offsets=[0, 4, 8]), "expected two integers"),
     "offsets that are null": (one(offsets=None), "expected two integers"),
@@ -128,14 +128,14 @@ OF_TENSOR_W = {
     "offsets turned round": (one(offsets=[4, 0]), "0 <= begin <= end"),
     "a negative offset": (one(offsets=[-4, 0]), "0 <= begin <= end"),
     "an offset of 2**64": (one(offsets=[2**64, 2**64 + 4]), "0 <= begin <= end"),
-    "an offset far outside": (one(offsets=[2**62, 2**62 + 4]), "starts at byte 4611686018427387904"),
-    "data that does not start at 0": (one(bytes(5), offsets=[1, 5]), "has to start at 0"),
-    "a hole": (two((0, 4), (5, 8), 8), "there is a hole"),
+    "an offset far outside": (one(offsets=[2**62, 2**62 + 4]), "byte 4611686018427387904"),
+    "data that does not start at 0": (one(bytes(5), offsets=[1, 5]), "byte 0 .* byte 1"),
+    "a hole": (two((0, 4), (5, 8), 8), "byte 4 .*'v'.* byte 5"),
     "an overlap": (two((0, 4), (3, 8), 8), "inside tensor 'v'"),
     "the same bytes twice": (two((0, 4), (0, 4), 4), "inside tensor 'v'"),
-    "data one byte short": (one(b"abc"), "cut off"),
-    "data absent": (one(b""), "cut off"),
-    "data one byte long": (one(b"abcde"), "1 bytes after its last tensor"),
+    "data one byte short": (one(b"abc"), "truncated"),
+    "data absent": (one(b""), "truncated"),
+    "data one byte long": (one(b"abcde"), "byte 4 .* 5[.]"),
 }
 
 NAMES = {
@@ -195,7 +195,7 @@ def test_a_name_of_a_million_characters_does_not_flood_the_message(tmp_path: Pat
 
 def test_a_million_duplicates_are_found_fast(tmp_path: Path) -> None:
     members = b",".join(b'"%d":1' % (n // 2) for n in range(200_000))
-    assert "stands twice" in refused(tmp_path / "a.safetensors", file_of(b"{" + members + b"}"))
+    assert "appears twice" in refused(tmp_path / "a.safetensors", file_of(b"{" + members + b"}"))
 
 
 def test_a_folder(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
 def test_a_file_that_becomes_shorter_while_it_is_read() -> None:
     header = b'{"w":' + b" " * 300_000 + b"}"
     content = file_of(header)[:200_000]
-    with pytest.raises(BadInput, match="ends inside its header"):
+    with pytest.raises(BadInput, match="truncated"):
         parse_header(lambda at, count: content[at : at + count], 8 + len(header), "a.safetensors")
 
 

@@ -113,7 +113,7 @@ def test_a_file_that_is_nothing_known(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.bin"
     path.write_bytes(content)
     done = quant(path)
-    assert done.exit_code == 3 and "is no folder, no GGUF file and no .safetensors file" in done.stderr
+    assert done.exit_code == 3 and "GGUF file or a .safetensors file" in done.stderr
 
 
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:

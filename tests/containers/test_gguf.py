@@ -272,8 +272,8 @@ def test_values_that_their_type_cannot_hold(case: str) -> None:
 @pytest.mark.parametrize(
     ("tensors", "error", "expected"),
     [
-        ([("w", (2, 33), "q8_0")], BadInput, "rows of 33 values are no multiple of q8_0's 32"),
-        ([("w", (32,), "f32"), ("w", (32,), "f32")], BadInput, "occurs twice"),
+        ([("w", (2, 33), "q8_0")], BadInput, "rows of 33 .* 32 .q8_0"),
+        ([("w", (32,), "f32"), ("w", (32,), "f32")], BadInput, "twice"),
         ([("w\n", (32,), "f32")], BadInput, "control characters"),
     ],
 )

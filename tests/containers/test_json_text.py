@@ -1,5 +1,6 @@
 """JSON objects: what is refused beyond what is no JSON, and typed reads of their settings."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,16 +26,16 @@ def test_an_object() -> None:
     [
         (b"", "is not JSON"),
         (b"{'a': 1}", "is not JSON"),
-        (b"[1]", "holds list at its top"),
-        (b"null", "holds NoneType at its top"),
+        (b"[1]", "object, found an array"),
+        (b"null", "object, found null"),
         (b'{"a": "\xff"}', "is not UTF-8"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice"),
-        (nested(MAX_DEPTH + 1), "nested more than 64 deep"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "'c' appears twice"),
+        (nested(MAX_DEPTH + 1), "64 levels"),
         (nested(100_000), "nested too deep"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "numbers too long"),
-        (rb'{"a": "\ud800"}', "half a surrogate pair"),
-        (rb'{"\uDC00": 1}', "half a surrogate pair"),
-        (rb'{"a": ["\ude00\ud83d"]}', "half a surrogate pair"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "number is too long"),
+        (rb'{"a": "\ud800"}', "surrogate"),
+        (rb'{"\uDC00": 1}', "surrogate"),
+        (rb'{"a": ["\ude00\ud83d"]}', "surrogate"),
     ],
 )
 def test_refused(data: bytes, said: str) -> None:
@@ -70,7 +71,7 @@ def test_typed_reads(kind: str) -> None:
     for value in refused:
         with pytest.raises(BadInput) as error:
             read(Reader({"a": value}, "c.json"))
-        assert str(error.value).startswith("c.json: key a is ") and len(str(error.value)) < 300
+        assert re.match("c.json: key a(:| is missing;) expected ", str(error.value)) and len(str(error.value)) < 300
 
 
 def test_null_is_as_good_as_absent() -> None:
@@ -90,8 +91,8 @@ def test_null_is_as_good_as_absent() -> None:
 def test_errors_say_where_an_object_stands() -> None:
     inner = Reader({"a": {"b": {"c": "x"}}}, "m/config.json", "text_config").part("a").part("b")
     assert inner.label == "m/config.json: text_config.a.b"
-    assert str(inner.refuse("c", "expected y")) == "m/config.json: text_config.a.b: key c is 'x', expected y."
-    assert str(inner.refuse("d", "expected y")).endswith("key d is missing, expected y.")
+    assert str(inner.refuse("c", "expected y")) == "m/config.json: text_config.a.b: key c: expected y, found 'x'."
+    assert str(inner.refuse("d", "expected y")).endswith("key d is missing; expected y.")
 
 
 def test_a_reader_knows_what_was_read() -> None:

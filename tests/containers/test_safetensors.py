@@ -186,7 +186,7 @@ def test_layout_refuses_the_reserved_name() -> None:
 
 
 def test_layout_refuses_values_that_end_within_a_byte() -> None:
-    with pytest.raises(BadInput, match="within a byte"):
+    with pytest.raises(BadInput, match="12 bits"):
         ours.layout({"a": ("f4", (3,))}, {})
 
 

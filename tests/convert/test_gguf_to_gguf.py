@@ -216,7 +216,7 @@ def test_a_text_may_come_from_a_file(tmp_path: Path) -> None:
 
 def test_a_file_that_holds_no_text_is_named(tmp_path: Path) -> None:
     source, file = mystery(tmp_path / "in.gguf"), tmp_path / "t"
-    with pytest.raises(Surroundings, match=f"{file}: cannot be opened"):
+    with pytest.raises(Surroundings, match=f"{file}: "):
         planned(source, tmp_path / "out.gguf", override_kv=(f"a.b=str:@{file}",))
     file.write_bytes(b"a\xff")
     with pytest.raises(BadInput, match=r"is not UTF-8 text \(byte 1\)"):

@@ -86,7 +86,7 @@ def test_sliding_window_counts_where_it_is_used() -> None:
 )
 @pytest.mark.parametrize("value", [None, 0, -4, "64", True, 2**32, 1.5, [64], {"a": 1}, 10**4000])
 def test_sizes_that_are_none(key: str, value: object) -> None:
-    with pytest.raises(BadInput, match=rf"config\.json: key {key} is ") as error:
+    with pytest.raises(BadInput, match=rf"config\.json: key {key}(:| is missing)") as error:
         from_config(BEFORE | {key: value})
     assert len(str(error.value)) < 300
 
@@ -94,18 +94,18 @@ def test_sizes_that_are_none(key: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
-        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
-        ({"rope_theta": True}, "rope_theta is True"),
-        ({"rope_theta": -1.0}, "rope_theta is -1.0, expected a number above 0"),
-        ({"rope_scaling": [1]}, "rope_scaling is"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps: .* 'small'"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps: .* nan"),
+        ({"rope_theta": True}, "rope_theta: .* True"),
+        ({"rope_theta": -1.0}, "rope_theta: expected a number above 0, found -1.0"),
+        ({"rope_scaling": [1]}, r"rope_scaling: .* \[1\]"),
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling: key factor is missing"),
-        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0, expected a number above 0"),
-        ({"rope_scaling": None, "rope_parameters": {"rope_type": 7}}, "rope_parameters: key rope_type is 7"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor: expected a number above 0, found 0"),
+        ({"rope_scaling": None, "rope_parameters": {"rope_type": 7}}, "rope_parameters: key rope_type: .* 7"),
         ({"num_attention_heads": 3}, "head_dim is missing, and hidden_size 64 is no multiple"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
-        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
-        ({"torch_dtype": 16}, "torch_dtype is 16"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: .* 'yes'"),
+        ({"torch_dtype": 16}, "torch_dtype: .* 16"),
     ],
 )
 def test_settings_that_mean_nothing(change: dict[str, Any], message: str) -> None:

@@ -99,7 +99,7 @@ def test_other_regular_expressions_never_warn() -> None:
     """One of our rules, which are Python's, is refused; one of another tool's file means what it means there."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(re.error, match=r"Possible nested set .* write \\\["):
+        with pytest.raises(re.error, match=r"Possible nested set .* use \\\["):
             Rule("[[:digit:]]", "q8_0", "", Way.REGEX)
         assert pattern("[[:digit:]]", "config.json").search("d]")
 

@@ -161,7 +161,7 @@ def test_bits_by_name_count_before_those_that_describe_them() -> None:
     recipe = layered(per_layer_bits={"a": 8}, quantization_info={"a": {"bits": 4, "group_size": 64}})
     decision = recipe.decide(Subject("a.weight"))
     assert decision is not None and decision.scheme == "affine8-g64"
-    assert len(recipe.warnings) == 1 and "per_layer_bits has 8" in recipe.warnings[0]
+    assert len(recipe.warnings) == 1 and "per_layer_bits says 8" in recipe.warnings[0]
 
 
 def test_a_table_comes_before_flat_entries_and_those_before_bits_by_name() -> None:

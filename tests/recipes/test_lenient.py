@@ -123,7 +123,7 @@ def test_unknown_words_of_an_entry_are_one_warning_and_the_rest_counts(form: str
     recipe = written(tmp_path, FORMS[form]({}, {"bits": 8, "sym": True, "kind": [1]}))
     assert scheme(recipe) == "affine8-g64"
     (warning,) = recipe.warnings
-    assert "'sym'" in warning and "1 more" in warning
+    assert "'sym'" in warning and " 2 such" in warning
 
 
 #: A file's own defaults, by what it says of them.
@@ -170,8 +170,8 @@ def test_many_values_of_one_kind_are_one_warning_with_their_number(tmp_path: Pat
     more = {f"model.layers.{i}.mlp.up_proj": {"bits": 7} for i in range(20)}
     recipe = written(tmp_path, {"per_tensor": entries | more})
     assert len(recipe.warnings) == 2
-    assert "layers.0.mlp.gate" in recipe.warnings[0] and "49 more" in recipe.warnings[0]
-    assert "layers.0.mlp.up_proj" in recipe.warnings[1] and "19 more" in recipe.warnings[1]
+    assert "layers.0.mlp.gate" in recipe.warnings[0] and " 50 such" in recipe.warnings[0]
+    assert "layers.0.mlp.up_proj" in recipe.warnings[1] and " 20 such" in recipe.warnings[1]
 
 
 def test_an_empty_toml_file_is_no_recipe_and_an_empty_object_is(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def dry_run(
     assert preset
     if not isinstance(wanted, str):
         assert "no tensor type fallback" in wanted["error"]
-        with pytest.raises(NotPossible, match="has no other type"):
+        with pytest.raises(NotPossible, match="no replacement"):
             llama_cpp.assign(tensors, preset, facts, options)
         return None
     found = llama_cpp.assign(tensors, preset, facts, options)

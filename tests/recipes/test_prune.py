@@ -51,7 +51,7 @@ def test_malformed_lists(text: str) -> None:
 
 
 def test_layers_that_are_not_there_and_all_of_them() -> None:
-    with pytest.raises(WrongUsage, match=r"--prune-layers 7: the model has no such layer \(it has 2\)"):
+    with pytest.raises(WrongUsage, match=r"--prune-layers 7: .* 2[.]"):
         prune.prune(names(0, 1), (1, 7))
-    with pytest.raises(WrongUsage, match="names every layer"):
+    with pytest.raises(WrongUsage, match="every layer"):
         prune.prune(names(0, 1), (0, 1))

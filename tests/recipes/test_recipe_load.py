@@ -54,7 +54,7 @@ def test_dialects_are_told_by_content(content: str | dict[str, object], name: st
     ],
 )
 def test_quark_is_recognised_and_refused(content: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(NotPossible, match="is a Quark configuration, which is not read yet: .* TOML"):
+    with pytest.raises(NotPossible, match="Quark .* not supported .* TOML"):
         recipes.load(write(tmp_path, content))
 
 
@@ -69,17 +69,17 @@ def test_quark_fixtures_are_recognised(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "is no recipe that we know, which are: an MLX config.json .*; an hf2q .*; our rules"),
-        ("# a comment", "is no recipe that we know"),
-        ('title = "x"', "is no recipe that we know"),
-        ({"model_type": "llama"}, "is no recipe that we know"),
-        ({"bits": 4, "group_size": 64, "quant_method": "auto-round"}, "is no recipe that we know"),
-        ({"quantization_config": {"quant_method": "awq", **BASE}}, "is no recipe that we know"),
-        ({"quantization": None}, "key quantization is null"),
-        ({"quantization": [4]}, r"quantization is \[4\]"),
-        ('{"rule": [], "rule": []}', "'rule' stands twice"),
+        ("", "is not a supported recipe.* an MLX config.json .*; an hf2q .*; quant's rules"),
+        ("# a comment", "is not a supported recipe"),
+        ('title = "x"', "is not a supported recipe"),
+        ({"model_type": "llama"}, "is not a supported recipe"),
+        ({"bits": 4, "group_size": 64, "quant_method": "auto-round"}, "is not a supported recipe"),
+        ({"quantization_config": {"quant_method": "awq", **BASE}}, "is not a supported recipe"),
+        ({"quantization": None}, "key quantization: .* null"),
+        ({"quantization": [4]}, r"quantization: .* found \[4\]"),
+        ('{"rule": [], "rule": []}', "'rule' appears twice"),
         ('{"scheme": "f16"', "is not JSON"),
-        ("[1, 2]", "is neither a JSON object nor TOML|is no recipe that we know"),
+        ("[1, 2]", "is neither a JSON object nor TOML|is not a supported recipe"),
         ("scheme = ", "is neither a JSON object nor TOML"),
         ('scheme = "f16"\nscheme = "f16"', "is neither a JSON object nor TOML"),
         ("x = 1" + "0" * 5000, "is neither a JSON object nor TOML"),
@@ -99,11 +99,11 @@ def test_what_is_no_recipe(content: str | bytes | dict[str, object], says: str, 
 
 
 def test_a_folder_a_missing_file_a_huge_one(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="is a folder: give the recipe's file"):
+    with pytest.raises(BadInput, match="is a folder.* config.json"):
         recipes.load(tmp_path)
     with pytest.raises(Surroundings):
         recipes.load(tmp_path / "none.toml")
     with open(tmp_path / "huge", "wb") as handle:
         handle.truncate(recipes.MAX_BYTES + 1)
-    with pytest.raises(BadInput, match="too many for a recipe"):
+    with pytest.raises(BadInput, match=f"{recipes.MAX_BYTES + 1} .* {recipes.MAX_BYTES}"):
         recipes.load(tmp_path / "huge")

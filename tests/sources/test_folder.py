@@ -73,7 +73,7 @@ STALE: dict[str, tuple[Files, dict[str, str], dict[str, str], tuple[str, ...]]] 
         {"model.safetensors": {**ONE, **TWO}},
         {"a.weight": FIRST, "b.weight": SECOND},
         {"a.weight": "model.safetensors", "b.weight": "model.safetensors"},
-        (f"2 files, '{FIRST}' first",),
+        (f"2 files (the first: '{FIRST}')",),
     ),
     "one of two files is there, and the whole": (
         {"model.safetensors": {**ONE, **TWO}, FIRST: ONE},
@@ -97,19 +97,19 @@ STALE: dict[str, tuple[Files, dict[str, str], dict[str, str], tuple[str, ...]]] 
         {"model.safetensors": {**ONE, **TWO}},
         {"a.weight": "model.safetensors"},
         {"a.weight": "model.safetensors", "b.weight": "model.safetensors"},
-        ("lacks a tensor 'b.weight'",),
+        ("does not list tensor 'b.weight'",),
     ),
     "the whole has other tensors": (
         {"model.safetensors": TWO},
         {"a.weight": "model.safetensors"},
         {"b.weight": "model.safetensors"},
-        ("places a tensor 'a.weight'",),
+        ("says that tensor 'a.weight' is in model.safetensors",),
     ),
     "an old whole next to the shards": (
         {"model.safetensors": {"old": np.zeros(1, np.float32)}, FIRST: ONE, SECOND: TWO},
         {"a.weight": FIRST, "b.weight": SECOND},
         {"a.weight": FIRST, "b.weight": SECOND},
-        ("model.safetensors: not part",),
+        ("model.safetensors: not read",),
     ),
 }
 
@@ -133,11 +133,11 @@ def test_tensors_that_the_index_does_not_name_are_read_with_a_warning(tmp_path: 
     put(tmp_path, **{FIRST.replace(".", "__"): safetensors_bytes({**ONE, **TWO})})
     assert names_of(tmp_path) == {"a.weight": FIRST, "b.weight": FIRST}
     passed, unnamed = read_tensors(LocalFolder(tmp_path)).warnings
-    assert SECOND in passed and "does not name 'b.weight'" in unnamed
+    assert SECOND in passed and "'b.weight' is not listed" in unnamed
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a.weight": FIRST, "b.weight": SECOND}}))
     assert names_of(tmp_path) == {"a.weight": FIRST, "b.weight": SECOND}
     (stray,) = read_tensors(LocalFolder(tmp_path)).warnings
-    assert "b.weight" in stray and "1 tensors" in stray
+    assert "b.weight" in stray and "b.weight is" in stray
 
 
 def test_a_folder_within_may_hold_shards(tmp_path: Path) -> None:
@@ -162,20 +162,20 @@ INDEXES = {
     "no map": ({"metadata": {}}, "key weight_map is missing"),
     "map is a list": ({"weight_map": [FIRST]}, "weight_map"),
     "map is empty": ({"weight_map": {}}, "weight_map"),
-    "file is a number": ({"weight_map": {"a.weight": 7}}, "'a.weight' is placed in 7"),
-    "file is no safetensors": ({"weight_map": {"a.weight": "model.bin"}}, "'a.weight'.*no safetensors file name"),
+    "file is a number": ({"weight_map": {"a.weight": 7}}, "'a.weight': .* found 7"),
+    "file is no safetensors": ({"weight_map": {"a.weight": "model.bin"}}, "'a.weight': .* found 'model.bin'"),
     "file is not there": (
         {"weight_map": {"b.weight": SECOND, "a.weight": "model-3.safetensors"}},
-        "'a.weight' should be in.*not there",
+        "'a.weight', is missing",
     ),
-    "tensor is not in its file": ({"weight_map": {"c.weight": FIRST}}, f"{FIRST}: has no tensor 'c.weight'"),
-    "absolute path": ({"weight_map": {"a.weight": "/etc/model.safetensors"}}, "'a.weight'.*out of the folder"),
-    "parent folder": ({"weight_map": {"a.weight": "../model.safetensors"}}, "'a.weight'.*out of the folder"),
-    "parent within": ({"weight_map": {"a.weight": "x/../../m.safetensors"}}, "'a.weight'.*out of the folder"),
-    "backslash": ({"weight_map": {"a.weight": "..\\m.safetensors"}}, "'a.weight'.*out of the folder"),
-    "zero byte": ({"weight_map": {"a.weight": "m\0.safetensors"}}, "'a.weight'.*out of the folder"),
-    "deep": ({"weight_map": {"a.weight": "x/y/m.safetensors"}}, "'a.weight'.*out of the folder"),
-    "a name of two lines": ({"weight_map": {"a\nb": 7}}, "placed in 7"),
+    "tensor is not in its file": ({"weight_map": {"c.weight": FIRST}}, f"{FIRST}: tensor 'c.weight' is missing"),
+    "absolute path": ({"weight_map": {"a.weight": "/etc/model.safetensors"}}, "'a.weight': .* found the path"),
+    "parent folder": ({"weight_map": {"a.weight": "../model.safetensors"}}, "'a.weight': .* found the path"),
+    "parent within": ({"weight_map": {"a.weight": "x/../../m.safetensors"}}, "'a.weight': .* found the path"),
+    "backslash": ({"weight_map": {"a.weight": "..\\m.safetensors"}}, "'a.weight': .* found the path"),
+    "zero byte": ({"weight_map": {"a.weight": "m\0.safetensors"}}, "'a.weight': .* found the path"),
+    "deep": ({"weight_map": {"a.weight": "x/y/m.safetensors"}}, "'a.weight': .* found the path"),
+    "a name of two lines": ({"weight_map": {"a\nb": 7}}, "found 7"),
 }
 
 
@@ -197,7 +197,7 @@ def test_several_files_without_an_index_are_listed(tmp_path: Path) -> None:
 
 def test_one_tensor_in_two_files_without_an_index(tmp_path: Path) -> None:
     put(tmp_path, model__safetensors=safetensors_bytes(ONE), model2__safetensors=safetensors_bytes(ONE))
-    with pytest.raises(BadInput, match=r"tensor a.weight stands in model.safetensors too"):
+    with pytest.raises(BadInput, match=r"tensor a.weight appears in model.safetensors too"):
         read_tensors(LocalFolder(tmp_path))
 
 
@@ -208,19 +208,19 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_only_pickles(tmp_path: Path) -> None:
     put(tmp_path, pytorch_model__bin=b"\x80\x02.")
-    with pytest.raises(NotPossible, match="only pickled tensors \\(pytorch_model.bin\\)"):
+    with pytest.raises(NotPossible, match="pickled tensors \\(pytorch_model.bin\\)"):
         read_tensors(LocalFolder(tmp_path))
 
 
 def test_a_json_file_that_no_such_file_is(tmp_path: Path) -> None:
     with open(tmp_path / "config.json", "wb") as handle:
         handle.truncate(300 << 20)
-    with pytest.raises(BadInput, match="too many for such a file"):
+    with pytest.raises(BadInput, match="314572800 .* 268435456"):
         read_json(LocalFolder(tmp_path), "config.json")
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(Surroundings, match="config.json: cannot be opened"):
+    with pytest.raises(Surroundings, match="config.json: cannot be read"):
         read_json(LocalFolder(tmp_path), "config.json")
 
 

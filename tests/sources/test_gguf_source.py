@@ -91,5 +91,5 @@ def test_a_type_that_nobody_knows_is_listed_by_its_number(tmp_path: Path) -> Non
 def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     path.write_bytes((DATA / "small.gguf").read_bytes()[:-500])
-    with pytest.raises(BadInput, match="a.gguf: tensor .*cut off"):
+    with pytest.raises(BadInput, match="a.gguf: tensor .*truncated"):
         open_source(path)

@@ -63,7 +63,7 @@ def test_empty_settings_are_none(settings: object, tmp_path: Path) -> None:
 def test_other_quantizers_are_not_read_yet(method: object, tmp_path: Path) -> None:
     config = {"quantization_config": {"quant_method": method, "bits": 4}}
     with pytest.raises(
-        NotPossible, match=f"quantization_config has quant_method {method!r}, which is not read".replace("?", ".")
+        NotPossible, match=f"quantization_config: quant_method {method!r} is not supported".replace("?", ".")
     ):
         open_source(folder_of(tmp_path, ONE, config))
 
@@ -76,7 +76,7 @@ def test_another_quantizers_words_are_not_taken_for_mlx(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [[1], "awq", 4, True])
 def test_settings_that_are_no_object(settings: object, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="config.json: key quantization_config is .*, expected an object"):
+    with pytest.raises(BadInput, match="config.json: key quantization_config: expected an object, found "):
         open_source(folder_of(tmp_path, ONE, {"quantization_config": settings}))
 
 
@@ -93,5 +93,5 @@ def test_settings_that_are_no_object(settings: object, tmp_path: Path) -> None:
     ],
 )
 def test_quantized_tensors_without_settings(name: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=f"tensor {name}: is part of a quantized weight in a layout that config.json"):
+    with pytest.raises(BadInput, match=f"tensor {name}: is part of a quantized weight, .*config.json"):
         open_source(folder_of(tmp_path, {**ONE, name: np.zeros((8, 8), np.int32)}))

@@ -92,9 +92,9 @@ def test_offline_uses_the_cache(hub: Hub, offline: Any) -> None:
     assert download(MODEL) == folder == open_remote(MODEL)
     assert not hub.requests
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(Surroundings, match=r"in part, model-00002-of-00002\.safetensors is missing"):
+    with pytest.raises(Surroundings, match=r"model-00002-of-00002\.safetensors is missing"):
         download(MODEL)
-    with pytest.raises(Surroundings, match="not in the cache, and HF_HUB_OFFLINE forbids"):
+    with pytest.raises(Surroundings, match="not in the cache.*HF_HUB_OFFLINE"):
         download(HubId("org/other"))
     with pytest.raises(Surroundings, match="not in the cache"):
         download(HubId(MODEL.repo, "v1"))
@@ -144,7 +144,7 @@ def test_names_are_no_patterns(hub: Hub) -> None:
 @pytest.mark.parametrize("act", [download, open_remote])
 def test_pickles_are_refused_and_never_asked_for(hub: Hub, act: Any) -> None:
     hub.add(MODEL.repo, {"config.json": blob(b"{}"), "pytorch_model.bin": blob(b"\x80\x02", large=True)})
-    with pytest.raises(NotPossible, match="only pickled tensors"):
+    with pytest.raises(NotPossible, match="pickled tensors"):
         act(MODEL)
     assert not [r for r in hub.requests if r.path.endswith(".bin")]
 
@@ -154,7 +154,7 @@ def test_pickles_are_refused_and_never_asked_for(hub: Hub, act: Any) -> None:
 def test_an_index_that_makes_no_sense(hub: Hub, act: Any, weight_map: object) -> None:
     content = blob(json.dumps({"weight_map": weight_map}).encode())
     hub.add(MODEL.repo, {INDEX: content, "model.safetensors": whole("a")})
-    with pytest.raises(BadInput, match=r"index\.json: (key weight_map is|tensor 'a' is placed in)"):
+    with pytest.raises(BadInput, match=r"index\.json: (key weight_map:|tensor 'a': expected )"):
         act(MODEL)
 
 
@@ -173,7 +173,7 @@ def test_an_index_of_files_that_are_not_there_does_not_count(hub: Hub, act: Any)
 def test_half_of_the_files_of_an_index_are_no_model(hub: Hub, act: Any) -> None:
     content = blob(json.dumps({"weight_map": {"a": "here.safetensors", "b": "gone.safetensors"}}).encode())
     hub.add(MODEL.repo, {INDEX: content, "here.safetensors": whole("a")})
-    with pytest.raises(BadInput, match=r"tensor 'b' should be in 'gone\.safetensors'"):
+    with pytest.raises(BadInput, match=r"'gone\.safetensors', the file of tensor 'b', is missing"):
         act(MODEL)
 
 
@@ -182,7 +182,7 @@ def test_a_branch_that_moves_during_the_download(hub: Hub, monkeypatch: pytest.M
     before = list_files(MODEL)
     hub.add(MODEL.repo, {"model.safetensors": whole("b")})
     monkeypatch.setattr("quantcli.sources.hub.list_files", lambda hub_id: before)
-    with pytest.raises(Surroundings, match="has changed while it was downloaded"):
+    with pytest.raises(Surroundings, match="changed during the download"):
         download(MODEL)
 
 
@@ -233,9 +233,9 @@ def test_a_split_gguf_is_taken_whole(hub: Hub, offline: Any) -> None:
 def test_of_several_gguf_files_one_is_named(hub: Hub) -> None:
     files = {f"m-{q}.gguf": blob(gguf_header() + q.encode(), large=True) for q in ("q4_0", "q8_0")}
     hub.add(MODEL.repo, files)
-    with pytest.raises(NotPossible, match=r"m-q4_0\.gguf, m-q8_0\.gguf\): pass one as org/model:m-q4_0\.gguf"):
+    with pytest.raises(NotPossible, match=r"m-q4_0\.gguf, m-q8_0\.gguf\).* org/model:m-q4_0\.gguf"):
         download(MODEL)
-    with pytest.raises(NotPossible, match=r"has no file m-q2\.gguf; its GGUF files: m-q4_0\.gguf, m-q8_0\.gguf"):
+    with pytest.raises(NotPossible, match=r"no file m-q2\.gguf.*: m-q4_0\.gguf, m-q8_0\.gguf"):
         download(HubId(MODEL.repo, file="m-q2.gguf"))
     assert not hub.data_requests()
     path = download(HubId(MODEL.repo, file="m-q8_0.gguf"))

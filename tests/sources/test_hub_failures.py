@@ -31,16 +31,16 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub: Hub, monkeypatch: pytes
 
 
 REFUSALS: list[tuple[str, int, dict[str, str], str]] = [
-    ("^/api/", 403, {"X-Error-Code": "GatedRepo"}, "is gated: ask for access at .*/org/model and set HF_TOKEN"),
-    ("^/api/", 401, {"X-Error-Code": "RepoNotFound"}, "no model that .* shows: check the name"),
-    ("^/api/", 404, {"X-Error-Code": "RevisionNotFound"}, "has no revision main"),
-    ("^/api/", 403, {"X-Error-Message": "Access to this resource is disabled."}, "has been disabled"),
-    ("^/api/", 401, {}, r"denies access \(401\): set HF_TOKEN"),
-    ("^/api/", 403, {}, r"denies access \(403\): use a token"),
-    ("^/api/", 404, {}, r"does not know it \(404\)"),
+    ("^/api/", 403, {"X-Error-Code": "GatedRepo"}, "is gated. .*/org/model .*HF_TOKEN"),
+    ("^/api/", 401, {"X-Error-Code": "RepoNotFound"}, "no such model on .*HF_TOKEN"),
+    ("^/api/", 404, {"X-Error-Code": "RevisionNotFound"}, "no revision main"),
+    ("^/api/", 403, {"X-Error-Message": "Access to this resource is disabled."}, "is disabled"),
+    ("^/api/", 401, {}, r"denies access \(401\).*HF_TOKEN"),
+    ("^/api/", 403, {}, r"denies access \(403\).* token"),
+    ("^/api/", 404, {}, r"\(404\)"),
     ("^/api/", 429, {}, "too many requests"),
-    ("^/api/", 500, {}, "answers with status 500: try again later"),
-    ("^/api/", 200, {}, "does not answer as a Hub does: check HF_ENDPOINT"),
+    ("^/api/", 500, {}, "status 500"),
+    ("^/api/", 200, {}, "does not answer .*HF_ENDPOINT"),
 ]
 
 
@@ -68,10 +68,10 @@ def test_what_kept_the_hub_from_answering_is_said_where_the_cache_does_not_help(
     hub.add("org/one", {"model.safetensors": whole("a")})
     hub.add("org/two", two_shards())
     hub.refuse["/tree/"] = [403, {}, 99]
-    with pytest.raises(Surroundings, match=r"denies access \(403\): use a token"):
+    with pytest.raises(Surroundings, match=r"denies access \(403\).* token"):
         download(HubId("org/one"))
     # Here the index is in the cache already, and huggingface_hub makes do with what is there.
-    with pytest.raises(Surroundings, match=r"did not give all of it, .* is missing: run the command again"):
+    with pytest.raises(Surroundings, match=r"download is incomplete: .* is missing"):
         download(HubId("org/two"))
 
 
@@ -79,15 +79,15 @@ def test_an_index_that_is_not_in_the_cache(hub: Hub, offline: Any) -> None:
     hub.add(MODEL.repo, two_shards())
     (download(MODEL) / INDEX).unlink()
     offline()
-    with pytest.raises(Surroundings, match=r"in part, model\.safetensors\.index\.json is missing"):
+    with pytest.raises(Surroundings, match=r"model\.safetensors\.index\.json is missing"):
         download(MODEL)
 
 
 def test_a_model_and_a_revision_that_are_not_there(hub: Hub) -> None:
     hub.add(MODEL.repo, two_shards())
-    with pytest.raises(Surroundings, match="org/none@main: is no folder here and no model"):
+    with pytest.raises(Surroundings, match="org/none@main: .*no such model"):
         download(HubId("org/none"))
-    with pytest.raises(Surroundings, match="org/model@v9: has no revision v9"):
+    with pytest.raises(Surroundings, match="org/model@v9: .*no revision v9"):
         open_remote(HubId("org/model", "v9"))
 
 
@@ -125,7 +125,7 @@ def test_no_server_at_all(hub: Hub, act: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_a_listing_that_leads_out_of_the_folder(hub: Hub, name: str) -> None:
     hub.add(MODEL.repo, {name: whole("a"), "model.safetensors": whole("b")})
     for act in (download, open_remote):
-        with pytest.raises(BadInput, match="a path that leads out of the folder"):
+        with pytest.raises(BadInput, match="a path outside"):
             act(MODEL)
     assert not hub.data_requests()
 
@@ -133,7 +133,7 @@ def test_a_listing_that_leads_out_of_the_folder(hub: Hub, name: str) -> None:
 def test_a_cache_that_cannot_be_written(hub: Hub, tmp_path: Path) -> None:
     hub.add(MODEL.repo, two_shards())
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(Surroundings, match=r"cannot be stored in .*cache .*check the disk and HF_HUB_CACHE"):
+    with pytest.raises(Surroundings, match=r"cannot be stored in .*cache .*HF_HUB_CACHE"):
         download(MODEL)
 
 
@@ -167,6 +167,6 @@ def test_the_environment_variables_decide(hub: Hub, tmp_path: Path) -> None:
     assert ran(HF_HUB_OFFLINE="1").stdout == online.stdout
     assert not hub.requests
     refused = ran(HF_ENDPOINT="http://[")
-    assert "refuses an environment variable (Invalid IPv6 URL): check HF_ENDPOINT" in refused.stderr
+    assert "(Invalid IPv6 URL). Check HF_ENDPOINT" in refused.stderr
     refused = ran(HF_HUB_OFFLINE="1", HF_HUB_CACHE=str(tmp_path / "empty"))
     assert f"{QuantError.__module__}.Surroundings: org/model@main: is not in the cache" in refused.stderr

@@ -315,7 +315,7 @@ def test_a_dense_matrix_that_is_listed_as_quantized_is_read_with_a_warning(tmp_p
     }
     found = opened(tmp_path, tensors, {**Q4, "n.a": Q4, "n.b": True, "n.c": False, "v": Q4})
     (warning,) = found.warnings
-    assert "2 modules, n.a the first" in warning and "dense" in warning
+    assert "2 modules (the first: n.a)" in warning and "dense" in warning
     assert {found.weights[f"{name}.weight"].scheme.name for name in names} == {"bf16"}
 
 

@@ -88,14 +88,14 @@ def test_any_range_can_be_read(hub: Hub) -> None:
     assert file.read(100, 57) == data[100:157]
     assert file.read(len(data) - 5, 100) == data[-5:]
     assert file.read(len(data), 1) == file.read(0, 0) == b""
-    with pytest.raises(NotPossible, match="has no file nothing"):
+    with pytest.raises(NotPossible, match="no file nothing"):
         opened.file("nothing")
 
 
 def test_a_server_that_ignores_ranges_is_left_at_once(hub: Hub) -> None:
     hub.add(MODEL.repo, huge())
     hub.ignores_ranges = True
-    with pytest.raises(Surroundings, match="does not answer range requests"):
+    with pytest.raises(Surroundings, match="range requests"):
         open_remote(MODEL)
 
 
@@ -109,11 +109,11 @@ def test_a_file_wanted_whole_may_come_without_a_range(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("content_range", "body", "message"),
     [
-        ("bytes 1-10/2000", b"x" * 10, "asked for bytes 0-9 of 2000"),
-        ("bytes 0-9/3000", b"x" * 10, "asked for bytes 0-9 of 2000"),
-        ("items 0-9/2000", b"x" * 10, "does not answer range requests"),
-        ("bytes 0-9/2000", b"x" * 9, "sent 9 bytes where 10 were asked for"),
-        ("bytes 0-9/2000", b"x" * 5000, "sent more than 10 bytes where 10"),
+        ("bytes 1-10/2000", b"x" * 10, "expected bytes 0-9/2000"),
+        ("bytes 0-9/3000", b"x" * 10, "expected bytes 0-9/2000"),
+        ("items 0-9/2000", b"x" * 10, "range requests"),
+        ("bytes 0-9/2000", b"x" * 9, "expected 10 bytes, .* sent 9"),
+        ("bytes 0-9/2000", b"x" * 5000, "expected 10 bytes, .* more than 10"),
     ],
 )
 def test_a_range_that_is_not_the_one_asked_for(
@@ -144,7 +144,7 @@ def test_a_server_that_sends_without_end_is_left(hub: Hub, monkeypatch: pytest.M
 
     monkeypatch.setattr(Handler, "content", endless)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
-    with pytest.raises(Surroundings, match="sent more than 10 bytes"):
+    with pytest.raises(Surroundings, match="more than 10"):
         file.read(0, 10)
     released.set()
 
@@ -158,13 +158,13 @@ def test_a_slow_server_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_malformed_header_is_bad_input_that_names_the_file(hub: Hub) -> None:
     hub.add(MODEL.repo, {"model.safetensors": blob(b"\xff" * 100, large=True)})
-    with pytest.raises(BadInput, match=r"org/model@main/model\.safetensors: claims a header"):
+    with pytest.raises(BadInput, match=r"org/model@main/model\.safetensors: .* header of 18446744073709551615"):
         open_remote(MODEL)
 
 
 def test_a_huge_config_is_not_fetched(hub: Hub) -> None:
     hub.add(MODEL.repo, {"config.json": sparse(b"{", 1 << 40), "model.safetensors": whole("a")})
-    with pytest.raises(BadInput, match="too many for such a file"):
+    with pytest.raises(BadInput, match="1099511627776 .* 67108864"):
         open_remote(MODEL)
     assert not hub.data_requests()
 

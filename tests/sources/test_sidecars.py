@@ -108,7 +108,7 @@ def test_the_settings_of_an_adapter_stay_with_it(tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors").write_bytes(b"")
     plan = planned(folder, tmp_path / "out")
     assert "adapter_config.json" not in {file.name for file in plan.files}
-    assert any("adapter_config.json is not copied: of an adapter" in warning for warning in plan.warnings)
+    assert any("adapter_config.json is not copied: belongs to an adapter" in warning for warning in plan.warnings)
 
 
 def test_a_snapshot_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_large_file_is_left_out_with_a_warning(repository: Path, tmp_path: Pat
     with open(repository / "video.mp4", "wb") as handle:
         handle.truncate((64 << 20) + 1)
     plan = planned(repository, tmp_path / "out")
-    assert any("video.mp4 is not copied: has 67108865 bytes" in warning for warning in plan.warnings)
+    assert any("video.mp4 is not copied: is 67108865 bytes" in warning for warning in plan.warnings)
 
 
 def test_a_folder_without_a_tokenizer_is_a_warning(tmp_path: Path) -> None:

@@ -172,8 +172,8 @@ TEMPLATE = {"type": "TemplateProcessing", "special_tokens": {}}
     ("changes", "message"),
     [
         ({"model": []}, "model is"),
-        ({"model__type": 5}, "model: key type is 5"),
-        ({"model__vocab": ["a"]}, "model: key vocab is"),
+        ({"model__type": 5}, "model: key type: .*found 5"),
+        ({"model__vocab": ["a"]}, "model: key vocab: expected"),
         ({"model__vocab": {"a": "0"}}, "model.vocab: the token 'a' has the id '0'"),
         ({"model__vocab": {"a": -1}}, "has the id -1"),
         ({"model__vocab": {"a": True}}, "has the id True"),
@@ -182,13 +182,13 @@ TEMPLATE = {"type": "TemplateProcessing", "special_tokens": {}}
         ({"model__vocab": {"a": 7, "b": 7}}, "'a' and 'b' both have the id 7"),
         ({"model__vocab": {"a": 509}}, "'a' and '<|begin_of_text|>' both have the id 509"),
         ({"model__vocab": {"<|pad|>": 3}}, r"'<\|pad\|>' has the id 511 in added_tokens and 3 in model.vocab"),
-        ({"model__vocab": {"\ud800": 0}}, "half a surrogate pair"),
-        ({"model__merges": {"a": 1}}, "model: key merges is"),
+        ({"model__vocab": {"\ud800": 0}}, "surrogate"),
+        ({"model__merges": {"a": 1}}, "model: key merges: expected"),
         ({"model__merges": ["ab"]}, r"model.merges\[0\] is 'ab'"),
         ({"model__merges": ["a b", "a b c"]}, r"model.merges\[1\]"),
         ({"model__merges": [["a", 1]]}, r"model.merges\[0\]"),
         ({"model__merges": [["a", ""]]}, r"model.merges\[0\]"),
-        ({"model__ignore_merges": "yes"}, "model: key ignore_merges is 'yes'"),
+        ({"model__ignore_merges": "yes"}, "model: key ignore_merges: .*found 'yes'"),
         ({"added_tokens": {"a": 1}}, "added_tokens is"),
         ({"added_tokens": ["a"]}, r"added_tokens\[0\] is no object"),
         ({"added_tokens": [{"id": 1.5, "content": "a"}]}, r"added_tokens\[0\] has the id 1.5"),
@@ -230,7 +230,7 @@ def test_nested_sequences_are_walked_without_recursion(bpe: Path, levels: int) -
 
 @pytest.mark.parametrize("size", ["512", 0, -1, True, 10**8, 1.5])
 def test_vocabulary_sizes_that_are_none(bpe: Path, size: object) -> None:
-    with pytest.raises(BadInput, match=r"config\.json: key vocab_size is"):
+    with pytest.raises(BadInput, match=r"config\.json: key vocab_size(:| is)"):
         load(bpe, {"vocab_size": size})
 
 

@@ -234,7 +234,7 @@ def test_entries_that_match_nothing_and_that_cannot_be_had_are_one_warning_each(
     wide = {f"model.layers.{i}.self_attn.q_proj": {"bits": 8, "group_size": 128} for i in range(2)}
     plan = planned(with_file(model, tmp_path / "in", gone | norms | wide), tmp_path / "out", scheme="affine4-g64")
     assert len(plan.warnings) == 3
-    assert "layers.0.mlp.gone" in plan.warnings[0] and "29 more" in plan.warnings[0]
+    assert "layers.0.mlp.gone" in plan.warnings[0] and "30 such" in plan.warnings[0]
     assert "2 weights" in plan.warnings[1] and "input_layernorm" in plan.warnings[1]
     assert "fall back from affine8-g128" in plan.warnings[2]
 

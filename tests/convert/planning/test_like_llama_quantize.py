@@ -129,7 +129,7 @@ def test_clip_has_no_numbers(tmp_path: Path) -> None:
 
 def test_an_option_without_effect_is_a_warning(tmp_path: Path) -> None:
     source, options = model(tmp_path / "in.gguf"), {"scheme": "f16", "tensor_types": ("attn_v=q8_0",)}
-    said = "--tensor-type attn_v=q8_0 changes nothing: f16 quantizes nothing."
+    said = "--tensor-type attn_v=q8_0 has no effect: f16 quantizes nothing."
     assert planned(source, tmp_path / "out.gguf", **options).warnings == (said,)
-    with pytest.raises(NotPossible, match="--strict: --tensor-type attn_v=q8_0 changes nothing"):
+    with pytest.raises(NotPossible, match="--strict: --tensor-type attn_v=q8_0 has no effect"):
         planned(source, tmp_path / "out.gguf", strict=True, **options)

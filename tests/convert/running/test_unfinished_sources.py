@@ -34,7 +34,7 @@ def test_an_unfinished_output_is_no_source(source: Path, tmp_path: Path, name: s
     for path in (inside, tmp_path / "link"):
         for command in (("convert", path, tmp_path / "x.gguf", "--verify"), ("inspect", path), ("diff", path, source)):
             code, _, err = finish(quant(*command))
-            assert code == 5 and f"{name}.partial: holds an unfinished output" in err and "--resume" in err
+            assert code == 5 and f"{name}.partial: is an unfinished output" in err and "--resume" in err
     assert not list(tmp_path.glob("x.gguf*"))
 
 
@@ -44,7 +44,7 @@ def test_links_into_an_unfinished_output(source: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "out.partial" / "output").iterdir():
         (tmp_path / "folder" / path.name).symlink_to(path)
-    with pytest.raises(Surroundings, match=r"out\.partial: holds an unfinished output"):
+    with pytest.raises(Surroundings, match=r"out\.partial: is an unfinished output"):
         run(tmp_path / "folder", tmp_path / "x.gguf")
 
 

@@ -15,7 +15,15 @@ from quantcli.errors import BadInput
 from quantcli.schemes.hf.halfbyte import HalfByte
 from quantcli.schemes.hf.scaled import Scales
 from quantcli.sources.folder import Folder, Tensors
-from quantcli.sources.modules import beside, check_listed, checkpoint, held, left_dense, mentions_module, settings_of
+from quantcli.sources.modules import (
+    check_listed,
+    checked_weight,
+    checkpoint,
+    dense_warnings,
+    mentions_module,
+    parts_of,
+    settings_of,
+)
 
 #: Parts of a weight -> the ends of their tensors' names.
 SUFFIXES = {"weight": ".codes", "scales": ".steps"}
@@ -29,7 +37,7 @@ def open_halfbyte(folder: Folder, config: Mapping[str, Any], tensors: Tensors) -
         raise BadInput(f"{keys.label}: `quant_method` is halfbyte, but no tensor is called *.codes.")
     kept, listed = keys.texts("keep"), f"{keys.label}.keep"
     warnings = check_listed(kept, codes, listed)
-    warnings += left_dense(
+    warnings += dense_warnings(
         tensors.parts, codes, listed, lambda module, is_linear: is_linear and not mentions_module(kept, module)
     )
     group = _group(keys)
@@ -45,9 +53,9 @@ def _group(keys: Reader) -> int:
 
 
 def _weight(module: str, tensors: Tensors, group: int) -> Weight:
-    """One module's weight; `held` refuses arrays that are not those of its layout."""
-    stored = beside(module, SUFFIXES, tensors.parts)
+    """One module's weight; `checked_weight` refuses arrays that are not those of its layout."""
+    stored = parts_of(module, SUFFIXES, tensors.parts)
     codes = stored["weight"].shape
     rows, columns = codes[0], 2 * codes[-1]
     scheme = HalfByte(columns=columns, scales=Scales("f16", 1, group))
-    return held(f"{module}.weight", (rows, columns), scheme, stored, f"group_size: {group}", SUFFIXES)
+    return checked_weight(f"{module}.weight", (rows, columns), scheme, stored, f"group_size: {group}", SUFFIXES)
