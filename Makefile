@@ -16,7 +16,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow mutations fuzz peers peers-vlm arch-cases real bench repacks families kills clean
+.PHONY: setup demo test check slow mutations fuzz peers peers-vlm arch-cases real bench repacks families messages kills clean
 
 setup: $(READY)
 
@@ -112,6 +112,10 @@ repacks: $(READY)
 # docs/families.md, and what `quant architectures` says of the tests.
 families: $(READY)
 	$(BIN)/python -m tools.families
+
+# tests/data/messages.txt: every text that the package has for people.
+messages: $(READY)
+	$(BIN)/python -m tools.messages
 
 clean:
 	rm -rf build dist .venv .venv-peers .venv-vlm .mypy_cache .pytest_cache .ruff_cache .hypothesis
