@@ -20,6 +20,11 @@ Template = tuple[str | None, ...]
 
 #: What a line is cut at, where no text is all of it. Tables have blanks between their columns.
 CUT = re.compile(r"\s{2,}|(?<=[,;:.]) |(?= \()|(?= and )|(?<= and )|(?=[,;.] )|(?<=\()|(?=\))")
+#: Texts of Python that messages quote: its JSON reader's, and names of types.
+PYTHON = (
+    "expecting value", "expecting property name enclosed in double quotes", "expecting ',' delimiter",
+    "bool", "dict", "float", "int", "list", "nonetype", "str",
+)  # fmt: skip
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
 
 
@@ -29,7 +34,7 @@ def known() -> tuple[tuple[Template, ...], frozenset[str]]:
 
     Those are the package's constants that are one word, and the names of constants, which enumerations print.
     """
-    templates: set[Template] = {(os.strerror(code).lower(),) for code in errno.errorcode}
+    templates: set[Template] = {(text,) for text in (*PYTHON, *(os.strerror(code).lower() for code in errno.errorcode))}
     words: set[str] = set()
     for name in files():
         templates |= {_template(part.parts) for text in texts(name) for part in text.within()}
