@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# A CI job that prepares a model artifact: convert, then hold the result to what was agreed. Any step that fails ends it.
+# A CI job that prepares a model: convert it, then check the result. The first step that fails ends the job.
 #
-#   examples/ci.sh [SOURCE] [OUTPUT]      QUANT: the command, `quant` unless said;  MAX_BPW: the bound, 6 unless said
+#   examples/ci.sh [SOURCE] [OUTPUT]
 #
-# Exit codes: 1 a threshold was not met, 2 to 6 as in the README.
+# Variables: QUANT, the command (default: quant); MAX_BPW, the largest number of bits per weight (default: 6).
+# Exit codes: 1 if a threshold is not met, 2 to 6 as in the README.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,10 +14,10 @@ quant=${QUANT:-quant}
 
 mkdir -p "$(dirname "$output")"
 
-# --strict: a rule that matches nothing, or a fallback, is an error; --verify: the output is read back.
+# --strict: a rule that matches nothing, or a fallback, is an error. --verify: the output is read back and checked.
 "$quant" convert "$source" "$output" --recipe "$here/recipe.toml" --strict --verify --force --json >"$output.convert.json"
 
-# One inspection does both: it writes the JSON, and exits with 1 where a demand does not hold.
+# One command does both: it writes the JSON, and exits with 1 if a threshold is not met.
 "$quant" inspect "$output" --json \
     --max-bpw "${MAX_BPW:-6}" \
     --max-size 3MB \

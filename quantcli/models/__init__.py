@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, Architecture] = {family.name: family for family in FAMI
 KINDS = tuple(kind for architecture in FAMILIES for kind in architecture.model_types)
 
 #: The end of an error that refuses an unknown architecture.
-SEE_FAMILIES = "`quant architectures [--json]` lists the families that are known, with their directions."
+SEE_FAMILIES = "`quant architectures [--json]` lists the supported families and directions."
 
 
 def find(config: Mapping[str, Any]) -> Architecture | None:
@@ -138,7 +138,7 @@ def rebuild(
     if architecture is None:
         name = file.every.text("general.architecture", "")
         raise NotPossible(
-            f"{where}: the architecture {name!r} is not known, so there is no config.json for it. {SEE_FAMILIES}"
+            f"{where}: architecture {name!r} is not supported, so config.json cannot be written for it. {SEE_FAMILIES}"
         )
     kind = next(iter(architecture.classes)) if architecture.kind is None else architecture.kind(file)
     config = rebuilt.config(file, architecture, kind, dtype)

@@ -94,8 +94,8 @@ class Agreement:
         for name, need in self._contrary.items():
             if need.said and not need.by_presence:
                 nor = self._unmarked(self.found[name][0]) if NEXTN in self.found[name][0].row.gguf else ""
-                has = f"{self.label}: has a tensor {self._stored(name)}{nor}"
-                raise BadInput(f"{has}, but {self.where} says otherwise{self._why(need)}.")
+                has = f"{self.label}: tensor {self._stored(name)} exists{nor}"
+                raise BadInput(f"{has}, but {self.where} describes a model without it{self._why(need)}.")
 
     def refuse_shapes(self) -> None:
         """Raise `BadInput` for a tensor of another shape than the settings say."""
@@ -145,7 +145,7 @@ class Agreement:
         missing = next((number for number in range(layers) if number not in self._numbers), None)
         if missing is not None:
             self._refuse_dropped(key, missing)
-            raise BadInput(f"{self.where}: {key} is {layers}, but there are no tensors of layer {missing}.")
+            raise BadInput(f"{self.where}: {key} is {layers}, but layer {missing} has no tensors.")
 
     def _refuse_dropped(self, key: str, missing: int) -> None:
         """Raise `BadInput` where a layer has no tensors because all of them are left out."""
@@ -153,12 +153,14 @@ class Agreement:
         taken = sorted(n for n in numbers - self._numbers if n is not None and n < self.hyperparameters.layers)
         if missing not in taken:
             return
-        said = f"{self.where}: {key} is {self.hyperparameters.layers}, but --drop leaves out all of layer {missing}."
+        said = (
+            f"{self.where}: {key} is {self.hyperparameters.layers}, but --drop removes all tensors of layer {missing}."
+        )
         # Of other sources no layer can be pruned, of none all of them.
         if self.dialect != "gguf" or len(taken) == self.hyperparameters.layers:
-            raise BadInput(f"{said} Leave fewer tensors out.")
+            raise BadInput(f"{said} Remove fewer tensors.")
         layers = ",".join(map(str, taken))
-        raise BadInput(f"{said} To leave out whole layers, write a GGUF file with --prune-layers {layers} instead.")
+        raise BadInput(f"{said} To remove whole layers, use --prune-layers {layers} with a GGUF output.")
 
     def _unmarked(self, one: Found) -> str:
         """What the layer of a tensor lacks to be one for multi-token prediction, where the table has such layers."""
@@ -170,7 +172,7 @@ class Agreement:
         mark = next(marks, None)
         if mark is None or mark in self.weights:
             return ""
-        return f" and not {self._stored(mark)}, which layers for multi-token prediction have"
+        return f" without {self._stored(mark)}, which layers for multi-token prediction have"
 
     def _stored(self, name: str) -> str:
         """The name that a folder has, of some families in a module of layers for multi-token prediction."""
@@ -184,14 +186,14 @@ class Agreement:
         axes = one.row.axes(one.suffix)
         expected = self._expected(one, weight.scheme.name)
         if one.expert is not None and one.expert >= axes[0].of(self.hyperparameters):
-            raise BadInput(f"{self.where}: {self._said(axes[:1])}, but there is a tensor {name}.")
+            raise BadInput(f"{self.where}: {self._said(axes[:1])}, but tensor {name} exists.")
         is_row = any(isinstance(op, SingleRow) for op in one.row.ops_to(self.dialect))
         if weight.shape == expected or (is_row and (1, *weight.shape) == expected):
             return
         parts = [part.name for part in weight.parts.values()]
         stored = "" if name in parts or not parts else f" (stored as {parts[0]})"
         raise BadInput(
-            f"{self.label}: tensor {name}{stored} has shape {list(weight.shape)}, expected {list(expected)}: "
+            f"{self.label}: tensor {name}{stored}: expected shape {list(expected)}, found {list(weight.shape)}: "
             f"{self._said(axes if one.expert is None else axes[1:], one.layer)} ({self.where})."
         )
 
@@ -219,21 +221,23 @@ class Agreement:
             others = self._others(one)
             if any(other in self.weights for other in others):
                 continue
-            nor = f" (nor {others[0]})" if others else ""
+            nor = f" (as is {others[0]})" if others else ""
             need = one.row.need(one.suffix)
             why = self._why(need) if need is not None else ""
             raise BadInput(
-                f"{self.label}: has no tensor {name}{nor}, which a {self.architecture.name} model of "
-                f"{self.hyperparameters.layers} layers has{why}. {self._remedy(name)}"
+                f"{self.label}: tensor {name} is missing{nor}; a {self.architecture.name} model of "
+                f"{self.hyperparameters.layers} layers requires it{why}. {self._remedy(name)}"
             )
 
     def _remedy(self, name: str) -> str:
         """What to do about a tensor that is missing."""
         if name in self.dropped:
-            return "It is stored: do not leave it out with --drop."
+            return "The source has it; do not remove it with --drop."
         again = f"Download the checkpoint again, or fix {self.where}."
         return (
-            f"Leave fewer tensors out with --drop. Without it: {again[0].lower()}{again[1:]}" if self.dropped else again
+            f"Remove fewer tensors with --drop. If it is missing without --drop too: {again[0].lower()}{again[1:]}"
+            if self.dropped
+            else again
         )
 
     def _why(self, need: Need) -> str:
@@ -246,11 +250,11 @@ class Agreement:
         stored = [row for row in computed if row.gguf in self.weights]
         for row in computed if stored else ():
             if row not in stored:
-                raise BadInput(f"{self.label}: has no tensor {row.gguf}, but {stored[0].gguf}, which needs it.")
+                raise BadInput(f"{self.label}: tensor {row.gguf} is missing; {stored[0].gguf} requires it.")
             shape, expected = self.weights[row.gguf].shape, tuple(axis.of(self.hyperparameters) for axis in row.shape)
             if shape != expected:
                 raise BadInput(
-                    f"{self.label}: tensor {row.gguf} has shape {list(shape)}, expected {list(expected)}: "
+                    f"{self.label}: tensor {row.gguf}: expected shape {list(expected)}, found {list(shape)}: "
                     f"{self._said(row.shape)} ({self.where})."
                 )
 

@@ -15,16 +15,16 @@ from quantcli.models.generation import SAMPLING
 #: Keys that reach GGUF: sampling settings, and ids that the tokenizer reads.
 READ = frozenset((*(key for key, _, _ in SAMPLING), "penalty_repeat", "eos_token_id", "suppress_tokens"))
 
-_CALLER = "is a matter of the program that generates: how much, how fast, what it gives back"
-_OTHERS = "is about a second model or an encoder, which a GGUF file does not hold"
-_RECORD = "says where the file comes from"
-_CHAT = "is read by code of the model's own that came with it; the chat template says the same"
+_CALLER = "set by the program that generates text: length, speed and form of the result"
+_OTHERS = "for a second model or an encoder, which a GGUF file does not contain"
+_RECORD = "states the origin of the file"
+_CHAT = "read by the model's custom code; the chat template holds the same"
 
 #: Key -> why GGUF can do without it.
 HARMLESS: Mapping[str, str] = {
-    "do_sample": "whether to sample is up to the program that generates",
-    "bos_token_id": "the tokenizer's own token counts",
-    "pad_token_id": "the tokenizer's own token counts",
+    "do_sample": "the program that generates text decides whether to sample",
+    "bos_token_id": "the tokenizer's token is used",
+    "pad_token_id": "the tokenizer's token is used",
     **dict.fromkeys(("transformers_version", "_from_model_config", "_commit_hash", "_name_or_path"), _RECORD),
     **dict.fromkeys(
         (
@@ -95,8 +95,8 @@ def dropped(generation: Mapping[str, Any], where: str) -> list[str]:
         return []
     names = ", ".join(f"{shown(key)[1:-1]} ({shown(generation[key])})" for key in lost[:MOST])
     more = f" and {len(lost) - MOST} more" if len(lost) > MOST else ""
-    count = "1 setting of generation, which is" if len(lost) == 1 else f"{len(lost)} settings of generation, which are"
-    return [f"{where}: GGUF has no place for {count} dropped: {names}{more}."]
+    count = "1 generation setting" if len(lost) == 1 else f"{len(lost)} generation settings"
+    return [f"{where}: GGUF has no keys for {count}: {names}{more}."]
 
 
 def _is_known(key: str, value: Any) -> bool:

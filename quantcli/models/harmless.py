@@ -53,18 +53,18 @@ def _has_no_mscale(config: Config) -> bool:
     return _has_dynamic_scaling(config) or _scaling(config).get("mscale_all_dim") is None
 
 
-TRAINING = Harmless("counts while a model is trained")
-OUTPUTS = Harmless("says what a Python call returns, not what is computed")
-CACHE = Harmless("says how a runtime keeps its cache or which kernel it takes")
-SAMPLING = Harmless("a default of text generation, which generation_config.json has replaced")
-LABELS = Harmless("belongs to classifiers, whose classes have no table")
+TRAINING = Harmless("used only in training")
+OUTPUTS = Harmless("selects what a Python call returns, not what is computed")
+CACHE = Harmless("selects a runtime's cache or kernel")
+SAMPLING = Harmless("a default of text generation, replaced by generation_config.json")
+LABELS = Harmless("for classifiers, which quant does not support")
 FILE = Harmless("describes the file or its makers")
-STORAGE = Harmless("is read with the weights, whose layout it says")
-TOKENIZER = Harmless("is read with the tokenizer")
-CALCULATION = Harmless("says in which steps the same result is computed")
-OTHER_MODELS = Harmless("belongs to encoders and encoder-decoders, whose classes have no table")
-HEAD = Harmless("is checked against the stored head when the tensors are named")
-WINDOW = Harmless("says which layers attend to a window, and none does", _has_no_window)
+STORAGE = Harmless("describes the layout of the weights and is read with them")
+TOKENIZER = Harmless("read with the tokenizer")
+CALCULATION = Harmless("selects how the same result is computed")
+OTHER_MODELS = Harmless("for encoders and encoder-decoders, which quant does not support")
+HEAD = Harmless("compared with the stored output matrix when tensors are named")
+WINDOW = Harmless("lists the layers with a sliding window; no layer has one", _has_no_window)
 
 #: Row -> the keys of config.json that it is for.
 _KEYS = {
@@ -95,15 +95,15 @@ _KEYS = {
         _commit_hash _name_or_path architectures auto_map dtype model_file model_type torch_dtype
         transformers.js_config transformers_version unsloth_fixed unsloth_version
     """,
-    Harmless("is a setting of yarn, and the scaling is another", _has_dynamic_scaling): """
+    Harmless("a setting of yarn; the model uses another scaling", _has_dynamic_scaling): """
         rope_scaling.beta_fast rope_scaling.beta_slow rope_scaling.mscale_all_dim
     """,
-    Harmless("counts together with mscale_all_dim only, as a setting of yarn", _has_no_mscale): """
+    Harmless("a setting of yarn, used only with mscale_all_dim", _has_no_mscale): """
         rope_parameters.mscale rope_scaling.mscale
     """,
     STORAGE: "compression_config quantization quantization_config",
-    Harmless("fills in where the tokenizer's files name no such token"): "_pad_token_id bos_token_id pad_token_id",
-    Harmless("says which layers of the tower these are; GGUF has their number"): "deepstack_visual_indexes",
+    Harmless("used only if the tokenizer's files name no such token"): "_pad_token_id bos_token_id pad_token_id",
+    Harmless("lists the layers of the tower; GGUF stores their number"): "deepstack_visual_indexes",
     TOKENIZER: "eod_token_id eos_token_id pad_vocab_size_multiple sep_token_id tokenizer_class vocab_size",
     CALCULATION: """
         attention_softmax_in_fp32 chunk_size_feed_forward pretraining_tp scale_attention_softmax_in_fp32
@@ -113,27 +113,27 @@ _KEYS = {
         add_cross_attention cross_attention_hidden_size decoder_start_token_id is_decoder is_encoder_decoder prefix
         pruned_heads tf_legacy_loss tie_encoder_decoder
     """,
-    Harmless("repeats another key, and no class reads it"): "experts_per_token initial_context_length",
+    Harmless("repeats another key; no class reads it"): "experts_per_token initial_context_length",
     HEAD: "tie_word_embeddings use_embedding_sharing",
-    Harmless("counts with use_cla alone", lambda config: not config.get("use_cla")): "cla_share_factor",
+    Harmless("used only with use_cla", lambda config: not config.get("use_cla")): "cla_share_factor",
     WINDOW: "max_window_layers sliding_window use_sliding_window",
-    Harmless("counts layers that predict further tokens; the next token needs none"): """
+    Harmless("counts layers for multi-token prediction, which the next token does not need"): """
         mtp_num_hidden_layers mtp_transformer_layers num_mtp_modules num_nextn_predict_layers use_mtp
     """,
     Harmless(
-        "layer_types counts in its place, or no layer attends to a window",
+        "layer_types replaces it, or no layer has a sliding window",
         lambda config: config.get("layer_types") is not None or _has_no_window(config),
     ): "sliding_window_pattern",
-    Harmless("is computed from sliding_window_pattern"): "_sliding_window_pattern",
+    Harmless("computed from sliding_window_pattern"): "_sliding_window_pattern",
     Harmless(
-        "says in short what indexer_types lists"
+        "a short form of indexer_types"
     ): "index_skip_topk_offset index_topk_freq index_topk_pattern",
 }  # fmt: skip
 
 #: Rows for the tables of families whose class reads use_sliding_window.
 SWITCHED = dict.fromkeys(
     ("max_window_layers", "sliding_window", "sliding_window_pattern", "use_sliding_window"),
-    Harmless("says which layers attend to a window, and none does (use_sliding_window)", _is_switched_off),
+    Harmless("lists the layers with a sliding window; no layer has one (use_sliding_window)", _is_switched_off),
 )
 
 #: Key of config.json -> why it changes nothing. A path (`outer.inner`) is one in an inner object; an object's own row

@@ -85,7 +85,7 @@ def _has_no_windows(value: Any, file: Stored) -> bool:
     return not is_built_in and not file.own.has("attention.sliding_window")
 
 
-ABSENT = "0 says that the model has no such part"
+ABSENT = "0 means that the model has no such part"
 DEFAULT = "llama.cpp's default, which its model saver writes for every architecture"
 
 #: Keys in the architecture's namespace, without its prefix.
@@ -128,18 +128,28 @@ GGUF_KEYS: Mapping[str, HarmlessKey] = (
     | _rows(DEFAULT, _only(0.05, 0.0), ("expert_group_scale",))
     | _rows(DEFAULT, _only(2, 0), ("token_shift_count",))
     | _rows(DEFAULT, _only(-math.inf, 0.0), ("kda.gate_lower_bound",))
-    | _rows("no layer does anything recurrent, or all do", _only(0, 1), ("attention.recurrent_layers",))
-    | _rows("0 and 2**32 - 1 are no pooling", _only(0, 2**32 - 1), ("pooling_type", "classifier.pooling_type"))
+    | _rows("no layer is recurrent, or all are", _only(0, 1), ("attention.recurrent_layers",))
+    | _rows("0 and 2**32 - 1 mean no pooling", _only(0, 2**32 - 1), ("pooling_type", "classifier.pooling_type"))
     | _rows("an empty list names no classes", lambda value, file: value == [], ("classifier.output_labels",))
-    | _rows("llama.cpp computes with it for granite alone", _is_not_granite, ("rope.scaling.finetuned",))
-    | _rows("llama.cpp does not read it: how the converter has laid out tensors", _any, ("tensor_data_layout",))
+    | _rows("llama.cpp uses it only for granite", _is_not_granite, ("rope.scaling.finetuned",))
+    | _rows("records how the converter laid out tensors; llama.cpp does not read it", _any, ("tensor_data_layout",))
     | _rows("positions are not scaled", _is_unscaled, ("rope.scaling.factor", "rope.scaling.type"))
-    | _rows("rope.scaling.factor counts, or positions are not scaled", _is_set_aside, ("rope.scale_linear",))
-    | _rows("without YaRN nothing reads it", _is_not_yarn, (
+    | _rows("rope.scaling.factor replaces it, or positions are not scaled", _is_set_aside, ("rope.scale_linear",))
+    | _rows("used only with YaRN", _is_not_yarn, (
         "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
     ))
-    | _rows("before latent attention every head had keys of its own", _has_own_keys, ("attention.head_count_kv",))
-    | _rows("no layer has a window", _has_no_windows, ("attention.sliding_window_pattern", "rope.freq_base_swa"))
+    | _rows(
+        "describes the model before latent attention, when every head had keys"
+    , _has_own_keys, (
+        "attention.head_count_kv"
+    ,))
+    | _rows(
+        "no layer has a sliding window"
+    , _has_no_windows, (
+        "attention.sliding_window_pattern"
+    , (
+        "rope.freq_base_swa"
+    )))
 )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def even_share(read: Reader) -> int:
     hidden, heads = read.integer("hidden_size"), read.integer("num_attention_heads")
     if hidden % heads:
         raise BadInput(
-            f"{read.label}: head_dim is missing, and hidden_size {hidden} is no multiple of num_attention_heads "
+            f"{read.label}: head_dim is missing, and hidden_size {hidden} is not a multiple of num_attention_heads "
             f"{heads}."
         )
     return hidden // heads
@@ -103,7 +103,7 @@ def from_config(
     kv_heads = size("kv_heads", heads)
     if kv_heads and heads % kv_heads:
         first, second = (_said(config, named[field]) for field in ("heads", "kv_heads"))
-        raise BadInput(f"{where}: {first} {heads} is no multiple of {second} {kv_heads}.")
+        raise BadInput(f"{where}: {first} {heads} is not a multiple of {second} {kv_heads}.")
     states_head_dim = read.has("head_dim")
     context = size("context_length")
     slides = read.flag("use_sliding_window", True) or "use_sliding_window" not in (defaults or {})

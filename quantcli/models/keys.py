@@ -73,7 +73,9 @@ def gating(h: Hyperparameters, key: str = "scoring_func") -> int:
     """The number of the function that the config names under a key."""
     name = h.settings.text(key, "softmax")
     if name not in GATING:
-        raise NotPossible(f"{h.settings.label}: {key} is {shown(name)}; GGUF has {' and '.join(GATING)}.")
+        raise NotPossible(
+            f"{h.settings.label}: {key}: expected {' or '.join(GATING)} (GGUF supports no other), found {shown(name)}."
+        )
     return GATING[name]
 
 

@@ -45,9 +45,7 @@ def disagreement(config: Mapping[str, Any], names: Collection[str]) -> Disagreem
     if missing < count:
         return Disagreement(f"num_hidden_layers is {count}, but no tensor is named {prefix}{missing}.", is_half=True)
     first = stack.get(count, prefix)
-    return Disagreement(
-        f"num_hidden_layers is {count}, but there are tensors of layer {count}, such as {first}.", is_half=False
-    )
+    return Disagreement(f"num_hidden_layers is {count}, but layer {count} has tensors, such as {first}.", is_half=False)
 
 
 def _number(value: object) -> int:

@@ -83,9 +83,9 @@ def _is_scales(shape: Shape, dtype: str) -> bool:
     return math.prod(shape) == max(shape, default=1) <= MOST_SCALES and dtype != "c64"
 
 
-FREQUENCIES = "rotary frequencies, which the model computes"
-POSITIONS = "numbers of positions, which the model computes"
-MASK = "a causal mask, which the model computes"
+FREQUENCIES = "rotary frequencies, which the runtime computes"
+POSITIONS = "position numbers, which the runtime computes"
+MASK = "a causal mask, which the runtime computes"
 CACHE = "scales of a quantized KV cache, which the output does not have"
 ACTIVATIONS = "scales of quantized activations, which the output does not have"
 #: Reasons of what a Hugging Face folder has that keeps its quantizer's layout.
@@ -107,7 +107,7 @@ LEFTOVERS: tuple[Leftover, ...] = (
     Leftover(r"\w*(?:cos|sin)_cached?|freqs_(?:cis|cos|sin)", _is_table, FREQUENCIES),
     Leftover("cos|sin", _is_table, FREQUENCIES, ROTARY),
     Leftover("position_ids", _is_count, POSITIONS),
-    Leftover("token_type_ids", _is_integers, "types of tokens, all 0, which the model computes"),
+    Leftover("token_type_ids", _is_integers, "token types, all 0, which the runtime computes"),
     Leftover("masked_bias", _is_number, MASK),
     Leftover("bias", _is_mask, MASK, MASKED),
     Leftover("causal_mask|attn_mask|attention_mask", _is_mask, MASK),

@@ -15,7 +15,7 @@ from quantcli.models.multimodal import Multimodal
 RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 
 #: What a runtime does with a model that it is not made for.
-NOT_LOADED, MISCOMPUTED = "does not load this model", "computes other values than this model's"
+NOT_LOADED, MISCOMPUTED = "does not load this model", "computes different values for this model"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Limit:
     def warning(self, hyperparameters: Hyperparameters) -> str:
         """One sentence that says what is not run, and by what."""
         where = hyperparameters.settings.label
-        return f"{where}: {RUNTIMES[self.dialect]} {self.fault}: it needs {self.needs}."
+        return f"{where}: {RUNTIMES[self.dialect]} {self.fault}. It requires {self.needs}."
 
 
 def square(*dialects: str, kind: str | None = None) -> tuple[Limit, ...]:
@@ -74,7 +74,7 @@ def unknown_to_mlx(name: str, kind: str | None = None, *, nested: bool = False) 
     def is_known(h: Hyperparameters) -> bool:
         return kind is not None and h.settings.values.get("model_type") != kind
 
-    needs = f"a model_type that it knows, which {kind or name} is not"
+    needs = f"a model_type that it supports, which {kind or name} is not"
     return Limit("mlx", is_known, needs, nested, excludes=(kind or name,))
 
 

@@ -130,7 +130,9 @@ class GroupQkv:
     def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
         heads, groups = hyperparameters.heads, hyperparameters.kv_heads
         if heads % groups or rows % (heads + 2 * groups):
-            raise BadInput(f"{rows} rows cannot be split into {heads} query heads and {groups} heads of keys, values.")
+            raise BadInput(
+                f"{rows} rows cannot be split into {heads} query heads and {groups} heads of keys and values."
+            )
         grouped = np.arange(rows, dtype=np.int64).reshape(groups, heads // groups + 2, -1)
         return np.concatenate([grouped[:, :-2].reshape(-1), grouped[:, -2].reshape(-1), grouped[:, -1].reshape(-1)])
 
@@ -187,7 +189,7 @@ class Tile:
         before = 0 if self.before is None else self.before.of(hyperparameters)
         heads, size = self.heads.of(hyperparameters), self.size.of(hyperparameters)
         if rows != before + heads * size:
-            raise BadInput(f"{rows} rows are not {before} and {heads} value heads of {size} rows.")
+            raise BadInput(f"expected {before} rows and {heads} value heads of {size} rows, found {rows} rows.")
         moved = np.arange(before, rows, dtype=np.int64).reshape(heads, size)
         order = tiled(self.groups.of(hyperparameters), heads)
         return np.concatenate([np.arange(before, dtype=np.int64), moved[order].reshape(-1)])

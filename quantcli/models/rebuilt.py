@@ -64,7 +64,9 @@ def _check_heads(file: Stored) -> None:
     own = Reader(file.own.values, file.own.label)  # what is compared here is not thereby in config.json
     heads, rotated = _counts(own, "attention.head_count", 0), own.integer("rope.dimension_count", 0, least=0)
     if rotated % 2:
-        raise BadInput(f"{own.label}: rope.dimension_count is {rotated}. Rotary embeddings need an even number.")
+        raise BadInput(
+            f"{own.label}: rope.dimension_count: expected an even number (rotary embeddings), found {rotated}."
+        )
     if own.integer("expert_count", 0, least=0) and not own.integer("expert_used_count", 0, least=0):
         raise BadInput(
             f"{own.label}: expert_used_count is missing, but expert_count is not 0. Download the file again."
@@ -75,10 +77,10 @@ def _check_heads(file: Stored) -> None:
     for count, kv_count in _pairs(heads, _counts(own, "attention.head_count_kv")):
         if not kv_count or count % kv_count:
             raise BadInput(
-                f"{own.label}: attention.head_count {count} is no multiple of attention.head_count_kv {kv_count}."
+                f"{own.label}: attention.head_count {count} is not a multiple of attention.head_count_kv {kv_count}."
             )
         if own.optional_integer("attention.key_length") is None and (not count or width % count):
-            raise BadInput(f"{own.label}: embedding_length {width} is no multiple of attention.head_count {count}.")
+            raise BadInput(f"{own.label}: embedding_length {width} is not a multiple of attention.head_count {count}.")
 
 
 def _counts(own: Reader, key: str, default: int | None = None) -> tuple[int, ...]:
@@ -97,9 +99,7 @@ def _pairs(heads: tuple[int, ...], kv_heads: tuple[int, ...]) -> set[tuple[int, 
 
 def _value(key: Key, file: Stored) -> Any:
     if key.required and not file.own.has(key.name):
-        raise BadInput(
-            f"{file.own.label}: {key.name} is missing, without which no reader loads a file. Download it again."
-        )
+        raise BadInput(f"{file.own.label}: {key.name} is missing; every reader requires it. Download the file again.")
     if key.type == "float32":
         return file.number(key.name)
     if key.type == "bool":

@@ -58,7 +58,7 @@ def relaid(weights: Mapping[str, Weight], architecture: Architecture, file: Stor
     made += [(target, _put_together(target, members, file)) for target, members in pieces.items()]
     twice = next(((target, weight.name) for target, weight in made if target in weights), None)
     if twice is not None:
-        raise BadInput(f"{file.every.label}: {twice[0]} and {twice[1]} store the same rows: one has to go.")
+        raise BadInput(f"{file.every.label}: {twice[0]} and {twice[1]} store the same rows. Remove one of them.")
     return Relaid(
         {name: weight for name, weight in weights.items() if name not in {*other, *covered}} | dict(made),
         unsplit,
@@ -85,8 +85,8 @@ def _cut(weight: Weight, ranges: Sequence[tuple[Found, Range]], file: Stored) ->
     if sum(heights) != height:
         roles = ", ".join(f"{found.row.role} {rows}" for (found, _), rows in zip(ranges, heights, strict=True))
         raise BadInput(
-            f"{file.every.label}: tensor {weight.name} has {height} rows, expected {sum(heights)} ({roles}): "
-            "the metadata does not belong to these tensors."
+            f"{file.every.label}: tensor {weight.name}: expected {sum(heights)} rows ({roles}), found {height}. "
+            "The metadata does not describe these tensors."
         )
     cut, start = [], 0
     for (found, _), rows in zip(ranges, heights, strict=True):
@@ -102,7 +102,7 @@ def _rows(weight: Weight, start: int, stop: int, file: Stored) -> Weight:
     cut = [part for at in begins if (part := section(weight, at + start, at + stop)) is not None]
     if not cut or len(cut) < len(begins):
         raise BadInput(
-            f"{file.every.label}: tensor {weight.name} is {weight.scheme.name}, of which rows cannot be cut out."
+            f"{file.every.label}: tensor {weight.name} is {weight.scheme.name}, which cannot be split by rows."
         )
     return replace(join(cut), shape=(*leading, stop - start, width))
 
@@ -116,8 +116,8 @@ def _put_together(target: str, members: Sequence[_Piece], file: Stored) -> Weigh
     odd = next((weight for weight in stored if weight.shape[same:] != stored[0].shape[same:]), None)
     if odd is not None:
         raise BadInput(
-            f"{file.every.label}: {stored[0].name} {list(stored[0].shape)} and {odd.name} {list(odd.shape)} do not "
-            f"make {target}."
+            f"{file.every.label}: {stored[0].name} {list(stored[0].shape)} and {odd.name} {list(odd.shape)} cannot be "
+            f"joined to {target}."
         )
     if is_stacked:
         return replace(join(stored), shape=(len(stored), *first.weight.shape))
@@ -130,8 +130,10 @@ def _by_expert(target: str, members: Sequence[_Piece], file: Stored) -> list[_Pi
     numbered = {member.found.expert: member for member in members}
     absent = next((expert for expert in range(count) if expert not in numbered), None)
     if absent is not None or len(numbered) > count:
-        what = f"expert {absent} of {target} is missing" if absent is not None else f"{target} has {len(numbered)}"
-        raise BadInput(f"{file.every.label}: {what}; expert_count is {count}.")
+        what = (
+            f"expert {absent} of {target} is missing" if absent is not None else f"{target} has {len(numbered)} experts"
+        )
+        raise BadInput(f"{file.every.label}: {what}, but expert_count is {count}.")
     return [numbered[expert] for expert in range(count)]
 
 
@@ -141,7 +143,9 @@ def _by_place(target: str, members: Sequence[_Piece], file: Stored) -> list[_Pie
     placed = {member.weight.name.rsplit(".", 2)[-2]: member for member in members}
     absent = next((role for role in roles if role not in placed), None)
     if absent is not None:
-        raise BadInput(f"{file.every.label}: {absent} is missing next to {members[0].weight.name}; both make {target}.")
+        raise BadInput(
+            f"{file.every.label}: {absent} is missing; {target} is built from it and {members[0].weight.name}."
+        )
     return [placed[role] for role in roles]
 
 
@@ -155,8 +159,8 @@ def _as_matrix(weight: Weight, file: Stored) -> Weight:
     is_vector = _is_vector(weight)
     if not weight.shape or (is_vector and not isinstance(weight.scheme, Dense)):
         raise BadInput(
-            f"{file.every.label}: tensor {weight.name} is {weight.scheme.name} with shape {list(weight.shape)}, of "
-            "which rows cannot be cut out."
+            f"{file.every.label}: tensor {weight.name} is {weight.scheme.name} with shape {list(weight.shape)}, "
+            "which cannot be split by rows."
         )
     return reshaped(weight, (*weight.shape, 1)) if is_vector else weight
 

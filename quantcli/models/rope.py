@@ -186,7 +186,7 @@ def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
     """
     wanted = np.asarray(factors, np.float32)
     if wanted.size == 0 or not np.all(np.isfinite(wanted)) or not np.all(wanted > 0):
-        raise BadInput("rope_freqs.weight: its factors have to be positive numbers.")
+        raise BadInput("rope_freqs.weight: expected positive factors.")
     if np.all(wanted == 1):
         return None
     best, least = None, math.inf
@@ -200,7 +200,7 @@ def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
             exact = (rope for rope in _fitted(wanted, theta, MORE_FACTORS, DIGITS[:2]) if not _miss(wanted, rope))
             best = next(exact, best)
     if best is None or least > CLOSE:
-        raise BadInput("rope_freqs.weight: its factors are not of the kind that Llama 3.1 has.")
+        raise BadInput("rope_freqs.weight: the factors are not those of Llama 3.1's scaling.")
     return best
 
 

@@ -107,11 +107,11 @@ class Loss(Enum):
     """
 
     OTHER = ""
-    WINDOW = "no key for {}: llama.cpp attends to the whole context in this architecture"
-    SCALING = "no key for {}: llama.cpp runs the model without that scaling"
-    UNREAD = "no key for {}: llama.cpp computes as if without"
-    LONGER = "no layers for the last values of {}: num_hidden_layers and num_nextn_predict_layers count fewer"
-    SHADOWED = "other values than {}: another key of config.json says the same otherwise, and counts"
+    WINDOW = "no key for {}; llama.cpp attends to the whole context in this architecture"
+    SCALING = "no key for {}; llama.cpp runs the model without that scaling"
+    UNREAD = "no key for {}; llama.cpp ignores it"
+    LONGER = "no layers for the last values of {}; num_hidden_layers and num_nextn_predict_layers count fewer"
+    SHADOWED = "other values than {}, because another key of config.json overrides it"
 
 
 def check(
@@ -146,9 +146,8 @@ def check(
     other = losses.pop(Loss.OTHER)
     if other:
         raise NotPossible(
-            f"{where}: GGUF has no place for {_listed(other, back)} in the architecture "
-            f"{architecture.gguf}, so llama.cpp would compute something else. Convert to a folder (--to hf or --to "
-            "mlx), which keeps such settings."
+            f"{where}: GGUF has no key for {_listed(other, back)} in architecture {architecture.gguf}, so llama.cpp "
+            "would compute something else. Convert to a folder (--to hf or --to mlx), which keeps such settings."
         )
     told = {loss: _listed(found) for loss, found in losses.items()}
     return [f"{where}: GGUF has {loss.value.format(text)}." for loss, text in told.items() if text]

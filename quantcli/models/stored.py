@@ -104,7 +104,9 @@ class Stored:
             return (self.own.integer(key),) * self.trunk
         values = self.own.integers(key)
         if len(values) not in (self.layers, self.trunk):
-            raise BadInput(f"{self.own.label}: {key} has {len(values)} values for block_count {self.layers}.")
+            raise BadInput(
+                f"{self.own.label}: {key}: expected {self.layers} values (block_count), found {len(values)}."
+            )
         if not all(values):
             raise self.own.refuse(key, "expected numbers above 0")
         return values[: self.trunk]
@@ -134,8 +136,8 @@ class Stored:
             pattern = self.own.flags(WINDOWS)
             if pattern and len(pattern) not in (self.layers, self.trunk):
                 is_counted = len(pattern) == self.layers - self.counted
-                nor = f", and has no tensor blk.{len(pattern)}.nextn.eh_proj.weight" if is_counted else ""
-                count = f"{WINDOWS} has {len(pattern)} values for block_count {self.layers}"
+                nor = f", and tensor blk.{len(pattern)}.nextn.eh_proj.weight is missing" if is_counted else ""
+                count = f"{WINDOWS} has {len(pattern)} values, but block_count is {self.layers}"
                 raise BadInput(f"{self.own.label}: {count}{nor}.")
         else:
             pattern, period = (), self.own.integer(WINDOWS, least=0, most=LONGEST)
@@ -210,7 +212,7 @@ def period_of_windows(usual: int, *, optional: bool = False) -> Callable[[Stored
 
 def nothing(name: str) -> Sequence[float]:
     """The reader of values where only metadata is at hand."""
-    raise BadInput(f"{name}: its values hold settings of the model, and are not at hand.")
+    raise BadInput(f"{name}: its values are settings of the model, but they were not read.")
 
 
 def stored(
@@ -223,7 +225,7 @@ def stored(
     plain = {key: _plain(value) for key, value in metadata.items()}
     name = Reader(plain, where).text("general.architecture", "")
     if not name:
-        raise BadInput(f"{where}: general.architecture is missing; without it nothing can be said of the model.")
+        raise BadInput(f"{where}: general.architecture is missing; reading the model requires it.")
     own = {key.removeprefix(f"{name}."): value for key, value in plain.items() if key.startswith(f"{name}.")}
     return Stored(Reader(settled(own), where, name), Reader(plain, where), tensors, values)
 

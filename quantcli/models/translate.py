@@ -104,7 +104,7 @@ class Translation:
         rows = {source.found.row: None for source in sources}
         if len({row.hf for row in rows}) > 1:
             both = " and ".join(source.weight.name for source in sources[:2])
-            raise BadInput(f"{self.label}: {both} are two tensors for {name}: one of them has to go.")
+            raise BadInput(f"{self.label}: {both} would both become {name}. Remove one of them.")
         try:
             gathered = {row: self._gathered([s for s in sources if s.found.row is row]) for row in rows}
             arranged = self._arranged(gathered)
@@ -132,11 +132,13 @@ class Translation:
         count = self.hyperparameters.experts if "_exps" in sources[0].found.row.gguf else 0
         missing = next((e for e in range(count or len(numbered)) if e not in numbered), None)
         if missing is not None:
-            raise BadInput(f"{sources[0].found.name(self.source, missing)} of its experts is missing.")
+            raise BadInput(f"expert {sources[0].found.name(self.source, missing)} is missing.")
         odd = next((w for w in numbered.values() if w.shape != sources[0].weight.shape), None)
         if odd is not None or len(numbered) > (count or len(numbered)):
             raise BadInput(
-                f"its experts do not have one shape ({odd.name})." if odd else f"has more than {count} experts."
+                f"its experts have different shapes ({odd.name})."
+                if odd
+                else (f"expected {count} experts, found {len(numbered)}.")
             )
         return [numbered[expert] for expert in range(len(numbered))]
 
@@ -184,7 +186,7 @@ class Translation:
             None,
         )
         if missing is not None:
-            raise BadInput(f"{missing.pattern(self.source)} beside it is missing, which it makes {hf} with.")
+            raise BadInput(f"{missing.pattern(self.source)} is missing; {hf} is built from both.")
         tensors = []
         for tensor, ops in members.values():
             for op in reversed(ops[at + 1 :]):
@@ -201,7 +203,7 @@ class Translation:
 
         rows = self._rows(("combined", next(iter(members)).hf, shape), order)
         if len(rows) != math.prod(shape[:-1]):
-            raise BadInput(f"the rows of {', '.join(r.gguf for r in members)} do not make one tensor.")
+            raise BadInput(f"the rows of {', '.join(r.gguf for r in members)} cannot be joined to one tensor.")
         return Arranged(join([tensor.weight for tensor in tensors]), rows, shape)
 
     def _done(self, op: Op, tensor: Arranged) -> Arranged:
@@ -282,7 +284,7 @@ def _is_vector(row: Tensor, shape: Shape) -> bool:
 def _columns(tensor: Arranged) -> Arranged:
     """A vector as a matrix of one column."""
     if not isinstance(tensor.weight.scheme, Dense):
-        raise BadInput("is a vector and quantized.")
+        raise BadInput("a quantized vector is not supported.")
     shape = (*tensor.shape, 1)
     return Arranged(reshaped(tensor.weight, shape), None, shape)
 
@@ -300,7 +302,7 @@ def _moved(tensor: Arranged, width: int, order: Rows) -> Arranged:
     """The tensor with blocks of columns in another order."""
     columns = tensor.shape[-1]
     if columns != width * len(order):
-        raise BadInput(f"{columns} columns are not {len(order)} value heads of {width} columns.")
+        raise BadInput(f"expected {len(order)} value heads of {width} columns, found {columns} columns.")
     if np.array_equal(order, np.arange(len(order))):
         return tensor
     tensor = _settled(tensor)

@@ -1,4 +1,4 @@
-"""Targets by their `--to` word. A new one is a file and a line here."""
+"""Registry of targets by the value of `--to`. To add one, write a file and add a line here."""
 
 from __future__ import annotations
 

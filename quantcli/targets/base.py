@@ -1,4 +1,4 @@
-"""What a target takes and gives: drafts of its tensors before their schemes are known, files once they are.
+"""Interface of a target: drafts of tensors before their schemes are chosen, files afterwards.
 
 checkpoint -> Target.drafts -> (the plan decides a scheme for each) -> Target.files -> every output byte's place
 """
@@ -26,7 +26,7 @@ from quantcli.schemes.dense import Dense
 
 @dataclass(frozen=True)
 class Form:
-    """A way to keep a weight's codes.
+    """A way to store a weight without changing its codes.
 
     source: what is stored of it. grade: what this alone does to its values. companions: names of the constants that are
     stored next to it in this form only.
@@ -38,18 +38,18 @@ class Form:
 
 
 class Layout:
-    """How a target stores a weight: the layout of most weights, which formats with a special one override."""
+    """How a target stores a weight. This is the layout of most weights; formats with a special one override it."""
 
     def forms(self, source: Arranged) -> tuple[Form, ...]:
-        """The ways to keep its codes, the preferred one first; the last one is `source` as it is."""
+        """Return the ways to keep its codes, the preferred one first; the last is `source` unchanged."""
         return (Form(source),)
 
     def holders(self, holders: Sequence[Scheme]) -> Sequence[Scheme]:
-        """The schemes that may hold kept codes. holders: those of the target."""
+        """Return the schemes that may hold kept codes. holders: those of the target."""
         return holders
 
     def dense(self, source: Arranged) -> Arranged:
-        """The weight as it is where it becomes dense."""
+        """Return the weight to decode when it becomes dense."""
         return source
 
 
@@ -58,7 +58,7 @@ COMMON_LAYOUT = Layout()
 
 @dataclass(frozen=True)
 class WeightDraft:
-    """A weight of the source as a weight of the output, before its scheme is known.
+    """A weight of the output, made from one of the source, before its scheme is chosen.
 
     subject: what recipes see of it. source: where its rows come from. layout: how the target stores it.
     dense: the dtype it has when nothing quantizes it. stays: why nothing may, or None.
@@ -104,7 +104,7 @@ class WeightDraft:
 
 @dataclass(frozen=True)
 class Constant:
-    """A tensor of the output that the target computes: one row of float32 values, which nothing quantizes."""
+    """A tensor of the output that the target computes: one row of float32 values, never quantized."""
 
     name: str
     values: NDArray[np.float32]
@@ -121,7 +121,7 @@ class Constant:
 
     @property
     def subject(self) -> Subject:
-        """What recipes see of it."""
+        """Its names, role and shape as recipes see them."""
         return Subject(self.name, self.name, self.role, self.shape)
 
 
@@ -131,7 +131,7 @@ Draft = WeightDraft | Constant
 
 @dataclass(frozen=True)
 class Placed:
-    """A weight of the output with its scheme.
+    """A weight of the output with its chosen scheme.
 
     stored: the source's names of its parts, where they are copied. file_name: what the output calls it, where that is
     not its name.
@@ -151,7 +151,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file of the output: its size, the bytes known beforehand (offset, bytes), and where each part goes.
+    """A file of the output: its size, the bytes known in advance (offset, bytes), and the place of each part.
 
     slots: (weight, part) -> absolute offset. copy_of: the file is a copy of that one.
     """
@@ -169,7 +169,7 @@ SHARD_SIZE = 5_000_000_000
 
 @dataclass(frozen=True)
 class Contents:
-    """The files of an output, warnings (what of the metadata has no place), and files of the source that it lacks."""
+    """Files of an output, warnings (such as metadata that it cannot store), and source files that are not copied."""
 
     files: Sequence[OutputFile]
     warnings: Sequence[str] = ()
@@ -178,7 +178,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Left:
-    """A tensor of the source that no output of this kind has, and why that loses nothing.
+    """A tensor of the source that outputs of this kind do not have, and why nothing is lost.
 
     warns: whether a warning says so.
     """
@@ -190,7 +190,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Settings:
-    """What of a request shapes a target's files. preset: the preset's name; common: the scheme given for all weights.
+    """Options of a request that shape a target's files. preset: its name; common: the scheme chosen for all weights.
 
     shard_size: bytes of tensors in one file, as asked. keep_split: of a GGUF, cut as the source is cut.
 
@@ -211,12 +211,12 @@ class Settings:
 
     @property
     def asked_dtype(self) -> str | None:
-        """The dense dtype that was asked for: a dense scheme for the whole model, else `--dtype`."""
+        """The requested dense dtype: a dense scheme for the whole model, else `--dtype`."""
         return self.common.dtype if isinstance(self.common, Dense) else self.dtype
 
 
 class Planned(Protocol):
-    """A step of the plan, as much of it as a target sees and changes once all steps are known."""
+    """The part of a plan's step that a target reads and changes once all steps are known."""
 
     @property
     def name(self) -> str: ...
@@ -232,17 +232,17 @@ class Planned(Protocol):
         """Whether values are rounded onto the scheme, so that scales are found anew."""
 
     def sharing(self, others: Sequence[Self]) -> Self:
-        """The step with those whose values count for its global scale too."""
+        """Return the step with the other steps that share its global scale."""
 
     def shaped(self, shape: tuple[int, ...]) -> Self:
-        """The step with another shape of the output, of as many values in the same order."""
+        """Return the step with another output shape of as many values in the same order."""
 
 
 PlannedT = TypeVar("PlannedT", bound=Planned)
 
 
 class Target(Protocol):
-    """A kind of output. `label` is what `--to` says, `said` what a sentence says; neither is ever compared."""
+    """A kind of output. `label` is the value of `--to`, `said` its name in a sentence; neither is ever compared."""
 
     label: str
     said: str
@@ -258,37 +258,37 @@ class Target(Protocol):
     keeps_part_names: bool
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[Sequence[Draft], list[Left], list[str]]:
-        """The weights of the output in its order, the tensors of the source that are left out, and warnings."""
+        """Return the weights of the output in order, the source's tensors that are left out, and warnings."""
 
     def scheme(self, name: str, scale_dtype: str, shape: tuple[int, ...] = ()) -> Scheme | None:
-        """The scheme of that name for a weight of that shape in this target's family, None where it has none."""
+        """Return this target's scheme of that name for a weight of that shape; None if it has none."""
 
     def holders(self, scale_dtype: str) -> list[Scheme]:
-        """Every quantized scheme of this target, for weights that keep their codes or fall back."""
+        """Return every quantized scheme of this target, for weights that keep their codes or fall back."""
 
     def keeps(self, source: Checkpoint, scheme: Scheme) -> bool:
-        """Whether a weight stored in this scheme is copied as it is, in its own family's layout."""
+        """Return whether a weight in this scheme is copied unchanged, in the layout of its family."""
 
     def keeps_layout(self, placed: Sequence[Placed]) -> bool:
-        """Whether the output has the layout of the source's quantizer, so that its further tensors are copied too."""
+        """Return whether the output keeps the layout of the source's quantizer, extra tensors included."""
 
     def finish(self, source: Checkpoint, steps: Sequence[PlannedT], settings: Settings) -> list[PlannedT]:
-        """The steps with what only all of them together tell of each."""
+        """Return the steps, changed where one depends on the others."""
 
     def keeps_metadata(self, source: Checkpoint) -> bool:
-        """Whether the output has the source's keys as they are, its tokenizer among them, whatever its architecture."""
+        """Return whether the output keeps all of the source's metadata and tokenizer, for any architecture."""
 
     def files(self, source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> Contents:
-        """Every file, with each byte known or its place known."""
+        """Return every file of the output, each byte known or its place reserved."""
 
 
 def dense_scheme(name: str) -> Scheme | None:
-    """The dense schemes, which every target has."""
+    """Return the dense scheme of that name, which every target supports; None for other names."""
     return Dense(name) if name in DENSE_DTYPES else None
 
 
 def config_dtype(config: Mapping[str, object], keys: Sequence[str] = ("torch_dtype", "dtype")) -> str | None:
-    """The dtype that `config.json` names under the first of `keys`, as our name; None where none is said."""
+    """Return the dtype that `config.json` states under the first of `keys`, as quant's name; None if it states none."""
     for key in keys:
         value = config.get(key)
         if isinstance(value, str) and value in TORCH_DTYPES:
@@ -297,7 +297,7 @@ def config_dtype(config: Mapping[str, object], keys: Sequence[str] = ("torch_dty
 
 
 def commonest_dtype(source: Checkpoint) -> str:
-    """The dtype of most elements among dense matrices; without one that of most scales, f16 without any."""
+    """Return the most common dtype among elements of dense matrices, else of scales, else f16."""
     count: dict[str, int] = {}
     for weight in source.weights.values():
         if isinstance(weight.scheme, Dense) and weight.scheme.dtype in FLOATS and len(weight.shape) >= 2:
@@ -311,7 +311,7 @@ def commonest_dtype(source: Checkpoint) -> str:
 
 
 def gguf_dtype(source: Checkpoint) -> str:
-    """The dense dtype of what is made of a GGUF file: of most elements among its dense matrices, f16 without any.
+    """Return the dense dtype for output made from a GGUF file: the most common among its dense matrices, else f16.
 
     Those that llama.cpp always holds in float32 (norms, routers) do not count.
     """

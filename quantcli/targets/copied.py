@@ -1,4 +1,4 @@
-"""The files next to a folder's weights that an output folder gets, byte for byte, and what it does not get.
+"""Sidecar files that an output folder gets, byte for byte, and those that it does not get.
 
 A file that cannot be copied as what it is, is never left out without a word:
 
@@ -23,14 +23,14 @@ from quantcli.targets.base import OutputFile
 from quantcli.tokenizers.files import is_tokenizers
 
 #: Why a file of settings is not copied.
-OTHER_LAYOUT = "says how the source's weights are stored, which the output's are not"
+OTHER_LAYOUT = "it describes how the source's weights are stored, and the output stores them differently"
 #: What no web page is called.
 NO_PAGES = (".json", ".model", ".tiktoken")
-ELSEWHERE = "a link that leads out of the folder"
+ELSEWHERE = "it is a link that leads out of the folder"
 
 
 def copied(source: Checkpoint, *, settings: bool = False, dense: bool = False) -> tuple[list[OutputFile], list[Passed]]:
-    """The files of an output folder, and those of the source that it does not get. Raises `BadInput`, `Surroundings`.
+    """Return the files to copy to an output folder, and those not copied. Raises `BadInput`, `Surroundings`.
 
     settings: with the files that say how weights are stored. dense: no weight of the output is quantized, so that the
     file that says how to quantize a dense source counts on.
@@ -39,7 +39,7 @@ def copied(source: Checkpoint, *, settings: bool = False, dense: bool = False) -
     odd = LocalFolder(root).odd(FOLDERS)
     if odd:
         what = "a link to a file that is not there" if (root / odd[0]).is_symlink() else "not a regular file"
-        raise BadInput(f"{root / odd[0]}: {what}, so it cannot be copied. Remove it, or put the file in its place.")
+        raise BadInput(f"{root / odd[0]}: is {what}, so it cannot be copied. Remove it, or replace it with the file.")
     own = [path for path in source.sidecars if source.tokenizer is None or not _is_tokenizers(path, root)]
     kept = [*own, *(source.settings if settings else ())]
     if dense and not settings and source.kind == "hf" and source.beside is not None:
@@ -57,7 +57,7 @@ def copied(source: Checkpoint, *, settings: bool = False, dense: bool = False) -
 
 
 def of_tokenizer(source: Checkpoint) -> list[OutputFile]:
-    """The files of the tokenizer that takes the place of the source's own. Raises `BadInput`, `Surroundings`."""
+    """Return the files of the tokenizer given by `--tokenizer`. Raises `BadInput`, `Surroundings`."""
     folder, files = source.tokenizer, source.tokenizer_files
     return [OutputFile(p.relative_to(folder).as_posix(), _size(p), copy_of=p) for p in files] if folder else []
 
@@ -67,7 +67,7 @@ def _is_tokenizers(path: Path, root: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """The bytes of a file that can be read and is the file itself."""
+    """Return the size of a file, in bytes. Raises `BadInput` for a git-lfs pointer or a web page in its place."""
     with opened(path) as (read, size):
         head = read(0, min(size, 64))
         if head.startswith(LFS):
@@ -95,7 +95,7 @@ def _caches(root: Path) -> Iterable[Path]:
 
 
 def warnings(passed: Sequence[Passed], files: Iterable[OutputFile], root: Path) -> list[str]:
-    """A warning for each reason why files that may matter are left out, and of a folder without a tokenizer."""
+    """Return a warning per reason why files that may matter are not copied, and one for a missing tokenizer."""
     kinds: dict[str, list[str]] = {}
     for file in passed:
         if file.warns:
@@ -107,5 +107,5 @@ def warnings(passed: Sequence[Passed], files: Iterable[OutputFile], root: Path) 
         for reason, names in kinds.items()
     ]
     if not has_vocabulary(file.name for file in files):
-        found.append(f"{root}: has no tokenizer files, so the output has none.")
+        found.append(f"{root}: no tokenizer files found, so the output has none.")
     return found

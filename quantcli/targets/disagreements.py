@@ -1,4 +1,4 @@
-"""What a source's settings and its tensors say against each other, before anything is made of it."""
+"""Contradictions between a source's settings and its tensors, found before anything is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantcli.targets.model import Gathered, Model
 
 
 def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
-    """Warnings of what the settings do not say of the tensors; raises `BadInput` for what they contradict."""
+    """Return warnings about tensors that the settings do not mention. Raises `BadInput` for contradictions."""
     source, architecture, root = model.source, model.architecture, str(model.source.root)
     weights = {**kept.weights, **kept.unused}
     is_folder = model.dialect != "gguf"
@@ -38,8 +38,8 @@ def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
     if denied and target == "gguf":
         first, keys = next(iter(denied.values()))[0], ", ".join(filter(None, denied))
         raise NotPossible(
-            f"{root}: tensor {first} is not in the model that {where} describes{keys and f' ({keys})'}: llama.cpp "
-            "would compute with it, or not load the file. Fix the setting, or convert to a folder (--to hf, --to mlx)."
+            f"{root}: tensor {first} is not in the model that {where} describes{keys and f' ({keys})'}; llama.cpp "
+            "would use it or not load the file. Fix the setting, or convert to a folder (--to hf, --to mlx)."
         )
     for key, names in denied.items():
         warnings.append(_several(names, f"not in the model that {where} describes{key and f' ({key})'}."))
@@ -75,10 +75,10 @@ def _refuse_vocabulary(source: Checkpoint) -> None:
     if isinstance(tokens, ArrayValue) and embedding is not None and embedding.shape[:1] != (tokens.length,):
         raise BadInput(
             f"{source.root}: tensor token_embd.weight has {embedding.shape[0] if embedding.shape else 0} rows, but "
-            f"tokenizer.ggml.tokens has {tokens.length}."
+            f"tokenizer.ggml.tokens has {tokens.length} tokens."
         )
 
 
 def _several(names: Sequence[str], what: str) -> str:
-    """A warning of one tensor or several."""
-    return f"{names[0]} is {what}" if len(names) == 1 else f"{len(names)} tensors, {names[0]} the first, are {what}"
+    """Return a warning about one tensor or several."""
+    return f"{names[0]} is {what}" if len(names) == 1 else f"{len(names)} tensors ({names[0]} is the first) are {what}"

@@ -1,4 +1,4 @@
-"""The dtype of a folder's dense tensors: one in which the model works, where none was asked for; config.json names it.
+"""The dtype of a folder's dense tensors: by default one in which the model works. config.json states it.
 
 What a conversion makes anew, by source:
 
@@ -37,19 +37,19 @@ TEXT = (*NESTED, "thinker_config")
 
 @dataclass(frozen=True)
 class Chosen:
-    """The dtype of what is made anew. instead_of: the source's own, where the model does not work in that."""
+    """The dtype of converted dense tensors. instead_of: the source's dtype, if the model does not work in it."""
 
     dtype: str
     instead_of: str | None = None
 
 
 def limits(source: Checkpoint) -> tuple[str, SixteenBits]:
-    """The model type that decides, and the 16-bit dtypes that it works in."""
+    """Return the model type that decides, and the 16-bit dtypes that it works in."""
     return models.sixteen_bits(source.config_json, source.metadata)
 
 
 def chosen(source: Checkpoint, target: str) -> Chosen:
-    """The dtype of dense tensors that are made anew for a kind of folder, where none was asked for."""
+    """Return the dtype of converted dense tensors in a kind of folder if none was requested."""
     dtype = gguf_dtype(source) if source.names == "gguf" else _of_folder(source)
     return Chosen(dtype) if limits(source)[1].works(dtype, target) else Chosen("bf16", dtype)
 
@@ -63,7 +63,7 @@ def _of_folder(source: Checkpoint) -> str:
 
 
 def mlx_dtype(source: Checkpoint, stated: str | None) -> str | None:
-    """The dtype of an MLX folder's dense tensors in another one. stated: as config.json has it.
+    """Return the dtype of an MLX folder's dense tensors in another MLX folder. stated: the one in config.json.
 
     `mlx_lm.convert --dtype` leaves config.json as it was: what it says counts only where a tensor has that dtype.
     """
@@ -73,7 +73,7 @@ def mlx_dtype(source: Checkpoint, stated: str | None) -> str | None:
 
 
 def widens_scales(source: Checkpoint, settings: Settings) -> bool:
-    """Whether scales that are f16 become f32 in an MLX folder, since mlx-lm's class overflows in float16."""
+    """Return whether f16 scales become f32 in an MLX folder, because mlx-lm's class overflows in float16."""
     is_copied = source.kind == "mlx"
     return settings.scale_dtype is None and not is_copied and not limits(source)[1].works("f16", "mlx")
 
@@ -122,7 +122,7 @@ def _dtypes(weights: Counted, least_axes: int) -> set[str]:
 
 
 def says(config: Mapping[str, Any], depth: int = DEEPEST) -> list[str]:
-    """Every dtype that config.json names for the model and its language model, the model's first.
+    """Return every dtype that config.json states for the model and its language model, the model's first.
 
     >>> says({"dtype": "bfloat16", "thinker_config": {"text_config": {"torch_dtype": "float16"}}})
     ['bf16', 'f16']
@@ -137,7 +137,7 @@ def _dtype(value: Any) -> str | None:
 
 
 def dtype_keys(config: Mapping[str, Any], dtype: str, besides: Collection[str] = ()) -> dict[str, Any]:
-    """The keys of config.json that have to change to name this dtype: `torch_dtype`, `dtype` since transformers 5.
+    """Return the keys of config.json to change so that it states this dtype (`torch_dtype`; `dtype` in transformers 5).
 
     So do those of a model's parts (`text_config`, `vision_config`) and of theirs. besides: dtypes that tensors have,
     too: a key that names one of them stays.
@@ -163,7 +163,7 @@ def _parts_keys(config: Mapping[str, Any], spelled: str, besides: Collection[str
 def agreed(
     config: Mapping[str, Any], source: Checkpoint, placed: Sequence[Placed], settings: Settings, target: str
 ) -> dict[str, Any]:
-    """The keys of config.json that change, so that it names the dtype of the output's dense tensors.
+    """Return the keys of config.json to change so that it states the dtype of the output's dense tensors.
 
     A Hugging Face folder that is copied keeps them where it is quantized (values of some layouts depend on them), and
     where the model works in the dtype that they name and not in that of the tensors.
@@ -182,7 +182,7 @@ def agreed(
 
 
 def dense_dtypes(source: Checkpoint, placed: Iterable[Placed]) -> set[str]:
-    """The float dtypes of an output's dense matrices, of its vectors where it has none."""
+    """Return the float dtypes of an output's dense matrices, or of its vectors if it has no matrices."""
     weights = _without_f32(source, placed)
     return _dtypes(weights, least_axes=2) or _dtypes(weights, least_axes=1)
 
@@ -196,7 +196,7 @@ def _is_copied(source: Checkpoint, placed: Iterable[Placed]) -> bool:
 def warnings(
     config: Mapping[str, Any], source: Checkpoint, placed: Sequence[Placed], settings: Settings, target: str
 ) -> list[str]:
-    """That a model does not work in float16, which was asked for or is what it is stored in. config: the output's."""
+    """Return a warning if the model does not work in float16 and the output is float16. config: the output's."""
     kind, sixteen_bits = limits(source)
     if not sixteen_bits.why:
         return []
@@ -204,11 +204,11 @@ def warnings(
     fact = f"{kind} models do not work in float16 ({sixteen_bits.why})"
     if settings.asked_dtype == "f16":
         option = "--scheme" if isinstance(settings.common, Dense) else "--dtype"
-        but = " except in mlx-lm, which clips what overflows. Other runtimes need" if works else ". Choose"
+        but = ", except in mlx-lm, which clips overflowing values. Other runtimes need" if works else ". Choose"
         return [f"{option} f16: {fact}{but} bf16 or f32."]
     if works or not _is_f16(config, _without_f32(source, placed), target):
         return []
-    return [f"{source.root}: {fact}, but the output is float16. They work in bf16 and f32; --dtype converts to these."]
+    return [f"{source.root}: {fact}, but the output is float16. Convert it with --dtype bf16 or --dtype f32."]
 
 
 def _is_f16(config: Mapping[str, Any], weights: Counted, target: str) -> bool:

@@ -1,4 +1,4 @@
-"""What stands beside the weights of a folder that is made of a GGUF file: its settings and tokenizer, rebuilt.
+"""Settings and tokenizer of a folder made from a GGUF file, rebuilt from its metadata.
 
 config.json, generation_config.json                       from the metadata and the tensors' shapes
 tokenizer.json, tokenizer_config.json, chat templates     from the vocabulary
@@ -28,12 +28,12 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def config(source: Checkpoint, dtype: str) -> dict[str, Any]:
-    """The object for config.json, in the spelling of published checkpoints. Raises `BadInput`, `NotPossible`."""
+    """Return the object of config.json, as published checkpoints spell it. Raises `BadInput`, `NotPossible`."""
     return rebuilt(source, dtype).config
 
 
 def rebuilt(source: Checkpoint, dtype: str | None = None) -> models.Rebuilt:
-    """The same with what of the file has no part in it."""
+    """Return the same, with the file's settings that it lacks."""
     shapes = Model.of(source).shapes
 
     def values(name: str) -> Sequence[float]:
@@ -49,7 +49,7 @@ def rebuilt(source: Checkpoint, dtype: str | None = None) -> models.Rebuilt:
 
 
 def token_ids(source: Checkpoint, vocabulary: Vocabulary | None) -> dict[str, int | list[int]]:
-    """Ids of special tokens, as config.json and generation_config.json name them alike."""
+    """Return the ids of special tokens, under the keys of config.json and generation_config.json."""
     if vocabulary is not None:
         return write.token_ids(vocabulary)
     named, _ = special_ids(source.metadata, str(source.root))
@@ -63,7 +63,7 @@ def token_ids(source: Checkpoint, vocabulary: Vocabulary | None) -> dict[str, in
 
 
 def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
-    """generation_config.json and the tokenizer's files, and warnings of what these cannot say."""
+    """Return generation_config.json and the tokenizer's files, and warnings about what they cannot hold."""
     where = str(source.root)
     model = Model.of(source)
     vocabulary = from_metadata(source.metadata, where)
@@ -75,7 +75,7 @@ def files(source: Checkpoint) -> tuple[list[OutputFile], list[str]]:
     if source.tokenizer is not None:
         return [*made, *of_tokenizer(source)], lost
     if vocabulary is None:
-        return made, [f"{where}: holds no tokenizer, so the folder has none.", *lost]
+        return made, [f"{where}: contains no tokenizer, so the output has none.", *lost]
     written = write.files(vocabulary, model.known().vocabulary, model.hyperparameters.context_length)
     made += [OutputFile(name, len(data), ((0, data),)) for name, data in written.files.items()]
     return made, [*vocabulary.warnings, *written.warnings, *lost]

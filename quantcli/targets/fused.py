@@ -1,4 +1,4 @@
-"""NVFP4 in a Hugging Face folder: matrices that its readers fuse have one global scale, which suits the largest value.
+"""NVFP4 in a Hugging Face folder: matrices that readers fuse share a global scale, set by the largest value.
 
 vLLM makes one matrix of those in a row of FUSED and keeps one global scale; the others' values would come out scaled.
 Source: llm-compressor (update_fused_layer_weight_global_scales), vLLM.
@@ -20,7 +20,7 @@ FUSED = (
 
 
 def together(steps: Sequence[PlannedT]) -> list[PlannedT]:
-    """The steps, each with those whose global scale it shares."""
+    """Return the steps, each with those whose global scale it shares."""
     by_name = {step.name: step for step in steps if step.is_encoded and step.scheme.shares_global}
     return [step.sharing(_others(step.name, by_name)) if step.name in by_name else step for step in steps]
 

@@ -1,4 +1,4 @@
-"""GGUF file, from a folder or from another GGUF file, in llama-quantize's order.
+"""Writer of GGUF files, made from a folder or another GGUF file, in llama-quantize's order.
 
 Tensors outside the layers come first, then layer by layer, by name. Source: llama.cpp (src/llama-quant.cpp).
 """
@@ -38,9 +38,11 @@ class GgufTarget:
 
     def drafts(self, source: Checkpoint, settings: Settings) -> tuple[Sequence[Draft], list[Left], list[str]]:
         if source.names == "hf" and settings.prune:
-            raise NotPossible("--prune-layers is for GGUF sources: make a GGUF file first, then prune it.")
+            raise NotPossible(
+                "--prune-layers: applies only to GGUF sources. Convert to GGUF first, then prune that file."
+            )
         if source.names == "hf" and settings.keep_split:
-            raise NotPossible("--keep-split is for GGUF sources: --shard-size splits what is made of others.")
+            raise NotPossible("--keep-split: applies only to GGUF sources. Use --shard-size to split the output.")
         made: Sequence[Draft]
         if source.names == "gguf":
             made, left, warnings = gguf_from_gguf.drafts(source, settings)
@@ -97,7 +99,7 @@ class GgufTarget:
 
 
 def _is_by_llama_quantize(source: Checkpoint, steps: Iterable[Planned], file_type: int | None) -> bool:
-    """Whether a GGUF file is to be what llama-quantize writes, which does not count leading dimensions of 1."""
+    """Return whether the file must equal llama-quantize's, which does not count leading dimensions of 1."""
     if source.names != "gguf":
         return any(not isinstance(step.scheme, Dense) for step in steps)
     architecture = source.metadata.get("general.architecture")
@@ -105,24 +107,29 @@ def _is_by_llama_quantize(source: Checkpoint, steps: Iterable[Planned], file_typ
 
 
 def _unloadable(source: Checkpoint, placed: Sequence[Placed]) -> list[str]:
-    """A warning for each reason why llama.cpp does not load tensors of another GGUF; `NotPossible` for new ones."""
+    """Return a warning per reason why llama.cpp cannot load copied tensors; raises `NotPossible` for converted ones."""
     found: dict[str, list[str]] = {}
     for weight in placed:
         if (reason := unloadable(weight.name, weight.shape)) is not None:
             found.setdefault(reason, []).append(weight.name)
     for reason, names in found.items():
         if source.names != "gguf":
-            raise NotPossible(f"{source.root}: tensor {shown(names[0])} {reason}. A folder can hold it (--to hf).")
+            raise NotPossible(
+                f"{source.root}: tensor {shown(names[0])} {reason}. Convert to a folder (--to hf), which can store it."
+            )
     return [
-        f"tensor {shown(names[0])} {reason}: the file is for other programs."
+        f"tensor {shown(names[0])} {reason}; only other programs can load the file."
         if len(names) == 1
-        else f"{len(names)} tensors, {shown(names[0])} the first: {reason}: the file is for other programs."
+        else (
+            f"{len(names)} tensors ({shown(names[0])} is the first): each {reason}; only other programs can load the "
+            "file."
+        )
         for reason, names in found.items()
     ]
 
 
 def _kept_file_type(source: Checkpoint, placed: Sequence[Placed], settings: Settings) -> int:
-    """`general.file_type` without a mixture: the source's own where every tensor is copied as it is, else guessed."""
+    """Return `general.file_type` without a mixture: the source's if all tensors are copied, else a guess."""
     kind, number = source.metadata.get("general.file_type", Value("", None))
     if kind == "uint32" and _copied(source, placed, settings):
         return int(number)

@@ -1,4 +1,4 @@
-"""What a GGUF file made from another one holds: its tensors and all of its metadata, known to us or not.
+"""Tensors and metadata of a GGUF file made from another one; all metadata is kept, known or not.
 
 As llama-quantize does it: names stay, except that pruned layers go and the others move up; `general.file_type`,
 `general.quantization_version` and what else changes stand at the end. Source: llama.cpp (src/llama-quant.cpp).
@@ -33,7 +33,7 @@ OF_ALL_LAYERS = ("per_layer_token_embd.weight", "per_layer_model_proj.weight")
 
 
 def drafts(source: Checkpoint, settings: Settings) -> tuple[list[WeightDraft], list[Left], list[str]]:
-    """The weights under their own names, without those of pruned layers, and a warning of a head that is missing.
+    """Return the weights without those of pruned layers, what is left out, and a warning about a missing output matrix.
 
     In the order of the stored data, part by part, where parts are kept: so llama-quantize handles and writes them.
     """
@@ -49,21 +49,21 @@ def drafts(source: Checkpoint, settings: Settings) -> tuple[list[WeightDraft], l
 
 
 def _without_head(source: Checkpoint) -> list[str]:
-    """A warning of a tied model that llama.cpp loads only with a stored head; its own converter writes such files."""
+    """Return a warning for a tied model that llama.cpp loads only with a stored output matrix."""
     architecture = by_gguf(source.metadata)
     if architecture is None or "gguf" not in architecture.stores_head:
         return []
     if "output.weight" in source.weights or "token_embd.weight" not in source.weights:
         return []
     return [
-        f"{source.root}: has no tensor output.weight, so llama.cpp does not load it: it needs one in every model of "
-        f"architecture {architecture.gguf}. Convert to a folder and from there to GGUF: the embedding is then stored "
-        "as output.weight, too."
+        f"{source.root}: tensor output.weight is missing; llama.cpp requires it in every model of architecture "
+        f"{architecture.gguf} and does not load the file. Convert to a folder and from there to GGUF: the embedding "
+        "is then stored as output.weight too."
     ]
 
 
 def keys(source: Checkpoint, settings: Settings, file_type: int) -> Typed:
-    """The source's metadata with what llama-quantize sets, that at the end."""
+    """Return the source's metadata with the keys that llama-quantize sets, those last."""
     kept: dict[str, tuple[str, Any]] = {k: v for k, v in source.metadata.items() if k not in SPLIT_KEYS}
     changed: dict[str, tuple[str, Any]] = {
         "general.quantization_version": ("uint32", 2),
@@ -73,14 +73,14 @@ def keys(source: Checkpoint, settings: Settings, file_type: int) -> Typed:
 
 
 def layers_left(source: Checkpoint, settings: Settings) -> Typed:
-    """The key that counts the layers, of the architecture that counts; nothing unless some layers are pruned."""
+    """Return the key that counts the layers; nothing unless layers are pruned."""
     if not settings.prune:
         return {}
     return {f"{_architecture(source, settings)}.block_count": ("uint32", _pruned(source, settings).layers)}
 
 
 def without_layers(source: Checkpoint, settings: Settings, keys: Typed) -> tuple[Typed, list[str]]:
-    """Metadata without what it says of pruned layers, and warnings of what no key can say."""
+    """Return the metadata without pruned layers, and warnings about what no key can express."""
     if not settings.prune:
         return keys, []
     pruned = _pruned(source, settings)
@@ -94,12 +94,15 @@ def _architecture(source: Checkpoint, settings: Settings) -> str:
     kind, named = settings.keys.get("general.architecture", stored)
     architecture = named if kind == "string" else stored.value
     if not isinstance(architecture, str):
-        raise BadInput(f"{source.root}: general.architecture is no text, so no key counts its layers: do not prune it.")
+        raise BadInput(
+            f"{source.root}: general.architecture is not a string, so --prune-layers cannot find the key that counts "
+            "the layers."
+        )
     return architecture
 
 
 def partition(source: Checkpoint, settings: Settings) -> dict[str, int]:
-    """Output tensor -> the number, from 0, of the source's part that holds it."""
+    """Return output tensor -> the number, from 0, of the source's part that holds it."""
     places = _places(source)
     names = _pruned(source, settings).names
     return {names[name]: _place(weight, places)[0] for name, weight in source.weights.items() if name in names}
@@ -120,7 +123,9 @@ def _pruned(source: Checkpoint, settings: Settings) -> Pruned:
     if settings.prune:
         whole = next((name for name in OF_ALL_LAYERS if name in source.weights), None)
         if whole is not None:
-            raise NotPossible(f"--prune-layers: {source.root}: {whole} holds rows of every layer, which are not cut.")
+            raise NotPossible(
+                f"{source.root}: tensor {whole} holds rows of every layer, which --prune-layers cannot remove."
+            )
         return prune(source.weights, settings.prune)
     return Pruned({name: name for name in source.weights}, 0)
 
@@ -132,5 +137,5 @@ def _draft(weight: Weight, name: str, settings: Settings) -> WeightDraft:
         stored = weight.scheme.dtype
         fixed = held is not None or stored not in FLOATS
         dense = stored if fixed or settings.dtype is None else settings.dtype
-        return WeightDraft(name, subject, source, dense, f"stays {dense}: {held}" if held else None, fixed)
+        return WeightDraft(name, subject, source, dense, f"kept {dense}: {held}" if held else None, fixed)
     return WeightDraft(name, subject, source, settings.dtype or "f16", held)

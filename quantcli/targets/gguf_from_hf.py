@@ -1,4 +1,4 @@
-"""What a GGUF file made from a folder of Hugging Face names holds: llama.cpp's names and row order, all its metadata.
+"""Tensors and metadata of a GGUF file made from a folder: llama.cpp's names and row order, all metadata.
 
 Source: llama.cpp (convert_hf_to_gguf.py).
 """
@@ -40,12 +40,14 @@ from quantcli.tokenizers.listed import GENERATION
 
 
 def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Left], list[str]]:
-    """The weights under their GGUF names, those that GGUF has no use for, and warnings."""
+    """Return the weights under their GGUF names, those that GGUF does not need, and warnings."""
     model = Model.of(source)
     architecture, hyperparameters = model.known(), model.hyperparameters
     if hyperparameters.head_dim % 2:
         where = f"{source.root}/config.json"
-        raise BadInput(f"{where}: head_dim is {hyperparameters.head_dim}, rotary embeddings need an even one.")
+        raise BadInput(
+            f"{where}: head_dim: expected an even number (rotary embeddings), found {hyperparameters.head_dim}."
+        )
     named, left, warnings = name_weights(model, "gguf")
     made = [draft for weight in named for draft in _drafts(weight, model, architecture, settings)]
     return [*made, *_computed(architecture, hyperparameters)], left, warnings
@@ -54,7 +56,7 @@ def drafts(source: Checkpoint, settings: Settings) -> tuple[list[Draft], list[Le
 def keys(
     source: Checkpoint, placed: Sequence[Placed], file_type: int, overrides: Mapping[str, tuple[str, Any]]
 ) -> tuple[Typed, list[str]]:
-    """The file's metadata, and warnings of what it cannot say. overrides: keys that are set over these."""
+    """Return the file's metadata, and warnings about what it cannot express. overrides: keys that replace these."""
     model = Model.of(source)
     hyperparameters = model.hyperparameters
     vocabulary = tokenizers.load(source.root, source.config, model.known().vocabulary, source.tokenizer)
@@ -76,10 +78,11 @@ def keys(
 def _check_vocabulary(placed: Sequence[Placed], tokens: int, source: Checkpoint) -> None:
     rows = next((w.shape[0] for w in placed if w.name == "token_embd.weight"), None)
     if rows is None:
-        raise BadInput(f"{source.root}: has no token embedding, which a GGUF needs.")
+        raise BadInput(f"{source.root}: the token embedding is missing; a GGUF file requires it.")
     if rows != tokens:
         raise BadInput(
-            f"{source.root}: the token embedding has {rows} rows, vocab_size and tokenizer say {tokens} tokens."
+            f"{source.root}: the token embedding has {rows} rows, but vocab_size and the tokenizer have {tokens} "
+            "tokens."
         )
 
 
@@ -87,7 +90,7 @@ def _drafts(named: Named, model: Model, architecture: Architecture, settings: Se
     """A tensor, and its global scales if they are tensors of their own."""
     weight = named.source.weight
     held = never(named.name, named.source.shape, architecture.gguf)
-    is_wide, stays = held is not None or named.name.endswith(WIDE), f"stays f32: {held}" if held else None
+    is_wide, stays = held is not None or named.name.endswith(WIDE), f"kept f32: {held}" if held else None
     dense = "f32" if is_wide else _dtype(weight, model.source, settings)
     draft = WeightDraft(named.name, named.subject, named.source, dense, stays, fixed=held is not None)
     parts = apart(named.source) if named.name.endswith(WEIGHT) else None
@@ -120,7 +123,7 @@ def _dtype(weight: Weight, source: Checkpoint, settings: Settings) -> str:
         return settings.dtype or commonest_dtype(source)
     stored = weight.scheme.dtype
     if stored not in FLOATS:
-        raise NotPossible(f"{source.root}: tensor {weight.name} is {stored}, which has no place in a GGUF model.")
+        raise NotPossible(f"{source.root}: tensor {weight.name} is {stored}, which llama.cpp models do not support.")
     return settings.dtype or ("f32" if stored == "f64" else stored)
 
 

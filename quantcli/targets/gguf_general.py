@@ -1,4 +1,4 @@
-"""The `general.*` keys of a GGUF file: what a model is called, where it comes from, how it likes to be sampled.
+"""The `general.*` keys of a GGUF file: the model's name, origin and recommended sampling.
 
 Source: the rules of llama.cpp's conversion (gguf-py's Metadata). A model's name is taken apart at its dashes:
 
@@ -35,7 +35,7 @@ CARD_LISTS = {"tags": ("tags", "pipeline_tag"), "languages": ("languages", "lang
 
 @dataclass(frozen=True)
 class Name:
-    """A model's name taken apart."""
+    """The parts of a model's name."""
 
     full: str
     organization: str | None = None
@@ -53,7 +53,7 @@ def general(
     parameters: int,
     label: str | None = None,
 ) -> Typed:
-    """The keys after `general.type` up to the tags, in llama.cpp's order.
+    """Return the keys after `general.type` up to the tags, in llama.cpp's order.
 
     folder: the model folder's name. config, sampling: the objects in config.json and generation_config.json. card: the
     model card's front matter. parameters: elements of all tensors of the file. label: how large the model is called
@@ -138,7 +138,7 @@ def _origins(prefix: str, entries: list[str], parameters: int) -> Typed:
 
 
 def title(name: str) -> str:
-    """A name with blanks for dashes and capitals, but for versions and words that have some capitals already.
+    """Return a name with spaces for dashes, and capitalized words except versions and words with capitals.
 
     >>> title("tiny-llama-v1.1-7b-GGUF")
     'Tiny Llama v1.1 7b GGUF'
@@ -148,7 +148,7 @@ def title(name: str) -> str:
 
 
 def size_label(parameters: int) -> str:
-    """A parameter count in two digits at least.
+    """Return a parameter count with at least two digits.
 
     >>> [size_label(n) for n in (895_232, 4_196_608, 8_030_261_248, 70_553_706_496)]
     ['895K', '4.2M', '8.0B', '71B']
@@ -161,7 +161,7 @@ def size_label(parameters: int) -> str:
 
 
 def label_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """How large a model is called: its parameters, of one with experts those that a single one would have.
+    """Return a model's size label: its parameters, or for experts their number and the size with a single one.
 
     shapes: of every tensor of the file by GGUF's names, rows first.
 
@@ -179,7 +179,7 @@ def label_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def take_apart(model: str, parameters: int) -> Name:
-    """Parts of a model's name, `organization/name` or `name`; a name with blanks is a sentence and stays whole.
+    """Split a model's name, `organization/name` or `name`, into parts; a name with spaces is not split.
 
     >>> take_apart("meta/Llama-3.2-1B-Instruct", 1_235_814_432).basename
     'Llama-3.2'
@@ -252,7 +252,7 @@ def _basename(parts: list[str], kinds: list[str | None]) -> set[int]:
 
 
 def front_matter(text: str) -> dict[str, str | list[str]]:
-    """The model card's front matter: texts and lists of texts; what is nested deeper is left out."""
+    """Parse the model card's front matter: strings and lists of strings; deeper values are skipped."""
     lines = text.splitlines()
     if not lines or lines[0] != "---" or "---" not in lines[1:]:
         return {}

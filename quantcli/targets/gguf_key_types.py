@@ -1,4 +1,4 @@
-"""The types of GGUF metadata keys, as llama.cpp's converter writes them and llama.cpp reads them.
+"""Types of GGUF metadata keys, as llama.cpp's converter writes them and llama.cpp reads them.
 
 Of a key in another type llama.cpp says that it is wrong and does not load the file: mlx-lm's GGUF export writes token
 types as uint32. Source: llama.cpp (src/llama-model-loader.cpp, src/llama-vocab.cpp).
@@ -45,7 +45,7 @@ ALSO = {
 
 
 def expected(key: str) -> str | None:
-    """The type of a key by the tables, None for an unknown one."""
+    """Return the type of a key by the tables; None for an unknown key."""
     name = key.partition(".")[2]
     sampling = {f"sampling.{name}": kind for _, name, kind in SAMPLING}
     known = sampling.get(name) or _of_families().get(name)
@@ -53,7 +53,7 @@ def expected(key: str) -> str | None:
 
 
 def refused(key: str, kind: str) -> str | None:
-    """The type that llama.cpp needs a stored key to have, None where it reads the one that it has.
+    """Return the type that llama.cpp requires for a stored key; None if it accepts the stored type.
 
     >>> refused("tokenizer.ggml.token_type", "array[uint32]"), refused("llama.block_count", "uint64")
     ('array[int32]', 'uint32')

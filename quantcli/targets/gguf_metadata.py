@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file: keys, their value types and their order, as llama.cpp's tools write them.
+"""Metadata of a GGUF file: keys, value types and order, as llama.cpp's tools write them.
 
     general.architecture, general.type, the other general.*       what the file is
     <architecture>.*                                               sizes, rope, norms
@@ -45,7 +45,7 @@ def metadata(
     extras: Typed | None = None,
     pooling_type: int | None = None,
 ) -> Typed:
-    """All metadata of the GGUF file made from the model folder `source`: key -> (type, value), in order.
+    """Return all metadata of the GGUF file made from the model folder `source`: key -> (type, value), in order.
 
     config: the object in the folder's config.json; generation_config.json and README.md are read where they are there.
     shapes: of every tensor of the file, rows first. The rest: see `keys`. Raises `BadInput`, `NotPossible`.
@@ -60,7 +60,7 @@ def metadata(
 
 
 def model_name(folder: Path) -> str:
-    """What a model folder's model is called: the folder's name, or the Hub id in whose cache it lies."""
+    """Return the model's name: the folder's, or the Hub id if the folder is a snapshot in the Hub cache."""
     path = folder.resolve()
     cached = path.parent.parent.name.split("--")
     if path.parent.name == "snapshots" and cached[0] == "models" and len(cached) == 3:
@@ -77,7 +77,7 @@ def keys(
     extras: Typed | None = None,
     pooling_type: int | None = None,
 ) -> Typed:
-    """All metadata of a file from its parts.
+    """Return all metadata of a file, in order.
 
     named: the `general.*` keys from `gguf_general.general`. file_type: llama.cpp's number of the mixture. quantized: in
     llama-quantize's order, else in the converter's. extras: what is said of single tensors. pooling_type: llama.cpp's
@@ -86,7 +86,7 @@ def keys(
     """
     architecture = ARCHITECTURES.get(hyperparameters.architecture)
     if architecture is None:
-        raise NotPossible(f"the architecture {hyperparameters.architecture} has no place in GGUF's tables here.")
+        raise NotPossible(f"quant cannot write architecture {hyperparameters.architecture} to GGUF.")
     versions: Typed = {"general.quantization_version": ("uint32", QUANTIZATION_VERSION)}
     kind: Typed = {"general.file_type": ("uint32", file_type)} if quantized or architecture.states_file_type else {}
     places = (architecture.foremost, architecture.keys, architecture.further)
@@ -110,7 +110,7 @@ def _own(architecture: Architecture, rows: Sequence[Key], hyperparameters: Hyper
 
 
 def tokenizer(vocabulary: Vocabulary, states_space_prefix: bool, conventions: Conventions = PLAIN) -> Typed:
-    """The `tokenizer.*` keys of a vocabulary, in order."""
+    """Return the `tokenizer.*` keys of a vocabulary, in order."""
     ggml = "tokenizer.ggml."
     out: Typed = {}
     prefix = vocabulary.add_space_prefix if conventions.space_prefix is None else None

@@ -1,4 +1,4 @@
-"""`--override-kv` held to the type of its key: a key that is known keeps its type, another integer is uint32.
+"""Types of `--override-kv` values: a known key keeps its type, any other integer is uint32.
 
 llama-quantize writes every integer as uint32 of its magnitude, also in the place of a text or a number of another type,
 which llama.cpp then does not load. Of a new key its bytes are kept, with a warning for what was negative.
@@ -36,7 +36,7 @@ WORDS = {
 def replaced(
     keys: Mapping[str, tuple[str, Any]], given: Mapping[str, tuple[str, Any]]
 ) -> tuple[dict[str, tuple[str, Any]], list[str]]:
-    """The given values in their keys' types, and warnings. Raises `WrongUsage` for one that does not fit its key."""
+    """Return the given values in their keys' types, and warnings. Raises `WrongUsage` for a value that does not fit."""
     found, warnings = {}, []
     for key, (kind, value) in given.items():
         known = _type(key, keys)
@@ -44,31 +44,35 @@ def replaced(
             found[key] = _rewritten(key, kind, keys, known)
             continue
         if kind == INTEGER and known is None and value < 0:
-            warnings.append(f"--override-kv {key}=int:{value} is written as {-value}: a new key is uint32.")
+            warnings.append(
+                f"--override-kv {key}=int:{value} is written as {-value}, because a new integer key is uint32 (as "
+                "llama-quantize writes it)."
+            )
             value = -value
         found[key] = _fitted(key, kind, value, known)
     return found, warnings
 
 
 def doubts(keys: Mapping[str, tuple[str, Any]]) -> list[str]:
-    """A warning for each key in whose type llama.cpp does not read it, and of the one whose absence it only logs."""
+    """Return warnings about keys whose type llama.cpp does not accept, and about a missing pre-tokenizer."""
     found = {key: wanted for key, (kind, _) in keys.items() if (wanted := refused(key, kind)) is not None}
     missing = []
     if keys.get(MODEL, ("", None))[1] == "gpt2" and not keys.get(PRE, ("", None))[1]:
         missing.append(
-            f"key {PRE!r} is missing, so llama.cpp cuts text by its rule `default`, which most models do not have: "
-            f"--override-kv {PRE}=str:NAME sets the model's own, such as llama-bpe or qwen2."
+            f"key {PRE!r} is missing, so llama.cpp splits text by its rule `default`, which is wrong for most models. "
+            f"Set the model's rule, such as llama-bpe or qwen2, with --override-kv {PRE}=str:NAME."
         )
     return missing + [
-        f"key {shown(key)} is {keys[key][0]}; llama.cpp needs {wanted} to load the file{_hint(key, wanted)}"
+        f"key {shown(key)}: expected {wanted}, found {keys[key][0]}, so llama.cpp does not load the "
+        f"file.{_hint(key, wanted)}"
         for key, wanted in found.items()
     ]
 
 
 def _hint(key: str, wanted: str) -> str:
-    """How to set the type of a key, as the end of a sentence; an option sets no list of texts."""
+    """Return a sentence on how to set the type of a key; empty for types that no option can set."""
     word = WORDS.get(_element(wanted))
-    return "." if word in (None, "str") else f": --override-kv '{key}={word}:' writes its value as {wanted}."
+    return "" if word in (None, "str") else f" Use --override-kv '{key}={word}:' to write its value as {wanted}."
 
 
 def _element(kind: str) -> str:
@@ -80,21 +84,21 @@ def _rewritten(key: str, kind: str, keys: Mapping[str, tuple[str, Any]], known: 
     """The stored value of a key in the type that it should have. Raises `WrongUsage` where it has none, or no place."""
     text = f"--override-kv {f'{key}={WORDS[kind]}:'[:100]!r}"
     if key not in keys:
-        raise WrongUsage(f"{text}: the file has no such key, so a value is needed.")
+        raise WrongUsage(f"{text}: the file has no such key, so the option needs a value.")
     stored, value = keys[key]
     wanted = expected(key) or stored
     if WORDS.get(_element(wanted)) != WORDS[kind]:
-        raise WrongUsage(f"{text}: {key} is {wanted}.")
+        raise WrongUsage(f"{text}: the type of {key} is {wanted}.")
     numbers = value.decode() if isinstance(value, ArrayValue) else value
     if isinstance(numbers, list) != wanted.startswith("array["):
-        raise WrongUsage(f"{text}: the file has {key} as {stored}, which does not become {wanted}.")
+        raise WrongUsage(f"{text}: {key} is stored as {stored}, which cannot be converted to {wanted}.")
     listed = numbers if isinstance(numbers, list) else [numbers]
     least, greatest = RANGES.get(_element(wanted), (0, 0))
     for number in listed:
         if not isinstance(number, int | float) or (
             kind == INTEGER and (number != int(number) or not least <= number <= greatest)
         ):
-            raise WrongUsage(f"{text}: {shown(number)}, which the file has, is no {_element(wanted)}.")
+            raise WrongUsage(f"{text}: the stored value {shown(number)} does not fit {_element(wanted)}.")
     made = [{INTEGER: int, "float32": float, "bool": bool}[kind](number) for number in listed]
     return wanted, made if isinstance(numbers, list) else made[0]
 
@@ -103,14 +107,16 @@ def _fitted(key: str, kind: str, value: Any, known: str | None) -> tuple[str, An
     """A value in the type that its key is known to have, None where it is not known."""
     text = f"{key}={WORDS[kind]}:{str(value).lower() if kind == 'bool' else value}"[:100]
     if known is not None and WORDS.get(known) != WORDS[kind]:
-        hint = f"Write {key}={WORDS[known]}:VALUE." if known in WORDS else "An option cannot set it."
-        raise WrongUsage(f"--override-kv {text!r}: {key} is {known}. {hint}")
+        hint = f"Write {key}={WORDS[known]}:VALUE." if known in WORDS else "No option can set such a key."
+        raise WrongUsage(f"--override-kv {text!r}: the type of {key} is {known}. {hint}")
     if kind != INTEGER:
         return kind, value
     written = known or "uint32"
     least, greatest = RANGES[written]
     if not least <= value <= greatest:
-        raise WrongUsage(f"--override-kv {text!r}: {key} is {written}, which holds {least} to {greatest}.")
+        raise WrongUsage(
+            f"--override-kv {text!r}: expected a number from {least} to {greatest}, the range of {written}."
+        )
     return written, value
 
 

@@ -1,4 +1,4 @@
-"""A GGUF file in parts that llama.cpp loads by the first: cut by size, or as the source was cut.
+"""GGUF files split into parts, which llama.cpp loads by the first: by size, or as the source is split.
 
     x-00001-of-00003.gguf    all metadata, then split.no 0, split.tensors.count (of the model), split.count 3; tensors
     x-00002-of-00003.gguf    the three keys alone, split.no 1; further tensors
@@ -30,7 +30,7 @@ Metadata = Mapping[str, tuple[str, Any]]
 
 
 def by_size(placed: Sequence[Placed], most: int | None) -> list[list[Placed]]:
-    """Tensors in their order, at most `most` bytes of padded data a part; a larger tensor has a part of its own."""
+    """Split tensors, in order, into parts of at most `most` bytes of padded data; a larger tensor is a part alone."""
     parts: list[list[Placed]] = [[]]
     filled = 0
     for weight in placed:
@@ -45,7 +45,7 @@ def by_size(placed: Sequence[Placed], most: int | None) -> list[list[Placed]]:
 
 
 def as_numbered(placed: Sequence[Placed], number_of: Mapping[str, int]) -> list[list[Placed]]:
-    """Each tensor in the part of that number, from 0; a part may stay empty, as one of metadata alone does."""
+    """Put each tensor into the part of its number, from 0; a part may be empty (metadata only)."""
     parts: list[list[Placed]] = [[] for _ in range(1 + max(number_of.values()))]
     for weight in placed:
         parts[number_of[weight.name]].append(weight)
@@ -55,9 +55,11 @@ def as_numbered(placed: Sequence[Placed], number_of: Mapping[str, int]) -> list[
 def files(
     parts: Sequence[Sequence[Placed]], metadata: Metadata, name: str, order: Sequence[str] = SIZE_ORDER
 ) -> list[OutputFile]:
-    """The files of a model, `name` the one it would have in one file. Raises `NotPossible` for too many."""
+    """Return the files of a model. name: the file's if it were not split. Raises `NotPossible` for too many parts."""
     if len(parts) > MAX_PARTS:
-        raise NotPossible(f"--shard-size: makes {len(parts)} parts of {name}, at most {MAX_PARTS} can be; give more.")
+        raise NotPossible(
+            f"--shard-size: {name} would have {len(parts)} parts; the limit is {MAX_PARTS}. Choose a larger size."
+        )
     if len(parts) == 1:
         return [_file(name, metadata, parts[0])]
     # Of the model as a whole: no tensor twice, no name or value that cannot be written.

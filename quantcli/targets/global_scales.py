@@ -1,4 +1,4 @@
-"""NVFP4's global scale in GGUF: a tensor of its own beside the blocks, which hold the scales of groups alone.
+"""NVFP4's global scale in GGUF: a separate tensor next to the blocks, which hold only the scales of groups.
 
     X.weight        nvfp4 (.., rows, columns)
     X.scale         f32 (1,), of stacked experts (experts,)     multiplies all scales of the weight, of an expert
@@ -44,7 +44,7 @@ INPUT_PARTS = {"input_scale": False, "input_global_scale": True}
 
 @dataclass(frozen=True)
 class SeparateScales(Layout):
-    """How GGUF stores a weight with global scales if its codes are kept: blocks without them, and tensors of scales.
+    """GGUF layout of a weight with global scales whose codes are kept: blocks without them, and tensors of scales.
 
     blocks, grade: as `apart` gives them. scales: the names of the tensors.
     """
@@ -58,14 +58,14 @@ class SeparateScales(Layout):
 
 
 def constants(name: str, end: str, scales: Floats | None) -> list[Constant]:
-    """The tensor of a weight's scales; none if there are none, or all are 1."""
+    """Return the tensor of a weight's scales; nothing if it has none, or all are 1."""
     if scales is None or (scales == 1).all():
         return []
     return [Constant(name.removesuffix(WEIGHT) + end, scales)]
 
 
 def apart(source: Arranged) -> tuple[Weight, Floats, Grade] | None:
-    """A two-level NVFP4 weight as the weight without its global scales, and these: (1,), or (experts,) where stacked.
+    """Split a two-level NVFP4 weight into one without global scales, and these: (1,), or (experts,) if stacked.
 
     The grade: a number that divided and now, as its reciprocal, multiplies changes the last bits of some products.
     None for any other weight, and where rows of one matrix have different ones. Raises `BadInput`.
@@ -91,19 +91,21 @@ def apart(source: Arranged) -> tuple[Weight, Floats, Grade] | None:
 
 
 def _stored(weight: Weight, part: str, *, divides: bool = False) -> Floats:
-    """The numbers of a part, and their reciprocals, all finite. Raises `BadInput`."""
+    """Read the scales of a part. Raises `BadInput` if one, or with `divides` its reciprocal, is not finite."""
     stored = weight.parts[part]
     scales = to_float32(stored.read()).reshape(-1)
     with np.errstate(divide="ignore", over="ignore"):
         wrong = ~np.isfinite(np.float32(1) / scales if divides else scales) | ~np.isfinite(scales)
     if wrong.any():
-        does = "which divides" if divides else "which multiplies"
-        raise BadInput(f"{stored.file}: tensor {stored.name}: is {scales[wrong][0]:g}, {does}: get it again.")
+        kind = "divisor" if divides else "factor"
+        raise BadInput(
+            f"{stored.file}: tensor {stored.name}: a {kind} cannot be {scales[wrong][0]:g}. Download the file again."
+        )
     return scales
 
 
 def input_scales(weights: Sequence[Weight], count: int) -> Floats | None:
-    """The scales of inputs that are stored with a weight, or with each of some experts: 1 where only some have one.
+    """Return the input scales stored with a weight or its experts; 1 for experts without, if others have one.
 
     count: the matrices that the weights make: one each, or a stack of them one. None where none has any. Raises
     `BadInput`.
@@ -124,7 +126,7 @@ def input_scales(weights: Sequence[Weight], count: int) -> Floats | None:
 
 
 def precisions(source: Checkpoint, placed: Sequence[Placed]) -> Typed:
-    """The keys that say for which tensors inputs are not to be rounded to four bits: modelopt's W4A16_NVFP4."""
+    """Return the keys that list tensors whose inputs are not rounded to 4 bits (modelopt's W4A16_NVFP4)."""
     # In an MLX folder these are the settings of the model that it was made from.
     said = in_config(source.config) if source.kind != "mlx" else None
     if said is None or said.block.get("quant_algo") != "W4A16_NVFP4":
@@ -137,7 +139,7 @@ def precisions(source: Checkpoint, placed: Sequence[Placed]) -> Typed:
 
 
 def combined(source: Checkpoint, *, strict: bool = True) -> tuple[Mapping[str, Weight], list[Left]]:
-    """A source's weights, those of a GGUF file each with the global scale that stands beside it; what is left out.
+    """Return a source's weights, those of a GGUF file joined with their global scales, and what is left out.
 
     A tensor of that name that can be no global scale of the weight raises `BadInput`, unless `strict` is False: then it
     is a tensor of its own.
@@ -152,20 +154,20 @@ def combined(source: Checkpoint, *, strict: bool = True) -> tuple[Mapping[str, W
             continue
         if end == INPUT_SCALE:
             del weights[name]
-            left.append(Left(name, "it scales inputs for arithmetic in four bits, weights do without"))
+            left.append(Left(name, "it scales inputs for 4-bit arithmetic, which the weights do not need"))
         elif (made := _with_global(weight, tensor)) is not None:
             del weights[name]
             weights[weight.name] = made
         elif strict:
             raise BadInput(
-                f"{source.root}: tensor {shown(name)} is {tensor.scheme.name} {list(tensor.shape)}; beside "
-                f"{shown(weight.name)} it has to be f32 [{_matrices(weight)}]."
+                f"{source.root}: tensor {shown(name)}: expected f32 [{_matrices(weight)}] (global scales of "
+                f"{shown(weight.name)}), found {tensor.scheme.name} {list(tensor.shape)}."
             )
     return weights, left
 
 
 def companions(source: Checkpoint) -> dict[str, str]:
-    """Tensors of a GGUF file that scale a weight or its inputs -> that weight's name."""
+    """Return tensors of a GGUF file that scale a weight or its inputs -> that weight's name."""
     if source.names != "gguf":
         return {}
     ends = ((name, end) for name in source.weights for end in (SCALE, INPUT_SCALE) if name.endswith(end))

@@ -1,4 +1,4 @@
-"""Which matrices of a model without a table stay dense under a scheme, by their names and shapes.
+"""Matrices of a model without a table that a scheme leaves dense, by their names and shapes.
 
 A table says which modules a family's loader takes quantized. Without one a scheme is applied on the user's word
 (`--allow-unknown-architecture`), and what quantizers usually leave alone is left alone. Sources: mlx-lm's models
@@ -43,35 +43,35 @@ class Kind:
 
 #: The first that holds counts.
 KINDS = (
-    Kind("vision, audio and speech are left alone", lambda name, shape: is_tower(name), True),
+    Kind("part of a vision, audio or speech tower", lambda name, shape: is_tower(name), True),
     Kind(
-        "is a convolution",
+        "a convolution",
         lambda name, shape: "conv" in name or (len(shape) > 2 and shape[-1] < SMALLEST) or len(shape) > 3,
         False,
     ),
     Kind(
-        "stacked experts under a name that no loader is known to take quantized",
+        "stacked experts under a name that no loader is known to accept quantized",
         lambda name, shape: len(shape) > 2 and STACKED.search(name) is None,
         True,
     ),
-    Kind("is a router", _is_router, False),
-    Kind("is called like a router", lambda name, shape: ROUTERS.search(name) is not None, True),
+    Kind("a router", _is_router, False),
+    Kind("named like a router", lambda name, shape: ROUTERS.search(name) is not None, True),
 )
 
 
 def kind_of(name: str, shape: Shape) -> Kind | None:
-    """The kind of matrix that is left dense; None where a scheme is applied."""
+    """Return the kind of matrix that is left dense; None if a scheme applies."""
     return None if len(shape) < 2 else next((kind for kind in KINDS if kind.holds(name, shape)), None)
 
 
 def stays_dense(name: str, shape: Shape) -> str | None:
-    """Why a matrix is not quantized, as a clause; None where it may be."""
+    """Return why a matrix is not quantized, as a clause; None if it may be."""
     found = kind_of(name, shape)
-    return None if found is None else f"stays dense: {found.reason}"
+    return None if found is None else f"kept dense: {found.reason}"
 
 
 def is_large(name: str, shape: Shape) -> bool:
-    """Whether this is a matrix of a layer that is large enough for a scheme."""
+    """Return whether this is a matrix of a layer that is large enough for a scheme."""
     return _is_worth_it(shape) and NUMBER.search(name) is not None
 
 

@@ -110,7 +110,7 @@ def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightD
     is_uncovered = guessed.uncovered(named.name, shape) if named.found is None else _is_stacked(named)
     spared = guessed.stays_dense(named.name, shape) if model.architecture is None else None
     if named.found is None and model.architecture is not None and model.is_named and stays is None:
-        stays = f"stays dense: {model.architecture.name} models have no such tensor"
+        stays = f"kept dense: not a tensor of {model.architecture.name} models"
         is_uncovered = guessed.is_large(named.name, shape)
     return WeightDraft(
         named.name, named.subject, named.source, _dtype(named, source, settings, made),
@@ -145,8 +145,8 @@ def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence
     """config.json of a layout that is kept, with the modules that are dense now named as such where they have to be."""
     if source.kind == "quanto" and decoded:
         raise NotPossible(
-            f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: optimum-quanto's map of "
-            "modules is copied as it is; make all weights dense."
+            f"{source.root}: {decoded[0].name} cannot become dense while others stay quantized, because "
+            "optimum-quanto's map of modules is copied unchanged. Make all weights dense."
         )
     said = in_config(source.config_json)
     if not decoded or said is None:
@@ -160,8 +160,8 @@ def _left_dense(config: Mapping[str, Any], source: Checkpoint, decoded: Sequence
     key = QUANTIZERS[method].dense if method in QUANTIZERS else None
     if key is None:
         raise NotPossible(
-            f"{source.root}: {decoded[0].name} cannot be dense beside quantized weights: settings of {method} have no "
-            "list of such modules; make all weights dense."
+            f"{source.root}: {decoded[0].name} cannot become dense while others stay quantized, because the settings "
+            f"of {method} cannot list dense modules. Make all weights dense."
         )
     key = next((name for name in (key, *ALIASES.get(key, ())) if settings.get(name)), key)
     listed = [*(settings.get(key) or ()), *(module for module in modules if module not in (settings.get(key) or ()))]

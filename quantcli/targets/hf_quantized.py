@@ -1,4 +1,4 @@
-"""Quantized weights in a Hugging Face folder: which may be, what its settings say of them, who does not read them.
+"""Quantized weights in a Hugging Face folder: which may be, their settings, and who cannot read them.
 
 One folder has the layout of one quantizer, which the schemes describe themselves (schemes/hf).
 """
@@ -27,25 +27,25 @@ _LAYER = re.compile(r"\.\d+\.")
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is a module's matrix, embeddings aside."""
+    """Return whether a tensor is the matrix of a module other than an embedding."""
     return len(shape) == 2 and name.endswith(".weight") and "embed" not in name
 
 
 def stays_dense(name: str, shape: tuple[int, ...]) -> str | None:
-    """Why a weight is not quantized, as a clause; None where it may be: the linears of layers."""
+    """Return why a weight is not quantized, as a clause; None for linear modules of layers, which may be."""
     if len(shape) != 2:
-        return f"stays dense: has {len(shape)} dimensions"
+        return f"kept dense: a {len(shape)}-D tensor is not quantized"
     if not name.endswith(".weight"):
-        return "stays dense: is no module's .weight"
+        return "kept dense: not the .weight of a module"
     module = name.removesuffix(".weight")
     start, _, last = module.rpartition(".")
     if not _LAYER.search(module) or _OTHERS.search(last) or start.endswith(".router"):
-        return "stays dense: its readers quantize the linears of layers only"
+        return "kept dense: this layout quantizes only linear modules of layers"
     return None
 
 
 def settings(placed: Sequence[Placed], root: str) -> dict[str, Any]:
-    """`quantization_config` of the weights of an output; empty where none has a quantizer.
+    """Return `quantization_config` for the weights of an output; empty if none is quantized.
 
     Raises `NotPossible` where they are of several quantizers, or in a layout that is copied and not described anew.
     """
@@ -56,9 +56,9 @@ def settings(placed: Sequence[Placed], root: str) -> dict[str, Any]:
     if len(families) > 1:
         (one, first), (other, second) = list(families.items())[:2]
         raise NotPossible(
-            f"{root}: {first.name} is {first.scheme.name} ({one}) and {second.name} {second.scheme.name} ({other}): "
-            "one folder has one quantizer's layout; choose schemes of one, or leave the others dense "
-            "(--override NAME=bf16)."
+            f"{root}: {first.name} is {first.scheme.name} ({one}) but {second.name} is {second.scheme.name} "
+            f"({other}); a folder has the layout of one quantizer. Choose schemes of one quantizer, or keep the "
+            "others dense (--override NAME=bf16)."
         )
     for weight in quantized:
         _check_own(weight, root)
@@ -72,7 +72,7 @@ def settings(placed: Sequence[Placed], root: str) -> dict[str, Any]:
 
 
 def described(quantized: Sequence[Placed], dense: Sequence[str]) -> dict[str, Any]:
-    """`quantization_config` of quantized weights in layouts of one family. Raises `DoesNotFit`."""
+    """Return `quantization_config` for quantized weights in layouts of one family. Raises `DoesNotFit`."""
     modules = {w.name.removesuffix(".weight"): (w.scheme, w.shape) for w in quantized}
     return quantized[0].scheme.quantization_config(modules, dense)
 
@@ -100,22 +100,25 @@ def _tower(module: str) -> str | None:
 
 
 def unreadable(placed: Sequence[Placed]) -> list[str]:
-    """A warning for each reason why what is written is not read by the tool that it is for."""
+    """Return a warning per reason why the tool of a layout cannot read what is written."""
     found: dict[str, list[Placed]] = {}
     for weight in placed:
         if (reason := weight.scheme.unreadable) is not None:
             found.setdefault(reason, []).append(weight)
-    return [f"{_names(weights)}: {reason} ({len(weights)} weights)." for reason, weights in found.items()]
+    return [
+        f"{_names(weights)}: {reason} ({len(weights)} weight{'s' * (len(weights) != 1)})."
+        for reason, weights in found.items()
+    ]
 
 
 def unloadable(placed: Sequence[Placed]) -> list[str]:
-    """A warning of experts in a layout from which transformers does not load them: version 5 holds them stacked."""
+    """Return a warning for experts in a layout that transformers 5, which stacks experts, does not load."""
     found = [w for w in placed if not w.scheme.loads_experts and EXPERT.fullmatch(w.name)]
     if not found:
         return []
     return [
         f"{_names(found)}: transformers 5 does not load experts in this layout ({len(found)} weights, {found[0].name} "
-        "the first). int4-g128 and fp8-e4m3-channel it does."
+        "is the first). It loads experts in int4-g128 and fp8-e4m3-channel."
     ]
 
 
@@ -136,11 +139,11 @@ def _check_own(weight: Placed, root: str) -> None:
     own = named(scheme.name, dtype, weight.shape)
     if own is None or own.bare() != scheme.bare():
         raise NotPossible(
-            f"{root}: {weight.name} keeps a layout of {scheme.name} ({scheme.family}) that cannot stand beside weights "
-            "that change: leave all as they are, or choose a scheme for all with --allow-requantize."
+            f"{root}: {weight.name} would keep its layout of {scheme.name} ({scheme.family}), which cannot be mixed "
+            "with converted weights. Keep all weights, or choose a scheme for all with --allow-requantize."
         )
 
 
 def changed(placed: Sequence[Placed]) -> bool:
-    """Whether some quantized weight is written anew, so that the source's settings do not describe the output."""
+    """Return whether a quantized weight is converted, so that the source's settings do not describe the output."""
     return any(not w.stored and w.scheme.can_be_chosen for w in placed)

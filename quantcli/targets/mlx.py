@@ -1,4 +1,4 @@
-"""MLX folder: what mlx_lm.convert writes, in a reproducible order.
+"""Writer of MLX folders: what mlx_lm.convert writes, in a reproducible order.
 
 config.json gets a `quantization` block (mirrored in `quantization_config`) and top-level rope settings, which mlx-lm's
 models read. Which weights may be quantized is mlx-lm's choice: matrices of linears and embeddings, where the group
@@ -68,8 +68,8 @@ class MlxTarget:
         elif model.architecture is None:
             kind = shown(source.config.get("model_type"))
             strange = models.unknown_class(source.config)
-            of = f"model_type {kind}" if strange is None else f"architectures names {strange}, which"
-            warnings.append(f"{of} has no table of tensors: names are kept as they are.")
+            of = f"model_type {kind}" if strange is None else f"class {strange} (architectures)"
+            warnings.append(f"quant has no table of tensors for {of}, so their names are kept.")
         named, left, further = name_weights(model, "mlx")
         named = [replace(one, name=model.in_mlx(one.name)) if one.is_tower else one for one in named]
         common = settings.dtype or _common(source)
@@ -115,25 +115,25 @@ class MlxTarget:
 
 
 def stored_config(source: Checkpoint, settings: Settings, target: str) -> Mapping[str, Any]:
-    """config.json's object: the source's own, or rebuilt."""
+    """Return the object of config.json: the source's, or rebuilt from a GGUF file."""
     if source.names == "hf":
         return source.config_json
     return folder_from_gguf.config(source, settings.asked_dtype or chosen(source, target).dtype)
 
 
 def without_storage(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json without the keys that say how and where the source was stored."""
+    """Return config.json without the keys that describe how and where the source was stored."""
     return {key: value for key, value in without_settings(config).items() if key != "_name_or_path"}
 
 
 def tie_settings(source: Checkpoint, target: str) -> dict[str, Any]:
-    """The keys of config.json that say whether the output matrix is the embedding, where they change."""
+    """Return the keys of config.json that change to state whether the output matrix is the embedding."""
     head = Model.of(source).head
     return {} if head is None else head.settings(target)
 
 
 def beside(source: Checkpoint, *, layouts: bool = False, dense: bool = False, for_mlx: bool = False) -> Contents:
-    """The other files that describe a model, the source's own or rebuilt.
+    """Return the other files that describe a model, copied or rebuilt.
 
     layouts: with the files that say how weights are stored. dense: no weight of the output is quantized. for_mlx: what
     mlx-lm does not read is named.
@@ -158,7 +158,7 @@ def _draft(
     if isinstance(weight.scheme, Dense) and weight.scheme.dtype.startswith(("f4", "f6_", "f8", "c64")):
         raise NotPossible(
             f"{source.root}: tensor {weight.name} is {weight.scheme.dtype} without a scale, which MLX does not "
-            "read; convert it to f16 or bf16 first."
+            "support. Convert it to f16 or bf16 first."
         )
     role = named.found.row.role if named.found else ""
     own = None if architecture is None else architecture.mlx_schemes.get(role)
@@ -167,11 +167,11 @@ def _draft(
     if named.is_tower:
         stays = KEPT_TOWER
     elif len(shape) < 2:
-        stays = f"stays dense: has {len(shape)} dimensions"
+        stays = f"kept dense: a {len(shape)}-D tensor is not quantized"
     elif not name.endswith(".weight"):
-        stays = "stays dense: is no layer's .weight"
+        stays = "kept dense: not the .weight of a module"
     elif own == "dense" or role.endswith(NEVER):
-        stays = "stays dense: mlx-lm does not quantize such a module"
+        stays = "kept dense: mlx-lm does not quantize such modules"
     stays_wide = architecture is None and not is_asked and weight.scheme in (Dense("f32"), Dense("f64"))
     dtype = _held(dense_dtype(named, source, None if stays_wide else common, "mlx"))
     return WeightDraft(
@@ -201,14 +201,14 @@ def _with_wide_scales(draft: WeightDraft, source: Checkpoint) -> WeightDraft:
 
 
 def mlx_lm_dtype(config: Mapping[str, Any]) -> str | None:
-    """The dtype that mlx-lm casts to: the top-level `torch_dtype`, else `text_config`'s `dtype`; None: none."""
+    """Return the dtype mlx-lm casts to: the top-level `torch_dtype`, else `text_config`'s `dtype`; None: no cast."""
     text = config.get("text_config")
     nested = config_dtype(text, ("dtype",)) if isinstance(text, Mapping) else None
     return config_dtype(config, ("torch_dtype",)) or nested
 
 
 def dense_dtype(named: Named, source: Checkpoint, wanted: str | None, dialect: str) -> str:
-    """The dtype of a weight that is not quantized: `wanted`, else as stored.
+    """Return the dtype of a weight that is not quantized: `wanted`, else as stored.
 
     Integers are always as stored, and so is what an architecture holds in float32 in this dialect.
     """
@@ -227,7 +227,7 @@ def _held(dtype: str) -> str:
 
 
 def quantization_block(placed: Sequence[Placed], settings: Settings) -> dict[str, Any]:
-    """The `quantization` object: the common scheme at the top, one entry for each module that differs from it.
+    """Return the `quantization` object: the common scheme at the top, an entry per module that differs.
 
     As mlx-lm does it, a mixture has its defaults (affine, 4 bits, groups of 64) at the top and an entry for each
     module.
@@ -262,6 +262,6 @@ def _warnings(placed: Sequence[Placed], source: Checkpoint, settings: Settings) 
     if not scales or not floats or scales == floats or (scales == {"f32"} and widens_scales(source, settings)):
         return []
     return [
-        f"scales are {', '.join(sorted(scales))} and dense tensors {', '.join(sorted(floats))}: where they differ "
-        "mlx-lm computes in float32, which is slower; --scale-dtype and --dtype make them one."
+        f"scales are {', '.join(sorted(scales))} but dense tensors are {', '.join(sorted(floats))}; where they differ "
+        "mlx-lm computes in float32, which is slower. Use --scale-dtype and --dtype to make them the same."
     ]

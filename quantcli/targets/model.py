@@ -1,4 +1,4 @@
-"""A source as a model: its architecture, the dialect of its names, and what of it a target has no use for."""
+"""A source as a model: its architecture, the dialect of its names, and the tensors that a target does not need."""
 
 from __future__ import annotations
 
@@ -26,10 +26,14 @@ from quantcli.targets.tied import NESTED, Head, copied, equal_head
 SPELLING = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 #: Why layers for multi-token prediction are left out that the settings do not count.
-UNCOUNTED = "for multi-token prediction, but the settings count no such layers (num_nextn_predict_layers is 0)"
+UNCOUNTED = (
+    "it belongs to multi-token prediction, but config.json counts no such layers (num_nextn_predict_layers is 0)"
+)
 
 #: Why tensors of towers are left out.
-NO_TOWERS = "of a tower for images or sound, which quant does not convert to GGUF: the file holds the text model alone"
+NO_TOWERS = (
+    "it belongs to a vision or audio tower, which quant does not convert to GGUF; the output is the text model alone"
+)
 
 #: Reasons that a warning states.
 WARNED = (UNCOUNTED, NO_TOWERS)
@@ -38,7 +42,7 @@ WARNED = (UNCOUNTED, NO_TOWERS)
 LAYERS = "num_hidden_layers"
 
 #: How errors call the dialects.
-SAID = {"gguf": "GGUF", "hf": "Hugging Face's folders", "mlx": "MLX's folders"}
+SAID = {"gguf": "a GGUF file", "hf": "a Hugging Face folder", "mlx": "an MLX folder"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Model:
         return models.multimodal(self.source.config_json)
 
     def in_mlx(self, name: str) -> str:
-        """The name of a tensor in an MLX folder: mlx-lm's, where it has such a model with towers, else as stored."""
+        """Return a tensor's name in an MLX folder: mlx-lm's if it supports such a model with towers, else as stored."""
         multimodal = self.multimodal
         if multimodal is None:
             return name
@@ -127,18 +131,18 @@ class Model:
         return frozenset(map(self.multimodal.tower_in_mlx, self.source.towers) if self.multimodal else ())
 
     def called(self, name: str) -> tuple[str, ...]:
-        """What else a tensor of the text model is called in folders of this model."""
+        """Return further names of a text model's tensor in folders of this model."""
         return self.source.naming.stored(name), self.in_mlx(name)
 
     def known(self) -> Architecture:
-        """The architecture, without which there are no names in another dialect. Raises `NotPossible`."""
+        """Return the architecture, which renaming requires. Raises `NotPossible` if it is unknown."""
         if self.architecture is None:
             raise NotPossible(unknown(self.source))
         return self.architecture
 
     @cached_property
     def hyperparameters(self) -> Hyperparameters:
-        """The settings of either dialect; raises `BadInput`, `NotPossible`."""
+        """The hyperparameters. Raises `BadInput`, `NotPossible`."""
         architecture, label = self.known(), str(self.source.root)
         if self.source.names == "gguf":
             return models.from_gguf(self.source.metadata, label, self.shapes)
@@ -172,7 +176,7 @@ class Model:
         return frozenset(layer for layer in found if layer is not None and layer >= layers)
 
     def in_hf(self, name: str) -> str:
-        """The name of a tensor in a Hugging Face folder: as stored, where that is no MLX folder's alone.
+        """Return a tensor's name in a Hugging Face folder: as stored, unless only MLX folders use that name.
 
         Of some families layers for prediction have their own.
         """
@@ -190,11 +194,11 @@ class Model:
         return frozenset(multimodal.in_hf(stored(name)) for name in self.source.towers) if multimodal else frozenset()
 
     def is_predicting(self, name: str) -> bool:
-        """Whether a tensor belongs to a layer for multi-token prediction."""
+        """Return whether a tensor belongs to a layer for multi-token prediction."""
         return bool(self.predicting) and layer_of(name) in self.predicting
 
     def leftover(self, name: str) -> str | None:
-        """Why outputs do without a folder's tensor that no model learns, as a clause; None for any other tensor.
+        """Return why outputs omit a folder's tensor that is not a parameter, as a clause; None for any other tensor.
 
         What the architecture's table names is none.
         """
@@ -206,7 +210,7 @@ class Model:
         return None if found is None else found.reason
 
     def is_part(self, name: str) -> bool:
-        """Whether a tensor is one that the model computes with: in the table, and not denied by the settings.
+        """Return whether the model uses a tensor: the table lists it and the settings do not exclude it.
 
         Layers for multi-token prediction and a head with the embedding's values are none.
         """
@@ -224,12 +228,12 @@ class Model:
         return any(self.find(name) for name in self.source.weights)
 
     def gather(self, *, strict: bool = True) -> Gathered:
-        """The source's weights as the tables have them; `strict` as in `combined`. Raises `BadInput`."""
+        """Return the source's weights as the tables describe them. strict: see `combined`. Raises `BadInput`."""
         weights, left = combined(self.source, strict=strict)
         found = self._relaid(weights)
         if found is None:
             return Gathered(weights, {}, left)
-        left += [Left(name, "another tensor of its layer holds the same values") for name in found.repeated]
+        left += [Left(name, "another tensor of its layer has the same values") for name in found.repeated]
         return Gathered(found.weights, found.unsplit, left, found.covered)
 
     def _is_computed(self, name: str) -> bool:
@@ -237,7 +241,7 @@ class Model:
         return self.architecture is not None and any(name == row.gguf for row in self.architecture.computed)
 
     def sort_out(self, target: str) -> Gathered:
-        """The weights that a target has, and those that it has no use for."""
+        """Return the weights that a target stores, and those that it does not need."""
         found = Gathered(self.source.weights, {}, []) if self.dialect == target else self.gather()
         left = [
             *found.left,
@@ -273,17 +277,17 @@ class Model:
             return self._not_predicted(name, target)
         is_head = head is not None and head.weight is self.source.weights.get(name)
         if head is not None and is_head and target != "hf" and head.is_left_out(target):
-            return "the embedding, which has the same values, is used for it"
+            return "it equals the embedding, which is used instead"
         if target == "gguf" and name in self.source.towers:
             return NO_TOWERS
         if self.dialect != target and name == self._second_embedding:
-            return "the embedding, which has the same values, is used for it"
+            return "it equals the embedding, which is used instead"
         if self.dialect != target and self._is_computed(name):
-            return "the model computes it"
+            return "the runtime computes it"
         if self._is_unread(name, target):
-            return f"{RUNTIMES[target]} computes this architecture without it"
+            return f"{RUNTIMES[target]} does not use it for this architecture"
         if self.dialect != target and self.is_added(name):
-            return "the quantizer added it, all zeros: the model has no such bias"
+            return "the quantizer added it (all zeros); the model has no such bias"
         return self._not_predicted(name, target)
 
     def _is_unread(self, name: str, target: str) -> bool:
@@ -293,7 +297,10 @@ class Model:
 
     def _not_predicted(self, name: str, target: str) -> str | None:
         """Why a tensor for multi-token prediction has no place in a target; None where it has, and for any other."""
-        architecture, no_place = self.architecture, f"for multi-token prediction, which has no place in {SAID[target]}"
+        architecture, no_place = (
+            self.architecture,
+            f"it belongs to multi-token prediction, which {SAID[target]} does not hold",
+        )
         is_copy = target == "hf" or self.dialect == "gguf" or (architecture is None and self.source.kind == "mlx")
         if not is_copy and leftovers.is_for_prediction(name) and not self.find(name):
             return no_place
@@ -306,7 +313,7 @@ class Model:
         return None if target in (architecture.mtp or ()) else no_place
 
     def is_added(self, name: str) -> bool:
-        """Whether this is one of the biases, all zeros, that AutoGPTQ gives to every module."""
+        """Return whether this is one of the all-zero biases that AutoGPTQ adds to every module."""
         module = name.removesuffix(".bias")
         weight = self.source.weights.get(f"{module}.weight")
         if module == name or weight is None or not weight.scheme.adds_biases:
@@ -322,25 +329,24 @@ class Model:
         return found is not None and need is not None and need.holds(self.hyperparameters, found.layer or 0)
 
     def find(self, name: str) -> Found | None:
-        """What a tensor is in the architecture's table; None where that does not know it."""
+        """Return a tensor's row in the architecture's table; None if it has none."""
         found = self.architecture.find(name, self.dialect) if self.architecture else []
         return found[0] if found else None
 
 
 def layer_of(name: str) -> int | None:
-    """The first number in a tensor's name, None where there is none."""
+    """Return the first number in a tensor's name; None if it has none."""
     found = NUMBER.search(name)
     return int(found[0]) if found else None
 
 
 def unknown(source: Checkpoint) -> str:
-    """That a model's architecture has no table, and what to do."""
+    """Return the error for a model whose architecture has no table."""
     strange = models.unknown_class(source.config)
     if strange is not None:
         return (
-            f"{source.root}: architectures names {strange}, a class that quant does not know of model_type "
-            f"{shown(source.config.get('model_type'))}, so its tensors have no names in the other dialect. "
-            f"{models.SEE_FAMILIES}"
+            f"{source.root}: class {strange} (architectures) of model_type {shown(source.config.get('model_type'))} "
+            f"is not supported, so quant cannot rename its tensors. {models.SEE_FAMILIES}"
         )
     if source.names == "gguf":
         stated = source.metadata.get("general.architecture")
@@ -349,6 +355,6 @@ def unknown(source: Checkpoint) -> str:
         key, name = "model_type", source.config.get("model_type")
     file = f"{name.replace('-', '_')}.py" if isinstance(name, str) and SPELLING.fullmatch(name) else "NAME.py"
     return (
-        f"{source.root}: {key} {shown(name)} is not known, so its tensors have no names in the other dialect. To add "
-        f"it, write quantcli/models/families/{file} as TEMPLATE.md there says. {models.SEE_FAMILIES}"
+        f"{source.root}: {key} {shown(name)} is not supported, so quant cannot rename its tensors. To add it, write "
+        f"quantcli/models/families/{file} as TEMPLATE.md there describes. {models.SEE_FAMILIES}"
     )

@@ -1,4 +1,4 @@
-"""The weights of a source under the names, and in the arrangement, of a target's dialect.
+"""Renaming and rearranging of a source's weights for the dialect of a target.
 
 A model that has no table keeps its names where source and target are both folders.
 """
@@ -27,10 +27,10 @@ PLAIN = re.compile(r"[A-Za-z0-9_.*/-]{1,200}")
 MOST_GLOBS = 3
 
 #: Why a tower's matrix is not quantized.
-KEPT_TOWER = "stays dense: towers are kept as they are"
+KEPT_TOWER = "kept dense: part of a vision or audio tower"
 
 #: Why a dialect has no place for tensors that a table does not know.
-REFUSALS = {"mlx": ", and mlx-lm does not load a folder that has one"}
+REFUSALS = {"mlx": ", and mlx-lm does not load a folder with one"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Named:
     called: Callable[[str], tuple[str, ...]] = field(default=lambda name: (), repr=False)
 
     def is_kept(self, dialect: str) -> bool:
-        """Whether a dense tensor has in a dialect the dtype that it is stored in, whatever is asked."""
+        """Return whether a dense tensor keeps its stored dtype in a dialect, whatever dtype is requested."""
         is_wide = self.found is not None and self.found.row.stays_f32(dialect)
         return (is_wide or self.is_tower) and isinstance(self.source.weight.scheme, Dense)
 
@@ -69,7 +69,7 @@ class Named:
 
 
 def name_weights(model: Model, target: str) -> tuple[list[Named], list[Left], list[str]]:
-    """The weights of a target under its names, those left out, warnings.
+    """Return the weights of a target under its names, those left out, and warnings.
 
     Raises `NotPossible` for one that has no name there, `BadInput`.
     """
@@ -91,7 +91,7 @@ def name_weights(model: Model, target: str) -> tuple[list[Named], list[Left], li
 
 
 def translate(model: Model, kept: Gathered, target: str) -> list[Named]:
-    """Weights under a dialect's names and in its arrangement; what the table does not know, last, as it is."""
+    """Translate weights to a dialect's names and arrangement; those that the table lacks come last, unchanged."""
     args = model.known(), model.hyperparameters
     label = str(model.source.root)
     made, rest = Translation(*args, model.dialect, target, label).of(kept.weights)
@@ -108,12 +108,12 @@ def _refuse_unknown(model: Model, names: Sequence[str], target: str) -> None:
     if not names:
         return
     first = shown(names[0])
-    which = f"tensor {first} has" if len(names) == 1 else f"{len(names)} tensors, {first} the first, have"
+    which = f"tensor {first}" if len(names) == 1 else f"{len(names)} tensors ({first} is the first)"
     holder = "another GGUF file" if model.dialect == "gguf" else "a Hugging Face folder (--to hf)"
     raise NotPossible(
-        f"{model.source.root}: {which} no place in {SAID[target]}: {model.architecture.name} models have no such "
-        f"tensor{REFUSALS.get(target, '')}. {_globs(names)} leaves out what is not part of the model; {holder} "
-        "keeps it."
+        f"{model.source.root}: {which} cannot be stored in {SAID[target]}: {model.architecture.name} models have no "
+        f"such tensor{REFUSALS.get(target, '')}. Leave it out with {_globs(names)} if it is not part of the model, or "
+        f"convert to {holder}."
     )
 
 

@@ -19,7 +19,7 @@ from quantcli.virtual import transposed
 
 
 class PackedExperts(Layout):
-    """How a folder stores gpt-oss's experts whose codes are MXFP4."""
+    """Folder layout of gpt-oss's experts whose codes are MXFP4."""
 
     def holders(self, holders: Sequence[Scheme]) -> Sequence[Scheme]:
         return (GptOss(),)
@@ -29,6 +29,6 @@ class PackedExperts(Layout):
 
 
 def layout(named: Named) -> Layout:
-    """The layout that a weight has in a Hugging Face folder."""
+    """Return the layout of a weight in a Hugging Face folder."""
     is_packed = named.found is not None and any(is_turned(op, named.source.weight) for op in named.found.row.ops)
     return PackedExperts() if is_packed else COMMON_LAYOUT

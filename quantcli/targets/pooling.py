@@ -1,4 +1,4 @@
-"""How a sentence-transformers model pools its tokens: its `modules.json`, and the key of GGUF that says the same.
+"""Pooling of a sentence-transformers model: from its `modules.json` to the key of GGUF.
 
     modules.json             [{"path": "", "type": "...Transformer"}, {"path": "1_Pooling", "type": "...Pooling"}, ...]
     1_Pooling/config.json    {"pooling_mode_mean_tokens": true, ...}, or {"pooling_mode": "mean"}
@@ -36,7 +36,7 @@ MOST_MODULES = 64
 
 
 def pooling(files: Files) -> tuple[int | None, list[str]]:
-    """llama.cpp's number of the pooling, None where nothing or nothing that GGUF can say is asked for; warnings."""
+    """Return llama.cpp's number of the pooling, None if there is none or GGUF has no number for it; and warnings."""
     if not files.has(MODULES):
         return None, []
     label = files.label(MODULES)
@@ -52,23 +52,29 @@ def pooling(files: Files) -> tuple[int | None, list[str]]:
         elif kind not in ASIDE:
             others.append(f"{shown(folder)} ({shown(kind)})")
     if others:
-        warnings.append(f"{label}: {', '.join(others)} left out: GGUF has no place for such modules of an embedding.")
+        warnings.append(
+            f"{label}: {', '.join(others)} left out, because GGUF cannot store such modules of an embedding model."
+        )
     return number, warnings
 
 
 def _mode(files: Files, folder: object, label: str) -> tuple[int | None, list[str]]:
     if not isinstance(folder, str) or not FOLDER.fullmatch(folder):
-        raise BadInput(f"{label}: the path of the pooling module is {shown(folder)}; expected the name of a folder.")
+        raise BadInput(
+            f"{label}: the path of the pooling module: expected the name of a folder, found {shown(folder)}."
+        )
     name = f"{folder}/config.json"
     settings = files.json(name)
     modes = _modes(settings)
     known = [MODES[mode][1] for mode in modes if mode in MODES]
     if len(modes) != 1 or known in ([], [None]):
         said = " and ".join(map(shown, modes)) or "none"
-        return None, [f"{files.label(name)}: pooling_mode {said} has no number in GGUF: the file names no pooling."]
+        return None, [
+            f"{files.label(name)}: GGUF has no pooling type for pooling_mode {said}, so the file states none."
+        ]
     warnings = []
     if settings.get("include_prompt") is False:
-        warnings.append(f"{files.label(name)}: include_prompt false has no key in GGUF: llama.cpp pools prompts too.")
+        warnings.append(f"{files.label(name)}: GGUF has no key for include_prompt false: llama.cpp pools prompts too.")
     return known[0], warnings
 
 

@@ -1,4 +1,4 @@
-"""The files by which sentence-transformers knows how a model's tokens become one vector.
+"""Files that tell sentence-transformers how to pool a model's tokens into one vector.
 
     modules.json             the model, then the pooling
     1_Pooling/config.json    which kind of pooling
@@ -19,7 +19,7 @@ FLAGS = {"mean": "mean_tokens", "cls": "cls_token", "lasttoken": "lasttoken"}
 
 
 def files(pooling: str, width: int) -> list[OutputFile]:
-    """Both files. pooling: a word of `models.pooling`. width: the size of a vector."""
+    """Return both files. pooling: a word of `models.pooling`. width: the size of a vector."""
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for number, (path, kind) in enumerate((("", "Transformer"), (FOLDER, "Pooling")))

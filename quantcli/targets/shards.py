@@ -1,4 +1,4 @@
-"""Weights into safetensors shards with an index, and the small files beside them: what MLX and HF folders share.
+"""Safetensors shards with their index and the small files next to them, common to MLX and HF folders.
 
 Source: transformers' and mlx-lm's naming, `model.safetensors` or `model-00001-of-0000N.safetensors`.
 """
@@ -20,24 +20,24 @@ from quantcli.targets.base import SHARD_SIZE, OutputFile, Placed
 
 
 def part_name(weight: Placed, part: str) -> str:
-    """What a part is called in the file: a copied part keeps its name."""
+    """Return a part's name in the file; a copied part keeps its name."""
     return weight.stored[part] if weight.stored else weight.scheme.tensor_name(weight.file_name or weight.name, part)
 
 
 def renamed(weight: Placed, name: Callable[[str], str]) -> Placed:
-    """The weight under the names that its file has for it; copied parts keep theirs."""
+    """Return the weight under the names of its file; copied parts keep theirs."""
     return replace(weight, file_name=name(weight.name))
 
 
 def spec_bytes(spec: PartSpec) -> int:
-    """Stored bytes of a part."""
+    """Return the stored size of a part, in bytes."""
     return math.prod(spec.shape) * DTYPES[spec.dtype].bits // 8
 
 
 def shards(
     placed: Sequence[Placed], shard_size: int | None, metadata: Mapping[str, str]
 ) -> tuple[list[OutputFile], dict[str, str]]:
-    """The shard files, filled in order of name up to `shard_size` bytes of tensors, and the index's weight map."""
+    """Return the shard files, filled in order of name up to `shard_size` bytes, and the index's weight map."""
     most = shard_size or SHARD_SIZE
     groups: list[list[Placed]] = []
     filled = 0
@@ -55,7 +55,7 @@ def shards(
         file, names = _shard(name, group, metadata)
         twice = next((n for n in names if n in where), None)
         if twice:
-            raise NotPossible(f"two weights of the output would both store a tensor {twice}: rename one in the source.")
+            raise NotPossible(f"two weights of the output would both be stored as {twice}. Rename one in the source.")
         where |= dict.fromkeys(names, name)
         files.append(file)
     return files, dict(sorted(where.items()))
@@ -69,7 +69,7 @@ def _shard(name: str, group: Sequence[Placed], metadata: Mapping[str, str]) -> t
             stored = part_name(weight, part)
             if stored in owners:
                 raise NotPossible(
-                    f"two weights of the output would both store a tensor {stored}: rename one in the source."
+                    f"two weights of the output would both be stored as {stored}. Rename one in the source."
                 )
             owners[stored] = (weight.name, part)
             tensors[stored] = (spec.dtype, spec.shape)
@@ -79,7 +79,7 @@ def _shard(name: str, group: Sequence[Placed], metadata: Mapping[str, str]) -> t
 
 
 def index_file(where: Mapping[str, str], placed: Sequence[Placed]) -> OutputFile:
-    """`model.safetensors.index.json`."""
+    """Return `model.safetensors.index.json`."""
     total = sum(spec_bytes(spec) for w in placed for spec in w.scheme.layout(w.shape).values())
     parameters = sum(math.prod(w.shape) for w in placed)
     return json_file(
@@ -88,6 +88,6 @@ def index_file(where: Mapping[str, str], placed: Sequence[Placed]) -> OutputFile
 
 
 def json_file(name: str, value: Mapping[str, Any]) -> OutputFile:
-    """A JSON file of the output."""
+    """Return a JSON file of the output."""
     data = (json.dumps(value, indent=4, ensure_ascii=False) + "\n").encode()
     return OutputFile(name, len(data), ((0, data),))

@@ -98,7 +98,7 @@ class Head:
         return same_values(head, embedding) if _at_hand(head) and _at_hand(embedding) else None
 
     def is_left_out(self, target: str) -> bool:
-        """Whether a target does without the stored head, because the embedding has the same values."""
+        """Return whether a target omits the stored head because the embedding has the same values."""
         if self.architecture is not None and target in self.architecture.stores_head:
             return False
         return (self.is_tied is True or self._is_headless(target)) and self.is_embedding is True
@@ -160,16 +160,16 @@ class Head:
             if architecture is None and self._has_like():
                 return
             name = "lm_head.weight" if architecture is None else _name(architecture)
-            said = f"config.json says {KEY} false" if KEY in source.config else f"{KEY} is false by default"
-            again = "Do not leave it out with --drop" if source.dropped else "Download the checkpoint again"
+            said = f"config.json sets {KEY} to false" if KEY in source.config else f"{KEY} is false by default"
+            again = "Do not remove it with --drop" if source.dropped else "Download the checkpoint again"
             raise BadInput(
-                f"{source.root}: has no tensor {name}, but {said}. {again}, or set {KEY} to true in config.json if the "
-                "embedding is the output matrix."
+                f"{source.root}: tensor {name} is missing, but {said}. {again}, or set {KEY} to true in config.json if "
+                "the embedding is the output matrix."
             )
         if self.weight is not None and architecture is not None and self._is_headless(target) and not self.is_embedding:
             raise NotPossible(
-                f"{source.root}: {self._difference(self.weight)}, and a {architecture.name} model has no separate "
-                f"output matrix in {RUNTIMES[target]}. Convert to a Hugging Face folder (--to hf), which keeps it."
+                f"{source.root}: {self._difference(self.weight)}, and {RUNTIMES[target]} supports no separate output "
+                f"matrix in {architecture.name} models. Convert to a Hugging Face folder (--to hf), which keeps it."
             )
 
     def _difference(self, head: Weight) -> str:
@@ -179,15 +179,15 @@ class Head:
 
     @property
     def warnings(self) -> list[str]:
-        """Differences between the settings and the tensors, one sentence each."""
+        """Contradictions between the settings and the tensors, one sentence each."""
         where = self.source.root
         if self.weight is not None and self.is_tied is True and not self.is_embedding:
             done = "Both are copied unchanged." if self._ties_others else "The output keeps it and is not tied."
             return [f"{where}: {self._difference(self.weight)}, but {KEY} is true. {done}"]
         if self.is_tied_after_all:
             return [
-                f"{where}: {KEY} is false, but there is no {_name(self.architecture)}. The embedding is used for it, "
-                "as models of this class do by default."
+                f"{where}: {KEY} is false, but tensor {_name(self.architecture)} is missing. The embedding is used "
+                "instead, which is the default of this class."
             ]
         return []
 
@@ -280,7 +280,7 @@ def _at_hand(weight: Weight) -> bool:
 
 
 def same_values(one: Weight, other: Weight) -> bool:
-    """Whether two weights, whatever they are stored as, have the same values (-0 is 0, NaN is NaN).
+    """Return whether two weights have the same values in any storage (-0 equals 0, NaN equals NaN).
 
     Reads up to the first difference.
     """

@@ -19,7 +19,7 @@ LOGIT_SCALE = Key("logit_scale", "float32", "logit_scale", absent=1.0)
 NO_SCALING = Key("rope.scaling.type", "string", lambda h: "none")
 
 #: How llama.cpp knows Command R+.
-QK_NORM_LAYERS = "64 layers or more just where use_qk_norm is true"
+QK_NORM_LAYERS = "at least 64 layers if and only if use_qk_norm is true"
 
 COHERE = Architecture(
     name="cohere",
@@ -47,9 +47,7 @@ COHERE = Architecture(
         Setting("use_qk_norm", has("attn_q_norm.weight")),
     ),
     harmless={
-        "max_position_embeddings": Harmless(
-            "model_max_length counts in its place", lambda config: "model_max_length" in config
-        )
+        "max_position_embeddings": Harmless("model_max_length replaces it", lambda config: "model_max_length" in config)
     },
     vocabulary=conventions.COHERE,
     headless=("gguf", "mlx"),

@@ -132,7 +132,7 @@ def _rotated(config: Reader) -> int:
     """The part of a head that is rotated, which the classes call its size."""
     size = config.integer("qk_rope_head_dim")
     if size % 2:
-        raise BadInput(f"{config.label}: qk_rope_head_dim is {size}. Rotary embeddings need an even number.")
+        raise BadInput(f"{config.label}: qk_rope_head_dim: expected an even number (rotary embeddings), found {size}.")
     return size
 
 
@@ -238,9 +238,7 @@ FOLLOWING = (
     Setting("qk_head_dim", _head),
 )
 #: What makes of them no more than a repetition.
-HARMLESS = dict.fromkeys(
-    ("head_dim", "qk_head_dim"), Harmless("is computed from qk_nope_head_dim and qk_rope_head_dim")
-)
+HARMLESS = dict.fromkeys(("head_dim", "qk_head_dim"), Harmless("computed from qk_nope_head_dim and qk_rope_head_dim"))
 
 SETTINGS = (
     Setting("hidden_act", "silu"),
@@ -262,7 +260,11 @@ def _is_known_by_its_layers(h: Hyperparameters) -> bool:
 #: Of both families.
 LIMITS = (
     *unset("gguf", "attention_bias"),
-    Limit("gguf", _is_known_by_its_layers, "26 or 27 layers (or 48, and 128256 tokens) just where q_lora_rank is null"),
+    Limit(
+        "gguf",
+        _is_known_by_its_layers,
+        ("26 or 27 layers (or 48, and 128256 tokens) if and only if q_lora_rank is null"),
+    ),
 )
 
 DEEPSEEK_V2 = Architecture(

@@ -56,13 +56,13 @@ def _norms(file: Stored) -> Any:
 
 #: Keys that the class does not read, or not of these models.
 HARMLESS = {
-    "intermediate_size": Harmless("is no key of this family: ffn_hidden_size is"),
-    "max_position_embeddings": Harmless("is no size of this family: GGUF has what llama.cpp's converter chose"),
+    "intermediate_size": Harmless("not a key of this family, which uses ffn_hidden_size"),
+    "max_position_embeddings": Harmless("not a size of this family; GGUF has a value chosen by llama.cpp's converter"),
     "num_kv_heads": Harmless(
-        "one head serves all (multi_query)",
+        "all heads share one (multi_query)",
         lambda config: config.get("multi_query") is True and config.get("new_decoder_architecture") is not True,
     ),
-    "num_key_value_heads": Harmless("is no key of this family: num_kv_heads is"),
+    "num_key_value_heads": Harmless("not a key of this family, which uses num_kv_heads"),
 }
 
 FALCON = Architecture(

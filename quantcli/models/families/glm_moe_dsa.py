@@ -54,7 +54,7 @@ def _stored_types(file: Stored) -> list[str]:
     """The same of a file; where it does not say, as llama.cpp takes it."""
     said = file.own.flags(TYPES)
     if said and len(said) not in (file.trunk, file.layers - file.counted):
-        raise BadInput(f"{file.own.label}: {TYPES} has {len(said)} values for block_count {file.layers}.")
+        raise BadInput(f"{file.own.label}: {TYPES}: expected {file.layers} values (block_count), found {len(said)}.")
     is_short = file.integer("context_length") < LONG_CONTEXT
     usual = [is_short or layer < 2 or layer % 4 == 2 for layer in range(file.trunk)]
     return [FULL[full] for full in said or usual]

@@ -42,7 +42,7 @@ def _one(key: str) -> Read:
     def read(h: Hyperparameters) -> int:
         values = set(h.settings.integers(key)) if isinstance(h.settings.values.get(key), list) else set()
         if len(values) > 1:
-            raise NotPossible(f"{h.settings.label}: {key} differs among layers; GGUF has one value for all of them.")
+            raise NotPossible(f"{h.settings.label}: {key} differs among layers, but GGUF has one value for all layers.")
         return values.pop() if values else h.settings.integer(key)
 
     return read
@@ -64,8 +64,8 @@ def _topk(h: Hyperparameters) -> Any:
     stated = h.settings.values.get("moe_topk")
     if h.settings.values.get("model_type") == OWN and not isinstance(stated, list):
         raise NotPossible(
-            f"{h.settings.label}: moe_topk is {shown(stated)}, expected a list: with a number, {OWN} models do not "
-            "divide the weights of experts by their sum, but llama.cpp does."
+            f"{h.settings.label}: moe_topk: expected a list, found {shown(stated)}. With a number, {OWN} models do "
+            "not normalize the weights of experts, but llama.cpp does."
         )
     return _one("moe_topk")(h)
 
@@ -124,7 +124,7 @@ HUNYUAN_V1_MOE = Architecture(
         Limit(
             "mlx",
             lambda h: h.settings.values.get("model_type") != OWN,
-            "weights of experts that are not divided by their sum",
+            "weights of experts that are not normalized",
             excludes=(OWN,),
             fault=MISCOMPUTED,
         ),

@@ -131,7 +131,7 @@ HY_V3 = Architecture(
         Setting("num_nextn_predict_layers", lambda file: file.predicting),
         Setting("num_shared_experts", _shared),
     ),
-    harmless={"enable_moe_fp32_combine": Harmless("says in which dtype the experts' outputs are summed")},
+    harmless={"enable_moe_fp32_combine": Harmless("the dtype in which the experts' outputs are summed")},
     expects=(
         Setting("first_k_dense_replace", _dense),
         Setting("moe_router_enable_expert_bias", True),

@@ -22,9 +22,9 @@ RANK, STATE = setting("time_step_rank"), setting("state_size")
 
 #: Keys of other families.
 HARMLESS = {
-    "max_position_embeddings": Harmless("is no size of this family: GGUF has what llama.cpp's converter chose"),
+    "max_position_embeddings": Harmless("not a size of this family; GGUF has a value chosen by llama.cpp's converter"),
     **dict.fromkeys(
-        ("num_attention_heads", "num_key_value_heads"), Harmless("is no key of this family, which has no attention")
+        ("num_attention_heads", "num_key_value_heads"), Harmless("not a key of this family, which has no attention")
     ),
 }
 

@@ -61,8 +61,8 @@ def _floats(
     rotated = hyperparameters.rotary_dimensions
     if 2 * len(factors) != rotated:
         raise BadInput(
-            f"{hyperparameters.settings.label}: {key} has {len(factors)} numbers, expected {rotated // 2}: one for two "
-            f"of the {rotated} elements of a head that are rotated (partial_rotary_factor)."
+            f"{hyperparameters.settings.label}: {key}: expected {rotated // 2} numbers (one for two of the {rotated} "
+            f"rotated elements of a head, see partial_rotary_factor), found {len(factors)}."
         )
     return np.asarray(factors, np.float32)
 
@@ -74,7 +74,9 @@ def attention_factor(hyperparameters: Hyperparameters) -> float | None:
         return None
     original = rope.original_context or context
     if original < 2:
-        raise BadInput(f"config.json: original_max_position_embeddings is {original}; longrope needs one above 1.")
+        raise BadInput(
+            f"config.json: original_max_position_embeddings: expected a number above 1 (longrope), found {original}."
+        )
     if context <= original:
         return 1.0
     if rope.type == "yarn":

@@ -150,7 +150,9 @@ def _stored_types(file: Stored) -> list[str]:
     """`layer_types` of a file; where it does not say, as llama.cpp takes it."""
     said, step = file.own.flags(RECURRENT), file.own.integer(INTERVAL, 4)
     if said and len(said) not in (file.trunk, file.layers):
-        raise BadInput(f"{file.own.label}: {RECURRENT} has {len(said)} values for block_count {file.layers}.")
+        raise BadInput(
+            f"{file.own.label}: {RECURRENT}: expected {file.layers} values (block_count), found {len(said)}."
+        )
     usual = [bool((layer + 1) % step) for layer in range(file.trunk)]
     return [LINEAR if is_linear else FULL for is_linear in (said or usual)[: file.trunk]]
 

@@ -306,7 +306,7 @@ STEP3P5 = Architecture(
         Setting("yarn_only_types", [FULL]),
         Setting("zero_centered", True),
     ),
-    harmless={"need_fp32_gate": Harmless("says in which dtype the router's scores are computed")},
+    harmless={"need_fp32_gate": Harmless("the dtype in which the router's scores are computed")},
     expects=(Setting("att_impl_type", "GQA"),),
     constants={"expert_gating_func": GATING["sigmoid"]},
     stores_head=("gguf", "mlx"),
