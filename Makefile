@@ -16,7 +16,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow mutations fuzz peers peers-vlm arch-cases real bench repacks families kills clean
+.PHONY: setup demo test check slow mutations fuzz peers peers-vlm arch-cases real bench docs commands repacks families messages kills clean
 
 setup: $(READY)
 
@@ -105,13 +105,12 @@ real: $(PEERS_READY) $(REAL_READY)
 bench: $(READY) $(PEERS_READY)
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
-# The README's table of repacks.
-repacks: $(READY)
-	@$(BIN)/python -c 'import pathlib, tools.repacks as r; print(r.table(r.weight_of(pathlib.Path("$(MODEL)"))))'
+# What is generated: docs/commands.md, docs/repacks.md, docs/families.md (with what `quant architectures` says of the
+# tests), and the list of all messages.
+docs: commands repacks families messages
 
-# docs/families.md, and what `quant architectures` says of the tests.
-families: $(READY)
-	$(BIN)/python -m tools.families
+commands repacks families messages: $(READY)
+	$(BIN)/python -m tools.$@
 
 clean:
 	rm -rf build dist .venv .venv-peers .venv-vlm .mypy_cache .pytest_cache .ruff_cache .hypothesis

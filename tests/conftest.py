@@ -6,9 +6,11 @@ for the disk, a process for each GGUF file that is verified.
 
 import os
 import signal
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -42,6 +44,12 @@ def shared() -> Path:
     if not (folder / "fixtures").is_dir():
         pytest.skip(f"no reference data: {folder} has no fixtures/ (set QUANTCLI_FIXTURES)")
     return folder
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """The test's own random numbers: its name is the seed, so that they do not depend on the tests before it."""
+    return np.random.default_rng(zlib.crc32(request.node.name.encode()))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,6 +17,7 @@ from quantcli.cli.app import app
 from tests.advice import models, names, plans, runs, usage
 from tests.advice.inputs import INPUTS
 from tests.advice.row import Row, Site, sites
+from tests.explained import unexplained
 from tests.hub_models import whole
 from tests.hub_server import Hub, blob
 from tests.sources.conftest import hub  # noqa: F401, a fixture
@@ -47,13 +48,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 def run(command: str, inputs: Inputs, folder: Path) -> tuple[int, str]:
-    """Exit code of a command and all that it prints, blanks made one."""
+    """Exit code of a command and all that it prints."""
     command = re.sub(r"\{(gguf|out)\}([23])", r"{\1\2}", command)
     wanted = set(re.findall(r"{(\w+)}", command))
     known = {name: folder / path for name, path in PATHS.items()} | {n: inputs[n] for n in wanted - PATHS.keys()}
     result = CliRunner().invoke(app, shlex.split(command.format_map(known)))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, blanks_made_one(result.output)
+    return result.exit_code, result.output
 
 
 def said_by(row: Row) -> list[Site]:
@@ -100,7 +101,8 @@ def follow(row: Row, inputs: Inputs, folder: Path) -> None:
             row.patch(patch, folder)
         code, said = run(row.provoking, inputs, folder)
         assert code == row.code, said
-        assert any(all(blanks_made_one(p) in said for p in site.pieces) for site in said_by(row)), said
+        assert unexplained(said, row.provoking) == []
+        assert any(all(blanks_made_one(p) in blanks_made_one(said) for p in site.pieces) for site in said_by(row)), said
         if row.after is not None:
             row.after(folder)
         if not row.stays_patched:

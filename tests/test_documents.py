@@ -10,10 +10,12 @@ import pytest
 from tools.consoles import BLOCK, ROOT, documents, rewritten
 
 #: Written for readers of the repository: at its root, in docs/, and next to what they describe.
-PAGES = sorted({*documents(), *ROOT.glob("*.md"), *ROOT.glob("examples/**/*.md")})
+FOLDERS = ("benchmarks", "examples", "quantcli")
+PAGES = sorted({*documents(), *ROOT.glob("*.md"), *(page for name in FOLDERS for page in ROOT.glob(f"{name}/**/*.md"))})
 #: Written by programs, which do not wrap lines.
 GENERATED = ("commands.md", "families.md", "repacks.md")
 COLUMNS = 100
+WEB_LINK = re.compile(r"https://[\w-]+(\.[\w-]+)+(/[\w./#?=&%~+@-]*)?")
 
 
 def shown(path: Path) -> str:
@@ -34,11 +36,12 @@ def anchors(text: str) -> set[str]:
 
 
 def broken_links(path: Path, text: str) -> list[str]:
-    """The relative links of a document at `path` that lead to no file, or to no heading of it."""
+    """The links of a document at `path` that lead to no file, to no heading of it, or are no sound web address."""
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
         file, _, anchor = target.partition("#")
         if re.match(r"[a-z]+:", target):
+            broken += [] if WEB_LINK.fullmatch(target) else [target]
             continue
         page = path.parent / file if file else path
         if not page.exists() or (anchor and anchor not in anchors(text if page == path else page.read_text())):
@@ -75,7 +78,8 @@ def test_every_document_is_listed_in_the_index() -> None:
 
 def test_these_checks_can_fail() -> None:
     here = ROOT / "README.md"
-    text = "# A b: c\n[1](#a-b-c) [2](#x) [3](gone.md) [4](docs/index.md#gone) [5](https://a.org) `[6](gone)`\n"
-    assert broken_links(here, text) == ["#x", "gone.md", "docs/index.md#gone"]
+    text = "# A b: c\n[1](#a-b-c) [2](#x) [3](gone.md) [4](docs/index.md#gone) [5](https://a.org/b#c) `[6](gone)`"
+    text += " [7](https:/a.org)\n"
+    assert broken_links(here, text) == ["#x", "gone.md", "docs/index.md#gone", "https:/a.org"]
     assert anchors("## `a_b` next to c\n```\n# no\n```\n") == {"a_b-next-to-c"}
     assert long_lines("a " * 51 + "\n| " + "a " * 51 + "\n```\n" + "a " * 51 + "\n```\n" + "a" * 101) == ["a " * 51]

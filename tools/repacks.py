@@ -1,4 +1,4 @@
-"""Every repack, as the README's table tells it (`make repacks`): what a grid becomes elsewhere, its grade, its error.
+"""docs/repacks.md (`make docs`): what each quantized weight becomes in another format, its grade and its error.
 
 The pairs are those that a conversion without a scheme comes to: they follow from `grid` and `fits`. Errors are measured
 on rows of a real weight, encoded in the source scheme and repacked (where nothing holds the grid: encoded anew).
@@ -24,6 +24,27 @@ from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
 from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 from quantcli.sources.detect import open_source
 from quantcli.targets import TARGETS
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs" / "repacks.md"
+#: The model that errors are measured on.
+MODEL = ROOT / "examples" / "demo-qwen3"
+
+HEAD = """\
+# Repacks
+
+Written by `make docs`. What a quantized weight becomes in another format when no scheme is asked
+for; [numbers.md](numbers.md#weights-that-are-quantized-already) has the rules.
+
+* **from**, **to**: schemes, as in `quant schemes`.
+* **MLX scales**: dtypes of the scales and biases in the MLX folder that is read or written.
+* **grade**: `exact` keeps the float32 values. `codes-exact` keeps the codes and rounds scales or
+  biases. `lossy`: no scheme of the target can represent the codes, so the smallest scheme that adds
+  at most 1% takes the values.
+* **relative RMSE**: the largest error of the schemes in the row, measured on a weight of
+  `examples/demo-qwen3`.
+
+"""
 
 #: The weight that errors are measured on, as the names of most models end, and its rows.
 WEIGHT, ROWS = "layers.0.mlp.down_proj.weight", 64
@@ -174,3 +195,17 @@ def weight_of(folder: Path) -> Values:
         raise BadInput(f"{folder}: has no {WEIGHT} with rows of a multiple of 256: name another model.")
     values: Values = to_float32(found.parts["weight"].read(0, min(ROWS, found.shape[0])))
     return values
+
+
+def page() -> str:
+    """Return the text of docs/repacks.md."""
+    return HEAD + table(weight_of(MODEL))
+
+
+def write() -> None:
+    """Write docs/repacks.md."""
+    DOCS.write_text(page())
+
+
+if __name__ == "__main__":
+    write()

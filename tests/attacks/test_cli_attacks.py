@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from quantcli.cli.app import app
 from tests.attacks import malformed_files, malformed_models
 from tests.attacks.cases import Case, sound
+from tests.explained import known, unexplained
 
 CASES = malformed_files.CASES | malformed_models.CASES
 
@@ -43,6 +44,7 @@ def check(result: Any, code: int) -> None:
     assert last.startswith("error: ") and last.rstrip().endswith((".", ")")), result.stderr
     assert "Traceback" not in result.stderr and result.stdout == ""
     assert len(last) < 1500 and last.isprintable()
+    assert unexplained(result.stderr) == []
 
 
 def peak() -> int:
@@ -59,6 +61,7 @@ def bounded_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for args in (("out",), ("hf", "--to", "hf"), ("out.gguf",)):
             result = invoked("convert", source, str(root / args[0]), *args[1:], "-q")
             assert result.exit_code == 0, result.stderr
+    known()
     gc.collect()
     before = peak()
     yield

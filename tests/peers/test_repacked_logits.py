@@ -97,7 +97,7 @@ def test_what_narrow_arithmetic_costs(
     given: dict[str, str],
     largest: float,
 ) -> None:
-    """As the README says: by default all is f16, 0.7% apart; all in bf16 is 6% apart. The codes are the same."""
+    """By default all is f16, and logits differ by 0.7%; all in bf16, by 6%. The codes are the same."""
     converted(pure(kind), tmp_path / "mlx", **given)
     found = apart(logits(tmp_path / "mlx", ids), dense(kind))
     assert largest / 4 < found < largest

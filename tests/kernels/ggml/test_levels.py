@@ -9,10 +9,9 @@ from quantcli.schemes.ggml.iq2 import RULES as IQ2
 from quantcli.schemes.ggml.iq3 import RULES as IQ3
 
 TYPES = {name: (8, 3, of) for name, of in IQ2.items()} | {name: (4, 8, of) for name, of in IQ3.items()}
-rng = np.random.default_rng(5)
 
 
-def groups(size: int, codes: np.ndarray) -> list[np.ndarray]:
+def groups(rng: np.random.Generator, size: int, codes: np.ndarray) -> list[np.ndarray]:
     """Random magnitudes, some of them negative or 0; and values whose level changes just at a candidate."""
     random = np.abs(rng.standard_normal((40, size)).astype(np.float32)) * np.float32(10) ** rng.integers(-9, 9, (40, 1))
     random[rng.random(random.shape) < 0.1] *= -1
@@ -23,11 +22,11 @@ def groups(size: int, codes: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_levels_change_where_they_are_found_to(name: str) -> None:
+def test_levels_change_where_they_are_found_to(rng: np.random.Generator, name: str) -> None:
     width, base, of = TYPES[name]
     kind = rules(width=width, base=base, **of)
     low, high, cross = (np.zeros(32, np.int32) for _ in range(3))
-    for x in groups(kind.group, kind.codes):
+    for x in groups(rng, kind.group, kind.codes):
         peak = x.max()
         inverse = (kind.codes[: kind.tried] / peak).astype(np.float32)
         steps = np.float32(0.5) * (inverse[:, None] * x - np.float32(1))

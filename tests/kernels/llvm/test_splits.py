@@ -7,7 +7,6 @@ import pytest
 
 from quantcli.kernels.llvm.splits import SIDE, best_splits, sums_of
 
-rng = np.random.default_rng(6)
 ONE, EIGHTH = np.float32(1), np.float32(0.125)
 
 
@@ -40,7 +39,7 @@ def kept(found: list[tuple[np.float32, np.float32]]) -> int:
 
 @pytest.mark.parametrize("group", [32, 16])
 @pytest.mark.parametrize("kind", ["gaussian", "few", "mirrored", "tiny", "one sign"])
-def test_the_split_is_ggmls(group: int, kind: str) -> None:
+def test_the_split_is_ggmls(rng: np.random.Generator, group: int, kind: str) -> None:
     values = rng.standard_normal((SIDE, group)).astype(np.float32)
     weights = rng.random((SIDE, group)).astype(np.float32)
     if kind == "few":

@@ -28,7 +28,6 @@ MATRICES = {"none": None, "im": GOLDEN["imatrix"][None], "imz": GOLDEN["imatrix_
 CASES = [(t, v) for t, v in itertools.product(TYPES, MATRICES) if f"q.{t}.{v}" in GOLDEN]
 DEVICES = (Device.CPU, Device.MLX)
 ONES = np.ones((1, 512), np.float32)
-rng = np.random.default_rng(11)
 
 
 def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
@@ -75,7 +74,7 @@ def test_values_are_ggmls(name: str, device: Device) -> None:
     assert same_bits(scheme.decode({"blocks": GOLDEN[f"rnd.{name}.q"]}, device), GOLDEN[f"rnd.{name}.dq"])
 
 
-def random_blocks(name: str) -> np.ndarray[Any, Any]:
+def random_blocks(rng: np.random.Generator, name: str) -> np.ndarray[Any, Any]:
     size = ggml_scheme(name).ggml_type.block_bytes
     blocks = rng.integers(0, 256, (64, size), np.uint8)
     blocks[:, 55 if name == "iq1_m" else 1] &= 0xBB  # finite scales
@@ -83,27 +82,27 @@ def random_blocks(name: str) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_values_are_gguf_pys(name: str) -> None:
+def test_values_are_gguf_pys(rng: np.random.Generator, name: str) -> None:
     gguf = pytest.importorskip("gguf")
-    blocks = random_blocks(name)
+    blocks = random_blocks(rng, name)
     theirs = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[name.upper()])
     for device in DEVICES:
         assert (ggml_scheme(name).decode({"blocks": blocks}, device) == theirs).all()
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_fields_are_all_of_a_block(name: str) -> None:
+def test_fields_are_all_of_a_block(rng: np.random.Generator, name: str) -> None:
     import mlx.core as mx
 
     scheme: Any = ggml_scheme(name)
-    blocks = random_blocks(name).reshape(64, -1)
+    blocks = random_blocks(rng, name).reshape(64, -1)
     assert (scheme.pack_fields(scheme.unpack(blocks, np), np) == blocks).all()
     assert (np.array(scheme.pack_fields(scheme.unpack(mx.array(blocks), mx), mx)) == blocks).all()
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", TYPES)
-def test_a_row_of_importance_for_each_row(name: str, device: Device) -> None:
+def test_a_row_of_importance_for_each_row(rng: np.random.Generator, name: str, device: Device) -> None:
     values = rng.standard_normal((3, 512)).astype(np.float32)
     importance = rng.random((3, 512)).astype(np.float32)
     together = ggml_scheme(name).encode(values, device, importance)[0]["blocks"]
@@ -115,7 +114,7 @@ def test_a_row_of_importance_for_each_row(name: str, device: Device) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", TYPES)
-def test_who_needs_importance(name: str, device: Device) -> None:
+def test_who_needs_importance(rng: np.random.Generator, name: str, device: Device) -> None:
     scheme, values = ggml_scheme(name), rng.standard_normal((1, 256)).astype(np.float32)
     assert scheme.needs_importance == (name in ("iq1_s", "iq2_xxs", "iq2_xs"))
     if scheme.needs_importance:
@@ -127,7 +126,7 @@ def test_who_needs_importance(name: str, device: Device) -> None:
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f64"])
 @pytest.mark.parametrize("name", TYPES)
-def test_dtypes_of_values(name: str, dtype: str) -> None:
+def test_dtypes_of_values(rng: np.random.Generator, name: str, dtype: str) -> None:
     values = (rng.standard_normal((5, 2560)) * 0.03).astype(numpy_dtype(dtype))
     scheme, wide, importance = ggml_scheme(name), values.astype(np.float32), np.ones((1, 2560), np.float32)
     parts, error = scheme.encode(values, importance=importance)
@@ -138,7 +137,7 @@ def test_dtypes_of_values(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_mlx_equals_cpu_on_odd_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlx_equals_cpu_on_odd_rows(rng: np.random.Generator, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ties, zeros of both signs, one outlier, groups that are equal or empty, tiny values; in pieces."""
     from quantcli.schemes.ggml import iq_search
 
@@ -170,7 +169,9 @@ def test_mlx_equals_cpu_on_odd_rows(name: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nonfinite_values_show_in_the_reference(bad: float, name: str, device: Device) -> None:
+def test_nonfinite_values_show_in_the_reference(
+    rng: np.random.Generator, bad: float, name: str, device: Device
+) -> None:
     values = rng.standard_normal((2, 512)).astype(np.float32)
     values[1, 40] = bad
     parts, error = ggml_scheme(name).encode(values, device, ONES)
@@ -190,13 +191,13 @@ def test_a_scale_above_f16_does_not_fit(large: float, name: str, device: Device)
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_no_grid(name: str) -> None:
+def test_no_grid(rng: np.random.Generator, name: str) -> None:
     scheme: Any = ggml_scheme(name)
     assert scheme.grid() is None
     reason = scheme.fits(Grid(2, 32, "f16", zero=2), (4, 256))
     assert isinstance(reason, str) and "codebook" in reason
     with pytest.raises(DoesNotFit, match="codebook"):
-        scheme.codes({"blocks": random_blocks(name)})
+        scheme.codes({"blocks": random_blocks(rng, name)})
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -220,7 +221,7 @@ def test_odd_rows(name: str, device: Device) -> None:
     assert (encoded == GOLDEN[f"odd.{name}"]).all()
 
 
-def test_ggml_puts_iq3_s_groups_after_zeros_in_the_wrong_place() -> None:
+def test_ggml_puts_iq3_s_groups_after_zeros_in_the_wrong_place(rng: np.random.Generator) -> None:
     """Its bytes are kept, and decode to something else."""
     values = rng.standard_normal((1, 256)).astype(np.float32)
     values[0, 32:64] = 0
@@ -229,7 +230,7 @@ def test_ggml_puts_iq3_s_groups_after_zeros_in_the_wrong_place() -> None:
 
 
 @pytest.mark.parametrize("name", BOOKS)
-def test_neighbours_are_those_of_the_nearest_distances(name: str) -> None:
+def test_neighbours_are_those_of_the_nearest_distances(rng: np.random.Generator, name: str) -> None:
     book = BOOKS[name]
     base, levels = len(book.values), book.levels.astype(int)
     found = neighbours(name, tuple(range(base)))

@@ -30,14 +30,13 @@ CASES = [
     if f"q.{name}.{variant}" in GOLDEN
 ]
 WEIGHTED = ("q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
-rng = np.random.default_rng(11)
 
 
 def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     return a.shape == b.shape and bool((a.view(np.uint32) == b.view(np.uint32)).all())
 
 
-def random_blocks(name: str) -> np.ndarray[Any, Any]:
+def random_blocks(rng: np.random.Generator, name: str) -> np.ndarray[Any, Any]:
     """Any bytes but for the scales, which are finite."""
     blocks = rng.integers(0, 256, (20, TYPES[name].ggml_type.block_bytes), np.uint8)
     for at in {"q2_k": (81, 83), "q3_k": (109,), "q4_k": (1, 3), "q5_k": (1, 3), "q8_k": (3,)}[name]:
@@ -70,9 +69,9 @@ def test_values_are_ggmls(name: str, device: Device) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", K_TYPES)
-def test_values_are_gguf_pys(name: str, device: Device) -> None:
+def test_values_are_gguf_pys(rng: np.random.Generator, name: str, device: Device) -> None:
     gguf = pytest.importorskip("gguf")
-    blocks = random_blocks(name)
+    blocks = random_blocks(rng, name)
     if name == "q8_k":  # gguf-py has no decoder
         numbers = blocks.reshape(20, 292)
         theirs = numbers[:, :4].copy().view(np.float32) * numbers[:, 4:260].view(np.int8).astype(np.float32)
@@ -83,20 +82,20 @@ def test_values_are_gguf_pys(name: str, device: Device) -> None:
 
 
 @pytest.mark.parametrize("name", K_TYPES)
-def test_codes_hold_the_values(name: str) -> None:
-    parts = {"blocks": random_blocks(name)}
+def test_codes_hold_the_values(rng: np.random.Generator, name: str) -> None:
+    parts = {"blocks": random_blocks(rng, name)}
     codes = TYPES[name].codes(parts)
     assert codes.grid == TYPES[name].grid()
     assert (codes.values() == TYPES[name].decode(parts)).all()
 
 
 @pytest.mark.parametrize("name", K_TYPES)
-def test_no_grid_fits(name: str) -> None:
+def test_no_grid_fits(rng: np.random.Generator, name: str) -> None:
     scheme = TYPES[name]
     for grid in (Grid(2, 16, "f16"), Grid(3, 16, "f32", zero=4), Grid(4, 32, "f16"), Grid(8, 256, "f32", zero=128)):
         assert isinstance(scheme.fits(grid, (4, 256)), str)
     with pytest.raises(DoesNotFit, match=name):
-        scheme.pack(scheme.codes({"blocks": random_blocks(name)}))
+        scheme.pack(scheme.codes({"blocks": random_blocks(rng, name)}))
 
 
 def test_steps_of_the_searches() -> None:
@@ -107,7 +106,7 @@ def test_steps_of_the_searches() -> None:
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
-def test_a_row_of_importance_for_each_row(name: str) -> None:
+def test_a_row_of_importance_for_each_row(rng: np.random.Generator, name: str) -> None:
     """(1, columns) is meant for every row; in (rows, columns) each has its own."""
     values = rng.standard_normal((19, 1280)).astype(np.float32)
     one, each = rng.random((1, 1280)).astype(np.float32), rng.random((19, 1280)).astype(np.float32)
@@ -124,7 +123,7 @@ def test_a_row_of_importance_for_each_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
-def test_importance_lowers_the_weighted_error(name: str) -> None:
+def test_importance_lowers_the_weighted_error(rng: np.random.Generator, name: str) -> None:
     values = rng.standard_normal((8, 1024)).astype(np.float32)
     weights = (rng.random((1, 1024)) ** 4 + 0.01).astype(np.float32)
     errors = []
@@ -135,7 +134,7 @@ def test_importance_lowers_the_weighted_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*WEIGHTED, "q8_k"])
-def test_mlx_equals_cpu_on_odd_rows(name: str) -> None:
+def test_mlx_equals_cpu_on_odd_rows(rng: np.random.Generator, name: str) -> None:
     """Ties, zeros of both signs, one outlier, groups that are equal or empty, and tiny values; a broken last batch."""
     values = rng.integers(-4, 5, (37, 256)).astype(np.float32) * np.float32(0.5)
     values[::2] = np.abs(values[::2])
@@ -155,7 +154,7 @@ def test_mlx_equals_cpu_on_odd_rows(name: str) -> None:
 
 @pytest.mark.parametrize("name", K_TYPES)
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f64"])
-def test_dtypes_of_values(name: str, dtype: str) -> None:
+def test_dtypes_of_values(rng: np.random.Generator, name: str, dtype: str) -> None:
     values = (rng.standard_normal((7, 1280)) * 0.03).astype(numpy_dtype(dtype))
     wide = values.astype(np.float32)
     parts, error = TYPES[name].encode(values)
@@ -168,7 +167,9 @@ def test_dtypes_of_values(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", [*WEIGHTED, "q8_k"])
-def test_nonfinite_values_show_in_the_reference(name: str, bad: float, device: Device) -> None:
+def test_nonfinite_values_show_in_the_reference(
+    rng: np.random.Generator, name: str, bad: float, device: Device
+) -> None:
     values = rng.standard_normal((2, 512)).astype(np.float32)
     values[1, 40] = bad
     for importance in (None, np.ones((1, 512), np.float32)):

@@ -22,14 +22,13 @@ GOLDEN = np.load(Path(__file__).parent.parent.parent / "data" / "ggml" / "blocks
 NAMES = tuple(SCHEMES)
 DEVICES = (Device.CPU, Device.MLX)
 SYMMETRIC = ("q4_0", "q5_0", "q8_0")
-rng = np.random.default_rng(7)
 
 
 def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     return a.shape == b.shape and bool((a.view(np.uint32) == b.view(np.uint32)).all())
 
 
-def random_blocks(name: str, rows: int = 40, blocks: int = 4) -> np.ndarray[Any, Any]:
+def random_blocks(rng: np.random.Generator, name: str, rows: int = 40, blocks: int = 4) -> np.ndarray[Any, Any]:
     """Random bytes whose scales and minima are finite."""
     size = SCHEMES[name].ggml_type.block_bytes
     data = rng.integers(0, 256, (rows, blocks, size), np.uint8)
@@ -87,16 +86,16 @@ def test_values_are_ggmls(name: str, device: Device) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values_are_gguf_pys(name: str) -> None:
+def test_values_are_gguf_pys(rng: np.random.Generator, name: str) -> None:
     gguf = pytest.importorskip("gguf")
-    blocks = random_blocks(name)
+    blocks = random_blocks(rng, name)
     theirs = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[name.upper()])
     assert (SCHEMES[name].decode({"blocks": blocks}) == theirs).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f64"])
-def test_dtypes_of_values(name: str, dtype: str) -> None:
+def test_dtypes_of_values(rng: np.random.Generator, name: str, dtype: str) -> None:
     """Every dtype is meant as float32; a count of blocks that fills no whole chunk of the kernel."""
     values = (rng.standard_normal((3, 1056)) * 0.03).astype(numpy_dtype(dtype))
     wide = values.astype(np.float32)
@@ -111,7 +110,7 @@ def test_dtypes_of_values(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mlx_equals_cpu_on_ties_zeros_and_signs(name: str) -> None:
+def test_mlx_equals_cpu_on_ties_zeros_and_signs(rng: np.random.Generator, name: str) -> None:
     """Peaks of both signs, zeros of both signs as minimum, values halfway between codes."""
     values = rng.integers(-4, 5, (64, 256)).astype(np.float32) * np.float32(0.5)
     values[::2] = np.abs(values[::2])
@@ -126,8 +125,8 @@ def test_mlx_equals_cpu_on_ties_zeros_and_signs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_codes_hold_the_values_and_go_back(name: str) -> None:
-    scheme, parts = SCHEMES[name], {"blocks": random_blocks(name)}
+def test_codes_hold_the_values_and_go_back(rng: np.random.Generator, name: str) -> None:
+    scheme, parts = SCHEMES[name], {"blocks": random_blocks(rng, name)}
     codes = scheme.codes(parts)
     assert codes.grid == scheme.grid()
     assert (codes.values() == scheme.decode(parts)).all()
@@ -155,7 +154,7 @@ def test_a_scale_above_f16_does_not_fit(name: str, device: Device) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tiny_values_are_measured(name: str) -> None:
+def test_tiny_values_are_measured(rng: np.random.Generator, name: str) -> None:
     """Scales that f16 holds as zero, quotients that are infinite: everything is lost, and said so."""
     values = (rng.standard_normal((2, 64)) * 1e-40).astype(np.float32)
     parts, error = SCHEMES[name].encode(values)
@@ -199,7 +198,7 @@ def test_layout_and_unfit() -> None:
         ("q4_1", Grid(4, 32, "f16", table=(0.0,) * 16), "its codes stand for a table of values, q4_1's for even steps"),
     ],
 )
-def test_fits(name: str, grid: Grid, grade: Grade | str) -> None:
+def test_fits(rng: np.random.Generator, name: str, grid: Grid, grade: Grade | str) -> None:
     assert SCHEMES[name].fits(grid, (4, 384)) == grade
     columns = 384
     codes = rng.integers(0, 2**grid.bits, (4, columns)).astype(np.uint8)

@@ -17,7 +17,6 @@ from quantcli.schemes.ggml.q6_k import Q6K
 GOLDEN = np.load(Path(__file__).parent.parent.parent / "data" / "ggml" / "blocks.npz")
 DEVICES = (Device.CPU, Device.MLX)
 SCHEME = Q6K()
-rng = np.random.default_rng(8)
 
 
 def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
@@ -50,36 +49,36 @@ def test_every_step_of_the_search_is_tried() -> None:
     assert np.round(steps * 10).tolist() == [320, *range(311, 320), *range(321, 330)]
 
 
-def random_blocks() -> np.ndarray[Any, Any]:
+def random_blocks(rng: np.random.Generator) -> np.ndarray[Any, Any]:
     blocks = rng.integers(0, 256, (20, 210), np.uint8)
     blocks[:, 209] &= 0xBB  # finite scales
     return blocks.reshape(10, 420)
 
 
-def test_values_are_gguf_pys() -> None:
+def test_values_are_gguf_pys(rng: np.random.Generator) -> None:
     gguf = pytest.importorskip("gguf")
-    blocks = random_blocks()
+    blocks = random_blocks(rng)
     theirs = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q6_K)
     assert (SCHEME.decode({"blocks": blocks}) == theirs).all()
 
 
-def test_codes_hold_the_values() -> None:
-    parts = {"blocks": random_blocks()}
+def test_codes_hold_the_values(rng: np.random.Generator) -> None:
+    parts = {"blocks": random_blocks(rng)}
     codes = SCHEME.codes(parts)
     assert codes.grid == SCHEME.grid() == Grid(6, 16, "f32", zero=32, scale_bits=18)
     assert codes.codes.max() <= 63
     assert (codes.values() == SCHEME.decode(parts)).all()
 
 
-def test_no_grid_fits() -> None:
+def test_no_grid_fits(rng: np.random.Generator) -> None:
     for grid in (Grid(6, 16, "f16", zero=32), Grid(4, 32, "f16", zero=8), Grid(6, 32, "f16")):
         assert isinstance(SCHEME.fits(grid, (4, 256)), str)
     with pytest.raises(DoesNotFit, match="8-bit multiples of one f16"):
-        SCHEME.pack(SCHEME.codes({"blocks": random_blocks()}))
+        SCHEME.pack(SCHEME.codes({"blocks": random_blocks(rng)}))
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f64"])
-def test_dtypes_of_values(dtype: str) -> None:
+def test_dtypes_of_values(rng: np.random.Generator, dtype: str) -> None:
     values = (rng.standard_normal((3, 1280)) * 0.03).astype(numpy_dtype(dtype))
     wide = values.astype(np.float32)
     parts, error = SCHEME.encode(values)
@@ -91,7 +90,7 @@ def test_dtypes_of_values(dtype: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nonfinite_values_show_in_the_reference(bad: float, device: Device) -> None:
+def test_nonfinite_values_show_in_the_reference(rng: np.random.Generator, bad: float, device: Device) -> None:
     values = rng.standard_normal((2, 512)).astype(np.float32)
     values[1, 40] = bad
     parts, error = SCHEME.encode(values, device)

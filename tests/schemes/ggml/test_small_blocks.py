@@ -30,14 +30,13 @@ DEVICES = (Device.CPU, Device.MLX)
 #: Bytes of a block that are an f16 scale.
 HALVES = {"tq1_0": 52, "tq2_0": 64, "q1_0": 0, "q2_0": 0, "iq4_nl": 0, "iq4_xs": 0}
 FLOATS = tuple(floats.SCHEMES)
-rng = np.random.default_rng(9)
 
 
 def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     return a.shape == b.shape and bool((a.view(np.uint32) == b.view(np.uint32)).all())
 
 
-def random_blocks(name: str, rows: int = 20, blocks: int = 4) -> np.ndarray[Any, Any]:
+def random_blocks(rng: np.random.Generator, name: str, rows: int = 20, blocks: int = 4) -> np.ndarray[Any, Any]:
     """Random bytes whose f16 scales are finite and whose E8M0 scales are numbers."""
     data = rng.integers(0, 256, (rows, blocks, SCHEMES[name].ggml_type.block_bytes), np.uint8)
     if name in HALVES:
@@ -64,23 +63,23 @@ def test_bytes_are_ggmls(name: str, variant: str, device: Device) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", NAMES)
-def test_values_are_ggmls(name: str, device: Device) -> None:
+def test_values_are_ggmls(rng: np.random.Generator, name: str, device: Device) -> None:
     assert same_bits(SCHEMES[name].decode({"blocks": GOLDEN[f"rnd.{name}.q"]}, device), GOLDEN[f"rnd.{name}.dq"])
-    blocks = {"blocks": random_blocks(name)}
+    blocks = {"blocks": random_blocks(rng, name)}
     assert same_bits(SCHEMES[name].decode(blocks, device), SCHEMES[name].decode(blocks))
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"q1_0", "q2_0"}))
-def test_values_are_gguf_pys(name: str) -> None:
+def test_values_are_gguf_pys(rng: np.random.Generator, name: str) -> None:
     gguf = pytest.importorskip("gguf")
-    blocks = random_blocks(name)
+    blocks = random_blocks(rng, name)
     theirs = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[name.upper()])
     assert (SCHEMES[name].decode({"blocks": blocks}) == theirs).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_codes_hold_the_values(name: str) -> None:
-    parts = {"blocks": random_blocks(name)}
+def test_codes_hold_the_values(rng: np.random.Generator, name: str) -> None:
+    parts = {"blocks": random_blocks(rng, name)}
     codes = SCHEMES[name].codes(parts)
     assert codes.grid == SCHEMES[name].grid()
     assert (codes.values() == SCHEMES[name].decode(parts)).all()
@@ -88,7 +87,7 @@ def test_codes_hold_the_values(name: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", iq4.SCHEMES)
-def test_importance_of_each_row(name: str, device: Device) -> None:
+def test_importance_of_each_row(rng: np.random.Generator, name: str, device: Device) -> None:
     """A row of weights for each row of values, rows that are no whole number of chunks."""
     values = rng.standard_normal((5, 768)).astype(np.float32)
     matrix = np.exp(rng.standard_normal((5, 768))).astype(np.float32)
@@ -110,7 +109,7 @@ def test_candidates_see_two_neighbours_at_most() -> None:
 
 
 @pytest.mark.parametrize("name", ["iq4_nl", "q2_0", "tq1_0", "tq2_0", *FLOATS])
-def test_packing_codes_gives_the_blocks_back(name: str) -> None:
+def test_packing_codes_gives_the_blocks_back(rng: np.random.Generator, name: str) -> None:
     """What it encoded itself: random bytes of tq1_0, nvfp4 can have another spelling."""
     scheme = SCHEMES[name]
     parts = scheme.encode(rng.standard_normal((8, 512)).astype(np.float32))[0]
@@ -119,7 +118,7 @@ def test_packing_codes_gives_the_blocks_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_repacks_between_mlx_and_ggml(name: str) -> None:
+def test_repacks_between_mlx_and_ggml(rng: np.random.Generator, name: str) -> None:
     """Every scale byte that both know and every code, both ways."""
     ours, theirs = SCHEMES[name], MxFloat(name)
     count, group = (255, 32) if name == "mxfp4" else (127, 16)
@@ -165,7 +164,7 @@ def test_peaks_just_below_powers_of_two() -> None:
         assert stored.tolist() == [129, 129, 128, 125, 124, 0]
 
 
-def test_foreign_grids_have_their_reason() -> None:
+def test_foreign_grids_have_their_reason(rng: np.random.Generator) -> None:
     shape = (4, 512)
     affine = Affine(4, 32, "f16").grid()
     assert SCHEMES["iq4_nl"].fits(affine, shape) == "its codes are not those of iq4_nl"
@@ -182,7 +181,7 @@ def test_foreign_grids_have_their_reason() -> None:
     assert SCHEMES["q2_0"].fits(Grid(2, 256, "bf16", zero=1), shape) == Grade.CODES_EXACT
     assert SCHEMES["q2_0"].fits(Grid(3, 64, "f16", zero=1), shape) == "its codes have 3 bits, q2_0's 2"
     with pytest.raises(DoesNotFit):
-        SCHEMES["iq4_xs"].pack(SCHEMES["iq4_xs"].codes({"blocks": random_blocks("iq4_xs")}))
+        SCHEMES["iq4_xs"].pack(SCHEMES["iq4_xs"].codes({"blocks": random_blocks(rng, "iq4_xs")}))
 
 
 def test_what_pack_finds_out() -> None:
@@ -197,7 +196,7 @@ def test_what_pack_finds_out() -> None:
         SCHEMES["q2_0"].pack(Codes(grid, codes, one * 70000, -one))
 
 
-def test_the_same_ternary_weights_in_all_their_types() -> None:
+def test_the_same_ternary_weights_in_all_their_types(rng: np.random.Generator) -> None:
     values = (rng.integers(-1, 2, (4, 512)) * 0.25).astype(np.float32)
     values[:, ::64] = 0.25
     for name in ("tq1_0", "tq2_0", "q2_0"):
@@ -210,7 +209,7 @@ def test_the_same_ternary_weights_in_all_their_types() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f64"])
-def test_dtypes_of_values(name: str, dtype: str) -> None:
+def test_dtypes_of_values(rng: np.random.Generator, name: str, dtype: str) -> None:
     values = (rng.standard_normal((3, 1280)) * 0.03).astype(numpy_dtype(dtype))
     wide = values.astype(np.float32)
     parts, error = SCHEMES[name].encode(values)
@@ -225,7 +224,9 @@ def test_dtypes_of_values(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nonfinite_values_show_in_the_reference(name: str, bad: float, device: Device) -> None:
+def test_nonfinite_values_show_in_the_reference(
+    rng: np.random.Generator, name: str, bad: float, device: Device
+) -> None:
     values = rng.standard_normal((2, 512)).astype(np.float32)
     values[1, 40] = bad
     parts, error = SCHEMES[name].encode(values, device)

@@ -14,7 +14,6 @@ from quantcli.schemes.hf.quark_int import QuarkInt
 from quantcli.schemes.hf.scaled import Scales
 from quantcli.schemes.hf.small_floats import SmallFloat
 
-RANDOM = np.random.default_rng(3)
 ROWS, COLUMNS, GROUP = 64, 96, 32
 
 
@@ -43,13 +42,13 @@ def padded(codes: np.ndarray, bits: int) -> np.ndarray:
     return (wide << (np.arange(per, dtype=np.uint32) * bits)).sum(axis=2, dtype=np.uint32)
 
 
-def random(bits: int, *shape: int) -> np.ndarray:
-    return RANDOM.integers(0, 1 << bits, shape).astype(np.uint8)
+def random(rng: np.random.Generator, bits: int, *shape: int) -> np.ndarray:
+    return rng.integers(0, 1 << bits, shape).astype(np.uint8)
 
 
-def scales_of(*shape: int) -> np.ndarray:
+def scales_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Powers of two, so that no product is rounded."""
-    return (2.0 ** RANDOM.integers(-6, 0, shape)).astype(np.float32)
+    return (2.0 ** rng.integers(-6, 0, shape)).astype(np.float32)
 
 
 def check(scheme: Scheme, parts: Parts, values: np.ndarray) -> None:
@@ -65,12 +64,12 @@ def check(scheme: Scheme, parts: Parts, values: np.ndarray) -> None:
 
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("kind", ["gptq", "gptq_v2", "gptq_p"])
-def test_gptq(bits: int, kind: str) -> None:
+def test_gptq(rng: np.random.Generator, bits: int, kind: str) -> None:
     if bits not in (2, 3, 4, 8) and kind != "gptq_p":
         pytest.skip("only gptq_p has these bits")
-    codes, zeros = random(bits, ROWS, COLUMNS), random(bits, ROWS, 3)
+    codes, zeros = random(rng, bits, ROWS, COLUMNS), random(rng, bits, ROWS, 3)
     zeros = np.maximum(zeros, 1)
-    scales = scales_of(ROWS, 3)
+    scales = scales_of(rng, ROWS, 3)
     pack = planar if kind == "gptq_p" and len(PLANES[bits]) > 1 else stream
     stored = zeros - 1 if kind == "gptq" else zeros
     parts = {
@@ -103,11 +102,11 @@ def test_symmetric_settings_with_another_zero_point_do_not_fit() -> None:
         scheme.codes(parts)
 
 
-def test_a_cut_off_group_is_smaller_whole_ones() -> None:
+def test_a_cut_off_group_is_smaller_whole_ones(rng: np.random.Generator) -> None:
     scheme = Gptq(
         columns=96, scales=Scales("f16", 1, 64, turned=True), bits=8, symmetric=False, layout_format="gptq_v2"
     )
-    codes, zeros, scales = random(8, 8, 96), random(8, 8, 2), scales_of(8, 2)
+    codes, zeros, scales = random(rng, 8, 8, 96), random(rng, 8, 8, 2), scales_of(rng, 8, 2)
     parts = {
         "qweight": stream(codes, 8).T.copy().view(np.int32), "qzeros": stream(zeros.T.copy(), 8).view(np.int32),
         "scales": scales.T.astype(np.float16),
@@ -121,9 +120,15 @@ def test_a_cut_off_group_is_smaller_whole_ones() -> None:
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("is_padded", [False, True])
 @pytest.mark.parametrize("shape", [(64, 96), (20, 40), (33, 20)])
-def test_compressed_tensors_packed(bits: int, is_padded: bool, shape: tuple[int, int]) -> None:
+def test_compressed_tensors_packed(
+    rng: np.random.Generator, bits: int, is_padded: bool, shape: tuple[int, int]
+) -> None:
     rows, columns = shape
-    codes, zeros, scales = random(bits, rows, columns), random(bits, rows, columns // 4), scales_of(rows, columns // 4)
+    codes, zeros, scales = (
+        random(rng, bits, rows, columns),
+        random(rng, bits, rows, columns // 4),
+        scales_of(rng, rows, columns // 4),
+    )
     pack = padded if is_padded else stream
     parts = {
         "weight": pack(codes, bits).view(np.int32), "zeros": pack(zeros.T.copy(), bits).T.copy().view(np.int32),
@@ -135,26 +140,26 @@ def test_compressed_tensors_packed(bits: int, is_padded: bool, shape: tuple[int,
 
 @pytest.mark.parametrize("stored", TABLES)
 @pytest.mark.parametrize("shared", [(None, None), (1, None), (1, 16), (16, 24)])
-def test_floats_of_a_byte(stored: str, shared: tuple[int | None, int | None]) -> None:
+def test_floats_of_a_byte(rng: np.random.Generator, stored: str, shared: tuple[int | None, int | None]) -> None:
     import ml_dtypes
 
     dtype = {"f8_e4m3": ml_dtypes.float8_e4m3fn, "f8_e5m2": ml_dtypes.float8_e5m2}[stored]
-    codes = RANDOM.integers(0, 0x70, (40, 60)).astype(np.uint8).view(dtype)
+    codes = rng.integers(0, 0x70, (40, 60)).astype(np.uint8).view(dtype)
     rows, columns = shared[0] or 40, shared[1] or 60
-    scales = scales_of(-(-40 // rows), -(-60 // columns))
+    scales = scales_of(rng, -(-40 // rows), -(-60 // columns))
     spread = scales.repeat(rows, 0)[:40].repeat(columns, 1)[:, :60]
     scheme = Bytewise(family="fp8", columns=60, scales=Scales("f32", *shared), stored=stored)
     check(scheme, {"weight": codes, "scales": scales}, codes.astype(np.float32) * spread)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
-def test_integers_of_few_bits_in_bytes(bits: int) -> None:
+def test_integers_of_few_bits_in_bytes(rng: np.random.Generator, bits: int) -> None:
     low = -(1 << bits - 1)
     codes, zeros = (
-        RANDOM.integers(low, -low, (8, 32)).astype(np.int8),
-        RANDOM.integers(low, -low, (8, 2)).astype(np.int8),
+        rng.integers(low, -low, (8, 32)).astype(np.int8),
+        rng.integers(low, -low, (8, 2)).astype(np.int8),
     )
-    scales = scales_of(8, 2)
+    scales = scales_of(rng, 8, 2)
     scheme = Bytewise(
         family="ct", columns=32, scales=Scales("f32", 1, 16), stored="i8", bits=bits, symmetric=False, zeros_dtype="i8"
     )
@@ -167,16 +172,16 @@ def test_integers_of_few_bits_in_bytes(bits: int) -> None:
 
 @pytest.mark.parametrize("columns", [64, 96, 40, 7])
 @pytest.mark.parametrize("nested", [False, True])
-def test_runs_of_bitsandbytes_go_on_over_the_ends_of_rows(columns: int, nested: bool) -> None:
+def test_runs_of_bitsandbytes_go_on_over_the_ends_of_rows(rng: np.random.Generator, columns: int, nested: bool) -> None:
     rows, block = 16, 32
-    codes = random(4, rows, columns)
+    codes = random(rng, 4, rows, columns)
     flat, runs = codes.reshape(-1), -(-rows * columns // block)
     even = np.pad(flat, (0, flat.size % 2))
     parts: Parts = {"weight": (even[::2] << 4 | even[1::2]).reshape(-1, 1)}
-    absmax = scales_of(runs)
+    absmax = scales_of(rng, runs)
     if nested:
-        table, shared = np.linspace(-1, 1, 256, dtype=np.float32), scales_of(-(-runs // 4))
-        indices = random(8, runs)
+        table, shared = np.linspace(-1, 1, 256, dtype=np.float32), scales_of(rng, -(-runs // 4))
+        indices = random(rng, 8, runs)
         parts |= {"absmax": indices, "nested_absmax": shared, "nested_quant_map": table}
         absmax = table[indices] * shared.repeat(4)[:runs] + np.float32(0.5)
     else:
@@ -188,9 +193,13 @@ def test_runs_of_bitsandbytes_go_on_over_the_ends_of_rows(columns: int, nested: 
 
 
 @pytest.mark.parametrize("kind", PACKINGS)
-def test_hqq(kind: str) -> None:
+def test_hqq(rng: np.random.Generator, kind: str) -> None:
     bits, dtype, together = PACKINGS[kind]
-    codes, scales, zeros = random(bits, 20, 64), scales_of(20, 2), RANDOM.integers(0, 9, (20, 2)).astype(np.float32)
+    codes, scales, zeros = (
+        random(rng, bits, 20, 64),
+        scales_of(rng, 20, 2),
+        rng.integers(0, 9, (20, 2)).astype(np.float32),
+    )
     groups = codes.reshape(-1, 32).astype(np.int64)
     groups = np.pad(groups, ((0, -len(groups) % together), (0, 0))).reshape(together, -1, 32)
     words = sum(groups[i] << bits * (together - 1 - i) for i in range(together))
@@ -224,16 +233,16 @@ def quark_packed(codes: np.ndarray, dtype: str, reorder: bool) -> np.ndarray:
 @pytest.mark.parametrize("reorder", [True, False])
 @pytest.mark.parametrize("dtype", ["int2", "uint2", "int3", "int4", "uint4", "int8", "uint8"])
 @pytest.mark.parametrize("qscheme", ["tensor", "channel", "group"])
-def test_quark(dtype: str, qscheme: str, reorder: bool) -> None:
+def test_quark(rng: np.random.Generator, dtype: str, qscheme: str, reorder: bool) -> None:
     bits, signed = int(dtype[-1]), not dtype.startswith("u")
-    raw, offset = random(bits, ROWS, COLUMNS), 1 << bits - 1
+    raw, offset = random(rng, bits, ROWS, COLUMNS), 1 << bits - 1
     integers = np.where(raw >= offset, raw.astype(int) - 2 * offset, raw) if signed else raw.astype(int)
     turned = qscheme == "group" and dtype != "int3"
     shared = {"tensor": Scales("f32", None, rank=0), "channel": Scales("f32", rank=1),
               "group": Scales("f32", 1, GROUP, turned=True)}[qscheme]  # fmt: skip
     counts = {"tensor": (1, 1), "channel": (ROWS, 1), "group": (ROWS, COLUMNS // GROUP)}[qscheme]
-    scales = scales_of(*counts)
-    packed_zeros = random(bits, *counts)
+    scales = scales_of(rng, *counts)
+    packed_zeros = random(rng, bits, *counts)
     zeros = (
         np.where(packed_zeros >= offset, packed_zeros.astype(int) - 2 * offset, packed_zeros)
         if signed
@@ -256,10 +265,10 @@ def test_quark(dtype: str, qscheme: str, reorder: bool) -> None:
     check(scheme, parts, ((integers - offsets) * scales.repeat(width, 1)).astype(np.float32))
 
 
-def test_a_global_scale_divides_or_multiplies() -> None:
+def test_a_global_scale_divides_or_multiplies(rng: np.random.Generator) -> None:
     import ml_dtypes
 
-    codes = random(8, 8, 16)
+    codes = random(rng, 8, 8, 16)
     scales = np.array([1.5, 0.5], np.float32).astype(ml_dtypes.float8_e4m3fn)[None].repeat(8, 0)
     parts = {"weight": codes, "scales": scales, "global": np.array([4.0], np.float32)}
     made = [
