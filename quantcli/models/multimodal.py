@@ -65,6 +65,7 @@ class Multimodal:
     lifted: tuple[tuple[str, str], ...] = ()
     spelling: Spelling | None = None
     assumes: Mapping[str, Any] = field(default_factory=dict)
+    mlx_around: tuple[str, ...] = ()
 
     def tower_in_mlx(self, name: str) -> str:
         """The name in an MLX folder of a tensor of a tower, which mlx-lm drops at the top only.
