@@ -252,7 +252,7 @@ class Model:
         unused = {
             name: weight
             for name, weight in found.weights.items()
-            if name in names and (self.is_predicting(name) or self._is_computed(name))
+            if name in names and (self.is_predicting(name) or self._is_computed(name) or self._is_unread(name, target))
         }
         return replace(found, weights={**kept, **self._tied_head(kept, target)}, left=left, unused=unused)
 
