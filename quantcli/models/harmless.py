@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from quantcli.models.layer_spellings import repeats
+
 Config = Mapping[str, Any]
 
 
@@ -124,6 +126,7 @@ _KEYS = {
         "layer_types counts in its place, or no layer attends to a window",
         lambda config: config.get("layer_types") is not None or _has_no_window(config),
     ): "sliding_window_pattern",
+    Harmless("is another name of layer_types, and lists the same kinds of layers", repeats): "layers_block_type",
     Harmless("is computed from sliding_window_pattern"): "_sliding_window_pattern",
     Harmless(
         "says in short what indexer_types lists"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from quantcli.models.layer_spellings import respelled
 from quantcli.models.limits import MISCOMPUTED, Limit
 from quantcli.models.stored import Stored
 
@@ -33,7 +34,8 @@ def stated_period(config: Mapping[str, Any]) -> dict[str, Any]:
     >>> stated_period({"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]})
     {'sliding_window_pattern': 2}
     """
-    kinds, period = config.get("layer_types"), config.get(PERIOD, config.get(f"_{PERIOD}"))
+    kinds = respelled(config).get("layer_types", config.get("layer_types"))
+    period = config.get(PERIOD, config.get(f"_{PERIOD}"))
     if isinstance(kinds, list):
         period = _period_of(kinds)
     return {PERIOD: period} if type(period) is int and period != config.get(PERIOD) else {}
