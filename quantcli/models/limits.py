@@ -53,11 +53,11 @@ def square(*dialects: str, kind: str | None = None) -> tuple[Limit, ...]:
 def windowless(*dialects: str) -> tuple[Limit, ...]:
     """No layer attends to a window, which the runtimes know none of."""
 
-    def holds(h: Hyperparameters) -> bool:
+    def attend_to_all(h: Hyperparameters) -> bool:
         return not h.sliding_window or h.sliding_window >= h.context_length
 
     needs = "sliding_window to be null, or at least max_position_embeddings, in this architecture"
-    return tuple(Limit(dialect, holds, needs, fault=MISCOMPUTED) for dialect in dialects)
+    return tuple(Limit(dialect, attend_to_all, needs, fault=MISCOMPUTED) for dialect in dialects)
 
 
 def unset(dialect: str, *keys: str) -> tuple[Limit, ...]:
