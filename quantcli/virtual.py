@@ -426,6 +426,17 @@ def transposed(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Wei
     return made(weight, rows, (*leading, width, height), weight.scheme.values_dtype, height, width, None)
 
 
+def channels_first(weight: Weight) -> Weight:
+    """Return a convolution's kernels (out, ..., in) as (out, in, ...), dense, in the dtype that holds its values."""
+    count, *sizes, channels = weight.shape
+    shape, points = (count, channels, *sizes), math.prod(sizes)
+
+    def moved(block: NDArray[np.generic]) -> NDArray[np.generic]:
+        return np.ascontiguousarray(block.reshape(points, channels).T).reshape(-1, sizes[-1])
+
+    return made(weight, None, shape, weight.scheme.values_dtype, points, channels * points // sizes[-1], moved)
+
+
 def made(
     weight: Weight, rows: Rows | None, shape: tuple[int, ...], dtype: str, per_block: int, block: int,
     compute: Compute | None,

@@ -90,7 +90,8 @@ def mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """What an MLX folder's config.json needs beside its source's keys for mlx-lm to read the same settings."""
     recognized = _recognized(config)
     if recognized.multimodal is not None and recognized.architecture is not None:
-        return spelled(config, None) | nested_spelled(config, recognized.settings, recognized.architecture)
+        around = recognized.multimodal.mlx_around
+        return spelled(config, None) | nested_spelled(config, recognized.settings, recognized.architecture, around)
     return stated(config, recognized.architecture) | spelled(config, recognized.architecture)
 
 

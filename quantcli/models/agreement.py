@@ -106,6 +106,18 @@ class Agreement:
         """Tensors that a flag, or the model's class, says are not there; and that flag, which may be none."""
         return {name: self._spelled(need.said) for name, need in self._contrary.items()}
 
+    def unmet(self) -> dict[str, Found]:
+        """Return keys that say that the model has tensors of which there is none, each with the first of these."""
+        h = self.hyperparameters
+        made: dict[str, Found] = {}
+        for row, suffix in ((one, end) for one in self.architecture.tensors for end in one.suffixes):
+            need = row.need(suffix)
+            if need is None or need.said in self._shown or not (need.claim and h.settings.flag(need.claim, False)):
+                continue
+            layer = next((layer for layer in range(h.layers) if need.holds(h, layer)), None)
+            made |= {} if layer is None else {need.claim: Found(row, suffix, layer)}
+        return made
+
     @cached_property
     def _contrary(self) -> dict[str, Need]:
         """Tensors that are there although the settings say that there are none, and what these hang on."""

@@ -181,14 +181,16 @@ class Architecture:
     have one value for the family's classes, which config.json has no key for: a file with another is another model.
     vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
     the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
+    gguf_yarn: the settings of YaRN that llama.cpp reads (see `built_in`).
     stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
     else the runtimes ask of a model. multimodal: models with towers whose text model is of this family; in_towers: the
     table of such a text model, where its releases store it otherwise than those of the family's own class.
     Of mlx-lm's class: mlx_keys: settings that it wants stated, though transformers' assumes or computes them;
     mlx_names: its names of settings that transformers 5 calls otherwise; mlx_nulls: settings that it wants to be there,
     if only as null; mlx_config: further ones, made of a config.json; mlx_scaling: the kinds of rope scaling that it
-    computes; mlx_unread: keys of metadata, and when a config.json made of them says what it does not read; mlx_ties:
-    the model types whose output matrix it ties by default, and transformers' class does not.
+    computes; mlx_reads_activation: whether the activation's name counts; mlx_unread: keys of metadata, and when a
+    config.json made of them says what it does not read; mlx_ties: the model types whose output matrix it ties by
+    default, and transformers' class does not.
     """
 
     name: str
@@ -218,11 +220,13 @@ class Architecture:
     sixteen_bits: SixteenBits = BOTH
     stores_head: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    gguf_yarn: tuple[str, ...] = ()
     mlx_keys: tuple[str, ...] = ()
     mlx_names: Mapping[str, str] = field(default_factory=dict)
     mlx_nulls: tuple[str, ...] = ()
     mlx_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     mlx_scaling: tuple[str, ...] = ()
+    mlx_reads_activation: bool = False
     mlx_unread: Mapping[str, Callable[[Mapping[str, Any]], bool]] = field(default_factory=dict)
     mlx_ties: tuple[str, ...] = ()
     multimodal: tuple[Multimodal, ...] = ()

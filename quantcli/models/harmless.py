@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from quantcli.models.layer_spellings import repeats
+
 Config = Mapping[str, Any]
 
 
@@ -124,6 +126,7 @@ _KEYS = {
         "layer_types replaces it, or no layer has a sliding window",
         lambda config: config.get("layer_types") is not None or _has_no_window(config),
     ): "sliding_window_pattern",
+    Harmless("another name of layer_types, with the same kinds of layers", repeats): "layers_block_type",
     Harmless("computed from sliding_window_pattern"): "_sliding_window_pattern",
     Harmless(
         "a short form of indexer_types"

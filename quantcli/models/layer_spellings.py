@@ -6,6 +6,9 @@
     deepseek_sparse_attention  indexed_attention
     qwen_sparse_attention      indexed_attention
 
+Configs of some classes have the list under another key, `layers_block_type`, which counts where there is no
+`layer_types`.
+
 The tables know the second one. llama.cpp's converter knows one of the two for each model and writes a file that does
 not load for the other. Source: transformers 5.23 (configuration_utils.py, remap_legacy_layer_types).
 """
@@ -17,6 +20,8 @@ from typing import Any
 
 #: Keys of config.json that list kinds of layers.
 LISTS = ("layer_types", "mtp_layer_types")
+#: Another key of the first of them.
+OTHER_KEY = "layers_block_type"
 #: Kind of layer as published -> as the tables have it.
 RENAMED = {
     "mamba": "linear_attention",
@@ -31,11 +36,23 @@ def respelled(config: Mapping[str, Any]) -> dict[str, list[Any]]:
 
     >>> respelled({"layer_types": ["mamba", "attention"], "mtp_layer_types": ["full_attention"]})
     {'layer_types': ['linear_attention', 'full_attention']}
+    >>> respelled({"layers_block_type": ["mamba"]})
+    {'layer_types': ['linear_attention']}
     """
     lists = {key: value for key in LISTS if isinstance(value := config.get(key), list)}
-    made = {key: [_renamed(kind) for kind in value] for key, value in lists.items()}
-    return {key: value for key, value in made.items() if value != lists[key]}
+    made = {key: _renamed(value) for key, value in lists.items()}
+    changed = {key: value for key, value in made.items() if value != lists[key]}
+    other = config.get(OTHER_KEY)
+    if isinstance(other, list) and config.get(LISTS[0]) is None:
+        changed[LISTS[0]] = _renamed(other)
+    return changed
 
 
-def _renamed(kind: Any) -> Any:
-    return RENAMED.get(kind, kind) if isinstance(kind, str) else kind
+def repeats(config: Mapping[str, Any]) -> bool:
+    """Return whether the other key lists the same kinds of layers as `layer_types`."""
+    other, kinds = config.get(OTHER_KEY), config.get(LISTS[0])
+    return isinstance(other, list) and isinstance(kinds, list) and _renamed(other) == _renamed(kinds)
+
+
+def _renamed(kinds: list[Any]) -> list[Any]:
+    return [RENAMED.get(kind, kind) if isinstance(kind, str) else kind for kind in kinds]

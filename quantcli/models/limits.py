@@ -50,6 +50,16 @@ def square(*dialects: str, kind: str | None = None) -> tuple[Limit, ...]:
     return tuple(Limit(dialect, holds, needs) for dialect in dialects)
 
 
+def windowless(*dialects: str) -> tuple[Limit, ...]:
+    """No layer attends to a window, which the runtimes know none of."""
+
+    def attend_to_all(h: Hyperparameters) -> bool:
+        return not h.sliding_window or h.sliding_window >= h.context_length
+
+    needs = "sliding_window to be null, or at least max_position_embeddings, in this architecture"
+    return tuple(Limit(dialect, attend_to_all, needs, fault=MISCOMPUTED) for dialect in dialects)
+
+
 def unset(dialect: str, *keys: str) -> tuple[Limit, ...]:
     """Flags of config.json that the runtime of a dialect knows no other value of than false."""
 
@@ -88,9 +98,11 @@ def of_towers(multimodal: Multimodal | None) -> tuple[Limit, ...]:
 def unloadable(
     limits: tuple[Limit, ...], target: str, hyperparameters: Hyperparameters, *, is_nested: bool
 ) -> list[str]:
-    """Warnings of what keeps the runtime of a dialect from running a model."""
-    return [
-        limit.warning(hyperparameters)
+    """Return warnings of what keeps the runtime of a dialect from running a model, else of what it computes wrongly."""
+    unmet = [
+        limit
         for limit in limits
         if limit.dialect == target and not (limit.nested and is_nested) and not limit.holds(hyperparameters)
     ]
+    not_loaded = [limit for limit in unmet if limit.fault == NOT_LOADED]
+    return [limit.warning(hyperparameters) for limit in not_loaded or unmet]

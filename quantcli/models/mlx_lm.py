@@ -6,7 +6,7 @@ Source: mlx-lm's models (mlx_lm/models, rope_utils.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantcli.models.base import Architecture
@@ -54,20 +54,29 @@ def _rotates_by_kind(config: Mapping[str, Any], architecture: Architecture) -> b
     return not is_flat and isinstance(parameters, Mapping) and "full_attention" in parameters
 
 
-def nested_spelled(config: Mapping[str, Any], text: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """The text model's block of a config.json with what mlx-lm's class asks for, where it lacks that or says otherwise.
+def nested_spelled(
+    config: Mapping[str, Any], text: Mapping[str, Any], architecture: Architecture, around: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what the config.json of a model with towers needs for mlx-lm's class to read the same text model.
+
+    That is the text model's block, with what it lacks or says otherwise; in a flat config the settings themselves.
 
     text: the settings of the text model, with those that stand around its block. architecture: the text model's.
+    around: those of its settings that the class reads around the block.
     """
     blocks = {key: block for key in NESTED if isinstance(block := config.get(key), Mapping)}
-    return {key: {**block, **made} for key, block in blocks.items() if (made := _of_block(block, text, architecture))}
+    if not blocks:
+        return _of_block(config, text, architecture)
+    values = architecture.hyperparameters(text).settings.values if around else {}
+    outer = {key: values[key] for key in around if config.get(key) is None}
+    made = {key: _of_block(block, text, architecture) for key, block in blocks.items()}
+    return outer | {key: {**blocks[key], **further} for key, further in made.items() if further}
 
 
 def _of_block(block: Mapping[str, Any], text: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
     lacking = [key for key in architecture.mlx_keys if block.get(key) is None]
     values = architecture.hyperparameters(text).settings.values if lacking else {}
-    said = {**values, **spelled(block, architecture)}
-    return {key: said[key] for key in lacking if said.get(key) is not None} | respelled(block)
+    return {key: values[key] for key in lacking if values.get(key) is not None} | spelled(block, architecture)
 
 
 def stated(config: Mapping[str, Any], architecture: Architecture | None) -> dict[str, Any]:

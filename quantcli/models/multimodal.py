@@ -55,7 +55,8 @@ class Multimodal:
     config.json names none for the text model. mlx: what mlx-lm puts before the names of the text model's tensors;
     None: mlx-lm has no such model. lifted: block and key of a tower's settings that the text model needs too.
     spelling: of releases, where mlx-vlm has names of its own. assumes: what the class assumes of its text model in
-    place of what that by itself does.
+    place of what that by itself does. mlx_around: settings of the text model that mlx-lm reads around its block.
+    mlx_vlm: what further names begin with in mlx-vlm's folders, and in releases.
     """
 
     model_type: str
@@ -65,6 +66,8 @@ class Multimodal:
     lifted: tuple[tuple[str, str], ...] = ()
     spelling: Spelling | None = None
     assumes: Mapping[str, Any] = field(default_factory=dict)
+    mlx_around: tuple[str, ...] = ()
+    mlx_vlm: Mapping[str, str] = field(default_factory=dict)
 
     def tower_in_mlx(self, name: str) -> str:
         """The name in an MLX folder of a tensor of a tower, which mlx-lm drops at the top only.
@@ -78,8 +81,10 @@ class Multimodal:
         start = bare if self.spelling is None else self.spelling.tower.removeprefix(TABLES)
         return MLX_TOWER + bare.removeprefix(start) if start != bare and bare.startswith(start) else bare
 
-    def in_hf(self, name: str) -> str:
+    def in_hf(self, name: str, *, is_from_mlx: bool = True) -> str:
         """The name in a release of a stored tensor, which an MLX folder may have under another.
+
+        is_from_mlx: whether one of MLX's tools named it.
 
         >>> names = Spelling("model.language.", "model.visual.")
         >>> vision = Multimodal("vl", "VL", "llama", "language_model.", spelling=names)
@@ -88,9 +93,9 @@ class Multimodal:
         >>> vision.in_hf("vision_tower.norm.weight"), vision.in_hf("model.visual.norm.weight")
         ('model.visual.norm.weight', 'model.visual.norm.weight')
         """
-        if self.spelling is None or self.mlx is None:
-            return name
-        starts = {self.mlx + TABLES: self.spelling.layers, MLX_TOWER: self.spelling.tower, self.mlx: ""}
+        starts = dict(self.mlx_vlm) if is_from_mlx else {}
+        if self.spelling is not None and self.mlx is not None:
+            starts |= {self.mlx + TABLES: self.spelling.layers, MLX_TOWER: self.spelling.tower, self.mlx: ""}
         found = next((start for start in starts if name.startswith(start)), None)
         return name if found is None else starts[found] + name.removeprefix(found)
 

@@ -98,13 +98,15 @@ class Need:
     """When a layer has a tensor; `said`: the keys of config.json that decide, as a clause, empty where it always has.
 
     by_presence: GGUF has no key for it. There the tensors say it: where one of those that hang on it is stored, all
-    have to be. all_or_none: a model may do without them, but not without some.
+    have to be. all_or_none: a model may do without them, but not without some; claim: the key of config.json that says
+    whether it does, and that no runtime reads.
     """
 
     said: str
     holds: Callable[[Hyperparameters, int], bool]
     by_presence: bool = False
     all_or_none: bool = False
+    claim: str = ""
 
 
 ALWAYS = Need("", lambda h, layer: True)

@@ -21,3 +21,16 @@ TOWERS = re.compile(
 def is_tower(name: str) -> bool:
     """Whether a tensor that no table knows is part of a tower, or joins one to the text model."""
     return TOWERS.search(name) is not None
+
+
+def has_channels_last(name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a weight is a square convolution's kernel as MLX has it: its channels come last.
+
+    mlx-vlm stores them so; it tells them by their shape, too.
+
+    >>> has_channels_last("proj.weight", (64, 14, 14, 3)), has_channels_last("proj.weight", (64, 3, 14, 14))
+    (True, False)
+    >>> has_channels_last("proj.weight", (64, 2, 14, 14, 3)), has_channels_last("proj.weight", (64, 3, 2, 14, 14))
+    (True, False)
+    """
+    return name.endswith(".weight") and len(shape) in (4, 5) and shape[-3] == shape[-2] != shape[-1]

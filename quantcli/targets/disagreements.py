@@ -41,6 +41,9 @@ def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
             f"{root}: tensor {first} is not in the model that {where} describes{keys and f' ({keys})'}; llama.cpp "
             "would use it or not load the file. Fix the setting, or convert to a folder (--to hf, --to mlx)."
         )
+    for key, one in agreement.unmet().items():
+        if target not in (model.dialect, *one.row.absent_in):
+            warnings.append(f"{where}: {key} is true, but there is no tensor {one.name('hf')}: the output has none.")
     for key, names in denied.items():
         warnings.append(_several(names, f"not in the model that {where} describes{key and f' ({key})'}."))
     return warnings

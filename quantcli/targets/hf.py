@@ -14,6 +14,8 @@ from typing import Any
 
 from quantcli.checkpoint import Checkpoint
 from quantcli.errors import NotPossible
+from quantcli.models.towers import has_channels_last
+from quantcli.models.translate import Arranged
 from quantcli.recipes.quantizers import STORAGE_WORDS
 from quantcli.schemes import hf
 from quantcli.schemes.base import Scheme
@@ -29,6 +31,7 @@ from quantcli.targets.mlx import beside, dense_dtype, stored_config, tie_setting
 from quantcli.targets.model import Model
 from quantcli.targets.names import KEPT_TOWER, Named, name_weights
 from quantcli.targets.shards import index_file, json_file, renamed, shards
+from quantcli.virtual import channels_first
 
 #: Keys of settings that list modules which are dense -> others of the same meaning; the one that a folder has counts.
 ALIASES = {"modules_to_not_convert": ("ignored_layers",), "ignore": ("exclude_modules",)}
@@ -56,7 +59,7 @@ class HfTarget:
         if source.names == "gguf":
             model.known()
         named, left, warnings = name_weights(model, "hf")
-        named = [replace(one, name=model.in_hf(one.name)) if one.is_tower else one for one in named]
+        named = [_of_tower(one, model) if one.is_tower else one for one in named]
         made = settings.dtype or chosen(source, "hf").dtype
         return [_draft(one, model, settings, made) for one in named], left, warnings
 
@@ -98,6 +101,14 @@ class HfTarget:
         notes = [*further.warnings, *hf_quantized.unreadable(placed), *unread, *dtypes]
         index = [index_file(where, placed)] if len(files) > 1 else []
         return Contents([*files, *index, json_file("config.json", config), *further.files], notes, further.passed)
+
+
+def _of_tower(named: Named, model: Model) -> Named:
+    """A tower's weight under its Hugging Face name, and in its arrangement: mlx-vlm's convolutions have another."""
+    weight, name = named.source.weight, model.in_hf(named.name)
+    if not (model.is_from_mlx and has_channels_last(name, weight.shape)):
+        return replace(named, name=name)
+    return replace(named, name=name, source=Arranged.of(channels_first(weight)))
 
 
 def _draft(named: Named, model: Model, settings: Settings, made: str) -> WeightDraft:

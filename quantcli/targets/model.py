@@ -185,13 +185,21 @@ class Model:
         if name in self._towers_in_hf:
             return name
         stored = self.source.naming.stored(name)
-        return stored if self.multimodal is None else self.multimodal.in_hf(stored)
+        return stored if self.multimodal is None else self.multimodal.in_hf(stored, is_from_mlx=self.is_from_mlx)
+
+    @property
+    def is_from_mlx(self) -> bool:
+        """Whether one of MLX's tools made the folder."""
+        return self.source.kind == "mlx" or self.source.header.get("format") == "mlx"
 
     @cached_property
     def _towers_in_hf(self) -> frozenset[str]:
         """The names of the towers' tensors in a Hugging Face folder."""
         multimodal, stored = self.multimodal, self.source.naming.stored
-        return frozenset(multimodal.in_hf(stored(name)) for name in self.source.towers) if multimodal else frozenset()
+        names = map(stored, self.source.towers)
+        return (
+            frozenset(multimodal.in_hf(n, is_from_mlx=self.is_from_mlx) for n in names) if multimodal else frozenset()
+        )
 
     def is_predicting(self, name: str) -> bool:
         """Return whether a tensor belongs to a layer for multi-token prediction."""
@@ -256,7 +264,7 @@ class Model:
         unused = {
             name: weight
             for name, weight in found.weights.items()
-            if name in names and (self.is_predicting(name) or self._is_computed(name))
+            if name in names and (self.is_predicting(name) or self._is_computed(name) or self._is_unread(name, target))
         }
         return replace(found, weights={**kept, **self._tied_head(kept, target)}, left=left, unused=unused)
 

@@ -13,6 +13,7 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import NotPossible
 from quantcli.models import Found
 from quantcli.models.base import NUMBER
+from quantcli.models.built_in import of_folder
 from quantcli.models.limits import of_towers, unloadable
 from quantcli.models.translate import Arranged, Translation
 from quantcli.recipes.base import Subject
@@ -77,7 +78,10 @@ def name_weights(model: Model, target: str) -> tuple[list[Named], list[Left], li
         model.head.check(target)
     kept = model.sort_out(target)
     warnings = [*(model.head.warnings if model.head else []), *disagreements(model, target, kept)]
-    limits = () if model.architecture is None else (*model.architecture.limits, *of_towers(model.multimodal))
+    architecture = model.architecture
+    limits = () if architecture is None else (*architecture.limits, *of_towers(model.multimodal))
+    if architecture is not None and model.dialect != "gguf":
+        limits += of_folder(architecture)
     if limits and target != "hf":
         warnings += unloadable(limits, target, model.hyperparameters, is_nested=bool(model.source.whole))
     if model.architecture is None or model.architecture.agrees(model.dialect, target):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quantcli.errors import BadInput
-from quantcli.models import ARCHITECTURES, Rope, find, from_config, from_gguf, mlx_keys
+from quantcli.models import ARCHITECTURES, Rope, find, from_config, from_gguf, mlx_keys, text_settings
 from quantcli.models.rope import mlx_rope_keys
 
 BEFORE: dict[str, Any] = {
@@ -140,6 +140,21 @@ def test_mlx_sees_what_its_class_calls_otherwise_or_wants_stated() -> None:
     stated = {"rope_scaling": None, "head_dim": 16, "sliding_window_pattern": "LLLG"}
     assert mlx_keys(exaone | {"sliding_window_pattern": 4}) == stated
     assert mlx_keys(exaone | stated) == {}
+
+
+def test_a_text_model_may_leave_its_sizes_to_its_class() -> None:
+    """As the release of Gemma 3 4B does."""
+    text = {
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+    }  # fmt: skip
+    config = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
+    architecture = find(config)
+    assert architecture is not None
+    read = architecture.hyperparameters(text_settings(config))
+    assert (read.heads, read.kv_heads, read.head_dim, read.vocab_size, read.layers) == (8, 4, 256, 262208, 34)
+    made = mlx_keys(config)
+    assert (made["vocab_size"], made["text_config"]["num_attention_heads"]) == (262208, 8)
 
 
 def test_gguf_metadata_means_the_same() -> None:

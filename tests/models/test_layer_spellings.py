@@ -8,7 +8,7 @@ import pytest
 
 from quantcli import models
 from quantcli.convert.planning.steps import Plan
-from quantcli.models.layer_spellings import LISTS, RENAMED
+from quantcli.models.layer_spellings import LISTS, OTHER_KEY, RENAMED
 from tests.arch_models import arch_model
 from tests.conversions import converted
 from tests.models.families.test_arch_cases import CASES, SPELLINGS, config_of
@@ -53,6 +53,28 @@ def test_both_spellings_plan_the_same_gguf(case: str, tmp_path: Path) -> None:
     assert old.warnings == new.warnings
 
 
+def under_the_other_key(config: dict[str, Any]) -> dict[str, Any]:
+    """The same with the kinds of layers as `layers_block_type`."""
+    text = text_of(config)
+    changed = {OTHER_KEY if key == "layer_types" else key: value for key, value in text.items()}
+    return changed if text is config else {**config, "text_config": changed}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if with_layers(case)])
+def test_both_keys_plan_the_same_gguf(case: str, tmp_path: Path) -> None:
+    config, model = with_layers(case), dense(case, tmp_path)
+    other, usual = (planned(model, one) for one in (under_the_other_key(published(config)), config))
+    assert outcomes.everything(other) == outcomes.everything(usual)
+    assert [sorted(line) for line in other.warnings] == [sorted(line) for line in usual.warnings]  # in another order
+
+
+def test_a_list_that_another_contradicts_is_named(tmp_path: Path) -> None:
+    config, model = with_layers("qwen3_next"), dense("qwen3_next", tmp_path)
+    kinds = config["layer_types"]
+    same, other = (planned(model, {**config, OTHER_KEY: one}) for one in (kinds, [kinds[-1], *kinds[:-1]]))
+    assert [OTHER_KEY in "".join(plan.warnings) for plan in (same, other)] == [False, True]
+
+
 @pytest.mark.parametrize("case", ["qwen3_next", "qwen3_5", "olmo3", "glm_moe_dsa"])
 def test_both_spellings_give_the_same_bytes(case: str, tmp_path: Path) -> None:
     folder = arch_model(tmp_path, case)
@@ -68,6 +90,8 @@ def test_mlx_folders_have_the_spelling_that_mlx_lm_reads(case: str) -> None:
     made = {**published(config), **models.mlx_keys(published(config))}
     assert text_of(made)["layer_types"] == text_of(config)["layer_types"]
     assert "layer_types" not in models.mlx_keys(config)
+    other = under_the_other_key(published(config))
+    assert text_of({**other, **models.mlx_keys(other)})["layer_types"] == text_of(config)["layer_types"]
 
 
 def test_lists_of_layers_of_any_type_are_left_alone() -> None:

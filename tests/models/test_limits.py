@@ -1,12 +1,13 @@
 """Models that a runtime does not load: warned of where they are made. tests/peers/test_limits.py asks the runtimes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quantcli.errors import NotPossible
-from tests.arch_models import arch_model, tied_model, wide_model
-from tests.conversions import planned
+from tests.arch_models import arch_model, config_of, tied_model, wide_model
+from tests.conversions import converted, planned
 from tests.convert.test_golden_arch import reference
 
 
@@ -58,3 +59,82 @@ def test_phimoe_needs_its_biases(tmp_path: Path) -> None:
     for output in ("a.gguf", "mlx"):
         (said,) = named(source, tmp_path / output)
         assert "attention_bias and lm_head_bias to be true" in said
+
+
+@pytest.mark.parametrize("case", ["gemma3", "gemma3_text", "cohere2"])
+def test_windows_without_a_period_are_named_where_mlx_lm_knows_nothing_else(tmp_path: Path, case: str) -> None:
+    config = config_of(case)
+    text = config.get("text_config", config)
+    kinds = ["sliding_attention"] * text["num_hidden_layers"]
+    for first in ("full_attention", "sliding_attention"):
+        kinds[0], kinds[-1] = first, "full_attention"
+        changed = {**text, "layer_types": kinds, "sliding_window_pattern": len(kinds)}
+        settings = changed if text is config else {"text_config": changed}
+        (tmp_path / first).mkdir()
+        source = arch_model(tmp_path / first, case, settings=settings)
+        warnings = planned(source, tmp_path / "mlx", to="mlx").warnings
+        assert any("mlx-lm" in line and "layer_types" in line for line in warnings) == (first == "full_attention")
+
+
+#: Case -> settings of config.json, the runtime that computes other values with them, and a key that it does not read.
+MISCOMPUTED: list[tuple[str, dict[str, Any], str, str]] = [
+    ("kimi_k2", {}, "llama.cpp", "beta_fast"),
+    ("laguna", {}, "llama.cpp", "beta_fast"),
+    ("mellum", {}, "llama.cpp", "attention_factor"),
+    ("mellum", {}, "llama.cpp", "rope_theta"),
+    ("mellum", {}, "mlx-lm", "attention_factor"),
+    ("phimoe", {"sliding_window": 16}, "llama.cpp", "sliding_window"),
+    ("phimoe", {"sliding_window": 16}, "mlx-lm", "sliding_window"),
+    ("qwen3_moe", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "mlx-lm", "rotary scaling"),
+    ("solar_open", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "mlx-lm", "rotary scaling"),
+    ("qwen3", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_slow": 2.0}}, "llama.cpp", "beta_slow"),
+    ("seed_oss", {"hidden_act": "gelu"}, "mlx-lm", "hidden_act"),
+]
+
+
+@pytest.mark.parametrize(("case", "settings", "runtime", "key"), MISCOMPUTED)
+def test_settings_that_a_runtime_does_not_read_are_named(
+    tmp_path: Path, case: str, settings: dict[str, Any], runtime: str, key: str
+) -> None:
+    source = arch_model(tmp_path, case, settings=settings)
+    output = tmp_path / {"llama.cpp": "a.gguf", "mlx-lm": "mlx"}[runtime]
+    named = [line for line in planned(source, output).warnings if "computes other values" in line]
+    assert any(runtime in line and key in line for line in named)
+    with pytest.raises(NotPossible, match="--strict"):
+        planned(source, output, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("case", "settings"),
+    [
+        ("ministral3", {}),  # of which llama.cpp reads all of YaRN's settings
+        ("deepseek_v3", {}),
+        ("llama_yarn", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.1386294361119891}}),
+        ("phimoe", {"sliding_window": 131072}),
+        ("seed_oss", {"hidden_act": "swish"}),
+    ],
+)
+def test_settings_that_runtimes_have_built_in_are_not_named(
+    tmp_path: Path, case: str, settings: dict[str, Any]
+) -> None:
+    source = arch_model(tmp_path, case, settings=settings)
+    for output in ("a.gguf", "mlx"):
+        assert not any("computes other values" in line for line in planned(source, tmp_path / output).warnings)
+
+
+def test_corrections_that_a_flag_claims_and_nobody_stores_are_named(tmp_path: Path) -> None:
+    """A folder of mlx-lm's has lost them; a router without them chooses other experts."""
+    name = "e_score_correction_bias"
+    tensors = {key: entry for key, entry in reference("ernie4_5_moe")["source"].items() if name not in key}
+    source = arch_model(tmp_path, "ernie4_5_moe", tensors, {"moe_use_aux_free": True})
+    converted(source, tmp_path / "mlx", to="mlx")
+    made = tmp_path / "mlx"
+    for folder, target, is_named in (
+        (source, "a.gguf", True), (made, "a.gguf", True), (made, "hf", True), (source, "again", False),
+    ):  # fmt: skip
+        to = {"hf": "hf", "again": "mlx"}.get(target)
+        named = [line for line in planned(folder, tmp_path / target, to=to).warnings if name in line]
+        assert bool(named) == is_named and all("moe_use_aux_free" in line for line in named)
+    (tmp_path / "off").mkdir()
+    source = arch_model(tmp_path / "off", "ernie4_5_moe", tensors, {"moe_use_aux_free": False})
+    assert not any(name in line for line in planned(source, tmp_path / "b.gguf").warnings)

@@ -274,7 +274,8 @@ NOTED = {
     "mixtral_window": 1, "qwen2_window": 1, "internlm3": 1, "deepseek_v2_lite": 1, "exaone4": 1, "cohere_qk": 1,
     "arcee_tied": 2, "deepseek_v32_tied": 1, "dots1_biased": 1, "glm4_moe_lite_tied": 1, "glm_moe_dsa_tied": 1,
     "hunyuan_dense_biased": 1, "hunyuan_moe_tied": 1, "hy_v3_tied": 2, "mellum_biased": 1,
-    "qwen3_vl_biased": 1, "qwen3_vl_moe_tied": 1, "olmoe_biased": 1, "phimoe": 1,
+    "kimi_k2": 1, "laguna": 1, "laguna_full": 1, "mellum": 2, "qwen3_vl_biased": 1, "qwen3_vl_moe_tied": 1,
+    "olmoe_biased": 1, "phimoe": 1,
 }  # fmt: skip
 
 

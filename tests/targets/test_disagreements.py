@@ -14,8 +14,10 @@ from quantcli.convert.planning.plan import make
 from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.steps import Plan
 from quantcli.errors import BadInput, NotPossible
-from quantcli.models import find, layer_count, unknown_class
+from quantcli.models import FAMILIES, Architecture, Tensor, find, layer_count, unknown_class
+from tests.arch_models import architecture_of
 from tests.conversions import planned
+from tests.convert.test_golden_arch import CASES, reference
 from tests.mutations.baselines import Baseline, as_gguf, dense
 
 FOLDERS = ("mlx", "hf")
@@ -260,3 +262,28 @@ def test_without_a_table_the_count_of_layers_has_to_agree(target: str, llama: Ba
 def test_stacks_of_layers_are_counted(config: dict[str, Any], stacks: dict[str, int], agrees: bool) -> None:
     names = [f"{prefix}.{layer}.mlp.experts.7.weight" for prefix, count in stacks.items() for layer in range(count)]
     assert (layer_count.disagreement(config, names) is None) is agrees
+
+
+#: Family -> target -> the rows whose tensors its runtime does without.
+UNREAD = [
+    (family, target, row) for family in FAMILIES for row in family.tensors for target in row.absent_in if target != "hf"
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "target", "row"), UNREAD, ids=lambda one: getattr(one, "name", getattr(one, "role", one))
+)
+def test_shapes_are_checked_of_what_a_target_does_without(
+    root: Path, family: Architecture, target: str, row: Tensor
+) -> None:
+    case = next(case for case in CASES if architecture_of(case) is family)
+    base = dense(case, root)
+    name, shape = next((n, s) for n, (_, s) in reference(case)["source"].items() if row in _rows(family, n))
+    plan(base, target)
+    for wrong in ((*shape[:-1], shape[-1] + 1), (2, *shape)):
+        with pytest.raises(BadInput, match=re.escape(name)):
+            plan(base, target, tensors={name: (name, wrong)})
+
+
+def _rows(family: Architecture, name: str) -> list[Tensor]:
+    return [found.row for found in family.find(name, "hf")]

@@ -3,7 +3,7 @@
 Source: llama.cpp's conversion of AfmoeForCausalLM; mlx-lm's afmoe.
 """
 
-from quantcli.models.base import Architecture, Tensor
+from quantcli.models.base import EVERY_KIND, Architecture, Tensor
 from quantcli.models.decoder import (
     BLOCK,
     EXPERTS,
@@ -135,6 +135,7 @@ AFMOE = Architecture(
         Setting("score_func", "sigmoid"),
     ),
     constants={"expert_gating_func": GATING["sigmoid"]},
+    mlx_scaling=EVERY_KIND,
     mlx_keys=(
         "layer_types",
         "moe_intermediate_size",

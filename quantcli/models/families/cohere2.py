@@ -10,7 +10,7 @@ from quantcli.models.decoder import decoder
 from quantcli.models.families.cohere import LOGIT_SCALE, NO_SCALING
 from quantcli.models.hyperparameters import even_share
 from quantcli.models.keys import HEAD_SIZES, ROPE, ROPE_DIMENSIONS, SIZES, SLIDING_WINDOW, VOCAB_SIZE, layer_norm_eps
-from quantcli.models.layer_kinds import ODD_PERIODS, every
+from quantcli.models.layer_kinds import NEEDS_PERIOD, every, stated_period
 from quantcli.models.limits import square, unset
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, Stored, has, period_of_windows, unusual_kinds
@@ -52,6 +52,7 @@ COHERE2 = Architecture(
     ),
     vocabulary=conventions.COHERE,
     headless=("gguf", "mlx"),
-    limits=(*square("gguf", "mlx"), *unset("gguf", "attention_bias")),
-    mlx_unread=ODD_PERIODS,
+    limits=(*square("gguf", "mlx"), *unset("gguf", "attention_bias"), NEEDS_PERIOD),
+    mlx_keys=("head_dim",),
+    mlx_config=stated_period,
 )

@@ -3,7 +3,7 @@
 Source: llama.cpp's conversion of Dots1ForCausalLM; mlx-lm's dots1.
 """
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import EXPERTS, GATED, PRE_NORMS, QK_NORMS, attention, ends, experts, norm_rows, rows
 from quantcli.models.families.glm4_moe import SHARED, SHARED_SHAPES, SPARSE, SPARSE_SHARED, router
 from quantcli.models.families.qwen2 import WINDOW_LAYERS
@@ -82,6 +82,7 @@ DOTS1 = Architecture(
             "num_key_value_heads to be num_attention_heads in this architecture",
         ),
     ),
+    mlx_scaling=EVERY_KIND,
     mlx_keys=(
         "rms_norm_eps",
         "max_position_embeddings",

@@ -54,7 +54,7 @@ def _is_corrected(file: Stored) -> bool:
 SPARSE = Need("moe_layer_start_index, moe_layer_end_index, moe_layer_interval", _is_sparse)
 SPARSE_SHARED = Need(f"{SPARSE.said}, moe_num_shared_experts", _has_shared)
 #: Routers of all layers are corrected, or none is, as in MLX folders.
-CORRECTED = Need(f"{SPARSE.said}, moe_use_aux_free", _is_sparse, all_or_none=True)
+CORRECTED = Need(f"{SPARSE.said}, moe_use_aux_free", _is_sparse, all_or_none=True, claim="moe_use_aux_free")
 WIDTH = setting("moe_num_shared_experts") * EXPERT_INNER
 
 ERNIE4_5_MOE = Architecture(

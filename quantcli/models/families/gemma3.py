@@ -8,7 +8,7 @@ from quantcli.models.decoder import BOTH_NORMS, decoder
 from quantcli.models.families.gemma import ACTIVATION, BIAS
 from quantcli.models.families.gemma2 import SCORES, query_scalar
 from quantcli.models.keys import HEAD_SIZES, LOCAL_FREQ_BASE, RMS_EPS, ROPE, SIZES, SLIDING_WINDOW, Key
-from quantcli.models.layer_kinds import ODD_PERIODS, every
+from quantcli.models.layer_kinds import NEEDS_PERIOD, PERIOD, every, stated_period
 from quantcli.models.limits import unset
 from quantcli.models.multimodal import Multimodal
 from quantcli.models.ops import AddOne
@@ -17,6 +17,15 @@ from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, period_of_windows, unusual_kinds
 from quantcli.tokenizers import conventions
 
+MULTIMODAL = Multimodal(
+    "gemma3",
+    "Gemma3ForConditionalGeneration",
+    "gemma3_text",
+    mlx="language_model.",
+    mlx_around=("vocab_size",),
+)
+
+
 GEMMA3 = Architecture(
     name="gemma3",
     gguf="gemma3",
@@ -24,6 +33,11 @@ GEMMA3 = Architecture(
         "gemma3_text": {
             "rms_norm_eps": 1e-6,
             "max_position_embeddings": 131072,
+            "vocab_size": 262208,
+            "hidden_size": 2304,
+            "intermediate_size": 9216,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 8,
             "num_key_value_heads": 4,
             "head_dim": 256,
             "tie_word_embeddings": True,
@@ -36,7 +50,7 @@ GEMMA3 = Architecture(
     keys=(*SIZES, *ROPE, LOCAL_FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(Key("final_logit_softcapping", "float32", "final_logit_softcapping"), SLIDING_WINDOW),
     classes={"gemma3_text": "Gemma3ForCausalLM"},
-    multimodal=(Multimodal("gemma3", "Gemma3ForConditionalGeneration", "gemma3_text", mlx="language_model."),),
+    multimodal=(MULTIMODAL,),
     settings=(
         Setting("hidden_activation", ACTIVATION),
         Setting("query_pre_attn_scalar", query_scalar(layers=62)),
@@ -49,6 +63,22 @@ GEMMA3 = Architecture(
     # transformers' class generates nothing but <pad>, vLLM refuses it.
     sixteen_bits=bf16_only(REFUSED, CLIPPED),
     mlx_scaling=EVERY_KIND,
-    mlx_unread=ODD_PERIODS,
-    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
+    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias"), NEEDS_PERIOD),
+    mlx_keys=(
+        "model_type",
+        "head_dim",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "rope_local_base_freq",
+        "rope_scaling",
+        "rope_theta",
+        "sliding_window",
+        PERIOD,
+        "vocab_size",
+    ),
+    mlx_config=stated_period,
 )

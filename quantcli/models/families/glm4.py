@@ -27,6 +27,13 @@ ROTARY: Rotary = {
 #: GLM's text starts with tokens of the chat template; the one that GGUF names is the converter's.
 NO_START = (Setting("bos_token_id", None),)
 
+#: What names begin with in mlx-vlm's folders, and in releases.
+MLX_VLM = {
+    "language_model.model.": "model.language_model.",
+    "language_model.lm_head.": "lm_head.",
+    "vision_tower.": "model.visual.",
+}
+
 GLM4 = Architecture(
     name="glm4",
     gguf="glm4",
@@ -52,7 +59,7 @@ GLM4 = Architecture(
     keys=(*SIZES, *ROPE[:-1], SECTIONS, FREQ_BASE, RMS_EPS, *HEAD_SIZES),
     further=(ROPE_DIMENSIONS,),
     classes={"glm4": "Glm4ForCausalLM"},
-    multimodal=(Multimodal("glm4v", "Glm4vForConditionalGeneration", "glm4v_text"),),
+    multimodal=(Multimodal("glm4v", "Glm4vForConditionalGeneration", "glm4v_text", mlx_vlm=MLX_VLM),),
     settings=(
         *NO_START,
         Setting("hidden_act", "silu"),

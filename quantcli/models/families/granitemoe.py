@@ -67,6 +67,9 @@ DEFAULTS = {
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
     "shared_intermediate_size": 0,
+    "num_key_value_heads": lambda config: config.integer("num_attention_heads"),
+    "attention_bias": False,
+    "rope_theta": 1e4,
 }
 
 GRANITEMOE = Architecture(
@@ -98,5 +101,13 @@ GRANITEMOE = Architecture(
     limits=(*square("mlx"), unknown_to_mlx("granitemoe", "granitemoeshared")),
     mlx_scaling=EVERY_KIND,
     mlx_ties=("granitemoe",),
-    mlx_keys=("rms_norm_eps", "rope_theta", "num_experts_per_tok", "num_key_value_heads", "max_position_embeddings"),
+    mlx_keys=(
+        "attention_bias",
+        "max_position_embeddings",
+        "num_experts_per_tok",
+        "num_key_value_heads",
+        "num_local_experts",
+        "rms_norm_eps",
+        "rope_theta",
+    ),
 )

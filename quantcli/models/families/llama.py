@@ -38,6 +38,13 @@ def _bias(**flags: str) -> Need:
     return Need(flags["llama"], holds, by_presence=True)
 
 
+#: What names begin with in mlx-vlm's folders of Idefics 3 and SmolVLM, and in releases.
+IDEFICS = {
+    "language_model.lm_head.": "lm_head.",
+    "language_model.": "model.text_model.",
+    "vision_model.": "model.vision_model.",
+    "connector.": "model.connector.",
+}
 #: What Voxtral's class assumes of its text model.
 VOXTRAL = {
     "rms_norm_eps": 1e-5,
@@ -79,8 +86,8 @@ LLAMA = Architecture(
     aliases=("LLaMAForCausalLM", "LlamaModel", "VLlama3ForCausalLM", "IQuestCoderForCausalLM", "XverseForCausalLM"),
     multimodal=(
         Multimodal("llava", "LlavaForConditionalGeneration", "llama", mlx="language_model."),
-        Multimodal("smolvlm", "SmolVLMForConditionalGeneration", "llama"),
-        Multimodal("idefics3", "Idefics3ForConditionalGeneration", "llama"),
+        Multimodal("smolvlm", "SmolVLMForConditionalGeneration", "llama", mlx_vlm=IDEFICS),
+        Multimodal("idefics3", "Idefics3ForConditionalGeneration", "llama", mlx_vlm=IDEFICS),
         Multimodal("voxtral", "VoxtralForConditionalGeneration", "llama", assumes=VOXTRAL),
     ),
     limits=square("mlx", kind="internlm3"),

@@ -23,7 +23,7 @@ from quantcli.models.keys import (
     expert_keys,
     pattern_of_windows,
 )
-from quantcli.models.limits import unset
+from quantcli.models.limits import MISCOMPUTED, Limit, unset
 from quantcli.models.rope_settings import by_kind_of_layer
 from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import OMITTED, Setting, Stored, has, kinds_of_layers
@@ -104,5 +104,14 @@ MELLUM = Architecture(
         "layer_types",
     ),
     mlx_scaling=EVERY_KIND,
-    limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
+    limits=(
+        *unset("gguf", "attention_bias"),
+        *unset("mlx", "attention_bias"),
+        Limit(
+            "gguf",
+            lambda h: not h.sliding_window or h.rope.local_theta in (None, h.rope.theta),
+            "rope_theta to be the same in all layers",
+            fault=MISCOMPUTED,
+        ),
+    ),
 )

@@ -6,6 +6,7 @@ token more than `sliding_window_size`, as in the model's own code. llama.cpp and
 is read, too. Source: llama.cpp's conversion of MiMoV2FlashForCausalLM; mlx-lm's mimo_v2_flash.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -130,6 +131,21 @@ def _window(h: Hyperparameters) -> int:
     return h.settings.integer("sliding_window_size", h.settings.integer("sliding_window", least=0), least=0)
 
 
+def _mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What mlx-lm's class asks for and transformers 5 saves under other keys, or not at all."""
+    h = MIMO_V2_FLASH.hyperparameters(config)
+    made = {
+        "partial_rotary_factor": h.rope.partial,
+        "rope_theta": h.rope.theta,
+        "sliding_window_size": _window(h),
+        "swa_head_dim": h.head_dim,
+        "swa_num_attention_heads": h.heads,
+        "swa_rope_theta": h.rope.local_theta,
+        "swa_v_head_dim": h.settings.integer("v_head_dim"),
+    }
+    return {key: value for key, value in made.items() if config.get(key) is None}
+
+
 SPARSE = Need("moe_layer_freq", _is_sparse)
 V_SIZE = setting("v_head_dim", gguf="attention.value_length")
 N_KV = Size(
@@ -160,6 +176,7 @@ MIMO_V2_FLASH = Architecture(
             "moe_layer_freq": _mixtures,
             "swa_num_key_value_heads": lambda config: 2 * config.integer("num_key_value_heads"),
             "add_swa_attention_sink_bias": True,
+            "add_full_attention_sink_bias": False,
             "attention_value_scale": 0.707,
             "moe_intermediate_size": 2048,
             "n_routed_experts": 256,
@@ -168,6 +185,7 @@ MIMO_V2_FLASH = Architecture(
             "topk_group": 1,
             "norm_topk_prob": True,
             "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
             "num_nextn_predict_layers": 3,  # of the release, whose config.json does not say
         }
     },
@@ -257,4 +275,27 @@ MIMO_V2_FLASH = Architecture(
     ),
     constants={"expert_gating_func": GATING["sigmoid"], "expert_weights_norm": True},
     stores_head=("gguf", "mlx"),
+    mlx_keys=(
+        "add_full_attention_sink_bias",
+        "add_swa_attention_sink_bias",
+        "attention_value_scale",
+        "head_dim",
+        "hybrid_layer_pattern",
+        "layernorm_epsilon",
+        "max_position_embeddings",
+        "moe_intermediate_size",
+        "moe_layer_freq",
+        "n_group",
+        "n_routed_experts",
+        "norm_topk_prob",
+        "num_experts_per_tok",
+        "num_key_value_heads",
+        "scoring_func",
+        "swa_num_key_value_heads",
+        "topk_group",
+        "topk_method",
+        "v_head_dim",
+    ),
+    mlx_nulls=("n_shared_experts", "routed_scaling_factor"),
+    mlx_config=_mlx_config,
 )

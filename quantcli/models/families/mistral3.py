@@ -65,7 +65,16 @@ MISTRAL3 = replace(
         Setting("rope_parameters", _rope_parameters),
         Setting("rope_scaling", lambda file: OMITTED if _is_ministral(file) else rope_scaling(file)),
     ),
-    multimodal=(Multimodal("mistral3", "Mistral3ForConditionalGeneration", "mistral", mlx="language_model."),),
+    multimodal=(
+        Multimodal(
+            "mistral3",
+            "Mistral3ForConditionalGeneration",
+            "mistral",
+            mlx="language_model.",
+            mlx_vlm={"vision_tower.vision_model.": "vision_tower."},
+        ),
+    ),
+    gguf_yarn=("beta_fast", "beta_slow"),
     mlx_ties=("mistral", "ministral3"),
     mlx_keys=("model_type", "rms_norm_eps", "num_key_value_heads", "head_dim", "max_position_embeddings"),
 )

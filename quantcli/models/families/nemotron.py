@@ -43,5 +43,6 @@ NEMOTRON = Architecture(
     vocabulary=conventions.NEMOTRON,
     stores_head=("gguf",),
     limits=square("gguf"),
+    mlx_reads_activation=True,
     mlx_scaling=("linear",),
 )

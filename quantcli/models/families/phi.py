@@ -75,5 +75,6 @@ PHI = Architecture(
     ),
     stores_head=("gguf", "mlx"),
     limits=square("gguf", "mlx"),
+    mlx_keys=("partial_rotary_factor",),
     mlx_config=_kv_heads,
 )

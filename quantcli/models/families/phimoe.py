@@ -27,7 +27,7 @@ from quantcli.models.keys import (
     Key,
     expert_keys,
 )
-from quantcli.models.limits import needs_set, square
+from quantcli.models.limits import needs_set, square, windowless
 from quantcli.models.rope_settings import ATTN_FACTOR, rope_scaling
 from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, PARTIAL_FREQUENCIES, VOCAB, flag
 from quantcli.models.stored import Setting, Stored, has
@@ -112,7 +112,11 @@ PHIMOE = Architecture(
     ),
     vocabulary=conventions.PHI3,
     stores_head=("gguf", "mlx"),
-    limits=(*square("gguf", "mlx"), *needs_set(("gguf", "mlx"), "attention_bias", "lm_head_bias")),
+    limits=(
+        *square("gguf", "mlx"),
+        *needs_set(("gguf", "mlx"), "attention_bias", "lm_head_bias"),
+        *windowless("gguf", "mlx"),
+    ),
     mlx_keys=("rms_norm_eps", "rope_theta"),
     mlx_scaling=("longrope",),
 )

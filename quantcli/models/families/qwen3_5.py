@@ -9,7 +9,7 @@ transformers' Qwen3_5TextConfig, Qwen3_5MoeTextConfig.
 
 from typing import Any
 
-from quantcli.models.base import Architecture
+from quantcli.models.base import EVERY_KIND, Architecture
 from quantcli.models.decoder import GATED, SHAPES, experts_apart, rows, stacked_experts
 from quantcli.models.families.glm4_moe import ALL_BLOCKS
 from quantcli.models.families.qwen2_moe import SHARED, SHARED_GATE, SHARED_SHAPES
@@ -113,6 +113,7 @@ QWEN3_5 = Architecture(
     settings=SETTINGS,
     expects=EXPECTS,
     limits=LIMITS,
+    mlx_scaling=EVERY_KIND,
     mlx_keys=MLX_KEYS,
     multimodal=(Multimodal("qwen3_5", "Qwen3_5ForConditionalGeneration", "qwen3_5_text", MLX, spelling=NESTED),),
 )
@@ -164,6 +165,7 @@ QWEN3_5_MOE = Architecture(
     expects=(*EXPECTS, Setting("norm_topk_prob", True)),
     constants=QWEN3_NEXT.constants,
     limits=LIMITS,
+    mlx_scaling=EVERY_KIND,
     mlx_keys=(
         *MLX_KEYS,
         "num_experts",

@@ -17,7 +17,7 @@ from typing import Any
 
 from quantcli.containers.json_text import LONGEST, Reader
 from quantcli.errors import BadInput
-from quantcli.models.base import Architecture, Tensor
+from quantcli.models.base import EVERY_KIND, Architecture, Tensor
 from quantcli.models.decoder import (
     BLOCK,
     EXPERTS,
@@ -246,6 +246,7 @@ QWEN3_NEXT = Architecture(
     ),
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     limits=DELTA_LIMITS,
+    mlx_scaling=EVERY_KIND,
     mlx_keys=(
         INTERVAL,
         "decoder_sparse_step",

@@ -37,5 +37,5 @@ SEED_OSS = Architecture(
     mlx_scaling=EVERY_KIND,
     limits=unset("gguf", "attention_out_bias", "mlp_bias"),
     mlx_ties=("seed_oss",),
-    mlx_keys=("rms_norm_eps", "num_key_value_heads", "head_dim", "rope_theta", "max_position_embeddings"),
+    mlx_keys=("attention_bias", "head_dim", "max_position_embeddings", "num_key_value_heads", "rms_norm_eps"),
 )
