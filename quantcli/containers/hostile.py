@@ -85,16 +85,25 @@ def opened(path: Path) -> Iterator[tuple[Read, int]]:
             f"{path}: cannot be opened ({error.strerror}): check the path and its permissions."
         ) from error
     try:
-        status = os.fstat(descriptor)
+        with reading(path):
+            status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise BadInput(f"{path}: is not a regular file. Name one that is.")
         yield lambda offset, length: _pread(path, descriptor, offset, length), status.st_size
     finally:
-        os.close(descriptor)
+        with reading(path):
+            os.close(descriptor)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file that is read into `Surroundings` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise Surroundings(f"{path}: cannot be read ({error.strerror or error}): check the disk.") from error
 
 
 def _pread(path: Path, descriptor: int, offset: int, length: int) -> bytes:
-    try:
+    with reading(path):
         return os.pread(descriptor, length, offset)
-    except OSError as error:
-        raise Surroundings(f"{path}: cannot be read ({error.strerror}): check the disk.") from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint, Part
+from quantcli.containers.entries import leads_somewhere
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import harmless, pieces
@@ -64,7 +64,7 @@ QUANTIZERS = {
 
 def open_source(path: Path) -> Checkpoint:
     """The checkpoint at a local path. Raises `BadInput`, `NotPossible`."""
-    if not os.path.exists(path):
+    if not leads_somewhere(path):
         raise BadInput(f"{path}: there is no such file or folder, and it is no Hub id (org/name).")
     if path.is_dir():
         return open_folder(LocalFolder(path))

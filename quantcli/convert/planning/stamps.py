@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint, Part
-from quantcli.errors import Surroundings
+from quantcli.containers.hostile import reading
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,7 @@ def stamps(source: Checkpoint) -> tuple[Stamp, ...]:
 
 
 def _stamp(path: Path, header: int) -> Stamp:
-    try:
-        with open(path, "rb") as handle:
-            status = os.fstat(handle.fileno())
-            digest = hashlib.sha256(handle.read(header)).hexdigest() if header else None
-    except OSError as error:
-        raise Surroundings(f"{path}: {error.strerror}.") from error
+    with reading(path), open(path, "rb") as handle:
+        status = os.fstat(handle.fileno())
+        digest = hashlib.sha256(handle.read(header)).hexdigest() if header else None
     return Stamp(path, status.st_size, status.st_mtime_ns, digest, identity(status))
