@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import harmless, pieces
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors, sidecars
-from quantcli.sources.gguf import is_gguf, open_gguf
+from quantcli.sources.gguf import PART, is_gguf, open_gguf
 from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized
 from quantcli.sources.hub_cache import not_downloaded
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
@@ -66,6 +68,29 @@ def open_source(path: Path) -> Checkpoint:
     """The checkpoint at a local path. Raises `BadInput`, `NotPossible`."""
     if not leads_somewhere(path):
         raise BadInput(f"{path}: there is no such file or folder, and it is no Hub id (org/name).")
+    statuses = _statuses(path)
+    return replace(_opened(path), statuses=statuses)
+
+
+def _statuses(path: Path) -> dict[Path, os.stat_result]:
+    """What the system says of the files of a source: those in its folder, those of a split GGUF, or the file alone."""
+    if path.is_dir():
+        files = [path / name for name in LocalFolder(path).names()]
+    elif path.suffix == ".safetensors":
+        files = [path.parent / name for name in LocalFolder(path.parent).names()]
+    elif named := PART.fullmatch(path.name):
+        alike = (PART.fullmatch(name) for name in os.listdir(path.parent))
+        files = [path.with_name(one.string) for one in alike if one and one["prefix"] == named["prefix"]]
+    else:
+        files = [path]
+    found = {}
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            found[file] = os.stat(file)
+    return found
+
+
+def _opened(path: Path) -> Checkpoint:
     if path.is_dir():
         return open_folder(LocalFolder(path))
     try:
