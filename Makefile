@@ -16,7 +16,7 @@ DEMO := build/demo
 MODEL := examples/demo-qwen3
 PYTEST := -m pytest --durations=10 -rs
 
-.PHONY: setup demo test check slow mutations fuzz peers peers-vlm arch-cases real bench docs commands repacks families messages kills clean
+.PHONY: setup demo test check slow mutations fuzz peers peers-vlm arch-cases real bench docs commands repacks families messages kills faults consoles clean
 
 setup: $(READY)
 
@@ -64,7 +64,7 @@ check: $(READY)
 
 slow: $(READY)
 	$(BIN)/python $(PYTEST) -m slow --ignore=tests/peers --ignore=tests/peers_vlm --ignore=tests/real \
-		--ignore=tests/mutations --ignore=tests/kills
+		--ignore=tests/mutations --ignore=tests/kills --ignore=tests/faults
 
 # Every change of every baseline, some ten minutes of CPU time; `make test` tries a sample.
 mutations: $(READY)
@@ -73,6 +73,10 @@ mutations: $(READY)
 # Killed runs and flipped bits, some forty minutes; `make test` tries a sample.
 kills: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/kills
+
+# Every call of the disk with every error, some twenty minutes; `make test` tries a sample.
+faults: $(READY)
+	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/faults
 
 fuzz: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m "not slow" --ignore=tests/peers --ignore=tests/peers_vlm --ignore=tests/real --hypothesis-profile=fuzz
@@ -107,9 +111,9 @@ bench: $(READY) $(PEERS_READY)
 
 # What is generated: docs/commands.md, docs/repacks.md, docs/families.md (with what `quant architectures` says of the
 # tests), and the list of all messages.
-docs: commands repacks families messages
+docs: commands repacks families messages consoles
 
-commands repacks families messages: $(READY)
+commands repacks families messages consoles: $(READY)
 	$(BIN)/python -m tools.$@
 
 clean:

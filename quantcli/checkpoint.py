@@ -218,7 +218,7 @@ class Checkpoint:
     malformed: those of the warnings that `--strict` refuses as bad input. naming: how the stored tensors are named
     other than the weights; whole: `config.json`'s object where `config` is of the text model in it, else empty; towers:
     names of weights that belong to no text model (sources/prefix.py). dropped: names of stored weights that a
-    conversion leaves out as asked.
+    conversion leaves out as asked. statuses: what the system said of the files before any of them was read.
     """
 
     kind: str
@@ -241,6 +241,7 @@ class Checkpoint:
     naming: Naming = Naming()
     whole: Mapping[str, Any] = field(default_factory=dict)
     towers: frozenset[str] = frozenset()
+    statuses: Mapping[Path, os.stat_result] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def config_json(self) -> Mapping[str, Any]:

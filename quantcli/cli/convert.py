@@ -205,10 +205,11 @@ def _checked_output(output: Path) -> Path:
 
 def _check_apart(source: Path, output: Path) -> None:
     """OUTPUT is never SOURCE, nor inside it, nor a folder that holds it, whatever names lead to them."""
+    from quantcli.containers.entries import real_path
     from quantcli.convert.planning.named_files import first_lost, leads_through, ways
     from quantcli.convert.running.workplace import surroundings
 
-    real = source.resolve()
+    real = real_path(source)
     read = real.parent if real.suffix == ".safetensors" else real  # its folder's config and tokenizer are read too
     with surroundings(output, "check the path and its permissions"):
         lies_inside = read.is_dir() and leads_through(output.parent, read)

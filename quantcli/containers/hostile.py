@@ -84,16 +84,25 @@ def opened(path: Path) -> Iterator[tuple[Read, int]]:
     except OSError as error:
         raise Surroundings(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
     try:
-        status = os.fstat(descriptor)
+        with reading(path):
+            status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise BadInput(f"{path}: is not a regular file.")
         yield lambda offset, length: _pread(path, descriptor, offset, length), status.st_size
     finally:
-        os.close(descriptor)
+        with reading(path):
+            os.close(descriptor)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an `OSError` from reading a file into `Surroundings` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise Surroundings(f"{path}: cannot be read ({error.strerror or error}). Check the disk.") from error
 
 
 def _pread(path: Path, descriptor: int, offset: int, length: int) -> bytes:
-    try:
+    with reading(path):
         return os.pread(descriptor, length, offset)
-    except OSError as error:
-        raise Surroundings(f"{path}: cannot be read ({error.strerror}). Check the disk.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.checkpoint import Checkpoint, Part
+from quantcli.containers.entries import leads_somewhere
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 from quantcli.sources import harmless, pieces
 from quantcli.sources.folder import Folder, LocalFolder, Tensors, read_json, read_tensors, sidecars
-from quantcli.sources.gguf import is_gguf, open_gguf
+from quantcli.sources.gguf import PART, is_gguf, open_gguf
 from quantcli.sources.hf import looks_quantized, open_hf, open_unquantized
 from quantcli.sources.hub_cache import not_downloaded
 from quantcli.sources.mlx import has_mlx_modules, looks_mlx, open_mlx
@@ -63,8 +65,31 @@ QUANTIZERS = {
 
 def open_source(path: Path) -> Checkpoint:
     """Open the checkpoint at a local path. Raises `BadInput`, `NotPossible`."""
-    if not os.path.exists(path):
+    if not leads_somewhere(path):
         raise BadInput(f"{path}: there is no such file or folder, and it is not a Hub id (org/name).")
+    statuses = _statuses(path)
+    return replace(_opened(path), statuses=statuses)
+
+
+def _statuses(path: Path) -> dict[Path, os.stat_result]:
+    """Return the status of a source's files: those of its folder, those of a split GGUF, or the file alone."""
+    if path.is_dir():
+        files = [path / name for name in LocalFolder(path).names()]
+    elif path.suffix == ".safetensors":
+        files = [path.parent / name for name in LocalFolder(path.parent).names()]
+    elif named := PART.fullmatch(path.name):
+        alike = (PART.fullmatch(name) for name in os.listdir(path.parent))
+        files = [path.with_name(one.string) for one in alike if one and one["prefix"] == named["prefix"]]
+    else:
+        files = [path]
+    found = {}
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            found[file] = os.stat(file)
+    return found
+
+
+def _opened(path: Path) -> Checkpoint:
     if path.is_dir():
         return open_folder(LocalFolder(path))
     try:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from quantcli.arrays import Array
 from quantcli.checkpoint import Part
 from quantcli.containers import safetensors
+from quantcli.containers.entries import real_path
 from quantcli.containers.hostile import opened, shown
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput, Surroundings
@@ -76,7 +77,7 @@ class LocalFolder:
             raise Surroundings(
                 f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
             ) from error
-        real = place.resolve()
+        real = real_path(place)
         for entry, is_file, is_folder in kinds:
             if is_file:
                 yield entry

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quantcli.containers.entries import real_path
+
 
 def not_downloaded(root: Path) -> dict[str, int]:
     """Return name -> bytes of the files of a snapshot's commit that are missing; empty for any other folder."""
-    real = root.resolve()
+    real = real_path(root)
     storage = real.parent.parent
     if real.parent.name != "snapshots" or not storage.name.startswith("models--"):
         return {}

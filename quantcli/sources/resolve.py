@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint
+from quantcli.containers.entries import leads_somewhere
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, WrongUsage
 from quantcli.sources.detect import open_folder, open_source
@@ -52,8 +52,8 @@ def survey_source(text: str, revision: str | None) -> Checkpoint:
 
 
 def _local(text: str, revision: str | None) -> Path | None:
-    # An empty text would mean the current folder. os.path.exists is False for names that are too long.
-    if not text or not os.path.exists(text):
+    # An empty text would mean the current folder.
+    if not text or not leads_somewhere(text):
         return None
     if revision is not None:
         raise WrongUsage(f"--revision applies only to a Hub id; {text} is a local path.")

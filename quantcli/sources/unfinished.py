@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint, Part
+from quantcli.containers.entries import is_there, real_path
+from quantcli.containers.hostile import opened, reading
 from quantcli.errors import Surroundings
 from quantcli.virtual import stored_parts
 
@@ -19,7 +22,7 @@ SUFFIX = ".partial"
 
 def refuse_unfinished(paths: Iterable[Path]) -> None:
     """Raise `Surroundings` if a path, after following links, is in a work folder of quant."""
-    for folder in {folder for path in paths for folder in (path.resolve(), *path.resolve().parents)}:
+    for folder in {folder for real in map(real_path, paths) for folder in (real, *real.parents)}:
         if folder.name.endswith(SUFFIX) and _begins_with_magic(folder / JOURNAL):
             raise Surroundings(
                 f"{folder}: is an unfinished output, which has zeros where nothing has been written yet. "
@@ -28,15 +31,12 @@ def refuse_unfinished(paths: Iterable[Path]) -> None:
 
 
 def _begins_with_magic(path: Path) -> bool:
-    try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False  # without a journal it is not a work folder
-    try:
-        return os.read(descriptor, len(MAGIC)) == MAGIC
-    finally:
-        os.close(descriptor)
+    """Return whether a path is a regular file that begins like a journal of quant."""
+    with reading(path):
+        if not is_there(path) or not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+    with opened(path) as (read, _):
+        return read(0, len(MAGIC)) == MAGIC
 
 
 def hole_warnings(source: Checkpoint) -> tuple[str, ...]:
@@ -52,14 +52,8 @@ def _hole_warning(file: Path, parts: list[Part]) -> str | None:
     parts = sorted((part for part in parts if part.nbytes), key=lambda part: part.offset)
     if not parts:
         return None
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Surroundings(f"{file}: cannot be read ({error.strerror}). Check its permissions.") from error
-    try:
-        holes = list(_holes(descriptor, parts[0].offset, parts[-1].offset + parts[-1].nbytes))
-    finally:
-        os.close(descriptor)
+    with reading(file), open(file, "rb") as handle:
+        holes = list(_holes(handle.fileno(), parts[0].offset, parts[-1].offset + parts[-1].nbytes))
     if not holes:
         return None
     first = next(p for p in parts if p.offset < holes[0][1] and holes[0][0] < p.offset + p.nbytes)

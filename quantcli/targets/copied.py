@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint, Passed
+from quantcli.containers.entries import real_path
 from quantcli.containers.hostile import LFS, foreign, opened
 from quantcli.errors import BadInput
 from quantcli.sources.folder import LocalFolder
@@ -79,15 +80,15 @@ def _size(path: Path) -> int:
 
 def _leads_elsewhere(path: Path, root: Path) -> bool:
     """Whether a path leads, through links, out of its folder and of the Hub's cache."""
-    real = path.resolve()
+    real = real_path(path)
     if real.parent.name == "blobs" and real.parent.parent.name.startswith("models--"):
         return False
-    return not any(real.is_relative_to(place) for place in (root.resolve(), *_caches(root)))
+    return not any(real.is_relative_to(place) for place in (real_path(root), *_caches(root)))
 
 
 def _caches(root: Path) -> Iterable[Path]:
     """The folders in which huggingface_hub keeps what a snapshot's links lead to."""
-    real = root.resolve()
+    real = real_path(root)
     if real.parent.name == "snapshots":
         yield real.parent.parent / "blobs"
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.checkpoint import Vocabulary
+from quantcli.containers.entries import real_path
 from quantcli.errors import NotPossible
 from quantcli.models import ARCHITECTURES, Architecture, Hyperparameters, Key
 from quantcli.targets.gguf_general import Typed, front_matter, general, label_of
@@ -61,7 +62,7 @@ def metadata(
 
 def model_name(folder: Path) -> str:
     """Return the model's name: the folder's, or the Hub id if the folder is a snapshot in the Hub cache."""
-    path = folder.resolve()
+    path = real_path(folder)
     cached = path.parent.parent.name.split("--")
     if path.parent.name == "snapshots" and cached[0] == "models" and len(cached) == 3:
         return f"{cached[1]}/{cached[2]}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantcli.containers.entries import is_there
 from quantcli.containers.hostile import opened
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.errors import BadInput
@@ -49,7 +50,7 @@ class Files:
     def has(self, name: str) -> bool:
         """Whether there is such a file; raises `BadInput` for what has its name and is none."""
         path = self.path(name)
-        if not path.is_file() and os.path.lexists(path) and not path.is_dir():
+        if not path.is_file() and is_there(path) and not path.is_dir():
             what = "a link to a file that is not there" if path.is_symlink() else "not a regular file"
             raise BadInput(f"{path}: is {what}. Remove it, or replace it with the file.")
         return path.is_file()

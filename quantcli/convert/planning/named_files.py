@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint
+from quantcli.containers.entries import is_there
 from quantcli.convert.planning.request import Request
 from quantcli.sources.folder import LocalFolder
 
@@ -127,7 +128,7 @@ def first_lost(named: Iterable[Way], going: Iterable[Path], *, deep: bool = True
     None without one. deep: looks at everything in folders that go; else only files that are reached through these are
     found, which costs nothing however large a folder is. Raises `OSError`.
     """
-    gone = _gone((path for path in going if os.path.lexists(path)), deep)
+    gone = _gone((path for path in going if is_there(path)), deep)
     return next((way for way in named if gone.holds(way)), None)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantcli.checkpoint import Checkpoint, Part
+from quantcli.containers.hostile import reading
 from quantcli.errors import Surroundings
 
 
@@ -36,21 +37,25 @@ def identity(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def stamps(source: Checkpoint) -> tuple[Stamp, ...]:
-    """One for each file of the source: those with tensors (with the hash of their headers), config and sidecars."""
+    """One for each file of the source: those with tensors (with the hash of their headers), config and sidecars.
+
+    Raises `Surroundings` where one has changed since the source was opened: what was read of it no longer holds.
+    """
     starts: dict[Path, int] = {}
     for weight in source.weights.values():
         for part in (part for part in weight.parts.values() if isinstance(part, Part)):
             starts[part.file] = min(part.offset, starts.get(part.file, part.offset))
     others = [source.root / "config.json"] if source.root.is_dir() else []
     others += [*source.tokenizer_files, *source.sidecars, *source.settings, *([source.beside] if source.beside else [])]
-    return tuple(_stamp(path, starts.get(path, 0)) for path in (*source.files, *others))
+    found = tuple(_stamp(path, starts.get(path, 0)) for path in (*source.files, *others))
+    for stamp in found:
+        if stamp.path in source.statuses and not stamp.is_of(source.statuses[stamp.path]):
+            raise Surroundings(f"{stamp.path}: has changed since it was opened. Run again once nothing writes to it.")
+    return found
 
 
 def _stamp(path: Path, header: int) -> Stamp:
-    try:
-        with open(path, "rb") as handle:
-            status = os.fstat(handle.fileno())
-            digest = hashlib.sha256(handle.read(header)).hexdigest() if header else None
-    except OSError as error:
-        raise Surroundings(f"{path}: {error.strerror}.") from error
+    with reading(path), open(path, "rb") as handle:
+        status = os.fstat(handle.fileno())
+        digest = hashlib.sha256(handle.read(header)).hexdigest() if header else None
     return Stamp(path, status.st_size, status.st_mtime_ns, digest, identity(status))

@@ -82,7 +82,7 @@ def convert(
             place.publish(reports.as_bytes(report), to_confirm=check)
             if check:
                 run_of.confirm(report, ignore_signals)
-            place.discard()
+            place.discard("the output is complete, and --resume removes this folder")
         except QuantError as error:
             run_of.leave(error)
             raise
@@ -140,6 +140,7 @@ class _Run:
             sources = sha256_of((stamp.path for stamp in self.plan.stamps), self.resources.threads)
             _check_downloads(sources)
         self.sources.check()
+        self.sources.close()
         named = {name: hashes[path] for name, path in paths.items()}
         report = reports.report(self.plan, errors, named, sources, readers)
         return report | {"fingerprint": self.fingerprint}
@@ -161,7 +162,8 @@ class _Run:
     def of_complete(self) -> dict[str, Any] | None:
         """The report of an output that such a run has completed, with `check` verified now; None without one."""
         files = {self.place.final(file.name): file.size for file in self.plan.files}
-        report = complete.report_of(self.place.report_path, files, self.fingerprint)
+        with surroundings(self.place.output, "check the disk and run again"):
+            report = complete.report_of(self.place.report_path, files, self.fingerprint)
         errors = complete.errors_of(report, self.plan) if report is not None else None
         if report is None or errors is None or self.place.unfinished not in (None, self.fingerprint):
             return None

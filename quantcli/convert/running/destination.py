@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
+from quantcli.containers.entries import is_there, real_path
 from quantcli.containers.hostile import UNPRINTABLE
 from quantcli.convert.planning.named_files import Way, first_lost, ways
 from quantcli.convert.running.mounts import mounted_in
@@ -46,11 +47,11 @@ class Destination:
         """
         here = self.places
         if here.is_folder:
-            return [here.output] if os.path.lexists(here.output) and not is_empty_folder(here.output) else []
+            return [here.output] if is_there(here.output) and not is_empty_folder(here.output) else []
         wanted = [here.output, *map(here.final, here.parts)]
         source = ways(self.sources)
         further = [path for path in parts_of(here.output) if not _is_of(path, source)]
-        return [path for path in dict.fromkeys([*wanted, *further]) if os.path.lexists(path)]
+        return [path for path in dict.fromkeys([*wanted, *further]) if is_there(path)]
 
     def refuse_taken(self, *, replaces: bool) -> None:
         """Raise `Taken` where the names are not free, nor may be taken. replaces: an old output may go."""
@@ -61,7 +62,7 @@ class Destination:
             raise Taken(odd)
         blocked = self._folder_blocked(old) if here.is_folder else self._files_blocked(old)
         report = [] if here.is_folder or self._is_sources_report() else [here.report]
-        standing = [*old, *filter(os.path.lexists, report)]
+        standing = [*old, *filter(is_there, report)]
         if standing and not replaces:
             way_out = "choose another name" if blocked else "choose another name, or --force to replace it"
             raise Taken(f"{standing[0]}: exists already; {way_out}.")
@@ -83,7 +84,7 @@ class Destination:
     def _report_blocked(self) -> str | None:
         """Why no report can get its name next to a file, as a sentence."""
         report = self.places.report
-        if not os.path.lexists(report) or (is_regular(report) and old_report(report) is not None):
+        if not is_there(report) or (is_regular(report) and old_report(report) is not None):
             return None
         if is_regular(report):
             return f"{report}: exists and is no report of ours, but one has to go there; move it away."
@@ -108,7 +109,7 @@ class Destination:
     def _is_sources_report(self) -> bool:
         """Whether the report is that of files of SOURCE, of those that are there."""
         told = [self.places.final(name) for name in sizes(old_report(self.places.report))]
-        there, source = [path for path in told if os.path.lexists(path)], ways(self.sources)
+        there, source = [path for path in told if is_there(path)], ways(self.sources)
         return bool(there) and all(_is_of(path, source) for path in there)
 
     def refuse(self, error: type[Surroundings] | type[WrongUsage], *, replaces: bool) -> None:
@@ -160,9 +161,9 @@ def _refuse_fixed(path: Path) -> None:
     """
     if path.is_symlink():
         raise Surroundings(f"{path}: is a link to {os.path.realpath(path)}; name that, or remove the link.")
-    mounted = mounted_in(path) if os.path.lexists(path) else None
+    mounted = mounted_in(path) if is_there(path) else None
     if mounted is not None:
-        where = "is" if mounted in (path, path.resolve()) else f"holds {mounted}, which is"
+        where = "is" if mounted in (path, real_path(path)) else f"holds {mounted}, which is"
         raise Taken(f"{path}: {where} a mount point, which cannot be replaced by a rename; choose a name inside it.")
 
 

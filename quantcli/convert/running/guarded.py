@@ -31,8 +31,8 @@ def folder_of(root: Path, name: str, *, make: bool = False) -> Iterator[tuple[in
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(folder, dir_fd=descriptor)
             inside = os.open(folder, FOLDER, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inside
+            outside, descriptor = descriptor, inside
+            os.close(outside)
         yield descriptor, last
     finally:
         os.close(descriptor)
@@ -67,6 +67,26 @@ def check(path: Path, status: os.stat_result, root: Path) -> None:
         raise _is_odd(path, "is neither a regular file nor a folder")
     if status.st_uid != os.geteuid() and status.st_uid != _owner_of_new_files(root):
         raise _is_odd(path, f"belongs to another user (id {status.st_uid})")
+
+
+def remove(root: Path, name: str) -> None:
+    """Delete a file, or a folder with all that is in it; `name` is a path relative to `root`. Raises `OSError`."""
+    with folder_of(root, name) as (folder, last):
+        _remove(folder, last)
+
+
+def _remove(folder: int, name: str) -> None:
+    """Delete what has a name in an open folder. Unlike `shutil.rmtree`, close no descriptor twice on an error."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=folder)
+        return
+    descriptor = os.open(name, FOLDER, dir_fd=folder)
+    try:
+        for inside in os.listdir(descriptor):
+            _remove(descriptor, inside)
+    finally:
+        os.close(descriptor)
+    os.rmdir(name, dir_fd=folder)
 
 
 def _is_odd(path: Path, what: str) -> Surroundings:

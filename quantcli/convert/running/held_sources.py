@@ -7,6 +7,8 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantcli.containers.entries import leads_somewhere
+from quantcli.containers.hostile import reading
 from quantcli.convert.planning.stamps import Stamp
 from quantcli.errors import Surroundings
 
@@ -20,10 +22,10 @@ class HeldSources:
         # The output's files and those that workers read need descriptors too.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         for stamp in self.stamps:
-            try:
+            with reading(stamp.path):
+                if not leads_somewhere(stamp.path):
+                    continue  # gone: `check` says so
                 descriptor = os.open(stamp.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError:
-                continue  # gone, or out of reach: `check` says so
             if descriptor >= most:
                 os.close(descriptor)
                 break
@@ -38,15 +40,17 @@ class HeldSources:
                 )
 
     def _has_changed(self, stamp: Stamp) -> bool:
-        try:
-            seen = [stamp.path.stat()]
-        except OSError:
-            return True  # gone, or out of reach
-        if stamp.path in self._open:
-            seen.append(os.fstat(self._open[stamp.path]))
+        with reading(stamp.path):
+            if not leads_somewhere(stamp.path):
+                return True
+            seen = [os.stat(stamp.path)]
+            if stamp.path in self._open:
+                seen.append(os.fstat(self._open[stamp.path]))
         return not all(map(stamp.is_of, seen))
 
     def close(self) -> None:
         """Let the files go."""
         while self._open:
-            os.close(self._open.popitem()[1])
+            path, descriptor = self._open.popitem()
+            with reading(path):
+                os.close(descriptor)

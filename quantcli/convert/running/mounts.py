@@ -11,6 +11,8 @@ import os
 import re
 from pathlib import Path
 
+from quantcli.containers.entries import real_path
+
 MOUNTS = Path("/proc/self/mountinfo")
 #: The field of a line that names the mount point, where blanks and backslashes are octal numbers.
 POINT = 4
@@ -21,7 +23,7 @@ def mounted_in(path: Path) -> Path | None:
     """The first mount point at a path that is there or below it, None without one."""
     if path.is_mount():
         return path
-    real = path.resolve()
+    real = real_path(path)
     points = (Path(os.fsdecode(point)) for point in _points())
     return next((point for point in sorted(points) if point == real or real in point.parents), None)
 

@@ -13,7 +13,8 @@ from typing import Any
 from quantcli.containers.hostile import opened
 from quantcli.containers.json_text import MAX_BYTES, load_object
 from quantcli.convert.running.model_files import has_tensors, is_history, is_models
-from quantcli.errors import BadInput, Surroundings
+from quantcli.convert.running.places import is_regular
+from quantcli.errors import BadInput
 from quantcli.sources.folder import DEEPEST
 
 
@@ -55,9 +56,14 @@ def sizes(report: Mapping[str, Any] | None) -> dict[str, int]:
 
 
 def old_report(path: Path) -> dict[str, Any] | None:
-    """The report that an earlier run left; None where there is none, or something else."""
+    """The report that an earlier run left; None where there is none, or something else.
+
+    Raises `Surroundings` or `OSError` where the system cannot look.
+    """
     found: Mapping[str, Any] = {}
-    with contextlib.suppress(BadInput, Surroundings), opened(path) as (read, size):
+    if not is_regular(path):
+        return None
+    with contextlib.suppress(BadInput), opened(path) as (read, size):
         found = load_object(read(0, min(size, MAX_BYTES + 1)), str(path))
     return dict(found) if "report_version" in found else None
 

@@ -109,6 +109,5 @@ class OpenFiles:
     def close(self) -> None:
         """Close all files, synced or not."""
         with self._lock:
-            for file in self._files.values():
-                os.close(file.descriptor)
-            self._files.clear()
+            while self._files:
+                os.close(self._files.popitem()[1].descriptor)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantcli.containers.entries import is_there
 from quantcli.sources.unfinished import SUFFIX
 
 #: What stands in `OUTPUT.partial`; see workplace.py.
@@ -60,13 +61,13 @@ def is_empty_folder(path: Path) -> bool:
 
 def is_one(path: Path, other: Path) -> bool:
     """Whether two paths, links not followed, are the same file; False where one is not there."""
-    are_there = os.path.lexists(path) and os.path.lexists(other)
+    are_there = is_there(path) and is_there(other)
     return are_there and os.path.samestat(os.lstat(path), os.lstat(other))
 
 
 def is_regular(path: Path) -> bool:
     """Whether a path is a file, and no link to one."""
-    return os.path.lexists(path) and stat.S_ISREG(os.lstat(path).st_mode)
+    return is_there(path) and stat.S_ISREG(os.lstat(path).st_mode)
 
 
 @contextmanager

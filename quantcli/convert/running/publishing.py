@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from quantcli.containers.entries import is_there
 from quantcli.convert.running.guarded import open_file
 from quantcli.convert.running.places import REPORT, Places, is_empty_folder, is_one, sync
 from quantcli.convert.running.renames import exchange, link, rename_new
@@ -32,7 +33,7 @@ from quantcli.errors import Surroundings
 def stage(places: Places, report: bytes) -> None:
     """Write the report to disk, where it waits for its name; of a folder, in there too."""
     held = places.grown / places.report.name
-    if places.is_folder and os.path.lexists(held):
+    if places.is_folder and is_there(held):
         os.unlink(held)
     written(places, places.staged, report)
     if places.is_folder and not link(places.staged, held):
@@ -42,7 +43,7 @@ def stage(places: Places, report: bytes) -> None:
 
 def written(places: Places, path: Path, data: bytes) -> None:
     """Write a file in the work folder anew, and bring it and its name to disk."""
-    if os.path.lexists(path):
+    if is_there(path):
         os.unlink(path)
     name = str(path.relative_to(places.partial))
     descriptor = open_file(places.partial, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -143,7 +144,7 @@ def _publish_files(places: Places, old: Sequence[Path]) -> None:
 def _put_away(places: Places, old: Iterable[Path]) -> None:
     """Old files to `replaced`, in this order."""
     for path in old:
-        if os.path.lexists(path):
+        if is_there(path):
             os.rename(path, places.replaced / path.name)
             _flush(places)
 
@@ -155,23 +156,23 @@ def take_back(places: Places) -> None:
     else:
         if is_one(places.report, places.staged):
             os.unlink(places.report)
-        elif not os.path.lexists(places.staged):
+        elif not is_there(places.staged):
             os.rename(places.report, places.staged)
         _take_back_files(places)
     _flush(places)
 
 
 def _take_back_folder(places: Places) -> None:
-    if os.path.lexists(places.grown):
-        if os.path.lexists(places.replaced):
+    if is_there(places.grown):
+        if is_there(places.replaced):
             _put_back(places.replaced, places.output)
         return
     is_known = is_one(places.output / places.report.name, places.staged)
-    if is_known and os.path.lexists(places.replaced) and exchange(places.replaced, places.output):
+    if is_known and is_there(places.replaced) and exchange(places.replaced, places.output):
         os.rename(places.replaced, places.grown)
         return
     os.rename(places.output, places.grown)
-    if os.path.lexists(places.replaced):
+    if is_there(places.replaced):
         _put_back(places.replaced, places.output)
 
 
@@ -181,7 +182,7 @@ def _take_back_files(places: Places) -> None:
         grown, final = places.grown / name, places.final(name)
         if is_one(grown, final):
             os.unlink(final)
-        elif os.path.lexists(final) and not os.path.lexists(grown):
+        elif is_there(final) and not is_there(grown):
             os.rename(final, grown)
     for kept in sorted(_names(places.replaced), reverse=True):
         _put_back(kept, places.final(kept.name))
@@ -206,7 +207,7 @@ def _put_back(old: Path, place: Path) -> None:
 
 def is_publishing(places: Places) -> bool:
     """Whether `publish` has begun, and what it left has not been tidied away."""
-    return any(map(os.path.lexists, (places.staged, places.replaced)))
+    return any(map(is_there, (places.staged, places.replaced)))
 
 
 def recovered(places: Places, is_complete: bool) -> bool:
@@ -217,7 +218,7 @@ def recovered(places: Places, is_complete: bool) -> bool:
     is_published = _recovered_folder if places.is_folder else _recovered_files
     if not (is_complete or is_publishing(places)) or not is_published(places):
         return False
-    if not places.is_folder and os.path.lexists(places.staged):
+    if not places.is_folder and is_there(places.staged):
         _put_report(places)
     _flush(places)
     return True
@@ -230,8 +231,8 @@ def _recovered_folder(places: Places) -> bool:
     if is_one(places.replaced / name, places.staged):  # on its way back
         os.rename(places.replaced, places.grown)
         return False
-    is_named = not os.path.lexists(places.grown)
-    if os.path.lexists(places.replaced) and not (is_named and os.path.lexists(places.output)):
+    is_named = not is_there(places.grown)
+    if is_there(places.replaced) and not (is_named and is_there(places.output)):
         _put_back(places.replaced, places.output)
         return False
     return is_named
@@ -240,7 +241,7 @@ def _recovered_folder(places: Places) -> bool:
 def _recovered_files(places: Places) -> bool:
     """Of files: published where none grows any more, but such as have their names already."""
     waiting = [name for name in places.parts if _is_waiting(places, name)]
-    if not waiting and all(os.path.lexists(places.final(name)) for name in places.parts):
+    if not waiting and all(is_there(places.final(name)) for name in places.parts):
         return True
     _take_back_files(places)
     return False
@@ -249,7 +250,7 @@ def _recovered_files(places: Places) -> bool:
 def _is_waiting(places: Places, name: str) -> bool:
     """Whether a new file has not got its name yet."""
     grown, final, kept = places.grown / name, places.final(name), places.replaced / name
-    return os.path.lexists(grown) and not is_one(grown, final) and not is_one(grown, kept)
+    return is_there(grown) and not is_one(grown, final) and not is_one(grown, kept)
 
 
 def _put_report(places: Places) -> None:

@@ -20,6 +20,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from quantcli.containers.entries import is_there
+
 #: Values of the flags, and of the folder that relative paths begin in.
 RENAME_NOREPLACE, RENAME_EXCHANGE, AT_FDCWD = 1, 2, -100
 RENAME_SWAP, RENAME_EXCL = 2, 4
@@ -40,7 +42,7 @@ def rename_new(old: Path, new: Path) -> None:
     if not old.is_dir() and link(old, new):
         os.unlink(old)
         return
-    if os.path.lexists(new):
+    if is_there(new):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(new))
     os.rename(old, new)
 

@@ -31,7 +31,7 @@ from quantcli.convert.running.hashing import READ_AT_ONCE
 from quantcli.convert.running.measure import difference
 from quantcli.convert.running.run import Item, Ready, Resources, in_slabs, make, source_file
 from quantcli.convert.running.workplace import surroundings
-from quantcli.errors import QuantError, VerificationFailed
+from quantcli.errors import QuantError, Surroundings, VerificationFailed
 from quantcli.schemes.base import Codes, Error, Grade, Parts
 from quantcli.schemes.dense import Dense
 from quantcli.sources.detect import open_source
@@ -53,7 +53,10 @@ def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resourc
         _check_file(file, path)
         _check_padding(file, path, sizes)
     try:
-        written = open_source(output)
+        with surroundings(output):
+            written = open_source(output)
+    except Surroundings:
+        raise  # the disk could not be read: that says nothing of what is on it
     except QuantError as error:
         raise VerificationFailed(f"{output}: cannot be read back: {error}") from error
     _check_names(plan, written)

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from quantcli.containers.entries import is_there
 from quantcli.convert.running import guarded
 from quantcli.convert.running.destination import Destination, Taken
 from quantcli.convert.running.journal import Begun, Journal, NoLocks, is_finite
@@ -182,8 +182,8 @@ class Workplace:
     def _clear(self) -> None:
         """Remove everything but the journal, first what says that an output is being published."""
         for path in (self.places.staged, self.places.replaced, self.grown):
-            if os.path.lexists(path):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            if is_there(path):
+                guarded.remove(self.partial, path.name)
         sync(self.partial)
 
     def path(self, name: str) -> Path:
@@ -285,9 +285,9 @@ class Workplace:
             os.replace(self.places.staged, self.report_path)
             sync(self.report_path.parent)
 
-    def discard(self) -> None:
+    def discard(self, way_out: str = "remove it yourself") -> None:
         """Leave nothing behind, nor folders that were made for the output and are empty; the journal goes last."""
-        with surroundings(self.partial, "remove it yourself"):
+        with surroundings(self.partial, way_out):
             self._clear()
             (self.partial / JOURNAL).unlink(missing_ok=True)
             self.partial.rmdir()
@@ -298,10 +298,13 @@ class Workplace:
 
     def close(self) -> None:
         """Let go of the lock; what is there stays, for `--resume`."""
-        self._files.close()
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        journal, self._journal = self._journal, None
+        with surroundings(self.partial):
+            try:
+                self._files.close()
+            finally:
+                if journal is not None:
+                    journal.close()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from quantcli.checkpoint import Part
+from quantcli.convert.planning.plan import make
+from quantcli.convert.planning.request import Request
 from quantcli.convert.planning.stamps import stamps
 from quantcli.convert.running import run as runner
 from quantcli.convert.running import sample
@@ -226,3 +229,39 @@ class TestSample:
         assert list(sample._spread(100)) == [(0, 100)] and list(sample._spread(1 << 16)) == [(0, 1 << 16)]
         blocks = list(sample._spread(10 << 20))
         assert len(blocks) == 16 and blocks[0] == (0, 4096) and blocks[-1] == ((10 << 20) - 4096, 4096)
+
+
+class TestBeforeTheRun:
+    """A file that is replaced after its header was read and before the plan has stamped it: its tensors lie elsewhere.
+
+    Before: they were read at the places of the old ones, exit 0.
+    """
+
+    def refused(self, file: Path, other: Path, output: Path, opened: Path) -> None:
+        source = open_source(opened)
+        os.replace(other, file)
+        with pytest.raises(Surroundings, match=re.escape(f"{file}: has changed since it was opened")):
+            make(source, Request(output=output))
+        make(open_source(opened), Request(output=output))
+
+    def test_a_folder(self, source: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        other.write_bytes(safetensors_bytes(dict(reversed(llama_tensors(LLAMA).items()))))
+        self.refused(source / "model.safetensors", other, tmp_path / "out", source)
+
+    def test_its_config(self, source: Path, tmp_path: Path) -> None:
+        shutil.copy(source / "config.json", tmp_path / "other")
+        self.refused(source / "config.json", tmp_path / "other", tmp_path / "out", source)
+
+    def test_a_file_of_a_folder(self, source: Path, tmp_path: Path) -> None:
+        file = source / "model.safetensors"
+        shutil.copy(file, tmp_path / "other")
+        self.refused(file, tmp_path / "other", tmp_path / "out", file)
+
+    @pytest.mark.parametrize("size", [None, 40_000])
+    def test_a_gguf(self, source: Path, tmp_path: Path, size: int | None) -> None:
+        for place in ("a", "b"):
+            run(source, tmp_path / place / "m.gguf", scheme="f16", shard_size=size)
+        parts = sorted((tmp_path / "a").glob("*.gguf"))
+        assert (len(parts) == 1) == (size is None)
+        self.refused(parts[-1], tmp_path / "b" / parts[-1].name, tmp_path / "out.gguf", parts[0])

@@ -41,6 +41,14 @@ OTHERS: dict[str, Callable[[Path], object]] = {
     "a journal": lambda folder: (folder / ".journal").write_text("Dear diary,\n"),
     "an empty journal": lambda folder: ((folder / ".journal").touch(), (folder / "output").mkdir()),
     "an older journal": lambda folder: (folder / ".journal").write_text('{"fingerprint": "0", "replaces": true}\n'),
+    "an older run": lambda folder: (
+        (folder / ".journal").write_text(
+            '{"fingerprint": "0", "replaces": true}\n{"step": 0, "error": [0, 1, 0, 0]}\n'
+        ),
+        (folder / "output").mkdir(),
+        (folder / "output" / "model.safetensors").write_bytes(b"\1" * 4096),
+        (folder / "report.json").write_text('{"report_version": 1}'),
+    ),
 }
 
 
@@ -184,6 +192,18 @@ class TestHostileReports:
             code, _, err = finish(quant("convert", source, tmp_path / "x.gguf", *words))
             assert code == 5 and "x.gguf.report.json" in err and "Traceback" not in err
         assert (tmp_path / "x.gguf.report.json").is_fifo()
+
+    @pytest.mark.parametrize("name", ["x.gguf", "out"])
+    def test_force_replaces_no_pipe(self, source: Path, tmp_path: Path, name: str) -> None:
+        """In the place of the report, next to an old output or in it."""
+        run(source, tmp_path / name, scheme="f32")
+        report = tmp_path / ("x.gguf.report.json" if name == "x.gguf" else "out/quant_report.json")
+        report.unlink()
+        os.mkfifo(report)
+        before = contents(tmp_path)
+        code, _, err = finish(quant("convert", source, tmp_path / name, "--force"))
+        assert code == 5 and report.name in err and err.count("error: ") == 1 and "Traceback" not in err
+        assert report.is_fifo() and contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
