@@ -38,7 +38,12 @@ MEASURED_AT_ONCE = 1 << 15
 
 
 class Grade(IntEnum):
-    """What a route does to a weight's values; the larger the worse."""
+    """What a route does to a weight's values; the larger the worse.
+
+    EXACT        the same float32 values, where -0 counts as +0; of a repack those of its `Codes`
+    CODES_EXACT  the same codes; scales or biases are rounded to the dtype that the target stores
+    LOSSY        values are rounded onto another grid, or to a float dtype of less precision
+    """
 
     EXACT = 0
     CODES_EXACT = 1

@@ -12,6 +12,9 @@
     for 2, 4 and 8 bits the same
 
 value = (code - zero) * scale, rounded to the dtype of the scale.
+
+transformers 5.23 expects zero points that are not packed, and refuses these; transformers 5.17 with compressed-tensors
+0.19 loads them, and so does vLLM.
 Source: compressed-tensors (compressors/quantized_compressors/pack_quantized.py, versions 0.12 to 0.20).
 """
 
