@@ -2,7 +2,8 @@
 
 Source: `enum ggml_type` and the type traits of ggml 0.25.3 (ggml.h, ggml-common.h of llama.cpp); names are ours, in
 lower case (`q4_k` is ggml's `q4_K`). Ids 4, 5, 31-33 and 36-38 belonged to types that ggml has removed: nothing current
-reads files with them. A row of n elements is n / block_size blocks, one after the other.
+reads files with them. A row of n elements is n / block_size blocks, one after the other. The table is not that of the
+package gguf, since version 0.19 does not know q2_0.
 
 Fields of a block (the structs of ggml-common.h, and how ggml-quants.c reads them) are spelled as in `struct`: H is two
 bytes, I four, Q eight, B one. A block is in the byte order of the machine that wrote it: float16 and float32 scales,

@@ -196,7 +196,8 @@ def layout(tensors: Tensors, metadata: Mapping[str, str]) -> tuple[bytes, dict[s
     """The header of a new file, and each tensor's absolute offset in it, in the order of the data.
 
     `tensors`: name -> (our dtype name, row-major shape). The data is ordered by width of dtype, widest first, then by
-    name: each tensor is aligned to its dtype, and the bytes depend on nothing but the arguments' content.
+    name: each tensor is aligned to its dtype, and the bytes depend on nothing but the arguments' content. (Those of
+    `mx.save_safetensors` depend on the order of a dict.)
 
     >>> layout({"a": ("u8", (3,)), "b": ("f32", ())}, {})[1]
     {'b': 120, 'a': 124}

@@ -2,7 +2,8 @@
 
 `quantization_config` has `global_quant_config`, `layer_quant_config` (names and globs), `layer_type_quant_config`
 (classes) and `exclude`. What excludes a module wins, then its name, the first glob that matches in the file's order,
-its class, last the global settings. Each replaces the one below it whole. Source: Quark 0.13
+its class, last the global settings. Each replaces the one below it whole, as Quark's code does; its documentation says
+that a field which is None is inherited. Source: Quark 0.13
 (torch/quantization/model_transformation.py, config.py).
 """
 
