@@ -1,6 +1,6 @@
 """How schemes are spelled, and the mlx-lm spelling `--bits N --group-size N --mode M` of some of them.
 
-Sources: DESIGN's list of schemes; mlx.nn.quantize for the modes and their defaults; ggml for its type names.
+Sources: mlx.nn.quantize for the modes and their defaults; ggml for its type names.
 """
 
 from __future__ import annotations
