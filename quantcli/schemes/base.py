@@ -54,7 +54,7 @@ class Grade(IntEnum):
 
 
 class DoesNotFit(Exception):
-    """Codes or values that a scheme cannot hold, with the reason as a clause (`a scale of 7e5 is above f16's
+    """Codes or values that a scheme cannot hold, with the reason as a clause (`a scale of 7e5 exceeds f16's
     65504`).
     """
 
@@ -152,7 +152,7 @@ def _regrouped(parameters: NDArray[np.float32], own: int, group: int, what: str)
         return parameters if own == group else np.repeat(parameters, own // group, axis=1)
     merged = parameters.reshape(parameters.shape[0], -1, group // own)
     if not (merged == merged[:, :, :1]).all():
-        raise DoesNotFit(f"groups of {own} side by side have different {what}")
+        raise DoesNotFit(f"adjacent groups of {own} have different {what}")
     return np.ascontiguousarray(merged[:, :, 0])
 
 
@@ -254,7 +254,7 @@ class Scheme(Facts):
         raise NotImplementedError
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        """Why a weight of this shape cannot have this scheme (`last axis 100 is no multiple of 64`), None if it can."""
+        """Why a weight of this shape cannot have this scheme, as a clause; None if it can."""
         raise NotImplementedError
 
     def unread(self, shape: tuple[int, ...]) -> str | None:
@@ -431,7 +431,7 @@ class Scheme(Facts):
         raise TypeError(self._only_read())
 
     def _only_read(self) -> str:
-        return f"{self.family}'s layout of {self.name} is read, not written"
+        return f"{self.name} in {self.family}'s layout can be read but not written"
 
     def nonfinite(self, part: str, array: Array) -> bool:
         """Whether some range of a stored part holds NaN or Inf; a scheme with floats of its own overrides this."""

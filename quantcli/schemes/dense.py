@@ -39,7 +39,7 @@ def cast(values: Array, dtype: str) -> Array:
         lost = np.isfinite(wide) & ~np.isfinite(narrow.astype(wide.dtype))
         if lost.any():
             raise Overflows(
-                f"a value of {np.abs(wide[lost]).max():g} is above the largest of {dtype}, {_largest(dtype):g}"
+                f"a value of {np.abs(wide[lost]).max():g} exceeds the largest value of {dtype}, {_largest(dtype):g}"
             )
     return narrow
 

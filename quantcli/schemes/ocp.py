@@ -88,9 +88,9 @@ def codes_fit(grid: Grid, name: str, table: tuple[float, ...], group: int, scale
     if isinstance(grade, str):
         return grade
     if grid.group % group:
-        return f"its groups of {grid.group} are no multiple of {group}"
+        return f"its groups of {grid.group} are not a multiple of {group}"
     if grid.scale_dtype != scale_dtype:
-        return f"its scales are {grid.scale_dtype}, those of {name} are {scale_dtype}"
+        return f"its scales are {grid.scale_dtype}, but those of {name} are {scale_dtype}"
     return grade
 
 
@@ -99,7 +99,7 @@ def codes_may_fit(grid: Grid, name: str, table: tuple[float, ...], group: int) -
     if grid.table is None or not np.array_equal(grid.table, table, equal_nan=True):
         return f"its codes are not those of {name}"
     if grid.group % group and group % grid.group:
-        return f"its groups of {grid.group} are no multiple of {group}"
+        return f"its groups of {grid.group} are not a multiple of {group}"
     return Grade.EXACT
 
 

@@ -41,8 +41,8 @@ class Opaque(Scheme):
         if not self.big_endian:
             return None
         return (
-            f"is GGML type {self.name} in big-endian bytes, which nobody says how to swap: convert the original model "
-            "again on a little-endian machine"
+            f"has GGML type {self.name} in big-endian order, which quant cannot convert. Convert the original model on "
+            "a little-endian machine"
         )
 
     @property
@@ -66,7 +66,7 @@ class Opaque(Scheme):
         return 1 if self.span is not None else BY_NAME[self.type_name].block_bytes
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        return f"{self.name} is not written yet"
+        return f"{self.name} cannot be written"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         if self.span is not None:
@@ -85,7 +85,7 @@ class Opaque(Scheme):
         raise self._refusal()
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return f"{self.name} is not written yet"
+        return f"{self.name} cannot be written"
 
     def encode(
         self,
@@ -98,5 +98,5 @@ class Opaque(Scheme):
 
     def _refusal(self) -> NotPossible:
         return NotPossible(
-            f"GGML type {self.name} is listed and copied, not decoded: `quant schemes` lists those that are."
+            f"GGML type {self.name} is listed and copied, not decoded. `quant schemes` lists the types that are."
         )

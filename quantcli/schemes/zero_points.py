@@ -44,18 +44,18 @@ def symmetric(codes: Codes, zero: int, bits: int) -> Codes:
     if codes.grid.zero is not None:
         shift = zero - codes.grid.zero
         if not 0 <= shift <= room:
-            raise DoesNotFit(f"its codes around {codes.grid.zero} leave {bits} bits around {zero}")
+            raise DoesNotFit(f"its codes with zero point {codes.grid.zero} exceed {bits} bits with zero point {zero}")
         return Codes(grid, _moved(codes, np.full((1, 1), shift)), codes.scales, _product(codes.scales, -zero))
     idle = codes.scales == 0
     steps = _steps(codes, idle)
     if (wrong := np.isnan(steps)).any():
         scale, bias = codes.scales[wrong][0], _biases(codes)[wrong][0]
-        raise DoesNotFit(f"a bias of {bias:g} is no whole multiple of its scale {scale:g}")
+        raise DoesNotFit(f"a bias of {bias:g} is not a whole multiple of its scale {scale:g}")
     offsets = steps + np.float32(zero)
     if steps.shape == idle.shape:
         offsets[idle] = 0
     if (outside := ~((offsets >= 0) & (offsets <= room))).any():
-        raise DoesNotFit(f"a bias of {steps[outside][0]:g} times its scale takes codes out of {bits} bits")
+        raise DoesNotFit(f"a bias of {steps[outside][0]:g} times its scale moves codes beyond {bits} bits")
     moved, scales = _moved(codes, offsets), codes.scales
     if idle.any():
         biases = _biases(codes)
@@ -76,7 +76,7 @@ def with_zero_points(codes: Codes, bits: int) -> Codes:
     steps = _steps(codes, idle)
     if (wrong := np.broadcast_to(~((steps <= 0) & (steps > -(2**bits))), idle.shape)).any():
         scale, bias = codes.scales[wrong][0], _biases(codes)[wrong][0]
-        raise DoesNotFit(f"a bias of {bias:g} with a scale of {scale:g} is no zero point")
+        raise DoesNotFit(f"a bias of {bias:g} with a scale of {scale:g} is not a zero point")
     moved, scales, biases = codes.codes, codes.scales, steps * codes.scales
     if idle.any():
         signs = _sign(_biases(codes))

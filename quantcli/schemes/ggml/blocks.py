@@ -112,7 +112,7 @@ class Ggml(Scheme):
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         columns, size = matrix_shape(shape)[1], self.ggml_type.block_size
-        return f"last axis {columns} is no multiple of {size}" if columns % size else None
+        return f"last axis {columns} is not a multiple of {size}" if columns % size else None
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         return {"blocks": PartSpec("u8", (*shape[:-1], row_bytes(self.ggml_type, matrix_shape(shape)[1])))}
@@ -140,7 +140,7 @@ class Ggml(Scheme):
             blocks, sums = self._encode_cpu(values, importance) if on_cpu else self._encode_on_mlx(values, importance)
         error = Error(*(float(s) for s in sums[:3]))
         if sums[3] > 0 and math.isfinite(error.reference):
-            raise Overflows(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")
+            raise Overflows(f"a block's scale or minimum of {sums[3]:g} exceeds f16's {F16_LARGEST}")
         parts: Parts = {"blocks": blocks}
         if search == "ggml" or (better := self.better) is None:
             return parts, error
@@ -241,5 +241,5 @@ def round_to_f16(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float16)
     if not np.isfinite(narrow).all():
-        raise Overflows(f"a {what} of {np.abs(values).max():g} is above f16's {F16_LARGEST}")
+        raise Overflows(f"a {what} of {np.abs(values).max():g} exceeds f16's {F16_LARGEST}")
     return narrow

@@ -124,7 +124,7 @@ class GgmlFloat(Ggml):
         if isinstance(grade, str):
             raise DoesNotFit(grade)
         if codes.codes.size and int(codes.codes.max()) > 15:
-            raise DoesNotFit(f"a code of {codes.codes.max()} is above 4 bits")
+            raise DoesNotFit(f"a code of {codes.codes.max()} exceeds 4 bits")
         codes = self.adapted(codes)
         (rows, columns), facts, size = codes.codes.shape, self.facts, self.ggml_type.block_size
         scales, _ = codes.regrouped(facts.group)

@@ -129,7 +129,7 @@ class Codebook(Ggml):
 
     def _check(self, importance: Any) -> None:
         if importance is None and self.required:
-            raise DoesNotFit(f"{self.name} is encoded with an importance matrix only (`--imatrix`)")
+            raise DoesNotFit(f"{self.name} requires an importance matrix (`--imatrix`)")
 
     def _overflow(self, values: Array, d: NDArray[np.float32]) -> float:
         """The largest scale that overflows f16, 0 where none does.

@@ -85,11 +85,13 @@ class Iq4(Ggml):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         if self._supers:
-            return "iq4_xs's scales are 6-bit multiples of one f16 per 256 values, no grid's are known to be"
+            return (
+                "iq4_xs stores scales as 6-bit multiples of one f16 for 256 values, which a grid's scales need not be"
+            )
         if grid.table != TABLE:
             return "its codes are not those of iq4_nl"
         if grid.group % BLOCK:
-            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
+            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def pack(self, codes: Codes) -> Parts:

@@ -125,7 +125,9 @@ class KQuant(Ggml):
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """No grid: what a grid calls a scale is here the product of an f16 and a number of few bits."""
         bits = 4 if self.type == "q2_k" else 6
-        return f"{self.type}'s scales are {bits}-bit multiples of one f16 per 256 values, no grid's are known to be"
+        return (
+            f"{self.type} stores scales as {bits}-bit multiples of one f16 for 256 values, which a grid's need not be"
+        )
 
     def pack(self, codes: Codes) -> Parts:
         """Raises `DoesNotFit`, always: blocks go from a K type to the same as they are."""

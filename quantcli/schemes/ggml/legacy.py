@@ -108,9 +108,9 @@ class GgmlLegacy(Ggml):
         if isinstance(grade, str):
             return grade
         if grid.group % BLOCK:
-            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
+            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
         if self.grid().zero is not None and grid.zero is None:
-            return f"its groups have biases of their own, {self.name} has none"
+            return f"its groups have biases, but {self.name} has none"
         return grade
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -120,14 +120,14 @@ class GgmlLegacy(Ggml):
         """
         own = self.grid()
         if grid.table is not None:
-            return f"its codes stand for a table of values, {self.name}'s for even steps"
+            return f"its codes stand for a table of values, but {self.name} has even steps"
         if grid.group % BLOCK and BLOCK % grid.group:
-            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
+            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
         if grid.bits > own.bits and (own.zero is None or grid.zero is None):
-            return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
+            return f"its codes have {grid.bits} bits, but {self.name} holds {own.bits}"
         if own.zero is not None and grid.zero is not None and not _is_within(grid, own):
-            range_of = f"the range of {self.name}, {own.bits} bits around {own.zero}"
-            return f"its {grid.bits}-bit codes around {grid.zero} leave {range_of}"
+            range_of = f"the range of {self.name}, {own.bits} bits with zero point {own.zero}"
+            return f"its {grid.bits}-bit codes with zero point {grid.zero} exceed {range_of}"
         # A bias of -zero * scale is exact in f16 where the zero is a power of two.
         exact_biases = own.zero is not None or (
             _is_power_of_two(grid.zero) if grid.zero is not None else not grid.zero_points

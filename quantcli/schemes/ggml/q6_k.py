@@ -71,7 +71,7 @@ class Q6K(Ggml):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """No grid: what a grid calls a scale is here the product of an f16 and an 8-bit number."""
-        return "q6_k's scales are 8-bit multiples of one f16 per 256 values, no grid's are known to be"
+        return "q6_k stores scales as 8-bit multiples of one f16 for 256 values, which a grid's scales need not be"
 
     def pack(self, codes: Codes) -> Parts:
         """Raises `DoesNotFit`, always: blocks go from q6_k to q6_k as they are."""

@@ -66,7 +66,7 @@ class Q8K(Ggml):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """No grid: the blocks are meant for activations."""
-        return "q8_k is made from values only, it is ggml's format of activations"
+        return "q8_k, ggml's format for activations, is encoded from values only"
 
     def pack(self, codes: Codes) -> Parts:
         """Raises `DoesNotFit`, always."""

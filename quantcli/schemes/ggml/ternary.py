@@ -110,26 +110,26 @@ class GgmlTernary(Ggml):
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """tq1_0 has no code 3; whether a grid's codes have any is only seen by `pack`."""
         if grid.table is None and self.grid().zero is None:
-            return f"its biases need not be -scale / 2, {self.name}'s always are"
+            return f"its biases may differ from -scale / 2, but those of {self.name} do not"
         if grid.table is None and grid.zero != 1:
-            return f"its codes are not counted from 1 in every group, {self.name}'s are"
+            return f"its zero point is not 1 in every group, but that of {self.name} is"
         if grid.group % self.grid().group:
-            return f"its groups of {grid.group} are no whole blocks of {self.grid().group}"
+            return f"its groups of {grid.group} are not a multiple of {self.grid().group}"
         return self.may_fit(grid, shape)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """A grid with biases where they are those of its own scales, and groups that have the same ones."""
         own, largest = self.grid(), FORMATS[self.type].largest
         if grid.table is not None:
-            return f"its codes stand for a table of values, {self.name}'s for even steps"
+            return f"its codes stand for a table of values, but {self.name} has even steps"
         if grid.bits > own.bits:
-            return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
+            return f"its codes have {grid.bits} bits, but {self.name} holds {own.bits}"
         if grid.zero not in (None, own.zero):
-            return f"its codes are not counted from {own.zero} in every group, {self.name}'s are"
+            return f"its zero point is not {own.zero} in every group, but that of {self.name} is"
         if grid.zero is None and 2**grid.bits - 1 > largest:
-            return f"its codes may be above {self.name}'s {largest}"
+            return f"its codes may exceed {largest}, the largest of {self.name}"
         if grid.group % own.group and own.group % grid.group:
-            return f"its groups of {grid.group} are no whole blocks of {own.group}"
+            return f"its groups of {grid.group} are not a multiple of {own.group}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def adapted(self, codes: Codes) -> Codes:
@@ -142,7 +142,7 @@ class GgmlTernary(Ggml):
             raise DoesNotFit(grade)
         own, largest, stored = self.grid(), FORMATS[self.type].largest, self.as_stored(codes)
         if stored.codes.size and int(stored.codes.max()) > largest:
-            raise DoesNotFit(f"a code of {stored.codes.max()} is above {self.name}'s {largest}")
+            raise DoesNotFit(f"a code of {stored.codes.max()} exceeds {largest}, the largest of {self.name}")
         assert stored.biases is not None
         rows, columns = stored.codes.shape
         header = (-stored.biases).reshape(-1, 1).astype(np.float16).view(np.uint8)

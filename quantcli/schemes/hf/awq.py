@@ -87,7 +87,7 @@ class Awq(Scaled):
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if reason := super().unfit(shape) or divides(self.scales, shape):
             return reason
-        return f"{shape[0]} rows are no multiple of {ROWS_PER_WORD}" if shape[0] % ROWS_PER_WORD else None
+        return f"{shape[0]} rows are not a multiple of {ROWS_PER_WORD}" if shape[0] % ROWS_PER_WORD else None
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape

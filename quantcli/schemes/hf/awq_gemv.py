@@ -99,8 +99,8 @@ class AwqGemvFast(AwqGemv):
         if reason := super().unfit(shape):
             return reason
         if shape[1] % FAST_COLUMNS:
-            return f"last axis {shape[1]} is no multiple of {FAST_COLUMNS}"
-        return f"{shape[0]} rows are no multiple of {FAST_ROWS}" if shape[0] % FAST_ROWS else None
+            return f"last axis {shape[1]} is not a multiple of {FAST_COLUMNS}"
+        return f"{shape[0]} rows are not a multiple of {FAST_ROWS}" if shape[0] % FAST_ROWS else None
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape

@@ -111,7 +111,7 @@ class Bnb4(Written):
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if (reason := super().unfit(shape)) or not self.full or math.prod(shape) % self.block == 0:
             return reason
-        return f"its {math.prod(shape)} values are no multiple of {self.block}"
+        return f"its {math.prod(shape)} values are not a multiple of {self.block}"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         count = math.prod(shape)
@@ -150,7 +150,8 @@ class Bnb4(Written):
     def unreadable(self) -> str | None:
         if self.block in bitsandbytes.BLOCKS:
             return None
-        return f"bitsandbytes does not read blocks of this size; it has {', '.join(map(str, bitsandbytes.BLOCKS))}"
+        sizes = ", ".join(map(str, bitsandbytes.BLOCKS))
+        return f"bitsandbytes does not read blocks of {self.block} values, only of {sizes}"
 
     @property
     def loads_experts(self) -> bool:
@@ -206,8 +207,8 @@ class Bnb4(Written):
         rows = codes // self.columns
         if -(-rows * self.columns // self.block) != runs:
             raise DoesNotFit(
-                f"{codes} packed codes need {-(-codes // self.block)} absolute maxima, one for each {self.block}, "
-                f"there are {runs}"
+                f"expected {-(-codes // self.block)} absolute maxima for {codes} packed codes in blocks of "
+                f"{self.block}, found {runs}"
             )
 
     @property
@@ -219,7 +220,7 @@ class Bnb4(Written):
         return self.nested is not None
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return f"{self.name} has quantized absolute maxima" if self.nested else super().may_fit(grid, shape)
+        return f"the absolute maxima of {self.name} are quantized" if self.nested else super().may_fit(grid, shape)
 
     def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:
         state = state_of(self.quant, self.block, self.compute or "f32", shape, 0.0 if self.nested else None)

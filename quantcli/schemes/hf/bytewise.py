@@ -104,7 +104,7 @@ class Bytewise(Written):
             return codes
         codes = codes + np.uint8(self._offset)  # wraps around as two's complement does
         if self.bits < 8 and codes.size and int(codes.max()) >> self.bits:
-            raise DoesNotFit(f"a code of {int(codes.max()) - self._offset} is no integer of {self.bits} bits")
+            raise DoesNotFit(f"a code of {int(codes.max()) - self._offset} is not a {self.bits}-bit integer")
         return codes
 
     def zeros(self, parts: Parts, rows: int) -> Floats:

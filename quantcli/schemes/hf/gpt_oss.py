@@ -63,8 +63,8 @@ class GptOss(Scheme):
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 3:
-            return f"has {len(shape)} dimensions, gpt-oss's layout holds stacked experts"
-        return f"last axis {shape[-1]} is no multiple of {MX_GROUP}" if shape[-1] % MX_GROUP else None
+            return f"gpt-oss's layout holds stacked experts, not {len(shape)}-D tensors"
+        return f"last axis {shape[-1]} is not a multiple of {MX_GROUP}" if shape[-1] % MX_GROUP else None
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         *leading, columns = shape

@@ -82,7 +82,7 @@ class Gptq(Scaled):
         unit = packed.WORD if self._in_planes else packed.WORD // math.gcd(self.bits, packed.WORD)
         for what, count in (("columns", shape[1]), ("rows", shape[0])):
             if count % unit:
-                return f"{count} {what} are no multiple of {unit}, which {self.bits} bits need"
+                return f"{count} {what} are not a multiple of {unit}, as {self.bits}-bit codes require"
         return None
 
     @property

@@ -101,7 +101,7 @@ def integer_grid(found: Extremes, bits: int, symmetric: bool, dtype: str) -> tup
         scales = rounded(rounded(high - low, dtype) / steps, dtype)
         zeros = rounded(least - rounded(low / scales, dtype), dtype)
     if (lost := np.isfinite(low) & np.isfinite(high) & ~np.isfinite(scales)).any():
-        raise DoesNotFit(f"a range of values from {low[lost][0]:g} to {high[lost][0]:g} is beyond {dtype}")
+        raise DoesNotFit(f"the range from {low[lost][0]:g} to {high[lost][0]:g} exceeds the largest value of {dtype}")
     zeros = np.rint(np.clip(np.nan_to_num(zeros, nan=0.0), least, -least - 1))
     return _above_zero(scales, dtype), zeros - least
 
@@ -123,7 +123,7 @@ def powers(found: Extremes, bits: int, dtype: str) -> Floats:
     patterns = (patterns + np.uint64(1 << mantissa - 2)) >> np.uint64(mantissa) << np.uint64(mantissa)
     binade = to_float32(patterns.astype(kind).view(numpy_dtype(dtype)))
     if np.isinf(binade).any():
-        raise DoesNotFit("a value near the largest of its dtype has no power of two for a scale")
+        raise DoesNotFit("a value is so near the largest of its dtype that no power of two can be its scale")
     exponents = np.frexp(binade)[1] - 1 - TOP_EXPONENT[bits]
     exponents = np.where(binade > 0, np.clip(exponents, -127, 127), -127)
     exact = np.asarray(np.ldexp(np.float32(1), exponents), np.float32)

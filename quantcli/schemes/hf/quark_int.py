@@ -94,7 +94,7 @@ class QuarkInt(Scaled):
         rows, columns = shape
         count, what = (rows, "rows") if self._turned else (columns, "columns")
         unit = PACKINGS[self.dtype].codes
-        return f"{count} {what} are no multiple of {unit}, so many are packed together" if count % unit else None
+        return f"{count} {what} are not a multiple of {unit}, which are packed together" if count % unit else None
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape

@@ -175,7 +175,7 @@ def divides(scales: Scales, shape: tuple[int, ...]) -> str | None:
     """Why groups cannot be those of a weight's rows; None where they can."""
     if scales.rows != 1 or scales.columns is None or shape[-1] % scales.columns == 0:
         return None
-    return f"last axis {shape[-1]} is no multiple of {scales.columns}"
+    return f"last axis {shape[-1]} is not a multiple of {scales.columns}"
 
 
 def along(groups: Array, group: int, columns: int) -> Array:
@@ -232,7 +232,7 @@ class Scaled(Scheme):
         zeros = self.zeros(parts, len(scales))
         if self.zero is not None and (odd := (zeros != self.zero) & (scales != 0)).any():
             other = np.broadcast_to(zeros, odd.shape)[odd][0]
-            raise DoesNotFit(f"its settings say symmetric, but a zero point is {other:g}, not {self.zero}")
+            raise DoesNotFit(f"its settings say symmetric, but a zero point is {other:g} instead of {self.zero}")
         return zeros
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
@@ -272,9 +272,9 @@ class Scaled(Scheme):
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if self.scales.stacked and (len(shape) != 3 or shape[1] != self.scales.stacked):
-            return f"is no stack of matrices of {self.scales.stacked} rows"
+            return f"shape {list(shape)} is not a stack of matrices of {self.scales.stacked} rows"
         if not self.scales.stacked and len(shape) != 2:
-            return f"has {len(shape)} dimensions, {self.family}'s layout holds matrices"
+            return f"{self.family}'s layout holds matrices, not {len(shape)}-D tensors"
         return None if shape[-1] == self.columns else f"has rows of {shape[-1]}, not of {self.columns}"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:

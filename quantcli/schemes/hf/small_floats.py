@@ -84,7 +84,7 @@ class SmallFloat(Written):
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         count = 1 if self.divides is None or self.each_row else math.prod(self.global_shape)
         if count != 1 and not (self.scales.stacked and shape[:1] == (count,)):
-            return f"has {count} global scales, one is needed"
+            return f"expected 1 global scale, found {count}"
         return super().unfit(shape) or divides(self.scales, shape)
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:

@@ -33,7 +33,7 @@ class Unscaled(Scheme):
 
     @property
     def refusal(self) -> str:
-        return f"its codes ({self.dtype}) are scaled by {self.companion}, and no settings of a known quantizer say how"
+        return f"its codes ({self.dtype}) need the scales in {self.companion}, but no settings say how to apply them"
 
     @property
     def undecoded(self) -> str:

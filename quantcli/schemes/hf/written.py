@@ -81,7 +81,7 @@ class Written(Scaled):
         if isinstance(grade, str):
             return grade
         if grid.group % self.group:
-            return f"its groups of {grid.group} are no multiple of {self.group}"
+            return f"its groups of {grid.group} are not a multiple of {self.group}"
         if self.scales.rows != 1:
             return f"its scales are not shared by {self.scales.rows} rows"
         if self.table is None and grid.zero is None and (self.zero is not None or not grid.zero_points):
@@ -98,13 +98,13 @@ class Written(Scaled):
         ):
             return f"its codes are not those of {self.name}"
         if grid.bits > self.code_bits:
-            return f"its {grid.bits} bits are more than {self.code_bits}"
+            return f"its codes have {grid.bits} bits, but {self.name} holds {self.code_bits}"
         if grid.group % self.group and self.group % grid.group:
-            return f"its groups of {grid.group} are no multiple of {self.group}"
+            return f"its groups of {grid.group} are not a multiple of {self.group}"
         if grid.zero is not None and self.zero is not None:
             room = 2**self.code_bits - 2**grid.bits
             if not 0 <= self.zero - grid.zero <= room:
-                return f"its codes around {grid.zero} leave {self.code_bits} bits around {self.zero}"
+                return f"its codes with zero point {grid.zero} exceed {self.code_bits} bits with zero point {self.zero}"
         return self._scales_grade(grid)
 
     def _scales_grade(self, grid: Grid) -> Grade | str:
@@ -158,7 +158,7 @@ class Written(Scaled):
         times = self.group // own  # the last group may be cut off
         first = np.ascontiguousarray(parameters[:, ::times])
         if not np.array_equal(np.repeat(first, times, axis=1)[:, : parameters.shape[1]], parameters):
-            raise DoesNotFit(f"groups of {own} side by side have different scales or biases")
+            raise DoesNotFit(f"adjacent groups of {own} have different scales or biases")
         return first
 
     def _of_blocks(self, scales: Floats) -> Floats:
@@ -216,9 +216,9 @@ def stored_scales(scales: Floats, dtype: str) -> Array:
         with np.errstate(divide="ignore"):
             mantissas, exponents = np.frexp(scales)
         if (wrong := (mantissas != 0.5) | (exponents < -126)).any():
-            raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is no power of two that E8M0 has")
+            raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not a power of two that E8M0 holds")
         return (exponents + 126).astype(np.uint8)
     found = scales.astype(numpy_dtype(dtype))
     if (wrong := to_float32(found) != scales).any() and np.isfinite(scales).all():
-        raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is no value of {dtype}")
+        raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not a value of {dtype}")
     return found

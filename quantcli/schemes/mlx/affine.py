@@ -142,7 +142,7 @@ class Affine(Scheme):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         if grid.group % self.group:
-            return self.unfit(shape) or f"its groups of {grid.group} are no multiple of {self.group}"
+            return self.unfit(shape) or f"its groups of {grid.group} are not a multiple of {self.group}"
         return self.may_fit(grid, shape)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -173,7 +173,7 @@ class Affine(Scheme):
         if codes.biases is None:
             raise DoesNotFit("its codes have no biases")
         if codes.codes.size and int(codes.codes.max()) >= 1 << codes.grid.bits:
-            raise DoesNotFit(f"a code of {codes.codes.max()} is above {codes.grid.bits} bits")
+            raise DoesNotFit(f"a code of {codes.codes.max()} exceeds {codes.grid.bits} bits")
         stored = self._of_groups(codes)
         return {"weight": pack(codes.codes, self.bits), **stored}
 
@@ -224,11 +224,11 @@ class Affine(Scheme):
     def _refuses(self, grid: Grid) -> str | None:
         """Why codes of that grid have no place here, whatever their scales."""
         if grid.table is not None:
-            return "its codes are on a table of values, not evenly spaced"
+            return f"its codes stand for a table of values, but {self.name} has even steps"
         if grid.bits > self.bits:
-            return f"its codes have {grid.bits} bits, {self.name} holds {self.bits}"
+            return f"its codes have {grid.bits} bits, but {self.name} holds {self.bits}"
         if grid.group % self.group and self.group % grid.group:
-            return f"its groups of {grid.group} are no multiple of {self.group}"
+            return f"its groups of {grid.group} are not a multiple of {self.group}"
         return None
 
     def _rounded(self, parameters: NDArray[np.float32], what: str) -> Array:
@@ -251,7 +251,7 @@ class Affine(Scheme):
             return str(reason)
         groups = rounded.astype(np.float64).reshape(-1, self.group)
         scale = np.ptp(groups, axis=1).max() / ((1 << self.bits) - 1)
-        return f"a scale of about {scale:g} is above the largest of {self.scale_dtype}"
+        return f"a scale of about {scale:g} exceeds the largest value of {self.scale_dtype}"
 
 
 #: One of each kind, with the scales that sizes are counted with.
@@ -261,8 +261,8 @@ LISTED = tuple(Affine(bits, group, "f16") for bits in BITS for group in GROUPS)
 def unfit(group: int, shape: tuple[int, ...]) -> str | None:
     """Why MLX does not quantize a weight of this shape in groups of `group`, None if it does."""
     if len(shape) < 2:
-        return f"has {len(shape)} dimension{'s' * (len(shape) != 1)}, MLX quantizes from 2 on"
-    return f"last axis {shape[-1]} is no multiple of {group}" if shape[-1] % group or not shape[-1] else None
+        return f"a {len(shape)}-D tensor is not quantized"
+    return f"last axis {shape[-1]} is not a multiple of {group}" if shape[-1] % group or not shape[-1] else None
 
 
 def measured(wanted: mx.array, decoded: mx.array) -> Error:

@@ -56,7 +56,7 @@ class Nvfp4Experts(Scheme):
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 3 or shape[1] != self.rows:
-            return f"is no stack of experts of {self.rows} rows"
+            return f"shape {list(shape)} is not a stack of experts of {self.rows} rows"
         return INNER.unfit(shape)
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
