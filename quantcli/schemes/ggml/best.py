@@ -92,8 +92,8 @@ class OnGrid(Better[Ggml]):
             weights = 1 + kind.emphasis * squares / np.maximum(squares.mean(axis=1, keepdims=True), np.float32(1e-30))
         found = search(kind, x, weights.astype(np.float32), self._known(blocks))
         codes = found.codes if kind.table else found.codes + np.uint8((grid.zero or 0) + kind.least)
-        heads = np.where(np.isfinite(found.heads), found.heads, np.float32(0))
-        return scheme.assembled(codes, found.subs, heads)
+        block_scales = np.where(np.isfinite(found.block_scales), found.block_scales, np.float32(0))
+        return scheme.assembled(codes, found.subs, block_scales)
 
     def _known(self, blocks: Blocks) -> Values:
         """ggml's scales and lows as kernels/ggml/better/grid.py takes them, super-scales first where there are any."""
@@ -102,9 +102,9 @@ class OnGrid(Better[Ggml]):
         lows = np.zeros_like(seen.scales) if kind.minima is None or seen.biases is None else seen.biases
         known = np.stack([seen.scales, lows], axis=2).reshape(len(blocks), -1, 2)
         if kind.subs is not None and ggml.scales is not None:
-            heads = np.zeros((len(blocks), 1, 2), np.float32)
-            heads[:, 0, : ggml.scales.count] = read_f16(blocks, ggml.scales.at, ggml.scales.count, np)
-            known = np.concatenate([heads, known], axis=1)
+            block_scales = np.zeros((len(blocks), 1, 2), np.float32)
+            block_scales[:, 0, : ggml.scales.count] = read_f16(blocks, ggml.scales.at, ggml.scales.count, np)
+            known = np.concatenate([block_scales, known], axis=1)
         return np.ascontiguousarray(known)
 
 

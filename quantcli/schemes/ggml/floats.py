@@ -1,7 +1,7 @@
 """GGML's `mxfp4` and `nvfp4`: E2M1 codes with a scale byte per group, the codes of mlx/mx_floats.py in another order.
 
 Source: `block_mxfp4`, `block_nvfp4` in ggml-common.h, their functions in ggml-quants.c and the scale bytes' in
-ggml-impl.h (llama.cpp); how blocks are encoded is told in kernels/ggml/blocks/floats.py.
+ggml-impl.h (llama.cpp); how blocks are encoded is described in kernels/ggml/blocks/floats.py.
 
     mxfp4  17 bytes, 32 values   e            n x 16        value = 2 ** (e - 127) * E2M1[code]
     nvfp4  36 bytes, 64 values   s s s s      n x 32        value = E4M3[s[i / 16]] * E2M1[code]
@@ -136,7 +136,7 @@ class GgmlFloat(Ggml):
     def better(self) -> OnTable:
         return OnTable(self, self.scales()[: self.facts.positive])
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
         from quantcli.kernels.ggml import repack
 
         share = subs.shape[1]

@@ -2,9 +2,9 @@
 
     iq2.py   iq2_xxs iq2_xs iq2_s       iq3.py   iq3_xxs iq3_s       iq1.py   iq1_s iq1_m       iq_books.py  the books
 
-A block is read into its `Fields`, and written from them; how the fields are found is told in kernels/ggml/codebooks
-(search.py, iq1_search.py), and for MLX devices in iq_search.py and iq1_search.py beside this file. Values are no grid:
-which codes may stand beside each other is the book's.
+A block is read into its `Fields`, and written from them. kernels/ggml/codebooks (search.py, iq1_search.py) finds the
+fields; iq_search.py and iq1_search.py next to this file do the same for MLX devices. Values are not a
+grid: the codebook decides which codes may follow each other.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _fitted(
     """Codes 0 .. top of scales (n, groups), and d (n, 1), of least squared error where d * (2 * code + 1) = 1 has
     sums with the values, and with itself, of `along` and `square` (n, groups).
     """
-    best, scales, heads = np.full((len(along), 1), np.inf), fields.scales, fields.d
+    best, scales, block_scales = np.full((len(along), 1), np.inf), fields.scales, fields.d
     for start in STARTS:
         d = fields.d * start
         for _ in range(4):
@@ -222,9 +222,9 @@ def _fitted(
             error = d * (d * two - 2 * one)
             better = error < best
             best = np.where(better, error, best)
-            heads, scales = np.where(better, d, heads), np.where(better, codes, scales)
+            block_scales, scales = np.where(better, d, block_scales), np.where(better, codes, scales)
             d = one / two
-    return scales.astype(np.int32), heads.astype(np.float32)
+    return scales.astype(np.int32), block_scales.astype(np.float32)
 
 
 class Signed(Codebook):

@@ -1,7 +1,7 @@
 """GGML's searches for its IQ1 types as MLX array operations, with the splits and float32 sums of
 kernels/ggml/codebooks/iq1_search.py.
 
-Groups (32 or 16 values) are columns, as in iq_search.py, and what is told there of bytes and of GPUs holds here too.
+Groups (32 or 16 values) are columns, as in iq_search.py, and what that file says about bytes and GPUs holds here too.
 Each split of a group's values in order of size, with each of its shifts, is tried on all groups at once: 1,122 of
 iq1_s, 612 of iq1_m. One that explains more than the best before is kept, and levels follow from the ranks of values:
 0 of ranks below i1, 2 of those from i2 on, 1 between.

@@ -1,8 +1,8 @@
 """GGML's `iq4_nl` and `iq4_xs`: four-bit codes for a table of sixteen uneven values, denser around 0.
 
 Source: `block_iq4_nl`, `block_iq4_xs`, `kvalues_iq4nl` in ggml-common.h and their functions in ggml-quants.c
-(llama.cpp); the search for scales, with and without an importance matrix, is told in kernels/ggml/codebooks/iq4.py. On
-MLX's CPU device bytes are ggml's too; of GPUs search.py tells.
+(llama.cpp); kernels/ggml/codebooks/iq4.py describes the search for scales, with and without an importance matrix. On
+MLX's CPU device bytes are ggml's too; for GPUs see search.py.
 
     iq4_nl   18 bytes,  32 values   d d                      n x 16     value = d * IQ4_VALUES[code]
     iq4_xs  136 bytes, 256 values   d d  h h  l l l l        n x 128    value = d * (s[i / 32] - 32) * IQ4_VALUES[code]
@@ -109,11 +109,11 @@ class Iq4(Ggml):
     def better(self) -> OnGrid:
         return OnGrid(self, LEVELS[self.type])
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
-        assert heads is not None
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
+        assert block_scales is not None
         packed = pack(codes.reshape(-1, BLOCK)).reshape(len(codes), -1)
         stored = [pack_subs((subs[:, :, 0] + 32).astype(np.uint8), np)] if self._supers else []
-        return np.concatenate([f16_bytes(heads[:, :1], np), *stored, packed], axis=1)
+        return np.concatenate([f16_bytes(block_scales[:, :1], np), *stored, packed], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.codebooks import iq4

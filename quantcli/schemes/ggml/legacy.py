@@ -196,10 +196,10 @@ class GgmlLegacy(Ggml):
     def better(self) -> OnGrid:
         return OnGrid(self, LEVELS[self.type])
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
         grid = self.grid()
-        assert heads is not None
-        return np.concatenate([f16_bytes(heads[:, : _header(grid) // 2], np), pack(codes, grid, np)], axis=1)
+        assert block_scales is not None
+        return np.concatenate([f16_bytes(block_scales[:, : _header(grid) // 2], np), pack(codes, grid, np)], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.blocks import legacy
@@ -215,7 +215,7 @@ class GgmlLegacy(Ggml):
         from quantcli.kernels.ggml.blocks import weighted
 
         found = weighted.encode(values, importance, grid.bits, grid.zero)
-        blocks = np.concatenate([found.heads, pack(found.codes, grid, np)], axis=1)
+        blocks = np.concatenate([found.block_scales, pack(found.codes, grid, np)], axis=1)
         return blocks.reshape(values.shape[0], values.shape[1] // BLOCK * self.ggml_type.block_bytes), found.sums
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:

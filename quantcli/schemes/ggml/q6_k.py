@@ -1,7 +1,7 @@
 """GGML's `q6_k`: super-blocks of 256 values, 16 groups of 16 with 8-bit scales under one f16.
 
 Source: `block_q6_K` in ggml-common.h, `quantize_row_q6_K_ref` and `dequantize_row_q6_K` in ggml-quants.c (llama.cpp).
-How a super-block is encoded is told in kernels/ggml/k_quants/q6_k.py.
+How a super-block is encoded is described in kernels/ggml/k_quants/q6_k.py.
 
     210 bytes:   l x 128   lower four bits of the codes        value = d * s[i / 16] * (code - 32)
                  h x 64    upper two bits
@@ -81,10 +81,10 @@ class Q6K(Ggml):
     def better(self) -> OnGrid:
         return OnGrid(self, LEVELS)
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
-        assert heads is not None
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
+        assert block_scales is not None
         stored = subs[:, :, 0].astype(np.int8).view(np.uint8)
-        return np.concatenate([pack(codes, np), stored, f16_bytes(heads[:, :1], np)], axis=1)
+        return np.concatenate([pack(codes, np), stored, f16_bytes(block_scales[:, :1], np)], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.k_quants import decode

@@ -93,8 +93,8 @@ def search_scale(x: mx.array, w: mx.array, steps: NDArray[np.float32]) -> ScaleF
         scale, inverse = mx.where(better, found, scale), mx.where(better, tried, inverse)
         best = mx.where(better, found * along, best)
         mx.eval(scale, inverse, best)  # keeps one candidate's temporaries alive, not nineteen's
-    zero, nought = mx.abs(peak) < EPSILON, mx.zeros_like(peak)
-    return ScaleFit(mx.where(zero, 0.0, scale), mx.where(zero, 0.0, inverse), nought, nought)
+    zero, zeros = mx.abs(peak) < EPSILON, mx.zeros_like(peak)
+    return ScaleFit(mx.where(zero, 0.0, scale), mx.where(zero, 0.0, inverse), zeros, zeros)
 
 
 def search_minimum(x: mx.array, w: mx.array, steps: NDArray[np.float32], absolute: bool) -> ScaleFit:

@@ -1,7 +1,7 @@
 """GGML's blocks of one or two bits a value under a single f16: `q1_0 q2_0 tq1_0 tq2_0`.
 
 Source: `block_q1_0`, `block_q2_0`, `block_tq1_0`, `block_tq2_0` in ggml-common.h and their functions in ggml-quants.c
-(llama.cpp); how blocks are encoded is told in kernels/ggml/blocks/ternary.py.
+(llama.cpp); how blocks are encoded is described in kernels/ggml/blocks/ternary.py.
 
     q1_0   18 bytes, 128 values   d d  b x 16           value = code ? d : -d
     q2_0   18 bytes,  64 values   d d  p x 16           value = (code - 1) * d, codes 0 .. 3
@@ -159,9 +159,9 @@ class GgmlTernary(Ggml):
     def better(self) -> OnGrid:
         return OnGrid(self, FORMATS[self.type].levels)
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
-        assert heads is not None
-        blocks: Blocks = self._join(f16_bytes(heads[:, :1], np), pack(codes, self.type, np), np)
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
+        assert block_scales is not None
+        blocks: Blocks = self._join(f16_bytes(block_scales[:, :1], np), pack(codes, self.type, np), np)
         return blocks
 
     def _join(self, header: Any, packed: Any, xp: Any) -> Any:
