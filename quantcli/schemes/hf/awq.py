@@ -1,7 +1,7 @@
 """AutoAWQ's GEMM layout: 4-bit codes, transposed, eight output rows in one word.
 
     qweight  i32 (columns, rows / 8)        one word: rows 8r .. 8r+7 of one column
-    qzeros   i32 (groups, rows / 8)         zero points, packed likewise
+    qzeros   i32 (groups, rows / 8)         zero points, packed in the same way
     scales   (groups, rows)                 groups = columns / group
 
     bits of a word   31-28 27-24 23-20 19-16 15-12 11-8  7-4  3-0

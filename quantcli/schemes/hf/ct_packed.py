@@ -36,7 +36,7 @@ from quantcli.schemes.hf.written import Written, stored_scales
 
 
 def width(count: int, bits: int, *, padded: bool) -> int:
-    """Words that hold so many codes.
+    """Return how many words hold so many codes.
 
     >>> width(128, 3, padded=False), width(128, 3, padded=True)
     (12, 13)
@@ -127,12 +127,12 @@ class CtPacked(Written):
         return parts | {"scales": stored_scales(scales, self.scales.dtype)}
 
 
-#: The part that says a weight's shape.
+#: The part that holds a weight's shape.
 SHAPE = Extra("shape", "i64", (2,))
 
 
 def written(bits: int, symmetric: bool, group: int | None, dtype: str, columns: int) -> CtPacked:
-    """The scheme as it is written; group: None for whole rows."""
+    """Return the scheme as it is written; group: None for one scale per row."""
     return CtPacked(
         columns=columns, scales=Scales(dtype, 1, group), bits=bits, symmetric=symmetric, compute=dtype, extras=(SHAPE,)
     )

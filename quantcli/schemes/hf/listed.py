@@ -15,7 +15,7 @@ from quantcli.schemes.hf.small_floats import SmallFloat
 
 
 def listed(shape: tuple[int, int]) -> Iterator[Scheme]:
-    """For matrices of that shape: AutoAWQ's, those that are written, then the others that are read."""
+    """Yield the schemes for matrices of that shape: AutoAWQ's, those that are written, then the other ones."""
     columns = shape[1]
     yield from _awq(columns)
     found = (hf.named(name, "bf16", shape) for name in WRITTEN)

@@ -1,4 +1,4 @@
-"""Quark's integers of 2, 3, 4 and 8 bits, signed and unsigned; groups are stored turned, inputs first.
+"""Quark's integers of 2, 3, 4 and 8 bits, signed and unsigned; groups are stored transposed, inputs first.
 
     scheme     weight                 scales             zeros (packed as the weight is)
     tensor     (rows, columns)        ()                 ()  not packed
@@ -8,7 +8,7 @@
     the last axis, packed
     int4, uint4   i32, 8 a word, lowest first; `reorder`: of eight in the order 0 2 4 6 1 3 5 7, as AutoAWQ
     uint2         u8, 4 a byte, highest first
-    int3          u8, 8 in 3 bytes, lowest first; its weight is never turned, its scales are
+    int3          u8, 8 in 3 bytes, lowest first; its weight is never transposed, its scales are
     int2, int8, uint8   not packed
 
 Signed ones are two's complement. value = (code - zero) * scale in float32. Zero points may be floats, not packed then.
@@ -156,7 +156,7 @@ def _threes(stored: Array) -> NDArray[np.uint8]:
 
 
 def listed(columns: int) -> Iterator[Scheme]:
-    """Of Quark's formats one of each kind, for rows of so many values: integers, FP8, then smaller floats."""
+    """Return one scheme of each kind of Quark's, for rows of so many values: integers, FP8, then smaller floats."""
     stored = {"int2": "i32", "uint2": "u8", "int3": "u8", "int4": "i32", "uint4": "i32", "int8": "i8", "uint8": "u8"}
     groups = Scales("bf16", 1, GROUP, turned=True)
     for dtype in PACKINGS:
