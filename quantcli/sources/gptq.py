@@ -249,7 +249,7 @@ def _weight(module: str, parts: Mapping[str, Part], wanted: GptqSettings, folder
     ordered = order_of(stored, wanted.act_order, columns, group, groups, folder, "desc_act", wanted.reason)
     extras = () if ordered else extras_of(stored, ("g_idx",))
     scheme = Gptq(
-        columns=columns, scales=Scales(scales.dtype, 1, group, turned=True), bits=wanted.bits,
+        columns=columns, scales=Scales(scales.dtype, 1, group, transposed=True), bits=wanted.bits,
         symmetric=wanted.symmetric, layout_format=wanted.layout_format, words=qweight.dtype, ordered=ordered,
         compute="bf16" if scales.dtype == "bf16" else "f16", extras=extras,
     )  # fmt: skip

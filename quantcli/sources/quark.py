@@ -74,7 +74,7 @@ def _weight(module: str, parts: Mapping[str, Part], settings: QuarkSettings, com
     return held(f"{module}.weight", shape, scheme, stored, reason, SUFFIXES)
 
 
-def _scales(stored: Mapping[str, Part], spec: Spec, *, turned: bool = False) -> Scales:
+def _scales(stored: Mapping[str, Part], spec: Spec, *, transposed: bool = False) -> Scales:
     """How scales are shared."""
     part = stored["scales"]
     if part.dtype not in FLOATS:
@@ -85,7 +85,7 @@ def _scales(stored: Mapping[str, Part], spec: Spec, *, turned: bool = False) -> 
         return Scales(part.dtype, 1, None, rank=1)
     if spec.block:
         return Scales(part.dtype, *spec.block)
-    return Scales(part.dtype, 1, spec.group_size, turned=turned)
+    return Scales(part.dtype, 1, spec.group_size, transposed=transposed)
 
 
 def _integers(stored: Mapping[str, Part], spec: Spec, settings: QuarkSettings) -> tuple[Scaled, tuple[int, ...]]:
@@ -93,12 +93,12 @@ def _integers(stored: Mapping[str, Part], spec: Spec, settings: QuarkSettings) -
     allowed = {"int4": ("i32",), "uint4": ("i32",), "uint2": ("u8",), "int3": ("u8",), "int2": ("i32", "i8")}
     if weight.dtype not in allowed.get(spec.dtype, ("i8",) if spec.dtype == "int8" else ("u8",)):
         raise BadInput(f"{where(weight)}: is {weight.dtype}, which is no packed {spec.dtype} ({spec.key}).")
-    turned = spec.qscheme == "per_group"
+    transposed = spec.qscheme == "per_group"
     first, last = weight.shape[0], weight.shape[1] // pack.units * pack.codes
-    shape = (last, first) if turned and spec.dtype != "int3" else (first, last)
+    shape = (last, first) if transposed and spec.dtype != "int3" else (first, last)
     zeros = stored.get("zeros")
     # Of 3 bits in groups the zero points are packed along another axis; all are 0 where the settings say symmetric.
-    unread = spec.dtype == "int3" and turned
+    unread = spec.dtype == "int3" and transposed
     if unread and not spec.symmetric:
         raise NotPossible(f"{where(weight)}: int3 in groups with zero points ({spec.key}) is not read.")
     if zeros is None and not spec.symmetric:
@@ -107,7 +107,7 @@ def _integers(stored: Mapping[str, Part], spec: Spec, settings: QuarkSettings) -
         raise NotPossible(f"{where(weight)}: {spec.dtype} per_block ({spec.key}) is not read.")
     along = (*ALONG, "zeros") if unread else ALONG
     scheme = QuarkInt(
-        columns=shape[1], scales=_scales(stored, spec, turned=turned), dtype=spec.dtype, stored=weight.dtype,
+        columns=shape[1], scales=_scales(stored, spec, transposed=transposed), dtype=spec.dtype, stored=weight.dtype,
         symmetric=spec.symmetric, zeros_dtype=None if zeros is None or unread else zeros.dtype,
         reorder=settings.reorder, extras=extras_of(stored, along),
     )  # fmt: skip

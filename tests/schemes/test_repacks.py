@@ -28,7 +28,7 @@ MLX: tuple[Scheme, ...] = (
 )
 GGML: tuple[Scheme, ...] = tuple(TYPES.values())
 AWQ: tuple[Scheme, ...] = tuple(
-    Awq(columns=COLUMNS, scales=Scales("f16", 1, group, turned=True), symmetric=symmetric, zeros_dtype="i32")
+    Awq(columns=COLUMNS, scales=Scales("f16", 1, group, transposed=True), symmetric=symmetric, zeros_dtype="i32")
     for group in GROUPS
     for symmetric in (False, True)
 )

@@ -178,7 +178,7 @@ def test_zero_points_of_idle_groups_do_not_count_in_symmetric_layouts() -> None:
         np.bitwise_or.reduce(zeros << np.uint32(4) * np.array(places, np.uint32), axis=1, keepdims=True).view(np.int32)
         for places in (range(8), (0, 4, 1, 5, 2, 6, 3, 7))
     )
-    turned = Scales("f16", 1, group, turned=True)
+    turned = Scales("f16", 1, group, transposed=True)
     awq = Awq(columns=COLUMNS, scales=turned, symmetric=True, zeros_dtype="i32")
     gptq = Gptq(columns=COLUMNS, scales=turned, bits=4, symmetric=True, layout_format="gptq_v2")
 

@@ -62,8 +62,8 @@ def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -
     first, last, shifts = (to_mlx(part)[mx.maximum(best.number, 0)] for part in _splits(group))
     level = (rank >= first).astype(mx.int32) + (rank >= last).astype(mx.int32)
     minus = mx.repeat(mx.concatenate([shifts >> 1, shifts & 1], axis=0), group // 16, axis=0) == 1
-    turned = best.scale < 0
-    level, minus, scale = mx.where(turned, 2 - level, level), minus != turned, mx.abs(best.scale)
+    is_negative = best.scale < 0
+    level, minus, scale = mx.where(is_negative, 2 - level, level), minus != is_negative, mx.abs(best.scale)
     shift = mx.where(minus, -SHIFT, SHIFT)
     points = point_numbers(level, IQ1_WIDTH, 3)
     rows = nearest_rows(points, by_rows(x, IQ1_WIDTH), by_rows(w, IQ1_WIDTH), scale, book, shift)

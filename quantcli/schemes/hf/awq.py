@@ -38,13 +38,13 @@ def unpack(words: Array) -> NDArray[np.uint8]:
     >>> unpack(np.array([[0x75316420]], np.uint32)).T.tolist()
     [[0, 1, 2, 3, 4, 5, 6, 7]]
     """
-    turned = np.ascontiguousarray(words.view("<u4").T)
-    halves = turned.view(np.uint8).reshape(*turned.shape, 4)
-    codes = np.empty((turned.shape[0], ROWS_PER_WORD, turned.shape[1]), np.uint8)
+    transposed = np.ascontiguousarray(words.view("<u4").T)
+    halves = transposed.view(np.uint8).reshape(*transposed.shape, 4)
+    codes = np.empty((transposed.shape[0], ROWS_PER_WORD, transposed.shape[1]), np.uint8)
     for row, shift in enumerate(SHIFTS):
         half = halves[:, :, shift // 8]
         codes[:, row] = half >> 4 if shift % 8 else half & 15
-    return codes.reshape(-1, turned.shape[1])
+    return codes.reshape(-1, transposed.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,8 +122,8 @@ class CtPacked(Written):
     def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
         parts: dict[str, Array] = {"weight": packed.words(codes, self.bits).view(np.int32)}
         if zeros is not None:
-            turned = np.ascontiguousarray(zeros.T).astype(np.uint8)
-            parts["zeros"] = np.ascontiguousarray(packed.words(turned, self.bits).view(np.int32).T)
+            transposed = np.ascontiguousarray(zeros.T).astype(np.uint8)
+            parts["zeros"] = np.ascontiguousarray(packed.words(transposed, self.bits).view(np.int32).T)
         return parts | {"scales": stored_scales(scales, self.scales.dtype)}
 
 

@@ -111,7 +111,7 @@ class Gptq(Scaled):
 
 def listed(columns: int) -> Iterator[Scheme]:
     """Return one scheme of each width, for rows of so many values."""
-    scales = Scales("f16", 1, GROUP, turned=True)
+    scales = Scales("f16", 1, GROUP, transposed=True)
     for bits in range(2, 9):
         kind = "gptq" if bits in DENSE_BITS else "gptq_p"
         for symmetric in (True, False):

@@ -42,7 +42,7 @@ def _awq(columns: int) -> Iterator[Scheme]:
     """With zero points, then without."""
     for symmetric, zeros in ((False, "i32"), (True, None)):
         for group in (32, 64, 128):
-            shared = Scales("f16", 1, group, turned=True)
+            shared = Scales("f16", 1, group, transposed=True)
             yield Awq(columns=columns, scales=shared, symmetric=symmetric, zeros_dtype=zeros)
 
 

@@ -85,21 +85,21 @@ class QuarkInt(Scaled):
         return self._offset if self.symmetric else None
 
     @property
-    def _turned(self) -> bool:
-        return self.scales.turned and self.dtype != "int3"
+    def _is_transposed(self) -> bool:
+        return self.scales.transposed and self.dtype != "int3"
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if reason := super().unfit(shape) or divides(self.scales, shape):
             return reason
         rows, columns = shape
-        count, what = (rows, "rows") if self._turned else (columns, "columns")
+        count, what = (rows, "rows") if self._is_transposed else (columns, "columns")
         unit = PACKINGS[self.dtype].codes
         return f"{count} {what} are not a multiple of {unit}, which are packed together" if count % unit else None
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape
         pack = PACKINGS[self.dtype]
-        if self._turned:
+        if self._is_transposed:
             weight = PartSpec(self.stored, (columns, rows // pack.codes * pack.units), axis=1, rows=pack.codes)
         else:
             weight = PartSpec(self.stored, (rows, columns // pack.codes * pack.units))
@@ -114,7 +114,7 @@ class QuarkInt(Scaled):
 
     def unpack(self, parts: Parts) -> NDArray[np.uint8]:
         codes = self._integers(parts["weight"])
-        return np.ascontiguousarray(codes.T) if self._turned else codes
+        return np.ascontiguousarray(codes.T) if self._is_transposed else codes
 
     def _integers(self, stored: Array) -> NDArray[np.uint8]:
         """Stored integers (n, units) as codes (n, count), signed ones plus half of their range."""
@@ -158,7 +158,7 @@ def _threes(stored: Array) -> NDArray[np.uint8]:
 def listed(columns: int) -> Iterator[Scheme]:
     """Return one scheme of each kind of Quark's, for rows of so many values: integers, FP8, then smaller floats."""
     stored = {"int2": "i32", "uint2": "u8", "int3": "u8", "int4": "i32", "uint4": "i32", "int8": "i8", "uint8": "u8"}
-    groups = Scales("bf16", 1, GROUP, turned=True)
+    groups = Scales("bf16", 1, GROUP, transposed=True)
     for dtype in PACKINGS:
         zeros = None if dtype == "int3" else stored[dtype]
         yield QuarkInt(

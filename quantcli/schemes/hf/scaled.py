@@ -59,16 +59,16 @@ class Scales:
     """Which values share a scale, and how scales (and their zero points) are stored.
 
     rows: how many rows share one, None for all. columns: how many values of a row share one, None for all.
-    rank: of the stored array. turned: groups along its first axis. powers: all are powers of two, whatever the dtype.
-    stacked: rows of each matrix of a stack, each with separate scales; 0 for one matrix. single: the matrices of a stack
-    share one scale. each_row: there is an entry for each row, shared ones repeated.
+    rank: of the stored array. transposed: groups are its first axis. powers: all are powers of two, whatever the dtype.
+    stacked: rows of each matrix of a stack, each with separate scales; 0 for one matrix. single: all matrices of a
+    stack share one scale. each_row: there is an entry for each row, shared ones repeated.
     """
 
     dtype: str
     rows: int | None = 1
     columns: int | None = None
     rank: int = 2
-    turned: bool = False
+    transposed: bool = False
     powers: bool = False
     stacked: int = 0
     single: bool = False
@@ -87,7 +87,7 @@ class Scales:
         blocks, groups = -(-shape[0] // self.rows), self._groups(shape[1])
         if self.rank == 1:
             return PartSpec(dtype, (blocks,), axis=1, rows=self.rows)
-        if self.turned:
+        if self.transposed:
             return PartSpec(dtype, (groups, blocks), axis=1, rows=self.rows)
         if self.rank == 4:
             return PartSpec(dtype, (blocks, 1, groups, 1), rows=self.rows, indices=groups)
@@ -135,7 +135,7 @@ class Scales:
             return stored if self.shared_rows == 1 else stored[index]
         if self.rank == 1:
             stored = stored.reshape(-1, 1)
-        elif self.turned:
+        elif self.transposed:
             stored = np.ascontiguousarray(stored.T)
         shared = self.rows or 1
         if self.rank == 4:

@@ -78,7 +78,7 @@ def test_packing_its_own_codes_changes_nothing(name: str) -> None:
 
 def gptq(rng: np.random.Generator, *, symmetric: bool) -> tuple[Gptq, Codes]:
     scheme = Gptq(
-        family="gptq", columns=192, scales=Scales("f16", 1, 64, turned=True), bits=4, symmetric=symmetric,
+        family="gptq", columns=192, scales=Scales("f16", 1, 64, transposed=True), bits=4, symmetric=symmetric,
         layout_format="gptq_v2", words="i32", compute="f16",
     )  # fmt: skip
     grid = scheme.grid()
@@ -174,7 +174,7 @@ def test_an_overflowing_scale_is_refused() -> None:
     assert scheme is not None
     values = np.full((1, 64), 60000, np.float16)
     values[0, 0] = -60000
-    with pytest.raises(DoesNotFit, match="from -60000 to 60000 is beyond f16"):
+    with pytest.raises(DoesNotFit, match="from -60000 to 60000 .*f16"):
         scheme.prepare((1, 64)).encode(values)
 
 

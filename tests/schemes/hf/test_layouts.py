@@ -79,33 +79,35 @@ def test_gptq(bits: int, kind: str) -> None:
         "scales": scales.T.astype(np.float16),
     }
     scheme = Gptq(
-        columns=COLUMNS, scales=Scales("f16", 1, GROUP, turned=True), bits=bits, symmetric=False, layout_format=kind,
-        compute="f16",
+        columns=COLUMNS, scales=Scales("f16", 1, GROUP, transposed=True), bits=bits, symmetric=False,
+        layout_format=kind, compute="f16",
     )  # fmt: skip
     check(scheme, parts, (codes.astype(np.float32) - zeros.repeat(GROUP, 1)) * scales.repeat(GROUP, 1))
 
 
 def test_a_zero_of_zero_borrows_from_its_neighbour() -> None:
     zeros = np.array([[0, 15, 8, 1, 0, 7, 3, 9]], np.uint8)
-    scheme = Gptq(columns=32, scales=Scales("f16", 1, None, turned=True), bits=4, symmetric=False, layout_format="gptq")
+    scheme = Gptq(
+        columns=32, scales=Scales("f16", 1, None, transposed=True), bits=4, symmetric=False, layout_format="gptq"
+    )
     words = stream(zeros, 4) - np.uint32(0x11111111)
     assert scheme.stored_zeros(words.view(np.int32), 8).tolist() == zeros.tolist()
 
 
 def test_symmetric_settings_with_another_zero_point_do_not_fit() -> None:
     scheme = Gptq(
-        columns=32, scales=Scales("f16", 1, None, turned=True), bits=4, symmetric=True, layout_format="gptq_v2"
+        columns=32, scales=Scales("f16", 1, None, transposed=True), bits=4, symmetric=True, layout_format="gptq_v2"
     )
     zeros = stream(np.array([[8] * 7 + [9]], np.uint8), 4).view(np.int32)
     parts = {"qweight": np.zeros((4, 8), np.int32), "qzeros": zeros, "scales": np.ones((1, 8), np.float16)}
     assert scheme.decode(parts)[7, 0] == -9
-    with pytest.raises(DoesNotFit, match="symmetric, but a zero point is 9, not 8"):
+    with pytest.raises(DoesNotFit, match="symmetric.* 9 .*8"):
         scheme.codes(parts)
 
 
 def test_a_cut_off_group_is_smaller_whole_ones() -> None:
     scheme = Gptq(
-        columns=96, scales=Scales("f16", 1, 64, turned=True), bits=8, symmetric=False, layout_format="gptq_v2"
+        columns=96, scales=Scales("f16", 1, 64, transposed=True), bits=8, symmetric=False, layout_format="gptq_v2"
     )
     codes, zeros, scales = random(8, 8, 96), random(8, 8, 2), scales_of(8, 2)
     parts = {
@@ -228,9 +230,9 @@ def test_quark(dtype: str, qscheme: str, reorder: bool) -> None:
     bits, signed = int(dtype[-1]), not dtype.startswith("u")
     raw, offset = random(bits, ROWS, COLUMNS), 1 << bits - 1
     integers = np.where(raw >= offset, raw.astype(int) - 2 * offset, raw) if signed else raw.astype(int)
-    turned = qscheme == "group" and dtype != "int3"
+    transposed = qscheme == "group" and dtype != "int3"
     shared = {"tensor": Scales("f32", None, rank=0), "channel": Scales("f32", rank=1),
-              "group": Scales("f32", 1, GROUP, turned=True)}[qscheme]  # fmt: skip
+              "group": Scales("f32", 1, GROUP, transposed=True)}[qscheme]  # fmt: skip
     counts = {"tensor": (1, 1), "channel": (ROWS, 1), "group": (ROWS, COLUMNS // GROUP)}[qscheme]
     scales = scales_of(*counts)
     packed_zeros = random(bits, *counts)
@@ -244,7 +246,7 @@ def test_quark(dtype: str, qscheme: str, reorder: bool) -> None:
         stored_zeros = zeros.astype(np.int32)
     else:
         stored_zeros = quark_packed(packed_zeros.T.copy(), dtype, reorder)
-    weight = quark_packed(raw.T.copy() if turned else raw, dtype, reorder)
+    weight = quark_packed(raw.T.copy() if transposed else raw, dtype, reorder)
     parts = {"weight": weight, "scales": scales.T.copy() if qscheme == "group" else scales}
     parts |= {"zeros": stored_zeros} if has_zeros else {}
     scheme = QuarkInt(
