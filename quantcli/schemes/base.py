@@ -258,10 +258,7 @@ class Scheme(Facts):
         raise NotImplementedError
 
     def unread(self, shape: tuple[int, ...]) -> str | None:
-        """Why no stored weight of this shape has this scheme, as a clause; None if one may.
-
-        A tool's files may have shapes that are not written anew.
-        """
+        """Why no stored weight of this shape has this scheme; tools may store shapes that are not written anew."""
         return self.unfit(shape)
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
@@ -382,10 +379,7 @@ class Scheme(Facts):
         raise NotImplementedError
 
     def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Return scales and biases as stored, float32 (rows, groups), for the codes that `pack` was given.
-
-        None if the parts do not show them: values must then be decoded to be compared.
-        """
+        """Return stored scales and biases, float32 (rows, groups), of `pack`'s codes; None if values must be decoded."""
         return None
 
     def repack(self, codes: Codes) -> tuple[Parts, Error]:

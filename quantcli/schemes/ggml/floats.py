@@ -101,7 +101,10 @@ class GgmlFloat(Ggml):
         return Grid(4, self.facts.group, self.facts.scale_dtype, table=E2M1)
 
     def codes(self, parts: Parts) -> Codes:
-        """Equal to what `decode` gives, save under the E8M0 byte 255, which `pack` of no scheme takes."""
+        """Return the codes of blocks.
+
+        Their values are those of `decode`, except for the E8M0 byte 255, which no scheme's `pack` takes.
+        """
         from quantcli.kernels.ggml import repack
 
         blocks, group = parts["blocks"], self.facts.group
@@ -194,7 +197,7 @@ class GgmlFloat(Ggml):
         return np.array(self.facts.halves, np.float32), np.array(DOUBLES, np.float32)
 
     def scales(self) -> NDArray[np.float32]:
-        """Of the 256 bytes, float32."""
+        """Return the scales of the 256 bytes, float32."""
         with np.errstate(over="ignore"):  # E8M0's last
             return self._tables()[0] * np.float32(2)
 
@@ -204,7 +207,7 @@ SCHEMES = {name: GgmlFloat(name) for name in FORMATS}
 
 @cache
 def field_starts() -> NDArray[np.uint32]:
-    """For each exponent field of float32: from which mantissa on log2, rounded to float32, is the next whole number.
+    """Return the mantissa from which log2, rounded to float32, is the next whole number, for each float32 exponent.
 
     2**0 is 1 and 1 - 2**-24 has a log2 of -8.6e-8, which float32 holds; near 16 float32's steps are 2.4e-7, and
     16 - 2**-20 has the same float32 log2 as 16:

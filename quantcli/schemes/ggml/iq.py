@@ -90,11 +90,11 @@ class Codebook(Ggml):
         raise DoesNotFit(self._no_grid())
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """No grid: a codebook does not hold every sequence of codes."""
+        """Refuse every grid: a codebook does not hold all sequences of codes."""
         return self._no_grid()
 
     def pack(self, codes: Codes) -> Parts:
-        """Raises `DoesNotFit`, always: blocks go to the same type as they are."""
+        """Raise `DoesNotFit`, always: blocks are copied to the same type."""
         raise DoesNotFit(self._no_grid())
 
     def _no_grid(self) -> str:
@@ -158,19 +158,19 @@ class Codebook(Ggml):
         raise NotImplementedError
 
     def unpack(self, blocks: Any, xp: Any) -> Fields:
-        """The fields of blocks uint8 (n, block bytes); `xp` is numpy or mlx.core."""
+        """Return the fields of blocks uint8 (n, block bytes); `xp` is numpy or mlx.core."""
         raise NotImplementedError
 
     def pack_fields(self, fields: Fields, xp: Any) -> Any:
-        """Blocks uint8 (n, block bytes) of fields; `xp` is numpy or mlx.core."""
+        """Return blocks uint8 (n, block bytes) of fields; `xp` is numpy or mlx.core."""
         raise NotImplementedError
 
     def steps(self, fields: Fields, xp: Any) -> Any:
-        """float32 (n, groups): what a group's values of the book are multiplied with."""
+        """Return float32 (n, groups): the factors of the book's values in each group."""
         raise NotImplementedError
 
     def without_fault(self, blocks: Blocks, values: Array) -> Blocks:
-        """ggml's blocks (n, bytes) of values (n, 256) with rows and signs where they belong."""
+        """Return ggml's blocks (n, bytes) of values (n, 256) with rows and signs where they belong."""
         return blocks
 
     def _values(self, blocks: Blocks) -> NDArray[np.float32]:
@@ -246,7 +246,7 @@ class Signed(Codebook):
         return int(self.rules()["group"])
 
     def rules(self) -> dict[str, Any]:
-        """The type's arguments of `rules` in kernels/ggml/codebooks/search.py."""
+        """Return the type's arguments of `rules` in kernels/ggml/codebooks/search.py."""
         raise NotImplementedError
 
     def _search(self, values: Array, importance: Importance | None) -> tuple[Fields, NDArray[np.float32]]:
@@ -286,7 +286,7 @@ class Signed(Codebook):
 
 @cache
 def neighbours(book: str, codes: tuple[int, ...]) -> Neighbours:
-    """A book's tables, made once a run; `codes[level]` stands for a level in them."""
+    """Return a book's tables, made once in a run; `codes[level]` is the code of a level."""
     from quantcli.kernels.ggml.codebooks import neighbours as iq_neighbours
 
     of = BOOKS[book]
@@ -294,7 +294,7 @@ def neighbours(book: str, codes: tuple[int, ...]) -> Neighbours:
 
 
 def sub_scales(scales: Any, steps: int, largest: int, xp: Any) -> tuple[Any, Any]:
-    """Codes int32 of scales (n, groups), scale = d * (2 * code + 1), and d (n, 1): the largest scale / steps."""
+    """Return codes int32 of scales (n, groups), scale = d * (2 * code + 1), and d (n, 1): the largest scale / steps."""
     d = scales.max(axis=1, keepdims=True) / xp.array(steps, dtype=xp.float32)
     with np.errstate(all="ignore"):
         codes = (1.0 / d * scales - 1.0) * 0.5
@@ -303,7 +303,7 @@ def sub_scales(scales: Any, steps: int, largest: int, xp: Any) -> tuple[Any, Any
 
 
 def words(blocks: Any, at: int, count: int, size: int, xp: Any) -> Any:
-    """uint32 (n, count): little-endian words of `size` bytes from byte `at` of each block."""
+    """Return uint32 (n, count): little-endian words of `size` bytes from byte `at` of each block."""
     part = blocks[:, at : at + count * size].reshape(-1, count, size).astype(xp.uint32)
     out = part[:, :, 0]
     for i in range(1, size):
@@ -312,14 +312,14 @@ def words(blocks: Any, at: int, count: int, size: int, xp: Any) -> Any:
 
 
 def word_bytes(values: Any, size: int, xp: Any) -> Any:
-    """uint8 (n, count * size): what `words` reads, from integers (n, count)."""
+    """Return uint8 (n, count * size): what `words` reads, from integers (n, count)."""
     wide = values.astype(xp.uint32)
     parts = [(wide >> 8 * i & 255).astype(xp.uint8) for i in range(size)]
     return xp.stack(parts, axis=2).reshape(len(values), size * values.shape[1])
 
 
 def joined(values: Any, bits: int, each: int, xp: Any) -> Any:
-    """uint32 (n, count / each): `each` neighbours of (n, count) side by side, `bits` bits each, the first lowest."""
+    """Return uint32 (n, count / each): `each` adjacent entries of (n, count) in `bits` bits each, the first lowest."""
     wide = values.reshape(len(values), values.shape[1] // each, each).astype(xp.uint32)
     out = wide[:, :, 0]
     for i in range(1, each):
@@ -328,13 +328,13 @@ def joined(values: Any, bits: int, each: int, xp: Any) -> Any:
 
 
 def split(values: Any, bits: int, each: int, xp: Any) -> Any:
-    """uint32 (n, count * each): what `joined` joins."""
+    """Return uint32 (n, count * each): what `joined` joins."""
     parts = [values.astype(xp.uint32) >> bits * i & (1 << bits) - 1 for i in range(each)]
     return xp.stack(parts, axis=2).reshape(len(values), each * values.shape[1])
 
 
 def eighth_sign(bits: Any) -> Any:
-    """Seven signs with the eighth, which makes the number of minuses even."""
+    """Return seven signs with the eighth, which makes the number of minuses even."""
     odd = bits ^ bits >> 4
     odd = odd ^ odd >> 2
     odd = odd ^ odd >> 1

@@ -52,7 +52,7 @@ class Best(NamedTuple):
 
 
 def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -> ShiftedRows:
-    """Of float32 (n, 256), importance as x or None; group 32 or 16."""
+    """Find rows, shifts and scales for float32 (n, 256); importance as x or None; group 32 or 16."""
     import mlx.core as mx
 
     count, halves = x.shape[0], 32 // group
@@ -78,7 +78,7 @@ def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -
 
 
 def ranks(x: mx.array) -> mx.array:
-    """int32, as x: how many of a group's values come before it in order of size, equal ones as they stand."""
+    """Return int32, as x: how many of a group's values come before it in order of size, equal ones as they stand."""
     import mlx.core as mx
 
     place = mx.arange(x.shape[0], dtype=mx.int32)[:, None]

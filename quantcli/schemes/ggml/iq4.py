@@ -69,7 +69,7 @@ class Iq4(Ggml):
 
     @property
     def _supers(self) -> bool:
-        """Whether groups have scales of their own under that of a super-block."""
+        """Whether groups have sub-block scales below that of a super-block."""
         return self.type == "iq4_xs"
 
     def grid(self) -> Grid:
@@ -95,7 +95,7 @@ class Iq4(Ggml):
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def pack(self, codes: Codes) -> Parts:
-        """Codes of its table only; raises `DoesNotFit` for all others, and always for iq4_xs."""
+        """Return blocks of codes on its table. Raises `DoesNotFit` for other codes, and always for iq4_xs."""
         grade = self.fits(codes.grid, codes.codes.shape)
         if isinstance(grade, str):
             raise DoesNotFit(grade)
@@ -156,18 +156,18 @@ SCHEMES = {name: Iq4(name) for name in GRIDS}
 
 
 def unpack(blocks: Any, supers: bool, xp: Any) -> Any:
-    """Codes uint8 (blocks, block size) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, block size) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
     nibbles = blocks[:, 8 if supers else 2 :].reshape(-1, IQ4_GROUPS if supers else 1, BLOCK // 2)
     return xp.concatenate([nibbles & 15, nibbles >> 4], axis=2).reshape(blocks.shape[0], -1)
 
 
 def pack(codes: Any) -> Any:
-    """uint8 (groups, 16) for codes uint8 (groups, 32), of numpy or mlx.core."""
+    """Return uint8 (groups, 16) for codes uint8 (groups, 32), of numpy or mlx.core."""
     return codes[:, : BLOCK // 2] | codes[:, BLOCK // 2 :] << 4
 
 
 def pack_subs(stored: Any, xp: Any) -> Any:
-    """Bytes 2 .. 7 of an iq4_xs of its s, uint8 (blocks, 8); `xp` is numpy or mlx.core."""
+    """Return bytes 2 .. 7 of iq4_xs blocks from s, uint8 (blocks, 8); `xp` is numpy or mlx.core."""
     low, high = stored & 15, stored >> 4
     pairs = low[:, 0::2] | low[:, 1::2] << 4
     fields = high[:, 0::4] | high[:, 1::4] << 2 | high[:, 2::4] << 4 | high[:, 3::4] << 6
@@ -175,7 +175,7 @@ def pack_subs(stored: Any, xp: Any) -> Any:
 
 
 def group_scales(blocks: Any, supers: bool, xp: Any) -> Any:
-    """float32 (blocks, groups of a block): d, or d * (s - 32); `xp` is numpy or mlx.core."""
+    """Return float32 (blocks, groups of a block): d, or d * (s - 32); `xp` is numpy or mlx.core."""
     d = read_f16(blocks, 0, 1, xp)
     if not supers:
         return d

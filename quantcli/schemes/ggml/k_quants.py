@@ -123,14 +123,14 @@ class KQuant(Ggml):
         return Codes(grid, codes.reshape(rows, supers * SUPER), scales.reshape(shape), biases.reshape(shape))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """No grid: what a grid calls a scale is here the product of an f16 and a number of few bits."""
+        """Refuse every grid: a grid's scale is here the product of an f16 and a number of few bits."""
         bits = 4 if self.type == "q2_k" else 6
         return (
             f"{self.type} stores scales as {bits}-bit multiples of one f16 for 256 values, which a grid's need not be"
         )
 
     def pack(self, codes: Codes) -> Parts:
-        """Raises `DoesNotFit`, always: blocks go from a K type to the same as they are."""
+        """Raise `DoesNotFit`, always: blocks are copied to the same type."""
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
 
     @property
@@ -189,7 +189,7 @@ def _fast_codes(blocks: Blocks, name: str) -> tuple[Blocks, NDArray[np.float32],
 
 
 def unpack(blocks: Any, name: str, xp: Any) -> Any:
-    """Codes uint8 (blocks, 256) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, 256) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
     place = PLACES[name]
     body = blocks[:, place.codes].reshape(-1, 2 if name in ("q2_k", "q3_k") else 4, 32)
     width = 2 if name in ("q2_k", "q3_k") else 4
@@ -201,8 +201,9 @@ def unpack(blocks: Any, name: str, xp: Any) -> Any:
 
 
 def pack(codes: Any, subs: Any, block_scales: Any, name: str, xp: Any) -> Any:
-    """Blocks uint8 (blocks, bytes) of codes uint8 (blocks, 256), subs uint8 (blocks, groups, 1 or 2) and the bytes of
-    d (and dmin); `xp` is numpy or mlx.core.
+    """Return blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core.
+
+    codes: uint8 (blocks, 256). subs: uint8 (blocks, groups, 1 or 2). block_scales: the bytes of d (and dmin).
     """
     width = 2 if name in ("q2_k", "q3_k") else 4
     pieces = (codes & (2**width - 1)).reshape(-1, width, 8 // width, 32)
@@ -234,7 +235,7 @@ def _pack_subs(subs: Any, name: str, xp: Any) -> Any:
 
 
 def group_numbers(blocks: Any, name: str, xp: Any) -> tuple[Any, Any]:
-    """Scales and what is to be subtracted, float32 (blocks, groups) each, exact; `xp` is numpy or mlx.core."""
+    """Return scales and what is to be subtracted, float32 (blocks, groups) each, exact; `xp` is numpy or mlx.core."""
     place = PLACES[name]
     subs, block_scales = blocks[:, place.subs], read_f16(blocks, place.d.start, 1 if name == "q3_k" else 2, xp)
     if name == "q3_k":

@@ -103,7 +103,7 @@ class GgmlLegacy(Ggml):
         return Codes(grid, codes, scales, scales * np.float32(-grid.zero))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """`exact` where f16 holds what the grid's parameters are, `codes-exact` where they have to be rounded."""
+        """Return `exact` if f16 holds the grid's parameters, `codes-exact` if they are rounded."""
         grade = self.may_fit(grid, shape)
         if isinstance(grade, str):
             return grade
@@ -114,9 +114,11 @@ class GgmlLegacy(Ggml):
         return grade
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """Groups that are smaller than a block may be merged where neighbours share their parameters; a type without
-        minima may hold a grid that has biases where each is a whole multiple of its scale, as those of integer zero
-        points are; codes of as many bits as its own have to count from its zero already.
+        """Return the grade for scales and biases that suit this type.
+
+        Groups smaller than a block may be merged where neighbours share their parameters. A type without minima may
+        hold a grid with biases if each is a whole multiple of its scale, as those of integer zero points are; codes of
+        as many bits as the type's must have its zero point already.
         """
         own = self.grid()
         if grid.table is not None:
@@ -139,7 +141,7 @@ class GgmlLegacy(Ggml):
         return self._blocks(self.as_stored(self._fitting(codes)))
 
     def repack(self, codes: Codes) -> tuple[Parts, Error]:
-        """Without values where codes are counted from another zero, too."""
+        """Measure without values also where codes have another zero point."""
         if self.grid().zero is None or codes.biases is None or not codes.grid.exact_products:
             return super().repack(codes)
         from quantcli.kernels import repack_error
@@ -151,7 +153,7 @@ class GgmlLegacy(Ggml):
         return self._blocks(stored), Error(*repack_error.between(adapted.codes, before, after))
 
     def _fitting(self, codes: Codes) -> Codes:
-        """The codes; raises `DoesNotFit` where the type does not hold such."""
+        """Return the codes. Raises `DoesNotFit` if the type does not hold them."""
         if isinstance(reason := self.may_fit(codes.grid, codes.codes.shape), str):
             raise DoesNotFit(reason)
         return codes
@@ -184,7 +186,7 @@ class GgmlLegacy(Ggml):
         return codes if own.zero is None else symmetric(codes, own.zero, own.bits)
 
     def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Only of the types with minima: the others' codes may be counted from another zero than they were."""
+        """Return them for types with minima only: the codes of others may have got another zero point."""
         if self.grid().zero is not None:
             return None
         blocks = parts["blocks"]
@@ -250,7 +252,7 @@ SCHEMES = {name: GgmlLegacy(name) for name in GRIDS}
 
 
 def unpack(blocks: Any, grid: Grid, xp: Any) -> Any:
-    """Codes uint8 (blocks, 32) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, 32) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
     body = blocks[:, _header(grid) :]
     if grid.bits == 8:
         return body ^ 128
@@ -263,7 +265,7 @@ def unpack(blocks: Any, grid: Grid, xp: Any) -> Any:
 
 
 def pack(codes: Any, grid: Grid, xp: Any) -> Any:
-    """What follows the header of each block, uint8, for codes uint8 (blocks, 32); `xp` is numpy or mlx.core."""
+    """Return what follows the header of each block, uint8, for codes uint8 (blocks, 32); `xp` is numpy or mlx.core."""
     if grid.bits == 8:
         return codes ^ 128
     low = codes & 15

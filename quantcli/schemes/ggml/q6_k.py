@@ -70,11 +70,11 @@ class Q6K(Ggml):
         return Codes(GRID, codes, scales, scales * np.float32(-32))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """No grid: what a grid calls a scale is here the product of an f16 and an 8-bit number."""
+        """Refuse every grid: a grid's scale is here the product of an f16 and an 8-bit number."""
         return "q6_k stores scales as 8-bit multiples of one f16 for 256 values, which a grid's scales need not be"
 
     def pack(self, codes: Codes) -> Parts:
-        """Raises `DoesNotFit`, always: blocks go from q6_k to q6_k as they are."""
+        """Raise `DoesNotFit`, always: blocks are copied to the same type."""
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
 
     @property
@@ -135,7 +135,7 @@ SCHEMES = {"q6_k": Q6K()}
 
 
 def unpack(blocks: Any, xp: Any) -> Any:
-    """Codes uint8 (blocks, 256) of blocks uint8 (blocks, 210); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, 256) of blocks uint8 (blocks, 210); `xp` is numpy or mlx.core."""
     low, high = blocks[:, :128].reshape(-1, 2, 64), blocks[:, 128:192].reshape(-1, 2, 32)
     nibbles = xp.concatenate([low & 15, low >> 4], axis=2)
     pairs = xp.concatenate([(high >> shift) & 3 for shift in (0, 2, 4, 6)], axis=2)
@@ -143,7 +143,7 @@ def unpack(blocks: Any, xp: Any) -> Any:
 
 
 def pack(codes: Any, xp: Any) -> Any:
-    """Bytes 0 .. 191 of each block for codes uint8 (blocks, 256); `xp` is numpy or mlx.core."""
+    """Return bytes 0 .. 191 of each block for codes uint8 (blocks, 256); `xp` is numpy or mlx.core."""
     halves = codes.reshape(-1, 2, 128)
     nibbles, pairs = halves & 15, (halves >> 4).reshape(-1, 2, 4, 32)
     low = nibbles[:, :, :64] | nibbles[:, :, 64:] << 4
@@ -152,7 +152,7 @@ def pack(codes: Any, xp: Any) -> Any:
 
 
 def group_scales(blocks: Any, xp: Any) -> Any:
-    """float32 (blocks, 16): d * s, exact; `xp` is numpy or mlx.core."""
+    """Return float32 (blocks, 16): d * s, exact; `xp` is numpy or mlx.core."""
     subs = blocks[:, 192:208].astype(xp.int8).astype(xp.float32)
     return read_f16(blocks, 208, 1, xp) * subs
 

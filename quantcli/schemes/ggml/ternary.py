@@ -92,7 +92,7 @@ class GgmlTernary(Ggml):
         return FORMATS[self.type].rounding
 
     def grid(self) -> Grid:
-        """q1_0's scale is 2 d, its bias -d: a d above half of f16's largest has a scale that f16 does not hold."""
+        """Return the grid. q1_0's scale is 2 d, its bias -d: f16 holds no scale of a d above half of its largest."""
         return FORMATS[self.type].grid
 
     def codes(self, parts: Parts) -> Codes:
@@ -108,7 +108,7 @@ class GgmlTernary(Ggml):
         return True
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """tq1_0 has no code 3; whether a grid's codes have any is only seen by `pack`."""
+        """Return the grade. tq1_0 has no code 3: `pack` refuses codes that have one."""
         if grid.table is None and self.grid().zero is None:
             return f"its biases may differ from -scale / 2, but those of {self.name} do not"
         if grid.table is None and grid.zero != 1:
@@ -118,7 +118,7 @@ class GgmlTernary(Ggml):
         return self.may_fit(grid, shape)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """A grid with biases where they are those of its own scales, and groups that have the same ones."""
+        """Return the grade for biases that follow from scales, and for groups that share their parameters."""
         own, largest = self.grid(), FORMATS[self.type].largest
         if grid.table is not None:
             return f"its codes stand for a table of values, but {self.name} has even steps"
@@ -206,7 +206,7 @@ SCHEMES = {name: GgmlTernary(name) for name in FORMATS}
 
 
 def unpack(blocks: Any, kind: str, xp: Any) -> Any:
-    """Codes uint8 (blocks, block size) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, block size) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
     if kind == "tq1_0":
         parts = [_trits(blocks[:, :32], 5, xp), _trits(blocks[:, 32:48], 5, xp), _trits(blocks[:, 48:52], 4, xp)]
         return xp.concatenate(parts, axis=1)
@@ -219,7 +219,7 @@ def unpack(blocks: Any, kind: str, xp: Any) -> Any:
 
 
 def pack(codes: Any, kind: str, xp: Any) -> Any:
-    """What a block has besides its scale, uint8, for codes uint8 (blocks, block size); `xp` is numpy or mlx.core."""
+    """Return a block's bytes except its scale, for codes uint8 (blocks, block size); `xp` is numpy or mlx.core."""
     if kind == "tq1_0":
         spans = (
             codes[:, :160].reshape(-1, 5, 32),

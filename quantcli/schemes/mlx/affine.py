@@ -2,7 +2,7 @@
 
     weight   u32 (rows, columns * bits / 32)      codes, value 0 lowest; a code may straddle two words
     scales   (rows, columns / group)              f16, bf16 or f32
-    biases   (rows, columns / group)              likewise;   value = scale * code + bias
+    biases   (rows, columns / group)              the same;   value = scale * code + bias
 
     affine4   bits of a word     31-28 27-24 23-20 19-16 15-12 11-8  7-4  3-0
               holds value           7     6     5     4     3    2    1    0
@@ -146,7 +146,7 @@ class Affine(Scheme):
         return self.may_fit(grid, shape)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """Groups that are smaller than its own may be merged where neighbours share scale and bias."""
+        """Return the grade if neighbours share scale and bias where smaller groups are merged."""
         if reason := self.unfit(shape) or self._refuses(grid):
             return reason
         return Grade.EXACT if self._holds_parameters(grid) else Grade.CODES_EXACT
@@ -259,14 +259,14 @@ LISTED = tuple(Affine(bits, group, "f16") for bits in BITS for group in GROUPS)
 
 
 def unfit(group: int, shape: tuple[int, ...]) -> str | None:
-    """Why MLX does not quantize a weight of this shape in groups of `group`, None if it does."""
+    """Return why MLX does not quantize a weight of this shape in groups of `group`, None if it does."""
     if len(shape) < 2:
         return f"a {len(shape)}-D tensor is not quantized"
     return f"last axis {shape[-1]} is not a multiple of {group}" if shape[-1] % group or not shape[-1] else None
 
 
 def measured(wanted: mx.array, decoded: mx.array) -> Error:
-    """`Error.between` on MLX's device: float32 sums of 16 squares; in float64 where squares leave float32's range."""
+    """Return `Error.between`, computed on MLX's device: float32 sums of 16 squares, in float64 if float32 overflows."""
     import mlx.core as mx
 
     wide = wanted.astype(mx.float32)
