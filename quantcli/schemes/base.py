@@ -379,7 +379,7 @@ class Scheme(Facts):
         raise NotImplementedError
 
     def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Return stored scales and biases, float32 (rows, groups), of `pack`'s codes; None if values must be decoded."""
+        """Return stored scales and biases, float32 (rows, groups), of `pack`'s codes; None: decode to compare."""
         return None
 
     def repack(self, codes: Codes) -> tuple[Parts, Error]:
