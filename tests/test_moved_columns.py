@@ -20,13 +20,13 @@ from tests.models.test_translate import stored
 
 ROWS, COLUMNS = 16, 512
 ORDER = np.array([2, 0, 3, 1], np.int64)
-TURNED = Scales("f16", 1, 32, turned=True)
+TRANSPOSED = Scales("f16", 1, 32, transposed=True)
 MOVABLE: dict[str, tuple[Scheme, int]] = {
     "bf16": (Dense("bf16"), 128),
     "affine3": (Affine(3, 64, "f16"), 128),
     "affine4": (Affine(4, 32, "bf16"), 128),
-    "awq": (Awq(columns=COLUMNS, scales=TURNED, symmetric=False, zeros_dtype="i32"), 128),
-    "gptq": (Gptq(columns=COLUMNS, scales=TURNED, bits=4, symmetric=False, layout_format="gptq_v2"), 128),
+    "awq": (Awq(columns=COLUMNS, scales=TRANSPOSED, symmetric=False, zeros_dtype="i32"), 128),
+    "gptq": (Gptq(columns=COLUMNS, scales=TRANSPOSED, bits=4, symmetric=False, layout_format="gptq_v2"), 128),
     "q8_0": (ggml_scheme("q8_0"), 128),
 }
 

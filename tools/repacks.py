@@ -79,7 +79,7 @@ def repacks(values: Values) -> Iterator[Repack]:
     for scheme in _mlx():
         yield _repack(scheme, "gguf", getattr(scheme, "scale_dtype", None), values)
     for group in GROUPS:
-        scales = Scales("f16", 1, group, turned=True)
+        scales = Scales("f16", 1, group, transposed=True)
         for awq in (Awq(columns=values.shape[1], scales=scales, symmetric=symmetric) for symmetric in (False, True)):
             for dtype in ("f16", "f32"):
                 yield _repack(awq, "mlx", dtype, values)

@@ -2,7 +2,8 @@
 
 Source: `enum ggml_type` and the type traits of ggml 0.25.3 (ggml.h, ggml-common.h of llama.cpp). Names are ggml's in
 lower case (`q4_k` is ggml's `q4_K`). Ids 4, 5, 31-33 and 36-38 belonged to types that ggml has removed; no current
-program reads files with them. A row of n elements is stored as n / block_size consecutive blocks.
+program reads files with them. A row of n elements is stored as n / block_size consecutive blocks. The table is not
+taken from the package gguf, because version 0.19 of it does not know q2_0.
 
 The fields of a block (the structs of ggml-common.h, as ggml-quants.c reads them) are written as format characters of
 Python's `struct`: B is one byte, H two, I four, Q eight. Multi-byte fields (float16 and float32 scales, 16-bit fields,

@@ -208,7 +208,7 @@ def layout(tensors: Tensors, metadata: Mapping[str, str]) -> tuple[bytes, dict[s
 
     tensors: name -> (dtype as in `arrays.DTYPES`, row-major shape). The data is ordered by the dtypes' width, widest
     first, then by name: each tensor is aligned to its dtype, and the same arguments always give the same bytes.
-    Raises `BadInput`, `NotPossible`.
+    (The bytes of `mx.save_safetensors` depend on the order of a dict.) Raises `BadInput`, `NotPossible`.
 
     >>> layout({"a": ("u8", (3,)), "b": ("f32", ())}, {})[1]
     {'b': 120, 'a': 124}

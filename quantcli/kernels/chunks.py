@@ -1,6 +1,6 @@
 """What kernels share: float dtypes in and out. Works on one chunk at a time.
 
-Float dtypes are told apart by the number of mantissa bits that float32 has more than they do: f32 0, f16 13, bf16 16.
+Float dtypes differ in the number of mantissa bits that float32 has more than they do: f32 0, f16 13, bf16 16.
 A source of any of them is given as its uint16 units (f32: two units a value, low half first).
 """
 

@@ -6,6 +6,10 @@ neither reorders sums nor contracts a product and a sum into one rounding, so th
 Machine code is kept between runs, in `NUMBA_CACHE_DIR` or the user's cache folder. numba looks for changes only in the
 file of the function itself, so the folder's name carries a digest of all kernels, sub-folders included: none of them
 can be stale. Where no folder can be written, kernels are compiled anew in each run.
+
+numba's version has an upper bound in pyproject.toml, because this file uses three things that numba does not promise:
+the option `_nrt=False`, the events in `numba.core.event`, and `numba.config.CACHE_DIR`, set from Python. The intrinsics
+in llvm/ also use its code generation context. tests/kernels/test_numba.py holds all of it: raise both together.
 """
 
 from __future__ import annotations

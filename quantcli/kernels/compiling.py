@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 LOG = "quantcli.kernels"
-#: Compiling for less time is nobody's business.
+#: Compilations that take less time are not reported.
 SECONDS = 1.0
 
 _SCHEME: ContextVar[str | None] = ContextVar("scheme", default=None)

@@ -2,7 +2,7 @@
 
 With a scale and a bias that change by ds and db, the values of a group's n codes c change by ds * c + db, so that
 
-    squared error   ds**2 * sum(c**2) + 2 * ds * db * sum(c) + n * db**2          values likewise, with scale and bias
+    squared error   ds**2 * sum(c**2) + 2 * ds * db * sum(c) + n * db**2          values: with scale and bias
     largest error   at the smallest or the largest code
 
 in float64. Float32 values differ from this in their own last bit, far below what rounding a scale to 16 bits does.
@@ -28,7 +28,7 @@ def between(
 ) -> tuple[float, float, float]:
     """Squared error, squared values, largest error of codes (rows, columns) under other scales and biases.
 
-    Either pair has (rows, groups) of its own; the groups of one fill those of the other.
+    Each pair has its own (rows, groups); the groups of one fill those of the other.
     """
     if not codes.size:
         return 0.0, 0.0, 0.0

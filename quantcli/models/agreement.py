@@ -322,7 +322,7 @@ def _is_mark(row: Tensor) -> bool:
 def shape_of(one: Found, dialect: str, hyperparameters: Hyperparameters, scheme: str = "") -> Shape:
     """The shape that a tensor has in a dialect, of a table's row with its axes.
 
-    scheme: its name; some layouts of Hugging Face's have a tensor turned already.
+    scheme: its name; some layouts of Hugging Face's store a tensor transposed already.
     """
     row = one.row
     shape = tuple(axis.at(hyperparameters, one.layer) for axis in row.axes(one.suffix))

@@ -211,7 +211,7 @@ class Translation:
             return replace(tensor, shape=op.reshape(tensor.shape, self.hyperparameters))
         if isinstance(op, ColumnOp):
             return _moved(tensor, *op.blocks(self.hyperparameters))
-        if is_turned(op, tensor.weight):
+        if is_transposed(op, tensor.weight):
             return tensor
         if isinstance(op, ValueOp):
             return _valued(op, op.apply, tensor)
@@ -223,7 +223,7 @@ class Translation:
         if isinstance(op, ColumnOp):
             width, order = op.blocks(self.hyperparameters)
             return _moved(tensor, width, np.argsort(order, kind="stable"))
-        if is_turned(op, tensor.weight):
+        if is_transposed(op, tensor.weight):
             return tensor
         if isinstance(op, ValueOp):
             return _valued(op, op.undo, tensor)
@@ -271,7 +271,7 @@ def _shared(source: Sequence[Op], target: Sequence[Op]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(source, target, strict=False)))
 
 
-def is_turned(op: Op, weight: Weight) -> bool:
+def is_transposed(op: Op, weight: Weight) -> bool:
     """Whether a weight that is to be transposed is stored the other way round already."""
     return isinstance(op, Transpose) and op.unless == weight.scheme.name
 

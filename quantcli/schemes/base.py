@@ -5,7 +5,7 @@
     values  float32                           (rows, columns)
 
 A `Scheme` is a number format with its parameters. All of its functions are pure and work on a *slab*: a range of a
-weight's rows, seen as a matrix (leading axes flattened), so that no weight has to be in memory whole.
+weight's rows, seen as a matrix (leading axes flattened), so that a weight is never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ MEASURED_AT_ONCE = 1 << 15
 
 
 class Grade(IntEnum):
-    """What a route does to a weight's values; the larger the worse."""
+    """What a route does to a weight's values; the larger the worse.
+
+    EXACT        the same float32 values, where -0 counts as +0; of a repack those of its `Codes`
+    CODES_EXACT  the same codes; scales or biases are rounded to the dtype that the target stores
+    LOSSY        values are rounded onto another grid, or to a float dtype of less precision
+    """
 
     EXACT = 0
     CODES_EXACT = 1
@@ -49,7 +54,7 @@ class Grade(IntEnum):
 
 
 class DoesNotFit(Exception):
-    """Codes or values that a scheme cannot hold, with the reason as a clause (`a scale of 7e5 is above f16's
+    """Codes or values that a scheme cannot hold, with the reason as a clause (`a scale of 7e5 exceeds f16's
     65504`).
     """
 
@@ -63,10 +68,10 @@ class PartSpec:
     """How one stored array of a weight is laid out.
 
     `axis` is the axis that runs along the weight's rows: `rows` rows of the weight are `indices` indices of it (AWQ
-    packs 8 rows into one word along axis 1: rows=8, indices=1). None: no row range cuts this part, it is then whole.
-    A vector is a matrix of one row, so axis 1 runs along it. With axis 0 the part's leading axes (all but its last)
-    are flattened as the weight's are. `block`: rows of one index where the last of the `indices` stands for fewer; 0
-    where all stand for as many.
+    packs 8 rows into one word along axis 1: rows=8, indices=1). None: the part cannot be cut by rows, and every slab
+    gets all of it. A vector is a matrix of one row, so axis 1 runs along it. With axis 0 the part's leading axes (all
+    but its last) are flattened as the weight's are. `block`: rows of one index if the last of the `indices` stands for
+    fewer; 0 if all stand for as many.
     """
 
     dtype: str
@@ -82,10 +87,10 @@ class Grid:
     """The codes of a scheme, known from its parameters alone.
 
     `bits`: codes are 0 .. 2**bits - 1. `group`: values that share a scale, along the last axis. `table`: the value of
-    each code where they are not evenly spaced, else None. `zero`: the code that means 0 in every group (symmetric
-    grids), else None. `zero_points`: biases are -zero * scale of an integer zero of each group, unrounded; else they
-    are floats of their own. `scale_dtype`: the dtype that holds scales (and biases of their own) without rounding.
-    `scale_bits`: significant bits that a scale has at most, where they are fewer than that dtype's.
+    each code if they are not evenly spaced, else None. `zero`: the code that means 0 in every group (symmetric
+    grids), else None. `zero_points`: biases are -zero * scale with an integer zero for each group, unrounded; else
+    they are stored floats. `scale_dtype`: the dtype that holds scales (and stored biases) without rounding.
+    `scale_bits`: the most significant bits that a scale has, if they are fewer than that dtype's.
     """
 
     bits: int
@@ -118,7 +123,7 @@ class Codes:
     biases: NDArray[np.float32] | None
 
     def values(self) -> NDArray[np.float32]:
-        """float32 (rows, columns)."""
+        """Return the values, float32 (rows, columns)."""
         group = self.grid.group
         scales = np.repeat(self.scales, group, axis=1)
         if self.grid.table is not None:
@@ -129,14 +134,14 @@ class Codes:
         return scales * self.codes.astype(np.float32) + np.repeat(self.biases, group, axis=1)
 
     def rows(self, start: int, stop: int) -> Codes:
-        """Rows start..stop, not copied."""
+        """Return rows start..stop, not copied."""
         biases = None if self.biases is None else self.biases[start:stop]
         return Codes(self.grid, self.codes[start:stop], self.scales[start:stop], biases)
 
     def regrouped(self, group: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Scales and biases of groups of another size: repeated, or merged where neighbours have the same ones.
+        """Return scales and biases for groups of another size: repeated, or merged where neighbours are equal.
 
-        Raises `DoesNotFit` where they have not.
+        Raises `DoesNotFit` where neighbours differ.
         """
         scales = _regrouped(self.scales, self.grid.group, group, "scales")
         return scales, None if self.biases is None else _regrouped(self.biases, self.grid.group, group, "biases")
@@ -147,15 +152,15 @@ def _regrouped(parameters: NDArray[np.float32], own: int, group: int, what: str)
         return parameters if own == group else np.repeat(parameters, own // group, axis=1)
     merged = parameters.reshape(parameters.shape[0], -1, group // own)
     if not (merged == merged[:, :, :1]).all():
-        raise DoesNotFit(f"groups of {own} side by side have different {what}")
+        raise DoesNotFit(f"adjacent groups of {own} have different {what}")
     return np.ascontiguousarray(merged[:, :, 0])
 
 
 @dataclass(frozen=True)
 class Error:
-    """How far encoded values are from what was to be encoded: sums over a slab, to be added up.
+    """How far encoded values are from the original ones: sums over a slab, to be added up.
 
-    saturated: values beyond the largest of a format without scales, which became that.
+    saturated: how many values beyond the largest of a format without scales became the largest.
     """
 
     squared: float = 0.0
@@ -178,7 +183,7 @@ class Error:
 
     @staticmethod
     def between(values: Array, decoded: Array) -> Error:
-        """Of `decoded` against `values`, in float64, a block at a time: temporaries stay small, and in the cache."""
+        """Measure `decoded` against `values` in float64, a block at a time, so that temporaries stay in the cache."""
         total = Error()
         ours, theirs = values.reshape(-1), decoded.reshape(-1)
         for start in range(0, ours.size, MEASURED_AT_ONCE):
@@ -190,14 +195,14 @@ class Error:
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(rows, columns) of a weight of any rank: leading axes flattened, a vector is one row, a scalar 1 x 1."""
+    """Return (rows, columns) of a weight of any rank: leading axes flattened; a vector is one row, a scalar 1 x 1."""
     if not shape:
         return 1, 1
     return math.prod(shape[:-1]), shape[-1]
 
 
 def stacked_rows(rows: NDArray[np.int64], each: int, shared: int) -> NDArray[np.int64]:
-    """The block of rows that each row lies in, in a stack of matrices of `each` rows; a block has `shared` at most.
+    """Return the block that each row is in, in a stack of matrices of `each` rows; a block has at most `shared` rows.
 
     >>> stacked_rows(np.arange(10), 5, 2).tolist()
     [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
@@ -207,10 +212,10 @@ def stacked_rows(rows: NDArray[np.int64], each: int, shared: int) -> NDArray[np.
 
 @dataclass(frozen=True)
 class GlobalScale:
-    """A second scale of a weight, which all of its scales are multiplied with.
+    """A second scale of a weight, which multiplies all of its scales.
 
-    part: the part that holds it. without: the scheme of the weight that lacks it. divides: it divides scales. unit: the
-    stored number that leaves scales as they are. each_row: there is an entry for each row.
+    part: the part that holds it. without: the scheme of the weight if it had none. divides: it divides scales instead.
+    unit: the stored number that leaves scales unchanged. each_row: there is an entry for each row.
     """
 
     part: str
@@ -223,10 +228,10 @@ class GlobalScale:
 class Scheme(Facts):
     """A number format with its parameters; subclasses are frozen dataclasses, equal only with equal families.
 
-    Its arithmetic is here, what else there is to know of it in `Facts`.
+    Its arithmetic is here; `Facts` has everything else.
 
     name      as users spell it (`affine4-g64`);  family  whose storage layout it has (`mlx`, `ggml`, `awq`, `dense`)
-    rounding  relative RMSE of encoding a Gaussian in it; 0.0 where nothing is rounded beyond a dtype
+    rounding  relative RMSE of encoding a Gaussian in it; 0.0 if nothing is rounded except to a dtype
     """
 
     @property
@@ -249,15 +254,15 @@ class Scheme(Facts):
         raise NotImplementedError
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        """Why a weight of this shape cannot have this scheme (`last axis 100 is no multiple of 64`), None if it can."""
+        """Why a weight of this shape cannot have this scheme, as a clause; None if it can."""
         raise NotImplementedError
 
     def unread(self, shape: tuple[int, ...]) -> str | None:
-        """Why no weight of this shape is stored so; a tool's files may hold shapes that nobody writes anew."""
+        """Why no stored weight of this shape has this scheme; tools may store shapes that are not written anew."""
         return self.unfit(shape)
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
-        """The parts of a weight of this shape, in a fixed order."""
+        """Return the parts of a weight of this shape, in a fixed order."""
         raise NotImplementedError
 
     def is_stored_as(self, found: Scheme, shape: tuple[int, ...]) -> bool:
@@ -265,37 +270,37 @@ class Scheme(Facts):
         return found.layout(shape) == self.layout(shape)
 
     def goes_with(self, other: Scheme) -> bool:
-        """Whether one output may hold weights in both: it has the layouts of one family next to dense tensors."""
+        """Whether one output may hold weights in both: an output has one family's layouts, and dense tensors."""
         return self.family == other.family
 
     def bare(self) -> Scheme:
-        """The scheme without parts that have no say in the values; itself where there are none."""
+        """Return the scheme without parts that do not affect the values; itself if there are none."""
         return self
 
     def by_row(self, *, always: bool = False) -> Scheme | None:
-        """The scheme whose parts that no row range cuts have an entry (rows, 1) for each row; None where none has.
+        """Return the scheme in which parts that cannot be cut by rows have an entry (rows, 1) for each row.
 
-        always: those too that only ranges of whole blocks of rows cut.
+        always: also parts that can be cut between blocks of rows only. None if there are no such parts.
         """
         return None
 
     def decode(self, parts: Parts, device: Device = Device.CPU) -> NDArray[np.float32]:
-        """float32 (rows, columns): the reference meaning of the format."""
+        """Return the values of a slab, float32 (rows, columns): the reference meaning of the format."""
         raise NotImplementedError
 
     def grid(self) -> Grid | None:
-        """The grid that this scheme's codes are on; None where it has none (dense)."""
+        """Return the grid of this scheme's codes; None if it has none (dense)."""
         return None
 
     @property
     def code_bits(self) -> int | None:
-        """Bits of a code; None where values have no codes of their own."""
+        """Bits of a code; None if there is not a code for each value."""
         grid = self.grid()
         return None if grid is None else grid.bits
 
     @property
     def group_size(self) -> int | None:
-        """Values of a row that share a scale, all of a row where it has one; None where codes follow no groups."""
+        """Values of a row that share a scale, the row's length if all do; None if scales do not follow groups."""
         grid = self.grid()
         return None if grid is None else grid.group
 
@@ -315,71 +320,70 @@ class Scheme(Facts):
 
     @property
     def global_scale(self) -> GlobalScale | None:
-        """The scale for all of a weight, or of each expert, which GGUF keeps in a tensor of its own; None without."""
+        """The scale for all of a weight, or of each expert, which is a separate tensor in GGUF; None without one."""
         return None
 
     @property
     def is_ungrouped(self) -> bool:
-        """Whether it has no grid because its scales follow no groups along rows (act-order, runs across rows)."""
+        """Whether it has no grid because scales do not follow groups along rows (act-order, runs across rows)."""
         return False
 
     def codes(self, parts: Parts) -> Codes:
-        """The grid view of a slab, scales unrounded. Only where `grid` is not None."""
+        """Return the codes of a slab, scales unrounded. Only if `grid` is not None."""
         raise NotImplementedError
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """Can this scheme hold codes of that grid: the worst grade its formats allow, or the reason why not.
+        """Return the worst grade at which this scheme holds codes of a grid, or why it cannot, as a clause.
 
-        A scheme that is only read has no `fits`, `pack` and `encode` of its own.
+        A scheme that is only read does not override `fits`, `pack` and `encode`.
         """
         return self._only_read()
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """As `fits`, where it hangs on the scales and biases themselves: whether they fit is seen by `pack`."""
+        """Return the same as `fits` for scales and biases that suit this scheme; `pack` refuses others."""
         return self.fits(grid, shape)
 
     def with_scale_dtype(self, dtype: str) -> Scheme:
-        """The same with scales of another dtype; itself where the format fixes it."""
+        """Return the scheme with scales of another dtype; itself if the format fixes their dtype."""
         return self
 
     @property
     def repacked_scale_dtype(self) -> str | None:
-        """The dtype for scales of its codes in a scheme where users choose it; None where it has no codes."""
+        """The dtype for scales of its codes in a scheme whose scale dtype users choose; None if it has no codes."""
         grid = self.grid()
         return None if grid is None else grid.scale_dtype
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether biases follow from scales: such a scheme holds a grid with other biases where they happen to."""
+        """Whether biases follow from scales, so that a grid with biases fits only if its biases do so too."""
         grid = self.grid()
         return grid is not None and grid.zero is not None
 
     def adapted(self, codes: Codes) -> Codes:
-        """The codes, scales and biases that `pack` stores for these, unrounded and in the given groups: the same
-        values, counted from this scheme's zero. Raises `DoesNotFit` where there are none.
+        """Return the same values as codes with this scheme's zero point, in the given groups, scales unrounded.
+
+        They are what `pack` stores. Raises `DoesNotFit` if there are no such codes.
         """
         return codes
 
     def as_stored(self, codes: Codes) -> Codes:
-        """`adapted` codes with the scales and biases that `pack` stores for them, in this scheme's groups.
+        """Return `adapted` codes with the scales and biases that `pack` stores for them, in this scheme's groups.
 
-        A scheme that has a `may_fit` of its own has an `as_stored` of its own too, which looks at scales and biases
-        alone: planning asks it with codes that have no columns. Raises `DoesNotFit` as `pack` does.
+        A scheme that overrides `may_fit` overrides `as_stored` too, and looks at scales and biases alone there: the
+        planner calls it with codes that have no columns. Raises `DoesNotFit` as `pack` does.
         """
         return self.codes(self.pack(codes))
 
     def pack(self, codes: Codes) -> Parts:
-        """The parts that hold these codes; raises `DoesNotFit` (a scale out of range)."""
+        """Return the parts that hold these codes. Raises `DoesNotFit` (a scale out of range)."""
         raise NotImplementedError
 
     def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Scales and biases as stored, float32 (rows, groups), for `value = scale * code + bias` with the codes that
-        `pack` was given; None where they are not at hand, and values have to be decoded to compare them.
-        """
+        """Return stored scales and biases, float32 (rows, groups), of `pack`'s codes; None: decode to compare."""
         return None
 
     def repack(self, codes: Codes) -> tuple[Parts, Error]:
-        """`pack`, and how far the values that come out are from those of the codes."""
+        """Return `pack`'s parts, and how far their values are from those of the codes."""
         parts = self.pack(codes)
         stored = self.parameters(parts)
         if stored is not None and codes.biases is not None and codes.grid.exact_products:
@@ -389,7 +393,7 @@ class Scheme(Facts):
         return parts, self._decoded_error(codes, parts)
 
     def _decoded_error(self, codes: Codes, parts: Parts) -> Error:
-        """Some rows at a time, so that temporaries stay small."""
+        """Measure some rows at a time, so that temporaries stay small."""
         total, step = Error(), max(1, MEASURED_AT_ONCE // max(1, codes.codes.shape[1]))
         for start in range(0, len(codes.codes), step):
             some = {name: part[start : start + step] for name, part in parts.items()}
@@ -398,14 +402,14 @@ class Scheme(Facts):
 
     @property
     def looks(self) -> bool:
-        """Whether `prepare` has to see all of a weight's values: it has a scale for the whole of it, or the like."""
+        """Whether `prepare` needs all of a weight's values, such as for a scale of the whole weight."""
         return False
 
     def prepare(self, shape: tuple[int, ...], slabs: Iterable[Array] = ()) -> Scheme:
-        """The scheme that encodes or packs the slabs of one weight, with the parts that no row range cuts.
+        """Return the scheme that encodes or packs the slabs of one weight, with the parts that rows cannot cut.
 
-        slabs: the weight's values in order, in the dtype that `encode` is given, of a scheme that `looks`; of a repack
-        there are none.
+        slabs: the weight's values in order, in the dtype that `encode` is given, for a scheme that `looks`; empty for
+        a repack.
         """
         return self
 
@@ -416,29 +420,30 @@ class Scheme(Facts):
         importance: Importance | None = None,
         search: str = "ggml",
     ) -> tuple[Parts, Error]:
-        """Round a slab onto this scheme. `values`: (rows, columns), any dtype of FLOATS, meant as float32.
+        """Round a slab onto this scheme; return its parts and the error.
 
-        importance, search: for formats with several possible encodings (GGML's); the others have no use for them.
-        search: one of SEARCHES, whose encoding is written; `best` differs only where `better_search` is true.
-        A NaN or Inf among `values` shows as a non-finite `Error.reference`; raises `DoesNotFit` where a scale
-        overflows.
+        values: (rows, columns), any dtype of FLOATS, meant as float32.
+
+        importance, search: for formats with several possible encodings (GGML's); the others ignore them.
+        search: one of SEARCHES, whose encoding is written; `best` differs only if `better_search` is true.
+        NaN or Inf among `values` gives a non-finite `Error.reference`. Raises `DoesNotFit` if a scale overflows.
         """
         raise TypeError(self._only_read())
 
     def _only_read(self) -> str:
-        return f"{self.family}'s layout of {self.name} is read, not written"
+        return f"{self.name} in {self.family}'s layout can be read but not written"
 
     def nonfinite(self, part: str, array: Array) -> bool:
-        """Whether some range of a stored part holds NaN or Inf; a scheme with floats of its own overrides this."""
+        """Whether a range of a stored part holds NaN or Inf; a scheme that stores floats otherwise overrides this."""
         from quantcli.arrays import FLOATS, dtype_name
 
         return dtype_name(array.dtype) in FLOATS and nonfinite(array)
 
     def unit(self, part: str) -> int:
-        """Elements of a stored part that `nonfinite` looks at together: the bytes of a block, else one."""
+        """Return how many elements of a part `nonfinite` checks together: the bytes of a block, else one."""
         return 1
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
-        """Stored bits over elements, scales and biases included."""
+        """Return stored bits per element, scales and biases included."""
         bits = sum(DTYPES[spec.dtype].bits * math.prod(spec.shape) for spec in self.layout(shape).values())
         return bits / max(1, math.prod(shape))

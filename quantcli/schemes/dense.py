@@ -28,7 +28,7 @@ def holds(dtype: str, other: str) -> bool:
 
 
 def cast(values: Array, dtype: str) -> Array:
-    """`values` in another float dtype, rounded half to even; a finite value that overflows raises `DoesNotFit`."""
+    """Return `values` in another float dtype, rounded half to even. Raises `DoesNotFit` if a finite value overflows."""
     target = numpy_dtype(dtype)
     if values.dtype == target:
         return values
@@ -39,7 +39,7 @@ def cast(values: Array, dtype: str) -> Array:
         lost = np.isfinite(wide) & ~np.isfinite(narrow.astype(wide.dtype))
         if lost.any():
             raise Overflows(
-                f"a value of {np.abs(wide[lost]).max():g} is above the largest of {dtype}, {_largest(dtype):g}"
+                f"a value of {np.abs(wide[lost]).max():g} exceeds the largest value of {dtype}, {_largest(dtype):g}"
             )
     return narrow
 
@@ -103,10 +103,10 @@ class Dense(Scheme):
             return {"weight": weight}, Error.between(to_float32(values), to_float32(weight))
 
 
-#: Those that arithmetic is done on in every target.
+#: The dense schemes of every target.
 LISTED = tuple(Dense(dtype) for dtype in DENSE_DTYPES)
 
 
 def is_float(scheme: Scheme) -> bool:
-    """Whether a scheme is a dense one that arithmetic is done on."""
+    """Whether a scheme is dense, in a dtype that `quant` computes with."""
     return isinstance(scheme, Dense) and scheme.dtype in FLOATS

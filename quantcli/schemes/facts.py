@@ -1,7 +1,7 @@
-"""What a scheme says of itself: what may become of its weights, how they stand in files, who reads them.
+"""The facts of a format: what its weights may become, how files store them, who reads them.
 
-The arithmetic is that of `Scheme` (base.py), and so is what follows from a grid. Each fact has one default here; a
-format that differs says so itself.
+`Scheme` (base.py) has the arithmetic, and what follows from a grid. Each fact has one default here, which a format that
+differs overrides.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Facts:
     gpu_bytes_equal = False
     #: Whether `encode` is given the weight's entry of an importance matrix.
     takes_importance = False
-    #: Whether every value is a number by itself, with no scale: such a weight is dense in outputs without that dtype.
+    #: Whether every value is a number without a scale: such a weight is dense in outputs without that dtype.
     is_elementwise = False
-    #: Whether each weight says by itself how it is stored, so that nothing else says which weights are not.
+    #: Whether each weight has its own settings, so that nothing else says which weights are not quantized.
     has_own_state = False
     #: Whether its tool gives every module a bias, all zeros where the model has none.
     adds_biases = False
@@ -45,27 +45,27 @@ class Facts:
 
     @property
     def is_master(self) -> bool:
-        """Whether it is what many models are released in only: to round it is what quantizing a dense weight is."""
+        """Whether many models are released in it only, so that rounding it is like quantizing a dense weight."""
         return False
 
     @property
     def undecoded(self) -> str | None:
-        """Why `decode` gives no values, as a clause: weights are then compared byte by byte. None where it does."""
+        """Why `decode` gives no values, as a clause; weights are then compared byte by byte. None if it does."""
         return None
 
     @property
     def uncopied(self) -> str | None:
-        """Why not even the stored parts can be copied, and what helps, as a clause; None where they can be."""
+        """Why not even the stored parts can be copied, and what helps, without a final full stop; None if they can."""
         return None
 
     @property
     def refusal(self) -> str | None:
-        """Why no output is made of a weight that is stored so, as a clause; None where one is."""
+        """Why no output is made from a weight that is stored so, as a clause; None if one is."""
         return None
 
     @property
     def rounds_inputs(self) -> bool:
-        """Whether kernels for it may round a product's inputs to four bits too, unless the file says otherwise."""
+        """Whether runtimes may round a product's inputs to four bits too, by default."""
         return False
 
     @property
@@ -80,7 +80,7 @@ class Facts:
 
     @property
     def chosen_scale_dtype(self) -> str | None:
-        """The dtype of scales where users choose it (`--scale-dtype`); None where the format fixes it."""
+        """The dtype of scales if users choose it (`--scale-dtype`); None if the format fixes it."""
         return None
 
     @property
@@ -90,16 +90,16 @@ class Facts:
 
     @property
     def stored_block(self) -> tuple[int, int] | None:
-        """Values and bytes of the blocks that rows are stored in; None where they are stored in arrays."""
+        """Values and bytes of the blocks that rows consist of; None if a weight is stored as arrays."""
         return None
 
     @property
     def scales_dtype(self) -> str | None:
-        """The dtype of the stored scales where layouts of this family have several; None where the format fixes it."""
+        """The dtype of the stored scales if layouts of this family have several; None if the format fixes it."""
         return None
 
     def tensor_name(self, weight: str, part: str) -> str:
-        """What the tensor of a part is called in a folder, unless it is copied under its own name.
+        """Return the name of a part's tensor in a folder; parts that are copied may keep their names.
 
         >>> Facts().tensor_name("model.layers.0.mlp.up_proj.weight", "scales")
         'model.layers.0.mlp.up_proj.scales'
@@ -108,35 +108,35 @@ class Facts:
 
     @property
     def config_entry(self) -> dict[str, Any]:
-        """What a folder's config.json says of the modules in this scheme; empty where it says nothing of each."""
+        """The entry for modules in this scheme in a folder's config.json; empty if there are no such entries."""
         return {}
 
     def quantization_config(self, modules: Modules, dense: Sequence[str]) -> dict[str, Any]:
-        """`quantization_config` of a Hugging Face folder whose quantized modules have layouts of this scheme's family.
+        """Return `quantization_config` of a Hugging Face folder whose modules have layouts of this scheme's family.
 
-        dense: the linears that are not quantized. Empty where readers need no settings. Raises `DoesNotFit` where one
-        folder cannot hold them all.
+        dense: the linears that are not quantized. Empty if readers need no settings. Raises `DoesNotFit` if one folder
+        cannot hold them all.
         """
         return {}
 
     @property
     def can_be_chosen(self) -> bool:
-        """Whether users can choose it for weights of a Hugging Face folder, whose settings are then made anew."""
+        """Whether users can choose it for weights of a Hugging Face folder, whose settings are then written anew."""
         return False
 
     @property
     def named_dtype(self) -> str:
-        """The float dtype that tells it from others of its name: of its scales, or in which its tool computes."""
+        """The float dtype that distinguishes schemes of one name: of their scales, or that the tool computes in."""
         return "f32"
 
     @property
     def unreadable(self) -> str | None:
-        """Why its owner's tool does not read what is written so, as a clause; None where it does."""
+        """Why its owner's tool does not read what is written so, as a clause; None if it does."""
         return None
 
     @property
     def ignores_by_name(self) -> bool:
-        """Whether its readers leave alone what `quantization_config` names, whole and as transformers' class has it."""
+        """Whether its readers leave modules dense by their full names in transformers' class."""
         return self.family == "ct"
 
     @property
@@ -149,7 +149,7 @@ class Facts:
 
     @property
     def shares_global(self) -> bool:
-        """Whether it has a global scale that matrices which are fused when a model is loaded have to share."""
+        """Whether matrices that runtimes fuse must share its global scale."""
         return False
 
     @property

@@ -1,4 +1,4 @@
-"""The schemes that `quant schemes` lists: each family says its own."""
+"""The schemes that `quant schemes` lists, from all families."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quantcli.schemes.mlx import affine, mx_floats
 
 
 def listed(shape: tuple[int, int]) -> Iterator[Scheme]:
-    """For weights of that shape, by family."""
+    """Yield the schemes for weights of that shape, by family."""
     yield from dense.LISTED
     yield from affine.LISTED
     yield from mx_floats.LISTED

@@ -83,28 +83,28 @@ def holds_nonfinite(codes: NDArray[np.uint8], table: tuple[float, ...]) -> bool:
 
 
 def codes_fit(grid: Grid, name: str, table: tuple[float, ...], group: int, scale_dtype: str) -> Grade | str:
-    """`Scheme.fits` of a format with these codes, groups and scales, MLX's or GGML's."""
+    """Return `Scheme.fits` for a format with these codes, groups and scales, MLX's or GGML's."""
     grade = codes_may_fit(grid, name, table, group)
     if isinstance(grade, str):
         return grade
     if grid.group % group:
-        return f"its groups of {grid.group} are no multiple of {group}"
+        return f"its groups of {grid.group} are not a multiple of {group}"
     if grid.scale_dtype != scale_dtype:
-        return f"its scales are {grid.scale_dtype}, those of {name} are {scale_dtype}"
+        return f"its scales are {grid.scale_dtype}, but those of {name} are {scale_dtype}"
     return grade
 
 
 def codes_may_fit(grid: Grid, name: str, table: tuple[float, ...], group: int) -> Grade | str:
-    """`Scheme.may_fit`: scales of any dtype, products with a global scale among them, may be among those it has."""
+    """Return `Scheme.may_fit`: scales of any dtype, also products with a global scale, may be among the format's."""
     if grid.table is None or not np.array_equal(grid.table, table, equal_nan=True):
         return f"its codes are not those of {name}"
     if grid.group % group and group % grid.group:
-        return f"its groups of {grid.group} are no multiple of {group}"
+        return f"its groups of {grid.group} are not a multiple of {group}"
     return Grade.EXACT
 
 
 def scale_bytes(scales: NDArray[np.float32], known: NDArray[np.float32], scale_dtype: str) -> NDArray[np.uint8]:
-    """The bytes whose values, `known` in this order, are these scales; raises `DoesNotFit` where one is none of them.
+    """Return the bytes of scales, whose values are `known` in this order. Raises `DoesNotFit` for another scale.
 
     All of them have at most four significant bits, so that a float32's upper twelve bits say which it may be.
     """

@@ -1,6 +1,6 @@
-"""A GGML type that is listed and copied, not decoded: of its blocks nothing is known but where they lie.
+"""GGML types that are listed and copied, not decoded: only the place of their blocks is known.
 
-blocks  u8 (..., bytes per row)     or, of a type that has no known block size, u8 (bytes,)
+blocks  u8 (..., bytes per row)     or, for a type without a known block size, u8 (bytes,)
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from quantcli.schemes.base import Error, Grade, Grid, Importance, Parts, PartSpe
 
 @dataclass(frozen=True)
 class Opaque(Scheme):
-    """The GGML type `type_name`; of one that has no name, `type_id` and `span`: its number and the bytes stored.
+    """The GGML type `type_name`.
 
-    big_endian: the bytes are those of a big-endian machine and how to swap them is not known: not even copied.
+    type_id, span: the number and the stored bytes of a type without a name. big_endian: the bytes are in big-endian
+    order and cannot be swapped, so that they are not even copied.
     """
 
     type_name: str
@@ -41,8 +42,8 @@ class Opaque(Scheme):
         if not self.big_endian:
             return None
         return (
-            f"is GGML type {self.name} in big-endian bytes, which nobody says how to swap: convert the original model "
-            "again on a little-endian machine"
+            f"has GGML type {self.name} in big-endian order, which quant cannot convert. Convert the original model on "
+            "a little-endian machine"
         )
 
     @property
@@ -66,7 +67,7 @@ class Opaque(Scheme):
         return 1 if self.span is not None else BY_NAME[self.type_name].block_bytes
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
-        return f"{self.name} is not written yet"
+        return f"{self.name} cannot be written"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         if self.span is not None:
@@ -76,7 +77,7 @@ class Opaque(Scheme):
         return {"blocks": PartSpec("u8", (*shape[:-1], row))}
 
     def is_stored_as(self, found: Scheme, shape: tuple[int, ...]) -> bool:
-        """Of a type without known size, the file's padding may have come to its last bytes."""
+        """Allow padding of the file behind the bytes of a type without a known size."""
         if self.span is None or not isinstance(found, Opaque):
             return super().is_stored_as(found, shape)
         return found.type_id == self.type_id and 0 <= (found.span or 0) - self.span < MAX_ALIGNMENT
@@ -85,7 +86,7 @@ class Opaque(Scheme):
         raise self._refusal()
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return f"{self.name} is not written yet"
+        return f"{self.name} cannot be written"
 
     def encode(
         self,
@@ -98,5 +99,5 @@ class Opaque(Scheme):
 
     def _refusal(self) -> NotPossible:
         return NotPossible(
-            f"GGML type {self.name} is listed and copied, not decoded: `quant schemes` lists those that are."
+            f"GGML type {self.name} is listed and copied, not decoded. `quant schemes` lists the types that are."
         )

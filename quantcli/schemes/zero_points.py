@@ -1,11 +1,11 @@
-"""Codes on grids that have no biases: the code of 0 is the same in every group, or an integer of each group's own.
+"""Codes on grids without biases: with one zero point for all groups, or an integer zero point for each group.
 
     value = scale * code + bias = scale * (code - zero)    where bias = -zero * scale
 
     scale 0, bias 0     every value is 0 whatever its code
     scale 0, bias b     every value is b: the scale becomes |b|, and the codes those next to the code of 0
 
-Codes on a table have no biases; where scales are powers of two, which 0 is not, a group of zeros has codes of 0.
+Codes on a table have no biases. If scales are powers of two, which 0 is not, a group of zeros has codes of 0.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ SMALLEST_POWER = np.float32(E8M0[0])
 
 
 def symmetric(codes: Codes, zero: int, bits: int) -> Codes:
-    """The same values as codes of `bits` bits of which `zero` is the code of 0 in every group.
+    """Return the same values as codes of `bits` bits with the zero point `zero` in every group.
 
-    Codes of groups of zeros are kept where codes have as many bits as before, else they become `zero`. Raises
-    `DoesNotFit` where a bias is not a whole multiple of its scale, or where codes could exceed `bits` bits.
+    Codes of groups of zeros are kept if codes have as many bits as before, else they become `zero`. Raises
+    `DoesNotFit` if a bias is not a whole multiple of its scale, or if codes could exceed `bits` bits.
 
     >>> from quantcli.schemes.base import Grid
     >>> given = np.uint8([[*[1] * 32, *[2] * 32, *[3] * 32, *[4] * 32]])
@@ -44,18 +44,18 @@ def symmetric(codes: Codes, zero: int, bits: int) -> Codes:
     if codes.grid.zero is not None:
         shift = zero - codes.grid.zero
         if not 0 <= shift <= room:
-            raise DoesNotFit(f"its codes around {codes.grid.zero} leave {bits} bits around {zero}")
+            raise DoesNotFit(f"its codes with zero point {codes.grid.zero} exceed {bits} bits with zero point {zero}")
         return Codes(grid, _moved(codes, np.full((1, 1), shift)), codes.scales, _product(codes.scales, -zero))
     idle = codes.scales == 0
     steps = _steps(codes, idle)
     if (wrong := np.isnan(steps)).any():
         scale, bias = codes.scales[wrong][0], _biases(codes)[wrong][0]
-        raise DoesNotFit(f"a bias of {bias:g} is no whole multiple of its scale {scale:g}")
+        raise DoesNotFit(f"a bias of {bias:g} is not a whole multiple of its scale {scale:g}")
     offsets = steps + np.float32(zero)
     if steps.shape == idle.shape:
         offsets[idle] = 0
     if (outside := ~((offsets >= 0) & (offsets <= room))).any():
-        raise DoesNotFit(f"a bias of {steps[outside][0]:g} times its scale takes codes out of {bits} bits")
+        raise DoesNotFit(f"a bias of {steps[outside][0]:g} times its scale moves codes beyond {bits} bits")
     moved, scales = _moved(codes, offsets), codes.scales
     if idle.any():
         biases = _biases(codes)
@@ -66,9 +66,9 @@ def symmetric(codes: Codes, zero: int, bits: int) -> Codes:
 
 
 def with_zero_points(codes: Codes, bits: int) -> Codes:
-    """The same values with biases of -zero * scale, zero an integer of `bits` bits of each group's own.
+    """Return the same values with biases -zero * scale, with an integer zero of `bits` bits for each group.
 
-    Raises `DoesNotFit` where a bias means no such zero point.
+    Raises `DoesNotFit` if a bias has no such zero point.
     """
     if codes.grid.zero is not None:
         return codes
@@ -76,7 +76,7 @@ def with_zero_points(codes: Codes, bits: int) -> Codes:
     steps = _steps(codes, idle)
     if (wrong := np.broadcast_to(~((steps <= 0) & (steps > -(2**bits))), idle.shape)).any():
         scale, bias = codes.scales[wrong][0], _biases(codes)[wrong][0]
-        raise DoesNotFit(f"a bias of {bias:g} with a scale of {scale:g} is no zero point")
+        raise DoesNotFit(f"a bias of {bias:g} with a scale of {scale:g} is not a zero point")
     moved, scales, biases = codes.codes, codes.scales, steps * codes.scales
     if idle.any():
         signs = _sign(_biases(codes))
@@ -88,9 +88,9 @@ def with_zero_points(codes: Codes, bits: int) -> Codes:
 
 
 def halved(codes: Codes) -> Codes:
-    """The same values as codes of one bit with biases of -scale / 2: each value is plus or minus half of its scale.
+    """Return the same values as 1-bit codes with biases -scale / 2: each value is plus or minus half of its scale.
 
-    Raises `DoesNotFit` where a bias is another.
+    Raises `DoesNotFit` if a bias is another.
     """
     if codes.grid.bits > 1 or codes.grid.zero is not None:
         raise DoesNotFit("its codes do not stand for two values of opposite sign")
@@ -104,9 +104,9 @@ def halved(codes: Codes) -> Codes:
 
 
 def without_scales_of_zero(codes: Codes) -> Codes:
-    """The same values of codes on a table in E8M0, which has no scale of 0: the smallest there is, and codes of 0.
+    """Return the same values with the smallest scale of E8M0 and codes of 0 in place of scales of 0.
 
-    A table with NaN or Inf is left alone: 0 times these is not 0.
+    A table with NaN or Inf is unchanged: 0 times these is not 0.
     """
     idle, table = codes.scales == 0, codes.grid.table
     if table is None or not idle.any() or not np.isfinite(table).all():

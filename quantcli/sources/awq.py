@@ -243,8 +243,8 @@ def _weight(module: str, parts: Mapping[str, Part], block: AwqSettings) -> Weigh
         raise BadInput(f"{where(qweight)}: its {columns} input features are not a multiple of group_size {group}.")
     symmetric = not block.zero_point or qzeros is None
     scheme = Awq(
-        columns=columns, scales=Scales(scales.dtype, 1, group, turned=True), symmetric=symmetric, words=qweight.dtype,
-        zeros_dtype=qzeros.dtype if qzeros is not None else None,
+        columns=columns, scales=Scales(scales.dtype, 1, group, transposed=True), symmetric=symmetric,
+        words=qweight.dtype, zeros_dtype=qzeros.dtype if qzeros is not None else None,
     )  # fmt: skip
     layout = scheme.layout((rows, columns))
     for name, part in stored.items():

@@ -252,7 +252,7 @@ def _weight(module: str, parts: Mapping[str, Part], settings: GptqSettings, fold
     )
     extras = () if ordered else extras_of(stored, ("g_idx",))
     scheme = Gptq(
-        columns=columns, scales=Scales(scales.dtype, 1, group, turned=True), bits=settings.bits,
+        columns=columns, scales=Scales(scales.dtype, 1, group, transposed=True), bits=settings.bits,
         symmetric=settings.symmetric, layout_format=settings.layout_format, words=qweight.dtype, ordered=ordered,
         compute="bf16" if scales.dtype == "bf16" else "f16", extras=extras,
     )  # fmt: skip

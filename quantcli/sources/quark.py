@@ -86,7 +86,7 @@ def _scales(stored: Mapping[str, Part], spec: Spec, *, transposed: bool = False)
         return Scales(part.dtype, 1, None, rank=1)
     if spec.block:
         return Scales(part.dtype, *spec.block)
-    return Scales(part.dtype, 1, spec.group_size, turned=transposed)
+    return Scales(part.dtype, 1, spec.group_size, transposed=transposed)
 
 
 def _integers(stored: Mapping[str, Part], spec: Spec, settings: QuarkSettings) -> tuple[Scaled, tuple[int, ...]]:

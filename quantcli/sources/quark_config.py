@@ -2,7 +2,8 @@
 
 `quantization_config` has `global_quant_config`, `layer_quant_config` (names and globs), `layer_type_quant_config`
 (classes) and `exclude`. In order of precedence: `exclude`, the module's name, the first glob in the file that matches,
-the module's class, the global settings. Settings are never merged. Source: Quark 0.13
+the module's class, the global settings. Settings are never merged, as in Quark's code; its
+documentation says that a field which is None is inherited. Source: Quark 0.13
 (torch/quantization/model_transformation.py, config.py).
 """
 

@@ -4,6 +4,9 @@
     tokenizer_config.json   special tokens by role, the class that loads it, the longest text
     chat_template.jinja     the default chat template; additional_chat_templates/NAME.jinja the others
 
+Roles that transformers has no word for (fill-in-the-middle, end of turn) are keys such as `fim_pre_token`, which are
+read back.
+
 The class is the generic one: transformers' own for a family build parts of the tokenizer anew, which gives other ids
 than the file says. Source: transformers (AutoTokenizer, the files that `save_pretrained` writes).
 """

@@ -164,7 +164,7 @@ def test_a_constant_above_f16_does_not_fit() -> None:
     codes = made(4, 32, np.float32(8), 0.0, 0.0, 6, "f32")
     scales, biases = (array.copy() for array in _parts(codes))
     scales[0, 0], biases[0, 0] = 0, -1e6
-    with pytest.raises(DoesNotFit, match="a scale of 1e\\+06 is above f16's 65504"):
+    with pytest.raises(DoesNotFit, match="scale of 1e\\+06 .*65504"):
         TYPES["q4_0"].pack(Codes(codes.grid, codes.codes, scales, biases))
 
 
@@ -178,7 +178,7 @@ def test_zero_points_of_idle_groups_do_not_count_in_symmetric_layouts() -> None:
         np.bitwise_or.reduce(zeros << np.uint32(4) * np.array(places, np.uint32), axis=1, keepdims=True).view(np.int32)
         for places in (range(8), (0, 4, 1, 5, 2, 6, 3, 7))
     )
-    turned = Scales("f16", 1, group, turned=True)
+    turned = Scales("f16", 1, group, transposed=True)
     awq = Awq(columns=COLUMNS, scales=turned, symmetric=True, zeros_dtype="i32")
     gptq = Gptq(columns=COLUMNS, scales=turned, bits=4, symmetric=True, layout_format="gptq_v2")
 

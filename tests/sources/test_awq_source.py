@@ -151,7 +151,7 @@ def test_zero_points_of_a_symmetric_checkpoint_count(tmp_path: Path) -> None:
     assert warning.startswith("zero_point is false, but m.q.weight has .qzeros")
     assert weight.scheme.name == "int4-g64"
     assert np.array_equal(scheme(weight).decode(stored(weight)), scheme(like).decode(stored(like)))
-    with pytest.raises(DoesNotFit, match="a zero point is [0-9]+, not 8"):
+    with pytest.raises(DoesNotFit, match="zero point is [0-9]+ .*8"):
         scheme(weight).codes(stored(weight))
     eights = stored(weight) | {"qzeros": np.full_like(stored(weight)["qzeros"], 0x88888888 - 2**32)}
     assert (scheme(weight).codes(eights).biases == -8 * scheme(weight).codes(eights).scales).all()

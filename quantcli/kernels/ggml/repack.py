@@ -67,10 +67,10 @@ def take_fifth_bits(codes: Bytes) -> Bytes:
     return bits
 
 
-def k_numbers(subs: Bytes, heads: Floats) -> tuple[Floats, Floats]:
+def k_numbers(subs: Bytes, block_scales: Floats) -> tuple[Floats, Floats]:
     """Scales and biases, float32 (blocks, 8), exact: of the 12 bytes of q4_k or q5_k blocks, d and dmin (blocks, 2)."""
     scales, biases = (np.empty((subs.shape[0], 8), np.float32) for _ in range(2))
-    _k_numbers(subs, heads, scales, biases)
+    _k_numbers(subs, block_scales, scales, biases)
     return scales, biases
 
 
@@ -111,10 +111,10 @@ def _take_along(codes: Any, bits: Any) -> None:
 
 
 @inner
-def _k_numbers(subs: Any, heads: Any, scales: Any, biases: Any) -> None:
+def _k_numbers(subs: Any, block_scales: Any, scales: Any, biases: Any) -> None:
     six, four = np.uint8(63), np.uint8(15)
     for b in range(subs.shape[0]):
-        d, dmin = heads[b, 0], heads[b, 1]
+        d, dmin = block_scales[b, 0], block_scales[b, 1]
         for g in range(4):
             first, second, last = subs[b, g], subs[b, g + 4], subs[b, g + 8]
             scales[b, g] = d * np.float32(first & six)

@@ -60,11 +60,11 @@ def extremes(x: Any, low: Any, high: Any, blocks: int, width: int) -> None:
 @inner
 def peaks(x: Any, low: Any, high: Any, peak: Any, blocks: int, width: int) -> None:
     """The first value of largest magnitude of each block of x, from its `extremes`; +0 of a block of zeros."""
-    nought = np.float32(0)
+    zero = np.float32(0)
     for b in range(blocks):
         most = high[b] if abs(high[b]) > abs(low[b]) else low[b]
-        if most == nought:
-            most = nought  # of either sign
+        if most == zero:
+            most = zero  # of either sign
         elif high[b] == -low[b]:
             most = first_of(x[b * width : (b + 1) * width], high[b])
         peak[b] = most

@@ -24,8 +24,8 @@ def _energies(_: Any, off: Any, x: Any) -> tuple[Any, Any]:
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         kinds, chains = {"off": off, "x": x, "at": WHOLE}, 8
         start = Build(context, builder, kinds, (*given, NOTHING), 8)
-        nought, none = ir.Constant(start.floats, [0.0] * 8), ir.Constant(start.ints, [0] * 8)
-        sums = [[variable(builder, nought) for _ in range(chains)] for _ in range(2)]
+        zero, none = ir.Constant(start.floats, [0.0] * 8), ir.Constant(start.ints, [0] * 8)
+        sums = [[variable(builder, zero) for _ in range(chains)] for _ in range(2)]
         most = variable(builder, none)
         count = context.make_array(off)(context, builder, given[0]).nitems
         step = count.type(8 * chains)

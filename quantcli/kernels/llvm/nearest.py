@@ -91,7 +91,7 @@ def _lines(
     floats, ints = ir.VectorType(FLOAT, lanes), ir.VectorType(INT, lanes)
     known = _known(builder, width, lanes, w, twice)
     shifts = None if shift is None else splat(builder, shift, lanes)
-    nought, scales, rests = (
+    zero, scales, rests = (
         ir.Constant(floats, [0.0] * lanes),
         splat(builder, scale, lanes),
         splat(builder, rest, lanes),
@@ -99,7 +99,7 @@ def _lines(
     kept = ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes)
     best = variable(builder, ir.Constant(ints, [0x7FFFFFFF - PLACES] * lanes))
     with loop(builder, NOTHING, count, count.type(lanes)) as at:
-        square = along = nought
+        square = along = zero
         for i, (weight, double) in enumerate(known):
             source = builder.gep(codes, [builder.add(at, builder.mul(count, ir.Constant(LONG, i)))])
             code = builder.sitofp(builder.sext(load(builder, source, lanes), ints), floats)
@@ -113,7 +113,7 @@ def _lines(
         distance = builder.fadd(
             builder.fadd(builder.fmul(scales, square, flags=_MAY_FUSE), along, flags=_MAY_FUSE), rests
         )
-        distance = builder.select(builder.fcmp_ordered(">", distance, nought), distance, nought)
+        distance = builder.select(builder.fcmp_ordered(">", distance, zero), distance, zero)
         places = ir.Constant(ints, list(range(lanes)))
         here = builder.add(splat(builder, builder.trunc(at, INT), lanes), places)
         key = builder.or_(builder.and_(builder.bitcast(distance, ints), kept), here)

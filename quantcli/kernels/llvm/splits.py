@@ -129,19 +129,19 @@ def _half(half_x: Any, half_w: Any, g: int, i1: int, i2: int, shift: Any) -> Any
 def _guess(side: Any, s: Any) -> None:
     """s.factor, s.slack from the score of a good split of each group; side (values, SIDE): its values, in any order."""
     x, w, halves, size = s.x, s.w, s.x.shape[0], s.x.shape[1] - 1
-    nought, one, two, half = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
+    zero, one, two, half = np.float32(0), np.float32(1), np.float32(2), np.float32(0.5)
     for g in range(SIDE):
-        total = w[0, size, g] + (w[halves - 1, size, g] if halves == 2 else nought)
+        total = w[0, size, g] + (w[halves - 1, size, g] if halves == 2 else zero)
         s.scale[g] = np.float32(1.5) * s.sizes[g] / total
         s.limits[g], s.limits[SIDE + g] = -half * s.scale[g], half * s.scale[g]
     below(side.reshape(-1), size, s.limits, 0, s.counts)
     below(side.reshape(-1), size, s.limits, 1, s.counts)
     for g in range(SIDE):
-        i1, i2, along, square = s.counts[g], s.counts[SIDE + g], nought, nought
+        i1, i2, along, square = s.counts[g], s.counts[SIDE + g], zero, zero
         for h in range(halves):
             along += x[h, size, g] - x[h, i1, g] - x[h, i2, g]
             square += w[h, size, g] + w[h, i1, g] - w[h, i2, g]
-        scale = along / square if (along > nought) & (square > nought) else s.scale[g]
+        scale = along / square if (along > zero) & (square > zero) else s.scale[g]
         for k in range(3):
             middle = SHIFT * np.float32(1 - k)
             at = 2 * SIDE * k + g
@@ -153,22 +153,22 @@ def _guess(side: Any, s: Any) -> None:
         for shifts in range(1 << halves):
             k = 2 * shifts if halves == 1 else shifts - shifts // 2  # of the shifts' mean: 1/8, 0, -1/8
             at = 2 * SIDE * k + g
-            i1, i2, along, square = s.counts[at], s.counts[SIDE + at], nought, nought
+            i1, i2, along, square = s.counts[at], s.counts[SIDE + at], zero, zero
             for h in range(halves):
                 shift = shift_of(halves, shifts, h)
                 along += x[h, size, g] * (one + shift) - x[h, i1, g] - x[h, i2, g]
                 square += w[h, size, g] * (one + shift) * (one + shift)
                 square += w[h, i1, g] * (one - two * shift) - w[h, i2, g] * (one + two * shift)
             score = along * along / square
-            better = (square > nought) & (score > best)
+            better = (square > zero) & (score > best)
             best, which = score if better else best, shifts if better else which
             first, second = i1 if better else first, i2 if better else second
         along, square = exact(x, w, g, np.int64(first), np.int64(max(first, second)), which)
-        guess = along / square * along if square > nought else nought
-        total = w[0, size, g] + (w[halves - 1, size, g] if halves == 2 else nought)
+        guess = along / square * along if square > zero else zero
+        total = w[0, size, g] + (w[halves - 1, size, g] if halves == 2 else zero)
         slack = np.float32(2.0**-18) * s.sizes[g] * s.sizes[g] + np.float32(2.0**-16) * guess * total
         sound = (slack > LEAST) & (slack < MOST) & (guess * total > LEAST)
-        s.factor[g], s.slack[g] = guess * (one - two * NEAR) if sound else nought, slack if sound else INFINITE
+        s.factor[g], s.slack[g] = guess * (one - two * NEAR) if sound else zero, slack if sound else INFINITE
 
 
 @inner

@@ -36,8 +36,8 @@ def _explained(
     along: Any, square: Any,
 ) -> None:  # fmt: skip
     """The two sums of eight candidates; all but numbers are pointers."""
-    nought, quads = ir.Constant(NARROW_FLOATS, [0.0] * NARROW), width // 4
-    sums = [variable(builder, nought) for _ in range(2)]
+    zero, quads = ir.Constant(NARROW_FLOATS, [0.0] * NARROW), width // 4
+    sums = [variable(builder, zero) for _ in range(2)]
     places = [builder.sext(builder.load(builder.gep(new, [ir.Constant(LONG, c)])), LONG) for c in range(NARROW)]
     with loop(builder, NOTHING, count) as k:
         of = builder.gep(rows, [builder.mul(k, stride)])

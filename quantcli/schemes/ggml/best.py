@@ -9,7 +9,7 @@ the device:
     OnTable, here: scale bytes from a table (kernels/ggml/better/floats.py)
     OfRows, in iq.py: scales under the codebook rows that ggml found
 
-A type says by its `better` which of these it has.
+The `better` of a type names the search that it has.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from quantcli.schemes.ggml.blocks import Blocks, Ggml, read_f16
 
 #: Values that are searched at a time: temporaries stay small.
 PIECE = 1 << 18
-#: How much nearer new bytes have to be: more than the order of a float64 sum can make.
+#: How much nearer new bytes must be: more than the order of a float64 sum can change.
 MARGIN = 1 - 1e-9
 
 Values = NDArray[np.float32]
@@ -36,12 +36,15 @@ Kind = TypeVar("Kind", bound=Ggml)
 
 @dataclass(frozen=True)
 class Better(Generic[Kind]):
-    """A search for nearer blocks of a type; subclasses say how."""
+    """A search for nearer blocks of a type; subclasses carry it out."""
 
     scheme: Kind
 
     def improve(self, values: Array, importance: Importance | None, blocks: Blocks) -> Blocks:
-        """ggml's blocks of a slab (rows, bytes), those replaced that are better; importance (1 or rows, columns)."""
+        """Return ggml's blocks of a slab (rows, bytes) with nearer ones in place of some.
+
+        importance: (1 or rows, columns).
+        """
         if not values.size:
             return blocks
         rows, columns = values.shape
@@ -70,7 +73,7 @@ class Better(Generic[Kind]):
         return np.where(better[:, None], found, flat).reshape(blocks.shape)
 
     def found(self, x: Values, weights: Values, blocks: Blocks) -> Blocks:
-        """New blocks (n, bytes) for values (n, size) and ggml's blocks; weights (some, size), of block b in row
+        """Return new blocks (n, bytes) for values (n, size) and ggml's blocks; weights (some, size), of block b in row
         b % some.
         """
         raise NotImplementedError
@@ -78,7 +81,7 @@ class Better(Generic[Kind]):
 
 @dataclass(frozen=True)
 class OnGrid(Better[Ggml]):
-    """Codes, sub-scales and super-scales of a type whose values are `scale * level + low`."""
+    """Codes and scales of groups and blocks of a type whose values are `scale * level + low`."""
 
     levels: Levels
 
@@ -92,19 +95,19 @@ class OnGrid(Better[Ggml]):
             weights = 1 + kind.emphasis * squares / np.maximum(squares.mean(axis=1, keepdims=True), np.float32(1e-30))
         found = search(kind, x, weights.astype(np.float32), self._known(blocks))
         codes = found.codes if kind.table else found.codes + np.uint8((grid.zero or 0) + kind.least)
-        heads = np.where(np.isfinite(found.heads), found.heads, np.float32(0))
-        return scheme.assembled(codes, found.subs, heads)
+        block_scales = np.where(np.isfinite(found.block_scales), found.block_scales, np.float32(0))
+        return scheme.assembled(codes, found.subs, block_scales)
 
     def _known(self, blocks: Blocks) -> Values:
-        """ggml's scales and lows as kernels/ggml/better/grid.py takes them, super-scales first where there are any."""
+        """ggml's scales and lows as kernels/ggml/better/grid.py takes them, those of super-blocks first."""
         ggml, kind = self.scheme.ggml_type, self.levels
         seen = self.scheme.codes({"blocks": blocks})
         lows = np.zeros_like(seen.scales) if kind.minima is None or seen.biases is None else seen.biases
         known = np.stack([seen.scales, lows], axis=2).reshape(len(blocks), -1, 2)
         if kind.subs is not None and ggml.scales is not None:
-            heads = np.zeros((len(blocks), 1, 2), np.float32)
-            heads[:, 0, : ggml.scales.count] = read_f16(blocks, ggml.scales.at, ggml.scales.count, np)
-            known = np.concatenate([heads, known], axis=1)
+            block_scales = np.zeros((len(blocks), 1, 2), np.float32)
+            block_scales[:, 0, : ggml.scales.count] = read_f16(blocks, ggml.scales.at, ggml.scales.count, np)
+            known = np.concatenate([block_scales, known], axis=1)
         return np.ascontiguousarray(known)
 
 

@@ -2,15 +2,13 @@
 
 A weight is one part, `blocks`: uint8, a row of n values is n / block_size blocks one after the other, and no block
 reaches into the next row. Block sizes and bytes are those of containers/ggml_types.py. One file per kind of block, all
-listed in `__init__.py`:
-
-    legacy.py   q4_0 q4_1 q5_0 q5_1 q8_0        q6_k.py   q6_k
+listed in `__init__.py`.
 
 The reference meaning is ggml's own code (ggml-quants.c of llama.cpp): `decode` gives the float32 values of its
 `to_float`, `encode` the bytes of its `quantize_row_*_ref`, as built for x86-64 without fused multiply-add. Both are the
 same on MLX's CPU device. A GPU that rounds an operation otherwise, fuses two, or takes denormal numbers for 0 may
-decode a value to one that differs in its last bit, or to 0 for a denormal; what it may do to encoded blocks is told in
-search.py.
+decode a value to one that differs in its last bit, or to 0 for a denormal; search.py states what it
+may do to encoded blocks.
 """
 
 from __future__ import annotations
@@ -44,14 +42,17 @@ class BetterSearch(Protocol):
     """A search for blocks that are nearer to the values than ggml's (best.py)."""
 
     def improve(self, values: Array, importance: Importance | None, blocks: Blocks) -> Blocks:
-        """ggml's blocks of a slab (rows, bytes), those replaced that are better; importance (1 or rows, columns)."""
+        """Return ggml's blocks of a slab (rows, bytes) with nearer ones in place of some.
+
+        importance: (1 or rows, columns).
+        """
 
 
 @dataclass(frozen=True)
 class Ggml(Scheme):
-    """A GGML type; subclasses say how its blocks are read and written.
+    """A GGML type; subclasses read and write its blocks.
 
-    Blocks are handed over as uint8 (rows, bytes per row) on the CPU and as (blocks, bytes per block) in MLX.
+    Blocks are passed as uint8 (rows, bytes per row) on the CPU and as (blocks, bytes per block) in MLX.
     """
 
     type: str
@@ -79,7 +80,7 @@ class Ggml(Scheme):
 
     @property
     def better(self) -> BetterSearch | None:
-        """How `--search best` finds blocks that are nearer than ggml's; None: it does not."""
+        """The search of `--search best` for blocks that are nearer than ggml's; None if there is none."""
         return None
 
     @property
@@ -88,7 +89,7 @@ class Ggml(Scheme):
 
     @property
     def repacked_scale_dtype(self) -> str | None:
-        """f16: scales are, or are products that f32 would hold at 6 bits a weight instead of 5."""
+        """f16, in which scales are stored; products of two scales would need f32, at 6 bits per weight instead of 5."""
         return None if self.grid() is None else "f16"
 
     @property
@@ -112,7 +113,7 @@ class Ggml(Scheme):
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         columns, size = matrix_shape(shape)[1], self.ggml_type.block_size
-        return f"last axis {columns} is no multiple of {size}" if columns % size else None
+        return f"last axis {columns} is not a multiple of {size}" if columns % size else None
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         return {"blocks": PartSpec("u8", (*shape[:-1], row_bytes(self.ggml_type, matrix_shape(shape)[1])))}
@@ -140,24 +141,24 @@ class Ggml(Scheme):
             blocks, sums = self._encode_cpu(values, importance) if on_cpu else self._encode_on_mlx(values, importance)
         error = Error(*(float(s) for s in sums[:3]))
         if sums[3] > 0 and math.isfinite(error.reference):
-            raise Overflows(f"a block's scale or minimum of {sums[3]:g} is above f16's {F16_LARGEST}")
+            raise Overflows(f"a block's scale or minimum of {sums[3]:g} exceeds f16's {F16_LARGEST}")
         parts: Parts = {"blocks": blocks}
         if search == "ggml" or (better := self.better) is None:
             return parts, error
         parts = {"blocks": better.improve(values, importance, blocks)}
         return parts, Error.between(to_float32(values), self.decode(parts))
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
-        """Blocks uint8 (n, bytes) of codes uint8 (n, size), the numbers that each group stores, and super-scales.
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
+        """Return blocks, uint8 (n, bytes), of codes, uint8 (n, size), and the scales of groups and blocks.
 
-        subs: (n, groups, 2), sub-scale and sub-minimum as whole multiples of the super-scales; for scales from a table
-        (n, groups, 1), their bytes. heads: float32 (n, 2), scale and minimum of a block, each an f16; None for scales
-        from a table. Only of types whose `better` search finds these.
+        subs: (n, groups, 2), sub-block scales and minima as whole multiples of those of the super-block; for scales
+        from a table (n, groups, 1), their bytes. block_scales: float32 (n, 2), scale and minimum of a block, each an
+        f16; None for scales from a table. Only types whose `better` search finds these implement it.
         """
         raise NotImplementedError
 
     def _encode_on_mlx(self, values: Array, importance: Importance | None) -> tuple[Blocks, Sums]:
-        """Rows by rows, `at_once` values at a time: temporaries stay small."""
+        """Encode some rows at a time, `at_once` values: temporaries stay small."""
         step, parts, sums = max(1, self.at_once // values.shape[1]), [], []
         for start in range(0, len(values), step):
             some = slice(start, start + step)
@@ -203,10 +204,10 @@ class Ggml(Scheme):
 
 
 def measure_mlx(x: mx.array, decoded: mx.array) -> tuple[float, float, float]:
-    """Squared error, squared values, largest error of float32 blocks (n, size).
+    """Return squared error, squared values and largest error of float32 blocks (n, size).
 
-    Each block is summed over its own largest magnitude, so that squares stay in float32's range; blocks are added up in
-    float64.
+    Each block is divided by its largest magnitude before it is summed, so that squares stay in float32's range; blocks
+    are added up in float64.
     """
     import mlx.core as mx
 
@@ -223,23 +224,23 @@ def measure_mlx(x: mx.array, decoded: mx.array) -> tuple[float, float, float]:
 
 
 def read_f16(blocks: Any, at: int, count: int, xp: Any) -> Any:
-    """float32 (blocks, count): the f16 numbers from byte `at` of each block; `xp` is numpy or mlx.core."""
+    """Return the f16 numbers from byte `at` of each block as float32 (blocks, count); `xp` is numpy or mlx.core."""
     part = blocks[:, at : at + 2 * count]
     contiguous = np.ascontiguousarray(part) if xp is np else xp.contiguous(part)
     return contiguous.view(xp.float16).astype(xp.float32)
 
 
 def f16_bytes(values: Any, xp: Any) -> Any:
-    """uint8 (blocks, 2 * count) of float32 (blocks, count), rounded to f16; `xp` is numpy or mlx.core."""
+    """Return float32 (blocks, count), rounded to f16, as uint8 (blocks, 2 * count); `xp` is numpy or mlx.core."""
     return values.astype(xp.float16).view(xp.uint8)
 
 
 def round_to_f16(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
-    """Half to even; raises `DoesNotFit` where one is not finite or overflows."""
+    """Round half to even. Raises `DoesNotFit` where a value is not finite or overflows."""
     if not np.isfinite(values).all():
         raise DoesNotFit(f"a {what} is NaN or infinite")
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float16)
     if not np.isfinite(narrow).all():
-        raise Overflows(f"a {what} of {np.abs(values).max():g} is above f16's {F16_LARGEST}")
+        raise Overflows(f"a {what} of {np.abs(values).max():g} exceeds f16's {F16_LARGEST}")
     return narrow

@@ -1,7 +1,7 @@
 """GGML's `mxfp4` and `nvfp4`: E2M1 codes with a scale byte per group, the codes of mlx/mx_floats.py in another order.
 
 Source: `block_mxfp4`, `block_nvfp4` in ggml-common.h, their functions in ggml-quants.c and the scale bytes' in
-ggml-impl.h (llama.cpp); how blocks are encoded is told in kernels/ggml/blocks/floats.py.
+ggml-impl.h (llama.cpp); how blocks are encoded is described in kernels/ggml/blocks/floats.py.
 
     mxfp4  17 bytes, 32 values   e            n x 16        value = 2 ** (e - 127) * E2M1[code]
     nvfp4  36 bytes, 64 values   s s s s      n x 32        value = E4M3[s[i / 16]] * E2M1[code]
@@ -101,7 +101,10 @@ class GgmlFloat(Ggml):
         return Grid(4, self.facts.group, self.facts.scale_dtype, table=E2M1)
 
     def codes(self, parts: Parts) -> Codes:
-        """Equal to what `decode` gives, save under the E8M0 byte 255, which `pack` of no scheme takes."""
+        """Return the codes of blocks.
+
+        Their values are those of `decode`, except for the E8M0 byte 255, which no scheme's `pack` takes.
+        """
         from quantcli.kernels.ggml import repack
 
         blocks, group = parts["blocks"], self.facts.group
@@ -124,7 +127,7 @@ class GgmlFloat(Ggml):
         if isinstance(grade, str):
             raise DoesNotFit(grade)
         if codes.codes.size and int(codes.codes.max()) > 15:
-            raise DoesNotFit(f"a code of {codes.codes.max()} is above 4 bits")
+            raise DoesNotFit(f"a code of {codes.codes.max()} exceeds 4 bits")
         codes = self.adapted(codes)
         (rows, columns), facts, size = codes.codes.shape, self.facts, self.ggml_type.block_size
         scales, _ = codes.regrouped(facts.group)
@@ -136,7 +139,7 @@ class GgmlFloat(Ggml):
     def better(self) -> OnTable:
         return OnTable(self, self.scales()[: self.facts.positive])
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
         from quantcli.kernels.ggml import repack
 
         share = subs.shape[1]
@@ -194,7 +197,7 @@ class GgmlFloat(Ggml):
         return np.array(self.facts.halves, np.float32), np.array(DOUBLES, np.float32)
 
     def scales(self) -> NDArray[np.float32]:
-        """Of the 256 bytes, float32."""
+        """Return the scales of the 256 bytes, float32."""
         with np.errstate(over="ignore"):  # E8M0's last
             return self._tables()[0] * np.float32(2)
 
@@ -204,7 +207,7 @@ SCHEMES = {name: GgmlFloat(name) for name in FORMATS}
 
 @cache
 def field_starts() -> NDArray[np.uint32]:
-    """For each exponent field of float32: from which mantissa on log2, rounded to float32, is the next whole number.
+    """Return the mantissa from which log2, rounded to float32, is the next whole number, for each float32 exponent.
 
     2**0 is 1 and 1 - 2**-24 has a log2 of -8.6e-8, which float32 holds; near 16 float32's steps are 2.4e-7, and
     16 - 2**-20 has the same float32 log2 as 16:

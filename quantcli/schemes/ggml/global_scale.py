@@ -1,10 +1,10 @@
-"""A GGUF weight with the global scale that stands in a tensor beside it, as one weight. Read, not written.
+"""A GGUF weight and its global scale, a separate tensor, as one weight. Read, not written.
 
-    ...      the parts of the weight alone
+    ...      the parts of the weight without it
     global   f32 (rows, 1)      an entry for each row; stacked experts have one each
 
-value = global * value of the weight alone. NVFP4's: E2M1[code] * (E4M3[scale] * global), the inner product rounded to
-float32, as modelopt means the same numbers.
+value = global * value without it. NVFP4's: E2M1[code] * (E4M3[scale] * global), the product in brackets rounded to
+float32, as in modelopt.
 Source: llama.cpp (conversion/base.py writes the tensors, llama-graph.cpp multiplies), modelopt (nvfp4_tensor.py).
 """
 
@@ -25,7 +25,7 @@ NVFP4 = GgmlFloat("nvfp4")
 
 @dataclass(frozen=True)
 class WithGlobal(Scheme):
-    """`inner`: the weight's scheme without it.
+    """A scheme with a global scale. inner: the scheme without it.
 
     >>> blocks, _ = NVFP4.encode(np.array([[12, 6, *[0] * 62]], np.float32))
     >>> WithGlobal(NVFP4).decode({**blocks, "global": np.float32([[0.5]])})[0, :3].tolist()
@@ -65,7 +65,7 @@ class WithGlobal(Scheme):
         return 1 if part == "global" else self.inner.unit(part)
 
     def grid(self) -> Grid | None:
-        """NVFP4's: of other types a scale times the global one is rounded, and so are values then."""
+        """Return NVFP4's grid. Other types have none here: the product with the global scale rounds their scales."""
         return replace(NVFP4.grid(), scale_dtype="f32") if self.inner == NVFP4 else None
 
     @property

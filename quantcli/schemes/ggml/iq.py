@@ -2,9 +2,9 @@
 
     iq2.py   iq2_xxs iq2_xs iq2_s       iq3.py   iq3_xxs iq3_s       iq1.py   iq1_s iq1_m       iq_books.py  the books
 
-A block is read into its `Fields`, and written from them; how the fields are found is told in kernels/ggml/codebooks
-(search.py, iq1_search.py), and for MLX devices in iq_search.py and iq1_search.py beside this file. Values are no grid:
-which codes may stand beside each other is the book's.
+A block is read into its `Fields`, and written from them. kernels/ggml/codebooks (search.py, iq1_search.py) finds the
+fields; iq_search.py and iq1_search.py next to this file do the same for MLX devices. Values are not a
+grid: the codebook decides which codes may follow each other.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ class Codebook(Ggml):
         raise DoesNotFit(self._no_grid())
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """No grid: a codebook does not hold every sequence of codes."""
+        """Refuse every grid: a codebook does not hold all sequences of codes."""
         return self._no_grid()
 
     def pack(self, codes: Codes) -> Parts:
-        """Raises `DoesNotFit`, always: blocks go to the same type as they are."""
+        """Raise `DoesNotFit`, always: blocks are copied to the same type."""
         raise DoesNotFit(self._no_grid())
 
     def _no_grid(self) -> str:
@@ -129,7 +129,7 @@ class Codebook(Ggml):
 
     def _check(self, importance: Any) -> None:
         if importance is None and self.required:
-            raise DoesNotFit(f"{self.name} is encoded with an importance matrix only (`--imatrix`)")
+            raise DoesNotFit(f"{self.name} requires an importance matrix (`--imatrix`)")
 
     def _overflow(self, values: Array, d: NDArray[np.float32]) -> float:
         """The largest scale that overflows f16, 0 where none does.
@@ -158,19 +158,19 @@ class Codebook(Ggml):
         raise NotImplementedError
 
     def unpack(self, blocks: Any, xp: Any) -> Fields:
-        """The fields of blocks uint8 (n, block bytes); `xp` is numpy or mlx.core."""
+        """Return the fields of blocks uint8 (n, block bytes); `xp` is numpy or mlx.core."""
         raise NotImplementedError
 
     def pack_fields(self, fields: Fields, xp: Any) -> Any:
-        """Blocks uint8 (n, block bytes) of fields; `xp` is numpy or mlx.core."""
+        """Return blocks uint8 (n, block bytes) of fields; `xp` is numpy or mlx.core."""
         raise NotImplementedError
 
     def steps(self, fields: Fields, xp: Any) -> Any:
-        """float32 (n, groups): what a group's values of the book are multiplied with."""
+        """Return float32 (n, groups): the factors of the book's values in each group."""
         raise NotImplementedError
 
     def without_fault(self, blocks: Blocks, values: Array) -> Blocks:
-        """ggml's blocks (n, bytes) of values (n, 256) with rows and signs where they belong."""
+        """Return ggml's blocks (n, bytes) of values (n, 256) with rows and signs where they belong."""
         return blocks
 
     def _values(self, blocks: Blocks) -> NDArray[np.float32]:
@@ -211,7 +211,7 @@ def _fitted(
     """Codes 0 .. top of scales (n, groups), and d (n, 1), of least squared error where d * (2 * code + 1) = 1 has
     sums with the values, and with itself, of `along` and `square` (n, groups).
     """
-    best, scales, heads = np.full((len(along), 1), np.inf), fields.scales, fields.d
+    best, scales, block_scales = np.full((len(along), 1), np.inf), fields.scales, fields.d
     for start in STARTS:
         d = fields.d * start
         for _ in range(4):
@@ -222,9 +222,9 @@ def _fitted(
             error = d * (d * two - 2 * one)
             better = error < best
             best = np.where(better, error, best)
-            heads, scales = np.where(better, d, heads), np.where(better, codes, scales)
+            block_scales, scales = np.where(better, d, block_scales), np.where(better, codes, scales)
             d = one / two
-    return scales.astype(np.int32), heads.astype(np.float32)
+    return scales.astype(np.int32), block_scales.astype(np.float32)
 
 
 class Signed(Codebook):
@@ -246,7 +246,7 @@ class Signed(Codebook):
         return int(self.rules()["group"])
 
     def rules(self) -> dict[str, Any]:
-        """The type's arguments of `rules` in kernels/ggml/codebooks/search.py."""
+        """Return the type's arguments of `rules` in kernels/ggml/codebooks/search.py."""
         raise NotImplementedError
 
     def _search(self, values: Array, importance: Importance | None) -> tuple[Fields, NDArray[np.float32]]:
@@ -286,7 +286,7 @@ class Signed(Codebook):
 
 @cache
 def neighbours(book: str, codes: tuple[int, ...]) -> Neighbours:
-    """A book's tables, made once a run; `codes[level]` stands for a level in them."""
+    """Return a book's tables, made once in a run; `codes[level]` is the code of a level."""
     from quantcli.kernels.ggml.codebooks import neighbours as iq_neighbours
 
     of = BOOKS[book]
@@ -294,7 +294,7 @@ def neighbours(book: str, codes: tuple[int, ...]) -> Neighbours:
 
 
 def sub_scales(scales: Any, steps: int, largest: int, xp: Any) -> tuple[Any, Any]:
-    """Codes int32 of scales (n, groups), scale = d * (2 * code + 1), and d (n, 1): the largest scale / steps."""
+    """Return codes int32 of scales (n, groups), scale = d * (2 * code + 1), and d (n, 1): the largest scale / steps."""
     d = scales.max(axis=1, keepdims=True) / xp.array(steps, dtype=xp.float32)
     with np.errstate(all="ignore"):
         codes = (1.0 / d * scales - 1.0) * 0.5
@@ -303,7 +303,7 @@ def sub_scales(scales: Any, steps: int, largest: int, xp: Any) -> tuple[Any, Any
 
 
 def words(blocks: Any, at: int, count: int, size: int, xp: Any) -> Any:
-    """uint32 (n, count): little-endian words of `size` bytes from byte `at` of each block."""
+    """Return uint32 (n, count): little-endian words of `size` bytes from byte `at` of each block."""
     part = blocks[:, at : at + count * size].reshape(-1, count, size).astype(xp.uint32)
     out = part[:, :, 0]
     for i in range(1, size):
@@ -312,14 +312,14 @@ def words(blocks: Any, at: int, count: int, size: int, xp: Any) -> Any:
 
 
 def word_bytes(values: Any, size: int, xp: Any) -> Any:
-    """uint8 (n, count * size): what `words` reads, from integers (n, count)."""
+    """Return uint8 (n, count * size): what `words` reads, from integers (n, count)."""
     wide = values.astype(xp.uint32)
     parts = [(wide >> 8 * i & 255).astype(xp.uint8) for i in range(size)]
     return xp.stack(parts, axis=2).reshape(len(values), size * values.shape[1])
 
 
 def joined(values: Any, bits: int, each: int, xp: Any) -> Any:
-    """uint32 (n, count / each): `each` neighbours of (n, count) side by side, `bits` bits each, the first lowest."""
+    """Return uint32 (n, count / each): `each` adjacent entries of (n, count) in `bits` bits each, the first lowest."""
     wide = values.reshape(len(values), values.shape[1] // each, each).astype(xp.uint32)
     out = wide[:, :, 0]
     for i in range(1, each):
@@ -328,13 +328,13 @@ def joined(values: Any, bits: int, each: int, xp: Any) -> Any:
 
 
 def split(values: Any, bits: int, each: int, xp: Any) -> Any:
-    """uint32 (n, count * each): what `joined` joins."""
+    """Return uint32 (n, count * each): what `joined` joins."""
     parts = [values.astype(xp.uint32) >> bits * i & (1 << bits) - 1 for i in range(each)]
     return xp.stack(parts, axis=2).reshape(len(values), each * values.shape[1])
 
 
 def eighth_sign(bits: Any) -> Any:
-    """Seven signs with the eighth, which makes the number of minuses even."""
+    """Return seven signs with the eighth, which makes the number of minuses even."""
     odd = bits ^ bits >> 4
     odd = odd ^ odd >> 2
     odd = odd ^ odd >> 1

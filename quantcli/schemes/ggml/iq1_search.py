@@ -1,7 +1,7 @@
 """GGML's searches for its IQ1 types as MLX array operations, with the splits and float32 sums of
 kernels/ggml/codebooks/iq1_search.py.
 
-Groups (32 or 16 values) are columns, as in iq_search.py, and what is told there of bytes and of GPUs holds here too.
+Groups (32 or 16 values) are columns, as in iq_search.py, and what that file says about bytes and GPUs holds here too.
 Each split of a group's values in order of size, with each of its shifts, is tried on all groups at once: 1,122 of
 iq1_s, 612 of iq1_m. One that explains more than the best before is kept, and levels follow from the ranks of values:
 0 of ranks below i1, 2 of those from i2 on, 1 between.
@@ -52,7 +52,7 @@ class Best(NamedTuple):
 
 
 def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -> ShiftedRows:
-    """Of float32 (n, 256), importance as x or None; group 32 or 16."""
+    """Find rows, shifts and scales for float32 (n, 256); importance as x or None; group 32 or 16."""
     import mlx.core as mx
 
     count, halves = x.shape[0], 32 // group
@@ -62,8 +62,8 @@ def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -
     first, last, shifts = (to_mlx(part)[mx.maximum(best.number, 0)] for part in _splits(group))
     level = (rank >= first).astype(mx.int32) + (rank >= last).astype(mx.int32)
     minus = mx.repeat(mx.concatenate([shifts >> 1, shifts & 1], axis=0), group // 16, axis=0) == 1
-    turned = best.scale < 0
-    level, minus, scale = mx.where(turned, 2 - level, level), minus != turned, mx.abs(best.scale)
+    is_negative = best.scale < 0
+    level, minus, scale = mx.where(is_negative, 2 - level, level), minus != is_negative, mx.abs(best.scale)
     shift = mx.where(minus, -SHIFT, SHIFT)
     points = point_numbers(level, IQ1_WIDTH, 3)
     rows = nearest_rows(points, by_rows(x, IQ1_WIDTH), by_rows(w, IQ1_WIDTH), scale, book, shift)
@@ -78,7 +78,7 @@ def search(x: mx.array, importance: mx.array | None, group: int, book: Tables) -
 
 
 def ranks(x: mx.array) -> mx.array:
-    """int32, as x: how many of a group's values come before it in order of size, equal ones as they stand."""
+    """Return int32, as x: how many of a group's values come before it in order of size, equal ones as they stand."""
     import mlx.core as mx
 
     place = mx.arange(x.shape[0], dtype=mx.int32)[:, None]

@@ -1,4 +1,4 @@
-"""GGML's `iq2_xxs`, `iq2_xs`, `iq2_s`: super-blocks of 256 values, eight at a time from a codebook, signs apart.
+"""GGML's `iq2_xxs`, `iq2_xs`, `iq2_s`: super-blocks of 256 values, eight at a time from a codebook, and signs.
 
 Source: `block_iq2_xxs`, `block_iq2_xs`, `block_iq2_s` in ggml-common.h and their functions in ggml-quants.c
 (llama.cpp). Book rows (iq_books.py) hold 8, 25 and 43. d is f16, numbers are little-endian:

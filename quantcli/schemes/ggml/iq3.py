@@ -1,4 +1,4 @@
-"""GGML's `iq3_xxs`, `iq3_s`: super-blocks of 256 values, four at a time from a codebook, signs apart.
+"""GGML's `iq3_xxs`, `iq3_s`: super-blocks of 256 values, four at a time from a codebook, and signs.
 
 Source: `block_iq3_xxs`, `block_iq3_s` in ggml-common.h and their functions in ggml-quants.c (llama.cpp). Book rows
 (iq_books.py) hold 4, 12, 20 ... 52, 62 (xxs) and 1, 3 ... 15 (s). d is f16, numbers are little-endian:

@@ -1,8 +1,8 @@
 """GGML's `iq4_nl` and `iq4_xs`: four-bit codes for a table of sixteen uneven values, denser around 0.
 
 Source: `block_iq4_nl`, `block_iq4_xs`, `kvalues_iq4nl` in ggml-common.h and their functions in ggml-quants.c
-(llama.cpp); the search for scales, with and without an importance matrix, is told in kernels/ggml/codebooks/iq4.py. On
-MLX's CPU device bytes are ggml's too; of GPUs search.py tells.
+(llama.cpp); kernels/ggml/codebooks/iq4.py describes the search for scales, with and without an importance matrix. On
+MLX's CPU device bytes are ggml's too; for GPUs see search.py.
 
     iq4_nl   18 bytes,  32 values   d d                      n x 16     value = d * IQ4_VALUES[code]
     iq4_xs  136 bytes, 256 values   d d  h h  l l l l        n x 128    value = d * (s[i / 32] - 32) * IQ4_VALUES[code]
@@ -69,7 +69,7 @@ class Iq4(Ggml):
 
     @property
     def _supers(self) -> bool:
-        """Whether groups have scales of their own under that of a super-block."""
+        """Whether groups have sub-block scales below that of a super-block."""
         return self.type == "iq4_xs"
 
     def grid(self) -> Grid:
@@ -85,15 +85,17 @@ class Iq4(Ggml):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         if self._supers:
-            return "iq4_xs's scales are 6-bit multiples of one f16 per 256 values, no grid's are known to be"
+            return (
+                "iq4_xs stores scales as 6-bit multiples of one f16 for 256 values, which a grid's scales need not be"
+            )
         if grid.table != TABLE:
             return "its codes are not those of iq4_nl"
         if grid.group % BLOCK:
-            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
+            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def pack(self, codes: Codes) -> Parts:
-        """Codes of its table only; raises `DoesNotFit` for all others, and always for iq4_xs."""
+        """Return blocks of codes on its table. Raises `DoesNotFit` for other codes, and always for iq4_xs."""
         grade = self.fits(codes.grid, codes.codes.shape)
         if isinstance(grade, str):
             raise DoesNotFit(grade)
@@ -107,11 +109,11 @@ class Iq4(Ggml):
     def better(self) -> OnGrid:
         return OnGrid(self, LEVELS[self.type])
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
-        assert heads is not None
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
+        assert block_scales is not None
         packed = pack(codes.reshape(-1, BLOCK)).reshape(len(codes), -1)
         stored = [pack_subs((subs[:, :, 0] + 32).astype(np.uint8), np)] if self._supers else []
-        return np.concatenate([f16_bytes(heads[:, :1], np), *stored, packed], axis=1)
+        return np.concatenate([f16_bytes(block_scales[:, :1], np), *stored, packed], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.codebooks import iq4
@@ -154,18 +156,18 @@ SCHEMES = {name: Iq4(name) for name in GRIDS}
 
 
 def unpack(blocks: Any, supers: bool, xp: Any) -> Any:
-    """Codes uint8 (blocks, block size) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, block size) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
     nibbles = blocks[:, 8 if supers else 2 :].reshape(-1, IQ4_GROUPS if supers else 1, BLOCK // 2)
     return xp.concatenate([nibbles & 15, nibbles >> 4], axis=2).reshape(blocks.shape[0], -1)
 
 
 def pack(codes: Any) -> Any:
-    """uint8 (groups, 16) for codes uint8 (groups, 32), of numpy or mlx.core."""
+    """Return uint8 (groups, 16) for codes uint8 (groups, 32), of numpy or mlx.core."""
     return codes[:, : BLOCK // 2] | codes[:, BLOCK // 2 :] << 4
 
 
 def pack_subs(stored: Any, xp: Any) -> Any:
-    """Bytes 2 .. 7 of an iq4_xs of its s, uint8 (blocks, 8); `xp` is numpy or mlx.core."""
+    """Return bytes 2 .. 7 of iq4_xs blocks from s, uint8 (blocks, 8); `xp` is numpy or mlx.core."""
     low, high = stored & 15, stored >> 4
     pairs = low[:, 0::2] | low[:, 1::2] << 4
     fields = high[:, 0::4] | high[:, 1::4] << 2 | high[:, 2::4] << 4 | high[:, 3::4] << 6
@@ -173,7 +175,7 @@ def pack_subs(stored: Any, xp: Any) -> Any:
 
 
 def group_scales(blocks: Any, supers: bool, xp: Any) -> Any:
-    """float32 (blocks, groups of a block): d, or d * (s - 32); `xp` is numpy or mlx.core."""
+    """Return float32 (blocks, groups of a block): d, or d * (s - 32); `xp` is numpy or mlx.core."""
     d = read_f16(blocks, 0, 1, xp)
     if not supers:
         return d

@@ -84,14 +84,14 @@ def tables(book: Neighbours) -> Tables:
 
 
 def lanes(x: mx.array, group: int) -> mx.array:
-    """(group, groups): value i of every group in row i."""
+    """Return (group, groups): value i of every group in row i."""
     import mlx.core as mx
 
     return mx.contiguous(x.reshape(-1, group).T)
 
 
 def weigh(x: mx.array, importance: mx.array | None, spread: float, plain: float) -> mx.array:
-    """ggml's weights of super-blocks (n, 256); without importance x * x + plain * spread * mean square."""
+    """Return ggml's weights of super-blocks (n, 256); without importance x * x + plain * spread * mean square."""
     sigma2 = ggml_search.total((x * x).T).T * spread / SUPER
     if importance is not None:
         return ggml_search.weigh(x, importance, sigma2)
@@ -99,7 +99,7 @@ def weigh(x: mx.array, importance: mx.array | None, spread: float, plain: float)
 
 
 def point_numbers(levels: mx.array, width: int, base: int) -> mx.array:
-    """int32 (rows of a group, groups) of levels int32 (group, groups): each `width` levels read as digits."""
+    """Return int32 (rows of a group, groups) of levels int32 (group, groups): each `width` levels read as digits."""
     import mlx.core as mx
 
     digits = mx.array([base**i for i in range(width)], dtype=mx.int32)
@@ -107,19 +107,19 @@ def point_numbers(levels: mx.array, width: int, base: int) -> mx.array:
 
 
 def by_rows(v: mx.array, width: int) -> mx.array:
-    """(width, n) of (group, groups): value i of every row of the book, those of the groups' first rows first."""
+    """Return (width, n) of (group, groups): value i of every row of the book, those of the groups' first rows first."""
     return v.reshape(-1, width, v.shape[1]).transpose(1, 0, 2).reshape(width, -1)
 
 
 def codes_of(rows: mx.array, book: Tables) -> mx.array:
-    """float32 (group, groups) of rows (rows of a group, groups)."""
+    """Return float32 (group, groups) of rows (rows of a group, groups)."""
     return book.codes[rows].transpose(0, 2, 1).reshape(-1, rows.shape[1])
 
 
 def nearest_rows(
     points: mx.array, x: mx.array, w: mx.array, scale: mx.array, book: Tables, shift: mx.array | None = None
 ) -> mx.array:
-    """The row of the book for each point, as `points` int32 (rows of a group, groups): itself, or the nearest of its
+    """Return the book's row for each point, as `points` int32 (rows of a group, groups): itself, or the nearest of its
     neighbours by sum(w * (scale * (code + shift) - x) ** 2), the first of equals.
 
     x, w: as `by_rows` gives them; scale float32 (1, groups); shift as points, or None.
@@ -160,7 +160,7 @@ def _distances(words: mx.array, x: mx.array, w: mx.array, scale: mx.array, shift
 
 
 def search(x: mx.array, importance: mx.array | None, kind: Rules, book: Tables) -> SignedRows:
-    """Of float32 (n, 256), importance as x or None."""
+    """Find rows, signs and scales for float32 (n, 256); importance as x or None."""
     import mlx.core as mx
 
     width, base = kind.width, kind.base
@@ -184,7 +184,7 @@ def search(x: mx.array, importance: mx.array | None, kind: Rules, book: Tables) 
 
 
 def magnitudes(x: mx.array, w: mx.array, parity: bool) -> tuple[mx.array, mx.array]:
-    """float32 as x, and int32 (group / 8, groups) with the minuses' bits.
+    """Return float32 as x, and int32 (group / 8, groups) with the minuses' bits.
 
     With parity, where the minuses of 8 values are odd, the value that weighs least has the other sign than its own.
     """

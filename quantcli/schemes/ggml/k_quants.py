@@ -1,7 +1,7 @@
 """GGML's `q2_k q3_k q4_k q5_k`: super-blocks of 256 values, groups of 16 or 32 with scales in few bits under f16s.
 
 Source: `block_q2_K` ... `block_q5_K` in ggml-common.h and their functions in ggml-quants.c (llama.cpp). How a
-super-block is encoded is told in kernels/ggml/k_quants. With group g = i / 16 (q2_k q3_k) or i / 32 (q4_k q5_k):
+super-block is encoded is described in kernels/ggml/k_quants. With group g = i / 16 (q2_k q3_k) or i / 32 (q4_k q5_k):
 
     q2_k   84 bytes   s x 16   p x 64   d d   m m          value = (d * sub[g]) * code - m * min[g]
     q3_k  110 bytes   h x 32   p x 64   s x 12   d d       value = d * (sub[g] - 32) * (code - 4)
@@ -50,7 +50,7 @@ GRIDS = {
 }
 #: What `--search best` tries.
 LEVELS = {
-    "q2_k": Levels(16, 0, 3, minima=15, subs=(0, 15), starts=(0.45, 1.05, 2), heads=(0.87, 1.0, 1.15), emphasis=1.0),
+    "q2_k": Levels(16, 0, 3, minima=15, subs=(0, 15), starts=(0.45, 1.05, 2), factors=(0.87, 1.0, 1.15), emphasis=1.0),
     "q3_k": Levels(16, -4, 3, subs=(-32, 31), starts=(0.5, 1.1, 2)),
     "q4_k": Levels(32, 0, 15, minima=63, subs=(0, 63), starts=(0.75, 1.05, 2)),
     "q5_k": Levels(32, 0, 31, minima=63, subs=(0, 63), starts=(0.85, 1.03, 2)),
@@ -123,23 +123,25 @@ class KQuant(Ggml):
         return Codes(grid, codes.reshape(rows, supers * SUPER), scales.reshape(shape), biases.reshape(shape))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """No grid: what a grid calls a scale is here the product of an f16 and a number of few bits."""
+        """Refuse every grid: a grid's scale is here the product of an f16 and a number of few bits."""
         bits = 4 if self.type == "q2_k" else 6
-        return f"{self.type}'s scales are {bits}-bit multiples of one f16 per 256 values, no grid's are known to be"
+        return (
+            f"{self.type} stores scales as {bits}-bit multiples of one f16 for 256 values, which a grid's need not be"
+        )
 
     def pack(self, codes: Codes) -> Parts:
-        """Raises `DoesNotFit`, always: blocks go from a K type to the same as they are."""
+        """Raise `DoesNotFit`, always: blocks are copied to the same type."""
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
 
     @property
     def better(self) -> OnGrid:
         return OnGrid(self, LEVELS[self.type])
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
-        assert heads is not None
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
+        assert block_scales is not None
         least, count = (-32, 1) if self.type == "q3_k" else (0, 2)
         stored = (subs[:, :, :count] - least).astype(np.uint8)
-        return np.asarray(pack(codes, stored, f16_bytes(heads[:, :count], np), self.type, np))
+        return np.asarray(pack(codes, stored, f16_bytes(block_scales[:, :count], np), self.type, np))
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.k_quants import decode
@@ -187,7 +189,7 @@ def _fast_codes(blocks: Blocks, name: str) -> tuple[Blocks, NDArray[np.float32],
 
 
 def unpack(blocks: Any, name: str, xp: Any) -> Any:
-    """Codes uint8 (blocks, 256) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, 256) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
     place = PLACES[name]
     body = blocks[:, place.codes].reshape(-1, 2 if name in ("q2_k", "q3_k") else 4, 32)
     width = 2 if name in ("q2_k", "q3_k") else 4
@@ -198,16 +200,17 @@ def unpack(blocks: Any, name: str, xp: Any) -> Any:
     return codes | high.reshape(-1, SUPER) << width
 
 
-def pack(codes: Any, subs: Any, heads: Any, name: str, xp: Any) -> Any:
-    """Blocks uint8 (blocks, bytes) of codes uint8 (blocks, 256), subs uint8 (blocks, groups, 1 or 2) and the bytes of
-    d (and dmin); `xp` is numpy or mlx.core.
+def pack(codes: Any, subs: Any, block_scales: Any, name: str, xp: Any) -> Any:
+    """Return blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core.
+
+    codes: uint8 (blocks, 256). subs: uint8 (blocks, groups, 1 or 2). block_scales: the bytes of d (and dmin).
     """
     width = 2 if name in ("q2_k", "q3_k") else 4
     pieces = (codes & (2**width - 1)).reshape(-1, width, 8 // width, 32)
     body = pieces[:, :, 0]
     for k in range(1, 8 // width):
         body = body | pieces[:, :, k] << k * width
-    parts = {"codes": body.reshape(-1, SUPER * width // 8), "subs": _pack_subs(subs, name, xp), "d": heads}
+    parts = {"codes": body.reshape(-1, SUPER * width // 8), "subs": _pack_subs(subs, name, xp), "d": block_scales}
     place = PLACES[name]
     if place.high is not None:
         bits = (codes >> width).reshape(-1, 8, 32)
@@ -232,13 +235,13 @@ def _pack_subs(subs: Any, name: str, xp: Any) -> Any:
 
 
 def group_numbers(blocks: Any, name: str, xp: Any) -> tuple[Any, Any]:
-    """Scales and what is to be subtracted, float32 (blocks, groups) each, exact; `xp` is numpy or mlx.core."""
+    """Return scales and what is to be subtracted, float32 (blocks, groups) each, exact; `xp` is numpy or mlx.core."""
     place = PLACES[name]
-    subs, heads = blocks[:, place.subs], read_f16(blocks, place.d.start, 1 if name == "q3_k" else 2, xp)
+    subs, block_scales = blocks[:, place.subs], read_f16(blocks, place.d.start, 1 if name == "q3_k" else 2, xp)
     if name == "q3_k":
         low = xp.concatenate([subs[:, :8] & 15, subs[:, :8] >> 4], axis=1)
         high = xp.concatenate([(subs[:, 8:] >> shift) & 3 for shift in (0, 2, 4, 6)], axis=1)
-        scales = heads * ((low | high << 4).astype(xp.float32) - 32)
+        scales = block_scales * ((low | high << 4).astype(xp.float32) - 32)
         return scales, scales * 4
     if name == "q2_k":
         scale, minimum = subs & 15, subs >> 4
@@ -246,7 +249,7 @@ def group_numbers(blocks: Any, name: str, xp: Any) -> tuple[Any, Any]:
         last = subs[:, 8:]
         scale = xp.concatenate([subs[:, :4] & 63, (last & 15) | (subs[:, :4] >> 6) << 4], axis=1)
         minimum = xp.concatenate([subs[:, 4:8] & 63, last >> 4 | (subs[:, 4:8] >> 6) << 4], axis=1)
-    return heads[:, :1] * scale.astype(xp.float32), heads[:, 1:] * minimum.astype(xp.float32)
+    return block_scales[:, :1] * scale.astype(xp.float32), block_scales[:, 1:] * minimum.astype(xp.float32)
 
 
 def _weights(x: mx.array, importance: mx.array | None, name: str, group: int) -> mx.array:

@@ -103,31 +103,33 @@ class GgmlLegacy(Ggml):
         return Codes(grid, codes, scales, scales * np.float32(-grid.zero))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """`exact` where f16 holds what the grid's parameters are, `codes-exact` where they have to be rounded."""
+        """Return `exact` if f16 holds the grid's parameters, `codes-exact` if they are rounded."""
         grade = self.may_fit(grid, shape)
         if isinstance(grade, str):
             return grade
         if grid.group % BLOCK:
-            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
+            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
         if self.grid().zero is not None and grid.zero is None:
-            return f"its groups have biases of their own, {self.name} has none"
+            return f"its groups have biases, but {self.name} has none"
         return grade
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """Groups that are smaller than a block may be merged where neighbours share their parameters; a type without
-        minima may hold a grid that has biases where each is a whole multiple of its scale, as those of integer zero
-        points are; codes of as many bits as its own have to count from its zero already.
+        """Return the grade for scales and biases that suit this type.
+
+        Groups smaller than a block may be merged where neighbours share their parameters. A type without minima may
+        hold a grid with biases if each is a whole multiple of its scale, as those of integer zero points are; codes of
+        as many bits as the type's must have its zero point already.
         """
         own = self.grid()
         if grid.table is not None:
-            return f"its codes stand for a table of values, {self.name}'s for even steps"
+            return f"its codes stand for a table of values, but {self.name} has even steps"
         if grid.group % BLOCK and BLOCK % grid.group:
-            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
+            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
         if grid.bits > own.bits and (own.zero is None or grid.zero is None):
-            return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
+            return f"its codes have {grid.bits} bits, but {self.name} holds {own.bits}"
         if own.zero is not None and grid.zero is not None and not _is_within(grid, own):
-            range_of = f"the range of {self.name}, {own.bits} bits around {own.zero}"
-            return f"its {grid.bits}-bit codes around {grid.zero} leave {range_of}"
+            range_of = f"the range of {self.name}, {own.bits} bits with zero point {own.zero}"
+            return f"its {grid.bits}-bit codes with zero point {grid.zero} exceed {range_of}"
         # A bias of -zero * scale is exact in f16 where the zero is a power of two.
         exact_biases = own.zero is not None or (
             _is_power_of_two(grid.zero) if grid.zero is not None else not grid.zero_points
@@ -139,7 +141,7 @@ class GgmlLegacy(Ggml):
         return self._blocks(self.as_stored(self._fitting(codes)))
 
     def repack(self, codes: Codes) -> tuple[Parts, Error]:
-        """Without values where codes are counted from another zero, too."""
+        """Measure without values also where codes have another zero point."""
         if self.grid().zero is None or codes.biases is None or not codes.grid.exact_products:
             return super().repack(codes)
         from quantcli.kernels import repack_error
@@ -151,7 +153,7 @@ class GgmlLegacy(Ggml):
         return self._blocks(stored), Error(*repack_error.between(adapted.codes, before, after))
 
     def _fitting(self, codes: Codes) -> Codes:
-        """The codes; raises `DoesNotFit` where the type does not hold such."""
+        """Return the codes. Raises `DoesNotFit` if the type does not hold them."""
         if isinstance(reason := self.may_fit(codes.grid, codes.codes.shape), str):
             raise DoesNotFit(reason)
         return codes
@@ -184,7 +186,7 @@ class GgmlLegacy(Ggml):
         return codes if own.zero is None else symmetric(codes, own.zero, own.bits)
 
     def parameters(self, parts: Parts) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Only of the types with minima: the others' codes may be counted from another zero than they were."""
+        """Return them for types with minima only: the codes of others may have got another zero point."""
         if self.grid().zero is not None:
             return None
         blocks = parts["blocks"]
@@ -196,10 +198,10 @@ class GgmlLegacy(Ggml):
     def better(self) -> OnGrid:
         return OnGrid(self, LEVELS[self.type])
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
         grid = self.grid()
-        assert heads is not None
-        return np.concatenate([f16_bytes(heads[:, : _header(grid) // 2], np), pack(codes, grid, np)], axis=1)
+        assert block_scales is not None
+        return np.concatenate([f16_bytes(block_scales[:, : _header(grid) // 2], np), pack(codes, grid, np)], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.blocks import legacy
@@ -215,7 +217,7 @@ class GgmlLegacy(Ggml):
         from quantcli.kernels.ggml.blocks import weighted
 
         found = weighted.encode(values, importance, grid.bits, grid.zero)
-        blocks = np.concatenate([found.heads, pack(found.codes, grid, np)], axis=1)
+        blocks = np.concatenate([found.block_scales, pack(found.codes, grid, np)], axis=1)
         return blocks.reshape(values.shape[0], values.shape[1] // BLOCK * self.ggml_type.block_bytes), found.sums
 
     def _decode_mlx(self, blocks: mx.array) -> mx.array:
@@ -250,7 +252,7 @@ SCHEMES = {name: GgmlLegacy(name) for name in GRIDS}
 
 
 def unpack(blocks: Any, grid: Grid, xp: Any) -> Any:
-    """Codes uint8 (blocks, 32) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, 32) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
     body = blocks[:, _header(grid) :]
     if grid.bits == 8:
         return body ^ 128
@@ -263,7 +265,7 @@ def unpack(blocks: Any, grid: Grid, xp: Any) -> Any:
 
 
 def pack(codes: Any, grid: Grid, xp: Any) -> Any:
-    """What follows the header of each block, uint8, for codes uint8 (blocks, 32); `xp` is numpy or mlx.core."""
+    """Return what follows the header of each block, uint8, for codes uint8 (blocks, 32); `xp` is numpy or mlx.core."""
     if grid.bits == 8:
         return codes ^ 128
     low = codes & 15

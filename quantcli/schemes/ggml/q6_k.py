@@ -1,7 +1,7 @@
 """GGML's `q6_k`: super-blocks of 256 values, 16 groups of 16 with 8-bit scales under one f16.
 
 Source: `block_q6_K` in ggml-common.h, `quantize_row_q6_K_ref` and `dequantize_row_q6_K` in ggml-quants.c (llama.cpp).
-How a super-block is encoded is told in kernels/ggml/k_quants/q6_k.py.
+How a super-block is encoded is described in kernels/ggml/k_quants/q6_k.py.
 
     210 bytes:   l x 128   lower four bits of the codes        value = d * s[i / 16] * (code - 32)
                  h x 64    upper two bits
@@ -70,21 +70,21 @@ class Q6K(Ggml):
         return Codes(GRID, codes, scales, scales * np.float32(-32))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """No grid: what a grid calls a scale is here the product of an f16 and an 8-bit number."""
-        return "q6_k's scales are 8-bit multiples of one f16 per 256 values, no grid's are known to be"
+        """Refuse every grid: a grid's scale is here the product of an f16 and an 8-bit number."""
+        return "q6_k stores scales as 8-bit multiples of one f16 for 256 values, which a grid's scales need not be"
 
     def pack(self, codes: Codes) -> Parts:
-        """Raises `DoesNotFit`, always: blocks go from q6_k to q6_k as they are."""
+        """Raise `DoesNotFit`, always: blocks are copied to the same type."""
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
 
     @property
     def better(self) -> OnGrid:
         return OnGrid(self, LEVELS)
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
-        assert heads is not None
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
+        assert block_scales is not None
         stored = subs[:, :, 0].astype(np.int8).view(np.uint8)
-        return np.concatenate([pack(codes, np), stored, f16_bytes(heads[:, :1], np)], axis=1)
+        return np.concatenate([pack(codes, np), stored, f16_bytes(block_scales[:, :1], np)], axis=1)
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:
         from quantcli.kernels.ggml.k_quants import decode
@@ -135,7 +135,7 @@ SCHEMES = {"q6_k": Q6K()}
 
 
 def unpack(blocks: Any, xp: Any) -> Any:
-    """Codes uint8 (blocks, 256) of blocks uint8 (blocks, 210); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, 256) of blocks uint8 (blocks, 210); `xp` is numpy or mlx.core."""
     low, high = blocks[:, :128].reshape(-1, 2, 64), blocks[:, 128:192].reshape(-1, 2, 32)
     nibbles = xp.concatenate([low & 15, low >> 4], axis=2)
     pairs = xp.concatenate([(high >> shift) & 3 for shift in (0, 2, 4, 6)], axis=2)
@@ -143,7 +143,7 @@ def unpack(blocks: Any, xp: Any) -> Any:
 
 
 def pack(codes: Any, xp: Any) -> Any:
-    """Bytes 0 .. 191 of each block for codes uint8 (blocks, 256); `xp` is numpy or mlx.core."""
+    """Return bytes 0 .. 191 of each block for codes uint8 (blocks, 256); `xp` is numpy or mlx.core."""
     halves = codes.reshape(-1, 2, 128)
     nibbles, pairs = halves & 15, (halves >> 4).reshape(-1, 2, 4, 32)
     low = nibbles[:, :, :64] | nibbles[:, :, 64:] << 4
@@ -152,7 +152,7 @@ def pack(codes: Any, xp: Any) -> Any:
 
 
 def group_scales(blocks: Any, xp: Any) -> Any:
-    """float32 (blocks, 16): d * s, exact; `xp` is numpy or mlx.core."""
+    """Return float32 (blocks, 16): d * s, exact; `xp` is numpy or mlx.core."""
     subs = blocks[:, 192:208].astype(xp.int8).astype(xp.float32)
     return read_f16(blocks, 208, 1, xp) * subs
 

@@ -65,11 +65,11 @@ class Q8K(Ggml):
         return Codes(GRID, codes, scales, scales * np.float32(-128))
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """No grid: the blocks are meant for activations."""
-        return "q8_k is made from values only, it is ggml's format of activations"
+        """Refuse every grid: the blocks are for activations."""
+        return "q8_k, ggml's format for activations, is encoded from values only"
 
     def pack(self, codes: Codes) -> Parts:
-        """Raises `DoesNotFit`, always."""
+        """Raise `DoesNotFit`, always."""
         raise DoesNotFit(str(self.fits(codes.grid, codes.codes.shape)))
 
     def _decode_cpu(self, blocks: Blocks) -> NDArray[np.float32]:

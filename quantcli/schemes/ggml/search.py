@@ -49,21 +49,21 @@ class ScaleFit(NamedTuple):
 
 
 def nearest(v: mx.array) -> mx.array:
-    """ggml's rounding half to even, int32, what it makes of numbers of 2**22 and more included."""
+    """Round half to even as ggml does, to int32, with its results for numbers of 2**22 and more."""
     import mlx.core as mx
 
     return ((v + RINT).view(mx.int32) & 0x7FFFFF) - 0x400000
 
 
 def rounded(v: mx.array, least: int, top: int) -> mx.array:
-    """Codes as float32, clipped."""
+    """Return codes as float32, clipped."""
     import mlx.core as mx
 
     return mx.clip(nearest(v), least, top).astype(mx.float32)
 
 
 def total(rows: mx.array) -> mx.array:
-    """The sum of the rows, (1, groups), in index order."""
+    """Return the sum of the rows, (1, groups), in index order."""
     added = rows[0:1]
     for i in range(1, rows.shape[0]):
         added = added + rows[i : i + 1]
@@ -71,14 +71,14 @@ def total(rows: mx.array) -> mx.array:
 
 
 def first_peak(x: mx.array) -> mx.array:
-    """The first value of largest magnitude of each group, (1, groups)."""
+    """Return the first value of largest magnitude of each group, (1, groups)."""
     import mlx.core as mx
 
     return mx.take_along_axis(x, mx.argmax(mx.abs(x), axis=0, keepdims=True), axis=0)
 
 
 def search_scale(x: mx.array, w: mx.array, steps: NDArray[np.float32]) -> ScaleFit:
-    """Codes -steps[0] .. steps[0] - 1; scale and inverse are 0 for a group of zeros."""
+    """Find scales for codes -steps[0] .. steps[0] - 1; scale and inverse are 0 for a group of zeros."""
     import mlx.core as mx
 
     limit, peak = int(steps[0]), first_peak(x)
@@ -93,12 +93,12 @@ def search_scale(x: mx.array, w: mx.array, steps: NDArray[np.float32]) -> ScaleF
         scale, inverse = mx.where(better, found, scale), mx.where(better, tried, inverse)
         best = mx.where(better, found * along, best)
         mx.eval(scale, inverse, best)  # keeps one candidate's temporaries alive, not nineteen's
-    zero, nought = mx.abs(peak) < EPSILON, mx.zeros_like(peak)
-    return ScaleFit(mx.where(zero, 0.0, scale), mx.where(zero, 0.0, inverse), nought, nought)
+    zero, zeros = mx.abs(peak) < EPSILON, mx.zeros_like(peak)
+    return ScaleFit(mx.where(zero, 0.0, scale), mx.where(zero, 0.0, inverse), zeros, zeros)
 
 
 def search_minimum(x: mx.array, w: mx.array, steps: NDArray[np.float32], absolute: bool) -> ScaleFit:
-    """Codes 0 .. steps[0]; scale and inverse are 0 where all values are equal."""
+    """Find scales and minima for codes 0 .. steps[0]; scale and inverse are 0 if all values are equal."""
     import mlx.core as mx
 
     top = int(steps[0])
@@ -137,8 +137,9 @@ def search_minimum(x: mx.array, w: mx.array, steps: NDArray[np.float32], absolut
 
 
 def refine_scale(x: mx.array, limit: int) -> tuple[mx.array, mx.array]:
-    """Scales (1, groups) and codes -limit .. limit - 1 (float32, as x) of groups; both 0 for a group of zeros, but that
-    its codes are the least.
+    """Return scales (1, groups) and codes -limit .. limit - 1 (float32, as x) of groups.
+
+    The scale of a group of zeros is 0, and its codes are -limit.
     """
     import mlx.core as mx
 
@@ -163,7 +164,7 @@ def refine_scale(x: mx.array, limit: int) -> tuple[mx.array, mx.array]:
 
 
 def settle_scales(x: mx.array, w: mx.array, top: int) -> tuple[mx.array, mx.array]:
-    """One scale (1, columns) for each column of numbers, and their codes 0 .. top, int32 as x; -1 is held as 255."""
+    """Return a scale (1, columns) for each column of numbers, and codes 0 .. top, int32 as x; -1 is stored as 255."""
     import mlx.core as mx
 
     peak = mx.maximum(mx.max(x, axis=0, keepdims=True), 0.0)
@@ -198,7 +199,7 @@ def settle_scales(x: mx.array, w: mx.array, top: int) -> tuple[mx.array, mx.arra
 
 
 def weigh(x: mx.array, importance: mx.array, mean: Any) -> mx.array:
-    """importance * sqrt(mean + x * x)."""
+    """Return importance * sqrt(mean + x * x)."""
     import mlx.core as mx
 
     return importance * mx.sqrt(mean + x * x)

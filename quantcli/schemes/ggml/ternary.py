@@ -1,7 +1,7 @@
 """GGML's blocks of one or two bits a value under a single f16: `q1_0 q2_0 tq1_0 tq2_0`.
 
 Source: `block_q1_0`, `block_q2_0`, `block_tq1_0`, `block_tq2_0` in ggml-common.h and their functions in ggml-quants.c
-(llama.cpp); how blocks are encoded is told in kernels/ggml/blocks/ternary.py.
+(llama.cpp); how blocks are encoded is described in kernels/ggml/blocks/ternary.py.
 
     q1_0   18 bytes, 128 values   d d  b x 16           value = code ? d : -d
     q2_0   18 bytes,  64 values   d d  p x 16           value = (code - 1) * d, codes 0 .. 3
@@ -92,7 +92,7 @@ class GgmlTernary(Ggml):
         return FORMATS[self.type].rounding
 
     def grid(self) -> Grid:
-        """q1_0's scale is 2 d, its bias -d: a d above half of f16's largest has a scale that f16 does not hold."""
+        """Return the grid. q1_0's scale is 2 d, its bias -d: f16 holds no scale of a d above half of its largest."""
         return FORMATS[self.type].grid
 
     def codes(self, parts: Parts) -> Codes:
@@ -108,28 +108,28 @@ class GgmlTernary(Ggml):
         return True
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """tq1_0 has no code 3; whether a grid's codes have any is only seen by `pack`."""
+        """Return the grade. tq1_0 has no code 3: `pack` refuses codes that have one."""
         if grid.table is None and self.grid().zero is None:
-            return f"its biases need not be -scale / 2, {self.name}'s always are"
+            return f"its biases may differ from -scale / 2, but those of {self.name} do not"
         if grid.table is None and grid.zero != 1:
-            return f"its codes are not counted from 1 in every group, {self.name}'s are"
+            return f"its zero point is not 1 in every group, but that of {self.name} is"
         if grid.group % self.grid().group:
-            return f"its groups of {grid.group} are no whole blocks of {self.grid().group}"
+            return f"its groups of {grid.group} are not a multiple of {self.grid().group}"
         return self.may_fit(grid, shape)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        """A grid with biases where they are those of its own scales, and groups that have the same ones."""
+        """Return the grade for biases that follow from scales, and for groups that share their parameters."""
         own, largest = self.grid(), FORMATS[self.type].largest
         if grid.table is not None:
-            return f"its codes stand for a table of values, {self.name}'s for even steps"
+            return f"its codes stand for a table of values, but {self.name} has even steps"
         if grid.bits > own.bits:
-            return f"its codes have {grid.bits} bits, {self.name}'s {own.bits}"
+            return f"its codes have {grid.bits} bits, but {self.name} holds {own.bits}"
         if grid.zero not in (None, own.zero):
-            return f"its codes are not counted from {own.zero} in every group, {self.name}'s are"
+            return f"its zero point is not {own.zero} in every group, but that of {self.name} is"
         if grid.zero is None and 2**grid.bits - 1 > largest:
-            return f"its codes may be above {self.name}'s {largest}"
+            return f"its codes may exceed {largest}, the largest of {self.name}"
         if grid.group % own.group and own.group % grid.group:
-            return f"its groups of {grid.group} are no whole blocks of {own.group}"
+            return f"its groups of {grid.group} are not a multiple of {own.group}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def adapted(self, codes: Codes) -> Codes:
@@ -142,7 +142,7 @@ class GgmlTernary(Ggml):
             raise DoesNotFit(grade)
         own, largest, stored = self.grid(), FORMATS[self.type].largest, self.as_stored(codes)
         if stored.codes.size and int(stored.codes.max()) > largest:
-            raise DoesNotFit(f"a code of {stored.codes.max()} is above {self.name}'s {largest}")
+            raise DoesNotFit(f"a code of {stored.codes.max()} exceeds {largest}, the largest of {self.name}")
         assert stored.biases is not None
         rows, columns = stored.codes.shape
         header = (-stored.biases).reshape(-1, 1).astype(np.float16).view(np.uint8)
@@ -159,9 +159,9 @@ class GgmlTernary(Ggml):
     def better(self) -> OnGrid:
         return OnGrid(self, FORMATS[self.type].levels)
 
-    def assembled(self, codes: Blocks, subs: Subs, heads: NDArray[np.float32] | None) -> Blocks:
-        assert heads is not None
-        blocks: Blocks = self._join(f16_bytes(heads[:, :1], np), pack(codes, self.type, np), np)
+    def assembled(self, codes: Blocks, subs: Subs, block_scales: NDArray[np.float32] | None) -> Blocks:
+        assert block_scales is not None
+        blocks: Blocks = self._join(f16_bytes(block_scales[:, :1], np), pack(codes, self.type, np), np)
         return blocks
 
     def _join(self, header: Any, packed: Any, xp: Any) -> Any:
@@ -206,7 +206,7 @@ SCHEMES = {name: GgmlTernary(name) for name in FORMATS}
 
 
 def unpack(blocks: Any, kind: str, xp: Any) -> Any:
-    """Codes uint8 (blocks, block size) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
+    """Return codes uint8 (blocks, block size) of blocks uint8 (blocks, bytes); `xp` is numpy or mlx.core."""
     if kind == "tq1_0":
         parts = [_trits(blocks[:, :32], 5, xp), _trits(blocks[:, 32:48], 5, xp), _trits(blocks[:, 48:52], 4, xp)]
         return xp.concatenate(parts, axis=1)
@@ -219,7 +219,7 @@ def unpack(blocks: Any, kind: str, xp: Any) -> Any:
 
 
 def pack(codes: Any, kind: str, xp: Any) -> Any:
-    """What a block has besides its scale, uint8, for codes uint8 (blocks, block size); `xp` is numpy or mlx.core."""
+    """Return a block's bytes except its scale, for codes uint8 (blocks, block size); `xp` is numpy or mlx.core."""
     if kind == "tq1_0":
         spans = (
             codes[:, :160].reshape(-1, 5, 32),

@@ -66,7 +66,7 @@ FORMS: tuple[tuple[str, Maker], ...] = (
 
 
 def named(name: str, dtype: str, shape: tuple[int, ...]) -> Scheme | None:
-    """The scheme of that name for a weight of this shape, None where there is none. dtype: of scales that are floats.
+    """Return the scheme of that name for a weight of this shape, None if there is none. dtype: of float scales.
 
     >>> named("int4-g128", "bf16", (64, 256)).name, named("int4-tensor", "bf16", (64, 256))
     ('int4-g128', None)

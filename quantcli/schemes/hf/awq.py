@@ -1,7 +1,7 @@
 """AutoAWQ's GEMM layout: 4-bit codes, transposed, eight output rows in one word.
 
     qweight  i32 (columns, rows / 8)        one word: rows 8r .. 8r+7 of one column
-    qzeros   i32 (groups, rows / 8)         zero points, packed likewise
+    qzeros   i32 (groups, rows / 8)         zero points, packed in the same way
     scales   (groups, rows)                 groups = columns / group
 
     bits of a word   31-28 27-24 23-20 19-16 15-12 11-8  7-4  3-0
@@ -38,13 +38,13 @@ def unpack(words: Array) -> NDArray[np.uint8]:
     >>> unpack(np.array([[0x75316420]], np.uint32)).T.tolist()
     [[0, 1, 2, 3, 4, 5, 6, 7]]
     """
-    turned = np.ascontiguousarray(words.view("<u4").T)
-    halves = turned.view(np.uint8).reshape(*turned.shape, 4)
-    codes = np.empty((turned.shape[0], ROWS_PER_WORD, turned.shape[1]), np.uint8)
+    transposed = np.ascontiguousarray(words.view("<u4").T)
+    halves = transposed.view(np.uint8).reshape(*transposed.shape, 4)
+    codes = np.empty((transposed.shape[0], ROWS_PER_WORD, transposed.shape[1]), np.uint8)
     for row, shift in enumerate(SHIFTS):
         half = halves[:, :, shift // 8]
         codes[:, row] = half >> 4 if shift % 8 else half & 15
-    return codes.reshape(-1, turned.shape[1])
+    return codes.reshape(-1, transposed.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Awq(Scaled):
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if reason := super().unfit(shape) or divides(self.scales, shape):
             return reason
-        return f"{shape[0]} rows are no multiple of {ROWS_PER_WORD}" if shape[0] % ROWS_PER_WORD else None
+        return f"{shape[0]} rows are not a multiple of {ROWS_PER_WORD}" if shape[0] % ROWS_PER_WORD else None
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape

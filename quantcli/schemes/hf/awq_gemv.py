@@ -1,7 +1,7 @@
 """AutoAWQ's other two layouts, GEMV and GEMV-fast: 4-bit codes with zero points, rows of outputs, in half precision.
 
     GEMV        qweight  i32 (rows, columns / 8)       a stream of bits, the first column lowest
-                qzeros   i32 (rows, width)             zero points of eight groups a word, likewise
+                qzeros   i32 (rows, width)             zero points of eight groups in a word, packed in the same way
                 scales   f16 (rows, 8 * width)
     GEMV-fast   qweight  i16 (rows / 4, columns)       four rows and 64 columns at a time, see `unpack`
                 qzeros   f16 (8 * width, rows)         -zero * scale, rounded
@@ -34,7 +34,7 @@ FAST_ROWS, FAST_COLUMNS = 4, 64
 
 
 def zeros_width(columns: int, group: int) -> int:
-    """Words of zero points a row, padding included.
+    """Return how many words of zero points a row has, padding included.
 
     >>> zeros_width(320, 64), zeros_width(4096, 128)
     (2, 4)
@@ -99,8 +99,8 @@ class AwqGemvFast(AwqGemv):
         if reason := super().unfit(shape):
             return reason
         if shape[1] % FAST_COLUMNS:
-            return f"last axis {shape[1]} is no multiple of {FAST_COLUMNS}"
-        return f"{shape[0]} rows are no multiple of {FAST_ROWS}" if shape[0] % FAST_ROWS else None
+            return f"last axis {shape[1]} is not a multiple of {FAST_COLUMNS}"
+        return f"{shape[0]} rows are not a multiple of {FAST_ROWS}" if shape[0] % FAST_ROWS else None
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape
@@ -135,7 +135,7 @@ class AwqGemvFast(AwqGemv):
 
 
 def listed(columns: int) -> Iterator[Scheme]:
-    """One of each layout, for rows of so many values."""
+    """Return one scheme of each layout, for rows of so many values."""
     scales = Scales("f16", 1, GROUP)
     yield AwqGemv(columns=columns, scales=scales)
     yield AwqGemvFast(columns=columns, scales=scales)

@@ -4,7 +4,7 @@
 
     E4M3   s eeee mmm    from 2**-9 to 448         E5M2   s eeeee mm    from 2**-16 to 57344
 
-What is larger than the largest becomes the largest (saturates); how many values did is counted.
+Values beyond the largest become the largest (they saturate), and are counted.
 Source: OCP 8-bit Floating Point Specification (OFP8) 1.0, saturating conversion.
 """
 
@@ -41,7 +41,7 @@ class BareFp8(Scheme):
 
     @property
     def dtype(self) -> str:
-        """Of the stored numbers."""
+        """The dtype of the stored numbers."""
         return f"f8_{self.element}"
 
     @property

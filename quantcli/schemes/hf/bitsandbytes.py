@@ -1,8 +1,8 @@
-"""bitsandbytes in a Hugging Face folder: what the tensors of 4-bit weights are called, what config.json says of them.
+"""bitsandbytes in a Hugging Face folder: the names of the tensors of 4-bit weights, and the settings in config.json.
 
     X.weight   X.weight.absmax   ...   X.weight.quant_state.bitsandbytes__nf4
 
-One kind of codes for all modules; each weight's own state says its settings.
+All modules have one kind of codes; each weight's state has its settings.
 Sources: bitsandbytes 0.50 (functional.py: QuantState.as_dict), transformers 5 (utils/quantization_config.py:
 BitsAndBytesConfig).
 """
@@ -30,7 +30,7 @@ LM_HEAD = "lm_head"
 
 
 def entry(quant: str, double: bool, compute: str | None) -> dict[str, Any]:
-    """What the settings say of a kind of codes. compute: the dtype of values, None for float32."""
+    """Return the settings of a kind of codes. compute: the dtype of values, None for float32."""
     return {
         "bnb_4bit_compute_dtype": TORCH_FLOATS[compute or "f32"],
         "bnb_4bit_quant_storage": "uint8",
@@ -40,12 +40,12 @@ def entry(quant: str, double: bool, compute: str | None) -> dict[str, Any]:
 
 
 def quantization_config(modules: Modules, dense: Sequence[str]) -> dict[str, Any]:
-    """As transformers writes it. Raises `DoesNotFit` where there are several kinds of codes."""
+    """Return `quantization_config` as transformers writes it. Raises `DoesNotFit` for several kinds of codes."""
     schemes = [scheme for scheme, _ in modules.values()]
     entries = [scheme.config_entry for scheme in schemes]
     if len({(one["bnb_4bit_quant_type"], one["bnb_4bit_use_double_quant"]) for one in entries}) > 1:
         names = " and ".join(sorted({scheme.name for scheme in schemes}))
-        raise DoesNotFit(f"{names} in one folder: bitsandbytes has one kind for all; choose one of them")
+        raise DoesNotFit(f"a folder of bitsandbytes has one kind of codes, found {names}. Choose one of them")
     return {
         "_load_in_4bit": True,
         "_load_in_8bit": False,

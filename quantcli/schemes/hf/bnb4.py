@@ -58,8 +58,9 @@ LEAST = np.float32(1e-38)
 
 @dataclass(frozen=True)
 class Nested:
-    """How absolute maxima are quantized: runs of them that share one, and what is added to each (None: `quant_state`
-    says so, which is written last).
+    """How absolute maxima are quantized: how many share one scale, and the offset that is added to each.
+
+    An offset of None is in `quant_state`, which is written last.
     """
 
     block: int
@@ -111,7 +112,7 @@ class Bnb4(Written):
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if (reason := super().unfit(shape)) or not self.full or math.prod(shape) % self.block == 0:
             return reason
-        return f"its {math.prod(shape)} values are no multiple of {self.block}"
+        return f"its {math.prod(shape)} values are not a multiple of {self.block}"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         count = math.prod(shape)
@@ -150,14 +151,15 @@ class Bnb4(Written):
     def unreadable(self) -> str | None:
         if self.block in bitsandbytes.BLOCKS:
             return None
-        return f"bitsandbytes does not read blocks of this size; it has {', '.join(map(str, bitsandbytes.BLOCKS))}"
+        sizes = ", ".join(map(str, bitsandbytes.BLOCKS))
+        return f"bitsandbytes does not read blocks of {self.block} values, only of {sizes}"
 
     @property
     def loads_experts(self) -> bool:
         return False
 
     def _flat(self, dtype: str, shape: tuple[int, ...], each: int, axis: int) -> PartSpec:
-        """An array with an entry for each so many values, counted through all rows."""
+        """The spec of an array with an entry for each so many values, counted through all rows."""
         whole = math.lcm(self.columns, each)
         return PartSpec(dtype, shape, axis=axis, rows=whole // self.columns, indices=whole // each)
 
@@ -202,12 +204,12 @@ class Bnb4(Written):
         return part != "weight" and super().nonfinite(part, array)
 
     def _check_lengths(self, codes: int, runs: int) -> None:
-        """Raise `DoesNotFit` where packed codes and absolute maxima are not those of the same values."""
+        """Raise `DoesNotFit` if packed codes and absolute maxima are not those of the same values."""
         rows = codes // self.columns
         if -(-rows * self.columns // self.block) != runs:
             raise DoesNotFit(
-                f"{codes} packed codes need {-(-codes // self.block)} absolute maxima, one for each {self.block}, "
-                f"there are {runs}"
+                f"expected {-(-codes // self.block)} absolute maxima for {codes} packed codes in blocks of "
+                f"{self.block}, found {runs}"
             )
 
     @property
@@ -219,7 +221,7 @@ class Bnb4(Written):
         return self.nested is not None
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
-        return f"{self.name} has quantized absolute maxima" if self.nested else super().may_fit(grid, shape)
+        return f"the absolute maxima of {self.name} are quantized" if self.nested else super().may_fit(grid, shape)
 
     def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:
         state = state_of(self.quant, self.block, self.compute or "f32", shape, 0.0 if self.nested else None)
@@ -261,7 +263,7 @@ class Bnb4(Written):
 
 
 def nested_codes(values: Floats, block: int) -> tuple[NDArray[np.uint8], Floats]:
-    """Indices of DYNAMIC_MAP (n,), and absolute maxima of runs, of float32 (n,).
+    """Return indices of DYNAMIC_MAP (n,), and absolute maxima of runs, for float32 (n,).
 
     Values are rounded to STEPS even ones first, whose nearest indices are in a table, as bitsandbytes does it.
     """
@@ -277,7 +279,7 @@ def nested_codes(values: Floats, block: int) -> tuple[NDArray[np.uint8], Floats]
 
 
 def _nearest() -> NDArray[np.uint8]:
-    """The index in DYNAMIC_MAP of each step from -1 to 1."""
+    """Return the index in DYNAMIC_MAP of each step from -1 to 1."""
     evenly = np.arange(STEPS, dtype=np.float32) * np.float32(2 / (STEPS - 1)) - np.float32(1)
     between = (DYNAMIC_MAP[:-1] + DYNAMIC_MAP[1:]) / np.float32(2)
     return np.searchsorted(between, evenly).astype(np.uint8)
@@ -310,7 +312,7 @@ DYNAMIC_MAP = _dynamic_map()
 
 
 def state_of(quant: str, block: int, dtype: str, shape: tuple[int, ...], offset: float | None) -> NDArray[np.uint8]:
-    """The JSON of `quant_state`, uint8 (characters,); as long for any offset, so that files can be planned.
+    """Return the JSON of `quant_state`, uint8 (characters,), equally long for any offset, so that files can be planned.
 
     >>> state_of("nf4", 64, "bf16", (2, 64), None).tobytes().decode()
     '{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [2, 64]}'
@@ -326,7 +328,7 @@ def state_of(quant: str, block: int, dtype: str, shape: tuple[int, ...], offset:
 
 
 def written(quant: str, block: int, double: bool, dtype: str, shape: tuple[int, ...]) -> Bnb4:
-    """The scheme as it is written for a weight of this shape, whose values have that dtype."""
+    """Return the scheme as it is written for a weight of this shape, whose values have that dtype."""
     length = len(state_of(quant, block, dtype, shape, 0.0 if double else None))
     return Bnb4(
         columns=shape[-1], quant=quant, block=block, values=TABLES[quant],

@@ -89,7 +89,7 @@ class Bytewise(Written):
 
     @property
     def _offset(self) -> int:
-        """What is added to a stored integer to make it a code: half of the range of signed ones."""
+        """The number that makes a stored integer a code: half of the range for signed integers."""
         return 1 << self.bits - 1 if self.stored == "i8" else 0
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
@@ -104,7 +104,7 @@ class Bytewise(Written):
             return codes
         codes = codes + np.uint8(self._offset)  # wraps around as two's complement does
         if self.bits < 8 and codes.size and int(codes.max()) >> self.bits:
-            raise DoesNotFit(f"a code of {int(codes.max()) - self._offset} is no integer of {self.bits} bits")
+            raise DoesNotFit(f"a code of {int(codes.max()) - self._offset} is not a {self.bits}-bit integer")
         return codes
 
     def zeros(self, parts: Parts, rows: int) -> Floats:
@@ -193,7 +193,7 @@ class Bytewise(Written):
 
 
 def written_integers(symmetric: bool, rows: int | None, dtype: str, columns: int) -> Bytewise:
-    """8 bits, a scale for each row or for the weight (rows None), as compressed-tensors has them."""
+    """Return compressed-tensors' 8-bit integers with a scale for each row, or for the weight (rows None)."""
     return Bytewise(
         family="ct", columns=columns, scales=Scales(dtype, rows, None, rank=1 if rows is None else 2), stored="i8",
         symmetric=symmetric, zeros_dtype=None if symmetric else "i8", compute=dtype,
@@ -201,6 +201,6 @@ def written_integers(symmetric: bool, rows: int | None, dtype: str, columns: int
 
 
 def written_floats(scales: Scales, columns: int) -> Bytewise:
-    """E4M3 with scales, as compressed-tensors has them, which computes in their dtype, of powers in bfloat16."""
+    """Return compressed-tensors' E4M3 with scales; it computes in their dtype, for powers of two in bfloat16."""
     compute = scales.dtype if scales.dtype in FLOATS else "bf16"
     return Bytewise(family="ct", columns=columns, scales=scales, stored="f8_e4m3", compute=compute)

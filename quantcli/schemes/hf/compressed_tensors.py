@@ -1,4 +1,4 @@
-"""compressed-tensors in a Hugging Face folder: what its tensors are called, what config.json says of them.
+"""compressed-tensors in a Hugging Face folder: the names of its tensors, and the settings in config.json.
 
     X.weight         X.weight_packed       codes: a byte each, or packed
     X.weight_scale   X.weight_zero_point   ...
@@ -33,7 +33,7 @@ LINEAR, MIXED = "Linear", "mixed-precision"
 
 
 def quantization_config(modules: Modules, dense: Sequence[str]) -> dict[str, Any]:
-    """As llm-compressor writes it."""
+    """Return `quantization_config` as llm-compressor writes it."""
     named: dict[str, list[str]] = {}
     of: dict[str, Facts] = {}
     for module, (scheme, _) in modules.items():
@@ -75,7 +75,7 @@ def _group(scheme: Facts, targets: Sequence[str], even: bool) -> dict[str, Any]:
 
 
 def entry(layout: str, weights: dict[str, Any], inputs: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a group says of its scheme. inputs: where kernels for this format need activations in 8 bits too."""
+    """Return the settings of a group. inputs: for kernels of this format that need activations in 8 bits too."""
     return {"format": layout, "weights": weights, "input_activations": inputs}
 
 
@@ -83,7 +83,7 @@ def arguments(
     bits: int, kind: str, scales: Scales, *, symmetric: bool = True, scale_dtype: str | None = None,
     two_levels: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """The settings of codes of a kind (`int`, `float`) with such scales. two_levels: there is a global scale too."""
+    """Return the settings of codes of a kind (`int`, `float`) with such scales. two_levels: with a global scale."""
     rows, columns = scales.rows, scales.columns
     strategy = "tensor" if rows is None else "channel" if columns is None else "group" if rows == 1 else "block"
     group = columns if strategy == "group" else None
@@ -97,6 +97,6 @@ def arguments(
 
 
 def activations(kind: str, group: int | None = None) -> dict[str, Any]:
-    """The settings of activations of 8 bits, whose scales are found as they come: of a token, or of groups in it."""
+    """Return the settings of 8-bit activations with dynamic scales: for a token, or for groups in it."""
     found = arguments(8, kind, Scales("f32", 1, group))
     return found | {"strategy": "token" if group is None else "group", "dynamic": True, "observer": None}

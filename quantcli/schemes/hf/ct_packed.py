@@ -12,6 +12,9 @@
     for 2, 4 and 8 bits the same
 
 value = (code - zero) * scale, rounded to the dtype of the scale.
+
+transformers 5.23 expects zero points that are not packed, and refuses these; transformers 5.17 with compressed-tensors
+0.19 loads them, and so does vLLM.
 Source: compressed-tensors (compressors/quantized_compressors/pack_quantized.py, versions 0.12 to 0.20).
 """
 
@@ -33,7 +36,7 @@ from quantcli.schemes.hf.written import Written, stored_scales
 
 
 def width(count: int, bits: int, *, padded: bool) -> int:
-    """Words that hold so many codes.
+    """Return how many words hold so many codes.
 
     >>> width(128, 3, padded=False), width(128, 3, padded=True)
     (12, 13)
@@ -104,7 +107,7 @@ class CtPacked(Written):
     def unread(self, shape: tuple[int, ...]) -> str | None:
         words = width(shape[-2], self.bits, padded=self.padded) if len(shape) > 2 and not self.symmetric else 0
         if words and shape[-2] * self.bits != words * packed.WORD:
-            return f"has matrices of {shape[-2]} rows, whose zero points of {self.bits} bits do not fill words"
+            return f"its matrices have {shape[-2]} rows, whose {self.bits}-bit zero points do not fill words"
         return super().unfit(shape)
 
     def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:
@@ -119,17 +122,17 @@ class CtPacked(Written):
     def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
         parts: dict[str, Array] = {"weight": packed.words(codes, self.bits).view(np.int32)}
         if zeros is not None:
-            turned = np.ascontiguousarray(zeros.T).astype(np.uint8)
-            parts["zeros"] = np.ascontiguousarray(packed.words(turned, self.bits).view(np.int32).T)
+            transposed = np.ascontiguousarray(zeros.T).astype(np.uint8)
+            parts["zeros"] = np.ascontiguousarray(packed.words(transposed, self.bits).view(np.int32).T)
         return parts | {"scales": stored_scales(scales, self.scales.dtype)}
 
 
-#: The part that says a weight's shape.
+#: The part that holds a weight's shape.
 SHAPE = Extra("shape", "i64", (2,))
 
 
 def written(bits: int, symmetric: bool, group: int | None, dtype: str, columns: int) -> CtPacked:
-    """The scheme as it is written; group: None for whole rows."""
+    """Return the scheme as it is written; group: None for one scale per row."""
     return CtPacked(
         columns=columns, scales=Scales(dtype, 1, group), bits=bits, symmetric=symmetric, compute=dtype, extras=(SHAPE,)
     )

@@ -25,7 +25,7 @@ from quantcli.schemes.mlx.mx_floats import MODES, MxFloat
 from quantcli.schemes.ocp import MX_GROUP
 
 BYTES = MX_GROUP // 2
-#: What is dense in a checkpoint, as its config.json says it.
+#: The modules that are dense, as config.json lists them.
 DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 
 #: The same codes and scales in MLX's layout; eight codes make a word there, two a byte here: the bytes are the same.
@@ -34,7 +34,7 @@ _MLX = MxFloat("mxfp4")
 
 @dataclass(frozen=True)
 class GptOss(Scheme):
-    """`mxfp4` in gpt-oss's layout; its values are those of MLX's, its bytes too, cut otherwise.
+    """`mxfp4` in gpt-oss's layout; its values and bytes are those of MLX's, divided otherwise.
 
     >>> parts = {"blocks": np.arange(16, dtype=np.uint8).reshape(1, 16), "scales": np.array([[128]], np.uint8)}
     >>> GptOss().decode(parts)[0, :8].tolist()
@@ -63,8 +63,8 @@ class GptOss(Scheme):
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 3:
-            return f"has {len(shape)} dimensions, gpt-oss's layout holds stacked experts"
-        return f"last axis {shape[-1]} is no multiple of {MX_GROUP}" if shape[-1] % MX_GROUP else None
+            return f"gpt-oss's layout holds stacked experts, not {len(shape)}-D tensors"
+        return f"last axis {shape[-1]} is not a multiple of {MX_GROUP}" if shape[-1] % MX_GROUP else None
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         *leading, columns = shape

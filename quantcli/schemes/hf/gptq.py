@@ -1,7 +1,7 @@
 """GPTQ's layout: 2 to 8 bits, transposed; codes packed along the columns, zero points along the rows.
 
     qweight  i32 (columns * bits / 32, rows)      a stream of bits for each row, see packed.py: dense, or in planes
-    qzeros   i32 (groups, rows * bits / 32)       zero points, packed likewise along the rows
+    qzeros   i32 (groups, rows * bits / 32)       zero points, packed in the same way along the rows
     scales   (groups, rows)                       groups = columns / group, the last may be cut off
     g_idx    i32 (columns,)                       the group of each column; k // group unless the tool reordered them
 
@@ -11,7 +11,7 @@
     gptq_p     dense                   planes    planes         zero
 
 `zero - 1` was made by subtracting a word of ones (0x11111111 for 4 bits), so a zero of 0 borrows from its neighbour:
-the constant is added to the whole word before it is unpacked. value = (code - zero) * scale, in half precision.
+the constant is added to the word before it is unpacked. value = (code - zero) * scale, in half precision.
 
 Sources: GPTQModel 7 (nn_modules/qlinear, utils/model.py: convert_gptq_v1_to_v2_format), AutoGPTQ.
 """
@@ -82,7 +82,7 @@ class Gptq(Scaled):
         unit = packed.WORD if self._in_planes else packed.WORD // math.gcd(self.bits, packed.WORD)
         for what, count in (("columns", shape[1]), ("rows", shape[0])):
             if count % unit:
-                return f"{count} {what} are no multiple of {unit}, which {self.bits} bits need"
+                return f"{count} {what} are not a multiple of {unit}, as {self.bits}-bit codes require"
         return None
 
     @property
@@ -110,8 +110,8 @@ class Gptq(Scaled):
 
 
 def listed(columns: int) -> Iterator[Scheme]:
-    """One of each width, for rows of so many values."""
-    scales = Scales("f16", 1, GROUP, turned=True)
+    """Return one scheme of each width, for rows of so many values."""
+    scales = Scales("f16", 1, GROUP, transposed=True)
     for bits in range(2, 9):
         kind = "gptq" if bits in DENSE_BITS else "gptq_p"
         for symmetric in (True, False):

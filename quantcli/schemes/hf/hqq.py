@@ -2,12 +2,12 @@
 
     weight   all groups one below the other, (rows * columns / group, group), then in equal parts, one over the other:
              4 bits, u8   byte [i, j] = codes [i, j] << 4 | codes [i + half, j]
-             2, 1 bits    likewise in four and eight parts, the first highest;      8 bits as they are
+             2, 1 bits    the same in four and eight parts, the first highest;      8 bits as they are
              3 bits, i32  ten parts in a word, the first highest at bit 27, the last group padded
     scale, zero   (rows * columns / group, 1)
 
-value = (code - zero) * scale, each step rounded to the dtype that the tool computes in. The parts lie so far apart that
-no range of rows cuts them: a weight is read whole. Source: hqq 0.2.8 (core/bitpack.py, core/quantize.py).
+value = (code - zero) * scale, each step rounded to the dtype that the tool computes in. The parts are so far from each
+other that rows cannot cut them: a weight is read as a whole. Source: hqq 0.2.8 (core/bitpack.py, core/quantize.py).
 """
 
 from __future__ import annotations
@@ -84,6 +84,6 @@ class Hqq(Scaled):
 
 
 def listed(columns: int) -> Iterator[Scheme]:
-    """One of each packing, for rows of so many values."""
+    """Return one scheme of each packing, for rows of so many values."""
     for kind in PACKINGS:
         yield Hqq(columns=columns, scales=Scales("bf16", 1, 64), kind=kind)

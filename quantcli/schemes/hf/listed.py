@@ -15,7 +15,7 @@ from quantcli.schemes.hf.small_floats import SmallFloat
 
 
 def listed(shape: tuple[int, int]) -> Iterator[Scheme]:
-    """For matrices of that shape: AutoAWQ's, those that are written, then the others that are read."""
+    """Yield the schemes for matrices of that shape: AutoAWQ's, those that are written, then the other ones."""
     columns = shape[1]
     yield from _awq(columns)
     found = (hf.named(name, "bf16", shape) for name in WRITTEN)
@@ -42,7 +42,7 @@ def _awq(columns: int) -> Iterator[Scheme]:
     """With zero points, then without."""
     for symmetric, zeros in ((False, "i32"), (True, None)):
         for group in (32, 64, 128):
-            shared = Scales("f16", 1, group, turned=True)
+            shared = Scales("f16", 1, group, transposed=True)
             yield Awq(columns=columns, scales=shared, symmetric=symmetric, zeros_dtype=zeros)
 
 

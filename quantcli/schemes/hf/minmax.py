@@ -37,7 +37,7 @@ TOP_EXPONENT = {4: math.frexp(LARGEST["e2m1"])[1] - 1, 8: math.frexp(LARGEST["e4
 
 
 def rounded(values: Floats, dtype: str | None) -> Floats:
-    """float32 values rounded to a dtype and back; None leaves them."""
+    """Return float32 values rounded to a dtype and back; unchanged for None."""
     if dtype in (None, "f32", "f64"):
         return values
     with np.errstate(over="ignore", invalid="ignore"):
@@ -45,7 +45,9 @@ def rounded(values: Floats, dtype: str | None) -> Floats:
 
 
 def extremes(values: Floats, rows: int | None, columns: int | None) -> Extremes:
-    """The smallest (at most 0) and the largest (at least 0) value of each block, (blocks of rows, blocks of columns).
+    """Return the smallest (at most 0) and largest (at least 0) value of each block.
+
+    Both are (blocks of rows, blocks of columns).
 
     >>> [part.tolist() for part in extremes(np.float32([[1, 2, -3, -4]]), 1, 2)]
     [[[0.0, -4.0]], [[2.0, 0.0]]]
@@ -71,7 +73,7 @@ def _reduced(reduce: np.ufunc, values: Floats, by_column: Floats | None, columns
 
 
 def of_all(slabs: Iterable[Array], dtype: str | None) -> tuple[Extremes, str]:
-    """The extremes of a whole weight, (1, 1), and the dtype that it is computed with in: `dtype`, or its own."""
+    """Return the extremes of a weight, (1, 1), and the dtype to compute in: `dtype`, or that of the values."""
     low, high, found = np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32), dtype or "f32"
     for slab in slabs:
         found = dtype or arithmetic(slab)
@@ -81,17 +83,17 @@ def of_all(slabs: Iterable[Array], dtype: str | None) -> tuple[Extremes, str]:
 
 
 def arithmetic(values: Array) -> str:
-    """The dtype that values are computed with in: their own, float32 for wider ones."""
+    """Return the dtype to compute in: that of the values, float32 for wider ones."""
     return {"bfloat16": "bf16", "float16": "f16"}.get(values.dtype.name, "f32")
 
 
 def largest(found: Extremes) -> Floats:
-    """The largest magnitude of each block."""
+    """Return the largest magnitude of each block."""
     return np.maximum(-found[0], found[1])
 
 
 def integer_grid(found: Extremes, bits: int, symmetric: bool, dtype: str) -> tuple[Floats, Floats | None]:
-    """Scales, and zero points as codes 0 .. 2**bits - 1; None where the grid is symmetric."""
+    """Return scales, and zero points as codes 0 .. 2**bits - 1, None if the grid is symmetric."""
     low, high = found
     steps = np.float32(2**bits - 1)
     if symmetric:
@@ -101,13 +103,13 @@ def integer_grid(found: Extremes, bits: int, symmetric: bool, dtype: str) -> tup
         scales = rounded(rounded(high - low, dtype) / steps, dtype)
         zeros = rounded(least - rounded(low / scales, dtype), dtype)
     if (lost := np.isfinite(low) & np.isfinite(high) & ~np.isfinite(scales)).any():
-        raise DoesNotFit(f"a range of values from {low[lost][0]:g} to {high[lost][0]:g} is beyond {dtype}")
+        raise DoesNotFit(f"the range from {low[lost][0]:g} to {high[lost][0]:g} exceeds the largest value of {dtype}")
     zeros = np.rint(np.clip(np.nan_to_num(zeros, nan=0.0), least, -least - 1))
     return _above_zero(scales, dtype), zeros - least
 
 
 def float_scales(found: Extremes, dtype: str) -> Floats:
-    """Scales that take the largest value of a block to E4M3's largest."""
+    """Return scales that map the largest value of a block to E4M3's largest."""
     return _above_zero(rounded(largest(found) / np.float32(LARGEST["e4m3"]), dtype), dtype)
 
 
@@ -116,14 +118,14 @@ def _above_zero(scales: Floats, dtype: str) -> Floats:
 
 
 def powers(found: Extremes, bits: int, dtype: str) -> Floats:
-    """MX: powers of two, as the dtype of the weight has them."""
+    """Return scales of MX: powers of two, in the dtype of the weight."""
     mantissa = MANTISSA[dtype]
     kind = np.uint32 if dtype == "f32" else np.uint16
     patterns = largest(found).astype(numpy_dtype(dtype)).view(kind).astype(np.uint64)
     patterns = (patterns + np.uint64(1 << mantissa - 2)) >> np.uint64(mantissa) << np.uint64(mantissa)
     binade = to_float32(patterns.astype(kind).view(numpy_dtype(dtype)))
     if np.isinf(binade).any():
-        raise DoesNotFit("a value near the largest of its dtype has no power of two for a scale")
+        raise DoesNotFit("a value is so near the largest of its dtype that no power of two can be its scale")
     exponents = np.frexp(binade)[1] - 1 - TOP_EXPONENT[bits]
     exponents = np.where(binade > 0, np.clip(exponents, -127, 127), -127)
     exact = np.asarray(np.ldexp(np.float32(1), exponents), np.float32)
@@ -132,7 +134,7 @@ def powers(found: Extremes, bits: int, dtype: str) -> Floats:
 
 
 def global_scale(found: Extremes, dtype: str) -> Floats:
-    """NVFP4: what takes a weight's largest value to the largest of E2M1 and of its E4M3 scales, float32 (1,)."""
+    """Return NVFP4's global scale, float32 (1,): it maps a weight's largest value to that of E2M1 times E4M3."""
     tiny = 2.0**-14 if dtype == "f16" else 2.0**-126
     top: Floats = np.maximum(largest(found).reshape(1), np.float32(tiny))
     with np.errstate(over="ignore"):
@@ -142,7 +144,7 @@ def global_scale(found: Extremes, dtype: str) -> Floats:
 
 
 def two_level_scales(found: Extremes, whole: Floats, dtype: str) -> Floats:
-    """NVFP4: scales of groups, values of E4M3."""
+    """Return NVFP4's scales of groups, values of E4M3."""
     with np.errstate(over="ignore", invalid="ignore"):
         wanted = whole * rounded(largest(found) / np.float32(LARGEST["e2m1"]), dtype)
     scales = to_float32(np.clip(wanted, -LARGEST["e4m3"], LARGEST["e4m3"]).astype(numpy_dtype("f8_e4m3")))
@@ -150,7 +152,7 @@ def two_level_scales(found: Extremes, whole: Floats, dtype: str) -> Floats:
 
 
 def integers(values: Floats, zeros: Floats | None, bits: int, dtype: str) -> NDArray[np.uint8]:
-    """Codes 0 .. 2**bits - 1 of values over their scales, which are overwritten; zeros: as codes."""
+    """Return codes 0 .. 2**bits - 1 for values over their scales, which are overwritten; zeros: as codes."""
     half = np.float32(2 ** (bits - 1))
     if zeros is not None:
         values += zeros - half
@@ -162,14 +164,14 @@ def integers(values: Floats, zeros: Floats | None, bits: int, dtype: str) -> NDA
 
 
 def e4m3(values: Floats) -> NDArray[np.uint8]:
-    """Bytes of values over their scales, which are overwritten."""
+    """Return bytes for values over their scales, which are overwritten."""
     np.clip(values, -LARGEST["e4m3"], LARGEST["e4m3"], out=values)
     values += np.float32(0)  # -0 becomes 0, as adding a zero point does it; what is rounded to 0 keeps its sign
     return values.astype(numpy_dtype("f8_e4m3")).view(np.uint8)
 
 
 def e2m1(values: Floats) -> NDArray[np.uint8]:
-    """Codes of values over their scales, which are overwritten."""
+    """Return codes for values over their scales, which are overwritten."""
     import ml_dtypes
 
     np.clip(values, -LARGEST["e2m1"], LARGEST["e2m1"], out=values)

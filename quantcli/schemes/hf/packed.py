@@ -1,4 +1,4 @@
-"""Codes out of words: streams of bits, lowest first, that run along a row or, turned, along a column.
+"""Codes from words: streams of bits, lowest first, that run along a row or, transposed, along a column.
 
     dense      code i of a row has bits b * i .. b * i + b - 1 of the row's stream; a code may straddle two words
     padded     32 // b codes a word, lowest first, the bits above them unused
@@ -23,12 +23,12 @@ WORD = 32
 
 
 def words_of(count: int, bits: int) -> int:
-    """32-bit words that hold `count` codes of a dense stream."""
+    """Return how many 32-bit words hold `count` codes of a dense stream."""
     return -(-count * bits // WORD)
 
 
 def dense(words: Array, bits: int, count: int) -> Codes8:
-    """Codes (rows, count) of words (rows, words_of(count, bits)), any dtype of 32 bits.
+    """Return codes (rows, count) from words (rows, words_of(count, bits)) of any 32-bit dtype.
 
     >>> dense(np.array([[0b10_001_000]], np.uint32), 3, 3).tolist()
     [[0, 1, 2]]
@@ -43,7 +43,7 @@ def dense(words: Array, bits: int, count: int) -> Codes8:
 
 
 def words(codes: Codes8, bits: int) -> NDArray[np.uint32]:
-    """The reverse of `dense`: words (rows, words_of(count, bits)) of codes (rows, count).
+    """Return words (rows, words_of(count, bits)) for codes (rows, count): the reverse of `dense`.
 
     >>> words(np.array([[0, 1, 2]], np.uint8), 3).tolist() == [[0b10_001_000]]
     True
@@ -57,14 +57,14 @@ def words(codes: Codes8, bits: int) -> NDArray[np.uint32]:
 
 
 def padded(words: Array, bits: int, count: int) -> Codes8:
-    """Codes (rows, count) of words (rows, ceil(count / (32 // bits)))."""
+    """Return codes (rows, count) from words (rows, ceil(count / (32 // bits)))."""
     shifts = np.arange(WORD // bits, dtype=np.uint32) * np.uint32(bits)
     wide = np.ascontiguousarray(words).view(np.uint32)[:, :, None] >> shifts & np.uint32((1 << bits) - 1)
     return np.ascontiguousarray(wide.astype(np.uint8).reshape(len(words), -1)[:, :count])
 
 
 def planes(words: Array, bits: int, count: int) -> Codes8:
-    """Codes (rows, count) of words (rows, count * bits / 32), count a multiple of 32."""
+    """Return codes (rows, count) from words (rows, count * bits / 32), count a multiple of 32."""
     blocks = np.ascontiguousarray(words).view(np.uint32).reshape(len(words), -1, bits)
     codes = np.zeros((len(words), count), np.uint8)
     start = 0
@@ -76,7 +76,7 @@ def planes(words: Array, bits: int, count: int) -> Codes8:
 
 
 def nibbles(stored: Array, *, high_first: bool = False) -> Codes8:
-    """Codes (rows, 2n) of bytes (rows, n), the low half first unless told otherwise."""
+    """Return codes (rows, 2n) from bytes (rows, n), by default the low half first."""
     stored = np.ascontiguousarray(stored).view(np.uint8)
     codes = np.empty((*stored.shape, 2), np.uint8)
     codes[..., int(high_first)] = stored & 15

@@ -2,11 +2,11 @@
 
     weight          all groups one below the other, (rows * columns / group, group), then in equal parts, one over the
                     other, u8:  4 bits   byte [i, j] = codes [i, j] | codes [i + half, j] << 4
-                                2 bits   likewise in four parts, the first lowest
+                                2 bits   the same in four parts, the first lowest
     scales, shift   (rows * columns / group, 1)
 
-value = scale * code - shift, each step rounded to the scale's dtype. The parts lie so far apart that no range of rows
-cuts them: a weight is read whole. Codes of 8 bits are as in bytewise.py.
+value = scale * code - shift, each step rounded to the scale's dtype. The parts are so far from each other that rows
+cannot cut them: a weight is read as a whole. Codes of 8 bits are as in bytewise.py.
 Source: optimum-quanto 0.2.7 (tensor/packed.py, tensor/grouped.py, tensor/qbits.py).
 """
 
@@ -98,7 +98,7 @@ class Quanto(Scaled):
 
 
 def listed(columns: int) -> Iterator[Scheme]:
-    """One of each kind of codes, for rows of so many values: those of a byte, then those that are packed."""
+    """Return one scheme of each kind of codes, for rows of so many values: bytes first, then packed codes."""
     for stored in ("i8", "f8_e4m3", "f8_e5m2"):
         yield Bytewise(family="quanto", columns=columns, scales=Scales("bf16"), stored=stored)
     for bits in (2, 4):

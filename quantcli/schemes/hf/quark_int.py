@@ -1,4 +1,4 @@
-"""Quark's integers of 2, 3, 4 and 8 bits, signed and unsigned; groups are stored turned, inputs first.
+"""Quark's integers of 2, 3, 4 and 8 bits, signed and unsigned; groups are stored transposed, inputs first.
 
     scheme     weight                 scales             zeros (packed as the weight is)
     tensor     (rows, columns)        ()                 ()  not packed
@@ -8,7 +8,7 @@
     the last axis, packed
     int4, uint4   i32, 8 a word, lowest first; `reorder`: of eight in the order 0 2 4 6 1 3 5 7, as AutoAWQ
     uint2         u8, 4 a byte, highest first
-    int3          u8, 8 in 3 bytes, lowest first; its weight is never turned, its scales are
+    int3          u8, 8 in 3 bytes, lowest first; its weight is never transposed, its scales are
     int2, int8, uint8   not packed
 
 Signed ones are two's complement. value = (code - zero) * scale in float32. Zero points may be floats, not packed then.
@@ -85,21 +85,21 @@ class QuarkInt(Scaled):
         return self._offset if self.symmetric else None
 
     @property
-    def _turned(self) -> bool:
-        return self.scales.turned and self.dtype != "int3"
+    def _is_transposed(self) -> bool:
+        return self.scales.transposed and self.dtype != "int3"
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if reason := super().unfit(shape) or divides(self.scales, shape):
             return reason
         rows, columns = shape
-        count, what = (rows, "rows") if self._turned else (columns, "columns")
+        count, what = (rows, "rows") if self._is_transposed else (columns, "columns")
         unit = PACKINGS[self.dtype].codes
-        return f"{count} {what} are no multiple of {unit}, so many are packed together" if count % unit else None
+        return f"{count} {what} are not a multiple of {unit}, which are packed together" if count % unit else None
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         rows, columns = shape
         pack = PACKINGS[self.dtype]
-        if self._turned:
+        if self._is_transposed:
             weight = PartSpec(self.stored, (columns, rows // pack.codes * pack.units), axis=1, rows=pack.codes)
         else:
             weight = PartSpec(self.stored, (rows, columns // pack.codes * pack.units))
@@ -114,7 +114,7 @@ class QuarkInt(Scaled):
 
     def unpack(self, parts: Parts) -> NDArray[np.uint8]:
         codes = self._integers(parts["weight"])
-        return np.ascontiguousarray(codes.T) if self._turned else codes
+        return np.ascontiguousarray(codes.T) if self._is_transposed else codes
 
     def _integers(self, stored: Array) -> NDArray[np.uint8]:
         """Stored integers (n, units) as codes (n, count), signed ones plus half of their range."""
@@ -156,9 +156,9 @@ def _threes(stored: Array) -> NDArray[np.uint8]:
 
 
 def listed(columns: int) -> Iterator[Scheme]:
-    """Of Quark's formats one of each kind, for rows of so many values: integers, FP8, then smaller floats."""
+    """Return one scheme of each kind of Quark's, for rows of so many values: integers, FP8, then smaller floats."""
     stored = {"int2": "i32", "uint2": "u8", "int3": "u8", "int4": "i32", "uint4": "i32", "int8": "i8", "uint8": "u8"}
-    groups = Scales("bf16", 1, GROUP, turned=True)
+    groups = Scales("bf16", 1, GROUP, transposed=True)
     for dtype in PACKINGS:
         zeros = None if dtype == "int3" else stored[dtype]
         yield QuarkInt(

@@ -5,7 +5,7 @@
     which values share a scale          stored array
     tensor    all                       () or (1,)
     channel   a row                     (rows,) or (rows, 1)
-    group     `columns` of a row        (rows, groups), or turned (groups, rows); the last group may be cut off
+    group     `columns` of a row        (rows, groups), or transposed (groups, rows); the last may be cut off
     block     `rows` x `columns`        (blocks of rows, blocks of columns), with axes of 1 behind both where its rank
                                         is 4; those at the edges may be cut off
 
@@ -30,9 +30,9 @@ from quantcli.schemes.ocp import E4M3, E8M0, holds_nonfinite
 
 Floats = NDArray[np.float32]
 
-#: The group that most tools have unless told otherwise.
+#: The default group of most tools.
 GROUP = 128
-#: Rows and columns of a block of FP8, where nothing else is said.
+#: Rows and columns of a block of FP8 by default.
 FP8_BLOCK = 128
 
 #: A slab holds whole blocks of so many rows at most; scales that more rows share are read as one for each row.
@@ -44,8 +44,9 @@ POWERS = ("u8", "f8_e8m0")
 
 @dataclass(frozen=True)
 class Extra:
-    """A stored array that belongs to a weight and has no say in its values once the layout is known: the settings that
-    a tool keeps beside it, a scale of its inputs. It is copied where the layout is.
+    """A stored array of a weight that does not affect its values: a tool's settings, a scale for inputs.
+
+    It is copied if the layout is.
     """
 
     part: str
@@ -55,26 +56,26 @@ class Extra:
 
 @dataclass(frozen=True)
 class Scales:
-    """Which values share a scale, and how scales (and zero points beside them) are stored.
+    """Which values share a scale, and how scales (and their zero points) are stored.
 
     rows: how many rows share one, None for all. columns: how many values of a row share one, None for all.
-    rank: of the stored array. turned: groups along its first axis. powers: all are powers of two, whatever the dtype.
-    stacked: rows of each of the matrices that the weight is a stack of, with scales of its own; 0 for one matrix.
-    single: all of the stack shares one. each_row: there is an entry for each row, those that rows share repeated.
+    rank: of the stored array. transposed: groups are its first axis. powers: all are powers of two, whatever the dtype.
+    stacked: rows of each matrix of a stack, each with separate scales; 0 for one matrix. single: all matrices of a
+    stack share one scale. each_row: there is an entry for each row, shared ones repeated.
     """
 
     dtype: str
     rows: int | None = 1
     columns: int | None = None
     rank: int = 2
-    turned: bool = False
+    transposed: bool = False
     powers: bool = False
     stacked: int = 0
     single: bool = False
     each_row: bool = False
 
     def spec(self, shape: tuple[int, ...], dtype: str | None = None) -> PartSpec:
-        """How the array of a weight of this shape is stored; with `dtype` an array of another dtype beside it."""
+        """Return the spec of the array for a weight of this shape; dtype: of another array stored in the same way."""
         dtype = dtype or self.dtype
         if self.each_row:
             return PartSpec(dtype, (math.prod(shape[:-1]), self._groups(shape[-1])))
@@ -86,7 +87,7 @@ class Scales:
         blocks, groups = -(-shape[0] // self.rows), self._groups(shape[1])
         if self.rank == 1:
             return PartSpec(dtype, (blocks,), axis=1, rows=self.rows)
-        if self.turned:
+        if self.transposed:
             return PartSpec(dtype, (groups, blocks), axis=1, rows=self.rows)
         if self.rank == 4:
             return PartSpec(dtype, (blocks, 1, groups, 1), rows=self.rows, indices=groups)
@@ -106,7 +107,7 @@ class Scales:
         return min(self.rows or self.stacked, self.stacked)
 
     def _stacked_spec(self, shape: tuple[int, ...], dtype: str) -> PartSpec:
-        """Of stacked matrices; where the last block of rows is cut off, no range but whole matrices can be cut out."""
+        """The spec for stacked matrices. If their last blocks of rows are cut off, only whole matrices can be read."""
         blocks = -(-self.stacked // self.shared_rows)
         if self.rank == 1:
             return PartSpec(dtype, shape[:1], axis=1, rows=self.stacked)
@@ -123,7 +124,7 @@ class Scales:
         return not self.stacked or self.stacked % self.shared_rows == 0
 
     def spread(self, stored: Array, rows: int) -> Array:
-        """(rows, groups) of a slab's stored array, its dtype kept: one entry a row."""
+        """Return a slab's stored array as (rows, groups), an entry for each row, in its dtype."""
         if self.each_row:
             return stored
         if self.is_one:
@@ -134,7 +135,7 @@ class Scales:
             return stored if self.shared_rows == 1 else stored[index]
         if self.rank == 1:
             stored = stored.reshape(-1, 1)
-        elif self.turned:
+        elif self.transposed:
             stored = np.ascontiguousarray(stored.T)
         shared = self.rows or 1
         if self.rank == 4:
@@ -165,21 +166,21 @@ class Scales:
 
 
 def floats(stored: Array) -> Floats:
-    """Stored scales as float32; bytes are E8M0."""
+    """Return stored scales as float32; bytes are E8M0."""
     if stored.dtype.itemsize == 1 and (stored.dtype.kind == "u" or stored.dtype.name == "float8_e8m0fnu"):
         return np.array((*E8M0[:255], np.nan), np.float32)[stored.view(np.uint8)]
     return to_float32(stored)
 
 
 def divides(scales: Scales, shape: tuple[int, ...]) -> str | None:
-    """Why groups cannot be those of a weight's rows; None where they can."""
+    """Return why groups do not divide a weight's rows, as a clause; None if they do."""
     if scales.rows != 1 or scales.columns is None or shape[-1] % scales.columns == 0:
         return None
-    return f"last axis {shape[-1]} is no multiple of {scales.columns}"
+    return f"last axis {shape[-1]} is not a multiple of {scales.columns}"
 
 
 def along(groups: Array, group: int, columns: int) -> Array:
-    """(rows, groups) -> (rows, columns): every group's entry at each of its columns."""
+    """Return (rows, columns) with every group's entry of (rows, groups) at each of its columns."""
     if groups.shape[1] == 1:
         return np.broadcast_to(groups, (len(groups), columns))
     return np.repeat(groups, group, axis=1)[:, :columns]
@@ -187,11 +188,11 @@ def along(groups: Array, group: int, columns: int) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Scaled(Scheme):
-    """What the layouts have in common. A subclass says how codes are packed and, where it has them, zero points.
+    """What the layouts have in common. A subclass packs codes and, if it has them, zero points.
 
     scales: which values share one. columns: of the weight. compute: the dtype that the tool computes in, None for
     float32; narrow_scales: it rounds scales to it before the product. ordered: column k belongs to group `g_idx[k]`
-    (the part of that name), in no order: such codes are no grid. extras: arrays that are copied along.
+    (the part of that name), in no order: such codes are not a grid. extras: arrays that are copied with it.
     """
 
     family: str
@@ -217,11 +218,11 @@ class Scaled(Scheme):
         return None
 
     def unpack(self, parts: Parts) -> NDArray[np.uint8]:
-        """Codes (rows, columns), contiguous."""
+        """Return the codes (rows, columns), contiguous."""
         raise NotImplementedError
 
     def zeros(self, parts: Parts, rows: int) -> Floats:
-        """Zero points of codes without a table, float32 (rows, groups) or broadcastable to it."""
+        """Return the zero points of codes without a table, float32, broadcastable to (rows, groups)."""
         return np.full((1, 1), self.zero, np.float32)
 
     def _held_zeros(self, parts: Parts, scales: Floats) -> Floats:
@@ -232,23 +233,23 @@ class Scaled(Scheme):
         zeros = self.zeros(parts, len(scales))
         if self.zero is not None and (odd := (zeros != self.zero) & (scales != 0)).any():
             other = np.broadcast_to(zeros, odd.shape)[odd][0]
-            raise DoesNotFit(f"its settings say symmetric, but a zero point is {other:g}, not {self.zero}")
+            raise DoesNotFit(f"its settings say symmetric, but a zero point is {other:g} instead of {self.zero}")
         return zeros
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
-        """The parts that hold codes and zero points."""
+        """Return the parts that hold codes and zero points."""
         raise NotImplementedError
 
     def scales_spec(self, shape: tuple[int, ...]) -> PartSpec:
-        """How scales are stored."""
+        """Return the spec of the scales."""
         return self.scales.spec(shape)
 
     def float_scales(self, parts: Parts, rows: int) -> Floats:
-        """float32 (rows, groups), unrounded."""
+        """Return the scales, float32 (rows, groups), unrounded."""
         return self.scales.spread(floats(parts["scales"]), rows)
 
     def computed_scales(self, parts: Parts, rows: int) -> Floats:
-        """The same as the tool multiplies by them."""
+        """Return the scales as the tool multiplies by them."""
         scales = self.float_scales(parts, rows)
         return rounded(scales, self.compute) if self.narrow_scales else scales
 
@@ -272,9 +273,9 @@ class Scaled(Scheme):
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if self.scales.stacked and (len(shape) != 3 or shape[1] != self.scales.stacked):
-            return f"is no stack of matrices of {self.scales.stacked} rows"
+            return f"shape {list(shape)} is not a stack of matrices of {self.scales.stacked} rows"
         if not self.scales.stacked and len(shape) != 2:
-            return f"has {len(shape)} dimensions, {self.family}'s layout holds matrices"
+            return f"{self.family}'s layout holds matrices, not {len(shape)}-D tensors"
         return None if shape[-1] == self.columns else f"has rows of {shape[-1]}, not of {self.columns}"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
@@ -297,7 +298,7 @@ class Scaled(Scheme):
         return rounded(values, self.compute)
 
     def scaled(self, values: Floats, scales: Floats, parts: Parts) -> Floats:
-        """float32 values times the scales of their groups; may be done in place."""
+        """Multiply float32 values by the scales of their groups, possibly in place."""
         self._by_group(np.multiply, values, scales, parts)
         return values
 
@@ -321,7 +322,7 @@ class Scaled(Scheme):
 
     @property
     def group(self) -> int:
-        """As a number, that of a row where all of it shares one."""
+        """Values that share a scale; the row's length if all of a row do."""
         return self.fixed_group or self.columns
 
     @property
@@ -384,7 +385,7 @@ _FLOAT_NAMES = tuple(numpy_dtype(name).name if name != "bf16" else "bfloat16" fo
 
 
 def even_rounding(bits: int, count: int, symmetric: bool) -> float:
-    """Relative RMSE of rounding a Gaussian to evenly spaced codes whose range is that of `count` values.
+    """Return the relative RMSE of rounding a Gaussian to evenly spaced codes with the range of `count` values.
 
     The range is that between quantiles, and errors spread evenly over a step; on a symmetric grid the value that sets
     the scale is half a step beyond the last code, so its squared error is thrice that of others. For 3 bits and more,

@@ -84,7 +84,7 @@ class SmallFloat(Written):
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         count = 1 if self.divides is None or self.each_row else math.prod(self.global_shape)
         if count != 1 and not (self.scales.stacked and shape[:1] == (count,)):
-            return f"has {count} global scales, one is needed"
+            return f"expected 1 global scale, found {count}"
         return super().unfit(shape) or divides(self.scales, shape)
 
     def packing(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
@@ -102,7 +102,7 @@ class SmallFloat(Written):
         return None if self.divides is None else replace(self, global_shape=(), each_row=True)
 
     def without_global(self) -> SmallFloat:
-        """The scheme of the codes and their own scales."""
+        """The scheme without the global scale."""
         return replace(self, divides=None, global_shape=(), global_dtype="f32", each_row=False, extras=())
 
     def unpack(self, parts: Parts) -> NDArray[np.uint8]:
@@ -170,7 +170,7 @@ class SmallFloat(Written):
 
 
 def written(nvfp4: bool, columns: int) -> SmallFloat:
-    """As compressed-tensors has them, which computes in bfloat16."""
+    """Return the scheme as compressed-tensors writes it, which computes in bfloat16."""
     return SmallFloat(
         family="ct", columns=columns, element="e2m1",
         scales=Scales("f8_e4m3", 1, NVFP4_GROUP) if nvfp4 else Scales("u8", 1, MX_GROUP),

@@ -17,7 +17,7 @@ LANES, ACCUMULATORS, LEVELS = 8, 4, 4
 
 
 def mean(values: Floats) -> np.float32:
-    """Of a float32 vector, one rounding after each addition.
+    """Return the mean of a float32 vector, rounded after each addition.
 
     >>> float(mean(np.float32([1, 2, 3, 6])))
     3.0

@@ -1,4 +1,4 @@
-"""Codes of 8 bits whose scale stands in a tensor that nobody says how to apply: listed, neither decoded nor copied.
+"""Codes of 8 bits whose scale is in a tensor that no settings explain: listed, neither decoded nor copied.
 
 weight   f8_e4m3, f8_e5m2, u8 or i8, the weight's shape
 """
@@ -17,7 +17,7 @@ from quantcli.schemes.base import Grade, Grid, Parts, PartSpec, Scheme
 
 @dataclass(frozen=True)
 class Unscaled(Scheme):
-    """`dtype`: of the codes. `companion`: the tensor that is called a scale of theirs."""
+    """dtype: of the codes. companion: the tensor whose name says that it is their scale."""
 
     dtype: str
     companion: str
@@ -33,7 +33,7 @@ class Unscaled(Scheme):
 
     @property
     def refusal(self) -> str:
-        return f"its codes ({self.dtype}) are scaled by {self.companion}, and no settings of a known quantizer say how"
+        return f"its codes ({self.dtype}) need the scales in {self.companion}, but no settings say how to apply them"
 
     @property
     def undecoded(self) -> str:

@@ -1,10 +1,10 @@
 """Codes times scales, written: what the layouts of compressed-tensors and bitsandbytes share.
 
-    values -> codes, scales, zero points -> parts          `encode`: each scheme says how values are rounded
+    values -> codes, scales, zero points -> parts          `encode`: each scheme rounds values
     codes of another scheme              -> parts          `pack`: where the grid fits
 
-Parts that no row range cuts (a scale of the whole weight, its shape, settings as JSON) are found by `prepare` before
-the first slab, by one pass over the values where they need one, and given with every slab.
+Parts that rows cannot cut (a scale of the whole weight, its shape, settings as JSON) are found by `prepare` before the
+first slab, with one pass over the values if necessary, and given with every slab.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from quantcli.schemes.zero_points import symmetric, with_zero_points
 
 @dataclass(frozen=True, kw_only=True)
 class Written(Scaled):
-    """A layout that can be written. whole: of a scheme that `prepare` has made ready, the parts that no row range
-    cuts.
+    """A layout that can be written.
+
+    whole: the parts that rows cannot cut, once `prepare` has found them.
     """
 
     whole: Mapping[str, Array] = field(default_factory=dict, compare=False, repr=False)
     in_kernels = False
-    #: What stands behind the module's name in that of the tensor of codes, in compressed-tensors' layout.
+    #: What follows the module's name in the name of the tensor of codes, in compressed-tensors' layout.
     weight_suffix = compressed_tensors.PLAIN
 
     @property
@@ -51,19 +52,19 @@ class Written(Scaled):
         return ("bf16", "f16", "f32") if self.scales.dtype in FLOATS else (self.scales.grid_dtype,)
 
     def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:
-        """The parts that follow from the weight's shape alone."""
+        """Return the parts that follow from the weight's shape alone."""
         return {}
 
     def found(self, slabs: Iterable[Array]) -> dict[str, Array]:
-        """The parts that follow from all of a weight's values; slabs are read where `looks`."""
+        """Return the parts that follow from all of a weight's values; slabs are read if `looks`."""
         return {}
 
     def rounds(self, values: Floats, dtype: str) -> tuple[NDArray[np.uint8], Floats, Floats | None]:
-        """Codes (rows, columns), scales and zero points (blocks, groups) of float32 values whose dtype is `dtype`."""
+        """Return codes (rows, columns), scales and zero points (blocks, groups) for float32 values of a dtype."""
         raise NotImplementedError
 
     def to_parts(self, codes: NDArray[np.uint8], scales: Floats, zeros: Floats | None) -> dict[str, Array]:
-        """The parts that hold them; raises `DoesNotFit` for a scale that overflows."""
+        """Return the parts that hold them. Raises `DoesNotFit` if a scale overflows."""
         raise NotImplementedError
 
     def tensor_name(self, weight: str, part: str) -> str:
@@ -81,7 +82,7 @@ class Written(Scaled):
         if isinstance(grade, str):
             return grade
         if grid.group % self.group:
-            return f"its groups of {grid.group} are no multiple of {self.group}"
+            return f"its groups of {grid.group} are not a multiple of {self.group}"
         if self.scales.rows != 1:
             return f"its scales are not shared by {self.scales.rows} rows"
         if self.table is None and grid.zero is None and (self.zero is not None or not grid.zero_points):
@@ -98,13 +99,13 @@ class Written(Scaled):
         ):
             return f"its codes are not those of {self.name}"
         if grid.bits > self.code_bits:
-            return f"its {grid.bits} bits are more than {self.code_bits}"
+            return f"its codes have {grid.bits} bits, but {self.name} holds {self.code_bits}"
         if grid.group % self.group and self.group % grid.group:
-            return f"its groups of {grid.group} are no multiple of {self.group}"
+            return f"its groups of {grid.group} are not a multiple of {self.group}"
         if grid.zero is not None and self.zero is not None:
             room = 2**self.code_bits - 2**grid.bits
             if not 0 <= self.zero - grid.zero <= room:
-                return f"its codes around {grid.zero} leave {self.code_bits} bits around {self.zero}"
+                return f"its codes with zero point {grid.zero} exceed {self.code_bits} bits with zero point {self.zero}"
         return self._scales_grade(grid)
 
     def _scales_grade(self, grid: Grid) -> Grade | str:
@@ -149,7 +150,7 @@ class Written(Scaled):
         return Codes(grid, codes.codes, self._filled(kept), self._filled(-zeros * kept))
 
     def _of_groups(self, codes: Codes, parameters: Floats | None) -> Floats | None:
-        """Scales or biases of this scheme's groups; raises `DoesNotFit` where some within one differ."""
+        """Return scales or biases of this scheme's groups. Raises `DoesNotFit` if some within one differ."""
         own = codes.grid.group
         if parameters is None or own == self.group:
             return parameters
@@ -158,11 +159,11 @@ class Written(Scaled):
         times = self.group // own  # the last group may be cut off
         first = np.ascontiguousarray(parameters[:, ::times])
         if not np.array_equal(np.repeat(first, times, axis=1)[:, : parameters.shape[1]], parameters):
-            raise DoesNotFit(f"groups of {own} side by side have different scales or biases")
+            raise DoesNotFit(f"adjacent groups of {own} have different scales or biases")
         return first
 
     def _of_blocks(self, scales: Floats) -> Floats:
-        """One row of scales for each block of rows; raises `DoesNotFit` where its rows differ."""
+        """Return one row of scales for each block of rows. Raises `DoesNotFit` if its rows differ."""
         rows = self.scales.rows or 1
         first = scales[::rows]
         if rows > 1 and not np.array_equal(np.repeat(first, rows, axis=0)[: len(scales)], scales):
@@ -170,7 +171,7 @@ class Written(Scaled):
         return first
 
     def _decoded_error(self, codes: Codes, parts: Parts) -> Error:
-        """Between codes, not between values that the tool rounds to its dtype."""
+        """Measure between codes, not between values that the tool rounds to its dtype."""
         return Error.between(codes.values(), self.codes(parts).values())
 
     def encode(
@@ -189,17 +190,17 @@ class Written(Scaled):
             return parts, Error.between(given, self.decode(parts))
 
     def spread(self, groups: Floats, values: Floats) -> Floats:
-        """(blocks, groups) as (rows, columns): each block's entry at its values."""
+        """Return (blocks, groups) as (rows, columns): each block's entry at its values."""
         found: Floats = along(self.scales.spread(groups, len(values)), self.group, values.shape[1])
         return found
 
     def divided(self, values: Floats, scales: Floats, dtype: str | None) -> Floats:
-        """Values over the scales of their blocks, rounded to a dtype."""
+        """Return values over the scales of their blocks, rounded to a dtype."""
         return rounded(values / self.spread(scales, values), dtype)
 
 
 def _zeros(grid: Grid, scales: Floats, biases: Floats | None) -> Floats:
-    """The zero points that biases are made of, -zero * scale; 0 where the scale is 0."""
+    """Return the zero points of biases -zero * scale; 0 where the scale is 0."""
     if grid.zero is not None:
         return np.full(scales.shape, grid.zero, np.float32)
     assert biases is not None
@@ -209,16 +210,16 @@ def _zeros(grid: Grid, scales: Floats, biases: Floats | None) -> Floats:
 
 
 def stored_scales(scales: Floats, dtype: str) -> Array:
-    """Scales in their stored dtype, powers of two as E8M0 bytes; raises `DoesNotFit` for one that it does not hold."""
+    """Return scales in their stored dtype, powers of two as E8M0 bytes. Raises `DoesNotFit` if one does not fit it."""
     if dtype in FLOATS:
         return cast(scales, dtype)
     if dtype in POWERS:
         with np.errstate(divide="ignore"):
             mantissas, exponents = np.frexp(scales)
         if (wrong := (mantissas != 0.5) | (exponents < -126)).any():
-            raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is no power of two that E8M0 has")
+            raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not a power of two that E8M0 holds")
         return (exponents + 126).astype(np.uint8)
     found = scales.astype(numpy_dtype(dtype))
     if (wrong := to_float32(found) != scales).any() and np.isfinite(scales).all():
-        raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is no value of {dtype}")
+        raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not a value of {dtype}")
     return found

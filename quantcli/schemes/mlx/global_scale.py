@@ -27,7 +27,7 @@ INNER = MxFloat("nvfp4")
 
 @dataclass(frozen=True)
 class Nvfp4Experts(Scheme):
-    """`rows`: of an expert. A slab holds whole experts.
+    """`nvfp4` of stacked experts. rows: of an expert; a slab holds whole experts.
 
     >>> parts, _ = INNER.encode(np.float32([[6] * 16, [3] * 16]))
     >>> Nvfp4Experts(1).decode({**parts, "global_scale": np.float32([[2688, 1344]])})[:, 0].tolist()
@@ -56,7 +56,7 @@ class Nvfp4Experts(Scheme):
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 3 or shape[1] != self.rows:
-            return f"is no stack of experts of {self.rows} rows"
+            return f"shape {list(shape)} is not a stack of experts of {self.rows} rows"
         return INNER.unfit(shape)
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
@@ -80,6 +80,6 @@ class Nvfp4Experts(Scheme):
 
 
 def factors_of(global_scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What scales are multiplied with: float32, as `global_scale`."""
+    """Return the factors of scales, float32, in the shape of `global_scale`."""
     factors: NDArray[np.float32] = global_scale / np.float32(NVFP4_LARGEST)
     return factors

@@ -149,7 +149,7 @@ class MxFloat(Scheme):
         if isinstance(grade, str):
             raise DoesNotFit(grade)
         if codes.codes.size and int(codes.codes.max()) >= 1 << codes.grid.bits:
-            raise DoesNotFit(f"a code of {codes.codes.max()} is above {codes.grid.bits} bits")
+            raise DoesNotFit(f"a code of {codes.codes.max()} exceeds {codes.grid.bits} bits")
         codes = self.adapted(codes)
         scales, _ = codes.regrouped(self.facts.group)
         stored = scale_bytes(scales, self._tables()[1][: self.facts.positive], self.facts.scale_dtype)

@@ -23,7 +23,7 @@ from quantcli.schemes.hf.awq import Awq
 from quantcli.schemes.hf.scaled import Scaled, Scales
 from quantcli.schemes.mlx.affine import Affine
 
-AWQ = Awq(columns=32, scales=Scales("f16", 1, 32, turned=True), symmetric=False, zeros_dtype="i32")
+AWQ = Awq(columns=32, scales=Scales("f16", 1, 32, transposed=True), symmetric=False, zeros_dtype="i32")
 SOURCES: list[Scheme] = [Dense("bf16"), Dense("f32"), Affine(4, 32, "f16"), AWQ]
 TARGETS: list[Scheme] = [Dense("f16"), Affine(3, 32, "bf16"), *(ggml_scheme(n) for n in ("q4_0", "q8_0"))]  # type: ignore[list-item]
 ROUTES = [Route.QUANTIZE, Route.CAST, Route.REPACK]

@@ -78,33 +78,35 @@ def test_gptq(rng: np.random.Generator, bits: int, kind: str) -> None:
         "scales": scales.T.astype(np.float16),
     }
     scheme = Gptq(
-        columns=COLUMNS, scales=Scales("f16", 1, GROUP, turned=True), bits=bits, symmetric=False, layout_format=kind,
-        compute="f16",
+        columns=COLUMNS, scales=Scales("f16", 1, GROUP, transposed=True), bits=bits, symmetric=False,
+        layout_format=kind, compute="f16",
     )  # fmt: skip
     check(scheme, parts, (codes.astype(np.float32) - zeros.repeat(GROUP, 1)) * scales.repeat(GROUP, 1))
 
 
 def test_a_zero_of_zero_borrows_from_its_neighbour() -> None:
     zeros = np.array([[0, 15, 8, 1, 0, 7, 3, 9]], np.uint8)
-    scheme = Gptq(columns=32, scales=Scales("f16", 1, None, turned=True), bits=4, symmetric=False, layout_format="gptq")
+    scheme = Gptq(
+        columns=32, scales=Scales("f16", 1, None, transposed=True), bits=4, symmetric=False, layout_format="gptq"
+    )
     words = stream(zeros, 4) - np.uint32(0x11111111)
     assert scheme.stored_zeros(words.view(np.int32), 8).tolist() == zeros.tolist()
 
 
 def test_symmetric_settings_with_another_zero_point_do_not_fit() -> None:
     scheme = Gptq(
-        columns=32, scales=Scales("f16", 1, None, turned=True), bits=4, symmetric=True, layout_format="gptq_v2"
+        columns=32, scales=Scales("f16", 1, None, transposed=True), bits=4, symmetric=True, layout_format="gptq_v2"
     )
     zeros = stream(np.array([[8] * 7 + [9]], np.uint8), 4).view(np.int32)
     parts = {"qweight": np.zeros((4, 8), np.int32), "qzeros": zeros, "scales": np.ones((1, 8), np.float16)}
     assert scheme.decode(parts)[7, 0] == -9
-    with pytest.raises(DoesNotFit, match="symmetric, but a zero point is 9, not 8"):
+    with pytest.raises(DoesNotFit, match="symmetric.* 9 .*8"):
         scheme.codes(parts)
 
 
 def test_a_cut_off_group_is_smaller_whole_ones(rng: np.random.Generator) -> None:
     scheme = Gptq(
-        columns=96, scales=Scales("f16", 1, 64, turned=True), bits=8, symmetric=False, layout_format="gptq_v2"
+        columns=96, scales=Scales("f16", 1, 64, transposed=True), bits=8, symmetric=False, layout_format="gptq_v2"
     )
     codes, zeros, scales = random(rng, 8, 8, 96), random(rng, 8, 8, 2), scales_of(rng, 8, 2)
     parts = {
@@ -166,7 +168,7 @@ def test_integers_of_few_bits_in_bytes(rng: np.random.Generator, bits: int) -> N
     values = (codes.astype(np.float32) - zeros.repeat(16, 1)) * scales.repeat(16, 1)
     check(scheme, {"weight": codes, "zeros": zeros, "scales": scales}, values)
     if bits < 8:
-        with pytest.raises(DoesNotFit, match=f"a code of 100 is no integer of {bits} bits"):
+        with pytest.raises(DoesNotFit, match=rf"code of 100 .*\b{bits}\b"):
             scheme.decode({"weight": np.full((8, 32), 100, np.int8), "zeros": zeros, "scales": scales})
 
 
@@ -237,9 +239,9 @@ def test_quark(rng: np.random.Generator, dtype: str, qscheme: str, reorder: bool
     bits, signed = int(dtype[-1]), not dtype.startswith("u")
     raw, offset = random(rng, bits, ROWS, COLUMNS), 1 << bits - 1
     integers = np.where(raw >= offset, raw.astype(int) - 2 * offset, raw) if signed else raw.astype(int)
-    turned = qscheme == "group" and dtype != "int3"
+    transposed = qscheme == "group" and dtype != "int3"
     shared = {"tensor": Scales("f32", None, rank=0), "channel": Scales("f32", rank=1),
-              "group": Scales("f32", 1, GROUP, turned=True)}[qscheme]  # fmt: skip
+              "group": Scales("f32", 1, GROUP, transposed=True)}[qscheme]  # fmt: skip
     counts = {"tensor": (1, 1), "channel": (ROWS, 1), "group": (ROWS, COLUMNS // GROUP)}[qscheme]
     scales = scales_of(rng, *counts)
     packed_zeros = random(rng, bits, *counts)
@@ -253,7 +255,7 @@ def test_quark(rng: np.random.Generator, dtype: str, qscheme: str, reorder: bool
         stored_zeros = zeros.astype(np.int32)
     else:
         stored_zeros = quark_packed(packed_zeros.T.copy(), dtype, reorder)
-    weight = quark_packed(raw.T.copy() if turned else raw, dtype, reorder)
+    weight = quark_packed(raw.T.copy() if transposed else raw, dtype, reorder)
     parts = {"weight": weight, "scales": scales.T.copy() if qscheme == "group" else scales}
     parts |= {"zeros": stored_zeros} if has_zeros else {}
     scheme = QuarkInt(

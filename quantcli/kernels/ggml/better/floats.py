@@ -1,6 +1,6 @@
 """Better scale bytes for GGML's `mxfp4` and `nvfp4` on the CPU: for `--search best`.
 
-A scale is one of a table of 256, so there is nothing to mend: the 16 bytes around ggml's are tried for each group, each
+A scale is one of a table of 256, so nothing is refined: the 16 bytes around ggml's are tried for each group, each
 value with the level nearest to it, and that of the least sum(w * (decoded - x) ** 2) is taken. Sums are float32 in
 index order.
 """

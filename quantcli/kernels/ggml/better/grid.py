@@ -1,6 +1,6 @@
 """Better scales for GGML's blocks whose values are `scale * level + low`, on the CPU: for `--search best`.
 
-What is searched is few numbers a block: f16 heads, and for each group of values whole multiples of them.
+The search looks for a few numbers of each block: f16 scales, and for each group of values whole multiples of them.
 
     scale = d * sub, low = -dmin * sub-minimum     K-quants, iq4_xs (no minima: q3_k q6_k iq4_xs)
     scale = d,       low = m                       one group a block (no minimum: q4_0 q5_0 q8_0 iq4_nl ...)
@@ -9,7 +9,7 @@ Levels are whole numbers least .. top, or a table. A value always has the level 
 that a reader will compute, so the search's errors are those of the bytes. What is minimised is
 sum(w * (decoded - x) ** 2), w the importance, else 1:
 
-    1. a group by itself: many pairs (scale, low), ggml's among them, each mended a few times: levels by nearest, then
+    1. a group by itself: many pairs (scale, low), ggml's among them, each refined a few times: levels by nearest, then
        the line of least squares through them; of all pairs met the best
     2. a super-block: from several d, dmin, ggml's among them: for every group the best of 16 whole pairs (sub,
        sub-minimum) around what the group asks for, then d, dmin by least squares, again and again; of all met the best
@@ -40,35 +40,41 @@ SCALE, LOW, INVERSE, LEVEL, ERROR, ALONG, SQUARE, CROSS, BEST, BEST_SCALE, BEST_
 STATE = 11 * LANES
 #: What lows may be: none, of either sign, not above 0.
 NONE, FREE, BELOW = range(3)
-#: How often a candidate of step 1 is tried, mended in between.
+#: How often a candidate of step 1 is tried, refined in between.
 TRIES = 4
 
 
 @dataclass(frozen=True)
 class Found:
-    """codes: uint8 (blocks, size).  subs: int16 (blocks, groups, 2).  heads: float32 (blocks, 2), each an f16."""
+    """The numbers of blocks.
+
+    codes: uint8 (blocks, size). subs: int16 (blocks, groups, 2), sub-block scales and minima. block_scales: float32
+    (blocks, 2), each an f16.
+    """
 
     codes: NDArray[np.uint8]
     subs: NDArray[np.int16]
-    heads: NDArray[np.float32]
+    block_scales: NDArray[np.float32]
 
 
 def search(kind: Levels, x: NDArray[np.float32], weights: NDArray[np.float32], known: NDArray[np.float32]) -> Found:
-    """x: (blocks, size).  weights: (some, size), those of block b in row b % some.  known: (blocks, 1 + groups, 2),
-    ggml's heads, then the scale and low of each group; of one group a block (blocks, 1, 2), its scale and low.
+    """Find scales and codes of blocks that decode nearer to `x` than ggml's.
+
+    x: (blocks, size). weights: (some, size), those of block b in row b % some. known: (blocks, 1 + groups, 2), ggml's
+    block scales, then the scale and low of each group; of blocks with one group (blocks, 1, 2), its scale and low.
     """
     blocks, size = x.shape
-    codes, heads = np.zeros((blocks, size), np.uint8), np.zeros((blocks, 2), np.float32)
+    codes, block_scales = np.zeros((blocks, size), np.uint8), np.zeros((blocks, 2), np.float32)
     subs = np.zeros((blocks, size // kind.group, 2), np.int16)
     ends = np.array((kind.table[0], kind.table[-1]) if kind.table else (kind.least, kind.top), np.float32)
     lows = NONE if kind.minima is None else BELOW if kind.minima else FREE
     facts = ends, nearest_levels(kind.table), _starts(kind), lows
     if kind.subs is None:
-        _search_single(x, weights, known, *facts, codes, heads)
+        _search_single(x, weights, known, *facts, codes, block_scales)
     else:
-        bounds, factors = np.array([*kind.subs, kind.minima or 0], np.int64), np.array(kind.heads, np.float32)
-        _search_supers(x, weights, known, *facts, bounds, factors, kind.rounds, codes, subs, heads)
-    return Found(codes, subs, heads)
+        bounds, factors = np.array([*kind.subs, kind.minima or 0], np.int64), np.array(kind.factors, np.float32)
+        _search_supers(x, weights, known, *facts, bounds, factors, kind.rounds, codes, subs, block_scales)
+    return Found(codes, subs, block_scales)
 
 
 def nearest_levels(table: tuple[float, ...]) -> NDArray[np.float32]:
@@ -201,7 +207,7 @@ def _range(x: Any, lows: int) -> Any:
 
 @kernel
 def _group(x: Any, w: Any, ends: Any, nearest: Any, starts: Any, lows: int, whole: bool, state: Any, out: Any) -> None:
-    """out, a scale and a low, becomes the best ones of the group, itself among the first. whole: rounded to f16."""
+    """Replace `out`, a scale and a low, by the group's best ones; it is tried first. whole: rounded to f16."""
     (high, low), (total, cross) = _range(x, lows), _sums(x, w)
     peak, middle, span = max(high, -low), (high + low) / np.float32(2), ends[1] - ends[0]
     for c in range(LANES):
@@ -257,25 +263,29 @@ def scaled_weights(weights: Any, w: Any) -> None:
 @kernel
 def _search_single(
     x: Any, weights: Any, known: Any, ends: Any, nearest: Any, starts: Any, lows: int,
-    codes: Any, heads: Any,
+    codes: Any, block_scales: Any,
 ) -> None:  # fmt: skip
     state, w = np.empty(STATE, np.float32), np.empty(x.shape[1], np.float32)
     for b in range(x.shape[0]):
         scaled_weights(weights[b % weights.shape[0]], w)
-        heads[b] = known[b, 0]
-        _group(x[b], w, ends, nearest, starts, lows, True, state, heads[b])
-        write_codes(x[b], heads[b, 0], heads[b, 1], ends, nearest, codes[b])
+        block_scales[b] = known[b, 0]
+        _group(x[b], w, ends, nearest, starts, lows, True, state, block_scales[b])
+        write_codes(x[b], block_scales[b, 0], block_scales[b, 1], ends, nearest, codes[b])
 
 
 @kernel
 def _search_supers(
     x: Any, weights: Any, known: Any, ends: Any, nearest: Any, starts: Any, lows: int,
-    bounds: Any, factors: Any, rounds: int, codes: Any, subs: Any, heads: Any,
+    bounds: Any, factors: Any, rounds: int, codes: Any, subs: Any, block_scales: Any,
 ) -> None:  # fmt: skip
     groups, size = subs.shape[1], x.shape[1] // subs.shape[1]
     state, w = np.empty(STATE, np.float32), np.empty(x.shape[1], np.float32)
     alone, asked = np.empty((groups, 2), np.float32), np.empty((groups, 2), np.float32)
-    pairs, tried, head = np.zeros((groups, 2), np.int16), np.zeros((LANES, 2), np.int16), np.empty(2, np.float32)
+    pairs, tried, super_scales = (
+        np.zeros((groups, 2), np.int16),
+        np.zeros((LANES, 2), np.int16),
+        np.empty(2, np.float32),
+    )
     for b in range(x.shape[0]):
         scaled_weights(weights[b % weights.shape[0]], w)
         for g in range(groups):
@@ -285,45 +295,45 @@ def _search_supers(
         least = np.inf
         for k in range(-1, factors.shape[0]):
             if k < 0:
-                asked[:], head[:] = known[b, 1:], known[b, 0]
+                asked[:], super_scales[:] = known[b, 1:], known[b, 0]
             else:
                 asked[:] = alone
-                _reaching_heads(asked, bounds, factors[k], head)
+                _reaching_scales(asked, bounds, factors[k], super_scales)
             for _ in range(rounds):
-                narrow(head, head, 2, F16)
-                first, second = head[0], head[1]
-                error = _round(x[b], w, ends, nearest, lows, bounds, head, asked, pairs, tried, state)
+                narrow(super_scales, super_scales, 2, F16)
+                first, second = super_scales[0], super_scales[1]
+                error = _round(x[b], w, ends, nearest, lows, bounds, super_scales, asked, pairs, tried, state)
                 if error < least:
                     least = error
-                    heads[b, 0], heads[b, 1] = first, second
+                    block_scales[b, 0], block_scales[b, 1] = first, second
                     subs[b] = pairs
         for g in range(groups):
             at = slice(g * size, (g + 1) * size)
-            scale, low = heads[b, 0] * np.float32(subs[b, g, 0]), -heads[b, 1] * np.float32(subs[b, g, 1])
+            scale, low = block_scales[b, 0] * np.float32(subs[b, g, 0]), -block_scales[b, 1] * np.float32(subs[b, g, 1])
             write_codes(x[b, at], scale, low, ends, nearest, codes[b, at])
 
 
 @inner
-def _reaching_heads(asked: Any, bounds: Any, factor: Any, head: Any) -> None:
+def _reaching_scales(asked: Any, bounds: Any, factor: Any, super_scales: Any) -> None:
     """d and dmin that just reach the largest scale and the lowest low, times `factor`."""
     largest, lowest = ZERO, ZERO
     for g in range(asked.shape[0]):
         largest, lowest = max(largest, abs(asked[g, 0])), min(lowest, asked[g, 1])
-    head[0] = factor * largest / np.float32(bounds[1])
-    head[1] = -factor * lowest / np.float32(max(bounds[2], 1))
+    super_scales[0] = factor * largest / np.float32(bounds[1])
+    super_scales[1] = -factor * lowest / np.float32(max(bounds[2], 1))
 
 
 @inner
 def _below(asked: Any, d: Any) -> Any:
-    """The whole number below asked / d; 0 where there is no such."""
+    """The whole number below asked / d; 0 if there is none."""
     q = asked / d
     return np.int64(np.floor(q)) if abs(q) < np.float32(4096) else np.int64(0)
 
 
 @inner
-def _propose(asked: Any, bounds: Any, head: Any, tried: Any) -> None:
+def _propose(asked: Any, bounds: Any, super_scales: Any, tried: Any) -> None:
     """Pairs (sub-scale, sub-minimum): 4 x 4 around what is asked, without minima 8 of either sign."""
-    sub, low = _below(asked[0], head[0]), _below(-asked[1], head[1])
+    sub, low = _below(asked[0], super_scales[0]), _below(-asked[1], super_scales[1])
     for c in range(LANES):
         if bounds[2]:
             first, second = sub - 1 + c // 4, low - 1 + c % 4
@@ -335,18 +345,21 @@ def _propose(asked: Any, bounds: Any, head: Any, tried: Any) -> None:
 
 @kernel
 def _round(
-    x: Any, w: Any, ends: Any, nearest: Any, lows: int, bounds: Any, head: Any, asked: Any,
+    x: Any, w: Any, ends: Any, nearest: Any, lows: int, bounds: Any, super_scales: Any, asked: Any,
     pairs: Any, tried: Any, state: Any,
 ) -> Any:  # fmt: skip
-    """The best pair of every group under `head`; the error. `asked` and `head` become what least squares ask for."""
+    """The best pair of every group under `super_scales`; the error.
+
+    `asked` and `super_scales` become what least squares ask for.
+    """
     size = x.shape[0] // pairs.shape[0]
     error = a = b = c = e = f = 0.0  # the normal equations of d and dmin: a b, b c = e, f
     for g in range(pairs.shape[0]):
         values, weight = x[g * size : (g + 1) * size], w[g * size : (g + 1) * size]
-        _propose(asked[g], bounds, head, tried)
+        _propose(asked[g], bounds, super_scales, tried)
         for k in range(LANES):
-            state[SCALE + k] = head[0] * np.float32(tried[k, 0])
-            state[LOW + k] = -head[1] * np.float32(tried[k, 1])
+            state[SCALE + k] = super_scales[0] * np.float32(tried[k, 0])
+            state[LOW + k] = -super_scales[1] * np.float32(tried[k, 1])
         sweep(values, weight, ends, nearest, state)
         k = lowest(state[ERROR : ERROR + LANES])
         pairs[g] = tried[k]
@@ -362,7 +375,7 @@ def _round(
         asked[g, 0], asked[g, 1] = state[SCALE + k], state[LOW + k]
     spread = a * c - b * b
     if spread > 1e-9 * a * c:
-        head[0], head[1] = np.float32((e * c - b * f) / spread), np.float32((a * f - b * e) / spread)
+        super_scales[0], super_scales[1] = np.float32((e * c - b * f) / spread), np.float32((a * f - b * e) / spread)
     elif a > 0.0:
-        head[0] = np.float32(e / a)
+        super_scales[0] = np.float32(e / a)
     return error

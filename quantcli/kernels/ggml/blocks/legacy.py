@@ -68,11 +68,11 @@ def block_bytes(bits: int, zero: int | None) -> int:
 @kernel
 def _find_scales(x: Any, scale: Any, low: Any, blocks: int, bits: int, zero: int, width: int) -> None:
     """Unrounded scale of each block of x; `low` is what codes count from: the minimum, 0 where the zero is fixed."""
-    high, nought = np.empty(_BLOCKS, np.float32), np.float32(0)
+    high = np.empty(_BLOCKS, np.float32)
     if bits == 8:
         magnitudes(x, high, blocks, width)
         for b in range(blocks):
-            scale[b], low[b] = high[b] / np.float32(127), nought
+            scale[b], low[b] = high[b] / np.float32(127), ZERO
         return
     extremes(x, low, high, blocks, width)
     if zero < 0:
@@ -81,7 +81,7 @@ def _find_scales(x: Any, scale: Any, low: Any, blocks: int, bits: int, zero: int
         return
     peaks(x, low, high, high, blocks, width)
     for b in range(blocks):
-        scale[b], low[b] = high[b] / np.float32(-zero), nought
+        scale[b], low[b] = high[b] / np.float32(-zero), ZERO
 
 
 @inner
@@ -156,7 +156,7 @@ def _encode(source: Any, dropped: int, blocks: Any, sums: Any, bits: int, zero: 
     codes = np.empty(CHUNK, np.uint8)
     exact, inverse, low = (np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32))
     scale, minimum = np.empty(_BLOCKS, np.float32), np.empty(_BLOCKS, np.float32)
-    nought, one = np.float32(0), np.float32(1)
+    one = np.float32(1)
     for start in range(0, blocks.shape[0], _BLOCKS):
         count = min(_BLOCKS, blocks.shape[0] - start)
         out = blocks[start : start + count]
@@ -164,7 +164,7 @@ def _encode(source: Any, dropped: int, blocks: Any, sums: Any, bits: int, zero: 
         widen(source[first * per_unit : last * per_unit], x, count * BLOCK, dropped)
         _find_scales(x, exact, low, count, bits, zero, width)
         for b in range(count):
-            inverse[b] = one / exact[b] if exact[b] != nought else nought
+            inverse[b] = one / exact[b] if exact[b] != ZERO else ZERO
         narrow(exact, scale, count, F16)
         narrow(low, minimum, count, F16)
         if bits == 8:

@@ -136,7 +136,7 @@ def _encode(source: Any, dropped: int, blocks: Any, sums: Any, width: int, at: i
     x, off, codes = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.zeros(CHUNK + 16, np.uint8)
     exact = np.empty(per_chunk, np.float32)
     inverse, scale = np.empty(per_chunk, np.float32), np.empty(per_chunk, np.float32)
-    nought = np.float32(0)
+    zero = np.float32(0)
     for start in range(0, blocks.shape[0], per_chunk):
         count = min(per_chunk, blocks.shape[0] - start)
         out, first, last = blocks[start : start + count], start * width, (start + count) * width
@@ -149,7 +149,7 @@ def _encode(source: Any, dropped: int, blocks: Any, sums: Any, width: int, at: i
             magnitudes(x, exact, count, width)
             for b in range(count):
                 inverse[b] = np.float32(1) / exact[b]
-                inverse[b] = inverse[b] if abs(inverse[b]) < np.float32(np.inf) else nought
+                inverse[b] = inverse[b] if abs(inverse[b]) < np.float32(np.inf) else zero
             narrow(exact, scale, count, F16)
             _round(x, inverse, scale, codes, off, count, width)
         write_f16(scale, out, count, at)

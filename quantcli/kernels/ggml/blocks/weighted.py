@@ -1,10 +1,10 @@
 """GGML's `q4_0 q4_1 q5_0 q5_1` with an importance matrix on the CPU: ggml's codes and scales.
 
-Source: `quantize_row_q*_impl` in ggml-quants.c (llama.cpp), restated; the searches are told in k_quants/search.py,
+Source: `quantize_row_q*_impl` in ggml-quants.c (llama.cpp), restated; the searches are described in k_quants/search.py,
 layouts are drawn in schemes/ggml/legacy.py. All arithmetic is float32, each operation rounded once, sums in index
 order:
 
-    weights     importance * sqrt(s + x * x), s the mean of x * x over the whole row: a block depends on its row
+    weights     importance * sqrt(s + x * x), s the mean of x * x over the row: a block depends on its row
     q4_0 q5_0   d and codes of `search_scale`          q4_1 q5_1   d, m and codes of `search_minimum`
 
 Codes are the search's own, those of the scale before it is rounded to f16.
@@ -47,20 +47,20 @@ ROWS = 8
 def encode(values: Array, importance: NDArray[np.float32], bits: int, zero: int | None) -> Encoded:
     """`values` (rows, columns) of any dtype of FLOATS, columns a multiple of 32; importance (1 or rows, columns).
 
-    zero: the code of 0, None where each block has a minimum. Of the result, codes are (blocks, 32), heads (blocks, 2 or
-    4) d and m as f16, subs empty.
+    zero: the code of 0, None where each block has a minimum. Of the result, codes are (blocks, 32), block_scales
+    (blocks, 2 or 4) d and m as f16, subs empty.
     """
     (rows, columns), (source, dropped) = values.shape, units(values)
     weights = np.ascontiguousarray(importance, np.float32).reshape(-1)
     blocks, sums = rows * columns // BLOCK, np.zeros(4, np.float64)
-    codes, heads = np.empty((blocks, BLOCK), np.uint8), np.empty((blocks, 4), np.uint8)
+    codes, block_scales = np.empty((blocks, BLOCK), np.uint8), np.empty((blocks, 4), np.uint8)
     means = np.empty(rows, np.float32)
     _row_means(source, dropped, columns, means)
     steps = scale_steps(zero) if zero is not None else minimum_steps(2**bits - 1, *WEIGHTED_STEPS)
     middle = -1 if zero is None else zero
-    _encode(source, dropped, weights, means, columns, codes, heads, sums, steps, middle, SIXTEENS[BLOCK])
-    heads = heads if zero is None else heads[:, :2]
-    return Encoded(codes, np.empty((blocks, 0, 0), np.uint8), heads, sums)
+    _encode(source, dropped, weights, means, columns, codes, block_scales, sums, steps, middle, SIXTEENS[BLOCK])
+    block_scales = block_scales if zero is None else block_scales[:, :2]
+    return Encoded(codes, np.empty((blocks, 0, 0), np.uint8), block_scales, sums)
 
 
 @kernel
@@ -91,7 +91,7 @@ def _encode(
     means: Any,
     columns: int,
     codes: Any,
-    heads: Any,
+    block_scales: Any,
     sums: Any,
     steps: Any,
     zero: int,
@@ -128,7 +128,7 @@ def _encode(
         for which in range(2):
             narrow(exact[which], rounded[which], per_chunk, F16)
             note_overflow(exact[which], rounded[which], count, sums)
-            write_f16(rounded[which], heads[begin : begin + count], count, 2 * which)
+            write_f16(rounded[which], block_scales[begin : begin + count], count, 2 * which)
         _round_codes(x, found, rounded, codes[begin : begin + count], off, count, zero, steps[0])
         measure(x, off, count * BLOCK, sums)
 

@@ -7,8 +7,8 @@ group of 16 in iq1_m.
 
     splits    values in order of size (equal ones as they stand): the first i1 get level 0, those from i2 on level 2;
               all i1 <= i2 with all shifts are tried, and the one whose scale explains most is kept, the first of
-              equals; llvm/splits.py tells how
-    flip      where the scale came out below zero, levels and shifts are turned round
+              equals; llvm/splits.py describes how
+    flip      where the scale came out below zero, levels and shifts are reversed
     row       of 8 levels: they themselves if they are in the book, else their nearest neighbour (neighbours.py) when
               distances are weighted; then the scale that fits the rows
 
@@ -170,22 +170,22 @@ def _refit(
 
 @inlined
 def _finish(book: Any, floats: Any, t: Any, g: int, i1: int, i2: int, scale: Any, rows: Any, minus: Any) -> Any:
-    """Rows of a group that is split, its shifts turned where the scale is below zero; the scale."""
-    group, turned, on, nought = t.side.shape[0], scale < np.float32(0), True, np.float32(0)
+    """Rows of a group that is split, its shifts flipped where the scale is below zero; the scale."""
+    group, flipped, on, zero = t.side.shape[0], scale < np.float32(0), True, np.float32(0)
     for i in range(group):
         level = np.int32(t.rank[i, g] >= i1) + np.int32(t.rank[i, g] >= i2)
-        t.levels[i] = np.int32(2) - level if turned else level
+        t.levels[i] = np.int32(2) - level if flipped else level
     scale = abs(scale)
     for k in range(group // IQ1_WIDTH):
-        minus[k] = np.uint8(1 - minus[k]) if turned else minus[k]
+        minus[k] = np.uint8(1 - minus[k]) if flipped else minus[k]
         point = np.int64(0)
         for i in range(IQ1_WIDTH):
             point = 3 * point + np.int64(t.levels[IQ1_WIDTH * k + IQ1_WIDTH - 1 - i])
         on = on and book.where[point] >= 0
         rows[k] = _row(book, floats, t, point, g * group + IQ1_WIDTH * k, scale, -SHIFT if minus[k] else SHIFT)
     if not on:
-        along, square = _refit(floats, t.x, t.w, g * group, group, rows, minus, np.float32(1), nought, nought)
-        scale = along / square if along > nought and square > nought else scale
+        along, square = _refit(floats, t.x, t.w, g * group, group, rows, minus, np.float32(1), zero, zero)
+        scale = along / square if along > zero and square > zero else scale
     return scale
 
 

@@ -180,7 +180,7 @@ def _sums(lanes: Any, tried: Any, middle: Any, terms: Any, along: Any, square: A
 @inner
 def _search(lanes: Any, weights: Any, peak: Any, scale: Any, work: Any, groups: int) -> None:
     """The scale of each group, 0 for a group of zeros."""
-    nought, one, last = np.float32(0), np.float32(1), np.float32(127)
+    zero, one, last = np.float32(0), np.float32(1), np.float32(127)
     middle, terms = work[0], work[1:5]
     along, square, tried, best, end = work[5, 0:32], work[5, 32:64], work[5, 64:96], work[5, 96:128], work[5, 128:160]
     for g in range(groups):
@@ -188,7 +188,7 @@ def _search(lanes: Any, weights: Any, peak: Any, scale: Any, work: Any, groups: 
     _terms(lanes, weights, tried, tried, middle, terms, groups)
     _sums(lanes, tried, middle, terms, along, square, groups)
     for g in range(groups):
-        scale[g] = along[g] / square[g] if square[g] > nought else nought
+        scale[g] = along[g] / square[g] if square[g] > zero else zero
         best[g] = scale[g] * along[g]
     for g in range(groups):
         tried[g], end[g] = np.float32(-STEPS - 127) / peak[g], np.float32(STEPS - 127) / peak[g]
@@ -198,20 +198,20 @@ def _search(lanes: Any, weights: Any, peak: Any, scale: Any, work: Any, groups: 
             tried[g] = np.float32(k - 127) / peak[g]
         _sums(lanes, tried, middle, terms, along, square, groups)
         for g in range(groups):
-            better = (square[g] > nought) & (along[g] * along[g] > best[g] * square[g])
+            better = (square[g] > zero) & (along[g] * along[g] > best[g] * square[g])
             found = along[g] / square[g]
             scale[g] = found if better else scale[g]
             best[g] = found * along[g] if better else best[g]
     for g in range(groups):
-        scale[g] = nought if abs(peak[g]) < EPSILON else scale[g]
+        scale[g] = zero if abs(peak[g]) < EPSILON else scale[g]
 
 
 @inner
 def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any, blocks: Any, count: int) -> None:
     """Super-blocks' f16 scales and 6-bit sub-scales; step and inverse of each group's codes."""
-    nought, lowest, highest = np.float32(0), np.float32(-32), np.float32(31)
+    zero, lowest, highest = np.float32(0), np.float32(-32), np.float32(31)
     for b in range(count):
-        largest = nought
+        largest = zero
         for g in range(IQ4_GROUPS * b, IQ4_GROUPS * (b + 1)):
             largest = scale[g] if abs(scale[g]) > abs(largest) else largest
         for g in range(IQ4_GROUPS * b, IQ4_GROUPS * (b + 1)):
@@ -220,7 +220,7 @@ def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any,
     narrow(whole, rounded, count, F16)
     for b in range(count):
         block, high = blocks[b], np.int32(0)
-        to_sub = np.float32(1) / whole[b] if whole[b] != nought else nought
+        to_sub = np.float32(1) / whole[b] if whole[b] != zero else zero
         block[4:8] = np.uint8(0)
         for k in range(IQ4_GROUPS):
             g = IQ4_GROUPS * b + k
@@ -228,7 +228,7 @@ def _split_scales(scale: Any, whole: Any, rounded: Any, step: Any, inverse: Any,
             sub = sub if sub > lowest else lowest
             sub = sub if sub < highest else highest
             exact = whole[b] * sub
-            inverse[g] = np.float32(1) / exact if exact != nought else nought
+            inverse[g] = np.float32(1) / exact if exact != zero else zero
             step[g] = rounded[b] * sub
             stored = np.int32(sub) + np.int32(32)
             block[4 + k // 2] |= np.uint8((stored & np.int32(15)) << np.int32(4 * (k % 2)))

@@ -36,13 +36,13 @@ def crossings(x: Any, at: int, kind: Any, peak: Any, low: Any, high: Any, event:
 
     low, high: levels for the first and the last candidate. Where no rint is beyond 2**22.
     """
-    nought, one, half, top = np.float32(0), np.float32(1), np.float32(0.5), np.float32(2 * kind.base - 1)
+    zero, one, half, top = np.float32(0), np.float32(1), np.float32(0.5), np.float32(2 * kind.base - 1)
     first, last, middle = kind.codes[0], np.float32(kind.tried - 1), np.float32(kind.tried // 2)
     per_step, never = one / kind.step, np.int32(kind.tried)
     for i in range(kind.group):
         value, level = x[at + i], low[i] + event
         place = (np.float32(level + level) * (peak / value) - first) * per_step
-        place = place if place > nought else nought
+        place = place if place > zero else zero
         place = place if place < last else last
         place = (place + RINT) - RINT
         inverse = (top + (place - middle) * kind.step) / peak

@@ -11,9 +11,9 @@ once, sums in index order. Codes are 2 * level + 1. For each group (16 or 32 val
     candidates some twenty scales around the peak's (iq2_xxs: `start_scale`'s); kept is the one whose rows explain most
     last       rows anew for the best scale, where the type does so, and the scale that fits them
 
-What is done otherwise, with the same results. From one candidate to the next few levels change, and where is told by
-levels.py; a run of candidates with the same point looks its list up at once, and rows that are clearly farther than
-some other for all of the run's scales are left out (nearest.py tells what is clear); what is left is compared about,
+What is done otherwise, with the same results. From one candidate to the next few levels change, levels.py
+finds where; a run of candidates with the same point looks its list up at once, and rows that are clearly farther than
+some other for all of the run's scales are left out (nearest.py defines what is clear); what is left is compared about,
 and exactly where that is not clear. Candidates with the same rows as the one before are left out: they explain no more.
 """
 
@@ -42,7 +42,7 @@ from quantcli.kernels.llvm.sums import explained4, explained8
 QUAD = 4
 #: Points of a group, at most.
 POINTS = 8
-#: Scores this many steps of float32 apart are not clearly ordered.
+#: Scores that differ by at most this many steps of float32 are not clearly ordered.
 CLOSE = np.int32(64)
 #: Rows that a vector may reach beyond a list.
 AHEAD = 64
@@ -53,7 +53,7 @@ LAST = {"off-book": OFF_BOOK, "all-or-none": ALL_OR_NONE, "always": ALWAYS}
 
 
 class Rules(NamedTuple):
-    """What sets a type apart.
+    """What distinguishes a type.
 
     group: values that share a scale; width: of the book's rows; base: levels a digit has; parity: 7 signs of 8 are
     stored; tried: candidates, whose code for the peak is the highest one plus `step` for each from the middle one;
@@ -266,11 +266,11 @@ def _winner(t: Any, count: int, scale: Any) -> Any:
     scores are clearly below the largest, that is the largest, whatever the rounding, unless an along ** 2 overflows.
     Positive floats are ordered as their bits.
     """
-    best, winner, nought, top, close = np.float32(0), -1, np.float32(0), np.int32(0), np.int32(0)
-    most = nought
+    best, winner, zero, top, close = np.float32(0), -1, np.float32(0), np.int32(0), np.int32(0)
+    most = zero
     for c in range(count):
         score = t.along[c] / t.square[c] * t.along[c]
-        t.score[c] = bits_of(score if t.square[c] > nought else nought)
+        t.score[c] = bits_of(score if t.square[c] > zero else zero)
         most = max(most, abs(t.along[c]))
     for c in range(count):
         top = max(top, t.score[c])
@@ -283,7 +283,7 @@ def _winner(t: Any, count: int, scale: Any) -> Any:
         return t.along[winner] / t.square[winner], winner
     winner = -1
     for c in range(count):
-        if t.square[c] > nought and t.along[c] * t.along[c] > best * t.square[c]:
+        if t.square[c] > zero and t.along[c] * t.along[c] > best * t.square[c]:
             scale = t.along[c] / t.square[c]
             best, winner = scale * t.along[c], c
     return scale, winner
@@ -314,7 +314,7 @@ def _choose(kind: Any, t: Any, winner: int, chosen: Any) -> bool:
 @inlined
 def _encode_super(kind: Any, book: Any, floats: Any, words: Any, t: Any, out: Any, signs: Any, scales: Any) -> None:
     """Rows `out` and `scales` of a super-block's magnitudes; scale, rows and signs 0 for a group of zeros."""
-    group, one, nought = kind.group, np.float32(1), np.float32(0)
+    group, one, zero = kind.group, np.float32(1), np.float32(0)
     highest, per_group = np.float32(2 * kind.base - 1), group // kind.width
     for g in range(SUPER // group):
         at, chosen = g * group, out[g * per_group : (g + 1) * per_group]
@@ -322,8 +322,8 @@ def _encode_super(kind: Any, book: Any, floats: Any, words: Any, t: Any, out: An
         scale = peak / highest
         if kind.start:
             scale, peak = t.starts[g], t.starts[g] * np.float32(kind.base)
-        scales[g] = nought
-        if not peak > nought or peak < kind.epsilon:
+        scales[g] = zero
+        if not peak > zero or peak < kind.epsilon:
             signs[at // 8 : (at + group) // 8] = np.uint8(0)
             continue
         for c in range(kind.codes.shape[0]):
@@ -337,12 +337,12 @@ def _encode_super(kind: Any, book: Any, floats: Any, words: Any, t: Any, out: An
                     t.rows[k, 0] = chosen[k]
             count = _explain(kind, words, t, at, changes)
             if last:
-                scale = t.along[0] / t.square[0] if t.square[0] > nought else scale
+                scale = t.along[0] / t.square[0] if t.square[0] > zero else scale
                 for k in range(per_group):
                     chosen[k] = t.rows[k, 0]
                 break
             scale, winner = _winner(t, count, scale)
-            if not (_choose(kind, t, winner, chosen) and scale > nought):
+            if not (_choose(kind, t, winner, chosen) and scale > zero):
                 break
             t.inverse[0], t.scale[0] = one / scale, scale
             levels_at(t.size, at, group, t.inverse[0], kind.base, t.low)
@@ -388,7 +388,7 @@ def _search(
 
 @inner
 def _mend_signs(scales: Any, bytes_each: int, signs: Any) -> None:
-    """A scale below zero turns its group's signs, as in ggml."""
+    """A scale below zero flips its group's signs, as in ggml."""
     for g in range(scales.shape[0]):
         if scales[g] < np.float32(0):
             scales[g] = -scales[g]

@@ -35,13 +35,13 @@ def weigh(x: Any, importance: Any, spread: Any, plain: Any, weight: Any) -> None
 @inner
 def magnitudes(x: Any, weight: Any, parity: bool, size: Any, signs: Any) -> None:
     """size = |x|, signs = its minuses; with parity the value of each 8 that weighs least keeps or loses its own."""
-    nought = np.float32(0)
+    zero = np.float32(0)
     for i in range(SUPER):
-        size[i] = x[i] if x[i] >= nought else -x[i]
+        size[i] = x[i] if x[i] >= zero else -x[i]
     for k in range(SUPER // 8):
         bits, minuses = np.int32(0), np.int32(0)
         for i in range(8):
-            minus = np.int32(0) if x[8 * k + i] >= nought else np.int32(1)
+            minus = np.int32(0) if x[8 * k + i] >= zero else np.int32(1)
             bits |= minus << np.int32(i)
             minuses += minus
         if parity and minuses & np.int32(1):
@@ -86,12 +86,12 @@ def start_scale(size: Any, weight: Any, work: Any, scale: Any) -> None:
     x, w, codes = work[0], work[1], work[2]
     peak, inverse, tried, best, error, step = work[3, 0], work[3, 1], work[3, 2], work[3, 3], work[3, 4], work[3, 5]
     sumlx, suml2 = work[3, 6], work[3, 7]
-    groups, nought, four, byte = peak.shape[0], np.float32(0), np.float32(4), np.int32(255)
+    groups, zero, four, byte = peak.shape[0], np.float32(0), np.float32(4), np.int32(255)
     for i in range(32):
         for g in range(groups):
             x[i, g], w[i, g] = size[32 * g + i], weight[32 * g + i]
     for g in range(groups):
-        peak[g] = nought
+        peak[g] = zero
     for i in range(32):
         for g in range(groups):
             peak[g] = peak[g] if peak[g] > x[i, g] else x[i, g]
@@ -109,7 +109,7 @@ def start_scale(size: Any, weight: Any, work: Any, scale: Any) -> None:
             best[g] = error[g] if better else best[g]
             inverse[g] = tried[g] if better else inverse[g]
     for g in range(groups):
-        sumlx[g], suml2[g] = nought, nought
+        sumlx[g], suml2[g] = zero, zero
     for i in range(32):
         for g in range(groups):
             code = min(nearest_int(inverse[g] * x[i, g]), np.int32(4))
@@ -120,14 +120,14 @@ def start_scale(size: Any, weight: Any, work: Any, scale: Any) -> None:
         if not _start_round(x, w, codes, sumlx, suml2):
             break
     for g in range(groups):
-        scale[g] = sumlx[g] / suml2[g] if suml2[g] > nought else nought
-        scale[g] = scale[g] if peak[g] >= EPSILON else nought
+        scale[g] = sumlx[g] / suml2[g] if suml2[g] > zero else zero
+        scale[g] = scale[g] if peak[g] >= EPSILON else zero
 
 
 @inner
 def _start_round(x: Any, w: Any, codes: Any, sumlx: Any, suml2: Any) -> bool:
     """One round over all codes; whether one changed. A lane that is done stays as it is in further rounds."""
-    nought, changed = np.float32(0), np.int32(0)
+    zero, changed = np.float32(0), np.int32(0)
     for i in range(x.shape[0]):
         xs, ws, qs = x[i], w[i], codes[i]
         for g in range(sumlx.shape[0]):
@@ -135,7 +135,7 @@ def _start_round(x: Any, w: Any, codes: Any, sumlx: Any, suml2: Any) -> bool:
             code = min(nearest_int(xs[g] * left2 / left), np.int32(4))
             q = np.float32(code)
             along, square = left + ws[g] * xs[g] * q, left2 + ws[g] * q * q
-            better = (left > nought) & (left2 > nought) & (q != qs[g])
+            better = (left > zero) & (left2 > zero) & (q != qs[g])
             better = better & (along * along * suml2[g] > sumlx[g] * sumlx[g] * square)
             sumlx[g] = along if better else sumlx[g]
             suml2[g] = square if better else suml2[g]

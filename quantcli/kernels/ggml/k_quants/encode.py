@@ -1,12 +1,12 @@
 """GGML's `q2_k q3_k q4_k q5_k` on the CPU: ggml's codes and scales, with and without an importance matrix.
 
-Source: `quantize_row_q*_K_ref` and `quantize_row_q*_K_impl` in ggml-quants.c (llama.cpp), restated; the searches are
-told in search.py, super-blocks are packed by pack.py. All arithmetic is float32, each operation rounded once,
+Source: `quantize_row_q*_K_ref` and `quantize_row_q*_K_impl` in ggml-quants.c (llama.cpp), restated; search.py
+describes the searches, pack.py packs super-blocks. All arithmetic is float32, each operation rounded once,
 sums in index order. Groups have n values (q2_k q3_k 16, q4_k q5_k 32), super-blocks 256:
 
     weights, none   q2_k abs(x)    q3_k x * x    q4_k q5_k abs(x) + sqrt(mean of the group's x * x)
     with a matrix   importance * sqrt(s + x * x), s the mean of the super-block's x * x, twice that but for q2_k
-    scales, none    q2_k q4_k q5_k: d = largest / top, sub-scale = rint(scale / d), minima likewise
+    scales, none    q2_k q4_k q5_k: d = largest / top, sub-scale = rint(scale / d), minima in the same way
                     q3_k: d = largest magnitude / -32, sub-scale = rint(scale / d)
     with a matrix   `settle_scales` of scales and of minima, q3_k `search_scale`, a group's weight the sum of its own
     codes           rint((x + f16(dmin) * sub-minimum) / (f16(d) * sub-scale)); where that scale is 0, the search's own
@@ -55,7 +55,10 @@ _REFINING = floats_of_work(BATCH)
 
 @dataclass(frozen=True)
 class WithMinima:
-    """What tells q2_k, q4_k and q5_k apart. `steps`: of `minimum_steps` without a matrix; those with one are shared."""
+    """What distinguishes q2_k, q4_k and q5_k.
+
+    steps: of `minimum_steps` without a matrix; those with one are shared.
+    """
 
     bits: int
     group: int
@@ -84,12 +87,12 @@ class Encoded:
     """Super-blocks before they are packed.
 
     codes: uint8 (blocks, 256).  subs: uint8 (blocks, groups, 1 or 2), the sub-scales (and sub-minima), q3_k's + 32.
-    heads: uint8 (blocks, 2 or 4), d (and dmin) as f16.  sums: as `Ggml._encode_cpu`'s.
+    block_scales: uint8 (blocks, 2 or 4), d (and dmin) as f16.  sums: as `Ggml._encode_cpu`'s.
     """
 
     codes: NDArray[np.uint8]
     subs: NDArray[np.uint8]
-    heads: NDArray[np.uint8]
+    block_scales: NDArray[np.uint8]
     sums: NDArray[np.float64]
 
 
@@ -101,17 +104,17 @@ def encode(name: str, values: Array, importance: NDArray[np.float32] | None) -> 
     )
     blocks, kind = values.size // SUPER, MINIMA.get(name)
     group, numbers = (kind.group, 2) if kind is not None else (16, 1)
-    codes, heads = np.empty((blocks, SUPER), np.uint8), np.empty((blocks, 2 * numbers), np.uint8)
+    codes, block_scales = np.empty((blocks, SUPER), np.uint8), np.empty((blocks, 2 * numbers), np.uint8)
     subs, sums = np.empty((blocks, SUPER // group, numbers), np.uint8), np.zeros(4, np.float64)
     if kind is None:
         steps, sub_steps = scale_steps(Q3_LIMIT), scale_steps(Q3_SUB_LIMIT)
-        _encode_q3(source, dropped, weights, codes, subs, heads, sums, steps, sub_steps, SIXTEENS[16])
+        _encode_q3(source, dropped, weights, codes, subs, block_scales, sums, steps, sub_steps, SIXTEENS[16])
     else:
         steps = minimum_steps(kind.top, *(kind.steps if importance is None else WEIGHTED_STEPS))
         absolute = kind.absolute and importance is None
         sub_top, sixteens = np.float32(kind.sub_top), SIXTEENS[group]
-        _encode_minima(source, dropped, weights, codes, subs, heads, sums, steps, sub_top, absolute, sixteens)
-    return Encoded(codes, subs, heads, sums)
+        _encode_minima(source, dropped, weights, codes, subs, block_scales, sums, steps, sub_top, absolute, sixteens)
+    return Encoded(codes, subs, block_scales, sums)
 
 
 @inner
@@ -178,7 +181,9 @@ def _add_up(lanes: Any, size: int, out: Any) -> None:
 
 
 @inner
-def _settle(numbers: Any, weights: Any, per: int, top: Any, subs: Any, which: int, heads: Any, work: Any) -> None:
+def _settle(
+    numbers: Any, weights: Any, per: int, top: Any, subs: Any, which: int, block_scales: Any, work: Any
+) -> None:
     """d and its multiples for the numbers of 16 super-blocks, `per` of each, by their weights."""
     x, w, state = work[:256], work[256:512], work[512 : 512 + STATE]
     codes = work[768:1024].view(np.int32)
@@ -189,13 +194,13 @@ def _settle(numbers: Any, weights: Any, per: int, top: Any, subs: Any, which: in
             x[16 * j + b], w[16 * j + b] = numbers[per * b + j], weights[per * b + j]
     settle_scales(x, w, codes, top, state)
     for b in range(TOGETHER):
-        heads[b] = state[SCALE + b]
+        block_scales[b] = state[SCALE + b]
         for j in range(per):
             subs[per * b + j, which] = np.uint8(codes[16 * j + b])
 
 
 @inner
-def _divide(numbers: Any, per: int, top: Any, subs: Any, which: int, heads: Any) -> None:
+def _divide(numbers: Any, per: int, top: Any, subs: Any, which: int, block_scales: Any) -> None:
     """d = the largest number / top of each super-block, sub-scales its rounded multiples."""
     for b in range(TOGETHER):
         largest = ZERO
@@ -203,7 +208,7 @@ def _divide(numbers: Any, per: int, top: Any, subs: Any, which: int, heads: Any)
             number = numbers[per * b + j]
             largest = number if number > largest else largest
         inverse = top / largest if largest > ZERO else ZERO
-        heads[b] = largest / top
+        block_scales[b] = largest / top
         for j in range(per):
             # A negative number is a byte modulo 256, as in C.
             sub = nearest(inverse * numbers[per * b + j]) & np.int32(255)
@@ -255,7 +260,7 @@ def _encode_minima(
     importance: Any,
     codes: Any,
     subs: Any,
-    heads: Any,
+    block_scales: Any,
     sums: Any,
     steps: Any,
     sub_top: Any,
@@ -305,7 +310,7 @@ def _encode_minima(
         for which in range(2):
             narrow(exact[which], rounded[which], TOGETHER, F16)
             note_overflow(exact[which], rounded[which], count, sums)
-            write_f16(rounded[which], heads[begin : begin + count], count, 2 * which)
+            write_f16(rounded[which], block_scales[begin : begin + count], count, 2 * which)
         for g in range(count * per):
             scale[g] = rounded[0, g // per] * np.float32(batch_subs[g, 0])
             low[g] = rounded[1, g // per] * np.float32(batch_subs[g, 1])
@@ -332,7 +337,7 @@ def _encode_q3(
     importance: Any,
     codes: Any,
     subs: Any,
-    heads: Any,
+    block_scales: Any,
     sums: Any,
     steps: Any,
     sub_steps: Any,
@@ -374,7 +379,7 @@ def _encode_q3(
             _divide_q3(scale, sub_steps[0], batch_subs, exact)
         narrow(exact, rounded, TOGETHER, F16)
         note_overflow(exact, rounded, count, sums)
-        write_f16(rounded, heads[begin : begin + count], count, 0)
+        write_f16(rounded, block_scales[begin : begin + count], count, 0)
         for g in range(16 * count):
             if not np.isfinite(scale[g]):
                 sums[3] = np.inf
@@ -398,7 +403,7 @@ def _encode_q3(
 
 
 @inner
-def _settle_q3(numbers: Any, weights: Any, steps: Any, sixteens: Any, subs: Any, heads: Any, work: Any) -> None:
+def _settle_q3(numbers: Any, weights: Any, steps: Any, sixteens: Any, subs: Any, block_scales: Any, work: Any) -> None:
     """d and its multiples 0 .. 63 (32: nothing) for the 16 scales of 16 super-blocks, by their weights."""
     x, w, state = work[:256], work[256:512], work[512 : 512 + STATE]
     transpose(numbers, x, 16, 16)
@@ -406,7 +411,7 @@ def _settle_q3(numbers: Any, weights: Any, steps: Any, sixteens: Any, subs: Any,
     search_scale(x, w, steps, sixteens, state)
     limit = np.int32(steps[0])
     for b in range(TOGETHER):
-        heads[b] = state[SCALE + b]
+        block_scales[b] = state[SCALE + b]
         inverse = state[INVERSE + b]
         for j in range(16):
             q = min(max(nearest(inverse * numbers[16 * b + j]), -limit), limit - np.int32(1))
@@ -414,7 +419,7 @@ def _settle_q3(numbers: Any, weights: Any, steps: Any, sixteens: Any, subs: Any,
 
 
 @inner
-def _divide_q3(numbers: Any, top: Any, subs: Any, heads: Any) -> None:
+def _divide_q3(numbers: Any, top: Any, subs: Any, block_scales: Any) -> None:
     """d = -(the scale of largest magnitude) / 32, sub-scales its rounded multiples + 32."""
     limit = np.int32(top)
     for b in range(TOGETHER):
@@ -423,7 +428,7 @@ def _divide_q3(numbers: Any, top: Any, subs: Any, heads: Any) -> None:
             number = numbers[16 * b + j]
             largest = number if abs(number) > abs(largest) else largest
         inverse = -top / largest if largest != ZERO else ZERO
-        heads[b] = ONE / inverse if largest != ZERO else ZERO
+        block_scales[b] = ONE / inverse if largest != ZERO else ZERO
         for j in range(16):
             q = nearest(inverse * numbers[16 * b + j])
             q = min(max(np.int32(np.int8(q)), -limit), limit - np.int32(1)) + limit

@@ -30,7 +30,7 @@ def pack(name: str, found: Encoded) -> NDArray[np.uint8]:
     """uint8 (blocks, bytes)."""
     size, low, high, subs, d = PLACES[name]
     blocks = np.empty((len(found.codes), size), np.uint8)
-    blocks[:, d : d + found.heads.shape[1]] = found.heads
+    blocks[:, d : d + found.block_scales.shape[1]] = found.block_scales
     width = 2 if name in ("q2_k", "q3_k") else 4
     _pack_codes(found.codes, blocks, width, low, high, RUN)
     {"q2_k": _pack_q2, "q3_k": _pack_q3}.get(name, _pack_q4)(found.subs, blocks, subs)

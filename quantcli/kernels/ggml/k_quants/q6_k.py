@@ -91,8 +91,8 @@ def _encode_super(x: Any, off: Any, block: Any, sums: Any, state: Any, small: An
     """One super-block: its 210 bytes, and how far the values that they stand for are from x."""
     peak, scale, inverse = state[HIGH : HIGH + 16], state[SCALE : SCALE + 16], state[INVERSE : INVERSE + 16]
     whole, rounded = small[0:1], small[1:2]
-    nought = np.float32(0)
-    largest = nought
+    zero = np.float32(0)
+    largest = zero
     for g in range(Q6_GROUPS):
         largest = scale[g] if abs(scale[g]) > abs(largest) else largest
     for g in range(Q6_GROUPS):
@@ -110,7 +110,7 @@ def _encode_super(x: Any, off: Any, block: Any, sums: Any, state: Any, small: An
     bits = np.float32(abs(rounded[0]) * np.float32(2.0**-112)).view(np.int32)
     half = min(np.int32(bits >> np.int32(13)), np.int32(0x7C00))
     block[208] = np.uint8(half)
-    block[209] = np.uint8((half >> np.int32(8)) | (np.int32(0x80) if whole[0] < nought else np.int32(0)))
+    block[209] = np.uint8((half >> np.int32(8)) | (np.int32(0x80) if whole[0] < zero else np.int32(0)))
     for g in range(Q6_GROUPS):
         begin, end = Q6_GROUP * g, Q6_GROUP * (g + 1)
         sub = (to_sub * scale[g] + RINT) - RINT
@@ -118,9 +118,9 @@ def _encode_super(x: Any, off: Any, block: Any, sums: Any, state: Any, small: An
         sub = sub if sub < np.float32(127) else np.float32(127)
         block[192 + g] = np.uint8(np.int32(sub))
         d = rounded[0] * sub
-        if d != nought:
+        if d != zero:
             _round(x[begin:end], d, True, codes[begin:end])
-        elif inverse[g] != nought:
+        elif inverse[g] != zero:
             _round(x[begin:end], inverse[g], False, codes[begin:end])
         else:
             codes[begin:end] = np.uint8(0)

@@ -1,4 +1,4 @@
-"""GGML's `q8_k` on the CPU: ggml's bytes and values. Source and layout are told in schemes/ggml/q8_k.py.
+"""GGML's `q8_k` on the CPU: ggml's bytes and values. Source and layout are described in schemes/ggml/q8_k.py.
 
 The sums of a block of zeros are 0 here.
 """
@@ -45,7 +45,7 @@ def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
 @kernel
 def _encode(source: Any, dropped: int, floats: Any, codes: Any, shorts: Any, sums: Any, width: int) -> None:
     """floats, codes, shorts: the same blocks, as float32, int8 and int16."""
-    per_unit, top, nought = 1 if dropped else 2, np.int32(127), np.float32(0)
+    per_unit, top, zero = 1 if dropped else 2, np.int32(127), np.float32(0)
     x, off = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     low, high = np.empty(CHUNK // SUPER, np.float32), np.empty(CHUNK // SUPER, np.float32)
     for start in range(0, codes.shape[0], CHUNK // SUPER):
@@ -55,8 +55,8 @@ def _encode(source: Any, dropped: int, floats: Any, codes: Any, shorts: Any, sum
         peaks(x, low, high, high, count, width)
         for b in range(count):
             value, far, code = x[b * width : (b + 1) * width], off[b * width : (b + 1) * width], codes[start + b, 4:260]
-            inverse = np.float32(-127) / high[b] if high[b] != nought else nought
-            d = np.float32(1) / inverse if high[b] != nought else nought
+            inverse = np.float32(-127) / high[b] if high[b] != zero else zero
+            d = np.float32(1) / inverse if high[b] != zero else zero
             floats[start + b, 0] = d
             for j in range(width):
                 q = np.int8(min(nearest(inverse * value[j]), top))

@@ -61,7 +61,7 @@ class Q30(Ggml):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         if grid.zero is None and grid.table is None:
-            return f"its groups have zeros of their own, {self.name}'s is {ZERO} everywhere"
+            return f"its zero point is not {ZERO} in every group, but that of {self.name} is"
         return self.may_fit(grid, shape)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -70,11 +70,11 @@ class Q30(Ggml):
         Biases of groups may happen to be those of one zero; `pack` refuses others.
         """
         if grid.table is not None:
-            return f"its codes stand for a table of values, {self.name}'s for even steps"
+            return f"its codes stand for a table of values, but {self.name} has even steps"
         if not 0 <= ZERO - (ZERO if grid.zero is None else grid.zero) <= LARGEST + 1 - 2**grid.bits:
-            return f"its {grid.bits}-bit codes leave the range of {self.name}, 3 bits around {ZERO}"
+            return f"its {grid.bits}-bit codes exceed the range of {self.name}, 3 bits with zero point {ZERO}"
         if grid.group % BLOCK:
-            return f"its groups of {grid.group} are no whole blocks of {BLOCK}"
+            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def adapted(self, codes: Codes) -> Codes:
