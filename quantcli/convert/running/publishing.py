@@ -162,11 +162,13 @@ def take_back(places: Places) -> None:
 
 
 def _take_back_folder(places: Places) -> None:
+    is_known = is_one(places.output / places.report.name, places.staged)
+    if is_known and os.path.lexists(places.grown):  # the two were swapped: this is the old one
+        os.rename(places.grown, places.replaced)
     if os.path.lexists(places.grown):
         if os.path.lexists(places.replaced):
             _put_back(places.replaced, places.output)
         return
-    is_known = is_one(places.output / places.report.name, places.staged)
     if is_known and os.path.lexists(places.replaced) and exchange(places.replaced, places.output):
         os.rename(places.replaced, places.grown)
         return
@@ -179,6 +181,8 @@ def _take_back_files(places: Places) -> None:
     """Every new file that has its name already back to where it grew; then old ones back to theirs, part 1 last."""
     for name in places.parts:
         grown, final = places.grown / name, places.final(name)
+        if is_one(grown, places.replaced / name):  # the two were swapped: this is the old one
+            os.unlink(grown)
         if is_one(grown, final):
             os.unlink(final)
         elif os.path.lexists(final) and not os.path.lexists(grown):
