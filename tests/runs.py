@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +13,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from quantcli.convert.running import renames
 from quantcli.convert.running.conversion import convert
 from quantcli.convert.running.run import Resources
 from tests.conversions import planned
+from tests.faults.disk import CHANGES, Call, intercepted
 
 ROOT = Path(__file__).resolve().parent.parent
 DRIVERS = ROOT / "tests" / "convert" / "running"
@@ -100,22 +99,19 @@ class Died(BaseException):
 class Power:
     """Lets `left` changes of the disk happen, then none; counts them."""
 
-    CHANGES = ("pwrite", "write", "ftruncate", "fsync", "mkdir", "rmdir", "unlink", "rename", "replace", "link")
-
     def __init__(self, left: int, patch: pytest.MonkeyPatch) -> None:
         self.left = left
-        for name in self.CHANGES:
-            patch.setattr(os, name, self.spending(getattr(os, name)))
-        patch.setattr(renames, "flagged_rename", self.spending(renames.flagged_rename))
+        intercepted(patch, self.spend)
 
-    def spending(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        def spend(*arguments: Any, **options: Any) -> Any:
+    def spend(self, call: Call) -> Any:
+        if call.kind in CHANGES:
             if self.left <= 0:
-                raise Died
+                self.end()
             self.left -= 1
-            return change(*arguments, **options)
+        return call.carry_out()
 
-        return spend
+    def end(self) -> None:
+        raise Died
 
 
 def dies_after(changes: int, *arguments: Any, **options: Any) -> bool:
