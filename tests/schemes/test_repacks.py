@@ -172,9 +172,9 @@ def test_awq_to_mlx(scheme: Awq) -> None:
 @pytest.mark.parametrize(
     ("name", "d", "reason"),
     [
-        ("q8_0", 512.0, "a bias of 65536 is above the largest of f16"),
-        ("q1_0", 32768.0, "a scale of 65536 is above the largest of f16"),
-        ("q4_k", 65504.0, "above the largest of f16"),
+        ("q8_0", 512.0, "bias of 65536 .*f16"),
+        ("q1_0", 32768.0, "scale of 65536 .*f16"),
+        ("q4_k", 65504.0, "f16"),
     ],
 )
 def test_overflow_of_f16_is_refused_and_f32_holds_it(name: str, d: float, reason: str) -> None:
@@ -256,7 +256,7 @@ def test_groups_merge_where_neighbours_share_their_parameters(name: str, target:
         assert same_values(target.decode(packed), codes.values())
     apart = codes.scales.copy()
     apart[0, 1] *= 2
-    with pytest.raises(DoesNotFit, match="side by side have different"):
+    with pytest.raises(DoesNotFit, match=f"groups of {grid.group} "):
         target.pack(Codes(grid, codes.codes, apart, codes.biases))
 
 
@@ -273,10 +273,10 @@ def test_biases_that_are_whole_multiples_of_their_scale(bits: int) -> None:
     given = Codes(grid, codes, scales, (-zeros * scales).astype(np.float32))
     assert same_values(q8_0.decode(q8_0.pack(given)), given.values())
     off = given.biases + scales * np.float32(0.25)
-    with pytest.raises(DoesNotFit, match="is no whole multiple of its scale"):
+    with pytest.raises(DoesNotFit, match="bias of .* scale "):
         q8_0.pack(Codes(grid, codes, scales, off))
     if bits == 8:
-        with pytest.raises(DoesNotFit, match="takes codes out of 8 bits"):
+        with pytest.raises(DoesNotFit, match="bias of -127 .*8 bits"):
             q8_0.pack(Codes(grid, codes, scales, -127 * scales))
 
 

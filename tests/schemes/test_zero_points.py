@@ -164,7 +164,7 @@ def test_a_constant_above_f16_does_not_fit() -> None:
     codes = made(4, 32, np.float32(8), 0.0, 0.0, 6, "f32")
     scales, biases = (array.copy() for array in _parts(codes))
     scales[0, 0], biases[0, 0] = 0, -1e6
-    with pytest.raises(DoesNotFit, match="a scale of 1e\\+06 is above f16's 65504"):
+    with pytest.raises(DoesNotFit, match="scale of 1e\\+06 .*65504"):
         TYPES["q4_0"].pack(Codes(codes.grid, codes.codes, scales, biases))
 
 

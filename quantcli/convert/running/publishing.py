@@ -13,6 +13,9 @@ An old report goes to `replaced` before its file, a new one gets its name after 
 file that it does not describe. Where a file system cannot swap two names, or has no hard links, the old output goes to
 `replaced` first: for a moment nothing has the name OUTPUT. What runs next puts it back.
 
+Between two changes that build on each other the folders are flushed, the one that something goes to before the one that
+it leaves: a power cut then undoes the later change or both, and nothing is gone from both folders.
+
 Which of two outputs is the new one, is seen without the journal, which may be damaged: of folders by the report, which
 has a second name in the work folder; of files by the old one's second name.
 """

@@ -20,6 +20,7 @@ from quantcli.schemes import ggml_scheme
 from quantcli.schemes.base import DoesNotFit, Error, Grid
 from quantcli.schemes.ggml.iq import neighbours
 from quantcli.schemes.ggml.iq_books import BOOKS
+from tests.reasons import facts
 
 DATA = Path(__file__).parent.parent.parent / "data" / "ggml"
 GOLDEN, BLOCKS = np.load(DATA / "iq.npz"), np.load(DATA / "blocks.npz")
@@ -119,7 +120,7 @@ def test_who_needs_importance(name: str, device: Device) -> None:
     scheme, values = ggml_scheme(name), rng.standard_normal((1, 256)).astype(np.float32)
     assert scheme.needs_importance == (name in ("iq1_s", "iq2_xxs", "iq2_xs"))
     if scheme.needs_importance:
-        with pytest.raises(DoesNotFit, match=f"{name} is encoded with an importance matrix only"):
+        with pytest.raises(DoesNotFit, match=f"{name} .*importance matrix"):
             scheme.encode(values, device)
     else:
         assert scheme.encode(values, device)[1].relative_rmse < 0.8
@@ -185,7 +186,7 @@ def test_a_scale_above_f16_does_not_fit(large: float, name: str, device: Device)
     """Also where the search's float32 sums overflow, so that it finds no scale."""
     values = np.ones((2, 512), np.float32)
     values[1, 300] = large
-    with pytest.raises(DoesNotFit, match=r"a block's scale or minimum of \S+e\+\d+ is above f16's 65504"):
+    with pytest.raises(DoesNotFit, match=r"block's scale or minimum of \S+e\+\d+ .*65504"):
         ggml_scheme(name).encode(values, device, ONES)
 
 
@@ -204,7 +205,7 @@ def test_layout_unfit_and_no_rows(name: str) -> None:
     scheme = ggml_scheme(name)
     size = scheme.ggml_type.block_bytes
     assert scheme.layout((3, 512))["blocks"].shape == (3, 2 * size)
-    assert scheme.unfit((4, 320)) == "last axis 320 is no multiple of 256"
+    assert facts(scheme.unfit((4, 320))) == ["320", "256"]
     for device in DEVICES:
         parts, error = scheme.encode(np.zeros((0, 512), np.float32), device, ONES)
         assert error == Error()

@@ -16,6 +16,7 @@ from quantcli.kernels.ggml.k_quants.search import minimum_steps
 from quantcli.schemes.base import DoesNotFit, Error, Grid
 from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.ggml.k_quants import SCHEMES
+from tests.reasons import facts
 
 DATA = Path(__file__).parent.parent.parent / "data" / "ggml"
 GOLDEN, BLOCKS = np.load(DATA / "k_quants.npz"), np.load(DATA / "blocks.npz")
@@ -185,7 +186,7 @@ def test_a_scale_above_f16_does_not_fit(name: str, large: float, device: Device)
     values = np.ones((2, 512), np.float32)
     values[1, 300] = large
     for importance in (None, np.ones((1, 512), np.float32)):
-        with pytest.raises(DoesNotFit, match=r"a block's scale or minimum of \S+ is above f16's 65504"):
+        with pytest.raises(DoesNotFit, match=r"block's scale or minimum of \S+ .*65504"):
             TYPES[name].encode(values, device, importance)
 
 
@@ -194,7 +195,7 @@ def test_a_scale_above_f16_does_not_fit(name: str, large: float, device: Device)
 def test_layout_unfit_and_no_rows(name: str, device: Device) -> None:
     scheme = TYPES[name]
     assert scheme.layout((3, 512))["blocks"].shape == (3, 2 * scheme.ggml_type.block_bytes)
-    assert scheme.unfit((4, 320)) == "last axis 320 is no multiple of 256"
+    assert facts(scheme.unfit((4, 320))) == ["320", "256"]
     parts, error = scheme.encode(np.zeros((0, 256), np.float32), device)
     assert error == Error()
     assert scheme.decode(parts, device).shape == (0, 256)

@@ -17,6 +17,7 @@ from quantcli.arrays import Device, numpy_dtype
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid
 from quantcli.schemes.ggml import TYPES
 from quantcli.schemes.ggml.legacy import SCHEMES, GgmlLegacy
+from tests.reasons import facts
 
 GOLDEN = np.load(Path(__file__).parent.parent.parent / "data" / "ggml" / "blocks.npz")
 NAMES = tuple(SCHEMES)
@@ -150,7 +151,7 @@ def test_nonfinite_values_show_in_the_reference(name: str, bad: float, device: D
 def test_a_scale_above_f16_does_not_fit(name: str, device: Device) -> None:
     values = np.zeros((2, 64), np.float32)
     values[1, 5] = 1e30
-    with pytest.raises(DoesNotFit, match=r"a block's scale or minimum of \S+e\+\d+ is above f16's 65504"):
+    with pytest.raises(DoesNotFit, match=r"block's scale or minimum of \S+e\+\d+ .*65504"):
         SCHEMES[name].encode(values, device)
 
 
@@ -172,7 +173,7 @@ def test_layout_and_unfit() -> None:
     assert scheme.layout((64,))["blocks"].shape == (48,)
     assert scheme.bits_per_weight((3, 64)) == 6.0
     assert scheme.unfit((4, 64)) is None
-    assert scheme.unfit((64, 100)) == "last axis 100 is no multiple of 32"
+    assert facts(scheme.unfit((64, 100))) == ["100", "32"]
     with pytest.raises(DoesNotFit, match="last axis 100"):
         scheme.encode(np.zeros((2, 100), np.float32))
 
@@ -192,25 +193,26 @@ def test_layout_and_unfit() -> None:
         ("q4_1", Grid(4, 64, "f16", zero=8), Grade.EXACT),
         ("q4_1", Grid(4, 64, "f16", zero=7), Grade.CODES_EXACT),
         ("q5_1", Grid(4, 32, "bf16"), Grade.CODES_EXACT),
-        ("q4_0", Grid(4, 32, "f16", zero=7), "its 4-bit codes around 7 leave the range of q4_0, 4 bits around 8"),
-        ("q4_0", Grid(5, 32, "f16", zero=16), "its 5-bit codes around 16 leave the range of q4_0, 4 bits around 8"),
-        ("q4_1", Grid(5, 32, "f16"), "its codes have 5 bits, q4_1's 4"),
-        ("q4_1", Grid(4, 48, "f16"), "its groups of 48 are no whole blocks of 32"),
-        ("q4_1", Grid(4, 32, "f16", table=(0.0,) * 16), "its codes stand for a table of values, q4_1's for even steps"),
+        ("q4_0", Grid(4, 32, "f16", zero=7), ["4", "7", "q4_0", "4", "8"]),
+        ("q4_0", Grid(5, 32, "f16", zero=16), ["5", "16", "q4_0", "4", "8"]),
+        ("q4_1", Grid(5, 32, "f16"), ["5", "q4_1", "4"]),
+        ("q4_1", Grid(4, 48, "f16"), ["48", "32"]),
+        ("q4_1", Grid(4, 32, "f16", table=(0.0,) * 16), ["q4_1"]),
     ],
 )
-def test_fits(name: str, grid: Grid, grade: Grade | str) -> None:
-    assert SCHEMES[name].fits(grid, (4, 384)) == grade
+def test_fits(name: str, grid: Grid, grade: Grade | list[str]) -> None:
+    found = SCHEMES[name].fits(grid, (4, 384))
+    assert (facts(found) if isinstance(grade, list) else found) == grade
     columns = 384
     codes = rng.integers(0, 2**grid.bits, (4, columns)).astype(np.uint8)
     scales = (rng.standard_normal((4, columns // grid.group)) * 0.01).astype(np.float16).astype(np.float32)
     zero = rng.integers(0, 16, scales.shape).astype(np.float32) if grid.zero is None else np.float32(grid.zero)
     biases = -zero * scales if grid.zero is not None or grid.zero_points else zero.astype(np.float16).astype(np.float32)
     given = Codes(grid, codes, scales, biases)
-    if isinstance(grade, str):
+    if isinstance(grade, list):
         with pytest.raises(DoesNotFit) as refused:
             SCHEMES[name].pack(given)
-        assert str(refused.value) == grade
+        assert str(refused.value) == found
         return
     parts = SCHEMES[name].pack(given)
     decoded = SCHEMES[name].decode(parts)
@@ -226,9 +228,9 @@ def test_fits(name: str, grid: Grid, grade: Grade | str) -> None:
 def test_pack_refuses_what_f16_does_not_hold() -> None:
     codes = np.zeros((1, 32), np.uint8)
     one = np.ones((1, 1), np.float32)
-    with pytest.raises(DoesNotFit, match="a scale of 70000 is above f16's 65504"):
+    with pytest.raises(DoesNotFit, match="scale of 70000 .*65504"):
         SCHEMES["q4_0"].pack(Codes(Grid(4, 32, "f32", zero=8), codes, one * 70000, -one * 560000))
-    with pytest.raises(DoesNotFit, match="a bias of 80000 is above f16's 65504"):
+    with pytest.raises(DoesNotFit, match="bias of 80000 .*65504"):
         SCHEMES["q4_1"].pack(Codes(Grid(4, 32, "f32"), codes, one, -one * 80000))
     with pytest.raises(DoesNotFit, match="a scale is NaN or infinite"):
         SCHEMES["q8_0"].pack(Codes(Grid(8, 32, "f32", zero=128), codes, one * np.nan, one))

@@ -13,6 +13,7 @@ from quantcli.arrays import Device, numpy_dtype
 from quantcli.kernels.ggml.k_quants.search import scale_steps
 from quantcli.schemes.base import DoesNotFit, Error, Grid
 from quantcli.schemes.ggml.q6_k import Q6K
+from tests.reasons import facts
 
 GOLDEN = np.load(Path(__file__).parent.parent.parent / "data" / "ggml" / "blocks.npz")
 DEVICES = (Device.CPU, Device.MLX)
@@ -105,7 +106,7 @@ def test_a_scale_above_f16_does_not_fit(large: float, device: Device) -> None:
     """Also where the search's float32 sums overflow before the scale does, in one group of a sound super-block."""
     values = np.ones((2, 512), np.float32)
     values[1, 300] = large
-    with pytest.raises(DoesNotFit, match=r"a block's scale or minimum of \S+e\+\d+ is above f16's 65504"):
+    with pytest.raises(DoesNotFit, match=r"block's scale or minimum of \S+e\+\d+ .*65504"):
         SCHEME.encode(values, device)
 
 
@@ -113,7 +114,7 @@ def test_a_scale_above_f16_does_not_fit(large: float, device: Device) -> None:
 def test_layout_unfit_and_no_rows(device: Device) -> None:
     assert SCHEME.layout((3, 512))["blocks"].shape == (3, 420)
     assert SCHEME.bits_per_weight((3, 512)) == 6.5625
-    assert SCHEME.unfit((4, 320)) == "last axis 320 is no multiple of 256"
+    assert facts(SCHEME.unfit((4, 320))) == ["320", "256"]
     parts, error = SCHEME.encode(np.zeros((0, 256), np.float32), device)
     assert error == Error()
     assert SCHEME.decode(parts, device).shape == (0, 256)

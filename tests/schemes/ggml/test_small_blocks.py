@@ -19,6 +19,7 @@ from quantcli.schemes.ggml import TYPES, floats, iq4, ternary
 from quantcli.schemes.ggml.blocks import Ggml
 from quantcli.schemes.mlx.affine import Affine
 from quantcli.schemes.mlx.mx_floats import MxFloat
+from tests.reasons import facts
 
 DATA = Path(__file__).parent.parent.parent / "data" / "ggml"
 GOLDEN = np.load(DATA / "small.npz")
@@ -168,19 +169,19 @@ def test_peaks_just_below_powers_of_two() -> None:
 def test_foreign_grids_have_their_reason() -> None:
     shape = (4, 512)
     affine = Affine(4, 32, "f16").grid()
-    assert SCHEMES["iq4_nl"].fits(affine, shape) == "its codes are not those of iq4_nl"
-    assert SCHEMES["iq4_nl"].fits(SCHEMES["mxfp4"].grid(), shape) == "its codes are not those of iq4_nl"
+    assert facts(SCHEMES["iq4_nl"].fits(affine, shape)) == ["iq4_nl"]
+    assert facts(SCHEMES["iq4_nl"].fits(SCHEMES["mxfp4"].grid(), shape)) == ["iq4_nl"]
     assert SCHEMES["iq4_nl"].fits(SCHEMES["iq4_xs"].grid(), shape) == Grade.CODES_EXACT
-    assert "6-bit multiples of one f16" in str(SCHEMES["iq4_xs"].fits(SCHEMES["iq4_xs"].grid(), shape))
-    assert SCHEMES["mxfp4"].fits(affine, shape) == "its codes are not those of mxfp4"
-    assert SCHEMES["mxfp4"].fits(SCHEMES["nvfp4"].grid(), shape) == "its groups of 16 are no multiple of 32"
-    assert "scales are f8_e8m0" in str(SCHEMES["nvfp4"].fits(SCHEMES["mxfp4"].grid(), shape))
-    assert SCHEMES["nvfp4"].fits(MxFloat("nvfp4").grid(), (4, 48)) == "last axis 48 is no multiple of 64"
-    assert "biases need not be -scale / 2" in str(SCHEMES["q1_0"].fits(SCHEMES["q1_0"].grid(), shape))
-    assert "counted from 1" in str(SCHEMES["q2_0"].fits(Affine(2, 64, "f16").grid(), shape))
-    assert SCHEMES["tq2_0"].fits(Grid(2, 64, "f16", zero=1), shape) == "its groups of 64 are no whole blocks of 256"
+    assert facts(SCHEMES["iq4_xs"].fits(SCHEMES["iq4_xs"].grid(), shape)) == ["iq4_xs", "6", "f16", "256"]
+    assert facts(SCHEMES["mxfp4"].fits(affine, shape)) == ["mxfp4"]
+    assert facts(SCHEMES["mxfp4"].fits(SCHEMES["nvfp4"].grid(), shape)) == ["16", "32"]
+    assert facts(SCHEMES["nvfp4"].fits(SCHEMES["mxfp4"].grid(), shape)) == ["f8_e8m0", "nvfp4", "f8_e4m3"]
+    assert facts(SCHEMES["nvfp4"].fits(MxFloat("nvfp4").grid(), (4, 48))) == ["48", "64"]
+    assert facts(SCHEMES["q1_0"].fits(SCHEMES["q1_0"].grid(), shape)) == ["2", "q1_0"]
+    assert facts(SCHEMES["q2_0"].fits(Affine(2, 64, "f16").grid(), shape)) == ["1", "q2_0"]
+    assert facts(SCHEMES["tq2_0"].fits(Grid(2, 64, "f16", zero=1), shape)) == ["64", "256"]
     assert SCHEMES["q2_0"].fits(Grid(2, 256, "bf16", zero=1), shape) == Grade.CODES_EXACT
-    assert SCHEMES["q2_0"].fits(Grid(3, 64, "f16", zero=1), shape) == "its codes have 3 bits, q2_0's 2"
+    assert facts(SCHEMES["q2_0"].fits(Grid(3, 64, "f16", zero=1), shape)) == ["3", "q2_0", "2"]
     with pytest.raises(DoesNotFit):
         SCHEMES["iq4_xs"].pack(SCHEMES["iq4_xs"].codes({"blocks": random_blocks("iq4_xs")}))
 
@@ -191,9 +192,9 @@ def test_what_pack_finds_out() -> None:
     codes[0, 7] = 3
     one = np.ones((1, 1), np.float32)
     assert SCHEMES["tq2_0"].pack(Codes(grid, codes, one, -one))["blocks"][0, 7] == 3
-    with pytest.raises(DoesNotFit, match="a code of 3 is above tq1_0's 2"):
+    with pytest.raises(DoesNotFit, match="code of 3 .*2.*tq1_0"):
         SCHEMES["tq1_0"].pack(Codes(grid, codes, one, -one))
-    with pytest.raises(DoesNotFit, match="a scale of 70000 is above f16's 65504"):
+    with pytest.raises(DoesNotFit, match="scale of 70000 .*65504"):
         SCHEMES["q2_0"].pack(Codes(grid, codes, one * 70000, -one))
 
 
@@ -240,7 +241,7 @@ def test_a_scale_above_f16_does_not_fit(name: str, large: float, device: Device)
     """Also where the search's float32 sums overflow before the scale does."""
     values = np.ones((2, 512), np.float32)
     values[1, 300] = large
-    with pytest.raises(DoesNotFit, match=r"a block's scale or minimum of \S+ is above f16's 65504"):
+    with pytest.raises(DoesNotFit, match=r"block's scale or minimum of \S+ .*65504"):
         SCHEMES[name].encode(values, device)
 
 
@@ -251,7 +252,7 @@ def test_registered_layout_unfit_and_no_rows(name: str, device: Device) -> None:
     assert scheme == SCHEMES[name]
     size = scheme.ggml_type.block_size
     assert scheme.layout((3, 512))["blocks"].shape == (3, 512 // size * scheme.ggml_type.block_bytes)
-    assert scheme.unfit((4, 16)) == f"last axis 16 is no multiple of {size}"
+    assert facts(scheme.unfit((4, 16))) == ["16", str(size)]
     parts, error = scheme.encode(np.zeros((0, 256), np.float32), device)
     assert error == Error()
     assert scheme.decode(parts, device).shape == (0, 256)

@@ -161,7 +161,7 @@ def test_integers_of_few_bits_in_bytes(bits: int) -> None:
     values = (codes.astype(np.float32) - zeros.repeat(16, 1)) * scales.repeat(16, 1)
     check(scheme, {"weight": codes, "zeros": zeros, "scales": scales}, values)
     if bits < 8:
-        with pytest.raises(DoesNotFit, match=f"a code of 100 is no integer of {bits} bits"):
+        with pytest.raises(DoesNotFit, match=rf"code of 100 .*\b{bits}\b"):
             scheme.decode({"weight": np.full((8, 32), 100, np.int8), "zeros": zeros, "scales": scales})
 
 

@@ -12,6 +12,7 @@ from quantcli.arrays import Device, from_mlx, numpy_dtype, to_float32, to_mlx
 from quantcli.schemes.base import Codes, DoesNotFit, Error, Grade, Grid, Parts
 from quantcli.schemes.mlx.affine import BITS, GROUPS, Affine
 from quantcli.schemes.ocp import E2M1
+from tests.reasons import facts
 
 DTYPES = ("bf16", "f16", "f32")
 
@@ -123,12 +124,12 @@ def test_overflow_is_refused_with_the_value() -> None:
     values = gauss()
     values[3, 7] = 70000.0
     for device in Device:
-        with pytest.raises(DoesNotFit, match="a value of 70000 is above the largest of f16"):
+        with pytest.raises(DoesNotFit, match="value of 70000 .*f16"):
             Affine(4, 64, "f16").encode(values, device)
         assert np.isfinite(Affine(4, 64, "bf16").encode(values, device)[1].reference)
         values[3, 8] = values[3, 7] = -60000.0
         values[3, 9] = 60000.0
-        with pytest.raises(DoesNotFit, match="a scale of about 120000 is above the largest of f16"):
+        with pytest.raises(DoesNotFit, match="scale of about 120000 .*f16"):
             Affine(1, 64, "f16").encode(values, device)
         values[3, 7:10] = 70000.0
 
@@ -148,17 +149,17 @@ def test_fits_grades_by_what_the_scale_dtype_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "shape", "reason"),
+    ("grid", "shape", "said"),
     [
-        (Grid(5, 64, "f16"), (8, 384), "its codes have 5 bits, affine4-g64 holds 4"),
-        (Grid(4, 32, "f16"), (8, 384), "its groups of 32 are no multiple of 64"),
-        (Grid(4, 64, "f16", table=E2M1), (8, 384), "its codes are on a table of values, not evenly spaced"),
-        (Grid(4, 64, "f16"), (8, 100), "last axis 100 is no multiple of 64"),
-        (Grid(4, 64, "f16"), (384,), "has 1 dimension, MLX quantizes from 2 on"),
+        (Grid(5, 64, "f16"), (8, 384), ["5", "affine4-g64", "4"]),
+        (Grid(4, 32, "f16"), (8, 384), ["32", "64"]),
+        (Grid(4, 64, "f16", table=E2M1), (8, 384), ["affine4-g64"]),
+        (Grid(4, 64, "f16"), (8, 100), ["100", "64"]),
+        (Grid(4, 64, "f16"), (384,), ["1"]),
     ],
 )
-def test_what_does_not_fit_says_why(grid: Grid, shape: tuple[int, ...], reason: str) -> None:
-    assert Affine(4, 64, "f16").fits(grid, shape) == reason
+def test_what_does_not_fit_says_why(grid: Grid, shape: tuple[int, ...], said: list[str]) -> None:
+    assert facts(Affine(4, 64, "f16").fits(grid, shape)) == said
 
 
 def test_pack_repeats_scales_of_larger_groups_and_keeps_narrower_codes() -> None:
@@ -171,11 +172,11 @@ def test_pack_repeats_scales_of_larger_groups_and_keeps_narrower_codes() -> None
 @pytest.mark.parametrize(
     ("scale", "bias", "code", "reason"),
     [
-        (70000.0, 0.0, 15, "a scale of 70000 is above the largest of f16"),
-        (1.0, -8e4, 15, "a bias of 80000 is above the largest of f16"),
-        (np.nan, 0.0, 15, "a scale is not finite"),
-        (1.0, np.inf, 15, "a bias is not finite"),
-        (1.0, 0.0, 16, "a code of 16 is above 4 bits"),
+        (70000.0, 0.0, 15, "scale of 70000 .*f16"),
+        (1.0, -8e4, 15, "bias of 80000 .*f16"),
+        (np.nan, 0.0, 15, "scale"),
+        (1.0, np.inf, 15, "bias"),
+        (1.0, 0.0, 16, "code of 16 .*4 bits"),
     ],
 )
 def test_pack_refuses_what_its_dtype_cannot_hold(scale: float, bias: float, code: int, reason: str) -> None:
