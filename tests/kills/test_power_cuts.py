@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from quantcli.convert.running import publishing, workplace
+from quantcli.convert.running.open_files import OpenFiles
+from quantcli.errors import Surroundings
 from tests.builders import tiny_llama
 from tests.faults.disk import intercepted
 from tests.kills.power import Recorder, lay_out, states
@@ -104,6 +107,17 @@ def test_cuts_of_runs_that_go_on_with_a_killed_one(
         seen += cut(tried, tmp_path / "place", recorder, draw, most=4, begin=died)
     record_property("power cut in", f"8 resumed runs, {seen.total()} states; then stood {dict(seen)}")
     assert seen["new"]
+
+
+@pytest.mark.parametrize("owners", [(publishing, workplace), (OpenFiles,)], ids=["folders", "files"])
+def test_a_missing_flush_is_found(source: Path, tmp_path: Path, owners: tuple[object, ...]) -> None:
+    tried = scene(TARGETS["gguf"], source, tmp_path, force=True, check=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for owner in owners:
+            patch.setattr(owner, "sync", lambda *arguments: None)
+        recorder = recorded(tried, tmp_path / "place")
+    with pytest.raises((AssertionError, Surroundings)):
+        cut(tried, tmp_path / "place", recorder, random.Random(1), most=2, begin=len(recorder.changes) // 2)
 
 
 @pytest.mark.parametrize("name", TARGETS)
