@@ -17,7 +17,7 @@ from tests.faults.disk import Call, intercepted, is_below
 from tests.runs import run
 
 #: A child that takes longer is stuck: it is ended, and the test fails.
-SECONDS = 120
+SECONDS = 600
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Command:
         """Its exit status where it is killed once its work folder has been there for so many seconds."""
         child = self.begun(folder)
         while not self.scene.target.partial(folder).exists() and not os.waitid(os.P_PID, child, _LOOK):
-            time.sleep(0.0002)
+            time.sleep(0.001)
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)
         return status_of(child)
@@ -87,7 +87,7 @@ class Command:
         while not os.waitid(os.P_PID, child, _LOOK):
             if self.scene.target.partial(folder).exists():
                 seen.append(time.monotonic())
-            time.sleep(0.0002)
+            time.sleep(0.001)
         assert status_of(child) == 0
         return seen[-1] - seen[0]
 
