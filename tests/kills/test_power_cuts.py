@@ -6,15 +6,18 @@ keeps the page cache, so tests that kill cannot find a missing fsync. `make test
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from quantcli.convert.running import publishing, workplace
+from quantcli.convert.running import publishing, renames, workplace
 from quantcli.convert.running.open_files import OpenFiles
 from quantcli.errors import Surroundings
 from tests.builders import tiny_llama
@@ -90,6 +93,28 @@ def test_all_cuts(source: Path, tmp_path: Path, record_property: Record, name: s
     seen = cut(tried, tmp_path / "place", recorder, draw, most=16)
     record_property("power cut in", f"{len(recorder.changes)} changes, {seen.total()} states; then stood {dict(seen)}")
     assert seen["new"] and seen["old" if force else "neither"] and seen.total() > len(recorder.changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lacking", ["swaps", "swaps and links"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_cuts_where_a_file_system_lacks(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record, name: str, lacking: str
+) -> None:
+    """While the output gets its name; what goes on runs where nothing is lacking."""
+    tried, draw = scene(TARGETS[name], source, tmp_path, force=True, check=True), random.Random(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(renames, "flagged_rename", _refuse)
+        if "links" in lacking:
+            patch.setattr(os, "link", _refuse)
+        recorder = recorded(tried, tmp_path / "place")
+    seen = cut(tried, tmp_path / "place", recorder, draw, most=8, begin=len(recorder.changes) - 40)
+    record_property("power cut without", f"{lacking} in {seen.total()} states; then stood {dict(seen)}")
+    assert seen["old"] and seen["new"]
+
+
+def _refuse(*arguments: Any, **options: Any) -> None:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
 @pytest.mark.slow
