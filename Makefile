@@ -70,7 +70,7 @@ slow: $(READY)
 mutations: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/mutations
 
-# Killed runs and flipped bits, some forty minutes; `make test` tries a sample.
+# Killed runs, power cuts and flipped bits, some forty minutes; `make test` tries a sample.
 kills: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/kills
 

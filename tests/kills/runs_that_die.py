@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from quantcli.convert.running import run as runner
-from tests.runs import Power, run
+from tests.faults.disk import Call, intercepted, is_below
+from tests.runs import run
 
-#: A child that takes longer has got stuck: it is ended, and the test fails.
-SECONDS = 120
+#: A child that takes longer is stuck: it is ended, and the test fails.
+SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,19 @@ class Target:
     def partial(self, folder: Path) -> Path:
         return folder / f"{self.name}.partial"
 
-    def files(self, folder: Path) -> dict[str, bytes]:
-        """Everything of the output but reports, by path."""
+    def everything(self, folder: Path) -> dict[str, bytes]:
+        """Every file under the output's names, by path."""
         stem = self.name.removesuffix(".gguf")
         paths = [p for top in folder.glob(f"{stem}*") if top.suffix != ".partial" for p in (top, *top.rglob("*"))]
-        return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.is_file() and "report" not in p.name}
+        return {str(p.relative_to(folder)): p.read_bytes() for p in paths if p.is_file()}
+
+    def files(self, folder: Path) -> dict[str, bytes]:
+        """Everything of the output but reports, by path."""
+        return without_reports(self.everything(folder))
+
+
+def without_reports(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if "report" not in name}
 
 
 TARGETS = {
@@ -51,37 +60,44 @@ TARGETS = {
 }
 
 
-class _Kill(Power):
-    """Lets so many changes of the disk happen, then kills this process."""
-
-    def end(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """The exit status of a forked child that does this: -9 where it was killed."""
+def forked(work: Callable[[], object]) -> int:
+    """The process id of a child that does this, and then ends with exit code 0, or 1 where it fails."""
     child = os.fork()
-    if not child:
-        signal.alarm(SECONDS)
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
+    if child:
+        return child
+    signal.alarm(SECONDS)
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def status_of(child: int) -> int:
+    """Its exit code once it has ended, negative where a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed_after(changes: int, work: Callable[[], object]) -> bool:
-    """Whether a child was killed before its change number `changes`, or got to its end."""
+def killed_after(changes: int, folder: Path, work: Callable[[], object]) -> bool:
+    """Whether a child was killed after so many changes in a folder, or got to its end."""
+    left = changes
+
+    def kill(call: Call) -> Any:
+        nonlocal left
+        if call.is_change and is_below(call, folder):
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+        return call.carry_out()
 
     def dying() -> None:
         with pytest.MonkeyPatch.context() as patch:
             at_once(patch)
-            _Kill(changes, patch)
+            intercepted(patch, kill)
             work()
 
-    status = in_child(dying)
+    status = status_of(forked(dying))
     assert status in (0, -signal.SIGKILL), status
     return status != 0
 
@@ -92,11 +108,17 @@ def at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def changes_of(work: Callable[[], object]) -> int:
-    """How many changes of the disk some work makes."""
+def changes_of(folder: Path, work: Callable[[], object]) -> int:
+    """How many changes some work makes in a folder."""
+    changes = 0
+
+    def count(call: Call) -> Any:
+        nonlocal changes
+        changes += call.is_change and is_below(call, folder)
+        return call.carry_out()
+
     with pytest.MonkeyPatch.context() as patch:
         at_once(patch)
-        most = 1 << 20
-        power = Power(most, patch)
+        intercepted(patch, count)
         work()
-        return most - power.left
+    return changes

@@ -13,6 +13,9 @@ An old report goes to `replaced` before its file, a new one gets its name after 
 file that it does not describe. Where a file system cannot swap two names, or has no hard links, the old output goes to
 `replaced` first: for a moment nothing has the name OUTPUT. What runs next puts it back.
 
+Between two changes that build on each other the folders are flushed, the one that something goes to before the one that
+it leaves: a power cut then undoes the later change or both, and nothing is gone from both folders.
+
 Which of two outputs is the new one, is seen without the journal, which may be damaged: of folders by the report, which
 has a second name in the work folder; of files by the old one's second name.
 """
@@ -72,16 +75,27 @@ def publish(places: Places, old: Sequence[Path], check_old: Callable[[Path], Non
     except (FileExistsError, Surroundings):
         take_back(places)
         raise
-    _flush(places)
+    _flush_out(places)
 
 
-def _flush(places: Places) -> None:
-    """Bring names to disk, those in the work folder first: an old output is never gone from one place and not yet in
-    the other.
+def _flush_in(places: Places) -> None:
+    """Bring names to disk after something went into the work folder, those in there first: an old output is never gone
+    from one place and not yet in the other.
     """
-    for folder in (places.replaced, places.partial, places.output.parent):
-        if folder.is_dir():
-            sync(folder)
+    for folder in reversed(_folders(places)):
+        sync(folder)
+
+
+def _flush_out(places: Places) -> None:
+    """Bring names to disk after something came out of the work folder, those in there last."""
+    for folder in _folders(places):
+        sync(folder)
+
+
+def _folders(places: Places) -> list[Path]:
+    """The folders whose names change, from the outermost inwards."""
+    within = [places.replaced] if places.is_folder else [places.grown, places.replaced]
+    return [places.output.parent, places.partial, *filter(Path.is_dir, within)]
 
 
 def _publish_folder(places: Places, old: Sequence[Path]) -> None:
@@ -91,17 +105,17 @@ def _publish_folder(places: Places, old: Sequence[Path]) -> None:
             os.rmdir(places.output)
         rename_new(places.grown, places.output)
     elif is_one(held, places.staged) and exchange(places.grown, places.output):
-        _flush(places)
+        _flush_out(places)
         os.rename(places.grown, places.replaced)
     else:
         os.rename(places.output, places.replaced)
-        _flush(places)
+        _flush_in(places)
         rename_new(places.grown, places.output)
 
 
 def _publish_file(places: Places, old: Sequence[Path]) -> None:
     grown, final = places.grown / places.parts[0], places.output
-    places.replaced.mkdir(exist_ok=True)
+    _make_replaced(places)
     _put_away(places, [places.report])
     kept = places.replaced / final.name
     if old and not _exchanged_file(places, grown, final, kept):
@@ -109,15 +123,21 @@ def _publish_file(places: Places, old: Sequence[Path]) -> None:
         old = []
     if not old:
         rename_new(grown, final)
-    _flush(places)
+    _flush_out(places)
     rename_new(places.staged, places.report)
+
+
+def _make_replaced(places: Places) -> None:
+    """The folder for old files, on disk before anything is moved into it."""
+    places.replaced.mkdir(exist_ok=True)
+    sync(places.partial)
 
 
 def _exchanged_file(places: Places, grown: Path, final: Path, kept: Path) -> bool:
     """Whether a new file has got the name of an old one, whose second name is `kept`, in one step."""
     if not link(final, kept):
         return False
-    _flush(places)
+    _flush_in(places)
     if not exchange(grown, final):
         os.unlink(kept)
         return False
@@ -125,19 +145,20 @@ def _exchanged_file(places: Places, grown: Path, final: Path, kept: Path) -> boo
         exchange(grown, final)
         os.unlink(kept)
         raise FileExistsError(f"{final} was replaced meanwhile")
-    _flush(places)
+    _flush_out(places)
     os.unlink(grown)
     return True
 
 
 def _publish_files(places: Places, old: Sequence[Path]) -> None:
     first, *others = places.parts
-    places.replaced.mkdir(exist_ok=True)
+    _make_replaced(places)
     _put_away(places, [places.report, *sorted(old)])
     for name in reversed(others):
         rename_new(places.grown / name, places.final(name))
-    _flush(places)
+    _flush_out(places)
     rename_new(places.grown / first, places.final(first))
+    _flush_out(places)
     rename_new(places.staged, places.report)
 
 
@@ -146,7 +167,7 @@ def _put_away(places: Places, old: Iterable[Path]) -> None:
     for path in old:
         if is_there(path):
             os.rename(path, places.replaced / path.name)
-            _flush(places)
+            _flush_in(places)
 
 
 def take_back(places: Places) -> None:
@@ -159,19 +180,24 @@ def take_back(places: Places) -> None:
         elif not is_there(places.staged):
             os.rename(places.report, places.staged)
         _take_back_files(places)
-    _flush(places)
+    _flush_out(places)
 
 
 def _take_back_folder(places: Places) -> None:
+    is_known = is_one(places.output / places.report.name, places.staged)
+    if is_known and is_there(places.grown):  # the two were swapped: this is the old one
+        os.rename(places.grown, places.replaced)
+        _flush_in(places)
     if is_there(places.grown):
         if is_there(places.replaced):
             _put_back(places.replaced, places.output)
         return
-    is_known = is_one(places.output / places.report.name, places.staged)
     if is_known and is_there(places.replaced) and exchange(places.replaced, places.output):
+        _flush_out(places)
         os.rename(places.replaced, places.grown)
         return
     os.rename(places.output, places.grown)
+    _flush_in(places)
     if is_there(places.replaced):
         _put_back(places.replaced, places.output)
 
@@ -180,10 +206,13 @@ def _take_back_files(places: Places) -> None:
     """Every new file that has its name already back to where it grew; then old ones back to theirs, part 1 last."""
     for name in places.parts:
         grown, final = places.grown / name, places.final(name)
+        if is_one(grown, places.replaced / name):  # the two were swapped: this is the old one
+            os.unlink(grown)
         if is_one(grown, final):
             os.unlink(final)
         elif is_there(final) and not is_there(grown):
             os.rename(final, grown)
+    _flush_in(places)
     for kept in sorted(_names(places.replaced), reverse=True):
         _put_back(kept, places.final(kept.name))
 
@@ -215,13 +244,14 @@ def recovered(places: Places, is_complete: bool) -> bool:
 
     places: those of that process. is_complete: its journal says that all was on disk.
     """
-    is_published = _recovered_folder if places.is_folder else _recovered_files
-    if not (is_complete or is_publishing(places)) or not is_published(places):
+    if not (is_complete or is_publishing(places)):
         return False
-    if not places.is_folder and is_there(places.staged):
+    is_published = _recovered_folder(places) if places.is_folder else _recovered_files(places)
+    _flush_out(places)
+    if is_published and not places.is_folder and is_there(places.staged):
         _put_report(places)
-    _flush(places)
-    return True
+        _flush_out(places)
+    return is_published
 
 
 def _recovered_folder(places: Places) -> bool:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from quantcli.containers.entries import is_there
+from quantcli.convert.running.places import sync
 
 #: Values of the flags, and of the folder that relative paths begin in.
 RENAME_NOREPLACE, RENAME_EXCHANGE, AT_FDCWD = 1, 2, -100
@@ -40,6 +41,7 @@ def rename_new(old: Path, new: Path) -> None:
     if _flagged(old, new, RENAME_EXCL if sys.platform == "darwin" else RENAME_NOREPLACE):
         return
     if not old.is_dir() and link(old, new):
+        sync(new.parent)  # else a power cut may undo the second name and leave the first removed
         os.unlink(old)
         return
     if is_there(new):

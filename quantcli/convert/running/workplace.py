@@ -108,6 +108,8 @@ class Workplace:
             raise Surroundings(f"{self.partial}: is no folder, and the output has to grow there; remove it.")
         self._made = [folder for folder in self.partial.parents if not folder.exists()]
         self.partial.mkdir(parents=True, exist_ok=True)
+        for folder in (self.partial, *self._made):
+            sync(folder.parent)
         names = {path.name for path in self.partial.iterdir()}
         if strange := sorted(names - {JOURNAL, GROWN, REPLACED, REPORT}):
             raise Surroundings(f"{self.partial}: holds {strange[0]}, so it is no unfinished run; move it away.")

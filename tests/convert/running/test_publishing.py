@@ -133,6 +133,10 @@ class Output:
             if not path.is_relative_to(self.places.partial)
         }
 
+    def waiting(self) -> set[str]:
+        """What the files are that wait in the work folder for their names."""
+        return {(self.places.grown / name).read_text() for name in self.places.parts or ("tensors",)}
+
     def publish(self, check: Callable[[Path], None] = lambda path: None) -> None:
         publish(self.places, self.old, check)
 
@@ -216,12 +220,26 @@ class TestSteps:
                 seen.add("new")
             else:
                 assert output.standing() == output.before
-                grown = [output.places.grown / name for name in output.places.parts or ("tensors",)]
-                assert [path.read_text() for path in grown] == ["new"] * len(grown)
+                assert output.waiting() == {"new"}
                 seen.add("old")
             if not died:
                 break
         assert seen == {"old", "new"} and changes > 1
+
+    def test_taken_back_after_it_was_killed_at_any_change(
+        self, tmp_path: Path, kind: str, lacking: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before: of two folders that were swapped already, the old one counted as the new one in the work folder."""
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+        for changes in range(100):
+            output = Output(tmp_path / str(changes), kind)
+            died = died_after(changes, output)
+            if recovered(output.places, True):
+                take_back(output.places)
+            assert output.standing() == output.before and output.waiting() == {"new"}
+            if not died:
+                return
+        raise AssertionError("publishing changes the disk more than 100 times")
 
     def test_killed_while_it_is_taken_back(
         self, tmp_path: Path, kind: str, lacking: str, monkeypatch: pytest.MonkeyPatch
@@ -290,7 +308,8 @@ class TestRuns:
         assert {inode for inode, _ in deleted} == inodes
         new = {path.stat().st_ino for path in tmp_path.rglob("*") if path.is_file() and "report" not in path.name}
         first = min(count for _, count in deleted)
-        assert new <= {*flushed[:first]} and tmp_path.stat().st_ino == flushed[first - 1]
+        # The last flushes: of the folder with the output's names, then of the work folder and what is in it.
+        assert new <= {*flushed[:first]} and tmp_path.stat().st_ino in flushed[first - 4 : first]
         assert len(report["files"]) == len(new)
 
     @pytest.mark.parametrize(("name", "size"), [("out", None), ("out.gguf", None), ("out.gguf", 12_000)])
