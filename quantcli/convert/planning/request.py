@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantcli.errors import WrongUsage
-from quantcli.schemes.base import SEARCHES
 from quantcli.targets import TARGETS
 
 
@@ -85,8 +84,6 @@ GGUF_ONLY = GGUF_OPTIONS | {
 def check(request: Request) -> None:
     """Refuse options that the target has no meaning for."""
     target = TARGETS[request.target]()
-    if request.search not in SEARCHES:
-        raise WrongUsage(f"--search {request.search!r}: one of {', '.join(SEARCHES)}.")
     if request.search != "ggml" and not any(scheme.better_search for scheme in target.holders("f16")):
         raise WrongUsage(f"--search {request.search} is for GGML's types: it needs an output that ends in .gguf.")
     if not target.follows_llama_quantize:
