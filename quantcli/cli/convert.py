@@ -315,7 +315,7 @@ def _refuse_overlap(source: Path, output: Path) -> None:
 
     real = source.resolve()
     read = real.parent if real.suffix == ".safetensors" else real  # its folder's config and tokenizer are read too
-    with surroundings(output, "check the path and its permissions"):
+    with surroundings(output, "Check the path and its permissions"):
         lies_inside = read.is_dir() and leads_through(output.parent, read)
         if lies_inside or first_lost(ways([source, read]), [output], deep=False):
             raise WrongUsage(f"OUTPUT {output}: is SOURCE, is inside it or contains it. Choose a path outside SOURCE.")

@@ -163,10 +163,10 @@ def _row(weight: WeightDifference) -> tuple[str, ...]:
     difference = weight.difference
     if difference is None:
         shapes = f": {_shape(weight.a)}, {_shape(weight.b)}" if weight.a.shape != weight.b.shape else ""
-        return weight.name, a, b, "-", "-", "-", "-", f"{weight.said}{shapes}"
-    said = f"{difference.nonfinite} values are NaN or Inf on one side only" if difference.nonfinite else weight.said
+        return weight.name, a, b, "-", "-", "-", "-", f"{weight.result}{shapes}"
+    result = f"{difference.nonfinite} values are NaN or Inf on one side only" if difference.nonfinite else weight.result
     numbers = (f"{x:.4g}" for x in (difference.relative_rmse, difference.mse, difference.largest))
-    return weight.name, a, b, *numbers, f"{difference.cosine:.6f}", said
+    return weight.name, a, b, *numbers, f"{difference.cosine:.6f}", result
 
 
 def _shape(tensor: Tensor) -> str:

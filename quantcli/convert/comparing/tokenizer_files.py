@@ -133,7 +133,7 @@ def files_of_tokenizers(a: Files, b: Files, *, vocabulary: bool) -> tuple[list[T
 
 
 def _is_template(name: str, files: Files) -> bool:
-    """Whether a file holds the chat template that is read; it is compared with the other's in any file."""
+    """Return whether a file holds the chat template that is read; it is compared separately, in any file."""
     return name.endswith((".jinja", "chat_template.json")) and CHAT_TEMPLATE not in files.json(SETTINGS)
 
 

@@ -1,4 +1,4 @@
-"""What deciding gives a plan: a scheme's name for every draft, with its reason."""
+"""The result of deciding: the name of a scheme for every draft, with the reason."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ KEEP = Decision("keep", "keep", Origin.DEFAULT)
 
 @dataclass(frozen=True)
 class Chosen:
-    """A decision for each draft by name. preset: of mlx-lm's mixtures; common: the scheme given for the whole model.
+    """A decision for each draft by name. preset: one of mlx-lm's mixtures. common: the scheme for the whole model.
 
-    file_type: GGUF's number of the mixture, None where none was asked for. demanding: weights that llama-quantize does
-    not make without an entry in an importance matrix. asked: the scheme for the whole model that an option gives.
+    file_type: GGUF's number of the mixture, None if none was requested. demanding: weights that llama-quantize refuses
+    to write without an entry in an importance matrix. asked: the scheme for the whole model that an option gives.
     beside: the `quantization_config.json` next to a dense model.
     """
 
