@@ -327,7 +327,7 @@ def show_plan(plan: Plan, out: Output) -> None:
     from quantcli.convert.planning.devices import ON_CPU
 
     uses_gpu = any(step.devices != ON_CPU for step in plan.steps)
-    titles = ("weight", "shape", "from", "to", "route", "grade", *(["device"] if uses_gpu else []), "why")
+    titles = ("weight", "shape", "from", "to", "route", "grade", *(["device"] if uses_gpu else []), "reason")
     listed = [(step.name, _cells(step, with_device=uses_gpu)) for step in plan.steps]
     out.table([Column(title) for title in titles], [(name, *cells) for name, _, cells in fold(listed)])
     for line in left_out((tensor.name, tensor.reason) for tensor in plan.left):

@@ -1,4 +1,4 @@
-"""`quant diff A B`: how far apart the weights of two checkpoints are, and what else differs."""
+"""`quant diff A B`: the differences between the weights of two checkpoints, and what else differs."""
 
 from __future__ import annotations
 

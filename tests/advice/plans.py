@@ -53,7 +53,7 @@ ROWS = (
         patch=lambda patch, tmp: patch.setattr(safetensors, "MAX_HEADER", 3000),
     ),
     Row(
-        "convert/planning/beside.py",
+        "convert/planning/settings_file.py",
         "applies all of it, --scheme",
         "convert {beside} {out}",
         (
@@ -63,7 +63,7 @@ ROWS = (
         0,
     ),
     Row(
-        "convert/planning/beside.py",
+        "convert/planning/settings_file.py",
         "rank below --scheme",
         "convert {beside_plain} {out} -s affine4-g32",
         "convert {beside_plain} {out2} --recipe {beside_plain}/quantization_config.json",

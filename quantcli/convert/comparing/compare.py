@@ -231,7 +231,7 @@ def unequal(found: Comparison) -> list[str]:
 
 
 def as_json(found: Comparison) -> dict[str, Any]:
-    """The comparison as `diff --json` prints it; a number that is infinite is null."""
+    """Return the comparison as `diff --json` prints it; infinite numbers are null."""
     total = found.total
     return {
         "diff_version": 2,

@@ -140,7 +140,7 @@ def _is_template(name: str, files: Files) -> bool:
 def _object(files: Files, name: str, vocabulary: bool) -> dict[str, Any]:
     """Return a file's object as it is compared: added tokens by id, merges as texts."""
     found = files.json(name)
-    if name == SETTINGS and not files.has(JINJA):  # else the template that nobody but a GGUF takes
+    if name == SETTINGS and not files.has(JINJA):  # otherwise only GGUF files use this template
         return {key: value for key, value in found.items() if key != CHAT_TEMPLATE}
     if name != JSON:
         return found

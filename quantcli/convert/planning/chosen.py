@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from quantcli.convert.planning.beside import Beside
+from quantcli.convert.planning.settings_file import SettingsFile
 from quantcli.recipes.base import Decision, Origin
 
-NO_FILE = Beside()
+NO_FILE = SettingsFile()
 KEEP = Decision("keep", "keep", Origin.DEFAULT)
 
 
@@ -18,7 +18,7 @@ class Chosen:
 
     file_type: GGUF's number of the mixture, None if none was requested. demanding: weights that llama-quantize refuses
     to write without an entry in an importance matrix. asked: the scheme for the whole model that an option gives.
-    beside: the `quantization_config.json` next to a dense model.
+    settings_file: the `quantization_config.json` next to a dense model.
     """
 
     of: Mapping[str, Decision]
@@ -28,4 +28,4 @@ class Chosen:
     warnings: tuple[str, ...]
     demanding: frozenset[str] = frozenset()
     asked: Decision | None = None
-    beside: Beside = NO_FILE
+    settings_file: SettingsFile = NO_FILE

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quantcli.checkpoint import Checkpoint
-from quantcli.convert.planning import beside, decide_gguf, model_recipe
+from quantcli.convert.planning import decide_gguf, model_recipe, settings_file
 from quantcli.convert.planning.chosen import KEEP, Chosen
 from quantcli.convert.planning.request import Request
 from quantcli.dtypes import DENSE_DTYPES
@@ -29,7 +29,7 @@ def decisions(
     common = _common(request, recipe, target)
     sources: list[Recipe] = [given] + ([recipe] if recipe else [])
     subjects = [draft.subject for draft in drafts]
-    neighbour = beside.read(source, request, common, target)
+    neighbour = settings_file.read(source, request, common, target)
     warnings = [w for r in sources for w in r.warnings]
     warnings += [f"{given.label}: {pattern} matches no weight." for pattern in given.unmatched(subjects)]
     warnings += doubts(subjects) if doubts else []
@@ -37,13 +37,13 @@ def decisions(
     if target.follows_llama_quantize:
         entries = [r.entry for r in (recipe, neighbour) if r is not None]
         chosen = decide_gguf.decisions(source, drafts, request, given.entry, entries, common, warnings, importance)
-        return replace(chosen, asked=_asked(request, common), beside=neighbour)
+        return replace(chosen, asked=_asked(request, common), settings_file=neighbour)
     explicit: list[Layer] = [*(r.entry for r in sources), neighbour.entry]
     preset = common.scheme if common and common.scheme in mixtures.MIXTURES else None
     layers = [*explicit, *_below(target, preset, common, drafts, request.group_size)]
     of = {draft.name: resolve(draft.subject, layers) or KEEP for draft in drafts}
     named = None if preset or common is None else common.scheme
-    return Chosen(of, preset, named, None, tuple(warnings), asked=_asked(request, common), beside=neighbour)
+    return Chosen(of, preset, named, None, tuple(warnings), asked=_asked(request, common), settings_file=neighbour)
 
 
 def _asked(request: Request, common: Decision | None) -> Decision | None:

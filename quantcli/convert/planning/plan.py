@@ -99,7 +99,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *chooser.warnings,
         *uncovered(steps, chosen),
         *numbered_experts(source, steps, target),
-        *chosen.beside.unreached(steps, chosen.of),
+        *chosen.settings_file.unreached(steps, chosen.of),
         *_fallbacks(steps),
         *_left_out(left),
         *idle,
@@ -111,7 +111,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         refused = BadInput if source.malformed else NotPossible
         more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
         raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
-    notes = (*chosen.beside.summary(steps, chosen.of), *dtype_notes(source, target, steps, placed, settings))
+    notes = (*chosen.settings_file.summary(steps, chosen.of), *dtype_notes(source, target, steps, placed, settings))
     left = [*dropped, *left, *extra]
     return Plan(
         source, request, tuple(steps), tuple(made.files), tuple(warnings), before, tuple(left), notes,

@@ -22,7 +22,7 @@ from quantcli.virtual import read_rows, take
 
 #: Bytes that an element needs in addition to its source while it is converted: in a kernel, and as float32 with
 #: temporaries.
-#: Measured, with room to spare (tests/convert/running/test_run.py holds whole runs to their memory).
+#: Measured, with a margin (tests/convert/running/test_run.py checks the memory of complete runs).
 KERNEL_BYTES, WORK_BYTES = 8, 32
 
 #: One evaluation on a GPU holds at most this many elements: Metal's watchdog kills what runs longer.

@@ -60,7 +60,7 @@ class OpenFiles:
                 view, offset = view[written:], offset + written
 
     def sync(self, name: str) -> None:
-        """Bring what was written to disk, and close the file. Raises `Surroundings` where some of it is lost."""
+        """Flush a file to disk and close it. Raises `Surroundings` if any of its data was lost."""
         with self._lock:
             file = self._opened(name)
             file.users += 1

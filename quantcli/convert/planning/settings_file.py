@@ -29,7 +29,7 @@ NEXT_TO = f"{FILE} next to the model"
 
 
 @dataclass(frozen=True)
-class Beside:
+class SettingsFile:
     """The file as it applies to one conversion. recipe: its entries, None if they are not applied.
 
     follows_mlx_lm: all entries are applied, otherwise only those that leave a weight dense. is_folder: whether the
@@ -96,15 +96,15 @@ def _misses(step: Step, decision: Decision) -> bool:
     return decision.scheme not in ("dense", step.scheme.name)
 
 
-def read(source: Checkpoint, request: Request, common: Decision | None, target: Target) -> Beside:
+def read(source: Checkpoint, request: Request, common: Decision | None, target: Target) -> SettingsFile:
     """Read the file next to a dense model. common: the scheme for the whole model.
 
     Raises `BadInput` for a damaged file that would be applied.
     """
     if source.kind != "hf" or source.beside is None or not source.beside.is_file():
-        return Beside()
+        return SettingsFile()
     if request.recipe is not None and request.recipe.exists() and request.recipe.samefile(source.beside):
-        return Beside()  # it is read as the recipe
+        return SettingsFile()  # it is read as the recipe
     quantizes = common is not None and common.scheme not in (*WORDS, *DENSE_DTYPES)
     try:
         block = block_of(read_json(LocalFolder(source.root), FILE))
@@ -112,15 +112,15 @@ def read(source: Checkpoint, request: Request, common: Decision | None, target: 
     except BadInput as error:
         if quantizes:
             raise
-        return Beside(idle=str(error), is_folder=target.is_folder)
+        return SettingsFile(idle=str(error), is_folder=target.is_folder)
     if settings is None:
-        return Beside(idle=_whose(block), is_folder=target.is_folder)
+        return SettingsFile(idle=_whose(block), is_folder=target.is_folder)
     if quantizes:
-        return Beside(replace(settings.recipe(), origin=Origin.SOURCE), follows_mlx_lm=target.follows_mlx_lm)
+        return SettingsFile(replace(settings.recipe(), origin=Origin.SOURCE), follows_mlx_lm=target.follows_mlx_lm)
     idle = f"--recipe {source.beside} applies all of it, --scheme NAME its entries"
     if not target.follows_mlx_lm:
         idle = "its settings are for MLX and apply only to MLX folders"
-    return Beside(idle=idle, is_folder=target.is_folder)
+    return SettingsFile(idle=idle, is_folder=target.is_folder)
 
 
 def _whose(block: Mapping[str, object]) -> str:
