@@ -1,4 +1,4 @@
-"""Dtypes in one table, and numpy <-> MLX.
+"""The table of dtypes, and conversion between numpy and MLX.
 
 Arrays are numpy arrays everywhere outside a scheme's MLX form; bfloat16 and the 8-bit floats are numpy dtypes through
 ml_dtypes. The table holds every dtype that safetensors knows, so that a tensor of any of them can be listed and copied;
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class DType:
-    """One dtype: our name, its spelling in safetensors headers, bits per value, the numpy dtype's name (None: none)."""
+    """A dtype: quant's name, its name in safetensors headers, bits per value, the numpy dtype's name (None: none)."""
 
     name: str
     safetensors: str
@@ -58,14 +58,14 @@ DTYPES: dict[str, DType] = {
 }
 BY_SAFETENSORS: dict[str, DType] = {d.safetensors: d for d in DTYPES.values()}
 
-#: The dtypes that a dense scheme can hold and that values can be handed over in.
+#: The dtypes of dense schemes, and of values that are passed between schemes.
 FLOATS = ("f64", "f32", "f16", "bf16")
 
-#: What the spellings of other tools (config.json's `torch_dtype`, `dtype`) mean.
+#: Names of dtypes in other tools (config.json's `torch_dtype`, `dtype`) -> quant's names.
 TORCH_DTYPES = {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 TORCH_DTYPES |= {f"torch.{k}": v for k, v in TORCH_DTYPES.items()} | {"half": "f16", "float": "f32"}
 
-#: What other tools' names of 8-bit floats begin with, and what they call each.
+#: Prefixes of other tools' names of 8-bit floats, and the rest of the names.
 FLOAT8_PREFIXES = ("torch.", "float8_", "float8", "fp8_", "fp8", "f8_", "f8")
 FLOAT8_NAMES = {
     "e4m3": "f8_e4m3", "e4m3fn": "f8_e4m3", "e5m2": "f8_e5m2", "e8m0": "f8_e8m0", "e8m0fnu": "f8_e8m0",
@@ -73,22 +73,22 @@ FLOAT8_NAMES = {
 }  # fmt: skip
 
 
-def float8_of(said: object) -> str | None:
-    """Our name of an 8-bit float as another tool spells it; None for anything else.
+def float8_of(name: object) -> str | None:
+    """Return quant's name of an 8-bit float from another tool's name; None for anything else.
 
     >>> float8_of("torch.float8_e4m3fn"), float8_of("E5M2"), float8_of("ue8m0"), float8_of("e4m3fnuz")
     ('f8_e4m3', 'f8_e5m2', 'f8_e8m0', None)
     """
-    if not isinstance(said, str):
+    if not isinstance(name, str):
         return None
-    name = said.lower()
+    name = name.lower()
     for prefix in FLOAT8_PREFIXES:
         name = name.removeprefix(prefix).removeprefix("_")
     return FLOAT8_NAMES.get(name)
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of one of our dtype names (`bf16` -> ml_dtypes' bfloat16)."""
+    """Return the numpy dtype of a name of `DTYPES` (`bf16` -> ml_dtypes' bfloat16)."""
     spelled = DTYPES[name].numpy
     if spelled is None:
         raise TypeError(f"{name} values share bytes and have no numpy dtype")
@@ -102,14 +102,14 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 @cache
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """Our name of a numpy dtype."""
+    """Return the name in `DTYPES` of a numpy dtype."""
     return next(d.name for d in DTYPES.values() if d.numpy == dtype.name)
 
 
 class Device(Enum):
-    """What does the arithmetic: `CPU` our kernels on numpy arrays, `MLX` MLX's default device.
+    """What computes: `CPU` quant's kernels on numpy arrays, `MLX` MLX's default device.
 
-    A plan chooses MLX where that is a GPU, so its value is what plans and reports call it; tests have MLX's CPU there.
+    A plan chooses MLX only if that device is a GPU, so plans and reports call it `gpu`; tests use MLX's CPU.
     """
 
     CPU = "cpu"
@@ -117,14 +117,14 @@ class Device(Enum):
 
 
 def has_gpu() -> bool:
-    """Whether MLX's default device is a GPU."""
+    """Return whether MLX's default device is a GPU."""
     import mlx.core as mx
 
     return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 def to_mlx(array: Array) -> mx.array:
-    """A copy of `array` on MLX's default device, same dtype and shape."""
+    """Return a copy of `array` on MLX's default device, with the same dtype and shape."""
     import mlx.core as mx
 
     if array.dtype.name == "bfloat16":
@@ -133,7 +133,7 @@ def to_mlx(array: Array) -> mx.array:
 
 
 def from_mlx(array: mx.array) -> Array:
-    """`array` as numpy, evaluated; shares memory where MLX allows it."""
+    """Return `array` as an evaluated numpy array; shares memory if MLX allows it."""
     import mlx.core as mx
 
     if array.dtype == mx.bfloat16:
@@ -142,14 +142,14 @@ def from_mlx(array: mx.array) -> Array:
 
 
 def to_float32(array: Array) -> NDArray[np.float32]:
-    """The same values in float32; exact for every dtype of `FLOATS` but f64, which rounds to nearest even."""
+    """Return the values in float32; exact for every dtype of `FLOATS` but f64, which rounds to nearest even."""
     if array.dtype.name == "bfloat16":
         return (array.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
     return array.astype(np.float32, copy=False)
 
 
 def nonfinite(array: Array) -> bool:
-    """Whether a float array holds NaN or Inf. Reads exponents, so that no temporary is wider than the array."""
+    """Return whether a float array holds NaN or Inf. Reads exponents, so that no temporary is wider than the array."""
     if array.dtype.name == "bfloat16":
         return bool(np.any(array.view(np.uint16) & np.uint16(0x7F80) == np.uint16(0x7F80)))
     if array.dtype.name == "float16":

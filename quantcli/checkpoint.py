@@ -1,4 +1,4 @@
-"""What every source gives and every target takes: Part, Weight, Checkpoint, Vocabulary."""
+"""The common form of all sources, from which every target is made: Part, Weight, Checkpoint, Vocabulary."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SWAPPED_BLOCK = 1 << 12
 
 
 class Readable(Protocol):
-    """An array that can be read a range of rows at a time: stored (`Part`), or made of stored ones (`virtual.py`).
+    """An array that can be read a range of rows at a time: stored (`Part`), or made from stored ones (`virtual.py`).
 
-    stored: its bytes stand one after another. block: rows that are made together, so that ranges had best begin and
-    end at its multiples.
+    stored: its bytes are contiguous. block: rows that are computed together, so that ranges should start and end at its
+    multiples.
     """
 
     @property
@@ -53,20 +53,20 @@ class Readable(Protocol):
     def block(self) -> int: ...
 
     def read(self, start: int = 0, stop: int | None = None, axis: int = 0) -> Array:
-        """Indices start..stop along `axis` (0: leading axes flattened; 1: of a matrix), as a matrix."""
+        """Read indices start..stop of `axis` (0: leading axes flattened; 1: of a matrix) as a matrix."""
 
     def read_bytes(self, start: int, stop: int) -> Array:
-        """That byte range of the array, uint8."""
+        """Read a byte range of the array as uint8."""
 
     def section(self, start: int, stop: int) -> Readable:
-        """Rows start..stop (leading axes flattened) as an array of its own, a matrix."""
+        """Return rows start..stop (leading axes flattened) as a matrix that can be read."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One stored array: where its bytes lie. `name` is its name in the file.
+    """A stored array and the place of its bytes. name: its name in the file.
 
-    swap: of a big-endian file, where each byte of a unit (a number, a block) stands; empty where bytes are as read.
+    swap: of a big-endian file, the position of each byte of a unit (a number, a block); empty if bytes are not swapped.
     """
 
     name: str
@@ -110,26 +110,26 @@ class Part:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[FileIO]:
-        """The file, unbuffered; what the system refuses is `Surroundings`."""
+        """Open the file without buffering. Raises `Surroundings` for errors of the system."""
         try:
             with open(self.file, "rb", buffering=0) as handle:
                 yield handle
         except OSError as error:
             raise Surroundings(
-                f"{self.file}: cannot be read ({error.strerror or error}): mend that and run again."
+                f"{self.file}: cannot be read ({error.strerror or error}). Fix that and run again."
             ) from error
 
     def _pread(self, descriptor: int, start: int, count: int) -> Array:
-        """Bytes of the array, in our byte order."""
+        """Read bytes of the array in little-endian order."""
         if not self.swap:
             return self._stored(descriptor, start, count)
         unit = len(self.swap)
         before = start % unit
-        whole = self._stored(descriptor, start - before, before + count + -(start + count) % unit)
-        for at in range(0, whole.size, SWAPPED_BLOCK * unit):
-            units = whole[at : at + SWAPPED_BLOCK * unit].reshape(-1, unit)
+        data = self._stored(descriptor, start - before, before + count + -(start + count) % unit)
+        for at in range(0, data.size, SWAPPED_BLOCK * unit):
+            units = data[at : at + SWAPPED_BLOCK * unit].reshape(-1, unit)
             units[:] = units[:, self.swap]
-        return whole[before : before + count].copy() if before else whole[:count]
+        return data[before : before + count].copy() if before else data[:count]
 
     def _stored(self, descriptor: int, start: int, count: int) -> Array:
         buffer = np.empty(count, np.uint8)
@@ -139,7 +139,8 @@ class Part:
             got = os.preadv(descriptor, [view[done:]], self.offset + start + done)
             if got == 0:
                 raise BadInput(
-                    f"{self.file}: ends inside tensor {self.name}: the file has become shorter while it was read."
+                    f"{self.file}: is truncated: it ends inside tensor {self.name}, and became shorter while "
+                    "it was read."
                 )
             done += got
         return buffer
@@ -147,9 +148,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Weight:
-    """One logical tensor of the model, whatever it is stored as. `reason`: what in the source decided its scheme.
+    """One logical tensor of the model, however it is stored. reason: what in the source decided its scheme.
 
-    made_of: of values that are computed when they are read, the quantized scheme that they come from.
+    made_of: if values are computed when they are read, the quantized scheme that they come from.
     """
 
     name: str
@@ -166,7 +167,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Passed:
-    """A file next to the weights that no output gets, and why. warns: whether a warning says so."""
+    """A file next to the weights that is not copied, and why. warns: whether a warning reports it."""
 
     name: str
     reason: str
@@ -175,9 +176,9 @@ class Passed:
 
 @dataclass(frozen=True)
 class Naming:
-    """How stored tensors are named other than the weights: pairs of the starts of both, the longest first.
+    """How names of stored tensors differ from names of weights: pairs of prefixes of both, the longest first.
 
-    kept: weights with such a start that are stored under their own names.
+    kept: weights with such a prefix that are stored under their names.
 
     >>> naming = Naming((("model.", "language_model.model."), ("lm_head.", "language_model.lm_head.")))
     >>> naming.stored("model.norm.weight"), naming.weight("language_model.lm_head.weight")
@@ -189,36 +190,36 @@ class Naming:
 
     @property
     def is_shorter(self) -> bool:
-        """Whether stored names lack a prefix: those of a model that was saved without its head."""
+        """Whether stored names lack a prefix: those of a model that was saved without its output matrix."""
         return any(here != there and here.endswith(there) for here, there in self.starts)
 
     def stored(self, name: str) -> str:
-        """The stored name of a weight."""
+        """Return the stored name of a weight."""
         starts = () if name in self.kept else self.starts
         return next((there + name.removeprefix(here) for here, there in starts if name.startswith(here)), name)
 
     def weight(self, name: str) -> str:
-        """The weight's name of a stored tensor."""
+        """Return the weight's name of a stored tensor."""
         by_length = sorted(self.starts, key=lambda pair: -len(pair[1]))
         return next((here + name.removeprefix(there) for here, there in by_length if name.startswith(there)), name)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A source, opened: headers read and checked, no data.
+    """An opened source: its headers are read and checked, its data is not read.
 
-    kind: `hf`, `mlx`, `gguf`, or whose quantized layout it has (`awq`, `gptq`, `fp8` ...). names: the dialect
-    that weights are named in (`hf`, `gguf`). root: folder or file.
-    files: those that hold tensors. sidecars: the others of a folder, which folders made of it have too. passed: those
-    that they do not have.
-    config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders). header: the text
-    in the headers of safetensors files. settings: further files that describe how the weights are stored, copied where
-    they stay so. beside: the `quantization_config.json` of an MLX or a dense folder, of the latter how to quantize it.
-    tokenizer: a folder whose tokenizer takes the place of the source's own; tokenizer_files: the files of it.
-    malformed: those of the warnings that `--strict` refuses as bad input. naming: how the stored tensors are named
-    other than the weights; whole: `config.json`'s object where `config` is of the text model in it, else empty; towers:
-    names of weights that belong to no text model (sources/prefix.py). dropped: names of stored weights that a
-    conversion leaves out as asked. statuses: what the system said of the files before any of them was read.
+    kind: `hf`, `mlx`, `gguf`, or the quantizer of its layout (`awq`, `gptq`, `fp8` ...). names: the dialect of weight
+    names (`hf`, `gguf`). root: folder or file.
+    files: those that hold tensors. sidecars: the sidecar files of a folder, which are copied to folders. passed: those
+    that are not copied.
+    config: `config.json`'s object (empty for GGUF). metadata: GGUF key -> value (empty for folders). header: the
+    metadata of safetensors headers. settings: further files that describe how the weights are stored, copied if the
+    layout is kept. beside: the `quantization_config.json` next to MLX or dense weights; of the latter, how to quantize
+    them. tokenizer: a folder whose tokenizer replaces the source's; tokenizer_files: its files.
+    malformed: the warnings that `--strict` refuses as bad input. naming: how names of stored tensors differ from those
+    of weights; whole: `config.json`'s object if `config` is that of the text model in it, otherwise empty; towers:
+    names of weights outside the text model (sources/prefix.py). dropped: names of stored weights that the user drops.
+    statuses: `os.stat` of the files before any of them was read.
     """
 
     kind: str
@@ -245,7 +246,7 @@ class Checkpoint:
 
     @property
     def config_json(self) -> Mapping[str, Any]:
-        """`config.json`'s object as it is stored; empty for GGUF."""
+        """`config.json`'s object as stored; empty for GGUF."""
         return self.whole or self.config
 
 
@@ -254,10 +255,10 @@ class Vocabulary:
     """A tokenizer in terms that both dialects share.
 
     model: `bpe` (byte-level) or `spm` (SentencePiece). pre: llama.cpp's name of the pre-tokenizer rule, of `bpe` only.
-    tokens, scores, types: one entry an id (types are llama.cpp's: 1 normal, 2 unknown, 3 control, 4 user defined,
+    tokens, scores, types: one entry per id (types are llama.cpp's: 1 normal, 2 unknown, 3 control, 4 user defined,
     5 unused, 6 byte). merges: `left right`, best first. special: role (`bos`, `eos`, `unknown`, `padding`, ...) -> id.
-    add: role (`bos`, `eos`, `sep`) -> whether it is added around a text, where the tokenizer says so. chat_templates:
-    the named ones beside the default. normalizer: step (`lowercase`, `strip_accents`) -> whether text goes through it.
+    add: role (`bos`, `eos`, `sep`) -> whether it is added to texts, if the tokenizer states it. chat_templates: named
+    templates other than the default. normalizer: step (`lowercase`, `strip_accents`) -> whether it is applied.
     suppressed: tokens that are never generated. assumed: roles in `special` that the file does not name, with the ids
     that llama.cpp assumes.
     """

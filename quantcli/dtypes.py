@@ -1,6 +1,6 @@
-"""How users spell dtypes. A file of its own, since the command line knows them before numpy is loaded."""
+"""How users spell dtypes. A separate file, because the command line needs them before numpy is imported."""
 
 from __future__ import annotations
 
-#: Those that dense weights of an output have.
+#: Dtypes that dense weights of an output can have.
 DENSE_DTYPES = ("f32", "f16", "bf16")

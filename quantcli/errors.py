@@ -1,47 +1,47 @@
-"""The one error class of the project and its exit codes.
+"""The errors of the project and their exit codes.
 
-Every failure that a user can meet is a `QuantError`: one sentence that says what is wrong, where, and what to do. The
-subclass decides the exit code; `cli` turns it into a line on stderr and nothing else.
+Every failure that a user can meet is a `QuantError` with a message `WHERE: PROBLEM. HINT`. The subclass decides the
+exit code; `cli` prints the message as one line on stderr.
 """
 
 
 class QuantError(Exception):
-    """Something the user has to know; `exit_code` is the process's."""
+    """A failure that is reported to the user; `exit_code` becomes that of the process."""
 
     exit_code = 1
 
 
 class CheckFailed(QuantError):
-    """A check that was asked for (`diff --max-rmse`, `inspect --require`) did not hold."""
+    """A requested check (`diff --max-rmse`, `inspect --require`) failed."""
 
     exit_code = 1
 
 
 class WrongUsage(QuantError):
-    """Options that contradict each other or mean nothing here."""
+    """Options are invalid, contradict each other or have no effect."""
 
     exit_code = 2
 
 
 class BadInput(QuantError):
-    """Malformed, contradictory or truncated input, or NaN or Inf in a weight."""
+    """The input is malformed, contradictory or truncated, or a weight holds NaN or Inf."""
 
     exit_code = 3
 
 
 class NotPossible(QuantError):
-    """Sound input, but what was asked cannot be done with it; the message says what would work."""
+    """The input is valid, but the request cannot be done with it; the message says what would work."""
 
     exit_code = 4
 
 
 class Surroundings(QuantError):
-    """The disk, a permission, the network, another process: try again when they are mended."""
+    """The disk, a permission, the network or another process failed; a later attempt may succeed."""
 
     exit_code = 5
 
 
 class VerificationFailed(QuantError):
-    """A finished output did not hold what its plan promised."""
+    """A finished output differs from its plan."""
 
     exit_code = 6

@@ -1,4 +1,4 @@
-"""Stored parts of weights with blocks of columns in another order: packed codes move with their scales, none changes.
+"""Stored parts of weights with blocks of columns in another order: packed codes move with their scales, unchanged.
 
 columns   0 1 2 3 | 4 5 6 7      order (1, 0)      ->   4 5 6 7 | 0 1 2 3
 """
@@ -18,9 +18,9 @@ from quantcli.schemes.base import matrix_shape
 
 @dataclass(frozen=True)
 class Moved:
-    """A part with what belongs to blocks of columns in another order.
+    """A part whose blocks of columns are in another order.
 
-    order[t]: the block that block t comes from. axis: the one that runs along the weight's columns.
+    order[t]: the block that block t comes from. axis: the part's axis for the weight's columns.
     """
 
     piece: Readable
@@ -55,8 +55,8 @@ class Moved:
     def read(self, start: int = 0, stop: int | None = None, axis: int = 0) -> Array:
         if axis == self.axis:
             return self.read(axis=1 - axis)[(slice(None),) * axis + (slice(start, stop),)]
-        found = self.piece.read(start, stop, axis)
-        blocks = np.split(found, len(self.order), axis=self.axis)
+        stored = self.piece.read(start, stop, axis)
+        blocks = np.split(stored, len(self.order), axis=self.axis)
         return np.concatenate([blocks[block] for block in self.order], axis=self.axis)
 
     def read_bytes(self, start: int, stop: int) -> Array:

@@ -1,13 +1,13 @@
-"""Weights made of other weights: some of their rows, several one after another, their values seen another way.
+"""Weights made from other weights: some of their rows, several concatenated, or computed values.
 
-    Joined    parts of several weights, one after another along their rows: stacked experts
-    Spread    numbers that many rows share, an entry for each row: global scales of stacked experts
+    Joined    concatenated parts of several weights: stacked experts
+    Spread    numbers that many rows share, repeated for each row: global scales of stacked experts
     Made      values computed block by block from rows of a weight: transposed, shifted, of another shape
-    Moved     blocks of columns in another order, in the layout that they are stored in
-    section   a range of rows as a weight of its own: one of stacked experts
+    Moved     blocks of columns in another order, in their stored layout
+    section   a range of rows as a separate weight: one of stacked experts
 
-All of them read like stored parts, a range of rows at a time, so that whoever takes a weight need not know. Nothing is
-read before it is asked for, and never more than the rows that were asked for and the block that they lie in.
+All of them are read like stored parts, a range of rows at a time. Data is read only when it is requested, and only the
+requested rows and the blocks that contain them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from quantcli.schemes.dense import Dense
 
 Rows = NDArray[np.int64]
 
-#: Values of a block of rows to those of another.
+#: Computes the values of a block of rows from those of another.
 Compute = Callable[[NDArray[np.generic]], NDArray[np.generic]]
 
-#: Rows that lie at most so far apart are read in one piece, what is between them included.
+#: Rows whose distance is at most this are read together, with the rows between them.
 NEAR = 8
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Parts one after another along `axis` (0: their leading axes flattened)."""
+    """Parts concatenated along `axis` (0: their leading axes flattened)."""
 
     pieces: tuple[Readable, ...]
     shape: tuple[int, ...]
@@ -73,8 +73,8 @@ class Joined:
         if axis != self.axis:
             return np.concatenate([piece.read(start, stop, axis) for piece in self.pieces], axis=self.axis)
         end = sum(lengths) if stop is None else stop
-        found = [piece.read(low, high, axis) for piece, low, high in _overlaps(self.pieces, lengths, start, end)]
-        return found[0] if len(found) == 1 else np.concatenate(found, axis=axis)
+        parts = [piece.read(low, high, axis) for piece, low, high in _overlaps(self.pieces, lengths, start, end)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
 
     def read_bytes(self, start: int, stop: int) -> Array:
         lengths = [piece.nbytes for piece in self.pieces]
@@ -84,29 +84,29 @@ class Joined:
 
     def section(self, start: int, stop: int) -> Readable:
         lengths = [matrix_shape(piece.shape)[0] for piece in self.pieces]
-        found = [piece.section(low, high) for piece, low, high in _overlaps(self.pieces, lengths, start, stop)]
-        return found[0] if len(found) == 1 else Joined(tuple(found), (stop - start, self.shape[-1]))
+        parts = [piece.section(low, high) for piece, low, high in _overlaps(self.pieces, lengths, start, stop)]
+        return parts[0] if len(parts) == 1 else Joined(tuple(parts), (stop - start, self.shape[-1]))
 
 
 def _overlaps(
     pieces: Sequence[Readable], lengths: Sequence[int], start: int, stop: int
 ) -> list[tuple[Readable, int, int]]:
-    """The pieces that a range reaches, each with the range of its own that it takes part with; one at least."""
-    found, begin = [], 0
+    """Return the pieces that a range covers, each with the covered range in it; at least one."""
+    overlaps, begin = [], 0
     for piece, length in zip(pieces, lengths, strict=True):
         low, high = max(start - begin, 0), min(stop - begin, length)
         if low < high:
-            found.append((piece, low, high))
+            overlaps.append((piece, low, high))
         begin += length
-    return found or [(pieces[0], 0, 0)]
+    return overlaps or [(pieces[0], 0, 0)]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The rows of `piece`, each `times` times, one below the other: a part of shape (rows, columns).
+    """The rows of `piece`, each repeated `times` times: a part of shape (rows, columns).
 
-    each: rows of each of the stacked matrices, of which the last may be there fewer times; 0: none is.
-    offset: which of its rows this part begins with, should it be a section of it.
+    each: rows of each stacked matrix, whose last row may be repeated fewer times; 0: not stacked. offset: the first row
+    of this part, if it is a section.
     """
 
     piece: Readable
@@ -148,11 +148,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Made:
-    """Values in `dtype` computed from `rows` (None: all, in order) of a weight, one block of rows after another.
+    """Values in `dtype` computed from `rows` (None: all, in order) of a weight, block by block.
 
-    per_block: so many of those rows make `block` rows here. compute: (per_block, columns) -> (block, columns here);
-    None: the block is transposed, so that a range of rows needs those columns alone. offset: where in the whole this
-    part begins, should it be a section of it.
+    per_block: that many of those rows give `block` rows of this part. compute: (per_block, columns) -> (block, columns
+    of this part); None: the block is transposed, so that a range of rows needs only those columns. offset: the first
+    row of this part, if it is a section.
     """
 
     weight: Weight
@@ -188,14 +188,14 @@ class Made:
         return out
 
     def _pieces(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """The range cut at the edges of blocks; what is computed row by row stays one."""
+        """Return the range split at the edges of blocks; not split if rows are computed one by one."""
         if self.block == 1:
             return [(start, stop)] if start < stop else []
         edges = [start, *range((start // self.block + 1) * self.block, stop, self.block), stop]
         return [(low, high) for low, high in pairwise(edges) if low < high]
 
     def _piece(self, low: int, high: int) -> Array:
-        """A range of rows within one block, or of rows that are made one by one."""
+        """Compute a range of rows in one block, or of rows that are computed one by one."""
         if self.block == self.per_block == 1 and self.compute is not None:
             return self.compute(values_of(self.weight, self.rows, low, high))
         first = low // self.block
@@ -214,7 +214,7 @@ class Made:
 
 
 def stored_parts(weight: Weight) -> Iterator[Part]:
-    """The stored arrays that a weight is read from, all of those that it is made of."""
+    """Yield all stored arrays that a weight is read from."""
     pending: list[Readable] = list(weight.parts.values())
     while pending:
         part = pending.pop(0)
@@ -231,7 +231,7 @@ def stored_parts(weight: Weight) -> Iterator[Part]:
 def read_rows(
     weight: Weight, specs: dict[str, PartSpec], start: int, stop: int, only: Iterable[str] | None = None
 ) -> Parts:
-    """Rows start..stop of a weight's parts (of those in `only`); parts that no row range cuts are whole."""
+    """Read rows start..stop of a weight's parts (of those in `only`); parts without rows are read completely."""
     names = weight.parts if only is None else only
     return {name: _read_part(weight.parts[name], specs[name], start, stop) for name in names}
 
@@ -246,9 +246,9 @@ def _read_part(part: Readable, spec: PartSpec, start: int, stop: int) -> NDArray
 
 
 def take(weight: Weight, wanted: Rows, only: Iterable[str] | None = None) -> tuple[Parts, Rows]:
-    """The parts that hold some rows of a weight, and where among their rows each of the wanted ones is.
+    """Read the parts that hold some rows of a weight; return them and the index in them of each wanted row.
 
-    Rows that lie near each other are read in one piece; of a layout that is cut across its rows (AWQ) so are all.
+    Rows near each other are read together; in a layout with strided rows (AWQ), all are.
     """
     specs = weight.scheme.layout(weight.shape)
     align = math.lcm(*(spec.rows for spec in specs.values()))
@@ -268,7 +268,7 @@ def take(weight: Weight, wanted: Rows, only: Iterable[str] | None = None) -> tup
 
 
 def _runs(wanted: Rows, align: int, total: int) -> list[tuple[int, int]]:
-    """The ranges of rows, from multiples of `align`, that hold the wanted ones and little more."""
+    """Return ranges of rows, aligned to `align`, that hold the wanted rows and few others."""
     blocks = np.unique(wanted // align)
     ends = np.flatnonzero(np.diff(blocks) > NEAR)
     firsts, lasts = blocks[np.concatenate([[0], ends + 1])], blocks[np.concatenate([ends, [len(blocks) - 1]])]
@@ -279,7 +279,7 @@ def _runs(wanted: Rows, align: int, total: int) -> list[tuple[int, int]]:
 
 
 def values_of(weight: Weight, rows: Rows | None, start: int, stop: int) -> Array:
-    """The values of rows start..stop of those in `rows` (None: of all): a dense weight's as stored, else float32."""
+    """Return the values of rows start..stop of `rows` (None: all); of dense weights as stored, otherwise float32."""
     specs = weight.scheme.layout(weight.shape)
     wanted = np.arange(start, stop) if rows is None else rows[start:stop]
     plain = rows is None and all(spec.rows == 1 for spec in specs.values())
@@ -289,9 +289,9 @@ def values_of(weight: Weight, rows: Rows | None, start: int, stop: int) -> Array
 
 
 def join(weights: Sequence[Weight]) -> Weight:
-    """Matrices of as many columns one after another, as one matrix.
+    """Concatenate matrices with the same number of columns.
 
-    What has one layout keeps it; where schemes differ, or scales span what is joined, it becomes dense.
+    Weights of one layout keep it; if schemes differ, or scales span several rows of both, the result is dense.
     """
     if len(weights) == 1:
         return weights[0]
@@ -315,15 +315,15 @@ def join(weights: Sequence[Weight]) -> Weight:
 
 
 def bare(weight: Weight) -> Weight:
-    """The weight without what is only copied along with its parts."""
+    """Return the weight without parts that are only copied with it."""
     scheme = weight.scheme.bare()
     return replace(weight, scheme=scheme, parts={name: weight.parts[name] for name in scheme.layout(weight.shape)})
 
 
 def by_row(weight: Weight, *, always: bool = False) -> Weight:
-    """The weight with an entry for each row of what many rows share, where its scheme knows such a layout.
+    """Return the weight with shared scales repeated for each row, if its scheme supports such a layout.
 
-    always: of what any number of rows share.
+    always: whatever number of rows share them.
     """
     scheme, rows = weight.scheme.by_row(always=always), matrix_shape(weight.shape)[0]
     if scheme is None:
@@ -337,30 +337,30 @@ def by_row(weight: Weight, *, always: bool = False) -> Weight:
 
 
 def _spread(part: Readable, spec: PartSpec, shape: tuple[int, ...], rows: int) -> Spread:
-    """A part with an entry for each of `rows` rows. spec: how it is stored."""
+    """Return a part with an entry for each of `rows` rows. spec: how it is stored."""
     if spec.axis is None:
         return Spread(part, rows, shape)
     return Spread(part, spec.block or spec.rows // spec.indices, shape, each=spec.rows)
 
 
 def _joining_axis(weights: Sequence[Weight]) -> int | None:
-    """The axis along which all parts of weights can stand one after another, None where there is none."""
+    """Return the axis along which all parts of weights can be concatenated, None if there is none."""
     scheme = weights[0].scheme
     if any(weight.scheme != scheme for weight in weights):
         return None
     layouts = [(scheme.layout(weight.shape), matrix_shape(weight.shape)[0]) for weight in weights]
     axes = {spec.axis for layout, rows in layouts for spec in layout.values()}
-    whole = all(rows % spec.rows == 0 for layout, rows in layouts for spec in layout.values())
-    return axes.pop() if whole and len(axes) == 1 else None
+    is_divided = all(rows % spec.rows == 0 for layout, rows in layouts for spec in layout.values())
+    return axes.pop() if is_divided and len(axes) == 1 else None
 
 
 def decoded(weight: Weight, dtype: str) -> Weight:
-    """The weight's values."""
+    """Return the weight's values as a dense weight of `dtype`."""
     return made(weight, None, matrix_shape(weight.shape), dtype, 1, 1, lambda block: block)
 
 
 def section(weight: Weight, start: int, stop: int) -> Weight | None:
-    """Rows start..stop as a matrix of its own; None where they cannot be cut out of the stored parts."""
+    """Return rows start..stop as a separate matrix; None if stored parts cannot be split there."""
     specs = weight.scheme.layout(weight.shape)
     if any(spec.axis != 0 or start % spec.rows or stop % spec.rows for spec in specs.values()):
         return None
@@ -372,9 +372,9 @@ def section(weight: Weight, start: int, stop: int) -> Weight | None:
 
 
 def with_columns_moved(weight: Weight, order: Rows, width: int) -> Weight:
-    """The weight with blocks of `width` columns in another order: order[t] is the block that block t comes from.
+    """Return the weight with blocks of `width` columns in another order: block t comes from block order[t].
 
-    It keeps its layout where blocks do not share codes or scales; else it becomes dense.
+    It keeps its layout unless blocks share codes or scales; then it becomes dense.
     """
     weight = bare(weight)
     axes = _axes_of_columns(weight, matrix_shape(weight.shape)[1], width)
@@ -386,7 +386,7 @@ def with_columns_moved(weight: Weight, order: Rows, width: int) -> Weight:
 
 
 def _axes_of_columns(weight: Weight, columns: int, width: int) -> dict[str, int | None] | None:
-    """Part -> its axis along the columns (None: all columns share it); None where blocks share codes or scales."""
+    """Return part -> its axis of columns (None: all columns share it); None if blocks share codes or scales."""
     scheme = weight.scheme
     group = scheme.group_size or 1
     if scheme.is_ungrouped or (group < columns and width % group):
@@ -404,7 +404,7 @@ def _axes_of_columns(weight: Weight, columns: int, width: int) -> dict[str, int 
 
 
 def reshaped(weight: Weight, shape: tuple[int, ...]) -> Weight:
-    """A dense weight's values, in order, in another shape."""
+    """Return a dense weight with its values in another shape."""
     assert isinstance(weight.scheme, Dense)
     part = weight.parts["weight"]
     if isinstance(part, Part):
@@ -413,7 +413,7 @@ def reshaped(weight: Weight, shape: tuple[int, ...]) -> Weight:
 
 
 def flattened(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Weight:
-    """Rows of a weight, their values one after another in another shape; made whole, so for small ones."""
+    """Return rows of a weight with their values in another shape; computed as one block, so for small weights."""
     count = matrix_shape(weight.shape)[0] if rows is None else len(rows)
     height, width = matrix_shape(shape)
     dtype = weight.scheme.values_dtype
@@ -421,7 +421,7 @@ def flattened(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Weig
 
 
 def transposed(weight: Weight, rows: Rows | None, shape: tuple[int, ...]) -> Weight:
-    """Rows of a weight that make matrices of `shape`, each transposed; dense, in the dtype that holds its values."""
+    """Return matrices of `shape` made from rows of a weight, each transposed; dense, in the dtype of its values."""
     *leading, height, width = shape
     return made(weight, rows, (*leading, width, height), weight.scheme.values_dtype, height, width, None)
 
@@ -441,7 +441,7 @@ def made(
     weight: Weight, rows: Rows | None, shape: tuple[int, ...], dtype: str, per_block: int, block: int,
     compute: Compute | None,
 ) -> Weight:  # fmt: skip
-    """A dense weight whose values are computed; see `Made`."""
+    """Return a dense weight whose values are computed; see `Made`."""
     part = Made(weight, rows, shape, dtype, per_block, block, compute)
     origin = weight.made_of if isinstance(weight.scheme, Dense) else weight.scheme
     return Weight(weight.name, shape, Dense(dtype), {"weight": part}, weight.reason, origin)

@@ -1,4 +1,4 @@
-"""`quant`: puts the commands together. What they do stands in their own files; nothing heavy is imported here."""
+"""`quant`: the commands, each in a file of its own. Nothing that is slow to import is imported here."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import typer
 
 import quantcli
 from quantcli.cli import architectures, convert, diff, inspection, schemes
-from quantcli.cli.options import OrderedCommand
+from quantcli.cli.command import MOST_COLUMNS, OrderedCommand, QuantCommand, QuantGroup
+from quantcli.cli.examples import EXAMPLES, FIRST_STEPS
 
 app = typer.Typer(
     name="quant",
-    help="Converts model checkpoints between formats and never rounds a weight that it does not have to round.",
+    cls=QuantGroup,
+    context_settings={"max_content_width": MOST_COLUMNS},
+    epilog=FIRST_STEPS,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -34,23 +37,26 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Converts model checkpoints between formats and never rounds a weight that it does not have to round."""
+    """Convert model checkpoints between formats, and round a weight only where the conversion requires it.
+
+    `quant COMMAND --help` explains each command.
+    """
 
 
-app.command("convert", cls=OrderedCommand)(convert.convert)
-app.command("inspect")(inspection.inspect)
-app.command("diff")(diff.diff)
-app.command("schemes")(schemes.schemes)
-app.command("architectures")(architectures.architectures)
+app.command("convert", cls=OrderedCommand, epilog=EXAMPLES["convert"])(convert.convert)
+app.command("inspect", cls=QuantCommand, epilog=EXAMPLES["inspect"])(inspection.inspect)
+app.command("diff", cls=QuantCommand, epilog=EXAMPLES["diff"])(diff.diff)
+app.command("schemes", cls=QuantCommand, epilog=EXAMPLES["schemes"])(schemes.schemes)
+app.command("architectures", cls=QuantCommand, epilog=EXAMPLES["architectures"])(architectures.architectures)
 
 
 def main() -> None:
-    """The `quant` command."""
-    # numpy's linear algebra is never used: its threads would only cost start-up.
+    """Run the `quant` command."""
+    # numpy's linear algebra is never used; its threads would only slow down the start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Names may hold what a terminal's encoding, or any, cannot say.
+            # Names may hold characters that a terminal's encoding, or any encoding, lacks.
             stream.reconfigure(errors="backslashreplace")
     # A closed stream is None.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""`quant architectures [NAME]`: every family of models, what it is converted between, what it is tested against."""
+"""`quant architectures [NAME]`: every model family, the formats it is converted between, and its tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantcli.cli.options import Json, Quiet, Verbose, command
+from quantcli.cli import choices
+from quantcli.cli.command import command
+from quantcli.cli.options import Json, Quiet, Verbose
 from quantcli.cli.output import Column, Output
 from quantcli.errors import WrongUsage
 
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
 
 #: Stands below the table; each line fits a terminal of 60 columns.
 LEGEND = (
-    "formats: the family is converted from each to each other",
+    "GGUF: the architecture's name in GGUF files",
+    "formats: a family is converted from each to each other",
     "cases: tiny models compared with llama.cpp's converter",
-    "model types: model_type in config.json; those with + have",
-    "towers, and are converted by their text model",
+    "model types: model_type in config.json; + marks models with",
+    "vision or audio towers, of which the text model is converted",
     "`quant architectures NAME` prints everything about a family",
 )
 
@@ -27,40 +30,46 @@ LEGEND = (
 def architectures(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="One family in full: a model type, a class or a GGUF architecture."),
+        typer.Argument(
+            metavar="NAME", autocompletion=choices.listed_families,
+            help="Print everything about one family: a model type, a class or a GGUF architecture.",
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
-) -> None:
-    """List the families of models: model types, formats, tokenizers, what they are tested against."""
+) -> None:  # fmt: skip
+    """List the supported model families.
+
+    Prints model types, formats, tokenizers and what the conversions are tested against.
+    """
     from quantcli.convert.inspecting.architectures import as_json as family_json
     from quantcli.convert.inspecting.architectures import families
 
     out = Output(as_json, quiet, verbose)
-    found = families() if name is None else _named(name)
-    out.json({"architectures_version": 1, "architectures": [family_json(family) for family in found]})
+    shown = families() if name is None else _named(name)
+    out.json({"architectures_version": 1, "architectures": [family_json(family) for family in shown]})
     if name is None:
-        _table(found, out)
-    for family in found if name is not None else ():
-        _tell(family, out)
+        _table(shown, out)
+    for family in shown if name is not None else ():
+        _describe(family, out)
 
 
 def _named(name: str) -> list[Family]:
-    """The families that a name is of. Raises `WrongUsage` with a way on."""
+    """Return the families of a name. Raises `WrongUsage` for an unknown name."""
     from quantcli.containers.hostile import shown
     from quantcli.convert.inspecting.architectures import of_name
 
-    found = of_name(name.strip())
-    if not found:
-        raise WrongUsage(f"{shown(name)} is not known. `quant architectures` lists what is.")
-    return found
+    named = of_name(name.strip())
+    if not named:
+        raise WrongUsage(f"{shown(name)} is not a supported model family. `quant architectures` lists them.")
+    return named
 
 
 def _table(families: list[Family], out: Output) -> None:
     columns = [
-        Column("GGUF"), Column("formats"), Column("tokenizers", aside=True), Column("cases", right=True, aside=True),
-        Column("model types"),
+        Column("GGUF"), Column("formats"), Column("tokenizers", wide_only=True),
+        Column("cases", right=True, wide_only=True), Column("model types"),
     ]  # fmt: skip
     out.table(columns, [_row(family) for family in families])
     for line in LEGEND:
@@ -75,7 +84,7 @@ def _row(family: Family) -> tuple[str, ...]:
     return family.gguf, " ".join(family.formats), " ".join(kinds) or "-", cases, ", ".join(types)
 
 
-def _tell(family: Family, out: Output) -> None:
+def _describe(family: Family, out: Output) -> None:
     tested = family.tested
     facts = {
         "family": (family.name,),
@@ -88,10 +97,10 @@ def _tell(family: Family, out: Output) -> None:
         "in mlx-lm": family.mlx,
         "MTP layers": family.prediction,
         "tokenizers": tested.tokenizers,
-        "tensors": tested.cases,
-        "metadata": tested.metadata_cases,
-        "logits": tested.logits,
+        "tensors tested": tested.cases,
+        "metadata tested": tested.metadata_cases,
+        "logits tested": tested.logits,
         "llama-quantize": tested.quantized,
     }
     for key, values in facts.items():
-        out.text(f"{key + ':':<16}{', '.join(values) or 'none'}")
+        out.text(f"{key + ':':<17}{', '.join(values) or 'none'}")

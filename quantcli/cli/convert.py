@@ -1,4 +1,4 @@
-"""`quant convert SOURCE OUTPUT`: plan, show, carry out."""
+"""`quant convert SOURCE OUTPUT`: make a plan, print it, carry it out."""
 
 from __future__ import annotations
 
@@ -8,32 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quantcli.cli import choices
+from quantcli.cli.command import command, in_order
 from quantcli.cli.options import (
+    LIMITS,
     Json,
     MaxMemory,
     Quiet,
-    Revision,
     Source,
     Threads,
     Verbose,
-    command,
-    in_order,
     memory_bound,
     parse_size,
     thread_count,
-)  # fmt: skip
+)
 from quantcli.cli.output import Column, Output, size
-from quantcli.dtypes import DENSE_DTYPES
 from quantcli.errors import WrongUsage
 
 if TYPE_CHECKING:
     from quantcli.convert.planning.steps import Plan, Step
 
-
-def _one_of(words: tuple[str, ...], value: str | None, option: str) -> str | None:
-    if value is None or value in words:
-        return value
-    raise WrongUsage(f"{option} {value!r} is none of {', '.join(words)}.")
+#: Headings of the options in the help.
+INPUT, QUALITY, GGUF, MLX, OUTPUT = "What to convert", "Quality", "GGUF output", "MLX output", "Output"
 
 
 @command
@@ -41,105 +37,213 @@ def convert(
     context: typer.Context,
     source: Source,
     output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="NAME.gguf: a GGUF file; anything else: a folder.", readable=False)
+        Path,
+        typer.Argument(
+            metavar="OUTPUT", readable=False,
+            help="A name that ends in .gguf writes a GGUF file; any other name, a folder.",
+        ),
     ],
-    to: Annotated[
-        str | None, typer.Option(metavar="mlx|gguf|hf", help="The target, where OUTPUT does not say.")
-    ] = None,
-    scheme: Annotated[
+    revision: Annotated[
         str | None,
-        typer.Option("--scheme", "-s", metavar="NAME", help="A scheme or preset for all weights [default: keep]."),
-    ] = None,
-    bits: Annotated[int | None, typer.Option(metavar="N", help="mlx-lm's spelling of the scheme.")] = None,
-    group_size: Annotated[int | None, typer.Option(metavar="N", help="Likewise.")] = None,
-    mode: Annotated[str | None, typer.Option(metavar="M", help="Likewise: affine, mxfp4, mxfp8, nvfp4.")] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Overrides: an MLX config.json, hf2q JSON, our rules, a model."),
-    ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB=SCHEME", help="One rule; repeatable, the last match wins.")
-    ] = None,
-    pure: Annotated[bool, typer.Option("--pure", help="GGUF: the plain type, no mixture.")] = False,
-    leave_output_tensor: Annotated[
-        bool, typer.Option("--leave-output-tensor", help="GGUF: output.weight as it is.")
-    ] = False,
-    output_tensor_type: Annotated[str | None, typer.Option(metavar="TYPE", help="GGUF: of output.weight.")] = None,
-    token_embedding_type: Annotated[str | None, typer.Option(metavar="TYPE", help="GGUF: of token_embd.")] = None,
-    tensor_type: Annotated[
-        list[str] | None, typer.Option(metavar="REGEX=TYPE", help="GGUF: first match wins; repeatable.")
-    ] = None,
-    tensor_type_file: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="GGUF: more, apart by spaces or newlines; in its place.")
-    ] = None,
-    imatrix: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="GGUF: importance matrix, .dat or .gguf.")
-    ] = None,
-    search: Annotated[
-        str, typer.Option(metavar="ggml|best", help="GGUF: ggml's own encodings, or nearer ones in more time.")
-    ] = "ggml",
-    include_weights: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="GGUF: use the matrix for these only; repeatable.")
-    ] = None,
-    exclude_weights: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="GGUF: do not use the matrix for these; repeatable.")
-    ] = None,
-    override_kv: Annotated[
-        list[str] | None, typer.Option(metavar="K=TYPE:V", help="GGUF: set a metadata key; repeatable.")
-    ] = None,
-    prune_layers: Annotated[
-        str | None, typer.Option(metavar="N,..", help="GGUF from GGUF: leave these layers out.")
-    ] = None,
-    keep_split: Annotated[bool, typer.Option("--keep-split", help="GGUF from GGUF: cut into the same parts.")] = False,
-    drop: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Leave these tensors of SOURCE out; repeatable.")
+        typer.Option(metavar="NAME", rich_help_panel=INPUT, help="Branch, tag or commit of a model on the Hub."),
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Take the tokenizer's files from this folder.")
+        Path | None,
+        typer.Option(metavar="FOLDER", rich_help_panel=INPUT, help="Take the tokenizer's files from this folder."),
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(metavar="f16|bf16|f32", help="Of all that is dense, before quantizing.")
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB", rich_help_panel=INPUT, help="Drop the tensors of SOURCE whose names match; repeatable."
+        ),
     ] = None,
-    scale_dtype: Annotated[str | None, typer.Option(metavar="f16|bf16|f32", help="Of MLX scales and biases.")] = None,
-    lossless: Annotated[
-        str | None, typer.Option(metavar="exact|codes", help="Refuse any step of a worse grade.")
+    prune_layers: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", rich_help_panel=INPUT, help="Drop these layers (from GGUF to GGUF only)."),
     ] = None,
-    allow_requantize: Annotated[
-        bool, typer.Option("--allow-requantize", help="Round quantized weights again.")
+    allow_nonfinite: Annotated[
+        bool,
+        typer.Option(
+            "--allow-nonfinite", rich_help_panel=INPUT,
+            help="Copy NaN and Inf in weights, scales and FP8 codes instead of refusing them.",
+        ),
     ] = False,
     allow_unknown_architecture: Annotated[
         bool,
-        typer.Option("--allow-unknown-architecture", help="Quantize a folder's model that quant has no table of."),
+        typer.Option(
+            "--allow-unknown-architecture", rich_help_panel=INPUT,
+            help="Quantize a model whose architecture quant does not know (folders only).",
+        ),
+    ] = False,
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            "--scheme", "-s", metavar="NAME", rich_help_panel=QUALITY, autocompletion=choices.scheme_names,
+            help="Scheme, preset or mixture for the model; `quant schemes` lists schemes.  [default: keep]",
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=QUALITY,
+            help="Read the scheme of each weight from a recipe, an MLX config.json, hf2q JSON or another model.",
+        ),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB=SCHEME", rich_help_panel=QUALITY,
+            help="Set the scheme of the weights whose names match; repeatable, the last match wins.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        choices.DTYPE.option(
+            heading=QUALITY,
+            help="Cast dense weights to this dtype before quantizing.  [default: the stored dtype]",
+        ),
+    ] = None,
+    lossless: Annotated[
+        str | None,
+        choices.LOSSLESS.option(
+            heading=QUALITY, help="Refuse a plan that changes any value (exact) or any quantized code (codes)."
+        ),
+    ] = None,
+    allow_requantize: Annotated[
+        bool,
+        typer.Option(
+            "--allow-requantize", rich_help_panel=QUALITY, help="Allow rounding weights that are already quantized."
+        ),
     ] = False,
     fallback: Annotated[
-        str, typer.Option(metavar="auto|SCHEME|none", help="For kept weights that the target cannot hold.")
+        str,
+        typer.Option(
+            metavar="auto|SCHEME|none", rich_help_panel=QUALITY, autocompletion=choices.fallback_names,
+            help="Scheme for kept weights that the output's format cannot store; none refuses them.",
+        ),
     ] = "auto",
-    allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Copy NaN and Inf (in weights, scales and FP8 codes).")
+    pure: Annotated[
+        bool,
+        typer.Option("--pure", rich_help_panel=GGUF, help="Use a preset's base type for all weights, no mixture."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace an existing output, once the new one is complete.")
+    leave_output_tensor: Annotated[
+        bool, typer.Option("--leave-output-tensor", rich_help_panel=GGUF, help="Do not quantize output.weight.")
     ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read the output back, with the reference readers too, and check it.")
+    output_tensor_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", rich_help_panel=GGUF, help="Set the type of output.weight.")
+    ] = None,
+    token_embedding_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", rich_help_panel=GGUF, help="Set the type of token_embd.weight.")
+    ] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REGEX=TYPE", rich_help_panel=GGUF,
+            help="Set the type of the tensors whose names match; repeatable, the first match wins.",
+        ),
+    ] = None,
+    tensor_type_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=GGUF,
+            help="Read --tensor-type rules from FILE, separated by whitespace; repeatable, tried in the order given.",
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", rich_help_panel=GGUF, help="Use this importance matrix (.dat or .gguf)."),
+    ] = None,
+    include_weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", rich_help_panel=GGUF,
+            help="Use the importance matrix only for weights whose names contain TEXT; repeatable.",
+        ),
+    ] = None,
+    exclude_weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", rich_help_panel=GGUF,
+            help="Do not use the importance matrix for weights whose names contain TEXT; repeatable.",
+        ),
+    ] = None,
+    search: Annotated[
+        str,
+        choices.SEARCH.option(
+            heading=GGUF, help="Write llama-quantize's bytes (ggml), or search longer for a smaller error (best)."
+        ),
+    ] = "ggml",
+    override_kv: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=TYPE:VALUE", rich_help_panel=GGUF,
+            help="Set a metadata key; TYPE is int, float, bool or str; repeatable.",
+        ),
+    ] = None,
+    keep_split: Annotated[
+        bool,
+        typer.Option("--keep-split", rich_help_panel=GGUF, help="Write the same parts as a split GGUF source."),
     ] = False,
+    bits: Annotated[
+        int | None, typer.Option(metavar="N", rich_help_panel=MLX, help="Bits of the scheme (mlx-lm's spelling).")
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", rich_help_panel=MLX, help="Group size of the scheme (mlx-lm's spelling)."),
+    ] = None,
+    mode: Annotated[
+        str | None, choices.MODE.option(heading=MLX, help="Mode of the scheme (mlx-lm's spelling).")
+    ] = None,
+    scale_dtype: Annotated[
+        str | None, choices.SCALE_DTYPE.option(heading=MLX, help="Dtype of MLX scales and biases.")
+    ] = None,
     max_memory: MaxMemory = None,
     threads: Threads = None,
     device: Annotated[
-        str, typer.Option(metavar="auto|gpu|cpu", help="Where values are computed; auto uses a GPU for MLX's schemes.")
+        str, choices.DEVICE.option(heading=LIMITS, help="Where to compute; auto uses a GPU only for MLX's schemes.")
     ] = "auto",
-    shard_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Of tensors in one file [default: 5GB; a GGUF is not split].")
+    to: Annotated[
+        str | None, choices.TARGET.option(heading=OUTPUT, help="Output format, if OUTPUT's name does not imply it.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
-    revision: Revision = None,
+    shard_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", rich_help_panel=OUTPUT,
+            help="Largest size of the tensors in one file.  [default: 5GB in a folder, no limit for GGUF]",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", rich_help_panel=OUTPUT, help="Print the plan and write nothing.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", rich_help_panel=OUTPUT, help="Continue an interrupted run.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", rich_help_panel=OUTPUT, help="Replace an existing output once the new one is complete."
+        ),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", rich_help_panel=OUTPUT,
+            help="Read the output back, also with the formats' reference libraries, and check it against the plan.",
+        ),
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", rich_help_panel=OUTPUT, help="Treat warnings as errors.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
-) -> None:
-    """Convert a checkpoint to an MLX folder, a GGUF file or a Hugging Face folder."""
+) -> None:  # fmt: skip
+    """Convert a checkpoint to another format.
+
+    The output is an MLX folder, a GGUF file or, with --to hf, a Hugging Face folder. Without -s, quantized weights keep
+    their codes wherever the output can store them.
+    """
+    from quantcli.convert.planning.devices import available
     from quantcli.convert.planning.plan import make
     from quantcli.convert.planning.request import Request
     from quantcli.convert.running.conversion import convert as carry_out
@@ -150,7 +254,7 @@ def convert(
 
     out = Output(as_json, quiet, verbose)
     request = Request(
-        output=_checked_output(output), to=_one_of(("mlx", "gguf", "hf"), to, "--to"), scheme=scheme, bits=bits,
+        output=_checked_output(output), to=to, scheme=scheme, bits=bits,
         group_size=group_size, mode=mode, recipe=recipe, overrides=tuple(override or ()), pure=pure,
         leave_output_tensor=leave_output_tensor, output_tensor_type=output_tensor_type,
         token_embedding_type=token_embedding_type,
@@ -160,18 +264,17 @@ def convert(
         override_kv=tuple(override_kv or ()), prune_layers=prune_layers, keep_split=keep_split,
         tokenizer=tokenizer,
         drop=tuple(drop or ()),
-        dtype=_one_of(DENSE_DTYPES, dtype, "--dtype"), scale_dtype=_one_of(DENSE_DTYPES, scale_dtype, "--scale-dtype"),
-        lossless=_one_of(("exact", "codes"), lossless, "--lossless"), allow_requantize=allow_requantize,
+        dtype=dtype, scale_dtype=scale_dtype, lossless=lossless, allow_requantize=allow_requantize,
         allow_unknown_architecture=allow_unknown_architecture, fallback=fallback,
-        allow_nonfinite=allow_nonfinite, strict=strict, device=_device(device),
+        allow_nonfinite=allow_nonfinite, strict=strict, device=available(device),
         shard_size=parse_size(shard_size, "--shard-size") if shard_size else None,
     )  # fmt: skip
     memory = memory_bound(max_memory)
     resources = Resources(memory, thread_count(threads))
     if resume and force:
-        raise WrongUsage("--resume goes on with an old run, --force throws it away: give one of them.")
+        raise WrongUsage("--resume and --force cannot be used together. Use one of them.")
     path = local_source(source, revision, quiet=quiet or as_json)
-    _check_apart(path, request.output)
+    _refuse_overlap(path, request.output)
     plan = make(_open(path), request, dry_run=dry_run)
     out.warn(plan.warnings)
     if dry_run:
@@ -184,7 +287,9 @@ def convert(
     except KeyboardInterrupt:
         ignore_from_now_on()
         way = "--resume instead of --force" if force else "--resume"
-        out.note(f"interrupted: what is done is kept in {output}.partial; the same command with {way} goes on.")
+        out.note(
+            f"interrupted: finished work is kept in {output}.partial. Run the same command with {way} to continue."
+        )
         raise typer.Exit(130) from None
     out.json(report)
     if not quiet:
@@ -199,38 +304,31 @@ def _open(path: Path) -> Any:
 
 def _checked_output(output: Path) -> Path:
     if not output.name or output.name in (".", ".."):
-        raise WrongUsage(f"OUTPUT {str(output)!r} names no file or folder of its own.")
+        raise WrongUsage(f"OUTPUT: {str(output)!r} does not name a new file or folder.")
     return output
 
 
-def _check_apart(source: Path, output: Path) -> None:
-    """OUTPUT is never SOURCE, nor inside it, nor a folder that holds it, whatever names lead to them."""
+def _refuse_overlap(source: Path, output: Path) -> None:
+    """Refuse an OUTPUT that is SOURCE, is inside it or contains it, whatever paths lead to them."""
     from quantcli.containers.entries import real_path
     from quantcli.convert.planning.named_files import first_lost, leads_through, ways
     from quantcli.convert.running.workplace import surroundings
 
     real = real_path(source)
     read = real.parent if real.suffix == ".safetensors" else real  # its folder's config and tokenizer are read too
-    with surroundings(output, "check the path and its permissions"):
+    with surroundings(output, "Check the path and its permissions"):
         lies_inside = read.is_dir() and leads_through(output.parent, read)
         if lies_inside or first_lost(ways([source, read]), [output], deep=False):
-            raise WrongUsage(f"OUTPUT {output} is SOURCE, lies inside it or holds it: choose a place beside it.")
-
-
-def _device(word: str) -> str:
-    from quantcli.convert.planning.devices import available
-
-    _one_of(("auto", "gpu", "cpu"), word, "--device")
-    return available(word)
+            raise WrongUsage(f"OUTPUT {output}: is SOURCE, is inside it or contains it. Choose a path outside SOURCE.")
 
 
 def show_plan(plan: Plan, out: Output) -> None:
-    """What a dry run prints: every weight, layers folded, then totals."""
+    """Print what a dry run shows: every weight, with layers folded, then totals."""
     from quantcli.convert.inspecting.survey import fold
     from quantcli.convert.planning.devices import ON_CPU
 
     uses_gpu = any(step.devices != ON_CPU for step in plan.steps)
-    titles = ("weight", "shape", "from", "to", "route", "grade", *(["device"] if uses_gpu else []), "why")
+    titles = ("weight", "shape", "from", "to", "route", "grade", *(["device"] if uses_gpu else []), "reason")
     listed = [(step.name, _cells(step, with_device=uses_gpu)) for step in plan.steps]
     out.table([Column(title) for title in titles], [(name, *cells) for name, _, cells in fold(listed)])
     for line in left_out((tensor.name, tensor.reason) for tensor in plan.left):
@@ -241,7 +339,7 @@ def show_plan(plan: Plan, out: Output) -> None:
         out.text(note)
     for file in plan.files:
         out.text(f"{size(file.size):>10}  {file.name}")
-    out.text(f"{size(plan.nbytes):>10}  in all ({plan.nbytes} bytes), the report aside")
+    out.text(f"{size(plan.nbytes):>10}  total ({plan.nbytes} bytes), without the report")
 
 
 def _cells(step: Step, *, with_device: bool) -> tuple[str, ...]:
@@ -252,20 +350,20 @@ def _cells(step: Step, *, with_device: bool) -> tuple[str, ...]:
 
 
 def left_out(listed: Iterable[tuple[str, str]], what: str = "tensors") -> list[str]:
-    """A line for each reason why tensors or files (name, reason) have no place in the output."""
+    """Return a line for each reason why tensors or files (name, reason) are not in the output."""
     names: dict[str, list[str]] = {}
     for name, reason in listed:
         names.setdefault(reason, []).append(name)
     return [
-        f"left out: {alike[0]}: {reason}"
+        f"dropped: {alike[0]}: {reason}"
         if len(alike) == 1
-        else f"left out: {len(alike)} {what}, {alike[0]} the first: {reason}"
+        else f"dropped: {len(alike)} {what} (first: {alike[0]}): {reason}"
         for reason, alike in names.items()
     ]
 
 
 def show_report(report: dict[str, Any], out: Output) -> None:
-    """What a finished run prints: where the output is, what was done to how many weights."""
+    """Print what a finished run shows: where the output is, and what was done to how many weights."""
     totals = report["totals"]
     schemes = ", ".join(f"{count} {name}" for name, count in totals["schemes"].items())
     routes = ", ".join(f"{count} {name}" for name, count in totals["routes"].items())
@@ -288,7 +386,7 @@ def show_report(report: dict[str, Any], out: Output) -> None:
     if report["verified"]:
         readers = " and ".join(r["name"] for r in report["reference_readers"] if r["files"])
         opens = f"; opens in {readers}" if readers else ""
-        out.text(f"  verified: read back, every weight is what the plan promised{opens}")
+        out.text(f"  verified: read back, every weight matches the plan{opens}")
     for reader in report["reference_readers"]:
         for note in reader["notes"]:
             out.text(f"  {note}")

@@ -1,4 +1,4 @@
-"""`quant diff A B`: how far the same weights of two checkpoints are from each other, and what else differs."""
+"""`quant diff A B`: the differences between the weights of two checkpoints, and what else differs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantcli.cli.options import Json, MaxMemory, Quiet, Threads, Verbose, command, memory_bound, thread_count
+from quantcli.cli.command import command
+from quantcli.cli.options import (
+    CHECKPOINT,
+    CHECKS,
+    Json,
+    MaxMemory,
+    Quiet,
+    Threads,
+    Verbose,
+    memory_bound,
+    thread_count,
+)
 from quantcli.cli.output import Column, Output
 from quantcli.containers.hostile import UNPRINTABLE
 from quantcli.errors import CheckFailed, WrongUsage
@@ -20,52 +31,64 @@ if TYPE_CHECKING:
 #: Rows on a terminal without --all.
 ROWS = 40
 
-#: Verdicts that are worded otherwise of many.
-COUNTED = {"DIFFERS": "differ", "SHAPES": "of other shapes"}
+#: Verdicts whose plural has other words.
+COUNTED = {"DIFFERS": "differ", "SHAPES": "with different shapes"}
 
-#: Names that are listed of what was not compared; JSON has all.
+#: Names of tensors or keys that are listed as not compared; JSON lists all of them.
 NAMES = 32
 
-#: Characters that are shown of a setting's value, of its key, of a reason.
+#: Characters of a setting's value, of its key and of a reason that are shown.
 WIDTH, KEY_WIDTH, REASON_WIDTH = 60, 120, 240
-#: So many characters are shown before the first at which two long texts differ.
+#: Characters that are shown before the first difference of two long texts.
 BEFORE = 20
 
-HELP = "A folder, a .gguf or .safetensors file, or a Hub id org/name[@revision]."
+#: Heading of options in the help.
+SHOWN = "What to compare"
 
 
 @command
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=f"{HELP} Errors are relative to it.")],
-    b: Annotated[str, typer.Argument(metavar="B", help=HELP)],
+    a: Annotated[str, typer.Argument(metavar="A", help=f"{CHECKPOINT} Errors are relative to it.")],
+    b: Annotated[str, typer.Argument(metavar="B", help=CHECKPOINT)],
+    filter_: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", metavar="GLOB", rich_help_panel=SHOWN, help="Compare only weights whose names match."
+        ),
+    ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all", rich_help_panel=SHOWN, help=f"List every weight; a terminal otherwise shows the {ROWS} worst."
+        ),
+    ] = False,
     max_rmse: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Exit with 1 where a weight's relative RMSE is above X, or a weight is missing."
+            metavar="X", rich_help_panel=CHECKS,
+            help="Fail if the relative RMSE of a weight is above X, or a weight is missing.",
         ),
     ] = None,
-    filter_: Annotated[
-        str | None, typer.Option("--filter", metavar="GLOB", help="Only weights whose name matches.")
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help=f"Every weight, on a terminal too (else the {ROWS} worst).")
-    ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if anything differs or was not compared.")
+        bool,
+        typer.Option("--strict", rich_help_panel=CHECKS, help="Fail if anything differs or was not compared."),
     ] = False,
     max_memory: MaxMemory = None,
     threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
-) -> None:
-    """Compare the weights, settings and tokenizers of two checkpoints of any kinds."""
+) -> None:  # fmt: skip
+    """Compare two checkpoints.
+
+    Compares weights, settings and tokenizers. The two checkpoints may have different formats.
+    """
     from quantcli.convert.comparing import compare
     from quantcli.sources.detect import open_source
     from quantcli.sources.resolve import local_source
 
     if max_rmse is not None and not 0 <= max_rmse < math.inf:
-        raise WrongUsage(f"--max-rmse {max_rmse}: a number from 0 on, such as 0.05.")
+        raise WrongUsage(f"--max-rmse: expected a number of at least 0, such as 0.05, found {max_rmse}.")
     out = Output(as_json, quiet, verbose)
     memory = memory_bound(max_memory)
     first, second = (open_source(local_source(text, None, quiet=quiet or as_json)) for text in (a, b))
@@ -79,7 +102,7 @@ def diff(
     if max_rmse is not None:
         check("--max-rmse", compare.failures(found, max_rmse), "weights")
     if strict:
-        check("--strict", compare.unequal(found), "differences and things not compared")
+        check("--strict", compare.unequal(found), "differences or items not compared")
 
 
 def _is_terminal() -> bool:
@@ -87,14 +110,14 @@ def _is_terminal() -> bool:
 
 
 def check(option: str, failures: list[str], what: str) -> None:
-    """Raise `CheckFailed` with the first of them, which is the worst."""
+    """Raise `CheckFailed` with the first failure, which is the worst, and their number."""
     if failures:
-        more = f" ({len(failures)} {what} in all)" if len(failures) > 1 else ""
+        more = f" ({len(failures)} {what} in total)" if len(failures) > 1 else ""
         raise CheckFailed(f"{option}: {UNPRINTABLE.sub('?', failures[0])}{more}.")
 
 
 def show(found: Comparison, out: Output, everything: bool) -> None:
-    """Weights, worst first; then what one side lacks, what else differs, and totals."""
+    """Print weights, the worst first, then what one side lacks, what else differs, and totals."""
     for label, source in (("A", found.a), ("B", found.b)):
         out.text(f"{label}  {source.root} ({source.kind}, {len(source.weights)} weights)")
     _weights(found, out, everything)
@@ -108,7 +131,7 @@ def show(found: Comparison, out: Output, everything: bool) -> None:
             (t.what if i == 0 else "", str(t.count) if i == 0 else "", _short(p["at"]), *_sides(p["a"], p["b"]))
             for t in found.tokenizer for i, p in enumerate(t.first)
         ]  # fmt: skip
-        columns = [Column("tokenizer"), Column("differ", right=True), Column("at"), Column("A"), Column("B")]
+        columns = [Column("tokenizer"), Column("differences", right=True), Column("first at"), Column("A"), Column("B")]
         out.table(columns, rows)
     for f in found.uncounted:
         out.text(f"not counted: {_short(f.key, KEY_WIDTH)}: {_short(f.a)}, {_short(f.b)}")
@@ -126,13 +149,13 @@ def _weights(found: Comparison, out: Output, everything: bool) -> None:
     listed = found.weights if everything else found.weights[:ROWS]
     columns = [
         Column("weight"), Column("A"), Column("B"), Column("rel. RMSE", right=True),
-        Column("MSE", right=True, aside=True), Column("max error", right=True, aside=True),
-        Column("cosine", right=True, aside=True), Column("result"),
+        Column("MSE", right=True, wide_only=True), Column("max error", right=True, wide_only=True),
+        Column("cosine", right=True, wide_only=True), Column("result"),
     ]  # fmt: skip
     if listed:
         out.table(columns, [_row(weight) for weight in listed])
     if len(listed) < len(found.weights):
-        out.text(f"{len(found.weights) - len(listed)} more weights, none worse; --all shows them.")
+        out.text(f"{len(found.weights) - len(listed)} more weights, none of them worse. --all lists them.")
 
 
 def _row(weight: WeightDifference) -> tuple[str, ...]:
@@ -140,10 +163,10 @@ def _row(weight: WeightDifference) -> tuple[str, ...]:
     difference = weight.difference
     if difference is None:
         shapes = f": {_shape(weight.a)}, {_shape(weight.b)}" if weight.a.shape != weight.b.shape else ""
-        return weight.name, a, b, "-", "-", "-", "-", f"{weight.said}{shapes}"
-    said = f"{difference.nonfinite} values NaN or Inf on one side" if difference.nonfinite else weight.said
+        return weight.name, a, b, "-", "-", "-", "-", f"{weight.result}{shapes}"
+    result = f"{difference.nonfinite} values are NaN or Inf on one side only" if difference.nonfinite else weight.result
     numbers = (f"{x:.4g}" for x in (difference.relative_rmse, difference.mse, difference.largest))
-    return weight.name, a, b, *numbers, f"{difference.cosine:.6f}", said
+    return weight.name, a, b, *numbers, f"{difference.cosine:.6f}", result
 
 
 def _shape(tensor: Tensor) -> str:
@@ -155,11 +178,11 @@ def _missing(label: str, tensors: tuple[Tensor, ...], out: Output, everything: b
     for tensor in listed:
         out.text(f"only in {label}: {tensor.name} ({tensor.kind}, {_shape(tensor)})")
     if len(listed) < len(tensors):
-        out.text(f"only in {label}: {len(tensors) - len(listed)} more; --all shows them.")
+        out.text(f"only in {label}: {len(tensors) - len(listed)} more. --all lists them.")
 
 
 def _sides(a: Any, b: Any) -> tuple[str, str]:
-    """Two values, each on one line; of two texts that differ further on, the places where they begin to."""
+    """Return two values, each on one line; long texts begin shortly before their first difference."""
     if not (isinstance(a, str) and isinstance(b, str)) or max(len(a), len(b)) <= WIDTH:
         return _short(a), _short(b)
     same = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
@@ -172,7 +195,7 @@ def _from(text: str, start: int) -> str:
 
 
 def _short(value: Any, width: int = WIDTH) -> str:
-    """A value on one line, without characters that steer a terminal."""
+    """Return a value on one line, without control characters."""
     if value is None:
         return "-"
     text = value if isinstance(value, str) else str(value)
@@ -186,7 +209,7 @@ def _totals(found: Comparison, out: Output) -> None:
     counts = [
         f"{count} {COUNTED.get(verdict.name, verdict.value)}" for verdict in Verdict if (count := found.count(verdict))
     ]
-    lacking = [f"{len(ds)} in {side} only" for side, ds in (("A", found.only_a), ("B", found.only_b)) if ds]
+    lacking = [f"{len(ds)} only in {side}" for side, ds in (("A", found.only_a), ("B", found.only_b)) if ds]
     out.text(f"{len(found.weights)} weights in both: {', '.join([*counts, *lacking]) or 'none'}")
     total = found.total
     if total.unequal:
@@ -195,5 +218,5 @@ def _totals(found: Comparison, out: Output) -> None:
             f"cosine {total.cosine:.6f}"
         )
     if not found.fields and not found.tokenizer:
-        aside = ", except for what was not compared" if found.not_compared else ""
-        out.text(f"settings and tokenizer are the same{aside}")
+        exception = ", except for what was not compared" if found.not_compared else ""
+        out.text(f"settings and tokenizer are the same{exception}")

@@ -1,4 +1,4 @@
-"""`quant inspect SOURCE`: what is in a checkpoint, from headers alone."""
+"""`quant inspect SOURCE`: what a checkpoint holds, read from headers only."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantcli.cli.options import Json, Quiet, Revision, Source, Verbose, command, parse_size
+from quantcli.cli.command import command
+from quantcli.cli.options import CHECKS, Json, Quiet, Source, Verbose, parse_size
 from quantcli.cli.output import Column, Output, size
 from quantcli.errors import BadInput, CheckFailed, WrongUsage
-from quantcli.recipes import names
 
 if TYPE_CHECKING:
     from quantcli.checkpoint import Checkpoint
@@ -20,51 +20,93 @@ if TYPE_CHECKING:
 #: Elements of an array that the table of metadata shows.
 FIRST = 8
 
+#: Headings of options in the help.
+SHOWN, RULES = "What to show", "Rules to try"
+
 
 @command
 def inspect(
     source: Source,
-    everything: Annotated[bool, typer.Option("--all", help="Do not fold layers.")] = False,
-    filter_: Annotated[
-        str | None, typer.Option("--filter", metavar="GLOB", help="Only weights whose name matches.")
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", rich_help_panel=SHOWN, help="Branch, tag or commit of a model on the Hub."),
     ] = None,
-    metadata: Annotated[bool, typer.Option("--metadata", help="Print config.json or the GGUF's keys instead.")] = False,
+    filter_: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="GLOB", rich_help_panel=SHOWN, help="Show only weights whose names match."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", rich_help_panel=SHOWN, help="List each layer instead of folding equal layers.")
+    ] = False,
+    metadata: Annotated[
+        bool,
+        typer.Option(
+            "--metadata", rich_help_panel=SHOWN, help="Print config.json, or the keys of a GGUF file, instead."
+        ),
+    ] = False,
+    as_recipe: Annotated[
+        bool,
+        typer.Option("--as-recipe", rich_help_panel=SHOWN, help="Print the scheme of every weight as a recipe."),
+    ] = False,
     rules: Annotated[
-        bool, typer.Option("--rules", help="Print which rule decides each weight, and which patterns match nothing.")
+        bool,
+        typer.Option(
+            "--rules", rich_help_panel=RULES,
+            help="Print which rule decides each weight, and which patterns match nothing.",
+        ),
     ] = False,
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --rules: the recipe to try, or a model as one.")
+        Path | None,
+        typer.Option(metavar="FILE", rich_help_panel=RULES, help="Try this recipe, or another model as a recipe."),
     ] = None,
-    as_recipe: Annotated[
-        bool, typer.Option("--as-recipe", help="Print the schemes of all weights as a recipe for --recipe.")
-    ] = False,
     override: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB=SCHEME", help="With --rules: an override to try; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="GLOB=SCHEME", rich_help_panel=RULES, help="Try this override; repeatable."),
     ] = None,
-    max_bpw: Annotated[float | None, typer.Option(metavar="X", help="Exit with 1 above X bits per weight.")] = None,
-    max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Exit with 1 above that many bytes.")] = None,
+    max_bpw: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", rich_help_panel=CHECKS, help="Fail if the model has more than X bits per weight on average."
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", rich_help_panel=CHECKS, help="Fail if the weights take more than SIZE."),
+    ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB=SCHEME", help="Exit with 1 unless all that match have it; repeatable."),
+        typer.Option(
+            metavar="GLOB=SCHEME", rich_help_panel=CHECKS,
+            help="Fail unless all weights whose names match have this scheme; repeatable.",
+        ),
     ] = None,
-    revision: Revision = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
-) -> None:
-    """Show every weight of a checkpoint: shape, scheme, bits per weight, bytes, what decided it; a matrix's entries."""
-    from quantcli.convert.inspecting.survey import requirements, survey, taken
+) -> None:  # fmt: skip
+    """Show the weights of a checkpoint.
+
+    Prints shape, scheme, bits per weight and bytes of every weight, and what decided its scheme. Reads only headers. Of
+    an importance matrix, prints its entries.
+    """
+    from quantcli.convert.inspecting.survey import matching, requirements, survey
     from quantcli.sources.resolve import survey_source
 
     out = Output(as_json, quiet, verbose)
     required = [_requirement(text) for text in require or ()]
     if max_bpw is not None and not 0 < max_bpw < math.inf:
-        raise WrongUsage(f"--max-bpw {max_bpw}: a number above 0 is needed.")
-    tells_rules = bool(rules or recipe or override)
-    if metadata and (tells_rules or filter_):
-        raise WrongUsage("--metadata shows no weights: leave out --filter, --rules, --recipe and --override.")
-    if as_recipe and (tells_rules or filter_ or metadata):
-        raise WrongUsage("--as-recipe shows the whole model: leave out --filter, --metadata, --rules and --recipe.")
+        raise WrongUsage(f"--max-bpw: expected a number above 0, found {max_bpw}.")
+    shows_rules = bool(rules or recipe or override)
+    if metadata and (shows_rules or filter_):
+        raise WrongUsage(
+            "--metadata prints no weights, so it cannot be used with --filter, --rules, --recipe or --override. "
+            "Leave those out."
+        )
+    if as_recipe and (shows_rules or filter_ or metadata):
+        raise WrongUsage(
+            "--as-recipe prints all weights, so it cannot be used with --filter, --metadata, --rules, --recipe or "
+            "--override. Leave those out."
+        )
     limit = parse_size(max_size, "--max-size") if max_size else None
     matrix = _matrix_path(source, revision)
     if matrix and not (metadata and matrix.suffix == ".gguf"):
@@ -77,12 +119,12 @@ def inspect(
         return
     opened = survey_source(source, revision)
     out.warn(opened.warnings)
-    weights = taken(opened, filter_) if filter_ else list(opened.weights.values())
+    weights = matching(opened, filter_) if filter_ else list(opened.weights.values())
     if filter_ and not weights:
-        raise WrongUsage(f"--filter {filter_}: no weight matches.")
+        raise WrongUsage(f"--filter: no weight matches {filter_}.")
     if as_recipe:
         _show_recipe(opened, out)
-    elif tells_rules:
+    elif shows_rules:
         _show_rules(opened, recipe, override or [], {w.name for w in weights}, out)
     elif metadata:
         _show_metadata(opened, out)
@@ -93,13 +135,13 @@ def inspect(
             show(found, out, everything)
     unmet = requirements(opened, required, max_bpw, limit)
     for check in unmet[:-1]:
-        out.error(CheckFailed(check.said))
+        out.error(CheckFailed(check.message))
     if unmet:
-        raise CheckFailed(unmet[-1].said)
+        raise CheckFailed(unmet[-1].message)
 
 
 def _matrix_path(source: str, revision: str | None) -> Path | None:
-    """The path of a local importance matrix, None where SOURCE is something else."""
+    """Return the path of a local importance matrix, None if SOURCE is something else."""
     from quantcli.containers.imatrix import is_matrix
 
     path = Path(source)
@@ -107,13 +149,13 @@ def _matrix_path(source: str, revision: str | None) -> Path | None:
         return None
     try:
         return path if is_matrix(path) else None
-    except BadInput:  # a malformed GGUF file, of which a checkpoint's reader says more
+    except BadInput:  # a malformed GGUF file: the reader of checkpoints gives a better message
         return None
 
 
 def _refuse_for_matrix(path: Path, given: list[str]) -> None:
     if given:
-        raise WrongUsage(f"{given[0]}: {path} is an importance matrix, which has no schemes: leave it out.")
+        raise WrongUsage(f"{given[0]} has no meaning for an importance matrix ({path}). Leave it out.")
 
 
 def _show_matrix(path: Path, pattern: str | None, everything: bool, out: Output) -> None:
@@ -127,7 +169,7 @@ def _show_matrix(path: Path, pattern: str | None, everything: bool, out: Output)
 
 
 def show_matrix(found: dict[str, Any], out: Output, everything: bool = False) -> None:
-    """The table of an importance matrix, layers folded unless `everything`."""
+    """Print the table of an importance matrix; layers are folded unless `everything`."""
     from quantcli.convert.inspecting.survey import fold
 
     listed = [(e["name"], (e["values"], len(e["counted"]), _span(e["counted"]))) for e in found["entries"]]
@@ -137,13 +179,13 @@ def show_matrix(found: dict[str, Any], out: Output, everything: bool = False) ->
     ]  # fmt: skip
     rows = [(name, str(values), str(counts), span) for name, _, (values, counts, span) in folded]
     out.table(columns, rows, f"{found['source']}: importance matrix, {found['form']}")
-    size_said = f" of {found['chunk_size']} tokens" if found["chunk_size"] else ""
-    out.text(f"{len(found['entries'])} entries from {found['chunks']} chunks{size_said}")
-    out.text(f"datasets: {', '.join(found['datasets']) or 'not named'}")
+    chunk_size = f" of {found['chunk_size']} tokens" if found["chunk_size"] else ""
+    out.text(f"{len(found['entries'])} entries from {found['chunks']} chunks{chunk_size}")
+    out.text(f"datasets: {', '.join(found['datasets']) or 'not recorded'}")
 
 
 def _span(counts: list[int]) -> str:
-    """Counts on one line.
+    """Return counts on one line.
 
     >>> _span([4096]), _span([0, 7, 3])
     ('4096', '0-7')
@@ -153,9 +195,11 @@ def _span(counts: list[int]) -> str:
 
 
 def _requirement(text: str) -> tuple[str, str]:
+    from quantcli.recipes import names
+
     glob, equals, scheme = text.rpartition("=")
     if not (equals and glob and scheme):
-        raise WrongUsage(f"--require {text!r} needs GLOB=SCHEME, such as '*.down_proj=affine4-g64'.")
+        raise WrongUsage(f"--require: expected GLOB=SCHEME, such as '*.down_proj=affine4-g64', found {text!r}.")
     name = names.canonical(scheme)
     if name is None:
         raise WrongUsage(f"--require {text!r}: {names.problem(scheme)}.")
@@ -163,7 +207,7 @@ def _requirement(text: str) -> tuple[str, str]:
 
 
 def show(found: dict[str, Any], out: Output, everything: bool = False) -> None:
-    """The table of a survey, layers folded unless `everything`."""
+    """Print the table of a survey; layers are folded unless `everything`."""
     from quantcli.convert.inspecting.survey import fold, without_numbers
 
     listed = [
@@ -196,7 +240,7 @@ def _show_metadata(source: Checkpoint, out: Output) -> None:
 
 
 def text(value: Any) -> str:
-    """A metadata value on one line.
+    """Return a metadata value on one line.
 
     >>> text("a"), text({"length": 9, "first": [[1, 2], ["b"]]})
     ("'a'", "[[1, 2], ['b'], ...] (9 in all)")
@@ -230,4 +274,4 @@ def _show_rules(source: Checkpoint, recipe: Path | None, override: list[str], na
     columns = [Column("weight"), Column("scheme"), Column("decided by")]
     out.table(columns, [(w["name"], w["scheme"], w["reason"]) for w in found["weights"]])
     for pattern in found["unmatched"]:
-        out.text(f"matches nothing: {pattern}")
+        out.text(f"no weight matches {pattern}")

@@ -1,10 +1,10 @@
-"""Everything that a command prints: data to stdout, everything else to stderr.
+"""What a command prints: data to stdout, everything else to stderr.
 
 mode       stdout                        stderr
-terminal   tables drawn by rich          warnings, notes, a progress bar
-pipe       the same tables, plain text   warnings, notes
-json       one JSON value                warnings, notes
-quiet      data only                     errors only
+terminal   tables drawn by rich          errors, warnings, notes, a progress bar
+pipe       the same tables, plain text   errors, warnings, notes
+json       one JSON value                errors, warnings, notes
+quiet      requested data only           errors only
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from typing import Any
 from quantcli.errors import QuantError
 from quantcli.kernels import compiling
 
-#: Told of progress: bytes made, and of which weight.
+#: Is called with progress: the bytes that were written since the last call, and the weight that they belong to.
 Tick = Callable[[int, str], None]
 
 
-#: Columns of a terminal from which on tables are whole.
+#: Tables have all of their columns on terminals of at least this many columns.
 WIDE = 110
 
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column; numbers stand at the right. aside: a terminal of less than `WIDE` columns goes without it."""
+    """A column of a table. right: aligned at the right. wide_only: not shown on terminals below `WIDE` columns."""
 
     title: str
     right: bool = False
-    aside: bool = False
+    wide_only: bool = False
 
 
 @dataclass(frozen=True)
 class Output:
-    """How this run prints."""
+    """How a command prints: as JSON, quietly, verbosely."""
 
     as_json: bool = False
     quiet: bool = False
     verbose: int = 0
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-        """A table of data; nothing in JSON mode."""
+        """Print a table of data; nothing in JSON mode."""
         if self.as_json:
             return
         if sys.stdout.isatty():
@@ -57,40 +57,40 @@ class Output:
             _print_plain(columns, rows, title)
 
     def text(self, line: str = "") -> None:
-        """A line of data; nothing in JSON mode."""
+        """Print a line of data; nothing in JSON mode."""
         if not self.as_json:
             _emit(line)
 
     def json(self, value: Mapping[str, Any]) -> None:
-        """The data as JSON, in JSON mode only."""
+        """Print the data as JSON, in JSON mode only."""
         if self.as_json:
             plain = sys.stdout.encoding.lower().replace("-", "") == "utf8"
             _emit(json.dumps(value, indent=2, ensure_ascii=not plain))
 
     def note(self, line: str) -> None:
-        """What is worth knowing, to stderr."""
+        """Print a note to stderr, unless quiet."""
         if not self.quiet:
             print(line, file=sys.stderr)
 
     def warn(self, lines: Sequence[str], most: int = 8) -> None:
-        """Warnings, to stderr; beyond `most` only their number, unless verbose."""
+        """Print warnings to stderr, unless quiet; beyond `most` only their number, unless verbose."""
         if self.quiet:
             return
         shown = lines if self.verbose else lines[:most]
         for line in shown:
             print(f"warning: {line}", file=sys.stderr)
         if len(lines) > len(shown):
-            print(f"warning: {len(lines) - len(shown)} more; -v shows them all.", file=sys.stderr)
+            print(f"warning: {len(lines) - len(shown)} more. -v prints all of them.", file=sys.stderr)
 
     def error(self, error: QuantError) -> None:
-        """The one sentence of a failure; with -vv where it came from."""
+        """Print an error to stderr; with -vv, its traceback too."""
         if self.verbose >= 2:
             traceback.print_exception(error, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
 
     @contextlib.contextmanager
-    def hearing(self) -> Iterator[None]:
-        """Notes of what kernels log meanwhile: that they are being compiled."""
+    def log_notes(self) -> Iterator[None]:
+        """Print what kernels log in the meantime as notes: that they are being compiled."""
         log, handler = logging.getLogger(compiling.LOG), _Notes(self)
         level = log.level
         log.addHandler(handler)
@@ -103,7 +103,7 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self, total: int) -> Iterator[Tick]:
-        """A progress bar over `total` bytes on a terminal: share, bytes, rate, time left, the weight at hand."""
+        """Show a progress bar over `total` bytes on a terminal: share, bytes, rate, time left, current weight."""
         if self.quiet or not sys.stderr.isatty():
             yield lambda _count, _name: None
             return
@@ -127,7 +127,7 @@ class Output:
 
 
 class _Notes(logging.Handler):
-    """What is logged, as notes."""
+    """A log handler that prints records as notes."""
 
     def __init__(self, out: Output) -> None:
         super().__init__()
@@ -138,8 +138,8 @@ class _Notes(logging.Handler):
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[None]:
-    """Goes on in silence where whoever read our output has seen enough: checks that follow still count."""
+def _ignoring_closed_pipe() -> Iterator[None]:
+    """Continue silently once the reader of stdout has closed it: the checks that follow still count."""
     try:
         yield
     except BrokenPipeError:
@@ -147,13 +147,13 @@ def _listening() -> Iterator[None]:
 
 
 def _emit(line: str) -> None:
-    with _listening():
+    with _ignoring_closed_pipe():
         print(line)
 
 
 def flush() -> None:
-    """Hand over what is still held back; raises `OSError` where it cannot be written."""
-    with _listening():
+    """Write out what is still buffered. Raises `OSError` if that fails."""
+    with _ignoring_closed_pipe():
         sys.stdout.flush()
 
 
@@ -164,13 +164,13 @@ def _draw(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str |
     from rich.table import Table
 
     console = Console()
-    shown = [i for i, column in enumerate(columns) if console.width >= WIDE or not column.aside]
+    shown = [i for i, column in enumerate(columns) if console.width >= WIDE or not column.wide_only]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i in shown:
         table.add_column(columns[i].title, justify="right" if columns[i].right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(row[i]) for i in shown))
-    with _listening():
+    with _ignoring_closed_pipe():
         console.print(table)
 
 
@@ -188,7 +188,7 @@ def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]], title
 
 
 def size(count: int) -> str:
-    """Bytes as people read them.
+    """Return a number of bytes with a unit.
 
     >>> size(999), size(1_500_000), size(2_200_000_000)
     ('999 B', '1.50 MB', '2.20 GB')

@@ -1,4 +1,4 @@
-"""`quant schemes [NAME]`: every number format, what it costs and who reads it."""
+"""`quant schemes [NAME]`: every quantization scheme, what it costs and what reads it."""
 
 from __future__ import annotations
 
@@ -6,63 +6,83 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantcli.cli.options import Json, Quiet, Verbose, command
+from quantcli.cli import choices
+from quantcli.cli.command import command
+from quantcli.cli.options import Json, Quiet, Verbose
 from quantcli.cli.output import Column, Output
 from quantcli.errors import WrongUsage
 
 if TYPE_CHECKING:
     from quantcli.convert.inspecting.catalogue import Entry
 
+#: Stands below the table.
+LEGEND = (
+    "kind: ct is compressed-tensors, bnb is bitsandbytes; awq weights are kept, not written",
+    "bits: stored bits per weight with scales; one scale for a whole tensor is not counted",
+    "scale: its dtype; float is f16, bf16 or f32, counted as 16 bits",
+    "zero point: int is an integer zero point per group, bias is a float bias or minimum",
+    "group: weights that share a scale; block: bytes of a GGML block",
+    "RMSE%: rounding error of normally distributed weights, relative to their RMS",
+    "stored in: the output formats that can hold the scheme",
+    "not listed: int2 to int8 and uint2 to uint7 with other group sizes, nf4 and fp4 with",
+    "any even group size; -channel schemes are counted for rows of 1024 weights",
+)
+
 
 @command
 def schemes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One scheme, told in full.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", autocompletion=choices.listed_schemes, help="Print everything about this scheme."
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> None:
-    """List the number formats: bits per weight, scales, groups, rounding, targets, readers."""
+    """List the quantization schemes.
+
+    Prints bits per weight, scales, group sizes, rounding error, the formats that store a scheme and what reads it.
+    """
     from quantcli.convert.inspecting.catalogue import as_json as entry_json
     from quantcli.convert.inspecting.catalogue import catalogue
 
     out = Output(as_json, quiet, verbose)
-    found = catalogue() if name is None else _named(name)
-    out.json({"schemes_version": 1, "schemes": [entry_json(entry) for entry in found]})
+    entries = catalogue() if name is None else _named(name)
+    out.json({"schemes_version": 1, "schemes": [entry_json(entry) for entry in entries]})
     if name is None:
-        _table(found, out)
-    for entry in found if name is not None else ():
-        _tell(entry, out)
+        _table(entries, out)
+    for entry in entries if name is not None else ():
+        _describe(entry, out)
 
 
 def _named(name: str) -> list[Entry]:
-    """The schemes of a name, in all families. Raises `WrongUsage` with a way on."""
+    """Return the schemes of a name, of all kinds. Raises `WrongUsage` for an unknown name."""
     from quantcli.convert.inspecting.catalogue import of_name
     from quantcli.recipes.names import canonical, problem
 
-    found = of_name(canonical(name) or name.strip().lower())
-    if not found:
-        why = problem(name) if canonical(name) is None else f"{name!r} is a scheme that is not converted yet"
-        raise WrongUsage(f"{why}; `quant schemes` lists those that are.")
-    return found
+    entries = of_name(canonical(name) or name.strip().lower())
+    if not entries:
+        why = problem(name) if canonical(name) is None else f"the scheme {name!r} is not supported yet"
+        raise WrongUsage(f"{why}. `quant schemes` lists the supported schemes.")
+    return entries
 
 
 def _table(entries: list[Entry], out: Output) -> None:
     from quantcli.schemes.readers import READERS
 
     columns = [
-        Column("scheme"), Column("kind"), Column("bits", right=True), Column("scale"), Column("zero"),
-        Column("group", right=True), Column("block", right=True), Column("RMSE%", right=True), Column("to"),
+        Column("scheme"), Column("kind"), Column("bits", right=True), Column("scale"), Column("zero point"),
+        Column("group", right=True), Column("block", right=True), Column("RMSE%", right=True), Column("stored in"),
     ]  # fmt: skip
     out.table(columns, [_row(entry) for entry in entries])
-    out.text("bits: stored bits per weight, scales included; float: f16, bf16 or f32, counted as 16 bits")
-    out.text("group: weights that share a scale; block: bytes of a GGML block; RMSE%: relative, of a Gaussian")
-    out.text("ct: compressed-tensors, any int2 to int8, uint2 to uint7, groups N; -channel: in rows of 1024")
-    out.text("bnb: bitsandbytes, any even group; what a weight has once, as a scale for all of it, is not counted")
-    out.text("zero: int: a zero point a group; bias: a float (bias, minimum); to: targets (awq is kept, not made)")
-    needy = [entry.name for entry in entries if entry.needs_importance]
-    out.text(f"importance matrix needed: {', '.join(needy) or 'by none of them'}")
+    for line in LEGEND:
+        out.text(line)
+    demanding = [entry.name for entry in entries if entry.needs_importance]
+    out.text(f"require an importance matrix: {', '.join(demanding) or 'none'}")
     for family, readers in READERS.items():
-        out.text(f"{family} is read by {', '.join(readers)}")
+        out.text(f"readers of {family}: {', '.join(readers)}")
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -79,7 +99,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _tell(entry: Entry, out: Output) -> None:
+def _describe(entry: Entry, out: Output) -> None:
     from quantcli.convert.inspecting.catalogue import decimal
 
     facts = {
@@ -90,10 +110,10 @@ def _tell(entry: Entry, out: Output) -> None:
         "zero point": entry.zero_point or "none",
         "group": f"{entry.group} weights share a scale" if entry.group else "none",
         "block": f"{entry.block[0]} weights in {entry.block[1]} bytes" if entry.block else "none",
-        "rounding": f"{entry.rounding:.4%} relative RMSE on a Gaussian",
-        "importance matrix": "needed" if entry.needs_importance else "not needed",
+        "rounding": f"{entry.rounding:.4%} relative RMSE of normally distributed weights",
+        "importance matrix": "required" if entry.needs_importance else "not required",
         "GGUF": "yes" if "gguf" in entry.targets else "no",
-        "targets": ", ".join(entry.targets) or "none",
+        "stored in": ", ".join(entry.targets) or "none",
         "read by": ", ".join(entry.readers),
     }
     for key, value in facts.items():

@@ -1,9 +1,9 @@
-"""From a request to a published output, and what is told of models without converting them.
+"""From a request to a published output, and reports about models without converting them.
 
-    planning     what will become of every tensor, before anything is written
-    running      a plan carried out: slabs, threads, journal, report, verification
-    inspecting   what `inspect` and `schemes` tell
-    comparing    what `diff` tells
+    planning     decides the step of every tensor before anything is written
+    running      runs a plan: slabs, threads, journal, report, verification
+    inspecting   collects what `inspect`, `schemes` and `architectures` print
+    comparing    collects what `diff` prints
 
 Each may import those above it in this list.
 """

@@ -92,13 +92,11 @@ def mlx_formats(mode: str) -> str:
 def from_mlx_options(bits: int | None, group_size: int | None, mode: str | None) -> str | None:
     """Return the scheme of `--bits`, `--group-size` and `--mode`, with mlx-lm's defaults; None if none is given.
 
-    Raises `WrongUsage` for an unknown mode, and for values that a mode does not have.
+    mode: of `MODES`. Raises `WrongUsage` for values that the mode does not have.
     """
     if bits is None and group_size is None and mode is None:
         return None
     mode = mode or "affine"
-    if mode not in MODES:
-        raise WrongUsage(f"--mode {mode} is not supported. Supported: {', '.join(MODES)}.")
     default_group, default_bits = MODES[mode]
     bits = default_bits if bits is None else bits
     group_size = default_group if group_size is None else group_size

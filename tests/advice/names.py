@@ -8,12 +8,15 @@ REASON = "a decision's reason, which is printed and advises nothing"
 TABLE = "options by which a warning that is a row, or advises nothing, is put together"
 INTERNAL = "not reached by any command: refused before, or no layout leads there"
 
+#: The examples of the help, which tests/cli/test_help.py runs.
+EXAMPLES = "cli/examples.py"
+
 #: (module, text as rows have it) -> why it is no message.
 ENTRIES: dict[tuple[str, str], str] = {
     ("convert/planning/decide.py", f"=--scheme {HOLE}"): REASON,
     ("convert/planning/decide.py", "--bits, --group-size, --mode"): REASON,
     ("convert/planning/drop.py", f"=--drop {HOLE}"): REASON,
-    ("convert/planning/lossless.py", f"{HOLE} holds them: --override"): INTERNAL,
+    ("convert/planning/lossless.py", f"{HOLE} holds them: use --override"): INTERNAL,
     **{
         ("recipes/llama_cpp.py", option): TABLE
         for option in (
@@ -39,4 +42,4 @@ def is_of(entry: tuple[str, str], site: Site) -> bool:
 
 
 def is_silent(site: Site) -> bool:
-    return any(is_of(entry, site) for entry in ENTRIES)
+    return site.module == EXAMPLES or any(is_of(entry, site) for entry in ENTRIES)

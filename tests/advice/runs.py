@@ -145,10 +145,10 @@ def unfinished_on(device: str) -> Callable[[Path], None]:
 ROWS = (
     Row("cli/convert.py", "--resume", INTO, INTO + " --resume", 130, patch=interrupts),
     Row("cli/convert.py", "instead of --force", INTO + " --force", INTO + " --resume", 130, patch=interrupts),
-    Row("cli/diff.py", "more weights, none worse", "diff {dense} {q8}", "diff {dense} {q8} --all", 0, patch=terminal),
-    Row("cli/diff.py", "more; --all", "diff {deep} {dense}", "diff {deep} {dense} --all", 0, patch=terminal),
+    Row("cli/diff.py", "more weights, none of them", "diff {dense} {q8}", "diff {dense} {q8} --all", 0, patch=terminal),
+    Row("cli/diff.py", "more. --all", "diff {deep} {dense}", "diff {deep} {dense} --all", 0, patch=terminal),
     Row(
-        "cli/options.py",
+        "cli/command.py",
         "not enough memory",
         INTO,
         INTO + " --max-memory 100MB --threads 1",
@@ -157,7 +157,7 @@ ROWS = (
     ),
     Row(
         "convert/planning/devices.py",
-        "does not see a GPU here. --device cpu",
+        "finds no GPU on this machine. Use --device cpu",
         INTO + " --device gpu",
         INTO + " --device cpu",
         5,
@@ -166,7 +166,7 @@ ROWS = (
     *(
         Row(
             "convert/running/conversion.py",
-            "begun on another device",
+            "started on another device",
             f"{QUANTIZED} --resume --device {other}",
             (f"{QUANTIZED} --resume --device {begun}", f"{QUANTIZED} --force --device {other}"),
             5,
@@ -178,7 +178,7 @@ ROWS = (
     ),
     Row(
         "convert/running/conversion.py",
-        "MLX does not see one here",
+        "MLX finds none",
         QUANTIZED + " --resume",
         QUANTIZED + " --force",
         5,
@@ -196,49 +196,49 @@ ROWS = (
     ),
     Row(
         "convert/running/run.py",
-        "--dtype f32 or bf16",
+        "--dtype f32 or --dtype bf16",
         "convert {large} {out} --dtype f16",
         ("convert {large} {out} --dtype f32", "convert {large} {out2} --dtype bf16"),
         4,
     ),
     Row(
         "convert/running/run.py",
-        "--scale-dtype f32 holds",
+        "--scale-dtype f32, which",
         "convert {large} {out} -s affine4-g64 --scale-dtype f16",
         "convert {large} {out} -s affine4-g64 --scale-dtype f32",
         4,
     ),
     Row(
         "convert/running/run.py",
-        "leaves this weight dense",
+        "to leave this weight dense",
         "convert {awq_zeros} {out}",
         ("convert {awq_zeros} {out} --scheme f16", "convert {awq_zeros} {gguf} --scheme f16"),
         4,
     ),
     Row(
         "convert/running/run.py",
-        "leaves this weight dense",
+        "to leave this weight dense",
         "convert {awq_zero} {out}",
         ("convert {awq_zero} {out} --override 'model.layers.1.mlp.up_proj.weight=f16'",),
         4,
     ),
     Row(
         "convert/running/run.py",
-        "leaves this weight dense",
+        "to leave this weight dense",
         "convert {awq_zero} {gguf}",
         ("convert {awq_zero} {gguf} --override 'blk.1.ffn_up.weight=f16'",),
         4,
     ),
     Row(
         "convert/running/run.py",
-        "leaves this weight dense",
+        "to leave this weight dense",
         "convert {huge} {gguf} -s q8_0",
         ("convert {huge} {gguf} -s q8_0 --override 'blk.0.ffn_down.weight=f32'", "convert {huge} {gguf2} --scheme f32"),
         4,
     ),
     Row(
         "convert/running/gguf_process.py",
-        "verifies again",
+        "to verify again",
         "convert {dense} {gguf} --verify",
         "convert {dense} {gguf} --verify --resume",
         5,
@@ -246,7 +246,7 @@ ROWS = (
     ),
     Row(
         "convert/running/complete.py",
-        "--verify reads it",
+        "--verify to check its data",
         "convert {tmp}/own {out} --resume",
         "convert {tmp}/own {out} --resume --verify",
         0,
@@ -254,7 +254,7 @@ ROWS = (
     ),
     Row(
         "convert/running/confirm.py",
-        "--resume then converts again",
+        "--resume to convert again",
         INTO + " --verify",
         INTO + " --verify --resume",
         6,
@@ -262,7 +262,7 @@ ROWS = (
     ),
     Row(
         "convert/running/open_files.py",
-        "--resume does the lost part again",
+        "--resume to write the lost part",
         INTO,
         INTO + " --resume",
         5,
@@ -278,7 +278,7 @@ ROWS = (
     ),
     Row(
         "convert/running/workplace.py",
-        "where this run stopped",
+        "Fix that, then use --resume",
         INTO,
         INTO + " --resume",
         5,
@@ -286,7 +286,7 @@ ROWS = (
     ),
     Row(
         "convert/running/destination.py",
-        "choose another name, or --force",
+        "Choose another name, or use --force",
         INTO,
         (INTO + " --force", INTO + "2"),
         5,
@@ -294,7 +294,7 @@ ROWS = (
     ),
     Row(
         "convert/running/destination.py",
-        "what quant wrote or a model folder",
+        "quant's output and model folders",
         INTO + " --force",
         (INTO + "2 --force", INTO + " --force"),
         5,
@@ -303,7 +303,7 @@ ROWS = (
     ),
     Row(
         "convert/running/destination.py",
-        "only parts that its report names",
+        "only parts that its report lists",
         "convert {dense} {tmp}/x.gguf --force",
         ("convert {dense} {tmp}/y.gguf --force", "convert {dense} {tmp}/x.gguf --force"),
         5,
@@ -312,7 +312,7 @@ ROWS = (
     ),
     Row(
         "convert/running/destination.py",
-        "looks at it again",
+        "to check it again",
         INTO + " --force",
         INTO + " --resume",
         5,
@@ -321,7 +321,7 @@ ROWS = (
     ),
     Row(
         "convert/running/workplace.py",
-        "is there meanwhile",
+        "was created during",
         INTO,
         INTO + " --resume",
         5,
@@ -330,7 +330,7 @@ ROWS = (
     ),
     Row(
         "convert/running/workplace.py",
-        "an unfinished run is there",
+        "contains an unfinished run",
         "convert {tmp}/own {out}",
         ("convert {tmp}/own {out} --resume", "convert {tmp}/own {out} --force"),
         5,
@@ -338,7 +338,7 @@ ROWS = (
     ),
     Row(
         "convert/running/workplace.py",
-        "was begun from another",
+        "was started from another",
         "convert {tmp}/own {out} --resume --dtype f32",
         ("convert {tmp}/own {out} --resume", "convert {tmp}/own {out} --force --dtype f32"),
         5,

@@ -85,10 +85,10 @@ def test_quiet_prints_every_check_that_did_not_hold(model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--max-bpw", "nan"], "--max-bpw nan"),
+        (["--max-bpw", "nan"], "found nan"),
         (["--require", "*=bf166"], "bf166"),
         (["--filter", "zzz"], "no weight matches"),
-        (["--metadata", "--rules"], "--metadata shows no weights"),
+        (["--metadata", "--rules"], "--metadata"),
     ],
 )
 def test_inspect_refuses_what_makes_no_sense(model: Path, arguments: list[str], said: str) -> None:
@@ -148,7 +148,7 @@ def test_a_matrix_that_cannot_have_the_scheme_is_a_fallback(tmp_path: Path) -> N
 def test_a_report_of_somebody_else_is_not_overwritten(model: Path, tmp_path: Path) -> None:
     (tmp_path / "x.gguf.report.json").write_text('{"mine": true}')
     done = run("convert", model, tmp_path / "x.gguf")
-    assert done.exit_code == 5 and "no report of ours" in done.stderr
+    assert done.exit_code == 5 and "x.gguf.report.json" in done.stderr
     assert (tmp_path / "x.gguf.report.json").read_text() == '{"mine": true}' and not (tmp_path / "x.gguf").exists()
 
 
@@ -170,8 +170,3 @@ def test_types_and_files_of_types_are_tried_in_the_order_given(model: Path, tmp_
     done = run("convert", model, tmp_path / "out.gguf", "-s", "q4_0", *given, "--dry-run", "--json")
     found = {weight["name"]: weight["scheme"] for weight in json.loads(done.stdout)["weights"]}
     assert [found[f"blk.0.attn_{name}.weight"] for name in "qkv"] == ["q4_1", "q5_1", "q8_0"]
-
-
-def test_help_loads_nothing_that_computes() -> None:
-    script = "import sys; from quantcli.cli import app; print(*{'numpy', 'mlx', 'numba'} & sys.modules.keys())"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout == "\n"

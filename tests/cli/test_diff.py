@@ -151,7 +151,7 @@ def test_a_terminal_gets_the_worst_rows(pair: tuple[Path, Path], monkeypatch: py
     assert quant(*pair).stdout.count("bf16  bf16") == 21
     monkeypatch.setattr(module, "_is_terminal", lambda: True)
     shown = quant(*pair).stdout
-    assert shown.count("bf16  bf16") == 3 and "18 more weights, none worse; --all shows them." in shown
+    assert shown.count("bf16  bf16") == 3 and "18 more weights" in shown and "--all" in shown
     assert quant(*pair, "--all").stdout.count("bf16  bf16") == 21
 
 
@@ -210,7 +210,7 @@ def test_a_narrow_terminal_shows_fewer_numbers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int, whole: bool
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    table = [Column("weight"), Column("rel. RMSE", right=True), Column("cosine", right=True, aside=True)]
+    table = [Column("weight"), Column("rel. RMSE", right=True), Column("cosine", right=True, wide_only=True)]
     _draw(table, [(WORST, "0.1", "0.99")], None)
     said = capsys.readouterr().out
     assert WORST in said and ("cosine" in said) is ("0.99" in said) is whole

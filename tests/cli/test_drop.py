@@ -72,10 +72,10 @@ def test_without_it_they_are_in_the_way(models: dict[str, Path], source: str, tm
 
 def test_the_plan_lists_them(models: dict[str, Path], tmp_path: Path) -> None:
     done = run("convert", models["hf"], tmp_path / "out", "--dry-run", "--drop", "*extra*")
-    assert done.exit_code == 0 and "left out: 2 tensors, extra.weight the first: --drop *extra*" in done.stdout
+    assert done.exit_code == 0 and "dropped: 2 tensors (first: extra.weight): --drop *extra*" in done.stdout
     one = run("convert", models["hf"], tmp_path / "out", "--dry-run", "--drop", "extra", "--drop", "*.extra.bias")
-    assert "left out: extra.weight: --drop extra\n" in one.stdout
-    assert "left out: model.layers.0.extra.bias: --drop *.extra.bias\n" in one.stdout
+    assert "dropped: extra.weight: --drop extra\n" in one.stdout
+    assert "dropped: model.layers.0.extra.bias: --drop *.extra.bias\n" in one.stdout
 
 
 def test_a_glob_that_matches_nothing_is_a_warning(models: dict[str, Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantcli.convert.comparing.compare import Verdict, chosen, compare
-from quantcli.convert.inspecting.survey import requirements, taken
+from quantcli.convert.inspecting.survey import matching, requirements
 from quantcli.sources.detect import open_source
 from tests.conversions import converted, schemes
 from tests.convert.test_golden_arch import DATA, hashes, reference, write_model
@@ -100,7 +100,7 @@ def test_values_that_are_computed_come_from_what_is_stored(models: dict[str, Pat
         (w["from"]["scheme"], w["route"], w["grade"]) for w in report["weights"] if "experts.down_proj" in w["name"]
     }
     assert ("mxfp4", "dequantize", "exact") in found
-    made = taken(open_source(tmp_path / "hf"), "blk.0.ffn_down_exps*")
+    made = matching(open_source(tmp_path / "hf"), "blk.0.ffn_down_exps*")
     assert {w.name for w in made} == {
         "model.layers.0.mlp.experts.down_proj",
         "model.layers.0.mlp.experts.down_proj_bias",
@@ -110,7 +110,7 @@ def test_values_that_are_computed_come_from_what_is_stored(models: dict[str, Pat
 @pytest.mark.parametrize("glob", DOWN)
 def test_inspect_takes_names_of_any_dialect(glob: str, models: dict[str, Path]) -> None:
     for case in ("mixtral", "mixtral.gguf", "mixtral-mlx"):
-        found = taken(open_source(models[case]), glob)
+        found = matching(open_source(models[case]), glob)
         assert len(found) == (1 if case != "mixtral" else 4) and not requirements(
             open_source(models[case]), [(glob, found[0].scheme.name)], None, None
         )

@@ -180,15 +180,15 @@ class TestRefused:
 
     def test_options(self, source: Path, tmp_path: Path) -> None:
         both = {"shard_size": 1, "keep_split": True}
-        self.refused(WrongUsage, "give one of them", source, tmp_path / "out.gguf", **both)
-        self.refused(WrongUsage, "--keep-split is an option for GGUF", source, tmp_path / "out", keep_split=True)
+        self.refused(WrongUsage, "--keep-split and --shard-size", source, tmp_path / "out.gguf", **both)
+        self.refused(WrongUsage, "--keep-split applies only to GGUF", source, tmp_path / "out", keep_split=True)
         self.refused(NotPossible, "--keep-split is for GGUF sources", source, tmp_path / "out.gguf", keep_split=True)
 
     def test_a_source_is_no_output(self, source: Path, tmp_path: Path) -> None:
         converted(source, tmp_path / "x.gguf", shard_size=SIZE)
         first, *_, last = sorted(tmp_path.glob("x-*.gguf"))
-        self.refused(WrongUsage, "is one of SOURCE", last, tmp_path / "x.gguf", keep_split=True)
-        self.refused(WrongUsage, "is one of SOURCE", last, first)
+        self.refused(WrongUsage, "is a file of SOURCE", last, tmp_path / "x.gguf", keep_split=True)
+        self.refused(WrongUsage, "is a file of SOURCE", last, first)
         converted(last, tmp_path / "x.gguf")
 
     def test_too_many_parts(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,12 +200,12 @@ class TestRefused:
         assert len(names) > 2
         for name in (*names, "out.gguf"):
             (tmp_path / name).write_bytes(b"mine")
-            with pytest.raises(Surroundings, match=f"{name}: exists already; choose another name"):
+            with pytest.raises(Surroundings, match=f"{name}: already exists"):
                 run(source, tmp_path / "out.gguf", shard_size=SIZE)
             assert beside(tmp_path / "out.gguf") == [name]
             (tmp_path / name).unlink()
         (tmp_path / names[1]).mkdir()
-        with pytest.raises(Surroundings, match=f"{names[1]}: is a folder, which this output would not be"):
+        with pytest.raises(Surroundings, match=f"{names[1]}: is a folder"):
             run(source, tmp_path / "out.gguf", shard_size=SIZE, force=True)
 
 
@@ -282,9 +282,9 @@ class TestOutput:
         options = {"scheme": "q4_0", "shard_size": SIZE}
         first = run(source, tmp_path / "out.gguf", check=True, **options)
         given = run(source, tmp_path / "out.gguf", resume=True, **options)
-        assert given["files"] == first["files"] and "was not read" in given["notes"][-1] and not given["verified"]
+        assert given["files"] == first["files"] and "--verify" in given["notes"][-1] and not given["verified"]
         next(iter(sorted(tmp_path.glob("out-*.gguf")))).unlink()
-        with pytest.raises(Surroundings, match="exists already"):
+        with pytest.raises(Surroundings, match="already exists"):
             run(source, tmp_path / "out.gguf", resume=True, **options)
 
 

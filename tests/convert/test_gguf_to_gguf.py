@@ -148,7 +148,7 @@ def test_a_type_that_nobody_knows_is_copied(tmp_path: Path) -> None:
 
 def test_nothing_to_do_without_allow_requantize(tmp_path: Path) -> None:
     source = mystery(tmp_path / "in.gguf", dense=False)
-    with pytest.raises(NotPossible, match=r"every weight is quantized already .* --allow-requantize"):
+    with pytest.raises(NotPossible, match=r"all weights are already quantized .*--allow-requantize"):
         planned(source, tmp_path / "out.gguf", scheme="q4_0")
     output = tmp_path / "out.gguf"
     assert converted(source, output, scheme="q4_0", allow_requantize=True)["verified"]
@@ -158,7 +158,7 @@ def test_nothing_to_do_without_allow_requantize(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"overrides": ("*.q8_0.*=q4_0",)}, {"tensor_types": ("q8_0=q4_0",)}])
 def test_a_rule_for_a_quantized_weight_needs_allow_requantize(tmp_path: Path, options: dict[str, Any]) -> None:
     source = mystery(tmp_path / "in.gguf")
-    with pytest.raises(NotPossible, match=r"blk\.0\.q8_0\.weight is quantized already .* --allow-requantize"):
+    with pytest.raises(NotPossible, match=r"blk\.0\.q8_0\.weight is already quantized .*--allow-requantize"):
         planned(source, tmp_path / "out.gguf", scheme="q5_0", **options)
     converted(source, tmp_path / "out.gguf", scheme="q5_0", allow_requantize=True, **options)
     assert schemes(tmp_path / "out.gguf")["blk.0.q8_0.weight"] == "q4_0"
@@ -222,13 +222,13 @@ def test_a_file_that_holds_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"is not UTF-8 text \(byte 1\)"):
         planned(source, tmp_path / "out.gguf", override_kv=(f"a.b=str:@{file}",))
     file.write_bytes(bytes((1 << 20) + 1))
-    with pytest.raises(BadInput, match="too many for the value of a key"):
+    with pytest.raises(BadInput, match="1048577 bytes; the limit .* 1048576"):
         planned(source, tmp_path / "out.gguf", override_kv=(f"a.b=str:@{file}",))
 
 
 @pytest.mark.parametrize("key", ["x" * 65536, "a\nb"])
 def test_keys_that_cannot_be_read_are_refused(tmp_path: Path, key: str) -> None:
-    with pytest.raises(WrongUsage, match="a key is printable and at most 65535 bytes long"):
+    with pytest.raises(WrongUsage, match="printable key of at most 65535 bytes"):
         planned(mystery(tmp_path / "in.gguf"), tmp_path / "out.gguf", override_kv=(f"{key}=int:1",))
 
 
@@ -237,7 +237,7 @@ def test_keys_that_cannot_be_read_are_refused(tmp_path: Path, key: str) -> None:
 def test_keys_of_the_file_are_not_overridden(tmp_path: Path, given: str) -> None:
     """llama-quantize aborts, or writes a file that cannot be read."""
     source = mystery(tmp_path / "in.gguf")
-    with pytest.raises(WrongUsage, match="says how the file is laid out"):
+    with pytest.raises(WrongUsage, match=given.partition("=")[0]):
         planned(source, tmp_path / "out.gguf", override_kv=(given,))
 
 
@@ -279,7 +279,7 @@ def test_a_tensor_without_dimensions_keeps_none(tmp_path: Path, options: dict[st
 def test_options_for_gguf_need_one(tmp_path: Path) -> None:
     source = mystery(tmp_path / "in.gguf")
     for options in ({"override_kv": ("a=int:1",)}, {"prune_layers": "1"}, {"imatrix": source}):
-        with pytest.raises(WrongUsage, match="is an option for GGUF"):
+        with pytest.raises(WrongUsage, match="applies only to GGUF output"):
             planned(source, tmp_path / "out", **options)
 
 

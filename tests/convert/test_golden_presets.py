@@ -143,7 +143,7 @@ def test_refused_without_a_matrix(sources: Sources, tmp_path: Path, label: str) 
     manifest = committed()["refused"][label]
     kind, options = asked(manifest, MATRICES)
     encodable(committed()[f"{label}+im"])
-    with pytest.raises(NotPossible, match="an importance matrix is needed; compute one .* give it with --imatrix"):
+    with pytest.raises(NotPossible, match="importance matrix.*--imatrix"):
         converted(sources.made(DEMO, kind), tmp_path / "out.gguf", **options)
     assert list(tmp_path.iterdir()) == []
 

@@ -54,7 +54,7 @@ def test_short_ones_add_up_to_one_line(
 ) -> None:
     watch = compiling.Watch("once; cached")
     monkeypatch.setattr(Timer, "soon", 0.5)
-    with Output().hearing(), compiling.on_behalf_of("q4_k"):
+    with Output().log_notes(), compiling.on_behalf_of("q4_k"):
         compile_for(watch, clock, 0.25)
         assert capsys.readouterr().err == ""
         compile_for(watch, clock, 0.25)
@@ -75,7 +75,7 @@ def test_without_a_scheme_the_file_is_named(clock: list[float], caplog: pytest.L
 @pytest.mark.parametrize(("out", "said"), [(Output(as_json=True), "a note\n"), (Output(quiet=True), "")])
 def test_never_on_stdout_nothing_when_quiet(out: Output, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     log = logging.getLogger(compiling.LOG)
-    with out.hearing():
+    with out.log_notes():
         log.info("a note")
     log.info("nobody asked")
     assert capsys.readouterr() == ("", said)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from quantcli import models
-from quantcli.convert.inspecting.survey import taken
+from quantcli.convert.inspecting.survey import matching
 from quantcli.errors import BadInput, NotPossible
 from quantcli.models.families.aliases import ALIASES
 from quantcli.sources.detect import open_source
@@ -193,7 +193,7 @@ def test_drop_and_requirements_know_stored_names(tmp_path: Path) -> None:
     source = nested(tmp_path, "mistral", "language_model.model.", "language_model.", MISTRAL)
     with pytest.raises(BadInput, match="stored: do not leave it out with --drop"):
         planned(source, tmp_path / "out", drop=("language_model.model.layers.0.mlp.up_proj",), to="hf")
-    names = {weight.name for weight in taken(open_source(source), "language_model.model.layers.0.mlp.*")}
+    names = {weight.name for weight in matching(open_source(source), "language_model.model.layers.0.mlp.*")}
     assert names == {f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")}
 
 

@@ -116,7 +116,7 @@ def test_what_was_asked_for_is_fallen_back_to(source: Sources, tmp_path: Path) -
     for scheme, got in (("affine8-g32", "affine8-g32"), ("affine4-g32", "affine8-g128")):
         report = converted(gguf, tmp_path / scheme, scheme=scheme)
         assert {w["scheme"] for w in report["weights"] if "fallback_from" in w} == {got}
-    with pytest.raises(WrongUsage, match="decoded there"):
+    with pytest.raises(WrongUsage, match="--fallback int8-channel"):
         planned(gguf, tmp_path / "hf", to="hf", fallback="int8-channel")
 
 

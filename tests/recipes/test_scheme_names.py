@@ -72,7 +72,6 @@ def test_mlx_lm_spelling(bits: int | None, group_size: int | None, mode: str | N
         (4, 16, None, "--group-size 16 .* groups of 32, 64 or 128"),
         (0, None, None, "--bits 0"),
         (4, -64, None, "--group-size -64"),
-        (4, None, "fp4", "--mode fp4 .* affine, mxfp4, mxfp8, nvfp4"),
     ],
 )
 def test_mlx_lm_contradictions(bits: int | None, group_size: int | None, mode: str | None, says: str) -> None:

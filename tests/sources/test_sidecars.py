@@ -73,7 +73,7 @@ def test_the_output_can_be_replaced_unless_somebody_put_a_file_into_it(repositor
     converted(repository, tmp_path / "out")
     run(repository, tmp_path / "out", force=True)
     (tmp_path / "out" / "thesis.odt").write_text("mine")
-    with pytest.raises(Surroundings, match=r"holds thesis\.odt; move that away"):
+    with pytest.raises(Surroundings, match=r"has thesis\.odt\."):
         run(repository, tmp_path / "out", force=True)
 
 

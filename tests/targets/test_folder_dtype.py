@@ -316,7 +316,9 @@ def test_a_dense_copy_names_the_dtype_of_its_tensors(tmp_path: Path, stated: str
     report = converted(folder, tmp_path / "out", to="hf", strict=True)
     assert stored(tmp_path / "out") == stored(folder)
     assert config(tmp_path / "out") == config(folder) | {"torch_dtype": "bfloat16"}
-    assert report["notes"] == [f"config.json says bfloat16, the dtype of the tensors, instead of {TORCH[stated]}."]
+    assert report["notes"] == [
+        f"The output's config.json says bfloat16, the dtype of its tensors, instead of {TORCH[stated]}."
+    ]
 
 
 def test_tensors_of_several_dtypes_leave_what_names_one_of_them(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def test_a_scheme_does_not_reach_them(tmp_path: Path) -> None:
     source = model(tmp_path / "m", {f"model.layers.{i}.v_head.weight": np.ones((64, 64), BF16) for i in (0, 1)})
     plan = planned(source, tmp_path / "out", to="hf", scheme="int4-g32")
     assert {step.scheme.name for step in plan.steps if "v_head" in step.name} == {"bf16"}
-    (said,) = [warning for warning in plan.warnings if "stay dense" in warning]
-    assert "2 matrices stay dense" in said and "llama models have no such tensor" in said
+    (said,) = [warning for warning in plan.warnings if "kept dense" in warning]
+    assert "2 matrices are kept dense" in said and "llama models have no such tensor" in said
 
 
 def test_a_hugging_face_folder_copies_them(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What `diff` tells of two models: compare.py has the whole, the other files a kind of difference each."""
+"""Comparing two models for `diff`: compare.py collects all differences, the other files find one kind each."""

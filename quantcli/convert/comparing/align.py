@@ -1,8 +1,8 @@
-"""The weights of two checkpoints, side by side: names, rows, tied heads.
+"""Pairing the weights of two checkpoints: names, rows, tied output matrices.
 
-Two checkpoints of one dialect are taken as they are named. A GGUF file beside a folder is taken under Hugging Face's
-names, its permuted rows in Hugging Face's order; tensors that only GGUF stores, since they follow from the model's
-settings, are compared with what the folder's settings give.
+Two checkpoints of one dialect are paired by their names. A GGUF file and a folder are paired by Hugging Face's names,
+with the file's permuted rows in Hugging Face's order; tensors that only GGUF stores, because they follow from the
+model's settings, are compared with values computed from the folder's settings.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from quantcli.targets.global_scales import combined
 from quantcli.targets.model import Gathered, Model, unknown
 from quantcli.targets.names import translate
 
-#: Roles of the output matrix and of the embedding that stands for it where the two are tied.
+#: Roles of the output matrix and of the embedding, which is used as the output matrix if the two are tied.
 HEAD, EMBEDDING = "output", "token_embd"
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its tensors under the common names.
+    """One of the two checkpoints: its tensors under the common names.
 
-    scales: those of what is quantized while a model runs, which not every output has -> why.
+    scales: names of scales that are used only while a model runs, which an output may lack, with the reason. left: the
+    tensors that are not compared.
     """
 
     label: str
@@ -43,14 +44,14 @@ class Side:
     scales: Mapping[str, str]
 
     def find(self, role: str) -> str | None:
-        """The name of the matrix that has a role."""
-        found = (n for n, t in self.tensors.items() if t.subject.role == role and n.endswith(".weight"))
-        return next(found, None)
+        """Return the name of the matrix with a role, None if there is none."""
+        names = (n for n, t in self.tensors.items() if t.subject.role == role and n.endswith(".weight"))
+        return next(names, None)
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """The pairs in A's order; weights that one side lacks; notes on what stands for another; what was left aside."""
+    """The pairs in A's order; weights that one side lacks; notes; tensors that are not compared."""
 
     pairs: tuple[tuple[Tensor, Tensor], ...]
     only_a: tuple[Tensor, ...]
@@ -60,7 +61,7 @@ class Aligned:
 
 
 def align(a: Checkpoint, b: Checkpoint) -> Aligned:
-    """The pairs of two checkpoints. Raises `NotPossible` where names can't be brought together, `BadInput`."""
+    """Pair the weights of two checkpoints. Raises `NotPossible` if names cannot be translated, `BadInput`."""
     models = Model.of(a), Model.of(b)
     mixed = models[0].dialect != models[1].dialect or models[0].layout != models[1].layout
     first, second = _side("A", models[0], mixed), _side("B", models[1], mixed)
@@ -68,14 +69,14 @@ def align(a: Checkpoint, b: Checkpoint) -> Aligned:
     both = [name for name in first.tensors if name in second.tensors]
     notes = (*first.notes, *second.notes)
     if mixed and models[0].dialect == models[1].dialect:
-        notes = ("A and B store some tensors otherwise: they are compared under Hugging Face's names.", *notes)
+        notes = ("A and B store some tensors in different forms; they are compared under Hugging Face's names.", *notes)
     (only_a, lone_a), (only_b, lone_b) = _alone(first, second), _alone(second, first)
     pairs = tuple((first.tensors[name], second.tensors[name]) for name in both)
     return Aligned(pairs, only_a, only_b, notes, (*first.left, *lone_a, *second.left, *lone_b))
 
 
 def _alone(side: Side, other: Side) -> tuple[tuple[Tensor, ...], list[NotCompared]]:
-    """What the other side lacks, and of it by reason what it may lack."""
+    """Return the tensors that the other side lacks, and by reason those that it may lack."""
     names = [name for name in side.tensors if name not in other.tensors]
     reasons: dict[str, list[str]] = {}
     for name in names:
@@ -86,10 +87,10 @@ def _alone(side: Side, other: Side) -> tuple[tuple[Tensor, ...], list[NotCompare
 
 
 def _side(label: str, model: Model, mixed: bool) -> Side:
-    """One side, under Hugging Face's names where the two have different ones."""
+    """Return one side; if mixed, under Hugging Face's names."""
     source, architecture = model.source, model.architecture
     if mixed and architecture is None:
-        raise NotPossible(f"{unknown(source)} Two folders or two GGUF files need no table.")
+        raise NotPossible(f"{unknown(source)} Only two folders or two GGUF files can be compared without a table.")
     settings = model.hyperparameters if architecture and mixed else None
     kept, left = _set_aside(label, model, mixed)
     notes: list[str] = []
@@ -105,14 +106,14 @@ def _side(label: str, model: Model, mixed: bool) -> Side:
 
 
 def _set_aside(label: str, model: Model, mixed: bool) -> tuple[Gathered, list[NotCompared]]:
-    """The weights of a side without those of a folder that models have no use for, and these, by reason."""
+    """Return the weights of a side without those that models do not use, and the latter by reason."""
     if mixed:
-        found = model.gather()
-        weights, left = found.weights, found.left
+        gathered = model.gather()
+        weights, left = gathered.weights, gathered.left
     else:
         weights, left = combined(model.source, strict=False)
         weights, left = {**weights, **{tensor.name: model.source.weights[tensor.name] for tensor in left}}, []
-        found = Gathered(weights, {}, left)
+        gathered = Gathered(weights, {}, left)
     reasons: dict[str, list[str]] = {}
     for tensor in left:
         reasons.setdefault(tensor.reason, []).append(tensor.name)
@@ -123,12 +124,12 @@ def _set_aside(label: str, model: Model, mixed: bool) -> tuple[Gathered, list[No
             reasons.setdefault(why, []).append(name)
         else:
             kept[name] = weight
-    aside = [NotCompared(label, "tensors", tuple(names), reason) for reason, names in reasons.items()]
-    return replace(found, weights=kept), aside
+    not_compared = [NotCompared(label, "tensors", tuple(names), reason) for reason, names in reasons.items()]
+    return replace(gathered, weights=kept), not_compared
 
 
 def _arranged(kept: Gathered, model: Model, mixed: bool) -> list[StoredTensor]:
-    """A side's weights; of two that are mixed under Hugging Face's names and in its arrangement."""
+    """Return a side's weights; if mixed, under Hugging Face's names and in its row order."""
     if not mixed:
         return [_stored(weight, model) for weight in kept.weights.values()]
     tensors = []
@@ -142,27 +143,28 @@ def _arranged(kept: Gathered, model: Model, mixed: bool) -> list[StoredTensor]:
 
 
 def _stored(weight: Weight, model: Model) -> StoredTensor:
-    """A weight under its own name."""
-    found = model.architecture.find(weight.name, model.dialect) if model.architecture else []
+    """Return a weight under its stored name."""
+    rows = model.architecture.find(weight.name, model.dialect) if model.architecture else []
     role = model.architecture.role(weight.name) if model.architecture else None
-    gguf = found[0].name("gguf") if found else weight.name if model.dialect == "gguf" else None
-    name = found[0].name("hf") if found else weight.name
+    gguf = rows[0].name("gguf") if rows else weight.name if model.dialect == "gguf" else None
+    name = rows[0].name("hf") if rows else weight.name
     return StoredTensor(weight.name, Subject(name, gguf, role, weight.shape), Arranged.of(weight))
 
 
 def _computed(architecture: Architecture, settings: Hyperparameters) -> list[ComputedTensor]:
-    """What only GGUF stores, since it follows from the model's settings."""
-    found = [(row, values) for row in architecture.computed if (values := row.values(settings)) is not None]
+    """Return the tensors that only GGUF stores, because they follow from the model's settings."""
+    computed = [(row, values) for row in architecture.computed if (values := row.values(settings)) is not None]
     return [
-        ComputedTensor(row.gguf, Subject(row.gguf, row.gguf, row.role, values.shape), values) for row, values in found
+        ComputedTensor(row.gguf, Subject(row.gguf, row.gguf, row.role, values.shape), values)
+        for row, values in computed
     ]
 
 
 def _with_head(side: Side, other: Side) -> Side:
-    """The side with its embedding as its head, where it is tied and the other one has a head of its own."""
+    """Return the side with its embedding as output matrix, if it is tied and the other side stores an output matrix."""
     head, embedding = other.find(HEAD), side.find(EMBEDDING)
     if not side.tied or head is None or embedding is None or head in side.tensors:
         return side
-    note = f"{side.label}: {embedding} stands for {head}, which it is tied to."
+    note = f"{side.label}: {embedding} is also compared as {head}, to which it is tied."
     tensors = {**side.tensors, head: replace(side.tensors[embedding], name=head)}
     return replace(side, tensors=tensors, notes=(*side.notes, note))

@@ -1,4 +1,4 @@
-"""What `diff` tells of two checkpoints: the same weights, decoded slab by slab and held against each other."""
+"""Comparing two checkpoints for `diff`: paired weights are decoded and compared slab by slab."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from quantcli.errors import Surroundings, WrongUsage
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.dense import holds
 
-#: Bytes read at a time where stored bytes are compared.
+#: Bytes that are read at a time when stored bytes are compared.
 BYTES = 4 << 20
 
 
@@ -40,9 +40,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class WeightDifference:
-    """One weight of both. rounded_to: the dtype in which both are equal, where they are not without it.
+    """One weight of both checkpoints. rounded_to: the dtype to which both must be rounded to be equal.
 
-    difference: None where values could not be compared.
+    difference: None if values could not be compared.
     """
 
     a: Tensor
@@ -56,13 +56,13 @@ class WeightDifference:
         return self.a.name
 
     @property
-    def said(self) -> str:
+    def result(self) -> str:
         """The verdict in words."""
         return f"{self.verdict} to {self.rounded_to}" if self.rounded_to else str(self.verdict)
 
     @property
     def severity(self) -> tuple[int, float]:
-        """The larger the worse: other shapes, NaN or Inf on one side, the relative RMSE, not decoded, equal."""
+        """A key by which worse differences are larger: shapes, NaN or Inf on one side, relative RMSE, not decoded."""
         if self.difference is None:
             return (4 if self.verdict is Verdict.SHAPES else 1), 0.0
         if self.difference.nonfinite:
@@ -72,9 +72,9 @@ class WeightDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two checkpoints: weights, worst first; those of one side only; what differs beside the weights.
+    """Two compared checkpoints: weights, worst first; weights of one side only; other differences.
 
-    uncounted: settings that differ and say nothing of the model. not_compared: what neither table nor value could tell.
+    uncounted: settings that differ and do not describe the model. not_compared: parts that could not be compared.
     """
 
     a: Checkpoint
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def total(self) -> Difference:
-        """Of all weights that were compared, together."""
+        """The difference over all compared weights."""
         return sum((w.difference for w in self.weights if w.difference), Difference())
 
     def count(self, verdict: Verdict) -> int:
@@ -98,51 +98,54 @@ class Comparison:
 
 
 def nbytes(aligned: Aligned) -> int:
-    """Stored bytes of all pairs, both sides."""
+    """Return the stored bytes of all pairs, of both sides."""
     return sum(tensor.nbytes for pair in aligned.pairs for tensor in pair)
 
 
 def chosen(a: Checkpoint, b: Checkpoint, pattern: str | None = None) -> Aligned:
-    """The pairs to compare: all, or those that a glob on either dialect's names takes. Raises `WrongUsage` for none."""
-    found = align(a, b)
+    """Return the pairs to compare: all, or those whose names in either dialect match a glob.
+
+    Raises `WrongUsage` if none matches, and the errors of `align`.
+    """
+    aligned = align(a, b)
     if pattern is None:
-        return found
-    taken = Aligned(
-        tuple(pair for pair in found.pairs if any(_takes(t, pattern) for t in pair)),
-        tuple(t for t in found.only_a if _takes(t, pattern)),
-        tuple(t for t in found.only_b if _takes(t, pattern)),
-        found.notes,
-        found.left,
+        return aligned
+    filtered = Aligned(
+        tuple(pair for pair in aligned.pairs if any(_matches(t, pattern) for t in pair)),
+        tuple(t for t in aligned.only_a if _matches(t, pattern)),
+        tuple(t for t in aligned.only_b if _matches(t, pattern)),
+        aligned.notes,
+        aligned.left,
     )
-    if not (taken.pairs or taken.only_a or taken.only_b):
-        raise WrongUsage(f"--filter {pattern!r} matches no weight of either side.")
-    return taken
+    if not (filtered.pairs or filtered.only_a or filtered.only_b):
+        raise WrongUsage(f"--filter {pattern!r}: no weight of either side matches.")
+    return filtered
 
 
-def _takes(tensor: Tensor, pattern: str) -> bool:
+def _matches(tensor: Tensor, pattern: str) -> bool:
     return any(matches(name, pattern) for name in tensor.subject.spellings)
 
 
 def compare(
     a: Checkpoint, b: Checkpoint, aligned: Aligned, max_memory: int, threads: int, progress: Progress
 ) -> Comparison:
-    """Read and compare the pairs of `aligned`. max_memory: bytes of slabs in flight, over all threads."""
+    """Read and compare the pairs of `aligned`. max_memory: bytes of slabs over all threads. Raises `QuantError`."""
     settings, tokens = compare_settings(a, b), compare_tokenizers(a, b)
     budget = min(max_memory // (2 * threads), CPU_SLAB)
-    found = []
+    weights = []
     with closing(in_threads(aligned.pairs, lambda pair: _pair(pair[0], pair[1], budget), threads)) as results:
         for _, weight in results:
-            found.append(weight)
+            weights.append(weight)
             progress(weight.a.nbytes + weight.b.nbytes, weight.name)
-    found.sort(key=lambda w: (-w.severity[0], -w.severity[1], w.name))
+    weights.sort(key=lambda w: (-w.severity[0], -w.severity[1], w.name))
     return Comparison(
-        a, b, tuple(found), aligned.only_a, aligned.only_b, tuple(settings.fields), tuple(tokens.differences),
+        a, b, tuple(weights), aligned.only_a, aligned.only_b, tuple(settings.fields), tuple(tokens.differences),
         tuple(settings.uncounted), (*aligned.left, *settings.not_compared, *tokens.not_compared), aligned.notes,
     )  # fmt: skip
 
 
 def _pair(a: Tensor, b: Tensor, budget: int) -> WeightDifference:
-    """One weight of both sides."""
+    """Compare one weight of both sides."""
     try:
         if (a.shape or (1,)) != (b.shape or (1,)):
             return WeightDifference(a, b, Verdict.SHAPES)
@@ -151,7 +154,7 @@ def _pair(a: Tensor, b: Tensor, budget: int) -> WeightDifference:
             return WeightDifference(a, b, Verdict.EQUAL if same else Verdict.UNDECODED, Difference() if same else None)
         return _values(a, b, budget)
     except OSError as error:
-        raise Surroundings(f"{error.filename}: {error.strerror} while tensor {a.name} was read.") from error
+        raise Surroundings(f"{error.filename}: cannot be read ({error.strerror}) for tensor {a.name}.") from error
 
 
 def _values(a: Tensor, b: Tensor, budget: int) -> WeightDifference:
@@ -161,9 +164,9 @@ def _values(a: Tensor, b: Tensor, budget: int) -> WeightDifference:
     first, second = (b, a) if b.is_permuted else (a, b)
     for slab in first.slabs(second.scheme, budget):
         ours, theirs = a.decoded(slab), b.decoded(slab)
-        found = between(ours, theirs)
-        total += found
-        if found.unequal:
+        difference = between(ours, theirs)
+        total += difference
+        if difference.unequal:
             rounded = [dtype for dtype in rounded if equal_in(dtype, ours, theirs)]
     if total.unequal == 0:
         return WeightDifference(a, b, Verdict.EQUAL, total)
@@ -173,14 +176,14 @@ def _values(a: Tensor, b: Tensor, budget: int) -> WeightDifference:
 
 
 def _narrower(a: Scheme, b: Scheme) -> list[str]:
-    """The dtypes of either side's values that do not hold the other's: AWQ's f16, the narrower dense one."""
+    """Return the dtypes of one side's values that cannot hold the other's: AWQ's f16, the narrower dense dtype."""
     dtypes = {s.values_dtype for s in (a, b)} & set(FLOATS)
     wide = [s.values_dtype for s in (a, b) if s.values_dtype in FLOATS]
     return sorted(d for d in dtypes if not all(holds(d, other) for other in wide))
 
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two weights of one scheme, their rows in one order, are stored as the same bytes."""
+    """Return whether two weights of one scheme, with rows in one order, are stored as the same bytes."""
     if not (isinstance(a, StoredTensor) and isinstance(b, StoredTensor)):
         return False
     if a.scheme != b.scheme or a.source.rows is not b.source.rows:
@@ -197,29 +200,29 @@ def _same_part(a: Weight, b: Weight, name: str) -> bool:
 
 
 def failures(found: Comparison, max_rmse: float) -> list[str]:
-    """What `--max-rmse` does not let pass, worst first, one clause each; NaN on one side and missing weights count."""
+    """Return what `--max-rmse` does not allow, as clauses, worst first: with NaN on one side and missing weights."""
     above = []
     for weight in found.weights:
         difference = weight.difference
         if difference is None:
-            above.append(f"{weight.name}: {weight.said}, so its error is not known")
+            above.append(f"{weight.name}: {weight.result}, so its error is unknown")
         elif difference.nonfinite:
-            above.append(
-                f"{weight.name}: {difference.nonfinite} values are NaN or Inf on one side and not on the other"
-            )
+            above.append(f"{weight.name}: {difference.nonfinite} values are NaN or Inf on one side only")
         elif difference.relative_rmse > max_rmse:
             above.append(f"{weight.name}: relative RMSE {difference.relative_rmse:.4g} is above {max_rmse:g}")
     return above + [
-        f"{t.name}: is in {side} only" for side, ts in (("A", found.only_a), ("B", found.only_b)) for t in ts
+        f"{t.name}: is only in {side}" for side, ts in (("A", found.only_a), ("B", found.only_b)) for t in ts
     ]
 
 
 def unequal(found: Comparison) -> list[str]:
-    """What `--strict` does not let pass, one clause each: whatever differs or was not compared."""
-    weights = [f"{w.name}: {w.said}" for w in found.weights if w.verdict is not Verdict.EQUAL]
-    lone = [f"{t.name}: is in {side} only" for side, ts in (("A", found.only_a), ("B", found.only_b)) for t in ts]
+    """Return what `--strict` does not allow, as clauses: everything that differs or was not compared."""
+    weights = [f"{w.name}: {w.result}" for w in found.weights if w.verdict is not Verdict.EQUAL]
+    lone = [f"{t.name}: is only in {side}" for side, ts in (("A", found.only_a), ("B", found.only_b)) for t in ts]
     settings = [f"{f.key}: differs" for f in found.fields]
-    tokens = [f"tokenizer: {t.count} differences in {t.what}" for t in found.tokenizer]
+    tokens = [
+        f"tokenizer: {t.count} {'differences' if t.count > 1 else 'difference'} in {t.what}" for t in found.tokenizer
+    ]
     left = [
         f"{n.what} of {n.side}{': ' if n.names else ''}{', '.join(n.names[:3])}: not compared"
         for n in found.not_compared
@@ -228,7 +231,7 @@ def unequal(found: Comparison) -> list[str]:
 
 
 def as_json(found: Comparison) -> dict[str, Any]:
-    """The comparison as `diff --json` prints it; a number that is infinite is null."""
+    """Return the comparison as `diff --json` prints it; infinite numbers are null."""
     total = found.total
     return {
         "diff_version": 2,

@@ -95,7 +95,7 @@ class _Pair:
         self.sides = ("A", "B") if self.is_folder_first else ("B", "A")
         self.ours, self.theirs = self.folder.hyperparameters, self.file.hyperparameters
         config = self.folder.source.config
-        #: config.json with the number of layers for multi-token prediction that are there.
+        #: config.json with the number of layers for multi-token prediction that are stored.
         self.config = {**config, MTP: self.ours.settings.values.get(MTP)} if MTP in config else config
         # These kinds of scaling are tensors in GGUF (rope_freqs.weight ...), which are compared as such.
         kinds = {self.ours.rope.type, self.theirs.rope.type}
@@ -103,19 +103,19 @@ class _Pair:
         self.found = Found()
 
     def differ(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-        """Add what differs between two maps."""
+        """Add the differences between two maps."""
         pair = (ours, theirs) if self.is_folder_first else (theirs, ours)
         self.found.fields += differing(*pair)
 
     def leave(self, of_folder: bool, what: str, names: Sequence[str], reason: str) -> None:
-        """Add what was not compared."""
+        """Add keys or files that are not compared."""
         if names:
             side = self.sides[0 if of_folder else 1]
             self.found.not_compared.append(NotCompared(side, what, tuple(map(plain, names)), reason))
 
 
 def compare_dialects(a: Checkpoint, b: Checkpoint) -> Found:
-    """Raises `BadInput`, `NotPossible`."""
+    """Compare the settings of a folder and a GGUF file. Raises `BadInput` and `NotPossible`."""
     pair = _Pair(a, b)
     pair.differ(_common(pair, pair.folder, pair.ours), _common(pair, pair.file, pair.theirs))
     read = _rows(pair)
@@ -170,7 +170,7 @@ def _rows(pair: _Pair) -> set[str]:
 
 
 def _is_default(row: Key, value: Any, pair: _Pair) -> bool:
-    """Whether a key that the folder would not write has the value that follows from other keys."""
+    """Return whether a key that the folder would not write has the value that follows from other keys."""
     return row.name in ("attention.key_length", "attention.value_length") and value == pair.ours.head_dim
 
 
@@ -186,18 +186,18 @@ def _config(pair: _Pair) -> set[str]:
     made = models.config_from_gguf(source.metadata, shapes, where=str(source.root))
     theirs = Spelled.of(made, pair.file.known(), str(source.root))
     ours = Spelled.of(pair.config, pair.folder.known(), f"{pair.folder.source.root}/{CONFIG}")
-    said, unread = _said(pair)
+    read_elsewhere, unread = _read_elsewhere(pair)
     for key in made:
-        if key in said or key in unread or key in MADE or key in IDS:
+        if key in read_elsewhere or key in unread or key in MADE or key in IDS:
             continue
         value, other = ours.value(key, theirs), theirs.value(key, ours)
-        is_said = value is not ABSENT and other is not ABSENT
-        if is_said and (value or other or None not in (value, other)):  # null is as good as no
+        is_in_both = value is not ABSENT and other is not ABSENT
+        if is_in_both and (value or other or None not in (value, other)):  # null and false mean the same
             pair.differ({key: value}, {key: other})
-    return (made.keys() | said | {*IDS}) - {*MADE, *unread}
+    return (made.keys() | read_elsewhere | {*IDS}) - {*MADE, *unread}
 
 
-def _said(pair: _Pair) -> tuple[set[str], set[str]]:
+def _read_elsewhere(pair: _Pair) -> tuple[set[str], set[str]]:
     """Return the keys of config.json that are read elsewhere, and aliases of them that are not."""
     architecture = pair.folder.known()
     rows = {row.back for row in (*architecture.keys, *architecture.further) if row.back is not None}
@@ -218,7 +218,7 @@ def _leave_config(pair: _Pair, read: set[str]) -> None:
         read = read | {"architectures"}
     if MTP in read and config.get(MTP) != pair.config.get(MTP):
         read = read - {MTP}
-    skipped = {*read, *UNCOUNTED, *STORAGE} - _contradicted(config, pair.folder.known()) - _said(pair)[1]
+    skipped = {*read, *UNCOUNTED, *STORAGE} - _contradicted(config, pair.folder.known()) - _read_elsewhere(pair)[1]
     left = [key for key, value in config.items() if key not in skipped and value is not None]
     left += [key for key in pair.folder.source.config_json if key not in config and key not in TEXT_BLOCKS]
     left += [f"{key}.{name}" for key in (SCALING, NESTED) for name in _unread(config.get(key))]
@@ -231,10 +231,10 @@ def _contradicted(config: Mapping[str, Any], architecture: Architecture) -> set[
     idle = {SCALING} if not scaling else {NESTED}
     stated = scaling or written
     bare = {key: value for key, value in config.items() if key not in (SCALING, LOCAL, *THETAS, *PARTIAL)}
-    said = spelled(bare | {NESTED: stated}, architecture) if isinstance(stated, Mapping) else {}
-    said.pop(SCALING, None)
+    implied = spelled(bare | {NESTED: stated}, architecture) if isinstance(stated, Mapping) else {}
+    implied.pop(SCALING, None)
     return idle | {
-        key for key, value in said.items() if config.get(key) is not None and not json_equal(config[key], value)
+        key for key, value in implied.items() if config.get(key) is not None and not json_equal(config[key], value)
     }
 
 
@@ -242,7 +242,7 @@ def _unread(settings: Any) -> Iterator[str]:
     """Yield the keys of rope settings that are not read, for each kind of layer."""
     for name, value in settings.items() if isinstance(settings, Mapping) else ():
         if isinstance(value, Mapping):
-            yield from (f"{name}.{inner}" for inner in _unread(value))
+            yield from (f"{name}.{key}" for key in _unread(value))
         elif name not in ROPE_KEYS and value is not None:
             yield name
 

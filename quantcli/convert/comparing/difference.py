@@ -1,11 +1,11 @@
-"""How far two arrays of values are from each other: sums over slabs, added up, in float64.
+"""The difference of two arrays of values: float64 sums that are added over slabs.
 
     mse             mean of (b - a)^2
     relative RMSE   root of (sum of (b - a)^2 / sum of a^2)
     cosine          sum of a * b / root of (sum of a^2 * sum of b^2)
 
-Values are equal where a == b (so -0 equals +0) and where both are NaN. Where one of two unequal values is NaN or Inf
-the place is counted, and left out of the sums.
+Values are equal if a == b (so -0 equals +0) or if both are NaN. If one of two unequal values is NaN or Inf, the pair is
+counted and excluded from the sums.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from quantcli.schemes.base import MEASURED_AT_ONCE
 
 @dataclass(frozen=True)
 class Difference:
-    """Numbers of places, of unequal ones, of those of them where a NaN or Inf is; sums over the finite ones."""
+    """Numbers of values, of unequal ones and of those with NaN or Inf; sums over finite values."""
 
     count: int = 0
     unequal: int = 0
@@ -50,14 +50,14 @@ class Difference:
 
     @property
     def relative_rmse(self) -> float:
-        """Against A; where A is all zeros and B is not, infinite."""
+        """Relative to A; infinite if A is all zeros and B is not."""
         if self.squared == 0:
             return 0.0
         return math.sqrt(self.squared / self.reference) if self.reference > 0 else math.inf
 
     @property
     def cosine(self) -> float:
-        """1 for two of zeros, 0 for one of zeros."""
+        """1 if both are all zeros, 0 if one is."""
         if self.unequal == 0:
             return 1.0
         norms = math.sqrt(self.reference) * math.sqrt(self.other)
@@ -65,7 +65,7 @@ class Difference:
 
 
 def between(a: Array, b: Array) -> Difference:
-    """Of `b` against `a`, of the same shape, any float or integer dtypes.
+    """Return the difference of `b` from `a`, arrays of one shape and any float or integer dtypes.
 
     >>> found = between(np.array([1.0, -0.0, np.nan, 2.0]), np.array([1.0, 0.0, np.nan, 5.0]))
     >>> found.unequal, found.mse, found.largest, round(found.cosine, 6)
@@ -103,7 +103,7 @@ def _block(a: Array, b: Array) -> Difference:
 
 
 def equal_in(dtype: str, a: Array, b: Array) -> bool:
-    """Whether the two are equal once each is rounded to a float dtype, half to even."""
+    """Return whether both are equal after rounding to a float dtype (half to even)."""
     narrow = numpy_dtype(dtype)
     with np.errstate(over="ignore"):
         x, y = (values.astype(np.float32).astype(narrow).astype(np.float32) for values in (a, b))

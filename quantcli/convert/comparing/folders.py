@@ -92,12 +92,12 @@ def _configs(a: Checkpoint, b: Checkpoint, found: Found) -> Iterator[FieldDiffer
         found.uncounted += at_most(storage, key)
         if not differences and not json_equal(*(s.config_json.get(key, ABSENT) for s in (a, b))):
             written = (plain(s.config_json.get(key)) for s in (a, b))
-            found.uncounted.append(FieldDifference(key, *written))  # spelled otherwise, or left to the class
+            found.uncounted.append(FieldDifference(key, *written))  # spelled differently, or a default of the class
         yield from (one for one in differences if one not in storage)
 
 
 def _of_whole(source: Checkpoint) -> Architecture | None:
-    """The architecture whose settings config.json has; None where that is the text model's, which is a part."""
+    """Return the architecture that config.json describes; None if the text model is only a part of it."""
     return Model.of(source).architecture if models.multimodal(source.config_json) is None else None
 
 
@@ -133,7 +133,7 @@ def _files(a: Checkpoint, b: Checkpoint, found: Found) -> None:
 
 
 def _is_read(name: str, source: Checkpoint) -> bool:
-    """Whether the contents of a file are compared: it holds no tensors, and is no larger than model files are."""
+    """Return whether the contents of a file are compared: it holds no tensors and is small enough."""
     return not name.endswith(TENSORS) and (source.root / name).stat().st_size <= MAX_BYTES
 
 

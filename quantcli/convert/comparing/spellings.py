@@ -36,7 +36,7 @@ class Spelled:
 
     @staticmethod
     def of(config: Mapping[str, Any], architecture: Architecture | None, where: str) -> Spelled:
-        """Raises `BadInput` if the class's defaults cannot be computed from the file."""
+        """Return a config.json with all spellings. Raises `BadInput` if a default cannot be computed."""
         every = dict(config) | spelled(config, architecture)
         if architecture is not None:
             for group in {**SIZES, **architecture.names}.values():
@@ -62,8 +62,8 @@ class Spelled:
         """Return `rope_parameters` completed from top-level keys; those by kind of layer stay as they are."""
         if not isinstance(settings, Mapping) or any(isinstance(one, Mapping) for one in settings.values()):
             return settings
-        beside = {names[0]: _first(self.every, names) for names in (THETAS, PARTIAL)}
-        return dict(settings) | {k: v for k, v in beside.items() if v is not None and settings.get(k) is None}
+        top_level = {names[0]: _first(self.every, names) for names in (THETAS, PARTIAL)}
+        return dict(settings) | {k: v for k, v in top_level.items() if v is not None and settings.get(k) is None}
 
     def _nested(self, like: Any) -> Any:
         """Return `rope_parameters` made from the older keys, by kind of layer if the other's are."""

@@ -1,6 +1,6 @@
-"""A tensor of one of two checkpoints that are compared, under the name that both sides share.
+"""A tensor of one of two compared checkpoints, under the name that both share.
 
-Its values are rows of a stored weight, or, of what only GGUF stores, follow from the settings of the model.
+Its values are rows of a stored weight or, for tensors that only GGUF stores, follow from the model's settings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from quantcli.schemes.dense import Dense
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Rows of a stored weight. subject: what patterns see of it."""
+    """Rows of a stored weight. subject: the names that patterns are matched with."""
 
     name: str
     subject: Subject
@@ -38,17 +38,17 @@ class StoredTensor:
 
     @property
     def kind(self) -> str:
-        """What it is, in a word."""
+        """The name of its scheme."""
         return self.scheme.name
 
     @property
     def stored_name(self) -> str:
-        """The name that it has in its checkpoint."""
+        """Its name in the checkpoint."""
         return self.source.weight.name
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are stored."""
+        """Stored bytes."""
         return self.source.weight.nbytes
 
     @property
@@ -58,17 +58,17 @@ class StoredTensor:
 
     @property
     def decodes(self) -> bool:
-        """Whether its values can be had."""
+        """Whether its values can be computed."""
         if isinstance(self.scheme, Dense):
             return DTYPES[self.scheme.dtype].numpy is not None and self.scheme.dtype != "c64"
         return self.scheme.undecoded is None
 
     def slabs(self, other: Scheme, budget: int) -> list[Slab]:
-        """Ranges of rows that suit its layout and that of the other side."""
+        """Return ranges of rows that suit its layout and that of the other side."""
         return cut(self.source, other, Route.REQUANTIZE, budget)
 
     def decoded(self, slab: Slab) -> Array:
-        """(rows, columns) of a slab; what float32 cannot hold stays in its own dtype."""
+        """Return the values (rows, columns) of a slab in float32; wider dtypes are kept."""
         parts, rows = read(self.source, slab)
         exact = isinstance(self.scheme, Dense) and self.scheme.dtype not in DENSE_DTYPES
         values: Array = parts["weight"] if exact else self.scheme.decode(parts)
@@ -77,7 +77,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class ComputedTensor:
-    """Float32 values that follow from the settings, one row of them."""
+    """Float32 values that follow from the model's settings, one row."""
 
     name: str
     subject: Subject

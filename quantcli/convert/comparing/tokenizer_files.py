@@ -133,14 +133,14 @@ def files_of_tokenizers(a: Files, b: Files, *, vocabulary: bool) -> tuple[list[T
 
 
 def _is_template(name: str, files: Files) -> bool:
-    """Whether a file holds the chat template that is read; it is compared with the other's in any file."""
+    """Return whether a file holds the chat template that is read; it is compared separately, in any file."""
     return name.endswith((".jinja", "chat_template.json")) and CHAT_TEMPLATE not in files.json(SETTINGS)
 
 
 def _object(files: Files, name: str, vocabulary: bool) -> dict[str, Any]:
     """Return a file's object as it is compared: added tokens by id, merges as texts."""
     found = files.json(name)
-    if name == SETTINGS and not files.has(JINJA):  # else the template that nobody but a GGUF takes
+    if name == SETTINGS and not files.has(JINJA):  # otherwise only GGUF files use this template
         return {key: value for key, value in found.items() if key != CHAT_TEMPLATE}
     if name != JSON:
         return found

@@ -54,7 +54,7 @@ def compare_tokenizers(a: Checkpoint, b: Checkpoint) -> FoundTokens:
     """
     found = FoundTokens()
     if _has_same_files(a, b):
-        # Its parts would be the same, and a vocabulary of 262,144 tokens takes seconds to take apart.
+        # Its parts are equal, and parsing a vocabulary of 262,144 tokens takes seconds.
         _add_folders(a, b, found)
         found.differences = [difference for difference in found.differences if difference.count]
         return found
@@ -62,10 +62,12 @@ def compare_tokenizers(a: Checkpoint, b: Checkpoint) -> FoundTokens:
     if ours is not None and theirs is not None:
         found.differences += _lists(a, b, ours, theirs)
         if _has_scores(a) is not _has_scores(b):
-            reason = "the other has merges in their order"
+            reason = "the other has merges, ordered by rank"
             found.not_compared.append(NotCompared("A" if _has_scores(a) else "B", VOCABULARY, ("scores",), reason))
     elif (ours is None) is not (theirs is None) and not found.not_compared:
-        found.not_compared.append(NotCompared("B" if ours is None else "A", VOCABULARY, (), "the other has none"))
+        found.not_compared.append(
+            NotCompared("B" if ours is None else "A", VOCABULARY, (), "the other has no vocabulary")
+        )
     if a.names == b.names == "gguf":
         found.differences += keys_of_tokenizers(a.metadata, b.metadata)
     elif ours is not None and theirs is not None:
@@ -84,7 +86,7 @@ def compare_tokenizers(a: Checkpoint, b: Checkpoint) -> FoundTokens:
 
 
 def _has_same_files(a: Checkpoint, b: Checkpoint) -> bool:
-    """Whether two folders hold the same vocabulary, byte for byte."""
+    """Return whether two folders hold the same vocabulary, byte for byte."""
     if not a.names == b.names == "hf" or not Files(a.root).has(JSON):
         return False
     return all(
@@ -115,12 +117,12 @@ def _lists(a: Checkpoint, b: Checkpoint, ours: Vocabulary, theirs: Vocabulary) -
 
 
 def _has_scores(source: Checkpoint) -> bool:
-    """Whether scores are the source's own: those of a `tokenizer.json` alone are the order of its merges."""
+    """Return whether scores are stored: those of a `tokenizer.json` only follow the order of its merges."""
     return source.names == "gguf" or Files(source.root).has(MODEL)
 
 
 def _encoder(source: Checkpoint, vocabulary: Vocabulary | None) -> Encode | None:
-    """A side's tokenizer at work: a folder's own `tokenizer.json`, else one made of its vocabulary."""
+    """Return a side's encoder, from a folder's `tokenizer.json` or one built from its vocabulary."""
     files, where = Files(source.root), str(source.root)
     if source.names == "hf" and files.has(JSON):
         return encoder(files.bytes(JSON), files.label(JSON))
@@ -162,13 +164,13 @@ def _vocabulary(source: Checkpoint, label: str, found: FoundTokens) -> Vocabular
         return replace(vocabulary, special={**vocabulary.special, **conventions.ids})
     except NotPossible:
         if Files(source.root).has(JSON):
-            reason = "of another kind than byte-level BPE and SentencePiece"
+            reason = "neither byte-level BPE nor SentencePiece"
             found.not_compared.append(NotCompared(label, VOCABULARY, (), reason))
         return None
 
 
 def _special(a: Vocabulary, b: Vocabulary) -> tuple[dict[str, int], dict[str, int]]:
-    """Ids by role, of roles that either dialect can tell."""
+    """Return ids by role, of the roles that both dialects store."""
     roles = set(TOKEN_IDS) | (a.special.keys() & b.special.keys())
     first, second = ({role: number for role, number in v.special.items() if role in roles} for v in (a, b))
     return first, second

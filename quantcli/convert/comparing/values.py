@@ -31,7 +31,7 @@ ABSENT: Final = Absent()
 
 @dataclass(frozen=True)
 class FieldDifference:
-    """A setting that differs; None: not said."""
+    """A setting that differs; None: missing."""
 
     key: str
     a: Any
@@ -76,7 +76,7 @@ def differing_keys(a: Mapping[str, Value], b: Mapping[str, Value]) -> list[Field
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two GGUF values are equal; true is not 1, and a missing value is not false."""
+    """Return whether two GGUF values are equal; true is not 1, and a missing value is not false."""
     if isinstance(a, bool) is not isinstance(b, bool):
         return False
     if isinstance(a, float) and isinstance(b, float | int):
@@ -92,7 +92,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it; of an array its start, of bytes their text."""
+    """Return a value in a form that JSON can hold: of an array its start, of bytes their text."""
     if isinstance(value, ArrayValue):
         value = value.decode()
     if isinstance(value, bytes):
@@ -102,7 +102,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value[:FIRST]] + ([f"... ({len(value)} in all)"] if len(value) > FIRST else [])
+        return [plain(item) for item in value[:FIRST]] + (
+            [f"... ({len(value)} in total)"] if len(value) > FIRST else []
+        )
     if isinstance(value, dict):
         return {key: plain(one) for key, one in value.items()}
     return value
@@ -117,16 +119,16 @@ def json_differences(a: Any, b: Any, path: str = "") -> Iterator[FieldDifference
         for at, (x, y) in enumerate(zip(a, b, strict=True)):
             yield from json_differences(x, y, f"{path}[{at}]")
     elif not _same_json(a, b):
-        yield FieldDifference(path, _said(a), _said(b))
+        yield FieldDifference(path, _shown(a), _shown(b))
 
 
 def json_equal(a: Any, b: Any) -> bool:
-    """Whether two JSON values are the same."""
+    """Return whether two JSON values are equal."""
     return next(json_differences(a, b), None) is None
 
 
 def _same_json(a: Any, b: Any) -> bool:
-    """Whether two values that are not both objects or lists of one length are equal; true is not 1."""
+    """Return whether two values that are not both objects or equally long lists are equal; true is not 1."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, int | float) and isinstance(b, int | float):
@@ -134,7 +136,7 @@ def _same_json(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def _said(value: Any) -> Any:
+def _shown(value: Any) -> Any:
     """Return a JSON value as a difference shows it."""
     return None if value is ABSENT else "null" if value is None else plain(value)
 
@@ -143,8 +145,8 @@ def contents(a: bytes, b: bytes) -> list[FieldDifference]:
     """Return the difference of two files that are not JSON."""
     if a == b:
         return []
-    said = (f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}" for data in (a, b))
-    return [FieldDifference("contents", *said)]
+    descriptions = (f"{len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()[:12]}" for data in (a, b))
+    return [FieldDifference("contents", *descriptions)]
 
 
 def at_most(differences: Iterable[FieldDifference], where: str, most: int = MOST) -> list[FieldDifference]:

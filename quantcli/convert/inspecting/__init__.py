@@ -1,1 +1,1 @@
-"""What is told without converting: survey.py and rules.py of a model, catalogue.py of the schemes."""
+"""Reports without converting: survey.py and rules.py on a model, catalogue.py on schemes, architectures.py."""

@@ -1,6 +1,6 @@
-"""Every family of models, as `quant architectures` tells it: its names, what it is converted between, how it is tested.
+"""Every model family for `quant architectures`: its names, the formats it is converted between, its tests.
 
-All facts come from the families' tables, but for the tests': families/tested.json, which tools/families.py writes.
+All facts come from the families' tables, except those on tests: families/tested.json, which tools/families.py writes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 from quantcli import models
 from quantcli.models import Architecture, Multimodal
 
-#: What a family's conversions are compared with; test data is not part of the package.
+#: What a family's conversions are tested against; test data is not part of the package.
 TESTED = Path(models.__file__).parent / "families" / "tested.json"
 
 
 @dataclass(frozen=True)
 class Tested:
-    """What the tests of a family hold its conversions to.
+    """What the conversions of a family are tested against.
 
-    tokenizers: kinds of vocabularies, and how they split text. cases: tiny models of which llama.cpp's converter made
-    all metadata and the SHA-256 of every tensor; metadata_cases: those of which it made the metadata. logits: cases
-    whose logits are compared in transformers and mlx-lm, there and back. quantized: models of published sizes whose
-    types are compared with llama-quantize's for every preset.
+    tokenizers: kinds of vocabularies, and how they split text. cases: tiny models whose metadata and tensors are
+    compared with llama.cpp's converter; metadata_cases: those whose metadata is. logits: cases whose logits are
+    compared in transformers and mlx-lm, converted there and back. quantized: models of published sizes whose types are
+    compared with llama-quantize's for every preset.
     """
 
     tokenizers: tuple[str, ...] = ()
@@ -38,12 +38,12 @@ class Tested:
 
 @dataclass(frozen=True)
 class Family:
-    """One family.
+    """One model family.
 
-    model_types: those that are told by config.json's `model_type`, without those of a family before it, which the class
-    tells apart; other_names: types that stand for one of them. towers: types of models whose text model it is. mlx:
-    the types of both kinds that mlx-lm loads. formats: what it is converted between, each two of them both ways.
-    prediction: the formats that keep layers for multi-token prediction.
+    model_types: values of config.json's `model_type`, without those of an earlier family that only the class
+    distinguishes; other_names: aliases of them. towers: types of models with towers whose text model it is. mlx: the
+    types of both kinds that mlx-lm loads. formats: it is converted from each to each other. prediction: the formats
+    that keep layers for multi-token prediction.
     """
 
     name: str
@@ -59,29 +59,29 @@ class Family:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every model type that config.json may have at its top or in its text model's block."""
+        """Every model type that config.json may have at the top level or in its text model's block."""
         return (*self.model_types, *self.other_names, *self.towers)
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """From which format to which: `hf-gguf`."""
+        """The supported conversions, such as `hf-gguf`."""
         return tuple(f"{one}-{other}" for one, other in permutations(self.formats, 2))
 
 
 def families() -> list[Family]:
-    """All families, by name."""
+    """Return all families, by name."""
     tested = {name: _tested(record) for name, record in json.loads(TESTED.read_text()).items()}
-    found = [_family(architecture, tested.get(architecture.name, Tested())) for architecture in models.FAMILIES]
-    return sorted(found, key=lambda family: family.name)
+    listed = [_family(architecture, tested.get(architecture.name, Tested())) for architecture in models.FAMILIES]
+    return sorted(listed, key=lambda family: family.name)
 
 
 def of_name(name: str) -> list[Family]:
-    """The families that a model type, a class, a name in GGUF or our own name is of; empty where there is none."""
+    """Return the families of a model type, class, GGUF architecture or family name; empty if there is none."""
     return [one for one in families() if name in (one.name, one.gguf, *one.names, *one.classes)]
 
 
 def as_json(family: Family) -> dict[str, Any]:
-    """The family's entry in `quant architectures --json`."""
+    """Return a family as `quant architectures --json` prints it."""
     return asdict(family) | {"directions": family.directions}
 
 
@@ -108,7 +108,7 @@ def _family(architecture: Architecture, tested: Tested) -> Family:
 
 
 def _in_mlx(architecture: Architecture, own: tuple[str, ...], around: tuple[Multimodal, ...]) -> tuple[str, ...]:
-    """The model types that mlx-lm loads; it has the other names, too."""
+    """Return the model types that mlx-lm loads, with their aliases."""
     excluded = {kind for limit in architecture.limits if limit.dialect == "mlx" for kind in limit.excludes}
     plain = tuple(kind for kind in own if kind not in excluded)
     nested = (one.model_type for one in around if one.mlx is not None)

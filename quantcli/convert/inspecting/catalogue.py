@@ -1,6 +1,6 @@
-"""Every scheme, as `quant schemes` tells it: what it costs, what it holds, where it can be put, who reads it.
+"""Every scheme for `quant schemes`: what it costs, what it stores, which targets hold it, what reads it.
 
-All facts come from the schemes themselves, places from the targets.
+All facts come from the schemes and the targets.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from quantcli.targets import TARGETS
 
 @dataclass(frozen=True)
 class Entry:
-    """One scheme. separate_scales: its scales are tensors of their own, not part of its blocks.
+    """One scheme. separate_scales: its scales are separate tensors, not part of its blocks.
 
-    bits: stored bits per weight, exact, scales included. scales: dtypes that its scales can have; two that are stored
-    together are one, joined by `*`. zero_point: `integer`, `float` (a bias or minimum of its own), or None.
-    group: values that share a scale. block: (values, bytes) of a GGML block. rounding: relative RMSE on a Gaussian.
+    bits: stored bits per weight, exact, with scales. scales: dtypes that its scales can have; two that are stored
+    together are one, joined by `*`. zero_point: `integer`, `float` (a bias or minimum), or None. group: values that
+    share a scale. block: (values, bytes) of a GGML block. rounding: relative RMSE of normally distributed values.
     """
 
     name: str
@@ -45,15 +45,15 @@ class Entry:
 
 
 def catalogue() -> list[Entry]:
-    """All schemes, by family."""
+    """Return all schemes, by family."""
     return [_entry(scheme) for scheme in listed(SHAPE)]
 
 
 def of_name(name: str) -> list[Entry]:
-    """The schemes of a name, in all families, whether they are listed or not; empty where there is none."""
-    found = [entry for entry in catalogue() if entry.name == name]
+    """Return the schemes of a name, of all families, listed or not; empty if there is none."""
+    entries = [entry for entry in catalogue() if entry.name == name]
     scheme = hf.named(name, "bf16", SHAPE) if canonical(name) else None
-    return found or ([_entry(scheme)] if scheme is not None else [])
+    return entries or ([_entry(scheme)] if scheme is not None else [])
 
 
 def _entry(scheme: Scheme) -> Entry:
@@ -75,7 +75,7 @@ def _entry(scheme: Scheme) -> Entry:
 
 
 def bits_per_weight(scheme: Scheme) -> Fraction:
-    """Stored bits over weights, exact: what a weight has once (its shape, a scale for all) is not counted.
+    """Return the exact stored bits per weight, without what a tensor has once (its shape, a scale for all).
 
     >>> from quantcli.schemes.mlx.affine import Affine
     >>> bits_per_weight(Affine(3, 64, "f16")), bits_per_weight(Affine(4, 32, "f32"))
@@ -93,12 +93,12 @@ def _zero_point(scheme: Scheme) -> str | None:
 
 
 def _holds(label: str, scheme: Scheme) -> bool:
-    """Whether a target keeps the layout, or writes the scheme."""
+    """Return whether a target keeps the layout or writes the scheme."""
     return label in scheme.kept_in or TARGETS[label]().scheme(scheme.name, "f16", SHAPE) == scheme
 
 
 def decimal(bits: Fraction) -> str:
-    """Exact: block sizes are powers of two.
+    """Return bits as an exact decimal: block sizes are powers of two.
 
     >>> decimal(Fraction(105, 16)), decimal(Fraction(32))
     ('6.5625', '32')
@@ -107,7 +107,7 @@ def decimal(bits: Fraction) -> str:
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
-    """A scheme as `schemes --json` prints it."""
+    """Return a scheme as `schemes --json` prints it."""
     return {
         "name": entry.name,
         "family": entry.family,

@@ -1,4 +1,4 @@
-"""What `inspect --rules` tells without converting: which rule decides each weight, which patterns match nothing."""
+"""`inspect --rules`: which rule decides each weight, and which patterns match nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from quantcli.sources.mlx_settings import read_settings
 
 
 def explain(source: Checkpoint, recipe: Path | None, override: list[str]) -> dict[str, Any]:
-    """The decision of every weight under a recipe and overrides; without any, under the source's own settings."""
+    """Return the decision for every weight by a recipe and overrides or, without both, by the source's settings.
+
+    Raises `BadInput`, `NotPossible`, `Surroundings` and `WrongUsage`.
+    """
     given = [overrides.parse(override)] if override else []
     given += [model_recipe.load(recipe)[0]] if recipe else []
     layers = given or _own(source)
@@ -27,7 +30,10 @@ def explain(source: Checkpoint, recipe: Path | None, override: list[str]) -> dic
         "rules_version": 1,
         "source": str(source.root),
         "weights": [
-            {"name": name, **_said(decided[name] or Decision(weight.scheme.name, weight.reason, Origin.SOURCE), weight)}
+            {
+                "name": name,
+                **_shown(decided[name] or Decision(weight.scheme.name, weight.reason, Origin.SOURCE), weight),
+            }
             for name, weight in source.weights.items()
         ],
         "unmatched": [f"{r.label}: {pattern}" for r in layers for pattern in r.unmatched(subjects)],
@@ -36,16 +42,16 @@ def explain(source: Checkpoint, recipe: Path | None, override: list[str]) -> dic
 
 
 def _own(source: Checkpoint) -> list[Recipe]:
-    """The overrides in the source's own settings."""
+    """Return the overrides in the source's settings."""
     if source.kind != "mlx":
         return []
     config, names = source.config_json, [source.naming.stored(name) for name in source.weights]
     if source.root.is_dir():
         settings = read_settings(LocalFolder(source.root), config, names)
-        found = [settings.config, settings.beside]
+        stored = [settings.config, settings.beside]
     else:
-        found = [mlx_config.parse(config, f"{source.root}/config.json", names)]
-    return [stated.recipe() for stated in found if stated is not None]
+        stored = [mlx_config.parse(config, f"{source.root}/config.json", names)]
+    return [stated.recipe() for stated in stored if stated is not None]
 
 
 def _subject(source: Checkpoint, name: str) -> Subject:
@@ -59,8 +65,11 @@ def _subject(source: Checkpoint, name: str) -> Subject:
     return Subject(name, known[0] if known else None, known[1].role if known else None, weight.shape, others)
 
 
-def _said(decision: Decision, weight: Weight) -> dict[str, str]:
-    """A rule reaches vectors too, but no target quantizes them."""
+def _shown(decision: Decision, weight: Weight) -> dict[str, str]:
+    """Return a decision as JSON; rules match vectors too, but no target quantizes them."""
     if len(weight.shape) < 2 and decision.scheme not in (*DENSE_DTYPES, *WORDS):
-        return {"scheme": "dense", "reason": f"stays dense: has {len(weight.shape)} dimensions ({decision.reason})"}
+        return {
+            "scheme": "dense",
+            "reason": f"kept dense: a {len(weight.shape)}-D tensor is not quantized ({decision.reason})",
+        }
     return {"scheme": decision.scheme, "reason": decision.reason}

@@ -1,4 +1,4 @@
-"""What `inspect` tells of a checkpoint, from its headers alone: one entry a weight, totals, checks."""
+"""What `quant inspect` prints about a checkpoint, from its headers only: an entry per weight, totals, checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def entry(weight: Weight) -> dict[str, Any]:
-    """One weight as `inspect --json` has it."""
+    """Return a weight as `inspect --json` prints it."""
     return {
         "name": weight.name,
         "shape": list(weight.shape),
@@ -49,7 +49,7 @@ def entry(weight: Weight) -> dict[str, Any]:
 
 
 def totals(weights: Iterable[Weight]) -> dict[str, Any]:
-    """Counts and sizes over weights."""
+    """Return counts and sizes over all given weights."""
     listed = list(weights)
     elements = sum(math.prod(w.shape) for w in listed)
     stored = sum(w.nbytes for w in listed)
@@ -62,8 +62,8 @@ def totals(weights: Iterable[Weight]) -> dict[str, Any]:
     }
 
 
-def taken(source: Checkpoint, pattern: str) -> list[Weight]:
-    """The weights that a glob takes by their names in any dialect (stacked experts by the first one's)."""
+def matching(source: Checkpoint, pattern: str) -> list[Weight]:
+    """Return the weights whose names match a glob in any dialect (of stacked experts, the first expert's name)."""
     from quantcli.models import by_gguf, find
     from quantcli.models.base import DIALECTS
 
@@ -80,7 +80,7 @@ def taken(source: Checkpoint, pattern: str) -> list[Weight]:
 
 
 def survey(source: Checkpoint, weights: Sequence[Weight]) -> dict[str, Any]:
-    """Everything about a checkpoint, as `inspect --json` prints it, of some of its weights."""
+    """Return what `inspect --json` prints about a checkpoint and the given weights of it."""
     return {
         "survey_version": 1,
         "source": str(source.root),
@@ -93,9 +93,9 @@ def survey(source: Checkpoint, weights: Sequence[Weight]) -> dict[str, Any]:
 
 
 def survey_matrix(matrix: ImportanceMatrix, source: str, pattern: str | None = None) -> dict[str, Any]:
-    """Everything about an importance matrix but its values, as `inspect --json` prints it; `pattern`: a glob on names.
+    """Return what `inspect --json` prints about an importance matrix: all but its values. pattern: a glob for names.
 
-    counted: tokens of the tensor or of each expert, in the legacy form calls.
+    The field `counted` has the tokens counted for the tensor or for each expert; in the legacy form, the calls.
     """
     names = [name for name in matrix.entries if pattern is None or matches(name, pattern)]
     return {
@@ -114,15 +114,16 @@ def survey_matrix(matrix: ImportanceMatrix, source: str, pattern: str | None = N
 
 
 def metadata(source: Checkpoint) -> dict[str, Any]:
-    """The keys of a GGUF, or of `config.json`, as `inspect --metadata --json` prints them."""
+    """Return the keys of a GGUF file, or of config.json, as `inspect --metadata --json` prints them."""
     return {key: plain(value) for key, value in (source.metadata or source.config_json).items()}
 
 
 def plain(value: Any, most: int | None = None) -> Any:
-    """A metadata value as JSON can hold it; of arrays with more than `most` elements their length and first elements.
+    """Return a metadata value in a form that JSON can hold.
 
-    A float32 is the shortest decimal that says which one, what is not finite a text as NumPy spells it (`nan`), a text
-    that is not UTF-8 has replacement characters. value: as read, or a `Value` of a GGUF.
+    An array with more than `most` elements becomes its length and first elements; a float32 the shortest decimal that
+    identifies it; NaN and Inf a text in NumPy's spelling (`nan`); text that is not UTF-8 has replacement characters.
+    value: as read, or a `Value` of a GGUF file.
     """
     kind, held = value if isinstance(value, Value) else ("", value)
     if isinstance(held, dict):
@@ -143,63 +144,69 @@ def _elements(array: ArrayValue | list[Any]) -> Sequence[Any]:
         return array
     if array.element == "array":
         return array.arrays()
-    found = array.decode()
-    return [Value(array.element, one) for one in found] if array.element == "float32" else found
+    elements = array.decode()
+    return [Value(array.element, one) for one in elements] if array.element == "float32" else elements
 
 
 def model_of(source: Checkpoint) -> str | None:
-    """The architecture's name as the source spells it."""
+    """Return the architecture's name as the source spells it, None if it has none."""
     if source.metadata:
-        found = source.metadata.get("general.architecture")
-        return str(plain(found)) if found else None
+        name = source.metadata.get("general.architecture")
+        return str(plain(name)) if name else None
     kind = source.config_json.get("model_type")
     return kind if isinstance(kind, str) else None
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a glob matches a weight's name, with or without `.weight`."""
+    """Return whether a glob matches a weight's name, with or without `.weight`."""
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.removesuffix(".weight"), pattern)
 
 
 @dataclass(frozen=True)
 class Unmet:
-    """A check of `inspect` that did not hold, as a sentence."""
+    """A check of `inspect` that failed, as an error message."""
 
-    said: str
+    message: str
 
 
 def requirements(
     source: Checkpoint, required: Sequence[tuple[str, str]], max_bpw: float | None, max_size: int | None
 ) -> list[Unmet]:
-    """The checks that do not hold. required: (glob, scheme): some weight matches, and all that do have the scheme."""
-    whole = totals(source.weights.values())
+    """Return the checks that fail.
+
+    required: pairs (glob, scheme): at least one weight must match, and all that match must have the scheme. max_size:
+    in bytes.
+    """
+    total = totals(source.weights.values())
     unmet = []
-    if max_bpw is not None and whole["bits_per_weight"] > max_bpw:
-        unmet.append(Unmet(f"--max-bpw {max_bpw}: there are {whole['bits_per_weight']} bits per weight."))
-    if max_size is not None and whole["bytes"] > max_size:
-        unmet.append(Unmet(f"--max-size {max_size}: the tensors have {whole['bytes']} bytes."))
+    if max_bpw is not None and total["bits_per_weight"] > max_bpw:
+        unmet.append(Unmet(f"--max-bpw {max_bpw}: the model has {total['bits_per_weight']} bits per weight."))
+    if max_size is not None and total["bytes"] > max_size:
+        unmet.append(Unmet(f"--max-size {max_size}: the tensors take {total['bytes']} bytes."))
     for glob, scheme in required:
-        found = taken(source, glob)
-        others = [w for w in found if w.scheme.name != scheme]
-        if not found:
+        required_weights = matching(source, glob)
+        others = [w for w in required_weights if w.scheme.name != scheme]
+        if not required_weights:
             unmet.append(Unmet(f"--require {glob}={scheme}: no weight matches."))
         elif others:
             unmet.append(
                 Unmet(
-                    f"--require {glob}={scheme}: {len(others)} of {len(found)} differ, "
-                    f"{others[0].name} is {others[0].scheme.name}."
+                    f"--require {glob}={scheme}: {len(others)} of {len(required_weights)} weights have another scheme; "
+                    f"the first is {others[0].name} ({others[0].scheme.name})."
                 )
             )
     return unmet
 
 
 def without_numbers(cells: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cells whose texts name no layer: what decided a weight may quote its name."""
+    """Return cells without layer numbers: what decided a scheme may quote the weight's name."""
     return tuple(NUMBER.sub("*", cell) if isinstance(cell, str) else cell for cell in cells)
 
 
 def fold(rows: Sequence[tuple[str, T]], same: Callable[[T], T] = lambda cells: cells) -> list[tuple[str, int, T]]:
-    """Rows whose names differ in a layer number only and whose cells are the `same`, as one; in order of appearance.
+    """Return rows (name, number of rows, cells), one for all rows that differ only in a layer number of the name.
+
+    same: maps cells to what has to be equal. Rows keep their order.
 
     >>> fold([("a.0.w", (1,)), ("a.1.w", (1,)), ("a.2.w", (2,))])
     [('a.{0-1}.w', 2, (1,)), ('a.2.w', 1, (2,))]
@@ -214,12 +221,14 @@ def fold(rows: Sequence[tuple[str, T]], same: Callable[[T], T] = lambda cells: c
 
 
 def _folded(pattern: str, numbers: Sequence[int | None]) -> str:
-    found = sorted(n for n in numbers if n is not None)
-    return pattern.replace("{}", str(found[0]) if len(found) == 1 else f"{{{ranges(found)}}}", 1) if found else pattern
+    layers = sorted(n for n in numbers if n is not None)
+    if not layers:
+        return pattern
+    return pattern.replace("{}", str(layers[0]) if len(layers) == 1 else f"{{{ranges(layers)}}}", 1)
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Sorted numbers as ranges.
+    """Return sorted numbers as ranges.
 
     >>> ranges([0, 1, 2, 5, 7, 8])
     '0-2,5,7-8'

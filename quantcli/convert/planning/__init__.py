@@ -1,6 +1,6 @@
-"""Recipe, source and target become a Plan: every output byte has its place before one is written.
+"""Planning: recipe, source and target become a `Plan`, in which every output byte has its place before any is written.
 
-request.py   what was asked for                 plan.py     the whole; steps.py: what it is made of
-decide*.py   the recipe; chosen.py: what an     choose.py   the scheme of each weight, or what takes its place
-             entry decided, and why             routes.py   copy, repack, quantize, dequantize, requantize
+request.py   the options of a conversion        plan.py     makes the plan; steps.py: its parts
+decide*.py   the scheme of each weight by       choose.py   the step of each weight: its scheme or a fallback
+             recipes; chosen.py: the result     routes.py   copy, repack, quantize, dequantize, requantize
 """

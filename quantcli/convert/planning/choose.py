@@ -1,6 +1,6 @@
-"""The step of each weight, one after another: the scheme that a decision names, or what takes its place, and the route.
+"""Choosing the step of each weight: the scheme that a decision names, or its replacement, and the route.
 
-draft, decision -> scheme of the target (kept, asked for, or a fallback) -> Step
+draft, decision -> scheme of the target (kept, requested, or a fallback) -> Step
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from quantcli.virtual import by_row
 
 
 class Chooser:
-    """Schemes of weights, one after another; gathers warnings on the way."""
+    """Chooses the steps of weights one after another, and collects warnings."""
 
     def __init__(self, source: Checkpoint, target: Target, request: Request) -> None:
         self.source, self.target, self.request = source, target, request
@@ -39,14 +39,14 @@ class Chooser:
         return self.target.scheme(name, "f16") if name else None
 
     def step(self, draft: Draft, decision: Decision) -> Step:
-        """The step of one draft."""
+        """Return the step of a draft. Raises `NotPossible` and `WrongUsage`."""
         if isinstance(draft, Constant):
             return ConstantStep(draft, decision.reason)
         name = decision.scheme
         if draft.spared is not None and decision.origin > Origin.RECIPE:
             draft = replace(draft, stays=draft.spared)
         if draft.fixed and decision.origin <= Origin.RECIPE and name not in (*WORDS, draft.dense):
-            self.warnings.append(f"{decision.reason} does not reach {draft.name}: {draft.stays}.")
+            self.warnings.append(f"{decision.reason} is not applied to {draft.name}: {draft.stays}.")
         if draft.fixed:
             return self._to(draft, Dense(draft.dense), draft.stays or decision.reason)
         if name == "dense":
@@ -62,14 +62,14 @@ class Chooser:
         self, draft: WeightDraft, scheme: Scheme, reason: str, wanted: str | None = None,
         form: Form | None = None, fits: Grade | None = None,
     ) -> WeightStep:  # fmt: skip
-        """A step to `scheme`, whatever the route; `fits`: the grade of a repack, where scales had to be looked at.
+        """Return the step to `scheme`, by any route.
 
-        form: the one that codes are kept in, None: as they are.
+        fits: the grade of a repack whose scales had to be read. form: the one that codes are kept in, None: as stored.
         """
         form = form or Form(draft.source)
         source = form.source.weight.scheme
         if isinstance(source, Dense) and source.dtype not in FLOATS and source != scheme:
-            scheme, reason = source, f"stays {source.dtype}: no float dtype"
+            scheme, reason = source, f"kept as {source.dtype}: not a float dtype"
         if source.uncopied is not None:
             raise NotPossible(f"{draft.name}: {source.uncopied}.")
         if source.undecoded is not None and scheme != source:
@@ -79,7 +79,7 @@ class Chooser:
             source = form.source.weight.scheme
         weight = form.source.weight
         if source != scheme and len(weight.shape) > 2:
-            # So that slabs stay small where a whole matrix of a stack has one scale.
+            # One scale per matrix of a stack must not make slabs of whole matrices.
             form = replace(form, source=replace(form.source, weight=by_row(weight)))
         is_cast = isinstance(source, Dense) and source.dtype != draft.dense and not isinstance(scheme, Dense)
         origin = weight.made_of if isinstance(scheme, Dense) else None
@@ -87,43 +87,45 @@ class Chooser:
         return WeightStep(draft, form, scheme, route, grade, reason, draft.dense if is_cast else None, wanted)
 
     def _wanted(self, draft: WeightDraft, decision: Decision) -> Scheme:
-        """The target's scheme that a decision names, with the scale dtype that suits the route."""
+        """Return the target's scheme that a decision names, with the scale dtype that suits the route."""
         source = draft.scheme
         scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, source.repacked_scale_dtype), draft.shape)
         if scheme is None:
             raise WrongUsage(
-                f"{decision.reason}: {decision.scheme} is no scheme of {self.target.said}; "
-                f"{_who_has(decision.scheme) or '`quant schemes` lists those that are'}."
+                f"{decision.reason}: {decision.scheme} is not a scheme of {self.target.said}. "
+                f"{_who_has(decision.scheme) or '`quant schemes` lists the supported schemes'}."
             )
         if source.grid() and not isinstance(fit_of(draft.source.weight, scheme, draft.shape), Grade):
             scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, None), draft.shape) or scheme
         return scheme
 
     def _scale_dtype(self, draft: WeightDraft, own: str | None) -> str:
-        """Of MLX scales: as asked, else the source's own (of a repack), else the output's dense dtype."""
+        """Return the dtype of MLX scales: as requested, else the source's (of a repack), else the dense dtype."""
         usable = ("f16", "bf16", "f32")
         own = "f32" if draft.wide and own == "f16" else own
         choices = (self.request.scale_dtype, own, draft.scales or draft.dense, "f32")
         return next(c for c in choices if c in usable)
 
     def _gridded(self, draft: WeightDraft, wanted: Scheme, decision: Decision) -> WeightStep:
-        """A step to a quantized scheme; a weight that cannot have it stays as it is."""
+        """Return the step to a quantized scheme; a weight that cannot have it is kept as it is."""
         source = draft.scheme
         unfit = wanted.unfit(draft.shape)
-        stays = draft.stays or (f"stays dense: {unfit}" if unfit else None)
+        stays = draft.stays or (f"kept dense: {unfit}" if unfit else None)
         if isinstance(source, Dense):
-            # There is no type to fall back to where a weight has a state of its own, and no sign that one was taken.
+            # A weight with a state of its own has no type to fall back to, and no sign that one was used.
             insists = decision.origin is Origin.OPTION or wanted.has_own_state
             if unfit and not draft.stays and insists:
-                raise NotPossible(f"{decision.reason}: {draft.name} cannot have it: {unfit}; name a type that fits.")
+                raise NotPossible(
+                    f"{decision.reason}: {draft.name} cannot be stored so: {unfit}. Choose a type that fits."
+                )
             if stays and decision.origin <= Origin.RECIPE:
-                self.warnings.append(f"{decision.reason} does not reach {draft.name}: {stays}.")
+                self.warnings.append(f"{decision.reason} is not applied to {draft.name}: {stays}.")
             if stays:
                 return self._to(draft, Dense(draft.dense), stays, None if draft.stays else wanted.name)
             self.reached += 1
             return self._to(draft, wanted, decision.reason, decision.wanted)
         if draft.stays and not self.target.keeps(self.source, source):
-            return self._to(draft, Dense(draft.dense), f"{draft.stays}: decoded")
+            return self._to(draft, Dense(draft.dense), f"{draft.stays}: dequantized")
         if source.bare() == wanted.bare():
             wanted = source
             self.reached += 1
@@ -139,17 +141,17 @@ class Chooser:
                 raise _undecoded(draft, source.undecoded, wanted, decision.reason)
             finite.refuse(self.source, draft.source.weight)
             raise NotPossible(
-                f"{decision.reason}: {draft.name} is quantized already ({source.name}) and does not fit {wanted.name}: "
-                f"{grade}; --allow-requantize rounds it again."
+                f"{decision.reason}: {draft.name} is already quantized ({source.name}) and does not fit {wanted.name}: "
+                f"{grade}. Use --allow-requantize to round it again."
             )
         self.held_back.append(draft.name)
         return self._kept(draft, f"keeps its codes: {wanted.name} would round them again", wanted)
 
     def _kept(self, draft: WeightDraft, reason: str, asked_for: Scheme | None = None) -> WeightStep:
-        """A weight that is not rounded if any scheme of the target holds what it is."""
+        """Return the step of a weight that is kept: it is not rounded if any scheme of the target can hold it."""
         source, origin = draft.scheme, draft.source.weight.made_of
         if isinstance(source, Dense) and origin is not None:
-            reason = f"decoded: {self.target.label} arranges its values so that codes of {origin.name} cannot follow"
+            reason = f"dequantized: {self.target.label} reorders its values, which codes of {origin.name} do not allow"
         if isinstance(source, Dense) or (source.is_elementwise and not self.target.keeps(self.source, source)):
             return self._to(draft, Dense(draft.dense), reason)
         scale_dtype = self._scale_dtype(draft, source.repacked_scale_dtype)
@@ -165,44 +167,44 @@ class Chooser:
             return self._to(
                 draft,
                 Dense(draft.dense),
-                f"decoded: {self.target.label} has no layout for {source.family}'s {source.name}",
+                f"dequantized: {self.target.label} has no layout for {source.family}'s {source.name}",
             )
         return self._fallback(draft, asked_for)
 
     def _fallback(self, draft: WeightDraft, asked_for: Scheme | None) -> WeightStep:
-        """The scheme that takes a kept weight whose grid has no place in the target; what was asked for, if it may."""
+        """Return the step of a kept weight whose codes the target cannot hold: to `asked_for` if that is allowed."""
         source, choice = draft.scheme, self.request.fallback
         holders = self.target.holders(self._scale_dtype(draft, None))
-        groups = ", whose scales follow no groups along rows," if source.is_ungrouped else ""
-        what = f"{source.name}{groups} has no exact place in {self.target.label}"
+        groups = " (whose scales do not follow groups along rows)" if source.is_ungrouped else ""
+        what = f"{self.target.label} cannot store {source.name}{groups} exactly"
         if choice == "none":
             finite.refuse(self.source, draft.source.weight)
-            raise NotPossible(f"--fallback none: {draft.name}: {what}; --fallback auto or a scheme takes it.")
+            raise NotPossible(f"--fallback none: {draft.name}: {what}. Use --fallback auto or name a scheme.")
         if choice == "auto" and self.decodes:
             scheme: Scheme = Dense(draft.dense)
-            what += ", and the architecture is not known"
+            what += ", and its architecture is not known"
         elif choice == "auto":
             usable = [s for s in holders if s == asked_for]
             scheme = fallback(usable, draft.shape) or fallback(holders, draft.shape) or Dense(draft.dense)
         else:
-            found = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape)
-            unfit = "unknown here" if found is None else found.unfit(draft.shape)
-            if found is None or unfit:
-                raise WrongUsage(f"--fallback {choice}: {draft.name} cannot have it ({unfit}).")
-            scheme = found
+            given = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape)
+            unfit = f"not a scheme of {self.target.said}" if given is None else given.unfit(draft.shape)
+            if given is None or unfit:
+                raise WrongUsage(f"--fallback {choice}: {draft.name} cannot be stored so ({unfit}).")
+            scheme = given
         return self._to(draft, scheme, f"fallback: {what}", source.name)
 
     def refuse_idle(self) -> None:
-        """Refuse a scheme for the whole model that reaches no weight, since all are quantized already."""
+        """Refuse a scheme for the whole model that applies to no weight, because all are already quantized."""
         if self.held_back and not self.reached:
             raise NotPossible(
-                f"every weight is quantized already ({self.held_back[0]} the first) and none fits the scheme asked "
-                "for; --allow-requantize rounds them again."
+                f"{self.source.root}: all weights are already quantized (first: {self.held_back[0]}) and none fits the "
+                "requested scheme. Use --allow-requantize to round them again."
             )
 
 
 def _fitting(draft: WeightDraft, wanted: Scheme) -> tuple[Form, Grade | str]:
-    """The form in which a scheme holds a weight's codes, and at which grade; why none does, with the last of them."""
+    """Return the form in which a scheme holds a weight's codes, and its grade, or the last form and why none does."""
     for form in draft.forms:
         grade = fit_of(form.source.weight, wanted, draft.shape)
         if isinstance(grade, Grade):
@@ -212,12 +214,14 @@ def _fitting(draft: WeightDraft, wanted: Scheme) -> tuple[Form, Grade | str]:
 
 def _undecoded(draft: WeightDraft, why: str, scheme: Scheme, reason: str) -> NotPossible:
     return NotPossible(
-        f"{draft.name}: {why}, so it cannot become {scheme.name} ({reason}): leave it out of this, such as with "
+        f"{draft.name}: {why}, so it cannot become {scheme.name} ({reason}). Exclude it, for example with "
         f"--override '{draft.name}=keep'."
     )
 
 
 def _who_has(scheme: str) -> str | None:
-    """The targets that have a scheme, as a clause; None where none has."""
+    """Return which targets support a scheme, as a clause; None if none does."""
     having = [target().said for target in TARGETS.values() if target().scheme(scheme, "f16", (1024, 1024))]
-    return f"{' and '.join(having)} {'has' if len(having) == 1 else 'have'} it" if having else None
+    if not having:
+        return None
+    return f"{' and '.join(having)} {'supports' if len(having) == 1 else 'support'} it"

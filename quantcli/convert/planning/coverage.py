@@ -1,4 +1,4 @@
-"""What a scheme for the whole model does not reach: matrices that stay dense, architectures without a table."""
+"""Warnings of what a scheme for the whole model does not cover: dense matrices, architectures without a table."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ ALLOW = "--allow-unknown-architecture"
 #: A matrix of one expert.
 NUMBERED = re.compile(r"\.experts\.\d+\.")
 
-#: Routes that round values to a grid which they did not have.
+#: Routes that round values to a new grid.
 ROUNDING = (Route.QUANTIZE, Route.REQUANTIZE)
 
 
 def is_untabled(source: Checkpoint) -> bool:
-    """Whether a folder's architecture has no table, so that nobody knows which of its modules are taken quantized."""
+    """Return whether a folder's architecture has no table, so that it is not known which modules may be quantized."""
     return source.names != "gguf" and models.find(source.config) is None
 
 
 def refuse_untabled(source: Checkpoint, steps: Sequence[Step]) -> None:
-    """Raise `NotPossible` where weights of an architecture without a table would be quantized."""
+    """Raise `NotPossible` if weights of an architecture without a table would be quantized."""
     rounded = _rounded(steps)
     if not is_untabled(source) or not rounded:
         return
@@ -42,11 +42,11 @@ def refuse_untabled(source: Checkpoint, steps: Sequence[Step]) -> None:
     strange = models.unknown_class(source.config)
     kind = f"model_type {shown(source.config.get('model_type'))} is not known"
     what = kind if strange is None else f"architectures names {strange}, which is not known"
-    count = f"{len(rounded)} weights, {first.name} the first," if len(rounded) > 1 else first.name
+    count = f"{len(rounded)} weights (first: {first.name})" if len(rounded) > 1 else first.name
     raise NotPossible(
-        f"{source.root}: {what}, so quant cannot tell which weights its loaders take quantized; {count} would become "
-        f"{first.scheme.name} ({first.reason}). Without a scheme weights are copied; {ALLOW} quantizes all the same: "
-        f"check that the output loads. {models.SEE_FAMILIES}"
+        f"{source.root}: {what}, so quant cannot tell which weights its loaders accept quantized; {count} would become "
+        f"{first.scheme.name} ({first.reason}). Leave the scheme out to copy the weights, or use {ALLOW} and check "
+        f"that the output loads. {models.SEE_FAMILIES}"
     )
 
 
@@ -55,20 +55,20 @@ def _rounded(steps: Sequence[Step]) -> list[Step]:
 
 
 def numbered_experts(source: Checkpoint, steps: Sequence[Step], target: Target) -> list[str]:
-    """A warning of experts in tensors of their own that are quantized for MLX although no table stacks them."""
+    """Return a warning of experts in separate tensors that are quantized for MLX although no table stacks them."""
     if not target.stacks_experts or not is_untabled(source):
         return []
-    found = [step for step in _rounded(steps) if NUMBERED.search(step.name)]
-    if not found:
+    experts = [step for step in _rounded(steps) if NUMBERED.search(step.name)]
+    if not experts:
         return []
     return [
-        f"{len(found)} weights of experts that are not stacked are quantized, {found[0].name} the first: mlx-lm stacks "
-        "them when it loads a model, and many of its classes cannot do so with quantized ones."
+        f"{len(experts)} expert weights that are not stacked are quantized (first: {experts[0].name}): mlx-lm stacks "
+        "them when it loads a model, and many of its classes cannot stack quantized weights."
     ]
 
 
 def uncovered(steps: Sequence[Step], chosen: Chosen) -> list[str]:
-    """A warning of each kind of matrix that a scheme for the whole model leaves dense."""
+    """Return a warning for each kind of matrix that a scheme for the whole model leaves dense."""
     is_asked = chosen.preset is not None or (chosen.common is not None and chosen.common not in (*WORDS, *DENSE_DTYPES))
     if not is_asked:
         return []
@@ -77,16 +77,16 @@ def uncovered(steps: Sequence[Step], chosen: Chosen) -> list[str]:
         is_global = step.name in chosen.of and chosen.of[step.name].origin >= Origin.PRESET
         reason = step.draft.uncovered
         if reason is not None and is_global and isinstance(step.scheme, Dense):
-            kinds.setdefault(reason.removeprefix("stays dense: "), []).append(step)
-    whole = _elements(steps)
-    return [_several(found, reason, _elements(found) / whole) for reason, found in kinds.items()]
+            kinds.setdefault(reason.partition("dense: ")[2] or reason, []).append(step)
+    total = _elements(steps)
+    return [_kept_dense(kept, reason, _elements(kept) / total) for reason, kept in kinds.items()]
 
 
-def _several(found: Sequence[Step], reason: str, share: float) -> str:
-    first, part = found[0].name, f"{100 * share:.1f}% of all weights"
-    if len(found) == 1:
-        return f"{first} stays dense ({reason}): {part}."
-    return f"{len(found)} matrices stay dense, {first} the first ({reason}): {part}."
+def _kept_dense(kept: Sequence[Step], reason: str, share: float) -> str:
+    first, part = kept[0].name, f"{100 * share:.1f}% of all weights"
+    if len(kept) == 1:
+        return f"{first} is kept dense ({reason}): {part}."
+    return f"{len(kept)} matrices are kept dense (first: {first}; {reason}): {part}."
 
 
 def _elements(steps: Iterable[Step]) -> int:

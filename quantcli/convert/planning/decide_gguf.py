@@ -1,4 +1,4 @@
-"""What each tensor of a GGUF gets: llama-quantize's mixture for `-s`, with explicit rules above it.
+"""Deciding the type of each tensor of a GGUF file: llama-quantize's mixture for `-s`, below explicit rules.
 
 A name that is both a mixture and a type (`q4_0`) means the mixture; in rules, overrides and with `--pure` the
 plain type.
@@ -33,7 +33,7 @@ from quantcli.targets import gguf_metadata
 from quantcli.targets.base import Draft
 from quantcli.targets.model import Model
 
-#: `general.type` or `general.architecture` of files that are no models: llama-quantize takes none of them.
+#: `general.type` or `general.architecture` of files that are not models: llama-quantize refuses them.
 ADAPTERS = {"adapter": "an adapter", "controlvector": "a control vector"}
 
 
@@ -41,17 +41,20 @@ def decisions(
     source: Checkpoint, drafts: Sequence[Draft], request: Request, given: Layer, recipes: Sequence[Layer],
     common: Decision | None, warnings: list[str], importance: bool,
 ) -> Chosen:  # fmt: skip
-    """A decision for every draft. given: overrides; recipes: entries of files; common: the whole model's scheme."""
+    """Return a decision for every draft. given: overrides; recipes: entries of files; common: the model's scheme.
+
+    Adds to `warnings`. Raises `WrongUsage` and `NotPossible`.
+    """
     tensors = [_tensor(draft) for draft in drafts]
-    overridden = {d.name: _fitted(found, d) for d in drafts if (found := given(d.subject))}
-    entries = {d.name: _fitted(found, d) for d in drafts if (found := resolve(d.subject, recipes))}
+    overridden = {d.name: _fitted(decision, d) for d in drafts if (decision := given(d.subject))}
+    entries = {d.name: _fitted(decision, d) for d in drafts if (decision := resolve(d.subject, recipes))}
     options = _options(request)
     name = common.scheme if common else "keep"
     _refuse_adapter(source, name)
     if name not in FTYPES and options != Options():
         option = next(option for field, option in GGUF_OPTIONS.items() if getattr(request, field))
         raise WrongUsage(
-            f"{option} changes a mixture of llama-quantize: it needs --scheme with one of {' '.join(FTYPES)}."
+            f"{option} changes a preset of llama-quantize, so it requires --scheme with one of {', '.join(FTYPES)}."
         )
     if name in FTYPES:
         below = assign(
@@ -61,8 +64,8 @@ def decisions(
     elif common is None or name in names.WORDS:
         below = {d.name: common or KEEP for d in drafts}
     elif name not in names.GGML:
-        mixtures = " ".join(FTYPES)
-        raise WrongUsage(f"{common.reason}: {name} is not a type or mixture of a GGUF file; mixtures are {mixtures}.")
+        presets = ", ".join(FTYPES)
+        raise WrongUsage(f"{common.reason}: {name} is not a type or preset of GGUF files. Presets: {presets}.")
     else:
         below = {tensor.name: _plain(tensor, common) for tensor in tensors}
     by_option = {key: decision for key, decision in below.items() if decision.origin is Origin.OPTION}
@@ -73,29 +76,29 @@ def decisions(
 
 
 def _refuse_adapter(source: Checkpoint, scheme: str) -> None:
-    """Raise `NotPossible` for a scheme for the whole of a file in which there is nothing to quantize."""
+    """Raise `NotPossible` for a scheme for a file without weights to quantize."""
     stated = (source.metadata.get(key) for key in ("general.type", "general.architecture"))
     kind = next((ADAPTERS[value.value] for value in stated if value and value.value in ADAPTERS), None)
     if kind is not None and scheme not in names.WORDS:
         raise NotPossible(
-            f"--scheme {scheme}: {source.root} is {kind}, of which no tensor gets another type. Without --scheme it is "
-            "copied."
+            f"--scheme {scheme}: {source.root} is {kind}, whose tensors are not quantized. Leave out --scheme to copy "
+            "it."
         )
 
 
 def _fitted(decision: Decision, draft: Draft) -> Decision:
-    """An explicit rule's type, or what llama-quantize puts in its place where its blocks do not fill the rows."""
+    """Return an explicit rule's type, or llama-quantize's replacement if its blocks do not divide the rows."""
     if decision.scheme in names.WORDS or decision.scheme not in names.GGML or draft.stays:
         return decision
     fits = fitting(decision.scheme, draft.shape[-1], draft.name)
     if fits == decision.scheme:
         return decision
-    reason = f"{decision.reason}; rows of {draft.shape[-1]} do not fill its blocks"
+    reason = f"{decision.reason}; its blocks do not divide rows of {draft.shape[-1]}"
     return replace(decision, scheme=fits, reason=reason, wanted=decision.scheme)
 
 
 def _tensor(draft: Draft) -> Tensor:
-    """As the rules see it; the type that it has without them is a word: keep its codes, or stay dense."""
+    """Return a draft as the rules see it; without them its type is a word: keep its codes, or stay dense."""
     return Tensor(draft.name, draft.shape, "keep" if draft.is_quantized else "dense")
 
 
@@ -119,7 +122,7 @@ def _facts(source: Checkpoint, request: Request, importance: bool) -> Facts:
 
 
 def _plain(tensor: Tensor, common: Decision) -> Decision:
-    """A type that is no mixture, for all that llama-quantize would quantize."""
+    """Return the decision for a type that is not a preset: for all tensors that llama-quantize quantizes."""
     why = never(tensor.name, tensor.shape)
     if why is not None:
         return Decision(tensor.type, f"never quantized: {why}", Origin.PRESET)
@@ -127,5 +130,5 @@ def _plain(tensor: Tensor, common: Decision) -> Decision:
     if fits == common.scheme:
         return common
     return Decision(
-        fits, f"rows of {tensor.shape[-1]} do not fill blocks of {common.scheme}", Origin.GLOBAL, common.scheme
+        fits, f"blocks of {common.scheme} do not divide rows of {tensor.shape[-1]}", Origin.GLOBAL, common.scheme
     )

@@ -1,4 +1,4 @@
-"""Where the arithmetic of a step runs: `--device`.
+"""The device that computes a step: `--device`.
 
               encoding on a GPU                           decoding on a GPU
     cpu       never                                       never
@@ -6,8 +6,8 @@
               which runs there in mlx-lm                  (`Scheme.gpu_bytes_equal`)
     gpu       every scheme in MLX arrays                  every scheme in MLX arrays
 
-So `auto` gives what the owner of a format gives: the tools of GGML's and Hugging Face's formats run on the CPU.
-Copies, casts and repacks move bytes and codes, which is done on the CPU whatever is asked.
+So `auto` gives the bytes that a format's reference tool gives: the tools of GGML's and Hugging Face's formats run on
+the CPU. Copies, casts and repacks only move bytes and codes, which is always done on the CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Devices:
 
     @property
     def made_on(self) -> Device:
-        """The GPU where it computes any of the step."""
+        """The GPU if it computes any part of the step."""
         return Device.MLX if Device.MLX in (self.decoding, self.encoding) else Device.CPU
 
 
@@ -54,16 +54,16 @@ CHOICES = {
 
 
 def available(word: str) -> str:
-    """The choice that a word of `--device` comes to here: without a GPU, `auto` is `cpu`. Raises `Surroundings`."""
+    """Return what a word of `--device` means on this machine: without a GPU, `auto` is `cpu`. Raises `Surroundings`."""
     if word == "cpu" or has_gpu():
         return word
     if word == "gpu":
-        raise Surroundings("--device gpu: MLX does not see a GPU here. --device cpu uses quant's CPU kernels.")
+        raise Surroundings("--device gpu: MLX finds no GPU on this machine. Use --device cpu.")
     return "cpu"
 
 
 def chosen(word: str, source: Scheme, target: Scheme) -> Devices:
-    """The devices of a step that computes values, on a machine with a GPU unless `word` (of CHOICES) is `cpu`."""
+    """Return the devices of a step that computes values. word: of CHOICES; unless it is `cpu`, there is a GPU."""
     choice = CHOICES[word]
     return Devices(
         decoding=Device.MLX if source.in_arrays and choice.decodes(source) else Device.CPU,

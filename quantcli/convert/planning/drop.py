@@ -1,4 +1,4 @@
-"""`--drop GLOB`: tensors of the source that the user leaves out, whatever the source and the target."""
+"""`--drop GLOB`: tensors of the source that the user drops, for every source and target."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from quantcli.targets.model import Model
 
 
 def without(source: Checkpoint, globs: Sequence[str], target: Target) -> tuple[Checkpoint, list[Left], list[str]]:
-    """The source without the weights that globs take, these, and warnings of globs that take none.
+    """Return the source without the weights that the globs match, those weights, and warnings of globs without a match.
 
-    A glob is tried on a weight's name as `inspect` shows it and as it is stored, with and without `.weight`. What
-    scales a weight of a GGUF file goes with it. Raises `WrongUsage`, `NotPossible` and `BadInput` for what the model
-    needs.
+    A glob is tried on a weight's name as `inspect` shows it and as it is stored, with and without `.weight`. The scale
+    of a weight of a GGUF file is dropped with it. Raises `WrongUsage`, `NotPossible` and, for weights that the model
+    needs, `BadInput`.
     """
     if not globs:
         return source, [], []
@@ -33,16 +33,16 @@ def without(source: Checkpoint, globs: Sequence[str], target: Target) -> tuple[C
     of_weights = companions(source)
     for name, weight in of_weights.items():
         if weight in left:
-            left.setdefault(name, f"it scales {weight}, which is left out")
+            left.setdefault(name, f"it scales {weight}, which is dropped")
         elif name in left and name.endswith(SCALE):
             raise NotPossible(
-                f"{left[name]}: {source.root}: the values of {weight} need {name}. Leave out both "
-                f"({weight.removesuffix(WEIGHT)}.*), or none."
+                f"{left[name]}: {source.root}: the values of {weight} need {name}. Drop both "
+                f"({weight.removesuffix(WEIGHT)}.*) or neither."
             )
     _refuse_settings(source, left)
     weights = {name: weight for name, weight in source.weights.items() if name not in left}
     if not weights:
-        raise BadInput(f"{rules[0].reason}: {source.root}: no weight is left.")
+        raise BadInput(f"{rules[0].reason}: {source.root}: every weight would be dropped.")
     rest = replace(source, weights=weights, dropped=tuple(left))
     if target.keeps_metadata(source) and left:
         _refuse_needed(source, rest)
@@ -53,7 +53,9 @@ def without(source: Checkpoint, globs: Sequence[str], target: Target) -> tuple[C
 
 def _rule(glob: str) -> Rule:
     if not glob.strip() or len(glob) > MAX_PATTERN:
-        raise WrongUsage(f"--drop {glob[:100]!r}: a glob has 1 to {MAX_PATTERN} characters, such as '*.inv_freq'.")
+        raise WrongUsage(
+            f"--drop {glob[:100]!r}: expected a glob of 1 to {MAX_PATTERN} characters, such as '*.inv_freq'."
+        )
     return Rule(glob, "", f"--drop {glob}")
 
 
@@ -63,25 +65,25 @@ def _takes(rule: Rule, name: str, source: Checkpoint) -> bool:
 
 
 def _refuse_settings(source: Checkpoint, left: Mapping[str, str]) -> None:
-    """Raise `BadInput` for tensors of a GGUF file that stand for settings, as rotary factors do."""
+    """Raise `BadInput` for tensors of a GGUF file that are settings, such as rotary factors."""
     architecture = models.by_gguf(source.metadata) if source.names == "gguf" else None
     rows = architecture.computed if architecture is not None else ()
-    found = next((row.gguf for row in rows if row.gguf in left), None)
-    if found is not None:
-        raise BadInput(f"{left[found]}: {source.root}: {found} says how the model is computed: do not leave it out.")
+    setting = next((row.gguf for row in rows if row.gguf in left), None)
+    if setting is not None:
+        raise BadInput(f"{left[setting]}: {source.root}: the model is computed with {setting}. Do not drop it.")
 
 
 def _missed(model: Model, left: Mapping[str, str]) -> list[str]:
-    """A warning of optional tensors that the model computes with."""
+    """Return a warning of dropped optional tensors that the model computes with."""
     missed = [name for name in left if model.is_part(name)]
     if not missed or model.architecture is None:
         return []
-    which = f"{missed[0]} is" if len(missed) == 1 else f"{len(missed)} tensors, {missed[0]} the first, are"
-    return [f"--drop: {which} part of {model.architecture.name} models: the output computes something else."]
+    which = f"{missed[0]} is" if len(missed) == 1 else f"{len(missed)} tensors (first: {missed[0]}) are"
+    return [f"--drop: {which} part of {model.architecture.name} models: the output will compute different results."]
 
 
 def _refuse_needed(source: Checkpoint, rest: Checkpoint) -> None:
-    """Raise `BadInput` where a copy of a GGUF file lacks what the whole one has and its architecture needs."""
+    """Raise `BadInput` if a copy of a GGUF file would lack tensors of the source that its architecture needs."""
     try:
         refuse_incomplete(Model.of(source))
     except QuantError:

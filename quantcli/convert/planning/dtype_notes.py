@@ -1,4 +1,4 @@
-"""What a plan says where a model does not work in float16, and its folder has another dtype therefore."""
+"""Notes of a plan on dtypes: models that do not work in float16, and config.json's dtype."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantcli.targets.folder_dtype import SPELLED, agreed, chosen, dense_dtypes,
 def dtype_notes(
     source: Checkpoint, target: Target, steps: Sequence[Step], placed: Sequence[Placed], settings: Settings
 ) -> list[str]:
-    """What rounding to bf16 costs, why scales of an MLX folder are f32, another dtype in config.json; one line each."""
+    """Return notes on the cost of rounding to bf16, on f32 scales in an MLX folder, and on config.json's dtype."""
     if not target.is_folder:
         return []
     notes = _restated(source, target.label, placed, settings)
@@ -33,11 +33,11 @@ def _restated(source: Checkpoint, target: str, placed: Sequence[Placed], setting
     old = SPELLED.get(stated[0], stated[0])
     made = says({**source.config_json, **agreed(source.config_json, source, placed, settings, target)})
     if made != stated:
-        return [f"config.json says {SPELLED[made[0]]}, the dtype of the tensors, instead of {old}."]
+        return [f"The output's config.json says {SPELLED[made[0]]}, the dtype of its tensors, instead of {old}."]
     stored = dense_dtypes(source, placed)
     if source.kind == "hf" and stored and not stored.issuperset(stated):
-        found = " and ".join(sorted(stored))
-        return [f"config.json says {old}, but dense tensors are {found}: both are copied as they are."]
+        actual = " and ".join(sorted(stored))
+        return [f"config.json says {old}, but dense tensors are {actual}; both are copied unchanged."]
     return []
 
 
@@ -48,14 +48,14 @@ def _rounded(source: Checkpoint, target: str, steps: Sequence[Step], settings: S
     if settings.asked_dtype or made.instead_of is None or not is_made:
         return []
     kind, sixteen_bits = limits(source)
-    said = f"{kind} models do not work in float16 ({sixteen_bits.why}), so dense tensors are {made.dtype}."
+    why = f"{kind} models do not work in float16 ({sixteen_bits.why}), so dense tensors are {made.dtype}."
     rounded = [step for step in steps if step.scheme == dense and step.grade is Grade.LOSSY]
     if not rounded:
-        return [said]
+        return [why]
     was = [step.stored for step in of_weights(rounded) if step.route is Route.DEQUANTIZE]
     worst = max(was, key=lambda scheme: (scheme.rounding, scheme.name), default=None)
-    beside = f", next to up to {worst.rounding:.1%} from {worst.name}" if worst and worst.rounding else ""
-    return [f"{said} Rounding costs {dense.rounding:.2%} relative RMSE{beside}; --dtype f32 keeps every bit."]
+    compared = f" (quantizing to {worst.name} cost up to {worst.rounding:.1%})" if worst and worst.rounding else ""
+    return [f"{why} Rounding costs {dense.rounding:.2%} relative RMSE{compared}; --dtype f32 keeps every bit."]
 
 
 def _widened(source: Checkpoint, steps: Sequence[Step]) -> list[str]:
@@ -68,7 +68,7 @@ def _widened(source: Checkpoint, steps: Sequence[Step]) -> list[str]:
     name, shape, scheme = next(one for one in wide if one[2] == common)
     bits, fewer = scheme.bits_per_weight(shape), scheme.with_scale_dtype("f16").bits_per_weight(shape)
     return [
-        f"{kind} models overflow in float16, in which mlx-lm would compute, so the scales of {len(wide)} weights are "
-        f"f32, without rounding: {bits:.4g} bits a weight instead of {fewer:.4g} in {name}. --scale-dtype bf16 is as "
-        "small as f16, but rounds scales and biases."
+        f"{kind} models overflow in float16, in which mlx-lm would compute, so the scales of "
+        f"{len(wide)} {'weights are' if len(wide) > 1 else 'weight is'} f32, without rounding: {bits:.4g} bits per "
+        f"weight instead of {fewer:.4g} in {name}. --scale-dtype bf16 is as small as f16, but rounds scales and biases."
     ]

@@ -1,4 +1,4 @@
-"""The options of llama-quantize that are read here: metadata to set, layers to leave out, files of options.
+"""Options of llama-quantize: metadata to set, layers to drop, files of options.
 
 Source: llama.cpp (tools/quantize/quantize.cpp).
 """
@@ -23,20 +23,20 @@ from quantcli.recipes.prune import parse as parse_layers
 from quantcli.targets.gguf_from_gguf import SPLIT_KEYS
 from quantcli.targets.gguf_overrides import INTEGER
 
-#: The longest file of an option that is read.
+#: Bytes of the longest file of options that is read.
 MAX_FILE = 1 << 20
 
 #: The largest finite float32.
 LARGEST_FLOAT = (2 - 2**-23) * 2.0**127
 
 FORM = (
-    "needs KEY=TYPE:VALUE with TYPE int, float, bool or str, such as --override-kv general.name=str:mine or "
+    "expected KEY=TYPE:VALUE with TYPE int, float, bool or str, such as --override-kv general.name=str:mine or "
     "tokenizer.chat_template=str:@FILE"
 )
 
 
 def _integer(text: str) -> tuple[str, Any]:
-    """An integer, whose type is the key's."""
+    """Return an integer, whose GGUF type is that of the key."""
     if not re.fullmatch(r"-?[0-9]{1,20}", text):
         raise ValueError
     return INTEGER, int(text)
@@ -54,13 +54,13 @@ def _bool(text: str) -> tuple[str, Any]:
 
 
 def _text(text: str) -> tuple[str, Any]:
-    """A text: as it is, that of a file (`@FILE`), or one that begins with `@` (`@@`)."""
-    text.encode()  # what the shell gave in no UTF-8 is refused as a ValueError
+    """Return a text: as given, from a file (`@FILE`), or one that begins with `@` (`@@`)."""
+    text.encode()  # arguments that are not UTF-8 raise a ValueError
     if text.startswith("@@") or not text.startswith("@"):
         return "string", text.removeprefix("@") if text.startswith("@@") else text
     with opened(Path(text[1:])) as (read, size):
         if size > MAX_FILE:
-            raise BadInput(f"{text[1:]}: {size} bytes are too many for the value of a key (at most {MAX_FILE}).")
+            raise BadInput(f"{text[1:]}: is {size} bytes; the limit for the value of a key is {MAX_FILE}.")
         data = read(0, size)
     try:
         return "string", data.decode()
@@ -68,20 +68,19 @@ def _text(text: str) -> tuple[str, Any]:
         raise BadInput(f"{text[1:]}: is not UTF-8 text (byte {error.start}).") from None
 
 
-#: Keys that describe the file itself, not the model.
+#: Keys that describe the file, not the model.
 OF_THE_FILE = ("general.alignment", *SPLIT_KEYS)
 
-#: The types whose stored value an option without one keeps; a text may be empty.
+#: Types for which an option without a value keeps the stored value; a text may be empty.
 KINDS = {"int": INTEGER, "float": "float32", "bool": "bool"}
 READ: dict[str, Callable[[str], tuple[str, Any]]] = {"int": _integer, "float": _float, "bool": _bool, "str": _text}
 
 
 def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
-    """One `--override-kv`: the key, its GGUF type (`int` until its key's is known) and value. Raises `WrongUsage`.
+    """Return the key, GGUF type (`int` until the key's type is known) and value of one `--override-kv`.
 
-    The value is None where the stored one is meant.
-
-    Also for the keys that say how the file is laid out, which another value than its writer's makes unreadable.
+    The value is None if the stored one is kept. Raises `WrongUsage`, also for the keys that describe the file's layout:
+    another value than its writer's would make it unreadable.
 
     >>> override_kv("general.name=str:mine"), override_kv("x.n=int:-7")
     (('general.name', ('string', 'mine')), ('x.n', ('int', -7)))
@@ -89,31 +88,31 @@ def override_kv(text: str) -> tuple[str, tuple[str, Any]]:
     key, equals, rest = text.partition("=")
     kind, colon, value = rest.partition(":")
     if not (key and equals and colon) or kind not in READ:
-        raise WrongUsage(f"--override-kv {text[:100]!r} {FORM}.")
+        raise WrongUsage(f"--override-kv {text[:100]!r}: {FORM}.")
     if key in OF_THE_FILE:
         raise WrongUsage(
-            f"--override-kv {text[:100]!r}: {key} says how the file is laid out, which is not for an option to say: "
-            "leave it out; --shard-size and --keep-split cut a file."
+            f"--override-kv {text[:100]!r}: {key} describes the file's layout and cannot be set. Leave it out; to "
+            "split a file, use --shard-size or --keep-split."
         )
     if len(key.encode(errors="replace")) > MAX_NAME or not key.isprintable():
-        raise WrongUsage(f"--override-kv {text[:100]!r}: a key is printable and at most {MAX_NAME} bytes long.")
+        raise WrongUsage(f"--override-kv {text[:100]!r}: expected a printable key of at most {MAX_NAME} bytes.")
     try:
         return key, (KINDS[kind], None) if not value and kind in KINDS else READ[kind](value)
     except (ValueError, KeyError):
-        raise WrongUsage(f"--override-kv {text[:100]!r}: {value[:40]!r} is no {kind} that GGUF holds.") from None
+        raise WrongUsage(f"--override-kv {text[:100]!r}: {value[:40]!r} is not a valid {kind} value in GGUF.") from None
 
 
 def metadata(request: Request, matrix: ImportanceMatrix | None) -> dict[str, tuple[str, Any]]:
-    """The keys to set, in llama-quantize's order."""
+    """Return the keys to set, in llama-quantize's order."""
     given: dict[str, tuple[str, Any]] = {}
     for key, typed in map(override_kv, request.override_kv):
-        given.pop(key, None)  # of a key given twice the last counts, and its place
+        given.pop(key, None)  # if a key is given twice, the last value and its position count
         given[key] = typed
     return given | (dict(imatrix.metadata(matrix)) if matrix else {})
 
 
 def read_by_loader(request: Request) -> dict[str, Value]:
-    """`--override-kv` as llama.cpp's loader has it before types are chosen: a key's first, integers modulo 2**32."""
+    """Return the values that llama.cpp's loader sees before types are chosen: a key's first, integers modulo 2**32."""
     read: dict[str, Value] = {}
     for text in request.override_kv:
         key, (kind, value) = override_kv(text)
@@ -124,22 +123,22 @@ def read_by_loader(request: Request) -> dict[str, Value]:
 
 
 def layers(request: Request) -> tuple[int, ...]:
-    """The layers of `--prune-layers`."""
+    """Return the layers of `--prune-layers`."""
     return parse_layers(request.prune_layers) if request.prune_layers else ()
 
 
 def tensor_types(request: Request) -> tuple[TensorType, ...]:
-    """Every `--tensor-type`, those in the place of a `--tensor-type-file` included."""
-    given = ((tensor_type(said),) if isinstance(said, str) else _in_file(said) for said in request.tensor_types)
+    """Return every `--tensor-type` in the order given, with those of each `--tensor-type-file` in its place."""
+    given = ((tensor_type(one),) if isinstance(one, str) else _in_file(one) for one in request.tensor_types)
     return tuple(chain.from_iterable(given))
 
 
 def _in_file(path: Path) -> tuple[TensorType, ...]:
     with opened(path) as (read, size):
         if size > MAX_FILE:
-            raise BadInput(f"{path}: {size} bytes are too many for a file of --tensor-type options.")
+            raise BadInput(f"{path}: is {size} bytes; the limit for a file of --tensor-type rules is {MAX_FILE}.")
         data = read(0, size)
     try:
         return tensor_type_file(data.decode())
     except UnicodeDecodeError:
-        raise BadInput(f"{path}: is no UTF-8 text of REGEX=TYPE.") from None
+        raise BadInput(f"{path}: expected UTF-8 text with REGEX=TYPE rules.") from None

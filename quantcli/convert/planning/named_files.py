@@ -1,13 +1,13 @@
-"""Which files the options of a conversion name, and whether one of them is lost when other paths go.
+"""The files that the options of a conversion name, and whether one of them is lost when paths are deleted.
 
 Two paths may lead to one file: through links, bind mounts, a volume that ignores case. So nothing here is compared by
-its name alone: of every path that an option names, each folder and each link that the system passes on its way to the
-file is known by device and inode.
+its name only: of every path that an option names, each folder and link that the system passes on the way to the file is
+identified by device and inode.
 
-    a folder on the way goes                          lost: SOURCE is OUTPUT, lies in it or is a link that leads into it
-    the entry itself goes, by this or another name    lost
-    every hard link of the file goes                  lost
-    a hard link stays somewhere else                  no loss
+    a folder on the way is deleted                           lost: SOURCE is OUTPUT, is in it or is a link into it
+    the entry is deleted, under this or another name         lost
+    every hard link of the file is deleted                   lost
+    a hard link remains somewhere else                       not lost
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from quantcli.containers.entries import is_there
 from quantcli.convert.planning.request import Request
 from quantcli.sources.folder import LocalFolder
 
-#: A path with more links is one that leads in a circle (Linux gives up there too).
+#: A path with more links is taken for a loop (as Linux does).
 MOST_LINKS = 40
 
-#: The file of an `--override-kv KEY=str:@FILE`; a second @ is one of the text.
+#: The file of an `--override-kv KEY=str:@FILE`; a second @ belongs to the text.
 TEXT_OF_FILE = re.compile("=str:@([^@].*)", re.DOTALL)
 
 #: Device and inode.
@@ -38,8 +38,9 @@ Identity = tuple[int, int]
 
 
 def named_files(source: Checkpoint, request: Request, read: Iterable[Path]) -> tuple[Path, ...]:
-    """Every file and folder that the options name, SOURCE first; of a folder also the files in it. read: the files of
-    SOURCE that a plan was made with.
+    """Return every file and folder that the options name, SOURCE first, with the files of each folder.
+
+    read: the files of SOURCE that the plan was made from.
     """
     named = [source.root, *read]
     named += [path for path in (request.recipe, request.imatrix, request.tokenizer) if path is not None]
@@ -51,7 +52,7 @@ def named_files(source: Checkpoint, request: Request, read: Iterable[Path]) -> t
 
 @dataclass(frozen=True)
 class Lookup:
-    """A name that is looked up in a folder on the way to a file, and what it is there."""
+    """A name that is looked up in a folder on the way to a file, and the entry found there."""
 
     place: str
     folder: Identity
@@ -61,7 +62,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Way:
-    """How the system gets from a path to what it names. links: the hard links of a file; 0 of anything else."""
+    """How the system gets from a path to what it names. links: number of hard links of a file; 0 otherwise."""
 
     path: Path
     lookups: tuple[Lookup, ...]
@@ -69,30 +70,30 @@ class Way:
     links: int
 
     def has_entry(self, path: Path) -> bool:
-        """Whether the entry of that name, which is there, is passed on the way or is its end."""
+        """Return whether the existing entry of that name is passed on the way, or is its end."""
         status, folder = os.lstat(path), identity(os.stat(path.parent))
         return any(_is_same(lookup, folder, path.name, identity(status)) for lookup in self.lookups)
 
 
 def identity(status: os.stat_result) -> Identity:
-    """Device and inode, which two files share only if they are one."""
+    """Return device and inode, which two paths share only if they lead to one file."""
     return status.st_dev, status.st_ino
 
 
 def ways(paths: Iterable[Path]) -> tuple[Way, ...]:
-    """The way of each path; one that leads nowhere has none, because nothing is lost with it."""
-    found = []
+    """Return the way of each path that exists; others have nothing to lose."""
+    result = []
     for path in paths:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             lookups = tuple(_lookups(path))
             status = os.stat(path)
             links = status.st_nlink if stat.S_ISREG(status.st_mode) else 0
-            found.append(Way(path, lookups, identity(status), links))
-    return tuple(found)
+            result.append(Way(path, lookups, identity(status), links))
+    return tuple(result)
 
 
 def _lookups(path: Path) -> Iterator[Lookup]:
-    """Every name that is looked up on the way, links followed one at a time."""
+    """Yield every name that is looked up on the way, following links one at a time. Raises `OSError`."""
     folder, left, links = os.getcwd(), [*reversed(path.parts)], 0
     inside = identity(os.lstat(folder))
     while left:
@@ -114,7 +115,7 @@ def _lookups(path: Path) -> Iterator[Lookup]:
 
 
 def leads_through(path: Path, folder: Path) -> bool:
-    """Whether a path, as much of it as is there, is that of a folder or leads through it."""
+    """Return whether a path, as far as it exists, is that of a folder or leads through it."""
     wanted, passed = identity(os.stat(folder)), set()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for lookup in _lookups(path):
@@ -123,10 +124,10 @@ def leads_through(path: Path, folder: Path) -> bool:
 
 
 def first_lost(named: Iterable[Way], going: Iterable[Path], *, deep: bool = True) -> Way | None:
-    """The first way whose file is lost, or no longer there by its name, when these paths go with all that is in them.
+    """Return the first way whose file is lost when these paths are deleted with everything in them; None if none is.
 
-    None without one. deep: looks at everything in folders that go; else only files that are reached through these are
-    found, which costs nothing however large a folder is. Raises `OSError`.
+    deep: also search the folders for hard links; otherwise only files that are reached through these paths are found,
+    which takes no time even for large folders. Raises `OSError`.
     """
     gone = _gone((path for path in going if is_there(path)), deep)
     return next((way for way in named if gone.holds(way)), None)
@@ -134,14 +135,14 @@ def first_lost(named: Iterable[Way], going: Iterable[Path], *, deep: bool = True
 
 @dataclass(frozen=True)
 class _Gone:
-    """What goes: folders, hard links of files, and the entries at the top (folder, name, what it is)."""
+    """What is deleted: folders, hard links of files, and the entries at the top (folder, name, identity)."""
 
     folders: frozenset[Identity]
     links: Counter[Identity]
     entries: tuple[tuple[Identity, str, Identity], ...]
 
     def holds(self, way: Way) -> bool:
-        """Whether a file goes, or something on the way to it."""
+        """Return whether a file is deleted, or something on the way to it."""
         return (
             way.end in self.folders
             or any(lookup.folder in self.folders for lookup in way.lookups)
@@ -165,7 +166,7 @@ def _gone(paths: Iterable[Path], deep: bool) -> _Gone:
 
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:
-    """Of a path and, of a folder, of everything in it; links are not followed."""
+    """Yield the status of a path and of everything in a folder; links are not followed."""
     left = [path]
     while left:
         place = left.pop()
@@ -176,8 +177,10 @@ def _statuses(path: Path) -> Iterator[os.stat_result]:
 
 
 def _is_same(lookup: Lookup, folder: Identity, name: str, entry: Identity) -> bool:
-    """Whether a name in a folder is the one that was looked up. Where letters count, two names are two entries (hard
-    links of one file); a volume that ignores case finds one entry by both, and lists it once.
+    """Return whether a name in a folder is the entry that was looked up.
+
+    Usually, two names are two entries (hard links of one file); a volume that ignores case finds one entry by both, and
+    lists it once.
     """
     if (lookup.folder, lookup.entry) != (folder, entry):
         return False

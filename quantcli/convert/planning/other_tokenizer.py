@@ -1,4 +1,4 @@
-"""`--tokenizer FOLDER`: another folder's tokenizer takes the place of the source's own."""
+"""`--tokenizer FOLDER`: use another folder's tokenizer instead of the source's."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from quantcli.tokenizers.byte_level import BYTE, NORMAL, UNKNOWN
 from quantcli.tokenizers.conventions import PLAIN
 from quantcli.tokenizers.files import is_tokenizers
 
-#: Types of tokens that are no added ones.
+#: Types of tokens that are not added tokens.
 ORDINARY = (NORMAL, UNKNOWN, BYTE)
 
 
 def with_tokenizer(source: Checkpoint, folder: Path, target: Target) -> Checkpoint:
-    """The source with the tokenizer of a folder.
+    """Return the source with the tokenizer of a folder.
 
-    Raises `WrongUsage` where no output has its files, `BadInput` for a folder without a tokenizer or with one of more
-    tokens than the model has.
+    Raises `WrongUsage` for an output that cannot have its files, `BadInput` for a folder without a tokenizer or with
+    more tokens than the model has.
     """
     if target.keeps_metadata(source):
         raise WrongUsage(
-            f"--tokenizer {folder}: a GGUF file made of a GGUF file keeps its tokenizer. Convert to a folder first."
+            f"--tokenizer {folder}: from GGUF to GGUF, the tokenizer is copied. Convert to a folder first."
         )
     if not folder.is_dir():
         raise WrongUsage(f"--tokenizer {folder}: is not a folder. Name the folder of a model with a tokenizer.")
@@ -44,7 +44,7 @@ def with_tokenizer(source: Checkpoint, folder: Path, target: Target) -> Checkpoi
 
 
 def _vocabulary(source: Checkpoint, folder: Path) -> Vocabulary | None:
-    """The folder's vocabulary, None of a kind that is copied but not read."""
+    """Return the folder's vocabulary, None if it is of a kind that is copied without being read."""
     architecture = Model.of(source).architecture
     try:
         return tokenizers.load(folder, {}, PLAIN if architecture is None else architecture.vocabulary)
@@ -53,7 +53,7 @@ def _vocabulary(source: Checkpoint, folder: Path) -> Vocabulary | None:
 
 
 def _without_row(source: Checkpoint, vocabulary: Vocabulary, folder: Path) -> list[str]:
-    """A warning of added tokens for which the model has no row; raises `BadInput` for other tokens without one."""
+    """Return a warning of added tokens without a row in the embedding. Raises `BadInput` for other such tokens."""
     model = Model.of(source)
     rows = next((shape[0] for name, shape in model.shapes.items() if _is_embedding(model, name) and shape), None)
     if rows is None:
@@ -62,20 +62,21 @@ def _without_row(source: Checkpoint, vocabulary: Vocabulary, folder: Path) -> li
     ordinary = next((n for n in range(count, 0, -1) if vocabulary.types[n - 1] in ORDINARY), 0)
     if ordinary > rows:
         raise BadInput(
-            f"--tokenizer {folder}: has {ordinary} tokens, but the model's embedding has {rows} rows: it is another "
-            "model's tokenizer."
+            f"--tokenizer {folder}: has {ordinary} tokens, but the model's embedding has {rows} rows. Use the model's "
+            "own tokenizer."
         )
     if count <= rows:
         return []
     first = shown(vocabulary.tokens[rows].decode(errors="replace"))
+    which = f"{count - rows} added tokens have" if count - rows > 1 else "1 added token has"
     return [
-        f"--tokenizer {folder}: {count - rows} added tokens have no row in the model's embedding of {rows}, {first} "
-        f"(id {rows}) the first: the model fails at a text that has one."
+        f"--tokenizer {folder}: {which} no row in the model's embedding of {rows} rows (first: {first}, id {rows}); "
+        "the model fails on texts that contain such a token."
     ]
 
 
 def _unknown_ids(source: Checkpoint, tokens: int, folder: Path) -> list[str]:
-    """A warning of ids in config.json that the tokenizer has no token for."""
+    """Return a warning of ids in config.json that the tokenizer has no token for."""
     odd = []
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = source.config.get(key)
@@ -83,7 +84,7 @@ def _unknown_ids(source: Checkpoint, tokens: int, folder: Path) -> list[str]:
         odd += [f"{key} {number}" for number in ids if type(number) is int and number >= tokens]
     if not odd:
         return []
-    return [f"{folder}: its tokenizer has {tokens} tokens, none of them is config.json's {', '.join(odd)}."]
+    return [f"{folder}: its tokenizer has {tokens} tokens, but config.json says {', '.join(odd)}."]
 
 
 def _is_embedding(model: Model, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A plan: what becomes of every weight, why, and where each byte of the output will be, before any weight is read.
+"""Making a plan: the step of every weight, its reason, and the place of every output byte, before weights are read.
 
 source, request -> drafts (target) -> decisions (recipes) -> steps (scheme, route, grade) -> files (target)
 """
@@ -35,18 +35,21 @@ from quantcli.targets.base import Left, OutputFile, Placed, Settings, Target
 
 
 def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan:
-    """The plan of a conversion. Raises `QuantError` for all that can be known to fail before weights are read.
+    """Return the plan of a conversion. Raises `QuantError` for every failure that is known before weights are read.
 
-    dry_run: what an importance matrix lacks is a warning instead.
+    dry_run: entries that an importance matrix lacks are warnings instead.
     """
     requests.check(request)
     target = TARGETS[request.target]()
     is_copied = target.keeps_metadata(source)  # programs other than llama.cpp write files without keys
     if not (source.config or source.metadata or is_copied):
-        lack = "no keys (general.architecture)" if source.names == "gguf" else "no config.json"
-        others = "inspect, diff and a GGUF output do" if source.names == "gguf" else "inspect and diff do"
-        of = "a folder" if source.names == "gguf" else "every output"
-        raise NotPossible(f"{source.root}: has {lack}, which {of} needs; {others} without.")
+        is_gguf = source.names == "gguf"
+        problem = (
+            "general.architecture is missing; folders require it. Only inspect, diff and GGUF output work without it"
+            if is_gguf
+            else "config.json is missing; every output requires it. Only inspect and diff work without it"
+        )
+        raise NotPossible(f"{source.root}: {problem}.")
     source, dropped, unmatched = without(source, request.drop, target)
     source = with_tokenizer(source, request.tokenizer, target) if request.tokenizer else source
     _refuse_unusable(source)
@@ -60,14 +63,15 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         keys=gguf_options.metadata(request, matrix),
     )  # fmt: skip
     if request.fallback not in ("auto", "none") and target.scheme(request.fallback, "f16") is None:
-        raise WrongUsage(f"--fallback {request.fallback}: is neither auto nor none nor a scheme of {target.said}.")
+        raise WrongUsage(f"--fallback {request.fallback}: is not auto, none or a scheme of {target.said}.")
     if request.fallback not in ("auto", "none") and not target.holders("f16"):
         raise WrongUsage(
-            f"--fallback {request.fallback}: what has no place in {target.said} is decoded there; -s names a layout."
+            f"--fallback {request.fallback} has no effect: {target.said} stores such weights dense. Choose a scheme "
+            "with -s."
         )
     drafts, left, warnings = target.drafts(source, settings)
     if not drafts:
-        raise BadInput(f"{source.root}: holds no weights.")
+        raise BadInput(f"{source.root}: has no weights.")
     chosen = decisions(source, target, drafts, request, bool(matrix and matrix.entries))
     chooser = Chooser(source, target, request)
     steps = _without_idle_companions(chooser.step(draft, chosen.of[draft.name]) for draft in drafts)
@@ -95,7 +99,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         *chooser.warnings,
         *uncovered(steps, chosen),
         *numbered_experts(source, steps, target),
-        *chosen.beside.unreached(steps, chosen.of),
+        *chosen.settings_file.unreached(steps, chosen.of),
         *_fallbacks(steps),
         *_left_out(left),
         *idle,
@@ -107,21 +111,22 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         refused = BadInput if source.malformed else NotPossible
         more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
         raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
-    said = (*chosen.beside.said(steps, chosen.of), *dtype_notes(source, target, steps, placed, settings))
+    notes = (*chosen.settings_file.summary(steps, chosen.of), *dtype_notes(source, target, steps, placed, settings))
     left = [*dropped, *left, *extra]
     return Plan(
-        source, request, tuple(steps), tuple(made.files), tuple(warnings), before, tuple(left), said, tuple(made.passed)
+        source, request, tuple(steps), tuple(made.files), tuple(warnings), before, tuple(left), notes,
+        tuple(made.passed),
     )  # fmt: skip
 
 
 def _with_hole_warnings(source: Checkpoint) -> Checkpoint:
-    """The source, which `--strict` refuses where some of its tensors' data was never written."""
-    found = hole_warnings(source)
-    return replace(source, warnings=(*source.warnings, *found), malformed=(*source.malformed, *found))
+    """Return the source with warnings of tensors whose data was never written; `--strict` refuses it then."""
+    holes = hole_warnings(source)
+    return replace(source, warnings=(*source.warnings, *holes), malformed=(*source.malformed, *holes))
 
 
 def _refuse_unusable(source: Checkpoint) -> None:
-    """Raise `NotPossible` for the first weight that no output is made of: its codes have lost their scales."""
+    """Raise `NotPossible` for the first weight that no output can be made from, such as codes without scales."""
     for weight in source.weights.values():
         if (reason := weight.scheme.refusal) is not None:
             stored = next(iter(weight.parts.values()))
@@ -131,18 +136,21 @@ def _refuse_unusable(source: Checkpoint) -> None:
 
 
 def _refuse_source(source: Checkpoint, request: Request, files: Iterable[OutputFile]) -> None:
-    """No file of the output is one of the source's, whatever names lead to it; OUTPUT's own name is taken too if it is
-    split.
+    """Raise `WrongUsage` if a file of the output is one of the source, whatever paths lead to it.
+
+    The name of OUTPUT is checked too if it is split.
     """
     read = ways(source.files)
     for name in (request.output.name, *(file.name for file in files)):
         path = request.output.with_name(name)
         if first_lost(read, [path], deep=False):
-            raise WrongUsage(f"{path}: would be a file of OUTPUT and is one of SOURCE: choose another name.")
+            raise WrongUsage(
+                f"{path}: is a file of SOURCE and would be a file of OUTPUT. Choose another name for OUTPUT."
+            )
 
 
 def _without_idle_companions(steps: Iterable[Step]) -> list[Step]:
-    """The steps without the companions of forms that no weight was given."""
+    """Return the steps without companion tensors of forms that no weight has."""
     listed = list(steps)
     weights = of_weights(listed)
     possible = {name for step in weights for form in step.draft.forms for name in form.companions}
@@ -151,7 +159,7 @@ def _without_idle_companions(steps: Iterable[Step]) -> list[Step]:
 
 
 def _without_extras(steps: Sequence[Step], target: Target) -> tuple[list[Step], list[Left]]:
-    """The steps without tensors that belong to a layout which the output does not keep, and these."""
+    """Return the steps without the tensors of a layout that the output does not keep, and those tensors."""
     if target.keeps_layout([_placed(step, target) for step in steps]):
         return list(steps), []
     extra = {step.name: step.draft.extra for step in of_weights(steps) if step.draft.extra is not None}
@@ -163,35 +171,35 @@ def _placed(step: Step, target: Target) -> Placed:
 
 
 def _stored(step: Step) -> dict[str, str]:
-    """The names that parts keep where they are copied in the source's own layout."""
+    """Return the names of parts that are copied in the source's layout."""
     if isinstance(step, ConstantStep) or step.route is not Route.COPY or isinstance(step.scheme, Dense):
         return {}
     return {part: stored.name for part, stored in step.source.weight.parts.items()}
 
 
 def _left_out(left: Iterable[Left]) -> list[str]:
-    """A warning for each reason why tensors are left out that has one."""
+    """Return a warning for each reason to drop tensors that has one."""
     kinds: dict[str, list[str]] = {}
     for tensor in left:
         if tensor.warns:
             kinds.setdefault(tensor.reason, []).append(tensor.name)
     return [
-        f"{names[0]} is left out: {reason}."
+        f"{names[0]} is dropped: {reason}."
         if len(names) == 1
-        else f"{len(names)} tensors are left out, {names[0]} the first: {reason}."
+        else f"{len(names)} tensors are dropped (first: {names[0]}): {reason}."
         for reason, names in kinds.items()
     ]
 
 
 def _fallbacks(steps: Iterable[Step]) -> list[str]:
-    """A warning for each kind of fallback: how many weights did not get the scheme that was asked for."""
+    """Return a warning for each kind of fallback: how many weights did not get the requested scheme."""
     kinds: dict[tuple[str, str], list[Step]] = {}
     for step in steps:
         if step.wanted is not None:
             kinds.setdefault((step.wanted, step.scheme.name), []).append(step)
     return [
-        f"{found[0].name} falls back from {wanted} to {got} ({found[0].reason})."
-        if len(found) == 1
-        else f"{len(found)} weights fall back from {wanted} to {got}, {found[0].name} the first ({found[0].reason})."
-        for (wanted, got), found in kinds.items()
+        f"{fallen[0].name} falls back from {wanted} to {got} ({fallen[0].reason})."
+        if len(fallen) == 1
+        else f"{len(fallen)} weights fall back from {wanted} to {got} (first: {fallen[0].name}; {fallen[0].reason})."
+        for (wanted, got), fallen in kinds.items()
     ]

@@ -1,4 +1,4 @@
-"""Whether a scheme for the whole model is found in the output: it is never asked for in vain without a word."""
+"""Refusing a requested scheme for the whole model that no weight of the output would have."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from quantcli.recipes.names import WORDS
 from quantcli.schemes.dense import Dense
 from quantcli.targets.base import Target
 
-#: A shape that every scheme of matrices takes.
+#: A shape that every scheme for matrices supports.
 SHAPE = (1024, 1024)
 
-#: What decides single weights, not the whole model.
+#: Origins of decisions about single weights, not the whole model.
 SINGLE = (Origin.OVERRIDE, Origin.RECIPE, Origin.SOURCE)
 
 
 def refuse_absent(steps: Sequence[Step], chosen: Chosen, target: Target, kept: Collection[str]) -> None:
-    """Raise `NotPossible` where no weight has the scheme that an option gives for all. kept: those left as they were.
+    """Raise `NotPossible` if no weight has the scheme that an option gives for all. kept: names of unchanged weights.
 
-    Of llama-quantize's mixtures, which have other types for rows that blocks do not fill, some weight has the base
-    type, or has changed to one that the mixture gave it.
+    For llama-quantize's presets, which use other types where blocks do not divide the rows, some weight has the base
+    type or was converted to the type that the preset gave it.
     """
     asked = chosen.asked
     if asked is None or asked.scheme in WORDS:
@@ -39,14 +39,18 @@ def refuse_absent(steps: Sequence[Step], chosen: Chosen, target: Target, kept: C
     if is_mixture and any(_is_given(step, chosen) for step in steps if step.name not in kept):
         return
     largest = max(steps, key=lambda step: math.prod(step.shape))
-    way = "--allow-requantize rounds weights again" if kept else "Choose a scheme that fits, or leave the option out"
+    hint = (
+        "Use --allow-requantize to round weights again"
+        if kept
+        else "Choose a scheme that fits, or leave the option out"
+    )
     raise NotPossible(
-        f"{asked.reason}: no weight of the output would have it; {largest.name}: {largest.reason}. {way}."
+        f"{asked.reason}: no weight of the output would have this scheme; {largest.name}: {largest.reason}. {hint}."
     )
 
 
 def _names(asked: str, target: Target) -> set[str]:
-    """What the schemes that are asked for are called in the target."""
+    """Return the names that the requested schemes have in the target."""
     if asked in MIXTURES:
         return schemes_of(asked)
     base = FTYPES[asked].base if asked in FTYPES and target.follows_llama_quantize else asked
@@ -55,6 +59,6 @@ def _names(asked: str, target: Target) -> set[str]:
 
 
 def _is_given(step: Step, chosen: Chosen) -> bool:
-    """Whether a weight has changed to a type that no rule for it alone decided."""
+    """Return whether a weight was converted to a type that no rule for single weights decided."""
     is_changed = step.route is not Route.COPY and not isinstance(step.scheme, Dense)
     return is_changed and chosen.of[step.name].origin not in SINGLE

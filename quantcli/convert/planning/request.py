@@ -1,4 +1,4 @@
-"""What was asked for: every option of `quant convert` that shapes a plan or its run, checked against each other."""
+"""The options of `quant convert` that shape a plan or its run, checked against each other."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantcli.errors import WrongUsage
-from quantcli.schemes.base import SEARCHES
 from quantcli.targets import TARGETS
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of one conversion; None and empty mean not given.
+    """The options of one conversion; None and empty values mean not given.
 
-    tensor_types: `REGEX=TYPE`, files of such ones. device: a choice that is `devices.available`.
+    tensor_types: `REGEX=TYPE` texts and files of them. shard_size: in bytes. device: as `devices.available` returns it.
     """
 
     output: Path
@@ -52,17 +51,17 @@ class Request:
 
     @property
     def target(self) -> str:
-        """`mlx`, `gguf` or `hf`: `--to`, else what the output's name says."""
+        """`mlx`, `gguf` or `hf`: `--to`, by default what the output's name implies. Raises `WrongUsage`."""
         named = "gguf" if self.output.name.lower().endswith(".gguf") else None
         if self.to is None:
             return named or "mlx"
         if (self.to == "gguf") != (named == "gguf"):
             wanted = "ends in .gguf" if self.to == "gguf" else "does not end in .gguf"
-            raise WrongUsage(f"--to {self.to} contradicts the output {self.output.name}: give a name that {wanted}.")
+            raise WrongUsage(f"--to {self.to}: OUTPUT is {self.output.name}. Choose a name that {wanted}.")
         return self.to
 
 
-#: What the options that only a GGUF knows are called.
+#: Fields of `Request` that apply only to GGUF output and its presets, and their options.
 GGUF_OPTIONS = {
     "pure": "--pure",
     "leave_output_tensor": "--leave-output-tensor",
@@ -71,7 +70,7 @@ GGUF_OPTIONS = {
     "tensor_types": "--tensor-type",
 }
 
-#: Further ones, which need no mixture.
+#: All fields that apply only to GGUF output.
 GGUF_ONLY = GGUF_OPTIONS | {
     "imatrix": "--imatrix",
     "include_weights": "--include-weights",
@@ -83,19 +82,17 @@ GGUF_ONLY = GGUF_OPTIONS | {
 
 
 def check(request: Request) -> None:
-    """Refuse options that the target has no meaning for."""
+    """Raise `WrongUsage` for options that do not apply to the target or contradict each other."""
     target = TARGETS[request.target]()
-    if request.search not in SEARCHES:
-        raise WrongUsage(f"--search {request.search!r}: one of {', '.join(SEARCHES)}.")
     if request.search != "ggml" and not any(scheme.better_search for scheme in target.holders("f16")):
-        raise WrongUsage(f"--search {request.search} is for GGML's types: it needs an output that ends in .gguf.")
+        raise WrongUsage(f"--search {request.search} applies only to GGUF output. Choose an OUTPUT that ends in .gguf.")
     if not target.follows_llama_quantize:
         given = next((option for field, option in GGUF_ONLY.items() if getattr(request, field)), None)
         if given:
-            raise WrongUsage(f"{given} is an option for GGUF: it needs an output that ends in .gguf.")
+            raise WrongUsage(f"{given} applies only to GGUF output. Choose an OUTPUT that ends in .gguf.")
     if request.keep_split and request.shard_size:
-        raise WrongUsage("--keep-split cuts as the source is cut, --shard-size by size: give one of them.")
+        raise WrongUsage("--keep-split and --shard-size cannot be used together. Use one of them.")
     if request.scale_dtype and not any(scheme.chosen_scale_dtype for scheme in target.holders("f16")):
-        raise WrongUsage("--scale-dtype is for MLX folders: the other targets fix the dtype of their scales.")
+        raise WrongUsage("--scale-dtype applies only to MLX output: the other formats fix the dtype of their scales.")
     if not target.follows_mlx_lm and (request.bits or request.group_size or request.mode):
-        raise WrongUsage("--bits, --group-size and --mode are mlx-lm's spelling: they need an MLX folder as output.")
+        raise WrongUsage("--bits, --group-size and --mode apply only to MLX output. Use --scheme.")

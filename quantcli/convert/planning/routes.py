@@ -1,14 +1,14 @@
-"""How one weight gets from its scheme to another: the first view that both share, parts, then codes, then values.
+"""Converting a weight from one scheme to another, through the first view that both share: parts, codes or values.
 
-    copy         equal schemes: parts as they are
-    repack       the target holds the source's grid: codes as they are
+    copy         equal schemes: parts are copied
+    repack       the target holds the source's grid: codes are copied
     cast         dense to another dense dtype
     quantize     dense to a grid
     dequantize   a grid to dense
     requantize   a grid to another grid
     compute      no source weight: the target computes it
 
-Row operations act on parts where every index of every part is one row, else on codes, else on values.
+Row operations act on parts if every index of every part is one row, otherwise on codes or values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from quantcli.schemes.dense import Dense, cast, holds
 #: A fallback adds at most this relative RMSE.
 FALLBACK_ROUNDING = 0.01
 
-#: What is held while a device computes, so that a GPU has one evaluation at a time.
+#: A lock that is held while a device computes, so that a GPU runs one evaluation at a time.
 Turn = Callable[[Device], AbstractContextManager[object]]
 
 
@@ -44,12 +44,12 @@ class Route(StrEnum):
 
     @property
     def computes(self) -> bool:
-        """Whether values are decoded or encoded, which a GPU can do; other routes move bytes, codes, dense values."""
+        """Whether values are decoded or encoded, which a GPU can do; other routes move bytes, codes or dense values."""
         return self in (Route.QUANTIZE, Route.DEQUANTIZE, Route.REQUANTIZE)
 
 
 def choose(source: Scheme, target: Scheme, shape: tuple[int, ...]) -> tuple[Route, Grade]:
-    """The route from one scheme to another, and the worst that the two formats allow."""
+    """Return the route from one scheme to another, and the worst grade that the two formats allow."""
     if source == target:
         return Route.COPY, Grade.EXACT
     if isinstance(source, Dense):
@@ -65,19 +65,19 @@ def choose(source: Scheme, target: Scheme, shape: tuple[int, ...]) -> tuple[Rout
 
 
 def dense_grade(source: str, target: str) -> Grade:
-    """Of a change of dtype; integers are only ever copied."""
+    """Return the grade of a change of dtype; integers are only copied."""
     return Grade.EXACT if source in FLOATS and holds(target, source) else Grade.LOSSY
 
 
 def fit(grid: Grid | None, target: Scheme, shape: tuple[int, ...]) -> Grade | str:
-    """`target.fits`, with the shape looked at first."""
+    """Return `target.fits`, or why the shape does not fit."""
     if grid is None:
         return "the source has no codes"
     return target.unfit(shape) or target.fits(grid, shape)
 
 
 def holders_of(grid: Grid, holders: Iterable[Scheme], shape: tuple[int, ...]) -> Iterator[tuple[Scheme, Grade]]:
-    """The schemes that hold any codes on a grid, fewest bytes first."""
+    """Yield the schemes that hold all codes on a grid, those of fewest bytes first."""
     able = sorted((s for s in holders if not s.unfit(shape)), key=lambda s: s.bits_per_weight(shape))
     for scheme in able:
         if isinstance(grade := scheme.fits(grid, shape), Grade):
@@ -87,30 +87,31 @@ def holders_of(grid: Grid, holders: Iterable[Scheme], shape: tuple[int, ...]) ->
 def smaller_symmetric(
     than: Scheme, grade: Grade, holders: Iterable[Scheme], grid: Grid, shape: tuple[int, ...]
 ) -> Iterator[Scheme]:
-    """The schemes without biases of their own that may hold codes on a grid in fewer bytes than one that holds them,
-    at no worse grade; fewest bytes first.
+    """Yield the schemes without biases that may hold codes on a grid in fewer bytes than the scheme `than`.
+
+    Their grade is not worse; those of fewest bytes come first.
     """
     able = (s for s in holders if s.is_symmetric and not s.unfit(shape))
     for scheme in sorted(able, key=lambda s: s.bits_per_weight(shape)):
         if scheme.bits_per_weight(shape) >= than.bits_per_weight(shape):
             return
-        if isinstance(found := scheme.may_fit(grid, shape), Grade) and found <= grade:
+        if isinstance(possible := scheme.may_fit(grid, shape), Grade) and possible <= grade:
             yield scheme
 
 
 def fallback(holders: Iterable[Scheme], shape: tuple[int, ...]) -> Scheme | None:
-    """The smallest scheme for values whose grid has no place: its own rounding is at most FALLBACK_ROUNDING."""
+    """Return the smallest scheme for values whose codes cannot be held, with at most FALLBACK_ROUNDING of error."""
     small = [s for s in holders if s.rounding <= FALLBACK_ROUNDING and not s.unfit(shape)]
     return min(small, key=lambda s: s.bits_per_weight(shape), default=None)
 
 
 def is_rowwise(specs: Mapping[str, PartSpec]) -> bool:
-    """Whether every index of every part is one row, so that row operations can act on parts."""
+    """Return whether every index of every part is one row, so that row operations can act on parts."""
     return all(spec.axis == 0 and spec.rows == spec.indices == 1 for spec in specs.values())
 
 
 def take_codes(codes: Codes, rows: NDArray[np.int64]) -> Codes:
-    """Some rows of a slab of codes, in that order."""
+    """Return some rows of a slab of codes, in that order."""
     biases = None if codes.biases is None else codes.biases[rows]
     return Codes(codes.grid, codes.codes[rows], codes.scales[rows], biases)
 
@@ -120,11 +121,11 @@ def carry(
     rowwise: bool, via: str | None, measured: bool, devices: Devices, turn: Turn = nullcontext,
     importance: Importance | None = None, search: str = "ggml",
 ) -> tuple[Parts, Error]:  # fmt: skip
-    """One slab from its source parts to its target parts, with the error that this adds.
+    """Convert one slab from its source parts to its target parts; return them with the error that this adds.
 
-    rows: the slab's source row of each target row, None where the order stays. rowwise: the source's parts may be
-    permuted. via: the dtype that dense values are cast to before they are quantized. measured: a repack's error is
-    computed. turn: held while a device computes. importance: of the slab's columns. search: whose encodings. Raises
+    rows: the slab's source row of each target row, None if the order stays. rowwise: the source's parts may be
+    permuted. via: the dtype that dense values are cast to before they are quantized. measured: compute a repack's
+    error. turn: held while a device computes. importance: of the slab's columns. search: `ggml` or `best`. Raises
     `DoesNotFit`.
     """
     if rows is not None and rowwise:
@@ -150,7 +151,7 @@ def values_of(
     parts: Parts, source: Scheme, *, rows: NDArray[np.int64] | None, rowwise: bool, via: str | None,
     device: Device, turn: Turn = nullcontext,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """A slab's values, and as they are encoded: dense ones cast to `via` first. Arguments as of `carry`."""
+    """Return a slab's values, and those that are encoded: dense ones cast to `via`. Arguments as in `carry`."""
     if rows is not None and rowwise:
         parts = {name: part[rows] for name, part in parts.items()}
         rows = None

@@ -1,7 +1,7 @@
-"""What hangs on a weight's scales and biases: whether another scheme holds them, and whether it holds them unrounded.
+"""Whether another scheme can hold a weight's scales and biases, and whether it holds them without rounding.
 
-They are read before work starts, codes never where they are a part of their own: these are then taken as 0. GGML's
-blocks hold both, so there the blocks are read; the first rows that do not fit settle it.
+Scales and biases are read before the run starts; codes that are a separate part are not read and count as 0. GGML's
+blocks hold both, so the blocks are read; reading stops at the first rows that do not fit.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from quantcli.virtual import read_rows
 #: Bytes that are read first, and at most at a time: most weights that do not fit show it in their first rows.
 FIRST_LOOK, BUDGET = 32 << 10, 64 << 20
 
-#: Scales whose bytes MLX and ggml do not all read alike (those with a sign, and E4M3's NaN): always looked at.
-LOOKED_AT = ("f8_e4m3",)
+#: Dtypes of scales that MLX and ggml read differently (signed ones, and E4M3's NaN): always checked.
+ALWAYS_CHECKED = ("f8_e4m3",)
 
 
 def fit_of(weight: Weight, target: Scheme, shape: tuple[int, ...]) -> Grade | str:
-    """`routes.fit`; where it hangs on the weight's scales and biases, decided by them."""
+    """Return `routes.fit`; if it depends on the weight's scales and biases, reads them."""
     grid = weight.scheme.grid()
     grade = fit(grid, target, shape)
-    if grid is None or (isinstance(grade, Grade) and grid.scale_dtype not in LOOKED_AT):
+    if grid is None or (isinstance(grade, Grade) and grid.scale_dtype not in ALWAYS_CHECKED):
         return grade
     likely = target.unfit(shape) or target.may_fit(grid, shape)
     if isinstance(likely, str):
@@ -37,25 +37,27 @@ def fit_of(weight: Weight, target: Scheme, shape: tuple[int, ...]) -> Grade | st
 
 
 def holder(weight: Weight, holders: Sequence[Scheme], shape: tuple[int, ...]) -> tuple[Scheme, Grade] | None:
-    """The scheme of fewest bytes that holds a weight's codes whatever its scales, or a smaller symmetric one that holds
-    these; where there is none, the smallest that holds these scales and biases.
+    """Return the scheme of fewest bytes that holds a weight's codes, and its grade; None if there is none.
+
+    That is the smallest one that holds codes with any scales, or a smaller symmetric one that holds these scales;
+    if there is none, the smallest that holds these scales and biases.
     """
     grid = weight.scheme.grid()
     if grid is None:
         return None
-    sure = None if grid.scale_dtype in LOOKED_AT else next(holders_of(grid, holders, shape), None)
+    sure = None if grid.scale_dtype in ALWAYS_CHECKED else next(holders_of(grid, holders, shape), None)
     if sure is None:
-        looked_at = sorted((s for s in holders if not s.unfit(shape)), key=lambda s: s.bits_per_weight(shape))
+        candidates = sorted((s for s in holders if not s.unfit(shape)), key=lambda s: s.bits_per_weight(shape))
     else:
-        looked_at = list(smaller_symmetric(*sure, holders, grid, shape))
-    for scheme in looked_at:
+        candidates = list(smaller_symmetric(*sure, holders, grid, shape))
+    for scheme in candidates:
         if isinstance(grade := fit_of(weight, scheme, shape), Grade):
             return scheme, grade
     return sure
 
 
 def refusal(weight: Weight, target: Scheme) -> str | None:
-    """Why a scheme that may hold a weight's codes does not hold its scales or biases; None where it does."""
+    """Return why a scheme that may hold a weight's codes cannot hold its scales or biases; None if it can."""
     try:
         for codes in parameters(weight):
             target.as_stored(codes)
@@ -65,7 +67,7 @@ def refusal(weight: Weight, target: Scheme) -> str | None:
 
 
 def unrounded(weight: Weight, target: Scheme) -> bool:
-    """Whether a repack leaves every scale and bias, and so every value, as it is."""
+    """Return whether a repack leaves every scale and bias, and so every value, unchanged."""
     grid, own = weight.scheme.grid(), target.grid()
     assert grid is not None and own is not None
     is_product = grid.zero is not None or target.is_symmetric
@@ -81,14 +83,15 @@ def unrounded(weight: Weight, target: Scheme) -> bool:
 
 
 def _has_exact_products(codes: Codes) -> bool:
-    """Whether float32 holds every scale * code: scales have as many bits to spare as codes have."""
+    """Return whether float32 holds every scale * code: scales have as many unused bits as codes have bits."""
     spare = np.uint32((1 << codes.grid.bits) - 1)
     return codes.grid.exact_products or not (codes.scales.view(np.uint32) & spare).any()
 
 
 def parameters(weight: Weight) -> Iterator[Codes]:
-    """A weight's scales and biases, some rows at a time: without codes, or with codes of 0, where those are a part of
-    their own.
+    """Yield a weight's scales and biases, some rows at a time.
+
+    Codes that are a separate part are missing or 0.
     """
     specs, grid = weight.scheme.layout(weight.shape), weight.scheme.grid()
     assert grid is not None
@@ -110,7 +113,7 @@ def parameters(weight: Weight) -> Iterator[Codes]:
 
 
 def _zeros(spec: PartSpec, rows: int) -> Array:
-    """A part of so many rows without any bit set."""
+    """Return a part of that many rows with all bits 0."""
     assert spec.axis is not None
     shape = list(matrix_shape(spec.shape))
     shape[spec.axis] = -(-rows // spec.rows) * spec.indices
@@ -118,16 +121,16 @@ def _zeros(spec: PartSpec, rows: int) -> Array:
 
 
 def _same(ours: Codes, theirs: Codes) -> bool:
-    """Whether scales are equal, and biases where codes count from the same value."""
+    """Return whether scales are equal, and biases if codes count from the same value."""
     if not _equal(ours.scales, theirs.scales):
         return False
     if ours.biases is None or theirs.biases is None or theirs.grid.zero is not None:
-        return True  # a symmetric target counts codes from its own zero, which `adapted` has looked after
+        return True  # a symmetric target counts codes from its zero, which `adapted` has handled
     return _equal(ours.biases, theirs.biases)
 
 
 def _equal(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> bool:
-    """Of parameters of groups of any sizes: each repeated as often as there are smaller groups in its own."""
+    """Return whether parameters of groups of different sizes are equal: each is repeated for the smaller groups."""
     count = max(ours.shape[1], theirs.shape[1])
     ours, theirs = (np.repeat(part, count // max(1, part.shape[1]), axis=1) for part in (ours, theirs))
     return np.array_equal(ours, theirs)

@@ -1,6 +1,6 @@
-"""What a step that may round really does: read from scales, biases and narrowed dense tensors, never from codes.
+"""The grade of a step that may round, from its scales, biases and dense values; codes are not read.
 
-`--lossless` asks before work starts.
+`--lossless` checks it before the run starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quantcli.schemes.dense import Dense, cast
 
 
 def settle(step: Step, allowed: Grade) -> Step:
-    """The step with the grade that will come out, where what the formats allow is worse than `allowed`."""
+    """Return the step with its actual grade if the formats allow a worse one than `allowed`."""
     if not isinstance(step, WeightStep) or step.grade <= allowed or step.floor > allowed:
         return step
     weight = step.source.weight

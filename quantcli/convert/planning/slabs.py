@@ -1,7 +1,7 @@
 """Cutting a step into slabs, and reading a slab's source parts.
 
-A slab is a range of the output weight's rows small enough for the memory budget; a weight that is copied as it is is
-cut by bytes instead. Slabs of one step are independent: they may run in any order, on any thread.
+A slab is a range of the output weight's rows that fits the memory budget; a weight that is copied unchanged is cut by
+bytes instead. Slabs of one step are independent: they may run in any order, on any thread.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from quantcli.schemes.base import Parts, PartSpec, Scheme, matrix_shape
 from quantcli.schemes.dense import Dense
 from quantcli.virtual import read_rows, take
 
-#: Bytes that an element costs beside its source while it is converted: in a kernel, and as float32 with temporaries.
-#: Measured, with room to spare (tests/convert/running/test_run.py holds whole runs to their memory).
+#: Bytes that an element needs in addition to its source while it is converted: in a kernel, and as float32 with
+#: temporaries.
+#: Measured, with a margin (tests/convert/running/test_run.py checks the memory of complete runs).
 KERNEL_BYTES, WORK_BYTES = 8, 32
 
 #: One evaluation on a GPU holds at most this many elements: Metal's watchdog kills what runs longer.
@@ -30,7 +31,7 @@ GPU_ELEMENTS = 64 << 20
 
 @dataclass(frozen=True)
 class Slab:
-    """Rows start..stop of the output weight; or, with `part`, that byte range of one part that is copied."""
+    """Rows start..stop of the output weight or, with `part`, that byte range of one copied part."""
 
     start: int
     stop: int
@@ -38,7 +39,7 @@ class Slab:
 
 
 def work_bytes(source: Arranged, scheme: Scheme, route: Route) -> int:
-    """What an element costs on a route: only repacks and the encoders of dense weights make no float32 of it."""
+    """Return the bytes per element on a route: only repacks and encoders of dense weights need no float32 values."""
     if not scheme.in_kernels:
         return WORK_BYTES
     if route is Route.REPACK:
@@ -49,21 +50,21 @@ def work_bytes(source: Arranged, scheme: Scheme, route: Route) -> int:
 
 
 def is_strided(source: Arranged) -> bool:
-    """Whether a range of rows lies all over the stored parts (AWQ), so that each slab reads all of them."""
+    """Return whether a range of rows is spread over the stored parts (AWQ), so that each slab reads all of them."""
     specs = source.weight.scheme.layout(source.weight.shape).values()
     return any(spec.axis == 1 and len(spec.shape) > 1 for spec in specs)
 
 
 def is_blocked(source: Arranged) -> bool:
-    """Whether rows are made in blocks (transposed matrices), so that each slab reads whole ones."""
+    """Return whether rows are read in blocks (transposed matrices), so that each slab reads complete blocks."""
     return any(part.block > 1 for part in source.weight.parts.values())
 
 
 def cut(source: Arranged, scheme: Scheme, route: Route, budget: int, work: int | None = None) -> list[Slab]:
-    """The slabs of a weight on its way to `scheme`, each taking at most `budget` bytes of memory where one row group is
-    not larger than that.
+    """Return the slabs of a weight that is converted to `scheme`.
 
-    work: bytes that an element costs beside its source, where they are not those of the route.
+    Each takes at most `budget` bytes of memory, unless one row group is larger. work: bytes per element in addition to
+    its source, by default those of the route.
     """
     weight = source.weight
     if route is Route.COPY and source.rows is None and all(part.stored for part in weight.parts.values()):
@@ -86,15 +87,15 @@ def cut(source: Arranged, scheme: Scheme, route: Route, budget: int, work: int |
 
 
 def _byte_ranges(part: str, size: int, budget: int, unit: int) -> Iterator[Slab]:
-    """Ranges of whole pages, and of whole units of so many bytes, which no range cuts."""
-    whole = math.lcm(4096, max(1, unit))
-    whole = whole if whole <= budget // 2 else max(1, unit)
-    step = max(whole, budget // 2 // whole * whole)
+    """Yield ranges that are multiples of a page and of `unit` bytes, so that no range splits a unit."""
+    multiple = math.lcm(4096, max(1, unit))
+    multiple = multiple if multiple <= budget // 2 else max(1, unit)
+    step = max(multiple, budget // 2 // multiple * multiple)
     return (Slab(start, min(start + step, size), part) for start in range(0, size, step))
 
 
 def _period(rows: NDArray[np.int64] | None) -> int:
-    """Rows after which a permutation starts afresh (a head): a slab of whole ones reads few rows beyond its own."""
+    """Return the rows after which a permutation repeats (a head): slabs of whole periods read few other rows."""
     if rows is None:
         return 1
     closed = np.maximum.accumulate(rows) == np.arange(len(rows))
@@ -102,7 +103,7 @@ def _period(rows: NDArray[np.int64] | None) -> int:
 
 
 def read(source: Arranged, slab: Slab, only: Iterable[str] | None = None) -> tuple[Parts, NDArray[np.int64] | None]:
-    """The source parts of a slab (those in `only`), and the row among them of each of its rows (None: in order)."""
+    """Read the source parts of a slab (those in `only`), and the row in them of each of its rows (None: in order)."""
     weight = source.weight
     if source.rows is None:
         return read_rows(weight, weight.scheme.layout(weight.shape), slab.start, slab.stop, only), None
@@ -110,11 +111,11 @@ def read(source: Arranged, slab: Slab, only: Iterable[str] | None = None) -> tup
 
 
 def place(spec: PartSpec, start: int) -> int:
-    """Byte offset, within a part whose rows (or, of a vector, elements) are contiguous, of the weight's row `start`."""
+    """Return the byte offset of the weight's row `start` in a part with contiguous rows (elements of a vector)."""
     width = (matrix_shape(spec.shape)[1] if spec.axis == 0 else 1) * DTYPES[spec.dtype].bits // 8
     return start // spec.rows * spec.indices * width
 
 
 def rowwise(source: Arranged) -> bool:
-    """Whether row operations can act on the source's parts."""
+    """Return whether row operations can act on the source's parts."""
     return is_rowwise(source.weight.scheme.layout(source.weight.shape))

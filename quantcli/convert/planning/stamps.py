@@ -1,4 +1,4 @@
-"""What a source was when it was opened, so that a change during a run does not go unseen."""
+"""The state of a source's files when it was opened, so that a change during a run is noticed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from quantcli.errors import Surroundings
 
 @dataclass(frozen=True)
 class Stamp:
-    """A source file as it was: size, time of last change, SHA-256 of its header (all before the first tensor).
+    """The state of a source file: size, modification time, SHA-256 of its header (all before the first tensor).
 
-    identity: device, inode and time of last change of either (ctime), which tell only within one run whether it is the
-    same file: a copy, another mount and another machine have others.
+    identity: device, inode and ctime, which identify the file only within one run: a copy, another mount and another
+    machine have others.
     """
 
     path: Path
@@ -27,19 +27,19 @@ class Stamp:
     identity: tuple[int, int, int]
 
     def is_of(self, status: os.stat_result) -> bool:
-        """Whether a file with this status is the one that was stamped, unchanged."""
+        """Return whether a file with this status is the one that was stamped, unchanged."""
         return (status.st_size, status.st_mtime_ns, identity(status)) == (self.size, self.mtime_ns, self.identity)
 
 
 def identity(status: os.stat_result) -> tuple[int, int, int]:
-    """Device, inode, ctime."""
+    """Return device, inode and ctime."""
     return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def stamps(source: Checkpoint) -> tuple[Stamp, ...]:
-    """One for each file of the source: those with tensors (with the hash of their headers), config and sidecars.
+    """Return a stamp for each file of the source: with tensors (hashing their headers), config.json and sidecars.
 
-    Raises `Surroundings` where one has changed since the source was opened: what was read of it no longer holds.
+    Raises `Surroundings` if one has changed since the source was opened.
     """
     starts: dict[Path, int] = {}
     for weight in source.weights.values():

@@ -1,4 +1,4 @@
-"""What a plan is made of: one step for each tensor of the output, one place for each of its bytes."""
+"""The parts of a plan: a step for each tensor of the output, a place for each of its bytes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from quantcli.targets.base import Constant, Form, Left, OutputFile, WeightDraft
 
 @dataclass(frozen=True)
 class WeightStep:
-    """A weight of the output that comes from the source: how it gets its scheme.
+    """The conversion of a weight of the source to its scheme in the output.
 
-    form: what is read. grade: the worst that the formats allow; of a step that was settled, what will come out. via:
-    the dtype that dense values are cast to before they are quantized. wanted: the scheme that was asked for where
-    another took its place. importance: of the columns, float32 (columns,) or (experts, columns). fused: the steps whose
-    values count for this one's global scale too. devices: where it is computed.
+    form: what is read. grade: the worst that the formats allow; after `settle`, the actual one. via: the dtype that
+    dense values are cast to before they are quantized. wanted: the requested scheme if another replaces it. importance:
+    of the columns, float32 (columns,) or (experts, columns). fused: the steps that share this one's global scale.
+    devices: where it is computed.
     """
 
     draft: WeightDraft
@@ -46,13 +46,13 @@ class WeightStep:
         return self.draft.name
 
     def on(self, word: str) -> WeightStep:
-        """The step where a word of `--device` (devices.py) has it computed."""
+        """Return the step with the devices that a word of `--device` (devices.py) gives it."""
         devices = chosen(word, self.source.weight.scheme, self.scheme) if self.route.computes else ON_CPU
         return replace(self, devices=devices)
 
     @property
     def source(self) -> Arranged:
-        """Where its rows come from."""
+        """The source of its rows."""
         return self.form.source
 
     @property
@@ -61,21 +61,21 @@ class WeightStep:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether values are rounded onto the scheme, so that scales are found anew."""
+        """Whether values are rounded to the scheme, so that new scales are computed."""
         return self.route in (Route.QUANTIZE, Route.REQUANTIZE)
 
     def sharing(self, others: Sequence[Step]) -> WeightStep:
-        """The step with those whose values count for its global scale too."""
+        """Return the step with those that share its global scale."""
         return replace(self, fused=tuple(of_weights(others)))
 
     @property
     def floor(self) -> Grade:
-        """The grade that no look at scales or values can better: what is kept beside a weight is part of its values."""
+        """The best grade that scales and values allow: a stored global scale is part of the values."""
         return self.form.grade
 
     @property
     def stored(self) -> Scheme:
-        """The scheme that its values are stored in, whatever they go through when they are read."""
+        """The scheme that its values are stored in, before any conversion while reading."""
         return self.source.weight.made_of or self.source.weight.scheme
 
     @property
@@ -84,7 +84,7 @@ class WeightStep:
         return self.source.weight.scheme.name
 
     def shaped(self, shape: tuple[int, ...]) -> WeightStep:
-        """The step with another shape of the output, of as many values in the same order."""
+        """Return the step with another output shape, of as many values in the same order."""
         return replace(self, form=replace(self.form, source=replace(self.source, shape=shape)))
 
 
@@ -104,15 +104,15 @@ class ConstantStep:
     devices = ON_CPU
 
     def on(self, word: str) -> ConstantStep:
-        """Itself: a target computes its constants on the CPU."""
+        """Return itself: a target computes its constants on the CPU."""
         return self
 
     def sharing(self, others: Sequence[Step]) -> ConstantStep:
-        """Itself: it has no scales."""
+        """Return itself: it has no scales."""
         return self
 
     def shaped(self, shape: tuple[int, ...]) -> ConstantStep:
-        """Itself: a target computes it in the shape that it has."""
+        """Return itself: a target computes it in its final shape."""
         return self
 
     @property
@@ -125,7 +125,7 @@ class ConstantStep:
 
     @property
     def parts(self) -> Parts:
-        """What is stored of it."""
+        """The stored parts."""
         return self.scheme.encode(self.draft.values.reshape(1, -1))[0]
 
 
@@ -133,15 +133,15 @@ Step = WeightStep | ConstantStep
 
 
 def of_weights(steps: Iterable[Step]) -> list[WeightStep]:
-    """The steps of weights that come from the source."""
+    """Return the steps of weights that come from the source."""
     return [step for step in steps if isinstance(step, WeightStep)]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run will do. notes: what a summary says beside numbers, one line each.
+    """Everything that a run will do. notes: lines of the summary.
 
-    left, passed: tensors and files of the source that the output does without.
+    left, passed: tensors and files of the source that are not in the output.
     """
 
     source: Checkpoint
@@ -156,5 +156,5 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files of the output, the report aside."""
+        """Bytes of all files of the output, without the report."""
         return sum(file.size for file in self.files)

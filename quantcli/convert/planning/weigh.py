@@ -1,4 +1,4 @@
-"""Reads the importance matrix, gives each step its row of it, and refuses what llama-quantize would not do without.
+"""The importance matrix: each step gets its entry, and types that llama-quantize refuses without one are refused.
 
 Source: llama.cpp (src/llama-quant.cpp).
 """
@@ -17,39 +17,41 @@ from quantcli.recipes.ftypes import UNDEMANDING
 from quantcli.recipes.llama_cpp_tensors import WHOLE_NAMES
 
 #: How to get a matrix.
-ADVICE = "compute one with llama-imatrix from text like the model's own, and give it with --imatrix"
+ADVICE = "Compute one with llama-imatrix from text that the model is for, and pass it with --imatrix"
 
-#: Options for one weight, that llama-imatrix makes no entry for.
+#: Options for one weight that llama-imatrix writes no entry for.
 OF_ONE_WEIGHT = ("--token-embedding-type", "--output-tensor-type")
 
 
 def importance(request: Request) -> tuple[ImportanceMatrix | None, list[str]]:
-    """The importance matrix that is asked for, with the entries that are to be used, if any, and warnings.
+    """Return the requested importance matrix with the entries to use, None without one, and warnings.
 
-    Raises `WrongUsage`, `BadInput`.
+    Raises `WrongUsage` and `BadInput`.
     """
     include, exclude = request.include_weights, request.exclude_weights
     if request.imatrix is None:
         if include or exclude:
-            raise WrongUsage("--include-weights and --exclude-weights choose entries of an --imatrix: give one.")
+            raise WrongUsage("--include-weights and --exclude-weights require --imatrix.")
         return None, []
     matrix = imatrix.read(request.imatrix)
     chosen = imatrix.chosen(matrix, include, exclude)
     option = "--include-weights" if include else "--exclude-weights"
     idle = [part for part in (*include, *exclude) if not any(part in name for name in matrix.entries)]
-    warnings = [f"{option} {part}: no entry of {matrix.file} has that in its name." for part in idle]
+    warnings = [f"{option} {part}: matches no entry of {matrix.file}." for part in idle]
     if not chosen.entries:
-        warnings.append(f"{option} leaves no entry of {matrix.file}: all is done as without an importance matrix.")
+        warnings.append(
+            f"{option} excludes every entry of {matrix.file}; weights are quantized without an importance matrix."
+        )
     return chosen, warnings
 
 
 def weigh(
     steps: Sequence[Step], matrix: ImportanceMatrix | None, demanding: Collection[str], *, dry_run: bool
 ) -> tuple[list[Step], list[str]]:
-    """The steps with search and importance, and warnings. demanding: weights that have to have an entry.
+    """Return the steps with their importance, and warnings. demanding: names of weights that require an entry.
 
-    Raises `BadInput` for a matrix that does not match the model, `NotPossible` where an entry is demanded and is not
-    there; of a dry run both are warnings.
+    Raises `BadInput` for a matrix that does not match the model, `NotPossible` if a required entry is missing; in a dry
+    run, both are warnings.
     """
     shapes = {source_name(step): step.shape for step in steps}
     if dry_run and matrix and (wrong := imatrix.mismatches(matrix, shapes)):
@@ -74,40 +76,40 @@ def _demands(step: WeightStep, demanding: Collection[str]) -> bool:
 
 
 def _without(step: WeightStep, matrix: ImportanceMatrix | None) -> str:
-    """That a weight needs an entry and has none, and what would work."""
-    lack = f"{matrix.file} has no entry for it" if matrix else "an importance matrix is needed"
+    """Return the message that a required entry of a weight is missing, and what would work."""
+    lack = f"{matrix.file} has no entry for it" if matrix else "requires an importance matrix"
     if matrix and source_name(step) in matrix.left_out:
-        lack = f"its entry in {matrix.file} is needed, and is not among the chosen ones"
+        lack = f"requires its entry in {matrix.file}, which the options exclude"
     option = next((option for option in OF_ONE_WEIGHT if step.reason.startswith(option)), None)
     if option:
-        way = f"llama-imatrix makes none by itself; {option} {UNDEMANDING} needs none"
+        hint = f"Use {option} {UNDEMANDING}, which requires none: llama-imatrix writes no entry for it by default"
     elif matrix:
-        way = f"give one that has it, or --override '{step.name}={UNDEMANDING}', which needs none"
+        hint = f"Use a matrix that has it, or --override '{step.name}={UNDEMANDING}', which requires none"
     else:
-        way = ADVICE
-    return f"{step.name} as {step.scheme.name}: {lack}; {way}."
+        hint = ADVICE
+    return f"{step.name} as {step.scheme.name}: {lack}. {hint}."
 
 
 def _lacking(bare: Sequence[WeightStep], matrix: ImportanceMatrix) -> list[str]:
-    """A warning of weights that the matrix should know; embeddings and the output have no entry as a rule."""
+    """Return a warning of weights without an entry; embeddings and the output usually have none."""
     expected = [step for step in bare if step.name not in WHOLE_NAMES and source_name(step) not in matrix.left_out]
-    return [f"{_named(expected)} no entry in {matrix.file}: quantized as without one."] if expected else []
+    return [f"{_named(expected)} no entry in {matrix.file}; quantized without one."] if expected else []
 
 
 def _empty(rounded: Sequence[WeightStep], matrix: ImportanceMatrix) -> list[str]:
-    """A warning of entries, or experts' rows of them, by which nothing in a weight counts."""
+    """Return a warning of entries, or rows of experts in them, that are all zeros."""
     empty = [step for step in rounded if step.importance is not None and not step.importance.any(axis=-1).all()]
     if not empty:
         return []
     return [
-        f"{_named(empty)} an entry in {matrix.file} that is all zeros, of stacked experts for one at least: little or "
-        "nothing is left of what is quantized by it; compute the matrix again."
+        f"{_named(empty)} an entry in {matrix.file} that is all zeros (of stacked experts: for at least one): weights "
+        "quantized with it keep little or nothing of their values. Compute the matrix again."
     ]
 
 
 def _named(steps: Sequence[WeightStep]) -> str:
-    """The first of some weights and how many there are, as a subject with its verb."""
-    return f"{steps[0].name} has" if len(steps) == 1 else f"{len(steps)} weights, {steps[0].name} the first, have"
+    """Return the number of weights and the first one as a subject with its verb."""
+    return f"{steps[0].name} has" if len(steps) == 1 else f"{len(steps)} weights (first: {steps[0].name}) have"
 
 
 def _weighted(step: Step, matrix: ImportanceMatrix | None) -> Step:
@@ -121,6 +123,6 @@ def _rounds(step: WeightStep) -> bool:
 
 
 def source_name(step: Step) -> str:
-    """The name that a matrix has for a weight: GGUF's, that of the source where layers were pruned."""
+    """Return the name of a weight in a matrix: in GGUF's spelling, with the source's layer numbers."""
     name = step.source.weight.name if isinstance(step, WeightStep) else step.name
     return name if name.startswith("blk.") else step.name

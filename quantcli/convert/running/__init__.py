@@ -1,1 +1,1 @@
-"""A plan carried out: conversion.py has the order of things, run.py the slabs, workplace.py the `.partial` folder."""
+"""Running a plan: conversion.py has the stages, run.py the slabs, workplace.py the `.partial` folder."""

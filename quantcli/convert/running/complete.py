@@ -1,4 +1,4 @@
-"""`--resume` of an output that stands complete: nothing is written but, with --verify, its report."""
+"""`--resume` of an output that is already complete: nothing is written except, with --verify, its report."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from quantcli.schemes.base import Error
 
 
 def report_of(path: Path, files: Mapping[Path, int], fingerprint: str) -> dict[str, Any] | None:
-    """The report of an output that a run with this fingerprint has completed; None where there is none.
+    """Return the report of an output that a run with this fingerprint completed, None if there is none.
 
-    files: those of the output, with their sizes.
+    files: those of the output, with their sizes in bytes.
     """
     report = old_report(path)
     if report is None or report.get("fingerprint") != fingerprint:
@@ -24,8 +24,8 @@ def report_of(path: Path, files: Mapping[Path, int], fingerprint: str) -> dict[s
 
 
 def unread(report: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """The report as this run gives it, which has looked at sizes alone."""
-    note = f"{output} is complete already: its sizes were checked, its data was not read; --verify reads it."
+    """Return the report of a run that checked only the sizes of an output."""
+    note = f"{output} is already complete: the sizes of its files were checked. Use --verify to check its data."
     notes = report.get("notes")
     return {
         **report,
@@ -36,11 +36,11 @@ def unread(report: Mapping[str, Any], output: Path) -> dict[str, Any]:
 
 
 def errors_of(report: Mapping[str, Any], plan: Plan) -> dict[int, Error] | None:
-    """The error of each step as a report has it; None where it is not the report of these steps."""
+    """Return the error of each step from a report, None if the report is not of these steps."""
     weights = report.get("weights")
     if not isinstance(weights, list) or len(weights) != len(plan.steps):
         return None
-    found: dict[int, Error] = {}
+    errors: dict[int, Error] = {}
     for index, (weight, step) in enumerate(zip(weights, plan.steps, strict=True)):
         if not isinstance(weight, dict) or weight.get("name") != step.name:
             return None
@@ -49,5 +49,5 @@ def errors_of(report: Mapping[str, Any], plan: Plan) -> dict[int, Error] | None:
         saturated = weight.get("saturated", 0)
         if not is_finite((rmse, largest, saturated)) or type(saturated) is not int:
             return None
-        found[index] = Error(rmse * rmse, 1.0 if rmse else 0.0, largest, saturated=saturated)
-    return found
+        errors[index] = Error(rmse * rmse, 1.0 if rmse else 0.0, largest, saturated=saturated)
+    return errors

@@ -1,4 +1,4 @@
-"""A published output is what was verified, byte for byte: read once more under its final name."""
+"""Checking that a published output is what was verified: it is read once more under its final name."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from quantcli.errors import VerificationFailed
 
 
 def check_published(verified: Mapping[Path, str], threads: int) -> None:
-    """Raise `VerificationFailed` where a file under its final name is not the one that was verified.
+    """Raise `VerificationFailed` if a file under its final name is not the one that was verified.
 
     verified: path -> SHA-256.
     """
-    found = sha256_of(verified, threads, from_disk=True)
+    published = sha256_of(verified, threads, from_disk=True)
     for path, sha256 in verified.items():
-        if found[path] != sha256:
+        if published[path] != sha256:
             raise VerificationFailed(
-                f"{path}: has changed between its verification and its publication. Check the disk, and that nothing "
-                "else writes there; --resume then converts again."
+                f"{path}: changed between its verification and its publication. Check the disk and that nothing else "
+                "writes there, then use --resume to convert again."
             )

@@ -31,7 +31,7 @@ from quantcli.targets import TARGETS
 if TYPE_CHECKING:
     from quantcli.convert.running.reference_readers import Opened
 
-#: Left free on the output's disk beside the output itself: journal, report, folders.
+#: Bytes needed on the output's disk in addition to the output: for journal, report and folders.
 SPARE_BYTES = 1 << 20
 
 
@@ -44,12 +44,11 @@ def convert(
     force: bool = False,
     check: bool = False,
 ) -> dict[str, Any]:
-    """Carry out a plan; the report. check: read the output back and hold it to the plan, in our own readers and
-    in the formats' reference readers (`--verify`).
+    """Run a plan and return the report. check: read the output back and compare it with the plan (`--verify`).
 
-    Bad input and impossible requests leave nothing behind; trouble with the surroundings, a failed verification and an
-    interruption leave `OUTPUT.partial`. The output has its final name only once it is complete. With `resume`, an
-    output that the same plan has completed already is left as it is; with `check`, it is verified.
+    Bad input and impossible requests leave nothing behind; errors of the surroundings, a failed verification and an
+    interruption leave `OUTPUT.partial`. An incomplete output never has its final name. With `resume`, an output that
+    the same plan has already completed is left unchanged; with `check`, it is verified. Raises `QuantError`.
     """
     is_folder = TARGETS[plan.request.target]().is_folder
     parts = () if is_folder else [file.name for file in plan.files]
@@ -88,23 +87,24 @@ def convert(
             raise
         except MemoryError as error:
             raise Surroundings(
-                f"{place.output}: not enough memory; --resume with a lower --max-memory or fewer --threads goes on."
+                f"{place.output}: not enough memory. Use --resume with a lower --max-memory or fewer --threads."
             ) from error
     return report
 
 
 def _on_its_device(plan: Plan, place: Workplace, other: BegunOtherwise) -> Surroundings:
-    """What to say of an unfinished run of another fingerprint: which device it was begun on, if that is all."""
+    """Return the error for an unfinished run with another fingerprint, which may only have another device."""
     word = begun_on(plan, other.fingerprint)
     if word is None:
         return other
     if word != "cpu" and not has_gpu():
         return Surroundings(
-            f"{place.partial}: was begun on a GPU, and MLX does not see one here. --force starts afresh on the CPU."
+            f"{place.partial}: was started on a GPU, but MLX finds none on this machine. Use --force to start again "
+            "on the CPU."
         )
     return Surroundings(
-        f"{place.partial}: was begun on another device. --resume --device {word} goes on with it, "
-        "--force starts afresh."
+        f"{place.partial}: was started on another device. Use --resume --device {word} to continue it, or --force to "
+        "start again."
     )
 
 
@@ -120,14 +120,14 @@ class _Run:
     check: bool
 
     def carried_out(self, progress: Progress, done: dict[int, Error]) -> dict[str, Any]:
-        """Everything but the rename; the report."""
+        """Write, seal, hash and verify the output; return the report."""
         _check_space(self.plan, self.place, begun=bool(done))
         errors = run.write(self.plan, self.place, done, self.resources, progress)
         self.place.seal(file.name for file in self.plan.files)
         return self._reported(errors, self.place.opened, self.place.path)
 
     def _reported(self, errors: dict[int, Error], opened: Path, path_of: Callable[[str], Path]) -> dict[str, Any]:
-        """The report of an output whose files are at `path_of(name)`, with `check` verified first."""
+        """Return the report of an output whose files are at `path_of(name)`; with `check`, verify it first."""
         paths = {file.name: path_of(file.name) for file in self.plan.files}
         hashes = sha256_of(paths.values(), self.resources.threads, from_disk=self.check)
         sources: dict[Path, str] | None = None
@@ -146,7 +146,7 @@ class _Run:
         return report | {"fingerprint": self.fingerprint}
 
     def confirm(self, report: dict[str, Any], ignore_signals: Callable[[bool], None]) -> None:
-        """Read what was published once more; where it is not what was verified, the old output comes back."""
+        """Read the published output once more; if it is not what was verified, put the old output back."""
         verified = {self.place.final(file["name"]): file["sha256"] for file in report["files"]}
         verified[self.place.report_path] = hashlib.sha256(reports.as_bytes(report)).hexdigest()
         try:
@@ -160,7 +160,10 @@ class _Run:
         self.place.confirm()
 
     def of_complete(self) -> dict[str, Any] | None:
-        """The report of an output that such a run has completed, with `check` verified now; None without one."""
+        """Return the report of an output that the same run has completed, None if there is none.
+
+        With `check`, verify the output first.
+        """
         files = {self.place.final(file.name): file.size for file in self.plan.files}
         with surroundings(self.place.output, "check the disk and run again"):
             report = complete.report_of(self.place.report_path, files, self.fingerprint)
@@ -181,9 +184,9 @@ class _Run:
         return verified
 
     def leave(self, error: QuantError) -> None:
-        """After a failure: nothing stays of what cannot be done; a source that changed explains any failure.
+        """Clean up after a failure: discard what cannot be done; a changed source explains any failure.
 
-        What did not hold its promise is done again by --resume.
+        After a failed verification, --resume does all steps again.
         """
         if isinstance(error, VerificationFailed):
             self.place.forget()
@@ -193,7 +196,7 @@ class _Run:
 
 
 def _check_space(plan: Plan, place: Workplace, begun: bool) -> None:
-    """Refuse at once what cannot fit on the disk; of a resumed run, what its holes still need."""
+    """Raise `Surroundings` if the output, or the rest of a resumed one, cannot fit on the disk."""
     with surroundings(place.partial):
         free = shutil.disk_usage(place.partial).free
         used = sum(path.stat().st_blocks * 512 for path in place.partial.rglob("*") if path.is_file())
@@ -202,11 +205,13 @@ def _check_space(plan: Plan, place: Workplace, begun: bool) -> None:
         return
     if not begun:
         place.discard()
-    raise Surroundings(f"{place.output.parent}: the disk has {free} bytes free, the output needs {need}; make room.")
+    raise Surroundings(
+        f"{place.output.parent}: the disk has {free} bytes free; the output needs {need}. Free some space."
+    )
 
 
 def _check_downloads(hashes: Mapping[Path, str]) -> None:
-    """Raise `BadInput` where a file of the Hub's cache is not what the Hub gave."""
+    """Raise `BadInput` if a file in the Hub's cache does not have the hash that the Hub gave."""
     for path, sha256 in hashes.items():
         if cached_sha256(path) not in (None, sha256):
-            raise BadInput(f"{path}: has SHA-256 {sha256}, which is not the one it is named by; download it again.")
+            raise BadInput(f"{path}: is damaged: its SHA-256 is {sha256}, not the one from the Hub. Download it again.")

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: the sources, the options, the plan, the versions of what computes it."""
+"""The fingerprint of a run: of its sources, options, plan and the versions of the packages that compute it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from quantcli.convert.planning.steps import ConstantStep, Plan, Step
 from quantcli.convert.running.sample import sample
 from quantcli.sources.hub_cache import cached_file
 
-#: Packages whose versions a resumed run must share with its beginning.
+#: Packages whose versions a resumed run must share with the run that it continues.
 COMPUTES = ("mlx", "numba", "numpy")
 
 
 def fingerprint(plan: Plan) -> str:
-    """SHA-256 over the sources, the options that shape the output, the plan and the versions of what computes it.
+    """Return the SHA-256 of the sources, the options that shape the output, the plan and versions of packages.
 
-    Sources count by size, time, header, a sample of their contents, and what the Hub calls them: what moves with them.
+    Of sources: name, size, modification time, header, a sample of their contents, and their name on the Hub.
     """
     return _fingerprint(plan, sample(plan.source, plan.stamps))
 
 
 def _fingerprint(plan: Plan, sampled: str) -> str:
     request = asdict(plan.request) | {"output": plan.request.output.name}
-    del request["device"]  # what it comes to stands in the steps
+    del request["device"]  # the steps contain the devices
     value = {
         "versions": versions(),
         "sources": [[s.path.name, s.size, s.mtime_ns, s.header_sha256, cached_file(s.path)] for s in plan.stamps],
@@ -41,25 +41,25 @@ def _fingerprint(plan: Plan, sampled: str) -> str:
 
 
 def _facts(step: Step) -> tuple[str, str, str]:
-    """The devices of a step, and SHA-256 of the numbers that it has beside the source's: an importance, a constant."""
+    """Return the devices of a step, and the SHA-256 of its importance or constant."""
     values = step.draft.values if isinstance(step, ConstantStep) else step.importance
     digest = "" if values is None else hashlib.sha256(values.tobytes()).hexdigest()
     return step.devices.decoding.value, step.devices.encoding.value, digest
 
 
-def begun_on(plan: Plan, found: str) -> str | None:
-    """The word of `--device` with which this plan has the fingerprint `found`; None where it has that with none."""
+def begun_on(plan: Plan, wanted: str) -> str | None:
+    """Return the word of `--device` that gives this plan the fingerprint `wanted`, None if none does."""
     sampled = sample(plan.source, plan.stamps)
     for word in CHOICES:
-        if _fingerprint(replace(plan, steps=tuple(step.on(word) for step in plan.steps)), sampled) == found:
+        if _fingerprint(replace(plan, steps=tuple(step.on(word) for step in plan.steps)), sampled) == wanted:
             return word
     return None
 
 
 def versions() -> dict[str, str]:
-    """Of this project and of what does the arithmetic."""
-    found = {"quantcli": quantcli.__version__}
+    """Return the versions of quant and of the packages that compute."""
+    installed = {"quantcli": quantcli.__version__}
     for name in COMPUTES:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed

@@ -1,17 +1,17 @@
-"""What PyPI gguf's `GGUFReader` sees of GGUF files, read in a process of its own.
+"""What PyPI gguf's `GGUFReader` reads from GGUF files, in a separate process.
 
 The reader builds arrays for each element of a header: 600 MB for 150,000 tokens with types, scores and as many merges.
-That is not memory for weights, so it is no part of `--max-memory`, and it goes with the process.
+That is not memory for weights, so `--max-memory` does not include it, and it is freed with the process.
 
     asked       [(path, the types of its tensors by number), ...]
     answers     (version of gguf, the types whose blocks it knows), then one for each file:
-                    a text        why the reader does not open it
+                    a text        why the reader cannot open it
                     otherwise     ({tensor: (type, row-major shape, absolute offset, bytes)},
                                    {key: (types, the size of each element in bytes, their bytes one after the other)})
 
-Of an array the types are its own (9), then those of its first element; the elements of an array of arrays are one list,
-as the reader has them. Both ways go as pickles. Where a file has types that the reader does not know, at which it
-would stop, it is read without these tensors.
+The types of an array are its own (9), then those of its first element; the elements of an array of arrays are one list,
+as in the reader. Requests and answers are pickles. A file with types that the reader does not know, and would refuse,
+is read without those tensors.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from quantcli.errors import Surroundings
 
 Asked = Sequence[tuple[Path, Collection[int]]]
 
-#: What the reader lists among the keys, though no key of the file says it.
+#: Fields that the reader adds to the keys of the file.
 COUNTS = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count")
 
 
-#: The other process's program: `quantcli` is the package of this process, wherever that was imported from.
+#: The program of the other process, which imports the same `quantcli` as this one.
 PROGRAM = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("quantcli", sys.argv[1])
@@ -50,24 +50,25 @@ main(int(sys.argv[2]), int(sys.argv[3]))
 
 
 def answers(asked: Asked) -> Generator[Any]:
-    """What the other process answers; closing this ends it. Raises `Surroundings` where it dies."""
-    with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as said:
+    """Yield the answers of the other process; closing the generator ends it. Raises `Surroundings` if it dies."""
+    with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as log:
         pickle.dump([(str(path), set(types)) for path, types in asked], request)
         request.seek(0)
-        with _started(request, said) as (process, output):
+        with _started(request, log) as (process, output):
             for path in (asked[0][0], *(path for path, _ in asked)):
                 try:
                     answer = pickle.load(output)
                 except (EOFError, pickle.UnpicklingError) as error:
-                    raise Surroundings(f"{path}: {_death(process, said)}; --resume verifies again.") from error
+                    raise Surroundings(f"{path}: {_death(process, log)}. Use --resume to verify again.") from error
                 yield answer
 
 
 @contextmanager
-def _started(request: IO[bytes], said: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """The other process, and where its answers come; whatever else it prints goes to `said`. At the end it is killed.
+def _started(request: IO[bytes], log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """Start the other process; yield it and the file of its answers, and kill it at the end.
 
-    This process holds one end of a pipe on whose other end that one waits, so that it ends when this one does.
+    Everything else that it prints goes to `log`. It waits on a pipe that this process holds open, so it ends with this
+    process.
     """
     (ours, theirs), (waited, held) = os.pipe(), os.pipe()
     # -P: no module of the working directory. A group of its own: Ctrl-C comes to this process, which ends both.
@@ -77,7 +78,7 @@ def _started(request: IO[bytes], said: IO[bytes]) -> Iterator[tuple[subprocess.P
         stack.callback(os.close, held)
         try:
             process = subprocess.Popen(
-                command, stdin=request, stdout=said, stderr=said, pass_fds=[theirs, waited], process_group=0
+                command, stdin=request, stdout=log, stderr=log, pass_fds=[theirs, waited], process_group=0
             )
         finally:
             os.close(theirs)
@@ -87,19 +88,19 @@ def _started(request: IO[bytes], said: IO[bytes]) -> Iterator[tuple[subprocess.P
         yield process, output
 
 
-def _death(process: subprocess.Popen[bytes], said: IO[bytes]) -> str:
-    """How the process ended, as a clause; its last words are an exception's name and text."""
+def _death(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
+    """Return how the process ended, as a clause with the last line of its log: an exception's name and text."""
     status = process.wait()
-    said.seek(0)
-    last = said.read().decode(errors="replace").strip().splitlines()[-1:]
+    log.seek(0)
+    last = log.read().decode(errors="replace").strip().splitlines()[-1:]
     ended = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
     return f"the process that reads it with the gguf library {ended}{''.join(f' ({line})' for line in last)}"
 
 
 def main(answers_to: int, waited: int) -> None:
-    """The other process: read the request from stdin, write the answers to a descriptor.
+    """Run the other process: read the request from stdin, write the answers to a descriptor.
 
-    waited: a descriptor that is at its end when the process that asked is gone.
+    waited: a descriptor that reaches its end when the requesting process is gone.
     """
     threading.Thread(target=_end_with, args=[waited], daemon=True).start()
     with open(0, "rb") as request, open(answers_to, "wb") as output:
@@ -109,13 +110,13 @@ def main(answers_to: int, waited: int) -> None:
 
 
 def read(asked: Asked) -> Generator[Any]:
-    """The answers of `answers`, from this process itself."""
+    """Yield the answers of `answers`, computed in this process."""
     from gguf import GGML_QUANT_SIZES
 
     known = {int(number) for number, sizes in GGML_QUANT_SIZES.items() if sizes == _sizes(int(number), sizes)}
     yield version("gguf"), known
     for path, types in asked:
-        yield _seen(str(path), known, set(types) <= known)
+        yield _contents(str(path), known, set(types) <= known)
 
 
 def _end_with(waited: int) -> None:
@@ -124,23 +125,23 @@ def _end_with(waited: int) -> None:
 
 
 def _sizes(number: int, theirs: tuple[int, int]) -> tuple[int, int]:
-    """ggml's block size and bytes of a type, the reader's own where no table has it: q8_1's differ in gguf 0.19."""
-    found = BY_ID.get(number)
-    return (found.block_size, found.block_bytes) if found else theirs
+    """Return ggml's block size and bytes of a type, or the reader's: those of q8_1 differ in gguf 0.19."""
+    ours = BY_ID.get(number)
+    return (ours.block_size, ours.block_bytes) if ours else theirs
 
 
-def _seen(path: str, known: Collection[int], is_known: bool) -> Any:
+def _contents(path: str, known: Collection[int], is_known: bool) -> Any:
     from gguf import GGUFReader
 
     class WithoutUnknown(GGUFReader):
-        """The reader, which does not get to see tensors of types that it does not know."""
+        """The reader without tensors of types that it does not know."""
 
         def _build_tensors(self, start: int, fields: list[Any]) -> None:
             super()._build_tensors(start, [field for field in fields if int(field.parts[4][0]) in known])
 
     try:
         reader = GGUFReader(path) if is_known else WithoutUnknown(path)
-    except (OSError, MemoryError):  # of this machine, not of the file
+    except (OSError, MemoryError):  # errors of this machine, not of the file
         raise
     except Exception as error:
         return f"{type(error).__name__}: {error}"
@@ -154,7 +155,7 @@ def _seen(path: str, known: Collection[int], is_known: bool) -> Any:
 
 
 def _keys(fields: dict[str, Any]) -> Iterator[tuple[str, tuple[tuple[int, ...], list[int], bytes]]]:
-    """What the reader says of each key; it is forgotten meanwhile, since it takes most of the memory."""
+    """Yield each key as the reader has it, and free it, because the keys take most of the memory."""
     for name in list(fields):
         field = fields.pop(name)
         if name not in COUNTS:

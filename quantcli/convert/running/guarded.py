@@ -1,4 +1,4 @@
-"""Opens what lies in a work folder without following links: only regular files and folders of this user count."""
+"""Opening files in a work folder without following links: only regular files and folders of this user are accepted."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ GUARDED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def folder_of(root: Path, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-    """A descriptor of the folder that holds `name`, a path relative to `root`, and the last part of this name.
+    """Open the folder of `name`, a path relative to `root`; yield its descriptor and the last part of the name.
 
-    make: folders on the way that are missing are made.
+    make: create missing folders on the way. Raises `OSError`.
     """
     *folders, last = PurePosixPath(name).parts
     descriptor = os.open(root, FOLDER)
@@ -39,20 +39,20 @@ def folder_of(root: Path, name: str, *, make: bool = False) -> Iterator[tuple[in
 
 
 def open_file(root: Path, name: str, flags: int) -> int:
-    """A descriptor of a regular file of this user. Raises `Surroundings` for anything else, `OSError`."""
+    """Open a regular file of this user; return its descriptor. Raises `Surroundings` for anything else, `OSError`."""
     path = root / name
     try:
         with folder_of(root, name, make=bool(flags & os.O_CREAT)) as (folder, last):
             descriptor = os.open(last, flags | GUARDED, 0o644, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            raise _is_odd(path, "is a link, or lies behind one, or is no regular file") from error
+            raise _is_odd(path, "is a link, is behind a link or is not a regular file") from error
         raise
     try:
         status = os.fstat(descriptor)
         check(path, status, root)
         if status.st_nlink > 1:
-            raise _is_odd(path, "has a second name (a hard link)")
+            raise _is_odd(path, "has another hard link")
     except BaseException:
         os.close(descriptor)
         raise
@@ -90,17 +90,17 @@ def _remove(folder: int, name: str) -> None:
 
 
 def _is_odd(path: Path, what: str) -> Surroundings:
-    return Surroundings(f"{path}: {what}, and quant writes only to files of its own there. Move it away.")
+    return Surroundings(f"{path}: {what}; quant writes only to files that it created there. Move it away.")
 
 
 def _owner_of_new_files(folder: Path) -> int:
-    """Who owns what this user makes: some file systems say another user than the process has."""
+    """Return the owner of files that this process creates, which on some file systems is another user."""
     with tempfile.TemporaryFile(dir=folder) as made:
         return os.fstat(made.fileno()).st_uid
 
 
 def check_tree(folder: Path, root: Path) -> None:
-    """Raise `Surroundings` where something at or below a path of the work folder `root` is none of ours."""
+    """Raise `Surroundings` if something at or below a path of the work folder `root` fails `check`."""
     check(folder, folder.lstat(), root)
     if folder.is_dir():
         for path in sorted(folder.iterdir()):

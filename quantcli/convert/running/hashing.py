@@ -1,4 +1,4 @@
-"""SHA-256 of whole files, several at a time."""
+"""SHA-256 of files, several at a time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ READ_AT_ONCE = 1 << 20
 
 
 def sha256_of(paths: Iterable[Path], threads: int, *, from_disk: bool = False) -> dict[Path, str]:
-    """Path -> hex digest. Raises `Surroundings`; an interruption ends it within a block.
+    """Return path -> hex digest. Raises `Surroundings`; an interruption ends it within a block.
 
-    from_disk: of files that are synced, what the disk gives and not what the page cache still holds.
+    from_disk: read synced files from the disk, not from the page cache.
     """
     stop = threading.Event()
 
@@ -39,7 +39,7 @@ def sha256_of(paths: Iterable[Path], threads: int, *, from_disk: bool = False) -
 
 
 def _pass_cache(descriptor: int) -> None:
-    """Have what is read from now on come from the disk, as far as the system can be told to."""
+    """Ask the system to serve the next reads from the disk, not from its cache."""
     if sys.platform == "darwin":
         fcntl.fcntl(descriptor, fcntl.F_NOCACHE, 1)
     else:

@@ -1,4 +1,4 @@
-"""The source's files during a run: open from its beginning to its end, so that none is replaced unseen."""
+"""The source's files during a run: they stay open, so that a replaced file is noticed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantcli.errors import Surroundings
 
 
 class HeldSources:
-    """Source files as they were when the plan was made. An open file keeps its inode: no other file gets the number."""
+    """Open source files with their stamps. An open file keeps its inode: no other file gets its number."""
 
     def __init__(self, stamps: Sequence[Stamp]) -> None:
         self.stamps = tuple(stamps)
@@ -32,11 +32,11 @@ class HeldSources:
             self._open[stamp.path] = descriptor
 
     def check(self) -> None:
-        """Raise `Surroundings` where a file is not what it was when the plan was made."""
+        """Raise `Surroundings` if a file has changed since the plan was made."""
         for stamp in self.stamps:
             if self._has_changed(stamp):
                 raise Surroundings(
-                    f"{stamp.path}: has changed while it was converted; run again, with --force, once it is at rest."
+                    f"{stamp.path}: changed during conversion. Run again with --force once nothing writes to it."
                 )
 
     def _has_changed(self, stamp: Stamp) -> bool:
@@ -49,7 +49,7 @@ class HeldSources:
         return not all(map(stamp.is_of, seen))
 
     def close(self) -> None:
-        """Let the files go."""
+        """Close the files."""
         while self._open:
             path, descriptor = self._open.popitem()
             with reading(path):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one stops a run, those that follow do not disturb its stopping."""
+"""Ctrl-C and SIGTERM: the first signal stops a run, later ones do not disturb the clean-up."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def ignore_from_now_on() -> None:
-    """For a command that has been interrupted and is about to end: nothing disturbs its last words."""
+    """Ignore further signals: for an interrupted command that is about to end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Callable[[bool], None]]:
-    """Within, the first signal raises `KeyboardInterrupt`, later ones do nothing.
+    """Make the first signal raise `KeyboardInterrupt` and later ones do nothing.
 
-    Calling what is yielded with True makes what follows uninterruptible, for the moment in which an output gets its
-    name; with False interruptible again.
-    A signal that the process was told to ignore stays ignored. Outside the main thread nothing changes: only the main
-    thread hears signals.
+    Yields a function: calling it with True ignores signals, for the moment in which an output gets its name; with False
+    handles them again. A signal that the process ignores stays ignored. Outside the main thread, which receives all
+    signals, nothing changes.
     """
     deaf = False
 

@@ -1,18 +1,18 @@
-"""The journal of an unfinished output: what is done of it, so that --resume does the rest. Also its lock.
+"""The journal of an unfinished output: the finished steps, so that --resume does the rest. It is also the lock.
 
     quant journal 1                                                        the magic line: this is a work folder
-    0f3c... {"fingerprint": "...", "replaces": false, "parts": ["x.gguf"]} the beginning: the plan carried out, whether
-    81d2... {"fingerprint": "...", "replaces": false, "parts": ["x.gguf"]} an old output may go, parts of a GGUF; twice
+    0f3c... {"fingerprint": "...", "replaces": false, "parts": ["x.gguf"]} the start: the plan, whether an old output
+    81d2... {"fingerprint": "...", "replaces": false, "parts": ["x.gguf"]} may be replaced, parts of a GGUF file; twice
     6ba9... {"step": 12, "error": [0.1, 20.5, 0.01, 0]}                    a finished step: its data was on disk before
                                                                            this line was written
-    e417... {"complete": true, "to_confirm": true}                         all is on disk, only names are to change;
+    e417... {"complete": true, "to_confirm": true}                         everything is on disk, only renames are left;
                                                                            under --verify the files are read once more
     29a0... {"confirmed": true}                                            ... which has been done
-    c05e... {"forgotten": true}                                            verification failed: no line before counts
+    c05e... {"forgotten": true}                                            verification failed: earlier lines are void
 
-Each line begins with a checksum of the line and of the checksum before it. At the first line that does not fit, the
-journal ends: a torn one, a flipped bit, a line from elsewhere. The beginning stands twice, so that one damaged line
-does not hide that the folder is ours, and that an old output may be replaced.
+Each line begins with a checksum of the line and of the checksum before it. The journal ends at the first line that does
+not match: a torn line, a flipped bit, a line from another file. The start is written twice, so that one damaged line
+does not hide that quant made the folder, and that an old output may be replaced.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from quantcli.errors import BadInput, Surroundings
 from quantcli.schemes.base import Error
 from quantcli.sources.unfinished import JOURNAL, MAGIC
 
-#: A journal has some hundred bytes a step; of a larger file the rest is not read.
+#: A journal has about a hundred bytes per step; the rest of a larger file is not read.
 MOST_BYTES = 256 << 20
 #: Hexadecimal digits of a checksum.
 DIGITS = 16
-#: What `flock` says where a file system has none.
+#: Errors of `flock` on file systems without locks.
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What a journal says, up to its first bad line.
+    """The contents of a journal up to its first damaged line.
 
-    length: bytes up to there; chain: the last checksum. Both are those of the beginning where one of its lines is
-    damaged: then nothing counts as done.
+    length: bytes up to there; chain: the last checksum. If a line of the start is damaged, length is 0 and no step
+    counts as finished.
     """
 
     fingerprint: str | None = None
@@ -71,7 +71,10 @@ class Journal:
 
     @classmethod
     def locked(cls, folder: Path, busy: str) -> Journal:
-        """The journal of a work folder, made where there is none. Raises `Surroundings`, with `busy` for a lock."""
+        """Open and lock the journal of a work folder, creating it if missing.
+
+        Raises `Surroundings`, with the message `busy` if it is locked.
+        """
         descriptor = open_file(folder, JOURNAL, os.O_RDWR | os.O_CREAT)
         journal = cls(folder, descriptor)
         try:
@@ -85,16 +88,16 @@ class Journal:
                 raise Surroundings(busy) from error
             if isinstance(error, OSError) and error.errno in WITHOUT_LOCKS:
                 raise NoLocks(
-                    f"{folder}: the file system has no working flock ({error.strerror}), which keeps two runs from "
-                    "writing one output. Choose an OUTPUT on another file system, or mount this one with locks."
+                    f"{folder}: the file system does not support flock ({error.strerror}), which keeps two runs from "
+                    "writing the same output. Choose an OUTPUT on another file system, or mount this one with locks."
                 ) from error
             raise
         return journal
 
     def read(self, steps: int, *, alone: bool) -> Begun | None:
-        """What it says, of a plan with so many steps; None where it is none of ours.
+        """Return its contents for a plan with that many steps, None if quant did not write it.
 
-        alone: nothing else is in the folder, so that an empty or torn one counts as ours.
+        alone: nothing else is in the folder, so that an empty or torn journal is accepted.
         """
         data = os.pread(self._descriptor, MOST_BYTES, 0)
         begun = parsed(data, steps)
@@ -102,7 +105,7 @@ class Journal:
         return begun if is_ours else None
 
     def begin(self, fingerprint: str, replaces: bool, parts: Iterable[str]) -> None:
-        """Start afresh; on disk when this returns."""
+        """Start a new journal; it is on disk on return."""
         entry = _encoded({"fingerprint": fingerprint, "replaces": replaces, "parts": list(parts)})
         self._cut(0, MAGIC)
         first = _line(MAGIC, entry)
@@ -112,12 +115,12 @@ class Journal:
         self.sync()
 
     def go_on(self, begun: Begun) -> None:
-        """Take the journal up behind its last good line."""
+        """Continue the journal after its last good line."""
         os.pwrite(self._descriptor, MAGIC, 0)
         self._cut(begun.length, begun.chain)
 
     def append(self, entry: Mapping[str, object]) -> None:
-        """Add a line, not synced."""
+        """Add a line without syncing it."""
         line = _line(self._chain, _encoded(entry))
         self._chain = line[:DIGITS]
         self._write(line)
@@ -132,11 +135,11 @@ class Journal:
             data = data[os.write(self._descriptor, data) :]
 
     def sync(self) -> None:
-        """Bring all lines to disk."""
+        """Flush all lines to disk."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         os.close(self._descriptor)
 
 
@@ -149,17 +152,17 @@ def _encoded(entry: Mapping[str, object]) -> bytes:
 
 
 def _line(chain: bytes, text: bytes) -> bytes:
-    """A line of the journal behind one with the checksum `chain`."""
+    """Return a line that follows one with the checksum `chain`."""
     return hashlib.sha256(chain + text).hexdigest()[:DIGITS].encode() + b" " + text + b"\n"
 
 
 def is_torn(data: bytes) -> bool:
-    """Whether a journal holds only what a power cut leaves of its first line: part of it, or zeros."""
+    """Return whether a journal holds only what a power cut leaves of its first line: part of it, or zeros."""
     return MAGIC.startswith(data) or not data.strip(b"\0")
 
 
 def parsed(data: bytes, steps: int) -> Begun:
-    """What the text of a journal says, of a plan with so many steps."""
+    """Parse the text of a journal for a plan with that many steps."""
     begun = _beginning(data[len(MAGIC) :])
     if not begun.length:
         return begun
@@ -180,7 +183,7 @@ def parsed(data: bytes, steps: int) -> Begun:
 
 
 def _beginning(data: bytes) -> Begun:
-    """What the first two lines say, which are alike; without length where only one of them is sound."""
+    """Parse the first two lines, which are equal; length is 0 if one of them is damaged."""
     for text in _candidates(data):
         first = _line(MAGIC, text)
         second = _line(first[:DIGITS], text)
@@ -194,7 +197,7 @@ def _beginning(data: bytes) -> Begun:
 
 
 def _candidates(data: bytes) -> Iterator[bytes]:
-    """What may be the text of the first line or of the second, wherever a flipped bit has made or unmade a newline."""
+    """Yield candidates for the text of the first two lines, in case a flipped bit made or removed a newline."""
     end = -1
     for _ in range(3):
         end = data.find(b"\n", end + 1)
@@ -206,7 +209,7 @@ def _candidates(data: bytes) -> Iterator[bytes]:
 
 
 def _checked(line: bytes, chain: bytes) -> dict[str, Any] | None:
-    """The object of a line behind one with the checksum `chain`; None where they do not fit."""
+    """Return the object of a line that follows one with the checksum `chain`, None if it does not match."""
     text = line[DIGITS + 1 : -1]
     return _object(text) if line == _line(chain, text) else None
 
@@ -218,13 +221,13 @@ def _object(text: bytes) -> dict[str, Any] | None:
 
 
 def _names(parts: Any) -> tuple[str, ...]:
-    """Names of files beside each other; none where one is something else."""
+    """Return names of files in one folder; none if one of them is anything else."""
     is_sound = isinstance(parts, list) and all(isinstance(n, str) and n and Path(n).name == n for n in parts)
     return tuple(parts) if is_sound else ()
 
 
 def _take_step(entry: Mapping[str, Any], steps: int, done: dict[int, Error]) -> bool:
-    """Add a finished step to `done`; whether the entry is one."""
+    """Add a finished step to `done`; return whether the entry is one."""
     index, error = entry.get("step"), entry.get("error")
     if type(index) is not int or not 0 <= index < steps or not isinstance(error, list) or len(error) != 4:
         return False
@@ -235,14 +238,14 @@ def _take_step(entry: Mapping[str, Any], steps: int, done: dict[int, Error]) -> 
 
 
 def is_finite(error: Iterable[Any]) -> bool:
-    """Whether the numbers of an error can stand in a line."""
+    """Return whether the numbers of an error can be written to a line."""
     return all(type(value) in (int, float) and 0 <= value <= sys.float_info.max for value in error)
 
 
 def _take_flags(entry: Mapping[str, Any], flags: set[str]) -> bool:
-    """Add what a line without a step says; whether it says anything."""
-    found = {name for name in ("complete", "to_confirm", "confirmed") if entry.get(name) is True}
-    if "complete" in found:
+    """Add the flags of a line without a step; return whether it has any."""
+    given = {name for name in ("complete", "to_confirm", "confirmed") if entry.get(name) is True}
+    if "complete" in given:
         flags.clear()
-    flags |= found
-    return bool(found)
+    flags |= given
+    return bool(given)

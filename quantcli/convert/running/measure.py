@@ -1,4 +1,4 @@
-"""How far values are apart where both may hold NaN and Inf that were copied (`--allow-nonfinite`)."""
+"""The error between values that may both hold copied NaN and Inf (`--allow-nonfinite`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quantcli.schemes.base import Error
 
 
 def difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Error:
-    """`Error.between`, where NaN and Inf at the same places are equal; infinitely far apart where they are not."""
+    """Return `Error.between`; NaN and Inf at the same places are equal, at different places infinitely far apart."""
     if nonfinite(ours):
         odd = ~np.isfinite(ours)
         if not np.array_equal(ours[odd], theirs[odd], equal_nan=True):

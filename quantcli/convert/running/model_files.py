@@ -1,8 +1,8 @@
-"""What the files of a model folder are called: `--force` deletes a folder only where it knows each of them.
+"""The names of files in a model folder: `--force` deletes a folder only if it knows all of them.
 
-The table is one of its own. A conversion copies far more (every small file next to the weights); what it has copied,
-its report names. Here stand the names that a model folder has wherever it comes from, so nothing that somebody may
-have written into it: no other .json, .md or .py, no pictures, no data, no adapters, no optimizer states.
+A conversion copies more than this table lists (every small file next to the weights), and its report lists those files.
+The table has only names of published model folders, and nothing that a user may have added: no other .json, .md or .py
+files, no pictures, no data, no adapters, no optimizer states.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ NAMES = (
     # the model's own code
     "__init__.py", "modeling_*.py", "modular_*.py", "configuration_*.py", "tokenization_*.py", "processing_*.py",
     "image_processing_*.py", "video_processing_*.py", "feature_extraction_*.py", "generation_utils.py",
-    # what a model comes with
+    # documents
     "README*", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "MODEL_CARD*", ".gitattributes",
     # the report of a conversion
     "quant_report.json",
 )  # fmt: skip
 
-#: Folder within a model folder -> what files in it are called.
+#: Folder in a model folder -> names of files in it.
 FOLDERS = {
     "[0-9]_*": ("config.json", "model.safetensors"),  # of sentence-transformers
     "additional_chat_templates": ("*.jinja",),
@@ -46,15 +46,15 @@ FOLDERS = {
     "encoding": ("encoding_*.py", "__init__.py"),
 }
 
-#: What the Finder, huggingface_hub and Python leave, and nobody misses.
+#: Files that the Finder, huggingface_hub and Python create, and nobody misses.
 LEAVINGS = (".DS_Store", "*/.DS_Store", ".cache/huggingface/*", "__pycache__/*.pyc", "*/__pycache__/*.pyc")
 
-#: What no table makes a part of a model: somebody's history.
+#: Never part of a model: version histories.
 NEVER = (".git",)
 
 
 def is_models(name: str) -> bool:
-    """Whether a file of a folder (its path in it, with forward slashes) is of a kind that a model folder holds.
+    """Return whether a file (its path in the folder, with forward slashes) is one that model folders have.
 
     >>> [is_models(name) for name in ("model.safetensors", "thesis.md", "1_Pooling/config.json", "data/config.json")]
     [True, False, True, False]
@@ -68,12 +68,12 @@ def is_models(name: str) -> bool:
 
 
 def is_history(name: str) -> bool:
-    """Whether a file is part of what goes never."""
+    """Return whether a file belongs to a version history."""
     return not set(NEVER).isdisjoint(PurePosixPath(name).parts)
 
 
 def has_tensors(names: Iterable[str]) -> bool:
-    """Whether one of a folder's files holds the tensors of a model."""
+    """Return whether one of a folder's files holds the tensors of a model."""
     return any(_is_one_of(name, TENSOR_FILES) for name in names)
 
 

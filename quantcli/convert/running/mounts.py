@@ -1,4 +1,4 @@
-"""Where file systems are mounted: such a folder or file cannot be renamed, and what lies below is somebody else's.
+"""Mount points: such a folder or file cannot be renamed, and what is below it belongs to another file system.
 
 `os.path.ismount` does not see a folder that is bound to another place of the same file system; Linux lists those.
 
@@ -20,7 +20,7 @@ OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 def mounted_in(path: Path) -> Path | None:
-    """The first mount point at a path that is there or below it, None without one."""
+    """Return the first mount point at or below an existing path, None without one."""
     if path.is_mount():
         return path
     real = real_path(path)
@@ -29,7 +29,7 @@ def mounted_in(path: Path) -> Path | None:
 
 
 def _points() -> list[bytes]:
-    """Every mount point that the system lists; none where it has no such list."""
+    """Return every mount point that the system lists; none without such a list."""
     if not MOUNTS.exists():
         return []
     lines = MOUNTS.read_bytes().splitlines()

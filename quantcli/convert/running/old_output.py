@@ -1,4 +1,4 @@
-"""What stands where an output is to go: what an earlier run wrote, by its report, and what is somebody's own."""
+"""What exists at an output's path: files of an earlier run, by its report, and files of the user."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ from quantcli.sources.folder import DEEPEST
 
 
 def in_the_way(folder: Path, report: Path) -> Iterator[str]:
-    """What keeps a folder from being replaced: the paths in it of files that neither its report names, with their
-    sizes, nor a model folder has; all that the report does not name where this is no model folder. Raises `OSError`.
+    """Yield the files that keep a folder from being replaced. Raises `OSError`.
+
+    These are files that its report does not list with their sizes and, in a model folder, that model folders do not
+    have.
     """
-    told, names = sizes(old_report(report)), os.listdir(folder)
+    listed, names = sizes(old_report(report)), os.listdir(folder)
     is_model = "config.json" in names and has_tensors(names)
     for name, status in _files(folder):
-        is_written = told.get(name) == status.st_size or (bool(told) and name == report.name)
+        is_written = listed.get(name) == status.st_size or (bool(listed) and name == report.name)
         is_known = is_written or (is_model and is_models(name))
         if not (stat.S_ISREG(status.st_mode) and is_known) or is_history(name):
             yield name
 
 
 def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything in a folder and below but folders, by its path in it, links not followed. Folders that no model has
-    count as files: of a version history, below `DEEPEST` others, on another file system.
+    """Yield the path and status of everything in a folder but folders; links are not followed.
+
+    Folders that no model has count as files: version histories, below `DEEPEST` others, on another file system.
     """
     left, device = [""], os.lstat(folder).st_dev
     while left:
@@ -48,7 +51,7 @@ def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def sizes(report: Mapping[str, Any] | None) -> dict[str, int]:
-    """The files that a report lists, with their sizes."""
+    """Return the files that a report lists, with their sizes in bytes."""
     files = (report or {}).get("files")
     listed = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
     named = {file.get("name"): file.get("bytes") for file in listed if isinstance(file.get("name"), str)}
@@ -56,20 +59,20 @@ def sizes(report: Mapping[str, Any] | None) -> dict[str, int]:
 
 
 def old_report(path: Path) -> dict[str, Any] | None:
-    """The report that an earlier run left; None where there is none, or something else.
+    """Return the report of an earlier run; None if there is none or the file is something else.
 
-    Raises `Surroundings` or `OSError` where the system cannot look.
+    Raises `Surroundings` or `OSError` if it cannot be read.
     """
-    found: Mapping[str, Any] = {}
+    report: Mapping[str, Any] = {}
     if not is_regular(path):
         return None
     with contextlib.suppress(BadInput), opened(path) as (read, size):
-        found = load_object(read(0, min(size, MAX_BYTES + 1)), str(path))
-    return dict(found) if "report_version" in found else None
+        report = load_object(read(0, min(size, MAX_BYTES + 1)), str(path))
+    return dict(report) if "report_version" in report else None
 
 
 def parts_of(output: Path) -> list[Path]:
-    """The files next to a GGUF file that are called like its parts, however many; of a name that no GGUF has, none."""
+    """Return the files next to a GGUF file that are named like its parts; none for other files."""
     part = re.compile(re.escape(output.name.removesuffix(".gguf")) + r"-\d{5}-of-\d{5}\.gguf")
     names = os.listdir(output.parent) if output.parent.is_dir() else []
     return [output.with_name(name) for name in sorted(names) if part.fullmatch(name)]

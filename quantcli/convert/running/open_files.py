@@ -1,7 +1,7 @@
-"""The files of a growing output, each open from its first write to its fsync.
+"""The files of an unfinished output, each open from its first write to its fsync.
 
-The kernel may tell of a failed write only once, and only those who had the file open. So a file stays open until it is
-synced, and one whose fsync failed is never synced again: what the kernel has dropped would then count as written.
+The kernel may report a failed write only once, and only to those who had the file open. So a file stays open until it
+is synced, and one whose fsync failed is never synced again: data that the kernel dropped would then count as written.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class _File:
 
 
 class OpenFiles:
-    """Writes to files below the work folder `root`; any thread may. Names are paths relative to it."""
+    """Writes to files below the work folder `root`, from any thread. Names are paths relative to it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock = threading.Lock()
         self._files: dict[str, _File] = {}
         self._failed: dict[str, OSError] = {}
-        # Above this, descriptors become rare: such a file is synced and closed behind each write.
+        # Descriptors above this are few: such a file is synced and closed after each write.
         self._highest = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
     def resize(self, name: str, size: int) -> bool:
-        """Make a file of that size, holes where nothing is written yet; whether it was there already."""
+        """Give a file that size, with holes where nothing is written yet; return whether it had the size already."""
         if self._size(name) == size:
             return True
         with self._used(name) as descriptor:
@@ -53,14 +53,14 @@ class OpenFiles:
         return None
 
     def write(self, name: str, offset: int, view: memoryview) -> None:
-        """Put bytes at their place."""
+        """Write bytes at an offset."""
         with self._used(name) as descriptor:
             while view:
                 written = os.pwrite(descriptor, view, offset)
                 view, offset = view[written:], offset + written
 
     def sync(self, name: str) -> None:
-        """Bring what was written to disk, and close the file. Raises `Surroundings` where some of it is lost."""
+        """Flush a file to disk and close it. Raises `Surroundings` if any of its data was lost."""
         with self._lock:
             file = self._opened(name)
             file.users += 1
@@ -83,13 +83,13 @@ class OpenFiles:
     def _refuse_failed(self, name: str) -> None:
         if error := self._failed.get(name):
             raise Surroundings(
-                f"{self.root / name}: {error.strerror or error}; what was written last did not reach the disk. "
-                "Check the disk, then --resume does the lost part again."
+                f"{self.root / name}: {error.strerror or error}; the last writes did not reach the disk. Check the "
+                "disk, then use --resume to write the lost part again."
             ) from error
 
     @contextmanager
     def _used(self, name: str) -> Iterator[int]:
-        """The descriptor of a file that is being changed."""
+        """Yield the descriptor of a file while it is changed."""
         with self._lock:
             file = self._opened(name)
             file.users, file.changes = file.users + 1, file.changes + 1
@@ -107,7 +107,7 @@ class OpenFiles:
         return self._files[name]
 
     def close(self) -> None:
-        """Close all files, synced or not."""
+        """Close all files, without syncing them."""
         with self._lock:
             while self._files:
                 os.close(self._files.popitem()[1].descriptor)

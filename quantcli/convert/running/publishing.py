@@ -1,23 +1,23 @@
-"""How a complete output gets its name, how it loses it again, and what a process that died meanwhile has left.
+"""Publishing: how a complete output gets its name, loses it again, and how a crash in between is recovered.
 
-Nothing is overwritten, and nothing is deleted here: an old output stands, complete, in `OUTPUT.partial/replaced` when
-`publish` returns; whoever calls it deletes that once the new output is on disk under its name.
+Nothing is overwritten or deleted here: when `publish` returns, an old output is complete in `OUTPUT.partial/replaced`;
+the caller deletes it once the new output is on disk under its name.
 
-    a folder, nothing before       output -> OUTPUT
+    a folder, none before          output -> OUTPUT
     a folder for a folder          output <-> OUTPUT in one step; then output -> replaced
     a file for a file              OUTPUT gets a second name in replaced; output/x <-> OUTPUT in one step
     more files than one            old ones -> replaced, part 1 first; output/x -> x, part 1 last: as long as there is
                                    no part 1, no loader takes what is there for a model
 
-An old report goes to `replaced` before its file, a new one gets its name after its file: none ever stands next to a
-file that it does not describe. Where a file system cannot swap two names, or has no hard links, the old output goes to
-`replaced` first: for a moment nothing has the name OUTPUT. What runs next puts it back.
+An old report moves to `replaced` before its file, a new one gets its name after its file: a report is never next to a
+file that it does not describe. If the file system cannot swap two names, or has no hard links, the old output moves to
+`replaced` first: for a moment nothing has the name OUTPUT. After a crash, the next run puts it back.
 
-Between two changes that build on each other the folders are flushed, the one that something goes to before the one that
-it leaves: a power cut then undoes the later change or both, and nothing is gone from both folders.
+Between two changes that depend on each other the folders are flushed, the one that gains a name before the one that
+loses it: a power cut then undoes the later change or both, and nothing is lost from both folders.
 
-Which of two outputs is the new one, is seen without the journal, which may be damaged: of folders by the report, which
-has a second name in the work folder; of files by the old one's second name.
+Which of two outputs is the new one can be seen without the journal, which may be damaged: of folders by the report,
+which has a second name in the work folder; of files by the old one's second name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from quantcli.errors import Surroundings
 
 
 def stage(places: Places, report: bytes) -> None:
-    """Write the report to disk, where it waits for its name; of a folder, in there too."""
+    """Write the report to the work folder; for a folder, also into the folder."""
     held = places.grown / places.report.name
     if places.is_folder and is_there(held):
         os.unlink(held)
@@ -45,7 +45,7 @@ def stage(places: Places, report: bytes) -> None:
 
 
 def written(places: Places, path: Path, data: bytes) -> None:
-    """Write a file in the work folder anew, and bring it and its name to disk."""
+    """Write a file in the work folder, replacing an old one; flush it and its name to disk."""
     if is_there(path):
         os.unlink(path)
     name = str(path.relative_to(places.partial))
@@ -58,10 +58,10 @@ def written(places: Places, path: Path, data: bytes) -> None:
 
 
 def publish(places: Places, old: Sequence[Path], check_old: Callable[[Path], None]) -> None:
-    """Give a staged output its name. Raises `FileExistsError` where something has it meanwhile.
+    """Give a staged output its name. Raises `FileExistsError` if something else has taken it.
 
-    old: the files or the folder that it replaces. check_old: is called with each of them once it has lost its name, and
-    raises where it has become something that may not go; then it has got its name back.
+    old: the files or the folder that it replaces. check_old: called with each of them after it has lost its name;
+    raises if it may no longer be deleted, and then it gets its name back.
     """
     try:
         if places.is_folder:
@@ -79,21 +79,19 @@ def publish(places: Places, old: Sequence[Path], check_old: Callable[[Path], Non
 
 
 def _flush_in(places: Places) -> None:
-    """Bring names to disk after something went into the work folder, those in there first: an old output is never gone
-    from one place and not yet in the other.
-    """
+    """Flush names to disk after something moved into the work folder, its own first, so that nothing is in neither."""
     for folder in reversed(_folders(places)):
         sync(folder)
 
 
 def _flush_out(places: Places) -> None:
-    """Bring names to disk after something came out of the work folder, those in there last."""
+    """Flush names to disk after something moved out of the work folder, its own last."""
     for folder in _folders(places):
         sync(folder)
 
 
 def _folders(places: Places) -> list[Path]:
-    """The folders whose names change, from the outermost inwards."""
+    """Return the folders whose names change, the outermost first."""
     within = [places.replaced] if places.is_folder else [places.grown, places.replaced]
     return [places.output.parent, places.partial, *filter(Path.is_dir, within)]
 
@@ -134,7 +132,7 @@ def _make_replaced(places: Places) -> None:
 
 
 def _exchanged_file(places: Places, grown: Path, final: Path, kept: Path) -> bool:
-    """Whether a new file has got the name of an old one, whose second name is `kept`, in one step."""
+    """Swap a new file with an old one, whose second name is `kept`, in one step; return whether that was possible."""
     if not link(final, kept):
         return False
     _flush_in(places)
@@ -163,7 +161,7 @@ def _publish_files(places: Places, old: Sequence[Path]) -> None:
 
 
 def _put_away(places: Places, old: Iterable[Path]) -> None:
-    """Old files to `replaced`, in this order."""
+    """Move old files to `replaced`, in this order."""
     for path in old:
         if is_there(path):
             os.rename(path, places.replaced / path.name)
@@ -171,7 +169,7 @@ def _put_away(places: Places, old: Iterable[Path]) -> None:
 
 
 def take_back(places: Places) -> None:
-    """Undo `publish`, whole or begun: the new output grows again, the old one has its name again."""
+    """Undo a complete or partial `publish`: the new output is unfinished again, the old one has its name again."""
     if places.is_folder:
         _take_back_folder(places)
     else:
@@ -203,7 +201,7 @@ def _take_back_folder(places: Places) -> None:
 
 
 def _take_back_files(places: Places) -> None:
-    """Every new file that has its name already back to where it grew; then old ones back to theirs, part 1 last."""
+    """Move new files that have their names back to the work folder; then give old ones theirs, part 1 last."""
     for name in places.parts:
         grown, final = places.grown / name, places.final(name)
         if is_one(grown, places.replaced / name):  # the two were swapped: this is the old one
@@ -222,27 +220,25 @@ def _names(folder: Path) -> list[Path]:
 
 
 def _put_back(old: Path, place: Path) -> None:
-    """An old output back to its name. Raises `Surroundings` where something has that."""
+    """Give an old output its name back. Raises `Surroundings` if something else has it."""
     if is_one(old, place):
         os.unlink(old)
         return
     try:
         rename_new(old, place)
     except FileExistsError as error:
-        raise Surroundings(
-            f"{old}: is the output that was to be replaced, but {place} is there again; move one away."
-        ) from error
+        raise Surroundings(f"{old}: is the old output, but {place} exists again. Move one of them.") from error
 
 
 def is_publishing(places: Places) -> bool:
-    """Whether `publish` has begun, and what it left has not been tidied away."""
+    """Return whether `publish` was started and its leftovers still exist."""
     return any(map(is_there, (places.staged, places.replaced)))
 
 
 def recovered(places: Places, is_complete: bool) -> bool:
-    """Put right what a process has left that died while it published; whether the new output has its name.
+    """Recover from a process that died while publishing; return whether the new output has its name.
 
-    places: those of that process. is_complete: its journal says that all was on disk.
+    places: those of that process. is_complete: its journal says that everything was on disk.
     """
     if not (is_complete or is_publishing(places)):
         return False
@@ -269,7 +265,7 @@ def _recovered_folder(places: Places) -> bool:
 
 
 def _recovered_files(places: Places) -> bool:
-    """Of files: published where none grows any more, but such as have their names already."""
+    """Recover files: they are published if all have their names; otherwise take them back."""
     waiting = [name for name in places.parts if _is_waiting(places, name)]
     if not waiting and all(is_there(places.final(name)) for name in places.parts):
         return True
@@ -278,17 +274,19 @@ def _recovered_files(places: Places) -> bool:
 
 
 def _is_waiting(places: Places, name: str) -> bool:
-    """Whether a new file has not got its name yet."""
+    """Return whether a new file does not have its name yet."""
     grown, final, kept = places.grown / name, places.final(name), places.replaced / name
     return is_there(grown) and not is_one(grown, final) and not is_one(grown, kept)
 
 
 def _put_report(places: Places) -> None:
-    """The report of a published file to its name."""
+    """Give the report of a published file its name."""
     if is_one(places.staged, places.report):
         os.unlink(places.staged)
         return
     try:
         rename_new(places.staged, places.report)
     except FileExistsError as error:
-        raise Surroundings(f"{places.report}: exists, and the report in {REPORT} has to go there; move it.") from error
+        raise Surroundings(
+            f"{places.report}: already exists. Move it: the report in {REPORT} gets this name."
+        ) from error

@@ -1,15 +1,14 @@
-"""Opens a finished output in the libraries that define its formats, and compares what they see with the plan.
+"""Opening a finished output in the libraries that define its formats, and comparing what they read with the plan.
 
     *.safetensors   safetensors    dtype and shape of every tensor, their order by offset, the metadata
     *.gguf          PyPI gguf      type, shape, offset and size of every tensor, type and value of every key
 
-`verify` reads an output with the same code that reads sources, so it cannot find what writer and reader of this
-project both have wrong. What is planned is the planned header as `containers` reads it, which `verify` has compared
-with the file byte by byte. No data of a tensor is read.
+`verify` reads an output with the same code that reads sources, so it cannot find mistakes that the writer and the
+reader of this project share. The reference is the planned header as `containers` reads it, which `verify` has compared
+with the file byte by byte. No tensor data is read.
 
-A type that gguf does not know, or whose blocks it takes to be of another size, is no disagreement but a note: the
-reader refuses such a file, so what it sees of the keys and of the other tensors is compared, and the file does not
-count as opened.
+A type that gguf does not know, or whose block size it has wrong, is not an error but a note: the reader refuses such a
+file, so only keys and other tensors are compared, and the file does not count as opened.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from quantcli.convert.running.workplace import surroundings
 from quantcli.errors import VerificationFailed
 from quantcli.targets.base import OutputFile
 
-#: What is compared of each name: fact -> value, in the order in which differences are named.
+#: Name -> fact -> value: what is compared, in the order in which differences are reported.
 Facts = Mapping[str, Mapping[str, Any]]
 
 
@@ -49,7 +48,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class _Key:
-    """A key's value as gguf's reader has it: types from the outside in, the bytes of all elements, the size of each."""
+    """A key's value as gguf's reader returns it: types from outer to inner, bytes of all elements, size of each."""
 
     types: tuple[str, ...]
     sizes: list[int]
@@ -65,14 +64,14 @@ class _Key:
 
 
 def check(plan: Plan, path_of: Callable[[str], Path]) -> tuple[Opened, ...]:
-    """Every reference reader that opened files of the output, which are at `path_of(name)`.
+    """Open the files of the output, which are at `path_of(name)`, in every reference reader that supports them.
 
-    Raises `VerificationFailed`, naming file, tensor or key, where one refuses a file or sees something else than was
-    planned, and `Surroundings` where gguf's process dies.
+    Raises `VerificationFailed`, naming file, tensor or key, if a reader refuses a file or reads something else than was
+    planned, and `Surroundings` if gguf's process dies.
     """
-    made = [file for file in plan.files if file.copy_of is None]
-    found = ((read, [file for file in made if file.name.endswith(ending)]) for ending, read in READERS.items())
-    return tuple(read(files, path_of) for read, files in found if files)
+    written = [file for file in plan.files if file.copy_of is None]
+    readable = ((read, [file for file in written if file.name.endswith(ending)]) for ending, read in READERS.items())
+    return tuple(read(files, path_of) for read, files in readable if files)
 
 
 def _safetensors(files: Sequence[OutputFile], path_of: Callable[[str], Path]) -> Opened:
@@ -84,12 +83,12 @@ def _safetensors(files: Sequence[OutputFile], path_of: Callable[[str], Path]) ->
         planned = safetensors.parse_header(_planned_bytes(file), file.size, str(path))
         try:
             with surroundings(path), safe_open(path, framework="numpy") as opened:
-                # In the order of their offsets; a slice knows dtype and shape and reads nothing until it is cut.
+                # In the order of their offsets; a slice has dtype and shape, and reads no data until it is indexed.
                 slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
                 metadata = opened.metadata() or {}
                 seen = {n: {"dtype": s.get_dtype(), "shape": list(s.get_shape())} for n, s in slices.items()}
         except SafetensorError as error:
-            raise VerificationFailed(f"{path}: {reader} does not open it: {error}.") from error
+            raise VerificationFailed(f"{path}: {reader} cannot open it: {error}.") from error
         expected = {
             name: {"dtype": DTYPES[entry.dtype].safetensors, "shape": list(entry.shape)}
             for name, entry in planned.entries.items()
@@ -102,12 +101,12 @@ def _safetensors(files: Sequence[OutputFile], path_of: Callable[[str], Path]) ->
 
 
 def _compare_order(path: Path, reader: str, seen: list[str], planned: Mapping[str, safetensors.Entry]) -> None:
-    """Tensors without bytes have no order among those at the same offset."""
+    """Raise `VerificationFailed` for another order; tensors without bytes have no order at the same offset."""
     places = {name: (entry.offset, entry.nbytes) for name, entry in planned.items()}
     for number, (name, expected) in enumerate(zip(seen, planned, strict=True), 1):
         if places[name] != places[expected]:
             raise VerificationFailed(
-                f"{path}: {reader} reads tensor {shown(name)} as number {number} by offset, the plan has "
+                f"{path}: {reader} reads tensor {shown(name)} as number {number} by offset, but the plan has "
                 f"{shown(expected)} there."
             )
 
@@ -130,7 +129,7 @@ def _gguf(files: Sequence[OutputFile], path_of: Callable[[str], Path]) -> Opened
             if not isinstance(answer, str):
                 _compare_gguf(file, reader, known, *answer)
             elif types <= known:
-                raise VerificationFailed(f"{file.path}: {reader} does not open it: {answer}.")
+                raise VerificationFailed(f"{file.path}: {reader} cannot open it: {answer}.")
             else:
                 is_read = False
     return Opened("gguf", version, tuple(opened), tuple(_notes(reader, known, unopened, is_read)))
@@ -143,7 +142,7 @@ def _compare_gguf(
     tensors: Mapping[str, tuple[int, tuple[int, ...], int, int]],
     keys: Mapping[str, tuple[tuple[int, ...], list[int], bytes]],
 ) -> None:
-    """What the reader sees of a file against what is planned of it; of types that it does not know nothing."""
+    """Compare what the reader reads from a file with the plan, except for tensors of types that it does not know."""
     expected = {
         name: _tensor_facts(tensor.type_id, tensor.shape, tensor.offset, tensor.nbytes)
         for name, tensor in file.tensors.items()
@@ -185,19 +184,19 @@ def _planned_key(value: Value) -> _Key:
 
 
 def _element_types(array: ArrayValue) -> tuple[str, ...]:
-    """The types within an array: of an empty one the reader sees none."""
+    """Return the types in an array; the reader returns none for an empty one."""
     if not array.length:
         return ()
     return (array.element, *(_element_types(array.arrays()[0]) if array.element == "array" else ()))
 
 
 def _elements(array: ArrayValue) -> Iterator[bytes]:
-    """The bytes of each number and text in an array, those of arrays in it included."""
+    """Yield the bytes of each number and text in an array, including those of nested arrays."""
     if array.element == "string":
         yield from array.decode()
     elif array.element == "array":
-        for inner in array.arrays():
-            yield from _elements(inner)
+        for nested in array.arrays():
+            yield from _elements(nested)
     else:
         width = SMALLEST[array.element]
         yield from (array.payload[at : at + width] for at in range(0, len(array.payload), width))
@@ -213,8 +212,8 @@ def _compare_elements(path: Path, reader: str, name: str, seen: _Key, planned: _
     start = _shortly_before_the_first_difference(theirs, ours) if kind == "string" else 0
     where = f" from byte {start} on" if start else ""
     raise VerificationFailed(
-        f"{path}: {reader} reads {of}key {shown(name)}{where} as {_said(theirs[start:], kind)}, the plan has "
-        f"{_said(ours[start:], kind)}."
+        f"{path}: {reader} reads {of}key {shown(name)}{where} as {_shown(theirs[start:], kind)}, but the plan has "
+        f"{_shown(ours[start:], kind)}."
     )
 
 
@@ -223,8 +222,8 @@ def _shortly_before_the_first_difference(one: bytes, other: bytes) -> int:
     return max(0, min(same, len(one), len(other)) - 20)
 
 
-def _said(raw: bytes, kind: str) -> str:
-    """A value as an error shows it, of a text its start."""
+def _shown(raw: bytes, kind: str) -> str:
+    """Return a value for an error message; of a text, its start."""
     if CODES[kind]:
         return shown(struct.unpack("<" + CODES[kind], raw)[0])
     return shown(raw[:60].decode(errors="backslashreplace"))
@@ -232,37 +231,37 @@ def _said(raw: bytes, kind: str) -> str:
 
 def _compare(path: Path, reader: str, what: str, seen: Facts, planned: Facts) -> None:
     for name in sorted(planned.keys() ^ seen.keys()):
-        has, lacks = ("the plan has", "does not see") if name in planned else ("the plan does not have", "sees")
-        raise VerificationFailed(f"{path}: {reader} {lacks} {what} {shown(name)}, which {has}.")
+        reads, has = ("does not read", "has") if name in planned else ("reads", "does not have")
+        raise VerificationFailed(f"{path}: {reader} {reads} {what} {shown(name)}, which the plan {has}.")
     for name, facts in planned.items():
         for fact, expected in facts.items():
-            if (found := seen[name][fact]) != expected:
+            if (actual := seen[name][fact]) != expected:
                 raise VerificationFailed(
-                    f"{path}: {reader} reads {what} {shown(name)} with {fact} {shown(found)}, the plan has "
+                    f"{path}: {reader} reads {what} {shown(name)} with {fact} {shown(actual)}, but the plan has "
                     f"{shown(expected)}."
                 )
 
 
 def _notes(reader: str, known: Collection[int], unopened: Sequence[gguf.GgufFile], is_read: bool) -> Iterator[str]:
-    """One note for all files that the reader does not open, since it does not know types in them."""
+    """Yield one note for all files that the reader cannot open because it does not know a type in them."""
     if not unopened:
         return
     unknown = {t.type_id: t.type_name for file in unopened for t in file.tensors.values() if t.type_id not in known}
     names = ", ".join(unknown[number] or str(number) for number in sorted(unknown))
     first = unopened[0].path.name
-    said = first if len(unopened) == 1 else f"{len(unopened)} files, {first} the first"
-    rest = "keys and other tensors are as planned" if is_read else "keys and other tensors were not compared"
-    yield f"{reader} does not know how GGML type {names} is stored, so it does not open {said}; {rest}."
+    files = first if len(unopened) == 1 else f"{len(unopened)} files (first: {first})"
+    rest = "keys and other tensors match the plan" if is_read else "keys and other tensors were not compared"
+    yield f"{reader} does not know how GGML type {names} is stored, so it cannot open {files}; {rest}."
 
 
 def _planned_bytes(file: OutputFile) -> Read:
-    """Reads the planned header, which is a file's first blob, as if from the file."""
+    """Return a function that reads the planned header, a file's first blob, as if from the file."""
     ((start, header), *_) = file.blobs
     assert start == 0
     return lambda offset, length: header[offset : offset + length]
 
 
-#: Who reads files with this ending.
+#: Ending of a file name -> its reader.
 READERS: Mapping[str, Callable[[Sequence[OutputFile], Callable[[str], Path]], Opened]] = {
     ".safetensors": _safetensors,
     ".gguf": _gguf,

@@ -1,11 +1,11 @@
-"""Renames that overwrite nothing: two names swapped in one step, and a name that has to be free.
+"""Renames that overwrite nothing: swapping two names in one step, and renaming to a free name.
 
     Linux    renameat2 with RENAME_EXCHANGE and RENAME_NOREPLACE
     macOS    renamex_np with RENAME_SWAP and RENAME_EXCL
 
-Not every file system has them (NFS and many in user space do not): `exchange` says so, `rename_new` makes a hard link
-instead, which fails where the name is taken. A file system without hard links either leaves a gap of some microseconds
-between the look at the name and the rename; no such file system is known that lacks both.
+Not every file system supports them (NFS and many in user space do not): then `exchange` returns False, and `rename_new`
+makes a hard link instead, which fails if the name is taken. On a file system that has no hard links either, some
+microseconds pass between checking the name and the rename; no file system is known that lacks both.
 
 Sources: rename(2) of Linux, renamex_np(2) of macOS.
 """
@@ -23,21 +23,21 @@ from pathlib import Path
 from quantcli.containers.entries import is_there
 from quantcli.convert.running.places import sync
 
-#: Values of the flags, and of the folder that relative paths begin in.
+#: Values of the flags, and of the folder that relative paths start from.
 RENAME_NOREPLACE, RENAME_EXCHANGE, AT_FDCWD = 1, 2, -100
 RENAME_SWAP, RENAME_EXCL = 2, 4
-#: What the system answers where a file system has no such rename, or no hard links.
+#: Errors on file systems without such renames, and without hard links.
 LACKING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 NO_LINKS = (*LACKING, errno.EPERM, errno.EMLINK)
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Swap what stands under two names, both of which have to be there; False where that cannot be done in one step."""
+    """Swap what two existing names refer to; return False if that is not possible in one step."""
     return _flagged(one, other, RENAME_SWAP if sys.platform == "darwin" else RENAME_EXCHANGE)
 
 
 def rename_new(old: Path, new: Path) -> None:
-    """Rename to a name that has to be free. Raises `FileExistsError`; an empty folder is something too."""
+    """Rename to a free name. Raises `FileExistsError` if anything has the name, even an empty folder."""
     if _flagged(old, new, RENAME_EXCL if sys.platform == "darwin" else RENAME_NOREPLACE):
         return
     if not old.is_dir() and link(old, new):
@@ -50,21 +50,21 @@ def rename_new(old: Path, new: Path) -> None:
 
 
 def link(old: Path, new: Path) -> bool:
-    """Give a file a second name, which has to be free; False where the file system has no hard links."""
+    """Give a file a second name, which must be free; return False if the file system has no hard links."""
     with _lacking(NO_LINKS) as made:
         os.link(old, new, follow_symlinks=False)
     return made()
 
 
 def _flagged(old: Path, new: Path, flag: int) -> bool:
-    """A rename with a flag; False where system or file system do not know it."""
+    """Rename with a flag; return False if the system or the file system does not support it."""
     with _lacking(LACKING) as made:
         flagged_rename(os.fsencode(old), os.fsencode(new), flag)
     return made()
 
 
 def flagged_rename(old: bytes, new: bytes, flag: int) -> None:
-    """The system's own call. Raises `OSError`, ENOSYS where the C library does not have it."""
+    """Call the system's function. Raises `OSError`; ENOSYS if the C library does not have it."""
     library = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "darwin":
         arguments: tuple[object, ...] = (old, new, ctypes.c_uint(flag))
@@ -81,7 +81,7 @@ def flagged_rename(old: bytes, new: bytes, flag: int) -> None:
 
 @contextlib.contextmanager
 def _lacking(numbers: tuple[int, ...]) -> Iterator[Callable[[], bool]]:
-    """Within, an error of these numbers ends the block; what is yielded says afterwards whether there was none."""
+    """End the block at an error with one of these numbers; yield a function that tells whether none occurred."""
     is_made = True
     try:
         yield lambda: is_made

@@ -1,6 +1,6 @@
-"""What was done: one JSON object beside (GGUF) or inside (folders) the output.
+"""The report of a run: one JSON object next to (GGUF) or in (folders) the output.
 
-Not part of the reproducible output: it names the command, times of source files and versions.
+It is not part of the reproducible output: it contains the command, times of source files and versions.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ NAME = "quant_report.json"
 
 
 def report_path(output: Path, is_folder: bool) -> Path:
-    """Where the report of an output lies."""
+    """Return the path of an output's report."""
     return output / NAME if is_folder else output.with_name(f"{output.name}.report.json")
 
 
 def plan_summary(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON: every step and file, totals."""
+    """Return the plan as JSON: every step and file, and totals."""
     return {
         "source": str(plan.source.root),
         "kind": plan.source.kind,
@@ -50,7 +50,7 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
 
 
 def step_summary(step: Step, error: Error | None = None) -> dict[str, Any]:
-    """One weight of the plan; with `error`, of the report."""
+    """Return one weight of the plan or, with `error`, of the report."""
     return {
         "name": step.name,
         "shape": list(step.shape),
@@ -69,12 +69,12 @@ def step_summary(step: Step, error: Error | None = None) -> dict[str, Any]:
 
 
 def _origin(step: WeightStep) -> dict[str, str]:
-    """What the source stores a weight as."""
+    """Return the name and scheme of a weight in the source."""
     return {"name": step.source.weight.name, "scheme": step.stored.name, "family": step.stored.family}
 
 
 def totals(steps: Iterable[Step]) -> dict[str, Any]:
-    """Counts by route, by device, by grade and by scheme, and of fallbacks."""
+    """Return counts by route, device, grade and scheme, and of fallbacks."""
     listed = list(steps)
     return {
         "routes": dict(sorted(Counter(str(s.route) for s in listed).items())),
@@ -92,8 +92,9 @@ def report(
     sources: Mapping[Path, str] | None,
     readers: Sequence[Opened] = (),
 ) -> dict[str, Any]:
-    """The report of a finished run. hashes: of output files; sources: of source files, of a run that was verified;
-    readers: that opened the output meanwhile.
+    """Return the report of a finished run.
+
+    hashes: of output files; sources: of source files, if the run was verified; readers: that opened the output.
     """
     summary = plan_summary(plan)
     steps = [step_summary(step, errors[i]) for i, step in enumerate(plan.steps)]
@@ -115,15 +116,16 @@ def report(
 
 
 def saturated(plan: Plan, errors: Mapping[int, Error]) -> list[str]:
-    """A warning where values beyond the largest of a format without scales became that."""
-    found = {i: error.saturated for i, error in errors.items() if error.saturated}
-    if not found:
+    """Return a warning of values above the largest of a format without scales, which were clipped to it."""
+    clipped = {i: error.saturated for i, error in errors.items() if error.saturated}
+    if not clipped:
         return []
-    first = plan.steps[min(found)]
-    return [
-        f"{sum(found.values())} values in {len(found)} weights are beyond the largest of {first.scheme.name} and "
-        f"became that, {found[min(found)]} in {first.name}, the first; a scheme with scales holds them."
-    ]
+    first, count = plan.steps[min(clipped)], sum(clipped.values())
+    values = "1 value was" if count == 1 else f"{count} values were"
+    weights = first.name
+    if len(clipped) > 1:
+        weights = f"{len(clipped)} weights (first: {first.name}, {clipped[min(clipped)]})"
+    return [f"{values} clipped to the largest of {first.scheme.name} in {weights}. Choose a scheme with scales."]
 
 
 def _source(stamp: Stamp, sha256: str | None) -> dict[str, Any]:
@@ -139,5 +141,5 @@ def _source(stamp: Stamp, sha256: str | None) -> dict[str, Any]:
 
 
 def as_bytes(value: Mapping[str, Any]) -> bytes:
-    """The report's JSON text."""
+    """Return the report's JSON text."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")

@@ -1,10 +1,10 @@
-"""Carries a plan out: slabs of weights from their places in the source to their planned places in the output.
+"""Running a plan: slabs of weights are converted from their places in the source to those in the output.
 
-    workers take slabs from one list:   read parts -> convert -> write parts      each slab independent of all others
-    the main thread waits, journals finished steps, stops everything at the first error
+    workers take slabs from one list:   read parts -> convert -> write parts      each slab is independent of the others
+    the main thread waits, records finished steps in the journal, and stops everything at the first error
 
-On the CPU every worker converts; on the GPU one converts at a time while others read ahead and write behind. A plan may
-have steps of both kinds: slabs are taken in the plan's order, each as soon as its share of the memory is free.
+On the CPU every worker converts; on the GPU one converts at a time while others read and write. A plan may have steps
+of both kinds: slabs are taken in the plan's order, each as soon as its share of the memory is free.
 """
 
 from __future__ import annotations
@@ -45,43 +45,43 @@ from quantcli.errors import NotPossible, Surroundings
 from quantcli.schemes.base import DoesNotFit, Error, Grade, Importance, Overflows, Parts
 from quantcli.schemes.dense import Dense
 
-#: Slabs larger than this gain nothing on a CPU and cost cache misses.
+#: Bytes of the largest slab on a CPU: larger ones gain nothing and cause cache misses.
 CPU_SLAB = 8 << 20
 
-#: Of a weight whose rows lie strided, a slab reads all stored bytes: few slabs cost less than cold caches.
+#: The same for weights with strided rows, whose slabs read all stored bytes: few slabs cost less than cold caches.
 STRIDED_SLAB = 64 << 20
 
-#: Finished steps are flushed and journalled together, at most this many seconds apart.
+#: Finished steps are flushed and recorded in the journal together, at most this many seconds apart.
 FLUSH_SECONDS = 5.0
 
-#: Told after every slab: bytes of the output that it made, and the weight's name.
+#: Called after every slab with the bytes of the output that it wrote and the weight's name.
 Progress = Callable[[int, str], None]
 
 R = TypeVar("R")
 
-#: A slab of a step, with the step's place in the plan.
+#: The index of a step in the plan, and a slab of it.
 Item = tuple[int, Slab]
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use. max_memory: bytes of slabs in flight."""
+    """What a run may use. max_memory: bytes of all slabs that are processed at a time."""
 
     max_memory: int
     threads: int
 
     def in_flight(self, device: Device) -> int:
-        """Slabs at a time: one for each thread on the CPU; on the GPU one being read, one made and one written."""
+        """Return the slabs at a time: one per thread on the CPU; on the GPU one read, one converted, one written."""
         return self.threads if device is Device.CPU else 3
 
     def share(self, device: Device) -> int:
-        """Bytes that a slab may take."""
+        """Return the bytes that a slab may take."""
         return self.max_memory // self.in_flight(device)
 
 
 @dataclass
 class _Step:
-    """A step under way: its slabs' errors as they come in."""
+    """A step that is being converted, with the errors of its finished slabs."""
 
     index: int
     step: Step
@@ -96,7 +96,7 @@ class _Step:
 def write(
     plan: Plan, place_of: Workplace, done: dict[int, Error], resources: Resources, progress: Progress
 ) -> dict[int, Error]:
-    """Write every file of the plan but the steps in `done`; the error of each step. Raises `QuantError`."""
+    """Write every file of the plan except the steps in `done`; return the error of each step. Raises `QuantError`."""
     lost = {file.name for file in plan.files if not place_of.create(file.name, file.size)}
     for file in plan.files:
         for offset, blob in file.blobs:
@@ -116,7 +116,7 @@ def _copy(source: os.PathLike[str], name: str, place_of: Workplace) -> None:
 
 
 class _Work:
-    """The state of one run's workers."""
+    """The state of a run's workers."""
 
     def __init__(self, plan: Plan, place_of: Workplace, resources: Resources, progress: Progress) -> None:
         self.plan, self.place_of, self.resources, self.progress = plan, place_of, resources, progress
@@ -125,7 +125,7 @@ class _Work:
         self.ready = Ready(resources)
 
     def files_of(self, step: Step) -> set[str]:
-        """The output files that a step writes to."""
+        """Return the output files that a step writes to."""
         return {self.slots[(step.name, part)][0] for part in step.scheme.layout(step.shape)}
 
     def run(self, done: dict[int, Error]) -> dict[int, Error]:
@@ -153,7 +153,7 @@ class _Work:
                         self._flush(unflushed)
                         unflushed, flushed = [], monotonic()
         except (KeyboardInterrupt, Surroundings):
-            # What is complete stays so: --resume goes on behind it.
+            # Finished steps are recorded, so that --resume continues after them.
             self._flush(unflushed)
             raise
         self._flush(unflushed)
@@ -164,7 +164,7 @@ class _Work:
         self.place_of.finished([(s.index, s.error) for s in steps], sorted(names))
 
     def _one(self, item: Item) -> Error:
-        """One slab, from source to output; how far it is from the source."""
+        """Convert one slab from source to output; return its error."""
         step, slab = self.plan.steps[item[0]], item[1]
         if isinstance(step, ConstantStep):
             self._write(step, slab, step.parts)
@@ -182,7 +182,7 @@ class _Work:
             made, error = make(step, slab, parts, rows, self.ready.turn, self.plan.request.search)
         except DoesNotFit as reason:
             finite.refuse(self.plan.source, step.source.weight, None if self.allowed else step)
-            raise NotPossible(f"{step.name}: {reason}; {_way_out(step, reason)}") from None
+            raise NotPossible(f"{step.name}: {reason}. {_hint(step, reason)}") from None
         if not np.isfinite(error.reference) or (step.route is Route.DEQUANTIZE and nonfinite(made["weight"])):
             error = self._finite_error(step, parts, made, rows)
         self._write(step, slab, made)
@@ -200,7 +200,7 @@ class _Work:
         self.progress(size, step.name)
 
     def _copied(self, step: WeightStep, slab: Slab, part: str) -> Error:
-        """A byte range of a part that is copied as it is."""
+        """Copy a byte range of a part."""
         stored = step.source.weight.parts[part]
         with surroundings(stored.file):
             data = stored.read_bytes(slab.start, slab.stop)
@@ -211,13 +211,14 @@ class _Work:
         return Error()
 
     def _finite_error(self, step: WeightStep, parts: Parts, made: Parts, rows: NDArray[np.int64] | None) -> Error:
-        """Between the values that are finite, where NaN and Inf are copied; raises where they may not be or are new."""
+        """Return the error of finite values if NaN and Inf are copied. Raises if they may not be copied or are new."""
         source = step.source.weight.scheme
         if not finite.carried(step, self.allowed):
             finite.refuse(self.plan.source, step.source.weight, step)
         if not any(source.nonfinite(name, array) for name, array in parts.items()):
-            held = "float32, in which everything is computed" if isinstance(source, Dense) else source.values_dtype
-            raise NotPossible(f"{step.name}: holds values beyond {held}.")
+            if isinstance(source, Dense):
+                raise NotPossible(f"{step.name}: values overflow float32, in which quant computes.")
+            raise NotPossible(f"{step.name}: dequantized values overflow {source.values_dtype}.")
         if step.route is Route.REPACK:
             codes = source.codes(parts) if rows is None else take_codes(source.codes(parts), rows)
             return difference(codes.values(), step.scheme.codes(made).values())
@@ -226,7 +227,7 @@ class _Work:
 
 
 def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[Slab]:
-    """The slabs of a step, so small that those of all workers stay within the memory that is allowed."""
+    """Return the slabs of a step, small enough that those of all workers fit the memory limit."""
     if isinstance(step, ConstantStep):
         return [Slab(0, 1)]
     largest = STRIDED_SLAB if is_strided(step.source) or is_blocked(step.source) else CPU_SLAB
@@ -239,9 +240,9 @@ def slabs_of(step: Step, resources: Resources, work: int | None = None) -> list[
 def in_slabs(
     plan: Plan, indices: Iterable[int], work: Callable[[Item], R], resources: Resources, bytes_each: int | None = None
 ) -> Generator[tuple[Item, R], None, None]:
-    """Each slab of some steps with what `work` gives for it, as `in_threads` does it, in the memory that is allowed.
+    """Yield each slab of some steps with the result of `work`, as `in_threads` does, within the memory limit.
 
-    bytes_each: that an element costs beside its source, where they are not those of its step's route.
+    bytes_each: bytes per element in addition to its source, by default those of its step's route.
     """
     devices = [step.devices.made_on for step in plan.steps]
     allowance = Allowance(resources.max_memory)
@@ -262,9 +263,9 @@ def in_slabs(
 
 
 class Ready:
-    """Steps whose schemes have been made ready for their weights, each once, by whichever slab comes first.
+    """Steps whose schemes are prepared for their weights, each once, by the first slab.
 
-    `turn` gives a GPU to one of them at a time.
+    `turn` gives a GPU to one slab at a time.
     """
 
     def __init__(self, resources: Resources) -> None:
@@ -275,11 +276,11 @@ class Ready:
         self._steps: dict[str, WeightStep] = {}
 
     def turn(self, device: Device) -> AbstractContextManager[object]:
-        """What is held while a device computes."""
+        """Return the lock that is held while a device computes."""
         return self._gpu if device is Device.MLX else nullcontext()
 
     def of(self, step: WeightStep) -> WeightStep:
-        """The step with its scheme ready to encode or pack slabs."""
+        """Return the step with its scheme prepared to encode or pack slabs."""
         if step.route not in (Route.REPACK, Route.QUANTIZE, Route.REQUANTIZE):
             return step
         with self._lock:
@@ -287,7 +288,7 @@ class Ready:
         with lock:
             if step.name not in self._steps:
                 looks = step.scheme.looks and step.route is not Route.REPACK
-                # In one order for all that share a global scale: it takes the dtype of the last values.
+                # One order for all steps that share a global scale, which takes the dtype of the last values.
                 together = sorted((step, *step.fused), key=lambda one: one.name)
                 values = chain.from_iterable(self._values(one) for one in together) if looks else ()
                 scheme = step.scheme.prepare(step.shape, values)
@@ -295,7 +296,7 @@ class Ready:
             return self._steps[step.name]
 
     def _values(self, step: WeightStep) -> Iterator[Array]:
-        """The values that slabs are encoded from, in order."""
+        """Yield the values that slabs are encoded from, in order."""
         for slab in slabs_of(step, self.resources):
             with surroundings(source_file(step)):
                 parts, rows = read(step.source, slab)
@@ -308,7 +309,7 @@ class Ready:
 def make(
     step: WeightStep, slab: Slab, parts: Parts, rows: NDArray[np.int64] | None, turn: Turn, search: str = "ggml"
 ) -> tuple[Parts, Error]:
-    """A slab's parts of the output from those of the source, and the error that this adds. Raises `DoesNotFit`."""
+    """Convert a slab's source parts to output parts; return them and the added error. Raises `DoesNotFit`."""
     return carry(
         parts, step.source.weight.scheme, step.scheme, step.route, rows=rows, rowwise=rowwise(step.source),
         via=step.via, measured=step.grade is Grade.CODES_EXACT, devices=step.devices, turn=turn,
@@ -317,7 +318,7 @@ def make(
 
 
 def _importance(step: WeightStep, slab: Slab) -> Importance | None:
-    """Of a slab's columns: one row for all of its rows, or of stacked experts one for each."""
+    """Return the importance of a slab's columns: one row for all of its rows; of stacked experts, one for each row."""
     if step.importance is None:
         return None
     if step.importance.ndim == 1:
@@ -326,22 +327,22 @@ def _importance(step: WeightStep, slab: Slab) -> Importance | None:
 
 
 def source_file(step: WeightStep) -> Path:
-    """The file that a step reads, the first where there are several: what an error of the system is told of."""
+    """Return the file that a step reads, the first of several: errors of the system name it."""
     return next(iter(step.source.weight.parts.values())).file
 
 
 def stored_bytes(step: Step) -> int:
-    """Bytes of a weight in the output."""
+    """Return the bytes of a weight in the output."""
     layout = step.scheme.layout(step.shape)
     return sum(math.prod(spec.shape) * DTYPES[spec.dtype].bits // 8 for spec in layout.values())
 
 
-def _way_out(step: WeightStep, reason: DoesNotFit) -> str:
-    """What to do about a weight that does not fit, as the end of a sentence."""
+def _hint(step: WeightStep, reason: DoesNotFit) -> str:
+    """Return what to do about a weight that does not fit, as a sentence."""
     overflows = isinstance(reason, Overflows)
     if overflows and (isinstance(step.scheme, Dense) or step.via is not None):
-        return "--dtype f32 or bf16 holds it."
+        return "Use --dtype f32 or --dtype bf16, which hold it."
     if overflows and step.scheme.chosen_scale_dtype not in (None, "f32"):
-        return "--scale-dtype f32 holds it."
+        return "Use --scale-dtype f32, which holds it."
     dense = "f32" if overflows else step.draft.dense
-    return f"--override '{step.name}={dense}' leaves this weight dense, --scheme {dense} all of them."
+    return f"Use --override '{step.name}={dense}' to leave this weight dense, or --scheme {dense} for all weights."

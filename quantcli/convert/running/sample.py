@@ -1,7 +1,7 @@
-"""A sample of what a source's tensors hold: by it --resume tells models apart whose files have one size and time.
+"""A sample of a source's data, by which --resume distinguishes models whose files have equal sizes and times.
 
-One block of every tensor, of a model of more than MOST tensors of so many, spread evenly: two models that were trained
-apart differ in nearly every block. Where in its tensor a block lies is drawn by the tensor's name.
+It has one block of every tensor, of at most MOST tensors spread evenly over the model: two models that were trained
+separately differ in nearly every block. The position of a block in its tensor depends on a hash of the tensor's name.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from quantcli.containers.hostile import opened
 from quantcli.convert.planning.stamps import Stamp
 from quantcli.virtual import stored_parts
 
-#: Bytes of a block, and the most blocks of a model.
+#: Bytes of a block, and the largest number of blocks of a model.
 BLOCK, MOST = 4096, 4096
 #: Blocks of a file without tensors.
 SIDECAR_BLOCKS = 16
 
 
 def sample(source: Checkpoint, stamps: Sequence[Stamp]) -> str:
-    """SHA-256 of the blocks of the tensors and of the files next to them. Raises `Surroundings`, `BadInput`."""
+    """Return the SHA-256 of blocks of the tensors and of other files. Raises `Surroundings` and `BadInput`."""
     digest = hashlib.sha256()
     chosen = _chosen(source)
     for file, parts in groupby(chosen, key=attrgetter("file")):
@@ -37,21 +37,21 @@ def sample(source: Checkpoint, stamps: Sequence[Stamp]) -> str:
 
 
 def _chosen(source: Checkpoint) -> list[Part]:
-    """The tensors that a block is read of, in the order in which they are stored."""
+    """Return the tensors from which a block is read, in stored order."""
     stored = {(p.file, p.offset): p for weight in source.weights.values() for p in stored_parts(weight) if p.nbytes}
     parts = [stored[key] for key in sorted(stored)]
     return [parts[i * len(parts) // MOST] for i in range(MOST)] if len(parts) > MOST else parts
 
 
 def _block(part: Part) -> tuple[int, int]:
-    """Offset and length of a tensor's block."""
+    """Return offset and length of a tensor's block."""
     length = min(BLOCK, part.nbytes)
-    drawn = int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:8], "little")
-    return part.offset + drawn % (part.nbytes - length + 1), length
+    number = int.from_bytes(hashlib.sha256(part.name.encode()).digest()[:8], "little")
+    return part.offset + number % (part.nbytes - length + 1), length
 
 
 def _spread(size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of the blocks of a file without tensors; all of a small one."""
+    """Yield offset and length of the blocks of a file without tensors; a small file is one block."""
     if size <= BLOCK * SIDECAR_BLOCKS:
         yield 0, size
         return

@@ -1,6 +1,6 @@
-"""Independent pieces of work on several threads: results come as they are done, the first error ends all.
+"""Independent work on several threads: results come in the order of completion, the first error stops all.
 
-`in_threads` bounds how many are in work, an `Allowance` how many bytes they take.
+`in_threads` limits how many items are processed at a time, an `Allowance` how many bytes they take.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ R = TypeVar("R")
 def in_threads(
     items: Iterable[T], work: Callable[[T], R], threads: int, stop: threading.Event | None = None
 ) -> Generator[tuple[T, R], None, None]:
-    """Each item with what `work` gives for it, in the order in which they are done.
+    """Yield each item with the result of `work`, in the order of completion.
 
-    Items are taken one at a time, so no more than `threads` are in work. An error of `work` or of `items`, an
-    interruption and closing the generator (use `contextlib.closing`) all stop the threads, each behind its item; when
-    the generator has ended, none of them runs. stop: is set then, for long work that wants to look at it.
+    Items are taken one at a time, so at most `threads` are processed. An error of `work` or of `items`, an interruption
+    and closing the generator (use `contextlib.closing`) stop the threads, each after its item; when the generator has
+    ended, no thread runs. stop: an event that is set then, which long work may check.
     """
     results: queue.Queue[tuple[T, R] | BaseException | None] = queue.Queue()
     stop = stop or threading.Event()
@@ -59,14 +59,14 @@ def in_threads(
 
 
 class Allowance:
-    """Bytes that pieces of work in flight share, each of them at most all."""
+    """Bytes that concurrent work shares; no item may take more than all of them."""
 
     def __init__(self, nbytes: int) -> None:
         self._free = nbytes
         self._changed = threading.Condition()
 
     def take(self, nbytes: int) -> None:
-        """Wait until so many are free."""
+        """Wait until that many bytes are free, and take them."""
         with self._changed:
             self._changed.wait_for(lambda: nbytes <= self._free)
             self._free -= nbytes

@@ -1,13 +1,13 @@
-"""Reads a finished output back and holds it to its plan, in two ways that do not lean on each other.
+"""Reading a finished output back and comparing it with its plan, in two independent ways.
 
-    bytes    every byte is what the plan makes of the source: headers, metadata and copied files as planned, padding
-             zero, every weight's parts as a second conversion of its source gives them
-    values   every weight, decoded, is what its grade promises:
+    bytes    every byte is as planned: headers, metadata, copied files, zero padding, and the parts of every weight as a
+             second conversion of the source gives them
+    values   every dequantized weight is what its grade promises:
              exact         the same float32 values as the source (-0 counts as +0)
              codes-exact   the same codes; values that differ by no more than the run measured
              lossy         values that differ by no more than the run measured
 
-The first finds damage, down to one bit; the second a scheme whose encoder and decoder do not agree.
+The first finds damage, down to one bit; the second finds a scheme whose encoder and decoder disagree.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from quantcli.sources.detect import open_source
 from quantcli.targets.base import OutputFile
 from quantcli.virtual import read_rows
 
-#: Two measurements of one error sum in different orders and precisions.
+#: Relative difference between two measurements of one error, which sum in different orders and precisions.
 TOLERANCE = 1e-3
 
 
 def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resources) -> None:
-    """Raise `VerificationFailed`, naming file and weight, where the output is not what the plan promised.
+    """Raise `VerificationFailed`, naming file and weight, if the output differs from the plan.
 
-    output: the folder, the file, or the first part, the others beside it.
+    output: the folder, the file, or the first part next to the others.
     """
     sizes = _part_sizes(plan)
     for file in plan.files:
@@ -70,21 +70,21 @@ def check(plan: Plan, output: Path, errors: dict[int, Error], resources: Resourc
 
 
 def _check_file(file: OutputFile, path: Path) -> None:
-    """Size, and every byte that was known before any weight was read."""
+    """Check the size, and every byte that is known before any weight is read."""
     with surroundings(path), open(path, "rb") as handle:
         size = path.stat().st_size
         if size != file.size:
-            raise VerificationFailed(f"{path}: has {size} bytes, the plan says {file.size}; convert again.")
+            raise VerificationFailed(f"{path}: expected {file.size} bytes, found {size}. Convert again.")
         for offset, blob in file.blobs:
             handle.seek(offset)
             if handle.read(len(blob)) != blob:
-                raise VerificationFailed(f"{path}: its header or metadata is not what was written; convert again.")
+                raise VerificationFailed(f"{path}: its header or metadata is not what was written. Convert again.")
     if file.copy_of is not None and not _same(file.copy_of, path):
-        raise VerificationFailed(f"{path}: is not the copy of {file.copy_of} that it is to be; convert again.")
+        raise VerificationFailed(f"{path}: differs from {file.copy_of}, of which it is a copy. Convert again.")
 
 
 def _part_sizes(plan: Plan) -> dict[tuple[str, str], int]:
-    """(weight, part) -> its bytes in the output."""
+    """Return (weight, part) -> bytes in the output."""
     return {
         (step.name, part): math.prod(spec.shape) * DTYPES[spec.dtype].bits // 8
         for step in plan.steps
@@ -93,7 +93,7 @@ def _part_sizes(plan: Plan) -> dict[tuple[str, str], int]:
 
 
 def _check_padding(file: OutputFile, path: Path, sizes: Mapping[tuple[str, str], int]) -> None:
-    """Every byte that belongs to nothing is zero. sizes: (weight, part) -> bytes."""
+    """Check that all padding is zero. sizes: (weight, part) -> bytes."""
     if file.copy_of is not None:
         return
     taken = [(offset, len(blob)) for offset, blob in file.blobs]
@@ -105,7 +105,7 @@ def _check_padding(file: OutputFile, path: Path, sizes: Mapping[tuple[str, str],
             while end < offset:
                 block = handle.read(min(offset - end, READ_AT_ONCE))
                 if not block or block.strip(b"\0"):
-                    raise VerificationFailed(f"{path}: its padding at byte {end} is not zero; convert again.")
+                    raise VerificationFailed(f"{path}: its padding at byte {end} is not zero. Convert again.")
                 end += len(block)
             end = max(end, offset + length)
 
@@ -123,33 +123,33 @@ def _check_names(plan: Plan, written: Checkpoint) -> None:
     odd = sorted(planned.keys() ^ written.weights.keys())
     if odd:
         side = "plan" if odd[0] in planned else "output"
-        raise VerificationFailed(f"{written.root}: {odd[0]} is in the {side} only; convert again.")
+        raise VerificationFailed(f"{written.root}: {odd[0]} is only in the {side}. Convert again.")
     for name, step in planned.items():
-        found, shape = written.weights[name], step.shape
-        if found.shape != shape or not step.scheme.is_stored_as(found.scheme, shape):
+        weight, shape = written.weights[name], step.shape
+        if weight.shape != shape or not step.scheme.is_stored_as(weight.scheme, shape):
             raise VerificationFailed(
-                f"{written.root}: {name} is {found.scheme.name} {list(found.shape)}, "
-                f"the plan says {step.scheme.name} {list(shape)}; convert again."
+                f"{written.root}: {name}: expected {step.scheme.name} {list(shape)}, "
+                f"found {weight.scheme.name} {list(weight.shape)}. Convert again."
             )
 
 
 def _check_slab(item: Item, plan: Plan, written: Checkpoint, ready: Ready) -> Error:
-    """Of a slab its bytes; how far its values are from the source's."""
+    """Check the bytes of a slab; return the error of its values against the source."""
     index, slab = item
     step = plan.steps[index]
-    found = written.weights[step.name]
+    weight = written.weights[step.name]
     if isinstance(step, ConstantStep):
-        return _check_bytes(found, step.parts, {name: part.read() for name, part in found.parts.items()})
+        return _check_bytes(weight, step.parts, {name: part.read() for name, part in weight.parts.items()})
     if slab.part is not None:
         ours = step.source.weight.parts[slab.part].read_bytes(slab.start, slab.stop)
-        theirs = found.parts[slab.part].read_bytes(slab.start, slab.stop)
-        return _check_bytes(found, {slab.part: ours}, {slab.part: theirs})
+        theirs = weight.parts[slab.part].read_bytes(slab.start, slab.stop)
+        return _check_bytes(weight, {slab.part: ours}, {slab.part: theirs})
     with surroundings(source_file(step)):
         parts, rows = read(step.source, slab)
     step = ready.of(step)
     made, _ = make(step, slab, parts, rows, ready.turn, plan.request.search)
-    stored = read_rows(found, found.scheme.layout(found.shape), slab.start, slab.stop)
-    _check_bytes(found, made, stored)
+    stored = read_rows(weight, weight.scheme.layout(weight.shape), slab.start, slab.stop)
+    _check_bytes(weight, made, stored)
     return Error() if step.route is Route.COPY else _difference(step, parts, rows, stored)
 
 
@@ -157,7 +157,7 @@ def _check_bytes(written: Weight, ours: Parts, theirs: Parts) -> Error:
     for name, part in ours.items():
         if not np.array_equal(_raw(part), _raw(theirs[name])):
             stored = written.parts[name]
-            raise VerificationFailed(f"{stored.file}: tensor {stored.name} is not what was written; convert again.")
+            raise VerificationFailed(f"{stored.file}: tensor {stored.name} is not what was written. Convert again.")
     return Error()
 
 
@@ -166,22 +166,22 @@ def _raw(array: Array) -> NDArray[np.uint8]:
 
 
 def _difference(step: WeightStep, parts: Parts, rows: NDArray[np.int64] | None, stored: Parts) -> Error:
-    """Of a slab of the output against the source; raises where codes that are to be equal are not."""
+    """Return the error of a slab against the source. Raises if codes that must be equal are not."""
     source, decoded = step.source.weight.scheme, step.scheme.decode(stored)
     if step.route is Route.REPACK:
         codes = source.codes(parts) if rows is None else take_codes(source.codes(parts), rows)
         written = step.scheme.codes(stored)
         _check_codes(step, codes, written)
-        # What a repack keeps is what the parameters mean; a tool may round the values of either to its own dtype.
+        # A repack keeps the meaning of the parameters; a tool may round the values of either side to its dtype.
         return difference(codes.values(), written.values())
     values = to_float32(parts["weight"]) if isinstance(source, Dense) else source.decode(parts)
     return difference(values if rows is None else values[rows], decoded)
 
 
 def _check_codes(step: WeightStep, ours: Codes, theirs: Codes) -> None:
-    """The codes that the target stores for the source's."""
+    """Check the codes that the target stores for those of the source."""
     if not np.array_equal(step.scheme.adapted(ours).codes, theirs.codes):
-        raise VerificationFailed(f"{step.name}: its codes are not the source's; convert again.")
+        raise VerificationFailed(f"{step.name}: its codes differ from the source's. Convert again.")
 
 
 def _check_error(step: Step, measured: Error, promised: Error) -> None:
@@ -189,6 +189,6 @@ def _check_error(step: Step, measured: Error, promised: Error) -> None:
     if math.isfinite(measured.squared) and measured.relative_rmse <= allowed:
         return
     raise VerificationFailed(
-        f"{step.name}: differs from the source by a relative RMSE of {measured.relative_rmse:.3g} where its "
-        f"{step.route} ({step.grade}) is to differ by {allowed:.3g}; convert again."
+        f"{step.name}: expected a relative RMSE of at most {allowed:.3g} after {step.route} ({step.grade}), found "
+        f"{measured.relative_rmse:.3g}. Convert again."
     )

@@ -1,16 +1,16 @@
-"""Where an output grows: `OUTPUT.partial` beside it, on the same file system.
+"""The work folder of an unfinished output: `OUTPUT.partial` next to it, on the same file system.
 
-    OUTPUT.partial/.journal       what is done (journal.py); also the lock: a second run cannot have it
-    OUTPUT.partial/output/        the folder that becomes OUTPUT, or the file or files that get names beside it; all at
-                                  their full size from the start
-    OUTPUT.partial/replaced       an old output that has given up its name: the folder, or a folder of files
-    OUTPUT.partial/report.json    the report; of a folder a second name of it, else until it is moved beside the file
+    OUTPUT.partial/.journal       the finished steps (journal.py); also the lock that keeps a second run out
+    OUTPUT.partial/output/        the folder that becomes OUTPUT, or the files that get names next to it; all have their
+                                  full size from the start
+    OUTPUT.partial/replaced       an old output that has lost its name: the folder, or a folder of its files
+    OUTPUT.partial/report.json    the report: of a folder, its second name; otherwise until it is moved next to the file
 
-The journal is made first and removed last: a folder without one is somebody else's, and is not touched. Everything is
-opened without following links, and has to be a regular file or folder of this user (guarded.py).
+The journal is created first and removed last: a folder without one was not made by quant, and is not touched.
+Everything is opened without following links, and must be a regular file or folder of this user (guarded.py).
 
-A process may die at any moment. The next run's `claim` cuts off a torn or damaged line with all behind it, whose steps
-are done again; what died while it published is put right by publishing.py. An output that was published under --verify
+A process may die at any moment. The next run's `claim` removes a torn or damaged line and all lines after it, whose
+steps are done again; publishing.py recovers from a crash while publishing. An output that was published under --verify
 and not confirmed is taken back first.
 """
 
@@ -35,7 +35,7 @@ from quantcli.sources.unfinished import JOURNAL
 
 
 class BegunOtherwise(Surroundings):
-    """An unfinished run is there that is to be resumed, and has another fingerprint."""
+    """The unfinished run that should be resumed has another fingerprint."""
 
     def __init__(self, message: str, fingerprint: str) -> None:
         super().__init__(message)
@@ -43,11 +43,11 @@ class BegunOtherwise(Surroundings):
 
 
 class Workplace:
-    """The growing output of one run; `claim` comes first, `close` last.
+    """The unfinished output of one run; call `claim` first, `close` last.
 
-    parts: names of the files that the output is, beside each other, the first the one that is opened; none: a folder.
-    sources: the files of SOURCE, which stay, whatever an older report says of them. named: every path that the options
-    name.
+    parts: names of the output's files in one folder, the first is the one that readers open; empty for a folder.
+    sources: the files of SOURCE, which are never replaced, whatever an older report lists. named: every path that the
+    options name.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Workplace:
         self._made: list[Path] = []
 
     def claim(self, fingerprint: str, steps: int, *, resume: bool, force: bool) -> dict[int, Error]:
-        """Make or take over the partial output; the finished ones of so many steps. Raises `Surroundings`."""
-        with surroundings(self.partial, "mend that and run again"):
+        """Create or take over the work folder; return the finished ones of that many steps. Raises `Surroundings`."""
+        with surroundings(self.partial, "Fix that and run again"):
             self._destination.refuse_loss(WrongUsage, deep=False)
             self._destination.refuse_loss_of_work()
             begun = self._recovered(self._entered(steps))
@@ -91,42 +91,42 @@ class Workplace:
             return {}
 
     def _entered(self, steps: int) -> Begun:
-        """Make the folder, or see that it is ours; lock it. What its journal says of so many steps."""
+        """Create the folder, or check that it is quant's; lock it, and read its journal for that many steps."""
         names = self._make_folder()
         guarded.check(self.partial, self.partial.lstat(), self.partial)
         self._lock(is_new=JOURNAL not in names)
         begun = self._held().read(steps, alone=names <= {JOURNAL})
         if begun is None:
-            raise self._not_ours("its journal is not one of this version of quant")
+            raise self._not_ours("its journal is not from this version of quant")
         for name in sorted(names & {GROWN, REPORT}):
             guarded.check_tree(self.partial / name, self.partial)
         return begun
 
     def _make_folder(self) -> set[str]:
-        """The names in the work folder, which is made where it is not there."""
+        """Create the work folder if it is missing; return the names in it."""
         if self.partial.is_symlink() or (self.partial.exists() and not self.partial.is_dir()):
-            raise Surroundings(f"{self.partial}: is no folder, and the output has to grow there; remove it.")
+            raise Surroundings(f"{self.partial}: is not a folder. Remove it: the unfinished output is written there.")
         self._made = [folder for folder in self.partial.parents if not folder.exists()]
         self.partial.mkdir(parents=True, exist_ok=True)
         for folder in (self.partial, *self._made):
             sync(folder.parent)
         names = {path.name for path in self.partial.iterdir()}
         if strange := sorted(names - {JOURNAL, GROWN, REPLACED, REPORT}):
-            raise Surroundings(f"{self.partial}: holds {strange[0]}, so it is no unfinished run; move it away.")
+            raise Surroundings(f"{self.partial}: contains {strange[0]}, so it is not an unfinished run. Move it away.")
         if names and JOURNAL not in names:
             raise self._not_ours("it has no journal")
         return names
 
     def _not_ours(self, reason: str) -> Surroundings:
         return Surroundings(
-            f"{self.partial}: is not an unfinished output of quant ({reason}), and an output would grow there. "
-            "Move it away, or choose another OUTPUT."
+            f"{self.partial}: is not an unfinished output of quant ({reason}), but one would be written there. Move it "
+            "away, or choose another OUTPUT."
         )
 
     def _lock(self, *, is_new: bool) -> None:
-        """Open and lock the journal; is_new: there is none yet."""
+        """Open and lock the journal. is_new: there is none yet."""
         try:
-            busy = f"{self.output}: another run is writing it; wait for it, or choose another output."
+            busy = f"{self.output}: another run is writing it. Wait for that run, or choose another OUTPUT."
             self._journal = Journal.locked(self.partial, busy)
         except NoLocks:
             if is_new:
@@ -138,8 +138,8 @@ class Workplace:
         return self._journal
 
     def _recovered(self, begun: Begun) -> Begun:
-        """Put right what a process left that died while it published; what is still begun then."""
-        # The names are those of the run that died, which may have cut its output otherwise.
+        """Recover from a process that died while publishing; return what is still unfinished."""
+        # The names are those of the run that died, which may have split its output differently.
         places = replace(self.places, parts=begun.parts or self.parts)
         publishes = is_publishing(places)
         if not recovered(places, begun.complete):
@@ -151,72 +151,72 @@ class Workplace:
         return Begun()
 
     def final(self, name: str) -> Path:
-        """Where an output file is once it is published."""
+        """Return the path of an output file after publication."""
         return self.output / name if self.is_folder else self.places.final(name)
 
     @property
     def published(self) -> Path:
-        """What a reader opens of the published output: the folder, the file, the first part."""
+        """The path that readers open: the folder, the file or the first part."""
         return self.output if self.is_folder else self.places.final(self.parts[0])
 
     def _refuse_other(self, begun: Begun, fingerprint: str, *, resume: bool, force: bool) -> None:
-        """Raise `Surroundings` where an unfinished run is there that is not to be thrown away, or is not this one."""
+        """Raise `Surroundings` for an unfinished run that must not be discarded, or is not this one."""
         if begun.fingerprint is None or force:
             return
         if not resume:
             raise Surroundings(
-                f"{self.partial}: an unfinished run is there; --resume goes on with it, --force starts afresh."
+                f"{self.partial}: contains an unfinished run. Use --resume to continue it, or --force to start again."
             )
         if begun.fingerprint != fingerprint:
             raise BegunOtherwise(
-                f"{self.partial}: was begun from another source, with other options or by another version; "
-                "--resume with those goes on with it, --force starts afresh.",
+                f"{self.partial}: was started from another source, with other options or by another version. Use "
+                "--resume with those to continue it, or --force to start again.",
                 begun.fingerprint,
             )
 
     def _start_afresh(self, fingerprint: str) -> None:
         self._clear()
         self._held().begin(fingerprint, self._replaces, self.parts)
-        sync(self.partial)  # never is anything here without a journal that says whose it is
+        sync(self.partial)  # the folder never has other files without a journal
         self.grown.mkdir()
         sync(self.partial)
 
     def _clear(self) -> None:
-        """Remove everything but the journal, first what says that an output is being published."""
+        """Remove everything but the journal; first the files that mark an output as being published."""
         for path in (self.places.staged, self.places.replaced, self.grown):
             if is_there(path):
                 guarded.remove(self.partial, path.name)
         sync(self.partial)
 
     def path(self, name: str) -> Path:
-        """Where an output file grows."""
+        """Return the path of an unfinished output file."""
         return self.grown / name
 
     @property
     def opened(self) -> Path:
-        """What a reader opens of the growing output: the folder, the file, the first part."""
+        """The path that readers of the unfinished output open: the folder, the file or the first part."""
         return self.grown if self.is_folder else self.grown / self.parts[0]
 
     def create(self, name: str, size: int) -> bool:
-        """Make an output file at its full size, holes where nothing is written yet; whether it was there already."""
+        """Give an output file its full size, with holes for data; return whether it had the size already."""
         with surroundings(self.path(name)):
             return self._files.resize(f"{GROWN}/{name}", size)
 
     def write(self, name: str, offset: int, data: memoryview | bytes) -> None:
-        """Put bytes at their place; any thread may."""
+        """Write bytes at an offset, from any thread."""
         view = memoryview(data)
         if view.nbytes:
             with surroundings(self.path(name)):
                 self._files.write(f"{GROWN}/{name}", offset, view.cast("B"))
 
     def finished(self, steps: Iterable[tuple[int, Error]], names: Iterable[str]) -> None:
-        """Record finished steps once what they wrote in `names` is on disk."""
+        """Record finished steps after flushing the files in `names` that they wrote to."""
         for name in names:
             self._flush(name)
         with surroundings(self.partial / JOURNAL):
             for index, error in steps:
                 numbers = [error.squared, error.reference, error.largest, error.saturated]
-                if is_finite(numbers):  # else the step is done again: its line would say nothing
+                if is_finite(numbers):  # otherwise the step is done again: JSON cannot hold its error
                     self._held().append({"step": index, "error": numbers})
 
     def _flush(self, name: str) -> None:
@@ -233,9 +233,9 @@ class Workplace:
             sync(self.partial)
 
     def publish(self, report: bytes, *, to_confirm: bool = False) -> None:
-        """Give the complete output its final name; what it replaces stays until `discard`, in the work folder.
+        """Give the complete output its final name; an old output stays in the work folder until `discard`.
 
-        to_confirm: until `confirm` is called, the next run takes the output back.
+        to_confirm: until `confirm` is called, the next run takes the output back. Raises `Surroundings`.
         """
         with surroundings(self.output):
             self._destination.refuse(Surroundings, replaces=self._replaces)
@@ -247,31 +247,31 @@ class Workplace:
             try:
                 publish(self.places, old, self._destination.check_old())
             except FileExistsError as error:
-                raise Taken(f"{self.output}: is there meanwhile; move it away, then --resume goes on.") from error
+                raise Taken(f"{self.output}: was created during the run. Move it, then use --resume.") from error
 
     def confirm(self) -> None:
-        """The published output is what was verified: it stays, whatever happens from now on."""
+        """Record that the published output is what was verified, so that later runs keep it."""
         with surroundings(self.partial / JOURNAL):
             self._held().append({"confirmed": True})
             self._held().sync()
 
     def take_back(self) -> None:
-        """The published output back to where it grew, what it replaced back to its name."""
+        """Move the published output back to the work folder, and give the old output its name."""
         with surroundings(self.output):
             take_back(self.places)
             sync(self.partial)
             sync(self.output.parent)
 
     def forget(self) -> None:
-        """No step counts as finished any more: --resume does all of them again."""
+        """Record that no step counts as finished, so that --resume does all of them again."""
         with surroundings(self.partial / JOURNAL):
             self._held().append({"forgotten": True})
             self._held().sync()
 
     @contextlib.contextmanager
     def beside_complete(self, fingerprint: str) -> Iterator[None]:
-        """The work folder, locked, while an output that stands complete is looked at; at the end it is removed."""
-        with surroundings(self.partial, "mend that and run again"):
+        """Hold a locked work folder while a complete output is checked; remove it at the end."""
+        with surroundings(self.partial, "Fix that and run again"):
             if self._journal is None:
                 self._entered(0)
             self._start_afresh(fingerprint)
@@ -281,15 +281,15 @@ class Workplace:
             self.discard()
 
     def replace_report(self, report: bytes) -> None:
-        """Another report for an output that stands complete."""
+        """Replace the report of a complete output."""
         with surroundings(self.report_path):
             written(self.places, self.places.staged, report)
             os.replace(self.places.staged, self.report_path)
             sync(self.report_path.parent)
 
-    def discard(self, way_out: str = "remove it yourself") -> None:
-        """Leave nothing behind, nor folders that were made for the output and are empty; the journal goes last."""
-        with surroundings(self.partial, way_out):
+    def discard(self, hint: str = "Remove it yourself") -> None:
+        """Remove the work folder and empty folders that were created for the output; the journal is removed last."""
+        with surroundings(self.partial, hint):
             self._clear()
             (self.partial / JOURNAL).unlink(missing_ok=True)
             self.partial.rmdir()
@@ -299,7 +299,7 @@ class Workplace:
         self.close()
 
     def close(self) -> None:
-        """Let go of the lock; what is there stays, for `--resume`."""
+        """Release the lock; the work folder stays for `--resume`."""
         journal, self._journal = self._journal, None
         with surroundings(self.partial):
             try:
@@ -310,11 +310,9 @@ class Workplace:
 
 
 @contextlib.contextmanager
-def surroundings(
-    path: Path, way_out: str = "mend that, then --resume goes on where this run stopped"
-) -> Iterator[None]:
-    """Turn the system's errors into one sentence that names the path."""
+def surroundings(path: Path, hint: str = "Fix that, then use --resume to continue") -> Iterator[None]:
+    """Turn errors of the system into `Surroundings` that name the path. hint: what to do, without a full stop."""
     try:
         yield
     except OSError as error:
-        raise Surroundings(f"{path}: {error.strerror or error}; {way_out}.") from error
+        raise Surroundings(f"{path}: {error.strerror or error}. {hint}.") from error

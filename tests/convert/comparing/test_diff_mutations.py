@@ -380,5 +380,5 @@ def in_tensors(a: Checkpoint, b: Checkpoint) -> list[str]:
         found = compare(a, b, chosen(a, b, "rope_f*"), 1 << 26, 1, lambda _count, _name: None)
     except QuantError as error:
         return [str(error)]
-    differing = [w.name for w in found.weights if w.said != "equal"]
+    differing = [w.name for w in found.weights if w.result != "equal"]
     return [*differing, *(d.name for d in (*found.only_a, *found.only_b))]

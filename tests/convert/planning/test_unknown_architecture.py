@@ -102,7 +102,7 @@ def test_an_unknown_class_counts_too(tmp_path: Path) -> None:
 def test_a_known_family_needs_no_word(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "m", llama_tensors(LLAMA), LLAMA)
     for options in QUANTIZES.values():
-        assert not [w for w in planned(source, tmp_path / "out", **options).warnings if "stay dense" in w]
+        assert not [w for w in planned(source, tmp_path / "out", **options).warnings if "kept dense" in w]
 
 
 def test_codes_move_and_are_decoded_but_not_rounded(tmp_path: Path) -> None:
@@ -136,12 +136,12 @@ def test_what_stays_dense_is_said_where_it_matters(model: Path, options: dict[st
     plan = planned(model, tmp_path / "out", allow_unknown_architecture=True, **options)
     dense = {step.name for step in plan.steps if step.scheme.name == "bf16" and len(step.shape) > 1}
     assert dense - {"lm_head.weight", "model.embed_tokens.weight"} == DENSE
-    said = [warning for warning in plan.warnings if "stay dense" in warning or "stays dense" in warning]
+    said = [warning for warning in plan.warnings if "kept dense" in warning]
     assert len(said) == 2
     whole = sum(int(np.prod(step.shape)) for step in plan.steps)
     assert any("experts that are not stacked" in w for w in plan.warnings) == ("to" not in options)
     experts, tower = sorted(said, key=lambda warning: "vision" in warning)
-    assert "2 matrices stay dense" in experts and f"{100 * 2 * 4 * 64 * 64 / whole:.1f}% of all weights" in experts
+    assert "2 matrices are kept dense" in experts and f"{100 * 2 * 4 * 64 * 64 / whole:.1f}% of all weights" in experts
     assert "model.vision_tower.layers.0.attn.qkv.weight" in tower
     with pytest.raises(NotPossible):
         planned(model, tmp_path / "out", allow_unknown_architecture=True, strict=True, **options)
@@ -171,13 +171,13 @@ def test_fused_experts_of_a_known_family(case: str, tmp_path: Path) -> None:
     scheme = {"to": "hf", "scheme": "int4-channel"}
     plan = planned(tmp_path / "m", tmp_path / "out", **scheme)
     found = [step for step in plan.steps if ".experts." in step.name]
-    (said,) = [warning for warning in plan.warnings if "stay dense" in warning]
+    (said,) = [warning for warning in plan.warnings if "kept dense" in warning]
     share = sum(np.prod(s.shape) for s in found) / sum(np.prod(s.shape) for s in plan.steps)
-    assert f"{len(found)} matrices stay dense" in said and found[0].name in said and f"{100 * share:.1f}%" in said
+    assert f"{len(found)} matrices are kept dense" in said and found[0].name in said and f"{100 * share:.1f}%" in said
     assert not [w for w in planned(tmp_path / "one", tmp_path / "out", **scheme).warnings if "dense" in w]
     assert not [w for w in planned(tmp_path / "m", tmp_path / "out", to="hf").warnings if "dense" in w]
     assert not [
-        w for w in planned(tmp_path / "m", tmp_path / "out", bits=4, group_size=32).warnings if "stay dense" in w
+        w for w in planned(tmp_path / "m", tmp_path / "out", bits=4, group_size=32).warnings if "kept dense" in w
     ]
 
 

@@ -179,7 +179,7 @@ class TestComplete:
         names = beside(output)
         flip(large_file(output if output.is_dir() else output.parent / name))
         given = run(source, output, resume=True, **options)
-        assert given["verified"] is False and "its data was not read; --verify reads it" in given["notes"][-1]
+        assert given["verified"] is False and "--verify" in given["notes"][-1]
         damaged = split_or_one(output)
         with pytest.raises(VerificationFailed, match="is not what was written"):
             run(source, output, resume=True, check=True, **options)
@@ -203,7 +203,7 @@ class TestComplete:
         for name, offset in (("tokenizer.json", 10), ("config.json", 3), ("model.safetensors", 20)):
             shutil.copytree(tmp_path / "good" / "out", tmp_path / "out")
             flip(tmp_path / "out" / name, offset)
-            with pytest.raises(VerificationFailed, match="convert again"):
+            with pytest.raises(VerificationFailed, match="[Cc]onvert again"):
                 run(source, tmp_path / "out", scheme="affine4-g64", resume=True, check=True)
             shutil.rmtree(tmp_path / "out")
 
@@ -212,7 +212,7 @@ class TestComplete:
         assert finish(quant(*command, "--verify"))[0] == 0
         flip(tmp_path / "x.gguf")
         code, out, err = finish(quant(*command))
-        assert code == 0 and "data was not read" in out and "verified" not in out, err
+        assert code == 0 and "--verify" in out and "verified" not in out, err
         code, out, err = finish(quant(*command, "--verify"))
         assert code == 6 and "verified" not in out and str(tmp_path / "x.gguf") in err
 
@@ -224,7 +224,7 @@ class TestComplete:
         run(copy, tmp_path / "out")
         report = (tmp_path / "out" / "quant_report.json").read_bytes()
         afterwards(monkeypatch, lambda: flip(copy / "model.safetensors"))
-        with pytest.raises(Surroundings, match=r"model\.safetensors: has changed"):
+        with pytest.raises(Surroundings, match=r"model\.safetensors: changed"):
             run(copy, tmp_path / "out", resume=True, check=True)
         assert (tmp_path / "out" / "quant_report.json").read_bytes() == report
         assert beside(tmp_path / "out") == ["copy", "out"]

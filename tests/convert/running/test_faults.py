@@ -53,9 +53,7 @@ class TestFullDisk:
     def test_is_seen_before_work_starts(self, source: Path, tmp_path: Path) -> None:
         with mounted(tmp_path / "small", "size=1100k"):
             code, _, err = finish(quant("convert", source, tmp_path / "small" / "out", "-s", "f32"))
-            assert code == 5 and re.search(
-                r"the disk has \d+ bytes free, the output needs \d+; make room", one_sentence(err)
-            )
+            assert code == 5 and re.search(r"has \d+ bytes free; the output needs \d+", one_sentence(err))
             assert beside(tmp_path / "small" / "x") == []
 
     def test_fills_while_it_is_written(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +66,7 @@ class TestFullDisk:
                 with contextlib.suppress(OSError), open(other, "ab") as handle:
                     handle.write(b"x" * (1 << 19))
 
-            with pytest.raises(Surroundings, match="No space left on device; mend that, then --resume goes on"):
+            with pytest.raises(Surroundings, match="No space left on device.*--resume"):
                 run(source, output, scheme="f32", progress=grow)
             assert beside(output) == ["other", "out.partial"]
             other.unlink()
@@ -93,7 +91,7 @@ class TestFullDisk:
                     break
                 except Surroundings as error:
                     failed += 1
-                    assert "No space left on device; " in str(error) and str(tmp_path) in str(error)
+                    assert "No space left on device" in str(error) and str(tmp_path) in str(error)
             # The very last call flushes the folder that names the finished output.
             assert not output.exists() or tree(output) == tree(good)
             run(source, output, scheme="affine4-g64", resume=True)
@@ -108,7 +106,7 @@ class TestFullDisk:
         environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
         process = quant("convert", source, tmp_path / "out.gguf", "-s", "f32", preexec_fn=limit, env=environment)
         code, _, err = finish(process)
-        assert code == 5 and "File too large; mend that, then --resume" in one_sentence(err)
+        assert code == 5 and "File too large.*--resume" in one_sentence(err)
         assert beside(tmp_path / "out.gguf") == ["out.gguf.partial", "source"]
 
 
@@ -129,7 +127,7 @@ class TestPermission:
     def test_read_only_folder(self, source: Path, tmp_path: Path) -> None:
         with mounted(tmp_path / "sealed", "ro"):
             code, _, err = finish(quant("convert", source, tmp_path / "sealed" / "out", "-s", "affine4-g64"))
-            assert code == 5 and "Read-only file system; mend that and run again" in one_sentence(err)
+            assert code == 5 and "Read-only file system" in one_sentence(err)
 
     def test_forbidden_folder(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real = os.mkdir
@@ -140,14 +138,14 @@ class TestPermission:
             real(path, *arguments, **options)
 
         monkeypatch.setattr(os, "mkdir", refuse)
-        with pytest.raises(Surroundings, match=r"out\.partial: Permission denied; mend that and run again\."):
+        with pytest.raises(Surroundings, match=r"out\.partial: Permission denied"):
             run(source, tmp_path / "out")
         assert beside(tmp_path / "out") == ["source"]
 
     def test_a_mount_point_is_no_output(self, source: Path, tmp_path: Path) -> None:
         with mounted(tmp_path / "volume", "size=8m"):
             for force in (False, True):
-                with pytest.raises(Surroundings, match="is a mount point, which cannot be replaced by a rename"):
+                with pytest.raises(Surroundings, match="is a mount point"):
                     run(source, tmp_path / "volume", force=force)
             run(source, tmp_path / "volume" / "out")
 
@@ -168,7 +166,7 @@ class TestSourceChanges:
             run(source, tmp_path / "out", resume=True, **options)
         return str(caught.value)
 
-    SENTENCE = "has changed while it was converted; run again, with --force, once it is at rest."
+    SENTENCE = "changed during conversion. Run again with --force once nothing writes to it."
 
     def test_in_its_time(self, source: Path, tmp_path: Path) -> None:
         file = source / "model.safetensors"
@@ -184,13 +182,13 @@ class TestSourceChanges:
     def test_it_shrinks(self, source: Path, tmp_path: Path, options: dict[str, Any]) -> None:
         """Its end is missed while it is read; the reason is that it changed, not that it is bad."""
         file = source / "model.safetensors"
-        with pytest.raises(Surroundings, match="has changed while it was converted"):
+        with pytest.raises(Surroundings, match="changed during conversion"):
             run(source, tmp_path / "out", progress=lambda *_: os.truncate(file, 5000), **options)
         assert beside(tmp_path / "out") == ["out.partial", "source"]
 
     def test_it_is_gone(self, source: Path, tmp_path: Path) -> None:
         file = source / "model.safetensors"
-        with pytest.raises(Surroundings, match="has changed while it was converted"):
+        with pytest.raises(Surroundings, match="changed during conversion"):
             run(source, tmp_path / "out", progress=lambda *_: file.unlink(missing_ok=True), scheme="affine4-g64")
 
     def test_it_turns_bad(self, source: Path, tmp_path: Path) -> None:
@@ -202,7 +200,7 @@ class TestSourceChanges:
                 handle.seek(-100_000, os.SEEK_END)
                 handle.write(b"\xff" * 100_000)
 
-        with pytest.raises(Surroundings, match="has changed while it was converted"):
+        with pytest.raises(Surroundings, match="changed during conversion"):
             run(source, tmp_path / "out", progress=spoil, scheme="affine4-g64")
 
     def test_it_changes_while_it_is_verified(
@@ -215,7 +213,7 @@ class TestSourceChanges:
             (source / "config.json").touch()
 
         monkeypatch.setattr(conversion.verify, "check", check)
-        with pytest.raises(Surroundings, match=r"config\.json: has changed while it was converted"):
+        with pytest.raises(Surroundings, match=r"config\.json: changed during conversion"):
             run(source, tmp_path / "out", check=True)
         assert beside(tmp_path / "out") == ["out.partial", "source"]
 
@@ -239,7 +237,7 @@ class TestTwoRuns:
             time.sleep(0.01)
         time.sleep(0.2)
         options = {"resume": word == "--resume", "force": word == "--force"}
-        with pytest.raises(Surroundings, match="another run is writing it; wait for it, or choose another output"):
+        with pytest.raises(Surroundings, match="another run is writing it"):
             run(source, output, scheme="affine4-g64", **options)
         code, _, err = finish(first)
         assert code == 0, err
@@ -276,7 +274,7 @@ def test_too_little_memory_is_a_sentence(source: Path, tmp_path: Path, monkeypat
         raise MemoryError
 
     monkeypatch.setattr(runner, "make", fail)
-    with pytest.raises(Surroundings, match="not enough memory; --resume with a lower --max-memory"):
+    with pytest.raises(Surroundings, match="not enough memory.*--resume .*--max-memory"):
         run(source, tmp_path / "out", scheme="affine4-g64")
     assert beside(tmp_path / "out") == ["out.partial", "source"]
 
@@ -301,6 +299,6 @@ def test_a_download_that_is_not_what_it_is_named(source: Path, tmp_path: Path) -
     file.rename(blob)
     file.symlink_to(blob)
     run(source, tmp_path / "out")
-    with pytest.raises(BadInput, match="which is not the one it is named by; download it again"):
+    with pytest.raises(BadInput, match="is damaged: .*Download it again"):
         run(source, tmp_path / "out2", check=True)
     assert beside(tmp_path / "out") == ["blobs", "out", "source"]

@@ -50,7 +50,7 @@ def refused(source: Path, output: Path, *named: str) -> None:
     assert all(name in done.stderr for name in (*named, str(output))), done.stderr
     assert {path: path.lstat().st_mtime_ns for path in output.parent.rglob("*")} == before
     plain = CliRunner().invoke(app, ["convert", str(source), str(output)])
-    assert plain.exit_code == 5 and "exists already" in plain.stderr and "--force" not in plain.stderr
+    assert plain.exit_code == 5 and "already exists" in plain.stderr and "--force" not in plain.stderr
 
 
 #: Before, --force deleted those whose suffix is .json, .jsonl, .md, .py, .png or .safetensors, in .git too.
@@ -130,11 +130,11 @@ class TestModelFolders:
         for number in range(MOST_NAMED + 1):
             put(model, f"thesis-{number}.md")
         done = forced(source, model)
-        assert f"thesis-{MOST_NAMED - 1}.md and more;" in done.stderr and f"thesis-{MOST_NAMED}" not in done.stderr
+        assert f"thesis-{MOST_NAMED - 1}.md and more." in done.stderr and f"thesis-{MOST_NAMED}" not in done.stderr
         (model / f"thesis-{MOST_NAMED}.md").unlink()
         (model / "thesis-0.md").rename(model / "thesis\x1b[2J.md")
         done = forced(source, model)
-        assert "thesis?[2J.md, thesis-1.md" in done.stderr and f" and thesis-{MOST_NAMED - 1}.md;" in done.stderr
+        assert "thesis?[2J.md, thesis-1.md" in done.stderr and f" and thesis-{MOST_NAMED - 1}.md." in done.stderr
 
 
 class TestReports:
@@ -199,7 +199,7 @@ class TestMounts:
                 put(place, "config.json")
                 before = tree(place)
                 for force in (False, True):
-                    with pytest.raises(Taken, match=f"holds {place}, which is a mount point"):
+                    with pytest.raises(Taken, match=f"contains {place}, which is a mount point"):
                         run(source, model, force=force)
                 assert tree(place) == before
         (model / "1_Pooling").rmdir()
@@ -211,7 +211,7 @@ class TestMounts:
         monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "nothing")
         with tmpfs(model / "1_Pooling") as place:
             put(place, "config.json")
-            with pytest.raises(Taken, match="holds 1_Pooling; move that away"):
+            with pytest.raises(Taken, match="has 1_Pooling"):
                 run(source, model, force=True)
         (model / "1_Pooling").rmdir()
 

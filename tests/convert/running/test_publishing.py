@@ -333,7 +333,7 @@ class TestRuns:
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", appearing)
-            with pytest.raises(Taken, match="is there meanwhile; move it away"):
+            with pytest.raises(Taken, match="was created during the run"):
                 run(source, tmp_path / name, scheme="q8_0" if name != "out" else "f16", shard_size=size, force=force)
         (place,) = appeared
         assert place.read_text() == "mine" and (tmp_path / f"{name}.partial").is_dir()
@@ -357,10 +357,10 @@ class TestRuns:
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", appearing)
-            with pytest.raises(Surroundings, match="has changed meanwhile, and stays"):
+            with pytest.raises(Surroundings, match="changed during the run"):
                 run(source, tmp_path / "out", scheme="f32", force=True)
         assert tree(tmp_path / "out") == before | {"thesis.odt": b"mine"}
-        with pytest.raises(Taken, match=r"holds thesis\.odt"):
+        with pytest.raises(Taken, match=r"has thesis\.odt"):
             run(source, tmp_path / "out", scheme="f32", resume=True)
         (tmp_path / "out" / "thesis.odt").unlink()
         run(source, tmp_path / "out", scheme="f32", resume=True)

@@ -143,7 +143,7 @@ class TestUnknownTypes:
         (reader,) = json.loads((tmp_path / "out.gguf.report.json").read_text())["reference_readers"]
         (note,) = reader["notes"]
         assert reader["files"] == [] and note in out and "opens in" not in out
-        assert "q2_0" in note and "out.gguf" in note and "are as planned" in note
+        assert "q2_0" in note and "out.gguf" in note and "match the plan" in note
 
     def test_hide_nothing_else(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The keys of such a file and its tensors of other types are compared."""
@@ -194,10 +194,10 @@ def offsets_swapped(raw: bytearray) -> None:
 
 SAFETENSORS = {
     "name": (replaced('"model.norm.weight"', '"model.norm.weighs"'), "model.norm.weigh[ts]"),
-    "dtype": (replaced('"dtype":"BF16"', '"dtype":"F16"'), "with dtype 'F16', the plan has 'BF16'"),
-    "shape": (replaced('"shape":[128,64]', '"shape":[64,128]'), r"with shape \[64, 128\], the plan has \[128, 64\]"),
-    "order": (offsets_swapped, f"reads tensor '{UP}' as number \\d+ by offset, the plan has '{GATE}' there"),
-    "metadata": (replaced('"format":"mlx"', '"format":"mly"'), "'format' with value 'mly', the plan has 'mlx'"),
+    "dtype": (replaced('"dtype":"BF16"', '"dtype":"F16"'), "with dtype 'F16', but the plan has 'BF16'"),
+    "shape": (replaced('"shape":[128,64]', '"shape":[64,128]'), r"with shape \[64, 128\], .*\[128, 64\]"),
+    "order": (offsets_swapped, f"reads tensor '{UP}' as number \\d+ by offset, but the plan has '{GATE}' there"),
+    "metadata": (replaced('"format":"mlx"', '"format":"mly"'), "'format' with value 'mly', but the plan has 'mlx'"),
     "key of the metadata": (replaced('"format":"mlx"', '"formed":"mlx"'), "'format', which the plan has"),
     "a hole": (replaced('"data_offsets":[0,', '"data_offsets":[2,'), "does not open it: .*"),
 }
@@ -238,18 +238,18 @@ def gguf_offsets_swapped(raw: bytearray) -> None:
 
 GGUF = {
     "tensor": (replaced("output_norm.weight", "output_norm.weighs"), "output_norm.weigh[ts]"),
-    "type": (tensor(UP_GGUF, 20, "<I", 30), f"'{UP_GGUF}' with type 'bf16', the plan has 'f16'"),
-    "shape": (tensor(UP_GGUF, 4, "<2Q", 128, 64), rf"'{UP_GGUF}' with shape \[64, 128\], the plan has \[128, 64\]"),
-    "offset": (gguf_offsets_swapped, rf"'({UP_GGUF}|{GATE_GGUF})' with offset \d+, the plan has \d+"),
+    "type": (tensor(UP_GGUF, 20, "<I", 30), f"'{UP_GGUF}' with type 'bf16', but the plan has 'f16'"),
+    "shape": (tensor(UP_GGUF, 4, "<2Q", 128, 64), rf"'{UP_GGUF}' with shape \[64, 128\], .*\[128, 64\]"),
+    "offset": (gguf_offsets_swapped, rf"'({UP_GGUF}|{GATE_GGUF})' with offset \d+, but the plan has \d+"),
     "key": (replaced("llama.block_count", "llama.black_count"), "'llama.bl[ao]ck_count'"),
     "type of a key": (key("llama.block_count", 0, "<I", 5), "'llama.block_count' with type 'int32', .* 'uint32'"),
-    "value": (key("llama.block_count", 4, "<I", 3), "'llama.block_count' as 3, the plan has 2"),
-    "text": (key("tokenizer.ggml.model", 12, "4s", b"gpt3"), "'tokenizer.ggml.model' as 'gpt3', the plan has 'gpt2'"),
-    "element": (key("tokenizer.ggml.token_type", 20, "<i", 7), "element 1 of key '.*token_type' as 7, the plan has 1"),
+    "value": (key("llama.block_count", 4, "<I", 3), "'llama.block_count' as 3, but the plan has 2"),
+    "text": (key("tokenizer.ggml.model", 12, "4s", b"gpt3"), "ggml.model' as 'gpt3', but the plan has 'gpt2'"),
+    "element": (key("tokenizer.ggml.token_type", 20, "<i", 7), "element 1 of key '.*type' as 7, but the plan has 1"),
     "token": (key("tokenizer.ggml.tokens", 24, "c", b"?"), "element 0 of key 'tokenizer.ggml.tokens' as '.?', .* '!'"),
     "type of elements": (
         key("tokenizer.ggml.token_type", 4, "<I", 4),
-        "'tokenizer.ggml.token_type' with type 'array of uint32', the plan has 'array of int32'",
+        "'tokenizer.ggml.token_type' with type 'array of uint32', but the plan has 'array of int32'",
     ),
     "a type that there is not": (key("llama.block_count", 0, "<I", 99), "does not open it: ValueError"),
 }
@@ -274,7 +274,7 @@ def test_another_size_of_a_tensor(source: Path, tmp_path: Path, monkeypatch: pyt
         return tensors | {UP_GGUF: (kind, shape, offset, 5)}, keys
 
     answering(monkeypatch, change)
-    with pytest.raises(VerificationFailed, match=rf"'{UP_GGUF}' with size 5, the plan has 16384"):
+    with pytest.raises(VerificationFailed, match=rf"'{UP_GGUF}' with size 5, but the plan has 16384"):
         run(source, tmp_path / "out.gguf", scheme="f16", check=True)
 
 
@@ -285,7 +285,7 @@ def test_another_length_of_an_array(source: Path, tmp_path: Path, monkeypatch: p
         return tensors, keys | {"tokenizer.ggml.tokens": (types, sizes[:-1], data[: -sizes[-1]])}
 
     answering(monkeypatch, change)
-    with pytest.raises(VerificationFailed, match=r"'tokenizer.ggml.tokens' with length 95, the plan has 96"):
+    with pytest.raises(VerificationFailed, match=r"'tokenizer.ggml.tokens' with length 95, but the plan has 96"):
         run(source, tmp_path / "out.gguf", scheme="f16", check=True)
 
 
@@ -293,7 +293,7 @@ def test_a_late_part_of_a_split_file(source: Path, tmp_path: Path, monkeypatch: 
     count = len(run(source, tmp_path / "out.gguf", scheme="f16", shard_size=20_000)["files"])
     name = f"out-{count:05d}-of-{count:05d}.gguf"
     tampered(monkeypatch, tmp_path / "out.gguf.partial" / "output" / name, key("split.no", 4, "<H", 0))
-    with pytest.raises(VerificationFailed, match=rf"{name}: .*'split.no' as 0, the plan has {count - 1}"):
+    with pytest.raises(VerificationFailed, match=rf"{name}: .*'split.no' as 0, but the plan has {count - 1}"):
         run(source, tmp_path / "out.gguf", scheme="f16", shard_size=20_000, check=True, force=True)
 
 
@@ -303,7 +303,7 @@ def test_where_a_long_text_differs(source: Path, tmp_path: Path, monkeypatch: py
     (root / "chat_template.jinja").write_text(template)
     grown = tmp_path / "out.gguf.partial" / "output" / "out.gguf"
     tampered(monkeypatch, grown, replaced("{# 250 #}", "{# 2x0 #}"))
-    with pytest.raises(VerificationFailed, match=r"chat_template' from byte \d+ on as .*2x0.*, the plan has .*250"):
+    with pytest.raises(VerificationFailed, match=r"chat_template' from byte \d+ on as .*2x0.*, but the plan has .*250"):
         run(root, tmp_path / "out.gguf", check=True)
 
 

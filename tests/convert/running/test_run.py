@@ -71,26 +71,26 @@ def test_nothing_but_the_output_is_left(source: Path, tmp_path: Path) -> None:
 
 class TestOutputTaken:
     def test_file_and_folder(self, source: Path, tmp_path: Path) -> None:
-        for name, way in (("out", r"choose another name\."), ("out.gguf", "choose another name, or --force")):
+        for name, way in (("out", r"another name\."), ("out.gguf", "another name, .*--force")):
             (tmp_path / name).write_text("mine")
-            with pytest.raises(Taken, match=f"exists already; {way}"):
+            with pytest.raises(Taken, match=f"already exists.*{way}"):
                 run(source, tmp_path / name)
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "note").write_text("mine")
-        with pytest.raises(Taken, match="exists already"):
+        with pytest.raises(Taken, match="already exists"):
             run(source, tmp_path / "folder")
         assert beside(tmp_path / "x") == ["folder", "out", "out.gguf"]
 
     def test_force_replaces_models_only(self, source: Path, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "note").write_text("mine")
-        with pytest.raises(Taken, match="this one holds note; move that away"):
+        with pytest.raises(Taken, match="has note"):
             run(source, tmp_path / "folder", force=True)
         (tmp_path / "file").write_text("mine")
-        with pytest.raises(Taken, match="is a file, which this output would not be"):
+        with pytest.raises(Taken, match="is a file"):
             run(source, tmp_path / "file", force=True)
         (tmp_path / "folder.gguf").mkdir()
-        with pytest.raises(Taken, match="is a folder, which this output would not be"):
+        with pytest.raises(Taken, match="is a folder"):
             run(source, tmp_path / "folder.gguf", force=True)
         assert beside(tmp_path / "x") == ["file", "folder", "folder.gguf"]
         assert (tmp_path / "folder" / "note").read_text() == "mine"
@@ -108,7 +108,7 @@ class TestOutputTaken:
         run(source, tmp_path / "out", scheme="affine4-g64")
         assert (tmp_path / "out" / "config.json").is_file()
         (tmp_path / "out.gguf").mkdir()
-        with pytest.raises(Taken, match="exists already"):
+        with pytest.raises(Taken, match="already exists"):
             run(source, tmp_path / "out.gguf")
 
     def test_a_link_is_neither_replaced_nor_followed(self, source: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ class TestOutputTaken:
             link = tmp_path / name
             link.symlink_to(tmp_path / target)
             for words in ({"force": True}, {"resume": True}, {}):
-                with pytest.raises(Surroundings, match=f"{name}: is a link to {tmp_path / target}; name that"):
+                with pytest.raises(Surroundings, match=f"{name}: is a link to {tmp_path / target}"):
                     run(source, tmp_path / name.removesuffix(".report.json"), scheme="f32", **words)
             assert link.is_symlink()
             link.unlink()
@@ -136,7 +136,7 @@ class TestOutputTaken:
             def squat(count: int, weight: str, output: Path = output) -> None:
                 output.write_text("mine")
 
-            with pytest.raises(Taken, match="exists already"):
+            with pytest.raises(Taken, match="already exists"):
                 run(source, output, progress=squat)
             assert output.read_text() == "mine"
             output.unlink()
@@ -145,7 +145,7 @@ class TestOutputTaken:
 
     def test_the_report_has_its_place(self, source: Path, tmp_path: Path) -> None:
         (tmp_path / "x.gguf.report.json").mkdir()
-        with pytest.raises(Taken, match="is a folder, and the report has to go there"):
+        with pytest.raises(Taken, match="is a folder"):
             run(source, tmp_path / "x.gguf")
         assert beside(tmp_path / "x") == ["x.gguf.report.json"]
 
@@ -153,10 +153,10 @@ class TestOutputTaken:
 class TestPartialTaken:
     def test_a_file_or_link(self, source: Path, tmp_path: Path) -> None:
         (tmp_path / "out.partial").write_text("mine")
-        with pytest.raises(Surroundings, match="is no folder, and the output has to grow there"):
+        with pytest.raises(Surroundings, match="is not a folder"):
             run(source, tmp_path / "out", force=True)
         (tmp_path / "x.gguf.partial").symlink_to(tmp_path)
-        with pytest.raises(Surroundings, match="is no folder"):
+        with pytest.raises(Surroundings, match="is not a folder"):
             run(source, tmp_path / "x.gguf", force=True)
         assert (tmp_path / "out.partial").read_text() == "mine"
 
@@ -164,7 +164,7 @@ class TestPartialTaken:
         (tmp_path / "out.partial").mkdir()
         (tmp_path / "out.partial" / "thesis.tex").write_text("mine")
         for force in (False, True):
-            with pytest.raises(Surroundings, match=r"holds thesis\.tex, so it is no unfinished run; move it away"):
+            with pytest.raises(Surroundings, match=r"contains thesis\.tex"):
                 run(source, tmp_path / "out", force=force)
         assert beside(tmp_path / "out.partial" / "x") == ["thesis.tex"]
 
@@ -193,7 +193,7 @@ class TestNothingIsLeft:
     def test_overflow(self, tmp_path: Path) -> None:
         source = self.broken(tmp_path / "source", 1e6, np.dtype(np.float32))
         (tmp_path / "old").mkdir()
-        with pytest.raises(NotPossible, match="--dtype f32 or bf16 holds it"):
+        with pytest.raises(NotPossible, match="--dtype f32 or --dtype bf16"):
             run(source, tmp_path / "old" / "out", scheme="f16", dtype="f16")
         assert beside(tmp_path / "old" / "x") == []
 
@@ -211,7 +211,7 @@ class TestNothingIsLeft:
             assert all(0 <= weight["relative_rmse"] < 1 for weight in report["weights"])
         quantized = {"scheme": "affine4-g64", "allow_nonfinite": True}
         with pytest.raises(
-            BadInput, match=r"holds NaN at \[\d+, \d+\]; --allow-nonfinite with --override '.*' copies"
+            BadInput, match=r"holds NaN at \[\d+, \d+\].*--allow-nonfinite .*--override '.*=keep'"
         ) as caught:
             run(source, tmp_path / "x", **quantized)
         run(source, tmp_path / "x", overrides=(str(caught.value).split("'")[-2],), **quantized)

@@ -76,7 +76,7 @@ class TestAcrossRuns:
         interrupted(source, output, **options)
         before = {path: path.read_bytes() for path in source.iterdir()}
         change()
-        with pytest.raises(Surroundings, match="was begun from another source"):
+        with pytest.raises(Surroundings, match="was started from another source"):
             run(source, output, resume=True, **options)
         for path, data in before.items():
             rewritten(path, data)
@@ -146,7 +146,7 @@ class TestWithinARun:
 
         with pytest.raises(Surroundings) as caught:
             run(source, output, progress=tick, scheme="affine4-g64", **options)
-        assert str(caught.value).startswith(f"{file}: has changed while it was converted") and not left
+        assert str(caught.value).startswith(f"{file}: changed during conversion") and not left
         assert beside(output) == ["out.partial", "source"]
 
     @pytest.mark.parametrize("change", [rewritten, replaced])
@@ -198,7 +198,7 @@ class TestWithinARun:
         try:
             run(source, tmp_path / "good", scheme="affine4-g64")
             last = sorted(source.glob("*.safetensors"))[-1]
-            with pytest.raises(Surroundings, match=f"{last.name}: has changed"):
+            with pytest.raises(Surroundings, match=f"{last.name}: changed"):
                 run(source, tmp_path / "out", progress=lambda *_: rewritten(last, last.read_bytes()))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -63,7 +63,7 @@ def test_one_bit(
                 path = grown / file.name
                 with monkeypatch.context() as patch:
                     damaged(patch, path, file.slots[weight, part] + nudge, bit)
-                    with pytest.raises(VerificationFailed, match=r"is not what was written; convert again\."):
+                    with pytest.raises(VerificationFailed, match=r"is not what was written"):
                         run(source, tmp_path / name, check=True, force=True, **options)
                 assert beside(tmp_path / name) == [f"{name}.partial"]
     run(source, tmp_path / name, check=True, resume=False, force=True, **options)
@@ -86,7 +86,7 @@ def test_headers_and_small_files(source: Path, tmp_path: Path, monkeypatch: pyte
     for offset in (0, 40):
         with monkeypatch.context() as patch:
             damaged(patch, tmp_path / "out.partial" / "output" / name, offset)
-            with pytest.raises(VerificationFailed, match="convert again"):
+            with pytest.raises(VerificationFailed, match="[Cc]onvert again"):
                 run(source, tmp_path / "out", scheme="affine4-g64", check=True, force=True)
 
 
@@ -104,7 +104,7 @@ def test_size(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         real(plan, output, *rest)
 
     monkeypatch.setattr(conversion.verify, "check", check)
-    with pytest.raises(VerificationFailed, match="has 70000 bytes, the plan says"):
+    with pytest.raises(VerificationFailed, match="found 70000"):
         run(source, tmp_path / "out", check=True)
 
 
@@ -117,9 +117,7 @@ def test_a_worse_error_than_measured(source: Path, tmp_path: Path, monkeypatch: 
         return made, Error(error.squared * 0.9, error.reference, error.largest)
 
     monkeypatch.setattr(runner, "make", modest)
-    with pytest.raises(
-        VerificationFailed, match=r"differs from the source by a relative RMSE of 0\.0\d+ where its quantize"
-    ):
+    with pytest.raises(VerificationFailed, match=r"relative RMSE .* quantize .*found 0\.0\d+"):
         run(source, tmp_path / "out", scheme="affine4-g64", check=True)
 
 
@@ -135,7 +133,7 @@ def test_an_exact_route_that_is_not(source: Path, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(runner, "make", blunt)
     monkeypatch.setattr(verify, "make", blunt)
-    with pytest.raises(VerificationFailed, match=r"cast \(exact\) is to differ by 0"):
+    with pytest.raises(VerificationFailed, match=r"at most 0 after cast \(exact\)"):
         run(source, tmp_path / "out", scheme="f32", check=True)
 
 

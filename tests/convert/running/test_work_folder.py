@@ -183,7 +183,7 @@ class TestHostileReports:
             good["weights"][0]["relative_rmse"] = value
             path.write_text(json.dumps(good))
             for check in (False, True):
-                with pytest.raises(Surroundings, match="exists already"):
+                with pytest.raises(Surroundings, match="already exists"):
                     run(source, tmp_path / "out", scheme="affine4-g64", resume=True, check=check)
 
     def test_a_pipe_does_not_hang(self, source: Path, tmp_path: Path) -> None:
@@ -214,6 +214,6 @@ def test_a_file_system_without_locks(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", fail)
-    with pytest.raises(Surroundings, match=r"no working flock .*\. Choose an OUTPUT on another file system"):
+    with pytest.raises(Surroundings, match=r"flock .*Choose an OUTPUT on another file system"):
         run(source, tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()

@@ -17,7 +17,6 @@ from quantcli.schemes.hf.torch_sum import mean
 from quantcli.schemes.mlx.mx_floats import MxFloat
 from tests.reasons import facts
 from tests.schemes.hf.cases import CASES, DTYPES, SHAPE, matrix
-from tests.reasons import facts
 
 GOLDENS = json.loads((Path(__file__).parent.parent.parent / "data" / "hf_layouts" / "goldens.json").read_text())
 
