@@ -81,7 +81,7 @@ def convert(
             place.publish(reports.as_bytes(report), to_confirm=check)
             if check:
                 run_of.confirm(report, ignore_signals)
-            place.discard("the output is complete, and --resume removes this folder")
+            place.discard("The output is complete, and --resume removes this folder")
         except QuantError as error:
             run_of.leave(error)
             raise
@@ -165,7 +165,7 @@ class _Run:
         With `check`, verify the output first.
         """
         files = {self.place.final(file.name): file.size for file in self.plan.files}
-        with surroundings(self.place.output, "check the disk and run again"):
+        with surroundings(self.place.output, "Check the disk and run again"):
             report = complete.report_of(self.place.report_path, files, self.fingerprint)
         errors = complete.errors_of(report, self.plan) if report is not None else None
         if report is None or errors is None or self.place.unfinished not in (None, self.fingerprint):
