@@ -6,8 +6,8 @@
     deepseek_sparse_attention  indexed_attention
     qwen_sparse_attention      indexed_attention
 
-The tables know the second one. llama.cpp's converter knows one of the two for each model and writes a file that does
-not load for the other. Source: transformers 5.23 (configuration_utils.py, remap_legacy_layer_types).
+The tables use transformers 5's names. llama.cpp's converter supports one of the two for each model, and writes a file
+that does not load for the other. Source: transformers 5.23 (configuration_utils.py, remap_legacy_layer_types).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 #: Keys of config.json that list kinds of layers.
 LISTS = ("layer_types", "mtp_layer_types")
-#: Kind of layer as published -> as the tables have it.
+#: Published kind of layer -> the tables' name.
 RENAMED = {
     "mamba": "linear_attention",
     "attention": "full_attention",
@@ -27,7 +27,7 @@ RENAMED = {
 
 
 def respelled(config: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The lists of a config.json object that are spelled otherwise than the tables have them, as these do.
+    """Return the lists of a config.json object that need the tables' names of kinds, with these names.
 
     >>> respelled({"layer_types": ["mamba", "attention"], "mtp_layer_types": ["full_attention"]})
     {'layer_types': ['linear_attention', 'full_attention']}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantcli.models.translate import Arranged, is_turned
+from quantcli.models.translate import Arranged, is_transposed
 from quantcli.schemes.base import Scheme
 from quantcli.schemes.hf.gpt_oss import GptOss
 from quantcli.targets.base import COMMON_LAYOUT, Layout
@@ -30,5 +30,5 @@ class PackedExperts(Layout):
 
 def layout(named: Named) -> Layout:
     """Return the layout of a weight in a Hugging Face folder."""
-    is_packed = named.found is not None and any(is_turned(op, named.source.weight) for op in named.found.row.ops)
+    is_packed = named.found is not None and any(is_transposed(op, named.source.weight) for op in named.found.row.ops)
     return PackedExperts() if is_packed else COMMON_LAYOUT

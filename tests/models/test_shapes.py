@@ -168,9 +168,9 @@ def test_a_bias_in_a_gguf_file_calls_for_all_that_hang_on_its_flag(case: str) ->
 
 
 def test_sizes_are_read_as_expressions() -> None:
-    assert (QUERIES.said, KEYS.said) == ("num_attention_heads * head_dim", "num_key_value_heads * head_dim")
-    assert QKV.said == "(num_attention_heads + 2 * num_key_value_heads) * head_dim"
-    assert ((N_HEADS + N_KV_HEADS) * HEAD_DIM + HIDDEN).said == (
+    assert (QUERIES.expression, KEYS.expression) == ("num_attention_heads * head_dim", "num_key_value_heads * head_dim")
+    assert QKV.expression == "(num_attention_heads + 2 * num_key_value_heads) * head_dim"
+    assert ((N_HEADS + N_KV_HEADS) * HEAD_DIM + HIDDEN).expression == (
         "(num_attention_heads + num_key_value_heads) * head_dim + hidden_size"
     )
 
