@@ -142,18 +142,23 @@ def _size(config: Mapping[str, Any], multiple: int) -> int | None:
 
 def _refusal(files: Files, tokenizer: TokenizerJson | None) -> str:
     if tokenizer is not None and tokenizer.kind != "BPE":
-        return f"{files.label(JSON)}: has a tokenizer of type {shown(tokenizer.kind)}; BPE and SentencePiece are read."
+        return (
+            f"{files.label(JSON)}: tokenizer type {shown(tokenizer.kind)} is not supported. Supported: BPE and "
+            "SentencePiece."
+        )
     if tokenizer is not None:
-        return f"{files.label(JSON)}: its BPE is not byte-level and has no byte fallback: GGUF can't express that."
+        return f"{files.label(JSON)}: this BPE is not byte-level and has no byte fallback; GGUF supports no other kind."
     if files.has("vocab.json"):
-        return f"{files.root}: has vocab.json but no {JSON}: save the tokenizer with transformers, which writes one."
+        return f"{files.root}: has vocab.json but no {JSON}. Save the tokenizer with transformers, which writes one."
     ranks = files.ending(".tiktoken")
     if ranks:
         return (
-            f"{files.label(ranks[0])}: has neither special tokens nor a rule that splits text, and {SETTINGS} names no "
-            f"class that is known to have them. Add the {JSON} that transformers makes of it."
+            f"{files.label(ranks[0])}: contains neither special tokens nor a rule that splits text, and {SETTINGS} "
+            f"names no supported class that defines them. Add the {JSON} that transformers writes for it."
         )
-    return f"{files.root}: has no {JSON} and no {MODEL}, but GGUF needs a tokenizer: add the model's own."
+    return (
+        f"{files.root}: {JSON} and {MODEL} are missing, but GGUF requires a tokenizer. Add the model's tokenizer files."
+    )
 
 
 def _added(files: Files, tokenizer: TokenizerJson | None, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
@@ -170,7 +175,7 @@ def _decoder(files: Files, settings: Mapping[str, Any]) -> dict[int, AddedToken]
     found: dict[int, AddedToken] = {}
     for key, entry in Reader(settings, where).part("added_tokens_decoder").values.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10):
-            raise BadInput(f"{where}: added_tokens_decoder has the key {shown(key)}; its keys have to be ids.")
+            raise BadInput(f"{where}: added_tokens_decoder: expected token ids as keys, found {shown(key)}.")
         found[int(key)] = added_token(entry, int(key), f"added_tokens_decoder: {key}", where)
     return found
 
@@ -196,16 +201,17 @@ def _byte_level(
         prefer=prefer,
     )
     warnings = [
-        f"{where}: llama.cpp has no normalizer {shown(name)} here: text that it changes gives other tokens."
+        f"{where}: llama.cpp does not support normalizer {shown(name)} for this tokenizer, so text that it changes "
+        "gets other tokens."
         for name in normalizers
         if name not in ("NFC", "Lowercase", "StripAccents")
     ]
     if any(step.get("add_prefix_space") for step in flattened(tokenizer.pre_tokenizer, "pretokenizers")):
-        warnings.append(f"{where}: llama.cpp puts no blank before a text, which add_prefix_space asks for.")
+        warnings.append(f"{where}: llama.cpp does not put a space before a text, as add_prefix_space requires.")
     if pre is None:
         warnings.append(
-            f"{where}: llama.cpp has no name for this pre_tokenizer; `{pre_tokenizers.ASSUMED}` is assumed as "
-            "tokenizer.ggml.pre, which may split text otherwise (--override-kv sets another name)."
+            f"{where}: llama.cpp has no name for this pre_tokenizer; tokenizer.ggml.pre is set to "
+            f"`{pre_tokenizers.ASSUMED}`, which may split text differently. --override-kv sets another name."
         )
     return Vocabulary(
         model="bpe",
@@ -226,12 +232,13 @@ def _from_model(files: Files, settings: Mapping[str, Any], size: int | None) -> 
     vocabulary = _from_pieces(files, model.pieces, _added(files, None, settings), size)
     warnings = vocabulary.warnings
     if model.model_type != sentencepiece.BPE:
-        warnings += (f"{where}: is no BPE model; llama.cpp merges its pieces by score, which gives other tokens.",)
+        warnings += (f"{where}: is not a BPE model; llama.cpp merges its pieces by score, which gives other tokens.",)
     if not files.has(JSON):  # which says what is done to a text, and is looked at in its own right
-        does = [what for what, on in (("replaces characters", model.normalizes), ("drops blanks", model.trims)) if on]
+        does = [what for what, on in (("replaces characters", model.normalizes), ("removes spaces", model.trims)) if on]
         if does:
             warnings += (
-                f"{where}: its normalizer {' and '.join(does)}, llama.cpp does not: some texts get other ids.",
+                f"{where}: its normalizer {' and '.join(does)}, which llama.cpp does not do, so some texts get other "
+                "ids.",
             )
     # A blank in front is what llama.cpp does unless told otherwise.
     return replace(vocabulary, warnings=warnings, add_space_prefix=None if model.add_dummy_prefix else False)

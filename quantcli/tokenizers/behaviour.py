@@ -82,4 +82,4 @@ def _said(where: str, what: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise NotPossible(f"{where}: the tokenizers library {what}: {shown(str(error))}.") from error
+        raise NotPossible(f"{where}: the tokenizers library {what} ({shown(str(error))}).") from error

@@ -56,7 +56,7 @@ def tokens_and_types(
         number = vocab.get(token.content, token.id)
         if number != token.id:
             raise BadInput(
-                f"{where}: {shown(token.content)} has the id {token.id} in added_tokens and {number} in model.vocab."
+                f"{where}: {shown(token.content)} has id {token.id} in added_tokens but {number} in model.vocab."
             )
         if token.content in vocab:
             by_id.pop(number, None)
@@ -70,8 +70,8 @@ def tokens_and_types(
     last = max(by_id, default=-1)
     if last >= size:
         raise BadInput(
-            f"{where}: the token {shown(by_id[last][0])} has the id {last}, config.json's vocab_size is {size}: "
-            "the tokenizer and the model do not belong together."
+            f"{where}: token {shown(by_id[last][0])} has id {last}, but config.json's vocab_size is {size}. "
+            "The tokenizer and the model do not match."
         )
     entries = [by_id.get(number, (f"[PAD{number}]", UNUSED)) for number in range(size)]
     tokens = tuple(utf8(text, "the token", where) for text, _ in entries)
@@ -88,7 +88,7 @@ def without_row(added: Mapping[int, str], size: int, where: str) -> tuple[str, .
     if not added:
         return ()
     first = f"{shown(added[min(added)])} (id {min(added)})"
-    what = f"the added token {first}" if len(added) == 1 else f"{len(added)} added tokens, {first} the first,"
+    what = f"the added token {first}" if len(added) == 1 else f"{len(added)} added tokens ({first} is the first)"
     verb, ending = ("has", "is") if len(added) == 1 else ("have", "are")
     return (
         f"{where}: {what} {verb} no row in the model's embedding (config.json's vocab_size is {size}) and {ending} "
@@ -104,4 +104,4 @@ def merges(tokenizer: TokenizerJson) -> tuple[str, ...]:
 def _place(by_id: dict[int, tuple[str, int]], number: int, text: str, kind: int, where: str) -> None:
     there = by_id.setdefault(number, (text, kind))
     if there[0] != text:
-        raise BadInput(f"{where}: the tokens {shown(there[0])} and {shown(text)} both have the id {number}.")
+        raise BadInput(f"{where}: tokens {shown(there[0])} and {shown(text)} both have id {number}.")

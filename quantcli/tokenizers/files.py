@@ -51,7 +51,7 @@ class Files:
         path = self.path(name)
         if not path.is_file() and os.path.lexists(path) and not path.is_dir():
             what = "a link to a file that is not there" if path.is_symlink() else "not a regular file"
-            raise BadInput(f"{path}: {what}. Remove it, or put the file in its place.")
+            raise BadInput(f"{path}: is {what}. Remove it, or replace it with the file.")
         return path.is_file()
 
     def within(self, folder: str, suffix: str = ".jinja") -> list[str]:
@@ -68,7 +68,7 @@ class Files:
         """A whole file; raises `BadInput` for one that is larger than any such file."""
         with opened(self.path(name)) as (read, size):
             if size > MAX_BYTES:
-                raise BadInput(f"{self.label(name)}: {size} bytes are too many for such a file (at most {MAX_BYTES}).")
+                raise BadInput(f"{self.label(name)}: is {size} bytes; the limit is {MAX_BYTES}.")
             return read(0, size)
 
     def text(self, name: str) -> str:

@@ -69,7 +69,7 @@ def _prefixing(where: str, settings: Mapping[str, Any], made: Vocabulary) -> Ite
     """A blank before a text that a class of byte-level BPE puts there."""
     name = settings.get("tokenizer_class")
     if made.model == "bpe" and settings.get("add_prefix_space") is True and str(name).startswith(PREFIXING):
-        yield f"{where}: add_prefix_space is true, but llama.cpp puts no blank before a text with byte-level BPE."
+        yield f"{where}: add_prefix_space is true, but llama.cpp puts no space before a text with byte-level BPE."
 
 
 def _listed(where: str, values: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> Iterator[str]:
@@ -77,7 +77,7 @@ def _listed(where: str, values: Mapping[str, Any], neutral: Mapping[str, tuple[A
     changed = [key for key, same in neutral.items() if values.get(key) is not None and values[key] not in same]
     if changed:
         names = ", ".join(f"{key} ({shown(values[key])})" for key in changed)
-        yield f"{where}: GGUF has no place for {names}: llama.cpp gives some texts other ids."
+        yield f"{where}: GGUF has no key for {names}, so some texts get other ids in llama.cpp."
 
 
 def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Conventions) -> Iterator[str]:
@@ -87,10 +87,10 @@ def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Co
     does = SPLITTINGS[made.pre].ignore_merges if made.model == "bpe" and made.pre in SPLITTINGS else False
     # An assumed pre-tokenizer has a warning of its own.
     if whole != does and (made.model == "spm" or made.pre != ASSUMED) and (count := _unmerged(tokenizer)):
-        takes = "takes words of the vocabulary whole" if does else "builds each word by merges"
+        takes = "takes whole words from the vocabulary" if does else "builds each word by merges"
         yield (
-            f"{where}: model.ignore_merges is {str(whole).lower()}, but llama.cpp {takes}: only one of them finds the "
-            f"{count} tokens that no merge makes."
+            f"{where}: model.ignore_merges is {str(whole).lower()}, but llama.cpp {takes}, so the results "
+            f"differ for {count} tokens that no merge makes."
         )
     normalizers = _parts(tokenizer, "normalizer", "normalizers")
     if made.model == "bpe":
@@ -100,12 +100,13 @@ def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Co
         odd = [step for step in odd if not _is_blanks(step)]
     if odd:
         kind = "byte-level BPE" if made.model == "bpe" else "SentencePiece"
-        yield f"{where}: llama.cpp has no step {shown(odd[0].get('type'))} for {kind}: some texts get other ids."
+        step = shown(odd[0].get("type"))
+        yield f"{where}: llama.cpp does not support step {step} for {kind}, so some texts get other ids."
     written = made.add_space_prefix if rules.space_prefix is None else rules.space_prefix
     if made.model == "spm" and _prefixes(tokenizer) != (written is not False):
-        puts = "a blank" if written is not False else "no blank"
+        puts = "a space" if written is not False else "no space"
         hint = "" if rules.space_prefix is not None else f" Set add_prefix_space in {SETTINGS}."
-        yield f"{where}: llama.cpp puts {puts} before a text, this tokenizer does the opposite.{hint}"
+        yield f"{where}: llama.cpp puts {puts} before a text, but this tokenizer does the opposite.{hint}"
 
 
 def _unmerged(tokenizer: Mapping[str, Any]) -> int:
@@ -166,8 +167,8 @@ def _added(where: str, added: object, rules: Conventions) -> Iterator[str]:
     if odd:
         text, set_ = odd[0]
         yield (
-            f"{where}: GGUF has no place for flags of added tokens: {len(odd)} have some, {shown(text)} first "
-            f"({', '.join(set_)})."
+            f"{where}: GGUF cannot store flags of added tokens: {len(odd)} tokens have some, {shown(text)} is the "
+            f"first ({', '.join(set_)})."
         )
 
 
@@ -176,7 +177,7 @@ def _around(where: str, tokenizer: Mapping[str, Any], settings: Mapping[str, Any
     steps = _parts(tokenizer, "post_processor", "processors")
     odd = [step for step in steps if step.get("type") not in ("ByteLevel", "RobertaProcessing", "TemplateProcessing")]
     if odd:
-        yield f"{where}: GGUF has no place for the post_processor {shown(odd[0].get('type'))}, which is dropped."
+        yield f"{where}: post_processor {shown(odd[0].get('type'))} is dropped, because GGUF cannot store it."
     leading = SPLITTINGS[made.pre].leading if made.model == "bpe" and made.pre in SPLITTINGS else ()
     for step in steps:
         single = step.get("single") if step.get("type") == "TemplateProcessing" else None
@@ -185,14 +186,14 @@ def _around(where: str, tokenizer: Mapping[str, Any], settings: Mapping[str, Any
         front, behind = tuple(texts[:at]), tuple(texts[at + 1 :])
         if max(len(front), len(behind)) > 1 and not (front == leading and len(behind) < 2):
             yield (
-                f"{where}: post_processor puts {len(front)} special tokens before a text and {len(behind)} behind it; "
-                "GGUF has a place for one each."
+                f"{where}: post_processor adds {len(front)} special tokens before a text and {len(behind)} after it, "
+                "but GGUF supports one of each."
             )
     generic = settings.get("tokenizer_class") in (None, *GENERIC)
     if generic and "bos" not in made.add and defaults.adds_bos(made.model, made.pre):
         yield (
-            f"{where}: puts no token before a text, but llama.cpp does with this vocabulary. Set add_bos_token in "
-            f"{SETTINGS} to false."
+            f"{where}: the tokenizer puts no token before a text, but llama.cpp does with this vocabulary. Set "
+            f"add_bos_token to false in {SETTINGS}."
         )
 
 
@@ -218,13 +219,13 @@ def _roles(files: Files, settings: Mapping[str, Any], made: Vocabulary) -> Itera
             role = wrong[0]
             yield (
                 f"{files.label(where)}: {role}_token is {shown(texts[role])}, but GGUF gets "
-                f"{_token(made, given.get(ROLES[role]))} ({len(wrong)} such tokens)."
+                f"{_token(made, given.get(ROLES[role]))} ({len(wrong)} such token{'s' * (len(wrong) != 1)})."
             )
     more = [text for text in _additional(settings) if text not in ids]
     if more:
         yield (
-            f"{files.label(SETTINGS)}: {len(more)} additional special tokens are no special tokens of {JSON}, "
-            f"{shown(more[0])} first: llama.cpp cuts them up."
+            f"{files.label(SETTINGS)}: {len(more)} additional special tokens are not special tokens in {JSON} "
+            f"({shown(more[0])} is the first), so llama.cpp splits them."
         )
 
 

@@ -45,9 +45,11 @@ def _is_empty(value: Any) -> bool:
 #: llama.cpp writes the last three, too, of models that have no use for them.
 HARMLESS: Mapping[str, Harmless] = {
     "tokenizer.chat_templates": Harmless("lists the names of the other chat templates, whose keys have these names"),
-    "tokenizer.huggingface.json": Harmless("a tokenizer.json that llama.cpp does not read; its own keys count"),
+    "tokenizer.huggingface.json": Harmless("a tokenizer.json, which llama.cpp does not read; it reads the other keys"),
     "tokenizer.rwkv.world": Harmless("RWKV's vocabulary as text, which llama.cpp does not read"),
-    "tokenizer.ggml.token_type_count": Harmless("the number of BERT's segments; models that generate text have none"),
+    "tokenizer.ggml.token_type_count": Harmless(
+        "the number of segments of BERT models; models that generate text have none"
+    ),
     "tokenizer.ggml.remove_extra_whitespaces": Harmless("llama.cpp's default is off", _is_off),
     "tokenizer.ggml.precompiled_charsmap": Harmless("an empty map changes no character", _is_empty),
 }
@@ -66,9 +68,7 @@ def dropped(metadata: Mapping[str, Value], where: str) -> list[str]:
         return []
     names = ", ".join(f"{key} ({_shown(metadata[key])})" for key in lost[:MOST])
     more = f" and {len(lost) - MOST} more" if len(lost) > MOST else ""
-    return [
-        f"{where}: a folder has no place for {len(lost)} of the tokenizer's keys, which are dropped: {names}{more}."
-    ]
+    return [f"{where}: tokenizer keys that a folder cannot store are dropped ({len(lost)}): {names}{more}."]
 
 
 def _is_known(key: str, value: Value) -> bool:

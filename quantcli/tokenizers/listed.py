@@ -53,10 +53,10 @@ def _without_a_key(vocabulary: Vocabulary, wanted: Mapping[int, str], lost: Sequ
     beyond = [number for number in wanted if number >= count]
     if beyond:
         where = f"{wanted[beyond[0]]}: {KEY} {beyond[0]}"
-        yield f"{where} is left out: there are {count} tokens ({_such(beyond)})."
+        yield f"{where} is ignored, because there are only {count} tokens ({_such(beyond)})."
     if lost:
         where = f"{wanted[lost[0]]}: {KEY} {lost[0]}, {_shown(vocabulary, lost[0])},"
-        yield f"{where} has no key in GGUF: llama.cpp does not stop there ({_such(lost)})."
+        yield f"{where} has no key in GGUF, so llama.cpp does not stop at it ({_such(lost)})."
 
 
 def _without_an_end(vocabulary: Vocabulary, special: Mapping[str, int], files: Files) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _without_an_end(vocabulary: Vocabulary, special: Mapping[str, int], files: F
     assumed = defaults.assumed(vocabulary.model, vocabulary.pre, vocabulary.add, len(vocabulary.tokens)).get("eos")
     if "eos" not in special and assumed is not None:
         yield (
-            f"{files.root}: no file names the token that ends a text (eos), so llama.cpp takes token {assumed}, "
+            f"{files.root}: no file names the token that ends a text (eos), so llama.cpp uses token {assumed}, "
             f"{_shown(vocabulary, assumed)}."
         )
 
@@ -87,11 +87,11 @@ def ids(value: object, key: str, where: str) -> list[int]:
     listed = value if isinstance(value, list) else [] if value is None else [value]
     most = MOST_ENDS if key == KEY else MOST
     if len(listed) > most:
-        raise BadInput(f"{where}: {key} lists {len(listed)} ids; expected at most {most}.")
+        raise BadInput(f"{where}: {key}: expected at most {most} ids, found {len(listed)}.")
     found: list[int] = []
     for number in listed:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise BadInput(f"{where}: {key} holds {shown(number)}; expected an id or a list of ids.")
+            raise BadInput(f"{where}: {key}: expected an id or a list of ids, found {shown(number)}.")
         found.append(number)
     return found
 

@@ -55,17 +55,17 @@ def splitting(vocabulary: Vocabulary) -> Splitting:
     """How a vocabulary cuts text. Raises `NotPossible` for a model or a `pre` that is not in the tables."""
     if vocabulary.model not in MODELS:
         raise NotPossible(
-            f"tokenizer.ggml.model is {shown(vocabulary.model)}, of which no tokenizer.json can be made: "
-            "gpt2 (byte-level BPE), llama (SentencePiece) and gemma4 can be. --tokenizer FOLDER takes the files of the "
-            "original model."
+            f"tokenizer.ggml.model {shown(vocabulary.model)} cannot be converted to tokenizer.json. Supported models "
+            "are gpt2 (byte-level BPE), llama (SentencePiece) and gemma4. Use --tokenizer FOLDER to copy the "
+            "original model's files."
         )
     fixed = MODELS[vocabulary.model]
     if fixed is not None:
         return fixed
     if vocabulary.pre not in SPLITTINGS:
         raise NotPossible(
-            f"tokenizer.ggml.pre is {shown(vocabulary.pre)}, a pre-tokenizer that is not known here, so no "
-            "tokenizer.json can be made. --tokenizer FOLDER takes the original model's files."
+            f"pre-tokenizer {shown(vocabulary.pre)} (tokenizer.ggml.pre) is not supported, so tokenizer.json "
+            "cannot be written. Use --tokenizer FOLDER to copy the original model's files."
         )
     return SPLITTINGS[vocabulary.pre]
 
@@ -76,7 +76,9 @@ def checked(vocabulary: Vocabulary) -> Tokens:
     types = vocabulary.types or (NORMAL,) * count
     for key, values in (("token_type", types), ("scores", vocabulary.scores)):
         if values is not None and len(values) != count:
-            raise BadInput(f"tokenizer.ggml.{key} has {len(values)} entries, tokenizer.ggml.tokens {count}.")
+            raise BadInput(
+                f"tokenizer.ggml.{key}: expected {count} entries, as tokenizer.ggml.tokens has, found {len(values)}."
+            )
     texts = tuple(_text(token, number) for number, token in enumerate(vocabulary.tokens))
     types = _settled(types, ends.of(vocabulary))
     raw = splitting(vocabulary).raw
@@ -86,7 +88,7 @@ def checked(vocabulary: Vocabulary) -> Tokens:
             continue
         text = _piece(text, types[number]) if raw else text
         if ids.setdefault(text, number) != number:
-            raise BadInput(f"tokenizer.ggml.tokens: {shown(text)} has the ids {ids[text]} and {number}.")
+            raise BadInput(f"tokenizer.ggml.tokens: {shown(text)} has ids {ids[text]} and {number}.")
     return Tokens(texts, types, ids)
 
 
@@ -101,7 +103,7 @@ def _text(token: bytes, number: int) -> str:
     try:
         return token.decode("utf-8") or f"[EMPTY_{number}]"
     except UnicodeDecodeError:
-        raise BadInput(f"tokenizer.ggml.tokens[{number}] is {shown(token)}, which is no UTF-8 text.") from None
+        raise BadInput(f"tokenizer.ggml.tokens[{number}] is {shown(token)}, which is not UTF-8 text.") from None
 
 
 def _piece(text: str, kind: int) -> str:
@@ -168,7 +170,7 @@ def _merges(vocabulary: Vocabulary, tokens: Tokens) -> tuple[list[tuple[str, str
     if vocabulary.model == "spm":
         return scored_merges(tokens, vocabulary.scores), ()
     if not vocabulary.merges:
-        raise BadInput("tokenizer.ggml.merges is missing or empty: byte-level BPE cannot work without merges.")
+        raise BadInput("tokenizer.ggml.merges is missing or empty; byte-level BPE requires it.")
     pairs = []
     for merge in vocabulary.merges:
         at = merge.find(" ", 1)
@@ -177,7 +179,7 @@ def _merges(vocabulary: Vocabulary, tokens: Tokens) -> tuple[list[tuple[str, str
             pairs.append((left, right))
     lost = len(vocabulary.merges) - len(pairs)
     if lost:
-        return pairs, (f"tokenizer.ggml.merges: {lost} merges of tokens that are not in the vocabulary are left out.",)
+        return pairs, (f"tokenizer.ggml.merges: {lost} merges of tokens that are not in the vocabulary are dropped.",)
     return pairs, ()
 
 
@@ -188,7 +190,7 @@ def scored_merges(tokens: Tokens, scores: tuple[float, ...] | None) -> list[tupl
     whole. Ties, which real models do not have, go to the lower id.
     """
     if scores is None:
-        raise BadInput("tokenizer.ggml.scores is missing: a SentencePiece vocabulary cannot work without scores.")
+        raise BadInput("tokenizer.ggml.scores is missing; a SentencePiece vocabulary requires it.")
     if not all(map(math.isfinite, scores)):
         raise BadInput("tokenizer.ggml.scores holds a NaN or Inf.")
     kinds = (NORMAL, USER_DEFINED)

@@ -65,7 +65,7 @@ def parse_model(data: bytes, where: str) -> Model:
     model_type, normalizer = UNIGRAM, b""
     for number, value in _fields(data, where):
         if number in (1, 2, 3) and not isinstance(value, bytes):
-            raise BadInput(f"{where}: field {number} is no message: this is not a SentencePiece model.")
+            raise BadInput(f"{where}: is not a SentencePiece model: field {number} is not a message.")
         if number == 1 and isinstance(value, bytes):
             pieces.append(_piece(value, f"{where}: piece {len(pieces)}"))
         elif number == 2 and isinstance(value, bytes):
@@ -73,7 +73,7 @@ def parse_model(data: bytes, where: str) -> Model:
         elif number == 3 and isinstance(value, bytes):
             normalizer = value
     if not pieces:
-        raise BadInput(f"{where}: holds no pieces: this is not a SentencePiece model.")
+        raise BadInput(f"{where}: is not a SentencePiece model: it has no pieces.")
     prefix = bool(_number(normalizer, 3, 1, f"{where}: normalizer_spec.add_dummy_prefix"))
     trims = bool(_number(normalizer, 4, 1, f"{where}: normalizer_spec.remove_extra_whitespaces"))
     normalizes = bool(dict(_fields(normalizer, where)).get(2))
@@ -84,7 +84,7 @@ def _number(data: bytes, field: int, default: int, where: str) -> int:
     """A whole number in a message."""
     value = dict(_fields(data, where)).get(field, default)
     if not isinstance(value, int):
-        raise BadInput(f"{where}: is no number: this is not a SentencePiece model.")
+        raise BadInput(f"{where}: is not a number, so this is not a SentencePiece model.")
     return value
 
 
@@ -92,14 +92,14 @@ def _piece(data: bytes, where: str) -> Piece:
     fields = dict(_fields(data, where))
     text, score, kind = fields.get(1, b""), fields.get(2, b"\0\0\0\0"), fields.get(3, 1)
     if not isinstance(text, bytes) or not isinstance(score, bytes) or len(score) != 4 or kind not in TYPES:
-        raise BadInput(f"{where}: text, score or type has the wrong form: this is not a SentencePiece model.")
+        raise BadInput(f"{where}: text, score or type has the wrong form, so this is not a SentencePiece model.")
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
         raise BadInput(f"{where}: its text is not UTF-8.") from None
     number: float = struct.unpack("<f", score)[0]
     if not math.isfinite(number):
-        raise BadInput(f"{where}: its score is {number}; it has to be finite.")
+        raise BadInput(f"{where}: expected a finite score, found {number}.")
     return Piece(text, number, TYPES[int(kind)])
 
 
@@ -114,10 +114,10 @@ def _fields(data: bytes, where: str) -> Iterator[tuple[int, int | bytes]]:
             yield key >> 3, value
             continue
         if wire not in (1, 2, 5):
-            raise BadInput(f"{where}: has a field of wire type {wire} at byte {at}: this is not a SentencePiece model.")
+            raise BadInput(f"{where}: is not a SentencePiece model: the field at byte {at} has wire type {wire}.")
         length, at = _varint(data, at, where) if wire == 2 else ({1: 8, 5: 4}[wire], at)
         if length > len(data) - at:
-            raise BadInput(f"{where}: a field of {length} bytes reaches beyond the end: the file is cut short.")
+            raise BadInput(f"{where}: is truncated: a field of {length} bytes reaches beyond the end.")
         yield key >> 3, data[at : at + length]
         at += length
 
@@ -126,12 +126,12 @@ def _varint(data: bytes, at: int, where: str) -> tuple[int, int]:
     value = 0
     for count in range(10):
         if at + count >= len(data):
-            raise BadInput(f"{where}: ends inside a number: the file is cut short.")
+            raise BadInput(f"{where}: is truncated: it ends inside a number.")
         byte = data[at + count]
         value |= (byte & 127) << 7 * count
         if byte < 128:
             return value, at + count + 1
-    raise BadInput(f"{where}: has a number of more than ten bytes at byte {at}: this is not a SentencePiece model.")
+    raise BadInput(f"{where}: is not a SentencePiece model: the number at byte {at} has more than ten bytes.")
 
 
 def from_json(tokenizer: TokenizerJson, where: str) -> tuple[Piece, ...]:
@@ -149,7 +149,7 @@ def from_json(tokenizer: TokenizerJson, where: str) -> tuple[Piece, ...]:
         kind = BYTE if SPELLED_BYTE.fullmatch(text) else NORMAL
         score = float(-rank[text]) if text in rank else float(-len(rank) if kind == NORMAL else 0)
         if number in by_id:
-            raise BadInput(f"{where}: model.vocab gives two tokens the id {number}, {shown(text)} the second.")
+            raise BadInput(f"{where}: two tokens in model.vocab have id {number}; the second is {shown(text)}.")
         by_id[number] = Piece(utf8(text, "the token", where), score, kind)
     hole = Piece(b"", HOLE_SCORE, UNUSED)
     return tuple(by_id.get(number, hole) for number in range(max(by_id, default=-1) + 1))
@@ -166,7 +166,7 @@ def table(
     if size is None:
         size = max(len(pieces), *(number + 1 for number in added), 0)
     if size > MOST_TOKENS:
-        raise BadInput(f"{where}: vocab_size {size} is above {MOST_TOKENS}.")
+        raise BadInput(f"{where}: vocab_size is {size}; the limit is {MOST_TOKENS}.")
     out = [Piece(b"[PAD%d]" % number, HOLE_SCORE, UNUSED) for number in range(size)]
     for number, piece in enumerate(pieces[:size]):
         out[number] = piece if piece.text or piece.type != UNUSED else out[number]
@@ -177,7 +177,7 @@ def table(
     warnings = without_row({n: token.content for n, token in added.items() if n >= size}, size, where)
     beyond = sum(number not in added and bool(pieces[number].text) for number in range(size, len(pieces)))
     if beyond:
-        warnings += (f"{where}: {beyond} tokens with ids above config.json's vocab_size {size} are left out.",)
+        warnings += (f"{where}: {beyond} tokens with ids beyond config.json's vocab_size {size} are dropped.",)
     return tuple(out), warnings
 
 
@@ -186,6 +186,6 @@ def added_from(entries: Mapping[str, Any], where: str) -> dict[int, AddedToken]:
     found: dict[int, AddedToken] = {}
     for text, number in entries.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_TOKENS:
-            raise BadInput(f"{where}: {shown(text)} has the id {shown(number)}; it has to be a whole number.")
+            raise BadInput(f"{where}: {shown(text)} expected a whole number as id, found {shown(number)}.")
         found[number] = AddedToken(number, text, False)
     return found

@@ -91,11 +91,11 @@ def _settle(special: Special, ids: dict[str, int], role: str, number: object, si
     if isinstance(number, bool) or not isinstance(number, int) or role in ids:
         return
     if number < 0:
-        raise BadInput(f"{where}: {role}_token_id is {number}; an id is never below 0.")
+        raise BadInput(f"{where}: {role}_token_id: expected an id of at least 0, found {number}.")
     if number < size:
         ids[role] = number
     else:
-        special.warnings.append(f"{where}: {role}_token_id {number} is left out: there are {size} tokens.")
+        special.warnings.append(f"{where}: {role}_token_id {number} is ignored, because there are only {size} tokens.")
 
 
 def _flag(special: Special, role: str, value: object) -> None:
@@ -103,8 +103,8 @@ def _flag(special: Special, role: str, value: object) -> None:
         return
     if special.add.setdefault(role, value) != value:
         special.warnings.append(
-            f"tokenizer_config.json: add_{role}_token is {str(value).lower()}, but tokenizer.json's post_processor "
-            "says otherwise and counts."
+            f"tokenizer_config.json: add_{role}_token is {str(value).lower()}, but tokenizer.json's "
+            "post_processor does the opposite and is used."
         )
 
 
@@ -160,7 +160,7 @@ def _single(special: Special, template: list[tuple[str, str]]) -> tuple[str | No
         if not special.add["bos"]:
             special.warnings.append(
                 f"tokenizer.json: post_processor puts {shown(first)} first, but tokenizer_config.json names another "
-                "bos_token: GGUF can't express that, nothing is put first."
+                "bos_token. GGUF cannot express that, so nothing is put first."
             )
     if last is not None:
         if last != special.texts.get("eos"):

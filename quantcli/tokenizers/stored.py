@@ -88,9 +88,9 @@ def special_ids(
     for key, role in keys.items():
         number = read.one(key, int)
         if number is not None and number < 0:
-            raise BadInput(f"{where}: {key} is {number}; expected an id, which is never below 0.")
+            raise BadInput(f"{where}: {key}: expected an id of at least 0, found {number}.")
         if number is not None and count is not None and number >= count:
-            warnings.append(f"{where}: {key} is {number}, but there are {count} tokens: the key is ignored.")
+            warnings.append(f"{where}: {key} {number} is ignored, because there are only {count} tokens.")
         elif number is not None:
             found[role] = number
     return found, warnings
@@ -102,21 +102,21 @@ def _assumptions(vocabulary: Vocabulary, where: str, has_pre: bool) -> list[str]
     said = []
     if vocabulary.model == "bpe" and not has_pre:
         said.append(
-            f"{where}: has no tokenizer.ggml.pre, so llama.cpp cuts text by its rule `default`, and the folder does "
-            "the same; most models have another. --tokenizer FOLDER takes the original model's files."
+            f"{where}: tokenizer.ggml.pre is missing, so llama.cpp splits text by its rule `default`, and so does the "
+            "folder; most models have another rule. Use --tokenizer FOLDER to copy the original model's files."
         )
     for role in sorted(vocabulary.assumed & {"bos", "eos"}):
         number = vocabulary.special[role]
         if is_ordinary(vocabulary, number) and number not in found.controls:
-            what = "ends an answer at" if role == "eos" else "puts first"
+            what = "stops at" if role == "eos" else "puts first"
             said.append(
                 f"{where}: tokenizer.ggml.{role}_token_id names no token, so llama.cpp {what} token {number}, "
-                f"{shown(vocabulary.tokens[number].decode(errors='replace'))}, and the folder does the same."
+                f"{shown(vocabulary.tokens[number].decode(errors='replace'))}, and so does the folder."
             )
     if found.ambiguous:
         said.append(
-            f"{where}: llama.cpp ends an answer at one of the tokens {', '.join(found.ambiguous)}; which one depends "
-            "on how it was built. The folder ends answers at each of them."
+            f"{where}: llama.cpp stops at one of the tokens {', '.join(found.ambiguous)}; which one depends on how it "
+            "was built. The folder stops at each of them."
         )
     return said
 
@@ -146,7 +146,7 @@ class _Reader:
         if kind is bool and type(value) is int and value in (0, 1):
             return bool(value)  # which llama.cpp does not read, but nobody can mistake
         if type(value) is not kind:
-            raise BadInput(f"{self.where}: key {key} is {shown(value)}, expected a value of type {kind.__name__}.")
+            raise BadInput(f"{self.where}: key {key}: expected a value of type {kind.__name__}, found {shown(value)}.")
         return value
 
     def array(self, key: str, element: str, *others: str) -> list[Any] | None:
@@ -157,5 +157,5 @@ class _Reader:
         # Tools write numbers in other types than llama.cpp reads (mlx-lm: token types as uint32); they mean the same.
         alike = NUMBERS if element in NUMBERS else (element, *others)
         if not isinstance(value, ArrayValue) or value.element not in alike:
-            raise BadInput(f"{self.where}: key {key} is {kind}, expected array[{element}].")
+            raise BadInput(f"{self.where}: key {key}: expected array[{element}], found {kind}.")
         return value.decode()

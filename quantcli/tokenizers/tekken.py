@@ -63,7 +63,8 @@ def parse(data: Mapping[str, Any], where: str) -> Tekken:
     entries, version = read.elements("vocab"), config.text("version", "")
     if size - reserved > len(entries):
         raise BadInput(
-            f"{where}: default_vocab_size is {size}, but there are {reserved} special tokens and {len(entries)} others."
+            f"{where}: default_vocab_size is {size}, but the file has {reserved} special tokens and {len(entries)} "
+            "others."
         )
     ranks = _ranks(entries[: size - reserved], where)
     return Tekken(ranks, _special_tokens(read, reserved, version), version, config.text("pattern"))
@@ -74,15 +75,17 @@ def _ranks(entries: Sequence[object], where: str) -> dict[bytes, int]:
     for place, entry in enumerate(entries):
         at = f"{where}: vocab[{place}]"
         if not isinstance(entry, Mapping) or not isinstance(entry.get("token_bytes"), str):
-            raise BadInput(f"{at} is {shown(entry)}; expected an object with a string token_bytes.")
+            raise BadInput(f"{at}: expected an object with a string token_bytes, found {shown(entry)}.")
         _check_rank(entry, place, at)
         token = by_rank.decoded(entry["token_bytes"], at)
         if place < BYTES and token != bytes((place,)):
-            raise BadInput(f"{at} is {shown(token)}; the first {BYTES} tokens are the bytes in their order.")
+            raise BadInput(
+                f"{at}: expected byte {place} (the first {BYTES} tokens are the bytes in order), found {shown(token)}."
+            )
         if found.setdefault(token, place) != place:
-            raise BadInput(f"{at}: {shown(token)} has the rank {found[token]} already.")
+            raise BadInput(f"{at}: {shown(token)} already has rank {found[token]}.")
     if len(found) < BYTES:
-        raise BadInput(f"{where}: has {len(found)} tokens; expected the {BYTES} bytes at least.")
+        raise BadInput(f"{where}: expected at least the {BYTES} bytes as tokens, found {len(found)} tokens.")
     by_rank.check_lengths(found, where)
     return found
 
@@ -90,32 +93,32 @@ def _ranks(entries: Sequence[object], where: str) -> dict[bytes, int]:
 def _check_rank(entry: Mapping[str, Any], place: int, at: str) -> None:
     rank = entry.get("rank")
     if isinstance(rank, bool) or rank != place:
-        raise BadInput(f"{at}: the rank is {shown(rank)}, expected {place}: ranks follow each other without holes.")
+        raise BadInput(f"{at}: expected rank {place} (ranks have no gaps), found {shown(rank)}.")
 
 
 def _special_tokens(read: Reader, count: int, version: str) -> tuple[str, ...]:
     """The special tokens by id, `count` of them."""
     where = read.file
     if not read.has("special_tokens") and version not in OLDER_VERSIONS:
-        raise BadInput(f"{where}: has no special_tokens, which version {shown(version)} needs.")
+        raise BadInput(f"{where}: special_tokens is missing; version {shown(version)} requires it.")
     names: list[str] = []
     for place, entry in enumerate(read.elements("special_tokens")):
         at = f"{where}: special_tokens[{place}]"
         if not isinstance(entry, Mapping) or not isinstance(entry.get("token_str"), str):
-            raise BadInput(f"{at} is {shown(entry)}; expected an object with a string token_str.")
+            raise BadInput(f"{at}: expected an object with a string token_str, found {shown(entry)}.")
         _check_rank(entry, place, at)
         names.append(entry["token_str"])
     names = names if read.has("special_tokens") else list(OLDER_TOKENS)
     if len(names) > count:
-        raise BadInput(f"{where}: has {len(names)} special tokens, default_num_special_tokens is {count}.")
+        raise BadInput(f"{where}: has {len(names)} special tokens, but default_num_special_tokens is {count}.")
     names += [f"<SPECIAL_{number}>" for number in range(len(names), count)]
     seen: dict[str, int] = {}
     for number, name in enumerate(names):
         if seen.setdefault(name, number) != number:
-            raise BadInput(f"{where}: the special token {shown(name)} has the ranks {seen[name]} and {number}.")
+            raise BadInput(f"{where}: special token {shown(name)} has ranks {seen[name]} and {number}.")
     missing = [name for name in NEEDED.values() if name not in seen]
     if missing:
-        raise BadInput(f"{where}: has no special token {missing[0]}.")
+        raise BadInput(f"{where}: special token {missing[0]} is missing.")
     return tuple(names)
 
 
@@ -127,12 +130,12 @@ def vocabulary(files: Files, size: int | None) -> Vocabulary:
     vocab = {by_rank.spelled(token): offset + rank for token, rank in tekken.ranks.items()}
     for number, name in enumerate(tekken.special):
         if name in vocab:
-            raise BadInput(f"{where}: the special token {shown(name)} (id {number}) is also the token {vocab[name]}.")
+            raise BadInput(f"{where}: special token {shown(name)} (id {number}) is also token {vocab[name]}.")
     added = [AddedToken(number, name, True) for number, name in enumerate(tekken.special)]
     tokens, types, without_row = tokens_and_types(vocab, added, frozenset(), size, where)
     template, others, said = _templates(files, tekken.version)
     if normalised(tekken.pattern) not in map(normalised, SPLITTINGS[PRE].steps):
-        said = (*said, f"{where}: its pattern is not the one that llama.cpp splits text by: some texts get other ids.")
+        said = (*said, f"{where}: llama.cpp splits text by a different pattern, so some texts get other ids.")
     ids = {name: number for number, name in enumerate(tekken.special)}
     return Vocabulary(
         model="bpe",
@@ -160,8 +163,8 @@ def _templates(files: Files, version: str) -> tuple[str | None, dict[str, str], 
     name = BUILT_IN_BY_VERSION.get(version)
     if name is not None:
         lost = (
-            f"{where}: GGUF gets llama.cpp's built-in chat template {name}, as from its converter, not the folder's "
-            "(--override-kv tokenizer.chat_template=str:TEXT sets another)."
+            f"{where}: the output uses llama.cpp's built-in chat template {name}, as its converter does, instead of "
+            "the folder's. --override-kv tokenizer.chat_template=str:TEXT sets another."
         )
         return name, {}, () if own is None else (lost,)
     none = (

@@ -39,7 +39,7 @@ def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None,
     for entry in value:
         name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, Mapping) else (None, None)
         if not isinstance(name, str) or not isinstance(text, str):
-            raise BadInput(f"{files.label(where)}: an entry of chat_template has no name and template.")
+            raise BadInput(f"{files.label(where)}: an entry of chat_template lacks a name or a template.")
         named[_name(name)] = text
     return named.pop("default", None), named
 
@@ -58,8 +58,8 @@ def disagreement(files: Files) -> str | None:
     if read(files, settings)[0] == read(files, {})[0]:
         return None
     return (
-        f"{files.label(JINJA)}: is another chat template than the one in {SETTINGS}. transformers uses {JINJA}; a GGUF "
-        f"gets the one in {SETTINGS}, as from llama.cpp's converter."
+        f"{files.label(JINJA)}: differs from the chat template in {SETTINGS}. transformers uses {JINJA}; a GGUF file "
+        f"gets the one in {SETTINGS}, as llama.cpp's converter writes it."
     )
 
 

@@ -106,14 +106,10 @@ def _assumption(files: Files, file: str, layout: Layout, stated: object, prefer:
     """A warning where it is not known which class a file of ranks is for."""
     if stated in layout.classes or (stated is None and (file != RANKS or layout.pre in prefer)):
         return ()
-    said = (
-        "names no class of a tokenizer"
-        if stated is None
-        else f"names the tokenizer {shown(stated)}, which is not known"
-    )
+    said = "names no tokenizer class" if stated is None else f"tokenizer class {shown(stated)} is not supported"
     return (
-        f"{files.label(SETTINGS)}: {said}. {file} is read as {layout.classes[0]} reads it, and `{layout.pre}` is "
-        "assumed as tokenizer.ggml.pre.",
+        f"{files.label(SETTINGS)}: {said}. {file} is read as {layout.classes[0]} reads it, and "
+        f"tokenizer.ggml.pre is set to `{layout.pre}`.",
     )
 
 
@@ -137,14 +133,14 @@ def load_ranks(data: bytes, where: str, renumbers: bool = False) -> dict[bytes, 
         at = f"{where}: line {place}"
         token, rank = _line(line, at)
         if token in found and not renumbers:
-            raise BadInput(f"{at}: {shown(token)} has the rank {found[token]} already.")
+            raise BadInput(f"{at}: {shown(token)} already has rank {found[token]}.")
         if rank != len(found) and not renumbers:
-            raise BadInput(f"{at}: the rank is {rank}, expected {len(found)}: ranks follow each other without holes.")
+            raise BadInput(f"{at}: expected rank {len(found)} (ranks have no gaps), found {rank}.")
         found.setdefault(token, len(found))
         if len(found) > MOST_TOKENS:
-            raise BadInput(f"{where}: has more than {MOST_TOKENS} tokens.")
+            raise BadInput(f"{where}: has more than {MOST_TOKENS} tokens, the limit.")
     if not found:
-        raise BadInput(f"{where}: holds no tokens.")
+        raise BadInput(f"{where}: contains no tokens.")
     by_rank.check_lengths(found, where)
     return found
 
@@ -153,7 +149,7 @@ def _line(line: bytes, at: str) -> tuple[bytes, int]:
     """A line's token and rank."""
     parts = line.split()
     if len(parts) != 2 or not (parts[1].isdigit() and len(parts[1]) < 10):
-        raise BadInput(f"{at} is {shown(line)}; expected a token in base64 and its rank.")
+        raise BadInput(f"{at}: expected a token in base64 and its rank, found {shown(line)}.")
     return by_rank.decoded(parts[0], at), int(parts[1])
 
 
@@ -202,7 +198,8 @@ def _special_tokens(
         return names, ()
     return names, (
         f"{files.label(SETTINGS)}: added_tokens_decoder names {shown(strange[0].content)} (id {strange[0].id}), which "
-        f"{layout.classes[0]} has no place for ({len(strange)} such tokens): left out.",
+        f"{layout.classes[0]} does not support, so it is dropped ({len(strange)} such "
+        f"token{'s' * (len(strange) != 1)}).",
     )
 
 
@@ -212,7 +209,7 @@ def _added(names: Mapping[int, str], vocab: Mapping[str, int], where: str) -> li
     for number, name in names.items():
         other = vocab.get(name, found.setdefault(name, number))
         if other != number:
-            raise BadInput(f"{where}: the special token {shown(name)} (id {number}) is also the token {other}.")
+            raise BadInput(f"{where}: special token {shown(name)} (id {number}) is also token {other}.")
     return [AddedToken(number, name, True) for number, name in names.items()]
 
 
@@ -222,12 +219,12 @@ def _unmade(ranks: Mapping[bytes, int], pairs: int, layout: Layout, where: str) 
     said = []
     if lacking:
         said.append(
-            f"{where}: {len(lacking)} bytes have no token, 0x{lacking[0]:02X} the first: text with them is lost."
+            f"{where}: {len(lacking)} bytes have no token (0x{lacking[0]:02X} is the first), so text with them is lost."
         )
     unmade = sum(len(token) > 1 for token in ranks) - pairs
     if unmade and not SPLITTINGS[layout.pre].ignore_merges:
         said.append(
-            f"{where}: no two others make {unmade} of its tokens: tiktoken finds those that are whole words, llama.cpp "
-            "finds none."
+            f"{where}: {unmade} of its tokens are not the sum of two others; tiktoken finds those that are whole "
+            "words, but llama.cpp finds none."
         )
     return tuple(said)

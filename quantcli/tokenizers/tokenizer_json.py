@@ -72,9 +72,7 @@ def parse(data: Mapping[str, Any], where: str) -> TokenizerJson:
 def token_id(value: object, what: str, where: str) -> int:
     """A token's id as a number that can be one."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST_TOKENS:
-        raise BadInput(
-            f"{where}: {what} has the id {shown(value)}, expected a whole number from 0 to {MOST_TOKENS - 1}."
-        )
+        raise BadInput(f"{where}: {what}: expected an id from 0 to {MOST_TOKENS - 1}, found {shown(value)}.")
     return value
 
 
@@ -83,7 +81,7 @@ def utf8(text: str, what: str, where: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        raise BadInput(f"{where}: {what} {shown(text)} holds half a surrogate pair, which is no text.") from None
+        raise BadInput(f"{where}: {what} {shown(text)} contains half a surrogate pair, which is not text.") from None
 
 
 def _names(step: Mapping[str, Any] | None, kind: str, inner: str) -> bool:
@@ -106,7 +104,7 @@ def _merge(entry: object, place: int, where: str) -> tuple[str, str]:
         left, right = pair
         if isinstance(left, str) and isinstance(right, str) and left and right:
             return left, right
-    raise BadInput(f"{where}: model.merges[{place}] is {shown(entry)}; expected two tokens.")
+    raise BadInput(f"{where}: model.merges[{place}]: expected two tokens, found {shown(entry)}.")
 
 
 def _added(read: Reader) -> tuple[AddedToken, ...]:
@@ -117,6 +115,6 @@ def _added(read: Reader) -> tuple[AddedToken, ...]:
 def added_token(entry: object, number: int | None, what: str, where: str) -> AddedToken:
     """One entry of `added_tokens`, or of `added_tokens_decoder` with its id given as `number`."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("content"), str):
-        raise BadInput(f"{where}: {what} is no object with a string as its content.")
+        raise BadInput(f"{where}: {what}: expected an object with a string as its content.")
     found = token_id(entry.get("id") if number is None else number, what, where)
     return AddedToken(found, entry["content"], Reader(entry, where, what).flag("special", False))

@@ -55,15 +55,15 @@ def files(vocabulary: Vocabulary, conventions: Conventions = PLAIN, context_leng
     default, named = vocabulary.chat_template, vocabulary.chat_templates
     if default in BUILT_IN:
         warnings += (
-            f"tokenizer.chat_template is {shown(default)}, a template that llama.cpp has built in. The folder "
-            "has no chat template, since the file does not hold its text.",
+            f"tokenizer.chat_template is {shown(default)}, the name of a template that is built into llama.cpp. "
+            "The file lacks its text, so the folder gets no chat template.",
         )
         default = None
     if default is not None:
         out["chat_template.jinja"] = default.encode("utf-8", "backslashreplace")
         for name, text in named.items():
             if not NAME.fullmatch(name) or name.startswith("."):
-                raise BadInput(f"tokenizer.chat_template.{name!r}: a template's name has letters, digits and _ only.")
+                raise BadInput(f"tokenizer.chat_template.{name!r}: expected a template name of letters, digits and _.")
             out[f"{ADDITIONAL}/{name}.jinja"] = text.encode("utf-8", "backslashreplace")
     elif named:
         settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items()]
@@ -125,12 +125,15 @@ def _unnamed(vocabulary: Vocabulary, tokens: Tokens, conventions: Conventions) -
     """Warnings of roles that tokenizer_config.json cannot name, or gives to another token."""
     named = {*_further(vocabulary, tokens), *ENDS_OF_PARTS}
     lost = [f"tokenizer.ggml.{role}_token_id" for role in FURTHER if role in vocabulary.special and role not in named]
-    said = [f"{', '.join(lost)}: dropped. In a folder only a special token can have this role."] if lost else []
+    said = [f"{', '.join(lost)}: dropped, because in a folder only a special token can have this role."] if lost else []
     number = None if "unknown" in vocabulary.assumed else vocabulary.special.get("unknown")
     if splitting(vocabulary).raw and number is not None and number != conventions.ids.get("unknown"):
         text, given = tokens.text(number), unknown(vocabulary, tokens)
         if text != given:
-            said.append(f"tokenizer.ggml.unknown_token_id names {shown(text)}, but by its type {shown(given)} counts.")
+            said.append(
+                f"tokenizer.ggml.unknown_token_id names {shown(text)}, but {shown(given)} has the type of the unknown "
+                "token and is used."
+            )
     return tuple(said)
 
 
