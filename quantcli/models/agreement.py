@@ -175,7 +175,7 @@ class Agreement:
         return f" without {self._stored(mark)}, which layers for multi-token prediction have"
 
     def _stored(self, name: str) -> str:
-        """Return a tensor's name in the folder, where some families have a module for multi-token prediction."""
+        """Return a tensor's name in the folder, which may be in a module for multi-token prediction."""
         module = self.architecture.mtp_module if self.dialect == "hf" else ""
         return in_module(name, self.hyperparameters.layers, module) if module else name
 
