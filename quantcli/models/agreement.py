@@ -50,7 +50,7 @@ class Agreement:
     _shapes: dict[tuple[int, str, str, int | None], Shape] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
-    def found(self) -> dict[str, list[Found]]:
+    def rows(self) -> dict[str, list[Found]]:
         """The table's rows for every tensor; an empty list for an unknown one."""
         return {name: self.architecture.find(name, self.dialect) for name in self.weights}
 
@@ -62,7 +62,7 @@ class Agreement:
 
     @cached_property
     def _numbers(self) -> set[int]:
-        return {one.layer for found in self.found.values() for one in found if one.layer is not None}
+        return {one.layer for rows in self.rows.values() for one in rows if one.layer is not None}
 
     @cached_property
     def _predicting(self) -> Collection[int]:
@@ -81,26 +81,26 @@ class Agreement:
     @cached_property
     def _shown(self) -> set[str]:
         """The conditions under which the stored tensors exist; names with two meanings are ignored."""
-        needs = (found[0].row.need(found[0].suffix) for found in self.found.values() if len(found) == 1)
+        needs = (rows[0].row.need(rows[0].suffix) for rows in self.rows.values() if len(rows) == 1)
         return {need.keys for need in needs if need is not None}
 
     def refuse(self) -> None:
         """Raise `BadInput`, naming tensor and key, if the settings and the tensors contradict each other."""
-        if any(self.found.values()):
+        if any(self.rows.values()):
             self._refuse_layers()
             self.refuse_shapes()
         self._refuse_computed()
         self._refuse_missing()
         for name, need in self._contrary.items():
             if need.keys and not need.by_presence:
-                nor = self._unmarked(self.found[name][0]) if NEXTN in self.found[name][0].row.gguf else ""
-                has = f"{self.label}: tensor {self._stored(name)} exists{nor}"
-                raise BadInput(f"{has}, but {self.where} describes a model without it{self._why(need)}.")
+                without = self._unmarked(self.rows[name][0]) if NEXTN in self.rows[name][0].row.gguf else ""
+                problem = f"{self.label}: tensor {self._stored(name)} exists{without}"
+                raise BadInput(f"{problem}, but {self.where} describes a model without it{self._why(need)}.")
 
     def refuse_shapes(self) -> None:
         """Raise `BadInput` for a tensor whose shape differs from the one that follows from the settings."""
-        for name, found in self.found.items():
-            self._refuse_shape(name, found)
+        for name, rows in self.rows.items():
+            self._refuse_shape(name, rows)
 
     def unneeded(self) -> dict[str, str]:
         """Return the stored tensors that the settings or the model's class rule out -> the keys that decide, or ""."""
@@ -109,11 +109,11 @@ class Agreement:
     @cached_property
     def _contrary(self) -> dict[str, Need]:
         """The stored tensors that the settings rule out -> the condition that decides."""
-        found = {name: rows[0].row.need(rows[0].suffix) for name, rows in self.found.items() if rows}
+        needs = {name: rows[0].row.need(rows[0].suffix) for name, rows in self.rows.items() if rows}
         return {
             name: need
-            for name, need in found.items()
-            if need is not None and not any(self._may_be(one) for one in self.found[name])
+            for name, need in needs.items()
+            if need is not None and not any(self._may_be(one) for one in self.rows[name])
         }
 
     def _may_be(self, one: Found) -> bool:
@@ -135,11 +135,11 @@ class Agreement:
         layers, key = self.hyperparameters.layers, self._spelled("num_hidden_layers")
         beyond = min((n for n in self._numbers if n >= layers and n not in self._predicting), default=None)
         if beyond is not None:
-            name = next(n for n, found in self.found.items() if any(one.layer == beyond for one in found))
-            nor = self._unmarked(self.found[name][0])
+            name = next(n for n, rows in self.rows.items() if any(one.layer == beyond for one in rows))
+            without = self._unmarked(self.rows[name][0])
             raise BadInput(
                 f"{self.where}: {key} is {layers}, but there are tensors of layer {beyond}, such as "
-                f"{self._stored(name)}{nor}."
+                f"{self._stored(name)}{without}."
             )
         # Stops at the first gap, however many layers are claimed.
         missing = next((number for number in range(layers) if number not in self._numbers), None)
@@ -179,10 +179,10 @@ class Agreement:
         module = self.architecture.mtp_module if self.dialect == "hf" else ""
         return in_module(name, self.hyperparameters.layers, module) if module else name
 
-    def _refuse_shape(self, name: str, found: Sequence[Found]) -> None:
-        if not found:
+    def _refuse_shape(self, name: str, rows: Sequence[Found]) -> None:
+        if not rows:
             return
-        one, weight = found[0], self.weights[name]
+        one, weight = rows[0], self.weights[name]
         axes = one.row.axes(one.suffix)
         expected = self._expected(one, weight.scheme.name)
         if one.expert is not None and one.expert >= axes[0].of(self.hyperparameters):
@@ -223,11 +223,11 @@ class Agreement:
             others = self._others(one)
             if any(other in self.weights for other in others):
                 continue
-            nor = f" (as is {others[0]})" if others else ""
+            alternative = f" (as is {others[0]})" if others else ""
             need = one.row.need(one.suffix)
             why = self._why(need) if need is not None else ""
             raise BadInput(
-                f"{self.label}: tensor {name} is missing{nor}; a {self.architecture.name} model of "
+                f"{self.label}: tensor {name} is missing{alternative}; a {self.architecture.name} model of "
                 f"{self.hyperparameters.layers} layers requires it{why}. {self._remedy(name)}"
             )
 

@@ -91,6 +91,7 @@ class Tensor:
         return self.gguf.removeprefix("blk.{i}.").removesuffix(".weight").removesuffix(".bias")
 
     def pattern(self, dialect: str) -> str:
+        """Return the pattern of names in a dialect, without suffix."""
         return {"hf": self.hf, "gguf": self.gguf, "mlx": self.mlx or self.hf}[dialect]
 
     def axes(self, suffix: str) -> Axes:
@@ -304,16 +305,16 @@ class Architecture:
         return "mlx" if 2 * sum(moved) > len(moved) else "hf"
 
     def _is_mlx(self, name: str) -> bool:
-        found = self.find(name, "mlx")
-        return bool(found) and found[0].row.pattern("mlx") != found[0].row.hf and not self.find(name, "hf")
+        rows = self.find(name, "mlx")
+        return bool(rows) and rows[0].row.pattern("mlx") != rows[0].row.hf and not self.find(name, "hf")
 
     def _tells_by_shape(self, name: str) -> bool:
         return any(isinstance(op, MoveAxis) for found in self.find(name, "mlx") for op in found.row.mlx_ops)
 
     def to_gguf(self, name: str) -> tuple[str, Tensor] | None:
         """Return the GGUF name of a folder's tensor and its row (the first of several); None for an unknown name."""
-        found = self.find(name, "hf") or self.find(name, "mlx")
-        return (found[0].name("gguf"), found[0].row) if found else None
+        rows = self.find(name, "hf") or self.find(name, "mlx")
+        return (rows[0].name("gguf"), rows[0].row) if rows else None
 
     def role(self, name: str) -> str | None:
         """Return the role of a tensor named in any dialect, None for an unknown one."""
@@ -322,8 +323,8 @@ class Architecture:
 
     def layer(self, name: str) -> int | None:
         """Return the layer of a tensor named in any dialect, None for tensors outside the layers."""
-        found = NUMBER.search(name)
-        return int(found[0]) if found else None
+        match = NUMBER.search(name)
+        return int(match[0]) if match else None
 
     def hyperparameters(self, config: Mapping[str, Any], where: str = "config.json") -> Hyperparameters:
         """Read hyperparameters with this family's defaults and names: see `from_config`."""

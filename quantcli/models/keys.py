@@ -41,6 +41,7 @@ class Key:
 
     @property
     def back(self) -> str | None:
+        """The key of config.json that gets the stored value when config.json is rebuilt; None if there is none."""
         return self.read if isinstance(self.read, str) else self.config
 
     def value(self, hyperparameters: Hyperparameters) -> Any:

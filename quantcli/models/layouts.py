@@ -54,14 +54,17 @@ Layout = Range | Pieces | Unsplit
 
 
 def query_rows(file: Stored) -> int:
+    """Return the rows of all query heads."""
     return file.heads * file.head_dim
 
 
 def key_rows(file: Stored) -> int:
+    """Return the rows of all key heads."""
     return file.kv_heads * file.head_dim
 
 
 def value_rows(file: Stored) -> int:
+    """Return the rows of all value heads."""
     return file.kv_heads * file.integer("attention.value_length", file.head_dim)
 
 

@@ -81,6 +81,7 @@ class PermuteRows:
 
     @staticmethod
     def halves_to_pairs(rows: int, heads: int) -> Rows:
+        """Return the row in Hugging Face's order for each row in GGUF's order."""
         return np.arange(rows, dtype=np.int64).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
     def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:

@@ -42,16 +42,16 @@ def recognize(config: Mapping[str, Any], families: Sequence[Architecture], alias
     if block is None or (_kind(block, aliases) is None and not _classes(block)):
         return _by_type(config, families, aliases)
     assumed = {} if listed is None else {"model_type": listed[1].text}
-    found = _by_type({"architectures": None, **assumed, **block}, families, aliases)
-    if found.architecture is None:
-        return Recognized(None, config, found.unlisted)
+    recognized = _by_type({"architectures": None, **assumed, **block}, families, aliases)
+    if recognized.architecture is None:
+        return Recognized(None, config, recognized.unlisted)
     if not _classes(block) and (others := [name for name in _classes(config) if not _generates(name)]):
         return Recognized(None, config, shown(others[0]))
-    kind = str(found.settings["model_type"])
-    own = found.architecture.classes.get(kind, next(iter(found.architecture.classes.values())))
+    kind = str(recognized.settings["model_type"])
+    own = recognized.architecture.classes.get(kind, next(iter(recognized.architecture.classes.values())))
     around = listed[1] if listed is not None else Multimodal(str(config.get("model_type")), "", kind)
     settings = {**text_settings(config, around), "model_type": kind, "architectures": _classes(block) or [own]}
-    return Recognized(found.architecture, settings, None, around)
+    return Recognized(recognized.architecture, settings, None, around)
 
 
 def _of_listed(

@@ -39,13 +39,16 @@ class Stored:
         return None if value is None else decimal(value)
 
     def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """Return an integer of the architecture. Raises `BadInput` if it is missing without a default, or < `least`."""
         return self.own.integer(key, default, least)
 
     def holds(self, tensor: str) -> bool:
+        """Return whether the file has a tensor."""
         return tensor in self.tensors
 
     @property
     def layers(self) -> int:
+        """The number of layers, with those for multi-token prediction."""
         return self.own.integer("block_count", most=LONGEST)
 
     @cached_property
@@ -137,9 +140,9 @@ class Stored:
             pattern = self.own.flags(WINDOWS)
             if pattern and len(pattern) not in (self.layers, self.trunk):
                 is_counted = len(pattern) == self.layers - self.counted
-                nor = f", and tensor blk.{len(pattern)}.nextn.eh_proj.weight is missing" if is_counted else ""
+                missing = f", and tensor blk.{len(pattern)}.nextn.eh_proj.weight is missing" if is_counted else ""
                 count = f"{WINDOWS} has {len(pattern)} values, but block_count is {self.layers}"
-                raise BadInput(f"{self.own.label}: {count}{nor}.")
+                raise BadInput(f"{self.own.label}: {count}{missing}.")
         else:
             pattern, period = (), self.own.integer(WINDOWS, least=0, most=LONGEST)
             if not period:
@@ -155,6 +158,7 @@ class Setting:
     value: Any | Callable[[Stored], Any]
 
     def of(self, file: Stored) -> Any:
+        """Return the value for a file, `OMITTED` for none."""
         return self.value(file) if callable(self.value) else self.value
 
 

@@ -42,6 +42,7 @@ class Arranged:
 
     @staticmethod
     def of(weight: Weight) -> Arranged:
+        """Return all rows of a weight, in its shape."""
         return Arranged(weight, None, weight.shape)
 
 

@@ -24,7 +24,7 @@ def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
         return [f"{root}/config.json: {found.message}"] if found else []
     where = f"{root}/config.json" if is_folder else "its metadata"
     agreement = _agreement(model, architecture, kept)
-    if target == "hf" and not any(agreement.found.values()):
+    if target == "hf" and not any(agreement.rows.values()):
         return []  # a base model's names: nothing is known of these
     if not is_folder:
         _refuse_vocabulary(source)

@@ -164,21 +164,21 @@ def _refusal(files: Files, tokenizer: TokenizerJson | None) -> str:
 
 def _added(files: Files, tokenizer: TokenizerJson | None, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
     """Return added tokens by id from all files that may have some; `tokenizer_config.json` takes precedence."""
-    found = {token.id: token for token in tokenizer.added} if tokenizer is not None else {}
+    tokens = {token.id: token for token in tokenizer.added} if tokenizer is not None else {}
     if tokenizer is None:
-        found |= sentencepiece.added_from(files.json("added_tokens.json"), files.label("added_tokens.json"))
-    return found | _decoder(files, settings)
+        tokens |= sentencepiece.added_from(files.json("added_tokens.json"), files.label("added_tokens.json"))
+    return tokens | _decoder(files, settings)
 
 
 def _decoder(files: Files, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
     """Return the tokens in `tokenizer_config.json`'s `added_tokens_decoder` by id. Raises `BadInput`."""
     where = files.label(SETTINGS)
-    found: dict[int, AddedToken] = {}
+    tokens: dict[int, AddedToken] = {}
     for key, entry in Reader(settings, where).part("added_tokens_decoder").values.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10):
             raise BadInput(f"{where}: added_tokens_decoder: expected token ids as keys, found {shown(key)}.")
-        found[int(key)] = added_token(entry, int(key), f"added_tokens_decoder: {key}", where)
-    return found
+        tokens[int(key)] = added_token(entry, int(key), f"added_tokens_decoder: {key}", where)
+    return tokens
 
 
 def _byte_level(
@@ -264,8 +264,8 @@ def _from_pieces(
 
 def _normalizer_flags(tokenizer: TokenizerJson | None) -> dict[str, bool]:
     """Return the steps of a normalizer that GGUF has keys for: `lowercase`, `strip_accents`."""
-    found: dict[str, bool] = {}
+    flags: dict[str, bool] = {}
     for step in flattened(tokenizer.normalizer if tokenizer is not None else None, "normalizers"):
         if step.get("type") in ("Lowercase", "StripAccents"):
-            found["lowercase" if step["type"] == "Lowercase" else "strip_accents"] = True
-    return found
+            flags["lowercase" if step["type"] == "Lowercase" else "strip_accents"] = True
+    return flags

@@ -98,7 +98,7 @@ def find(texts: Mapping[str, int], special: Mapping[str, int]) -> Ends:
         role: [text for text in known if text in texts] for role, known in BY_TEXT.items() if role not in special
     }
     ends = {texts[text] for text in ENDS if text in texts}
-    controls = ends.union(texts[text] for found in by_role.values() for text in found)
+    controls = ends.union(texts[text] for names in by_role.values() for text in names)
     ends |= {special[role] for role in ENDING_ROLES if role in special}
     ends |= {texts[text] for role in ENDING_ROLES for text in by_role.get(role, ())}
     for text, sets in EXCEPTIONS.items():

@@ -44,6 +44,7 @@ class Files:
         return (self.tokenizer if self.tokenizer is not None and is_tokenizers(name) else self.root) / name
 
     def label(self, name: str) -> str:
+        """Return the name of a file for errors."""
         return str(self.path(name))
 
     def has(self, name: str) -> bool:
@@ -72,6 +73,7 @@ class Files:
             return read(0, size)
 
     def text(self, name: str) -> str:
+        """Read a UTF-8 file. Raises `BadInput` for other text."""
         try:
             return self.bytes(name).decode("utf-8")
         except UnicodeDecodeError as error:

@@ -88,12 +88,12 @@ def ids(value: object, key: str, where: str) -> list[int]:
     most = MOST_ENDS if key == KEY else MOST
     if len(listed) > most:
         raise BadInput(f"{where}: {key}: expected at most {most} ids, found {len(listed)}.")
-    found: list[int] = []
+    numbers: list[int] = []
     for number in listed:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise BadInput(f"{where}: {key}: expected an id or a list of ids, found {shown(number)}.")
-        found.append(number)
-    return found
+        numbers.append(number)
+    return numbers
 
 
 def suppressed(files: Files, count: int) -> tuple[int, ...]:

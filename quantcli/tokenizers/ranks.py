@@ -88,7 +88,7 @@ def all_pairs(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
 
 def merges(pairs: Iterable[tuple[bytes, bytes]], where: str) -> tuple[str, ...]:
     """Return pairs as GGUF spells them. Raises `NotPossible` if there are none: llama.cpp would not load the file."""
-    found = tuple(f"{spelled(left)} {spelled(right)}" for left, right in pairs)
-    if not found:
+    made = tuple(f"{spelled(left)} {spelled(right)}" for left, right in pairs)
+    if not made:
         raise NotPossible(f"{where}: no token can be joined from two others, but GGUF requires such a merge.")
-    return found
+    return made

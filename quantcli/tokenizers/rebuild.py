@@ -92,10 +92,10 @@ def checked(vocabulary: Vocabulary) -> Tokens:
     return Tokens(texts, types, ids)
 
 
-def _settled(types: tuple[int, ...], found: Ends) -> tuple[int, ...]:
+def _settled(types: tuple[int, ...], endings: Ends) -> tuple[int, ...]:
     """Return the types that llama.cpp uses after it has compared the texts with its tables."""
-    by_text = dict.fromkeys(found.ordinary, NORMAL)
-    by_text |= {n: CONTROL for n in found.controls if types[n] not in (UNKNOWN, USER_DEFINED)}
+    by_text = dict.fromkeys(endings.ordinary, NORMAL)
+    by_text |= {n: CONTROL for n in endings.controls if types[n] not in (UNKNOWN, USER_DEFINED)}
     return tuple(by_text.get(n, kind) for n, kind in enumerate(types))
 
 
@@ -155,14 +155,14 @@ def unknown(vocabulary: Vocabulary, tokens: Tokens) -> str | None:
 
 def added_tokens(tokens: Tokens, how: Splitting, strips: bool) -> list[dict[str, Any]]:
     """Return the entries for tokens that are matched before text is split, by id."""
-    found = []
+    entries = []
     for text, number in tokens.ids.items():
         kind = tokens.types[number]
         if kind in (CONTROL, UNKNOWN, USER_DEFINED):
             behind = strips and kind == CONTROL and text not in KEEPS_BLANKS
             entry = {"id": number, "content": text, "single_word": False, "lstrip": False, "rstrip": behind}
-            found.append(entry | {"normalized": False, "special": kind != USER_DEFINED})
-    return found
+            entries.append(entry | {"normalized": False, "special": kind != USER_DEFINED})
+    return entries
 
 
 def _merges(vocabulary: Vocabulary, tokens: Tokens) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
@@ -198,11 +198,11 @@ def scored_merges(tokens: Tokens, scores: tuple[float, ...] | None) -> list[tupl
     if max(map(len, ids), default=0) > LONGEST:
         raise BadInput(f"tokenizer.ggml.tokens holds a token of more than {LONGEST} characters.")
     order = sorted(ids, key=lambda text: (tokens.types[ids[text]] != USER_DEFINED, -scores[ids[text]], ids[text]))
-    found: list[tuple[str, str]] = []
+    merges: list[tuple[str, str]] = []
     for text in order:
         halves = [(text[:at], text[at:]) for at in range(1, len(text)) if text[:at] in ids and text[at:] in ids]
-        found.extend(sorted(halves, key=lambda pair: (ids[pair[0]], ids[pair[1]])))
-    return found
+        merges.extend(sorted(halves, key=lambda pair: (ids[pair[0]], ids[pair[1]])))
+    return merges
 
 
 def _normalizer(vocabulary: Vocabulary, how: Splitting, prefixed: bool) -> dict[str, Any] | None:

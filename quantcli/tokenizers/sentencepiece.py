@@ -40,6 +40,8 @@ SPELLED_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @dataclass(frozen=True)
 class Piece:
+    """A token: its text, its score and llama.cpp's number of its type."""
+
     text: bytes
     score: float
     type: int
@@ -183,9 +185,9 @@ def table(
 
 def added_from(entries: Mapping[str, Any], where: str) -> dict[int, AddedToken]:
     """Return the tokens in `added_tokens.json` (text -> id), none of them marked as special. Raises `BadInput`."""
-    found: dict[int, AddedToken] = {}
+    tokens: dict[int, AddedToken] = {}
     for text, number in entries.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_TOKENS:
             raise BadInput(f"{where}: {shown(text)}: expected a whole number as its id, found {shown(number)}.")
-        found[number] = AddedToken(number, text, False)
-    return found
+        tokens[number] = AddedToken(number, text, False)
+    return tokens

@@ -133,14 +133,14 @@ def _process(special: Special, processor: Mapping[str, Any]) -> None:
 def _template(processor: Mapping[str, Any], key: str) -> list[tuple[str, str]]:
     """Return a template as (kind, id) pairs: ("SpecialToken", "<s>"), ("Sequence", "A"). Raises `BadInput`."""
     entries = processor.get(key)
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for entry in entries if isinstance(entries, list) else []:
         kind, value = next(iter(entry.items()), ("", None)) if isinstance(entry, Mapping) else ("", None)
         number = value.get("id") if isinstance(value, Mapping) else None
         if kind not in ("SpecialToken", "Sequence") or not isinstance(number, str):
             raise BadInput(f"tokenizer.json: post_processor: the template's entry {shown(entry)} has no kind and id.")
-        found.append((kind, number))
-    return found
+        pairs.append((kind, number))
+    return pairs
 
 
 def leading(processor: Mapping[str, Any] | None) -> str | None:

@@ -83,7 +83,7 @@ def special_ids(
     read = _Reader(metadata, where)
     keys = {f"{GGML}{role}_token_id": role for role in SPECIAL}
     keys |= {f"{GGML}{older}_token_id": role for older, role in OLDER.items()}
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     warnings = []
     for key, role in keys.items():
         number = read.one(key, int)
@@ -92,13 +92,13 @@ def special_ids(
         if number is not None and count is not None and number >= count:
             warnings.append(f"{where}: {key} {number} is ignored, because there are only {count} tokens.")
         elif number is not None:
-            found[role] = number
-    return found, warnings
+            ids[role] = number
+    return ids, warnings
 
 
 def _assumptions(vocabulary: Vocabulary, where: str, has_pre: bool) -> list[str]:
     """Return warnings about what a file does not name: pre-tokenizer, special tokens, the token that ends an answer."""
-    found = ends.of(vocabulary)
+    endings = ends.of(vocabulary)
     warnings = []
     if vocabulary.model == "bpe" and not has_pre:
         warnings.append(
@@ -107,16 +107,16 @@ def _assumptions(vocabulary: Vocabulary, where: str, has_pre: bool) -> list[str]
         )
     for role in sorted(vocabulary.assumed & {"bos", "eos"}):
         number = vocabulary.special[role]
-        if is_ordinary(vocabulary, number) and number not in found.controls:
+        if is_ordinary(vocabulary, number) and number not in endings.controls:
             what = "stops at" if role == "eos" else "puts first"
             warnings.append(
                 f"{where}: tokenizer.ggml.{role}_token_id names no token, so llama.cpp {what} token {number}, "
                 f"{shown(vocabulary.tokens[number].decode(errors='replace'))}, and so does the folder."
             )
-    if found.ambiguous:
+    if endings.ambiguous:
         warnings.append(
-            f"{where}: llama.cpp stops at one of the tokens {', '.join(found.ambiguous)}; which one depends on how it "
-            "was built. The folder stops at each of them."
+            f"{where}: llama.cpp stops at one of the tokens {', '.join(endings.ambiguous)}; which one depends on how "
+            "it was built. The folder stops at each of them."
         )
     return warnings
 

@@ -205,9 +205,9 @@ def _special_tokens(
 
 def _added(names: Mapping[int, str], vocab: Mapping[str, int], where: str) -> list[AddedToken]:
     """Return the special tokens. Raises `BadInput` for one that is another token too."""
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for number, name in names.items():
-        other = vocab.get(name, found.setdefault(name, number))
+        other = vocab.get(name, ids.setdefault(name, number))
         if other != number:
             raise BadInput(f"{where}: special token {shown(name)} (id {number}) is also token {other}.")
     return [AddedToken(number, name, True) for number, name in names.items()]

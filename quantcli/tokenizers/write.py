@@ -84,18 +84,18 @@ def tokenizer_config(
     special = {role: tokens.text(_named(vocabulary, ROLES[role])) for role in USUAL}
     if how.raw:
         special["unk"] = unknown(vocabulary, tokens)
-    found: dict[str, Any] = {f"{role}_token": text for role, text in special.items() if text is not None}
-    found |= {f"{role}_token": tokens.texts[number] for role, number in _further(vocabulary, tokens).items()}
-    found |= {f"add_{role}_token": added for role, added in vocabulary.add.items()}
+    settings: dict[str, Any] = {f"{role}_token": text for role, text in special.items() if text is not None}
+    settings |= {f"{role}_token": tokens.texts[number] for role, number in _further(vocabulary, tokens).items()}
+    settings |= {f"add_{role}_token": added for role, added in vocabulary.add.items()}
     if vocabulary.add_space_prefix is not None:
-        found["add_prefix_space"] = vocabulary.add_space_prefix
-    found["clean_up_tokenization_spaces"] = how.cleans
-    found["model_input_names"] = ["input_ids", "attention_mask"]
+        settings["add_prefix_space"] = vocabulary.add_space_prefix
+    settings["clean_up_tokenization_spaces"] = how.cleans
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
     if context_length is not None:
-        found["model_max_length"] = context_length
+        settings["model_max_length"] = context_length
     # Padding a batch on the other side changes the generated text.
     side = conventions.padding_side or ("left" if vocabulary.model == "spm" else None)
-    return found | ({} if side is None else {"padding_side": side}) | {"tokenizer_class": CLASS}
+    return settings | ({} if side is None else {"padding_side": side}) | {"tokenizer_class": CLASS}
 
 
 def _named(vocabulary: Vocabulary, role: str) -> int | None:
@@ -145,11 +145,11 @@ def token_ids(vocabulary: Vocabulary) -> dict[str, int | list[int]]:
     `eos_token_id` is llama.cpp's end-of-generation set: the named token first, then the others by id.
     """
     special = {role: n for role, n in vocabulary.special.items() if 0 <= n < len(vocabulary.tokens)}
-    found: dict[str, int | list[int]] = {}
+    ids: dict[str, int | list[int]] = {}
     ending = ends.of(vocabulary).ids
     if ending:
         eos = [special["eos"]] if special.get("eos") in ending else []
         listed = eos + sorted(ending.difference(eos))
-        found["eos_token_id"] = listed if len(listed) > 1 else listed[0]
-    found |= {f"{key}_token_id": special[role] for key, role in (("bos", "bos"), ("pad", "padding")) if role in special}
-    return dict(sorted(found.items()))
+        ids["eos_token_id"] = listed if len(listed) > 1 else listed[0]
+    ids |= {f"{key}_token_id": special[role] for key, role in (("bos", "bos"), ("pad", "padding")) if role in special}
+    return dict(sorted(ids.items()))

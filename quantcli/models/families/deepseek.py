@@ -168,6 +168,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def sum_of(*keys: str) -> Read:
+    """Return a function that adds the values of keys of config.json."""
     return lambda h: sum(h.settings.integer(key) for key in keys)
 
 
