@@ -78,7 +78,7 @@ def test_a_folder_has_the_shapes_of_its_table(case: str, spelling: str) -> None:
     found = agreement(architecture, config, shapes)
     found.refuse()
     assert found.unneeded() == {}
-    for name, rows in found.found.items():
+    for name, rows in found.rows.items():
         assert rows and shape_of(rows[0], "hf", found.hyperparameters) == shapes[name], name
 
 
@@ -93,7 +93,7 @@ def test_a_gguf_file_has_the_shapes_of_its_table(case: str) -> None:
     found.refuse()
     assert found.unneeded() == {}
     computed = {row.gguf for row in architecture.computed}
-    assert {name for name, rows in found.found.items() if not rows} <= computed
+    assert {name for name, rows in found.rows.items() if not rows} <= computed
 
 
 def test_an_mlx_folder_has_the_shapes_of_its_table(shared: Path) -> None:

@@ -128,10 +128,7 @@ QKVZ = Ungroup(K_HEADS, (KEYS, KEYS, VALUES, VALUES))
 
 
 def delta_net(tile: Any = ()) -> tuple[Tensor, ...]:
-    """Return the rows that both layouts of a delta net share.
-
-    tile: operations on single values, on the input of the convolution, and on columns.
-    """
+    """Return the rows that both layouts share. tile: operations on values, on the convolution's input, on columns."""
     single, convolved, columns = tile or ((), (), ())
     return (
         linear("A_log", "ssm_a", (V_HEADS,), (*single, NegExp()), ""),

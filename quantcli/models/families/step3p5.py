@@ -102,10 +102,7 @@ def _limits(key: str) -> Key:
 
 
 def _factors(h: Hyperparameters) -> NDArray[np.float32] | None:
-    """Return Llama 3's divisors for the half of a head that layers without a window rotate, then ones.
-
-    float32 [head_dim / 2], computed in float64.
-    """
+    """Return Llama 3's divisors for the rotated half of a head, then ones, float32 [head_dim / 2], from float64."""
     rope, rotated = h.rope, h.head_dim // 2
     if rope.type != "llama3":
         return None
