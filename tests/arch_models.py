@@ -74,7 +74,7 @@ def biased_model(root: Path, case: str, flag: str) -> Path:
         found = architecture.find(naming.weight(name), "hf") if name.endswith(".weight") else ()
         for one in found:
             bias, layer = one.row.bias, one.layer or 0
-            if "bias" in one.row.suffixes and bias.said == flag and bias.holds(hyperparameters, layer):
+            if "bias" in one.row.suffixes and bias.keys == flag and bias.holds(hyperparameters, layer):
                 shape = [axis.of(hyperparameters) for axis in one.row.axes("bias")]
                 tensors[f"{name.removesuffix('.weight')}.bias"] = [dtype, shape]
     return arch_model(root, case, tensors, {"text_config": {**inner, flag: True}} if inner else {flag: True})
