@@ -59,8 +59,8 @@ def flags_of_biases(case: str) -> list[str]:
     """The keys of config.json that say, in a case's family and model type, that modules have a bias."""
     architecture, settings = architecture_of(case), text_settings(config_of(case))
     needs = [row.bias for row in architecture.tensors if row.bias.by_presence]
-    made = {need.said: architecture.hyperparameters({**settings, need.said: True}) for need in needs}
-    return sorted({need.said for need in needs if need.holds(made[need.said], 0)})
+    made = {need.keys: architecture.hyperparameters({**settings, need.keys: True}) for need in needs}
+    return sorted({need.keys for need in needs if need.holds(made[need.keys], 0)})
 
 
 def biased_model(root: Path, case: str, flag: str) -> Path:
@@ -74,7 +74,7 @@ def biased_model(root: Path, case: str, flag: str) -> Path:
         found = architecture.find(naming.weight(name), "hf") if name.endswith(".weight") else ()
         for one in found:
             bias, layer = one.row.bias, one.layer or 0
-            if "bias" in one.row.suffixes and bias.said == flag and bias.holds(hyperparameters, layer):
+            if "bias" in one.row.suffixes and bias.keys == flag and bias.holds(hyperparameters, layer):
                 shape = [axis.of(hyperparameters) for axis in one.row.axes("bias")]
                 tensors[f"{name.removesuffix('.weight')}.bias"] = [dtype, shape]
     return arch_model(root, case, tensors, {"text_config": {**inner, flag: True}} if inner else {flag: True})

@@ -1,4 +1,4 @@
-"""Architectures by name, and what is asked of the table of them."""
+"""Architectures by name, and the questions that other packages ask about them."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ from quantcli.models.unsaid import Unsaid, unsaid
 
 ARCHITECTURES: dict[str, Architecture] = {family.name: family for family in FAMILIES}
 
-#: Every `model_type` that is known.
+#: Every known `model_type`.
 KINDS = tuple(kind for architecture in FAMILIES for kind in architecture.model_types)
 
-#: The end of an error that refuses an unknown architecture.
+#: The hint in errors about unknown architectures.
 SEE_FAMILIES = "`quant architectures [--json]` lists the supported families and directions."
 
 
 def find(config: Mapping[str, Any]) -> Architecture | None:
-    """The architecture of a `config.json` object, of a model with towers that of its text model; None if unknown."""
+    """Return the architecture of a `config.json` object (the text model's, if it has towers); None if unknown."""
     return _recognized(config).architecture
 
 
 def of_model_type(kind: str) -> Architecture | None:
-    """The first family that has a model type: of several, classes tell the others apart. None where none has it."""
+    """Return the first family with a model type, None if there is none; classes distinguish several."""
     return next((family for family in FAMILIES if kind in family.model_types), None)
 
 
 def unknown_class(config: Mapping[str, Any]) -> str | None:
-    """The entry of `architectures` that no table of its `model_type` names; None where there is none."""
+    """Return the entry of `architectures` that no table of its `model_type` names; None if there is none."""
     return _recognized(config).unlisted
 
 
 def text_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A `config.json` object as the tables read it: of a known model with towers the settings of its text model."""
+    """Return the settings of a `config.json` object that the tables read: the text model's, if it has known towers."""
     return _recognized(config).settings
 
 
 def multimodal(config: Mapping[str, Any]) -> Multimodal | None:
-    """The class of models with towers that a `config.json` object is of; None for text models, and unknown ones."""
+    """Return the class of a model with towers from its `config.json` object; None for text models and unknown ones."""
     return _recognized(config).multimodal
 
 
@@ -65,7 +65,7 @@ def _recognized(config: Mapping[str, Any]) -> Recognized:
 
 
 def by_gguf(metadata: Mapping[str, Any]) -> Architecture | None:
-    """The architecture of GGUF metadata (key -> value, or `Value`): by `general.architecture`, then by `when`."""
+    """Return the family of GGUF metadata (key -> value, or `Value`), by `general.architecture`, then by `when`."""
     values = {key: value.value if isinstance(value, Value) else value for key, value in metadata.items()}
     name = values.get("general.architecture")
     own = {key.removeprefix(f"{name}."): value for key, value in values.items()}
@@ -74,9 +74,10 @@ def by_gguf(metadata: Mapping[str, Any]) -> Architecture | None:
 
 
 def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tuple[str, SixteenBits]:
-    """The model type that decides, and the 16-bit dtypes in which the model of config.json or GGUF metadata works.
+    """Return the 16-bit dtypes in which a model works, after the model type that decides.
 
-    It is the first type in which one does not work, of a model that is made of others (`text_config`).
+    config: the config.json object. metadata: GGUF's, which takes precedence; may be empty. In a model that contains
+    others (`text_config`) the first type with a restriction decides.
     """
     architecture = by_gguf(metadata) if metadata else None
     if architecture is not None:
@@ -87,7 +88,7 @@ def sixteen_bits(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> tupl
 
 
 def mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What an MLX folder's config.json needs beside its source's keys for mlx-lm to read the same settings."""
+    """Return the keys that an MLX folder's config.json needs in addition for mlx-lm to read the same settings."""
     recognized = _recognized(config)
     if recognized.multimodal is not None and recognized.architecture is not None:
         around = recognized.multimodal.mlx_around
@@ -102,21 +103,21 @@ def config_from_gguf(
     dtype: str | None = None,
     where: str = "GGUF metadata",
 ) -> dict[str, Any]:
-    """The `config.json` object of a GGUF file, as published checkpoints spell it.
+    """Rebuild the `config.json` object of a GGUF file with the keys that published checkpoints use.
 
-    metadata: key -> value, or `Value`. tensors: shapes, rows first. values: reads a tensor's numbers, asked for those
-    that hold rotary factors only. dtype: our name of what the weights become; None leaves `torch_dtype` out. Raises
-    `BadInput` for metadata that contradict themselves, `NotPossible` for an architecture that is not in the table.
+    metadata: key -> value, or `Value`. tensors: shapes, rows first. values: reads a tensor's numbers; called only for
+    those that hold rotary factors. dtype: our name of the output weights' dtype; None omits `torch_dtype`. Raises
+    `BadInput` for contradictory metadata, `NotPossible` for an architecture that is not in the table.
     """
     return rebuild(metadata, tensors, values, dtype, where).config
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """A config.json, and what of the file has no part in it.
+    """A rebuilt config.json, and the keys of the GGUF file that it does not have.
 
-    unsaid: the architecture's keys that it does not say. unread_by_mlx_lm: those that it says and mlx-lm does not read.
-    idle: keys that change nothing. pooling: how tokens become one vector, which is said in files of its own.
+    unsaid: the architecture's keys that config.json cannot state. unread_by_mlx_lm: those that it states and mlx-lm
+    ignores. idle: keys that change nothing. pooling: how token vectors become one vector, which separate files state.
     """
 
     config: dict[str, Any]
@@ -133,7 +134,7 @@ def rebuild(
     dtype: str | None = None,
     where: str = "GGUF metadata",
 ) -> Rebuilt:
-    """`config_from_gguf`, and what of the file has no part in it."""
+    """Rebuild config.json as `config_from_gguf` does, and list the keys that it does not have."""
     file = stored(metadata, tensors, values, where)
     architecture = by_gguf(metadata)
     if architecture is None:
@@ -149,16 +150,16 @@ def rebuild(
 
 
 def sampling_from_gguf(metadata: Mapping[str, Any], where: str = "GGUF metadata") -> dict[str, Any]:
-    """The sampling values of GGUF metadata as generation_config.json spells them; empty where there are none."""
+    """Return the sampling values of GGUF metadata under generation_config.json's keys; {} if there are none."""
     return sampling(stored(metadata, {}, nothing, where))
 
 
 def from_gguf(
     metadata: Mapping[str, Any], where: str = "GGUF metadata", tensors: Mapping[str, Shape] | None = None
 ) -> Hyperparameters:
-    """Hyperparameters of GGUF metadata (key -> value, or `Value`), but for rotary factors, which stand in tensors.
+    """Read hyperparameters from GGUF metadata (key -> value, or `Value`), without rotary factors, which are in tensors.
 
-    tensors: shapes, where the file is at hand. Raises `BadInput`, `NotPossible`.
+    tensors: shapes, if the file is available. Raises `BadInput`, `NotPossible`.
     """
     shapes = {name: shape for name, shape in (tensors or {}).items() if not name.startswith("rope_f")}
     config = config_from_gguf(metadata, shapes, where=where)

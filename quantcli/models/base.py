@@ -1,21 +1,21 @@
-"""What an architecture is: a table of tensors (names in three dialects, operations), and what its metadata has.
+"""Description of an architecture: a table of tensors (names in three dialects, operations) and rows of metadata keys.
 
-A row's patterns have no suffix, `{i}` stands for the layer, `{e}` for the expert, and every row counts for each of its
-suffixes (`""`: the patterns are whole names):
+A row's patterns have no suffix, `{i}` is the layer, `{e}` the expert, and every row describes a tensor for each of its
+suffixes (`""`: the patterns are complete names):
 
     Tensor("model.layers.{i}.self_attn.q_proj", "blk.{i}.attn_q", ops=(PermuteRows("heads"),))
         model.layers.3.self_attn.q_proj.weight  <->  blk.3.attn_q.weight
         model.layers.3.self_attn.q_proj.bias    <->  blk.3.attn_q.bias
 
     Tensor("layers.{i}.experts.{e}.up_proj", "blk.{i}.ffn_up_exps", mlx="layers.{i}.switch_mlp.up_proj")
-        a dialect whose pattern has `{e}` stores one tensor an expert, one without has them stacked: (experts, out, in)
+        a dialect whose pattern has `{e}` stores one tensor per expert, one without stacks them: (experts, out, in)
 
     Tensor("layers.{i}.experts.gate_up_proj", "blk.{i}.ffn_up_exps", (Share(1, 2),), read_only=True)
-        another way in which Hugging Face's folders have the tensor of the row above: it is read, not written
+        an alternative to the row above in Hugging Face folders, which is read and not written
 
-Operations are listed in the order that leads from Hugging Face's arrangement to GGUF's (`mlx_ops`: to MLX's); the way
-back follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take` or a `Share`. A
-row's axes are those of Hugging Face's arrangement, too: the shapes of the other dialects follow from the operations.
+Operations are listed in the order that leads from Hugging Face's arrangement to GGUF's (`mlx_ops`: to MLX's); the
+reverse follows from them. Rows that share a Hugging Face pattern split that tensor, each with a `Take` or a `Share`. A
+row's axes are in Hugging Face's arrangement; the shapes in the other dialects follow from the operations.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from quantcli.models.sizes import ALWAYS, NEVER, Axes, Need
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers.conventions import PLAIN, Conventions
 
-#: Layer and expert numbers as dotted components; without leading zeros, so that names map back to themselves.
+#: Layer and expert numbers as dotted components; without leading zeros, so that names round-trip.
 NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
 
-#: The kinds of rope scaling that mlx-lm's rope_utils.initialize_rope knows.
+#: The kinds of rope scaling that mlx-lm's rope_utils.initialize_rope supports.
 EVERY_KIND = ("linear", "llama3", "yarn", "longrope")
 
 #: The dialects that tensors are named in, as `Checkpoint.names` has them.
@@ -54,18 +54,18 @@ DIALECTS = ("hf", "gguf", "mlx")
 
 @dataclass(frozen=True)
 class Tensor:
-    """One row of the table. mlx: its pattern in MLX folders, None: as in Hugging Face's.
+    """One row of the table.
 
-    optional: models do without it. f32: it stays float32 in every dialect; mlx_casts: but not where mlx-lm casts a
-    model, whose class there does not except it. absent_in: the dialects whose runtimes compute without it. beside:
-    of several rows with one GGUF name, this one is meant where that GGUF tensor (a pattern) is there too. read_only:
-    Hugging Face's folders may have this in place of the tensor of the row with the same GGUF pattern, or of what that
-    row takes of a shared one; `hf` is its whole name, `ops` lead from here to there. also: other layouts in which GGUF
-    files store it.
+    mlx: its pattern in MLX folders; None: as in Hugging Face's. optional: models may lack it. f32: it stays float32 in
+    every dialect; mlx_casts: except in MLX, where mlx-lm casts it with the rest of the model. absent_in: the dialects
+    whose runtimes compute without it. companion: a GGUF pattern; if several rows have one GGUF name, this row applies
+    if a tensor of that pattern exists too. read_only: Hugging Face folders may have this tensor instead of the one in
+    the row with the same GGUF pattern, or instead of that row's part of a shared one; `hf` is its complete name, `ops`
+    lead from it to GGUF's arrangement. also: other layouts in which GGUF files store it.
 
-    shape: the axes of its weight in Hugging Face's arrangement; a bias has them without the last one. Where Hugging
-    Face's pattern has `{e}`, the first axis counts the experts. needed: of an optional one, which layers have it, None
-    where that is up to the checkpoint; bias: which layers have a bias.
+    shape: the axes of its weight in Hugging Face's arrangement; a bias has all but the last one. If Hugging Face's
+    pattern has `{e}`, the first axis counts the experts. needed: for an optional one, which layers have it, None if
+    that is up to the checkpoint. bias: which layers have a bias.
     """
 
     hf: str
@@ -78,7 +78,7 @@ class Tensor:
     f32: bool = False
     mlx_casts: bool = False
     absent_in: tuple[str, ...] = ()
-    beside: str | None = None
+    companion: str | None = None
     read_only: bool = False
     also: tuple[Layout, ...] = ()
     shape: Axes = field(default=(), compare=False)
@@ -87,34 +87,35 @@ class Tensor:
 
     @property
     def role(self) -> str:
-        """What the tensor is, in GGUF's vocabulary: `attn_q`, `ffn_down_exps`."""
+        """The tensor's function in GGUF's vocabulary: `attn_q`, `ffn_down_exps`."""
         return self.gguf.removeprefix("blk.{i}.").removesuffix(".weight").removesuffix(".bias")
 
     def pattern(self, dialect: str) -> str:
+        """Return the pattern of names in a dialect, without suffix."""
         return {"hf": self.hf, "gguf": self.gguf, "mlx": self.mlx or self.hf}[dialect]
 
     def axes(self, suffix: str) -> Axes:
-        """The axes of the tensor with a suffix, in Hugging Face's arrangement."""
+        """Return the axes of the tensor with a suffix, in Hugging Face's arrangement."""
         return self.shape[:-1] if suffix == "bias" and len(self.shape) > 1 else self.shape
 
     def need(self, suffix: str) -> Need | None:
-        """Which layers have the tensor with a suffix; None where that is up to the checkpoint."""
+        """Return which layers have the tensor with a suffix; None if that is up to the checkpoint."""
         if suffix == "bias":
             return self.bias
         return self.needed if self.optional else ALWAYS
 
     def stays_f32(self, dialect: str) -> bool:
-        """Whether it is float32 in a dialect, whatever the others are."""
+        """Return whether it is float32 in a dialect, regardless of the other tensors' dtype."""
         return self.f32 and not (self.mlx_casts and dialect == "mlx")
 
     def ops_to(self, dialect: str) -> tuple[Op, ...]:
-        """The operations from Hugging Face's arrangement to a dialect's."""
+        """Return the operations from Hugging Face's arrangement to a dialect's."""
         return {"hf": (), "gguf": self.ops, "mlx": self.mlx_ops}[dialect]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A tensor's name, taken apart: its row, suffix, layer and expert (None: it has no such number)."""
+    """A tensor's name as its parts: row, suffix, layer and expert (None: it has no such number)."""
 
     row: Tensor
     suffix: str
@@ -122,17 +123,17 @@ class Found:
     expert: int | None = None
 
     def name(self, dialect: str, expert: int | None = None) -> str:
-        """The name in a dialect. expert: where the dialect names experts, the one that is meant."""
+        """Return the name in a dialect. expert: its number if the dialect names experts; None: `self.expert`."""
         pattern = self.row.pattern(dialect)
         layer, number = str(self.layer), str(self.expert if expert is None else expert)
         filled = pattern.replace("{i}", layer).replace("{e}", number)
-        is_whole = not self.suffix or (self.row.read_only and dialect == "hf")
-        return filled if is_whole else f"{filled}.{self.suffix}"
+        is_complete = not self.suffix or (self.row.read_only and dialect == "hf")
+        return filled if is_complete else f"{filled}.{self.suffix}"
 
 
 @lru_cache(maxsize=1 << 14)
 def _numbered(name: str) -> tuple[str, int | None, int | None]:
-    """A name's pattern, its layer and its expert; the pattern of a name that no table can have is empty."""
+    """Return a name's pattern, layer and expert; the pattern of a name that no table can have is empty."""
     numbers = NUMBER.findall(name)
     if "{" in name or len(numbers) > 2:
         return "", None, None
@@ -145,9 +146,9 @@ def _numbered(name: str) -> tuple[str, int | None, int | None]:
 
 @dataclass(frozen=True)
 class Computed:
-    """A GGUF tensor with no source tensor: `values(h)` is its float32 contents, None where this model has none.
+    """A GGUF tensor without a source tensor: `values(h)` is its float32 contents, None if this model has none.
 
-    shape: its axes. A file has all of a table's, or none.
+    shape: its axes. A file has all computed tensors of a table, or none.
     """
 
     gguf: str
@@ -161,36 +162,53 @@ class Computed:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of models.
+    """A family of models: its tables, and what transformers, llama.cpp and mlx-lm know about it.
 
-    name: ours. gguf: GGUF's `general.architecture`; of several families with one, `when` tells by the metadata (values
-    by key, those of the architecture without its prefix). model_types: of `config.json`, each with the defaults that
-    its class in transformers assumes for keys that a file leaves out. tensors, computed: the table. mtp: the dialects
-    that keep the layers for multi-token prediction, those with `eh_proj` from num_hidden_layers on; None: the family
-    has no such layers, and no dialect keeps them. mtp_module: what stands before their names in Hugging Face's folders
-    that have them in a module of their own (see `prediction`); rows have the names of layers. mlx_schemes: role -> the
-    scheme that mlx-lm gives its module when it quantizes the model, whatever the others get, or `dense`.
+    name: our name.
+    gguf: GGUF's `general.architecture`.
+    model_types: the values of config.json's `model_type` -> what its class in transformers assumes for missing keys.
+    tensors, computed: the table of tensors.
+    mtp: the dialects that keep the layers for multi-token prediction, which have `eh_proj` and numbers from
+        num_hidden_layers on. None: the family has no such layers, and no dialect keeps them.
+    mtp_module: the prefix of their names in Hugging Face folders that have a module for them (see `prediction`); the
+        table has names of layers.
+    mlx_schemes: role -> the scheme, or `dense`, that mlx-lm gives its module regardless of the model's scheme.
+    when: which of several families with one `gguf` a file belongs to, by its metadata (the architecture's keys without
+        their prefix).
     states_space_prefix: whether llama.cpp's converter writes `add_space_prefix` from tokenizer_config.json.
+    names: sizes (see `hyperparameters.SIZES`) -> config.json's keys, if they differ from other families'.
+    foremost, keys, further: the metadata before `general.type`, before and after `general.file_type`.
+    states_file_type: whether `general.file_type` is written.
 
-    aliases: further classes that config.json's `architectures` names for one of these model types.
-    names: what config.json calls sizes that other families call otherwise. foremost, keys, further: the metadata before
-    `general.type`, before and after `general.file_type`, which states_file_type says is written. The way back:
-    classes, of each model type; kind: the model type of a file, by default the first; settings: keys of config.json
-    beside those that the keys of metadata name. expects: further keys of which llama.cpp has a value built in, a tuple
-    where several mean it. harmless: further keys that change nothing in this family. constants: keys of metadata that
-    have one value for the family's classes, which config.json has no key for: a file with another is another model.
-    vocabulary: what is special in its `tokenizer.*` keys. headless: the dialects whose runtimes use the embedding as
-    the output matrix whatever is stored. sixteen_bits: the 16-bit dtypes that its runtimes compute right in.
+    For a config.json rebuilt from GGUF:
+    classes: model type -> the class in `architectures`.
+    kind: the model type of a file; None: the first of `classes`.
+    settings: keys of config.json in addition to those that the rows of metadata name.
+    expects: further keys for which llama.cpp has a value built in; a tuple if several values mean it.
+    harmless: further keys that change nothing in this family.
+    constants: keys of metadata with one value for the family's classes and no key in config.json; a file with another
+        value is another model.
+
+    aliases: further classes that `architectures` may name for one of these model types.
+    vocabulary: the conventions of its `tokenizer.*` keys.
+    headless: the dialects whose runtimes always use the embedding as the output matrix.
+    sixteen_bits: the 16-bit dtypes in which its runtimes compute correctly.
+    stores_head: the dialects whose runtimes load no model without an output matrix, even a tied one.
     gguf_yarn: the settings of YaRN that llama.cpp reads (see `built_in`).
-    stores_head: the dialects whose runtimes load no model without an output matrix, also one that is tied. limits: what
-    else the runtimes ask of a model. multimodal: models with towers whose text model is of this family; in_towers: the
-    table of such a text model, where its releases store it otherwise than those of the family's own class.
-    Of mlx-lm's class: mlx_keys: settings that it wants stated, though transformers' assumes or computes them;
-    mlx_names: its names of settings that transformers 5 calls otherwise; mlx_nulls: settings that it wants to be there,
-    if only as null; mlx_config: further ones, made of a config.json; mlx_scaling: the kinds of rope scaling that it
-    computes; mlx_reads_activation: whether the activation's name counts; mlx_unread: keys of metadata, and when a
-    config.json made of them says what it does not read; mlx_ties: the model types whose output matrix it ties by
-    default, and transformers' class does not.
+    limits: what else the runtimes require.
+
+    For mlx-lm's class:
+    mlx_keys: settings that it requires, though transformers' class assumes or computes them.
+    mlx_names: its names of settings that transformers 5 renamed.
+    mlx_nulls: settings that it requires, even as null.
+    mlx_config: further settings, made from a config.json.
+    mlx_scaling: the kinds of rope scaling that it computes.
+    mlx_reads_activation: whether it reads the activation's name.
+    mlx_unread: keys of metadata -> whether it ignores the setting in a config.json rebuilt from them.
+    mlx_ties: the model types whose output matrix it ties by default, while transformers' class does not.
+
+    multimodal: models with towers whose text model is of this family.
+    in_towers: the table for such text models, if their releases store them differently.
     """
 
     name: str
@@ -237,7 +255,7 @@ class Architecture:
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, list[tuple[Tensor, str]]]]:
-        """Dialect -> pattern with its suffix -> the rows that have it."""
+        """Dialect -> pattern with its suffix -> the rows with that pattern and suffix."""
         tables: dict[str, dict[str, list[tuple[Tensor, str]]]] = {dialect: {} for dialect in DIALECTS}
         for dialect, table in tables.items():
             for row in self.tensors:
@@ -248,7 +266,7 @@ class Architecture:
 
     @cached_property
     def _layouts(self) -> dict[str, list[tuple[Tensor, str, Layout]]]:
-        """GGUF pattern with its suffix -> the rows that files store so, with the layout."""
+        """GGUF pattern with its suffix -> the rows that files may store under it, with the layout."""
         table: dict[str, list[tuple[Tensor, str, Layout]]] = {}
         for row in self.tensors:
             for layout, suffix in product(row.also, row.suffixes):
@@ -257,33 +275,33 @@ class Architecture:
         return table
 
     def find(self, name: str, dialect: str) -> list[Found]:
-        """What a name stands for in a dialect: a row of the table, several where they share the tensor, or none."""
+        """Return the rows of the table for a name in a dialect: several if they share the tensor, [] if unknown."""
         pattern, layer, expert = _numbered(name)
         return [Found(row, suffix, layer, expert) for row, suffix in self._rows[dialect].get(pattern, ())]
 
     def written(self, row: Tensor) -> Tensor:
-        """The row itself, or the one in place of which Hugging Face's folders may have it."""
+        """Return the row that is written: the row itself, or the one that a read-only row is an alternative to."""
         return next(r for r in self.tensors if r.gguf == row.gguf and not r.read_only) if row.read_only else row
 
     def find_layouts(self, name: str) -> list[tuple[Found, Layout]]:
-        """What a name stands for in GGUF files of another layout than the table's, with that layout."""
+        """Return the rows that a GGUF tensor stores in another layout than the table's, with that layout."""
         pattern, layer, expert = _numbered(name)
         return [(Found(row, suffix, layer, expert), layout) for row, suffix, layout in self._layouts.get(pattern, ())]
 
     def around(self) -> Architecture:
-        """The family with the table of text models in models with towers."""
+        """Return the family with the table for text models in models with towers."""
         return replace(self, tensors=self.in_towers) if self.in_towers else self
 
     def agrees(self, one: str, other: str) -> bool:
-        """Whether two dialects have the same names and arrangements for all tensors."""
+        """Return whether two dialects have the same names and arrangements for all tensors."""
         return all(
             row.pattern(one) == row.pattern(other) and row.ops_to(one) == row.ops_to(other) for row in self.tensors
         ) and (self.mtp is None or one == other)
 
     def dialect(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
-        """The dialect of a folder's tensors (name -> shape): MLX's where one of them is only MLX's, else HF's.
+        """Return the dialect of a folder's tensors (name -> shape): "mlx" if a name exists only in MLX's, else "hf".
 
-        Where names do not tell, most shapes of convolutions do.
+        If names do not decide, the shapes of most convolutions do.
         """
         if any(self._is_mlx(name) for name in shapes):
             return "mlx"
@@ -291,27 +309,27 @@ class Architecture:
         return "mlx" if 2 * sum(moved) > len(moved) else "hf"
 
     def _is_mlx(self, name: str) -> bool:
-        found = self.find(name, "mlx")
-        return bool(found) and found[0].row.pattern("mlx") != found[0].row.hf and not self.find(name, "hf")
+        rows = self.find(name, "mlx")
+        return bool(rows) and rows[0].row.pattern("mlx") != rows[0].row.hf and not self.find(name, "hf")
 
     def _tells_by_shape(self, name: str) -> bool:
         return any(isinstance(op, MoveAxis) for found in self.find(name, "mlx") for op in found.row.mlx_ops)
 
     def to_gguf(self, name: str) -> tuple[str, Tensor] | None:
-        """The GGUF name of a folder's tensor, with its row (of several the first); None for an unknown name."""
-        found = self.find(name, "hf") or self.find(name, "mlx")
-        return (found[0].name("gguf"), found[0].row) if found else None
+        """Return the GGUF name of a folder's tensor and its row (the first of several); None for an unknown name."""
+        rows = self.find(name, "hf") or self.find(name, "mlx")
+        return (rows[0].name("gguf"), rows[0].row) if rows else None
 
     def role(self, name: str) -> str | None:
-        """The role of a tensor named in any dialect, None for an unknown one."""
+        """Return the role of a tensor named in any dialect, None for an unknown one."""
         found = next((found for dialect in DIALECTS if (found := self.find(name, dialect))), None)
         return found[0].row.role if found else next((c.role for c in self.computed if c.gguf == name), None)
 
     def layer(self, name: str) -> int | None:
-        """The layer that a tensor named in any dialect belongs to, None for those outside the layers."""
-        found = NUMBER.search(name)
-        return int(found[0]) if found else None
+        """Return the layer of a tensor named in any dialect, None for tensors outside the layers."""
+        match = NUMBER.search(name)
+        return int(match[0]) if match else None
 
     def hyperparameters(self, config: Mapping[str, Any], where: str = "config.json") -> Hyperparameters:
-        """`from_config` with this family's defaults."""
+        """Read hyperparameters with this family's defaults and names: see `from_config`."""
         return from_config(config, self.name, self.model_types.get(str(config.get("model_type"))), where, self.names)

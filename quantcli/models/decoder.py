@@ -1,4 +1,4 @@
-"""What most families share: the rows of a decoder's tensors, put together from its norms, attention and MLP.
+"""Rows of tensors that most families share: a decoder composed of its norms, attention and MLP.
 
 Names are those of transformers' models and of llama.cpp's tensor table (gguf-py's tensor_mapping).
 """
@@ -29,7 +29,7 @@ from quantcli.models.sizes import (
 
 LAYER, BLOCK = "model.layers.{i}", "blk.{i}"
 
-#: Modules of a layer, from Hugging Face to GGUF: norms before attention and MLP, after them, around them.
+#: Modules of a layer, Hugging Face's name -> GGUF's. Norms: before attention and MLP, after them, both.
 PRE_NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 POST_NORMS = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
 BOTH_NORMS = {"input_layernorm": "attn_norm", "pre_feedforward_layernorm": "ffn_norm"} | POST_NORMS
@@ -42,16 +42,16 @@ ATTENTION = {
 QK_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 GATED = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 PLAIN = {"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-#: Gate and up in one matrix, one after the other, in both dialects.
+#: Gate and up in one matrix, gate's rows first, in both dialects.
 FUSED = {"mlp.gate_up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 
-#: Tensors that files also store one after another in another one.
+#: Tensors that GGUF files may also store joined: gate and up; q, k and v.
 GATE_AND_UP: Mapping[str, tuple[Layout, ...]] = dict.fromkeys(("ffn_gate", "ffn_up"), (Range(f"{BLOCK}.ffn_gate_up"),))
 JOINED: Mapping[str, tuple[Layout, ...]] = {
     gguf: (Range(f"{BLOCK}.attn_qkv", count),) for gguf, count in ROWS_OF_QKV.items()
 }
 
-#: Module -> the axes of its weight, as most families have them; other modules of a layer are norms.
+#: Module -> the axes of its weight in most families; other modules of a layer are norms.
 SHAPES: Mapping[str, Axes] = {
     "self_attn.q_proj": (QUERIES, HIDDEN),
     "self_attn.k_proj": (KEYS, HIDDEN),
@@ -67,17 +67,17 @@ SHAPES: Mapping[str, Axes] = {
     "mlp.gate": (N_EXPERTS, HIDDEN),
 }
 NORM: Axes = (HIDDEN,)
-#: Norms over all heads of q, and of k, in one vector.
+#: Norms over all heads of q and of k together.
 WHOLE_QK_NORMS: Mapping[str, Axes] = {"self_attn.q_norm": (QUERIES,), "self_attn.k_norm": (KEYS,)}
 
 
 def shared_experts(prefix: str, width: Size) -> dict[str, Axes]:
-    """The axes of experts that every token takes, as one MLP."""
+    """Return the axes of shared experts, which process every token, stored as one MLP."""
     rows, columns = (width, HIDDEN), (HIDDEN, width)
     return {f"{prefix}.gate_proj": rows, f"{prefix}.up_proj": rows, f"{prefix}.down_proj": columns}
 
 
-#: Rows of q and k in GGUF, module -> operations: as in Hugging Face's dialect; rotary rows as interleaved pairs.
+#: Module -> operations that order the rows of q and k for GGUF: none, or rotary rows to interleaved pairs.
 Rotary = Mapping[str, tuple[Op, ...]]
 STRAIGHT: Rotary = {}
 PERMUTED: Rotary = {
@@ -94,9 +94,9 @@ def rows(
     bias: Need = NEVER,
     shapes: Mapping[str, Axes] = SHAPES,
 ) -> tuple[Tensor, ...]:
-    """The rows of modules in every layer, copied as they are; files also store gate and up joined.
+    """Return the rows for modules in every layer, copied unchanged; GGUF files may also store gate and up joined.
 
-    needed: of optional ones, which layers have them.
+    needed: which layers have optional ones.
     """
     joined = GATE_AND_UP if set(GATE_AND_UP) <= set(modules.values()) else {}
     return tuple(
@@ -120,7 +120,7 @@ def norm_rows(
     bias: bool = False,
     shapes: Mapping[str, Axes] = SHAPES,
 ) -> tuple[Tensor, ...]:
-    """The rows of norms in every layer; `ops` act on their weights, not on their biases."""
+    """Return the rows for norms in every layer; `ops` act on their weights, not on their biases."""
     return tuple(
         t
         for hf, gguf in modules.items()
@@ -129,13 +129,13 @@ def norm_rows(
 
 
 def norm(hf: str, gguf: str, ops: tuple[Op, ...] = (), *, bias: bool = False, shape: Axes = NORM) -> tuple[Tensor, ...]:
-    """One norm: its weight and, with `bias`, its bias."""
+    """Return the rows for one norm: its weight and, with `bias`, its bias."""
     weight = Tensor(hf, gguf, ops, suffixes=("weight",), shape=shape)
     return (weight, Tensor(hf, gguf, suffixes=("bias",), shape=shape, bias=ALWAYS)) if bias else (weight,)
 
 
 def ends(norm_ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, ...]:
-    """What stands outside the layers: embedding, last norm, head."""
+    """Return the rows for the tensors outside the layers: embedding, last norm, output matrix."""
     return (
         Tensor("model.embed_tokens", "token_embd", suffixes=("weight",), shape=(VOCAB, HIDDEN)),
         *norm("model.norm", "output_norm", norm_ops, bias=bias),
@@ -144,9 +144,10 @@ def ends(norm_ops: tuple[Op, ...] = (), *, bias: bool = False) -> tuple[Tensor, 
 
 
 def attention(rotary: Rotary = STRAIGHT, *, bias: Need = NEVER, output_bias: Need | None = None) -> tuple[Tensor, ...]:
-    """q, k, v and output projections; files also store the first three joined.
+    """Return the rows for the q, k, v and output projections; GGUF files may also store the first three joined.
 
-    rotary: GGUF's order of rows. bias: when they have one; output_bias: of the last one, where that differs.
+    rotary: GGUF's order of rows. bias: when they have a bias; output_bias: when the output projection has one, if that
+    differs.
     """
     return tuple(
         Tensor(
@@ -162,9 +163,9 @@ def attention(rotary: Rotary = STRAIGHT, *, bias: Need = NEVER, output_bias: Nee
 
 
 def also_experts(kind: str) -> tuple[Layout, ...]:
-    """How files also store stacked experts: one tensor each, gate and up joined."""
-    apart = Pieces((f"{BLOCK}.ffn_{kind}.{{e}}",))
-    return (apart,) if kind == "down" else (apart, Range(f"{BLOCK}.ffn_gate_up_exps"))
+    """Return the other layouts of stacked experts in GGUF files: one tensor per expert; gate and up joined."""
+    separate = Pieces((f"{BLOCK}.ffn_{kind}.{{e}}",))
+    return (separate,) if kind == "down" else (separate, Range(f"{BLOCK}.ffn_gate_up_exps"))
 
 
 def experts(
@@ -175,11 +176,11 @@ def experts(
     width: Size = EXPERT_INNER,
     needed: Need = ALWAYS,
 ) -> tuple[Tensor, ...]:
-    """Routed experts: one tensor each in Hugging Face's dialect, stacked in GGUF's (not in old files) and MLX's.
+    """Return the rows for routed experts: separate in Hugging Face's dialect, stacked in MLX's and new GGUF files.
 
-    names: an expert's module in Hugging Face's dialect -> (`gate`, `up` or `down`). needed: which layers have them.
+    names: an expert's module in Hugging Face's dialect -> `gate`, `up` or `down`. needed: which layers have them.
     """
-    apart = tuple(
+    separate = tuple(
         Tensor(
             f"{LAYER}.{hf}.{{e}}.{name}", f"{BLOCK}.ffn_{kind}_exps", mlx=f"{LAYER}.{mlx}.{kind}_proj",
             suffixes=("weight",), optional=True, also=also_experts(kind),
@@ -187,11 +188,11 @@ def experts(
         )
         for name, kind in names.items()
     )  # fmt: skip
-    return (*apart, *fused_experts(hf, width=width))
+    return (*separate, *fused_experts(hf, width=width))
 
 
 def fused_experts(hf: str, *, width: Size = EXPERT_INNER, is_transposed: bool = False) -> tuple[Tensor, ...]:
-    """Routed experts as transformers 5 holds them: stacked parameters, gate and up one after the other in one.
+    """Return the rows for routed experts as transformers 5 saves them: stacked, with gate and up in one parameter.
 
     is_transposed: each expert's matrix is (in, out).
     """
@@ -213,9 +214,9 @@ def fused_experts(hf: str, *, width: Size = EXPERT_INNER, is_transposed: bool = 
 def stacked_experts(
     hf: str, *, mlx: str = "mlp.switch_mlp", is_transposed: bool = False, needed: Need | None = None
 ) -> tuple[Tensor, ...]:
-    """The same, of a family whose releases have them so, in folders too that are written.
+    """Return the rows for stacked experts in a family whose releases have them so, which are written as well as read.
 
-    needed: which layers have them, where not all do.
+    needed: which layers have them, if not all do.
     """
     before: tuple[Op, ...] = (Transpose(),) if is_transposed else ()
 
@@ -236,7 +237,7 @@ def stacked_experts(
 
 
 def experts_apart(hf: str, *, width: Size = EXPERT_INNER) -> tuple[Tensor, ...]:
-    """Routed experts one by one, as quantized releases have them of families whose experts are stacked parameters."""
+    """Return read-only rows for separate experts, which quantized releases have in families with stacked experts."""
     return tuple(
         Tensor(
             f"{LAYER}.{hf}.{{e}}.{name}.weight", f"{BLOCK}.ffn_{kind}_exps.weight", suffixes=("",), optional=True,
@@ -253,7 +254,7 @@ FUSED_EXPERTS: tuple[tuple[str, str, tuple[Op, ...]], ...] = (
 )
 
 
-#: The modules of an expert under the names of most families.
+#: The modules of an expert in most families.
 EXPERTS = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 
 
@@ -270,10 +271,10 @@ def decoder(
     mlp_bias: Need = NEVER,
     shapes: Mapping[str, Axes] | None = None,
 ) -> tuple[Tensor, ...]:
-    """The tensors of a decoder with one MLP a layer.
+    """Return the rows for a decoder with one MLP per layer.
 
-    norm_ops: of every norm's weight. bias, output_bias, mlp_bias: when projections have one. shapes: of modules whose
-    axes are not those of most families.
+    norm_ops: operations on every norm's weight. bias, output_bias, mlp_bias: when projections have a bias. shapes: axes
+    of modules that differ from most families.
     """
     axes = {**SHAPES, **(shapes or {})}
     return (

@@ -9,7 +9,7 @@ from typing import Any
 
 from quantcli.models.stored import Stored, decimal
 
-#: generation_config.json's key -> GGUF's, after `general.sampling.`, and its type, in the order of writing.
+#: generation_config.json's key, GGUF's after `general.sampling.`, and its type, in the order of writing.
 SAMPLING = (
     ("sequence", "sequence", "string"),
     ("top_k", "top_k", "int32"),
@@ -27,13 +27,13 @@ SAMPLING = (
 
 
 def sampling(file: Stored) -> dict[str, Any]:
-    """The sampling values that a file has, as generation_config.json spells them."""
-    found = {}
+    """Return the sampling values of a file under generation_config.json's keys, with `do_sample`; {} if it has none."""
+    values = {}
     for key, name, kind in SAMPLING:
         stored = f"general.sampling.{name}"
         if file.every.has(stored):
-            found[key] = _value(file, stored, kind)
-    return {"do_sample": True} | found if found else {}
+            values[key] = _value(file, stored, kind)
+    return {"do_sample": True} | values if values else {}
 
 
 def _value(file: Stored, key: str, kind: str) -> Any:

@@ -1,7 +1,7 @@
-"""The keys of generation_config.json that GGUF has no place for: those that change nothing, and all others.
+"""Tables of the keys of generation_config.json that GGUF has no key for and that change nothing.
 
 Any key that is neither read nor in these tables is named in a warning.
-Source: transformers' GenerationConfig (what each key does, and its default).
+Source: transformers' GenerationConfig (each key's effect and default).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OTHERS = "for a second model or an encoder, which a GGUF file does not contain"
 _RECORD = "states the origin of the file"
 _CHAT = "read by the model's custom code; the chat template holds the same"
 
-#: Key -> why GGUF can do without it.
+#: Key -> why GGUF does not need it.
 HARMLESS: Mapping[str, str] = {
     "do_sample": "the program that generates text decides whether to sample",
     "bos_token_id": "the tokenizer's token is used",
@@ -84,12 +84,12 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "dola_layers": (),
 }
 
-#: Keys in one warning.
+#: The most keys in one warning.
 MOST = 8
 
 
 def dropped(generation: Mapping[str, Any], where: str) -> list[str]:
-    """A warning that names the keys of generation_config.json which GGUF cannot hold; none where there are none."""
+    """Return a warning that names the keys of generation_config.json that GGUF cannot store; [] if there are none."""
     lost = [key for key, value in generation.items() if not _is_known(key, value)]
     if not lost:
         return []

@@ -1,6 +1,6 @@
-"""Keys of settings that change nothing of what a model computes, each with the reason.
+"""Keys of config.json that do not change what a model computes, each with the reason.
 
-A key of config.json that is neither found again in a GGUF file made of it nor listed here is named in a warning (see
+A key that neither a GGUF file converted from config.json has nor this table lists is named in a warning (see
 `round_trip`).
 """
 
@@ -18,18 +18,18 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Harmless:
-    """Why a key changes nothing. when: whether that holds for a config with its class's defaults; None: always."""
+    """The reason why a key changes nothing. when: the configs (with defaults) for which that holds; None: all."""
 
     reason: str
     when: Callable[[Config], bool] | None = None
 
 
-#: No row has more keys in its path.
+#: The most keys in a row's path.
 DEEPEST = 4
 
 
 def _has_no_window(config: Config) -> bool:
-    """Whether every layer attends to the whole context, whatever is said of windows."""
+    """Return whether no layer has a window shorter than the context."""
     window, context = config.get("sliding_window"), config.get("max_position_embeddings")
     return not window or (isinstance(window, int) and isinstance(context, int) and window >= context)
 
@@ -39,19 +39,19 @@ def _is_switched_off(config: Config) -> bool:
 
 
 def _scaling(config: Config) -> Config:
-    """The settings of a rope scaling, of either name."""
-    found = config.get("rope_scaling") or config.get("rope_parameters")
-    return found if isinstance(found, Mapping) else {}
+    """Return the settings of rope scaling, under either name."""
+    settings = config.get("rope_scaling") or config.get("rope_parameters")
+    return settings if isinstance(settings, Mapping) else {}
 
 
 def _has_dynamic_scaling(config: Config) -> bool:
-    """Whether the rotary base grows with the text, which yarn's settings have no part in."""
+    """Return whether the rotary base grows with the text, for which yarn's settings are not used."""
     scaling = _scaling(config)
     return bool(scaling.get("rope_type", scaling.get("type")) == "dynamic")
 
 
 def _has_no_mscale(config: Config) -> bool:
-    """Whether `mscale` has no part in a rope scaling."""
+    """Return whether a rope scaling does not use `mscale`."""
     return _has_dynamic_scaling(config) or _scaling(config).get("mscale_all_dim") is None
 
 
@@ -68,7 +68,7 @@ OTHER_MODELS = Harmless("for encoders and encoder-decoders, which quant does not
 HEAD = Harmless("compared with the stored output matrix when tensors are named")
 WINDOW = Harmless("lists the layers with a sliding window; no layer has one", _has_no_window)
 
-#: Row -> the keys of config.json that it is for.
+#: Row -> the keys of config.json that it applies to.
 _KEYS = {
     TRAINING: """
         attention_dropout attention_probs_dropout_prob attn_pdrop aux_loss_alpha classifier_dropout embd_pdrop
@@ -139,11 +139,11 @@ SWITCHED = dict.fromkeys(
     Harmless("lists the layers with a sliding window; no layer has one (use_sliding_window)", _is_switched_off),
 )
 
-#: Key of config.json -> why it changes nothing. A path (`outer.inner`) is one in an inner object; an object's own row
-#: is for all that it holds.
+#: Key of config.json -> why it changes nothing. A path (`block.key`) is a key in a nested object; a row for an object
+#: applies to all of its keys.
 CONFIG_KEYS: dict[str, Harmless] = {key: row for row, keys in _KEYS.items() for key in keys.split()}
 
-#: Key of config.json -> the value with which it changes nothing, where no table knows the key.
+#: Key of config.json -> the value with which it changes nothing, if no table has the key.
 NEUTRAL: dict[str, Any] = {
     "alibi": False,
     "apply_residual_connection_post_layernorm": False,
@@ -168,10 +168,10 @@ NEUTRAL: dict[str, Any] = {
 
 
 def harmless(path: str, config: Config, own: Mapping[str, Harmless] = MappingProxyType({})) -> str | None:
-    """Why a key of config.json changes nothing, None where it may change something.
+    """Return the reason why a key of config.json changes nothing, None if it may change something.
 
-    path: the key, with those of the objects around it before it. config: with its class's defaults. own: the family's
-    rows, which are for whole paths.
+    path: the key, after the keys of the objects that contain it. config: with its class's defaults. own: the family's
+    rows, by complete path.
     """
     keys = path.split(".", DEEPEST)[:DEEPEST]
     general = (CONFIG_KEYS.get(".".join(keys[:count])) for count in range(1, len(keys) + 1))

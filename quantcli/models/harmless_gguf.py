@@ -1,6 +1,6 @@
-"""Keys of a GGUF that a folder may go without: they are no part of the model, or say that the model lacks a thing.
+"""GGUF keys that a folder can omit: they do not describe the model, or state that it lacks a part.
 
-Each row has its reason. A key with values of its own is harmless with these only; any other is named in a warning.
+Each row has its reason. A key with listed values is harmless only with these; any other value is named in a warning.
 Source: llama.cpp (src/llama-model.cpp, src/llama-context.cpp, src/models; src/llama-model-saver.cpp, which writes
 nearly all keys for every architecture, with llama.cpp's defaults).
 """
@@ -19,14 +19,14 @@ Holds = Callable[[Any, Stored], bool]
 
 @dataclass(frozen=True)
 class HarmlessKey:
-    """Why a key may be left out, and with which values (or, of a function, in which files)."""
+    """The reason why a key may be omitted, and the values and files with which that holds."""
 
     reason: str
     holds: Holds
 
 
 def is_close(value: Any, other: Any) -> bool:
-    """Whether two numbers are equal within what float32 and decimals make of them."""
+    """Return whether two numbers are equal within the rounding errors of float32 and decimals (1e-6)."""
     both = isinstance(value, int | float) and isinstance(other, int | float)
     return both and math.isclose(value, other, rel_tol=1e-6)
 
@@ -36,7 +36,7 @@ def _any(value: Any, file: Stored) -> bool:
 
 
 def _only(*values: Any) -> Holds:
-    """One of these, as a number or as a list of that number; numbers are compared as float32 holds them."""
+    """Return a test for these values, or lists of one of them; numbers are compared within 1e-6."""
 
     def same(value: Any) -> bool:
         return any(
@@ -57,7 +57,7 @@ def _is_not_granite(value: Any, file: Stored) -> bool:
 
 
 def _is_unscaled(value: Any, file: Stored) -> bool:
-    """Whether no scaling of positions is in effect: the numbers that describe it have nothing to do."""
+    """Return whether positions are not scaled, so that the settings of scaling have no effect."""
     if not file.own.values.get("attention.head_count"):
         return True
     kind, factor = (file.own.values.get(f"rope.scaling.{key}") for key in ("type", "factor"))
@@ -69,18 +69,18 @@ def _is_not_yarn(value: Any, file: Stored) -> bool:
 
 
 def _is_set_aside(value: Any, file: Stored) -> bool:
-    """Whether the key's present name is there too, or scaling is ruled out."""
+    """Return whether the newer name of the key exists too, or positions are not scaled."""
     return file.own.has("rope.scaling.factor") or _is_unscaled(value, file)
 
 
 def _has_own_keys(value: Any, file: Stored) -> bool:
-    """Whether a file of a model with latent attention is from before llama.cpp computed with it."""
+    """Return whether a file describes a model with latent attention as older llama.cpp did, with keys for each head."""
     latent, split = (file.own.has(f"attention.{key}") for key in ("kv_lora_rank", "key_length_mla"))
     return latent and not split and value == file.own.values.get("attention.head_count")
 
 
 def _has_no_windows(value: Any, file: Stored) -> bool:
-    """Whether no layer attends to a window: some architectures have one where the file names none."""
+    """Return whether no layer attends to a window; some architectures have one built in."""
     is_built_in = file.every.values.get("general.architecture") in ("exaone4", "gemma2")
     return not is_built_in and not file.own.has("attention.sliding_window")
 
@@ -154,13 +154,13 @@ GGUF_KEYS: Mapping[str, HarmlessKey] = (
 
 
 def is_harmless(key: str, value: Any, file: Stored) -> bool:
-    """Whether a file's key (without the architecture's prefix) may be left out of config.json."""
+    """Return whether a file's key (without the architecture's prefix) may be omitted from config.json."""
     row = GGUF_KEYS.get(key)
     return row is not None and row.holds(value, file)
 
 
-#: Keys of `general.*` that describe the file, its origin and its making, or that are read elsewhere (`sampling`); a
-#: name stands for all that begins with it, too. No output needs them for what a model computes.
+#: Keys of `general.*` that describe the file and its origin, or that are read elsewhere (`sampling`). A name includes
+#: all keys that begin with it and a dot. No output needs them to compute the same.
 GENERAL_KEYS = frozenset((
     "alignment", "architecture", "author", "base_model", "basename", "dataset", "datasets", "description", "doi",
     "file_type", "finetune", "languages", "license", "name", "organization", "parameter_count", "quantization_version",
@@ -170,6 +170,6 @@ GENERAL_KEYS = frozenset((
 
 
 def is_unknown(key: str) -> bool:
-    """Whether a key of `general.*` is one of nobody's."""
+    """Return whether a key is in `general.*` and not in `GENERAL_KEYS`."""
     space, _, name = key.partition(".")
     return space == "general" and name.partition(".")[0] not in GENERAL_KEYS

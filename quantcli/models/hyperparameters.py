@@ -1,8 +1,8 @@
 """A model's sizes and settings under standard names, read from `config.json` in both of its spellings.
 
-The sizes that the tables of tensors work with are fields of their own; everything else that a family's metadata says
-is read from `settings` by its key there. Source: the configuration classes of transformers 4 and 5 (the second writes
-`dtype` for `torch_dtype` and nests the rope settings, see `rope`).
+The sizes that the tables of tensors use are fields; all other settings are read from `settings` by their keys in
+config.json. Source: the configuration classes of transformers 4 and 5 (5 writes `dtype` for `torch_dtype` and nests the
+rope settings, see `rope`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quantcli.errors import BadInput
 from quantcli.models.layer_spellings import respelled
 from quantcli.models.rope import PARTIAL, Rope, rope_of
 
-#: Field of Hyperparameters -> the keys of config.json that say it, first one first; a family can name others, or none
+#: Field of Hyperparameters -> its keys in config.json, the preferred one first. A family can name other keys, or none
 #: for a size that it does not have.
 SIZES = {
     "layers": ("num_hidden_layers", "n_layer"),
@@ -33,13 +33,13 @@ NORM_EPS = ("rms_norm_eps", "norm_eps", "layer_norm_eps", "layer_norm_epsilon", 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Standard names for what every dialect says about a model.
+    """Sizes and settings of a model that every dialect has, under standard names.
 
-    architecture: the name of its `Architecture`. states_head_dim: the config itself, or its class, names `head_dim`
-    (else it follows from the others). norm_eps: of whichever kind its norms are. sliding_window: tokens, None where
-    every layer attends to all. dtype: our name, None where none is said. experts: 0 where there are none.
-    nope_head_dim: of latent attention, the part of a head that is not rotated. settings: the whole config with its
-    class's defaults, for what one family alone says.
+    architecture: the name of its `Architecture`. states_head_dim: config.json or its class has `head_dim` (else it is
+    computed from other sizes). norm_eps: the epsilon of its norms, of either kind. sliding_window: in tokens, None if
+    every layer attends to all. dtype: our name, None if config.json has none. experts: 0 if there are none.
+    nope_head_dim: in latent attention, the number of elements of a head that are not rotated. settings: config.json
+    with its class's defaults, for settings of single families.
     """
 
     architecture: str
@@ -63,12 +63,15 @@ class Hyperparameters:
 
     @property
     def rotary_dimensions(self) -> int:
-        """How many elements of a head are rotated."""
+        """The number of elements of a head that are rotated."""
         return int(self.head_dim * self.rope.partial)
 
 
 def even_share(read: Reader) -> int:
-    """The `head_dim` that most configuration classes compute where a file names none."""
+    """Return hidden_size / num_attention_heads, which most configuration classes assume if head_dim is missing.
+
+    Raises `BadInput` if that is not an integer.
+    """
     hidden, heads = read.integer("hidden_size"), read.integer("num_attention_heads")
     if hidden % heads:
         raise BadInput(
@@ -85,12 +88,11 @@ def from_config(
     where: str = "config.json",
     names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Hyperparameters:
-    """Hyperparameters of a `config.json` object.
+    """Read the hyperparameters of a `config.json` object.
 
-    defaults: what the model's configuration class in transformers assumes for keys that the file leaves out; a
-    function computes it from the others. names: the keys of sizes that this family calls otherwise (see SIZES), and of
-    `partial`, the share of a head that is rotated.
-    Raises `BadInput` for a key that is missing or of the wrong type, naming it.
+    defaults: what the model's configuration class in transformers assumes for missing keys; a function computes a value
+    from the other keys. names: the family's keys of sizes that differ from SIZES, and of `partial`, the share of a head
+    that is rotated. Raises `BadInput` naming a key that is missing or has the wrong type.
     """
     read = settled(config, defaults or {}, where)
     named = {**SIZES, **(names or {})}
@@ -102,7 +104,7 @@ def from_config(
     head_dim = _head_dim(read, heads)
     kv_heads = size("kv_heads", heads)
     if kv_heads and heads % kv_heads:
-        first, second = (_said(config, named[field]) for field in ("heads", "kv_heads"))
+        first, second = (_stated(config, named[field]) for field in ("heads", "kv_heads"))
         raise BadInput(f"{where}: {first} {heads} is not a multiple of {second} {kv_heads}.")
     states_head_dim = read.has("head_dim")
     context = size("context_length")
@@ -131,22 +133,22 @@ def from_config(
     )
 
 
-def _said(config: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The one of these keys that a file has; the first where none is, or where its class computes it."""
+def _stated(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Return the first of these keys that a file has; the first of all if it has none."""
     return next((key for key in keys if config.get(key) is not None), keys[0])
 
 
 def _head_dim(read: Reader, heads: int) -> int:
-    """The size of a head: said, or what is left for one; 0 without heads."""
+    """Return the size of a head: the stated one, else an equal share of hidden_size; 0 without heads."""
     if read.has("head_dim"):
         return read.integer("head_dim")
     return even_share(read) if heads else 0
 
 
 def settled(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> Reader:
-    """The config with its class's defaults. A null is no absence: it sets aside a default that is not computed.
+    """Return the config with its class's defaults, and kinds of layers under the names that the tables use.
 
-    Kinds of layers have the names that the tables know.
+    A null is not a missing key: it overrides a default, unless that is computed.
     """
     settled = {key: value for key, value in defaults.items() if not callable(value)}
     settled |= {**config, **respelled(config)}

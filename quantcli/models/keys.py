@@ -1,4 +1,4 @@
-"""Keys of GGUF metadata as rows: name, type, where the value comes from, which key of `config.json` says the same.
+"""Rows for keys of GGUF metadata: name, type, the source of the value, the equivalent key of `config.json`.
 
 A family lists its rows in the order in which llama.cpp's converter writes them, those before `general.file_type`
 (`Architecture.keys`, mostly COMMON) and those after it (`further`). Source: llama.cpp (conversion/base.py and the file
@@ -24,11 +24,11 @@ Read = Callable[[Hyperparameters], Any]
 class Key:
     """One key of GGUF metadata.
 
-    name: after the architecture's prefix. type: as `containers.gguf` spells it. read: a key of config.json, or a
-    function; a value of None is left out. config: the key of config.json that takes the stored value back as it is;
-    where `read` is a key, that one. required: no file does without it. otherwise: the key of metadata whose value
-    counts where a file lacks this one. absent: what config.json says where a file lacks the key, which llama.cpp then
-    computes with and the class does not assume.
+    name: after the architecture's prefix. type: as in `containers.gguf`. read: the key of config.json to read the value
+    from, or a function; None is not written. config: the key of config.json that gets the stored value when config.json
+    is rebuilt; by default `read`, if that is a key. required: every file has it. otherwise: the key of metadata whose
+    value applies if a file lacks this one. absent: the value in config.json if a file lacks this key, if llama.cpp's
+    default is not the class's.
     """
 
     name: str
@@ -41,10 +41,11 @@ class Key:
 
     @property
     def back(self) -> str | None:
+        """The key of config.json that gets the stored value when config.json is rebuilt; None if there is none."""
         return self.read if isinstance(self.read, str) else self.config
 
     def value(self, hyperparameters: Hyperparameters) -> Any:
-        """What is written for this model; None: nothing. Raises `BadInput` for a setting of another type."""
+        """Return the value to write for a model, None for none. Raises `BadInput` for a setting of another type."""
         if not isinstance(self.read, str):
             return self.read(hyperparameters)
         settings = hyperparameters.settings
@@ -65,12 +66,12 @@ def _yarn(value: Read) -> Read:
     return lambda h: value(h) if h.rope.type == "yarn" else None
 
 
-#: llama.cpp's numbers of how a router's logits become weights.
+#: Functions that make weights from a router's logits -> llama.cpp's numbers for them.
 GATING = {"softmax": 1, "sigmoid": 2}
 
 
 def gating(h: Hyperparameters, key: str = "scoring_func") -> int:
-    """The number of the function that the config names under a key."""
+    """Return llama.cpp's number for the function that the config names under a key. Raises `NotPossible`."""
     name = h.settings.text(key, "softmax")
     if name not in GATING:
         raise NotPossible(
@@ -85,7 +86,7 @@ EMBEDDING = Key("embedding_length", "uint32", lambda h: h.embedding_length, "hid
 FEED_FORWARD = Key("feed_forward_length", "uint32", lambda h: h.feed_forward_length, "intermediate_size")
 HEADS = Key("attention.head_count", "uint32", lambda h: h.heads, "num_attention_heads", required=True)
 KV_HEADS = Key("attention.head_count_kv", "uint32", lambda h: h.kv_heads, "num_key_value_heads", otherwise=HEADS.name)
-#: Written only where a token attends to those after it too.
+#: Written only if a token also attends to later ones.
 CAUSAL = Key("attention.causal", "bool", lambda h: None if h.settings.flag("is_causal", True) else False)
 SIZES = (BLOCKS, CONTEXT, EMBEDDING, FEED_FORWARD, HEADS, KV_HEADS, CAUSAL)
 
@@ -109,16 +110,16 @@ RMS_EPS = Key("attention.layer_norm_rms_epsilon", "float32", lambda h: h.norm_ep
 
 
 def layer_norm_eps(config: str) -> Key:
-    """The epsilon of a LayerNorm, which families call differently."""
+    """Return the row for the epsilon of a LayerNorm. config: the family's key of config.json."""
     return Key("attention.layer_norm_epsilon", "float32", lambda h: h.norm_eps, config, required=True)
 
 
 def expert_keys(count: str, used: str = "num_experts_per_tok") -> tuple[Key, ...]:
-    """How many experts there are and how many a token takes; `count`: the family's own name for the first."""
+    """Return the rows for the number of experts and of experts per token. count, used: the family's keys."""
     return Key("expert_count", "uint32", lambda h: h.experts or None, count), Key("expert_used_count", "uint32", used)
 
 
-#: Groups of experts, of which a router takes some.
+#: Groups of experts, of which a router selects some.
 GROUPS = (
     Key("expert_group_count", "uint32", "n_group", absent=1),
     Key("expert_group_used_count", "uint32", "topk_group", absent=1),
@@ -129,14 +130,14 @@ EXPERT_SCALE = Key("expert_weights_scale", "float32", "routed_scaling_factor", a
 EXPERT_NORM = Key("expert_weights_norm", "bool", "norm_topk_prob", absent=False)
 EXPERT_LENGTH = Key("expert_feed_forward_length", "uint32", "moe_intermediate_size")
 
-#: Written where the config, or its class, names `head_dim`.
+#: Written if config.json or its class has `head_dim`.
 HEAD_SIZES = (
     Key("attention.key_length", "uint32", lambda h: h.head_dim if h.states_head_dim else None, "head_dim"),
     Key("attention.value_length", "uint32", lambda h: h.head_dim if h.states_head_dim else None),
 )
 COMMON = (*SIZES, *ROPE, RMS_EPS, *HEAD_SIZES)
 
-#: Which layers have a state in place of attention.
+#: The layers that have a recurrent state instead of attention.
 RECURRENT = "attention.recurrent_layers"
 
 VOCAB_SIZE = Key("vocab_size", "uint32", lambda h: h.vocab_size)
@@ -145,13 +146,13 @@ SLIDING_WINDOW = Key("attention.sliding_window", "uint32", "sliding_window")
 
 
 def every_fourth_full(config: Reader) -> list[str]:
-    """`layer_types` of models in which three layers with a sliding window come before one without."""
+    """Return `layer_types` for models in which three layers with a sliding window precede one without."""
     layers = config.integer("num_hidden_layers", most=LONGEST)
     return ["sliding_attention" if (layer + 1) % 4 else "full_attention" for layer in range(layers)]
 
 
 def pattern_of_windows(h: Hyperparameters) -> tuple[bool, ...] | None:
-    """Which layers attend to a window only, from `layer_types`; None where the config does not say."""
+    """Return which layers attend to a window, from `layer_types`; None if config.json lacks it. Raises `BadInput`."""
     kinds = h.settings.texts("layer_types")
     if kinds and len(kinds) != h.layers:
         raise BadInput(

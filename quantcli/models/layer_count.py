@@ -1,4 +1,4 @@
-"""Whether a model without a table has as many layers as its config.json says: all that is known to be wrong of it."""
+"""Comparison of a model's layers with its config.json, the only check that is possible for a model without a table."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 from quantcli.models.base import NUMBER
 
-#: Parts of names that lead to layers of something else than text.
+#: Parts of names of layers that do not belong to a text model.
 TOWERS = re.compile(r"vision|visual|audio|vit\b|image")
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """What is said, as a sentence. is_half: layers are missing, so that this is no whole model."""
+    """A contradiction. message: a sentence. is_incomplete: layers are missing, so the model is not complete."""
 
-    said: str
-    is_half: bool
+    message: str
+    is_incomplete: bool
 
 
 def disagreement(config: Mapping[str, Any], names: Collection[str]) -> Disagreement | None:
-    """What `num_hidden_layers` and the numbers in the tensors' names disagree on; None: nothing.
+    """Return the contradiction between `num_hidden_layers` and the numbers in tensors' names, None if there is none.
 
-    A stack of layers is what one prefix and a number name. Layers for multi-token prediction may follow. Nothing is
-    known of a model that says no number, or that repeats its layers (`num_hidden_groups`).
+    Names with one prefix before the number are a stack of layers. Layers for multi-token prediction may follow. A model
+    without num_hidden_layers, or that repeats its layers (`num_hidden_groups`), is not checked.
     """
     text = config.get("text_config")
     nested = text if isinstance(text, Mapping) else {}
@@ -43,9 +43,11 @@ def disagreement(config: Mapping[str, Any], names: Collection[str]) -> Disagreem
     prefix, stack = max(stacks.items(), key=lambda item: (len(item[1]), item[0]))
     missing = next(number for number in range(len(stack) + 1) if number not in stack)
     if missing < count:
-        return Disagreement(f"num_hidden_layers is {count}, but no tensor is named {prefix}{missing}.", is_half=True)
+        problem = f"num_hidden_layers is {count}, but no tensor is named {prefix}{missing}."
+        return Disagreement(problem, is_incomplete=True)
     first = stack.get(count, prefix)
-    return Disagreement(f"num_hidden_layers is {count}, but layer {count} has tensors, such as {first}.", is_half=False)
+    problem = f"num_hidden_layers is {count}, but layer {count} has tensors, such as {first}."
+    return Disagreement(problem, is_incomplete=False)
 
 
 def _number(value: object) -> int:

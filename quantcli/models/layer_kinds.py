@@ -1,4 +1,4 @@
-"""Which layers attend to a window, where llama.cpp or mlx-lm has it built in: rows for the families' tables."""
+"""Layers that attend to a window as llama.cpp or mlx-lm has them built in: rows for the families' tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ PERIOD = "sliding_window_pattern"
 
 
 def every(period: int) -> Callable[[Stored], list[str]]:
-    """Return `layer_types` where of so many layers the last attends to the whole context."""
+    """Return a function that makes `layer_types` in which the last of every `period` layers has full attention."""
     return lambda file: _kinds(period, file.trunk)
 
 
@@ -21,15 +21,15 @@ def _kinds(period: int, layers: int) -> list[str]:
 
 
 def _period_of(kinds: Sequence[Any]) -> int | None:
-    """Return the period of `layer_types`; None where they have none."""
+    """Return the period of `layer_types`; None if they have none."""
     period = kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds) + 1
     return period if kinds == _kinds(period, len(kinds)) else None
 
 
 def stated_period(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the period that `layer_types` or transformers 5's `_sliding_window_pattern` says, for `mlx_config`.
+    """Return the period that `layer_types` or transformers 5's `_sliding_window_pattern` states, for `mlx_config`.
 
-    mlx-lm's classes know windows by `sliding_window_pattern` alone.
+    These classes of mlx-lm support windows only as a period.
 
     >>> stated_period({"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]})
     {'sliding_window_pattern': 2}
@@ -41,10 +41,10 @@ def stated_period(config: Mapping[str, Any]) -> dict[str, Any]:
     return {PERIOD: period} if type(period) is int and period != config.get(PERIOD) else {}
 
 
-#: Of classes of mlx-lm that know windows by their period alone.
+#: For a class of mlx-lm that supports windows only as a period.
 NEEDS_PERIOD = Limit(
     "mlx",
     lambda h: not h.sliding_window or _period_of([*h.settings.texts("layer_types")]) is not None,
-    "every so many of layer_types, and no other, to be full_attention",
+    "full_attention at a fixed period in layer_types",
     fault=MISCOMPUTED,
 )

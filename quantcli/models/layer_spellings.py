@@ -6,11 +6,10 @@
     deepseek_sparse_attention  indexed_attention
     qwen_sparse_attention      indexed_attention
 
-Configs of some classes have the list under another key, `layers_block_type`, which counts where there is no
-`layer_types`.
+Configs of some classes have the list under another key, `layers_block_type`, which is used if `layer_types` is missing.
 
-The tables know the second one. llama.cpp's converter knows one of the two for each model and writes a file that does
-not load for the other. Source: transformers 5.23 (configuration_utils.py, remap_legacy_layer_types).
+The tables use transformers 5's names. llama.cpp's converter supports one of the two for each model, and writes a file
+that does not load for the other. Source: transformers 5.23 (configuration_utils.py, remap_legacy_layer_types).
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from typing import Any
 
 #: Keys of config.json that list kinds of layers.
 LISTS = ("layer_types", "mtp_layer_types")
-#: Another key of the first of them.
+#: Another key for the list.
 OTHER_KEY = "layers_block_type"
-#: Kind of layer as published -> as the tables have it.
+#: Published kind of layer -> the tables' name.
 RENAMED = {
     "mamba": "linear_attention",
     "attention": "full_attention",
@@ -32,7 +31,7 @@ RENAMED = {
 
 
 def respelled(config: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The lists of a config.json object that are spelled otherwise than the tables have them, as these do.
+    """Return the lists of a config.json object that need the tables' names of kinds, with these names.
 
     >>> respelled({"layer_types": ["mamba", "attention"], "mtp_layer_types": ["full_attention"]})
     {'layer_types': ['linear_attention', 'full_attention']}

@@ -1,11 +1,11 @@
-"""How GGUF files store a row of a table other than llama.cpp's converter does by default: data for `Tensor.also`.
+"""Alternatives to the layout in which llama.cpp's converter stores a row of a table by default: data for `Tensor.also`.
 
     Range     rows of a tensor that several rows of the table share      attn_qkv, ffn_gate_up_exps
-    Pieces    several tensors, one after another, or one an expert       ffn_gate.0, ffn_gate.1 ...
-    Unsplit   Hugging Face's tensor, of which the row takes a share      attn_kv_b
+    Pieces    several tensors, one after another, or one per expert      ffn_gate.0, ffn_gate.1 ...
+    Unsplit   Hugging Face's tensor, of which the row is a part          attn_kv_b
 
 Patterns are those of `Tensor`: `{i}` is the layer, `{e}` the expert, the suffix is the row's. Such files are read, and
-copied as they are to another GGUF file; no other target writes these layouts. Source: llama.cpp (llama-model.cpp:
+copied unchanged to another GGUF file; no other target writes these layouts. Source: llama.cpp (llama-model.cpp:
 create_tensor_qkv, create_tensor_gate_up_exps; src/models; `--fuse-qkv`, `--fuse-gate-up-exps` of its converter).
 """
 
@@ -19,9 +19,9 @@ from quantcli.models.stored import Stored
 
 @dataclass(frozen=True)
 class Range:
-    """Rows of each matrix of `gguf`; what shares it stands there in the table's order.
+    """Rows of each matrix in the tensor `gguf`, which rows of the table share in the table's order.
 
-    rows: how many, by the metadata; None: as many as each of the others.
+    rows: their number, from the metadata; None: an equal part.
     """
 
     gguf: str
@@ -34,14 +34,14 @@ class Range:
 
 @dataclass(frozen=True)
 class Pieces:
-    """The tensors of these patterns, one after another; one pattern with `{e}`: stacked, an expert each."""
+    """The tensors of these patterns, one after another; one pattern with `{e}`: one tensor per expert, stacked."""
 
     patterns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Unsplit:
-    """The tensor that Hugging Face's dialect has, under the name `gguf`."""
+    """The tensor of Hugging Face's dialect under the name `gguf`."""
 
     gguf: str
 
@@ -54,16 +54,19 @@ Layout = Range | Pieces | Unsplit
 
 
 def query_rows(file: Stored) -> int:
+    """Return the rows of all query heads."""
     return file.heads * file.head_dim
 
 
 def key_rows(file: Stored) -> int:
+    """Return the rows of all key heads."""
     return file.kv_heads * file.head_dim
 
 
 def value_rows(file: Stored) -> int:
+    """Return the rows of all value heads."""
     return file.kv_heads * file.integer("attention.value_length", file.head_dim)
 
 
-#: What `attn_qkv` holds, in this order.
+#: The parts of `attn_qkv`, in this order.
 ROWS_OF_QKV = {"attn_q": query_rows, "attn_k": key_rows, "attn_v": value_rows}

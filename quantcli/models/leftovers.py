@@ -1,8 +1,8 @@
-"""Tensors that checkpoints hold and no model learns: the one table of them, for families with and without a table.
+"""Stored tensors that are not learned parameters: one table of them, for families with and without a table.
 
-Buffers that a model computes when it is built (rotary frequencies, position numbers, causal masks), and scales of
-values that are quantized while the model runs (the KV cache, activations). A name alone proves nothing, so that rows
-also say what such a tensor looks like; whatever a family's table names is never one.
+They are buffers that a model computes when it is created (rotary frequencies, position numbers, causal masks), and
+scales of values that are quantized while the model runs (the KV cache, activations). A name alone is not sufficient, so
+that rows also have a test of shape and dtype. A tensor in a family's table is never a leftover.
 
 Sources: transformers' modeling files (register_buffer), vLLM (maybe_remap_kv_scale_name, QuarkConfig.get_cache_scale),
 compressed-tensors (quant_metadata.py), modelopt (unified_export_hf), mlx-lm (sanitize of its models).
@@ -19,7 +19,7 @@ from quantcli.arrays import FLOATS
 
 Shape = tuple[int, ...]
 
-#: Names of tensors for multi-token prediction that stand in modules of their own, not in layers of the model's kind.
+#: Names of tensors for multi-token prediction in separate modules, not in layers.
 PREDICTION = re.compile(r"(?:^|\.)(?:mtp|nextn)(?:_[a-z_]+)?\.")
 
 #: The most scales of a cache: one for each channel of a layer's keys.
@@ -32,10 +32,11 @@ LONGEST_NAME = 500
 
 @dataclass(frozen=True)
 class Leftover:
-    """One kind. leaf, module: patterns of the last component of a tensor's name and of the one before it.
+    """A kind of leftover.
 
-    looks(shape, dtype): whether a tensor may be one. reason: why an output does without it, as a clause. of_quantizer:
-    only quantizers write it, so that it is one in their checkpoints alone.
+    leaf, module: patterns of the last component of a tensor's name and of the one before it. looks(shape, dtype):
+    whether a tensor may be one. reason: what it is and why an output does not need it, as a clause. of_quantizer: it is
+    one only in a quantizer's checkpoint.
     """
 
     leaf: str
@@ -45,7 +46,7 @@ class Leftover:
     of_quantizer: bool = False
 
     def matches(self, name: str) -> bool:
-        """Whether a tensor is called so."""
+        """Return whether a tensor's name matches."""
         module, _, leaf = name.rpartition(".")
         return bool(re.fullmatch(self.leaf, leaf) and re.fullmatch(self.module, module.rpartition(".")[2]))
 
@@ -55,12 +56,12 @@ def _is_vector(shape: Shape, dtype: str) -> bool:
 
 
 def _is_table(shape: Shape, dtype: str) -> bool:
-    """Cosines, sines or complex numbers: positions by frequencies."""
+    """Return whether it may be a table of cosines, sines or complex numbers, [..., positions, frequencies]."""
     return dtype in (*FLOATS, "c64") and len(shape) >= 2
 
 
 def _is_count(shape: Shape, dtype: str) -> bool:
-    """Numbers 0, 1, 2 ... (n,) or (1, n), as integers, or floats where a whole model was cast."""
+    """Return whether it may be 0, 1, 2 ..., [n] or [1, n]; as floats if the model was cast."""
     return (dtype in FLOATS or dtype[0] in "iu") and len(shape) in (1, 2) and math.prod(shape[:-1]) == 1
 
 
@@ -69,7 +70,7 @@ def _is_integers(shape: Shape, dtype: str) -> bool:
 
 
 def _is_mask(shape: Shape, dtype: str) -> bool:
-    """(1, 1, positions, positions), leading axes maybe left out where numbers are no floats."""
+    """Return whether it may be a mask, [1, 1, positions, positions]; leading axes are optional for bool and u8."""
     is_square = len(shape) >= 2 and shape[-1] == shape[-2] > 1 and math.prod(shape[:-2]) == 1
     return is_square and (len(shape) == 4 or dtype in ("bool", "u8"))
 
@@ -79,7 +80,7 @@ def _is_number(shape: Shape, dtype: str) -> bool:
 
 
 def _is_scales(shape: Shape, dtype: str) -> bool:
-    """A number, or one for each head or channel: at most one axis is longer than 1."""
+    """Return whether it may be one scale, or one per head or channel: at most one axis is longer than 1."""
     return math.prod(shape) == max(shape, default=1) <= MOST_SCALES and dtype != "c64"
 
 
@@ -88,10 +89,10 @@ POSITIONS = "position numbers, which the runtime computes"
 MASK = "a causal mask, which the runtime computes"
 CACHE = "scales of a quantized KV cache, which the output does not have"
 ACTIVATIONS = "scales of quantized activations, which the output does not have"
-#: Reasons of what a Hugging Face folder has that keeps its quantizer's layout.
+#: Reasons for tensors that a Hugging Face folder in its quantizer's layout keeps.
 SCALES = (CACHE, ACTIVATIONS)
 
-#: What attention modules, the projections in them and their caches are called.
+#: Names of attention modules, of the projections in them and of their caches.
 ATTENTION = r"\w*(?:attn|attention|mixer|mla|cache)\w*|\w*_proj\w*|query|key|value|query_key_value|w[qkv]|wqkv"
 MASKED = "(?:self_|cross_|core_)?(?:attn|attention)"
 CACHE_SCALE = (
@@ -128,12 +129,12 @@ LEFTOVERS: tuple[Leftover, ...] = (
 
 
 def leftover(name: str, shape: Shape, dtype: str, *, is_quantized: bool) -> Leftover | None:
-    """The kind that a tensor of a folder is, None for a tensor of a model's own.
+    """Return the kind of leftover that a folder's tensor is, None for a parameter of the model.
 
-    dtype: as stored. is_quantized: whether the checkpoint is a quantizer's.
+    dtype: as stored. is_quantized: whether a quantizer wrote the checkpoint.
 
     >>> leftover("model.rotary_emb.inv_freq", (64,), "f32", is_quantized=False).reason
-    'rotary frequencies, which the model computes'
+    'rotary frequencies, which the runtime computes'
     >>> leftover("model.layers.0.self_attn.k_scale", (8, 128), "f32", is_quantized=True) is None
     True
     """
@@ -144,7 +145,7 @@ def leftover(name: str, shape: Shape, dtype: str, *, is_quantized: bool) -> Left
 
 
 def is_for_prediction(name: str) -> bool:
-    """Whether a folder's tensor belongs to a module for multi-token prediction, by its name.
+    """Return whether a folder's tensor belongs to a module for multi-token prediction, by its name.
 
     >>> [is_for_prediction(f"{n}.weight") for n in ("mtp.fc", "model.mtp_layers.0.mlp.up_proj", "model.mtpq.fc")]
     [True, True, False]

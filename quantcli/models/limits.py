@@ -1,6 +1,6 @@
-"""What runtimes ask of a family's models beyond what the tables say: others they do not load, or compute wrongly.
+"""What runtimes require of a family's models: they do not load others, or compute different values for them.
 
-Sources: the loaders in llama.cpp's src/models; mlx-lm's models, most of which take a head's size from hidden_size.
+Sources: the loaders in llama.cpp's src/models; mlx-lm's models, most of which derive a head's size from hidden_size.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from quantcli.models.multimodal import Multimodal
 #: The runtime that reads each dialect.
 RUNTIMES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}
 
-#: What a runtime does with a model that it is not made for.
+#: What a runtime does with a model that it does not support.
 NOT_LOADED, MISCOMPUTED = "does not load this model", "computes different values for this model"
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Models that the runtime of a dialect runs: `holds` for its settings; needs: the same in words.
+    """A condition that a model must meet for the runtime of a dialect.
 
-    nested: a model that is the text model of one with towers meets it whatever its settings. excludes: the model types
-    that the runtime does not run whatever their settings. fault: what it does with a model that does not meet it.
+    holds: the condition on its settings. needs: the same in words. nested: the text model of a model with towers meets
+    it regardless of its settings. excludes: the model types that the runtime never runs. fault: what the runtime does
+    with a model that does not meet the condition.
     """
 
     dialect: str
@@ -34,13 +35,16 @@ class Limit:
     fault: str = NOT_LOADED
 
     def warning(self, hyperparameters: Hyperparameters) -> str:
-        """One sentence that says what is not run, and by what."""
+        """Return a sentence that names the runtime, what it does with this model and what it requires."""
         where = hyperparameters.settings.label
         return f"{where}: {RUNTIMES[self.dialect]} {self.fault}. It requires {self.needs}."
 
 
 def square(*dialects: str, kind: str | None = None) -> tuple[Limit, ...]:
-    """The heads of q are together as wide as the model; kind: of this model_type alone."""
+    """Return limits to models whose query heads are together as wide as the model.
+
+    kind: the only model_type that is limited; None: all.
+    """
 
     def holds(h: Hyperparameters) -> bool:
         is_meant = kind is None or h.settings.values.get("model_type") == kind
@@ -61,7 +65,7 @@ def windowless(*dialects: str) -> tuple[Limit, ...]:
 
 
 def unset(dialect: str, *keys: str) -> tuple[Limit, ...]:
-    """Flags of config.json that the runtime of a dialect knows no other value of than false."""
+    """Return limits to models whose config.json leaves these flags false, the only value the runtime supports."""
 
     def is_unset(key: str) -> Callable[[Hyperparameters], bool]:
         return lambda h: not h.settings.flag(key, False)
@@ -70,7 +74,7 @@ def unset(dialect: str, *keys: str) -> tuple[Limit, ...]:
 
 
 def needs_set(dialects: Sequence[str], *keys: str) -> tuple[Limit, ...]:
-    """Flags of config.json that runtimes know no other value of than true, though the class assumes false."""
+    """Return limits to models whose config.json sets these flags, which the model's class assumes to be false."""
 
     def are_set(h: Hyperparameters) -> bool:
         return all(h.settings.flag(key, False) for key in keys)
@@ -79,7 +83,11 @@ def needs_set(dialects: Sequence[str], *keys: str) -> tuple[Limit, ...]:
 
 
 def unknown_to_mlx(name: str, kind: str | None = None, *, nested: bool = False) -> Limit:
-    """mlx-lm has no class for a model type: `name`, and with `kind` this one of a family's. nested: as in `Limit`."""
+    """Return the limit for a model type that mlx-lm has no class for.
+
+    name: the family's, which is also the model type if `kind` is None. kind: the model type in a family of several.
+    nested: as in `Limit`.
+    """
 
     def is_known(h: Hyperparameters) -> bool:
         return kind is not None and h.settings.values.get("model_type") != kind
@@ -89,7 +97,7 @@ def unknown_to_mlx(name: str, kind: str | None = None, *, nested: bool = False) 
 
 
 def of_towers(multimodal: Multimodal | None) -> tuple[Limit, ...]:
-    """mlx-lm has no class for a model with towers, though it has one for its text model."""
+    """Return the limit for a model with towers, if mlx-lm has no class for it but one for its text model."""
     if multimodal is None or not multimodal.class_name or multimodal.mlx is not None:
         return ()
     return (unknown_to_mlx(multimodal.model_type),)
@@ -98,7 +106,7 @@ def of_towers(multimodal: Multimodal | None) -> tuple[Limit, ...]:
 def unloadable(
     limits: tuple[Limit, ...], target: str, hyperparameters: Hyperparameters, *, is_nested: bool
 ) -> list[str]:
-    """Return warnings of what keeps the runtime of a dialect from running a model, else of what it computes wrongly."""
+    """Return a warning for each limit that keeps the runtime from running a model, otherwise for wrong results."""
     unmet = [
         limit
         for limit in limits

@@ -1,4 +1,4 @@
-"""Settings that a config.json made of a GGUF file has and mlx-lm does not compute with, and those that it asks for.
+"""Settings and mlx-lm: those of a config.json rebuilt from GGUF that it ignores, and those that it requires.
 
 Source: mlx-lm's models (mlx_lm/models, rope_utils.py).
 """
@@ -20,7 +20,7 @@ from quantcli.models.unsaid import Unsaid
 
 
 def unread_by_mlx_lm(file: Stored, architecture: Architecture, config: Mapping[str, Any]) -> list[Unsaid]:
-    """The keys that config.json says and mlx-lm does not read there."""
+    """Return the GGUF keys that config.json has and mlx-lm does not read there."""
     scaling = config.get("rope_scaling") or {}
     names = []
     if config.get("is_causal") is False:
@@ -29,15 +29,15 @@ def unread_by_mlx_lm(file: Stored, architecture: Architecture, config: Mapping[s
         names.append(file.own.first("rope.scaling.factor", "rope.scale_linear"))
     if not _is_usual(scaling):
         names.append(file.own.first(ATTN_FACTOR, "rope.scaling.yarn_attn_factor"))
-    names += [name for name, is_said in architecture.mlx_unread.items() if is_said(config)]
+    names += [name for name, is_ignored in architecture.mlx_unread.items() if is_ignored(config)]
     values = ((name, file.own.values.get(name)) for name in names)
     return [Unsaid(f"{architecture.gguf}.{name}", value) for name, value in values if value is not None]
 
 
 def spelled(config: Mapping[str, Any], architecture: Architecture | None) -> dict[str, Any]:
-    """What a config.json needs beside its own keys for mlx-lm's class to read the same settings.
+    """Return the keys that config.json needs in addition for mlx-lm's class to read the same settings.
 
-    Keys that the config has already are left alone, unless the class reads another form of their value.
+    Keys that config.json has are left alone, unless the class reads another form of their value.
     """
     if architecture is None:
         return mlx_rope_keys(config)
@@ -48,7 +48,7 @@ def spelled(config: Mapping[str, Any], architecture: Architecture | None) -> dic
 
 
 def _rotates_by_kind(config: Mapping[str, Any], architecture: Architecture) -> bool:
-    """Whether the classes know rotary settings by kind of layer alone: transformers takes flat ones in their place."""
+    """Return whether the classes read rotary settings only by kind of layer; transformers would prefer flat ones."""
     is_flat = all(setting.name != "rope_theta" or setting.value is not OMITTED for setting in architecture.settings)
     parameters = config.get("rope_parameters")
     return not is_flat and isinstance(parameters, Mapping) and "full_attention" in parameters
@@ -57,12 +57,12 @@ def _rotates_by_kind(config: Mapping[str, Any], architecture: Architecture) -> b
 def nested_spelled(
     config: Mapping[str, Any], text: Mapping[str, Any], architecture: Architecture, around: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return what the config.json of a model with towers needs for mlx-lm's class to read the same text model.
+    """Return the settings that mlx-lm's class needs to read the same text model from a config.json with towers.
 
-    That is the text model's block, with what it lacks or says otherwise; in a flat config the settings themselves.
+    These are the text model's block with what it lacks or states differently; in a flat config the settings themselves.
 
-    text: the settings of the text model, with those that stand around its block. architecture: the text model's.
-    around: those of its settings that the class reads around the block.
+    text: the settings of the text model, with those around its block. architecture: the text model's.
+    around: keys of its settings that the class reads outside the block.
     """
     blocks = {key: block for key in NESTED if isinstance(block := config.get(key), Mapping)}
     if not blocks:
@@ -80,7 +80,7 @@ def _of_block(block: Mapping[str, Any], text: Mapping[str, Any], architecture: A
 
 
 def stated(config: Mapping[str, Any], architecture: Architecture | None) -> dict[str, Any]:
-    """Settings that mlx-lm's class does not assume and that a config.json may leave to transformers' class."""
+    """Return settings that mlx-lm's class does not assume, if config.json leaves them to transformers' defaults."""
     keys = () if architecture is None else [key for key in architecture.mlx_keys if config.get(key) is None]
     if not keys or architecture is None:
         return {}
@@ -89,6 +89,6 @@ def stated(config: Mapping[str, Any], architecture: Architecture | None) -> dict
 
 
 def _is_usual(scaling: Mapping[str, Any]) -> bool:
-    """Whether the factor of attention is the one that follows from the others, which mlx-lm computes."""
+    """Return whether the attention factor is the one that mlx-lm computes from the other settings."""
     usual = 0.1 * math.log(max(scaling["factor"], 1.0)) + 1 if scaling.get("rope_type") == "yarn" else None
     return "attention_factor" not in scaling or is_close(scaling["attention_factor"], usual)

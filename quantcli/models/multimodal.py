@@ -1,13 +1,13 @@
-"""Models with towers for images or sound, seen as the text model in them: what their config.json says of it.
+"""Models with towers for images or sound: the settings and names of the text model in them.
 
-    text_config nested                             flat, as older releases are published
+    text_config nested                             flat, in older releases
     {"model_type": "mistral3",                     {"model_type": "qwen2_5_vl",
      "text_config": {"model_type": "mistral",       "hidden_size": 3584, ...
                      "hidden_size": 5120, ...},
      "vision_config": {...}}                        "vision_config": {...}}
 
-The settings of the text model are those of its block, over those around it that do not speak of a tower. Sources:
-llama.cpp (conversion/base.py: `load_hparams`, `get_model_architecture`), transformers' configuration classes.
+The text model's settings are those in its block, then those around it that do not concern a tower. Sources: llama.cpp
+(conversion/base.py: `load_hparams`, `get_model_architecture`), transformers' configuration classes.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing import Any
 
 from quantcli.models.sixteen_bits import NESTED
 
-#: Settings of a tower, or of what joins it to the text model; the blocks of every part but the text model too.
+#: Settings of a tower or of its connection to the text model, and blocks of all parts except the text model.
 OF_TOWERS = re.compile(
     r"image|video|vision|visual|audio|speech|modality|projector|merge|downsample|select_layer|select_feature"
     r"|^(?:mm|boi|eoi|boa|eoa|tokens_per_second|scale_factor|image_seq_length|feature_layer)(?:_|$)|_config$"
 )
-#: Blocks that say how weights are stored, not what a part of the model is.
+#: Blocks that describe how weights are stored, not a part of the model.
 STORED_AS = ("quantization_config", "compression_config")
-#: What a table's names of tensors in the text model begin with.
+#: The prefix of a table's names of tensors in the text model.
 TABLES = "model."
-#: What the class around the text model decides, since it has the output matrix.
+#: Settings of the class around the text model, which has the output matrix.
 OUTER = ("tie_word_embeddings",)
 
 
-#: What the names of a tower begin with in the folders of mlx-vlm, whatever releases call it. mlx-lm drops these.
+#: The prefix of a tower's names in mlx-vlm's folders, for every class of models. mlx-lm drops these tensors.
 MLX_TOWER = "vision_tower."
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """What names begin with in the releases of a class: those of the text model's layers, and those of its tower.
+    """The prefixes of names in the releases of a class: the text model's layers and the tower.
 
-    transformers' class knows no others, and mlx-vlm's none of the tower but these and its own.
+    transformers' class reads no others; mlx-vlm's reads a tower under this prefix and its own.
     """
 
     layers: str
@@ -49,14 +49,14 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Multimodal:
-    """A class of models with towers whose text model is of a family.
+    """A class of models with towers whose text model belongs to a family.
 
-    model_type, class_name: as config.json has them at the top. text: the family's model type that counts where
-    config.json names none for the text model. mlx: what mlx-lm puts before the names of the text model's tensors;
-    None: mlx-lm has no such model. lifted: block and key of a tower's settings that the text model needs too.
-    spelling: of releases, where mlx-vlm has names of its own. assumes: what the class assumes of its text model in
-    place of what that by itself does. mlx_around: settings of the text model that mlx-lm reads around its block.
-    mlx_vlm: what further names begin with in mlx-vlm's folders, and in releases.
+    model_type, class_name: at the top level of config.json. text: the text model's type, if config.json has none for
+    it. mlx: mlx-lm's prefix of the text model's names; None: mlx-lm has no such model. lifted: block and key of
+    settings of a tower that the text model needs too. spelling: the prefixes in releases, if mlx-vlm's differ. assumes:
+    defaults of this class for its text model that differ from the text model's class.
+    mlx_around: keys of the text model that mlx-lm reads outside its block. mlx_vlm: prefixes in mlx-vlm's folders -> in
+    releases.
     """
 
     model_type: str
@@ -70,7 +70,7 @@ class Multimodal:
     mlx_vlm: Mapping[str, str] = field(default_factory=dict)
 
     def tower_in_mlx(self, name: str) -> str:
-        """The name in an MLX folder of a tensor of a tower, which mlx-lm drops at the top only.
+        """Return the name of a tower's tensor in an MLX folder. mlx-lm drops such tensors only without `model.`.
 
         >>> names = Spelling("model.language.", "model.visual.")
         >>> vision = Multimodal("vl", "VL", "llama", "language_model.", spelling=names)
@@ -82,7 +82,7 @@ class Multimodal:
         return MLX_TOWER + bare.removeprefix(start) if start != bare and bare.startswith(start) else bare
 
     def in_hf(self, name: str, *, is_from_mlx: bool = True) -> str:
-        """The name in a release of a stored tensor, which an MLX folder may have under another.
+        """Return the name that releases have for a stored tensor; an MLX folder may have another.
 
         is_from_mlx: whether one of MLX's tools named it.
 
@@ -96,19 +96,19 @@ class Multimodal:
         starts = dict(self.mlx_vlm) if is_from_mlx else {}
         if self.spelling is not None and self.mlx is not None:
             starts |= {self.mlx + TABLES: self.spelling.layers, MLX_TOWER: self.spelling.tower, self.mlx: ""}
-        found = next((start for start in starts if name.startswith(start)), None)
-        return name if found is None else starts[found] + name.removeprefix(found)
+        prefix = next((start for start in starts if name.startswith(start)), None)
+        return name if prefix is None else starts[prefix] + name.removeprefix(prefix)
 
 
 def text_block(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The block of config.json that describes the text model; None in a flat one."""
+    """Return the block of config.json that describes the text model; None in a flat config.json."""
     return next((block for key in NESTED if isinstance(block := config.get(key), Mapping)), None)
 
 
 def text_settings(config: Mapping[str, Any], multimodal: Multimodal | None = None) -> dict[str, Any]:
-    """The settings of the text model: its block over those around it, without those of the towers.
+    """Return the text model's settings: those in its block, then those around it, without those of the towers.
 
-    multimodal: says which of the latter are lifted to the text model's.
+    multimodal: names settings of towers that the text model needs too.
 
     >>> text_settings({"tie_word_embeddings": True, "text_config": {"hidden_size": 8}, "vision_config": {"depth": 2}})
     {'tie_word_embeddings': True, 'hidden_size': 8}

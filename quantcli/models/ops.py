@@ -1,13 +1,13 @@
-"""Operations between a tensor's arrangement in one dialect and in another; each is tiny and can be undone.
+"""Operations that convert a tensor's arrangement between dialects; each is small and reversible.
 
     row operations     gather rows of each matrix      PermuteRows  MropeRows  GroupQkv  Ungroup  Tile  Take  Share
     column operations  move blocks of columns          TileColumns
     shape operations   move no byte                    PerHead  SingleRow  DropAxis  MoveAxis
     value operations   change values or the last axis  AddOne  NegExp  Transpose
 
-All of them act on the matrices of a tensor's last two axes, one by one, so that stacked experts need nothing of their
-own; of a vector its elements are the rows. Row operations move packed rows as they are, column operations packed groups
-as long as blocks are made of whole ones, value operations need floats.
+All of them act on each matrix of a tensor's last two axes, so that stacked experts need no special case; a vector's
+elements are its rows. Row operations move packed rows unchanged, column operations move packed groups if blocks consist
+of complete groups, value operations need floats.
 Source: llama.cpp's converter (conversion/*.py), mlx-lm (sanitize of each model).
 """
 
@@ -31,21 +31,21 @@ Shape = tuple[int, ...]
 
 @runtime_checkable
 class RowOp(Protocol):
-    """`index(rows, h)[t]`: the row of a matrix of so many rows that row t of the result comes from."""
+    """A gather of rows: row t of the result is row `index(rows, h)[t]` of a matrix with `rows` rows."""
 
     def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows: ...
 
 
 @runtime_checkable
 class ColumnOp(Protocol):
-    """`blocks(h)`: the width of blocks of columns, and for block t of the result the block that it comes from."""
+    """A gather of blocks of columns: `blocks(h)` is their width, and the source block for each block of the result."""
 
     def blocks(self, hyperparameters: Hyperparameters) -> tuple[int, Rows]: ...
 
 
 @runtime_checkable
 class ShapeOp(Protocol):
-    """The same bytes in another shape, and back."""
+    """A change of shape that keeps the bytes: `reshape` and its inverse `restore`."""
 
     def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape: ...
 
@@ -54,7 +54,7 @@ class ShapeOp(Protocol):
 
 @runtime_checkable
 class ValueOp(Protocol):
-    """`apply` and `undo`: values to values, of single rows; `Transpose` needs whole matrices."""
+    """A change of values, by row (`Transpose`: by matrix): `apply` and its inverse `undo`."""
 
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.generic]: ...
 
@@ -66,7 +66,7 @@ Op = RowOp | ColumnOp | ShapeOp | ValueOp
 
 @dataclass(frozen=True)
 class PermuteRows:
-    """Rotary rows of each head from two halves (Hugging Face) to interleaved pairs (GGUF); of a vector, its elements.
+    """Rotary rows of each head, from two halves (Hugging Face) to interleaved pairs (GGUF).
 
         Hugging Face   0 1 2 3 | 4 5 6 7      a head of 8 rows: pair n is (n, n + 4)
         GGUF           0 4 1 5 2 6 3 7
@@ -81,6 +81,7 @@ class PermuteRows:
 
     @staticmethod
     def halves_to_pairs(rows: int, heads: int) -> Rows:
+        """Return the row in Hugging Face's order for each row in GGUF's order."""
         return np.arange(rows, dtype=np.int64).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
     def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
@@ -94,12 +95,12 @@ class PermuteRows:
 
 @dataclass(frozen=True)
 class MropeRows:
-    """Rotary rows of each head from interleaved pairs (Hugging Face) to two halves, where the model has M-RoPE.
+    """Rotary rows of each head, from interleaved pairs (Hugging Face) to two halves, if the model has M-RoPE.
 
         Hugging Face   0 1 2 3 4 5 | 6 7      a head of 8 rows, of which 6 are rotated: pair n is (2n, 2n + 1)
         GGUF           0 2 4 1 3 5 | 6 7
 
-    llama.cpp rotates pairs in models without M-RoPE: there rows stay. `heads` as in `PermuteRows`.
+    In models without M-RoPE llama.cpp rotates pairs, and rows keep their order. `heads` as in `PermuteRows`.
     """
 
     heads: str
@@ -121,9 +122,9 @@ class MropeRows:
 
 @dataclass(frozen=True)
 class GroupQkv:
-    """A fused projection from one group after another to all of q, all of k, all of v.
+    """Rows of a fused projection, from q, k and v of each group to all of q, all of k, all of v.
 
-    Hugging Face   q0 q1 k0 v0 | q2 q3 k1 v1      two groups of two query heads that share a key and a value head
+    Hugging Face   q0 q1 k0 v0 | q2 q3 k1 v1      two groups: two query heads that share a key and a value head
     GGUF           q0 q1 q2 q3 | k0 k1 | v0 v1
     """
 
@@ -139,12 +140,12 @@ class GroupQkv:
 
 @dataclass(frozen=True)
 class Ungroup:
-    """Parts of each group of heads, one group after another, to all groups' first parts, all groups' second ones ...
+    """Rows of the parts of each group of heads, from group after group to part after part.
 
     Hugging Face   q0 k0 v0 v1 z0 z1 | q1 k1 v2 v3 z2 z3      two groups: a key head and its two value heads
     GGUF           q0 q1 | k0 k1 | v0 v1 v2 v3 | z0 z1 z2 z3
 
-    `groups` counts them, `parts` are the rows of each part in all groups.
+    `groups`: their number. `parts`: the rows of each part in all groups together.
     """
 
     groups: Size
@@ -160,7 +161,7 @@ class Ungroup:
 
 
 def tiled(groups: int, heads: int) -> Rows:
-    """Value heads from one group of them after another to the first of every group, the second of every group ...
+    """Return the order of value heads in GGUF: the first head of every group, the second of every group, and so on.
 
         Hugging Face   0 1 2 | 3 4 5      two key heads with three value heads each
         GGUF           0 3 1 4 2 5        value head n belongs to key head n % 2
@@ -175,9 +176,10 @@ def tiled(groups: int, heads: int) -> Rows:
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows of value heads from groups to tiles (`tiled`), those before them as they are; of a vector, its elements.
+    """Rows of value heads, from groups to the order of `tiled`; rows before them keep their places.
 
-    `groups`, `heads` count key and value heads; `size`: rows of a value head; `before`: rows before the first one.
+    `groups`, `heads`: the numbers of key and value heads. `size`: rows of a value head. `before`: rows before the
+    first.
     """
 
     groups: Size
@@ -197,7 +199,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileColumns:
-    """Columns that take value heads from groups to tiles (`tiled`): blocks of `size` columns, a head each."""
+    """Columns for value heads, from groups to the order of `tiled`: blocks of `size` columns, one per head."""
 
     groups: Size
     heads: Size
@@ -210,9 +212,9 @@ class TileColumns:
 
 @dataclass(frozen=True)
 class Take:
-    """Some rows of each matrix: start, start + step ... below stop; the rows of the table that share a tensor take all.
+    """Some rows of each matrix: start, start + step ... below stop. Rows of the table that share a tensor take all.
 
-    `start`, `stop`: numbers, sizes, or fields of Hyperparameters. `step`: 2 for gate and up that are interleaved.
+    `start`, `stop`: numbers, sizes, or fields of Hyperparameters. `step`: 2 for interleaved gate and up.
     """
 
     start: int | str | Size = 0
@@ -235,7 +237,7 @@ def _number(value: int | str | Size, hyperparameters: Hyperparameters) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """One of `count` equal parts of the rows of each matrix, of gate and up one after the other: `at` counts from 0.
+    """Part number `at` (from 0) of `count` equal parts of each matrix's rows, such as gate before up.
 
     >>> Share(1, 2).index(6, None).tolist()
     [3, 4, 5]
@@ -267,7 +269,7 @@ class PerHead:
 
 @dataclass(frozen=True)
 class SingleRow:
-    """A matrix of one row, which llama-quantize writes as a vector."""
+    """A matrix with one row, which llama-quantize writes as a vector."""
 
     def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
         return shape
@@ -278,7 +280,7 @@ class SingleRow:
 
 @dataclass(frozen=True)
 class DropAxis:
-    """An axis of size 1 goes: the middle one of a convolution over each channel."""
+    """Removal of an axis of size 1, such as the middle one of a convolution for each channel."""
 
     axis: int
 
@@ -293,11 +295,11 @@ class DropAxis:
 
 @dataclass(frozen=True)
 class MoveAxis:
-    """The middle axis, of size 1, goes to the end: a convolution's kernel as MLX has it."""
+    """Move of the middle axis, of size 1, to the end: a convolution's kernel in MLX."""
 
     @staticmethod
     def is_done(shape: Shape) -> bool:
-        """Whether a tensor has MLX's shape: names alone do not tell."""
+        """Return whether a tensor has MLX's shape, which its name does not show."""
         return len(shape) == 3 and shape[1] != 1 == shape[2]
 
     def reshape(self, shape: Shape, hyperparameters: Hyperparameters) -> Shape:
@@ -309,7 +311,7 @@ class MoveAxis:
 
 @dataclass(frozen=True)
 class AddOne:
-    """A norm's weight that Hugging Face stores as its distance from 1."""
+    """A norm's weight, which Hugging Face stores as its difference from 1."""
 
     def apply(self, values: NDArray[np.generic]) -> Floats:
         return values.astype(np.float32) + np.float32(1)
@@ -320,7 +322,7 @@ class AddOne:
 
 @dataclass(frozen=True)
 class NegExp:
-    """Mamba's A from its logarithm: -exp(A_log), with torch's float32 exponential."""
+    """Mamba's A from its logarithm: -exp(A_log), with PyTorch's float32 exponential."""
 
     def apply(self, values: NDArray[np.generic]) -> Floats:
         return -exp(values.astype(np.float32))
@@ -331,7 +333,7 @@ class NegExp:
 
 @dataclass(frozen=True)
 class Transpose:
-    """Each matrix transposed. unless: the scheme whose weights Hugging Face's dialect has transposed already."""
+    """Each matrix transposed. unless: the scheme whose weights Hugging Face's dialect stores transposed."""
 
     unless: str | None = None
 

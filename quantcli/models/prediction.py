@@ -1,9 +1,9 @@
-"""Layers for multi-token prediction that Hugging Face's folders have in a module of its own, seen as further layers.
+"""Names of layers for multi-token prediction that Hugging Face folders store in a module, as names of further layers.
 
-    mtp.layers.0.self_attn.q_proj.weight     model.layers.48.self_attn.q_proj.weight     of a model of 48 layers
+    mtp.layers.0.self_attn.q_proj.weight     model.layers.48.self_attn.q_proj.weight     in a model with 48 layers
     mtp.fc.weight                            model.layers.48.eh_proj.weight
 
-The tables know the names on the right, which is how other families store such layers. In a module `model.mtp.` every
+The tables have the names on the right, under which other families store such layers. In a module `model.mtp.` every
 layer has all of its tensors. Source: llama.cpp's conversion (conversion/qwen.py: _QwenMtpMixin, conversion/mimo.py).
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-#: What stands in the module `mtp.` once: there, and in the first of the layers.
+#: Tensors that the module `mtp.` has once: the name in the module -> the name in the first of its layers.
 ONCE = {
     "fc.": "eh_proj.",
     "pre_fc_norm_embedding.": "enorm.",
@@ -23,7 +23,9 @@ OF_LAYER = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.")
 
 
 def as_layer(name: str, layers: int) -> str:
-    """The name in a layer of a tensor in the module; layers: how many the model has without these.
+    """Return the name in a layer for a tensor in the module; any other name unchanged.
+
+    layers: the number of the model's layers without these.
 
     >>> as_layer("mtp.layers.0.mlp.gate.weight", 48), as_layer("mtp.norm.weight", 48)
     ('model.layers.48.mlp.gate.weight', 'model.layers.48.shared_head.norm.weight')
@@ -39,7 +41,7 @@ def as_layer(name: str, layers: int) -> str:
 
 
 def in_module(name: str, layers: int, module: str = "mtp.") -> str:
-    """The name in the module of a tensor in a layer; any other name as it is.
+    """Return the name in the module for a tensor in a layer; any other name unchanged.
 
     >>> in_module("model.layers.48.shared_head.norm.weight", 48), in_module("model.layers.47.mlp.gate.weight", 48)
     ('mtp.norm.weight', 'model.layers.47.mlp.gate.weight')

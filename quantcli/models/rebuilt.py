@@ -1,9 +1,9 @@
-"""`config.json` rebuilt from GGUF metadata, in the spelling of published checkpoints, which everybody loads.
+"""`config.json` rebuilt from GGUF metadata, with the keys of published checkpoints, which every runtime loads.
 
-What a file says under other names comes from each family's rows (`Key.config`, `Setting`); what it does not say is
-left to the default of the model's class, or follows as llama.cpp has it built in. Numbers are float32 there: they come
-back as the shortest decimal that rounds to them. Source: llama.cpp (src/llama-model.cpp and src/models), transformers'
-configuration classes, mlx-lm's ModelArgs.
+Each family's rows (`Key.config`, `Setting`) translate GGUF's keys; settings without a key are left to the defaults of
+the model's class, or are what llama.cpp has built in. Numbers are float32 in GGUF and become the shortest decimal that
+rounds to them. Source: llama.cpp (src/llama-model.cpp and src/models), transformers' configuration classes, mlx-lm's
+ModelArgs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from quantcli.models.keys import CAUSAL, Key
 from quantcli.models.rope_settings import rope_scaling, theta_of
 from quantcli.models.stored import OMITTED, Stored
 
-#: Our dtype names as config.json spells them.
+#: Our names of dtypes -> config.json's.
 SPELLED = {ours: theirs for theirs, ours in reversed(TORCH_DTYPES.items()) if not theirs.startswith("torch.")}
 
 
 def config(file: Stored, architecture: Architecture, model_type: str, dtype: str | None) -> dict[str, Any]:
-    """The rebuilt object without ids of tokens, keys sorted. dtype: our name of the weights' one. Raises `BadInput`."""
+    """Rebuild the config.json object without token ids, keys sorted.
+
+    dtype: our name of the weights' dtype; None omits `torch_dtype`. Raises `BadInput`.
+    """
     _check_heads(file)
     made: dict[str, Any] = {
         "model_type": model_type,
@@ -51,7 +54,10 @@ def config(file: Stored, architecture: Architecture, model_type: str, dtype: str
 
 
 def _is_causal(file: Stored) -> Any:
-    """`is_causal` where tokens attend to later ones too; not with windows, which end on both sides in transformers."""
+    """Return false if tokens also attend to later ones, else `OMITTED`.
+
+    Omitted for models with windows: transformers would limit them on both sides.
+    """
     own = Reader(file.own.values, file.own.label)  # what is compared here is not thereby in config.json
     context = own.integer("context_length")
     if own.integer("attention.sliding_window", context, least=0) < context:
@@ -60,7 +66,7 @@ def _is_causal(file: Stored) -> Any:
 
 
 def _check_heads(file: Stored) -> None:
-    """Refuse numbers of heads and experts that do not go together, under the names that the file has for them."""
+    """Raise `BadInput`, naming the file's keys, if the numbers of heads or of experts contradict each other."""
     own = Reader(file.own.values, file.own.label)  # what is compared here is not thereby in config.json
     heads, rotated = _counts(own, "attention.head_count", 0), own.integer("rope.dimension_count", 0, least=0)
     if rotated % 2:
@@ -84,14 +90,14 @@ def _check_heads(file: Stored) -> None:
 
 
 def _counts(own: Reader, key: str, default: int | None = None) -> tuple[int, ...]:
-    """The numbers of a key that has one, or one for each layer; without `default` none where there is no key."""
+    """Return a key's value, or its values for each layer; () if the key is missing and there is no default."""
     if isinstance(own.values.get(key), list):
         return own.integers(key)
     return (own.integer(key, default, least=0),) if default is not None or own.has(key) else ()
 
 
 def _pairs(heads: tuple[int, ...], kv_heads: tuple[int, ...]) -> set[tuple[int, int]]:
-    """The counts of heads that stand in one layer together; one number counts in all layers."""
+    """Return the distinct pairs of head counts of a layer; a single number applies to all layers."""
     layers = max(len(heads), len(kv_heads))
     every, every_kv = (counts * layers if len(counts) == 1 else counts for counts in (heads, kv_heads or heads))
     return set(zip(every, every_kv, strict=False))

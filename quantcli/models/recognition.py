@@ -1,11 +1,11 @@
-"""Which family a config.json object is of, by its classes and model types.
+"""Recognition of a config.json object's family, by its classes and model types.
 
-    architectures of the text model's block  ->  the family that lists the class
+    architectures in the text model's block  ->  the family that lists the class
     else the class, or the model type, of a model with towers (`Multimodal`)  ->  the family that lists it
-    else the model type of the text model's block, whose class transformers makes of it alone
-    else the model type, or the one that it is another name of (families/aliases.py)
+    else the model type in the text model's block, from which alone transformers creates the text model
+    else the model type, or the one that it is an alias of (families/aliases.py)
 
-A class that the families of a model type do not list has other tensors, or makes something else of them: it is unknown.
+A class that the families of a model type do not list has other tensors or computes something else: it is unknown.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from quantcli.models.multimodal import Multimodal, text_block, text_settings
 
 @dataclass(frozen=True)
 class Recognized:
-    """A family, None for an unknown model; unlisted: the class that its model type's families do not list.
+    """The result of recognition.
 
-    settings: config.json as the tables read it, the text model's alone and under a model type of the family.
-    multimodal: what the text model is in.
+    architecture: the family, None for an unknown model. settings: those of the text model, with a model type of the
+    family. unlisted: the class that the families of the model type do not list. multimodal: the model around the text
+    model.
     """
 
     architecture: Architecture | None
@@ -34,23 +35,23 @@ class Recognized:
 
 
 def recognize(config: Mapping[str, Any], families: Sequence[Architecture], aliases: Mapping[str, str]) -> Recognized:
-    """The family of a config.json object, whose text model is nested, flat, or all there is."""
+    """Return the family of a config.json object: a text model, or a model with towers in nested or flat form."""
     block, listed = text_block(config), _multimodal(config, families)
     if listed is not None and not _classes(block or {}):
         return _of_listed(config, block, *listed, aliases)
     if block is None or (_kind(block, aliases) is None and not _classes(block)):
         return _by_type(config, families, aliases)
     assumed = {} if listed is None else {"model_type": listed[1].text}
-    found = _by_type({"architectures": None, **assumed, **block}, families, aliases)
-    if found.architecture is None:
-        return Recognized(None, config, found.unlisted)
+    recognized = _by_type({"architectures": None, **assumed, **block}, families, aliases)
+    if recognized.architecture is None:
+        return Recognized(None, config, recognized.unlisted)
     if not _classes(block) and (others := [name for name in _classes(config) if not _generates(name)]):
         return Recognized(None, config, shown(others[0]))
-    kind = str(found.settings["model_type"])
-    own = found.architecture.classes.get(kind, next(iter(found.architecture.classes.values())))
+    kind = str(recognized.settings["model_type"])
+    own = recognized.architecture.classes.get(kind, next(iter(recognized.architecture.classes.values())))
     around = listed[1] if listed is not None else Multimodal(str(config.get("model_type")), "", kind)
     settings = {**text_settings(config, around), "model_type": kind, "architectures": _classes(block) or [own]}
-    return Recognized(found.architecture, settings, None, around)
+    return Recognized(recognized.architecture, settings, None, around)
 
 
 def _of_listed(
@@ -60,7 +61,7 @@ def _of_listed(
     multimodal: Multimodal,
     aliases: Mapping[str, str],
 ) -> Recognized:
-    """What a class of models with towers is by its family's table."""
+    """Recognize a model with towers whose class or model type a family lists."""
     unlisted = next((name for name in _classes(config) if name not in _listed(family)), None)
     if unlisted is not None:
         return Recognized(None, config, shown(unlisted))
@@ -74,7 +75,7 @@ def _of_listed(
 
 
 def _by_type(config: Mapping[str, Any], families: Iterable[Architecture], aliases: Mapping[str, str]) -> Recognized:
-    """The family of a text model by itself: of those of its model type the one that lists its classes."""
+    """Recognize a text model: its family is the one of its model type that lists its classes."""
     kind = _kind(config, aliases)
     of_type = [family for family in families if kind in family.model_types]
     unlisted = [[name for name in _classes(config) if name not in _listed(family)] for family in of_type]
@@ -86,29 +87,29 @@ def _by_type(config: Mapping[str, Any], families: Iterable[Architecture], aliase
 
 
 def _kind(config: Mapping[str, Any], aliases: Mapping[str, str]) -> str | None:
-    """The model type, of another name the one that it stands for."""
+    """Return the model type; the one that an alias stands for."""
     stated = config.get("model_type")
     return aliases.get(stated, stated) if isinstance(stated, str) else None
 
 
 def _classes(config: Mapping[str, Any]) -> list[Any]:
-    """The classes that config.json names."""
+    """Return the classes that config.json names."""
     stated = config.get("architectures")
     return [] if stated is None else stated if isinstance(stated, list) else [stated]
 
 
 def _generates(name: Any) -> bool:
-    """Whether a class around a text model computes its logits, as that does by itself."""
+    """Return whether a class around a text model computes the text model's logits."""
     return isinstance(name, str) and name.endswith("ForConditionalGeneration")
 
 
 def _listed(family: Architecture) -> tuple[str, ...]:
-    """Every class that a family's table describes, those with towers included."""
+    """Return every class that a family's table describes, those with towers included."""
     return (*family.classes.values(), *family.aliases, *(one.class_name for one in family.multimodal))
 
 
 def _multimodal(config: Mapping[str, Any], families: Iterable[Architecture]) -> tuple[Architecture, Multimodal] | None:
-    """The model with towers that config.json describes at its top: by class, else by model type."""
+    """Return the model with towers that config.json's top level describes, by class, else by model type."""
     classes, kind = _classes(config), config.get("model_type")
     known = [(family, one) for family in families for one in family.multimodal]
     by_class = next((pair for pair in known if pair[1].class_name in classes), None)

@@ -1,11 +1,11 @@
-"""Tensors of a GGUF file in another layout (`layouts`), brought into that of the tables: no value is touched.
+"""Conversion of GGUF tensors in another layout (`layouts`) to the tables' layout, without changing a value.
 
     attn_qkv [q; k; v]                  ->   attn_q, attn_k, attn_v           ranges of its rows
     ffn_gate_up_exps [e: gate; up]      ->   ffn_gate_exps, ffn_up_exps       ranges of the rows of each expert
     ffn_gate.0, ffn_gate.1 ...          ->   ffn_gate_exps                    stacked
-    attn_kv_b                           ->   Hugging Face's kv_b_proj         as it is
+    attn_kv_b                           ->   Hugging Face's kv_b_proj         unchanged
 
-Rows stay in the type that they are stored in, whatever it is.
+Rows keep the type in which they are stored.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from quantcli.virtual import join, reshaped, section
 
 @dataclass(frozen=True)
 class Relaid:
-    """The weights of a file as the tables have them.
+    """The weights of a file in the tables' layout.
 
-    weights: under GGUF's names. unsplit: under Hugging Face's names, in its arrangement; covered: the GGUF names that
-    these stand for. repeated: stored tensors that say once more what an unsplit one says. layouts: the patterns of
-    what the file stores otherwise than the tables.
+    weights: under GGUF names. unsplit: under Hugging Face names, in that arrangement; covered: the GGUF names of the
+    tensors that these replace. repeated: stored tensors whose values an unsplit one has too. layouts: the patterns of
+    the file's tensors whose layout differs from the tables'.
     """
 
     weights: Mapping[str, Weight]
@@ -40,17 +40,17 @@ class Relaid:
 
 
 def relaid(weights: Mapping[str, Weight], architecture: Architecture, file: Stored) -> Relaid:
-    """The weights of a GGUF file. Raises `BadInput` for a tensor that cannot be laid out as the table has it."""
-    found = {name: architecture.find_layouts(name) for name in weights if not architecture.find(name, "gguf")}
-    other = {name: rows for name, rows in found.items() if rows}
+    """Return the weights of a GGUF file in the tables' layout. Raises `BadInput` for a tensor that does not fit."""
+    candidates = {name: architecture.find_layouts(name) for name in weights if not architecture.find(name, "gguf")}
+    other = {name: rows for name, rows in candidates.items() if rows}
     made: list[tuple[str, Weight]] = []
     pieces: dict[str, list[_Piece]] = {}
     unsplit: dict[str, Weight] = {}
     covered: set[str] = set()
     for name, rows in other.items():
-        if whole := [one for one, layout in rows if isinstance(layout, Unsplit)]:
-            unsplit[whole[0].name("hf")] = weights[name]
-            covered |= {one.name("gguf") for one in whole}
+        if parts := [one for one, layout in rows if isinstance(layout, Unsplit)]:
+            unsplit[parts[0].name("hf")] = weights[name]
+            covered |= {one.name("gguf") for one in parts}
         if ranges := [(one, layout) for one, layout in rows if isinstance(layout, Range)]:
             made += _cut(weights[name], ranges, file)
         for piece in (_Piece(one, layout, weights[name]) for one, layout in rows if isinstance(layout, Pieces)):
@@ -70,7 +70,7 @@ def relaid(weights: Mapping[str, Weight], architecture: Architecture, file: Stor
 
 @dataclass(frozen=True)
 class _Piece:
-    """A stored tensor that is a piece of a row of the table."""
+    """A stored tensor that is a piece of a table's tensor."""
 
     found: Found
     layout: Pieces
@@ -78,7 +78,7 @@ class _Piece:
 
 
 def _cut(weight: Weight, ranges: Sequence[tuple[Found, Range]], file: Stored) -> list[tuple[str, Weight]]:
-    """The tensors of the table whose rows stand one after another in each matrix of a stored one."""
+    """Split a stored tensor into the table's tensors, whose rows follow one another in each of its matrices."""
     matrix = _as_matrix(weight, file)
     height = matrix.shape[-2]
     heights = [layout.rows(file) if layout.rows else height // len(ranges) for _, layout in ranges]
@@ -96,7 +96,7 @@ def _cut(weight: Weight, ranges: Sequence[tuple[Found, Range]], file: Stored) ->
 
 
 def _rows(weight: Weight, start: int, stop: int, file: Stored) -> Weight:
-    """Rows start..stop of each of a weight's matrices."""
+    """Return rows start..stop of each of a weight's matrices."""
     *leading, height, width = weight.shape
     begins = range(0, math.prod(leading) * height, height)
     cut = [part for at in begins if (part := section(weight, at + start, at + stop)) is not None]
@@ -108,7 +108,7 @@ def _rows(weight: Weight, start: int, stop: int, file: Stored) -> Weight:
 
 
 def _put_together(target: str, members: Sequence[_Piece], file: Stored) -> Weight:
-    """A tensor of the table from its pieces: one after another, or an expert each and stacked."""
+    """Join the pieces of a table's tensor: rows one after another, or experts stacked."""
     first, pattern = members[0], members[0].layout.patterns[0]
     is_stacked = "{e}" in pattern
     stored = [member.weight for member in (_by_expert if is_stacked else _by_place)(target, members, file)]
@@ -125,7 +125,7 @@ def _put_together(target: str, members: Sequence[_Piece], file: Stored) -> Weigh
 
 
 def _by_expert(target: str, members: Sequence[_Piece], file: Stored) -> list[_Piece]:
-    """The pieces of every expert, as many as the metadata says."""
+    """Return the pieces in the order of experts. Raises `BadInput` if their number is not the metadata's."""
     count = file.integer("expert_count")
     numbered = {member.found.expert: member for member in members}
     absent = next((expert for expert in range(count) if expert not in numbered), None)
@@ -138,7 +138,7 @@ def _by_expert(target: str, members: Sequence[_Piece], file: Stored) -> list[_Pi
 
 
 def _by_place(target: str, members: Sequence[_Piece], file: Stored) -> list[_Piece]:
-    """The pieces in the order of their patterns."""
+    """Return the pieces in the order of their patterns. Raises `BadInput` if one is missing."""
     roles = [pattern.rpartition(".")[2] for pattern in members[0].layout.patterns]
     placed = {member.weight.name.rsplit(".", 2)[-2]: member for member in members}
     absent = next((role for role in roles if role not in placed), None)
@@ -150,12 +150,12 @@ def _by_place(target: str, members: Sequence[_Piece], file: Stored) -> list[_Pie
 
 
 def _is_vector(weight: Weight) -> bool:
-    """Whether the last axis is what a layer's outputs are along."""
+    """Return whether the last axis counts a layer's outputs, as in a bias."""
     return len(weight.shape) == 1 or weight.name.endswith(".bias")
 
 
 def _as_matrix(weight: Weight, file: Stored) -> Weight:
-    """A vector as a matrix of one column, anything else as it is."""
+    """Return a vector as a matrix of one column, anything else unchanged. Raises `BadInput` for quantized vectors."""
     is_vector = _is_vector(weight)
     if not weight.shape or (is_vector and not isinstance(weight.scheme, Dense)):
         raise BadInput(
@@ -166,5 +166,5 @@ def _as_matrix(weight: Weight, file: Stored) -> Weight:
 
 
 def _shaped(weight: Weight, like: Weight) -> Weight:
-    """A matrix of one column as the vector that it was."""
+    """Return a matrix of one column as a vector, if `like` is a vector."""
     return reshaped(weight, weight.shape[:-1]) if _is_vector(like) else weight

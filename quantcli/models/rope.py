@@ -1,10 +1,10 @@
-"""Rotary position embedding: its settings in both spellings of `config.json`, and Llama 3's factors both ways.
+"""Rotary position embedding: its settings in both spellings of `config.json`, and conversion of Llama 3's factors.
 
-Transformers 5 nests the settings in `rope_parameters`, by kind of layer where kinds differ; before, they were a
+Transformers 5 nests the settings in `rope_parameters`, by kind of layer if kinds differ; before, they were a
 top-level `rope_theta` and `rope_scaling` (with `type` or `rope_type`).
 
-Llama 3.1 divides the frequency of each pair of rotary dimensions by a factor that follows from four numbers, and GGUF
-holds the factors only (`rope_freqs.weight`):
+Llama 3.1 divides the frequency of each pair of rotary dimensions by a factor that follows from four numbers; GGUF
+stores only the factors (`rope_freqs.weight`):
 
     wavelength   < original / high      1
                  > original / low       factor
@@ -30,35 +30,36 @@ from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 from quantcli.models.torch_pow import powers
 
-#: What the models that use these factors are published with: low, high.
+#: The bounds in published models that use these factors: low, high.
 PUBLISHED = (1.0, 4.0)
-#: Original contexts to try, the published one first, and factors of long wavelengths.
+#: Original contexts to try, the published one first, and factors for long wavelengths.
 CONTEXTS = (
     8192, *(4096, 2048, 16384, 32768, 65536, 131072, 1024, 512, 262144, 256, 128, 64, 32, 16, 524288, 1048576),
     *range(1000, 10000, 1000), *(10000, 20000, 100000, 128000, 500, 200, 100),
 )  # fmt: skip
 FACTORS = (8.0, 32.0, 16.0, 4.0, 64.0)
-#: More of them, where no factor in a file shows which it is.
+#: More factors to try, if a file's factors do not show the largest.
 MORE_FACTORS = (2.0, 128.0, *(float(factor) for factor in range(3, 100)))
-#: The largest relative difference of factors that are still taken for Llama 3.1's.
+#: The largest relative difference with which factors are accepted as Llama 3.1's.
 CLOSE = 1e-4
-#: Below this difference the first settings are taken: machines' powers differ in last bits, models' settings in more.
+#: Below this difference the first settings are used: powers differ between machines in last bits, settings in more.
 LAST_BITS = 2e-6
-#: How near to its ends a blend is taken for one of them.
+#: A blend this close to 0 or 1 counts as 0 or 1.
 EDGE = 1e-6
-#: Lower bounds to try where factors leave a choice.
+#: Lower bounds to try if factors leave a choice.
 LOWS = (1.0, 0.5, 2.0, 1.5, 3.0)
-#: Significant digits that people and programs give the two bounds.
+#: Significant digits to try for the two bounds, as people and programs write them.
 DIGITS = (2, 3, 5, 12)
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding. `type`: transformers' `rope_type`; what the config leaves out is None.
+    """Rotary position embedding. Settings that config.json lacks are None.
 
-    partial: the share of each head that is rotated. local_theta: of the layers with a sliding window, where they have
-    their own. long_factors, short_factors: longrope's divisors of each frequency. sections: of M-RoPE, how many pairs
-    follow the position in time, by height and by width, which are the same number for text.
+    theta: the base. type: transformers' `rope_type`. partial: the share of each head that is rotated. local_theta: the
+    base in layers with a sliding window, if it differs. long_factors, short_factors: longrope's divisors of each
+    frequency. sections: M-RoPE's numbers of pairs that follow the position in time, height and width; in text these
+    three positions are equal.
     """
 
     theta: float = 10000.0
@@ -80,22 +81,23 @@ class Rope:
 
     @property
     def is_mrope(self) -> bool:
-        """Whether llama.cpp takes the model for one with M-RoPE."""
+        """Whether llama.cpp treats the model as one with M-RoPE."""
         return len(self.sections) > 1 and self.sections[0] > 0 < self.sections[1]
 
 
-#: What families call the share of a head that is rotated, where their table does not say otherwise.
+#: Keys of the share of a head that is rotated, unless a family's table names others.
 PARTIAL = ("partial_rotary_factor", "rope_pct")
-#: Further names of kinds. Of text M-RoPE makes what the usual embedding does.
+#: Aliases of kinds. For text, M-RoPE computes the same as the default embedding.
 SPELLINGS = {"su": "longrope", "mrope": "default"}
-#: What bases and factors have to be.
+#: The requirement for bases and factors.
 ABOVE_0 = "expected a number above 0"
 
 
 def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rope:
-    """The settings of a config: `rope_scaling` and the top-level keys, else `rope_parameters`, as in transformers 5.
+    """Read the settings of a config: `rope_scaling` and top-level keys, else `rope_parameters`, as transformers 5 does.
 
-    partial: the names of the share of a head that is rotated.
+    context: the model's context length, the default of the original one. partial: keys of the share of a head that is
+    rotated. Raises `BadInput` naming the key.
     """
     written = read.part("rope_parameters")
     local = written.part("sliding_attention")
@@ -103,14 +105,14 @@ def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rop
     if settings.has("full_attention"):
         settings = settings.part("full_attention")
     base = read.first("rope_theta", "rotary_emb_base")
-    listed = read.numbers(base) if isinstance(read.values.get(base), list) else ()  # one for each layer
+    listed = read.numbers(base) if isinstance(read.values.get(base), list) else ()  # one per layer
     theta = settings.number("rope_theta", listed[0] if listed else read.number(base, 10000.0))
     kind = settings.text("rope_type", settings.text("type", "default"))
     if theta <= 0:
         raise settings.refuse("rope_theta", ABOVE_0) if settings.has("rope_theta") else read.refuse(base, ABOVE_0)
     needed = {"linear": ("factor",), "yarn": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
     for key in needed.get(kind, ()):
-        # What llama.cpp has defaults for may be missing.
+        # llama.cpp has defaults for all of them but the factor.
         if settings.number(key, None if key == "factor" else 1.0) <= 0:
             raise settings.refuse(key, ABOVE_0)
     original = read.integer("original_max_position_embeddings", context, least=0)
@@ -139,15 +141,15 @@ def rope_of(read: Reader, context: int, partial: Sequence[str] = PARTIAL) -> Rop
 
 
 def longrope_attention(context: int, original: int) -> float:
-    """What longrope multiplies attention by where the context is longer than the original one."""
+    """Return longrope's attention factor for a context longer than the original one."""
     return math.sqrt(1 + math.log(context / original) / math.log(original))
 
 
 def llama3_factors(rope: Rope, dimensions: int) -> NDArray[np.float32] | None:
-    """Llama 3.1's divisor of each rotary frequency, float32 (dimensions / 2,); None for other rope types.
+    """Return Llama 3.1's divisor of each rotary frequency, float32 [dimensions / 2]; None for other rope types.
 
-    Float32 throughout, with the operations of llama.cpp's conversion, so that bytes are equal: see torch_pow.py.
-    Constants that a config leaves out are llama.cpp's.
+    Computed in float32 with the operations of llama.cpp's converter, so that bytes are equal: see torch_pow.py.
+    Missing settings have llama.cpp's defaults.
     """
     if rope.type != "llama3":
         return None
@@ -169,7 +171,7 @@ def llama3_factors(rope: Rope, dimensions: int) -> NDArray[np.float32] | None:
 
 @lru_cache(maxsize=64)
 def _wavelengths(theta: float, dimensions: int) -> NDArray[np.float32]:
-    """Tokens per turn of each pair of rotary dimensions."""
+    """Return the wavelength, in tokens, of each pair of rotary dimensions."""
     one = np.float32(1)
     exponents = np.arange(0, dimensions, 2, dtype=np.float32) / np.float32(dimensions)
     with np.errstate(divide="ignore", over="ignore"):
@@ -180,9 +182,9 @@ def _wavelengths(theta: float, dimensions: int) -> NDArray[np.float32]:
 
 
 def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
-    """Four numbers that give these factors: published ones where they do, else short ones, else the closest.
+    """Return settings that give these factors: published ones if possible, else short decimals, else the closest.
 
-    None where all factors are 1, which is no scaling. Raises `BadInput` for factors that no numbers give.
+    None if all factors are 1, which means no scaling. Raises `BadInput` for factors that no settings give.
     """
     wanted = np.asarray(factors, np.float32)
     if wanted.size == 0 or not np.all(np.isfinite(wanted)) or not np.all(wanted > 0):
@@ -205,13 +207,13 @@ def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
 
 
 def _likely(wanted: NDArray[np.float32], theta: float) -> Iterator[Rope]:
-    """Settings as models are published with."""
+    """Return the settings of published models, with each plausible context and factor."""
     tops = dict.fromkeys((_decimal(float(wanted.max())), *FACTORS))
     return (Rope(theta, "llama3", top, context, *PUBLISHED) for context in CONTEXTS for top in tops)
 
 
 def _miss(wanted: NDArray[np.float32], rope: Rope) -> float:
-    """Largest relative difference from the factors that these settings give; infinity where they give none."""
+    """Return the largest relative difference from these settings' factors; infinity if it is not finite."""
     given = llama3_factors(rope, 2 * wanted.size)
     assert given is not None
     miss = float(np.max(np.abs(given.astype(np.float64) / wanted - 1)))
@@ -221,10 +223,11 @@ def _miss(wanted: NDArray[np.float32], rope: Rope) -> float:
 def _fitted(
     wanted: NDArray[np.float32], theta: float, factors: Sequence[float], lengths: Sequence[int]
 ) -> Iterator[Rope]:
-    """Settings fitted to the factors between 1 and the largest, with that or one of `factors` for long wavelengths.
+    """Yield settings fitted to the factors, with the largest one or one of `factors` for long wavelengths.
 
-    The blend is a line over 1 / wavelength that meets 0 at low / original and 1 at high / original, so only these two
-    quotients count: one original context is as good as another, but for the last bits. lengths: digits of the bounds.
+    The blend is linear in 1 / wavelength, 0 at low / original and 1 at high / original, so the factors determine only
+    these two quotients: any original context gives the same factors, except for last bits. lengths: significant digits
+    of the bounds.
     """
     inverse = 1 / _wavelengths(theta, 2 * wanted.size).astype(np.float64)
     largest = float(wanted.max())
@@ -240,7 +243,7 @@ def _fitted(
                 ends = _decimal(low * context, digits), _decimal(high * context, digits)
                 yield Rope(theta, "llama3", top, context, *ends)
         between = np.flatnonzero((blend > EDGE) & (blend < 1 - EDGE))
-        if between.size == 1:  # any line through it will do that is steep enough: those of round numbers
+        if between.size == 1:  # any steep enough line passes through it: try those with round numbers
             x, y = float(inverse[between[0]]), float(blend[between[0]])
             for start, context in product(LOWS, CONTEXTS):
                 if (stop := _decimal(start + (x * context - start) / y, 3)) > start:
@@ -248,9 +251,9 @@ def _fitted(
 
 
 def _bounds(inverse: NDArray[np.float64], blend: NDArray[np.float64]) -> tuple[float, float]:
-    """Where the line through the blends between 0 and 1 meets these two; (0, 0) where nothing says so.
+    """Return the inverse wavelengths at which the line through the blends is 0 and 1; (0, 0) if it is not determined.
 
-    With one such frequency or none, the bounds lie between its neighbours on both sides.
+    With one blend between 0 and 1, or none, the bounds are somewhere between the neighbours on both sides.
     """
     between = np.flatnonzero((blend > EDGE) & (blend < 1 - EDGE))
     above, below = inverse[blend >= 1 - EDGE], inverse[blend <= EDGE]
@@ -261,7 +264,7 @@ def _bounds(inverse: NDArray[np.float64], blend: NDArray[np.float64]) -> tuple[f
         return 0.0, 0.0
     elif between.size:
         x, y = inverse[between[0]], blend[between[0]]
-        # Steeper than the steepest line that reaches a neighbour.
+        # Steeper than the steepest line to a neighbour.
         slope = 1.5 * max(y / (x - below.max()), (1 - y) / (above.min() - x))
     else:
         x, y = below.max() + (above.min() - below.max()) / 3, 0.0
@@ -270,7 +273,7 @@ def _bounds(inverse: NDArray[np.float64], blend: NDArray[np.float64]) -> tuple[f
 
 
 def _decimal(value: float, digits: int = 6) -> float:
-    """A number without the noise of float32.
+    """Round a number to significant digits, which removes float32's rounding error.
 
     >>> _decimal(7.9999998), _decimal(1.50000012, 5)
     (8.0, 1.5)
@@ -279,19 +282,19 @@ def _decimal(value: float, digits: int = 6) -> float:
 
 
 def mlx_rope_keys(config: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    """What an MLX folder's `config.json` needs beside its source's keys for mlx-lm to see what transformers 5 renamed.
+    """Return the keys that an MLX folder's `config.json` needs in addition because transformers 5 renamed settings.
 
-    Most of mlx-lm's models read top-level `rope_theta` and `rope_scaling` only, and run with their default theta,
-    without a word, where transformers 5 wrote `rope_parameters`. Keys that the config has already are left alone.
-    names: a class's own names of settings -> those above, or of another key of the config.
+    Most of mlx-lm's models read only top-level `rope_theta` and `rope_scaling`, and use their default theta without a
+    warning if transformers 5 wrote `rope_parameters`. Keys that the config has are left alone. names: mlx-lm's name of
+    a setting -> the name above, or another key of the config.
     """
     written = config.get("rope_parameters")
     settings = dict(written) if isinstance(written, Mapping) else {}
-    whole, local = (settings.pop(f"{kind}_attention", None) for kind in ("full", "sliding"))
-    settings = dict(whole) if isinstance(whole, Mapping) else settings
+    full, local = (settings.pop(f"{kind}_attention", None) for kind in ("full", "sliding"))
+    settings = dict(full) if isinstance(full, Mapping) else settings
     if any(isinstance(value, Mapping) for value in settings.values()):
         return {}
-    if isinstance(local, Mapping) and "partial_rotary_factor" in local:  # classes that know kinds of layers alone
+    if isinstance(local, Mapping) and "partial_rotary_factor" in local:  # such classes read settings by kind of layer
         return {}
     theta, partial = settings.pop("rope_theta", None), settings.pop("partial_rotary_factor", None)
     wanted = {
@@ -305,5 +308,5 @@ def mlx_rope_keys(config: Mapping[str, Any], names: Mapping[str, str] = MappingP
 
 
 def _with_type(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Scaling under both names that its kind has had: some of mlx-lm's models know the older one only."""
+    """Return scaling with its kind under both names: some of mlx-lm's models read only the older one."""
     return {"type": settings["rope_type"], **settings}

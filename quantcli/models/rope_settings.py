@@ -1,4 +1,4 @@
-"""`rope_scaling` of a rebuilt config.json, from GGUF's keys and from the tensors that hold rotary factors.
+"""`rope_scaling` for a rebuilt config.json, from GGUF's keys and from the tensors with rotary factors.
 
 Source: llama.cpp (conversion/base.py, src/llama-model.cpp); transformers' modeling_rope_utils.
 """
@@ -13,27 +13,27 @@ from quantcli.errors import BadInput
 from quantcli.models.rope import llama3_from_factors, longrope_attention
 from quantcli.models.stored import Stored, decimal
 
-#: What llama.cpp multiplies attention by, beside what scaling does to it.
+#: A factor by which llama.cpp multiplies attention, in addition to the one of the scaling.
 ATTN_FACTOR = "rope.scaling.attn_factor"
 
-#: Architectures of which llama.cpp reads `yarn_log_multiplier` -> what `mscale_all_dim` is in terms of it.
+#: Architecture for which llama.cpp reads `yarn_log_multiplier` -> `mscale_all_dim` divided by it.
 MULTIPLIERS = {"deepseek2": 10, "deepseek32": 10, "mistral3": 1}
 
 
 def theta_of(file: Stored) -> float:
-    """The rotary base; llama.cpp's where a file names none."""
+    """Return the rotary base; llama.cpp's default if a file has none."""
     theta = file.number("rope.freq_base")
     return 10000.0 if theta is None else theta
 
 
-#: llama.cpp's kinds of scaling. `longrope` and llama 3's stand in tensors.
+#: llama.cpp's kinds of scaling. `longrope` and Llama 3's are stored as tensors.
 KINDS = ("none", "linear", "yarn", "longrope")
 
 
 def rope_scaling(file: Stored) -> dict[str, Any] | None:
-    """`rope_scaling` from the keys, or from the factors that stand in tensors; None where there is no scaling.
+    """Return `rope_scaling` from the keys, or from factors in tensors; None if there is no scaling.
 
-    What is not read here has no part in it, or no place in config.json: see `unsaid`.
+    Keys that are not read here have no effect on it, or no equivalent in config.json: see `unsaid`. Raises `BadInput`.
     """
     kind = file.own.text("rope.scaling.type", "linear")
     if kind not in KINDS:
@@ -53,23 +53,23 @@ def rope_scaling(file: Stored) -> dict[str, Any] | None:
 
 
 def by_kind_of_layer(file: Stored) -> dict[str, Any]:
-    """`rope_parameters` of models that rotate otherwise in layers with a window: there without scaling."""
+    """Return `rope_parameters` by kind of layer; layers with a window have another base and no scaling."""
     theta = theta_of(file)
     local = file.number("rope.freq_base_swa")
-    whole = {key: value for key, value in (rope_scaling(file) or {"rope_type": "default"}).items() if key != "type"}
+    full = {key: value for key, value in (rope_scaling(file) or {"rope_type": "default"}).items() if key != "type"}
     return {
-        "full_attention": {"rope_theta": theta, **whole},
+        "full_attention": {"rope_theta": theta, **full},
         "sliding_attention": {"rope_theta": theta if local is None else local, "rope_type": "default"},
     }
 
 
 def _factor(file: Stored) -> float | None:
-    """By how much positions are stretched, under its present or its first name; 0 is none, as llama.cpp writes it."""
+    """Return the factor by which positions are divided, under its new or old name; None for 0, which is no scaling."""
     return file.number(file.own.first("rope.scaling.factor", "rope.scale_linear")) or None
 
 
 def _longrope(file: Stored) -> dict[str, Any]:
-    """Both lists of factors; the factor of attention where it is not the one that the class computes."""
+    """Return both lists of factors, and the attention factor if it is not the one that the class computes."""
     stated, context = file.number(ATTN_FACTOR), file.own.integer("context_length")
     original = file.own.integer("rope.scaling.original_context_length", context)
     usual = 1.0 if original < 2 or original >= context else longrope_attention(context, original)
@@ -81,16 +81,16 @@ def _longrope(file: Stored) -> dict[str, Any]:
 
 
 def scaling_with_sections(file: Stored) -> dict[str, Any] | None:
-    """`rope_scaling` of models that may have M-RoPE: with its sections, as the text part of their releases has them."""
+    """Return `rope_scaling` for models that may have M-RoPE, with its sections, as in the text model of releases."""
     made, sections = rope_scaling(file), sections_of(file)
     return (made or _named("default")) | {"mrope_section": sections} if sections else made
 
 
 def sections_of(file: Stored) -> list[int]:
-    """The sections of M-RoPE as releases have them; empty where there are none."""
+    """Return the sections of M-RoPE as releases have them; [] if there are none. Raises `BadInput`."""
     key = "rope.dimension_sections"
     value = file.own.values.get(key)
-    #: One number counts for each of the four.
+    # One number applies to all four.
     sections = file.own.integers(key) if isinstance(value, list | tuple) else (file.own.integer(key, 0, least=0),) * 4
     if len(sections) != 4:
         raise BadInput(f"{file.own.label}: {key} has {len(sections)} values, expected 4.")
@@ -98,7 +98,10 @@ def sections_of(file: Stored) -> list[int]:
 
 
 def parameters(share: bool = False) -> Callable[[Stored], dict[str, Any]]:
-    """`rope_parameters`, for classes that know no other spelling. share: with the part of a head that is rotated."""
+    """Return a function that makes `rope_parameters`, for classes that read only that.
+
+    share: whether it includes the share of a head that is rotated.
+    """
 
     def made(file: Stored) -> dict[str, Any]:
         partial = {"partial_rotary_factor": file.rotary_share()} if share else {}
@@ -109,7 +112,7 @@ def parameters(share: bool = False) -> Callable[[Stored], dict[str, Any]]:
 
 
 def _named(kind: str, **settings: Any) -> dict[str, Any]:
-    """Under both names that the kind has had: some readers know the older one only."""
+    """Return settings with their kind under both names: some readers read only the older one."""
     return {"rope_type": kind, "type": kind} | {key: value for key, value in settings.items() if value is not None}
 
 
@@ -121,11 +124,11 @@ def _yarn(file: Stored, factor: float) -> dict[str, Any]:
     scaling = "rope.scaling."
     times = MULTIPLIERS.get(file.every.text("general.architecture", ""))
     multiplier = file.number(f"{scaling}yarn_log_multiplier") or None if times else None
-    # Releases say the same number twice.
+    # Releases have the same number under two keys.
     mscale = None if multiplier is None or times is None else float(f"{times * multiplier:.6g}")
     extrapolation, attention = (file.number(f"{scaling}yarn_{name}_factor") for name in ("ext", "attn"))
     if extrapolation is not None and extrapolation < 0:
-        # llama.cpp's model saver says so that nothing is set; the factor of attention then follows from the other.
+        # llama.cpp's model saver writes -1 for "not set"; the attention factor then follows from the factor.
         extrapolation, attention = None, None if attention == 1 else attention
     if mscale is None and (plain := file.number(ATTN_FACTOR)) not in (None, 1.0):
         attention = plain * (attention or 0.1 * math.log(max(factor, 1.0)) + 1)

@@ -1,10 +1,10 @@
-"""Whether a GGUF file says of a model what config.json says: the way back shows what was lost.
+"""Check that a GGUF file has all settings of its config.json, by rebuilding config.json from the file.
 
-    config.json --(tables of the family)--> GGUF's keys --(the same tables)--> the config.json that would come back
+    config.json --(tables of the family)--> GGUF keys --(the same tables)--> rebuilt config.json
 
-A key that comes back with its value has reached the file, or follows from what llama.cpp has built in. One that comes
-back with another value is an error: llama.cpp would compute something else. One that does not come back at all is
-named in a warning, unless `harmless` lists it. So there is no second list of the keys that are read.
+A key that is rebuilt with its value is in the file, or follows from what llama.cpp has built in. A key that is rebuilt
+with another value is an error: llama.cpp would compute something else. A key that is not rebuilt at all is named in a
+warning, unless `harmless` lists it. So there is no second list of the keys that are read.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from quantcli.models.stored import PerLayer, Setting, Shape, nothing, stored
 
 #: Objects in a config.json are not nested deeper than this.
 DEEPEST = 8
-#: Numbers above this are not compared as float32 has them.
+#: Numbers above this are not compared as float32 numbers.
 LARGEST_COMPARED = 3e38
-#: So many keys are named in one message, each with so many characters.
+#: The most keys in one message, and the most characters of each.
 MOST_NAMED = 12
 LONGEST_PATH = 100
 
-#: Names of rope settings -> the field of `Rope` that holds what comes back.
+#: Names of rope settings -> the field of `Rope` that holds the rebuilt value.
 ROPE_FIELDS = {
     "rope_theta": "theta",
     "rotary_emb_base": "theta",
@@ -43,7 +43,7 @@ ROPE_FIELDS = {
     "rope_local_base_freq": "local_theta",
 }
 ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
-#: Settings that GGUF holds as factors of frequencies, where it holds any -> the field of `Rope`.
+#: Settings that GGUF stores as factors of frequencies, if it stores any -> the field of `Rope`.
 IN_FACTORS = {
     "rope_type": "type",
     "type": "type",
@@ -54,28 +54,28 @@ IN_FACTORS = {
     "long_factor": "long_factors",
     "short_factor": "short_factors",
 }
-#: Kind of scaling that is held so -> those of its settings that are not.
+#: Kind of scaling that is stored as factors -> those of the settings above that are not.
 NOT_IN_FACTORS = {
     "llama3": ("long_factor", "short_factor"),
     "longrope": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor", "low_freq_factor", "high_freq_factor"),
 }
-#: Factors of attention of which llama.cpp has one, that follows from the contexts; others are warned of.
+#: Attention factors. llama.cpp has one, which follows from the contexts; others cause a warning.
 MSCALES = ("short_mscale", "long_mscale")
-#: Kinds of scaling that change nothing up to the context that a model was trained with.
+#: Kinds of scaling that change nothing up to the context length of the training.
 BEYOND_CONTEXT = ("dynamic",)
 
-#: What says which layers attend to a window; llama.cpp does without in families whose metadata have no window.
+#: Settings for layers that attend to a window; llama.cpp ignores them in families whose metadata have no window.
 WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 
-#: What llama.cpp has built in for every family that says nothing else.
+#: What llama.cpp has built in for every family whose table has nothing else.
 EVERYWHERE = (
     Setting("is_causal", True),
     Setting("layer_types", lambda file: ["full_attention"] * file.trunk),
     Setting("use_bidirectional_attention", False),
 )
 
-#: Setting that GGUF does not hold -> the one that llama.cpp takes it from, where a config has that.
+#: Setting without a GGUF key -> the setting that llama.cpp derives it from, if a config has that.
 FOLLOWS_FROM = {
     "attention_chunk_size": "sliding_window_size",
     "expand": "intermediate_size",
@@ -88,22 +88,22 @@ FOLLOWS_FROM = {
     "topk_method": "n_group",
 }
 
-#: Names of one function, of one kind of scaling.
+#: Different names of one activation function, or of one kind of scaling.
 ALIKE = ({"silu", "swish"}, {"longrope", "su"}, {"default", "mrope"})
 
 
-class _Unsaid:
-    """The value of what does not come back."""
+class _Missing:
+    """The value of a setting that is not rebuilt."""
 
 
-UNSAID = _Unsaid()
+MISSING = _Missing()
 
 
 class Loss(Enum):
-    """What became of a setting that a GGUF file does not hold; the value: what a warning says of all such keys.
+    """What happens to a setting that a GGUF file does not have; the value is a warning's text for all such keys.
 
-    OTHER: llama.cpp has another value built in. WINDOW: the family's metadata have none. LONGER: a list
-    goes on after the last layer. SHADOWED: another key of the same meaning was read.
+    OTHER: llama.cpp has another value built in. WINDOW: the family's metadata have no window. LONGER: a list
+    continues after the last layer. SHADOWED: another key with the same meaning was read.
     """
 
     OTHER = ""
@@ -122,10 +122,11 @@ def check(
     shapes: Mapping[str, Shape],
     overrides: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Warnings of what a GGUF file does not say of its config.json; raises `NotPossible` for what it says otherwise.
+    """Return warnings that name the settings of config.json without a GGUF key.
 
-    hyperparameters: read from `config`. metadata: the file's keys -> plain values. shapes: of its tensors, rows first.
-    overrides: keys that are set over those of metadata; either value may be the one that a setting asks for.
+    hyperparameters: read from `config`. metadata: the file's keys -> plain values. shapes: its tensors' shapes, rows
+    first. overrides: values that replace those of metadata; a setting may equal either value. Raises `NotPossible`
+    naming the settings that llama.cpp would replace with other values.
     """
     config = {**config, **respelled(config)}
     kind = str(config.get("model_type"))
@@ -149,22 +150,22 @@ def check(
             f"{where}: GGUF has no key for {_listed(other, back)} in architecture {architecture.gguf}, so llama.cpp "
             "would compute something else. Convert to a folder (--to hf or --to mlx), which keeps such settings."
         )
-    told = {loss: _listed(found) for loss, found in losses.items()}
-    return [f"{where}: GGUF has {loss.value.format(text)}." for loss, text in told.items() if text]
+    texts = {loss: _listed(lost) for loss, lost in losses.items()}
+    return [f"{where}: GGUF has {loss.value.format(text)}." for loss, text in texts.items() if text]
 
 
-def _listed(found: Sequence[tuple[str, Any]], back: _Back | None = None) -> str:
-    """Keys with their values, and with `back` those that come back: `hidden_act 'gelu' (llama.cpp: 'silu')`."""
-    said = []
-    for path, value in found[:MOST_NAMED]:
+def _listed(lost: Sequence[tuple[str, Any]], back: _Back | None = None) -> str:
+    """Return keys with their values, and with `back` the rebuilt ones: `hidden_act 'gelu' (llama.cpp: 'silu')`."""
+    named = []
+    for path, value in lost[:MOST_NAMED]:
         cause = back.cause(path) if back else None
         other = f" (llama.cpp: {shown(back.of(path, value))}{f', from {cause}' if cause else ''})" if back else ""
-        said.append(f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}{other}")
-    return ", ".join(said) + (f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
+        named.append(f"{UNPRINTABLE.sub('?', path[:LONGEST_PATH])} {shown(value)}{other}")
+    return ", ".join(named) + (f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else "")
 
 
 def leaves(config: Mapping[str, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Every key that is set, with its value; a key of an inner object with the keys of the objects around it."""
+    """Yield every key that is set, with its value; a key of a nested object as a path (`rope_scaling.factor`)."""
     for key, value in config.items():
         if isinstance(value, Mapping) and depth < DEEPEST:
             yield from leaves(value, f"{before}{key}.", depth + 1)
@@ -173,7 +174,7 @@ def leaves(config: Mapping[str, Any], before: str = "", depth: int = 0) -> Itera
 
 
 class _Back:
-    """What comes back of a config.json, wherever its keys stand and however they are spelled there."""
+    """The config.json rebuilt from a GGUF file, looked up by the keys of the original in any spelling."""
 
     def __init__(
         self,
@@ -184,7 +185,7 @@ class _Back:
         shapes: Mapping[str, Shape],
     ) -> None:
         lists = {key: list(value) if isinstance(value, tuple) else value for key, value in metadata.items()}
-        # Factors of frequencies stand in tensors, whose values are computed from these very settings.
+        # Factors of frequencies are tensors, whose values are computed from the settings that are checked here.
         file = stored(lists, {name: shape for name, shape in shapes.items() if not name.startswith("rope_f")}, nothing)
         spelled = kind if kind in architecture.classes else next(iter(architecture.classes))
         self.here = here
@@ -208,9 +209,9 @@ class _Back:
             self.in_factors = {*IN_FACTORS} - {*NOT_IN_FACTORS[here.rope.type]}
 
     def assumed(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """What the model's class assumes for flags and names that come back and that its config.json leaves out.
+        """Yield rebuilt keys that the original config.json lacks, with the default of the model's class.
 
-        A null that sets aside what the class assumes is one of them.
+        A null that overrides such a default is yielded as well. config: the original. defaults: the class's.
         """
         for key in {**self.made, **self.built_in}:
             default = defaults.get(key, NEUTRAL.get(key))
@@ -222,39 +223,39 @@ class _Back:
                 yield key, None
 
     def of(self, path: str, value: Any) -> Any:
-        """The value that comes back, as a tuple where several say the same; UNSAID where none does."""
-        first, *inner = path.split(".")
+        """Return the rebuilt value of a setting, a tuple if several values mean the same, MISSING if there is none."""
+        first, *rest = path.split(".")
         if not self.here.heads and first in (*ROPE_OBJECTS, *self.rope_fields):
-            return UNSAID
-        if first in ROPE_OBJECTS and inner:
-            return self._rope(inner, value)
+            return MISSING
+        if first in ROPE_OBJECTS and rest:
+            return self._rope(rest, value)
         if isinstance(self.made.get(first), PerLayer):
             return self.made[first]
-        if inner:
-            outer = self.made.get(first)
-            return outer.get(inner[0], UNSAID) if len(inner) == 1 and isinstance(outer, Mapping) else UNSAID
+        if rest:
+            nested = self.made.get(first)
+            return nested.get(rest[0], MISSING) if len(rest) == 1 and isinstance(nested, Mapping) else MISSING
         if first in self.rope_fields or first == "original_max_position_embeddings":
             return self._rope([first], value) if first not in self.made else self._share(first, value)
         if first in self.fields and first not in self.made:
             return getattr(self.again, self.fields[first])
-        return next((said[first] for said in (self.built_in, self.made, self.usual) if first in said), UNSAID)
+        return next((values[first] for values in (self.built_in, self.made, self.usual) if first in values), MISSING)
 
     def holds(self, path: str, value: Any) -> bool:
-        """Whether a setting comes back as it is, or is one of no effect."""
+        """Return whether a setting is rebuilt with the same value, or has no effect."""
         wanted = self.of(path, value)
-        if wanted is UNSAID:
-            return value == [] or _same(value, NEUTRAL.get(path, UNSAID))
+        if wanted is MISSING:
+            return value == [] or _same(value, NEUTRAL.get(path, MISSING))
         is_longer = isinstance(wanted, PerLayer) and isinstance(value, list) and len(value) > self.most
         return _same(value, wanted) and not is_longer
 
     def loss(self, path: str, value: Any) -> Loss:
-        """What becomes of a setting that does not come back as it is."""
+        """Return what happens to a setting that is not rebuilt with the same value."""
         if path in WINDOW_KEYS and not self.has_windows:
             return Loss.WINDOW
         if path.partition(".")[0] in ROPE_OBJECTS and self.here.rope.type in BEYOND_CONTEXT:
             return Loss.SCALING
         wanted = self.of(path, value)
-        if wanted is UNSAID:
+        if wanted is MISSING:
             return Loss.UNREAD
         if isinstance(wanted, PerLayer) and _same(value, wanted):
             return Loss.LONGER
@@ -263,13 +264,13 @@ class _Back:
         return Loss.OTHER
 
     def cause(self, path: str) -> str | None:
-        """The key of the config that what comes back follows from, where that is another one."""
+        """Return the key of config.json that a rebuilt value follows from; None if it is the setting's key."""
         *around, name = path.split(".")
         key = FOLLOWS_FROM.get(name)
         return key if around or (key is not None and self.here.settings.has(key)) else None
 
     def is_shadowed(self, path: str) -> bool:
-        """Whether a key that comes back with another value is one that the model's settings were not read from."""
+        """Return whether a key that is rebuilt with another value was overridden by another key of config.json."""
         *around, name = path.split(".")
         if name in self.in_factors or (
             around[:1] == ["rope_parameters"] and self.here.settings.values.get("rope_scaling")
@@ -282,16 +283,16 @@ class _Back:
         return bool(field) and _same(getattr(self.here, field), getattr(self.again, field))
 
     def _rope(self, keys: Sequence[str], value: Any) -> Any:
-        """Of a key of rope_scaling or rope_parameters, or of one that stood outside them once."""
+        """Return the rebuilt value of a rotary setting: rope_scaling's, rope_parameters', or a top-level key's."""
         *kind, name = keys
         if kind == ["sliding_attention"]:
             local = {"rope_theta": self.again.rope.local_theta, "rope_type": "default", "type": "default"}
             made = (self.made.get("rope_parameters") or {}).get("sliding_attention") or {}
             if name not in made and self.rope_fields.get(name) == "partial":
                 return self._share(name, value)
-            return {**local, **made}.get(name, UNSAID)
+            return {**local, **made}.get(name, MISSING)
         if kind not in ([], ["full_attention"]):
-            return UNSAID
+            return MISSING
         if name in self.in_factors:
             held = getattr(self.here.rope, IN_FACTORS[name])
             return list(held) if isinstance(held, tuple) else held
@@ -302,23 +303,26 @@ class _Back:
         if name == "max_position_embeddings":  # Ministral 3 repeats it here
             return self.again.context_length
         if name in MSCALES:
-            return value if _same(value, self.scaling.get(name)) else UNSAID
+            return value if _same(value, self.scaling.get(name)) else MISSING
         if name in ("attn_factor", *self.scaling):
-            return self.scaling.get("attention_factor" if name == "attn_factor" else name, UNSAID)
-        return self._share(name, value) if name in self.rope_fields else UNSAID
+            return self.scaling.get("attention_factor" if name == "attn_factor" else name, MISSING)
+        return self._share(name, value) if name in self.rope_fields else MISSING
 
     def _share(self, name: str, value: Any) -> Any:
-        """Of a rope setting without scaling; shares are the same where as many elements of a head are rotated."""
+        """Return the rebuilt value of a rotary setting without scaling.
+
+        Two shares of a head are equal if the same number of its elements is rotated.
+        """
         field = self.rope_fields.get(name)
         if field is None:
             return self.made[name]
-        found = getattr(self.again.rope, field)
+        again = getattr(self.again.rope, field)
         is_share = field == "partial" and type(value) in (int, float) and 0 <= value <= 1
-        return value if is_share and int(self.here.head_dim * value) == int(self.again.head_dim * found) else found
+        return value if is_share and int(self.here.head_dim * value) == int(self.again.head_dim * again) else again
 
 
 def _same(value: Any, wanted: Any) -> bool:
-    """Whether a setting is one of those that mean the same; numbers as float32 has them, lists element by element."""
+    """Return whether a setting equals a wanted value, or one of a tuple; numbers as float32, lists by element."""
     if isinstance(wanted, PerLayer) and isinstance(value, list):
         return len(value) >= len(wanted) and all(map(_same, value, wanted))
     if isinstance(wanted, tuple):

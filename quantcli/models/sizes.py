@@ -1,7 +1,7 @@
-"""Sizes of axes, and when a model has a tensor: what the rows of a table expect of a checkpoint.
+"""Sizes of axes, and conditions under which a model has a tensor: what a table's rows require from a checkpoint.
 
 (N_HEADS * HEAD_DIM, HIDDEN)   q_proj: num_attention_heads * head_dim rows, hidden_size columns
-flag("attention_bias")       its bias is there where config.json says so
+flag("attention_bias")         its bias exists if config.json sets attention_bias
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from quantcli.models.hyperparameters import Hyperparameters
 class Size:
     """The length of one axis.
 
-    said: the keys of config.json that make it, as an expression; empty for a constant. gguf: the same in keys of GGUF
-    metadata, where these are not simply those that the family's rows of keys name. each: the length in one layer, of
-    which the second argument is the number, where layers differ.
+    expression: the length in keys of config.json; empty for a constant. gguf: the same in keys of GGUF metadata, if the
+    family's rows of keys do not translate it. each: the length in one layer, whose number is the second argument, if
+    layers differ.
 
-    >>> ((N_HEADS + N_KV_HEADS) * HEAD_DIM).said
+    >>> ((N_HEADS + N_KV_HEADS) * HEAD_DIM).expression
     '(num_attention_heads + num_key_value_heads) * head_dim'
     """
 
-    said: str
+    expression: str
     of: Callable[[Hyperparameters], int]
     gguf: str = ""
     each: Callable[[Hyperparameters, int], int] | None = None
 
     def at(self, hyperparameters: Hyperparameters, layer: int | None) -> int:
-        """The length in a layer; None: of a tensor outside the layers."""
+        """Return the length in a layer. layer: None for a tensor outside the layers."""
         return self.of(hyperparameters) if self.each is None or layer is None else self.each(hyperparameters, layer)
 
     def __add__(self, other: Size) -> Size:
         stored = f"{self.stored} + {other.stored}" if self.gguf or other.gguf else ""
-        made = Size(f"{self.said} + {other.said}", lambda h: self.of(h) + other.of(h), stored)
+        made = Size(f"{self.expression} + {other.expression}", lambda h: self.of(h) + other.of(h), stored)
         return (
             replace(made, each=lambda h, layer: self.at(h, layer) + other.at(h, layer)) if _vary(self, other) else made
         )
 
     def __mul__(self, other: Size) -> Size:
         stored = f"{_factor(self.stored)} * {_factor(other.stored)}" if self.gguf or other.gguf else ""
-        made = Size(f"{_factor(self.said)} * {_factor(other.said)}", lambda h: self.of(h) * other.of(h), stored)
+        expression = f"{_factor(self.expression)} * {_factor(other.expression)}"
+        made = Size(expression, lambda h: self.of(h) * other.of(h), stored)
         return (
             replace(made, each=lambda h, layer: self.at(h, layer) * other.at(h, layer)) if _vary(self, other) else made
         )
@@ -52,11 +53,12 @@ class Size:
 
     @property
     def stored(self) -> str:
-        return self.gguf or self.said
+        """The expression in keys of GGUF metadata."""
+        return self.gguf or self.expression
 
 
 def _vary(*sizes: Size) -> bool:
-    """Whether one of them differs from layer to layer."""
+    """Return whether one of them differs between layers."""
     return any(size.each is not None for size in sizes)
 
 
@@ -65,11 +67,11 @@ def _factor(text: str) -> str:
 
 
 def setting(key: str, default: int | None = None, *, gguf: str = "") -> Size:
-    """A size that one family's config.json says under `key`."""
+    """Return a size that is the value of one family's key."""
     return Size(key, lambda h: h.settings.integer(key, default, least=0), gguf)
 
 
-#: Of every family.
+#: Sizes in every family.
 HIDDEN = Size("hidden_size", lambda h: h.embedding_length)
 INNER = Size("intermediate_size", lambda h: h.feed_forward_length)
 VOCAB = Size("vocab_size", lambda h: h.vocab_size)
@@ -77,32 +79,33 @@ N_HEADS = Size("num_attention_heads", lambda h: h.heads)
 N_KV_HEADS = Size("num_key_value_heads", lambda h: h.kv_heads)
 HEAD_DIM = Size("head_dim", lambda h: h.head_dim)
 ONE = Size("", lambda h: 1)
-#: Rows that make all heads' queries, all heads' keys or values, and all three.
+#: Rows of the projections for all heads: queries, keys or values, and all three together.
 QUERIES = N_HEADS * HEAD_DIM
 KEYS = N_KV_HEADS * HEAD_DIM
 QKV = (N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM
-#: Rotary frequencies of whole heads, and of heads that are rotated in part.
+#: Rotary frequencies of heads that are rotated completely, and of heads that are rotated in part.
 FREQUENCIES = Size("head_dim / 2", lambda h: h.head_dim // 2)
 PARTIAL_FREQUENCIES = Size("head_dim * partial_rotary_factor / 2", lambda h: h.rotary_dimensions // 2)
 
-#: Of families with experts.
+#: Sizes in families with experts.
 N_EXPERTS = Size("num_experts", lambda h: h.experts)
 EXPERT_INNER = setting("moe_intermediate_size")
 
-#: The axes of a tensor, in Hugging Face's arrangement; of experts stored one by one, their number first.
+#: The axes of a tensor in Hugging Face's arrangement; for experts stored one by one, their number comes first.
 Axes = tuple[Size, ...]
 
 
 @dataclass(frozen=True)
 class Need:
-    """When a layer has a tensor; `said`: the keys of config.json that decide, as a clause, empty where it always has.
+    """A condition under which a layer has a tensor.
 
-    by_presence: GGUF has no key for it. There the tensors say it: where one of those that hang on it is stored, all
-    have to be. all_or_none: a model may do without them, but not without some; claim: the key of config.json that says
-    whether it does, and that no runtime reads.
+    keys: the keys of config.json that decide, as a clause; empty if nothing does. by_presence: GGUF has no key for it;
+    if a file has one of the tensors that depend on it, it must have all of them. all_or_none: a model may lack all of
+    the tensors, but not some. claim: the key of config.json that states whether it has them, which no runtime
+    reads.
     """
 
-    said: str
+    keys: str
     holds: Callable[[Hyperparameters, int], bool]
     by_presence: bool = False
     all_or_none: bool = False
@@ -114,15 +117,15 @@ NEVER = Need("", lambda h, layer: False)
 
 
 def flag(key: str, default: bool = False) -> Need:
-    """Where config.json says `key`, which for GGUF follows from the tensors."""
+    """Return the condition that config.json sets `key`; for GGUF it follows from the tensors."""
     return Need(key, lambda h, layer: h.settings.flag(key, default), by_presence=True)
 
 
-#: The flags of most families.
+#: Flags in most families.
 ATTENTION_BIAS = flag("attention_bias")
 MLP_BIAS = flag("mlp_bias")
 
 
 def without(need: Need) -> Need:
-    """The opposite."""
-    return Need(need.said, lambda h, layer: not need.holds(h, layer))
+    """Return the opposite condition."""
+    return Need(need.keys, lambda h, layer: not need.holds(h, layer))

@@ -1,4 +1,4 @@
-"""A GGUF model as the rows see it that rebuild its `config.json`: own keys without their prefix, tensors by name."""
+"""A view of a GGUF file for rebuilding its `config.json`: the architecture's keys without prefix, tensors by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quantcli.errors import BadInput
 
 Shape = tuple[int, ...]
 
-#: The names of a layer's tensors.
+#: The prefix of a layer's tensors.
 LAYER = re.compile(r"blk\.[0-9]{1,9}\.")
 
 
@@ -34,25 +34,28 @@ class Stored:
     values: Callable[[str], Sequence[float]]
 
     def number(self, key: str) -> float | None:
-        """A number as its writer spelled it: the shortest decimal that float32 rounds to the stored value."""
+        """Return a number as the shortest decimal that rounds to the stored float32 value; None if it is missing."""
         value = self.own.optional_number(key)
         return None if value is None else decimal(value)
 
     def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """Return an integer of the architecture. Raises `BadInput` if it is missing without a default, or < `least`."""
         return self.own.integer(key, default, least)
 
     def holds(self, tensor: str) -> bool:
+        """Return whether the file has a tensor."""
         return tensor in self.tensors
 
     @property
     def layers(self) -> int:
+        """The number of layers, with those for multi-token prediction."""
         return self.own.integer("block_count", most=LONGEST)
 
     @cached_property
     def _ends(self) -> tuple[int, int]:
-        """How many layers come before those for multi-token prediction, and how many there are of the latter.
+        """The number of layers before those for multi-token prediction, and the number of the latter.
 
-        These have `nextn.eh_proj`, whatever the key counts; layers that it counts may also be left out of a file.
+        The latter have `nextn.eh_proj`; a file may also lack layers that its key counts.
         """
         stated = self.counted
         if not self.tensors:
@@ -67,37 +70,37 @@ class Stored:
 
     @property
     def counted(self) -> int:
-        """The layers for multi-token prediction that the file counts, which alone puts the key into no config.json."""
+        """The number of layers for multi-token prediction in the metadata; reading it does not mark the key as read."""
         return Reader(self.own.values, self.own.label).integer("nextn_predict_layers", 0, least=0)
 
     @property
     def trunk(self) -> int:
-        """The layers without those for multi-token prediction."""
+        """The number of layers without those for multi-token prediction."""
         return self._ends[0]
 
     @property
     def predicting(self) -> int:
-        """The layers for multi-token prediction; 0 where the file does not count them."""
+        """The number of layers for multi-token prediction; 0 if the metadata do not count them."""
         return self._ends[1]
 
     @property
     def heads(self) -> int:
-        """The heads of q, where they differ those of the first layer."""
+        """The number of query heads, in the first layer if layers differ."""
         return self._first("attention.head_count")
 
     @property
     def kv_heads(self) -> int:
-        """The heads of k and v, where they differ those of the first layer."""
+        """The number of key and value heads, in the first layer if layers differ."""
         key = "attention.head_count_kv"
         return self._first(key) if self.own.has(key) else self.heads
 
     def _first(self, key: str) -> int:
-        """A key's value in the first layer; unlike `each`, one value for all layers needs no number of layers."""
+        """Return a key's value in the first layer, without needing the number of layers for a single value."""
         is_list = self.own.has(key) and isinstance(self.own.values[key], list)
         return self.each(key)[0] if is_list else self.own.integer(key)
 
     def each(self, key: str) -> tuple[int, ...]:
-        """A key's value in each layer, of a key with one value or with a list; empty where the file lacks it."""
+        """Return a key's value in each layer, from one value or a list; () if it is missing. Raises `BadInput`."""
         if not self.own.has(key):
             return ()
         if not isinstance(self.own.values[key], list):
@@ -113,32 +116,33 @@ class Stored:
 
     @property
     def head_dim(self) -> int:
-        """The size of a head, which follows from the others where it is not said."""
+        """The size of a head; computed from other sizes if the file has no key for it."""
         return self.own.integer("attention.key_length", max(1, self.own.integer("embedding_length") // self.heads))
 
     def rotary_share(self) -> float:
-        """The share of a head that is rotated."""
+        """Return the share of a head that is rotated."""
         return self.own.integer("rope.dimension_count", self.head_dim) / self.head_dim
 
     def vocab_size(self) -> int:
-        """Rows of the token embedding, else what the metadata says, else how many tokens there are."""
+        """Return the number of rows of the token embedding, else the metadata's key, else the number of tokens."""
         tokens = self.every.values.get("tokenizer.ggml.tokens")
         count = tokens.length if isinstance(tokens, ArrayValue) else len(tokens) if isinstance(tokens, list) else None
         shape = self.tensors.get("token_embd.weight")
         return self.own.integer("vocab_size", count) if shape is None else shape[0]
 
     def windows(self, period: int = 0) -> tuple[bool, ...]:
-        """Which layers attend to a window only; empty where the file has no pattern and the family no period.
+        """Return which layers attend to a window; () if the file has no pattern and the family no period.
 
-        A number is a period: the last of so many layers attends to all, with 0 none does. period: llama.cpp's own.
+        The file's pattern is a list or a period: the last layer of each period attends to all, with 0 none does.
+        period: the one that llama.cpp has built in. Raises `BadInput`.
         """
         if isinstance(self.own.values.get(WINDOWS, []), list):
             pattern = self.own.flags(WINDOWS)
             if pattern and len(pattern) not in (self.layers, self.trunk):
                 is_counted = len(pattern) == self.layers - self.counted
-                nor = f", and tensor blk.{len(pattern)}.nextn.eh_proj.weight is missing" if is_counted else ""
+                missing = f", and tensor blk.{len(pattern)}.nextn.eh_proj.weight is missing" if is_counted else ""
                 count = f"{WINDOWS} has {len(pattern)} values, but block_count is {self.layers}"
-                raise BadInput(f"{self.own.label}: {count}{nor}.")
+                raise BadInput(f"{self.own.label}: {count}{missing}.")
         else:
             pattern, period = (), self.own.integer(WINDOWS, least=0, most=LONGEST)
             if not period:
@@ -148,41 +152,43 @@ class Stored:
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a rebuilt config.json: a constant, or what a function reads; a function's `OMITTED` is left out."""
+    """A key of a rebuilt config.json: a constant, or a function of the file that may return `OMITTED`."""
 
     name: str
     value: Any | Callable[[Stored], Any]
 
     def of(self, file: Stored) -> Any:
+        """Return the value for a file, `OMITTED` for none."""
         return self.value(file) if callable(self.value) else self.value
 
 
 class PerLayer(list[Any]):
-    """A setting with a value for each layer; config.json may go on for layers that a model does without."""
+    """A setting with a value for each layer; config.json may have more values, for layers that the model lacks."""
 
 
 class Omitted:
-    """The value of a setting that a model does without."""
+    """The value of a setting that config.json does not get."""
 
 
 OMITTED = Omitted()
 
 
 def has(pattern: str) -> Callable[[Stored], bool]:
-    """Whether the first layer has a tensor: a bias, a norm. `pattern` is its name after `blk.0.`, suffix included."""
+    """Return a test of whether the first layer has a tensor. pattern: its name after `blk.0.`, with its suffix."""
     return lambda file: file.holds(f"blk.0.{pattern}")
 
 
 def kinds_of_layers(file: Stored, period: int = 0) -> Any:
-    """`layer_types` of a stored pattern of windows, else of llama.cpp's own period."""
+    """Return `layer_types` from a stored pattern of windows, else from llama.cpp's built-in period."""
     pattern = file.windows(period)
     return ["sliding_attention" if window else "full_attention" for window in pattern] if pattern else OMITTED
 
 
 def unusual_kinds(usual: int, *, optional: bool = False) -> Callable[[Stored], Any]:
-    """`layer_types` where they are not those of the class, whose every so many layers attend to all.
+    """Return a function that makes `layer_types`, if they are not the class's default.
 
-    optional: llama.cpp has no windows where the file names no size.
+    usual: the default's period; the last layer of each attends to all. optional: without a window's size, llama.cpp has
+    no windows.
     """
 
     def kinds(file: Stored) -> Any:
@@ -196,7 +202,10 @@ def unusual_kinds(usual: int, *, optional: bool = False) -> Callable[[Stored], A
 
 
 def period_of_windows(usual: int, *, optional: bool = False) -> Callable[[Stored], Any]:
-    """`sliding_window_pattern` as a number; a pattern that has none is left to `layer_types`. optional: as above."""
+    """Return a function that makes `sliding_window_pattern`, a period; `OMITTED` for a pattern without one.
+
+    usual, optional: as in `unusual_kinds`.
+    """
 
     def period(file: Stored) -> Any:
         if optional and not file.own.has("attention.sliding_window"):
@@ -211,7 +220,7 @@ def period_of_windows(usual: int, *, optional: bool = False) -> Callable[[Stored
 
 
 def nothing(name: str) -> Sequence[float]:
-    """The reader of values where only metadata is at hand."""
+    """Raise `BadInput`: the reader of values if only metadata are available."""
     raise BadInput(f"{name}: its values are settings of the model, but they were not read.")
 
 
@@ -221,7 +230,7 @@ def stored(
     values: Callable[[str], Sequence[float]] = nothing,
     where: str = "GGUF metadata",
 ) -> Stored:
-    """The view of a file's metadata (key -> value, or `Value`). Raises `BadInput` where no architecture is named."""
+    """Return the view of a file. metadata: key -> value, or `Value`. Raises `BadInput` without an architecture."""
     plain = {key: _plain(value) for key, value in metadata.items()}
     name = Reader(plain, where).text("general.architecture", "")
     if not name:
@@ -232,12 +241,12 @@ def stored(
 
 #: A pattern of layers with a sliding window: a list, or a period.
 WINDOWS = "attention.sliding_window_pattern"
-#: Keys with one value for the model, or a list with one for each layer.
+#: Keys with one value for the model, or a list with one value per layer.
 PER_LAYER = (
     "feed_forward_length", "attention.head_count", "attention.head_count_kv", "expert_feed_forward_length",
     "expert_used_count",
 )  # fmt: skip
-#: Keys of which llama.cpp takes a 0 as if they were not there. Its model saver writes them for every architecture.
+#: Keys that llama.cpp ignores if they are 0. Its model saver writes them for every architecture.
 ZERO_IS_NONE = (
     "attention.q_lora_rank", "attention.scale", "attention.sliding_window", "attn_logit_softcapping", "embedding_scale",
     "expert_count", "expert_gating_func", "expert_group_count", "expert_group_used_count", "expert_used_count",
@@ -246,24 +255,24 @@ ZERO_IS_NONE = (
 
 
 def settled(own: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys as rows read them: a list of equal values is one value, 0 of what a model does without is no key."""
-    found = {key: value for key, value in own.items() if key not in ZERO_IS_NONE or value not in (0, [0])}
+    """Return the keys in the form that rows read: equal values of all layers as one, keys that 0 disables removed."""
+    made = {key: value for key, value in own.items() if key not in ZERO_IS_NONE or value not in (0, [0])}
     for key in PER_LAYER:
-        each = found.get(key)
+        each = made.get(key)
         if isinstance(each, list) and each and len(each) == own.get("block_count") and each.count(each[0]) == len(each):
-            found[key] = each[0]
-    pattern = found.get(WINDOWS)
+            made[key] = each[0]
+    pattern = made.get(WINDOWS)
     if isinstance(pattern, list) and all(type(value) is int and value in (0, 1) for value in pattern):
-        found[WINDOWS] = [bool(value) for value in pattern]
-    return found
+        made[WINDOWS] = [bool(value) for value in pattern]
+    return made
 
 
-#: A list of texts of a model's settings; longer ones are a vocabulary's.
+#: The longest list of strings that is a setting; longer ones are vocabularies.
 SHORT = 16
 
 
 def _plain(value: Any) -> Any:
-    """A value as Python has it; long arrays, the vocabulary's, stay as they are."""
+    """Return a value as a Python object; long arrays (the vocabulary) unchanged."""
     value = value.value if isinstance(value, Value) else value
     if isinstance(value, ArrayValue) and value.length <= (SHORT if value.element == "string" else LONGEST):
         return value.decode()
@@ -271,7 +280,7 @@ def _plain(value: Any) -> Any:
 
 
 def decimal(value: float) -> float:
-    """The shortest decimal that float32 rounds to `value`; a value that is no float32 stays.
+    """Return the shortest decimal that rounds to `value` in float32; other numbers than float32's unchanged.
 
     >>> decimal(9.999999974752427e-07), decimal(500000.0), decimal(0.1)
     (1e-06, 500000.0, 0.1)

@@ -1,9 +1,9 @@
 """Powers of one float32 base as PyTorch computes them on an x86-64 CPU with AVX2, bit for bit, on any machine.
 
-llama.cpp's converter computes rotary frequencies with PyTorch, whose powers are not always correctly rounded; the
-last bit then shows in `rope_freqs.weight`. Sixteen exponents at a time are computed by SLEEF's `powf` with an error
-below 1 unit in the last place; what is left of an array goes to the C library, whose result is taken as correctly
-rounded here. (With AVX-512 PyTorch takes another form of SLEEF's function, which differs in some last bits.)
+llama.cpp's converter computes rotary frequencies with PyTorch, whose powers are not always correctly rounded; that is
+visible in the last bits of `rope_freqs.weight`. PyTorch computes sixteen exponents at a time with SLEEF's `powf`, with
+an error below 1 unit in the last place, and the rest of an array with the C library, whose results are assumed to be
+correctly rounded. (With AVX-512 PyTorch uses another form of SLEEF's function, which differs in some last bits.)
 
 SLEEF's function is exp(exponent * log(base)) in pairs of float32 numbers, high + low, with fused multiply-adds:
 
@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-#: Exponents that PyTorch's loop takes at a time: two vectors of eight lanes.
+#: Exponents per iteration of PyTorch's loop: two vectors of eight lanes.
 AT_ONCE = 16
 
-#: The polynomials' coefficients, highest power first; the last of the logarithm's is a pair.
+#: The polynomials' coefficients, highest power first; the logarithm's last coefficient is a pair, TWO_THIRDS.
 LOG = tuple(np.float32(c) for c in (0.240320354700088500976562, 0.285112679004669189453125, 0.400007992982864379882812))
 EXP = tuple(
     np.float32(c)
@@ -57,7 +57,7 @@ TWO_THIRDS = _Pair(_single(0.66666662693023681640625), _single(3.691838612596143
 
 
 def powers(base: float, exponents: Floats) -> Floats:
-    """float32 (n,): `torch.pow(base, exponents)`, of a base above 0 and exponents from 0 to 1.
+    """Return `torch.pow(base, exponents)`, float32 [n]. base: above 0. exponents: from 0 to 1.
 
     >>> powers(50000.0, np.arange(0, 64, 2, dtype=np.float32) / np.float32(64))[5]
     np.float32(5.4226813)
@@ -74,7 +74,7 @@ def powers(base: float, exponents: Floats) -> Floats:
 
 
 def _log(number: np.float32) -> _Pair:
-    """The natural logarithm of a positive finite number."""
+    """Return the natural logarithm of a positive finite number."""
     d, less = (number * np.float32(2**64), 64) if number < np.finfo(np.float32).tiny else (number, 0)
     with np.errstate(over="ignore"):
         bits = (_single(d) * np.float32(1 / 0.75)).view(np.int32)
@@ -83,14 +83,14 @@ def _log(number: np.float32) -> _Pair:
     x = _divided(_added(np.full_like(m, -1), m), _added(np.full_like(m, 1), m))
     squared = _squared(x)
     tail = _fma(_fma(LOG[0], squared.high, LOG[1]), squared.high, LOG[2])
-    whole = _times(LN2, _single(exponent - less))
+    of_power = _times(LN2, _single(exponent - less))
     polynomial = _sum(_times(squared, tail), TWO_THIRDS)
-    linear = _sum_ordered(whole, _Pair(x.high * TWO, x.low * TWO))
+    linear = _sum_ordered(of_power, _Pair(x.high * TWO, x.low * TWO))
     return _sum_ordered(linear, _product(_product(squared, x), polynomial))
 
 
 def _exp(power: _Pair) -> Floats:
-    """e to a power that float32 holds."""
+    """Return e ** power. power: in float32's range."""
     q = np.rint((power.high + power.low) * PER_LN2)
     s = _plus(_plus(power, q * -LN2_UPPER), q * -LN2_LOWER)
     high = s.high + s.low
@@ -102,13 +102,13 @@ def _exp(power: _Pair) -> Floats:
     high = ONE + rest.high
     low = ((ONE - high) + rest.high) + rest.low
     with np.errstate(over="ignore", under="ignore"):
-        found: Floats = np.ldexp(high + low, q.astype(np.int32))
-    found[power.high < -104] = 0
-    return found
+        scaled: Floats = np.ldexp(high + low, q.astype(np.int32))
+    scaled[power.high < -104] = 0
+    return scaled
 
 
 def _fma(x: Floats | np.float32, y: Floats | np.float32, z: Floats | np.float32) -> Floats:
-    """x * y + z, rounded once: float64 holds the product, and its sum, rounded to odd, gives float32's rounding."""
+    """Return x * y + z, rounded once: the product is exact in float64, and its sum is rounded to odd."""
     product, addend = np.multiply(x, y, dtype=np.float64), np.asarray(z, np.float64)
     total = np.atleast_1d(product + addend)
     part = total - product
@@ -120,7 +120,7 @@ def _fma(x: Floats | np.float32, y: Floats | np.float32, z: Floats | np.float32)
 
 
 def _added(x: Floats, y: Floats) -> _Pair:
-    """The exact sum of two numbers."""
+    """Return the exact sum of two numbers."""
     s = x + y
     v = s - x
     return _Pair(s, (x - (s - v)) + (y - v))
@@ -137,7 +137,7 @@ def _sum(x: _Pair, y: _Pair) -> _Pair:
 
 
 def _sum_ordered(x: _Pair, y: _Pair) -> _Pair:
-    """The sum where the magnitude of x is not below that of y, by fewer operations, whose last bits are others."""
+    """Return the sum for |x| >= |y|, with fewer operations than `_sum` and other last bits."""
     s = x.high + y.high
     return _Pair(s, (((x.high - s) + y.high) + x.low) + y.low)
 

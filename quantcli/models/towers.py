@@ -1,4 +1,4 @@
-"""Towers for images, sound and speech: which tensors are theirs, by name. No table describes one.
+"""Names of tensors in towers for images, sound and speech, which no table describes.
 
 Sources: the names of transformers' models; mlx-vlm's `skip_multimodal_module`; llm-compressor's examples (`ignore`).
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-#: What towers for images, sound and speech are called, and what joins them to the text model. Encoders by that name
-#: alone are not among them: those of text models are called so too.
+#: Names of towers for images, sound and speech, and of modules that connect them to the text model. Encoders are not
+#: among them: text models have encoders too.
 TOWERS = re.compile(
     r"vision|visual|image|img_|video|audio|speech|whisper|sound|acoustic|vocoder|codec|conformer|vae|2wav|wav2|wavlm"
     r"|multi_?modal|modality|mm_projector|connector|aligner|resampler|perceiver|patch_embed|patch_merge|sam_model"
@@ -19,7 +19,7 @@ TOWERS = re.compile(
 
 
 def is_tower(name: str) -> bool:
-    """Whether a tensor that no table knows is part of a tower, or joins one to the text model."""
+    """Return whether a tensor that no table knows is part of a tower, or connects one to the text model."""
     return TOWERS.search(name) is not None
 
 

@@ -1,12 +1,11 @@
-"""A model's weights from one dialect to another: names, experts, and each tensor's arrangement.
+"""Translation of a model's weights from one dialect to another: names, experts, and each tensor's arrangement.
 
-    source tensors --(of the experts one, or all stacked)--> source's arrangement
-        --(operations from Hugging Face's arrangement, undone)--> what both dialects share
+    source tensors --(one expert, or all experts stacked)--> source's arrangement
+        --(inverse of the operations from Hugging Face's arrangement)--> what both dialects share
         --(operations to the target's arrangement)--> target tensor
 
-Row and shape operations become rows of a (joined) weight and touch no value, so that packed weights keep their codes;
-column operations move them, too; value operations make dense values of it. Operations that both arrangements begin
-with are neither undone nor done.
+Row and shape operations select rows of a (joined) weight and change no value, so that packed weights keep their codes;
+so do column operations; value operations decode the weight. Operations that both arrangements begin with are skipped.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from quantcli.virtual import Compute, by_row, flattened, join, made, reshaped, s
 
 @dataclass(frozen=True)
 class Arranged:
-    """Rows of a weight (None: all, in order), seen as a tensor of `shape`."""
+    """Rows of a weight (None: all, in order) as a tensor of `shape`."""
 
     weight: Weight
     rows: Rows | None
@@ -38,17 +37,18 @@ class Arranged:
 
     @property
     def matrices(self) -> int:
-        """How many matrices the last two axes make."""
+        """The number of matrices of the last two axes."""
         return math.prod(self.shape[:-2])
 
     @staticmethod
     def of(weight: Weight) -> Arranged:
+        """Return all rows of a weight, in its shape."""
         return Arranged(weight, None, weight.shape)
 
 
 @dataclass(frozen=True)
 class Translated:
-    """A tensor of the target: its name, what it is in the table, and where its rows come from."""
+    """A tensor of the target: its name, its row of the table, and its rows in the source."""
 
     name: str
     found: Found
@@ -57,7 +57,7 @@ class Translated:
 
 @dataclass(frozen=True)
 class _Source:
-    """One source tensor of a target tensor; expert: which of the stacked ones it is, where it is one of them."""
+    """One source tensor of a target tensor. expert: the number of the expert to take, if it stacks experts."""
 
     found: Found
     weight: Weight
@@ -65,39 +65,41 @@ class _Source:
 
 
 class Translation:
-    """From one dialect's names and arrangement to another's, for one model."""
+    """Translation of one model from one dialect's names and arrangement to another's."""
 
     def __init__(
         self, architecture: Architecture, hyperparameters: Hyperparameters, source: str, target: str, label: str
     ) -> None:
         self.architecture, self.hyperparameters = architecture, hyperparameters
         self.source, self.target, self.label = source, target, label
-        #: Layers repeat each other: one array of rows for all tensors of one row and shape.
+        #: Layers repeat: tensors with one row of the table and one shape share an array of rows.
         self._known: dict[tuple[object, ...], Rows] = {}
 
     def of(self, weights: Mapping[str, Weight]) -> tuple[list[Translated], list[str]]:
-        """Every tensor of the target, and the names that the table does not know. Raises `BadInput`."""
+        """Return every tensor of the target, and the names that the table does not know. Raises `BadInput`."""
         wanted: dict[str, list[_Source]] = {}
         unknown = []
         for name, weight in weights.items():
-            found = _meant(self.architecture.find(name, self.source), weights)
-            if not found:
+            rows = _meant(self.architecture.find(name, self.source), weights)
+            if not rows:
                 unknown.append(name)
-            for one in found:
+            for one in rows:
                 for target, source in self._targets(one, weight):
                     wanted.setdefault(target, []).append(source)
         return [self._translated(name, sources) for name, sources in wanted.items()], unknown
 
     def _targets(self, found: Found, weight: Weight) -> list[tuple[str, _Source]]:
-        """The target tensors that a source tensor is, or is part of."""
+        """Return the target tensors that a source tensor becomes, or becomes a part of, by name."""
         made = self._made(found)
-        stacked, apart = "{e}" not in found.row.pattern(self.source), "{e}" not in made.row.pattern(self.target)
-        if apart or not stacked:
+        from_stack, to_stack = (
+            "{e}" not in pattern for pattern in (found.row.pattern(self.source), made.row.pattern(self.target))
+        )
+        if to_stack or not from_stack:
             return [(made.name(self.target), _Source(found, weight, None))]
         return [(made.name(self.target, e), _Source(found, weight, e)) for e in range(weight.shape[0])]
 
     def _made(self, found: Found) -> Found:
-        """What a source tensor becomes: of another way to store it the row of the table that is written."""
+        """Return what a source tensor becomes: for a read-only row, the row that is written."""
         return replace(found, row=self.architecture.written(found.row))
 
     def _translated(self, name: str, sources: list[_Source]) -> Translated:
@@ -113,7 +115,7 @@ class Translation:
         return Translated(name, self._made(sources[0].found), arranged)
 
     def _gathered(self, sources: Sequence[_Source]) -> Arranged:
-        """The experts of one row of the table: one of them, or all stacked."""
+        """Return the source of one row of the table: one expert of a stack, all experts stacked, or one tensor."""
         first = sources[0]
         if first.expert is not None:
             rows = math.prod(first.weight.shape[1:-1])
@@ -127,7 +129,7 @@ class Translation:
         return Arranged(join(weights), None, (len(weights), *first.weight.shape))
 
     def _all_experts(self, sources: Sequence[_Source]) -> list[Weight]:
-        """One after another, none missing, all of one shape."""
+        """Return the experts in order. Raises `BadInput` if one is missing or has another shape."""
         numbered = {source.found.expert: source.weight for source in sources}
         count = self.hyperparameters.experts if "_exps" in sources[0].found.row.gguf else 0
         missing = next((e for e in range(count or len(numbered)) if e not in numbered), None)
@@ -143,7 +145,7 @@ class Translation:
         return [numbered[expert] for expert in range(len(numbered))]
 
     def _arranged(self, gathered: dict[Tensor, Arranged]) -> Arranged:
-        """From the source's arrangement to the target's."""
+        """Convert a tensor from the source's arrangement to the target's."""
         ops = {row: self._ops(row) for row in gathered}
         shared = {row: _shared(*both) for row, both in ops.items()}
         undo = {row: ops[row][0][shared[row] :] for row in gathered}
@@ -158,7 +160,7 @@ class Translation:
         return _settled(replace(arranged, shape=arranged.shape[:-1]) if vector else arranged)
 
     def _ops(self, row: Tensor) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-        """The operations from what Hugging Face's dialect writes to the source's and to the target's arrangement."""
+        """Return the operations from Hugging Face's arrangement to the source's and to the target's."""
         if row.read_only:
             return (), (*row.ops, *_behind_share(self.architecture.written(row).ops_to(self.target)))
         return row.ops_to(self.source), row.ops_to(self.target)
@@ -175,7 +177,7 @@ class Translation:
         return tensor
 
     def _combined(self, members: dict[Tensor, tuple[Arranged, tuple[Op, ...]]], at: int) -> Arranged:
-        """What rows of the table took from one tensor, put together again."""
+        """Join what several rows of the table take from one tensor."""
         hf = next(iter(members)).hf
         missing = next(
             (
@@ -232,7 +234,7 @@ class Translation:
         )
 
     def _picked(self, tensor: Arranged, key: tuple[object, ...], index: Callable[[int], Rows]) -> Arranged:
-        """The tensor with rows of each of its matrices gathered."""
+        """Gather rows of each of a tensor's matrices."""
         tensor = _settled(tensor)
         count, matrices = tensor.shape[-2], tensor.matrices
         rows = self._rows((*key, count, matrices), lambda: _each(index(count), count, matrices))
@@ -245,44 +247,46 @@ class Translation:
         return self._known[key]
 
 
-def _meant(found: Sequence[Found], names: Collection[str]) -> Sequence[Found]:
-    """Of rows that stand for different tensors under one name those that are meant, by what is there beside it."""
-    if len({one.row.hf for one in found}) < 2:
-        return found
-    beside = [
-        one for one in found if one.row.beside and f"{one.row.beside.replace('{i}', str(one.layer))}.weight" in names
+def _meant(rows: Sequence[Found], names: Collection[str]) -> Sequence[Found]:
+    """Return the rows that apply to a name: if they describe different tensors, those whose companion exists."""
+    if len({one.row.hf for one in rows}) < 2:
+        return rows
+    accompanied = [
+        one
+        for one in rows
+        if one.row.companion and f"{one.row.companion.replace('{i}', str(one.layer))}.weight" in names
     ]
-    return beside or [one for one in found if one.row.beside is None]
+    return accompanied or [one for one in rows if one.row.companion is None]
 
 
 def _each(index: Rows, rows: int, matrices: int) -> Rows:
-    """An index into one matrix's rows as one into those of several matrices."""
+    """Return an index into the rows of several matrices that applies an index of rows to each."""
     return (np.arange(matrices, dtype=np.int64)[:, None] * rows + index[None, :]).reshape(-1)
 
 
 def _behind_share(ops: Sequence[Op]) -> Sequence[Op]:
-    """What is done with the rows that are taken of a shared tensor; all of it where none is shared."""
+    """Return the operations after the one that takes rows from a shared tensor; all if there is none."""
     at = next((i + 1 for i, op in enumerate(ops) if isinstance(op, Take | Share)), 0)
     return ops[at:]
 
 
 def _shared(source: Sequence[Op], target: Sequence[Op]) -> int:
-    """How many operations two arrangements begin with in common."""
+    """Return the number of operations that two arrangements begin with in common."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(source, target, strict=False)))
 
 
 def is_transposed(op: Op, weight: Weight) -> bool:
-    """Whether a weight that is to be transposed is stored the other way round already."""
+    """Return whether an operation would transpose a weight whose scheme stores it transposed."""
     return isinstance(op, Transpose) and op.unless == weight.scheme.name
 
 
 def _is_vector(row: Tensor, shape: Shape) -> bool:
-    """Whether the last axis is what a layer's outputs are along: a bias, of stacked experts a row for each."""
+    """Return whether the last axis counts a layer's outputs: a bias; for stacked experts, one row per expert."""
     return len(shape) == 1 or row.hf.endswith("bias")
 
 
 def _columns(tensor: Arranged) -> Arranged:
-    """A vector as a matrix of one column."""
+    """Return a vector as a matrix of one column. Raises `BadInput` for a quantized one."""
     if not isinstance(tensor.weight.scheme, Dense):
         raise BadInput("a quantized vector is not supported.")
     shape = (*tensor.shape, 1)
@@ -290,7 +294,7 @@ def _columns(tensor: Arranged) -> Arranged:
 
 
 def _valued(op: ValueOp, compute: Compute, tensor: Arranged) -> Arranged:
-    """The tensor with its values changed, in float32; transposed ones keep their dtype."""
+    """Return the tensor with its values changed, in float32; a transposed tensor keeps its dtype."""
     if isinstance(op, Transpose):
         weight = transposed(tensor.weight, tensor.rows, tensor.shape)
     else:
@@ -299,7 +303,7 @@ def _valued(op: ValueOp, compute: Compute, tensor: Arranged) -> Arranged:
 
 
 def _moved(tensor: Arranged, width: int, order: Rows) -> Arranged:
-    """The tensor with blocks of columns in another order."""
+    """Return the tensor with blocks of columns in another order."""
     columns = tensor.shape[-1]
     if columns != width * len(order):
         raise BadInput(f"expected {len(order)} value heads of {width} columns, found {columns} columns.")
@@ -310,7 +314,7 @@ def _moved(tensor: Arranged, width: int, order: Rows) -> Arranged:
 
 
 def _settled(tensor: Arranged, rows: bool = False) -> Arranged:
-    """The tensor such that its matrix is that of its rows; with `rows`, such that it is all rows of its weight."""
+    """Return the tensor with a weight that has its columns; with `rows`, with a weight that has just its rows."""
     same_columns = matrix_shape(tensor.shape)[1] == matrix_shape(tensor.weight.shape)[1]
     if same_columns and not (rows and tensor.rows is not None):
         return tensor

@@ -1,7 +1,7 @@
-"""Keys of a GGUF's architecture that the rebuilt config.json does not say.
+"""GGUF keys of the architecture that the rebuilt config.json does not state.
 
-A key is accounted for if config.json takes its value back, if a row or function has read it, if the metadata made of
-the rebuilt config.json would have it again, or if it stands in the table of harmless keys. All others are named.
+A key is accounted for if config.json has its value, if a row or function has read it, if metadata made from the
+rebuilt config.json would have it again, or if it is in the table of harmless keys. All others are named in a warning.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from quantcli.models.hyperparameters import Hyperparameters
 from quantcli.models.keys import Key
 from quantcli.models.stored import Stored
 
-#: Characters of a key that a message shows.
+#: The most characters of a key in a message.
 LONGEST_KEY = 120
 
 
 @dataclass(frozen=True)
 class Unsaid:
-    """A key with its value, and what the folder's model has instead; None: nothing of the kind."""
+    """A key with its value, and the value in the folder's model, None if it has none."""
 
     key: str
     value: Any
@@ -34,7 +34,7 @@ class Unsaid:
         return f"{self.key[:LONGEST_KEY]} is {shown(self.value)}{has}"
 
 
-#: What follows from the other settings, for every architecture. A file that says otherwise means another model.
+#: Values that follow from the other settings in every architecture. A file with other values is another model.
 FOLLOWS = (
     Key("vocab_size", "uint32", lambda h: h.vocab_size),
     Key("embedding_length_out", "uint32", lambda h: h.embedding_length),
@@ -46,13 +46,13 @@ FOLLOWS = (
     Key("rope.freq_base_swa", "float32", lambda h: h.rope.local_theta or h.rope.theta),
     Key("hidden_activation", "string", lambda h: h.settings.values.get("hidden_act")),
 )
-#: Sizes of layers with a window, which no class of the families has otherwise than those of the other layers.
+#: Sizes of layers with a window, which equal those of the other layers in all classes of the families.
 OF_WINDOWS = {
     "attention.key_length_swa": "attention.key_length",
     "attention.value_length_swa": "attention.value_length",
     "rope.dimension_count_swa": "rope.dimension_count",
 }
-#: Counts of layers: whether those that no folder has are named where they are left out.
+#: Counts of layers -> whether the folder agrees; layers that no folder has are named when they are dropped.
 COUNTED: Mapping[str, Callable[[Stored, Mapping[str, Any]], bool]] = {
     "block_count": lambda file, config: file.trunk == config.get("num_hidden_layers"),
     "nextn_predict_layers": lambda file, config: file.layers - file.trunk >= file.counted,
@@ -62,37 +62,37 @@ COUNTED: Mapping[str, Callable[[Stored, Mapping[str, Any]], bool]] = {
 def unsaid(
     file: Stored, architecture: Architecture, config: Mapping[str, Any], hyperparameters: Hyperparameters
 ) -> tuple[list[Unsaid], list[str]]:
-    """The keys that are not accounted for, unknown ones of `general.*` too, and those that change nothing.
+    """Return the keys that are not accounted for, with unknown ones of `general.*`, and the keys that change nothing.
 
-    The second are those of the table of harmless keys, and those that repeat what follows from the others.
-    hyperparameters: of `config`.
+    The latter are in the table of harmless keys or repeat what follows from other keys. hyperparameters: read from
+    `config`.
     """
     own = file.own.values
-    stated = (*architecture.foremost, *architecture.keys, *architecture.further)
-    rows = {row.name: row for row in (*FOLLOWS, *reversed(stated))}  # of a key that is written at one of two places
+    keys = (*architecture.foremost, *architecture.keys, *architecture.further)
+    rows = {row.name: row for row in (*FOLLOWS, *reversed(keys))}  # the first of two rows for one key counts
     prefix = f"{architecture.gguf}."
-    found, idle = [], [key for key in file.every.values if key.startswith(prefix) and key[len(prefix) :] not in own]
+    lost, idle = [], [key for key in file.every.values if key.startswith(prefix) and key[len(prefix) :] not in own]
     for name, value in own.items():
         row = rows.get(name) or rows.get(OF_WINDOWS.get(name, name))
         also = [other for other in rows.values() if other.otherwise == name and other.name not in own]
         if name in COUNTED and COUNTED[name](file, config):
             continue
-        said = [config[one.back] for one in (row, *also) if one and one.back is not None and one.back in config]
+        stated = [config[one.back] for one in (row, *also) if one and one.back is not None and one.back in config]
         is_constant = name in architecture.constants
-        if name not in OF_WINDOWS and not is_constant and any(_same(value, one) for one in said):
+        if name not in OF_WINDOWS and not is_constant and any(_same(value, one) for one in stated):
             continue
-        instead = said[0] if said and not is_constant else _instead(name, row, architecture, hyperparameters)
-        is_written = is_constant and name in rows  # what a default means elsewhere is another model here
+        instead = stated[0] if stated and not is_constant else _instead(name, row, architecture, hyperparameters)
+        is_written = is_constant and name in rows  # a value that is harmless elsewhere is another model here
         if _same(value, instead) or (not is_written and is_harmless(name, value, file)):
             idle.append(f"{prefix}{name}")
-        elif said or is_constant or row in FOLLOWS or name not in file.own.read:
-            found.append(Unsaid(f"{prefix}{name}", value, instead))
-    found += [Unsaid(key, value) for key, value in file.every.values.items() if is_unknown(key)]
-    return found, idle
+        elif stated or is_constant or row in FOLLOWS or name not in file.own.read:
+            lost.append(Unsaid(f"{prefix}{name}", value, instead))
+    lost += [Unsaid(key, value) for key, value in file.every.values.items() if is_unknown(key)]
+    return lost, idle
 
 
 def _instead(name: str, row: Key | None, architecture: Architecture, h: Hyperparameters) -> Any:
-    """What the folder's model has for a key that config.json has no key for; None: nothing."""
+    """Return the value in the folder's model of a key that config.json has no key for; None if there is none."""
     if name in architecture.constants:
         constant = architecture.constants[name]
         return constant(h) if callable(constant) else constant

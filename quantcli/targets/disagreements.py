@@ -19,12 +19,12 @@ def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
     is_folder = model.dialect != "gguf"
     if architecture is None:
         found = layer_count.disagreement(source.config, weights) if is_folder else None
-        if found is not None and found.is_half:
-            raise BadInput(f"{root}/config.json: {found.said} Download the missing shards.")
-        return [f"{root}/config.json: {found.said}"] if found else []
+        if found is not None and found.is_incomplete:
+            raise BadInput(f"{root}/config.json: {found.message} Download the missing shards.")
+        return [f"{root}/config.json: {found.message}"] if found else []
     where = f"{root}/config.json" if is_folder else "its metadata"
     agreement = _agreement(model, architecture, kept)
-    if target == "hf" and not any(agreement.found.values()):
+    if target == "hf" and not any(agreement.rows.values()):
         return []  # a base model's names: nothing is known of these
     if not is_folder:
         _refuse_vocabulary(source)

@@ -1,10 +1,10 @@
 """Vocabularies: a model folder's tokenizer in the terms that both dialects share.
 
-Two kinds are read, each from several files; the first that is there counts:
+Two kinds are read, each from the first of these files that exists:
 
-    byte-level BPE   `tokenizer.json`, as GPT-2, Llama 3 and Qwen have it
-                     `tekken.json`, as Mistral has it (`tekken`), where there is no tokenizer.json
-                     `tiktoken.model` and `*.tiktoken`, as Kimi and Hunyuan have them (`tiktoken`), likewise
+    byte-level BPE   `tokenizer.json` (GPT-2, Llama 3, Qwen)
+                     `tekken.json` (Mistral, see `tekken`), without a tokenizer.json
+                     `tiktoken.model` and `*.tiktoken` (Kimi, Hunyuan, see `tiktoken`), without a tokenizer.json
     SentencePiece    `tokenizer.model`, or a `tokenizer.json` with byte fallback that was made from one
 """
 
@@ -39,11 +39,12 @@ from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, Tokenize
 def load(
     folder: Path, config: Mapping[str, Any], conventions: Conventions = PLAIN, tokenizer_folder: Path | None = None
 ) -> Vocabulary:
-    """The vocabulary of a model folder. tokenizer_folder: another folder that its tokenizer is in.
+    """Read the vocabulary of a model folder.
 
-    config: `config.json`'s object; its `vocab_size` is how many tokens there have to be, its `*_token_id` fill in for
-    special tokens. conventions: its architecture's. Raises `NotPossible` where there is no tokenizer,
-    or of a kind that is not read, and `BadInput`.
+    config: `config.json`'s object; its `vocab_size` is the required number of tokens, its `*_token_id` are used for
+    special tokens that the tokenizer's files do not name. conventions: the architecture's. tokenizer_folder: another
+    folder with the tokenizer's files. Raises `BadInput`, and `NotPossible` if the tokenizer is missing or not
+    supported.
     """
     files = Files(folder, tokenizer_folder)
     stored = files.json(JSON)
@@ -64,7 +65,7 @@ def load(
 def _read(
     files: Files, tokenizer: TokenizerJson | None, settings: Mapping[str, Any], size: int | None, rules: Conventions
 ) -> Vocabulary:
-    """Tokens and merges or scores, of the first file that holds some."""
+    """Read tokens and merges or scores from the first file that has them."""
     if tokenizer is not None and tokenizer.kind == "BPE" and tokenizer.byte_level and not tokenizer.byte_fallback:
         return _byte_level(files, tokenizer, settings, size, rules.pre)
     ranks = tiktoken.find(files, settings, rules.pre) if tokenizer is None else None
@@ -86,11 +87,11 @@ def _settled(
     config: Mapping[str, Any],
     conventions: Conventions,
 ) -> Vocabulary:
-    """The vocabulary with what the other files say: special tokens, what is put around a text, chat templates."""
+    """Return the vocabulary with the special tokens, the tokens around a text and the chat templates in other files."""
     added = tokenizer.added if tokenizer is not None else ()
     processor = tokenizer.post_processor if tokenizer is not None else None
     ids, add, warnings = special.read(processor, settings, config, added, len(vocabulary.tokens))
-    # The kind's and the converter's own choices stand where the tokenizer's files say nothing.
+    # The defaults of the vocabulary's kind and of llama.cpp's converter apply if the tokenizer's files name no token.
     chosen = {**_by_text(vocabulary.tokens, conventions.texts), **vocabulary.special}
     ids |= {role: number for role, number in chosen.items() if role not in ids}
     ids |= _by_key(config, conventions.keys, len(vocabulary.tokens))
@@ -110,24 +111,24 @@ def _settled(
 
 
 def _by_text(tokens: tuple[bytes, ...], texts: Mapping[str, str]) -> dict[str, int]:
-    """The ids of special tokens by role, of those that are there."""
+    """Return the ids of special tokens by role, for texts that are in the vocabulary."""
     wanted = {text.encode() for text in texts.values()}
-    found = {token: number for number, token in enumerate(tokens) if token in wanted}
-    return {role: found[text.encode()] for role, text in texts.items() if text.encode() in found}
+    ids = {token: number for number, token in enumerate(tokens) if token in wanted}
+    return {role: ids[text.encode()] for role, text in texts.items() if text.encode() in ids}
 
 
 def _by_key(config: Mapping[str, Any], keys: Mapping[str, str], size: int) -> dict[str, int]:
-    """The ids of special tokens by role that config.json has under keys of one architecture, of those below `size`."""
+    """Return the ids below `size` of special tokens by role, from an architecture's keys of config.json."""
     read = Reader(config)
-    found = {role: read.optional_integer(key, least=0) for role, key in keys.items()}
-    return {role: number for role, number in found.items() if number is not None and number < size}
+    ids = {role: read.optional_integer(key, least=0) for role, key in keys.items()}
+    return {role: number for role, number in ids.items() if number is not None and number < size}
 
 
 def _by_width(config: Mapping[str, Any], ranked: Mapping[int, Mapping[str, int]], size: int) -> dict[str, int]:
-    """The ids of special tokens by role that models of one hidden_size have, of those below `size`."""
+    """Return the ids below `size` of special tokens by role, for models with one hidden_size."""
     width = Reader(config).optional_integer("hidden_size", least=0)
-    found = {} if width is None else ranked.get(width, {})
-    return {role: number for role, number in found.items() if number < size}
+    ids = {} if width is None else ranked.get(width, {})
+    return {role: number for role, number in ids.items() if number < size}
 
 
 def _size(config: Mapping[str, Any], multiple: int) -> int | None:
@@ -162,22 +163,22 @@ def _refusal(files: Files, tokenizer: TokenizerJson | None) -> str:
 
 
 def _added(files: Files, tokenizer: TokenizerJson | None, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """Added tokens by id from all files that may hold some; `tokenizer_config.json` has the last word."""
-    found = {token.id: token for token in tokenizer.added} if tokenizer is not None else {}
+    """Return added tokens by id from all files that may have some; `tokenizer_config.json` takes precedence."""
+    tokens = {token.id: token for token in tokenizer.added} if tokenizer is not None else {}
     if tokenizer is None:
-        found |= sentencepiece.added_from(files.json("added_tokens.json"), files.label("added_tokens.json"))
-    return found | _decoder(files, settings)
+        tokens |= sentencepiece.added_from(files.json("added_tokens.json"), files.label("added_tokens.json"))
+    return tokens | _decoder(files, settings)
 
 
 def _decoder(files: Files, settings: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """`tokenizer_config.json`'s `added_tokens_decoder`: id, as a string -> token."""
+    """Return the tokens in `tokenizer_config.json`'s `added_tokens_decoder` by id. Raises `BadInput`."""
     where = files.label(SETTINGS)
-    found: dict[int, AddedToken] = {}
+    tokens: dict[int, AddedToken] = {}
     for key, entry in Reader(settings, where).part("added_tokens_decoder").values.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10):
             raise BadInput(f"{where}: added_tokens_decoder: expected token ids as keys, found {shown(key)}.")
-        found[int(key)] = added_token(entry, int(key), f"added_tokens_decoder: {key}", where)
-    return found
+        tokens[int(key)] = added_token(entry, int(key), f"added_tokens_decoder: {key}", where)
+    return tokens
 
 
 def _byte_level(
@@ -233,14 +234,14 @@ def _from_model(files: Files, settings: Mapping[str, Any], size: int | None) -> 
     warnings = vocabulary.warnings
     if model.model_type != sentencepiece.BPE:
         warnings += (f"{where}: is not a BPE model; llama.cpp merges its pieces by score, which gives other tokens.",)
-    if not files.has(JSON):  # which says what is done to a text, and is looked at in its own right
+    if not files.has(JSON):  # tokenizer.json has the normalizer, and is checked by folder_keys
         does = [what for what, on in (("replaces characters", model.normalizes), ("removes spaces", model.trims)) if on]
         if does:
             warnings += (
                 f"{where}: its normalizer {' and '.join(does)}, which llama.cpp does not do, so some texts get other "
                 "ids.",
             )
-    # A blank in front is what llama.cpp does unless told otherwise.
+    # By default llama.cpp puts a space before a text.
     return replace(vocabulary, warnings=warnings, add_space_prefix=None if model.add_dummy_prefix else False)
 
 
@@ -262,9 +263,9 @@ def _from_pieces(
 
 
 def _normalizer_flags(tokenizer: TokenizerJson | None) -> dict[str, bool]:
-    """The steps of a normalizer that GGUF has keys for: `lowercase`, `strip_accents`."""
-    found: dict[str, bool] = {}
+    """Return the steps of a normalizer that GGUF has keys for: `lowercase`, `strip_accents`."""
+    flags: dict[str, bool] = {}
     for step in flattened(tokenizer.normalizer if tokenizer is not None else None, "normalizers"):
         if step.get("type") in ("Lowercase", "StripAccents"):
-            found["lowercase" if step["type"] == "Lowercase" else "strip_accents"] = True
-    return found
+            flags["lowercase" if step["type"] == "Lowercase" else "strip_accents"] = True
+    return flags

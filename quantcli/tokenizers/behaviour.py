@@ -1,8 +1,8 @@
-"""What two tokenizers make of the same texts.
+"""Comparison of the ids that two tokenizers give the same texts.
 
-Vocabularies that differ in spelling may give the same ids, and equal ones may not (pre-tokenizers, normalizers, what
-is put around a text), so texts that take each of these apart are encoded by both. The encoder is Hugging Face's
-tokenizers library, of a `tokenizer.json`; a GGUF file's is rebuilt first (`rebuild`).
+Different vocabularies may give the same ids, and equal ones other ids (pre-tokenizers, normalizers, tokens around a
+text), so both tokenizers encode texts that show each of these differences. The encoder is Hugging Face's tokenizers
+library, with a `tokenizer.json`; a GGUF file's is rebuilt first (`rebuild`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from quantcli.errors import NotPossible
 
 Encode = Callable[[str], list[int]]
 
-#: The probe strings: what tokenizers are known to disagree about.
+#: Texts that tokenizers are known to encode differently.
 PROBES: tuple[str, ...] = (
     # words, contractions, case
     "Hello, world!", "The quick brown fox jumps over the lazy dog.", "don't can't I'll we've they're it's I'm he'd",
     "DON'T I'LL WE'VE", "state-of-the-art", "camelCaseWord HTTPServerError snake_case_word", "token quantized weights",
-    # blanks, tabs, line ends
+    # spaces, tabs, line ends
     "", " ", "  ", "        ", " leading", "  two leading", "trailing  ", "a  b   c    d", f"a{' ' * 17}b",
     "\n", "\n\n\n", "a\n\nb", "a \n\n  b\n", "a\r\nb\r\n", "\t", "\t\tindent", " \t \n\t ", "\u00a0a\u3000b",
     "a\u2581b",
@@ -34,7 +34,7 @@ PROBES: tuple[str, ...] = (
     "café naïve Ångström", "cafe\u0301 A\u030angstro\u0308m", "ﬁ İstanbul ẞß", "你好，世界！",
     "我想在apple工作1314151天～", "こんにちは世界 カタカナ",
     "안녕하세요", "Привет, мир", "שלום עולם مرحبا", "नमस्ते दुनिया", "ภาษาไทย",
-    # emoji, controls, texts that look special
+    # emoji, control characters, texts that look like special tokens
     "🚀 rocket 👍🏽", "👨\u200d👩\u200d👧", "a\x00b\x7f\u200b\ufeff\ufffd", "<s>Hello</s>", "<unk> <0x41>",
     "<|endoftext|>a<|im_start|> b <|im_end|>\n", "<|user|> \n<|end|>  x", "[INST] a [/INST]", "<think>\n</think>",
 )  # fmt: skip
@@ -42,7 +42,7 @@ PROBES: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Different:
-    """A text that two tokenizers give other ids."""
+    """A text to which two tokenizers give different ids."""
 
     text: str
     a: tuple[int, ...]
@@ -50,33 +50,33 @@ class Different:
 
 
 def differences(a: Encode, b: Encode, probes: tuple[str, ...] = PROBES) -> list[Different]:
-    """The probes whose ids differ, with what each tokenizer puts around a text."""
+    """Return the probes whose ids differ, with the tokens that each tokenizer puts around a text."""
     pairs = ((text, tuple(a(text)), tuple(b(text))) for text in probes)
     return [Different(text, ours, theirs) for text, ours, theirs in pairs if ours != theirs]
 
 
 def encoder(tokenizer_json: bytes, where: str) -> Encode:
-    """The encoder that a `tokenizer.json` describes; `where` names it in errors.
+    """Return the encoder that a `tokenizer.json` describes. where: its name in errors.
 
-    Raises `NotPossible` for one that the library does not load; so does the encoder for a text that it stops at.
+    Raises `NotPossible` if the library does not load it. The encoder raises `NotPossible` if it fails for a text.
     """
     from tokenizers import Tokenizer  # slow to import, and only `diff` needs it
 
-    with _said(where, "does not load it"):
+    with _reworded(where, "does not load it"):
         made = Tokenizer.from_buffer(tokenizer_json)
         made.no_padding()
         made.no_truncation()
 
     def encode(text: str) -> list[int]:
-        with _said(where, f"cannot encode {shown(text)} with it"):
+        with _reworded(where, f"cannot encode {shown(text)} with it"):
             return list(made.encode(text).ids)
 
     return encode
 
 
 @contextmanager
-def _said(where: str, what: str) -> Iterator[None]:
-    """What the library raises, as a sentence. It has no class of its own, and for what it checks too late a panic."""
+def _reworded(where: str, what: str) -> Iterator[None]:
+    """Raise `NotPossible` for any error of the library, which has no class for them and panics for some input."""
     try:
         yield
     except BaseException as error:

@@ -1,7 +1,7 @@
 """Byte-level BPE vocabularies (GPT-2's kind) from `tokenizer.json`.
 
-Tokens stay as they are spelled there, bytes renamed to printable characters, which is how GGUF holds them too. Source
-of what becomes of added tokens and holes: llama.cpp's conversion (`tokenizer.ggml.model` = gpt2).
+Tokens keep the file's spelling, with bytes renamed to printable characters, which GGUF uses too. Source for added
+tokens and holes: llama.cpp's conversion (`tokenizer.ggml.model` = gpt2).
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from collections.abc import Iterable, Mapping
 
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput
-from quantcli.tokenizers.tokenizer_json import BLANK, AddedToken, TokenizerJson, utf8
+from quantcli.tokenizers.tokenizer_json import SPACE, AddedToken, TokenizerJson, utf8
 
 #: llama.cpp's token types.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
-#: SentencePiece's blank.
+#: SentencePiece's character for a space.
 UNDERLINE = "\u2581"
 
-#: Added tokens that some models do not mark as special though they are, by text or by their ends.
+#: Added tokens that are special although some models do not mark them so: texts, and pairs of start and end.
 SPECIAL_TEXTS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 SPECIAL_ENDS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 
 
 def looks_special(text: str) -> bool:
-    """Whether llama.cpp takes an added token for a control token whatever its flag says."""
+    """Return whether llama.cpp treats an added token as a control token regardless of its flag."""
     return text in SPECIAL_TEXTS or any(text.startswith(start) and text.endswith(end) for start, end in SPECIAL_ENDS)
 
 
 def added_type(text: str, special: bool) -> tuple[str, int]:
-    """Text and type that GGUF gives an added token; blanks of user defined ones are plain."""
+    """Return the text and type of an added token in GGUF; user-defined tokens have plain spaces."""
     if special or looks_special(text):
         return text, CONTROL
     return text.replace(UNDERLINE, " "), USER_DEFINED
@@ -42,10 +42,10 @@ def tokens_and_types(
     size: int | None,
     where: str,
 ) -> tuple[tuple[bytes, ...], tuple[int, ...], tuple[str, ...]]:
-    """One token and type for each id below `size` (None: as many as there are), and warnings.
+    """Return one token and type for each id below `size` (None: all ids), and warnings.
 
-    Ids of no token become unused `[PADn]`. Added tokens that the model's embedding has no row for are left out.
-    special_texts: what tokenizer_config.json names as special. Raises `BadInput` for two tokens with one id, and for
+    Ids without a token become unused `[PADn]`. Added tokens without a row in the model's embedding are dropped.
+    special_texts: the special tokens in tokenizer_config.json. Raises `BadInput` for two tokens with one id, and for
     other tokens without a row.
     """
     beyond: dict[int, str] = {}
@@ -79,11 +79,11 @@ def tokens_and_types(
 
 
 def without_row(added: Mapping[int, str], size: int, where: str) -> tuple[str, ...]:
-    """A warning of added tokens, id -> text, whose ids are `size` and more.
+    """Return a warning about added tokens (id -> text) whose ids are `size` or more.
 
-    They were added without a larger embedding, as fine-tunes do with a padding token: nothing that the model computes
-    has to do with them, and a file that had them would not load. llama.cpp's converter leaves them out of
-    SentencePiece vocabularies and stops at them in others.
+    They were added without enlarging the embedding, as fine-tunes do with a padding token: the model never uses them,
+    and a file with them would not load. llama.cpp's converter drops them from SentencePiece vocabularies and fails for
+    others.
     """
     if not added:
         return ()
@@ -97,8 +97,8 @@ def without_row(added: Mapping[int, str], size: int, where: str) -> tuple[str, .
 
 
 def merges(tokenizer: TokenizerJson) -> tuple[str, ...]:
-    """Merges as GGUF spells them, `left right`, blanks inside a half written as the byte-level alphabet does."""
-    return tuple(f"{left.replace(' ', BLANK)} {right.replace(' ', BLANK)}" for left, right in tokenizer.merges)
+    """Return merges as GGUF spells them, `left right`; a space within a half as the byte-level alphabet's character."""
+    return tuple(f"{left.replace(' ', SPACE)} {right.replace(' ', SPACE)}" for left, right in tokenizer.merges)
 
 
 def _place(by_id: dict[int, tuple[str, int]], number: int, text: str, kind: int, where: str) -> None:

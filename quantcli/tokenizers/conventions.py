@@ -1,4 +1,4 @@
-"""What llama.cpp's converter does with one architecture's vocabularies beside the rules that hold for all.
+"""Rules of llama.cpp's converter for single architectures' vocabularies, in addition to the common ones.
 
 An architecture's record names one of these. Source: `set_vocab` of the classes in llama.cpp's conversion.
 """
@@ -11,17 +11,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Conventions:
-    """The conventions of one architecture.
+    """The rules for one architecture.
 
-    pre: llama.cpp's names that its pre-tokenizers go by, where several names share one rule. texts: role (as GGUF
-    spells it) -> the added token that has it, whatever the files say. ids: role -> id, written as it is, after all
-    else. keys: role -> the key of config.json whose id has it, whatever the tokenizer's files say. ranked: hidden_size
-    of a model -> role -> id, whatever the files say, where the vocabulary is a file of ranks (tiktoken). space_prefix:
-    what is written as `add_space_prefix`, after all else; None: by the common rules. multiple: the number of tokens
-    is rounded up to it. strips: blanks behind special tokens are dropped, which GGUF cannot express (of
-    SentencePiece vocabularies). padding_side: the side on which the family's published tokenizers pad a batch, by
-    their tokenizer_config.json or the class in transformers that it names; None: left of SentencePiece
-    vocabularies, whose classes (LlamaTokenizer, GemmaTokenizer) say so, else not known.
+    Roles have GGUF's names.
+    pre: llama.cpp's names of its pre-tokenizers, if several names share one rule.
+    texts: role -> the added token with that role, if the tokenizer's files name none.
+    ids: role -> id, which overrides all else.
+    keys: role -> the key of config.json whose id overrides the tokenizer's files.
+    ranked: a model's hidden_size -> role -> id, which overrides the files for vocabularies of ranks (tiktoken).
+    space_prefix: the value of `add_space_prefix`, which overrides all else; None: by the common rules.
+    multiple: the number of tokens is rounded up to a multiple of it.
+    strips: spaces after special tokens are dropped, which GGUF cannot express (SentencePiece vocabularies).
+    padding_side: the side on which the family's published tokenizers pad a batch, from their tokenizer_config.json or
+        its class in transformers; None: left for SentencePiece vocabularies (LlamaTokenizer, GemmaTokenizer), else
+        unknown.
     """
 
     pre: tuple[str, ...] = ()
@@ -37,12 +40,12 @@ class Conventions:
 
 PLAIN = Conventions()
 BAILING_MOE_V2 = Conventions(pre=("bailingmoe2",))
-#: Command R and Command R7B: CohereTokenizer pads on the left.
+#: Command R and Command R7B; CohereTokenizer pads on the left.
 COHERE = Conventions(padding_side="left")
-#: Kimi K2 and Moonlight are models of this family; DeepSeek's own have a tokenizer.json.
+#: Kimi K2 and Moonlight are models of this family; DeepSeek's models have a tokenizer.json.
 DEEPSEEK_V3 = Conventions(pre=("kimi-k2",))
 EXAONE4 = Conventions(pre=("exaone4",))
-#: The ids of CodeGemma; in Gemma's own vocabulary 107 is `<end_of_turn>`.
+#: CodeGemma's ids; in Gemma's vocabulary 107 is `<end_of_turn>`.
 GEMMA = Conventions(ids={"eot": 107}, space_prefix=False)
 #: Gemma 2 and 3.
 GEMMA2 = Conventions(space_prefix=False)
@@ -58,7 +61,7 @@ GLM4_MOE = Conventions(
 )
 GPT_NEOX = Conventions(pre=("mpt",))
 GRANITE = Conventions(pre=("refact",))
-#: Of the 7B alone config.json names another token as the first; its vocabulary is the one in hy.tiktoken.
+#: Only the 7B has another first token in config.json; its vocabulary is the one in hy.tiktoken.
 HUNYUAN_DENSE = Conventions(pre=("hunyuan-dense",), keys={"eos": "eod_token_id"}, ranked={4096: {"bos": 127958}})
 HUNYUAN_MOE = Conventions(pre=("hunyuan",), ids={"bos": 127959})
 LAGUNA = Conventions(pre=("laguna",))

@@ -1,4 +1,4 @@
-"""Special tokens that llama.cpp assumes where a GGUF file names none.
+"""Special tokens that llama.cpp assumes if a GGUF file names none.
 
 Source: llama.cpp's src/llama-vocab.cpp (the defaults of each kind of vocabulary).
 """
@@ -23,18 +23,18 @@ WITHOUT_BOS = ("chatglm-bpe", "glm4", "glm5")
 
 
 def adds_bos(model: str, pre: str | None) -> bool:
-    """Whether a `bos` is put in front of a text where the file does not say."""
+    """Return whether llama.cpp puts a `bos` before a text by default."""
     if model == "bpe":
         return pre in SPLITTINGS and SPLITTINGS[pre].adds_bos
     return model in ("spm", "bert", "gemma4")
 
 
 def assumed(model: str, pre: str | None, add: Mapping[str, bool], tokens: int) -> dict[str, int]:
-    """Role -> id of the special tokens that are assumed in a vocabulary of so many tokens.
+    """Return the assumed special tokens, role -> id, for a vocabulary with a number of tokens.
 
-    The `bos` of byte-level BPE is an ordinary token in most vocabularies: it counts only where it is put in front.
+    The `bos` of byte-level BPE is an ordinary token in most vocabularies: it counts only if it is put before a text.
     """
-    found = {role: number for role, number in IDS.get(model, {}).items() if number < tokens}
+    ids = {role: number for role, number in IDS.get(model, {}).items() if number < tokens}
     if model == "bpe" and (pre in WITHOUT_BOS or not add.get("bos", adds_bos(model, pre))):
-        found.pop("bos", None)
-    return found
+        ids.pop("bos", None)
+    return ids

@@ -1,9 +1,9 @@
-"""Which tokens end an answer: llama.cpp's end-of-generation set of a vocabulary.
+"""Tokens that end an answer: llama.cpp's end-of-generation set of a vocabulary.
 
-The set is made of the tokens that a file names for certain roles (`eos`, `eot`, `eom`, three of fill-in-the-middle) and
-of tokens that are known by their text, whatever their type. A role without a key is looked for by text too; the tokens
-found in either way count as control tokens. Two families are exceptions: where `<|call|>` ends an answer, `<|end|>`
-only ends one message of several; where `<|tool_response>` does, `</s>` is an ordinary token.
+The set has the tokens that a file names for certain roles (`eos`, `eot`, `eom`, three of fill-in-the-middle) and tokens
+with certain texts, of any type. A role without a key is looked up by text too; all tokens that are found by text become
+control tokens. Two families are exceptions: if `<|call|>` ends an answer, `<|end|>` only ends one message of several;
+if `<|tool_response>` does, `</s>` is an ordinary token.
 
 Source: llama.cpp's src/llama-vocab.cpp (`llama_vocab_is_eog`, and how its set is made).
 """
@@ -17,7 +17,7 @@ from quantcli.checkpoint import Vocabulary
 
 _DEEPSEEK_END = "<｜end▁of▁sentence｜>"
 
-#: Role -> the texts that its token is found by where a file has no key for it.
+#: Role -> the texts by which its token is found if a file has no key for it.
 BY_TEXT: Mapping[str, tuple[str, ...]] = {
     "eot": (
         "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>",
@@ -41,7 +41,7 @@ BY_TEXT: Mapping[str, tuple[str, ...]] = {
     "fim_sep": ("<|file_sep|>",),
 }  # fmt: skip
 
-#: Tokens of these texts end an answer whatever the keys say.
+#: Tokens with these texts always end an answer.
 ENDS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
     "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
@@ -51,7 +51,7 @@ ENDS = (
 #: Roles whose tokens end an answer.
 ENDING_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
-#: A text that is no end where all texts of one of these sets are ends.
+#: A text -> sets of texts; if all texts of one set end an answer, the key does not.
 EXCEPTIONS: Mapping[str, tuple[frozenset[str], ...]] = {
     "<|end|>": (
         frozenset(("<|return|>", "<|call|>")), frozenset(("<|return|>", "<|calls|>")),
@@ -66,10 +66,10 @@ _ENCODED = {text.encode(): text for text in _TEXTS}
 
 @dataclass(frozen=True)
 class Ends:
-    """The tokens that end an answer, and those that are control tokens, or ordinary ones, because of their text; ids.
+    """The ids of tokens that end an answer, and of those that their text makes control or ordinary tokens.
 
-    ambiguous: texts of which llama.cpp takes one, the first in its hash table, which depends on the standard library
-    that it was built with. All of them are in `ids`.
+    ambiguous: texts of which llama.cpp uses one, the first in its hash table, which depends on the standard library of
+    the build. All of them are in `ids`.
     """
 
     ids: frozenset[int]
@@ -79,23 +79,26 @@ class Ends:
 
 
 def of(vocabulary: Vocabulary) -> Ends:
-    """The end-of-generation set of a vocabulary; ids of special tokens that no token has do not count."""
+    """Return the end-of-generation set of a vocabulary; ids of special tokens without a token are ignored."""
     count = len(vocabulary.tokens)
     return find(texts_of(vocabulary), {role: n for role, n in vocabulary.special.items() if 0 <= n < count})
 
 
 def texts_of(vocabulary: Vocabulary) -> dict[str, int]:
-    """The ids of the tokens that have a text in the tables."""
+    """Return the ids of the tokens whose texts are in the tables."""
     return {text: n for n, token in enumerate(vocabulary.tokens) if (text := _ENCODED.get(token)) is not None}
 
 
 def find(texts: Mapping[str, int], special: Mapping[str, int]) -> Ends:
-    """The same from ids by text and by role. texts: at least of the tokens that have a text in the tables."""
+    """Return the end-of-generation set from ids by text and by role.
+
+    texts: at least the tokens whose texts are in the tables. special: role -> id.
+    """
     by_role = {
         role: [text for text in known if text in texts] for role, known in BY_TEXT.items() if role not in special
     }
     ends = {texts[text] for text in ENDS if text in texts}
-    controls = ends.union(texts[text] for found in by_role.values() for text in found)
+    controls = ends.union(texts[text] for names in by_role.values() for text in names)
     ends |= {special[role] for role in ENDING_ROLES if role in special}
     ends |= {texts[text] for role in ENDING_ROLES for text in by_role.get(role, ())}
     for text, sets in EXCEPTIONS.items():

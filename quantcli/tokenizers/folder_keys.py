@@ -1,8 +1,8 @@
-"""What a model folder's tokenizer files say that GGUF cannot hold, and that changes ids or what a chat looks like.
+"""Settings in a model folder's tokenizer files that GGUF cannot store and that change ids or the form of a chat.
 
-Each kind of loss is one warning that names the file and the key. Settings that only say how a tokenizer is loaded, or
-what text becomes of ids, are passed over: the pre-tokenizer's name stands for these.
-Source: Hugging Face's tokenizers and transformers (what each setting does), llama.cpp's src/llama-vocab.cpp.
+Each kind of loss is one warning that names the file and the key. Settings for loading a tokenizer or for decoding ids
+are ignored: the pre-tokenizer's name implies them.
+Source: Hugging Face's tokenizers and transformers (the effect of each setting), llama.cpp's src/llama-vocab.cpp.
 """
 
 from __future__ import annotations
@@ -42,38 +42,41 @@ NEUTRAL_MODEL: Mapping[str, tuple[Any, ...]] = {
 #: Flags of added tokens that change ids.
 FLAGS = ("lstrip", "rstrip", "single_word")
 
-#: Classes that take tokenizer.json as it is.
+#: Classes that use tokenizer.json unchanged.
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
-#: How the names of classes begin that put a blank before a text where tokenizer_config.json says so.
+#: Prefixes of the names of classes that put a space before a text if tokenizer_config.json sets add_prefix_space.
 PREFIXING = ("GPT2", "Roberta", "GPTNeoX", "CodeGen", "Bart", "Bloom", "Longformer", "Blenderbot", "Deberta")
 
 
 def lost(
     files: Files, tokenizer: Mapping[str, Any], settings: Mapping[str, Any], made: Vocabulary, rules: Conventions
 ) -> tuple[str, ...]:
-    """Warnings. tokenizer, settings: the objects in tokenizer.json and tokenizer_config.json. made: what GGUF gets."""
+    """Return warnings about settings that GGUF loses.
+
+    tokenizer, settings: the objects in tokenizer.json and tokenizer_config.json. made: the vocabulary for GGUF.
+    """
     where, model = files.label(JSON), tokenizer.get("model")
-    found = [*_listed(files.label(SETTINGS), settings, NEUTRAL), *_prefixing(files.label(SETTINGS), settings, made)]
+    warnings = [*_listed(files.label(SETTINGS), settings, NEUTRAL), *_prefixing(files.label(SETTINGS), settings, made)]
     if tokenizer:
-        found += _listed(f"{where}: model", model if isinstance(model, Mapping) else {}, NEUTRAL_MODEL)
-        found += _steps(where, tokenizer, made, rules)
-        found += _added(where, tokenizer.get("added_tokens"), rules)
-        found += _around(where, tokenizer, settings, made)
-    found += _roles(files, settings, made)
+        warnings += _listed(f"{where}: model", model if isinstance(model, Mapping) else {}, NEUTRAL_MODEL)
+        warnings += _steps(where, tokenizer, made, rules)
+        warnings += _added(where, tokenizer.get("added_tokens"), rules)
+        warnings += _around(where, tokenizer, settings, made)
+    warnings += _roles(files, settings, made)
     if (disagreement := templates.disagreement(files)) is not None:
-        found.append(disagreement)
-    return tuple(found)
+        warnings.append(disagreement)
+    return tuple(warnings)
 
 
 def _prefixing(where: str, settings: Mapping[str, Any], made: Vocabulary) -> Iterator[str]:
-    """A blank before a text that a class of byte-level BPE puts there."""
+    """Warn about a space that a class of byte-level BPE puts before a text."""
     name = settings.get("tokenizer_class")
     if made.model == "bpe" and settings.get("add_prefix_space") is True and str(name).startswith(PREFIXING):
         yield f"{where}: add_prefix_space is true, but llama.cpp puts no space before a text with byte-level BPE."
 
 
 def _listed(where: str, values: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> Iterator[str]:
-    """Settings that have another value than one that changes nothing."""
+    """Warn about settings whose value changes ids."""
     changed = [key for key, same in neutral.items() if values.get(key) is not None and values[key] not in same]
     if changed:
         names = ", ".join(f"{key} ({shown(values[key])})" for key in changed)
@@ -81,15 +84,15 @@ def _listed(where: str, values: Mapping[str, Any], neutral: Mapping[str, tuple[A
 
 
 def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Conventions) -> Iterator[str]:
-    """Steps before and in the model that llama.cpp carries out otherwise, or not at all."""
+    """Warn about steps before and in the model that llama.cpp executes differently, or not at all."""
     model = tokenizer.get("model")
-    whole = isinstance(model, Mapping) and model.get("ignore_merges") is True
+    ignores = isinstance(model, Mapping) and model.get("ignore_merges") is True
     does = SPLITTINGS[made.pre].ignore_merges if made.model == "bpe" and made.pre in SPLITTINGS else False
-    # An assumed pre-tokenizer has a warning of its own.
-    if whole != does and (made.model == "spm" or made.pre != ASSUMED) and (count := _unmerged(tokenizer)):
-        takes = "takes whole words from the vocabulary" if does else "builds each word by merges"
+    # There is another warning for an assumed pre-tokenizer.
+    if ignores != does and (made.model == "spm" or made.pre != ASSUMED) and (count := _unmerged(tokenizer)):
+        takes = "uses words of the vocabulary without merging" if does else "builds each word by merges"
         yield (
-            f"{where}: model.ignore_merges is {str(whole).lower()}, but llama.cpp {takes}, so the results "
+            f"{where}: model.ignore_merges is {str(ignores).lower()}, but llama.cpp {takes}, so the results "
             f"differ for {count} tokens that no merge makes."
         )
     normalizers = _parts(tokenizer, "normalizer", "normalizers")
@@ -110,30 +113,30 @@ def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Co
 
 
 def _unmerged(tokenizer: Mapping[str, Any]) -> int:
-    """How many tokens of several characters no merge makes, those that are matched before any merge aside.
+    """Return the number of tokens with several characters that no merge makes, without added tokens and byte tokens.
 
-    Where all are made, words that are taken whole come out as merged ones do.
+    If there are none, using words of the vocabulary directly gives the same tokens as merging.
     """
     model, added = tokenizer["model"], tokenizer.get("added_tokens")
     if model.get("type", "BPE") != "BPE":
-        return 0  # a Unigram model beside a tokenizer.model, of which it is not read
+        return 0  # a Unigram model next to a tokenizer.model, which is read instead
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     made = {"".join(pair) for pair in pairs}
     made |= {entry["content"] for entry in added or ()}
     return sum(len(text) > 1 and text not in made and not SPELLED_BYTE.fullmatch(text) for text in model["vocab"])
 
 
-def _parts(tokenizer: Mapping[str, Any], key: str, inner: str) -> list[Mapping[str, Any]]:
+def _parts(tokenizer: Mapping[str, Any], key: str, members: str) -> list[Mapping[str, Any]]:
     step = tokenizer.get(key)
-    return list(flattened(step if isinstance(step, Mapping) else None, inner))
+    return list(flattened(step if isinstance(step, Mapping) else None, members))
 
 
-def _names(tokenizer: Mapping[str, Any], key: str, inner: str) -> list[str]:
-    return [str(step.get("type")) for step in _parts(tokenizer, key, inner)]
+def _names(tokenizer: Mapping[str, Any], key: str, members: str) -> list[str]:
+    return [str(step.get("type")) for step in _parts(tokenizer, key, members)]
 
 
 def _is_blanks(step: Mapping[str, Any]) -> bool:
-    """Whether a step only writes blanks as SentencePiece does, or cuts at a blank that is not there any more."""
+    """Return whether a step only replaces spaces as SentencePiece does, or splits at spaces that it has replaced."""
     match step.get("type"):
         case "Prepend":
             return bool(step.get("prepend") == UNDERLINE)
@@ -147,7 +150,7 @@ def _is_blanks(step: Mapping[str, Any]) -> bool:
 
 
 def _prefixes(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether a SentencePiece tokenizer puts a blank before a text."""
+    """Return whether a SentencePiece tokenizer puts a space before a text."""
     if "Prepend" in _names(tokenizer, "normalizer", "normalizers"):
         return True
     for step in _parts(tokenizer, "pre_tokenizer", "pretokenizers"):
@@ -157,7 +160,7 @@ def _prefixes(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _added(where: str, added: object, rules: Conventions) -> Iterator[str]:
-    """Added tokens that swallow blanks around them, or that are only matched as words."""
+    """Warn about added tokens that include the spaces around them, or that match only complete words."""
     flags = [flag for flag in FLAGS if not (flag == "rstrip" and rules.strips)]
     odd = [
         (entry.get("content"), [flag for flag in flags if entry.get(flag) is True])
@@ -173,7 +176,7 @@ def _added(where: str, added: object, rules: Conventions) -> Iterator[str]:
 
 
 def _around(where: str, tokenizer: Mapping[str, Any], settings: Mapping[str, Any], made: Vocabulary) -> Iterator[str]:
-    """What is put around a text, where llama.cpp's keys cannot say it."""
+    """Warn about tokens around a text that llama.cpp's keys cannot express."""
     steps = _parts(tokenizer, "post_processor", "processors")
     odd = [step for step in steps if step.get("type") not in ("ByteLevel", "RobertaProcessing", "TemplateProcessing")]
     if odd:
@@ -198,14 +201,14 @@ def _around(where: str, tokenizer: Mapping[str, Any], settings: Mapping[str, Any
 
 
 def _special(entry: object) -> str | None:
-    """The special token of a template's entry, None for a text's place."""
+    """Return the special token in a template's entry, None for the place of a text."""
     value = entry.get("SpecialToken") if isinstance(entry, Mapping) else None
     number = value.get("id") if isinstance(value, Mapping) else None
     return number if isinstance(number, str) else None
 
 
 def _roles(files: Files, settings: Mapping[str, Any], made: Vocabulary) -> Iterator[str]:
-    """Special tokens that are named and that GGUF does not get."""
+    """Warn about named special tokens that GGUF does not get."""
     count = len(made.tokens)
     given = {**defaults.assumed(made.model, made.pre, made.add, count), **made.special}
     ids: dict[str, int] = {}
@@ -230,7 +233,7 @@ def _roles(files: Files, settings: Mapping[str, Any], made: Vocabulary) -> Itera
 
 
 def _is_lost(role: str, number: int | None, given: Mapping[str, int], made: Vocabulary) -> bool:
-    """Whether llama.cpp does something else than this token stands for. Padding and masks are of no use to it."""
+    """Return whether llama.cpp would not use a token in its role. It does not use padding and masks at all."""
     if number == given.get(ROLES[role]):
         return False
     match role:
@@ -248,7 +251,7 @@ def _token(made: Vocabulary, number: int | None) -> str:
 
 
 def _additional(settings: Mapping[str, Any]) -> Iterator[str]:
-    """The texts of further special tokens: lists of strings or objects, or an object of them."""
+    """Yield the texts of further special tokens: from a list of strings or objects, or from an object of them."""
     for key in ("additional_special_tokens", "extra_special_tokens"):
         value = settings.get(key)
         entries = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""The `tokenizer.*` keys of a GGUF file that a model folder has a place for, and those that it can do without.
+"""The `tokenizer.*` keys of a GGUF file that a model folder can store, and those that it does not need.
 
 Any other key is dropped with a warning that names it.
 """
@@ -28,7 +28,7 @@ READ = frozenset(
 
 @dataclass(frozen=True)
 class Harmless:
-    """Why a key changes nothing in a folder; where only some values do not, which."""
+    """The reason why a key changes nothing in a folder. values: a test of the values for which that holds."""
 
     reason: str
     values: Callable[[Any], bool] = lambda value: True
@@ -42,7 +42,7 @@ def _is_empty(value: Any) -> bool:
     return isinstance(value, ArrayValue) and value.length == 0
 
 
-#: llama.cpp writes the last three, too, of models that have no use for them.
+#: llama.cpp also writes the last three for models that do not use them.
 HARMLESS: Mapping[str, Harmless] = {
     "tokenizer.chat_templates": Harmless("lists the names of the other chat templates, whose keys have these names"),
     "tokenizer.huggingface.json": Harmless("a tokenizer.json, which llama.cpp does not read; it reads the other keys"),
@@ -54,12 +54,12 @@ HARMLESS: Mapping[str, Harmless] = {
     "tokenizer.ggml.precompiled_charsmap": Harmless("an empty map changes no character", _is_empty),
 }
 
-#: Names in one warning.
+#: The most names in one warning.
 MOST = 8
 
 
 def dropped(metadata: Mapping[str, Value], where: str) -> list[str]:
-    """A warning that names the tokenizer's keys that a folder has no place for; none where there are none."""
+    """Return a warning that names the tokenizer's keys that a folder cannot store; [] if there are none."""
     lost = [key for key, value in metadata.items() if key.startswith("tokenizer.") and not _is_known(key, value)]
     pre, model = (metadata.get(f"{GGML}{name}") for name in ("pre", "model"))
     if pre is not None and model is not None and model.value == "llama" and pre.value != "default":

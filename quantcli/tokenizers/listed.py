@@ -1,7 +1,7 @@
 """The tokens that end an answer in a model folder, as keys of GGUF.
 
-`eos_token_id` of generation_config.json and config.json is an id or a list of ids. GGUF has three keys for such tokens
-(`eos`, `eot`, `eom`); those that llama.cpp knows by their text need none.
+`eos_token_id` in generation_config.json and config.json is an id or a list of ids. GGUF has three keys for such tokens
+(`eos`, `eot`, `eom`); those that llama.cpp recognizes by their text need none.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from quantcli.tokenizers.files import Files
 KEY, SUPPRESSED = "eos_token_id", "suppress_tokens"
 GENERATION = "generation_config.json"
 SLOTS = ("eos", "eot", "eom")
-#: More ids than any model lists; bounds the work that a hostile file can make.
+#: More ids than any model lists; limits the work that a hostile file can cause.
 MOST, MOST_ENDS = 1 << 16, 1024
 
 
 def placed(vocabulary: Vocabulary, fixed: Mapping[str, int], config: Mapping[str, Any], files: Files) -> Vocabulary:
-    """The vocabulary with roles for the listed ends that llama.cpp would not know, and warnings of those without one.
+    """Return the vocabulary with roles for listed tokens that llama.cpp would not recognize as ends of an answer.
 
-    fixed: role -> id of an architecture, whatever the files say. config: the object in config.json. Raises `BadInput`
-    for a list of anything but ids.
+    Listed tokens that get no role are named in warnings. fixed: role -> id for the architecture, which overrides the
+    files. config: the object in config.json. Raises `BadInput` for a list of anything but ids.
     """
     texts, count = ends.texts_of(vocabulary), len(vocabulary.tokens)
     taken = {**vocabulary.special, **{role: number for role, number in fixed.items() if number < count}}
@@ -48,7 +48,7 @@ def placed(vocabulary: Vocabulary, fixed: Mapping[str, int], config: Mapping[str
 
 
 def _without_a_key(vocabulary: Vocabulary, wanted: Mapping[int, str], lost: Sequence[int]) -> Iterator[str]:
-    """Warnings of listed ids that no token has, or no key. wanted: id -> the file that lists it."""
+    """Warn about listed ids without a token or without a key. wanted: id -> the file that lists it."""
     count = len(vocabulary.tokens)
     beyond = [number for number in wanted if number >= count]
     if beyond:
@@ -60,7 +60,7 @@ def _without_a_key(vocabulary: Vocabulary, wanted: Mapping[int, str], lost: Sequ
 
 
 def _without_an_end(vocabulary: Vocabulary, special: Mapping[str, int], files: Files) -> Iterator[str]:
-    """A warning where no file names the end of a text: llama.cpp then takes one of its own."""
+    """Warn if no file names the token that ends a text, for which llama.cpp then assumes one."""
     assumed = defaults.assumed(vocabulary.model, vocabulary.pre, vocabulary.add, len(vocabulary.tokens)).get("eos")
     if "eos" not in special and assumed is not None:
         yield (
@@ -74,7 +74,7 @@ def _shown(vocabulary: Vocabulary, number: int) -> str:
 
 
 def _wanted(config: Mapping[str, Any], files: Files) -> dict[int, str]:
-    """The ids that files list, each with the first file that does."""
+    """Return the ids that files list, each with the first file that lists it."""
     wanted: dict[int, str] = {}
     for name, file in ((GENERATION, files.json(GENERATION)), ("config.json", config)):
         where = files.label(name)
@@ -83,21 +83,21 @@ def _wanted(config: Mapping[str, Any], files: Files) -> dict[int, str]:
 
 
 def ids(value: object, key: str, where: str) -> list[int]:
-    """The ids under a key: none, one or a list."""
+    """Return the ids in a key's value: null, an id or a list. Raises `BadInput`."""
     listed = value if isinstance(value, list) else [] if value is None else [value]
     most = MOST_ENDS if key == KEY else MOST
     if len(listed) > most:
         raise BadInput(f"{where}: {key}: expected at most {most} ids, found {len(listed)}.")
-    found: list[int] = []
+    numbers: list[int] = []
     for number in listed:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise BadInput(f"{where}: {key}: expected an id or a list of ids, found {shown(number)}.")
-        found.append(number)
-    return found
+        numbers.append(number)
+    return numbers
 
 
 def suppressed(files: Files, count: int) -> tuple[int, ...]:
-    """The tokens that are never generated, of `count`; llama.cpp, too, passes over ids that no token has."""
+    """Return the ids below `count` of tokens that are never generated; llama.cpp ignores other ids too."""
     listed = ids(files.json(GENERATION).get(SUPPRESSED), SUPPRESSED, files.label(GENERATION))
     return tuple(number for number in dict.fromkeys(listed) if number < count)
 

@@ -1,16 +1,15 @@
-r"""Pre-tokenizer rules: what `tokenizer.json` spells -> llama.cpp's name of the same rule (`tokenizer.ggml.pre`).
+r"""Pre-tokenizer rules: the steps in `tokenizer.json` -> llama.cpp's name of the rule (`tokenizer.ggml.pre`).
 
-llama.cpp's converter knows tokenizers by a hash of one text's ids and stops at all others; here the rule itself is
-looked at. A `pre_tokenizer` is flattened to steps, each the regular expression that it splits by:
+llama.cpp's converter recognizes tokenizers by a hash of one text's ids and fails for all others; this module compares
+the rules. A `pre_tokenizer` is flattened to steps, each the regular expression at whose matches it splits:
 
     Split(Regex, Isolated)          the expression         ByteLevel(use_regex)   GPT-2's expression
-    Digits(individual_digits)       \p{N}                  ByteLevel              nothing: bytes are only renamed
+    Digits(individual_digits)       \p{N}                  ByteLevel              none: bytes are only renamed
     Digits                          \p{N}+                 Punctuation            the word Punctuation
 
-and compared as text. Several names mean the same splitting and differ in details: whether a word that is in the
-vocabulary is taken whole before any merge (`ignore_merges`), whether blanks before punctuation are cleaned up when
-text is put together again, which token stands first. The rows tell them apart by those; the first that matches
-counts.
+and compared as text. Several names mean the same splitting and differ in details: whether a word in the vocabulary
+becomes one token without merging (`ignore_merges`), whether spaces before punctuation are removed when ids are decoded,
+which token comes first. The rows compare these details too; the first row that matches counts.
 
 Source: the tokenizer.json files that the names in `splittings` come from.
 """
@@ -27,9 +26,9 @@ from quantcli.tokenizers.splittings import CONTRACTIONS, DIGIT, GPT2, SPLITTINGS
 
 @dataclass(frozen=True)
 class Rule:
-    """One row: the steps of that name (or those in `also`) have to be equal; of the other conditions None means either.
+    """One row: the steps of the name in `SPLITTINGS`, or those in `also`, and other conditions (None: any value).
 
-    nfc: a Unicode NFC normalizer stands before it. ignore_merges: the BPE model's flag. fills: the vocabulary has
+    nfc: a Unicode NFC normalizer precedes it. ignore_merges: the BPE model's flag. fills: the vocabulary has
     StarCoder's token for filling in the middle. first: the token that the template puts first.
     """
 
@@ -42,12 +41,13 @@ class Rule:
 
     @property
     def spellings(self) -> tuple[tuple[str, ...], ...]:
-        """The steps that mean it."""
+        """The alternatives for the steps."""
         return (SPLITTINGS[self.name].steps, self.also) if self.also else (SPLITTINGS[self.name].steps,)
 
 
 RULES: tuple[Rule, ...] = (
-    # the same splitting: falcon3, falcon-h1, pixtral, midm-2.0, lfm2; chatglm-bpe; smaug-bpe
+    # Names with the same splitting are listed above each row: falcon3, falcon-h1, pixtral, midm-2.0, lfm2; chatglm-bpe;
+    # smaug-bpe
     Rule("glm4", first="[gMASK]"),
     Rule("dbrx", ignore_merges=False),
     Rule("llama-bpe"),
@@ -86,27 +86,27 @@ RULES: tuple[Rule, ...] = (
     Rule("superbpe"),
 )
 
-#: The token that tells StarCoder's vocabularies from SmolLM's, which split text alike. llama.cpp's converter knows both
-#: by their ids, whatever `clean_up_tokenization_spaces` is.
+#: The token that distinguishes StarCoder's vocabularies from SmolLM's, which split text alike. llama.cpp's converter
+#: recognizes both by their ids, regardless of `clean_up_tokenization_spaces`.
 FILL = b"<fim_prefix>"
 
-#: What llama.cpp itself takes where a file names no rule.
+#: llama.cpp's default if a file names no rule.
 ASSUMED = "default"
 
-#: A case-insensitive group as some files spell it out, for engines without (?i:).
+#: A case-insensitive group as some files write it, for engines without (?i:).
 _SPELLED_OUT = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 
 
 def steps(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...] | None:
-    """The regular expressions that a `pre_tokenizer` object splits by, in order; None where a step is none."""
-    found: list[str] = []
+    """Return the regular expressions of a `pre_tokenizer` object's steps, in order; None if a step has none."""
+    expressions: list[str] = []
     for step in flattened(pre_tokenizer, "pretokenizers"):
         spelled = _step(step)
         if spelled is None:
             return None
         if spelled:
-            found.append(spelled)
-    return tuple(found)
+            expressions.append(spelled)
+    return tuple(expressions)
 
 
 def recognise(
@@ -118,9 +118,9 @@ def recognise(
     first: str | None = None,
     prefer: tuple[str, ...] = (),
 ) -> str | None:
-    """llama.cpp's name of a rule, None for one that it does not have; conditions as in `Rule`.
+    """Return llama.cpp's name of a rule, None if it has none. The conditions are those of `Rule`.
 
-    prefer: names that an architecture's models go by; the first of them with these steps counts before all rows.
+    prefer: an architecture's names; the first of them with these steps takes precedence over all rows.
     """
     spelled = steps(pre_tokenizer)
     for name in prefer:
@@ -134,21 +134,24 @@ def recognise(
     return None
 
 
-def flattened(step: Mapping[str, Any] | None, inner: str) -> Iterator[Mapping[str, Any]]:
-    """The steps of a possibly nested Sequence, in order; things that are no objects come out as empty ones."""
+def flattened(step: Mapping[str, Any] | None, members: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the steps of a possibly nested Sequence, in order; {} for a member that is not an object.
+
+    members: the key of a Sequence's steps.
+    """
     waiting: list[Any] = [] if step is None else [step]
     while waiting:
         head = waiting.pop()
         if not isinstance(head, Mapping):
             yield {}
-        elif head.get("type") == "Sequence" and isinstance(head.get(inner), list):
-            waiting.extend(reversed(head[inner]))
+        elif head.get("type") == "Sequence" and isinstance(head.get(members), list):
+            waiting.extend(reversed(head[members]))
         else:
             yield head
 
 
 def _step(step: Mapping[str, Any]) -> str | None:
-    """One step as a regular expression; empty for one that splits nothing, None for one that is none."""
+    """Return a step as a regular expression: "" for one that does not split, None for one that has no expression."""
     match step.get("type"):
         case "ByteLevel":
             return GPT2 if step.get("use_regex", True) else ""
@@ -165,9 +168,9 @@ def _step(step: Mapping[str, Any]) -> str | None:
 
 
 def normalised(regex: str) -> str:
-    """An expression with line ends written as escapes and contractions as one case-insensitive group.
+    """Return an expression with line ends as escapes, and contractions as one case-insensitive group.
 
-    In Unicode NFC, as editors keep it: some files spell letters of a range by a compatibility character.
+    The result is in Unicode NFC, as editors save it: some files have compatibility characters in ranges.
     """
     return (
         unicodedata.normalize("NFC", regex)

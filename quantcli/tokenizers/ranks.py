@@ -1,10 +1,10 @@
-"""Byte-level BPE as ranks: byte strings in the order in which they are made, the form of tiktoken and of Tekken.
+"""Byte-level BPE as ranks: byte strings in the order in which they are made, the form of tiktoken and Tekken.
 
-    ranks     bytes -> place in the order; of two neighbours the pair is joined first whose joined bytes rank lowest
+    ranks     bytes -> place in the order; the neighbours whose joined bytes have the lowest rank are joined first
     GGUF      tokens with their bytes renamed to printable characters, and pairs to join, best first
 
-The pairs are rebuilt from the ranks, in one of two ways: the two parts that are left of a token once all lower ranks
-are joined (tiktoken's files), or every two tokens that it consists of (Tekken). Source: llama.cpp's conversion
+The pairs are rebuilt from the ranks, in one of two ways: the two parts of a token that remain when all lower ranks are
+joined (tiktoken's files), or all pairs of tokens that make it (Tekken). Source: llama.cpp's conversion
 (`QwenModel.bpe`), gguf-py's `MistralVocab`.
 """
 
@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from quantcli.containers.hostile import shown
 from quantcli.errors import BadInput, NotPossible
 
-#: The sum of the squares of all lengths is what rebuilding the pairs costs: 7 million for Tekken's 130,072 tokens.
+#: Limit for the sum of all squared lengths, the cost of rebuilding the pairs: 7 million for Tekken's 130,072 tokens.
 MOST_STEPS = 1 << 28
 
 _PLAIN = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-#: Byte -> the character that GPT-2's alphabet writes for it: itself if it is printable, else one from U+0100 on.
+#: Byte -> its character in GPT-2's alphabet: itself if it is printable, else one from U+0100 on.
 ALPHABET = {
     **{byte: chr(byte) for byte in _PLAIN},
     **{byte: chr(0x100 + place) for place, byte in enumerate(sorted({*range(256)} - {*_PLAIN}))},
@@ -29,7 +29,7 @@ ALPHABET = {
 
 
 def spelled(token: bytes) -> str:
-    """A token as GGUF spells it.
+    """Return a token as GGUF spells it.
 
     >>> spelled(b" caf\\xc3\\xa9")
     'ĠcafÃ©'
@@ -38,7 +38,7 @@ def spelled(token: bytes) -> str:
 
 
 def decoded(text: str | bytes, where: str) -> bytes:
-    """The bytes that base64 spells; `where` names the place in errors. Raises `BadInput` for none and for no base64."""
+    """Decode base64. where: the place, for errors. Raises `BadInput` for other text and for an empty token."""
     try:
         token = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -49,7 +49,7 @@ def decoded(text: str | bytes, where: str) -> bytes:
 
 
 def check_lengths(ranks: Mapping[bytes, int], where: str) -> None:
-    """Refuse tokens so long that rebuilding the pairs would take hours."""
+    """Raise `BadInput` for tokens so long that rebuilding the pairs would take hours."""
     if sum(len(token) ** 2 for token in ranks) > MOST_STEPS:
         longest = max(map(len, ranks))
         raise BadInput(
@@ -58,7 +58,7 @@ def check_lengths(ranks: Mapping[bytes, int], where: str) -> None:
 
 
 def last_pairs(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
-    """The pair that each token is joined from, in the order of the ranks; none for a token that no pair makes."""
+    """Yield the pair from which each token is joined, in the order of the ranks; nothing for tokens without a pair."""
     for token, rank in ranks.items():
         parts = _joined(token, rank, ranks) if len(token) > 1 else []
         if len(parts) == 2:
@@ -66,20 +66,20 @@ def last_pairs(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _joined(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
-    """The parts that ranks below `rank` leave of a token's bytes."""
+    """Return the parts of a token's bytes that remain when all pairs with ranks below `rank` are joined."""
     parts = [token[at : at + 1] for at in range(len(token))]
     while len(parts) > 2:
-        found = [ranks.get(parts[at] + parts[at + 1], rank) for at in range(len(parts) - 1)]
-        lowest = min(found)
+        joined = [ranks.get(parts[at] + parts[at + 1], rank) for at in range(len(parts) - 1)]
+        lowest = min(joined)
         if lowest >= rank:
             break
-        at = found.index(lowest)
+        at = joined.index(lowest)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return parts
 
 
 def all_pairs(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
-    """All pairs of tokens that each token consists of, in the order of the ranks, then of the pairs' own."""
+    """Yield all pairs of tokens that make each token, in the order of the tokens' ranks, then of the pairs' ranks."""
     for token in ranks:
         cuts = ((token[:at], token[at:]) for at in range(1, len(token)))
         pairs = [pair for pair in cuts if pair[0] in ranks and pair[1] in ranks]
@@ -87,8 +87,8 @@ def all_pairs(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def merges(pairs: Iterable[tuple[bytes, bytes]], where: str) -> tuple[str, ...]:
-    """Pairs as GGUF spells them. Raises `NotPossible` where there are none, with which llama.cpp loads no file."""
-    found = tuple(f"{spelled(left)} {spelled(right)}" for left, right in pairs)
-    if not found:
-        raise NotPossible(f"{where}: no token is the sum of two others, but GGUF requires at least one such merge.")
-    return found
+    """Return pairs as GGUF spells them. Raises `NotPossible` if there are none: llama.cpp would not load the file."""
+    made = tuple(f"{spelled(left)} {spelled(right)}" for left, right in pairs)
+    if not made:
+        raise NotPossible(f"{where}: no token can be joined from two others, but GGUF requires such a merge.")
+    return made

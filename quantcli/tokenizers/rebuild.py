@@ -1,11 +1,11 @@
-"""`tokenizer.json` from a vocabulary in GGUF's terms: the way back from what a GGUF file holds.
+"""`tokenizer.json` rebuilt from a GGUF file's vocabulary.
 
     gpt2    bytes renamed to characters; pre-tokenizer, NFC and ignore_merges by the name in `tokenizer.ggml.pre`
-    llama   SentencePiece: blanks as U+2581, unknown characters as bytes <0xNN>; merges from the scores
-    gemma4  as llama, but with merges of its own, inside lines
+    llama   SentencePiece: spaces as U+2581, unknown characters as bytes <0xNN>; merges from the scores
+    gemma4  as llama, but with stored merges, within lines
 
 What GGUF cannot express is lost: flags of added tokens (`lstrip`, `single_word`), whether `<|a|>` was special,
-normalizers. Source: llama.cpp's src/llama-vocab.cpp (what each key does); the format of Hugging Face's tokenizers.
+normalizers. Source: llama.cpp's src/llama-vocab.cpp (the effect of each key); the format of Hugging Face's tokenizers.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from quantcli.tokenizers.byte_level import CONTROL, NORMAL, UNDERLINE, UNKNOWN, 
 from quantcli.tokenizers.ends import Ends
 from quantcli.tokenizers.splittings import DIGIT, GPT2, SPLITTINGS, Splitting
 
-#: A SentencePiece vocabulary as a splitting: a blank in front, nothing cut before it merges.
+#: A SentencePiece vocabulary as a splitting: text is not split before it is merged.
 PIECES = Splitting((), raw=True, adds_bos=True)
 
-#: Vocabulary.model -> the splitting that it has whatever `pre` says; None: `pre` says.
+#: Vocabulary.model -> its splitting; None: `pre` decides.
 MODELS: dict[str, Splitting | None] = {"bpe": None, "spm": PIECES, "gemma4": SPLITTINGS["gemma4"]}
 
-#: More characters than any token has; bounds the work that a hostile one can make.
+#: More characters than any token has; limits the work that a hostile file can cause.
 LONGEST = 4096
 
-#: Special tokens of Phi-3 that keep the blanks behind them.
+#: Special tokens of Phi-3 that keep the spaces after them.
 KEEPS_BLANKS = ("<unk>", "<s>", "<|endoftext|>")
 
 _BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
@@ -40,19 +40,19 @@ _BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "
 
 @dataclass(frozen=True)
 class Tokens:
-    """A vocabulary's tokens as text, checked: `texts` and `types` by id, `ids` of those that are no padding."""
+    """A vocabulary's checked tokens as text: `texts` and `types` by id, `ids` by text, without padding."""
 
     texts: tuple[str, ...]
     types: tuple[int, ...]
     ids: Mapping[str, int]
 
     def text(self, number: int | None) -> str | None:
-        """The text of an id, None for one that no token has."""
+        """Return the text of an id, None for an id without a token."""
         return self.texts[number] if number is not None and 0 <= number < len(self.texts) else None
 
 
 def splitting(vocabulary: Vocabulary) -> Splitting:
-    """How a vocabulary cuts text. Raises `NotPossible` for a model or a `pre` that is not in the tables."""
+    """Return how a vocabulary splits text. Raises `NotPossible` for a model or a `pre` that is not in the tables."""
     if vocabulary.model not in MODELS:
         raise NotPossible(
             f"tokenizer.ggml.model {shown(vocabulary.model)} cannot be converted to tokenizer.json. Supported models "
@@ -71,7 +71,7 @@ def splitting(vocabulary: Vocabulary) -> Splitting:
 
 
 def checked(vocabulary: Vocabulary) -> Tokens:
-    """The tokens as text. Raises `BadInput` for one that is no text, or stands twice."""
+    """Return the tokens as text. Raises `BadInput` for a token that is not text, or that appears twice."""
     count = len(vocabulary.tokens)
     types = vocabulary.types or (NORMAL,) * count
     for key, values in (("token_type", types), ("scores", vocabulary.scores)):
@@ -92,10 +92,10 @@ def checked(vocabulary: Vocabulary) -> Tokens:
     return Tokens(texts, types, ids)
 
 
-def _settled(types: tuple[int, ...], found: Ends) -> tuple[int, ...]:
-    """Types as llama.cpp has them once it has looked at the texts."""
-    by_text = dict.fromkeys(found.ordinary, NORMAL)
-    by_text |= {n: CONTROL for n in found.controls if types[n] not in (UNKNOWN, USER_DEFINED)}
+def _settled(types: tuple[int, ...], endings: Ends) -> tuple[int, ...]:
+    """Return the types that llama.cpp uses after it has compared the texts with its tables."""
+    by_text = dict.fromkeys(endings.ordinary, NORMAL)
+    by_text |= {n: CONTROL for n in endings.controls if types[n] not in (UNKNOWN, USER_DEFINED)}
     return tuple(by_text.get(n, kind) for n, kind in enumerate(types))
 
 
@@ -107,14 +107,14 @@ def _text(token: bytes, number: int) -> str:
 
 
 def _piece(text: str, kind: int) -> str:
-    """A token as SentencePiece spells it; llama.cpp's converter writes runs of blanks that a user defined plainly."""
+    """Return a token as SentencePiece spells it; llama.cpp's converter writes user-defined runs of spaces plainly."""
     return text.replace(" ", UNDERLINE) if kind == USER_DEFINED and not text.strip(" ") else text
 
 
 def tokenizer_json(vocabulary: Vocabulary, strips: bool = False) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The object for `tokenizer.json`, and warnings.
+    """Return the object for `tokenizer.json`, and warnings.
 
-    strips: blanks behind special tokens are dropped (`Conventions.strips`). Raises `BadInput`, `NotPossible`.
+    strips: spaces after special tokens are dropped (`Conventions.strips`). Raises `BadInput`, `NotPossible`.
     """
     how, tokens = splitting(vocabulary), checked(vocabulary)
     merges, warnings = _merges(vocabulary, tokens)
@@ -145,28 +145,28 @@ def tokenizer_json(vocabulary: Vocabulary, strips: bool = False) -> tuple[dict[s
 
 
 def unknown(vocabulary: Vocabulary, tokens: Tokens) -> str | None:
-    """The token that stands for what cannot be spelled: the one of that type, else by its text, else the named one.
+    """Return the token for unknown text: the one of that type, else the one with the text <unk>, else the named one.
 
-    The named one last: llama.cpp's converter names another one for Nemotron.
+    The named one comes last because llama.cpp's converter names another one for Nemotron.
     """
     typed = next((number for number, kind in enumerate(tokens.types) if kind == UNKNOWN), tokens.ids.get("<unk>"))
     return tokens.text(vocabulary.special.get("unknown") if typed is None else typed)
 
 
 def added_tokens(tokens: Tokens, how: Splitting, strips: bool) -> list[dict[str, Any]]:
-    """The tokens that are matched before text is split, by id."""
-    found = []
+    """Return the entries for tokens that are matched before text is split, by id."""
+    entries = []
     for text, number in tokens.ids.items():
         kind = tokens.types[number]
         if kind in (CONTROL, UNKNOWN, USER_DEFINED):
             behind = strips and kind == CONTROL and text not in KEEPS_BLANKS
             entry = {"id": number, "content": text, "single_word": False, "lstrip": False, "rstrip": behind}
-            found.append(entry | {"normalized": False, "special": kind != USER_DEFINED})
-    return found
+            entries.append(entry | {"normalized": False, "special": kind != USER_DEFINED})
+    return entries
 
 
 def _merges(vocabulary: Vocabulary, tokens: Tokens) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """Merges, best first, and a warning where some name tokens that are not there."""
+    """Return merges, best first, and a warning if some name tokens that do not exist. Raises `BadInput`."""
     if vocabulary.model == "spm":
         return scored_merges(tokens, vocabulary.scores), ()
     if not vocabulary.merges:
@@ -184,10 +184,10 @@ def _merges(vocabulary: Vocabulary, tokens: Tokens) -> tuple[list[tuple[str, str
 
 
 def scored_merges(tokens: Tokens, scores: tuple[float, ...] | None) -> list[tuple[str, str]]:
-    """The merges that make each piece out of two others, pieces in the order of their scores.
+    """Return the merges that make each piece from two others, pieces in the order of their scores.
 
-    llama.cpp joins the neighbours whose text scores highest. Pieces that a user defined come first: they are matched
-    whole. Ties, which real models do not have, go to the lower id.
+    llama.cpp joins the neighbours whose joined text has the highest score. User-defined pieces come first: they are
+    matched as a unit. Ties, which real models do not have, are resolved by the lower id. Raises `BadInput`.
     """
     if scores is None:
         raise BadInput("tokenizer.ggml.scores is missing; a SentencePiece vocabulary requires it.")
@@ -198,11 +198,11 @@ def scored_merges(tokens: Tokens, scores: tuple[float, ...] | None) -> list[tupl
     if max(map(len, ids), default=0) > LONGEST:
         raise BadInput(f"tokenizer.ggml.tokens holds a token of more than {LONGEST} characters.")
     order = sorted(ids, key=lambda text: (tokens.types[ids[text]] != USER_DEFINED, -scores[ids[text]], ids[text]))
-    found: list[tuple[str, str]] = []
+    merges: list[tuple[str, str]] = []
     for text in order:
         halves = [(text[:at], text[at:]) for at in range(1, len(text)) if text[:at] in ids and text[at:] in ids]
-        found.extend(sorted(halves, key=lambda pair: (ids[pair[0]], ids[pair[1]])))
-    return found
+        merges.extend(sorted(halves, key=lambda pair: (ids[pair[0]], ids[pair[1]])))
+    return merges
 
 
 def _normalizer(vocabulary: Vocabulary, how: Splitting, prefixed: bool) -> dict[str, Any] | None:
@@ -221,7 +221,7 @@ def _normalizer(vocabulary: Vocabulary, how: Splitting, prefixed: bool) -> dict[
 
 
 def _pre_tokenizer(how: Splitting) -> dict[str, Any] | None:
-    """The steps; GPT-2's expression at the end is what ByteLevel itself splits by."""
+    """Return the steps; ByteLevel itself implements GPT-2's expression at the end."""
     ends = bool(how.steps) and how.steps[-1] == GPT2
     steps = [_step(step) for step in (how.steps[:-1] if ends else how.steps)]
     if not how.raw:
@@ -248,7 +248,7 @@ def _decoder(prefixed: bool) -> dict[str, Any]:
 
 
 def _post_processor(vocabulary: Vocabulary, tokens: Tokens, how: Splitting) -> dict[str, Any]:
-    """Which tokens are put around a text, or two: `<s> A`, `<s> A <s> B`, with a separator `<s> A </s> B`."""
+    """Return the template for one text and for two: `<s> A`, `<s> A <s> B`, with a separator `<s> A </s> B`."""
     first, last = _around(vocabulary, tokens, how)
     renamed = _BYTES | {"trim_offsets": False}
     if not how.raw and not first and not last:
@@ -269,7 +269,7 @@ def _post_processor(vocabulary: Vocabulary, tokens: Tokens, how: Splitting) -> d
 
 
 def _around(vocabulary: Vocabulary, tokens: Tokens, how: Splitting) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The tokens before and behind a text."""
+    """Return the tokens before and after a text."""
     bos, eos = (tokens.text(vocabulary.special.get(role)) for role in ("bos", "eos"))
     first: tuple[str, ...] = () if bos is None else (bos,)
     if how.leading and all(text in tokens.ids for text in how.leading):

@@ -1,6 +1,6 @@
 """SentencePiece vocabularies: `tokenizer.model`, or a `tokenizer.json` that was made from one.
 
-`tokenizer.model` is a protocol buffer message (sentencepiece_model.proto); what is read of it:
+`tokenizer.model` is a protocol buffer message (sentencepiece_model.proto). These fields are read:
 
     ModelProto      1 pieces: SentencePiece, repeated   2 trainer_spec: TrainerSpec   3 normalizer_spec: NormalizerSpec
     SentencePiece   1 piece: string   2 score: float
@@ -28,10 +28,10 @@ from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken, Tokenize
 
 UNIGRAM, BPE = 1, 2
 
-#: A piece's type in the file -> the type that llama.cpp gives it (user defined pieces count as normal ones).
+#: A piece's type in the file -> llama.cpp's type (user-defined pieces become normal ones).
 TYPES = {1: NORMAL, 2: UNKNOWN, 3: CONTROL, 4: NORMAL, 5: UNUSED, 6: BYTE}
 
-#: What llama.cpp gives ids that have no piece, and added tokens.
+#: llama.cpp's scores for ids without a piece, and for added tokens.
 HOLE_SCORE, ADDED_SCORE = -10000.0, -1000.0
 
 #: A byte as SentencePiece spells it.
@@ -40,6 +40,8 @@ SPELLED_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @dataclass(frozen=True)
 class Piece:
+    """A token: its text, its score and llama.cpp's number of its type."""
+
     text: bytes
     score: float
     type: int
@@ -47,9 +49,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Model:
-    """A `tokenizer.model`: its pieces by id, how it was trained, whether a blank is put before every text.
+    """The contents of a `tokenizer.model`.
 
-    normalizes: characters are replaced by a table. trims: blanks at both ends, and several in a row, are dropped.
+    pieces: by id. model_type: the kind of training. add_dummy_prefix: a space is put before every text. normalizes:
+    characters are replaced according to a table. trims: spaces at both ends, and repeated ones, are dropped.
     """
 
     pieces: tuple[Piece, ...]
@@ -60,7 +63,7 @@ class Model:
 
 
 def parse_model(data: bytes, where: str) -> Model:
-    """The message in a `tokenizer.model`; raises `BadInput` where it is none."""
+    """Parse the message in a `tokenizer.model`. Raises `BadInput` for other data."""
     pieces: list[Piece] = []
     model_type, normalizer = UNIGRAM, b""
     for number, value in _fields(data, where):
@@ -81,7 +84,7 @@ def parse_model(data: bytes, where: str) -> Model:
 
 
 def _number(data: bytes, field: int, default: int, where: str) -> int:
-    """A whole number in a message."""
+    """Return an integer field of a message. Raises `BadInput` for another type."""
     value = dict(_fields(data, where)).get(field, default)
     if not isinstance(value, int):
         raise BadInput(f"{where}: is not a number, so this is not a SentencePiece model.")
@@ -104,7 +107,7 @@ def _piece(data: bytes, where: str) -> Piece:
 
 
 def _fields(data: bytes, where: str) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message: numbers of wire type 0 as int, all others as their bytes."""
+    """Yield the fields of a message: wire type 0 as int, all others as bytes. Raises `BadInput`."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at, where)
@@ -135,11 +138,10 @@ def _varint(data: bytes, at: int, where: str) -> tuple[int, int]:
 
 
 def from_json(tokenizer: TokenizerJson, where: str) -> tuple[Piece, ...]:
-    """The pieces of a `tokenizer.json` with byte fallback.
+    """Return the pieces of a `tokenizer.json` with byte fallback.
 
-    The file has no scores. llama.cpp's SentencePiece code merges the pair whose result scores highest, leftmost
-    first, so a piece scores minus the rank of the first merge that gives it: the order in which the merges themselves
-    are tried.
+    The file has no scores. llama.cpp's SentencePiece code merges the pair whose result has the highest score, leftmost
+    first, so a piece's score is minus the rank of the first merge that makes it, which keeps the order of the merges.
     """
     rank: dict[str, int] = {}
     for place, (left, right) in enumerate(tokenizer.merges):
@@ -158,10 +160,10 @@ def from_json(tokenizer: TokenizerJson, where: str) -> tuple[Piece, ...]:
 def table(
     pieces: tuple[Piece, ...], added: Mapping[int, AddedToken], size: int | None, where: str
 ) -> tuple[tuple[Piece, ...], tuple[str, ...]]:
-    """One piece for each id below `size` (None: as many as there are), added tokens put in, and warnings.
+    """Return one piece for each id below `size` (None: all ids), with added tokens, and warnings.
 
-    An id of no piece becomes an unused `[PADn]`; pieces and added tokens beyond `size` are left out, with a warning of
-    each kind.
+    An id without a piece becomes an unused `[PADn]`; pieces and added tokens with larger ids are dropped, with a
+    warning for each kind.
     """
     if size is None:
         size = max(len(pieces), *(number + 1 for number in added), 0)
@@ -182,10 +184,10 @@ def table(
 
 
 def added_from(entries: Mapping[str, Any], where: str) -> dict[int, AddedToken]:
-    """`added_tokens.json`: text -> id, all of them user defined unless their text says otherwise."""
-    found: dict[int, AddedToken] = {}
+    """Return the tokens in `added_tokens.json` (text -> id), none of them marked as special. Raises `BadInput`."""
+    tokens: dict[int, AddedToken] = {}
     for text, number in entries.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_TOKENS:
-            raise BadInput(f"{where}: {shown(text)} expected a whole number as id, found {shown(number)}.")
-        found[number] = AddedToken(number, text, False)
-    return found
+            raise BadInput(f"{where}: {shown(text)}: expected a whole number as its id, found {shown(number)}.")
+        tokens[number] = AddedToken(number, text, False)
+    return tokens

@@ -1,9 +1,8 @@
-"""Special tokens: which ids stand for beginning, end, padding ..., and which of them are put around a text.
+"""Special tokens: the ids for beginning, end, padding and other roles, and which of them are put around a text.
 
 Source: the rules of llama.cpp's conversion (gguf-py's SpecialVocab): `tokenizer_config.json` names special tokens by
-their text, whose id is looked up among the added tokens; ids in `config.json` fill what is left. What is added around
-a text is read off the post-processor's templates first, and from `add_bos_token` and the like where those say
-nothing:
+their text, whose id is looked up among the added tokens; ids in `config.json` are used for the other roles. The tokens
+around a text come from the post-processor's templates, else from `add_bos_token` and similar flags:
 
     single   <s> A          a special token first: bos is added. Another one last: eos is added
     pair     A </s> B       a separator between the two halves: sep is added
@@ -20,7 +19,7 @@ from quantcli.errors import BadInput
 from quantcli.tokenizers.pre_tokenizers import flattened
 from quantcli.tokenizers.tokenizer_json import AddedToken
 
-#: Hugging Face's word for a special token -> the role's name in GGUF keys, in the order in which they are written.
+#: Hugging Face's name of a special token -> the role in GGUF keys, in the order of writing.
 ROLES = {
     "bos": "bos",
     "eos": "eos",
@@ -31,14 +30,18 @@ ROLES = {
     "mask": "mask",
 }
 ROLES |= {"eot": "eot", "eom": "eom"}
-#: Roles that only some models have, spelled alike in both: end of turn and of message, fill-in-the-middle.
+#: Roles that only some models have, with the same names in both: end of turn and of message, fill-in-the-middle.
 FURTHER = ("eot", "eom", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep")
 USUAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 @dataclass
 class Special:
-    """What is known so far: special tokens' texts by role, which are added, which roles are asked for; warnings."""
+    """The state while special tokens are read.
+
+    texts: role -> text. add: role -> whether the token is put around a text. asked: the roles to look up. warnings: so
+    far.
+    """
 
     texts: dict[str, str] = field(default_factory=dict)
     add: dict[str, bool] = field(default_factory=dict)
@@ -47,14 +50,14 @@ class Special:
 
 
 def texts_of(tokenizer_config: Mapping[str, Any], roles: Iterable[str] = ROLES) -> dict[str, str]:
-    """The special tokens that `tokenizer_config.json` names, by role: strings, or objects with a `content`."""
-    found: dict[str, str] = {}
+    """Return the texts of special tokens in `tokenizer_config.json` by role: strings, or objects with a `content`."""
+    texts: dict[str, str] = {}
     for role in roles:
         value = tokenizer_config.get(f"{role}_token")
         text = value.get("content") if isinstance(value, Mapping) else value
         if isinstance(text, str):
-            found[role] = text
-    return found
+            texts[role] = text
+    return texts
 
 
 def read(
@@ -64,7 +67,10 @@ def read(
     added: tuple[AddedToken, ...],
     size: int,
 ) -> tuple[dict[str, int], dict[str, bool], tuple[str, ...]]:
-    """(role -> id, role -> is it added, warnings). Roles as GGUF keys spell them; ids beyond `size` are left out."""
+    """Return (role -> id, role -> whether it is added, warnings). Roles have GGUF's names; ids below `size` only.
+
+    post_processor: tokenizer.json's. added: its added tokens. Raises `BadInput`.
+    """
     special = Special(texts_of(tokenizer_config))
     if "cls" in special.texts:
         special.texts.setdefault("bos", special.texts["cls"])
@@ -87,7 +93,7 @@ def read(
 
 
 def _settle(special: Special, ids: dict[str, int], role: str, number: object, size: int, where: str) -> None:
-    """Give a role its id, unless it has one."""
+    """Set a role's id, unless it has one. Raises `BadInput` for a negative id."""
     if isinstance(number, bool) or not isinstance(number, int) or role in ids:
         return
     if number < 0:
@@ -125,20 +131,20 @@ def _process(special: Special, processor: Mapping[str, Any]) -> None:
 
 
 def _template(processor: Mapping[str, Any], key: str) -> list[tuple[str, str]]:
-    """A template as (kind, id) pairs: ("SpecialToken", "<s>"), ("Sequence", "A")."""
+    """Return a template as (kind, id) pairs: ("SpecialToken", "<s>"), ("Sequence", "A"). Raises `BadInput`."""
     entries = processor.get(key)
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for entry in entries if isinstance(entries, list) else []:
         kind, value = next(iter(entry.items()), ("", None)) if isinstance(entry, Mapping) else ("", None)
         number = value.get("id") if isinstance(value, Mapping) else None
         if kind not in ("SpecialToken", "Sequence") or not isinstance(number, str):
             raise BadInput(f"tokenizer.json: post_processor: the template's entry {shown(entry)} has no kind and id.")
-        found.append((kind, number))
-    return found
+        pairs.append((kind, number))
+    return pairs
 
 
 def leading(processor: Mapping[str, Any] | None) -> str | None:
-    """The special token that a post-processor puts first, None where it puts none."""
+    """Return the special token that a post-processor puts first, None if it puts none."""
     for step in flattened(processor, "processors"):
         template = _template(step, "single") if step.get("type") == "TemplateProcessing" else []
         if template and template[0][0] == "SpecialToken":
@@ -147,7 +153,7 @@ def leading(processor: Mapping[str, Any] | None) -> str | None:
 
 
 def _single(special: Special, template: list[tuple[str, str]]) -> tuple[str | None, str | None]:
-    """Whether a lone text gets a token in front and one behind; those two tokens."""
+    """Set whether tokens are put before and after a single text, and return these two tokens."""
     if len(template) < 2:
         return None, None
     first = template[0][1] if template[0][0] == "SpecialToken" else None
@@ -170,7 +176,7 @@ def _single(special: Special, template: list[tuple[str, str]]) -> tuple[str | No
 
 
 def _another_end(special: Special, last: str) -> None:
-    """The template ends in another token than the eos that is named: that one becomes end of turn, or of message."""
+    """Make the template's last token the eos, and the named eos the end of turn, or of message."""
     spare = next((role for role in ("eot", "eom") if role not in special.asked), None)
     if spare is not None:
         special.asked += (spare,)
@@ -180,7 +186,7 @@ def _another_end(special: Special, last: str) -> None:
 
 
 def _pair(special: Special, template: list[tuple[str, str]], first: str | None, last: str | None) -> None:
-    """Whether a separator is put between two texts: `A </s> B`, or `A </s> <s> B` with either of them a separator."""
+    """Set whether a separator is put between two texts: `A </s> B`, or `A </s> <s> B` with either one as separator."""
     if first is not None and template and template[0] == ("SpecialToken", first):
         template = template[1:]
     if last is not None and template and template[-1] == ("SpecialToken", last):

@@ -1,9 +1,9 @@
-r"""Splittings: the regular expressions that byte-level BPE cuts a text by before any merge, by llama.cpp's name.
+r"""Splittings: the regular expressions with which byte-level BPE splits a text before merging, by llama.cpp's name.
 
-`tokenizer.ggml.pre` of a GGUF file names one of `SPLITTINGS`. Steps follow each other: each cuts the pieces that the
-one before it left, at the matches of its expression, which become pieces of their own. A few names share their steps
-and differ in details, which stand beside them. Where llama.cpp had to reword an expression for its own matcher, the
-wording of the tokenizer.json files that the name is about stands here.
+`tokenizer.ggml.pre` in a GGUF file names one of `SPLITTINGS`. Steps are applied in order: each splits the pieces of the
+previous one at the matches of its expression, which become separate pieces. Some names share their steps and differ in
+the other fields. If llama.cpp's matcher required a rewritten expression, the one in the tokenizer.json files that the
+name refers to is given here.
 
 Source: the names, expressions and flags of llama.cpp's src/llama-vocab.cpp; the tokenizer.json files they come from.
 """
@@ -30,7 +30,7 @@ DEEPSEEK = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_END}"
 )
-#: Cased letters, as ranges; escaped, because some of them are others in Unicode NFC.
+#: Cased letters, as ranges; escaped, because Unicode NFC would change some of them.
 _CASED = (
     "\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373\u0376"
     "\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f"
@@ -77,13 +77,13 @@ CHAMELEON_POINTS = r"[\p{P}!-/:-@\[-`{-~]"
 
 @dataclass(frozen=True)
 class Splitting:
-    """What a name stands for.
+    """The meaning of a name.
 
-    steps: regular expressions, or the word Punctuation. nfc: text is brought into Unicode NFC first; llama.cpp leaves
-    that out, the tokenizers that the name was made for do it. ignore_merges: a piece that is in the vocabulary is
-    taken whole. cleans: blanks before punctuation are dropped when tokens become text. raw: tokens are text with
-    U+2581 for blanks and bytes as <0xNN>, as SentencePiece has it, not bytes renamed to characters. leading: tokens
-    put first where one is, whatever the `bos`. adds_bos: one is put first where a file does not say.
+    steps: regular expressions, or the word Punctuation. nfc: text is converted to Unicode NFC first, which llama.cpp
+    does not do, but the tokenizers that the name was made for do. ignore_merges: a piece in the vocabulary becomes one
+    token. cleans: spaces before punctuation are dropped when tokens are decoded. raw: tokens are text with U+2581 for
+    spaces and <0xNN> for bytes, as in SentencePiece, not bytes renamed to characters. leading: the tokens that are put
+    before a text instead of `bos`, if one is put there. adds_bos: the default of `add_bos_token`.
     """
 
     steps: tuple[str, ...]

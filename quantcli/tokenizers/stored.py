@@ -1,4 +1,4 @@
-"""The vocabulary that a GGUF file holds, from its `tokenizer.*` keys.
+"""The vocabulary in a GGUF file's `tokenizer.*` keys.
 
 Source: docs/gguf.md of ggml; gguf-py's names of the keys.
 """
@@ -24,15 +24,15 @@ TEMPLATE = "tokenizer.chat_template"
 MODELS = {"gpt2": "bpe", "llama": "spm"}
 STEPS = ("lowercase", "strip_accents")
 ADDED = ("bos", "eos", "sep")
-#: Roles with a key of their own, and the older keys of some; of both, the older one counts.
+#: Roles with a key, and the older keys of some roles, which take precedence.
 SPECIAL = (*dict.fromkeys((*ROLES.values(), *FURTHER)),)
 OLDER = {"prefix": "fim_pre", "suffix": "fim_suf", "middle": "fim_mid"}
 
 
 def from_metadata(metadata: Mapping[str, Value], where: str) -> Vocabulary | None:
-    """The vocabulary in a file's metadata, None where there is none; `where` names the file in errors.
+    """Read the vocabulary in a file's metadata; None if there is none.
 
-    Raises `BadInput` for a key of the wrong type, naming it.
+    where: the file's name in errors. Raises `BadInput` naming a key of the wrong type.
     """
     if f"{GGML}tokens" not in metadata:
         return None
@@ -76,14 +76,14 @@ def from_metadata(metadata: Mapping[str, Value], where: str) -> Vocabulary | Non
 def special_ids(
     metadata: Mapping[str, Value], where: str, count: int | None = None
 ) -> tuple[dict[str, int], list[str]]:
-    """Role -> id of the special tokens that a file names, and a warning for each id that none of `count` tokens has.
+    """Return role -> id of a file's special tokens, and a warning for each id that is `count` or more.
 
-    Raises `BadInput` for an id that is no whole number.
+    Raises `BadInput` for an id that is not a non-negative integer.
     """
     read = _Reader(metadata, where)
     keys = {f"{GGML}{role}_token_id": role for role in SPECIAL}
     keys |= {f"{GGML}{older}_token_id": role for older, role in OLDER.items()}
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     warnings = []
     for key, role in keys.items():
         number = read.one(key, int)
@@ -92,69 +92,72 @@ def special_ids(
         if number is not None and count is not None and number >= count:
             warnings.append(f"{where}: {key} {number} is ignored, because there are only {count} tokens.")
         elif number is not None:
-            found[role] = number
-    return found, warnings
+            ids[role] = number
+    return ids, warnings
 
 
 def _assumptions(vocabulary: Vocabulary, where: str, has_pre: bool) -> list[str]:
-    """Warnings of what a file leaves open: its pre-tokenizer, special tokens that are ordinary ones, unclear ones."""
-    found = ends.of(vocabulary)
-    said = []
+    """Return warnings about what a file does not name: pre-tokenizer, special tokens, the token that ends an answer."""
+    endings = ends.of(vocabulary)
+    warnings = []
     if vocabulary.model == "bpe" and not has_pre:
-        said.append(
+        warnings.append(
             f"{where}: tokenizer.ggml.pre is missing, so llama.cpp splits text by its rule `default`, and so does the "
             "folder; most models have another rule. Use --tokenizer FOLDER to copy the original model's files."
         )
     for role in sorted(vocabulary.assumed & {"bos", "eos"}):
         number = vocabulary.special[role]
-        if is_ordinary(vocabulary, number) and number not in found.controls:
+        if is_ordinary(vocabulary, number) and number not in endings.controls:
             what = "stops at" if role == "eos" else "puts first"
-            said.append(
+            warnings.append(
                 f"{where}: tokenizer.ggml.{role}_token_id names no token, so llama.cpp {what} token {number}, "
                 f"{shown(vocabulary.tokens[number].decode(errors='replace'))}, and so does the folder."
             )
-    if found.ambiguous:
-        said.append(
-            f"{where}: llama.cpp stops at one of the tokens {', '.join(found.ambiguous)}; which one depends on how it "
-            "was built. The folder stops at each of them."
+    if endings.ambiguous:
+        warnings.append(
+            f"{where}: llama.cpp stops at one of the tokens {', '.join(endings.ambiguous)}; which one depends on how "
+            "it was built. The folder stops at each of them."
         )
-    return said
+    return warnings
 
 
 def is_ordinary(vocabulary: Vocabulary, number: int) -> bool:
-    """Whether a token is no special one by its type; where a file has no types, those of SentencePiece are special."""
+    """Return whether a token's type is not a special one; without types, SentencePiece tokens count as special."""
     if number < len(vocabulary.types):
         return vocabulary.types[number] not in (CONTROL, UNKNOWN, USER_DEFINED)
     return vocabulary.model != "spm"
 
 
-#: Types of whole numbers.
+#: Integer types.
 NUMBERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
 class _Reader:
-    """Typed reads that name the file and the key."""
+    """A reader of typed values whose errors name the file and the key."""
 
     def __init__(self, metadata: Mapping[str, Value], where: str) -> None:
         self.metadata, self.where = metadata, where
 
     def one(self, key: str, kind: type) -> Any:
-        """A single value, None where the key is absent."""
+        """Return a single value, None if the key is missing. Raises `BadInput`."""
         if key not in self.metadata:
             return None
         value = self.metadata[key].value
         if kind is bool and type(value) is int and value in (0, 1):
-            return bool(value)  # which llama.cpp does not read, but nobody can mistake
+            return bool(value)  # llama.cpp does not accept integers here, but they are unambiguous
         if type(value) is not kind:
             raise BadInput(f"{self.where}: key {key}: expected a value of type {kind.__name__}, found {shown(value)}.")
         return value
 
     def array(self, key: str, element: str, *others: str) -> list[Any] | None:
-        """An array's elements, None where the key is absent. others: further types that llama.cpp reads there."""
+        """Return an array's elements, None if the key is missing. Raises `BadInput`.
+
+        others: further element types that llama.cpp reads for this key.
+        """
         if key not in self.metadata:
             return None
         kind, value = self.metadata[key]
-        # Tools write numbers in other types than llama.cpp reads (mlx-lm: token types as uint32); they mean the same.
+        # Some tools write integers in other types than llama.cpp reads (mlx-lm: token types as uint32).
         alike = NUMBERS if element in NUMBERS else (element, *others)
         if not isinstance(value, ArrayValue) or value.element not in alike:
             raise BadInput(f"{self.where}: key {key}: expected array[{element}], found {kind}.")

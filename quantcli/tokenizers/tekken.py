@@ -1,12 +1,12 @@
-"""Vocabularies in `tekken.json`, Mistral's format, of which mistral-common is the reader.
+"""Vocabularies in `tekken.json`, Mistral's format, which mistral-common reads.
 
     config           pattern, default_vocab_size, default_num_special_tokens, version
     vocab            [{"rank": 0, "token_bytes": "AA==", "token_str": "\\u0000"}, ...], the 256 bytes first
     special_tokens   [{"rank": 0, "token_str": "<unk>", "is_control": true}, ...]; older files have none
 
-Special tokens have the first ids, the ranks those behind them. The file's own special tokens count, whatever
-config.json and tokenizer_config.json say. Source: mistral-common's `Tekkenizer`; gguf-py's `MistralVocab` and
-`_set_vocab_mistral` of llama.cpp's conversion.
+Special tokens have the first ids, the ranks the ids after them. The file's special tokens override config.json and
+tokenizer_config.json. Source: mistral-common's `Tekkenizer`; gguf-py's `MistralVocab` and `_set_vocab_mistral` in
+llama.cpp's conversion.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from quantcli.tokenizers.tokenizer_json import MOST_TOKENS, AddedToken
 
 PRE = "tekken"
 BYTES = 256
-#: Role -> its token. mistral-common has no Tekken tokenizer without the first two.
+#: Role -> its token. mistral-common requires the first two.
 NEEDED = {"bos": "<s>", "eos": "</s>"}
 ROLES_BY_TEXT = {**NEEDED, "unknown": "<unk>", "padding": "<pad>"}
-#: The special tokens of files that have none, by id.
+#: The special tokens for files that list none, by id.
 OLDER_TOKENS = (
     "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
     "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]",
@@ -40,13 +40,13 @@ OLDER_TOKENS = (
 )  # fmt: skip
 #: The versions of such files.
 OLDER_VERSIONS = ("v1", "v2", "v3", "v7")
-#: Version -> llama.cpp's name of a chat template that it has built in.
+#: Version -> the name of a chat template that llama.cpp has built in.
 BUILT_IN_BY_VERSION = {"v1": "mistral-v1", "v3": "mistral-v3-tekken", "v7": "mistral-v7-tekken"}
 
 
 @dataclass(frozen=True)
 class Tekken:
-    """What a `tekken.json` says. special: by id; those that the file does not name are `<SPECIAL_ID>`."""
+    """The contents of a `tekken.json`. special: by id; those that the file does not name are `<SPECIAL_ID>`."""
 
     ranks: Mapping[bytes, int]
     special: tuple[str, ...]
@@ -55,7 +55,7 @@ class Tekken:
 
 
 def parse(data: Mapping[str, Any], where: str) -> Tekken:
-    """The checked parts of a `tekken.json` object; `where` names the file in errors. Raises `BadInput`."""
+    """Return the checked parts of a `tekken.json` object. where: the file's name in errors. Raises `BadInput`."""
     read = Reader(data, where)
     config = read.part("config", needed=True)
     size = config.integer("default_vocab_size", most=MOST_TOKENS)
@@ -71,7 +71,7 @@ def parse(data: Mapping[str, Any], where: str) -> Tekken:
 
 
 def _ranks(entries: Sequence[object], where: str) -> dict[bytes, int]:
-    found: dict[bytes, int] = {}
+    ranks: dict[bytes, int] = {}
     for place, entry in enumerate(entries):
         at = f"{where}: vocab[{place}]"
         if not isinstance(entry, Mapping) or not isinstance(entry.get("token_bytes"), str):
@@ -82,12 +82,12 @@ def _ranks(entries: Sequence[object], where: str) -> dict[bytes, int]:
             raise BadInput(
                 f"{at}: expected byte {place} (the first {BYTES} tokens are the bytes in order), found {shown(token)}."
             )
-        if found.setdefault(token, place) != place:
-            raise BadInput(f"{at}: {shown(token)} already has rank {found[token]}.")
-    if len(found) < BYTES:
-        raise BadInput(f"{where}: expected at least the {BYTES} bytes as tokens, found {len(found)} tokens.")
-    by_rank.check_lengths(found, where)
-    return found
+        if ranks.setdefault(token, place) != place:
+            raise BadInput(f"{at}: {shown(token)} already has rank {ranks[token]}.")
+    if len(ranks) < BYTES:
+        raise BadInput(f"{where}: expected at least the {BYTES} bytes as tokens, found {len(ranks)} tokens.")
+    by_rank.check_lengths(ranks, where)
+    return ranks
 
 
 def _check_rank(entry: Mapping[str, Any], place: int, at: str) -> None:
@@ -97,7 +97,7 @@ def _check_rank(entry: Mapping[str, Any], place: int, at: str) -> None:
 
 
 def _special_tokens(read: Reader, count: int, version: str) -> tuple[str, ...]:
-    """The special tokens by id, `count` of them."""
+    """Return `count` special tokens by id. Raises `BadInput`."""
     where = read.file
     if not read.has("special_tokens") and version not in OLDER_VERSIONS:
         raise BadInput(f"{where}: special_tokens is missing; version {shown(version)} requires it.")
@@ -123,7 +123,7 @@ def _special_tokens(read: Reader, count: int, version: str) -> tuple[str, ...]:
 
 
 def vocabulary(files: Files, size: int | None) -> Vocabulary:
-    """The vocabulary of a folder with a `tekken.json`, for a model of `size` tokens (None: as many as there are)."""
+    """Read the vocabulary of a folder with a `tekken.json`, for a model with `size` tokens (None: all)."""
     where = files.label(TEKKEN)
     tekken = parse(files.json(TEKKEN), where)
     offset = len(tekken.special)
@@ -133,9 +133,9 @@ def vocabulary(files: Files, size: int | None) -> Vocabulary:
             raise BadInput(f"{where}: special token {shown(name)} (id {number}) is also token {vocab[name]}.")
     added = [AddedToken(number, name, True) for number, name in enumerate(tekken.special)]
     tokens, types, without_row = tokens_and_types(vocab, added, frozenset(), size, where)
-    template, others, said = _templates(files, tekken.version)
+    template, others, warnings = _templates(files, tekken.version)
     if normalised(tekken.pattern) not in map(normalised, SPLITTINGS[PRE].steps):
-        said = (*said, f"{where}: llama.cpp splits text by a different pattern, so some texts get other ids.")
+        warnings = (*warnings, f"{where}: llama.cpp splits text by a different pattern, so some texts get other ids.")
     ids = {name: number for number, name in enumerate(tekken.special)}
     return Vocabulary(
         model="bpe",
@@ -148,15 +148,15 @@ def vocabulary(files: Files, size: int | None) -> Vocabulary:
         add={"bos": True, "eos": False},
         chat_template=template,
         chat_templates=others,
-        warnings=(*without_row, *said),
+        warnings=(*without_row, *warnings),
     )
 
 
 def _templates(files: Files, version: str) -> tuple[str | None, dict[str, str], tuple[str, ...]]:
-    """The chat template, the named others, and warnings.
+    """Return the chat template, the named others, and warnings.
 
-    llama.cpp's converter writes the name of a template that llama.cpp has built in, also where the folder has one of
-    its own; of newer versions a text that belongs to llama.cpp and is not at hand here.
+    llama.cpp's converter writes the name of a template that llama.cpp has built in, even if the folder has a template.
+    For newer versions it writes a text from llama.cpp's sources, which quant does not have.
     """
     where = files.label(TEKKEN)
     own, others = templates.read(files, files.json(SETTINGS))

@@ -1,7 +1,7 @@
 """Chat templates of a model folder.
 
 Source: transformers. `tokenizer_config.json`'s `chat_template` (a string, or a list of `{name, template}` with one
-named `default`), else `chat_template.jinja` with `additional_chat_templates/<name>.jinja` beside it, else
+named `default`), else `chat_template.jinja` with `additional_chat_templates/<name>.jinja` next to it, else
 `chat_template.json`.
 """
 
@@ -17,12 +17,12 @@ from quantcli.tokenizers.files import SETTINGS, Files
 
 ADDITIONAL = "additional_chat_templates"
 JINJA = "chat_template.jinja"
-#: Names of templates that llama.cpp has built in, which its converter writes in place of a template's text.
+#: Names of templates that llama.cpp has built in, which its converter writes instead of a template's text.
 BUILT_IN = ("mistral-v1", "mistral-v3", "mistral-v3-tekken", "mistral-v7", "mistral-v7-tekken")
 
 
 def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
-    """The default template, and the named others (names with letters, digits and _ only)."""
+    """Return the default template, and the named others (names with letters, digits and _ only). Raises `BadInput`."""
     value, where = tokenizer_config.get("chat_template"), SETTINGS
     if value is None and files.has(JINJA):
         others = {name.removesuffix(".jinja"): f"{ADDITIONAL}/{name}" for name in files.within(ADDITIONAL)}
@@ -45,13 +45,13 @@ def read(files: Files, tokenizer_config: Mapping[str, Any]) -> tuple[str | None,
 
 
 def used(files: Files) -> tuple[str | None, dict[str, str]]:
-    """The templates that transformers uses: those of chat_template.jinja before tokenizer_config.json's."""
+    """Return the templates that transformers uses: chat_template.jinja takes precedence over tokenizer_config.json."""
     settings = files.json(SETTINGS)
     return read(files, {} if files.has(JINJA) else settings)
 
 
 def disagreement(files: Files) -> str | None:
-    """That the two places of a template hold different ones, as a sentence; None where they do not."""
+    """Return a sentence that says that the two places of a template differ; None if they do not."""
     settings = files.json(SETTINGS)
     if settings.get("chat_template") is None or not files.has(JINJA):
         return None
@@ -64,10 +64,10 @@ def disagreement(files: Files) -> str | None:
 
 
 def _text(files: Files, name: str) -> str:
-    """A template's text with its line ends as Python's text mode, in which everybody reads it, has them."""
+    """Return a template's text with "\\n" as line ends, as every reader gets it in Python's text mode."""
     return files.text(name).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _name(name: str) -> str:
-    """A template's name as a GGUF key can hold it."""
+    """Return a template's name with "_" for characters that a GGUF key cannot have."""
     return "".join(c if c in string.ascii_letters + string.digits else "_" for c in name)

@@ -1,11 +1,11 @@
-"""Vocabularies in tiktoken's files: `tiktoken.model` and `*.tiktoken`, a line for each token, its bytes and its rank.
+"""Vocabularies in tiktoken's files: `tiktoken.model` and `*.tiktoken`, with a token's bytes and rank in each line.
 
     IQ== 0
     Ig== 1
 
-The file has no special tokens and no rule that splits text: both are in the code that a model brings along, one class
+The file has no special tokens and no rule for splitting text: both are in the code that comes with a model, one class
 for each kind (`LAYOUTS`). Source: tiktoken's `load_tiktoken_bpe`; the classes TikTokenTokenizer (Kimi K2, Kimi Linear,
-Moonlight), HYTokenizer (Hunyuan) and QWenTokenizer (Qwen 1) as released; `set_vocab` of llama.cpp's conversion.
+Moonlight), HYTokenizer (Hunyuan) and QWenTokenizer (Qwen 1) as released; `set_vocab` in llama.cpp's conversion.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ EXTRA = tuple(f"<|extra_{number}|>" for number in range(205))
 class Layout:
     """What a class adds to the ranks.
 
-    file: the file's name in a release. classes: names of the class. pre: llama.cpp's name of its splitting. names: its
-    special tokens, from the first id after the ranks. reserved: how many ids it reserves for special tokens there;
-    those are named by `added_tokens_decoder` or are `<|reserved_token_ID|>`. renumbers: ids are the places of lines,
-    whatever rank they state, and a token that stands twice counts once. roles: role -> the special token that has it
-    where config.json names none; those that tokenizer_config.json names come first.
+    file: the file's name in releases. classes: names of the class. pre: llama.cpp's name of its splitting. names: its
+    special tokens, from the first id after the ranks. reserved: the number of ids that it reserves for special tokens
+    there, which `added_tokens_decoder` names; others are `<|reserved_token_ID|>`. renumbers: ids are the numbers of
+    lines, not the stated ranks, and a token that appears twice counts once. roles: role -> its special token, unless
+    tokenizer_config.json or config.json names one.
     """
 
     file: str
@@ -48,7 +48,7 @@ class Layout:
     roles: Mapping[str, str] = field(default_factory=dict)
 
 
-#: Kimi's class reserves 256 ids in some releases and 258 in others, of which the model has rows for 256.
+#: Kimi's class reserves 256 ids in some releases and 258 in others; the model has rows for 256.
 LAYOUTS = (
     Layout(RANKS, ("TikTokenTokenizer",), "kimi-k2", reserved=258, roles={"bos": "[BOS]", "eos": "[EOS]"}),
     Layout(
@@ -67,13 +67,13 @@ LAYOUTS = (
         roles={"bos": END, "eos": END, "unknown": END},
     ),
 )
-#: Special tokens that stand for nothing yet: losing one is no loss.
+#: Special tokens without a meaning, which may be dropped.
 FILLERS = ("<|reserved_token_", "<|extra_")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file of ranks in a folder, and what is to be added to it."""
+    """A file of ranks in a folder, with its class's layout."""
 
     file: str
     layout: Layout
@@ -81,11 +81,11 @@ class Found:
 
 
 def find(files: Files, settings: Mapping[str, Any], prefer: tuple[str, ...] = ()) -> Found | None:
-    """The file of ranks of a folder, None where there is none, or none of a class that is known.
+    """Find the file of ranks in a folder; None if there is none, or none of a known class.
 
-    The class is the one that tokenizer_config.json names, else the one that the file's name belongs to, else the one
-    whose splitting is among those that the architecture prefers. `tiktoken.model` is many classes' name of a file: it
-    is taken for the first layout's where nothing else tells, with a warning.
+    The class is the one that tokenizer_config.json names, else the one with that file name, else the one whose
+    splitting is among those that the architecture prefers. Many classes use the name `tiktoken.model`: without another
+    indication the first layout is used, with a warning.
     """
     names = [*([RANKS] if files.has(RANKS) else ()), *files.ending(".tiktoken")]
     stated = _class(settings)
@@ -103,18 +103,18 @@ def find(files: Files, settings: Mapping[str, Any], prefer: tuple[str, ...] = ()
 
 
 def _assumption(files: Files, file: str, layout: Layout, stated: object, prefer: tuple[str, ...]) -> tuple[str, ...]:
-    """A warning where it is not known which class a file of ranks is for."""
+    """Return a warning if the class of a file of ranks is assumed."""
     if stated in layout.classes or (stated is None and (file != RANKS or layout.pre in prefer)):
         return ()
-    said = "names no tokenizer class" if stated is None else f"tokenizer class {shown(stated)} is not supported"
+    problem = "names no tokenizer class" if stated is None else f"tokenizer class {shown(stated)} is not supported"
     return (
-        f"{files.label(SETTINGS)}: {said}. {file} is read as {layout.classes[0]} reads it, and "
+        f"{files.label(SETTINGS)}: {problem}. {file} is read as {layout.classes[0]} reads it, and "
         f"tokenizer.ggml.pre is set to `{layout.pre}`.",
     )
 
 
 def _class(settings: Mapping[str, Any]) -> object:
-    """The class that tokenizer_config.json names, by itself or as the name of one in the model's code."""
+    """Return the class that tokenizer_config.json names, as `tokenizer_class` or in `auto_map`."""
     named = settings.get("auto_map")
     entry = named.get("AutoTokenizer") if isinstance(named, Mapping) else None
     own = entry[0] if isinstance(entry, list) and entry else entry
@@ -123,30 +123,30 @@ def _class(settings: Mapping[str, Any]) -> object:
 
 
 def load_ranks(data: bytes, where: str, renumbers: bool = False) -> dict[bytes, int]:
-    """The ranks in a file, in their order. renumbers: as in `Layout`. Raises `BadInput`."""
+    """Return the ranks in a file, in their order. renumbers: as in `Layout`. Raises `BadInput`."""
     if what := foreign(data[:64]):
         raise BadInput(f"{where}: is {what}.")
-    found: dict[bytes, int] = {}
+    ranks: dict[bytes, int] = {}
     for place, line in enumerate(data.splitlines(), 1):
         if not line:
             continue
         at = f"{where}: line {place}"
         token, rank = _line(line, at)
-        if token in found and not renumbers:
-            raise BadInput(f"{at}: {shown(token)} already has rank {found[token]}.")
-        if rank != len(found) and not renumbers:
-            raise BadInput(f"{at}: expected rank {len(found)} (ranks have no gaps), found {rank}.")
-        found.setdefault(token, len(found))
-        if len(found) > MOST_TOKENS:
+        if token in ranks and not renumbers:
+            raise BadInput(f"{at}: {shown(token)} already has rank {ranks[token]}.")
+        if rank != len(ranks) and not renumbers:
+            raise BadInput(f"{at}: expected rank {len(ranks)} (ranks have no gaps), found {rank}.")
+        ranks.setdefault(token, len(ranks))
+        if len(ranks) > MOST_TOKENS:
             raise BadInput(f"{where}: has more than {MOST_TOKENS} tokens, the limit.")
-    if not found:
+    if not ranks:
         raise BadInput(f"{where}: contains no tokens.")
-    by_rank.check_lengths(found, where)
-    return found
+    by_rank.check_lengths(ranks, where)
+    return ranks
 
 
 def _line(line: bytes, at: str) -> tuple[bytes, int]:
-    """A line's token and rank."""
+    """Return a line's token and rank. Raises `BadInput`."""
     parts = line.split()
     if len(parts) != 2 or not (parts[1].isdigit() and len(parts[1]) < 10):
         raise BadInput(f"{at}: expected a token in base64 and its rank, found {shown(line)}.")
@@ -156,10 +156,10 @@ def _line(line: bytes, at: str) -> tuple[bytes, int]:
 def vocabulary(
     files: Files, found: Found, decoder: Mapping[int, AddedToken], settings: Mapping[str, Any], size: int | None
 ) -> Vocabulary:
-    """The vocabulary of a folder with a file of ranks, for a model of `size` tokens (None: as many as there are).
+    """Read the vocabulary of a folder with a file of ranks, for a model with `size` tokens (None: all).
 
-    decoder: the tokens of tokenizer_config.json's `added_tokens_decoder`. Its `special` are the roles that stand where
-    config.json names none.
+    decoder: the tokens in tokenizer_config.json's `added_tokens_decoder`. The result's `special` are the roles that
+    apply if config.json names no tokens for them. Raises `BadInput`, `NotPossible`.
     """
     where, layout = files.label(found.file), found.layout
     ranks = load_ranks(files.bytes(found.file), where, layout.renumbers)
@@ -186,7 +186,7 @@ def vocabulary(
 def _special_tokens(
     layout: Layout, first: int, decoder: Mapping[int, AddedToken], size: int | None, files: Files
 ) -> tuple[dict[int, str], tuple[str, ...]]:
-    """Id -> special token, without fillers that the model has no row for; a warning of tokens of another class."""
+    """Return id -> special token, without fillers that have no row in the model; warn about another class's tokens."""
     names = {first + place: name for place, name in enumerate(layout.names)}
     reserved = range(first, first + layout.reserved)
     names |= {number: decoder[number].content for number in reserved if number in decoder}
@@ -204,27 +204,27 @@ def _special_tokens(
 
 
 def _added(names: Mapping[int, str], vocab: Mapping[str, int], where: str) -> list[AddedToken]:
-    """The special tokens; raises `BadInput` for one that is another token, too."""
-    found: dict[str, int] = {}
+    """Return the special tokens. Raises `BadInput` for one that is another token too."""
+    ids: dict[str, int] = {}
     for number, name in names.items():
-        other = vocab.get(name, found.setdefault(name, number))
+        other = vocab.get(name, ids.setdefault(name, number))
         if other != number:
             raise BadInput(f"{where}: special token {shown(name)} (id {number}) is also token {other}.")
     return [AddedToken(number, name, True) for number, name in names.items()]
 
 
 def _unmade(ranks: Mapping[bytes, int], pairs: int, layout: Layout, where: str) -> tuple[str, ...]:
-    """Warnings of bytes without a token, and of tokens that llama.cpp never makes."""
+    """Return warnings about bytes without a token, and about tokens that llama.cpp never makes."""
     lacking = [byte for byte in range(256) if bytes((byte,)) not in ranks]
-    said = []
+    warnings = []
     if lacking:
-        said.append(
+        warnings.append(
             f"{where}: {len(lacking)} bytes have no token (0x{lacking[0]:02X} is the first), so text with them is lost."
         )
     unmade = sum(len(token) > 1 for token in ranks) - pairs
     if unmade and not SPLITTINGS[layout.pre].ignore_merges:
-        said.append(
-            f"{where}: {unmade} of its tokens are not the sum of two others; tiktoken finds those that are whole "
-            "words, but llama.cpp finds none."
+        warnings.append(
+            f"{where}: {unmade} of its tokens cannot be joined from two others; tiktoken finds those that are "
+            "complete words, but llama.cpp finds none."
         )
-    return tuple(said)
+    return tuple(warnings)

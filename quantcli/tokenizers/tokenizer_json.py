@@ -1,8 +1,8 @@
-"""`tokenizer.json`, the part of it that a vocabulary needs, checked.
+"""The checked parts of `tokenizer.json` that a vocabulary needs.
 
 Source: the format of Hugging Face's tokenizers library: `model` (type, vocab, merges, flags), `added_tokens`,
 `normalizer`, `pre_tokenizer`, `post_processor`, `decoder`. Merges are "left right" strings, or pairs (since tokens
-may hold blanks).
+may contain spaces).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from quantcli.containers.hostile import shown
 from quantcli.containers.json_text import Reader
 from quantcli.errors import BadInput
 
-#: More ids than any tokenizer has; bounds what a hostile size can make us build.
+#: More ids than any tokenizer has; limits the memory that a hostile size can require.
 MOST_TOKENS = 1 << 22
 
-#: A blank inside half of a merge, as byte-level alphabets write it.
-BLANK = "\u0120"
+#: The byte-level alphabet's character for a space within half of a merge.
+SPACE = "\u0120"
 
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is matched before the model sees the text; `special` ones are skipped when text is shown."""
+    """A token that is matched before the text is split; `special` ones are skipped when ids are decoded."""
 
     id: int
     content: str
@@ -33,7 +33,10 @@ class AddedToken:
 
 @dataclass(frozen=True)
 class TokenizerJson:
-    """What a `tokenizer.json` says. kind: the model's type (`BPE`). byte_level: text is bytes renamed to characters."""
+    """The contents of a `tokenizer.json`.
+
+    kind: the model's type (`BPE`). added: `added_tokens`. byte_level: text is bytes renamed to characters.
+    """
 
     kind: str
     vocab: Mapping[str, int]
@@ -48,11 +51,11 @@ class TokenizerJson:
 
 
 def parse(data: Mapping[str, Any], where: str) -> TokenizerJson:
-    """The checked parts of a `tokenizer.json` object; `where` names the file in errors. Raises `BadInput`."""
+    """Return the checked parts of a `tokenizer.json` object. where: the file's name in errors. Raises `BadInput`."""
     read = Reader(data, where)
     model = read.part("model")
     kind = model.text("type", "BPE" if "merges" in model.values and "type" not in model.values else None)
-    if kind != "BPE":  # other models spell their vocabulary otherwise, and are refused by name
+    if kind != "BPE":  # other models have other forms of vocabulary; the caller names them in an error
         return TokenizerJson(kind, {}, (), (), False, False, False, None, None, None)
     decoder, pre_tokenizer = read.mapping("decoder"), read.mapping("pre_tokenizer")
     return TokenizerJson(
@@ -70,24 +73,24 @@ def parse(data: Mapping[str, Any], where: str) -> TokenizerJson:
 
 
 def token_id(value: object, what: str, where: str) -> int:
-    """A token's id as a number that can be one."""
+    """Return a token's id. Raises `BadInput` for a value that cannot be one."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST_TOKENS:
         raise BadInput(f"{where}: {what}: expected an id from 0 to {MOST_TOKENS - 1}, found {shown(value)}.")
     return value
 
 
 def utf8(text: str, what: str, where: str) -> bytes:
-    """`text` as bytes; half a surrogate pair, which JSON can spell, is an error."""
+    """Encode text. Raises `BadInput` for half a surrogate pair, which JSON can contain."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
         raise BadInput(f"{where}: {what} {shown(text)} contains half a surrogate pair, which is not text.") from None
 
 
-def _names(step: Mapping[str, Any] | None, kind: str, inner: str) -> bool:
+def _names(step: Mapping[str, Any] | None, kind: str, key: str) -> bool:
     if step is None:
         return False
-    members = step.get(inner)
+    members = step.get(key)
     return step.get("type") == kind or (
         isinstance(members, list) and any(isinstance(m, Mapping) and m.get("type") == kind for m in members)
     )
@@ -113,8 +116,8 @@ def _added(read: Reader) -> tuple[AddedToken, ...]:
 
 
 def added_token(entry: object, number: int | None, what: str, where: str) -> AddedToken:
-    """One entry of `added_tokens`, or of `added_tokens_decoder` with its id given as `number`."""
+    """Return an entry of `added_tokens`, or of `added_tokens_decoder` with its id as `number`. Raises `BadInput`."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("content"), str):
         raise BadInput(f"{where}: {what}: expected an object with a string as its content.")
-    found = token_id(entry.get("id") if number is None else number, what, where)
-    return AddedToken(found, entry["content"], Reader(entry, where, what).flag("special", False))
+    checked = token_id(entry.get("id") if number is None else number, what, where)
+    return AddedToken(checked, entry["content"], Reader(entry, where, what).flag("special", False))

@@ -78,7 +78,7 @@ def test_a_folder_has_the_shapes_of_its_table(case: str, spelling: str) -> None:
     found = agreement(architecture, config, shapes)
     found.refuse()
     assert found.unneeded() == {}
-    for name, rows in found.found.items():
+    for name, rows in found.rows.items():
         assert rows and shape_of(rows[0], "hf", found.hyperparameters) == shapes[name], name
 
 
@@ -93,7 +93,7 @@ def test_a_gguf_file_has_the_shapes_of_its_table(case: str) -> None:
     found.refuse()
     assert found.unneeded() == {}
     computed = {row.gguf for row in architecture.computed}
-    assert {name for name, rows in found.found.items() if not rows} <= computed
+    assert {name for name, rows in found.rows.items() if not rows} <= computed
 
 
 def test_an_mlx_folder_has_the_shapes_of_its_table(shared: Path) -> None:
@@ -168,9 +168,9 @@ def test_a_bias_in_a_gguf_file_calls_for_all_that_hang_on_its_flag(case: str) ->
 
 
 def test_sizes_are_read_as_expressions() -> None:
-    assert (QUERIES.said, KEYS.said) == ("num_attention_heads * head_dim", "num_key_value_heads * head_dim")
-    assert QKV.said == "(num_attention_heads + 2 * num_key_value_heads) * head_dim"
-    assert ((N_HEADS + N_KV_HEADS) * HEAD_DIM + HIDDEN).said == (
+    assert (QUERIES.expression, KEYS.expression) == ("num_attention_heads * head_dim", "num_key_value_heads * head_dim")
+    assert QKV.expression == "(num_attention_heads + 2 * num_key_value_heads) * head_dim"
+    assert ((N_HEADS + N_KV_HEADS) * HEAD_DIM + HIDDEN).expression == (
         "(num_attention_heads + num_key_value_heads) * head_dim + hidden_size"
     )
 

@@ -40,10 +40,10 @@ DELTA_SHAPES = {
 
 
 def names(architecture: Architecture, dialect: str) -> list[str]:
-    """Every name of a model that has all tensors of its table, of alternatives the one with something beside it."""
-    hidden = {row.gguf for row in architecture.tensors if row.beside}
+    """Every name of a model that has all tensors of its table, and of alternatives the one with a companion."""
+    hidden = {row.gguf for row in architecture.tensors if row.companion}
     written = [row for row in architecture.tensors if not row.read_only]
-    rows = [row for row in written if row.beside or row.gguf not in hidden]
+    rows = [row for row in written if row.companion or row.gguf not in hidden]
     patterns = dict.fromkeys((row.pattern(dialect), s) for row in rows for s in row.suffixes)
     return [
         f"{pattern}.{suffix}".removesuffix(".").replace("{i}", str(i)).replace("{e}", str(e))

@@ -1,4 +1,4 @@
-"""The registry of model families. A new one is a file in this folder (TEMPLATE.md) and two lines here."""
+"""The registry of model families. To add a family, add a file to this folder (TEMPLATE.md) and two lines here."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ from quantcli.models.families.stablelm import STABLELM
 from quantcli.models.families.starcoder2 import STARCODER2
 from quantcli.models.families.step3p5 import STEP3P5
 
-#: Every family. Where several have one GGUF name, `Architecture.when` tells, and the one without it is the rest; where
-#: several have one model type, the first that lists the class in config.json.
+#: Every family. If several have one GGUF name, `Architecture.when` decides, and the one without it is the default; if
+#: several have one model type, the first that lists the class in config.json is used.
 FAMILIES: tuple[Architecture, ...] = (
     AFMOE,
     ARCEE,

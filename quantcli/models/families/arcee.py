@@ -1,4 +1,4 @@
-"""The arcee architecture (AFM 4.5B): llama with an MLP without a gate; mlx-lm does not know it.
+"""The arcee architecture (AFM 4.5B): llama with an MLP without a gate; mlx-lm does not support it.
 
 Source: llama.cpp's conversion of ArceeForCausalLM.
 """

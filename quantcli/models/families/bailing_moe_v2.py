@@ -1,6 +1,6 @@
 """The bailing_moe_v2 architecture (Ling 2.0, Ring 2.0): q, k and v in one matrix, routed and shared experts.
 
-The releases' model_type is that of the first version, whose class is another. transformers has neither. Source:
+The releases have the model_type of the first version, which has another class. transformers has neither class. Source:
 llama.cpp's conversion of BailingMoeV2ForCausalLM; mlx-lm's bailing_moe.
 """
 
@@ -43,7 +43,7 @@ from quantcli.models.sizes import HEAD_DIM, HIDDEN, N_EXPERTS, VOCAB, Need, Size
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
 
-#: What a config leaves out of what the class assumes.
+#: The class's defaults for keys that a config may lack.
 DEFAULTS = {"partial_rotary_factor": 0.5, "max_position_embeddings": 32768, "norm_topk_prob": True}
 MODULES = {"attention.query_key_value": "attn_qkv", "attention.dense": "attn_output"}
 QK = {"attention.query_layernorm": "attn_q_norm", "attention.key_layernorm": "attn_k_norm"}
@@ -54,7 +54,7 @@ ATTENTION_SHAPES = {
 
 
 def _shared_length(h: Hyperparameters) -> int:
-    """The width of the shared experts, as one MLP."""
+    """Return the width of the shared experts, which are stored as one MLP."""
     count = h.settings.integer("num_shared_experts", 0, least=0)
     each = h.settings.integer("moe_intermediate_size")
     return h.settings.integer("moe_shared_expert_intermediate_size", count * each, least=0)

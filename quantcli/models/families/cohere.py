@@ -1,4 +1,4 @@
-"""The cohere architecture (Command R, Aya): one norm a layer, attention and MLP in parallel.
+"""The cohere architecture (Command R, Aya): one norm per layer, attention and MLP in parallel.
 
 Source: llama.cpp's conversion of CohereForCausalLM.
 """
@@ -18,7 +18,7 @@ QK_SHAPES: dict[str, Axes] = {"self_attn.q_norm": (N_HEADS, HEAD_DIM), "self_att
 LOGIT_SCALE = Key("logit_scale", "float32", "logit_scale", absent=1.0)
 NO_SCALING = Key("rope.scaling.type", "string", lambda h: "none")
 
-#: How llama.cpp knows Command R+.
+#: How llama.cpp recognizes Command R+.
 QK_NORM_LAYERS = "at least 64 layers if and only if use_qk_norm is true"
 
 COHERE = Architecture(

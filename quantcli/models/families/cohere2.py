@@ -33,7 +33,7 @@ COHERE2 = Architecture(
     names={"partial": ("rotary_pct", "partial_rotary_factor")},
     keys=(*SIZES, *ROPE, layer_norm_eps("layer_norm_eps"), *HEAD_SIZES),
     further=(LOGIT_SCALE, replace(SLIDING_WINDOW, required=True), VOCAB_SIZE, ROPE_DIMENSIONS, NO_SCALING),
-    constants={"rope.dimension_count": lambda h: h.head_dim},  # no reader looks at rotary_pct
+    constants={"rope.dimension_count": lambda h: h.head_dim},  # no reader supports rotary_pct
     classes={"cohere2": "Cohere2ForCausalLM"},
     settings=(
         Setting("hidden_act", "silu"),

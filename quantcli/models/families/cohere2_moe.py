@@ -1,6 +1,6 @@
-"""The cohere2_moe architecture (North): cohere2 with routed experts in the place of most MLPs; mlx-lm does not know it.
+"""The cohere2_moe architecture (North): cohere2 with routed experts instead of most MLPs; mlx-lm does not support it.
 
-config.json calls the width of an expert intermediate_size. Source: llama.cpp's conversion of Cohere2MoeForCausalLM.
+intermediate_size in config.json is the width of an expert. Source: llama.cpp's conversion of Cohere2MoeForCausalLM.
 """
 
 from quantcli.containers.json_text import LONGEST, Reader
@@ -33,7 +33,7 @@ DENSE_INNER = setting("prefix_dense_intermediate_size")
 
 
 def _kinds(config: Reader) -> list[str]:
-    """`mlp_layer_types` of a config that counts the dense layers at its start."""
+    """Return `mlp_layer_types` for a config with a number of dense layers (first_k_dense_replace)."""
     layers, dense = (
         config.integer("num_hidden_layers", most=LONGEST),
         config.integer("first_k_dense_replace", 0, least=0),
@@ -42,7 +42,7 @@ def _kinds(config: Reader) -> list[str]:
 
 
 def _dense(h: Hyperparameters) -> int:
-    """How many layers come before the first with experts."""
+    """Return the number of layers before the first one with experts."""
     kinds = h.settings.texts("mlp_layer_types")
     return next((layer for layer, kind in enumerate(kinds) if kind != "dense"), len(kinds))
 
@@ -53,7 +53,7 @@ def _stored_kinds(file: Stored) -> list[str]:
 
 
 def _gating(file: Stored) -> str:
-    """llama.cpp takes the sigmoid where a file does not say."""
+    """Return the name of the router's function; llama.cpp's default is the sigmoid. Raises `BadInput`."""
     names = {number: name for name, number in GATING.items()}
     number = file.integer("expert_gating_func", GATING["sigmoid"])
     if number not in names:

@@ -1,13 +1,13 @@
 """DeepSeek V2 and V3, and Kimi K2: latent attention, routed and shared experts.
 
-`kv_b_proj` holds, head after head, the rows that make keys and those that make values. GGUF, and MLX for V3, have them
-apart, the keys' transposed for each head:
+`kv_b_proj` has for each head the rows that make keys, then those that make values. GGUF, and MLX for V3, store them
+separately, the keys' rows transposed for each head:
 
     kv_b_proj  (heads * (nope + v), kv_lora)   ->   attn_k_b  (heads, kv_lora, nope)
                                                     attn_v_b  (heads, v, kv_lora)
 
-GGUF files from before llama.cpp had latent attention store `kv_b_proj` as it is, and the sizes of its heads under the
-keys of plain attention.
+GGUF files from before llama.cpp supported latent attention store `kv_b_proj` unchanged, and the sizes of its heads
+under the keys of plain attention.
 
 Source: llama.cpp's conversion of DeepseekV2ForCausalLM and DeepseekV3ForCausalLM; mlx-lm's deepseek_v2, deepseek_v3.
 """
@@ -51,7 +51,7 @@ from quantcli.tokenizers import conventions
 KEY_ROWS = (PerHead(), Take(stop="nope_head_dim"), Transpose())
 VALUE_ROWS = (PerHead(), Take(start="nope_head_dim"))
 
-#: The parts of a head, and the ranks of what its projections are made from.
+#: The parts of a head, and the ranks of its projections.
 ROTATED, VALUE = setting("qk_rope_head_dim"), setting("v_head_dim")
 NOPE = setting("qk_nope_head_dim", gguf="attention.key_length_mla - qk_rope_head_dim")
 Q_RANK, KV_RANK = setting("q_lora_rank"), setting("kv_lora_rank")
@@ -66,7 +66,7 @@ SHAPES: dict[str, Axes] = {
 }
 LARGE = Need("q_lora_rank", lambda h, layer: h.settings.has("q_lora_rank"))
 
-#: Small models have one projection for queries, large ones two with a norm between.
+#: Small models have one projection for queries, large models two with a norm between them.
 ATTENTION = (
     *rows(
         {"self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.o_proj": "attn_output"},
@@ -84,7 +84,7 @@ KV_SHAPE: Axes = (N_HEADS * (NOPE + VALUE), KV_RANK)
 
 
 def kv_b(*, split_in_mlx: bool) -> tuple[Tensor, ...]:
-    """The rows that share `kv_b_proj`."""
+    """Return the rows that share `kv_b_proj`."""
     keys, values = (f"{LAYER}.self_attn.embed_q", f"{LAYER}.self_attn.unembed_out") if split_in_mlx else (None, None)
     halves = (("attn_k_b", KEY_ROWS, keys), ("attn_v_b", VALUE_ROWS, values))
     return tuple(
@@ -97,7 +97,7 @@ def kv_b(*, split_in_mlx: bool) -> tuple[Tensor, ...]:
 
 
 def _is_sparse(h: Hyperparameters, layer: int) -> bool:
-    """Whether a layer routes to experts: of those after the first ones every `moe_layer_freq`-th."""
+    """Return whether a layer has experts: after the first dense ones, every `moe_layer_freq`-th layer."""
     first, step = h.settings.integer("first_k_dense_replace", 0, least=0), h.settings.integer("moe_layer_freq", 1)
     return h.experts > 0 and layer >= first and layer % step == 0
 
@@ -116,7 +116,10 @@ CORRECTED = Need("topk_method, first_k_dense_replace, moe_layer_freq", _is_corre
 
 
 def layers(correction: Need | None) -> tuple[Tensor, ...]:
-    """The rows that both share. correction: which layers correct the router's scores, None where that is open."""
+    """Return the rows that V2 and V3 share.
+
+    correction: which layers correct the router's scores, None if that is up to the checkpoint.
+    """
     return (
         *ends(),
         *norm_rows(PRE_NORMS),
@@ -129,7 +132,7 @@ def layers(correction: Need | None) -> tuple[Tensor, ...]:
 
 
 def _rotated(config: Reader) -> int:
-    """The part of a head that is rotated, which the classes call its size."""
+    """Return the size of a head's rotated part, which is `head_dim` in the classes. Raises `BadInput`."""
     size = config.integer("qk_rope_head_dim")
     if size % 2:
         raise BadInput(f"{config.label}: qk_rope_head_dim: expected an even number (rotary embeddings), found {size}.")
@@ -137,7 +140,7 @@ def _rotated(config: Reader) -> int:
 
 
 def first_dense(usual: int) -> Callable[[Reader], int]:
-    """`first_k_dense_replace` of a class that names each layer's MLP in `mlp_layer_types`; usual: its default."""
+    """Return a function that computes `first_k_dense_replace` from `mlp_layer_types`. usual: the class's default."""
 
     def count(config: Reader) -> int:
         kinds = config.texts("mlp_layer_types")
@@ -147,12 +150,12 @@ def first_dense(usual: int) -> Callable[[Reader], int]:
 
 
 def kinds_of_mlp(file: Stored) -> list[str]:
-    """`mlp_layer_types`: layers with experts come after those without."""
+    """Return `mlp_layer_types`: layers without experts, then those with experts."""
     dense = min(file.own.integer("leading_dense_block_count", 0, least=0), file.trunk)
     return ["dense"] * dense + ["sparse"] * (file.trunk - dense)
 
 
-#: What the configuration classes of both assume.
+#: Defaults of both configuration classes.
 DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "kv_lora_rank": 512,
@@ -165,6 +168,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def sum_of(*keys: str) -> Read:
+    """Return a function that adds the values of keys of config.json."""
     return lambda h: sum(h.settings.integer(key) for key in keys)
 
 
@@ -173,7 +177,8 @@ def _log_multiplier(hyperparameters: Hyperparameters) -> float | None:
     return None if scale is None else 0.1 * scale
 
 
-#: The size of the latent head. llama.cpp's converter writes it where the class says `head_dim`, else after the ranks.
+#: The size of the latent head. llama.cpp's converter writes it with the head's size if the class has `head_dim`, else
+#: after the ranks.
 LATENT = (
     Key("attention.key_length", "uint32", sum_of("kv_lora_rank", "qk_rope_head_dim")),
     Key("attention.value_length", "uint32", "kv_lora_rank"),
@@ -181,7 +186,7 @@ LATENT = (
 
 
 def latent(holds: Callable[[Hyperparameters], bool]) -> tuple[Key, ...]:
-    """These keys where they are written at this place; `kv_lora_rank` comes back from its own key."""
+    """Return `LATENT`, written only for models that `holds` accepts, and not used to rebuild config.json."""
 
     def read(key: Key) -> Read:
         return lambda h: key.value(h) if holds(h) else None
@@ -223,21 +228,21 @@ def _groups(file: Stored) -> int:
 
 
 def _head(file: Stored) -> int:
-    """The size of a head."""
+    """Return the size of a head."""
     return file.own.integer(file.own.first("attention.key_length_mla", "attention.key_length"))
 
 
 def _nope(file: Stored) -> int:
-    """The part of a head that is not rotated."""
+    """Return the number of elements of a head that are not rotated."""
     return _head(file) - file.own.integer("rope.dimension_count")
 
 
-#: Sizes that follow from others, as classes since transformers 5 state them.
+#: Sizes that transformers 5 writes and that follow from others.
 FOLLOWING = (
     Setting("head_dim", lambda file: file.own.integer("rope.dimension_count")),
     Setting("qk_head_dim", _head),
 )
-#: What makes of them no more than a repetition.
+#: For families whose config.json need not state these sizes.
 HARMLESS = dict.fromkeys(("head_dim", "qk_head_dim"), Harmless("computed from qk_nope_head_dim and qk_rope_head_dim"))
 
 SETTINGS = (
@@ -252,12 +257,12 @@ SETTINGS = (
 
 
 def _is_known_by_its_layers(h: Hyperparameters) -> bool:
-    """Whether llama.cpp, which looks at layers and tokens, sees a model without q_lora_rank as one, and others not."""
+    """Return whether llama.cpp's guess from layers and tokens, that q_lora_rank is null or not, is right."""
     is_lite = h.layers in (26, 27) or (h.layers, h.vocab_size) == (48, 128256)
     return is_lite != h.settings.has("q_lora_rank")
 
 
-#: Of both families.
+#: Limits of both families.
 LIMITS = (
     *unset("gguf", "attention_bias"),
     Limit(
@@ -292,7 +297,7 @@ DEEPSEEK_V2 = Architecture(
     classes={"deepseek_v2": "DeepseekV2ForCausalLM"},
     expects=(Setting("rope_interleave", True),),
     harmless=HARMLESS,
-    constants={"expert_weights_norm": False},  # neither transformers nor mlx-lm norms the weights of V2
+    constants={"expert_weights_norm": False},  # neither transformers nor mlx-lm normalizes V2's weights
     settings=(
         *SETTINGS,
         Setting("scoring_func", "softmax"),
@@ -309,16 +314,16 @@ DEEPSEEK_V2 = Architecture(
 
 
 def is_glm(metadata: Mapping[str, Any]) -> bool:
-    """GLM's models have this architecture in GGUF, too: their vocabulary tells them apart."""
+    """Return whether GGUF metadata of this architecture describe a GLM model, by its vocabulary."""
     return metadata.get("tokenizer.ggml.pre") in conventions.GLM4.pre
 
 
 def _is_v3(metadata: Mapping[str, Any]) -> bool:
-    """V3's router goes through a sigmoid; llama.cpp computes a softmax where a file does not say."""
+    """Return whether a file is V3's: its router uses a sigmoid; llama.cpp's default is softmax."""
     return metadata.get("expert_gating_func") == GATING["sigmoid"] and not is_glm(metadata)
 
 
-#: Kimi K2 brings a copy of DeepSeek V3's class.
+#: Kimi K2 contains a copy of DeepSeek V3's class.
 V3_DEFAULTS: dict[str, Any] = DEFAULTS | {
     "max_position_embeddings": 4096,
     "n_routed_experts": 256,
@@ -338,7 +343,7 @@ def _is_kimi(h: Hyperparameters) -> bool:
     return h.settings.values.get("model_type") == "kimi_k2"
 
 
-#: What mlx-lm's classes assume otherwise than transformers'.
+#: Settings whose defaults in mlx-lm's classes differ from transformers'.
 MLX_KEYS = (
     "first_k_dense_replace", "max_position_embeddings", "moe_intermediate_size", "n_group", "n_routed_experts",
     "n_shared_experts", "num_experts_per_tok", "routed_scaling_factor", "topk_group",

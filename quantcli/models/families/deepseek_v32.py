@@ -1,6 +1,6 @@
-"""The deepseek_v32 architecture (DeepSeek V3.2): deepseek_v3 with an indexer that chooses the tokens to attend to.
+"""The deepseek_v32 architecture (DeepSeek V3.2): deepseek_v3 with an indexer that selects the tokens to attend to.
 
-GGUF keeps the layer for multi-token prediction, which it drops of DeepSeek V3.
+GGUF keeps the layer for multi-token prediction, unlike DeepSeek V3's.
 
 Source: llama.cpp's conversion of DeepseekV32ForCausalLM; mlx-lm's deepseek_v32; transformers' DeepseekV32Config.
 """
@@ -38,7 +38,7 @@ INDEXER: dict[str, tuple[str, Axes]] = {
 
 
 def indexer(needed: Need = ALWAYS) -> tuple[Tensor, ...]:
-    """The rows of an indexer. needed: which layers have one."""
+    """Return the rows for an indexer. needed: which layers have one."""
     hf, gguf = f"{LAYER}.self_attn.indexer", f"{BLOCK}.indexer"
     matrices = tuple(
         Tensor(f"{hf}.{name}", f"{gguf}.{theirs}", (), ("weight",), shape=shape)
@@ -54,7 +54,7 @@ INDEX_KEYS = (
     Key("attention.indexer.key_length", "uint32", "index_head_dim"),
     Key("attention.indexer.top_k", "uint32", "index_topk"),
 )
-#: What the class assumes beyond what V3's does.
+#: Defaults of the class in addition to V3's.
 SPARSE_DEFAULTS: dict[str, Any] = {
     "max_position_embeddings": 163840,
     "index_topk": 2048,

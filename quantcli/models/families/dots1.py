@@ -1,4 +1,4 @@
-"""The dots1 architecture (dots.llm1): routed and shared experts behind some dense layers, norms per head of q and k.
+"""The dots1 architecture (dots.llm1): routed and shared experts after some dense layers, norms per head of q and k.
 
 Source: llama.cpp's conversion of Dots1ForCausalLM; mlx-lm's dots1.
 """

@@ -1,7 +1,7 @@
-"""The ernie4_5_moe architecture (ERNIE 4.5 21B-A3B, 300B-A47B): routed and shared experts behind some dense layers.
+"""The ernie4_5_moe architecture (ERNIE 4.5 21B-A3B, 300B-A47B): routed and shared experts after some dense layers.
 
-Source: llama.cpp's conversion of Ernie4_5_MoeForCausalLM; mlx-lm's ernie4_5_moe, which leaves out the correction of the
-router's scores.
+Source: llama.cpp's conversion of Ernie4_5_MoeForCausalLM; mlx-lm's ernie4_5_moe, which does not correct the router's
+scores.
 """
 
 from quantcli.models.base import Architecture, Tensor
@@ -30,7 +30,7 @@ from quantcli.models.stored import Setting, Stored
 
 
 def _is_sparse(h: Hyperparameters, layer: int) -> bool:
-    """Whether a layer routes to experts: every so many, from the first on that may."""
+    """Return whether a layer has experts: every `moe_layer_interval`-th from the start index to the end index."""
     first = h.settings.integer("moe_layer_start_index", least=0)
     last = h.settings.integer("moe_layer_end_index", -1, least=-1)
     step = h.settings.integer("moe_layer_interval", 1)
@@ -38,7 +38,7 @@ def _is_sparse(h: Hyperparameters, layer: int) -> bool:
 
 
 def _shared(h: Hyperparameters) -> int:
-    """The width of the shared experts as llama.cpp's converter writes it."""
+    """Return the width of the shared experts that llama.cpp's converter writes."""
     return h.feed_forward_length // h.kv_heads
 
 
@@ -47,14 +47,14 @@ def _has_shared(h: Hyperparameters, layer: int) -> bool:
 
 
 def _is_corrected(file: Stored) -> bool:
-    """Whether routers have a correction of their scores."""
+    """Return whether a file has corrections of the routers' scores."""
     return any(name.endswith(".exp_probs_b.bias") for name in file.tensors)
 
 
 SPARSE = Need("moe_layer_start_index, moe_layer_end_index, moe_layer_interval", _is_sparse)
-SPARSE_SHARED = Need(f"{SPARSE.said}, moe_num_shared_experts", _has_shared)
-#: Routers of all layers are corrected, or none is, as in MLX folders.
-CORRECTED = Need(f"{SPARSE.said}, moe_use_aux_free", _is_sparse, all_or_none=True, claim="moe_use_aux_free")
+SPARSE_SHARED = Need(f"{SPARSE.keys}, moe_num_shared_experts", _has_shared)
+#: All routers have a correction, or none has one, as in MLX folders.
+CORRECTED = Need(f"{SPARSE.keys}, moe_use_aux_free", _is_sparse, all_or_none=True, claim="moe_use_aux_free")
 WIDTH = setting("moe_num_shared_experts") * EXPERT_INNER
 
 ERNIE4_5_MOE = Architecture(

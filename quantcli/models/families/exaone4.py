@@ -18,7 +18,7 @@ from quantcli.tokenizers import conventions
 
 
 def _kinds(config: Reader) -> list[str] | None:
-    """`layer_types` where the config gives a pattern: a text of L and G, or how often a layer attends to all."""
+    """Return `layer_types` from a config's pattern: a string of L and G, or the period of layers that attend to all."""
     if not config.has("sliding_window"):
         return None
     pattern = config.values.get("sliding_window_pattern")
@@ -33,18 +33,18 @@ def _windows(hyperparameters: Hyperparameters) -> tuple[bool, ...] | None:
 
 
 def _layer_types(file: Stored) -> Any:
-    """Every layer attends to all where there is no window."""
+    """Return `layer_types`; without a window every layer attends to all."""
     return kinds_of_layers(file) if file.own.has(SLIDING_WINDOW.name) else ["full_attention"] * file.trunk
 
 
 def _pattern(file: Stored) -> str | None:
-    """The pattern as mlx-lm reads it, a letter for each layer."""
+    """Return the pattern that mlx-lm reads, a letter for each layer."""
     windows = file.windows()
     return "".join("L" if window else "G" for window in windows) or None
 
 
 def _mlx_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What mlx-lm's class demands and transformers' does without: the size of a head, a letter for each layer."""
+    """Return settings that mlx-lm's class requires and transformers' does not: head_dim, the pattern as letters."""
     made: dict[str, Any] = {}
     hidden, heads, pattern = (config.get(k) for k in ("hidden_size", "num_attention_heads", "sliding_window_pattern"))
     if config.get("head_dim") is None and type(hidden) is type(heads) is int and heads > 0:

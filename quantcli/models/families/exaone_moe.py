@@ -47,20 +47,20 @@ from quantcli.models.keys import (
 from quantcli.models.sizes import EXPERT_INNER, N_EXPERTS, Need, setting, without
 from quantcli.models.stored import Setting, Stored, kinds_of_layers
 
-#: The layer for multi-token prediction has the model's embedding and head.
+#: The layer for multi-token prediction uses the model's embedding and output matrix.
 NEXT_MODULES = {hf: gguf for hf, gguf in NEXT.items() if hf not in OWN_ENDS}
 WIDTH = setting("num_shared_experts") * EXPERT_INNER
 
 
 def _kinds(config: Reader) -> list[str]:
-    """`mlp_layer_types` of a config that counts the dense layers at its start."""
+    """Return `mlp_layer_types` for a config with a number of dense layers (first_k_dense_replace)."""
     dense = config.integer("first_k_dense_replace", 1, least=0)
     layers = config.integer("num_hidden_layers", most=LONGEST)
     return ["dense" if layer < dense else "sparse" for layer in range(layers)]
 
 
 def _moe_layers(config: Reader) -> list[bool]:
-    """mlx-lm's word for `mlp_layer_types`."""
+    """Return `is_moe_layer`, mlx-lm's form of `mlp_layer_types`."""
     kinds = config.texts("mlp_layer_types") if config.has("mlp_layer_types") else _kinds(config)
     return [kind == "sparse" for kind in kinds]
 
@@ -71,7 +71,7 @@ def _is_sparse(h: Hyperparameters, layer: int) -> bool:
 
 
 def _is_moe(file: Stored) -> list[bool]:
-    """mlx-lm's word for it."""
+    """Return `is_moe_layer`, which layers have experts."""
     return [layer >= file.integer(DENSE_LAYERS.name, 0, least=0) for layer in range(file.trunk)]
 
 
@@ -80,7 +80,7 @@ def _stored_kinds(file: Stored) -> list[str]:
 
 
 def _period(file: Stored) -> Any:
-    """`sliding_window_pattern` in letters, one for each layer."""
+    """Return `sliding_window_pattern` as letters, one for each layer."""
     return "".join("L" if window else "G" for window in file.windows(4))
 
 

@@ -1,6 +1,6 @@
-"""The falcon architecture (Falcon 7B, 40B): q, k, v in one matrix, group after group; mlx-lm has no such model.
+"""The falcon architecture (Falcon 7B, 40B): q, k, v in one matrix, group by group; mlx-lm does not support it.
 
-Falcon 7B has one norm a layer, 40B one for attention and one for the MLP. Source: llama.cpp's conversion of
+Falcon 7B has one norm per layer, 40B one for attention and one for the MLP. Source: llama.cpp's conversion of
 FalconForCausalLM.
 """
 
@@ -21,7 +21,7 @@ LAYER = "transformer.h.{i}"
 
 
 def _kv_heads(config: Reader) -> int:
-    """Of the first models one for all, of those with the new decoder as many as the config says."""
+    """Return the number of key and value heads: 1 with multi_query in the old architecture, else the config's."""
     shared = config.flag("multi_query", True) and not config.flag("new_decoder_architecture", False)
     return 1 if shared else config.integer(config.first("num_kv_heads", "num_attention_heads", "n_head"))
 
@@ -40,21 +40,21 @@ TWO_NORMS = Need("num_ln_in_parallel_attn, new_decoder_architecture", _has_two_n
 ONE_NORM = without(TWO_NORMS)
 
 
-def _norm(hf: str, gguf: str, needed: Need, beside: str | None = None) -> Tensor:
-    """A norm before attention, the MLP or both."""
+def _norm(hf: str, gguf: str, needed: Need, companion: str | None = None) -> Tensor:
+    """Return the row for a norm before attention, the MLP or both."""
     return Tensor(
-        f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", optional=True, beside=beside, shape=NORM, needed=needed, bias=needed
+        f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", optional=True, companion=companion, shape=NORM, needed=needed, bias=needed
     )
 
 
 def _norms(file: Stored) -> Any:
-    """How many norms a layer has, said where the class would assume two."""
+    """Return the number of norms per layer, stated only if the class would assume another number."""
     if file.holds("blk.0.attn_norm_2.weight"):
         return 2
     return 1 if file.own.integer("attention.head_count_kv", 1) > 1 else OMITTED
 
 
-#: Keys that the class does not read, or not of these models.
+#: Keys that the class does not read, or not for all of these models.
 HARMLESS = {
     "intermediate_size": Harmless("not a key of this family, which uses ffn_hidden_size"),
     "max_position_embeddings": Harmless("not a size of this family; GGUF has a value chosen by llama.cpp's converter"),
@@ -84,7 +84,7 @@ FALCON = Architecture(
         Tensor("transformer.ln_f", "output_norm", shape=NORM, bias=ALWAYS),
         Tensor("lm_head", "output", suffixes=("weight",), optional=True, shape=(VOCAB, HIDDEN)),
         _norm("input_layernorm", "attn_norm", ONE_NORM),
-        _norm("ln_mlp", "attn_norm", TWO_NORMS, beside=f"{BLOCK}.attn_norm_2"),
+        _norm("ln_mlp", "attn_norm", TWO_NORMS, companion=f"{BLOCK}.attn_norm_2"),
         _norm("ln_attn", "attn_norm_2", TWO_NORMS),
         Tensor(
             f"{LAYER}.self_attention.query_key_value",

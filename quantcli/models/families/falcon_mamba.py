@@ -1,7 +1,7 @@
 """The falcon_mamba architecture: mamba with norms without weights on B, C and the time step.
 
-llama.cpp has one epsilon for all norms, the classes have `mixer_rms_eps` for these three: a folder made of a GGUF file
-names the file's. Source: llama.cpp's conversion of FalconMambaForCausalLM; mlx-lm's mamba.
+llama.cpp has one epsilon for all norms, the classes have `mixer_rms_eps` for these three; a folder converted from GGUF
+gets the file's. Source: llama.cpp's conversion of FalconMambaForCausalLM; mlx-lm's mamba.
 """
 
 from dataclasses import replace
@@ -26,6 +26,6 @@ FALCON_MAMBA = replace(
         *MAMBA.settings,
         Setting("mixer_rms_eps", _epsilon),
     ),
-    # What the releases have, too: llama.cpp's logits then differ by 1e-5.
+    # Releases have 1e-6, with which llama.cpp's logits differ by 1e-5.
     expects=(Setting("mixer_rms_eps", lambda file: (_epsilon(file), 1e-6)),),
 )

@@ -1,4 +1,4 @@
-"""The gemma architecture: norms stored as their distance from 1.
+"""The gemma architecture: norms stored as their difference from 1.
 
 Source: llama.cpp's conversion of GemmaForCausalLM.
 """
@@ -12,7 +12,7 @@ from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
 
-#: Gemma and Gemma 2: the converter has an order of its own, and leaves the rotary base to llama.cpp's default.
+#: Gemma and Gemma 2: llama.cpp's converter uses another order, and does not write the rotary base.
 KEYS = (CONTEXT, EMBEDDING, BLOCKS, FEED_FORWARD, HEADS, KV_HEADS, RMS_EPS, *HEAD_SIZES)
 ACTIVATION = "gelu_pytorch_tanh"
 BIAS = Setting("attention_bias", has("attn_q.bias"))

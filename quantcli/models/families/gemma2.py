@@ -1,4 +1,4 @@
-"""The gemma2 architecture: norms before and after attention and MLP, stored as their distance from 1.
+"""The gemma2 architecture: norms before and after attention and MLP, stored as their difference from 1.
 
 Source: llama.cpp's conversion of Gemma2ForCausalLM.
 """
@@ -19,9 +19,10 @@ from quantcli.tokenizers import conventions
 
 
 def query_scalar(layers: int) -> Callable[[Stored], int]:
-    """What queries are divided by the root of, which llama.cpp has built in: the size of a head.
+    """Return a function for `query_pre_attn_scalar` as llama.cpp has it built in: the size of a head.
 
-    The model of 27B, which it knows by its layers, has its hidden size over its heads instead.
+    Queries are divided by its root. The 27B model has its hidden size divided by its number of heads instead. layers:
+    the 27B model's, by which llama.cpp recognizes it.
     """
 
     def scalar(file: Stored) -> int:
@@ -31,9 +32,9 @@ def query_scalar(layers: int) -> Callable[[Stored], int]:
     return scalar
 
 
-#: The same as llama.cpp's model saver writes it.
+#: The same scale as llama.cpp's model saver writes it.
 SCORES = {"attention.scale": lambda h: h.settings.number("query_pre_attn_scalar") ** -0.5}
-#: What llama.cpp has built in where a file names none: it never does without.
+#: llama.cpp's defaults; it always caps these models' logits.
 CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
 
@@ -79,6 +80,6 @@ GEMMA2 = Architecture(
     constants=SCORES,
     vocabulary=conventions.GEMMA2,
     headless=("gguf", "mlx"),
-    sixteen_bits=bf16_only(REFUSED),  # vLLM; onnxruntime-genai warns of it, too
+    sixteen_bits=bf16_only(REFUSED),  # vLLM; onnxruntime-genai warns about it too
     limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias")),
 )

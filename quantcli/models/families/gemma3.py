@@ -60,7 +60,7 @@ GEMMA3 = Architecture(
     expects=(BIAS, Setting("layer_types", every(6))),
     constants=SCORES,
     vocabulary=conventions.GEMMA2,
-    # transformers' class generates nothing but <pad>, vLLM refuses it.
+    # In float16 transformers' class generates only <pad>, and vLLM refuses it.
     sixteen_bits=bf16_only(REFUSED, CLIPPED),
     mlx_scaling=EVERY_KIND,
     limits=(*unset("gguf", "attention_bias"), *unset("mlx", "attention_bias"), NEEDS_PERIOD),

@@ -1,6 +1,6 @@
 """The glm4 architecture (GLM-4-0414): norms before and after attention and MLP, gate and up in one matrix.
 
-The text part of a model with M-RoPE (GLM-4.1V and later) has rotary rows in another order in GGUF.
+The text model of a model with M-RoPE (GLM-4.1V and later) has rotary rows in another order in GGUF.
 
 Source: llama.cpp's conversion of Glm4ForCausalLM and Glm4vForConditionalGeneration.
 """
@@ -18,13 +18,13 @@ from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
 NORMS = PRE_NORMS | {"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"}
-#: Rows of q and k.
+#: The order of the rows of q and k.
 ROTARY: Rotary = {
     "self_attn.q_proj": (MropeRows("heads"),),
     "self_attn.k_proj": (MropeRows("kv_heads"),),
 }
 
-#: GLM's text starts with tokens of the chat template; the one that GGUF names is the converter's.
+#: GLM's texts begin with tokens of the chat template; the BOS token in GGUF was added by llama.cpp's converter.
 NO_START = (Setting("bos_token_id", None),)
 
 #: What names begin with in mlx-vlm's folders, and in releases.
@@ -68,7 +68,7 @@ GLM4 = Architecture(
         Setting("rope_scaling", scaling_with_sections),
     ),
     vocabulary=conventions.GLM4,
-    sixteen_bits=bf16_only(REFUSED),  # llama.cpp asks for float32 sums in its matrix products, too (llama-graph.cpp)
+    sixteen_bits=bf16_only(REFUSED),  # llama.cpp also requires float32 sums in its matrix products (llama-graph.cpp)
     stores_head=("mlx",),
     limits=(unknown_to_mlx("glm4", "glm4v_text", nested=True),),
 )

@@ -61,12 +61,15 @@ SHARED = {
     "mlp.shared_experts.down_proj": "ffn_down_shexp",
 }
 
-#: Experts that every token takes.
+#: Axes of the experts that process every token.
 SHARED_SHAPES = shared_experts("mlp.shared_experts", setting("n_shared_experts") * EXPERT_INNER)
 
 
 def router(needed: Need, correction: Need | None, *, mlx_casts: bool = False) -> tuple[Tensor, ...]:
-    """What routes to the experts, and which layers have it; the correction stays float32 (but: `mlx_casts`)."""
+    """Return the rows for a router and the correction of its scores, which stays float32.
+
+    needed, correction: which layers have them. mlx_casts: as in `Tensor`.
+    """
     return (
         *rows({"mlp.gate": "ffn_gate_inp"}, needed=needed),
         Tensor(
@@ -77,7 +80,7 @@ def router(needed: Need, correction: Need | None, *, mlx_casts: bool = False) ->
 
 
 def _is_sparse(h: Hyperparameters, layer: int) -> bool:
-    """Whether a layer routes to experts: all but the first ones."""
+    """Return whether a layer has experts: all but the first ones do."""
     return layer >= h.settings.integer("first_k_dense_replace", 0, least=0)
 
 
@@ -88,7 +91,7 @@ def _has_shared(h: Hyperparameters, layer: int) -> bool:
 SPARSE = Need("first_k_dense_replace", _is_sparse)
 SPARSE_SHARED = Need("first_k_dense_replace, n_shared_experts", _has_shared)
 
-#: The layer for multi-token prediction has these beside its norms, attention and experts.
+#: Modules of the layer for multi-token prediction in addition to its norms, attention and experts.
 NEXT = {
     "eh_proj": "nextn.eh_proj",
     "embed_tokens": "nextn.embed_tokens",
@@ -104,11 +107,11 @@ NEXT_SHAPES: dict[str, Axes] = {
     "embed_tokens": (VOCAB, HIDDEN),
     "shared_head.head": (VOCAB, HIDDEN),
 }
-#: Embedding and head are the model's own where the layer has none.
+#: If the layer lacks them, it uses the model's embedding and output matrix.
 OWN_ENDS = ("embed_tokens", "shared_head.head")
 IS_NEXT = Need("num_hidden_layers, num_nextn_predict_layers", lambda h, layer: layer >= h.layers)
 HAS_ENDS = Need("num_hidden_layers", IS_NEXT.holds, all_or_none=True)
-#: The rows of such layers.
+#: The rows for such layers.
 NEXT_ROWS = (
     *rows({hf: gguf for hf, gguf in NEXT.items() if hf not in OWN_ENDS}, needed=IS_NEXT, shapes=NEXT_SHAPES),
     *rows({hf: NEXT[hf] for hf in OWN_ENDS}, needed=HAS_ENDS, shapes=NEXT_SHAPES),
@@ -116,7 +119,7 @@ NEXT_ROWS = (
 
 
 def next_layers(hyperparameters: Hyperparameters) -> int:
-    """Layers for multi-token prediction, which GGUF counts as blocks."""
+    """Return the number of layers for multi-token prediction, which GGUF counts as blocks."""
     return hyperparameters.settings.integer("num_nextn_predict_layers", 0, least=0)
 
 

@@ -1,6 +1,6 @@
 """The glm4_moe_lite architecture (GLM-4.7-Flash): deepseek_v3 with GLM's vocabulary, which llama.cpp runs as deepseek2.
 
-GGUF keeps the layer for multi-token prediction, which it drops of DeepSeek's own models.
+GGUF keeps the layer for multi-token prediction, unlike DeepSeek V3's.
 
 Source: llama.cpp's conversion of Glm4MoeLiteForCausalLM; mlx-lm's glm4_moe_lite; transformers' Glm4MoeLiteConfig.
 """
@@ -25,12 +25,12 @@ from quantcli.models.keys import GATING, Key
 from quantcli.models.stored import Setting
 from quantcli.tokenizers import conventions
 
-#: The published models by which llama.cpp knows that a router without a stated function goes through a sigmoid.
+#: Sizes of the published models, for which llama.cpp uses a sigmoid if the router's function is missing.
 KNOWN_LAYERS, KNOWN_TOKENS = (47, 48), 154880
 
 
 def _gating(h: Hyperparameters) -> int | None:
-    """The router's function, which releases leave unsaid."""
+    """Return llama.cpp's number for the router's function; None for published models, whose config.json lacks it."""
     is_known = h.layers in KNOWN_LAYERS and h.vocab_size == KNOWN_TOKENS
     return None if is_known and not h.settings.has("scoring_func") else GATING["sigmoid"]
 

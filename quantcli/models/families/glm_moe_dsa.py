@@ -1,6 +1,6 @@
 """The glm_moe_dsa architecture (GLM-5): deepseek_v32 with GLM's vocabulary, and with layers that have no indexer.
 
-Such a layer (GLM-5.2) attends to the tokens that the last indexer before it chose.
+Such a layer (GLM-5.2) attends to the tokens that the last indexer before it selected.
 
 Source: llama.cpp's conversion of GlmMoeDsaForCausalLM, its src/models/glm-dsa.cpp; mlx-lm's glm_moe_dsa; transformers'
 GlmMoeDsaConfig.
@@ -22,12 +22,12 @@ from quantcli.tokenizers import conventions
 
 FULL = {True: "full", False: "shared"}
 TYPES = "attention.indexer.types"
-#: From this context on llama.cpp takes a file that does not say which layers have an indexer for GLM-5.2.
+#: The least context with which llama.cpp treats a file without `TYPES` as GLM-5.2.
 LONG_CONTEXT = 1 << 20
 
 
 def _indexer_types(config: Reader) -> list[str]:
-    """Which layers have an indexer: by a pattern of letters, or the first ones and then one in so many."""
+    """Return which layers have an indexer: from a pattern of letters, or the first ones and then one per period."""
     layers, pattern = config.integer("num_hidden_layers", most=LONGEST), config.values.get("index_topk_pattern")
     if isinstance(pattern, str):
         return [FULL[letter == "F"] for letter in pattern]
@@ -51,13 +51,13 @@ def _flags(h: Hyperparameters) -> tuple[bool, ...]:
 
 
 def _stored_types(file: Stored) -> list[str]:
-    """The same of a file; where it does not say, as llama.cpp takes it."""
-    said = file.own.flags(TYPES)
-    if said and len(said) not in (file.trunk, file.layers - file.counted):
-        raise BadInput(f"{file.own.label}: {TYPES}: expected {file.layers} values (block_count), found {len(said)}.")
+    """Return `indexer_types` from a file; if it has none, llama.cpp's default. Raises `BadInput`."""
+    types = file.own.flags(TYPES)
+    if types and len(types) not in (file.trunk, file.layers - file.counted):
+        raise BadInput(f"{file.own.label}: {TYPES}: expected {file.layers} values (block_count), found {len(types)}.")
     is_short = file.integer("context_length") < LONG_CONTEXT
     usual = [is_short or layer < 2 or layer % 4 == 2 for layer in range(file.trunk)]
-    return [FULL[full] for full in said or usual]
+    return [FULL[full] for full in types or usual]
 
 
 GLM_MOE_DSA = replace(

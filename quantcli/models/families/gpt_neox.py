@@ -1,4 +1,4 @@
-"""The gpt_neox architecture (GPT-NeoX, Pythia): q, k, v in one matrix, head after head.
+"""The gpt_neox architecture (GPT-NeoX, Pythia): q, k, v in one matrix, head by head.
 
 Source: llama.cpp's conversion of GPTNeoXForCausalLM; mlx-lm's gpt_neox.
 """
@@ -15,7 +15,7 @@ from quantcli.tokenizers import conventions
 
 BIAS = flag("attention_bias", True)
 
-#: Modules of a layer, with their axes and when they have a bias, from Hugging Face to GGUF.
+#: Modules of a layer, Hugging Face's name -> GGUF's name, operations, axes, and when they have a bias.
 MODULES: dict[str, tuple[str, tuple[Op, ...], Axes, Need]] = {
     "input_layernorm": ("attn_norm", (), NORM, ALWAYS),
     "post_attention_layernorm": ("ffn_norm", (), NORM, ALWAYS),

@@ -1,6 +1,6 @@
 """The gpt_oss architecture: stacked experts with gate and up interleaved, attention sinks, biases everywhere.
 
-    experts.gate_up_proj   (experts, in, 2 * out)   columns gate 0, up 0, gate 1, up 1 ...   as bf16
+    experts.gate_up_proj   (experts, in, 2 * out)   columns gate 0, up 0, gate 1, up 1 ...   in bf16
     experts.down_proj      (experts, in, out)
 
 Source: llama.cpp's conversion of GptOssForCausalLM; mlx-lm's gpt_oss.
@@ -19,14 +19,14 @@ from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, N_EXPERTS, N_HEADS, Axe
 from quantcli.models.stored import Setting, Stored, has, kinds_of_layers
 
 EXPERTS = f"{LAYER}.mlp.experts"
-#: MXFP4 blocks (`experts.gate_up_proj_blocks`) have rows of outputs, dense tensors rows of inputs.
-TURNED = Transpose(unless="mxfp4")
-#: Where gate and up stand among the rows of what they share.
+#: A row of MXFP4 blocks (`experts.gate_up_proj_blocks`) is an output, a row of dense tensors an input.
+TRANSPOSED = Transpose(unless="mxfp4")
+#: The first row of gate and of up in the tensor that they share.
 STARTS = {"gate": 0, "up": 1}
 
 
 def _expert(hf: str, kind: str, suffix: str, shape: Axes, ops: tuple[Op, ...] = ()) -> Tensor:
-    """An expert tensor under whole names; MLX has GGUF's arrangement."""
+    """Return the row for a tensor of the experts, with complete names; MLX has GGUF's arrangement."""
     mlx, joined = f"{EXPERTS}.{kind}_proj.{suffix}", Range(f"{BLOCK}.ffn_gate_up_exps.{suffix}")
     also = (joined,) if kind in STARTS else ()
     return Tensor(
@@ -46,13 +46,13 @@ SCALING = {
 
 
 def _layer_types(file: Stored) -> list[str]:
-    """Every second layer attends to all, as llama.cpp has it built in, where the file has no pattern."""
+    """Return `layer_types`; llama.cpp's default is that every second layer attends to all."""
     made: list[str] = kinds_of_layers(file, 2)
     return made
 
 
 def _scaling(file: Stored) -> dict[str, Any] | None:
-    """YaRN with bounds that are not rounded, as all of these models have it; GGUF does not say so."""
+    """Return `rope_scaling`, for YaRN with `truncate` false, which all of these models have and GGUF has no key for."""
     made = rope_scaling(file)
     return made | {"truncate": False} if made and made["rope_type"] == "yarn" else made
 
@@ -82,10 +82,10 @@ GPT_OSS = Architecture(
         Tensor(f"{LAYER}.self_attn.sinks", f"{BLOCK}.attn_sinks.weight", suffixes=("",), shape=(N_HEADS,)),
         *rows({"mlp.router": "ffn_gate_inp"}, bias=ALWAYS, shapes={"mlp.router": (N_EXPERTS, HIDDEN)}),
         *(
-            _expert("gate_up_proj", kind, "weight", (HIDDEN, 2 * INNER), (TURNED, Take(at, step=2)))
+            _expert("gate_up_proj", kind, "weight", (HIDDEN, 2 * INNER), (TRANSPOSED, Take(at, step=2)))
             for kind, at in STARTS.items()
         ),
-        _expert("down_proj", "down", "weight", (INNER, HIDDEN), (TURNED,)),
+        _expert("down_proj", "down", "weight", (INNER, HIDDEN), (TRANSPOSED,)),
         *(_expert("gate_up_proj_bias", kind, "bias", (2 * INNER,), (Take(at, step=2),)) for kind, at in STARTS.items()),
         _expert("down_proj_bias", "down", "bias", (HIDDEN,)),
     ),

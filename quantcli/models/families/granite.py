@@ -11,7 +11,7 @@ from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, has
 from quantcli.tokenizers import conventions
 
-#: Keys of GGUF and of config.json.
+#: Key of GGUF -> key of config.json.
 MULTIPLIERS = {
     "attention.scale": "attention_multiplier",
     "embedding_scale": "embedding_multiplier",
@@ -21,12 +21,12 @@ MULTIPLIERS = {
 
 
 def _multiplier(name: str, config: str) -> Key:
-    """A multiplier; one of 0 counts as none. Scores are divided by the root of a head's size where none is said."""
+    """Return the row for a multiplier; 0 is not written. The default of attention's is 1 / sqrt(head_dim)."""
     scale = (lambda file: file.head_dim**-0.5) if name == "attention.scale" else None
     return Key(name, "float32", lambda h: h.settings.number(config, 1.0) or None, config, absent=scale)
 
 
-#: The rows of all of them.
+#: The rows for all multipliers.
 MULTIPLIER_KEYS = tuple(_multiplier(*pair) for pair in MULTIPLIERS.items())
 
 GRANITE = Architecture(

@@ -1,7 +1,7 @@
-"""The granitemoe architecture (Granite 3 MoE): granite with routed experts, in the shared kind next to an MLP for all.
+"""The granitemoe architecture (Granite 3 MoE): granite with routed experts; granitemoeshared adds a shared expert.
 
-Gate and up of all experts stand in one tensor. Source: llama.cpp's conversion of GraniteMoeForCausalLM and
-GraniteMoeSharedForCausalLM; mlx-lm's granitemoe, which knows no shared kind.
+Gate and up of all experts are in one tensor. Source: llama.cpp's conversion of GraniteMoeForCausalLM and
+GraniteMoeSharedForCausalLM; mlx-lm's granitemoe, which does not support granitemoeshared.
 """
 
 from quantcli.models.base import EVERY_KIND, Architecture, Tensor
@@ -28,7 +28,7 @@ from quantcli.tokenizers import conventions
 
 SHARED_LENGTH = "expert_shared_feed_forward_length"
 SHARED = setting("shared_intermediate_size")
-#: Module -> which of gate, up and down it holds, and where.
+#: Module, the matrix in it, and the operations that take it.
 PARTS: tuple[tuple[str, str, tuple[Op, ...]], ...] = (
     ("input_linear", "gate", (Share(0, 2),)),
     ("input_linear", "up", (Share(1, 2),)),
@@ -44,7 +44,7 @@ HAS_SHARED = Need("shared_intermediate_size", lambda h, layer: _shared(h) is not
 
 
 def _expert(module: str, kind: str, ops: tuple[Op, ...]) -> Tensor:
-    """The experts' gate, up or down, stacked in every dialect; only Hugging Face's has the first two in one tensor."""
+    """Return the row for the experts' gate, up or down, stacked; only Hugging Face's dialect joins gate and up."""
     shape: Axes = (N_EXPERTS, HIDDEN, INNER) if kind == "down" else (N_EXPERTS, 2 * INNER, HIDDEN)
     return Tensor(
         f"{LAYER}.{MOE}.{module}", f"{BLOCK}.ffn_{kind}_exps", ops, ("weight",),
@@ -53,7 +53,7 @@ def _expert(module: str, kind: str, ops: tuple[Op, ...]) -> Tensor:
 
 
 def _shared_expert(module: str, kind: str, ops: tuple[Op, ...]) -> Tensor:
-    """The same of the MLP that every token takes."""
+    """Return the row for the shared expert's gate, up or down; only Hugging Face's dialect joins gate and up."""
     shape: Axes = (HIDDEN, SHARED) if kind == "down" else (2 * SHARED, HIDDEN)
     return Tensor(
         f"{LAYER}.shared_mlp.{module}", f"{BLOCK}.ffn_{kind}_shexp", ops, ("weight",), optional=True, shape=shape,

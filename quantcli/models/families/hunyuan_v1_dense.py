@@ -1,6 +1,6 @@
-"""The hunyuan_v1_dense architecture (Hunyuan 0.5B to 7B): norms of q and k behind the rotation, NTK scaling by alpha.
+"""The hunyuan_v1_dense architecture (Hunyuan 0.5B to 7B): norms of q and k after the rotation, NTK scaling by alpha.
 
-llama.cpp does not know that scaling: its converter writes the rotary base that it comes to, and a context of 256K.
+llama.cpp does not support that scaling: its converter writes the resulting rotary base, and a context of 256K.
 Source: llama.cpp's conversion of HunYuanDenseV1ForCausalLM; mlx-lm's hunyuan_v1_dense.
 """
 
@@ -17,9 +17,9 @@ from quantcli.models.sizes import ATTENTION_BIAS, HEAD_DIM
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
-#: The base and the context that a scaled model is released with; llama.cpp's converter checks the former.
+#: The base and the context of released models with scaling; llama.cpp's converter checks the base.
 BASE, SCALED_CONTEXT = 10000.0, 1 << 18
-#: A model of which no alpha is said has this one.
+#: The default of alpha.
 ALPHA = 50.0
 
 QK_NORMS = {"self_attn.query_layernorm": "attn_q_norm", "self_attn.key_layernorm": "attn_k_norm"}
@@ -35,7 +35,7 @@ def _exponent(head_dim: int) -> float:
 
 
 def _theta(h: Hyperparameters) -> float:
-    """The rotary base, with the scaling by alpha in it."""
+    """Return the rotary base, scaled by alpha."""
     if not _is_scaled(h):
         return h.rope.theta
     alpha = h.settings.part(h.settings.first("rope_scaling", "rope_parameters")).number("alpha", ALPHA)
@@ -43,14 +43,14 @@ def _theta(h: Hyperparameters) -> float:
 
 
 def _alpha(file: Stored) -> float | None:
-    """What scales the base of a file; None where nothing does, which a file says by a factor that it has not."""
+    """Return the alpha that scaled a file's rotary base; None unless it has the scaling type "none" with a factor."""
     if file.own.text("rope.scaling.type", "") != "none" or not file.own.has("rope.scaling.factor"):
         return None
     return float(f"{(theta_of(file) / BASE) ** (1 / _exponent(file.head_dim)):.6g}")
 
 
 def _scaling(file: Stored) -> dict[str, Any] | None:
-    """`rope_scaling` as the releases have it; mlx-lm wants these three keys."""
+    """Return `rope_scaling` as the releases have it; mlx-lm requires these three keys."""
     alpha = _alpha(file)
     return (
         rope_scaling(file)
@@ -59,7 +59,7 @@ def _scaling(file: Stored) -> dict[str, Any] | None:
     )
 
 
-#: What a model's rotation is in GGUF: with its sizes, and behind everything else.
+#: Rotary settings in GGUF: those among the sizes, and those after all other keys.
 SCALED_SIZES = (
     BLOCKS,
     Key(CONTEXT.name, "uint32", lambda h: SCALED_CONTEXT if _is_scaled(h) else h.context_length, CONTEXT.config),
@@ -90,7 +90,7 @@ EXPECTS = (
     Setting("use_rotary_pos_emb", True),
 )
 IMAGES = Harmless("for a vision tower, which the class of text models does not have")
-#: What all releases repeat of models of other kinds.
+#: Settings of other kinds of models that all releases have.
 HARMLESS = {
     **dict.fromkeys(("class_num", "dense_list", "pool_type", "skip_cls_token"), LABELS),
     **dict.fromkeys(

@@ -1,11 +1,11 @@
 """The hunyuan_v1_moe architecture (Hunyuan A13B): hunyuan_v1_dense with routed experts and a shared one in every layer.
 
-config.json says for each layer what GGUF says once. The code that A13B was released with calls the model `hunyuan`, as
-do MLX folders made of it; both are read. mlx-lm knows no other name, and computes other values: it does not divide the
-weights of the chosen experts by their sum, as that code, transformers and llama.cpp do, and no setting makes up for it.
-So neither name is said to run there. Hunyuan Large is a `hunyuan` too (HunYuanForCausalLM: q, k and v in one matrix,
-layers that share k and v); llama.cpp does not know it. Source: llama.cpp's conversion of HunYuanMoEV1ForCausalLM;
-mlx-lm's hunyuan; github.com/Tencent-Hunyuan/Hunyuan-A13B (`models`).
+config.json has lists with a value per layer of which GGUF has one value. The model type is `hunyuan` in the code with
+which A13B was released, and in MLX folders converted from it; both types are read. mlx-lm supports only `hunyuan`, and
+computes other values: it does not divide the weights of the selected experts by their sum, as that code, transformers
+and llama.cpp do, and no setting changes that. So both types have a limit for MLX. Hunyuan Large is a `hunyuan` too
+(HunYuanForCausalLM: q, k and v in one matrix, layers that share k and v); llama.cpp does not support it. Source:
+llama.cpp's conversion of HunYuanMoEV1ForCausalLM; mlx-lm's hunyuan; github.com/Tencent-Hunyuan/Hunyuan-A13B (`models`).
 """
 
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ from quantcli.models.sizes import ATTENTION_BIAS, HIDDEN, INNER, N_EXPERTS
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
 
-#: The model type in transformers, and in the code that A13B was released with.
+#: The model type in transformers, and in the code with which A13B was released.
 KIND, OWN = "hunyuan_v1_moe", "hunyuan"
 CLASS = "HunYuanMoEV1ForCausalLM"
 
-#: Key of config.json, with a number for each layer -> key of GGUF.
+#: Key of config.json with a number per layer -> key of GGUF.
 EACH = {
     "moe_intermediate_size": "expert_feed_forward_length",
     "moe_topk": "expert_used_count",
@@ -37,7 +37,7 @@ EACH = {
 
 
 def _one(key: str) -> Read:
-    """The number that all layers have."""
+    """Return a function that reads the number that all layers have, and raises `NotPossible` if layers differ."""
 
     def read(h: Hyperparameters) -> int:
         values = set(h.settings.integers(key)) if isinstance(h.settings.values.get(key), list) else set()
@@ -49,7 +49,7 @@ def _one(key: str) -> Read:
 
 
 def _each(key: str, *, also_one: bool = False) -> Setting:
-    """The number that all layers have, for each of them; also_one: or once."""
+    """Return the setting that repeats a file's number for each layer. also_one: a single number is accepted too."""
 
     def value(file: Stored) -> Any:
         number = file.integer(EACH[key], 1)
@@ -60,7 +60,7 @@ def _each(key: str, *, also_one: bool = False) -> Setting:
 
 
 def _topk(h: Hyperparameters) -> Any:
-    """How many experts a token takes; where it is one number, the release's code computes as Hunyuan Large does."""
+    """Return the number of experts per token. Raises `NotPossible` for a single number in a `hunyuan` model."""
     stated = h.settings.values.get("moe_topk")
     if h.settings.values.get("model_type") == OWN and not isinstance(stated, list):
         raise NotPossible(

@@ -1,6 +1,6 @@
-"""The hy_v3 architecture (Hy3): routed and shared experts behind a dense layer; mlx-lm does not know it.
+"""The hy_v3 architecture (Hy3): routed and shared experts after a dense layer; mlx-lm does not support it.
 
-GGUF keeps the layers for multi-token prediction, and says by the tensors alone which layers are dense. Source:
+GGUF keeps the layers for multi-token prediction; only the tensors in a file show which layers are dense. Source:
 llama.cpp's conversion of HYV3ForCausalLM.
 """
 
@@ -34,13 +34,13 @@ SHARED = {
     "mlp.shared_mlp.down_proj": "ffn_down_shexp",
 }
 SHARED_SHAPES = shared_experts("mlp.shared_mlp", setting("num_shared_experts") * EXPERT_INNER)
-#: Here the last norm of a layer for multi-token prediction has the name of a layer's own.
+#: In this family the last norm of a layer for multi-token prediction has the name of a layer's norm.
 NEXT_MODULES = {hf: gguf for hf, gguf in NEXT.items() if hf not in (*OWN_ENDS, "shared_head.norm")}
 NEXT_MODULES |= {"final_layernorm": NEXT["shared_head.norm"]}
 
 
 def _kinds(config: Reader) -> list[str]:
-    """`mlp_layer_types` of the class: the first layer is dense."""
+    """Return the class's default of `mlp_layer_types`: the first layer is dense."""
     return ["dense", *["sparse"] * (config.integer("num_hidden_layers", most=LONGEST) - 1)]
 
 
@@ -61,13 +61,13 @@ def _is_sparse(h: Hyperparameters, layer: int) -> bool:
 
 
 def _shared_length(h: Hyperparameters) -> int:
-    """The width of the shared experts, as one MLP."""
+    """Return the width of the shared experts, which are stored as one MLP."""
     return h.settings.integer("moe_intermediate_size") * h.settings.integer("num_shared_experts", 1, least=0)
 
 
 def _shared(file: Stored) -> int:
-    inner = file.integer("expert_feed_forward_length")
-    return file.integer("expert_shared_feed_forward_length", inner, least=0) // inner
+    width = file.integer("expert_feed_forward_length")
+    return file.integer("expert_shared_feed_forward_length", width, least=0) // width
 
 
 SPARSE = Need("mlp_layer_types", _is_sparse)

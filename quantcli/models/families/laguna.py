@@ -1,7 +1,7 @@
-"""The laguna architecture (Laguna): gated attention whose heads differ from layer to layer, routed and shared experts.
+"""The laguna architecture (Laguna): gated attention with different heads per layer, routed and shared experts.
 
-llama.cpp has the pattern of windows built in (of four layers the first attends to all); any other is written as a list,
-which its converter leaves out and its loader reads. Source: llama.cpp's conversion of LagunaForCausalLM; mlx-lm's
+llama.cpp has the pattern of windows built in (the first of four layers attends to all); any other is written as a list,
+which its converter does not write and its loader reads. Source: llama.cpp's conversion of LagunaForCausalLM; mlx-lm's
 laguna.
 """
 
@@ -48,14 +48,14 @@ from quantcli.models.sizes import HEAD_DIM, HIDDEN, KEYS, N_EXPERTS, Axes, Need,
 from quantcli.models.stored import OMITTED, Setting, Stored
 from quantcli.tokenizers import conventions
 
-#: What config.json calls a gate with one number for each element of a head; one for each head is the other kind.
+#: config.json's name of a gate with one number per element of a head; the other kind has one per head.
 PER_ELEMENT = "per-element"
 LOCAL_DIMENSIONS = "rope.dimension_count_swa"
 SHARED = {f"mlp.shared_expert.{kind}_proj": f"ffn_{kind}_shexp" for kind in ("gate", "up", "down")}
 
 
 def _kinds(config: Reader) -> list[str]:
-    """`mlp_layer_types` of the class: the first layer is dense."""
+    """Return the class's default of `mlp_layer_types`: the first layer is dense."""
     return ["dense", *["sparse"] * (config.integer("num_hidden_layers", most=LONGEST) - 1)]
 
 
@@ -70,7 +70,7 @@ def _heads(h: Hyperparameters, layer: int) -> int:
 
 
 def _gates(h: Hyperparameters, layer: int) -> int:
-    """The rows of a gate: one for each head, or for each element of a head."""
+    """Return the rows of a gate: one per head, or one per element of a head."""
     kind = h.settings.values.get("gating")
     return _heads(h, layer) * (h.head_dim if kind in (PER_ELEMENT, "per_element") else 1)
 
@@ -81,7 +81,7 @@ def _is_sparse(h: Hyperparameters, layer: int) -> bool:
 
 
 def _leading(h: Hyperparameters) -> int:
-    """How many layers come before the first with experts."""
+    """Return the number of layers before the first one with experts."""
     return next((layer for layer in range(h.layers) if _is_sparse(h, layer)), h.layers)
 
 
@@ -95,7 +95,7 @@ def _windows(h: Hyperparameters) -> tuple[bool, ...] | None:
 
 
 def _local_dimensions(h: Hyperparameters) -> int | None:
-    """How many elements of a head are rotated in layers with a window; None where nothing is said of these."""
+    """Return the number of rotated elements of a head in layers with a window; None if config.json has no settings."""
     local = h.settings.part("rope_parameters").part("sliding_attention")
     return int(h.head_dim * local.number("partial_rotary_factor", 1.0)) if local.values else None
 
@@ -120,7 +120,7 @@ def _gating(file: Stored) -> bool | str:
 
 
 def _rotary(file: Stored) -> dict[str, Any]:
-    """`rope_parameters` with the share of a head that is rotated in either kind of layer."""
+    """Return `rope_parameters` with the share of a head that is rotated in each kind of layer."""
     made, share = by_kind_of_layer(file), file.rotary_share()
     made["full_attention"]["partial_rotary_factor"] = share
     if not (file.own.has(LOCAL_FREQ_BASE.name) or file.own.has(LOCAL_DIMENSIONS)):

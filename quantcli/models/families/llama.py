@@ -1,4 +1,4 @@
-"""The llama architecture: Llama, Mistral, InternLM 3 and what is published under their types (Yi, SmolLM ...).
+"""The llama architecture: Llama, Mistral, InternLM 3 and models published under their types (Yi, SmolLM ...).
 
 Source: llama.cpp's conversion of LlamaForCausalLM, MistralForCausalLM and InternLM3ForCausalLM; transformers'
 configuration defaults.
@@ -21,7 +21,7 @@ from quantcli.models.stored import Setting, has
 
 
 def rope_factors(hyperparameters: Hyperparameters) -> NDArray[np.float32] | None:
-    """Llama 3.1's divisor of each rotary frequency, float32 (head_dim / 2,); None for other rope types."""
+    """Return Llama 3.1's divisor of each rotary frequency, float32 [head_dim / 2]; None for other rope types."""
     return llama3_factors(hyperparameters.rope, hyperparameters.head_dim)
 
 
@@ -29,7 +29,7 @@ ROPE_FREQS = Computed("rope_freqs.weight", rope_factors, (FREQUENCIES,))
 
 
 def _bias(**flags: str) -> Need:
-    """The flag of each model type that has biases, which Mistral's classes have none of."""
+    """Return the condition for biases: each model type's flag; Mistral's classes have no biases."""
 
     def holds(h: Hyperparameters, layer: int) -> bool:
         key = flags.get(h.settings.text("model_type", "llama"))
@@ -38,14 +38,14 @@ def _bias(**flags: str) -> Need:
     return Need(flags["llama"], holds, by_presence=True)
 
 
-#: What names begin with in mlx-vlm's folders of Idefics 3 and SmolVLM, and in releases.
+#: Prefixes in mlx-vlm's folders of Idefics 3 and SmolVLM -> in releases.
 IDEFICS = {
     "language_model.lm_head.": "lm_head.",
     "language_model.": "model.text_model.",
     "vision_model.": "model.vision_model.",
     "connector.": "model.connector.",
 }
-#: What Voxtral's class assumes of its text model.
+#: Defaults of Voxtral's class for its text model.
 VOXTRAL = {
     "rms_norm_eps": 1e-5,
     "max_position_embeddings": 131072,

@@ -13,14 +13,14 @@ from quantcli.models.sizes import ALWAYS, HIDDEN, INNER, ONE, VOCAB, flag, setti
 from quantcli.models.stored import OMITTED, Setting, has
 from quantcli.tokenizers import conventions
 
-#: Whether B, C and the time step go through a norm, as falcon_mamba's do.
+#: The key for norms of B, C and the time step, which falcon_mamba has.
 NORMS = "ssm.dt_b_c_rms"
 MIXER = "backbone.layers.{i}.mixer"
 
 BIAS = flag("use_bias")
 RANK, STATE = setting("time_step_rank"), setting("state_size")
 
-#: Keys of other families.
+#: Keys that belong to other families.
 HARMLESS = {
     "max_position_embeddings": Harmless("not a size of this family; GGUF has a value chosen by llama.cpp's converter"),
     **dict.fromkeys(

@@ -1,4 +1,4 @@
-"""The mellum architecture (Mellum 2): routed experts, layers with a window that have a rotary base of their own.
+"""The mellum architecture (Mellum 2): routed experts, layers with a window and another rotary base.
 
 Source: llama.cpp's conversion of MellumForCausalLM; mlx-lm's mellum.
 """
@@ -35,7 +35,7 @@ def _windows(h: Hyperparameters) -> tuple[bool, ...] | None:
 
 
 def _layer_types(file: Stored) -> Any:
-    """Every layer attends to all where there is no window; with one, llama.cpp has a pattern of its own."""
+    """Return `layer_types`; without a window every layer attends to all, with one llama.cpp has a default pattern."""
     return kinds_of_layers(file, 4) if file.own.has(SLIDING_WINDOW.name) else ["full_attention"] * file.trunk
 
 
@@ -82,7 +82,7 @@ MELLUM = Architecture(
         Setting("layer_types", _layer_types),
         Setting("mlp_layer_types", lambda file: ["sparse"] * file.trunk),
         Setting("norm_topk_prob", True),
-        Setting("rope_parameters", by_kind_of_layer),  # the class takes flat settings for both kinds of layers
+        Setting("rope_parameters", by_kind_of_layer),  # the class would use flat settings for both kinds of layers
         Setting("rope_scaling", OMITTED),
         Setting("rope_theta", OMITTED),
         Setting("sliding_window", lambda file: file.own.optional_integer(SLIDING_WINDOW.name)),

@@ -1,9 +1,9 @@
-"""The mimo_v2_flash architecture (MiMo-V2-Flash): windows with sinks, other heads of k and v there, routed experts.
+"""The mimo_v2_flash architecture (MiMo-V2-Flash): windows with sinks and other k and v heads, routed experts.
 
-Logits differ from those of transformers 5.23, which reads of a published config.json neither `partial_rotary_factor`
-nor `rope_theta` nor `hybrid_layer_pattern` but takes its own values (those of the release), and whose windows have one
-token more than `sliding_window_size`, as in the model's own code. llama.cpp and mlx-lm agree. transformers 5's spelling
-is read, too. Source: llama.cpp's conversion of MiMoV2FlashForCausalLM; mlx-lm's mimo_v2_flash.
+Logits differ from those of transformers 5.23: it ignores `partial_rotary_factor`, `rope_theta` and
+`hybrid_layer_pattern` in a published config.json and uses built-in values (those of the release), and its windows have
+one token more than `sliding_window_size`, as in the model's custom code. llama.cpp and mlx-lm agree. transformers 5's
+keys are read too. Source: llama.cpp's conversion of MiMoV2FlashForCausalLM; mlx-lm's mimo_v2_flash.
 """
 
 from collections.abc import Mapping
@@ -37,9 +37,9 @@ from quantcli.models.rope_settings import rope_scaling, theta_of
 from quantcli.models.sizes import HEAD_DIM, HIDDEN, N_HEADS, QUERIES, Axes, Need, Size, setting, without
 from quantcli.models.stored import OMITTED, Setting, Stored
 
-#: The class's share of a head that is rotated, and its rotary bases: of layers that attend to all, and of windows.
+#: The class's share of a head that is rotated, and its rotary bases in layers that attend to all and to a window.
 SHARE, THETA, LOCAL_THETA = 0.334, 5e6, 1e4
-#: A layer for multi-token prediction has these beside attention and a dense MLP.
+#: Modules of a layer for multi-token prediction in addition to attention and a dense MLP.
 OF_NEXT = {name: NEXT[name] for name in ("eh_proj", "enorm", "hnorm")} | {"final_layernorm": "layer_output_norm"}
 
 
@@ -48,19 +48,19 @@ def _layers(config: Reader) -> range:
 
 
 def _windows(config: Reader) -> list[int]:
-    """`hybrid_layer_pattern` of the class, and of a config that lists `layer_types`."""
+    """Return `hybrid_layer_pattern` from `layer_types`, else the class's default."""
     usual = ["full_attention" if layer == 0 or layer % 6 == 5 else "sliding_attention" for layer in _layers(config)]
     return [int(kind == "sliding_attention") for kind in config.texts("layer_types") or usual]
 
 
 def _mixtures(config: Reader) -> list[int]:
-    """`moe_layer_freq` of the class, and of a config that lists `mlp_layer_types`."""
+    """Return `moe_layer_freq` from `mlp_layer_types`, else the class's default."""
     usual = ["dense" if layer == 0 else "sparse" for layer in _layers(config)]
     return [int(kind == "sparse") for kind in config.texts("mlp_layer_types") or usual]
 
 
 def _slides(h: Hyperparameters, layer: int) -> bool:
-    """Whether a layer attends to a window: those for multi-token prediction do."""
+    """Return whether a layer attends to a window, as those for multi-token prediction do."""
     pattern = h.settings.integers("hybrid_layer_pattern")
     return layer >= len(pattern) or pattern[layer] == 1
 
@@ -83,7 +83,10 @@ def _blocks(h: Hyperparameters) -> range:
 
 
 def _eps(is_early: bool) -> Key:
-    """The epsilon stands with the other keys where a published config names it as others do, else after them."""
+    """Return the row for the epsilon, whose place depends on config.json's keys.
+
+    is_early: for the place among the other keys, with rms_norm_eps; else for the place after them.
+    """
 
     def has_both(h: Hyperparameters) -> bool:
         return h.settings.has("rms_norm_eps") and h.settings.has("swa_head_dim")
@@ -92,7 +95,7 @@ def _eps(is_early: bool) -> Key:
 
 
 def _of_kind(file: Stored, *, slides: bool) -> int:
-    """The heads of k and v in the layers of a kind."""
+    """Return the number of k and v heads in layers with a window, or in the others."""
     pairs = zip(file.each(KV_HEADS.name) or (file.heads,) * file.trunk, file.windows(), strict=False)
     return next((heads for heads, window in pairs if window is slides), file.kv_heads)
 
@@ -107,17 +110,17 @@ def _pattern(file: Stored) -> list[int]:
 
 
 def _stored_mixtures(file: Stored) -> list[int]:
-    """The layers that have a router; without tensors those of the class."""
+    """Return `moe_layer_freq`: the layers that have a router; without tensors, the class's default."""
     return [int(file.holds(f"blk.{n}.ffn_gate_inp.weight") if file.tensors else n > 0) for n in range(file.trunk)]
 
 
 def _share(file: Stored) -> float:
-    """The share of a head that is rotated: the published one where it comes to as many elements."""
+    """Return the share of a head that is rotated: the published one if it gives the same number of elements."""
     return SHARE if int(file.head_dim * SHARE) == file.integer(ROPE_DIMENSIONS.name) else file.rotary_share()
 
 
 def _rotary(file: Stored) -> Any:
-    """`rope_parameters`, of which alone transformers reads what its class does not assume; else none."""
+    """Return `rope_parameters`, the only key from which transformers reads other values than its class's defaults."""
     share, theta, local = _share(file), theta_of(file), file.number(LOCAL_FREQ_BASE.name) or theta_of(file)
     if (share, theta, local) == (SHARE, THETA, LOCAL_THETA):
         return OMITTED
@@ -186,7 +189,7 @@ MIMO_V2_FLASH = Architecture(
             "norm_topk_prob": True,
             "scoring_func": "sigmoid",
             "topk_method": "noaux_tc",
-            "num_nextn_predict_layers": 3,  # of the release, whose config.json does not say
+            "num_nextn_predict_layers": 3,  # the release's number, which its config.json lacks
         }
     },
     tensors=(
@@ -194,7 +197,7 @@ MIMO_V2_FLASH = Architecture(
         *norm_rows({"input_layernorm": "attn_norm"}),
         *rows({"post_attention_layernorm": "ffn_norm"}, needed=without(IS_NEXT)),
         *(
-            replace(row, beside=f"{BLOCK}.{NEXT['eh_proj']}")
+            replace(row, companion=f"{BLOCK}.{NEXT['eh_proj']}")
             for row in rows({"pre_mlp_layernorm": "ffn_norm"}, needed=IS_NEXT)
         ),
         *(
@@ -259,7 +262,7 @@ MIMO_V2_FLASH = Architecture(
         Setting("num_nextn_predict_layers", lambda file: file.predicting),
         Setting("partial_rotary_factor", _share),
         Setting("rope_parameters", _rotary),
-        Setting("rope_scaling", lambda file: rope_scaling(file) or OMITTED),  # a null sets aside rope_parameters
+        Setting("rope_scaling", lambda file: rope_scaling(file) or OMITTED),  # a null would override rope_parameters
         Setting("routed_scaling_factor", 1.0),
         Setting("scoring_func", "sigmoid"),
         Setting("sliding_window_size", lambda file: file.integer(SLIDING_WINDOW.name)),

@@ -26,7 +26,7 @@ from quantcli.tokenizers import conventions
 
 
 def _share(config: Reader) -> float:
-    """The share of a head that is rotated, of which the releases say the size; transformers 5 writes the share."""
+    """Return the share of a head that is rotated; releases have its size, transformers 5 writes the share."""
     size = config.integer("head_dim")
     rotated = config.integer("rotary_dim", size)
     if rotated % 2 and config.has("rotary_dim"):
@@ -35,7 +35,7 @@ def _share(config: Reader) -> float:
 
 
 def _size(config: Reader) -> int:
-    """The size in place of the share, which mlx-lm asks for."""
+    """Return the number of rotated elements, which mlx-lm requires instead of the share."""
     rope = config.part("rope_parameters") if config.has("rope_parameters") else config
     return round(config.integer("head_dim") * rope.number("partial_rotary_factor", 1.0))
 
@@ -73,7 +73,7 @@ MINIMAX_M2 = Architecture(
             shape=(N_EXPERTS,),
         ),
         *experts({"w1": "gate", "w3": "up", "w2": "down"}, hf=f"{MOE}.experts", mlx=f"{MOE}.switch_mlp", width=INNER),
-        # In transformers 5 the module has another name, which folders of its own making may keep.
+        # transformers 5 renamed the module; folders that it saves may have that name.
         *fused_experts("mlp.experts", width=INNER),
         *(
             Tensor(f"{LAYER}.mlp.{hf}", f"{BLOCK}.{gguf}", suffixes=(suffix,), read_only=True, shape=shape)

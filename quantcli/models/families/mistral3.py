@@ -18,7 +18,7 @@ BETA, TEMPERATURE = "llama_4_scaling_beta", "attention.temperature_scale"
 
 
 def _of_ministral(key: str, h: Hyperparameters) -> float | None:
-    """A rope setting of Ministral 3; the others' do not get into the file."""
+    """Return a rope setting of Ministral 3; None for other models, whose settings are not written."""
     if h.settings.values.get("model_type") != "ministral3":
         return None
     name = "rope_scaling" if h.settings.values.get("rope_scaling") else "rope_parameters"
@@ -30,7 +30,7 @@ def _is_ministral(file: Stored) -> bool:
 
 
 def _rope_parameters(file: Stored) -> Any:
-    """Rope settings as Ministral 3's class and mlx-lm read them, which know no `rope_scaling`."""
+    """Return `rope_parameters`, which Ministral 3's class and mlx-lm read instead of `rope_scaling`."""
     if not _is_ministral(file):
         return OMITTED
     return {**(rope_scaling(file) or {}), "rope_theta": theta_of(file), BETA: file.number(TEMPERATURE)}
@@ -60,7 +60,7 @@ MISTRAL3 = replace(
     limits=(),
     settings=(
         *LLAMA.settings,
-        # Mistral's class assumes a window of 4096 where config.json says nothing.
+        # The default of Mistral's class is a window of 4096.
         Setting("sliding_window", None),
         Setting("rope_parameters", _rope_parameters),
         Setting("rope_scaling", lambda file: OMITTED if _is_ministral(file) else rope_scaling(file)),

@@ -1,4 +1,4 @@
-"""Mixtral: llama with routed experts, in GGUF a llama that has an expert count.
+"""The mixtral architecture: llama with routed experts; in GGUF, a llama with an expert count.
 
 Source: llama.cpp's conversion of MixtralForCausalLM; mlx-lm's mixtral.
 """
@@ -22,12 +22,15 @@ from quantcli.models.sizes import HIDDEN, INNER, N_EXPERTS, Need
 from quantcli.models.stored import Setting
 
 MOE = "block_sparse_moe"
-#: Every layer routes to experts; in GGUF their number makes a llama one of these.
+#: Every layer has experts; in GGUF the number of experts distinguishes this family from llama.
 ROUTED = Need("num_local_experts", lambda h, layer: True)
 
 
 def mixture(router: str) -> tuple[Tensor, ...]:
-    """The router and its experts. router: its module in transformers 5, whose names folders of its making may keep."""
+    """Return the rows for the router and the experts.
+
+    router: the router's module in transformers 5, which folders that it saves may have.
+    """
     gate = f"{MOE}.gate"
     names = {"w1": "gate", "w3": "up", "w2": "down"}
     shape = (N_EXPERTS, HIDDEN)

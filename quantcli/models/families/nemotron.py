@@ -1,4 +1,4 @@
-"""The nemotron architecture: an MLP without gate; norms with biases, their weights stored as their distance from 1.
+"""The nemotron architecture: an MLP without a gate; norms with biases, their weights stored as the difference from 1.
 
 Source: llama.cpp's conversion of NemotronForCausalLM.
 """

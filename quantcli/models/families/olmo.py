@@ -1,4 +1,4 @@
-"""The olmo architecture (OLMo 1): norms without weights, q, k and v clamped; mlx-lm has another layout of it only.
+"""The olmo architecture (OLMo 1): norms without weights, q, k and v clamped; mlx-lm supports only another layout.
 
 Source: llama.cpp's conversion of OlmoForCausalLM.
 """

@@ -1,4 +1,4 @@
-"""The olmo2 architecture (OLMo 2 and 3): norms after attention and MLP, and on the whole of q and k.
+"""The olmo2 architecture (OLMo 2 and 3): norms after attention and MLP, and over all heads of q and of k.
 
 Source: llama.cpp's conversion of Olmo2ForCausalLM and Olmo3ForCausalLM.
 """
@@ -28,12 +28,12 @@ from quantcli.models.sizes import ATTENTION_BIAS
 from quantcli.models.stored import OMITTED, Setting, Stored, has, kinds_of_layers
 from quantcli.tokenizers import conventions
 
-#: The rotary base that olmo3's class assumes for the layers with a window, whatever `rope_theta` says.
+#: olmo3's default rotary base for layers with a window, regardless of `rope_theta`.
 THETA = 5e5
 
 
 def _of_olmo3(key: Key, read: Read) -> Key:
-    """A row of OLMo 3 alone: whatever an OLMo 2 says of windows, its class does not read."""
+    """Return a row for OLMo 3 only: OLMo 2's class ignores settings of windows."""
 
     def value(h: Hyperparameters) -> Any:
         return read(h) if h.settings.text("model_type", "") == "olmo3" else None
@@ -42,12 +42,12 @@ def _of_olmo3(key: Key, read: Read) -> Key:
 
 
 def _local_theta(h: Hyperparameters) -> float:
-    """The rotary base of layers with a window: said for this kind of layers, or the class's own."""
+    """Return the rotary base of layers with a window: the one for this kind of layers, else the class's default."""
     return h.settings.part("rope_parameters").part("sliding_attention").number("rope_theta", THETA)
 
 
 def _by_kind_of_layer(file: Stored) -> Any:
-    """`rope_parameters` of olmo3, where they are not what its class makes of `rope_theta` and `rope_scaling`."""
+    """Return olmo3's `rope_parameters`, if its class would not derive them from `rope_theta` and `rope_scaling`."""
     theta = theta_of(file)
     local = file.number(LOCAL_FREQ_BASE.name) or theta
     if not file.own.has(SLIDING_WINDOW.name) or local == THETA:
@@ -56,7 +56,7 @@ def _by_kind_of_layer(file: Stored) -> Any:
 
 
 def _has_two_bases(config: Mapping[str, Any]) -> bool:
-    """Whether layers with a window have a rotary base that is not the others', which mlx-lm takes for all."""
+    """Return whether layers with a window have another rotary base; mlx-lm uses one base for all layers."""
     return bool(config.get("rope_local_base_freq", config["rope_theta"]) != config["rope_theta"])
 
 

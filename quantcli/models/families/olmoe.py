@@ -42,7 +42,7 @@ OLMOE = Architecture(
         *rows({"mlp.gate": "ffn_gate_inp"}),
         *experts(EXPERTS, width=INNER),
     ),
-    # llama.cpp's converter writes this epsilon whatever config.json says.
+    # llama.cpp's converter always writes this epsilon.
     keys=(
         *SIZES,
         *ROPE,

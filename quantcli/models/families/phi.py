@@ -1,4 +1,4 @@
-"""The phi architecture (Phi 1, 1.5 and 2): biases everywhere, attention and MLP side by side behind one norm.
+"""The phi architecture (Phi 1, 1.5 and 2): biases everywhere, attention and MLP in parallel after one norm.
 
 Source: llama.cpp's conversion of PhiForCausalLM; mlx-lm's phi.
 """
@@ -34,7 +34,7 @@ MLP_SHAPES: dict[str, Axes] = {"mlp.fc1": (INNER, HIDDEN), "mlp.fc2": (HIDDEN, I
 
 
 def _kv_heads(config: Mapping[str, Any]) -> dict[str, Any]:
-    """As many as heads where nothing says how many; mlx-lm's class would take 32."""
+    """Return num_key_value_heads = num_attention_heads if config.json lacks it; mlx-lm's default is 32."""
     key = str(KV_HEADS.config)
     return {key: config["num_attention_heads"]} if config.get(key) is None and "num_attention_heads" in config else {}
 
@@ -56,7 +56,7 @@ PHI = Architecture(
         ),
         *rows(MLP, bias=ALWAYS, shapes=MLP_SHAPES),
     ),
-    # llama.cpp's converter computes the width of the MLP and the number of heads of k and v, and writes no rotary base.
+    # llama.cpp's converter computes the width of the MLP and the number of k and v heads, and writes no rotary base.
     keys=(
         CONTEXT,
         EMBEDDING,

@@ -31,7 +31,7 @@ from quantcli.models.sizes import PARTIAL_FREQUENCIES
 from quantcli.models.stored import Setting, Stored
 from quantcli.tokenizers import conventions
 
-#: llama.cpp also reads q, k and v apart.
+#: llama.cpp also reads separate q, k and v.
 ATTENTION = (
     Tensor(
         f"{LAYER}.self_attn.qkv_proj",
@@ -44,12 +44,12 @@ ATTENTION = (
 
 
 def long_factors(hyperparameters: Hyperparameters) -> NDArray[np.float32] | None:
-    """longrope's divisor of each rotary frequency beyond the original context, float32 (rotary_dim / 2,)."""
+    """Return longrope's divisor of each rotary frequency beyond the original context, float32 [rotary_dim / 2]."""
     return _floats(hyperparameters, "long_factor", hyperparameters.rope.long_factors)
 
 
 def short_factors(hyperparameters: Hyperparameters) -> NDArray[np.float32] | None:
-    """The same within the original context."""
+    """Return longrope's divisor of each rotary frequency within the original context, float32 [rotary_dim / 2]."""
     return _floats(hyperparameters, "short_factor", hyperparameters.rope.short_factors)
 
 
@@ -68,7 +68,7 @@ def _floats(
 
 
 def attention_factor(hyperparameters: Hyperparameters) -> float | None:
-    """What longrope multiplies attention by when the context is longer than the original one."""
+    """Return longrope's attention factor, for a context longer than the original one; None without longrope."""
     rope, context = hyperparameters.rope, hyperparameters.context_length
     if not rope.long_factors:
         return None

@@ -1,9 +1,9 @@
 """The phimoe architecture (Phi-3.5-MoE, Phi-mini-MoE): Mixtral's experts, LayerNorm and biases, longrope.
 
-Logits differ. llama.cpp runs the graph of phi3: it divides by the root mean square where the model has LayerNorm, takes
-the softmax over all experts where the model has that of each expert's rivals (SparseMixer), and multiplies rotary
-embeddings by 1 or by longrope's usual factor where the model has `short_mscale`. mlx-lm takes `long_mscale` and
-`long_factor` at every length. Source: llama.cpp's conversion of PhiMoEForCausalLM; mlx-lm's phimoe.
+Logits differ between runtimes. llama.cpp runs the graph of phi3: it divides by the root mean square, although the model
+has LayerNorm; computes the softmax over all experts, although the model computes one for each expert and its rivals
+(SparseMixer); and multiplies rotary embeddings by 1 or longrope's default factor instead of `short_mscale`. mlx-lm uses
+`long_mscale` and `long_factor` at every length. Source: llama.cpp's conversion of PhiMoEForCausalLM; mlx-lm's phimoe.
 """
 
 from dataclasses import replace
@@ -35,7 +35,7 @@ from quantcli.tokenizers import conventions
 
 
 def _original(h: Hyperparameters) -> int | None:
-    """The context before longrope, which the class takes from the scaling's own settings alone."""
+    """Return the context before longrope, which the class reads only from the scaling's settings."""
     settings = h.settings
     scaling = settings.part("rope_scaling" if settings.values.get("rope_scaling") else "rope_parameters")
     if h.rope.type == "default":
@@ -48,7 +48,7 @@ def _attention_factor(h: Hyperparameters) -> float | None:
 
 
 def _scaling(file: Stored) -> dict[str, Any] | None:
-    """`rope_scaling` with the factors of attention that the class asks for: llama.cpp's, which has one."""
+    """Return `rope_scaling` with both attention factors that the class requires; llama.cpp has one for both."""
     made = rope_scaling(file)
     if made is None:
         return None

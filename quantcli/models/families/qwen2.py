@@ -1,4 +1,4 @@
-"""The qwen2 architecture (Qwen 1.5, 2, 2.5, QwQ): biases on q, k and v, nothing permuted.
+"""The qwen2 architecture (Qwen 1.5, 2, 2.5, QwQ): biases on q, k and v, no permuted rows.
 
 Source: llama.cpp's conversion of Qwen2ForCausalLM; transformers' configuration defaults.
 """
@@ -18,7 +18,7 @@ DEFAULTS = {
 }
 
 
-#: GGUF says nothing of sliding windows: llama.cpp runs these models without them.
+#: GGUF has no keys for sliding windows in this family: llama.cpp runs these models without them.
 SETTINGS = (
     Setting("hidden_act", "silu"),
     Setting("sliding_window", None),

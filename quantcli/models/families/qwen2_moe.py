@@ -1,4 +1,4 @@
-"""The qwen2_moe architecture (Qwen 1.5 MoE, Qwen 2 57B-A14B): routed experts and a shared one with a gate of its own.
+"""The qwen2_moe architecture (Qwen 1.5 MoE, Qwen 2 57B-A14B): routed experts and a shared expert with a gate.
 
 Source: llama.cpp's conversion of Qwen2MoeForCausalLM; mlx-lm's qwen2_moe.
 """
@@ -37,7 +37,7 @@ SHARED_SHAPES = shared_experts("mlp.shared_expert", setting("shared_expert_inter
 
 
 def _is_sparse(h: Hyperparameters, layer: int) -> bool:
-    """Whether a layer routes to experts: every `decoder_sparse_step`-th, without those that the config lists."""
+    """Return whether a layer has experts: every `decoder_sparse_step`-th, except those in mlp_only_layers."""
     step, dense = h.settings.integer("decoder_sparse_step", 1), h.settings.values.get("mlp_only_layers") or ()
     return h.experts > 0 and (layer + 1) % step == 0 and not (isinstance(dense, list) and layer in dense)
 
@@ -45,7 +45,7 @@ def _is_sparse(h: Hyperparameters, layer: int) -> bool:
 SPARSE = Need("num_experts, decoder_sparse_step, mlp_only_layers", _is_sparse)
 DENSE = without(SPARSE)
 
-#: One value a token: a matrix of one row.
+#: A matrix with one row: one value per token.
 SHARED_GATE = Tensor(
     f"{LAYER}.mlp.shared_expert_gate", f"{BLOCK}.ffn_gate_inp_shexp", (SingleRow(),), ("weight",), optional=True,
     shape=(ONE, HIDDEN), needed=SPARSE,

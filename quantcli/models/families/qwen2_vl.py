@@ -1,6 +1,6 @@
-"""The qwen2vl architecture: the text models of Qwen2-VL and Qwen2.5-VL, which are Qwen2's but for M-RoPE.
+"""The qwen2vl architecture: the text models of Qwen2-VL and Qwen2.5-VL, which are Qwen2's with M-RoPE.
 
-For text M-RoPE is the usual rotary embedding, so that a folder made of a GGUF file, which has no tower, is Qwen2's.
+For text, M-RoPE equals the default rotary embedding, so that a folder converted from GGUF (without a tower) is Qwen2's.
 Source: llama.cpp's conversion of Qwen2VLForConditionalGeneration and Qwen2_5_VLForConditionalGeneration.
 """
 
@@ -11,9 +11,9 @@ from quantcli.models.keys import FREQ_BASE, HEAD_SIZES, RMS_EPS, ROPE, SECTIONS,
 from quantcli.models.limits import unknown_to_mlx
 from quantcli.models.multimodal import Multimodal, Spelling
 
-#: What the classes of the text models assume.
+#: Defaults of the text models' classes.
 WITH_TOWERS = {**DEFAULTS, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6}
-#: What mlx-lm puts before the names of the text model.
+#: mlx-lm's prefix of the text model's names.
 MLX = "language_model."
 FLAT = Spelling("model.", "visual.")
 

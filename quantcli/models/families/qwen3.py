@@ -1,4 +1,4 @@
-"""The qwen3 architecture: qwen2 with a norm per head on q and k, and heads of their own size.
+"""The qwen3 architecture: qwen2 with a norm per head on q and k, and with head_dim in config.json.
 
 Source: llama.cpp's conversion of Qwen3ForCausalLM; transformers' configuration defaults.
 """

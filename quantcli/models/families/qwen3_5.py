@@ -1,7 +1,8 @@
 """The qwen3_5 architectures (Qwen3.5, dense and with experts): qwen3_next with other projections in its delta nets.
 
-These have a tensor each. Value heads that share a key head stand next to each other; GGUF has the first of every key
-head, then the second of every one (`ops.tiled`), in the rows that make them and in the columns that take them.
+Each projection is a separate tensor. Value heads that share a key head are adjacent; GGUF has the first value head of
+every key head, then the second of every key head, and so on (`ops.tiled`), in the rows that make value heads and in the
+columns that read them.
 
 Source: llama.cpp's conversion of Qwen3_5ForCausalLM and Qwen3_5MoeForCausalLM (_LinearAttentionVReorderBase);
 transformers' Qwen3_5TextConfig, Qwen3_5MoeTextConfig.
@@ -65,13 +66,13 @@ DELTA_NET = (
 
 EXPERTS = (*stacked_experts("mlp.experts"), *experts_apart("mlp.experts"))
 
-#: llama.cpp demands sections of M-RoPE; these are the class's.
+#: llama.cpp requires sections of M-RoPE; these are the class's default.
 USUAL_SECTIONS = (11, 11, 10, 0)
 USUAL = Key(SECTIONS.name, SECTIONS.type, lambda h: None if h.rope.sections else USUAL_SECTIONS)
 
 
 def _rotary(file: Stored) -> dict[str, Any]:
-    """`rope_parameters`; sections of M-RoPE are interleaved in all of these models."""
+    """Return `rope_parameters`; sections of M-RoPE are interleaved in all of these models."""
     return parameters(share=True)(file) | {"mrope_interleaved": True}
 
 
@@ -88,11 +89,11 @@ EXPECTS = (
     Setting("mamba_ssm_dtype", "float32"),
     Setting("mtp_use_dedicated_embeddings", False),
 )
-#: Types that mlx-lm loads in a model with towers alone.
+#: Types that mlx-lm loads only in a model with towers.
 TEXTS = ("qwen3_5_text", "qwen3_5_moe_text")
 LIMITS = (*DELTA_LIMITS, Limit("mlx", lambda h: False, "a text_config in config.json", nested=True, excludes=TEXTS))
 
-#: What mlx-lm's class assumes otherwise than transformers'.
+#: Settings whose defaults in mlx-lm's class differ from transformers'.
 MLX_KEYS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "rms_norm_eps", "vocab_size", "head_dim", "max_position_embeddings", "linear_num_value_heads",

@@ -1,13 +1,13 @@
 """The qwen3_next architecture (Qwen3-Next 80B-A3B): three layers with a gated delta net to one with attention, experts.
 
-A projection of the delta net holds queries, keys, values and gates of one key head after another; GGUF has gates apart
+A projection of the delta net has the queries, keys, values and gates of each key head in turn; GGUF separates the gates
 from the others, and each part for all heads:
 
     in_proj_qkvz   q0 k0 v0 v1 z0 z1 | q1 k1 v2 v3 z2 z3   ->   attn_qkv    q0 q1 | k0 k1 | v0 v1 v2 v3
                                                                attn_gate   z0 z1 z2 z3
 
-Norms are stored as their distance from 1, that of the delta net aside. `q_proj` has the rows of a gate next to each
-head's. GGUF keeps the layer for multi-token prediction, which has attention.
+Norms are stored as their difference from 1, except the delta net's. `q_proj` has the rows of a gate next to each head's
+rows. GGUF keeps the layer for multi-token prediction, which has attention.
 
 Source: llama.cpp's conversion of Qwen3NextForCausalLM; mlx-lm's qwen3_next; transformers' Qwen3NextConfig.
 """
@@ -56,19 +56,19 @@ INTERVAL = "full_attention_interval"
 
 K_HEADS, V_HEADS = setting("linear_num_key_heads"), setting("linear_num_value_heads")
 K_SIZE, V_SIZE = setting("linear_key_head_dim"), setting("linear_value_head_dim")
-#: Rows of all heads' queries, and of their keys; of all heads' values, and of their gates; of what is convolved.
+#: Rows of all heads: queries or keys; values or gates; the input of the convolution.
 KEYS, VALUES = K_HEADS * K_SIZE, V_HEADS * V_SIZE
 CONVOLVED = 2 * KEYS + VALUES
 
 
 def _types(config: Reader) -> list[str]:
-    """`layer_types` of a config that says how far apart layers with attention are."""
+    """Return `layer_types` for a config with the interval of layers with attention."""
     step, layers = config.integer(INTERVAL, 4), config.integer("num_hidden_layers", most=LONGEST)
     return [LINEAR if (layer + 1) % step else FULL for layer in range(layers)]
 
 
 def _interval(config: Reader) -> int:
-    """How far apart layers with attention are, by the first of them."""
+    """Return the interval of layers with attention, from the position of the first one."""
     kinds = config.texts("layer_types")
     return kinds.index(FULL) + 1 if FULL in kinds else 4
 
@@ -91,23 +91,23 @@ ONE_MORE = (AddOne(),)
 def norms(
     modules: dict[str, str], needed: Need | None = None, shapes: dict[str, Axes] | None = None
 ) -> tuple[Tensor, ...]:
-    """Norms that are stored as their distance from 1. needed: which layers have them."""
-    found = (
+    """Return the rows for norms that are stored as their difference from 1. needed: which layers have them."""
+    plain = (
         norm(f"{LAYER}.{hf}", f"{BLOCK}.{gguf}", ONE_MORE, shape=(shapes or {}).get(hf, (HIDDEN,)))[0]
         for hf, gguf in modules.items()
     )
-    return tuple(replace(row, mlx_ops=ONE_MORE, optional=needed is not None, needed=needed) for row in found)
+    return tuple(replace(row, mlx_ops=ONE_MORE, optional=needed is not None, needed=needed) for row in plain)
 
 
 def linear(hf: str, gguf: str, shape: Axes, ops: Any = (), suffix: str = "weight", mlx_ops: Any = ()) -> Tensor:
-    """A row of the delta net."""
+    """Return a row for a tensor of the delta net."""
     return Tensor(
         f"{LAYER}.linear_attn.{hf}", f"{BLOCK}.{gguf}", ops, (suffix,), mlx_ops=mlx_ops, optional=True, shape=shape,
         needed=IS_LINEAR,
     )  # fmt: skip
 
 
-#: The rows of every layer and of both ends, the MLP aside.
+#: The rows of every layer, without its MLP, and those outside the layers.
 COMMON = (
     *(replace(row, mlx_ops=row.ops) for row in ends(ONE_MORE)),
     *norms({"input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm"}),
@@ -119,7 +119,7 @@ COMMON = (
     ),
     *norms(QK_NORMS, IS_FULL, {module: SHAPES[module] for module in QK_NORMS}),
 )
-#: The rows of the layer for multi-token prediction.
+#: The rows for the layer for multi-token prediction.
 NEXT = (
     *rows({"eh_proj": "nextn.eh_proj"}, needed=IS_NEXT, shapes={"eh_proj": (HIDDEN, 2 * HIDDEN)}),
     *norms({"enorm": "nextn.enorm", "hnorm": "nextn.hnorm", "shared_head.norm": "nextn.shared_head_norm"}, IS_NEXT),
@@ -128,7 +128,7 @@ QKVZ = Ungroup(K_HEADS, (KEYS, KEYS, VALUES, VALUES))
 
 
 def delta_net(tile: Any = ()) -> tuple[Tensor, ...]:
-    """What both ways to store a delta net have. tile: (of single values, of what is convolved, of columns)."""
+    """Return the rows that both layouts share. tile: operations on values, on the convolution's input, on columns."""
     single, convolved, columns = tile or ((), (), ())
     return (
         linear("A_log", "ssm_a", (V_HEADS,), (*single, NegExp()), ""),
@@ -147,17 +147,17 @@ def _recurrent(h: Hyperparameters) -> tuple[bool, ...]:
 
 
 def _stored_types(file: Stored) -> list[str]:
-    """`layer_types` of a file; where it does not say, as llama.cpp takes it."""
-    said, step = file.own.flags(RECURRENT), file.own.integer(INTERVAL, 4)
-    if said and len(said) not in (file.trunk, file.layers):
+    """Return `layer_types` from a file; if it has none, llama.cpp's default. Raises `BadInput`."""
+    flags, step = file.own.flags(RECURRENT), file.own.integer(INTERVAL, 4)
+    if flags and len(flags) not in (file.trunk, file.layers):
         raise BadInput(
-            f"{file.own.label}: {RECURRENT}: expected {file.layers} values (block_count), found {len(said)}."
+            f"{file.own.label}: {RECURRENT}: expected {file.layers} values (block_count), found {len(flags)}."
         )
     usual = [bool((layer + 1) % step) for layer in range(file.trunk)]
-    return [LINEAR if is_linear else FULL for is_linear in (said or usual)[: file.trunk]]
+    return [LINEAR if is_linear else FULL for is_linear in (flags or usual)[: file.trunk]]
 
 
-#: Keys of a delta net, before and after which others stand.
+#: Keys of a delta net; other keys come before and after them.
 NEXTN = Key("nextn_predict_layers", "uint32", lambda h: next_layers(h) or None)
 DELTA_KEYS = (
     Key("ssm.conv_kernel", "uint32", "linear_conv_kernel_dim"),
@@ -193,7 +193,7 @@ DELTA_SETTINGS = (
     Setting("num_nextn_predict_layers", lambda file: file.predicting),
     Setting("partial_rotary_factor", Stored.rotary_share),
 )
-#: llama.cpp has one size of heads; mlx-lm knows layers with attention by their distance.
+#: llama.cpp supports one size of heads; mlx-lm computes the layers with attention from their interval.
 DELTA_LIMITS = (
     Limit("gguf", lambda h: K_SIZE.of(h) == V_SIZE.of(h), "linear_key_head_dim to be linear_value_head_dim"),
     Limit("mlx", _is_even, "layer_types to follow full_attention_interval"),

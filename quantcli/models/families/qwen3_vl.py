@@ -1,8 +1,8 @@
-"""The qwen3vl and qwen3vlmoe architectures: the text models of Qwen3-VL, which are Qwen3's but for M-RoPE.
+"""The qwen3vl and qwen3vlmoe architectures: the text models of Qwen3-VL, which are Qwen3's with M-RoPE.
 
-Next to a tower experts are stacked and transposed: `experts.gate_up_proj` (experts, in, 2 * out), `experts.down_proj`
-(experts, in, out). For text M-RoPE is the usual rotary embedding, so that a folder made of a GGUF file, which has no
-tower, is Qwen3's. Source: llama.cpp's conversion of Qwen3VLForConditionalGeneration and
+In models with a tower, experts are stacked and transposed: `experts.gate_up_proj` (experts, in, 2 * out),
+`experts.down_proj` (experts, in, out). For text, M-RoPE equals the default rotary embedding, so that a folder converted
+from GGUF (without a tower) is Qwen3's. Source: llama.cpp's conversion of Qwen3VLForConditionalGeneration and
 Qwen3VLMoeForConditionalGeneration; mlx-lm's qwen3_vl_moe.
 """
 
@@ -18,17 +18,17 @@ from quantcli.models.limits import unknown_to_mlx
 from quantcli.models.multimodal import Multimodal, Spelling
 from quantcli.models.stored import Setting
 
-#: The tower's layers whose features are added in the text model's first layers: llama.cpp asks the text model for them.
+#: The tower's layers whose features are added in the text model's first layers; llama.cpp needs their number.
 FEATURES = "deepstack_visual_indexes"
 DEEPSTACK = Key("n_deepstack_layers", "uint32", lambda h: len(h.settings.integers(FEATURES)))
-#: In these architectures llama.cpp takes the sections of M-RoPE in turn.
+#: In these architectures llama.cpp interleaves the sections of M-RoPE.
 EXPECTS = (Setting("mrope_interleaved", True),)
 LIFTED = (("vision_config", FEATURES),)
-#: What the classes of the text models assume otherwise than Qwen3's.
+#: Defaults of the text models' classes that differ from Qwen3's.
 ASSUMED = {"max_position_embeddings": 128000, "rope_theta": 5e5}
 NESTED = Spelling("model.language_model.", "model.visual.")
 
-#: What mlx-lm's classes of the text models need, whatever transformers' assume.
+#: Settings that mlx-lm's classes of the text models require.
 MLX_KEYS = (
     "model_type", "head_dim", "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads",
     "num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings", "vocab_size",

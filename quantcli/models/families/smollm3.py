@@ -1,4 +1,4 @@
-"""The smollm3 architecture: llama with layers that have no rotary embedding, their rows permuted all the same.
+"""The smollm3 architecture: llama with some layers that have no rotary embedding but permuted rows.
 
 Source: llama.cpp's conversion of SmolLM3ForCausalLM.
 """
@@ -12,12 +12,12 @@ from quantcli.models.limits import unset
 from quantcli.models.sizes import ATTENTION_BIAS, MLP_BIAS
 from quantcli.models.stored import Setting, Stored, has
 
-#: llama.cpp has it built in: every fourth layer goes without rotary embedding.
+#: Every fourth layer has no rotary embedding, which llama.cpp has built in.
 INTERVAL = 4
 
 
 def layers_with_rope(file: Stored) -> list[int]:
-    """`no_rope_layers`, which against its name is 1 for layers that have it."""
+    """Return `no_rope_layers`, which despite its name is 1 for layers with rotary embedding."""
     return [int((layer + 1) % INTERVAL != 0) for layer in range(file.trunk)]
 
 

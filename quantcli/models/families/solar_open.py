@@ -1,4 +1,4 @@
-"""The solar_open architecture (Solar Open): in GGUF a glm4moe that rotates whole heads and has no norms of q and k.
+"""The solar_open architecture (Solar Open): in GGUF, a glm4moe that rotates complete heads, without norms of q and k.
 
 Source: llama.cpp's conversion of SolarOpenForCausalLM; mlx-lm's solar_open.
 """
@@ -29,7 +29,7 @@ from quantcli.tokenizers import conventions
 SOLAR_OPEN = Architecture(
     name="solar_open",
     gguf="glm4moe",
-    # GLM 4.5 and 4.6 rotate one half of a head.
+    # GLM 4.5 and 4.6 rotate half of each head.
     when=lambda metadata: metadata.get("rope.dimension_count") == metadata.get("attention.key_length"),
     model_types={
         "solar_open": {

@@ -1,4 +1,4 @@
-"""The stablelm architecture (StableLM 3B, 2): norms with biases; the largest one has a norm for each head of q and k.
+"""The stablelm architecture (StableLM 3B, 2): norms with biases; the largest model has a norm for each head of q and k.
 
 Source: llama.cpp's conversion of StableLmForCausalLM.
 """
@@ -29,7 +29,7 @@ from quantcli.models.sizes import HEAD_DIM, N_HEADS, N_KV_HEADS, NEVER, Need, fl
 from quantcli.models.stored import Setting, Stored, has
 from quantcli.tokenizers import conventions
 
-#: With parallel residuals there is no norm before the MLP. Head norms are one vector a head, stacked in GGUF.
+#: With parallel residuals there is no norm before the MLP. Norms of heads are one vector per head, stacked in GGUF.
 SERIAL = Need("use_parallel_residual", lambda h, layer: not h.settings.flag("use_parallel_residual", False))
 NORMS = (
     *norm_rows({"input_layernorm": "attn_norm"}, bias=True),

@@ -1,4 +1,4 @@
-"""The starcoder2 architecture: biases everywhere, an MLP without gate.
+"""The starcoder2 architecture: biases everywhere, an MLP without a gate.
 
 Source: llama.cpp's conversion of Starcoder2ForCausalLM.
 """

@@ -1,8 +1,8 @@
-"""The step3p5 architecture (Step 3.5): heads that differ between layers with a window and those without, clamped MLPs.
+"""The step3p5 architecture (Step 3.5): other numbers of heads in layers with a window, clamped MLPs.
 
-Norms are stored as their distance from 1, in MLX as they are. The layers for multi-token prediction follow the others,
-in the lists of config.json too. transformers has no class. Source: llama.cpp's conversion of Step3p5ForCausalLM;
-mlx-lm's step3p5.
+Hugging Face folders store norms as their difference from 1, MLX and GGUF the sum. The layers for multi-token prediction
+follow the others, in the lists of config.json too. transformers has no class. Source: llama.cpp's conversion of
+Step3p5ForCausalLM; mlx-lm's step3p5.
 """
 
 import math
@@ -43,7 +43,7 @@ OTHER = "attention_other_setting"
 SLIDING = "sliding_attention"
 NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 SHARED = {f"share_expert.{kind}_proj": f"ffn_{kind}_shexp" for kind in ("gate", "up", "down")}
-#: Of a layer for multi-token prediction: its norms, of which the last stands in a module of its own, and the rest.
+#: Norms of a layer for multi-token prediction, the last of which is in another module, and its other tensors.
 NEXT_NORMS = {"enorm": NEXT["enorm"], "hnorm": NEXT["hnorm"], "transformer.shared_head.norm": NEXT["shared_head.norm"]}
 NEXT_MODULES = {"eh_proj": NEXT["eh_proj"], "transformer.shared_head.output": NEXT["shared_head.head"]}
 CLAMPS = {"swiglu_limits": "swiglu_clamp_exp", "swiglu_limits_shared": "swiglu_clamp_shexp"}
@@ -55,7 +55,7 @@ def _slides(h: Hyperparameters, layer: int) -> bool:
 
 
 def _other(h: Hyperparameters, layer: int, key: str) -> int:
-    """A count of heads, which config.json says of layers with a window apart."""
+    """Return a number of heads in a layer; config.json has separate numbers for layers with a window."""
     usual = h.settings.integer(key)
     return h.settings.part(OTHER).integer(key, usual) if _slides(h, layer) else usual
 
@@ -69,7 +69,7 @@ def _kv_heads(h: Hyperparameters, layer: int) -> int:
 
 
 def _mixtures(h: Hyperparameters) -> list[int]:
-    """The layers with experts, which config.json lists in one text."""
+    """Return the layers with experts, which config.json lists in a string. Raises `BadInput`."""
     texts = [one.strip() for one in h.settings.text("moe_layers_enum", "").split(",") if one.strip()]
     if not all(text.isascii() and text.isdecimal() and len(text) < 10 for text in texts):
         raise h.settings.refuse("moe_layers_enum", "expected numbers of layers, separated by commas")
@@ -89,7 +89,7 @@ def _blocks(h: Hyperparameters) -> range:
 
 
 def _limits(key: str) -> Key:
-    """The bounds of an activation, one for each layer; 0: none."""
+    """Return the row for the bounds of an activation, one per layer; 0 means none."""
 
     def read(h: Hyperparameters) -> tuple[float, ...] | None:
         if not h.settings.has(key):
@@ -102,7 +102,7 @@ def _limits(key: str) -> Key:
 
 
 def _factors(h: Hyperparameters) -> NDArray[np.float32] | None:
-    """Llama 3's divisors of the half of a head that layers without a window rotate, then ones; in double precision."""
+    """Return Llama 3's divisors for the rotated half of a head, then ones, float32 [head_dim / 2], from float64."""
     rope, rotated = h.rope, h.head_dim // 2
     if rope.type != "llama3":
         return None
@@ -112,12 +112,12 @@ def _factors(h: Hyperparameters) -> NDArray[np.float32] | None:
     factor, context = rope.factor or 8.0, rope.original_context or 8192
     smooth = (context / waves - low) / (high - low)
     blended = 1.0 / ((1.0 - smooth) / factor + smooth)
-    found = np.select([waves < context / high, waves > context / low], [1.0, factor], blended)
-    return np.concatenate([found, np.ones(h.head_dim // 2 - len(found))]).astype(np.float32)
+    factors = np.select([waves < context / high, waves > context / low], [1.0, factor], blended)
+    return np.concatenate([factors, np.ones(h.head_dim // 2 - len(factors))]).astype(np.float32)
 
 
 def _kinds(file: Stored) -> tuple[bool, ...]:
-    """Which layers attend to a window, those for multi-token prediction too."""
+    """Return which layers attend to a window, with those for multi-token prediction."""
     return file.own.flags(WINDOW_PATTERN.name)
 
 
@@ -145,7 +145,7 @@ def _thetas(file: Stored) -> PerLayer:
 
 
 def _scaling(file: Stored) -> dict[str, Any] | None:
-    """`rope_scaling`: Llama 3's from the factors of the half of a head that is rotated."""
+    """Return `rope_scaling`: Llama 3's, from the factors for the half of a head that is rotated."""
     return rope_scaling(replace(file, values=lambda name: file.values(name)[: file.head_dim // 4]))
 
 
@@ -176,7 +176,7 @@ ATTENTION: dict[str, tuple[str, Axes]] = {
 
 
 def _expert(kind: str) -> Tensor:
-    """All experts' matrices of a kind, stacked in every dialect."""
+    """Return the row for one kind of the experts' matrices, stacked in every dialect."""
     shape = (HIDDEN, INNER) if kind == "down" else (INNER, HIDDEN)
     return Tensor(
         f"{LAYER}.moe.{kind}_proj", f"{BLOCK}.ffn_{kind}_exps", suffixes=("weight",), optional=True,
@@ -185,11 +185,11 @@ def _expert(kind: str) -> Tensor:
     )  # fmt: skip
 
 
-def _with_ops(found: tuple[Tensor, ...], needed: Need | None = None) -> tuple[Tensor, ...]:
-    """Norms, whose distance from 1 is stored: both other dialects have the sum."""
+def _with_ops(norms: tuple[Tensor, ...], needed: Need | None = None) -> tuple[Tensor, ...]:
+    """Return rows for norms that are stored as their difference from 1; both other dialects have the sum."""
     return tuple(
         replace(row, ops=ONE_MORE, mlx_ops=ONE_MORE, suffixes=("weight",), optional=needed is not None, needed=needed)
-        for row in found
+        for row in norms
     )
 
 

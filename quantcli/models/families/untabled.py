@@ -1,4 +1,4 @@
-"""What is known of model types that no table has: in which 16-bit dtypes their models work (`sixteen_bits`)."""
+"""16-bit dtypes in which models without a table work (see `sixteen_bits`)."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ AS_GEMMA_2, AS_GEMMA_3, AS_GLM_4 = (
     f"their layers are {name}'s, which vLLM refuses as numerically unstable" for name in ("gemma2", "gemma3", "glm4")
 )
 
-#: Model type -> the dtypes; those that are not listed work in both.
+#: Model type -> the dtypes; types that are not listed work in both.
 UNTABLED: Mapping[str, SixteenBits] = {
     "gemma3": bf16_only(REFUSED, CLIPPED),
     # unsloth (unsloth_zoo/model_lists.py, FORCE_FLOAT32: activations beyond float16), unsloth-zoo#600 (gemma4).
@@ -18,7 +18,7 @@ UNTABLED: Mapping[str, SixteenBits] = {
     ),
     "plamo2": bf16_only(REFUSED),
     # Other names of these decoders, by transformers' classes (models/<type>/modular_*.py) and vLLM's. PaliGemma's is
-    # Gemma's where no text_config says gemma2; VaultGemma and RecurrentGemma have none of the norms behind each block.
+    # Gemma's unless text_config names gemma2; VaultGemma and RecurrentGemma have no norms after each block.
     # Gemma 2's layers and weights, as encoder and decoder:
     **dict.fromkeys(("t5gemma", "t5_gemma_module"), bf16_only(AS_GEMMA_2)),
     # Gemma 3's:
