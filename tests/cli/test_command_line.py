@@ -113,7 +113,7 @@ def test_shards_that_are_missing_are_named_without_an_index_too(model: Path, tmp
     (folder / "config.json").write_bytes((model / "config.json").read_bytes())
     (folder / "model-00001-of-00002.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     done = run("inspect", folder)
-    assert done.exit_code == 3 and "model-00002-of-00002.safetensors is not" in done.stderr
+    assert done.exit_code == 3 and "model-00002-of-00002.safetensors is missing" in done.stderr
 
 
 def test_what_is_decoded_takes_the_dtype_of_the_scales(model: Path, tmp_path: Path) -> None:

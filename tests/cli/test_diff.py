@@ -113,7 +113,7 @@ def test_max_rmse_fails_where_a_weight_is_missing(pair: tuple[Path, Path], tmp_p
     del arrays["model.norm.weight"]
     save_file(arrays, folder / "model.safetensors")
     done = quant(pair[0], folder, "--max-rmse", "1")
-    assert done.exit_code == 1 and "model.norm.weight: is in A only" in done.stderr
+    assert done.exit_code == 1 and "model.norm.weight: is only in A" in done.stderr
     assert "only in A: model.norm.weight (bf16, 64)" in done.stdout
     assert quant(pair[0], folder).exit_code == 0
 

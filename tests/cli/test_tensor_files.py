@@ -32,7 +32,7 @@ def halves(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("to", [("out",), ("out", "--to", "hf"), ("out.gguf",)])
 def test_a_shard_is_no_model(halves: Path, tmp_path: Path, to: tuple[str, ...]) -> None:
     done = run("convert", halves / SHARD, tmp_path / to[0], *to[1:])
-    assert done.exit_code == 3 and f"Name the folder: {halves}" in done.stderr and not (tmp_path / to[0]).exists()
+    assert done.exit_code == 3 and f"as the source: {halves}" in done.stderr and not (tmp_path / to[0]).exists()
     assert run("convert", halves, tmp_path / to[0], *to[1:]).exit_code == 0
 
 
@@ -54,7 +54,7 @@ def test_an_adapter_is_named_as_such(tmp_path: Path, name: str, config: bool) ->
         for command in (["convert", source, tmp_path / "out", "--to", "hf"], ["inspect", source]):
             done = run(*command)
             assert done.exit_code == 4
-            assert f"{folder}: a LoRA adapter. Merge it into its base model first." in done.stderr
+            assert f"{folder}: is a LoRA adapter, not a model. Merge it into its base model first." in done.stderr
 
 
 def test_a_model_may_have_an_adapter_next_to_it(tmp_path: Path) -> None:

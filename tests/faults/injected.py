@@ -31,7 +31,7 @@ import pytest
 import typer
 
 from quantcli.cli import convert as command
-from quantcli.cli.options import ORDER
+from quantcli.cli.command import ORDER
 from quantcli.convert.running import fingerprint
 from quantcli.convert.running.journal import parsed
 from quantcli.sources.unfinished import JOURNAL

@@ -61,7 +61,7 @@ def test_what_llama_cpp_does_not_load_is_copied_with_a_warning(
 
 def test_a_file_without_keys_becomes_no_folder(tmp_path: Path) -> None:
     source = save(tmp_path / "in.gguf", {}, of(("a.weight", (4, 64))))
-    with pytest.raises(NotPossible, match="which a folder needs"):
+    with pytest.raises(NotPossible, match="folders require it"):
         planned(source, tmp_path / "out")
 
 

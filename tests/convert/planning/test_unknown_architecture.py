@@ -139,7 +139,7 @@ def test_what_stays_dense_is_said_where_it_matters(model: Path, options: dict[st
     said = [warning for warning in plan.warnings if "kept dense" in warning]
     assert len(said) == 2
     whole = sum(int(np.prod(step.shape)) for step in plan.steps)
-    assert any("experts that are not stacked" in w for w in plan.warnings) == ("to" not in options)
+    assert any("expert weights that are not stacked" in w for w in plan.warnings) == ("to" not in options)
     experts, tower = sorted(said, key=lambda warning: "vision" in warning)
     assert "2 matrices are kept dense" in experts and f"{100 * 2 * 4 * 64 * 64 / whole:.1f}% of all weights" in experts
     assert "model.vision_tower.layers.0.attn.qkv.weight" in tower

@@ -199,7 +199,7 @@ SAFETENSORS = {
     "order": (offsets_swapped, f"reads tensor '{UP}' as number \\d+ by offset, but the plan has '{GATE}' there"),
     "metadata": (replaced('"format":"mlx"', '"format":"mly"'), "'format' with value 'mly', but the plan has 'mlx'"),
     "key of the metadata": (replaced('"format":"mlx"', '"formed":"mlx"'), "'format', which the plan has"),
-    "a hole": (replaced('"data_offsets":[0,', '"data_offsets":[2,'), "does not open it: .*"),
+    "a hole": (replaced('"data_offsets":[0,', '"data_offsets":[2,'), "cannot open it: .*"),
 }
 
 
@@ -251,7 +251,7 @@ GGUF = {
         key("tokenizer.ggml.token_type", 4, "<I", 4),
         "'tokenizer.ggml.token_type' with type 'array of uint32', but the plan has 'array of int32'",
     ),
-    "a type that there is not": (key("llama.block_count", 0, "<I", 99), "does not open it: ValueError"),
+    "a type that there is not": (key("llama.block_count", 0, "<I", 99), "cannot open it: ValueError"),
 }
 
 
@@ -336,7 +336,7 @@ class TestTheOtherProcess:
     @pytest.mark.parametrize(
         ("script", "said"),
         [
-            ("kill -9 $$", r"was killed by signal 9; --resume"),
+            ("kill -9 $$", r"signal 9.*--resume"),
             ("echo first >&2; echo No module named gguf >&2; exit 3", r"exit status 3 \(No module named gguf\)"),
             ("exit 0", "exit status 0"),
         ],
