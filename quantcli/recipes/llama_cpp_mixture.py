@@ -280,6 +280,35 @@ def seventy_b(case: Case) -> bool:
     return SEVENTY_B.get(facts.architecture) == facts.block_count - facts.nextn
 
 
+#: Condition -> how reasons state it; a condition without an entry says nothing to users.
+PHRASES = {
+    output: "output matrix",
+    token_embd: "embeddings",
+    attn_v: "attn_v",
+    attn_k: "attn_k",
+    attn_q: "attn_q",
+    attn_output: "attn_output",
+    ffn_down: "ffn_down",
+    ffn_gate_or_up: "ffn_gate and ffn_up",
+    falcon: "Falcon",
+    four_experts_or_more: "4 or more experts",
+    eight_experts: "8 experts",
+    gqa_4_or_more: "4 or more query heads per key head",
+    importance_matrix: "with an importance matrix",
+    no_importance_matrix: "without an importance matrix",
+    row_not_in_blocks: "rows do not fill blocks",
+    first_two: "first two layers",
+    first_four: "first four layers",
+    first_sixteenth: "first sixteenth of the layers",
+    first_eighth: "first eighth of the layers",
+    middle: "middle layers",
+    use_more_bits: "more bits for first, last and every third layer",
+    stacked_experts: "stacked experts",
+    sensitive_of_glm5_next: "sensitive in GLM-5",
+    seventy_b: "70B model",
+}
+
+
 @dataclass(frozen=True)
 class TypeRule:
     """The type of tensors for which all conditions hold. ftypes: names separated by spaces."""
@@ -290,7 +319,7 @@ class TypeRule:
 
     @property
     def reason(self) -> str:
-        return ", ".join(holds.__name__ for holds in self.conditions)
+        return ", ".join(PHRASES[holds] for holds in self.conditions if holds in PHRASES)
 
 
 BASE = "base"
@@ -398,4 +427,4 @@ def choose(case: Case) -> tuple[str, str]:
     conditions, changed = AFTERWARDS
     if case.ftype in LOW.split() or kind not in changed or not all(holds(case) for holds in conditions):
         return kind, reason
-    return changed[kind], ", ".join(part for part in (reason or attn_v.__name__, seventy_b.__name__) if part)
+    return changed[kind], ", ".join(part for part in (reason or PHRASES[attn_v], PHRASES[seventy_b]) if part)

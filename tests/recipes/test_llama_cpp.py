@@ -28,12 +28,12 @@ def decide(tensors: list[Tensor], ftype: str, options: Options | None = None, **
 
 def test_reasons_and_origins() -> None:
     found = decide(UNTIED, "q4_0")
-    assert found["output.weight"] == Decision("q6_k", "preset q4_0: output", Origin.PRESET)
+    assert found["output.weight"] == Decision("q6_k", "preset q4_0: output matrix", Origin.PRESET)
     assert found["token_embd.weight"] == Decision("q4_0", "preset q4_0", Origin.PRESET)
     eight = decide(UNTIED, "q4_0", experts=8)["blk.0.attn_v.weight"]
-    assert eight == Decision("q8_0", "preset q4_0: attn_v, eight_experts", Origin.PRESET)
+    assert eight == Decision("q8_0", "preset q4_0: attn_v, 8 experts", Origin.PRESET)
     falcon = decide(UNTIED, "q4_0", architecture="falcon")["output.weight"]
-    assert falcon == Decision("q8_0", "preset q4_0: output, falcon", Origin.PRESET)
+    assert falcon == Decision("q8_0", "preset q4_0: output matrix, Falcon", Origin.PRESET)
     assert decide(UNTIED, "q4_0", Options(pure=True))["output.weight"] == Decision("q4_0", "--pure q4_0", Origin.OPTION)
     left = decide(UNTIED, "q4_0", Options(leave_output=True))["output.weight"]
     assert left == Decision("bf16", "--leave-output-tensor", Origin.OPTION)
@@ -45,14 +45,14 @@ def test_a_fallback_says_what_was_wanted() -> None:
     found = decide(plain(("token_embd.weight", (1000, 320)), ("blk.0.attn_q.weight", (320, 80))), "q4_0")
     embedding = found["token_embd.weight"]
     assert (embedding.scheme, embedding.origin, embedding.wanted) == ("q8_0", Origin.PRESET, "q6_k")
-    assert embedding.reason.startswith("preset q4_0: output; ") and "320" in embedding.reason
+    assert embedding.reason.startswith("preset q4_0: output matrix; ") and "320" in embedding.reason
     assert (found["blk.0.attn_q.weight"].scheme, found["blk.0.attn_q.weight"].wanted) == ("f16", "q4_0")
 
 
 def test_an_output_whose_rows_the_base_type_does_not_fill_wants_q8_0() -> None:
     found = decide(plain(("output.weight", (1000, 144)), ("token_embd.weight", (1000, 144))), "q4_0")["output.weight"]
     assert (found.scheme, found.wanted) == ("f16", "q8_0")
-    assert found.reason.startswith("preset q4_0: output, row_not_in_blocks;")
+    assert found.reason.startswith("preset q4_0: output matrix, rows do not fill blocks;")
 
 
 def test_per_layer_embeddings_follow_token_embd_unless_named() -> None:
@@ -209,8 +209,13 @@ def kinds(tensors: list[Tensor], ftype: str, options: Options | None = None, **f
 
 def test_reasons_of_the_mixture() -> None:
     found = decide(layers(32, "attn_v", "ffn_down"), "q4_k_m")
-    assert found["blk.0.ffn_down.weight"].reason == "preset q4_k_m: ffn_down, not_falcon, use_more_bits"
-    assert found["blk.0.attn_v.weight"].reason == "preset q4_k_m: attn_v, use_more_bits"
+    assert (
+        found["blk.0.ffn_down.weight"].reason
+        == "preset q4_k_m: ffn_down, more bits for first, last and every third layer"
+    )
+    assert (
+        found["blk.0.attn_v.weight"].reason == "preset q4_k_m: attn_v, more bits for first, last and every third layer"
+    )
     assert found["blk.4.attn_v.weight"] == Decision("q4_k", "preset q4_k_m", Origin.PRESET)
 
 
@@ -243,7 +248,7 @@ def test_attn_v_of_what_llama_cpp_calls_70b(architecture: str, count: int, facts
     assert set(kinds(tensors, "q3_k_s", **given)) == {"q5_k" if raised else "q3_k"}
     assert "q5_k" not in kinds(tensors, "iq2_xs", **given)
     reasons = {decision.reason for decision in decide(tensors, "q3_k_s", **given).values()}
-    assert reasons == {"preset q3_k_s: attn_v, seventy_b" if raised else "preset q3_k_s"}
+    assert reasons == {"preset q3_k_s: attn_v, 70B model" if raised else "preset q3_k_s"}
 
 
 def test_an_importance_matrix_changes_a_few_types() -> None:

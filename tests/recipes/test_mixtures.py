@@ -55,7 +55,9 @@ def test_reasons() -> None:
     subjects = [Subject(f"model.layers.{layer}.mlp.down_proj.weight") for layer in range(16)]
     subjects += [Subject("lm_head.weight"), Subject("model.embed_tokens.weight")]
     recipe = mixtures.mixture("mixed_3_6", subjects)
-    more = Decision("affine6-g64", "preset mixed_3_6: down_proj, use_more_bits", Origin.PRESET)
+    more = Decision(
+        "affine6-g64", "preset mixed_3_6: down_proj, more bits for first, last and every third layer", Origin.PRESET
+    )
     assert [recipe.decide(s) == more for s in subjects[:16]] == [mixtures.use_more_bits(i, 16) for i in range(16)]
     assert recipe.decide(subjects[16]) == Decision("affine6-g64", "preset mixed_3_6: lm_head", Origin.PRESET)
     assert recipe.decide(subjects[17]) == Decision("affine3-g64", "preset mixed_3_6", Origin.PRESET)

@@ -16,6 +16,7 @@ TABLES = [path for path in modules() if path.parent == FAMILIES_FOLDER]
 
 #: Files with strings that are spelled like a model type and mean something else.
 NO_MODEL_TYPES = {
+    "quantcli/cli/examples.py": "names of example folders",
     "quantcli/convert/comparing/tokenizer_files.py": "a kind of vocabulary (tokenizer.ggml.model)",
     "quantcli/models/harmless_gguf.py": "names of GGUF architectures",
     "quantcli/models/layer_spellings.py": "kinds of layers",
