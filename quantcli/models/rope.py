@@ -187,8 +187,10 @@ def llama3_from_factors(factors: Sequence[float], theta: float) -> Rope | None:
     None if all factors are 1, which means no scaling. Raises `BadInput` for factors that no settings give.
     """
     wanted = np.asarray(factors, np.float32)
-    if wanted.size == 0 or not np.all(np.isfinite(wanted)) or not np.all(wanted > 0):
-        raise BadInput("rope_freqs.weight: expected positive factors.")
+    wrong = wanted[~(np.isfinite(wanted) & (wanted > 0))]
+    if wanted.size == 0 or wrong.size:
+        found = f"{wrong[0]:g}" if wrong.size else "no factors"
+        raise BadInput(f"rope_freqs.weight: expected finite factors above 0, found {found}.")
     if np.all(wanted == 1):
         return None
     best, least = None, math.inf

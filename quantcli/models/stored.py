@@ -141,7 +141,7 @@ class Stored:
             if pattern and len(pattern) not in (self.layers, self.trunk):
                 is_counted = len(pattern) == self.layers - self.counted
                 missing = f", and tensor blk.{len(pattern)}.nextn.eh_proj.weight is missing" if is_counted else ""
-                count = f"{WINDOWS} has {len(pattern)} values, but block_count is {self.layers}"
+                count = f"{WINDOWS}: expected {self.layers} values (block_count), found {len(pattern)}"
                 raise BadInput(f"{self.own.label}: {count}{missing}.")
         else:
             pattern, period = (), self.own.integer(WINDOWS, least=0, most=LONGEST)

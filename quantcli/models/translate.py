@@ -104,9 +104,10 @@ class Translation:
 
     def _translated(self, name: str, sources: list[_Source]) -> Translated:
         rows = {source.found.row: None for source in sources}
-        if len({row.hf for row in rows}) > 1:
-            both = " and ".join(source.weight.name for source in sources[:2])
-            raise BadInput(f"{self.label}: {both} would both become {name}. Remove one of them.")
+        patterns = [*dict.fromkeys(row.hf for row in rows)]
+        if len(patterns) > 1:
+            one, other = (next(s.weight.name for s in sources if s.found.row.hf == p) for p in patterns[:2])
+            raise BadInput(f"{self.label}: {one} and {other} would both become {name}. Remove one of them.")
         try:
             gathered = {row: self._gathered([s for s in sources if s.found.row is row]) for row in rows}
             arranged = self._arranged(gathered)
@@ -135,13 +136,12 @@ class Translation:
         missing = next((e for e in range(count or len(numbered)) if e not in numbered), None)
         if missing is not None:
             raise BadInput(f"expert {sources[0].found.name(self.source, missing)} is missing.")
-        odd = next((w for w in numbered.values() if w.shape != sources[0].weight.shape), None)
-        if odd is not None or len(numbered) > (count or len(numbered)):
-            raise BadInput(
-                f"its experts have different shapes ({odd.name})."
-                if odd
-                else (f"expected {count} experts, found {len(numbered)}.")
-            )
+        shape = sources[0].weight.shape
+        odd = next((w for w in numbered.values() if w.shape != shape), None)
+        if odd is not None:
+            raise BadInput(f"its experts have different shapes: {odd.name} has {list(odd.shape)}, not {list(shape)}.")
+        if len(numbered) > (count or len(numbered)):
+            raise BadInput(f"expected {count} experts, found {len(numbered)}.")
         return [numbered[expert] for expert in range(len(numbered))]
 
     def _arranged(self, gathered: dict[Tensor, Arranged]) -> Arranged:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from quantcli.errors import NotPossible
+from quantcli.models.limits import MISCOMPUTED, NOT_LOADED
 from tests.arch_models import arch_model, config_of, tied_model, wide_model
 from tests.conversions import converted, planned
 from tests.convert.test_golden_arch import reference
@@ -14,7 +15,7 @@ from tests.convert.test_golden_arch import reference
 def named(source: Path, output: Path, **options: object) -> list[str]:
     """The warnings of what is not loaded."""
     plan = planned(source, output, **options)
-    return [line for line in plan.warnings if "does not load" in line]
+    return [line for line in plan.warnings if NOT_LOADED in line]
 
 
 @pytest.mark.parametrize(("case", "in_gguf", "in_mlx"), [
@@ -77,7 +78,7 @@ def test_windows_without_a_period_are_named_where_mlx_lm_knows_nothing_else(tmp_
 
 
 #: Case -> settings of config.json, the runtime that computes other values with them, and a key that it does not read.
-MISCOMPUTED: list[tuple[str, dict[str, Any], str, str]] = [
+SETTINGS_UNREAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("kimi_k2", {}, "llama.cpp", "beta_fast"),
     ("laguna", {}, "llama.cpp", "beta_fast"),
     ("mellum", {}, "llama.cpp", "attention_factor"),
@@ -92,13 +93,13 @@ MISCOMPUTED: list[tuple[str, dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("case", "settings", "runtime", "key"), MISCOMPUTED)
+@pytest.mark.parametrize(("case", "settings", "runtime", "key"), SETTINGS_UNREAD)
 def test_settings_that_a_runtime_does_not_read_are_named(
     tmp_path: Path, case: str, settings: dict[str, Any], runtime: str, key: str
 ) -> None:
     source = arch_model(tmp_path, case, settings=settings)
     output = tmp_path / {"llama.cpp": "a.gguf", "mlx-lm": "mlx"}[runtime]
-    named = [line for line in planned(source, output).warnings if "computes other values" in line]
+    named = [line for line in planned(source, output).warnings if MISCOMPUTED in line]
     assert any(runtime in line and key in line for line in named)
     with pytest.raises(NotPossible, match="--strict"):
         planned(source, output, strict=True)
@@ -119,7 +120,7 @@ def test_settings_that_runtimes_have_built_in_are_not_named(
 ) -> None:
     source = arch_model(tmp_path, case, settings=settings)
     for output in ("a.gguf", "mlx"):
-        assert not any("computes other values" in line for line in planned(source, tmp_path / output).warnings)
+        assert not any(MISCOMPUTED in line for line in planned(source, tmp_path / output).warnings)
 
 
 def test_corrections_that_a_flag_claims_and_nobody_stores_are_named(tmp_path: Path) -> None:

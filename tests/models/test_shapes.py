@@ -145,7 +145,8 @@ def test_a_tensor_of_another_shape_is_named(case: str, dialect: str) -> None:
         weights = {n: Weight(n, s, Dense("bf16"), {}) for n, s in {**shapes, change.name: change.now[1]}.items()}
         with pytest.raises(BadInput) as error:
             Agreement(architecture, settings, weights, dialect, "model", "its settings").refuse()
-        assert f"tensor {change.name} has shape {list(change.now[1])}" in str(error.value)
+        was, now = list(shapes[change.name]), list(change.now[1])
+        assert f"tensor {change.name}: expected shape {was}, found {now}" in str(error.value)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -325,9 +325,9 @@ def test_one_value_for_each_layer_is_one_for_all_where_they_are_equal() -> None:
 
 
 def test_numbers_of_heads_that_do_not_fit_are_refused_under_the_files_names() -> None:
-    with pytest.raises(BadInput, match=r"attention\.head_count 4 is no multiple of attention\.head_count_kv 3"):
+    with pytest.raises(BadInput, match=r"attention\.head_count 4 .*multiple.* attention\.head_count_kv 3"):
         Case("llama").with_keys(attention__head_count_kv=3)
-    with pytest.raises(BadInput, match=r"embedding_length 65 is no multiple of attention\.head_count 4"):
+    with pytest.raises(BadInput, match=r"embedding_length 65 .*multiple.* attention\.head_count 4"):
         Case("granite").with_keys(embedding_length=65)
 
 

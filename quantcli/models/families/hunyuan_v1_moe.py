@@ -124,7 +124,7 @@ HUNYUAN_V1_MOE = Architecture(
         Limit(
             "mlx",
             lambda h: h.settings.values.get("model_type") != OWN,
-            "weights of experts that are not normalized",
+            "weights of experts that are not divided by their sum",
             excludes=(OWN,),
             fault=MISCOMPUTED,
         ),

@@ -326,7 +326,7 @@ def test_what_a_file_lacks_is_named() -> None:
     del metadata["llama.block_count"]
     with pytest.raises(BadInput, match=r"a\.gguf: llama: block_count is missing"):
         config_from_gguf(metadata, {}, where="a.gguf")
-    with pytest.raises(NotPossible, match="'rwkv9' is not known"):
+    with pytest.raises(NotPossible, match="'rwkv9' is not supported"):
         config_from_gguf({"general.architecture": "rwkv9"}, {})
     with pytest.raises(BadInput, match=r"general\.architecture is missing"):
         config_from_gguf({}, {})
@@ -336,5 +336,5 @@ def test_a_pattern_has_a_value_for_each_layer() -> None:
     stored = reference("olmo3")
     metadata = {key: value for key, (_, value) in stored["metadata"].items()}
     metadata["olmo2.attention.sliding_window_pattern"] = [True]
-    with pytest.raises(BadInput, match="sliding_window_pattern has 1 values for block_count 4"):
+    with pytest.raises(BadInput, match=r"sliding_window_pattern: .* 4 .*block_count.* 1\."):
         config_from_gguf(metadata, {"token_embd.weight": (384, 64)})

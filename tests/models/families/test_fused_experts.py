@@ -107,8 +107,10 @@ def test_a_folder_keeps_them_as_they_are_stored(tmp_path: Path) -> None:
 def test_both_ways_to_store_them_in_one_folder_are_refused(tmp_path: Path) -> None:
     tensors, settings = of_case(tmp_path / "m", "qwen3_moe")
     both = folder_of(tmp_path / "both", {**tensors, **fused(tensors)}, settings)
-    with pytest.raises(BadInput, match="two tensors for"):
+    with pytest.raises(BadInput) as error:
         planned(both, tmp_path / "a.gguf")
+    separate, stacked = (rf"model\.layers\.0\.mlp\.experts\.{name}" for name in (r"0\.down_proj\.weight", "down_proj"))
+    assert re.search(rf"{separate}\b.* {stacked} .*blk\.0\.ffn_down_exps\.weight", str(error.value))
 
 
 # Quantized: three experts of 80 and 40 rows, 64 columns and more.
