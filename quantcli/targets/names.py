@@ -112,12 +112,14 @@ def _refuse_unknown(model: Model, names: Sequence[str], target: str) -> None:
     if not names:
         return
     first = shown(names[0])
-    which = f"tensor {first}" if len(names) == 1 else f"{len(names)} tensors ({first} is the first)"
+    which, them = (
+        (f"tensor {first}", "it") if len(names) == 1 else (f"{len(names)} tensors ({first} is the first)", "them")
+    )
     holder = "another GGUF file" if model.dialect == "gguf" else "a Hugging Face folder (--to hf)"
     raise NotPossible(
         f"{model.source.root}: {which} cannot be stored in {SAID[target]}: {model.architecture.name} models have no "
-        f"such tensor{REFUSALS.get(target, '')}. Leave it out with {_globs(names)} if it is not part of the model, or "
-        f"convert to {holder}."
+        f"such tensor{REFUSALS.get(target, '')}. Leave {them} out with {_globs(names)} if the model does not use "
+        f"{them}, or convert to {holder}."
     )
 
 

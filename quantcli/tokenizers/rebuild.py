@@ -77,7 +77,8 @@ def checked(vocabulary: Vocabulary) -> Tokens:
     for key, values in (("token_type", types), ("scores", vocabulary.scores)):
         if values is not None and len(values) != count:
             raise BadInput(
-                f"tokenizer.ggml.{key}: expected {count} entries, as tokenizer.ggml.tokens has, found {len(values)}."
+                f"tokenizer.ggml.{key}: expected one entry per token (tokenizer.ggml.tokens has {count}), "
+                f"found {len(values)}."
             )
     texts = tuple(_text(token, number) for number, token in enumerate(vocabulary.tokens))
     types = _settled(types, ends.of(vocabulary))

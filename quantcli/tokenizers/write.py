@@ -66,7 +66,10 @@ def files(vocabulary: Vocabulary, conventions: Conventions = PLAIN, context_leng
         out["chat_template.jinja"] = default.encode("utf-8", "backslashreplace")
         for name, text in named.items():
             if not NAME.fullmatch(name) or name.startswith("."):
-                raise BadInput(f"tokenizer.chat_template.{name!r}: expected a template name of letters, digits and _.")
+                raise BadInput(
+                    f"tokenizer.chat_template: template name {shown(name)} cannot be a file name. Supported: 1 to 100 "
+                    "ASCII letters, digits, '_', '-' and '.', not starting with '.'."
+                )
             out[f"{ADDITIONAL}/{name}.jinja"] = text.encode("utf-8", "backslashreplace")
     elif named:
         settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items()]

@@ -30,6 +30,8 @@ GGUF, MLX = (
     [case for family, case in CASES.items() if dialect in STORED_IN[family] and family not in UNLOADED[dialect]]
     for dialect in ("gguf", "mlx")
 )
+#: Settings of a case that llama.cpp computes without.
+UNREAD = {"mellum": ["rope_theta", "attention_factor"]}
 HEADS = {"gpt_neox": "embed_out.weight"}
 EMBEDDINGS = {"gpt_neox": "model.embed_in.weight"}
 
@@ -41,7 +43,9 @@ def test_the_families_are_those_of_the_tables() -> None:
 @pytest.mark.parametrize("case", GGUF)
 def test_gguf_has_the_embedding_as_its_output_matrix_and_comes_back_tied(case: str, tmp_path: Path) -> None:
     source = tied_model(tmp_path, case)
-    report = converted(source, tmp_path / "a.gguf", strict=True)
+    report = converted(source, tmp_path / "a.gguf")
+    for warning, key in zip(report["warnings"], UNREAD.get(case, []), strict=True):
+        assert key in warning
     found = values(tmp_path / "a.gguf")
     assert np.array_equal(found["output.weight"], found["token_embd.weight"])
     origin = {weight["name"]: weight["from"]["name"] for weight in report["weights"] if "from" in weight}

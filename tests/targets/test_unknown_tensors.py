@@ -31,7 +31,7 @@ def model(root: Path, further: dict[str, np.ndarray], **changes: Any) -> Path:
 @pytest.mark.parametrize("output", ["mlx", "a.gguf"])
 def test_the_error_names_what_leaves_them_out(output: str, tmp_path: Path) -> None:
     source = model(tmp_path / "m", HEADS)
-    with pytest.raises(NotPossible, match=r"2 tensors, 'model.layers.0.v_head.weight' the first") as error:
+    with pytest.raises(NotPossible, match=r"\b2 tensors .*'model\.layers\.0\.v_head\.weight'") as error:
         planned(source, tmp_path / output)
     globs = re.findall(r"--drop '(.+?)'", str(error.value))
     assert globs == ["model.layers.*.v_head.weight"]
@@ -49,7 +49,7 @@ def test_a_scheme_does_not_reach_them(tmp_path: Path) -> None:
     plan = planned(source, tmp_path / "out", to="hf", scheme="int4-g32")
     assert {step.scheme.name for step in plan.steps if "v_head" in step.name} == {"bf16"}
     (said,) = [warning for warning in plan.warnings if "kept dense" in warning]
-    assert "2 matrices are kept dense" in said and "llama models have no such tensor" in said
+    assert "2 matrices" in said and "model.layers.0.v_head.weight" in said and "llama models" in said
 
 
 def test_a_hugging_face_folder_copies_them(tmp_path: Path) -> None:

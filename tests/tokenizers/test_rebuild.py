@@ -1,6 +1,7 @@
 """Tokenizer files rebuilt from GGUF metadata: as their sources were, and refusals of what cannot be rebuilt."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def test_named_templates() -> None:
     only = json.loads(files(simple(chat_templates={"rag": "R"})).files["tokenizer_config.json"])
     assert only["chat_template"] == [{"name": "rag", "template": "R"}]
     for name in ("../up", "a/b", "", ".hidden", "a" * 200):
-        with pytest.raises(BadInput, match="a template's name"):
+        with pytest.raises(BadInput, match=rf"tokenizer\.chat_template.*'{re.escape(name[:40])}.*\b100\b"):
             files(simple(chat_template="D", chat_templates={name: "T"}))
 
 
@@ -197,16 +198,16 @@ def test_padding_and_foreign_merges_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("vocabulary", "error", "message"),
     [
-        (simple(model="t5"), NotPossible, "tokenizer.ggml.model is 't5'"),
-        (simple(pre="nobody-knows"), NotPossible, "tokenizer.ggml.pre is 'nobody-knows'"),
-        (simple(tokens=(*simple().tokens[:-1], b"a")), BadInput, "'a' has the ids 64 and 96"),
+        (simple(model="t5"), NotPossible, r"tokenizer\.ggml\.model.*'t5'.*gpt2.*llama.*gemma4.*--tokenizer"),
+        (simple(pre="nobody-knows"), NotPossible, r"'nobody-knows'.*tokenizer\.ggml\.pre\b.*--tokenizer"),
+        (simple(tokens=(*simple().tokens[:-1], b"a")), BadInput, r"tokenizer\.ggml\.tokens.*'a'.*\b64\b.*\b96\b"),
         (simple(tokens=(*simple().tokens[:-1], b"\xff")), BadInput, r"tokens\[96\] is"),
-        (simple(types=(1,)), BadInput, "token_type has 1 entries, tokenizer.ggml.tokens 97"),
+        (simple(types=(1,)), BadInput, r"token_type.*\b97\b.*\b1\b"),
         (simple(merges=()), BadInput, "merges is missing"),
         (replace(pieces(("a", 0, 1)), scores=None), BadInput, "scores is missing"),
         (pieces(("a", float("nan"), 1)), BadInput, "NaN"),
         (pieces(("a", 0, 1), ("b" * 5000, 0, 1)), BadInput, "more than 4096 characters"),
-        (replace(pieces(("a", 0, 1)), scores=(0.0, 1.0)), BadInput, "scores has 2 entries"),
+        (replace(pieces(("a", 0, 1)), scores=(0.0, 1.0)), BadInput, r"scores.*\b1\b.*\b2\b"),
     ],
 )
 def test_vocabularies_that_cannot_be_rebuilt(vocabulary: Vocabulary, error: type[Exception], message: str) -> None:

@@ -58,9 +58,9 @@ def test_a_real_model() -> None:
 @pytest.mark.parametrize(
     ("data", "message_"),
     [
-        (b"", "holds no pieces"),
-        (message(2, b""), "holds no pieces"),
-        (b"\x08\x01", "field 1 is no message"),
+        (b"", "no pieces"),
+        (message(2, b""), "no pieces"),
+        (b"\x08\x01", "field 1 .*message"),
         (b"\x0a\x05ab", "reaches beyond the end"),
         (b"\x0a" + varint(1 << 62), "reaches beyond the end"),
         (b"\x0a" + b"\xff" * 12, "more than ten bytes"),
@@ -69,8 +69,8 @@ def test_a_real_model() -> None:
         (b"\x0f", "wire type 7"),
         (b"\x0d\x00", "reaches beyond the end"),
         (piece(b"\xff"), "piece 0: its text is not UTF-8"),
-        (piece(b"a") + piece(b"a", float("nan")), "piece 1: its score is nan"),
-        (piece(b"a", float("inf")), "its score is inf"),
+        (piece(b"a") + piece(b"a", float("nan")), "piece 1: .*score.*nan"),
+        (piece(b"a", float("inf")), "piece 0: .*score.*inf"),
         (piece(b"a", kind=9), "text, score or type"),
         (message(1, b"\x08\x01"), "text, score or type"),
         (message(1, message(2, b"abcde")), "text, score or type"),
@@ -99,10 +99,10 @@ def test_any_bytes_give_a_model_or_bad_input(data: bytes, place: int, byte: int)
     ("spec", "words"),
     [
         (b"\x18\x01\x20\x00", ()),  # add_dummy_prefix, no remove_extra_whitespaces
-        (b"\x18\x01\x20\x01", ("drops blanks",)),
-        (b"\x18\x01", ("drops blanks",)),  # the default
+        (b"\x18\x01\x20\x01", ("removes spaces",)),
+        (b"\x18\x01", ("removes spaces",)),  # the default
         (b"\x12\x03abc\x20\x00", ("replaces characters",)),
-        (b"\x12\x03abc", ("replaces characters", "drops blanks")),
+        (b"\x12\x03abc", ("replaces characters", "removes spaces")),
     ],
 )
 def test_a_normalizer_that_llama_cpp_does_not_have_is_named(

@@ -1,6 +1,7 @@
 """Whole vocabularies: those that llama.cpp's converter wrote, and folders that are wrong or odd."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def test_padding_of_sentencepiece(spm: Path) -> None:
     assert vocabulary.scores is not None and vocabulary.scores[432:] == (-10000.0, -10000.0)
     fewer = load(spm, config_of(spm) | {"vocab_size": 430})
     assert len(fewer.tokens) == 430
-    assert "2 tokens with ids above" in fewer.warnings[0]
+    assert re.search(r": 2 tokens\b.*\bvocab_size 430\b", fewer.warnings[0])
 
 
 def test_without_vocab_size_there_are_as_many_as_there_are(bpe: Path) -> None:
@@ -129,7 +130,8 @@ def test_an_unknown_rule_is_said_to_be_assumed(bpe: Path) -> None:
     edit(bpe, "tokenizer.json", pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]})
     vocabulary = load(bpe, config_of(bpe))
     assert vocabulary.pre == "default"
-    assert len(vocabulary.warnings) == 1 and "`default` is assumed" in vocabulary.warnings[0]
+    (warning,) = vocabulary.warnings
+    assert "tokenizer.ggml.pre" in warning and "`default`" in warning and "--override-kv" in warning
 
 
 def test_normalizers(bpe: Path) -> None:
@@ -140,7 +142,7 @@ def test_normalizers(bpe: Path) -> None:
     (warning,) = load(bpe, config_of(bpe)).warnings  # a key says so, but llama.cpp does it for WordPiece alone
     assert "'Lowercase'" in warning
     edit(bpe, "tokenizer.json", normalizer={"type": "NFKC"})
-    assert "has no normalizer 'NFKC'" in load(bpe, config_of(bpe)).warnings[0]
+    assert "normalizer 'NFKC'" in load(bpe, config_of(bpe)).warnings[0]
 
 
 def test_a_folder_without_a_tokenizer(bpe: Path) -> None:
@@ -148,14 +150,14 @@ def test_a_folder_without_a_tokenizer(bpe: Path) -> None:
     with pytest.raises(NotPossible, match=r"has vocab\.json but no tokenizer\.json"):
         load(bpe, {})
     (bpe / "vocab.json").unlink()
-    with pytest.raises(NotPossible, match="GGUF needs a tokenizer"):
+    with pytest.raises(NotPossible, match=r"tokenizer\.json and tokenizer\.model .*GGUF"):
         load(bpe, {})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__type": "Unigram"}, "has a tokenizer of type 'Unigram'"),
+        ({"model__type": "Unigram"}, "'Unigram'.*BPE.*SentencePiece"),
         ({"pre_tokenizer": None, "decoder": None}, "is not byte-level and has no byte fallback"),
     ],
 )
@@ -171,40 +173,39 @@ TEMPLATE = {"type": "TemplateProcessing", "special_tokens": {}}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": []}, "model is"),
+        ({"model": []}, r"\bmodel\b.*\[\]"),
         ({"model__type": 5}, "model: key type: .*found 5"),
         ({"model__vocab": ["a"]}, "model: key vocab: expected"),
-        ({"model__vocab": {"a": "0"}}, "model.vocab: the token 'a' has the id '0'"),
-        ({"model__vocab": {"a": -1}}, "has the id -1"),
-        ({"model__vocab": {"a": True}}, "has the id True"),
-        ({"model__vocab": {"a": 10**9}}, "has the id 1000000000"),
-        ({"model__vocab": {"a": 600}}, "has the id 600, config.json's vocab_size is 512"),
-        ({"model__vocab": {"a": 7, "b": 7}}, "'a' and 'b' both have the id 7"),
-        ({"model__vocab": {"a": 509}}, "'a' and '<|begin_of_text|>' both have the id 509"),
-        ({"model__vocab": {"<|pad|>": 3}}, r"'<\|pad\|>' has the id 511 in added_tokens and 3 in model.vocab"),
+        ({"model__vocab": {"a": "0"}}, r"model\.vocab: .*'a'.*'0'"),
+        ({"model__vocab": {"a": -1}}, r"'a'.* -1\b"),
+        ({"model__vocab": {"a": True}}, r"'a'.*\bTrue\b"),
+        ({"model__vocab": {"a": 10**9}}, r"'a'.*\b1000000000\b"),
+        ({"model__vocab": {"a": 600}}, r"'a'.*\b600\b.*vocab_size.*\b512\b"),
+        ({"model__vocab": {"a": 7, "b": 7}}, r"'a'.*'b'.*\b7\b"),
+        ({"model__vocab": {"a": 509}}, r"'a'.*'<\|begin_of_text\|>'.*\b509\b"),
+        ({"model__vocab": {"<|pad|>": 3}}, r"'<\|pad\|>'.*\b511 in added_tokens.*\b3 in model\.vocab"),
         ({"model__vocab": {"\ud800": 0}}, "surrogate"),
         ({"model__merges": {"a": 1}}, "model: key merges: expected"),
-        ({"model__merges": ["ab"]}, r"model.merges\[0\] is 'ab'"),
+        ({"model__merges": ["ab"]}, r"model\.merges\[0\].*'ab'"),
         ({"model__merges": ["a b", "a b c"]}, r"model.merges\[1\]"),
         ({"model__merges": [["a", 1]]}, r"model.merges\[0\]"),
         ({"model__merges": [["a", ""]]}, r"model.merges\[0\]"),
         ({"model__ignore_merges": "yes"}, "model: key ignore_merges: .*found 'yes'"),
-        ({"added_tokens": {"a": 1}}, "added_tokens is"),
-        ({"added_tokens": ["a"]}, r"added_tokens\[0\] is no object"),
-        ({"added_tokens": [{"id": 1.5, "content": "a"}]}, r"added_tokens\[0\] has the id 1.5"),
-        ({"added_tokens": [{"id": 1, "content": None}]}, r"added_tokens\[0\] is no object"),
-        ({"normalizer": "NFC"}, "normalizer is 'NFC'"),
-        ({"pre_tokenizer": 1}, "pre_tokenizer is 1"),
-        ({"post_processor": [1]}, "post_processor is"),
+        ({"added_tokens": {"a": 1}}, r"\badded_tokens\b.*\{'a': 1\}"),
+        ({"added_tokens": ["a"]}, r"added_tokens\[0\].*object"),
+        ({"added_tokens": [{"id": 1.5, "content": "a"}]}, r"added_tokens\[0\].*\b1\.5\b"),
+        ({"added_tokens": [{"id": 1, "content": None}]}, r"added_tokens\[0\].*content"),
+        ({"normalizer": "NFC"}, "normalizer.*'NFC'"),
+        ({"pre_tokenizer": 1}, r"pre_tokenizer.*\b1\b"),
+        ({"post_processor": [1]}, r"post_processor.*\[1\]"),
         ({"post_processor": TEMPLATE | {"single": [1, 2]}}, "the template's entry 1"),
         ({"post_processor": TEMPLATE | {"single": [{"SpecialToken": {"id": 1}}, {}]}}, "has no kind and id"),
     ],
 )
 def test_tokenizer_json_that_is_wrong(bpe: Path, changes: dict[str, Any], message: str) -> None:
     edit(bpe, "tokenizer.json", **changes)
-    with pytest.raises(BadInput, match=message) as error:
+    with pytest.raises(BadInput, match=rf"tokenizer\.json: .*{message}") as error:
         load(bpe, config_of(bpe))
-    assert "tokenizer.json" in str(error.value)
     assert len(str(error.value)) < 600
 
 
@@ -237,18 +238,18 @@ def test_vocabulary_sizes_that_are_none(bpe: Path, size: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"added_tokens_decoder": []}, "added_tokens_decoder is"),
-        ({"added_tokens_decoder": {"x": {"content": "a"}}}, "has the key 'x'"),
-        ({"added_tokens_decoder": {"٣": {"content": "a"}}}, "has the key"),
-        ({"added_tokens_decoder": {"3": "a"}}, "added_tokens_decoder: 3 is no object"),
-        ({"added_tokens_decoder": {"999999999": {"content": "a"}}}, "has the id 999999999"),
-        ({"chat_template": 5}, "chat_template is 5"),
-        ({"chat_template": [{"name": "default"}]}, "has no name and template"),
+        ({"added_tokens_decoder": []}, r"added_tokens_decoder.*\[\]"),
+        ({"added_tokens_decoder": {"x": {"content": "a"}}}, "added_tokens_decoder.*'x'"),
+        ({"added_tokens_decoder": {"٣": {"content": "a"}}}, "added_tokens_decoder.*'٣'"),
+        ({"added_tokens_decoder": {"3": "a"}}, r"added_tokens_decoder.*\b3\b.*object"),
+        ({"added_tokens_decoder": {"999999999": {"content": "a"}}}, "added_tokens_decoder.*999999999"),
+        ({"chat_template": 5}, r"chat_template.*\b5\b"),
+        ({"chat_template": [{"name": "default"}]}, r"chat_template.*\bname\b.*\btemplate\b"),
     ],
 )
 def test_tokenizer_config_that_is_wrong(spm: Path, changes: dict[str, Any], message: str) -> None:
     edit(spm, "tokenizer_config.json", **changes)
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadInput, match=rf"tokenizer_config\.json: .*{message}"):
         load(spm, config_of(spm))
 
 

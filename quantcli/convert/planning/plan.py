@@ -109,7 +109,8 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
     ]
     if request.strict and warnings:
         refused = BadInput if source.malformed else NotPossible
-        more = f" ({len(warnings) - 1} more warnings)" if len(warnings) > 1 else ""
+        others = len(warnings) - 1
+        more = f" ({others} more warning{'s' * (others > 1)})" if others else ""
         raise refused(f"--strict: {(*source.malformed, *warnings)[0]}{more}")
     notes = (*chosen.settings_file.summary(steps, chosen.of), *dtype_notes(source, target, steps, placed, settings))
     left = [*dropped, *left, *extra]
