@@ -162,7 +162,7 @@ def test_bare_floats_saturate_and_are_counted(tmp_path: Path) -> None:
         ),
         ({"scheme": "nf4-g63"}, WrongUsage, "N even"),
         ({"scheme": "nf4-g0"}, WrongUsage, "N even"),
-        ({"scheme": "int4-tensor"}, WrongUsage, "int4-tensor is not a scheme of a Hugging Face folder"),
+        ({"scheme": "int4-tensor"}, WrongUsage, "int4-tensor is not a scheme for a Hugging Face folder"),
         ({"scheme": "q4_k"}, WrongUsage, "a GGUF file supports it"),
         ({"scheme": "int4-g32", "to": "mlx"}, WrongUsage, "a Hugging Face folder supports it"),
         ({"scheme": "nf4-g64", "overrides": ("*.o_proj=fp4-g64",)}, NotPossible, "fp4-g64 and nf4-g64"),

@@ -95,7 +95,7 @@ def check_case(case: dict[str, Any], model: dict[str, Any], folder: Path) -> Non
     args = case_args(case, source, matrix)
     if unfit(case, model):
         code, _, said = told(args)
-        assert code == 4 and "cannot be stored so: " in said and "axis" in said
+        assert code == 4 and "cannot have this type: " in said and "axis" in said
         return
     warnings = check_told(args, case["types"], None)
     if isinstance(case["types"], str) and "FAKE_IMATRIX" not in case["options"]:
