@@ -166,7 +166,7 @@ def test_bare_floats_saturate_and_are_counted(tmp_path: Path) -> None:
         ({"scheme": "q4_k"}, WrongUsage, "a GGUF file supports it"),
         ({"scheme": "int4-g32", "to": "mlx"}, WrongUsage, "a Hugging Face folder supports it"),
         ({"scheme": "nf4-g64", "overrides": ("*.o_proj=fp4-g64",)}, NotPossible, "fp4-g64 and nf4-g64"),
-        ({"scheme": "nf4-g64", "overrides": ("*.o_proj=int4-g32",)}, NotPossible, "one folder has one quantizer"),
+        ({"scheme": "nf4-g64", "overrides": ("*.o_proj=int4-g32",)}, NotPossible, "layout of only one quantizer"),
         ({"scheme": "int4-g32", "scale_dtype": "f32"}, WrongUsage, "--scale-dtype applies only to MLX"),
     ],
 )
