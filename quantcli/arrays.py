@@ -91,7 +91,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the numpy dtype of a name of `DTYPES` (`bf16` -> ml_dtypes' bfloat16)."""
     spelled = DTYPES[name].numpy
     if spelled is None:
-        raise TypeError(f"{name} values share bytes and have no numpy dtype")
+        raise TypeError(f"{name} values are packed several to a byte; numpy has no dtype for them")
     if spelled.startswith(("bfloat16", "float8")):
         import ml_dtypes
 

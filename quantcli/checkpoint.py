@@ -115,9 +115,7 @@ class Part:
             with open(self.file, "rb", buffering=0) as handle:
                 yield handle
         except OSError as error:
-            raise Surroundings(
-                f"{self.file}: cannot be read ({error.strerror or error}). Fix that and run again."
-            ) from error
+            raise Surroundings(f"{self.file}: cannot be read ({error.strerror or error}).") from error
 
     def _pread(self, descriptor: int, start: int, count: int) -> Array:
         """Read bytes of the array in little-endian order."""
@@ -139,8 +137,8 @@ class Part:
             got = os.preadv(descriptor, [view[done:]], self.offset + start + done)
             if got == 0:
                 raise BadInput(
-                    f"{self.file}: is truncated: it ends inside tensor {self.name}, and became shorter while "
-                    "it was read."
+                    f"{self.file}: is truncated: it became shorter while it was read and ends inside tensor "
+                    f"{self.name}. Download it again."
                 )
             done += got
         return buffer

@@ -37,7 +37,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Convert model checkpoints between formats, and round a weight only where the conversion requires it.
+    """Convert model checkpoints between formats, rounding weights only where the conversion requires it.
 
     `quant COMMAND --help` explains each command.
     """

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 #: Stands below the table; each line fits a terminal of 60 columns.
 LEGEND = (
     "GGUF: the architecture's name in GGUF files",
-    "formats: a family is converted from each to each other",
-    "cases: tiny models compared with llama.cpp's converter",
+    "formats: models convert between any two of these",
+    "cases: tiny models tested against llama.cpp's converter",
     "model types: model_type in config.json; + marks models with",
-    "vision or audio towers, of which the text model is converted",
+    "vision or audio towers; only their text model is converted",
     "`quant architectures NAME` prints everything about a family",
 )
 

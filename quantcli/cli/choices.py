@@ -42,8 +42,8 @@ TARGET = Choice("an output format", ("mlx", "gguf", "hf"))
 DTYPE = Choice("a dtype of dense weights", DENSE_DTYPES)
 SCALE_DTYPE = Choice("a dtype of scales", DENSE_DTYPES)
 MODE = Choice("a mode of mlx-lm", ("affine", "mxfp4", "mxfp8", "nvfp4"))
-SEARCH = Choice("a search", ("ggml", "best"))
-LOSSLESS = Choice("a grade that can be required", ("exact", "codes"))
+SEARCH = Choice("a search method", ("ggml", "best"))
+LOSSLESS = Choice("a grade", ("exact", "codes"))
 DEVICE = Choice("a device", ("auto", "gpu", "cpu"))
 
 

@@ -40,7 +40,7 @@ def convert(
         Path,
         typer.Argument(
             metavar="OUTPUT", readable=False,
-            help="A name that ends in .gguf writes a GGUF file; any other name, a folder.",
+            help="Path of the output: a GGUF file if it ends in .gguf, otherwise a folder.",
         ),
     ],
     revision: Annotated[
@@ -119,12 +119,16 @@ def convert(
         str,
         typer.Option(
             metavar="auto|SCHEME|none", rich_help_panel=QUALITY, autocompletion=choices.fallback_names,
-            help="Scheme for kept weights that the output's format cannot store; none refuses them.",
+            help="Scheme for quantized weights that the output's format cannot store; none refuses them.",
         ),
     ] = "auto",
     pure: Annotated[
         bool,
-        typer.Option("--pure", rich_help_panel=GGUF, help="Use a preset's base type for all weights, no mixture."),
+        typer.Option(
+            "--pure",
+            rich_help_panel=GGUF,
+            help="Use a preset's base type for all weights instead of its mixture.",
+        ),
     ] = False,
     leave_output_tensor: Annotated[
         bool, typer.Option("--leave-output-tensor", rich_help_panel=GGUF, help="Do not quantize output.weight.")
@@ -182,17 +186,21 @@ def convert(
     ] = None,
     keep_split: Annotated[
         bool,
-        typer.Option("--keep-split", rich_help_panel=GGUF, help="Write the same parts as a split GGUF source."),
+        typer.Option(
+            "--keep-split",
+            rich_help_panel=GGUF,
+            help="Split the output into the same parts as the GGUF source.",
+        ),
     ] = False,
     bits: Annotated[
-        int | None, typer.Option(metavar="N", rich_help_panel=MLX, help="Bits of the scheme (mlx-lm's spelling).")
+        int | None, typer.Option(metavar="N", rich_help_panel=MLX, help="Bits of the scheme (mlx-lm's --q-bits).")
     ] = None,
     group_size: Annotated[
         int | None,
-        typer.Option(metavar="N", rich_help_panel=MLX, help="Group size of the scheme (mlx-lm's spelling)."),
+        typer.Option(metavar="N", rich_help_panel=MLX, help="Group size of the scheme (mlx-lm's --q-group-size)."),
     ] = None,
     mode: Annotated[
-        str | None, choices.MODE.option(heading=MLX, help="Mode of the scheme (mlx-lm's spelling).")
+        str | None, choices.MODE.option(heading=MLX, help="Mode of the scheme (mlx-lm's --q-mode).")
     ] = None,
     scale_dtype: Annotated[
         str | None, choices.SCALE_DTYPE.option(heading=MLX, help="Dtype of MLX scales and biases.")
@@ -386,7 +394,7 @@ def show_report(report: dict[str, Any], out: Output) -> None:
     if report["verified"]:
         readers = " and ".join(r["name"] for r in report["reference_readers"] if r["files"])
         opens = f"; opens in {readers}" if readers else ""
-        out.text(f"  verified: read back, every weight matches the plan{opens}")
+        out.text(f"  verified: the output was read back, and every weight matches the plan{opens}")
     for reader in report["reference_readers"]:
         for note in reader["notes"]:
             out.text(f"  {note}")

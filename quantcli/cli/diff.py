@@ -134,7 +134,7 @@ def show(found: Comparison, out: Output, everything: bool) -> None:
         columns = [Column("tokenizer"), Column("differences", right=True), Column("first at"), Column("A"), Column("B")]
         out.table(columns, rows)
     for f in found.uncounted:
-        out.text(f"not counted: {_short(f.key, KEY_WIDTH)}: {_short(f.a)}, {_short(f.b)}")
+        out.text(f"not counted as a difference: {_short(f.key, KEY_WIDTH)}: {_short(f.a)}, {_short(f.b)}")
     for left in found.not_compared:
         names = [_short(name, KEY_WIDTH) for name in left.names[:NAMES]]
         more = f" and {len(left.names) - NAMES} more" if len(left.names) > NAMES else ""

@@ -41,7 +41,9 @@ def inspect(
     metadata: Annotated[
         bool,
         typer.Option(
-            "--metadata", rich_help_panel=SHOWN, help="Print config.json, or the keys of a GGUF file, instead."
+            "--metadata",
+            rich_help_panel=SHOWN,
+            help="Print config.json, or the keys of a GGUF file, instead of the weights.",
         ),
     ] = False,
     as_recipe: Annotated[
@@ -86,8 +88,8 @@ def inspect(
 ) -> None:  # fmt: skip
     """Show the weights of a checkpoint.
 
-    Prints shape, scheme, bits per weight and bytes of every weight, and what decided its scheme. Reads only headers. Of
-    an importance matrix, prints its entries.
+    Prints shape, scheme, bits per weight and bytes of every weight, and what decided its scheme. Reads only headers.
+    For an importance matrix, prints its entries.
     """
     from quantcli.convert.inspecting.survey import matching, requirements, survey
     from quantcli.sources.resolve import survey_source
@@ -155,7 +157,7 @@ def _matrix_path(source: str, revision: str | None) -> Path | None:
 
 def _refuse_for_matrix(path: Path, given: list[str]) -> None:
     if given:
-        raise WrongUsage(f"{given[0]} has no meaning for an importance matrix ({path}). Leave it out.")
+        raise WrongUsage(f"{given[0]} applies only to models, but {path} is an importance matrix. Leave it out.")
 
 
 def _show_matrix(path: Path, pattern: str | None, everything: bool, out: Output) -> None:

@@ -66,7 +66,7 @@ def parse_size(text: str, option: str) -> int:
     """
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([kmgt]i?)?b?", text.strip().lower())
     if match is None:
-        raise WrongUsage(f"{option}: {text!r} is not a size. Write it like 300MB, 5GB or 2GiB.")
+        raise WrongUsage(f"{option}: expected a size such as 300MB, 5GB or 2GiB, found {text!r}.")
     size = int(float(match[1]) * UNITS[match[2] or ""])
     if size <= 0:
         raise WrongUsage(f"{option}: expected a size above 0, found {text!r}.")
@@ -76,7 +76,7 @@ def parse_size(text: str, option: str) -> int:
 def thread_count(threads: int | None) -> int:
     """Return `--threads`, by default the number of cores that this process may use. Raises `WrongUsage`."""
     if threads is not None and threads < 1:
-        raise WrongUsage(f"--threads: expected at least 1, found {threads}.")
+        raise WrongUsage(f"--threads: expected a number of at least 1, found {threads}.")
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return threads or allowed
 

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 #: Stands below the table.
 LEGEND = (
-    "kind: ct is compressed-tensors, bnb is bitsandbytes; awq weights are kept, not written",
-    "bits: stored bits per weight with scales; one scale for a whole tensor is not counted",
-    "scale: its dtype; float is f16, bf16 or f32, counted as 16 bits",
+    "kind: ct is compressed-tensors, bnb is bitsandbytes; awq weights are copied, never created",
+    "bits: stored bits per weight, including scales; a per-tensor scale is not counted",
+    "scale: dtype of the scales; float is f16, bf16 or f32, counted as 16 bits",
     "zero point: int is an integer zero point per group, bias is a float bias or minimum",
-    "group: weights that share a scale; block: bytes of a GGML block",
+    "group: number of weights that share a scale; block: bytes of a GGML block",
     "RMSE%: rounding error of normally distributed weights, relative to their RMS",
     "stored in: the output formats that can hold the scheme",
     "not listed: int2 to int8 and uint2 to uint7 with other group sizes, nf4 and fp4 with",
-    "any even group size; -channel schemes are counted for rows of 1024 weights",
+    "any even group size; the bits of -channel schemes are for rows of 1024 weights",
 )
 
 

@@ -39,7 +39,7 @@ def copied(source: Checkpoint, *, settings: bool = False, dense: bool = False) -
     root = source.root if source.root.is_dir() else source.root.parent
     odd = LocalFolder(root).odd(FOLDERS)
     if odd:
-        what = "a link to a file that is not there" if (root / odd[0]).is_symlink() else "not a regular file"
+        what = "a link to a file that does not exist" if (root / odd[0]).is_symlink() else "not a regular file"
         raise BadInput(f"{root / odd[0]}: is {what}, so it cannot be copied. Remove it, or replace it with the file.")
     own = [path for path in source.sidecars if source.tokenizer is None or not _is_tokenizers(path, root)]
     kept = [*own, *(source.settings if settings else ())]
@@ -104,9 +104,9 @@ def warnings(passed: Sequence[Passed], files: Iterable[OutputFile], root: Path) 
     found = [
         f"{root}: {names[0]} is not copied: {reason}."
         if len(names) == 1
-        else f"{root}: {len(names)} files are not copied, {names[0]} the first: {reason}."
+        else f"{root}: {len(names)} files are not copied (first: {names[0]}): {reason}."
         for reason, names in kinds.items()
     ]
     if not has_vocabulary(file.name for file in files):
-        found.append(f"{root}: no tokenizer files found, so the output has none.")
+        found.append(f"{root}: contains no tokenizer files, so the output has none.")
     return found

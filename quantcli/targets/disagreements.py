@@ -39,7 +39,7 @@ def disagreements(model: Model, target: str, kept: Gathered) -> list[str]:
         first, keys = next(iter(denied.values()))[0], ", ".join(filter(None, denied))
         raise NotPossible(
             f"{root}: tensor {first} is not in the model that {where} describes{keys and f' ({keys})'}; llama.cpp "
-            "would use it or not load the file. Fix the setting, or convert to a folder (--to hf, --to mlx)."
+            "would either use it or fail to load the file. Fix the setting, or convert to a folder (--to hf, --to mlx)."
         )
     for key, one in agreement.unmet().items():
         if target not in (model.dialect, *one.row.absent_in):
@@ -84,4 +84,4 @@ def _refuse_vocabulary(source: Checkpoint) -> None:
 
 def _several(names: Sequence[str], what: str) -> str:
     """Return a warning about one tensor or several."""
-    return f"{names[0]} is {what}" if len(names) == 1 else f"{len(names)} tensors ({names[0]} is the first) are {what}"
+    return f"{names[0]} is {what}" if len(names) == 1 else f"{len(names)} tensors (first: {names[0]}) are {what}"

@@ -118,12 +118,9 @@ def _unloadable(source: Checkpoint, placed: Sequence[Placed]) -> list[str]:
                 f"{source.root}: tensor {shown(names[0])} {reason}. Convert to a folder (--to hf), which can store it."
             )
     return [
-        f"tensor {shown(names[0])} {reason}; only other programs can load the file."
+        f"tensor {shown(names[0])} {reason}, so llama.cpp cannot load the file."
         if len(names) == 1
-        else (
-            f"{len(names)} tensors ({shown(names[0])} is the first): each {reason}; only other programs can load the "
-            "file."
-        )
+        else f"{len(names)} tensors (first: {shown(names[0])}): each {reason}, so llama.cpp cannot load the file."
         for reason, names in found.items()
     ]
 

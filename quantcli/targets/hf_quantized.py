@@ -56,9 +56,9 @@ def settings(placed: Sequence[Placed], root: str) -> dict[str, Any]:
     if len(families) > 1:
         (one, first), (other, second) = list(families.items())[:2]
         raise NotPossible(
-            f"{root}: {first.name} is {first.scheme.name} ({one}) but {second.name} is {second.scheme.name} "
-            f"({other}); a folder has the layout of one quantizer. Choose schemes of one quantizer, or keep the "
-            "others dense (--override NAME=bf16)."
+            f"{root}: {first.name} is {first.scheme.name} ({one}), but {second.name} is {second.scheme.name} "
+            f"({other}); a folder can have the layout of only one quantizer. Choose schemes of one quantizer, or keep "
+            "the others dense (--override NAME=bf16)."
         )
     for weight in quantized:
         _check_own(weight, root)
@@ -117,8 +117,8 @@ def unloadable(placed: Sequence[Placed]) -> list[str]:
     if not found:
         return []
     return [
-        f"{_names(found)}: transformers 5 does not load experts in this layout ({len(found)} weights, {found[0].name} "
-        "is the first). It loads experts in int4-g128 and fp8-e4m3-channel."
+        f"{_names(found)}: transformers 5 does not load experts in this layout ({len(found)} weights; first: "
+        f"{found[0].name}). Choose int4-g128 or fp8-e4m3-channel for experts: it loads these."
     ]
 
 

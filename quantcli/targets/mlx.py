@@ -69,7 +69,7 @@ class MlxTarget:
             kind = shown(source.config.get("model_type"))
             strange = models.unknown_class(source.config)
             of = f"model_type {kind}" if strange is None else f"class {strange} (architectures)"
-            warnings.append(f"quant has no table of tensors for {of}, so their names are kept.")
+            warnings.append(f"quant does not know the tensors of {of}, so their names are kept.")
         named, left, further = name_weights(model, "mlx")
         named = [replace(one, name=model.in_mlx(one.name)) if one.is_tower else one for one in named]
         common = settings.dtype or _common(source)
@@ -262,6 +262,6 @@ def _warnings(placed: Sequence[Placed], source: Checkpoint, settings: Settings) 
     if not scales or not floats or scales == floats or (scales == {"f32"} and widens_scales(source, settings)):
         return []
     return [
-        f"scales are {', '.join(sorted(scales))} but dense tensors are {', '.join(sorted(floats))}; where they differ "
-        "mlx-lm computes in float32, which is slower. Use --scale-dtype and --dtype to make them the same."
+        f"scales are {', '.join(sorted(scales))}, but dense tensors are {', '.join(sorted(floats))}; where they "
+        "differ, mlx-lm computes in float32, which is slower. Use --scale-dtype and --dtype to make them the same."
     ]

@@ -112,9 +112,7 @@ def _refuse_unknown(model: Model, names: Sequence[str], target: str) -> None:
     if not names:
         return
     first = shown(names[0])
-    which, them = (
-        (f"tensor {first}", "it") if len(names) == 1 else (f"{len(names)} tensors ({first} is the first)", "them")
-    )
+    which, them = (f"tensor {first}", "it") if len(names) == 1 else (f"{len(names)} tensors (first: {first})", "them")
     holder = "another GGUF file" if model.dialect == "gguf" else "a Hugging Face folder (--to hf)"
     raise NotPossible(
         f"{model.source.root}: {which} cannot be stored in {SAID[target]}: {model.architecture.name} models have no "

@@ -53,7 +53,8 @@ def pooling(files: Files) -> tuple[int | None, list[str]]:
             others.append(f"{shown(folder)} ({shown(kind)})")
     if others:
         warnings.append(
-            f"{label}: {', '.join(others)} left out, because GGUF cannot store such modules of an embedding model."
+            f"{label}: GGUF cannot store these modules of an embedding model, so the output lacks them: "
+            f"{', '.join(others)}."
         )
     return number, warnings
 

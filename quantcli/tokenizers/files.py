@@ -52,7 +52,7 @@ class Files:
         """Return whether a file exists. Raises `BadInput` if something else has its name."""
         path = self.path(name)
         if not path.is_file() and is_there(path) and not path.is_dir():
-            what = "a link to a file that is not there" if path.is_symlink() else "not a regular file"
+            what = "a link to a file that does not exist" if path.is_symlink() else "not a regular file"
             raise BadInput(f"{path}: is {what}. Remove it, or replace it with the file.")
         return path.is_file()
 

@@ -13,6 +13,7 @@ EXAMPLES = "cli/examples.py"
 
 #: (module, text as rows have it) -> why it is no message.
 ENTRIES: dict[tuple[str, str], str] = {
+    ("cli/convert.py", "of the scheme (mlx-lm's --q-"): "a help text that names an option of mlx-lm",
     ("convert/planning/decide.py", f"=--scheme {HOLE}"): REASON,
     ("convert/planning/decide.py", "--bits, --group-size, --mode"): REASON,
     ("convert/planning/drop.py", f"=--drop {HOLE}"): REASON,

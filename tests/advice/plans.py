@@ -219,7 +219,7 @@ ROWS = (
     ),
     Row(
         "convert/planning/choose.py",
-        "cannot be stored so (",
+        "cannot be stored in this scheme",
         "convert {mlx6} {gguf} --fallback q4_k",
         "convert {mlx6} {gguf} --fallback q8_0",
         2,

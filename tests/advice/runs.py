@@ -338,7 +338,7 @@ ROWS = (
     ),
     Row(
         "convert/running/workplace.py",
-        "was started from another",
+        "contains a run of another source",
         "convert {tmp}/own {out} --resume --dtype f32",
         ("convert {tmp}/own {out} --resume", "convert {tmp}/own {out} --force --dtype f32"),
         5,

@@ -77,7 +77,7 @@ ROWS = (
         "cli/inspection.py", "=--require \0: \0.", "inspect {dense} --require a=b", "inspect {dense} --require '*=bf16'"
     ),
     Row("cli/options.py", "=--max-memory", INTO + " --max-memory all", INTO + " --max-memory 100MB"),
-    Row("cli/options.py", "expected at least 1,", INTO + " --threads 0", INTO + " --threads 1"),
+    Row("cli/options.py", "--threads: expected", INTO + " --threads 0", INTO + " --threads 1"),
     Row("cli/options.py", "--max-memory: expected", INTO + " --max-memory 1KB", INTO + " --max-memory 100MB"),
     Row(
         "containers/imatrix.py",
@@ -87,7 +87,7 @@ ROWS = (
     ),
     Row(
         "convert/comparing/compare.py",
-        "no weight of either side",
+        "no weight of A or B",
         "diff {dense} {q8} --filter a",
         "diff {dense} {q8} --filter '*'",
     ),
@@ -179,7 +179,7 @@ ROWS = (
     ),
     Row(
         "convert/planning/plan.py",
-        "is not auto, none",
+        "expected auto, none",
         INTO + " --fallback best",
         (INTO + " --fallback auto", INTO + "2 --fallback none"),
     ),

@@ -36,7 +36,7 @@ from quantcli.convert.running import fingerprint
 from quantcli.convert.running.journal import parsed
 from quantcli.sources.unfinished import JOURNAL
 from tests.faults.disk import Call, intercepted
-from tests.kills.runs_that_die import Target, at_once, in_child
+from tests.kills.runs_that_die import Target, at_once, forked, status_of
 
 #: A short write, which is no error: another call writes the rest.
 SHORT = "short"
@@ -144,7 +144,7 @@ class Case:
             told.write_text(json.dumps([code, err, injection.is_hit]))
 
         told.unlink(missing_ok=True)
-        assert in_child(work) == 0
+        assert status_of(forked(work)) == 0
         code, err, is_hit = json.loads(told.read_text())
         return code, err, is_hit
 

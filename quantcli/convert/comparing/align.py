@@ -90,7 +90,9 @@ def _side(label: str, model: Model, mixed: bool) -> Side:
     """Return one side; if mixed, under Hugging Face's names."""
     source, architecture = model.source, model.architecture
     if mixed and architecture is None:
-        raise NotPossible(f"{unknown(source)} Only two folders or two GGUF files can be compared without a table.")
+        raise NotPossible(
+            f"{unknown(source)} Such models can be compared only if both are folders or both are GGUF files."
+        )
     settings = model.hyperparameters if architecture and mixed else None
     kept, left = _set_aside(label, model, mixed)
     notes: list[str] = []

@@ -118,7 +118,7 @@ def chosen(a: Checkpoint, b: Checkpoint, pattern: str | None = None) -> Aligned:
         aligned.left,
     )
     if not (filtered.pairs or filtered.only_a or filtered.only_b):
-        raise WrongUsage(f"--filter {pattern!r}: no weight of either side matches.")
+        raise WrongUsage(f"--filter: no weight of A or B matches {pattern}.")
     return filtered
 
 

@@ -51,7 +51,7 @@ PAPERS = ("LICENSE", "NOTICE", ".gitattributes", ".gitignore", "USE_POLICY", "qu
 TENSORS = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", ".npz", *PICKLES)
 
 #: Why a file of one side is not compared.
-NO_FILE = "the other has no such file"
+NO_FILE = "the other model has no such file"
 
 #: The keys that transformers takes from config.json if there is no generation_config.json.
 FROM_CONFIG = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -80,7 +80,7 @@ def _configs(a: Checkpoint, b: Checkpoint, found: Found) -> Iterator[FieldDiffer
     if bool(a.config_json) is not bool(b.config_json):
         side = "A" if a.config_json else "B"
         keys = tuple(a.config_json or b.config_json)
-        found.not_compared.append(NotCompared(side, CONFIG, keys, "the other has no config.json"))
+        found.not_compared.append(NotCompared(side, CONFIG, keys, "the other model has no config.json"))
         return
     ours, theirs = (Spelled.of(s.config_json, _of_whole(s), f"{s.root}/{CONFIG}") for s in (a, b))
     for key in {**a.config_json, **b.config_json}:

@@ -128,7 +128,7 @@ def files_of_tokenizers(a: Files, b: Files, *, vocabulary: bool) -> tuple[list[T
         elif all(has):
             found.append(_listed(name, contents(a.bytes(name), b.bytes(name))))
         elif any(has) and not _is_template(name, a if has[0] else b):
-            left.append(NotCompared("A" if has[0] else "B", "files", (name,), "the other has no such file"))
+            left.append(NotCompared("A" if has[0] else "B", "files", (name,), "the other model has no such file"))
     return found, left
 
 

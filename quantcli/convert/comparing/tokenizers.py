@@ -62,11 +62,11 @@ def compare_tokenizers(a: Checkpoint, b: Checkpoint) -> FoundTokens:
     if ours is not None and theirs is not None:
         found.differences += _lists(a, b, ours, theirs)
         if _has_scores(a) is not _has_scores(b):
-            reason = "the other has merges, ordered by rank"
+            reason = "the other tokenizer has merges, ordered by rank"
             found.not_compared.append(NotCompared("A" if _has_scores(a) else "B", VOCABULARY, ("scores",), reason))
     elif (ours is None) is not (theirs is None) and not found.not_compared:
         found.not_compared.append(
-            NotCompared("B" if ours is None else "A", VOCABULARY, (), "the other has no vocabulary")
+            NotCompared("B" if ours is None else "A", VOCABULARY, (), "the other tokenizer has no vocabulary")
         )
     if a.names == b.names == "gguf":
         found.differences += keys_of_tokenizers(a.metadata, b.metadata)
@@ -143,7 +143,9 @@ def _behaviour(
         return
     if first is None or second is None:
         if bool(first) is not bool(second):
-            found.not_compared.append(NotCompared("A" if first else "B", PROBES, (), "the other has no tokenizer"))
+            found.not_compared.append(
+                NotCompared("A" if first else "B", PROBES, (), "the other model has no tokenizer")
+            )
         return
     differing_texts = differences(first, second)
     listed = tuple({"at": d.text, "a": list(d.a), "b": list(d.b)} for d in differing_texts[:FIRST])

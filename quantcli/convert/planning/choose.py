@@ -92,7 +92,7 @@ class Chooser:
         scheme = self.target.scheme(decision.scheme, self._scale_dtype(draft, source.repacked_scale_dtype), draft.shape)
         if scheme is None:
             raise WrongUsage(
-                f"{decision.reason}: {decision.scheme} is not a scheme of {self.target.said}. "
+                f"{decision.reason}: {decision.scheme} is not a scheme for {self.target.said}. "
                 f"{_who_has(decision.scheme) or '`quant schemes` lists the supported schemes'}."
             )
         if source.grid() and not isinstance(fit_of(draft.source.weight, scheme, draft.shape), Grade):
@@ -116,7 +116,7 @@ class Chooser:
             insists = decision.origin is Origin.OPTION or wanted.has_own_state
             if unfit and not draft.stays and insists:
                 raise NotPossible(
-                    f"{decision.reason}: {draft.name} cannot be stored so: {unfit}. Choose a type that fits."
+                    f"{decision.reason}: {draft.name} cannot have this type: {unfit}. Choose a type that fits."
                 )
             if stays and decision.origin <= Origin.RECIPE:
                 self.warnings.append(f"{decision.reason} is not applied to {draft.name}: {stays}.")
@@ -151,7 +151,9 @@ class Chooser:
         """Return the step of a weight that is kept: it is not rounded if any scheme of the target can hold it."""
         source, origin = draft.scheme, draft.source.weight.made_of
         if isinstance(source, Dense) and origin is not None:
-            reason = f"dequantized: {self.target.label} reorders its values, which codes of {origin.name} do not allow"
+            reason = (
+                f"dequantized: {self.target.label} reorders its values, and codes of {origin.name} cannot be reordered"
+            )
         if isinstance(source, Dense) or (source.is_elementwise and not self.target.keeps(self.source, source)):
             return self._to(draft, Dense(draft.dense), reason)
         scale_dtype = self._scale_dtype(draft, source.repacked_scale_dtype)
@@ -188,9 +190,9 @@ class Chooser:
             scheme = fallback(usable, draft.shape) or fallback(holders, draft.shape) or Dense(draft.dense)
         else:
             given = self.target.scheme(choice, self._scale_dtype(draft, None), draft.shape)
-            unfit = f"not a scheme of {self.target.said}" if given is None else given.unfit(draft.shape)
+            unfit = f"not a scheme for {self.target.said}" if given is None else given.unfit(draft.shape)
             if given is None or unfit:
-                raise WrongUsage(f"--fallback {choice}: {draft.name} cannot be stored so ({unfit}).")
+                raise WrongUsage(f"--fallback {choice}: {draft.name} cannot be stored in this scheme ({unfit}).")
             scheme = given
         return self._to(draft, scheme, f"fallback: {what}", source.name)
 

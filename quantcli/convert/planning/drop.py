@@ -70,7 +70,9 @@ def _refuse_settings(source: Checkpoint, left: Mapping[str, str]) -> None:
     rows = architecture.computed if architecture is not None else ()
     setting = next((row.gguf for row in rows if row.gguf in left), None)
     if setting is not None:
-        raise BadInput(f"{left[setting]}: {source.root}: the model is computed with {setting}. Do not drop it.")
+        raise BadInput(
+            f"{left[setting]}: {source.root}: tensor {setting} holds settings that the model requires. Do not drop it."
+        )
 
 
 def _missed(model: Model, left: Mapping[str, str]) -> list[str]:

@@ -54,7 +54,7 @@ def _rounded(source: Checkpoint, target: str, steps: Sequence[Step], settings: S
         return [why]
     was = [step.stored for step in of_weights(rounded) if step.route is Route.DEQUANTIZE]
     worst = max(was, key=lambda scheme: (scheme.rounding, scheme.name), default=None)
-    compared = f" (quantizing to {worst.name} cost up to {worst.rounding:.1%})" if worst and worst.rounding else ""
+    compared = f" (quantizing to {worst.name} costs up to {worst.rounding:.1%})" if worst and worst.rounding else ""
     return [f"{why} Rounding costs {dense.rounding:.2%} relative RMSE{compared}; --dtype f32 keeps every bit."]
 
 

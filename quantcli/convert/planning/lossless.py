@@ -40,11 +40,11 @@ def _what_would_fit(step: WeightStep, allowed: Grade, target: Target) -> str:
         )
     if step.route is Route.REPACK:
         return (
-            _what_would_hold(step, allowed, target) or f"No scheme of {target.said} holds {source.name} at that grade."
+            _what_would_hold(step, allowed, target) or f"No scheme for {target.said} holds {source.name} at that grade."
         )
     if step.route is Route.REQUANTIZE and step.wanted is not None:
         return (
-            f"No scheme of {target.said} holds the codes of {step.wanted}; --fallback f32 holds its values, and an "
+            f"No scheme for {target.said} holds the codes of {step.wanted}; --fallback f32 holds its values, and an "
             "output in the source's format holds its codes."
         )
     if step.route in (Route.CAST, Route.DEQUANTIZE):

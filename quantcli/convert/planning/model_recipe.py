@@ -120,7 +120,7 @@ class Choices:
         lacking = [key for key in matrices if key not in self.shapes]
         if lacking:
             doubts.append(
-                f"{self.label}: {_counted(lacking)} no counterpart in the recipe; --scheme applies, by default keep."
+                f"{self.label}: {_counted(lacking)} no counterpart in the recipe; --scheme applies (default: keep)."
             )
         idle = [key for key in self.schemes if key not in own]
         if idle:

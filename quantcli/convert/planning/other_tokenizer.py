@@ -29,7 +29,8 @@ def with_tokenizer(source: Checkpoint, folder: Path, target: Target) -> Checkpoi
     """
     if target.keeps_metadata(source):
         raise WrongUsage(
-            f"--tokenizer {folder}: from GGUF to GGUF, the tokenizer is copied. Convert to a folder first."
+            f"--tokenizer {folder}: does not apply from GGUF to GGUF, where the tokenizer is copied. Convert to a "
+            "folder first."
         )
     if not folder.is_dir():
         raise WrongUsage(f"--tokenizer {folder}: is not a folder. Name the folder of a model with a tokenizer.")

@@ -63,7 +63,7 @@ def make(source: Checkpoint, request: Request, *, dry_run: bool = False) -> Plan
         keys=gguf_options.metadata(request, matrix),
     )  # fmt: skip
     if request.fallback not in ("auto", "none") and target.scheme(request.fallback, "f16") is None:
-        raise WrongUsage(f"--fallback {request.fallback}: is not auto, none or a scheme of {target.said}.")
+        raise WrongUsage(f"--fallback: expected auto, none or a scheme for {target.said}, found {request.fallback}.")
     if request.fallback not in ("auto", "none") and not target.holders("f16"):
         raise WrongUsage(
             f"--fallback {request.fallback} has no effect: {target.said} stores such weights dense. Choose a scheme "

@@ -57,7 +57,7 @@ class Request:
             return named or "mlx"
         if (self.to == "gguf") != (named == "gguf"):
             wanted = "ends in .gguf" if self.to == "gguf" else "does not end in .gguf"
-            raise WrongUsage(f"--to {self.to}: OUTPUT is {self.output.name}. Choose a name that {wanted}.")
+            raise WrongUsage(f"--to {self.to}: OUTPUT is {self.output.name}; expected a name that {wanted}.")
         return self.to
 
 

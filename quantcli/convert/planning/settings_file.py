@@ -117,7 +117,7 @@ def read(source: Checkpoint, request: Request, common: Decision | None, target: 
         return SettingsFile(idle=_whose(block), is_folder=target.is_folder)
     if quantizes:
         return SettingsFile(replace(settings.recipe(), origin=Origin.SOURCE), follows_mlx_lm=target.follows_mlx_lm)
-    idle = f"--recipe {source.beside} applies all of it, --scheme NAME its entries"
+    idle = f"--recipe {source.beside} applies all of it, --scheme NAME only its entries for single weights"
     if not target.follows_mlx_lm:
         idle = "its settings are for MLX and apply only to MLX folders"
     return SettingsFile(idle=idle, is_folder=target.is_folder)

@@ -50,7 +50,7 @@ def stamps(source: Checkpoint) -> tuple[Stamp, ...]:
     found = tuple(_stamp(path, starts.get(path, 0)) for path in (*source.files, *others))
     for stamp in found:
         if stamp.path in source.statuses and not stamp.is_of(source.statuses[stamp.path]):
-            raise Surroundings(f"{stamp.path}: has changed since it was opened. Run again once nothing writes to it.")
+            raise Surroundings(f"{stamp.path}: changed after it was opened. Run again once nothing writes to it.")
     return found
 
 

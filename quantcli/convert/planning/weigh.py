@@ -17,7 +17,7 @@ from quantcli.recipes.ftypes import UNDEMANDING
 from quantcli.recipes.llama_cpp_tensors import WHOLE_NAMES
 
 #: How to get a matrix.
-ADVICE = "Compute one with llama-imatrix from text that the model is for, and pass it with --imatrix"
+ADVICE = "Compute one with llama-imatrix from text typical of the model's use, and pass it with --imatrix"
 
 #: Options for one weight that llama-imatrix writes no entry for.
 OF_ONE_WEIGHT = ("--token-embedding-type", "--output-tensor-type")
@@ -102,8 +102,8 @@ def _empty(rounded: Sequence[WeightStep], matrix: ImportanceMatrix) -> list[str]
     if not empty:
         return []
     return [
-        f"{_named(empty)} an entry in {matrix.file} that is all zeros (of stacked experts: for at least one): weights "
-        "quantized with it keep little or nothing of their values. Compute the matrix again."
+        f"{_named(empty)} an entry in {matrix.file} that is all zeros (for stacked experts: of at least one expert): "
+        "weights quantized with it keep little or nothing of their values. Compute the matrix again."
     ]
 
 

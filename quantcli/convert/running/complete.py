@@ -25,7 +25,7 @@ def report_of(path: Path, files: Mapping[Path, int], fingerprint: str) -> dict[s
 
 def unread(report: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """Return the report of a run that checked only the sizes of an output."""
-    note = f"{output} is already complete: the sizes of its files were checked. Use --verify to check its data."
+    note = f"{output}: is already complete; only the sizes of its files were checked. Use --verify to check its data."
     notes = report.get("notes")
     return {
         **report,

@@ -18,6 +18,6 @@ def check_published(verified: Mapping[Path, str], threads: int) -> None:
     for path, sha256 in verified.items():
         if published[path] != sha256:
             raise VerificationFailed(
-                f"{path}: changed between its verification and its publication. Check the disk and that nothing else "
+                f"{path}: changed after it was verified. Check the disk and that nothing else "
                 "writes there, then use --resume to convert again."
             )

@@ -99,12 +99,12 @@ def _on_its_device(plan: Plan, place: Workplace, other: BegunOtherwise) -> Surro
         return other
     if word != "cpu" and not has_gpu():
         return Surroundings(
-            f"{place.partial}: was started on a GPU, but MLX finds none on this machine. Use --force to start again "
-            "on the CPU."
+            f"{place.partial}: contains a run that was started on a GPU, but MLX finds none on this machine. Use "
+            "--force to start again on the CPU."
         )
     return Surroundings(
-        f"{place.partial}: was started on another device. Use --resume --device {word} to continue it, or --force to "
-        "start again."
+        f"{place.partial}: contains a run that was started on another device. Use --resume --device {word} to "
+        "continue it, or --force to start again."
     )
 
 

@@ -77,8 +77,8 @@ class Destination:
                 return f"{place}: is a file, but this output is a folder. Remove it or choose another name."
             if odd := _listed(in_the_way(place, self.places.report)):
                 return (
-                    f"{place}: --force replaces only quant's output and model folders, and this folder has {odd}. Move "
-                    "that away, or choose another name."
+                    f"{place}: --force replaces only quant's output and model folders, and this folder contains "
+                    f"{odd}. Move that away, or choose another name."
                 )
         return None
 
@@ -129,7 +129,7 @@ class Destination:
         lost = first_lost(ways(self.named), dict.fromkeys(going), deep=deep)
         if lost is not None:
             hint = "Move that file" if error is Surroundings else "Choose another name"
-            raise error(f"{here.output}: replacing it would delete {lost.path}, which is read. {hint}.")
+            raise error(f"{here.output}: replacing it would delete {lost.path}, which this conversion reads. {hint}.")
 
     def check_old(self) -> Callable[[Path], None]:
         """Return a check of each old file or folder that has lost its name and is about to be deleted.

@@ -89,7 +89,8 @@ class Journal:
             if isinstance(error, OSError) and error.errno in WITHOUT_LOCKS:
                 raise NoLocks(
                     f"{folder}: the file system does not support flock ({error.strerror}), which keeps two runs from "
-                    "writing the same output. Choose an OUTPUT on another file system, or mount this one with locks."
+                    "writing the same output. Choose an OUTPUT on another file system, or mount this one with file "
+                    "locking."
                 ) from error
             raise
         return journal

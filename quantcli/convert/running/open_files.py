@@ -83,7 +83,7 @@ class OpenFiles:
     def _refuse_failed(self, name: str) -> None:
         if error := self._failed.get(name):
             raise Surroundings(
-                f"{self.root / name}: {error.strerror or error}; the last writes did not reach the disk. Check the "
+                f"{self.root / name}: the last writes did not reach the disk ({error.strerror or error}). Check the "
                 "disk, then use --resume to write the lost part again."
             ) from error
 

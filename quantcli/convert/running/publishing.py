@@ -142,7 +142,7 @@ def _exchanged_file(places: Places, grown: Path, final: Path, kept: Path) -> boo
     if not is_one(grown, kept):
         exchange(grown, final)
         os.unlink(kept)
-        raise FileExistsError(f"{final} was replaced meanwhile")
+        raise FileExistsError(f"{final} was replaced during the run")
     _flush_out(places)
     os.unlink(grown)
     return True

@@ -125,7 +125,7 @@ def saturated(plan: Plan, errors: Mapping[int, Error]) -> list[str]:
     weights = first.name
     if len(clipped) > 1:
         weights = f"{len(clipped)} weights (first: {first.name}, {clipped[min(clipped)]})"
-    return [f"{values} clipped to the largest of {first.scheme.name} in {weights}. Choose a scheme with scales."]
+    return [f"{values} clipped to the largest value of {first.scheme.name} in {weights}. Choose a scheme with scales."]
 
 
 def _source(stamp: Stamp, sha256: str | None) -> dict[str, Any]:

@@ -341,8 +341,8 @@ def _hint(step: WeightStep, reason: DoesNotFit) -> str:
     """Return what to do about a weight that does not fit, as a sentence."""
     overflows = isinstance(reason, Overflows)
     if overflows and (isinstance(step.scheme, Dense) or step.via is not None):
-        return "Use --dtype f32 or --dtype bf16, which hold it."
+        return "Use --dtype f32 or --dtype bf16, which can hold the values."
     if overflows and step.scheme.chosen_scale_dtype not in (None, "f32"):
-        return "Use --scale-dtype f32, which holds it."
+        return "Use --scale-dtype f32, which can hold the scales."
     dense = "f32" if overflows else step.draft.dense
     return f"Use --override '{step.name}={dense}' to leave this weight dense, or --scheme {dense} for all weights."

@@ -71,7 +71,7 @@ class Workplace:
 
     def claim(self, fingerprint: str, steps: int, *, resume: bool, force: bool) -> dict[int, Error]:
         """Create or take over the work folder; return the finished ones of that many steps. Raises `Surroundings`."""
-        with surroundings(self.partial, "Fix that and run again"):
+        with surroundings(self.partial, hint=None):
             self._destination.refuse_loss(WrongUsage, deep=False)
             self._destination.refuse_loss_of_work()
             begun = self._recovered(self._entered(steps))
@@ -169,8 +169,8 @@ class Workplace:
             )
         if begun.fingerprint != fingerprint:
             raise BegunOtherwise(
-                f"{self.partial}: was started from another source, with other options or by another version. Use "
-                "--resume with those to continue it, or --force to start again.",
+                f"{self.partial}: contains a run of another source, other options or another version of quant. Use "
+                "--resume with the same source, options and version to continue it, or --force to start again.",
                 begun.fingerprint,
             )
 
@@ -271,7 +271,7 @@ class Workplace:
     @contextlib.contextmanager
     def beside_complete(self, fingerprint: str) -> Iterator[None]:
         """Hold a locked work folder while a complete output is checked; remove it at the end."""
-        with surroundings(self.partial, "Fix that and run again"):
+        with surroundings(self.partial, hint=None):
             if self._journal is None:
                 self._entered(0)
             self._start_afresh(fingerprint)
@@ -310,9 +310,9 @@ class Workplace:
 
 
 @contextlib.contextmanager
-def surroundings(path: Path, hint: str = "Fix that, then use --resume to continue") -> Iterator[None]:
+def surroundings(path: Path, hint: str | None = "Fix that, then use --resume to continue") -> Iterator[None]:
     """Turn errors of the system into `Surroundings` that name the path. hint: what to do, without a full stop."""
     try:
         yield
     except OSError as error:
-        raise Surroundings(f"{path}: {error.strerror or error}. {hint}.") from error
+        raise Surroundings(f"{path}: {error.strerror or error}.{f' {hint}.' if hint else ''}") from error

@@ -121,7 +121,7 @@ def test_models_without_a_table_are_matched_by_name(tmp_path: Path) -> None:
 
 def test_a_scheme_of_another_target_is_named(models: dict[str, Path], tmp_path: Path) -> None:
     done = run("convert", models["tuned"], tmp_path / "out", "--recipe", models["UD-Q2_K"])
-    assert done.exit_code == 2 and "is not a scheme of an MLX folder" in done.stderr
+    assert done.exit_code == 2 and "is not a scheme" in done.stderr and "MLX folder" in done.stderr
 
 
 def test_rules_of_a_model_are_shown(models: dict[str, Path]) -> None:

@@ -80,7 +80,7 @@ class TestBetweenCheckAndPublishing:
         old, names = split_or_one(output), beside(output) if replaces else []
         with monkeypatch.context() as patch:
             afterwards(patch, lambda: flip(large_file(output.with_name(f"{name}.partial") / "output")))
-            with pytest.raises(VerificationFailed, match="between its verification and its publication"):
+            with pytest.raises(VerificationFailed, match=r"changed after it was verified.*--resume"):
                 run(source, output, check=True, force=replaces, **options)
         assert split_or_one(output) == old
         assert beside(output) == sorted([*names, f"{name}.partial"])
