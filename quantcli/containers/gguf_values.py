@@ -100,7 +100,9 @@ class Cursor:
         if end <= len(self.data):
             return
         if end > self.size:
-            raise self.error(f"is truncated: extends to byte {end}, but the file has {self.size}. Download it again")
+            raise self.error(
+                f"is truncated: it extends to byte {end}, but the file has {self.size} bytes. Download it again"
+            )
         if end > MAX_HEADER:
             raise self.error(f"extends to byte {end}; the limit for a header is {MAX_HEADER}. Download it again")
         target = min(self.size, MAX_HEADER, max(end, 2 * len(self.data), FIRST_READ))
@@ -143,7 +145,9 @@ class Cursor:
     def kind(self) -> str:
         number: int = self.number("I")
         if number >= len(VALUE_TYPES):
-            raise self.error(f"has value type {number}; expected 0 to {len(VALUE_TYPES) - 1}. Download it again")
+            raise self.error(
+                f"expected a value type from 0 to {len(VALUE_TYPES) - 1}, found {number}. Download it again"
+            )
         return VALUE_TYPES[number]
 
     def claim(self, count: int, smallest: int, most: int, items: str) -> None:
@@ -154,7 +158,7 @@ class Cursor:
                 "Download it again"
             )
         if count > most:
-            raise self.error(f"has a number of {items} of {count}; the limit is {most}. Download it again")
+            raise self.error(f"has {count} {items}; the limit is {most}. Download it again")
 
     def skip_texts(self, count: int) -> None:
         length_at = struct.Struct(self.order + "Q").unpack_from
@@ -168,7 +172,7 @@ class Cursor:
 
     def check_bools(self, start: int) -> None:
         if odd := self.data[start : self.at].translate(None, b"\0\1"):
-            raise self.error(f"has a bool of {odd[0]}; expected 0 or 1. Download it again")
+            raise self.error(f"expected 0 or 1 for a bool, found {odd[0]}. Download it again")
 
 
 def read_value(cursor: Cursor, byte_order: str) -> Value:

@@ -45,6 +45,6 @@ def stated_period(config: Mapping[str, Any]) -> dict[str, Any]:
 NEEDS_PERIOD = Limit(
     "mlx",
     lambda h: not h.sliding_window or _period_of([*h.settings.texts("layer_types")]) is not None,
-    "every so many of layer_types, and no other, to be full_attention",
+    "every n-th of layer_types, and no other, to be full_attention",
     fault=MISCOMPUTED,
 )

@@ -36,7 +36,7 @@ class Limit:
     def warning(self, hyperparameters: Hyperparameters) -> str:
         """One sentence that says what is not run, and by what."""
         where = hyperparameters.settings.label
-        return f"{where}: {RUNTIMES[self.dialect]} {self.fault}. It requires {self.needs}."
+        return f"{where}: {RUNTIMES[self.dialect]} {self.fault}: it requires {self.needs}."
 
 
 def square(*dialects: str, kind: str | None = None) -> tuple[Limit, ...]:

@@ -212,7 +212,7 @@ def period_of_windows(usual: int, *, optional: bool = False) -> Callable[[Stored
 
 def nothing(name: str) -> Sequence[float]:
     """The reader of values where only metadata is at hand."""
-    raise BadInput(f"{name}: its values are settings of the model, but they were not read.")
+    raise BadInput(f"{name}: the model's settings depend on its values, which were not read.")
 
 
 def stored(

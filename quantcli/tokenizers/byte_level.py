@@ -44,7 +44,7 @@ def tokens_and_types(
 ) -> tuple[tuple[bytes, ...], tuple[int, ...], tuple[str, ...]]:
     """One token and type for each id below `size` (None: as many as there are), and warnings.
 
-    Ids of no token become unused `[PADn]`. Added tokens that the model's embedding has no row for are left out.
+    Ids of no token become unused `[PADn]`. Added tokens that the model's embedding has no row for are dropped.
     special_texts: what tokenizer_config.json names as special. Raises `BadInput` for two tokens with one id, and for
     other tokens without a row.
     """
@@ -88,11 +88,11 @@ def without_row(added: Mapping[int, str], size: int, where: str) -> tuple[str, .
     if not added:
         return ()
     first = f"{shown(added[min(added)])} (id {min(added)})"
-    what = f"the added token {first}" if len(added) == 1 else f"{len(added)} added tokens ({first} is the first)"
+    what = f"the added token {first}" if len(added) == 1 else f"{len(added)} added tokens (the first: {first})"
     verb, ending = ("has", "is") if len(added) == 1 else ("have", "are")
     return (
         f"{where}: {what} {verb} no row in the model's embedding (config.json's vocab_size is {size}) and {ending} "
-        "left out.",
+        "dropped.",
     )
 
 

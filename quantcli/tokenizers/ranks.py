@@ -52,9 +52,7 @@ def check_lengths(ranks: Mapping[bytes, int], where: str) -> None:
     """Refuse tokens so long that rebuilding the pairs would take hours."""
     if sum(len(token) ** 2 for token in ranks) > MOST_STEPS:
         longest = max(map(len, ranks))
-        raise BadInput(
-            f"{where}: is not a vocabulary: its {len(ranks)} tokens, of up to {longest} bytes, are too long."
-        )
+        raise BadInput(f"{where}: is not a vocabulary: its {len(ranks)} tokens are too long (up to {longest} bytes).")
 
 
 def last_pairs(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
@@ -90,5 +88,7 @@ def merges(pairs: Iterable[tuple[bytes, bytes]], where: str) -> tuple[str, ...]:
     """Pairs as GGUF spells them. Raises `NotPossible` where there are none, with which llama.cpp loads no file."""
     found = tuple(f"{spelled(left)} {spelled(right)}" for left, right in pairs)
     if not found:
-        raise NotPossible(f"{where}: no token is the sum of two others, but GGUF requires at least one such merge.")
+        raise NotPossible(
+            f"{where}: no token is the concatenation of two others, but GGUF requires at least one such merge."
+        )
     return found

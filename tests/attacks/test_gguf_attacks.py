@@ -119,16 +119,16 @@ WHOLE_FILE = {
 }
 
 OF_KEY_K = {
-    "value type 13": (of_key(b"\1", 13), "value type 13.* 12"),
-    "value type 2**32 - 1": (of_key(b"\1", 2**32 - 1), "value type 4294967295"),
+    "value type 13": (of_key(b"\1", 13), r"value type .*\b12\b.*\b13\b"),
+    "value type 2**32 - 1": (of_key(b"\1", 2**32 - 1), "value type .*4294967295"),
     "the same key twice": (file_of((key(b"k", "uint8", b"\1"),) * 2), "twice"),
     "the same key twice, of two types": (
         file_of((key(b"k", "uint8", b"\1"), key(b"k", "bool", b"\1"))),
         "twice",
     ),
-    "a bool of 2": (of_key(b"\2", "bool"), "bool of 2;"),
-    "a bool of 255": (of_key(b"\xff", "bool"), "bool of 255;"),
-    "an array with a bool of 3": (of_key(array("bool", 3, b"\0\1\3")), "bool of 3;"),
+    "a bool of 2": (of_key(b"\2", "bool"), r"bool.*\b2\b"),
+    "a bool of 255": (of_key(b"\xff", "bool"), r"bool.*\b255\b"),
+    "an array with a bool of 3": (of_key(array("bool", 3, b"\0\1\3")), r"bool.*\b3\b"),
     "a text longer than the file": (of_key(u64(2**20), "string"), "to byte"),
     "a text of 2**64 - 1 bytes": (of_key(u64(2**64 - 1), "string"), "claims a string of 18446744073709551615 bytes"),
     "a number truncated": (file_of((key(b"k", "uint64", u64(1)),))[:-20], "truncated"),
