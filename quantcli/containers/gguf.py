@@ -165,7 +165,7 @@ def _listed(cursor: Cursor, name: str, alignment: int) -> TensorInfo:
         raise cursor.error(f"has more than 2**63 - 1 elements (shape {shown(shape)}). Download it again")
     type_id, offset = cursor.number("I"), cursor.number("Q")
     if offset % alignment:
-        raise cursor.error(f"expected an offset that is a multiple of {alignment}, found {offset}. Download it again")
+        raise cursor.error(f"has offset {offset}; expected a multiple of {alignment}. Download it again")
     known = BY_ID.get(type_id)
     if known is None:
         return TensorInfo(name, shape, type_id, None, offset, None, 0)

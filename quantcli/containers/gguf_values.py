@@ -145,9 +145,7 @@ class Cursor:
     def kind(self) -> str:
         number: int = self.number("I")
         if number >= len(VALUE_TYPES):
-            raise self.error(
-                f"expected a value type from 0 to {len(VALUE_TYPES) - 1}, found {number}. Download it again"
-            )
+            raise self.error(f"has value type {number}; expected 0 to {len(VALUE_TYPES) - 1}. Download it again")
         return VALUE_TYPES[number]
 
     def claim(self, count: int, smallest: int, most: int, items: str) -> None:
@@ -172,7 +170,7 @@ class Cursor:
 
     def check_bools(self, start: int) -> None:
         if odd := self.data[start : self.at].translate(None, b"\0\1"):
-            raise self.error(f"expected 0 or 1 for a bool, found {odd[0]}. Download it again")
+            raise self.error(f"has a bool of {odd[0]}; expected 0 or 1. Download it again")
 
 
 def read_value(cursor: Cursor, byte_order: str) -> Value:

@@ -92,8 +92,8 @@ WHOLE_FILE = {
     "2**60 tensors, whose bytes overflow": (file_of(counts=(2**60, 0)), "tensors, 1152921504606846976"),
     "as many keys as bytes": (file_of(counts=(0, 100), data=100), "keys, 100"),
     "as many tensors as bytes": (file_of(counts=(100, 0), data=100), "tensors, 100"),
-    "70,000 keys": (file_of(counts=(0, 70_000), data=1_000_000), "keys of 70000.* 65536"),
-    "300,000 tensors": (file_of(counts=(300_000, 0), data=7_500_000), "tensors of 300000.* 262144"),
+    "70,000 keys": (file_of(counts=(0, 70_000), data=1_000_000), "70000 keys.* 65536"),
+    "300,000 tensors": (file_of(counts=(300_000, 0), data=7_500_000), "300000 tensors.* 262144"),
     "one key too many": (file_of((key(b"k", "uint8", b"\1"),), counts=(0, 2), data=64), "key 2 of 2 has an empty name"),
     "a key's name longer than the file": (file_of((text(b"k", 2**16 - 1),), data=64), "key 1 of 1 .*to byte"),
     "a key's name of 2**64 - 1 bytes": (file_of((text(b"k", 2**64 - 1),), data=64), "key 1 of 1 claims a string of"),
@@ -119,7 +119,7 @@ WHOLE_FILE = {
 }
 
 OF_KEY_K = {
-    "value type 13": (of_key(b"\1", 13), r"value type .*\b12\b.*\b13\b"),
+    "value type 13": (of_key(b"\1", 13), "value type 13.* 12"),
     "value type 2**32 - 1": (of_key(b"\1", 2**32 - 1), "value type .*4294967295"),
     "the same key twice": (file_of((key(b"k", "uint8", b"\1"),) * 2), "twice"),
     "the same key twice, of two types": (
