@@ -162,7 +162,7 @@ def _listed(cursor: Cursor, name: str, alignment: int) -> TensorInfo:
         raise cursor.error(f"has {rank} dimensions; the limit is {MAX_RANK}. Download it again")
     shape = tuple(cursor.number("Q") for _ in range(rank))[::-1]
     if math.prod(size or 1 for size in shape) > LARGEST_COUNT:
-        raise cursor.error(f"has shape {shown(shape)}, more than 2**63 - 1 elements. Download it again")
+        raise cursor.error(f"has more than 2**63 - 1 elements (shape {shown(shape)}). Download it again")
     type_id, offset = cursor.number("I"), cursor.number("Q")
     if offset % alignment:
         raise cursor.error(f"has offset {offset}; expected a multiple of {alignment}. Download it again")
@@ -195,11 +195,11 @@ def _placed(listed: Mapping[str, TensorInfo], data_start: int, cursor: Cursor) -
         cursor.where = f"tensor {shown(tensor.name)}"
         if needed > cursor.size:
             raise cursor.error(
-                f"is truncated: ends at byte {needed}, but the file has {cursor.size}. Download it again"
+                f"is truncated: it ends at byte {needed}, but the file has {cursor.size} bytes. Download it again"
             )
         if needed > end:
             raise cursor.error(
-                f"is damaged: ends at byte {needed}, but the next tensor starts at {end}. Download it again"
+                f"is damaged: it ends at byte {needed}, but the next tensor starts at byte {end}. Download it again"
             )
         placed[tensor.name] = replace(tensor, offset=begin, span=end - begin)
     return {name: placed[name] for name in listed}

@@ -100,7 +100,9 @@ class Cursor:
         if end <= len(self.data):
             return
         if end > self.size:
-            raise self.error(f"is truncated: extends to byte {end}, but the file has {self.size}. Download it again")
+            raise self.error(
+                f"is truncated: it extends to byte {end}, but the file has {self.size} bytes. Download it again"
+            )
         if end > MAX_HEADER:
             raise self.error(f"extends to byte {end}; the limit for a header is {MAX_HEADER}. Download it again")
         target = min(self.size, MAX_HEADER, max(end, 2 * len(self.data), FIRST_READ))
@@ -154,7 +156,7 @@ class Cursor:
                 "Download it again"
             )
         if count > most:
-            raise self.error(f"has a number of {items} of {count}; the limit is {most}. Download it again")
+            raise self.error(f"has {count} {items}; the limit is {most}. Download it again")
 
     def skip_texts(self, count: int) -> None:
         length_at = struct.Struct(self.order + "Q").unpack_from

@@ -67,12 +67,12 @@ def unloadable(name: str, shape: tuple[int, ...]) -> str | None:
     """Return why llama.cpp does not load a tensor that GGUF can hold, as a clause; None if it does.
 
     >>> unloadable("patch_embedding.weight", (8, 3, 1, 2, 2))
-    "has 5 dimensions, more than llama.cpp's limit of 4"
+    "has 5 dimensions; llama.cpp's limit is 4"
     """
     if len(name.encode()) > MAX_TENSOR_NAME:
-        return f"has a name of {len(name.encode())} bytes, more than llama.cpp's limit of {MAX_TENSOR_NAME}"
+        return f"has a name of {len(name.encode())} bytes; llama.cpp's limit is {MAX_TENSOR_NAME}"
     if len(shape) > MAX_DIMENSIONS:
-        return f"has {len(shape)} dimensions, more than llama.cpp's limit of {MAX_DIMENSIONS}"
+        return f"has {len(shape)} dimensions; llama.cpp's limit is {MAX_DIMENSIONS}"
     return "has no elements, which llama.cpp does not load" if 0 in shape else None
 
 

@@ -118,7 +118,7 @@ def parse(read: Read, size: int, path: Path) -> ImportanceMatrix:
     if head.startswith(gguf.MAGIC):
         return _of_gguf(gguf.parse(read, size, path), read)
     if kind := foreign(head):
-        raise BadInput(f"{path}: is not an importance matrix (a .dat or .gguf file from llama-imatrix) but {kind}.")
+        raise BadInput(f"{path}: is not an importance matrix (a .dat or .gguf file from llama-imatrix), but {kind}.")
     return _of_dat(_Cursor(read, size, str(path)), path)
 
 
@@ -385,6 +385,7 @@ def _of_dat(cursor: _Cursor, path: Path) -> ImportanceMatrix:
     dataset = _text(cursor.take(length), f"{path}: the data set")
     if cursor.at < cursor.size:
         raise cursor.error(
-            f"is damaged or not an importance matrix: its data ends at byte {cursor.at}, but the file has {cursor.size}"
+            f"is damaged or not an importance matrix: its data ends at byte {cursor.at}, but the file has "
+            f"{cursor.size} bytes"
         )
     return ImportanceMatrix(path.name, entries, calls, chunks, 0, (dataset,) if dataset else (), legacy=True)

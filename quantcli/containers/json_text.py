@@ -65,7 +65,9 @@ def load(data: bytes, label: str) -> Any:
     except json.JSONDecodeError as error:
         raise BadInput(f"{label}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg}).") from None
     except (RecursionError, ValueError):
-        raise BadInput(f"{label}: is not supported JSON: it is nested too deep, or a number is too long.") from None
+        raise BadInput(
+            f"{label}: cannot be parsed: it is nested too deeply, or a number has too many digits."
+        ) from None
     _check_depth(value, label)
     if SURROGATE.search(text):
         _check_text(value, label)
@@ -86,7 +88,7 @@ def _check_depth(value: Any, label: str) -> None:
         level = [child for children in members for child in children if isinstance(child, dict | list)]
         if not level:
             return
-    raise BadInput(f"{label}: is nested too deep; the limit is {MAX_DEPTH} levels.")
+    raise BadInput(f"{label}: is nested too deeply; the limit is {MAX_DEPTH} levels.")
 
 
 @dataclass(frozen=True)

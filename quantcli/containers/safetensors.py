@@ -97,7 +97,9 @@ def _header_bytes(read: Read, size: int, label: str) -> bytes:
         )
     raw = head[8 : 8 + length]
     if not raw.startswith(b"{"):
-        raise BadInput(f"{label}: is not a safetensors file: its header starts with {shown(raw[:1])}, not with {{.")
+        raise BadInput(
+            f"{label}: is not a safetensors file: expected {{ at the start of its header, found {shown(raw[:1])}."
+        )
     if len(raw) < length:
         raw += read(8 + len(raw), length - len(raw))
     if len(raw) < length:
@@ -140,14 +142,14 @@ def _entry(name: str, member: Any, start: int, label: str) -> Entry:
     bits = math.prod(shape) * dtype.bits
     if bits % 8:
         raise BadInput(
-            f"{where}: is damaged: {dtype.safetensors} with shape {shown(shape)} takes {bits} bits, which do not fill "
-            f"whole bytes. Download it again."
+            f"{where}: is damaged: {dtype.safetensors} with shape {shown(shape)} takes {bits} bits, which is not a "
+            f"multiple of 8. Download it again."
         )
     begin, end = _offsets(member["data_offsets"], where)
     if end - begin != bits // 8:
         raise BadInput(
             f"{where}: is damaged: {dtype.safetensors} with shape {shown(shape)} takes {bits // 8} bytes, but its"
-            f" data_offsets {shown([begin, end])} span {end - begin}. Download it again."
+            f" data_offsets {shown([begin, end])} span {end - begin} bytes. Download it again."
         )
     return Entry(dtype.name, shape, start + begin, end - begin)
 
@@ -161,7 +163,7 @@ def _shape(member: Any, where: str) -> tuple[int, ...]:
         raise BadInput(f"{where}: shape: expected sizes of 0 or more, found {shown(member)}. Download it again.")
     # A size of 0 must not hide that the others overflow.
     if math.prod(size or 1 for size in member) > LARGEST_COUNT:
-        raise BadInput(f"{where}: has shape {shown(member)}, more than 2**63 - 1 elements. Download it again.")
+        raise BadInput(f"{where}: has more than 2**63 - 1 elements (shape {shown(member)}). Download it again.")
     return tuple(member)
 
 
@@ -180,26 +182,26 @@ def _check_coverage(entries: Mapping[str, Entry], start: int, size: int, label: 
         where = f"{label}: tensor {shown(name)}"
         if entry.offset < end:
             raise BadInput(
-                f"{where}: is damaged: starts at byte {entry.offset - start} of the data, inside tensor"
-                f" {shown(previous)}, which ends at {end - start}. Download it again."
+                f"{where}: is damaged: it starts at byte {entry.offset - start} of the data, inside tensor"
+                f" {shown(previous)}, which ends at byte {end - start}. Download it again."
             )
         if entry.offset > end:
             after = f"the end of tensor {shown(previous)}" if previous else "the start of the data"
             raise BadInput(
-                f"{where}: is damaged: expected to start at byte {end - start} of the data, {after}, but starts at byte"
-                f" {entry.offset - start}. Download it again."
+                f"{where}: is damaged: expected it to start at byte {end - start} of the data ({after}), found"
+                f" byte {entry.offset - start}. Download it again."
             )
         if entry.offset + entry.nbytes > size:
             raise BadInput(
-                f"{where}: is truncated: ends at byte {entry.offset + entry.nbytes - start} of the data, but the file"
-                f" has {size - start}. Download it again."
+                f"{where}: is truncated: it ends at byte {entry.offset + entry.nbytes - start} of the data, but the "
+                f"file has {size - start} bytes of data. Download it again."
             )
         end, previous = entry.offset + entry.nbytes, name
     if end < size:
         last = f"its last tensor, {shown(previous)}," if previous else "its empty list of tensors"
         raise BadInput(
-            f"{label}: is damaged: {last} ends at byte {end - start} of the data, but the file has {size - start}. "
-            "Download it again."
+            f"{label}: is damaged: {last} ends at byte {end - start} of the data, but the file has {size - start} "
+            "bytes of data. Download it again."
         )
 
 

@@ -59,7 +59,7 @@ class _Listener(Watch, event.Listener):
     """A `Watch` as numba wants its listeners."""
 
 
-_KEPT = "once; cached" if cache_folder() is not None else "in each run: no cache folder can be written to"
+_KEPT = "once; cached" if cache_folder() is not None else "in each run: no cache folder is writable"
 register: Any = event.register  # it has no types
 register("numba:compile", _Listener(_KEPT))
 

@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, Architecture] = {family.name: family for family in FAMI
 KINDS = tuple(kind for architecture in FAMILIES for kind in architecture.model_types)
 
 #: The hint in errors about unknown architectures.
-SEE_FAMILIES = "`quant architectures [--json]` lists the supported families and the directions of conversion."
+SEE_FAMILIES = "`quant architectures [--json]` lists the supported families and formats."
 
 
 def find(config: Mapping[str, Any]) -> Architecture | None:

@@ -18,7 +18,7 @@ READ = frozenset((*(key for key, _, _ in SAMPLING), "penalty_repeat", "eos_token
 _CALLER = "set by the program that generates text: length, speed and form of the result"
 _OTHERS = "for a second model or an encoder, which a GGUF file does not contain"
 _RECORD = "states the origin of the file"
-_CHAT = "read by the model's custom code; the chat template holds the same"
+_CHAT = "read by the model's custom code; the chat template contains the same text"
 
 #: Key -> why GGUF does not need it.
 HARMLESS: Mapping[str, str] = {

@@ -65,7 +65,7 @@ STORAGE = Harmless("describes the layout of the weights and is read with them")
 TOKENIZER = Harmless("read with the tokenizer")
 CALCULATION = Harmless("selects how the same result is computed")
 OTHER_MODELS = Harmless("for encoders and encoder-decoders, which quant does not support")
-HEAD = Harmless("compared with the stored output matrix when tensors are named")
+HEAD = Harmless("checked against the tensors, which show whether an output matrix is stored")
 WINDOW = Harmless("lists the layers with a sliding window; no layer has one", _has_no_window)
 
 #: Row -> the keys of config.json that it applies to.

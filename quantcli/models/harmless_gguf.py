@@ -139,7 +139,7 @@ GGUF_KEYS: Mapping[str, HarmlessKey] = (
         "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
     ))
     | _rows(
-        "describes the model before latent attention, when every head had keys"
+        "written before llama.cpp supported latent attention: every head has its own keys"
     , _has_own_keys, (
         "attention.head_count_kv"
     ,))

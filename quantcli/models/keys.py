@@ -156,8 +156,8 @@ def pattern_of_windows(h: Hyperparameters) -> tuple[bool, ...] | None:
     kinds = h.settings.texts("layer_types")
     if kinds and len(kinds) != h.layers:
         raise BadInput(
-            f"{h.settings.label}: layer_types names {len(kinds)} layers, but num_hidden_layers is {h.layers}. Correct "
-            "one of the two."
+            f"{h.settings.label}: layer_types names {len(kinds)} layers, but num_hidden_layers is {h.layers}. Fix one "
+            "of them."
         )
     return tuple(kind == "sliding_attention" for kind in kinds) or None
 

@@ -37,7 +37,7 @@ class Limit:
     def warning(self, hyperparameters: Hyperparameters) -> str:
         """Return a sentence that names the runtime, what it does with this model and what it requires."""
         where = hyperparameters.settings.label
-        return f"{where}: {RUNTIMES[self.dialect]} {self.fault}. It requires {self.needs}."
+        return f"{where}: {RUNTIMES[self.dialect]} {self.fault}: it requires {self.needs}."
 
 
 def square(*dialects: str, kind: str | None = None) -> tuple[Limit, ...]:

@@ -87,9 +87,7 @@ class PermuteRows:
     def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
         heads: int = getattr(hyperparameters, self.heads)
         if rows % (2 * heads):
-            raise BadInput(
-                f"{rows} rows cannot be split into {heads} attention heads of two halves each: see config.json."
-            )
+            raise BadInput(f"{rows} rows cannot be split into {heads} attention heads of two equal halves.")
         return self.halves_to_pairs(rows, heads)
 
 

@@ -117,7 +117,7 @@ def _put_together(target: str, members: Sequence[_Piece], file: Stored) -> Weigh
     if odd is not None:
         raise BadInput(
             f"{file.every.label}: {stored[0].name} {list(stored[0].shape)} and {odd.name} {list(odd.shape)} cannot be "
-            f"joined to {target}."
+            f"joined into {target}."
         )
     if is_stacked:
         return replace(join(stored), shape=(len(stored), *first.weight.shape))

@@ -93,7 +93,7 @@ def sections_of(file: Stored) -> list[int]:
     # One number applies to all four.
     sections = file.own.integers(key) if isinstance(value, list | tuple) else (file.own.integer(key, 0, least=0),) * 4
     if len(sections) != 4:
-        raise BadInput(f"{file.own.label}: {key} has {len(sections)} values, expected 4.")
+        raise BadInput(f"{file.own.label}: {key}: expected 4 values, found {len(sections)}.")
     return list(sections if any(sections[3:]) else sections[:3]) if any(sections) else []
 
 

@@ -221,7 +221,7 @@ def period_of_windows(usual: int, *, optional: bool = False) -> Callable[[Stored
 
 def nothing(name: str) -> Sequence[float]:
     """Raise `BadInput`: the reader of values if only metadata are available."""
-    raise BadInput(f"{name}: its values are settings of the model, but they were not read.")
+    raise BadInput(f"{name}: the model's settings depend on its values, which were not read.")
 
 
 def stored(

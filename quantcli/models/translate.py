@@ -205,7 +205,7 @@ class Translation:
 
         rows = self._rows(("combined", next(iter(members)).hf, shape), order)
         if len(rows) != math.prod(shape[:-1]):
-            raise BadInput(f"the rows of {', '.join(r.gguf for r in members)} cannot be joined to one tensor.")
+            raise BadInput(f"the rows of {', '.join(r.gguf for r in members)} cannot be joined into one tensor.")
         return Arranged(join([tensor.weight for tensor in tensors]), rows, shape)
 
     def _done(self, op: Op, tensor: Arranged) -> Arranged:

@@ -93,6 +93,6 @@ def _toml(data: bytes, label: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise BadInput(f"{label}: is not UTF-8 text (byte {error.start}).") from None
     except RecursionError:
-        raise BadInput(f"{label}: is TOML that is nested too deep.") from None
+        raise BadInput(f"{label}: is TOML that is nested too deeply.") from None
     except ValueError as error:
         raise BadInput(f"{label}: is neither a JSON object nor TOML ({shown(str(error))}).") from None

@@ -148,7 +148,7 @@ def _set(text: str) -> str:
             last = "class" if kind == "class" else "character"
             continue
         if last == "class" or ahead[0] == "class":
-            raise re.error(f"a class cannot be the end of a range, in {text}")
+            raise re.error(f"in {text}, a class cannot be the end of a range")
         out.append(f"-{ahead[1]}")
         last, at = "range", at + 1
     if not out:

@@ -52,7 +52,7 @@ NEVER = {
     "sam.net_": "part of a vision model",
     "a.rvq.codebook": "an audio codebook",
     "mm.a.code_embd": "an audio codebook",
-    **dict.fromkeys((f"time_mix_{part}.weight" for part in _SMALL_OF_RWKV), "small, of RWKV"),
+    **dict.fromkeys((f"time_mix_{part}.weight" for part in _SMALL_OF_RWKV), "a small weight of RWKV"),
 }
 
 #: Endings of names of tensors that llama.cpp's converter always writes in float32, but that llama-quantize quantizes.

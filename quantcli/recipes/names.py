@@ -38,7 +38,7 @@ FORMS = (
     Form("uint", f"uint[2-8]-{_GRANULARITY}", "uint2 to uint8 end in -g{N}, -channel or -tensor"),
     Form("fp8", "fp8-e4m3(-tensor|-channel|-block128)?|fp8-e5m2", "fp8-e4m3 may end in -tensor, -channel or -block128"),
     Form("nf4|fp4", "(nf4|fp4)(-double)?(-g[0-9]*[02468])?", "nf4 and fp4 end in -g{N} or -double-g{N}, N even"),
-    Form("i?q|tq", "|".join(GGML), f"GGML's are {' '.join(GGML)}; a mixture is only for a GGUF file as a whole"),
+    Form("i?q|tq", "|".join(GGML), f"GGML's are {' '.join(GGML)}; a mixture applies only to a complete GGUF file"),
     Form("b?f|dense|keep", "|".join(DENSE_DTYPES + WORDS), "dense ones are " + " ".join(DENSE_DTYPES + WORDS)),
 )
 

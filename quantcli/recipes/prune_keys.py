@@ -146,7 +146,7 @@ def _warnings(keys: Typed, architecture: str, moved: Mapping[int, int], total: i
         if step > 1 and any(_is_one(new, step, period) != _is_one(old, step, period) for old, new in moved.items()):
             warnings.append(
                 f"--prune-layers: one in every {step} layers of {architecture} differs from the others ({where}); the "
-                "remaining layers do not keep their places in that pattern."
+                "remaining layers no longer fit that pattern."
             )
     return warnings
 

@@ -28,7 +28,7 @@ def unmatched(recipe: Recipe, subjects: Sequence[Subject]) -> list[str]:
     if differing:
         entries, used = differing[0]
         more = f" (one of {len(differing)} such pairs)" if len(differing) > 1 else ""
-        warnings.append(f"{recipe.label}: {entries} name parts of one weight{more}. {used} is used.")
+        warnings.append(f"{recipe.label}: {entries} apply to parts of one weight{more}. {used} is used.")
     return warnings
 
 

@@ -88,7 +88,7 @@ def codes_fit(grid: Grid, name: str, table: tuple[float, ...], group: int, scale
     if isinstance(grade, str):
         return grade
     if grid.group % group:
-        return f"its groups of {grid.group} are not a multiple of {group}"
+        return f"its group size {grid.group} is not a multiple of {group}"
     if grid.scale_dtype != scale_dtype:
         return f"its scales are {grid.scale_dtype}, but those of {name} are {scale_dtype}"
     return grade
@@ -99,7 +99,7 @@ def codes_may_fit(grid: Grid, name: str, table: tuple[float, ...], group: int) -
     if grid.table is None or not np.array_equal(grid.table, table, equal_nan=True):
         return f"its codes are not those of {name}"
     if grid.group % group and group % grid.group:
-        return f"its groups of {grid.group} are not a multiple of {group}"
+        return f"its group size {grid.group} is not a multiple of {group}"
     return Grade.EXACT
 
 
@@ -112,5 +112,5 @@ def scale_bytes(scales: NDArray[np.float32], known: NDArray[np.float32], scale_d
     byte_of[known.view(np.uint32) >> 20] = np.arange(len(known), dtype=np.uint8)
     stored: NDArray[np.uint8] = byte_of[np.ascontiguousarray(scales).view(np.uint32) >> 20]
     if (wrong := known[stored] != scales).any():
-        raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not one of {scale_dtype}")
+        raise DoesNotFit(f"a scale of {scales[wrong][0]:g} is not a value of {scale_dtype}")
     return stored

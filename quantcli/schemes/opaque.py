@@ -99,5 +99,6 @@ class Opaque(Scheme):
 
     def _refusal(self) -> NotPossible:
         return NotPossible(
-            f"GGML type {self.name} is listed and copied, not decoded. `quant schemes` lists the types that are."
+            f"GGML type {self.name} can be listed and copied, but not decoded. `quant schemes` lists the types that "
+            "can be decoded."
         )

@@ -124,7 +124,7 @@ def open_awq(
         groups = ", ".join(map(str, sorted({settings.group_size for settings in unlisted.values()})))
         further.append(
             f"{keys.label}: {counted('module', list(unlisted))} not listed, and group_size {block.group_size} does not "
-            f"fit. Shapes decide: group_size {groups}."
+            f"fit. group_size is inferred from the shapes: {groups}."
         )
     packed = {module: _weight(module, parts, settings) for module, settings in (chosen | unlisted).items()}
     taken = {part.name for weight in packed.values() for part in weight.parts.values()}

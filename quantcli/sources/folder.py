@@ -26,7 +26,7 @@ MAX_DESCRIBING = 16 << 20
 
 
 CONFIG = "config.json"
-#: How many levels of sub-folders are listed.
+#: How many levels of subfolders are listed.
 DEEPEST = 8
 
 
@@ -69,7 +69,7 @@ class LocalFolder:
         return sorted(path.relative_to(self.root).as_posix() for path in self._files(self.root, ()))
 
     def _files(self, place: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-        """Yield the files in a folder and its sub-folders; a link to a folder above is not followed."""
+        """Yield the files in a folder and its subfolders; a link to a folder above is not followed."""
         try:
             entries = sorted(place.iterdir())
             kinds = [(entry, entry.is_file(), entry.is_dir()) for entry in entries]

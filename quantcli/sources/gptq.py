@@ -72,7 +72,7 @@ def settings(keys: Reader, default: GptqSettings | None = None, layout: str = "g
     key = "checkpoint_format" if keys.values.get("checkpoint_format") is not None else "format"
     layout = keys.text(key, default.layout_format if default else layout)
     if bits not in PLANES:
-        raise keys.refuse("bits", "expected 2 to 8")
+        raise keys.refuse("bits", "expected a number from 2 to 8")
     if group <= 0 and group != WHOLE_ROW:
         raise keys.refuse("group_size", GROUP_SIZE)
     if layout not in FORMATS:
@@ -82,7 +82,7 @@ def settings(keys: Reader, default: GptqSettings | None = None, layout: str = "g
     if bits not in DENSE_BITS and layout != "gptq_p":
         raise NotPossible(
             f"{keys.label}: bits {bits} is not supported in the layout {layout}. Supported: "
-            f"{', '.join(map(str, DENSE_BITS))}; other bits in gptq_p."
+            f"{', '.join(map(str, DENSE_BITS))}. Other numbers of bits require the layout gptq_p."
         )
     return GptqSettings(bits, group, symmetric, order, layout)
 
@@ -215,7 +215,7 @@ def _unlisted_warnings(keys: Reader, common: GptqSettings, unlisted: Mapping[str
     used = ", ".join(f"bits {bits}, group_size {group}" for bits, group in kinds)
     return [
         f"{keys.label}: {counted('module', sorted(unlisted))} not listed, and bits {common.bits}, group_size "
-        f"{common.group_size} do not fit. Row lengths and shapes decide: {used}."
+        f"{common.group_size} do not fit. Settings are inferred from row lengths and shapes: {used}."
     ]
 
 

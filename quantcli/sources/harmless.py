@@ -97,10 +97,12 @@ TABLE: dict[str, Harmless] = {
     "*.weight.is_dynamic": Harmless("weights that are stored dense are read as stored"),
     **dict.fromkeys(
         ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
-        Harmless("each weight's state is used; a difference is a warning"),
+        Harmless("each weight's state is used; a difference causes a warning"),
     ),
     **dict.fromkeys(("sparsity_config.*", "transform_config.*"), Harmless("is refused if it changes weights")),
-    **dict.fromkeys(("awq_gemm_checkpoint", "is_marlin_format"), Harmless("states no other layout", (False,))),
+    **dict.fromkeys(
+        ("awq_gemm_checkpoint", "is_marlin_format"), Harmless("states that the layout is not another one", (False,))
+    ),
     "data_type": Harmless("states that codes are integers", ("int",)),
 }  # fmt: skip
 

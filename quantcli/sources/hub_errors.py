@@ -80,7 +80,7 @@ def _explained(error: BaseException, repo: str, revision: str) -> str:
     sentences: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
         (
             errors.GatedRepoError,
-            f"is gated. Ask for access at {hub}/{repo} and set HF_TOKEN, or run `hf auth login`",
+            f"is gated. Request access at {hub}/{repo} and set HF_TOKEN, or run `hf auth login`",
         ),
         (errors.DisabledRepoError, f"is disabled on {hub}. Choose another model"),
         (

@@ -207,7 +207,7 @@ def _with_global(
     listed: the module's settings in a file, if it lists them. Raises `BadInput`.
     """
     if isinstance(listed, MlxParams) and not listed.global_scale:
-        raise BadInput(f"{where(global_scale)}: is stored, but config.json does not say {GLOBAL} for {module}.")
+        raise BadInput(f"{where(global_scale)}: is stored, but config.json does not set {GLOBAL} for {module}.")
     experts = Nvfp4Experts(shape[-2])
     if scheme != MxFloat("nvfp4") or experts.unfit(shape):
         raise BadInput(

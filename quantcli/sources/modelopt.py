@@ -107,8 +107,8 @@ def _unlisted_warnings(names: Iterable[str], settings: ModeloptSettings) -> list
     if not odd:
         return []
     return [
-        f"{settings.label}.quantized_layers: {counted('weight', odd)} quantized, but not listed. Dtypes and shapes "
-        "decide how such weights are read."
+        f"{settings.label}.quantized_layers: {counted('weight', odd)} quantized, but not listed. Their schemes "
+        "are inferred from dtypes and shapes."
     ]
 
 

@@ -93,9 +93,8 @@ def checkpoint(
     odd = next((part for part in rest if _looks_packed(part, kind)), None)
     if odd is not None:
         raise BadInput(
-            f"{where(odd)}: looks like part of a quantized weight, but config.json's {kind} settings describe none "
-            "that "
-            f"it belongs to.{_hint_if_dense(odd, tensors.parts)}"
+            f"{where(odd)}: looks like part of a quantized weight, but config.json's {kind} settings describe no "
+            f"weight that it belongs to.{_hint_if_dense(odd, tensors.parts)}"
         )
     refuse_bare(rest, kind)
     return source
@@ -143,7 +142,9 @@ def _unread(rest: Iterable[Part], packed: Mapping[str, Weight]) -> list[str]:
     if not odd:
         return []
     subject = counted("tensor", [part.name for part in odd])
-    return [f"{subject} named like part of a quantized weight, but no weight uses it. Such tensors are copied unread."]
+    return [
+        f"{subject} named like part of a quantized weight, but no weight uses it. Such tensors are copied unchanged."
+    ]
 
 
 def _without_leftovers(parts: Sequence[Part]) -> list[Part]:
@@ -242,7 +243,7 @@ def is_reordered(
     order = folder.array(index).reshape(-1)
     if columns and not 0 <= int(order.min()) <= int(order.max()) < groups:
         raise BadInput(
-            f"{where(index)}: expected numbers of groups from 0 to {groups - 1}, found {order.min()} to {order.max()}."
+            f"{where(index)}: expected group numbers from 0 to {groups - 1}, found {order.min()} to {order.max()}."
         )
     return not np.array_equal(order, np.arange(columns) // (group or max(1, columns)))
 
@@ -320,7 +321,7 @@ def pattern(text: str, label: str) -> re.Pattern[str]:
             warnings.simplefilter("ignore")  # the tools that wrote such files compile them in the same way
             return re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise BadInput(f"{label}: is not a regular expression ({error}).") from error
+        raise BadInput(f"{label}: is not a valid regular expression ({error}).") from error
 
 
 def settings_of(folder: Folder, config: Mapping[str, Any]) -> Reader:

@@ -57,7 +57,7 @@ def of_file(path: Path, error: str) -> str | None:
         here = [path.name]
     joined = joined_name(path.name)
     if joined is not None:
-        return f"{path}: is one piece of a file that was cut. {advice(among(here, joined))}"
+        return f"{path}: is one piece of a split file. {advice(among(here, joined))}"
     pieces = among(here, path.name)
     if not pieces:
         return None

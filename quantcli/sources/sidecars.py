@@ -1,8 +1,8 @@
 """Sidecar files: the files of a model folder next to its weights, and which of them are copied to every output folder.
 
-    files of at most 64 MiB in the folder, and in a few sub-folders          copied, byte for byte
+    files of at most 64 MiB in the folder, and in a few subfolders           copied, byte for byte
     files that describe how weights are stored                               copied if the layout is
-    weights, indexes, larger files, other sub-folders, an older report       not copied, with a reason
+    weights, indexes, larger files, other subfolders, an older report        not copied, with a reason
 
 config.json is written by quant. Models need few of the other files, but no list of them would be complete: code
 (`*.py`), vocabulary, licence, the files of sentence-transformers, templates, prompts.
@@ -83,7 +83,7 @@ def _passed(name: str, size: int) -> Passed | None:
     if PurePosixPath(name).name == REPORT:
         return Passed(name, "is the report of an earlier conversion")
     if folder.partition("/")[0] not in ("", *FOLDERS):
-        return Passed(name, "is in a sub-folder that does not belong to the model")
+        return Passed(name, "is in a subfolder that does not belong to the model")
     if size > MAX_BYTES:
         return Passed(name, f"is {size} bytes; the limit is {MAX_BYTES}", warns=True)
     return None

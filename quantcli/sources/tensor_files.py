@@ -105,7 +105,7 @@ def refuse_others(names: Collection[str], label: str) -> None:
             "model*.safetensors from the same repository, or convert the model to Hugging Face's format first."
         )
     if pieces := among(names):
-        raise BadInput(f"{label}: {pieces[0]} is a piece of a file that was cut. {advice(pieces)}")
+        raise BadInput(f"{label}: {pieces[0]} is one piece of a split file. {advice(pieces)}")
 
 
 def is_shard(name: str) -> bool:
@@ -119,7 +119,7 @@ def _without_stale_index(names: Collection[str], problem: str, label: str) -> Ch
     files = [WHOLE] if WHOLE in names else without_index(names, label)
     warning = f"{label}/{INDEX}: {problem}. The index is ignored; tensors are read from {_listed(files)}."
     further = [name for name in _models(names) if name not in files]
-    return Choice(tuple(files), None, (warning, *passed_over(further, f"{WHOLE} has the model")))
+    return Choice(tuple(files), None, (warning, *passed_over(further, f"{WHOLE} contains the model")))
 
 
 def passed_over(files: Sequence[str], reason: str = f"{INDEX} does not list them") -> tuple[str, ...]:

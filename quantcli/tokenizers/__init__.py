@@ -148,7 +148,10 @@ def _refusal(files: Files, tokenizer: TokenizerJson | None) -> str:
             "SentencePiece."
         )
     if tokenizer is not None:
-        return f"{files.label(JSON)}: this BPE is not byte-level and has no byte fallback; GGUF supports no other kind."
+        return (
+            f"{files.label(JSON)}: this BPE tokenizer is not byte-level and has no byte fallback. "
+            "GGUF supports only byte-level BPE and BPE with byte fallback."
+        )
     if files.has("vocab.json"):
         return f"{files.root}: has vocab.json but no {JSON}. Save the tokenizer with transformers, which writes one."
     ranks = files.ending(".tiktoken")
@@ -202,13 +205,13 @@ def _byte_level(
         prefer=prefer,
     )
     warnings = [
-        f"{where}: llama.cpp does not support normalizer {shown(name)} for this tokenizer, so text that it changes "
-        "gets other tokens."
+        f"{where}: llama.cpp does not support normalizer {shown(name)} for this tokenizer, so text that the "
+        "normalizer changes gets different token ids."
         for name in normalizers
         if name not in ("NFC", "Lowercase", "StripAccents")
     ]
     if any(step.get("add_prefix_space") for step in flattened(tokenizer.pre_tokenizer, "pretokenizers")):
-        warnings.append(f"{where}: llama.cpp does not put a space before a text, as add_prefix_space requires.")
+        warnings.append(f"{where}: add_prefix_space requires a space before a text, but llama.cpp puts none.")
     if pre is None:
         warnings.append(
             f"{where}: llama.cpp has no name for this pre_tokenizer; tokenizer.ggml.pre is set to "
@@ -233,13 +236,16 @@ def _from_model(files: Files, settings: Mapping[str, Any], size: int | None) -> 
     vocabulary = _from_pieces(files, model.pieces, _added(files, None, settings), size)
     warnings = vocabulary.warnings
     if model.model_type != sentencepiece.BPE:
-        warnings += (f"{where}: is not a BPE model; llama.cpp merges its pieces by score, which gives other tokens.",)
+        warnings += (
+            f"{where}: is not a BPE model; llama.cpp merges its pieces by score, so some texts get different token "
+            "ids.",
+        )
     if not files.has(JSON):  # tokenizer.json has the normalizer, and is checked by folder_keys
         does = [what for what, on in (("replaces characters", model.normalizes), ("removes spaces", model.trims)) if on]
         if does:
             warnings += (
-                f"{where}: its normalizer {' and '.join(does)}, which llama.cpp does not do, so some texts get other "
-                "ids.",
+                f"{where}: its normalizer {' and '.join(does)}, which llama.cpp does not do, so some texts get "
+                "different token ids.",
             )
     # By default llama.cpp puts a space before a text.
     return replace(vocabulary, warnings=warnings, add_space_prefix=None if model.add_dummy_prefix else False)

@@ -88,11 +88,11 @@ def without_row(added: Mapping[int, str], size: int, where: str) -> tuple[str, .
     if not added:
         return ()
     first = f"{shown(added[min(added)])} (id {min(added)})"
-    what = f"the added token {first}" if len(added) == 1 else f"{len(added)} added tokens ({first} is the first)"
+    what = f"the added token {first}" if len(added) == 1 else f"{len(added)} added tokens (the first: {first})"
     verb, ending = ("has", "is") if len(added) == 1 else ("have", "are")
     return (
         f"{where}: {what} {verb} no row in the model's embedding (config.json's vocab_size is {size}) and {ending} "
-        "left out.",
+        "dropped.",
     )
 
 

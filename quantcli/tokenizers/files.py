@@ -53,7 +53,7 @@ class Files:
         path = self.path(name)
         if not path.is_file() and is_there(path) and not path.is_dir():
             what = "a link to a file that does not exist" if path.is_symlink() else "not a regular file"
-            raise BadInput(f"{path}: is {what}. Remove it, or replace it with the file.")
+            raise BadInput(f"{path}: is {what}. Remove it, or replace it with a regular file.")
         return path.is_file()
 
     def within(self, folder: str, suffix: str = ".jinja") -> list[str]:

@@ -80,7 +80,7 @@ def _listed(where: str, values: Mapping[str, Any], neutral: Mapping[str, tuple[A
     changed = [key for key, same in neutral.items() if values.get(key) is not None and values[key] not in same]
     if changed:
         names = ", ".join(f"{key} ({shown(values[key])})" for key in changed)
-        yield f"{where}: GGUF has no key for {names}, so some texts get other ids in llama.cpp."
+        yield f"{where}: GGUF has no key for {names}, so some texts get different token ids in llama.cpp."
 
 
 def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Conventions) -> Iterator[str]:
@@ -93,7 +93,7 @@ def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Co
         takes = "uses words of the vocabulary without merging" if does else "builds each word by merges"
         yield (
             f"{where}: model.ignore_merges is {str(ignores).lower()}, but llama.cpp {takes}, so the results "
-            f"differ for {count} tokens that no merge makes."
+            f"differ for {count} tokens that no merge produces."
         )
     normalizers = _parts(tokenizer, "normalizer", "normalizers")
     if made.model == "bpe":
@@ -104,7 +104,7 @@ def _steps(where: str, tokenizer: Mapping[str, Any], made: Vocabulary, rules: Co
     if odd:
         kind = "byte-level BPE" if made.model == "bpe" else "SentencePiece"
         step = shown(odd[0].get("type"))
-        yield f"{where}: llama.cpp does not support step {step} for {kind}, so some texts get other ids."
+        yield f"{where}: llama.cpp does not support step {step} for {kind}, so some texts get different token ids."
     written = made.add_space_prefix if rules.space_prefix is None else rules.space_prefix
     if made.model == "spm" and _prefixes(tokenizer) != (written is not False):
         puts = "a space" if written is not False else "no space"
@@ -170,8 +170,8 @@ def _added(where: str, added: object, rules: Conventions) -> Iterator[str]:
     if odd:
         text, set_ = odd[0]
         yield (
-            f"{where}: GGUF cannot store flags of added tokens: {len(odd)} tokens have some, {shown(text)} is the "
-            f"first ({', '.join(set_)})."
+            f"{where}: GGUF cannot store flags of added tokens: {len(odd)} tokens have some (the first: "
+            f"{shown(text)} with {', '.join(set_)})."
         )
 
 
@@ -190,7 +190,7 @@ def _around(where: str, tokenizer: Mapping[str, Any], settings: Mapping[str, Any
         if max(len(front), len(behind)) > 1 and not (front == leading and len(behind) < 2):
             yield (
                 f"{where}: post_processor adds {len(front)} special tokens before a text and {len(behind)} after it, "
-                "but GGUF supports one of each."
+                "but GGUF supports at most one of each."
             )
     generic = settings.get("tokenizer_class") in (None, *GENERIC)
     if generic and "bos" not in made.add and defaults.adds_bos(made.model, made.pre):
@@ -228,7 +228,7 @@ def _roles(files: Files, settings: Mapping[str, Any], made: Vocabulary) -> Itera
     if more:
         yield (
             f"{files.label(SETTINGS)}: {len(more)} additional special tokens are not special tokens in {JSON} "
-            f"({shown(more[0])} is the first), so llama.cpp splits them."
+            f"(the first: {shown(more[0])}), so llama.cpp splits them."
         )
 
 

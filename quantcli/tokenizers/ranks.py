@@ -52,9 +52,7 @@ def check_lengths(ranks: Mapping[bytes, int], where: str) -> None:
     """Raise `BadInput` for tokens so long that rebuilding the pairs would take hours."""
     if sum(len(token) ** 2 for token in ranks) > MOST_STEPS:
         longest = max(map(len, ranks))
-        raise BadInput(
-            f"{where}: is not a vocabulary: its {len(ranks)} tokens, of up to {longest} bytes, are too long."
-        )
+        raise BadInput(f"{where}: is not a vocabulary: its {len(ranks)} tokens are too long (up to {longest} bytes).")
 
 
 def last_pairs(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
@@ -90,5 +88,7 @@ def merges(pairs: Iterable[tuple[bytes, bytes]], where: str) -> tuple[str, ...]:
     """Return pairs as GGUF spells them. Raises `NotPossible` if there are none: llama.cpp would not load the file."""
     made = tuple(f"{spelled(left)} {spelled(right)}" for left, right in pairs)
     if not made:
-        raise NotPossible(f"{where}: no token can be joined from two others, but GGUF requires such a merge.")
+        raise NotPossible(
+            f"{where}: no token is the concatenation of two others, but GGUF requires at least one such merge."
+        )
     return made

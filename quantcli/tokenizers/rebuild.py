@@ -55,8 +55,8 @@ def splitting(vocabulary: Vocabulary) -> Splitting:
     """Return how a vocabulary splits text. Raises `NotPossible` for a model or a `pre` that is not in the tables."""
     if vocabulary.model not in MODELS:
         raise NotPossible(
-            f"tokenizer.ggml.model {shown(vocabulary.model)} cannot be converted to tokenizer.json. Supported models "
-            "are gpt2 (byte-level BPE), llama (SentencePiece) and gemma4. Use --tokenizer FOLDER to copy the "
+            f"tokenizer.ggml.model {shown(vocabulary.model)} cannot be converted to tokenizer.json. Supported: "
+            "gpt2 (byte-level BPE), llama (SentencePiece), gemma4. Use --tokenizer FOLDER to copy the "
             "original model's files."
         )
     fixed = MODELS[vocabulary.model]
@@ -193,11 +193,11 @@ def scored_merges(tokens: Tokens, scores: tuple[float, ...] | None) -> list[tupl
     if scores is None:
         raise BadInput("tokenizer.ggml.scores is missing; a SentencePiece vocabulary requires it.")
     if not all(map(math.isfinite, scores)):
-        raise BadInput("tokenizer.ggml.scores holds a NaN or Inf.")
+        raise BadInput("tokenizer.ggml.scores contains NaN or Inf.")
     kinds = (NORMAL, USER_DEFINED)
     ids = {text: number for text, number in tokens.ids.items() if tokens.types[number] in kinds}
     if max(map(len, ids), default=0) > LONGEST:
-        raise BadInput(f"tokenizer.ggml.tokens holds a token of more than {LONGEST} characters.")
+        raise BadInput(f"tokenizer.ggml.tokens contains a token of more than {LONGEST} characters, the limit.")
     order = sorted(ids, key=lambda text: (tokens.types[ids[text]] != USER_DEFINED, -scores[ids[text]], ids[text]))
     merges: list[tuple[str, str]] = []
     for text in order:

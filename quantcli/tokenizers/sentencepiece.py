@@ -188,6 +188,8 @@ def added_from(entries: Mapping[str, Any], where: str) -> dict[int, AddedToken]:
     tokens: dict[int, AddedToken] = {}
     for text, number in entries.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_TOKENS:
-            raise BadInput(f"{where}: {shown(text)}: expected a whole number as its id, found {shown(number)}.")
+            raise BadInput(
+                f"{where}: {shown(text)}: expected an id from 0 to {MOST_TOKENS - 1}, found {shown(number)}."
+            )
         tokens[number] = AddedToken(number, text, False)
     return tokens

@@ -138,7 +138,10 @@ def _template(processor: Mapping[str, Any], key: str) -> list[tuple[str, str]]:
         kind, value = next(iter(entry.items()), ("", None)) if isinstance(entry, Mapping) else ("", None)
         number = value.get("id") if isinstance(value, Mapping) else None
         if kind not in ("SpecialToken", "Sequence") or not isinstance(number, str):
-            raise BadInput(f"tokenizer.json: post_processor: the template's entry {shown(entry)} has no kind and id.")
+            raise BadInput(
+                "tokenizer.json: post_processor: expected a template entry SpecialToken or Sequence with an id, "
+                f"found {shown(entry)}."
+            )
         pairs.append((kind, number))
     return pairs
 
@@ -166,7 +169,7 @@ def _single(special: Special, template: list[tuple[str, str]]) -> tuple[str | No
         if not special.add["bos"]:
             special.warnings.append(
                 f"tokenizer.json: post_processor puts {shown(first)} first, but tokenizer_config.json names another "
-                "bos_token. GGUF cannot express that, so nothing is put first."
+                "bos_token. GGUF cannot store that, so llama.cpp puts no token before a text."
             )
     if last is not None:
         if last != special.texts.get("eos"):

@@ -135,7 +135,10 @@ def vocabulary(files: Files, size: int | None) -> Vocabulary:
     tokens, types, without_row = tokens_and_types(vocab, added, frozenset(), size, where)
     template, others, warnings = _templates(files, tekken.version)
     if normalised(tekken.pattern) not in map(normalised, SPLITTINGS[PRE].steps):
-        warnings = (*warnings, f"{where}: llama.cpp splits text by a different pattern, so some texts get other ids.")
+        warnings = (
+            *warnings,
+            f"{where}: llama.cpp splits text by a different pattern, so some texts get different token ids.",
+        )
     ids = {name: number for number, name in enumerate(tekken.special)}
     return Vocabulary(
         model="bpe",

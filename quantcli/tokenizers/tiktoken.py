@@ -219,12 +219,12 @@ def _unmade(ranks: Mapping[bytes, int], pairs: int, layout: Layout, where: str) 
     warnings = []
     if lacking:
         warnings.append(
-            f"{where}: {len(lacking)} bytes have no token (0x{lacking[0]:02X} is the first), so text with them is lost."
+            f"{where}: {len(lacking)} bytes have no token (the first: 0x{lacking[0]:02X}), so text with them is lost."
         )
     unmade = sum(len(token) > 1 for token in ranks) - pairs
     if unmade and not SPLITTINGS[layout.pre].ignore_merges:
         warnings.append(
-            f"{where}: {unmade} of its tokens cannot be joined from two others; tiktoken finds those that are "
-            "complete words, but llama.cpp finds none."
+            f"{where}: {unmade} of its tokens are not the concatenation of two others; tiktoken produces those that "
+            "are complete words, but llama.cpp produces none."
         )
     return tuple(warnings)

@@ -56,12 +56,12 @@ WHOLE_FILE = {
     "header of 2**63 bytes": (file_of(b"{}", length=2**63), "100000000"),
     "header one byte over the limit": (file_of(b"{}", length=MAX_HEADER + 1), "100000000"),
     "header one byte over the file": (file_of(b"{}", length=3), "header of 3 bytes.* 10 "),
-    "header of no bytes": (file_of(b""), "not with {"),
-    "header of no bytes, data behind": (file_of(b"", b"{}"), "not with {"),
-    "header that starts with a space": (file_of(b" {}"), "not with {"),
-    "header that starts with a byte order mark": (file_of("\ufeff{}".encode()), "not with {"),
-    "header that is a list": (file_of(b"[1, 2]"), "not with {"),
-    "header that is a text": (file_of(b'"w"'), "not with {"),
+    "header of no bytes": (file_of(b""), "not a safetensors file.*{.*header"),
+    "header of no bytes, data behind": (file_of(b"", b"{}"), "not a safetensors file.*{.*header"),
+    "header that starts with a space": (file_of(b" {}"), "not a safetensors file.*{.*header"),
+    "header that starts with a byte order mark": (file_of("\ufeff{}".encode()), "not a safetensors file.*{.*header"),
+    "header that is a list": (file_of(b"[1, 2]"), "not a safetensors file.*{.*header"),
+    "header that is a text": (file_of(b'"w"'), "not a safetensors file.*{.*header"),
     "header in UTF-16": (file_of("{}".encode("utf-16-le")), "JSON"),
     "header not UTF-8": (file_of(b'{"\xff\xfe": 1}'), "not UTF-8"),
     "header with an overlong UTF-8 slash": (file_of(b'{"a\xc0\xafb": 1}'), "not UTF-8"),
@@ -73,7 +73,7 @@ WHOLE_FILE = {
     "a line break in a name": (file_of(b'{"a\nb": 1}'), "not JSON"),
     "nested 100,000 deep": (file_of(b'{"w":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "nested too deep"),
     "objects nested 100,000 deep": (file_of(b'{"w":' * 100_000 + b"1" + b"}" * 100_000), "nested too deep"),
-    "a number of 10,000 digits": (file_of(b'{"w":' + b"9" * 10_000 + b"}"), "number is too long"),
+    "a number of 10,000 digits": (file_of(b'{"w":' + b"9" * 10_000 + b"}"), "number .*digits"),
     "the same tensor twice": (file_of(b'{"w": {"dtype":"U8"}, "w": 1}'), "'w' appears twice"),
     "the same member twice": (file_of(b'{"w": {"dtype":"U8","dtype":"I8"}}'), "'dtype' appears twice"),
     "metadata twice": (file_of(b'{"__metadata__": {}, "__metadata__": {}}'), "'__metadata__' appears twice"),
@@ -83,7 +83,7 @@ WHOLE_FILE = {
     "metadata holds a number": (file_with({"__metadata__": {"a": 1}}), "'a': .* 1"),
     "metadata holds an object": (file_with({"__metadata__": {"a": {}}}), "'a': .*{}"),
     "an empty name": (file_with({"": tensor()}, bytes(4)), "empty name"),
-    "data but no tensors": (file_with({}, b"abcd"), "byte 0 .* 4[.]"),
+    "data but no tensors": (file_with({}, b"abcd"), "byte 0 .* 4 bytes"),
 }
 
 OF_TENSOR_W = {
@@ -135,7 +135,7 @@ OF_TENSOR_W = {
     "the same bytes twice": (two((0, 4), (0, 4), 4), "inside tensor 'v'"),
     "data one byte short": (one(b"abc"), "truncated"),
     "data absent": (one(b""), "truncated"),
-    "data one byte long": (one(b"abcde"), "byte 4 .* 5[.]"),
+    "data one byte long": (one(b"abcde"), "byte 4 .* 5 bytes"),
 }
 
 NAMES = {

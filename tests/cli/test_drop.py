@@ -213,10 +213,10 @@ def test_split_files_and_pruned_layers(models: dict[str, Path], tmp_path: Path) 
 
 #: Source, globs -> what the message ends with.
 WHOLE_LAYERS = {
-    ("deep.gguf", "blk.1.*"): "--prune-layers 1 instead.",
-    ("deep.gguf", "blk.[12].*"): "--prune-layers 1,2 instead.",
-    ("deep.gguf", "blk.*"): "Leave fewer tensors out.",
-    ("deep", "model.layers.1.*"): "Leave fewer tensors out.",
+    ("deep.gguf", "blk.1.*"): "--prune-layers 1 with a GGUF output.",
+    ("deep.gguf", "blk.[12].*"): "--prune-layers 1,2 with a GGUF output.",
+    ("deep.gguf", "blk.*"): "Remove fewer tensors.",
+    ("deep", "model.layers.1.*"): "Remove fewer tensors.",
 }
 
 

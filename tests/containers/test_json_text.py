@@ -32,7 +32,7 @@ def test_an_object() -> None:
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "'c' appears twice"),
         (nested(MAX_DEPTH + 1), "64 levels"),
         (nested(100_000), "nested too deep"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "number is too long"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "number .*digits"),
         (rb'{"a": "\ud800"}', "surrogate"),
         (rb'{"\uDC00": 1}', "surrogate"),
         (rb'{"a": ["\ude00\ud83d"]}', "surrogate"),

@@ -99,7 +99,7 @@ def test_types_without_a_fallback(kind: str, row: int) -> None:
         ("blk.0.attn_q_norm.weight", (4, 64), "a norm"),
         ("blk.0.ffn_gate_inp.weight", (8, 64), "a router"),
         ("blk.0.ssm_conv1d.weight", (8, 4), "a small convolution"),
-        ("blk.0.time_mix_w1.weight", (8, 64), "small, of RWKV"),
+        ("blk.0.time_mix_w1.weight", (8, 64), "a small weight of RWKV"),
         ("token_types.weight", (2, 64), "a position or token type embedding"),
         ("blk.0.attn_q.weight", (64, 64), None),
         ("blk.0.ffn_down_exps.weight", (8, 64, 64), None),

@@ -43,7 +43,7 @@ def test_scales_become_the_bytes_that_stand_for_them() -> None:
     known = np.float32(ocp.E4M3[:127])
     assert ocp.scale_bytes(known[::-1], known, "f8_e4m3").tolist() == [*range(126, -1, -1)]
     for odd in (-1.0, 1.0625, 480.0, 2.0**-10):
-        with pytest.raises(DoesNotFit, match=f"a scale of {odd:g} is not one of f8_e4m3"):
+        with pytest.raises(DoesNotFit, match=f"a scale of {odd:g} .*f8_e4m3"):
             ocp.scale_bytes(np.float32([1, odd]), known, "f8_e4m3")
 
 

@@ -96,5 +96,5 @@ def test_a_module_whose_settings_do_not_say_so_is_refused(tmp_path: Path) -> Non
     settings = json.loads((source / "config.json").read_text())
     del settings["quantization"][f"{PLACE}down_proj"]["global_scale"]
     (source / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(BadInput, match="config.json does not say global_scale"):
+    with pytest.raises(BadInput, match="config.json .* global_scale"):
         open_source(source)

@@ -57,9 +57,9 @@ def _norms(file: Stored) -> Any:
 #: Keys that the class does not read, or not for all of these models.
 HARMLESS = {
     "intermediate_size": Harmless("not a key of this family, which uses ffn_hidden_size"),
-    "max_position_embeddings": Harmless("not a size of this family; GGUF has a value chosen by llama.cpp's converter"),
+    "max_position_embeddings": Harmless("not a setting of this family; llama.cpp's converter writes a fixed value"),
     "num_kv_heads": Harmless(
-        "all heads share one (multi_query)",
+        "multi_query: all heads share one head of keys and values",
         lambda config: config.get("multi_query") is True and config.get("new_decoder_architecture") is not True,
     ),
     "num_key_value_heads": Harmless("not a key of this family, which uses num_kv_heads"),

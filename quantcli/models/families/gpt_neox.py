@@ -75,7 +75,9 @@ GPT_NEOX = Architecture(
         Setting("rotary_pct", Stored.rotary_share),
         Setting("rope_theta", OMITTED),
     ),
-    harmless={"num_key_value_heads": Harmless("not a key of this family, whose heads are not shared")},
+    harmless={
+        "num_key_value_heads": Harmless("not a key of this family, in which every head has its own keys and values")
+    },
     expects=(Setting("hidden_act", ("gelu", "gelu_fast", "gelu_new")),),
     vocabulary=conventions.GPT_NEOX,
     stores_head=("gguf", "mlx"),

@@ -89,7 +89,7 @@ EXPECTS = (
     Setting("use_cla", False),
     Setting("use_rotary_pos_emb", True),
 )
-IMAGES = Harmless("for a vision tower, which the class of text models does not have")
+IMAGES = Harmless("for a vision tower, which text models do not have")
 #: Settings of other kinds of models that all releases have.
 HARMLESS = {
     **dict.fromkeys(("class_num", "dense_list", "pool_type", "skip_cls_token"), LABELS),

@@ -64,7 +64,7 @@ def _heads(h: Hyperparameters, layer: int) -> int:
     if counts and len(counts) != h.layers:
         raise BadInput(
             f"{h.settings.label}: num_attention_heads_per_layer has {len(counts)} numbers, but num_hidden_layers is "
-            f"{h.layers}. Fix one of the two."
+            f"{h.layers}. Fix one of them."
         )
     return counts[layer] if layer < len(counts) else h.heads
 

@@ -22,7 +22,7 @@ RANK, STATE = setting("time_step_rank"), setting("state_size")
 
 #: Keys that belong to other families.
 HARMLESS = {
-    "max_position_embeddings": Harmless("not a size of this family; GGUF has a value chosen by llama.cpp's converter"),
+    "max_position_embeddings": Harmless("not a setting of this family; llama.cpp's converter writes a fixed value"),
     **dict.fromkeys(
         ("num_attention_heads", "num_key_value_heads"), Harmless("not a key of this family, which has no attention")
     ),

@@ -39,7 +39,7 @@ OLMO = Architecture(
         Limit(
             "mlx",
             lambda h: False,
-            "the settings and tensors of OLMo's first releases, before transformers had it",
+            "the settings and tensors of OLMo's first releases, before transformers supported them",
             excludes=("olmo",),
         ),
     ),

@@ -61,8 +61,8 @@ def _floats(
     rotated = hyperparameters.rotary_dimensions
     if 2 * len(factors) != rotated:
         raise BadInput(
-            f"{hyperparameters.settings.label}: {key}: expected {rotated // 2} numbers (one for two of the {rotated} "
-            f"rotated elements of a head, see partial_rotary_factor), found {len(factors)}."
+            f"{hyperparameters.settings.label}: {key}: expected {rotated // 2} numbers (one for each pair of the "
+            f"{rotated} rotated elements of a head; see partial_rotary_factor), found {len(factors)}."
         )
     return np.asarray(factors, np.float32)
 

@@ -164,8 +164,8 @@ def _enumerated(file: Stored) -> str:
 
 SPARSE_LAYERS = Need("moe_layers_enum", _is_sparse)
 N_EXPERTS = setting("moe_num_experts", gguf="expert_count")
-N_HEADS = Size(f"num_attention_heads (or that of {OTHER})", lambda h: h.heads, HEADS.name, _heads)
-N_GROUPS = Size(f"num_attention_groups (or that of {OTHER})", lambda h: h.kv_heads, KV_HEADS.name, _kv_heads)
+N_HEADS = Size(f"num_attention_heads (or its value in {OTHER})", lambda h: h.heads, HEADS.name, _heads)
+N_GROUPS = Size(f"num_attention_groups (or its value in {OTHER})", lambda h: h.kv_heads, KV_HEADS.name, _kv_heads)
 INNER = setting("moe_intermediate_size", gguf=EXPERT_LENGTH.name)
 ATTENTION: dict[str, tuple[str, Axes]] = {
     "q_proj": ("attn_q", (N_HEADS * HEAD_DIM, HIDDEN)),

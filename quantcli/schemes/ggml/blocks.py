@@ -141,7 +141,9 @@ class Ggml(Scheme):
             blocks, sums = self._encode_cpu(values, importance) if on_cpu else self._encode_on_mlx(values, importance)
         error = Error(*(float(s) for s in sums[:3]))
         if sums[3] > 0 and math.isfinite(error.reference):
-            raise Overflows(f"a block's scale or minimum of {sums[3]:g} exceeds f16's {F16_LARGEST}")
+            raise Overflows(
+                f"a block's scale or minimum of {sums[3]:g} exceeds the largest value of f16, {F16_LARGEST}"
+            )
         parts: Parts = {"blocks": blocks}
         if search == "ggml" or (better := self.better) is None:
             return parts, error
@@ -242,5 +244,5 @@ def round_to_f16(values: NDArray[np.float32], what: str) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float16)
     if not np.isfinite(narrow).all():
-        raise Overflows(f"a {what} of {np.abs(values).max():g} exceeds f16's {F16_LARGEST}")
+        raise Overflows(f"a {what} of {np.abs(values).max():g} exceeds the largest value of f16, {F16_LARGEST}")
     return narrow

@@ -85,13 +85,11 @@ class Iq4(Ggml):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         if self._supers:
-            return (
-                "iq4_xs stores scales as 6-bit multiples of one f16 for 256 values, which a grid's scales need not be"
-            )
+            return "its scales need not be 6-bit multiples of one f16 for 256 values, as those of iq4_xs are"
         if grid.table != TABLE:
             return "its codes are not those of iq4_nl"
         if grid.group % BLOCK:
-            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
+            return f"its group size {grid.group} is not a multiple of {BLOCK}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def pack(self, codes: Codes) -> Parts:

@@ -125,9 +125,7 @@ class KQuant(Ggml):
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """Refuse every grid: a grid's scale is here the product of an f16 and a number of few bits."""
         bits = 4 if self.type == "q2_k" else 6
-        return (
-            f"{self.type} stores scales as {bits}-bit multiples of one f16 for 256 values, which a grid's need not be"
-        )
+        return f"its scales need not be {bits}-bit multiples of one f16 for 256 values, as those of {self.type} are"
 
     def pack(self, codes: Codes) -> Parts:
         """Raise `DoesNotFit`, always: blocks are copied to the same type."""

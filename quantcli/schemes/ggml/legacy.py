@@ -108,7 +108,7 @@ class GgmlLegacy(Ggml):
         if isinstance(grade, str):
             return grade
         if grid.group % BLOCK:
-            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
+            return f"its group size {grid.group} is not a multiple of {BLOCK}"
         if self.grid().zero is not None and grid.zero is None:
             return f"its groups have biases, but {self.name} has none"
         return grade
@@ -122,9 +122,9 @@ class GgmlLegacy(Ggml):
         """
         own = self.grid()
         if grid.table is not None:
-            return f"its codes stand for a table of values, but {self.name} has even steps"
+            return f"its codes are indices into a table of values, but those of {self.name} are evenly spaced"
         if grid.group % BLOCK and BLOCK % grid.group:
-            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
+            return f"its group size {grid.group} is not a multiple of {BLOCK}"
         if grid.bits > own.bits and (own.zero is None or grid.zero is None):
             return f"its codes have {grid.bits} bits, but {self.name} holds {own.bits}"
         if own.zero is not None and grid.zero is not None and not _is_within(grid, own):

@@ -71,7 +71,7 @@ class Q6K(Ggml):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """Refuse every grid: a grid's scale is here the product of an f16 and an 8-bit number."""
-        return "q6_k stores scales as 8-bit multiples of one f16 for 256 values, which a grid's scales need not be"
+        return "its scales need not be 8-bit multiples of one f16 for 256 values, as those of q6_k are"
 
     def pack(self, codes: Codes) -> Parts:
         """Raise `DoesNotFit`, always: blocks are copied to the same type."""

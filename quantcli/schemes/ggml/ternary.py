@@ -114,14 +114,14 @@ class GgmlTernary(Ggml):
         if grid.table is None and grid.zero != 1:
             return f"its zero point is not 1 in every group, but that of {self.name} is"
         if grid.group % self.grid().group:
-            return f"its groups of {grid.group} are not a multiple of {self.grid().group}"
+            return f"its group size {grid.group} is not a multiple of {self.grid().group}"
         return self.may_fit(grid, shape)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """Return the grade for biases that follow from scales, and for groups that share their parameters."""
         own, largest = self.grid(), FORMATS[self.type].largest
         if grid.table is not None:
-            return f"its codes stand for a table of values, but {self.name} has even steps"
+            return f"its codes are indices into a table of values, but those of {self.name} are evenly spaced"
         if grid.bits > own.bits:
             return f"its codes have {grid.bits} bits, but {self.name} holds {own.bits}"
         if grid.zero not in (None, own.zero):
@@ -129,7 +129,7 @@ class GgmlTernary(Ggml):
         if grid.zero is None and 2**grid.bits - 1 > largest:
             return f"its codes may exceed {largest}, the largest of {self.name}"
         if grid.group % own.group and own.group % grid.group:
-            return f"its groups of {grid.group} are not a multiple of {own.group}"
+            return f"its group size {grid.group} is not a multiple of {own.group}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def adapted(self, codes: Codes) -> Codes:

@@ -45,7 +45,7 @@ def quantization_config(modules: Modules, dense: Sequence[str]) -> dict[str, Any
     entries = [scheme.config_entry for scheme in schemes]
     if len({(one["bnb_4bit_quant_type"], one["bnb_4bit_use_double_quant"]) for one in entries}) > 1:
         names = " and ".join(sorted({scheme.name for scheme in schemes}))
-        raise DoesNotFit(f"a folder of bitsandbytes has one kind of codes, found {names}. Choose one of them")
+        raise DoesNotFit(f"expected one kind of bitsandbytes codes in a folder, found {names}. Choose one of them")
     return {
         "_load_in_4bit": True,
         "_load_in_8bit": False,

@@ -107,7 +107,7 @@ class CtPacked(Written):
     def unread(self, shape: tuple[int, ...]) -> str | None:
         words = width(shape[-2], self.bits, padded=self.padded) if len(shape) > 2 and not self.symmetric else 0
         if words and shape[-2] * self.bits != words * packed.WORD:
-            return f"its matrices have {shape[-2]} rows, whose {self.bits}-bit zero points do not fill words"
+            return f"its matrices have {shape[-2]} rows, whose {self.bits}-bit zero points do not fill 32-bit words"
         return super().unfit(shape)
 
     def fixed(self, shape: tuple[int, ...]) -> dict[str, Array]:

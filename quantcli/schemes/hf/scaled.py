@@ -276,7 +276,7 @@ class Scaled(Scheme):
             return f"shape {list(shape)} is not a stack of matrices of {self.scales.stacked} rows"
         if not self.scales.stacked and len(shape) != 2:
             return f"{self.family}'s layout holds matrices, not {len(shape)}-D tensors"
-        return None if shape[-1] == self.columns else f"has rows of {shape[-1]}, not of {self.columns}"
+        return None if shape[-1] == self.columns else f"expected rows of {self.columns} values, found {shape[-1]}"
 
     def layout(self, shape: tuple[int, ...]) -> dict[str, PartSpec]:
         parts = self.packing(shape) | {"scales": self.scales_spec(shape)}

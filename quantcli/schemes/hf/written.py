@@ -82,7 +82,7 @@ class Written(Scaled):
         if isinstance(grade, str):
             return grade
         if grid.group % self.group:
-            return f"its groups of {grid.group} are not a multiple of {self.group}"
+            return f"its group size {grid.group} is not a multiple of {self.group}"
         if self.scales.rows != 1:
             return f"its scales are not shared by {self.scales.rows} rows"
         if self.table is None and grid.zero is None and (self.zero is not None or not grid.zero_points):
@@ -101,7 +101,7 @@ class Written(Scaled):
         if grid.bits > self.code_bits:
             return f"its codes have {grid.bits} bits, but {self.name} holds {self.code_bits}"
         if grid.group % self.group and self.group % grid.group:
-            return f"its groups of {grid.group} are not a multiple of {self.group}"
+            return f"its group size {grid.group} is not a multiple of {self.group}"
         if grid.zero is not None and self.zero is not None:
             room = 2**self.code_bits - 2**grid.bits
             if not 0 <= self.zero - grid.zero <= room:
@@ -112,7 +112,7 @@ class Written(Scaled):
         """Whether scales of a grid's dtype are held by those of this scheme."""
         own = self.scales.grid_dtype
         if own not in FLOATS:
-            same = f"its scales are {grid.scale_dtype}, those of {self.name} are {own}"
+            same = f"its scales are {grid.scale_dtype}, but those of {self.name} are {own}"
             return Grade.EXACT if own == grid.scale_dtype else same
         if grid.table is None and not grid.exact_products and (grid.zero is None) != (self.zero is None):
             return Grade.CODES_EXACT

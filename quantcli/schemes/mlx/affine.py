@@ -142,7 +142,7 @@ class Affine(Scheme):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         if grid.group % self.group:
-            return self.unfit(shape) or f"its groups of {grid.group} are not a multiple of {self.group}"
+            return self.unfit(shape) or f"its group size {grid.group} is not a multiple of {self.group}"
         return self.may_fit(grid, shape)
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -228,7 +228,7 @@ class Affine(Scheme):
         if grid.bits > self.bits:
             return f"its codes have {grid.bits} bits, but {self.name} holds {self.bits}"
         if grid.group % self.group and self.group % grid.group:
-            return f"its groups of {grid.group} are not a multiple of {self.group}"
+            return f"its group size {grid.group} is not a multiple of {self.group}"
         return None
 
     def _rounded(self, parameters: NDArray[np.float32], what: str) -> Array:
@@ -237,7 +237,7 @@ class Affine(Scheme):
         if not nonfinite(rounded):
             return rounded
         if nonfinite(parameters):
-            raise DoesNotFit(f"a {what} is not finite")
+            raise DoesNotFit(f"a {what} is NaN or infinite")
         try:
             return cast(parameters, self.scale_dtype)
         except DoesNotFit as reason:

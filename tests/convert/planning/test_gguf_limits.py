@@ -36,9 +36,9 @@ def contents(path: Path) -> dict[str, tuple[tuple[int, ...], bytes]]:
 
 #: Tensors, and what a warning says of the first that llama.cpp does not load.
 BEYOND: dict[str, tuple[Tensors, str]] = {
-    "five dimensions": (of(("patch.weight", (2, 3, 1, 2, 32)), ("a", (64,))), "has 5 dimensions, more than llama.cpp"),
+    "five dimensions": (of(("patch.weight", (2, 3, 1, 2, 32)), ("a", (64,))), "has 5 dimensions; llama.cpp's limit"),
     "nine dimensions": (of(("patch.weight", (1, 1, 1, 1, 1, 1, 1, 2, 32))), "has 9 dimensions"),
-    "a long name": (of((LONG, (4, 64))), f"has a name of {len(LONG)} bytes, more than llama.cpp's limit of 63"),
+    "a long name": (of((LONG, (4, 64))), f"has a name of {len(LONG)} bytes; llama.cpp's limit is 63"),
     "no rows": (of(("a", (64,)), ("none.weight", (0, 64)), ("z", (64,))), "has no elements"),
     "no columns": (of(("a", (64,)), ("none.weight", (64, 0)), ("z", (64,))), "has no elements"),
     "no elements, the first and the last": (of(("a", (0,)), ("b", (64,)), ("z", (0,))), "has no elements"),

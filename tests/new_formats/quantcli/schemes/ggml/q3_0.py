@@ -70,11 +70,11 @@ class Q30(Ggml):
         Biases of groups may happen to be those of one zero; `pack` refuses others.
         """
         if grid.table is not None:
-            return f"its codes stand for a table of values, but {self.name} has even steps"
+            return f"its codes are indices into a table of values, but those of {self.name} are evenly spaced"
         if not 0 <= ZERO - (ZERO if grid.zero is None else grid.zero) <= LARGEST + 1 - 2**grid.bits:
             return f"its {grid.bits}-bit codes exceed the range of {self.name}, 3 bits with zero point {ZERO}"
         if grid.group % BLOCK:
-            return f"its groups of {grid.group} are not a multiple of {BLOCK}"
+            return f"its group size {grid.group} is not a multiple of {BLOCK}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)
 
     def adapted(self, codes: Codes) -> Codes:
