@@ -95,8 +95,8 @@ def _architecture(source: Checkpoint, settings: Settings) -> str:
     architecture = named if kind == "string" else stored.value
     if not isinstance(architecture, str):
         raise BadInput(
-            f"{source.root}: general.architecture is not a string, so --prune-layers cannot find the key that counts "
-            "the layers."
+            f"{source.root}: general.architecture is not a string, so the key that counts the layers is unknown and "
+            "no layer can be pruned."
         )
     return architecture
 

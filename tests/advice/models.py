@@ -9,24 +9,24 @@ INTO = "convert {dense} {out}"
 ACTORDER = "convert {actorder} {out} --to hf --allow-unknown-architecture"
 
 ROWS = (
-    Row("models/agreement.py", "It is stored", f"convert {{dense}} {{out}} --drop '{DOWN}'", INTO, 3),
+    Row("models/agreement.py", "The source has it", f"convert {{dense}} {{out}} --drop '{DOWN}'", INTO, 3),
     Row(
         "models/agreement.py",
-        "Leave fewer",
+        "Remove fewer tensors with",
         "convert {fused_qkv} {out} --drop '*attn_qkv*'",
         "convert {fused_qkv} {out}",
         3,
     ),
     Row(
         "models/agreement.py",
-        "To leave out whole layers",
+        "To remove layers",
         "convert {gguf_in} {gguf} --drop 'blk.1.*'",
         "convert {gguf_in} {gguf2} --prune-layers 1",
         3,
     ),
     Row(
         "models/agreement.py",
-        "but --drop leaves out",
+        "but --drop removes",
         "convert {dense} {out} --drop 'model.layers.1.*'",
         INTO,
         3,
@@ -82,7 +82,7 @@ ROWS = (
     ),
     Row(
         "recipes/prune_keys.py",
-        "in that pattern",
+        "no longer fit that pattern",
         "convert {periods} {gguf} --prune-layers 1",
         "convert {periods} {gguf2}",
         0,
@@ -110,42 +110,42 @@ ROWS = (
     ),
     Row(
         "targets/folder_dtype.py",
-        "converts to these",
+        "but the output is float16",
         "convert {gemma2_f16} {out} --to hf",
         ("convert {gemma2_f16} {out2} --to hf --dtype bf16", "convert {gemma2_f16} {out3} --to hf --dtype f32"),
         0,
     ),
     Row(
         "targets/gguf_from_gguf.py",
-        "which are not cut",
+        "holds rows of every layer",
         "convert {per_layer} {gguf} --prune-layers 1",
         "convert {per_layer} {gguf}",
         4,
     ),
     Row(
         "targets/gguf_overrides.py",
-        "writes its value as",
+        "to write its value as",
         "convert {odd_types} {gguf}",
         "convert {odd_types} {gguf2} --override-kv 'tokenizer.ggml.token_type=int:'",
         0,
     ),
     Row(
         "targets/gguf_overrides.py",
-        "a new key is",
+        "a new integer key is",
         "convert {gguf_in} {gguf} --override-kv a.b=int:-2",
         "convert {gguf_in} {gguf2} --override-kv a.b=int:2",
         0,
     ),
     Row(
         "targets/gguf_overrides.py",
-        "sets the model's own",
+        "Set the model's rule",
         "convert {no_pre} {gguf}",
         "convert {no_pre} {gguf2} --override-kv tokenizer.ggml.pre=str:llama-bpe",
         0,
     ),
     Row(
         "targets/hf_quantized.py",
-        "one folder has",
+        "only one quantizer",
         "convert {dense} {out} --to hf -s nf4-g64 --override '*.o_proj=int4-g32'",
         (
             "convert {dense} {out} --to hf -s nf4-g64 --override '*.o_proj=bf16'",
@@ -155,14 +155,14 @@ ROWS = (
     ),
     Row(
         "targets/hf_quantized.py",
-        "cannot stand beside",
+        "would keep its layout",
         f"{ACTORDER} -s int4-g32 --allow-requantize --override '*k_proj*=keep'",
         (ACTORDER, ACTORDER.replace("{out}", "{out2}") + " -s int4-g32 --allow-requantize"),
         4,
     ),
     Row(
         "targets/mlx.py",
-        "make them one",
+        "make them the same",
         "convert {dense} {out} -s affine4-g64 --scale-dtype f16",
         (
             "convert {dense} {out2} -s affine4-g64 --scale-dtype bf16",
@@ -185,7 +185,7 @@ ROWS = (
         "convert {odd_name} {out} --drop 'model.strange*'",
         4,
     ),
-    Row("targets/tied.py", "Do not leave it", "convert {dense} {out} --drop lm_head.weight", INTO, 3),
+    Row("targets/tied.py", "Do not remove it", "convert {dense} {out} --drop lm_head.weight", INTO, 3),
     Row("targets/tied.py", "which keeps it", "convert {gemma_head} {gguf}", "convert {gemma_head} {out} --to hf", 4),
     Row(
         "tokenizers/__init__.py",
@@ -196,14 +196,14 @@ ROWS = (
     ),
     Row(
         "tokenizers/rebuild.py",
-        "of which no",
+        "cannot be converted to tokenizer.json",
         "convert {odd_model} {out}",
         "convert {odd_model} {out} --tokenizer {dense}",
         4,
     ),
     Row(
         "tokenizers/rebuild.py",
-        "a pre-tokenizer that",
+        "(tokenizer.ggml.pre) is not supported",
         "convert {odd_pre} {out}",
         "convert {odd_pre} {out} --tokenizer {dense}",
         4,

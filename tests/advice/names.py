@@ -34,7 +34,7 @@ ENTRIES: dict[tuple[str, str], str] = {
     ("recipes/overrides.py", "--override"): REASON,
     ("recipes/overrides.py", f"=--override {HOLE}={HOLE}"): REASON,
     ("schemes/ggml/iq.py", "requires an importance matrix"): INTERNAL,
-    ("targets/gguf.py", "A folder can hold it"): INTERNAL,
+    ("targets/gguf.py", "Convert to a folder (--to hf)"): INTERNAL,
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ ROWS = (
     ),
     Row(
         "models/__init__.py",
-        "lists the families",
+        "lists the supported families",
         "convert {unknown} {gguf}",
         ("architectures", "architectures --json"),
         4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from quantcli.cli.app import app
 from quantcli.convert.running import confirm, open_files, publishing
+from quantcli.convert.running.workplace import Workplace
 from tests.advice.row import Row
 from tests.builders import tiny_llama
 from tests.runs import simulate_gpu
@@ -142,7 +144,19 @@ def unfinished_on(device: str) -> Callable[[Path], None]:
     return leave
 
 
+def cannot_be_tidied(patch: pytest.MonkeyPatch, tmp: Path) -> None:
+    """The disk fails once the output has its name, and its work folder is to go."""
+    publish = Workplace.publish
+
+    def publishing(self: Workplace, *arguments: Any, **options: Any) -> None:
+        publish(self, *arguments, **options)
+        fails(OSError(errno.EIO, os.strerror(errno.EIO)), "convert.running.workplace", "Workplace._clear")(patch, tmp)
+
+    patch.setattr(Workplace, "publish", publishing)
+
+
 ROWS = (
+    Row("convert/running/conversion.py", "is complete, and", INTO, INTO + " --resume", 5, patch=cannot_be_tidied),
     Row("cli/convert.py", "--resume", INTO, INTO + " --resume", 130, patch=interrupts),
     Row("cli/convert.py", "instead of --force", INTO + " --force", INTO + " --resume", 130, patch=interrupts),
     Row("cli/diff.py", "more weights, none of them", "diff {dense} {q8}", "diff {dense} {q8} --all", 0, patch=terminal),

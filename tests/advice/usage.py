@@ -270,12 +270,18 @@ ROWS = (
     Row("sources/resolve.py", "is a local path", "inspect {dense} --revision main", "inspect {dense}"),
     Row(
         "targets/gguf.py",
-        "--prune-layers is for",
+        "--prune-layers: applies only to GGUF",
         INTO_GGUF + " --prune-layers 1",
         (INTO_GGUF + "2", "convert {gguf2} {gguf} --prune-layers 1"),
         4,
     ),
-    Row("targets/gguf.py", "--keep-split is for", INTO_GGUF + " --keep-split", INTO_GGUF + " --shard-size 60KB", 4),
+    Row(
+        "targets/gguf.py",
+        "--keep-split: applies only",
+        INTO_GGUF + " --keep-split",
+        INTO_GGUF + " --shard-size 60KB",
+        4,
+    ),
     Row(
         "targets/gguf_overrides.py",
         "\0 is \0. \0",
@@ -284,7 +290,7 @@ ROWS = (
     ),
     Row(
         "targets/gguf_overrides.py",
-        "which holds",
+        "the range of",
         FROM_GGUF + " --override-kv llama.block_count=int:-2",
         FROM_GGUF + " --override-kv llama.block_count=int:2",
     ),
@@ -296,7 +302,7 @@ ROWS = (
     ),
     Row(
         "targets/gguf_split.py",
-        "parts of",
+        "Choose a larger size",
         INTO_GGUF + " --shard-size 1KB",
         INTO_GGUF + " --shard-size 60KB",
         4,
