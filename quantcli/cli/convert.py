@@ -72,7 +72,7 @@ def convert(
         bool,
         typer.Option(
             "--allow-unknown-architecture", rich_help_panel=INPUT,
-            help="Quantize a model whose architecture quant does not know (folders only).",
+            help="Quantize a model whose architecture quant does not know (only from folder to folder).",
         ),
     ] = False,
     scheme: Annotated[
@@ -217,7 +217,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="SIZE", rich_help_panel=OUTPUT,
-            help="Largest size of the tensors in one file.  [default: 5GB in a folder, no limit for GGUF]",
+            help="Maximum total size of the tensors in one file.  [default: 5GB in a folder, no limit for GGUF]",
         ),
     ] = None,
     dry_run: Annotated[
@@ -236,7 +236,10 @@ def convert(
         bool,
         typer.Option(
             "--verify", rich_help_panel=OUTPUT,
-            help="Read the output back, also with the formats' reference libraries, and check it against the plan.",
+            help=(
+                "Read the output back, with quant and with the format's reference library, and check it against the "
+                "plan."
+            ),
         ),
     ] = False,
     strict: Annotated[

@@ -48,7 +48,7 @@ SHOWN = "What to compare"
 
 @command
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=f"{CHECKPOINT} Errors are relative to it.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=f"{CHECKPOINT} The error of each weight of B is relative to A.")],
     b: Annotated[str, typer.Argument(metavar="B", help=CHECKPOINT)],
     filter_: Annotated[
         str | None,
@@ -59,7 +59,7 @@ def diff(
     everything: Annotated[
         bool,
         typer.Option(
-            "--all", rich_help_panel=SHOWN, help=f"List every weight; a terminal otherwise shows the {ROWS} worst."
+            "--all", rich_help_panel=SHOWN, help=f"List every weight, not only the {ROWS} worst (applies to terminals)."
         ),
     ] = False,
     max_rmse: Annotated[

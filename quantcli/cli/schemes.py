@@ -43,7 +43,8 @@ def schemes(
 ) -> None:
     """List the quantization schemes.
 
-    Prints bits per weight, scales, group sizes, rounding error, the formats that store a scheme and what reads it.
+    Prints bits per weight, scales, group sizes, rounding error, the formats that can store each scheme and the
+    programs that read it.
     """
     from quantcli.convert.inspecting.catalogue import as_json as entry_json
     from quantcli.convert.inspecting.catalogue import catalogue

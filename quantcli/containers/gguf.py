@@ -124,7 +124,10 @@ def _version(cursor: Cursor) -> tuple[int, str]:
             "Convert the original model again, or download a newer GGUF file."
         )
     if version not in VERSIONS:
-        raise BadInput(f"{cursor.label}: expected GGUF version 2 or 3, found version {version}. Download it again.")
+        raise BadInput(
+            f"{cursor.label}: expected GGUF version 2 or 3, found version {version}. An intact file of a newer "
+            "version requires a newer quant."
+        )
     cursor.order = ORDERS[byte_order]
     return version, byte_order
 

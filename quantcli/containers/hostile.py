@@ -33,7 +33,7 @@ FOREIGN: tuple[tuple[bytes, str], ...] = (
     (LFS, "a git-lfs pointer, not the file itself. Fetch the file with `git lfs pull`"),
     (b"PK\x03\x04", "a zip archive, probably a PyTorch pickle. Convert it to safetensors first"),
     *((b"\x80" + bytes((protocol,)), "a PyTorch pickle. Convert it to safetensors first") for protocol in range(2, 6)),
-    (b"GGUF", "a GGUF file. Give it as the source itself"),
+    (b"GGUF", "a GGUF file. Use it as SOURCE"),
 )
 
 # How an HTML or XML page begins that a server sent in place of a file (in lower case, without leading whitespace).

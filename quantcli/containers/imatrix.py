@@ -149,8 +149,8 @@ def mismatches(matrix: ImportanceMatrix, shapes: Mapping[str, tuple[int, ...]]) 
     if matrix.entries and not matrix.entries.keys() & shapes.keys():
         entry, tensor = (shown(min(names)) for names in (matrix.entries, shapes))
         return [
-            f"{matrix.file}: has no entry for any tensor of the model (an entry: {entry}, a tensor: {tensor}). Use a "
-            "matrix that was computed for this model."
+            f"{matrix.file}: has no entry for any tensor of the model (for example, it has {entry}, but the model "
+            f"has {tensor}). Use a matrix that was computed for this model."
         ]
     common = [name for name in matrix.entries if name in shapes and name not in EMBEDDINGS]
     return [

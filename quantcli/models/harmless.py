@@ -119,7 +119,7 @@ _KEYS = {
     HEAD: "tie_word_embeddings use_embedding_sharing",
     Harmless("used only with use_cla", lambda config: not config.get("use_cla")): "cla_share_factor",
     WINDOW: "max_window_layers sliding_window use_sliding_window",
-    Harmless("counts layers for multi-token prediction, which the next token does not need"): """
+    Harmless("counts layers for multi-token prediction, which are not needed to predict the next token"): """
         mtp_num_hidden_layers mtp_transformer_layers num_mtp_modules num_nextn_predict_layers use_mtp
     """,
     Harmless(

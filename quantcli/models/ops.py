@@ -129,9 +129,7 @@ class GroupQkv:
     def index(self, rows: int, hyperparameters: Hyperparameters) -> Rows:
         heads, groups = hyperparameters.heads, hyperparameters.kv_heads
         if heads % groups or rows % (heads + 2 * groups):
-            raise BadInput(
-                f"{rows} rows cannot be split into {heads} query heads and {groups} heads of keys and values."
-            )
+            raise BadInput(f"{rows} rows cannot be split into {heads} query heads and {groups} key/value heads.")
         grouped = np.arange(rows, dtype=np.int64).reshape(groups, heads // groups + 2, -1)
         return np.concatenate([grouped[:, :-2].reshape(-1), grouped[:, -2].reshape(-1), grouped[:, -1].reshape(-1)])
 

@@ -86,7 +86,7 @@ def _cut(weight: Weight, ranges: Sequence[tuple[Found, Range]], file: Stored) ->
         roles = ", ".join(f"{found.row.role} {rows}" for (found, _), rows in zip(ranges, heights, strict=True))
         raise BadInput(
             f"{file.every.label}: tensor {weight.name}: expected {sum(heights)} rows ({roles}), found {height}. "
-            "The metadata does not describe these tensors."
+            "The metadata and the tensors do not match. Download the file again."
         )
     cut, start = [], 0
     for (found, _), rows in zip(ranges, heights, strict=True):

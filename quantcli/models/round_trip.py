@@ -110,8 +110,8 @@ class Loss(Enum):
     WINDOW = "no key for {}; llama.cpp attends to the whole context in this architecture"
     SCALING = "no key for {}; llama.cpp runs the model without that scaling"
     UNREAD = "no key for {}; llama.cpp ignores it"
-    LONGER = "no layers for the last values of {}; num_hidden_layers and num_nextn_predict_layers count fewer"
-    SHADOWED = "other values than {}, because another key of config.json overrides it"
+    LONGER = "no place for the last values of {}, which has more values than the model has layers"
+    SHADOWED = "values that differ from {}, because another key of config.json overrides it"
 
 
 def check(

@@ -302,7 +302,7 @@ PHRASES = {
     first_sixteenth: "first sixteenth of the layers",
     first_eighth: "first eighth of the layers",
     middle: "middle layers",
-    use_more_bits: "more bits for first, last and every third layer",
+    use_more_bits: "first and last eighth of the layers, and every third between",
     stacked_experts: "stacked experts",
     sensitive_of_glm5_next: "sensitive in GLM-5",
     seventy_b: "70B model",

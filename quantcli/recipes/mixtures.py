@@ -103,7 +103,7 @@ def _layer(module: str, position: int) -> int:
 def _why_more(module: str, more: bool) -> str | None:
     sensitive = next((part for part in SENSITIVE if part in module), None)
     if sensitive and more:
-        return f"{sensitive}, more bits for first, last and every third layer"
+        return f"{sensitive}, first and last eighth of the layers, and every third between"
     return "lm_head" if "lm_head" in module else None
 
 

@@ -286,7 +286,7 @@ def _mismatch(params: MlxParams, weight: Part, scales: Part, biases: Part | None
         if scales.dtype != "u8":
             return f"its .scales are {scales.dtype}, not u8"
     if weight.shape[-1] * 32 != scales.shape[-1] * params.group_size * params.bits:
-        return f"rows of {weight.shape[-1]} words and {scales.shape[-1]} scales do not fit it"
+        return f"rows of {weight.shape[-1]} words and {scales.shape[-1]} scales do not fit these settings"
     return None
 
 

@@ -148,7 +148,7 @@ def _of_tensors(stored: Mapping[str, Part], settings: ModeloptSettings) -> Algor
             f"{modelopt_config.described(stored)}. {settings.label}.quantized_layers does not list it, and no "
             "quant_algo has these dtypes."
         )
-    return Algorithm(f"of {kind}, by its tensors", kind, None)
+    return Algorithm(f"of {kind}, according to its tensors", kind, None)
 
 
 def _floats4(stored: Mapping[str, Part], algorithm: Algorithm, compute: str) -> Scaled:

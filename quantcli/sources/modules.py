@@ -56,7 +56,7 @@ def checked_weight(
     if min(shape, default=0) <= 0:
         raise BadInput(f"{where(first)}: has shape {list(first.shape)}, which has no elements.")
     if (unfit := scheme.unread(shape)) is not None:
-        raise BadInput(f"{where(first)}: cannot be {scheme.name} ({reason}): {unfit}.")
+        raise BadInput(f"{where(first)}: cannot be read as {scheme.name} ({reason}): {unfit}.")
     layout = scheme.layout(shape)
     for part, spec in layout.items():
         if part not in stored:

@@ -95,7 +95,7 @@ def _weight(
     stated = None if listed is None else listed[module]
     if stated is not None and (weight.dtype, name.endswith(PACKED)) != (TYPES[stated][0], TYPES[stated][1] < 8):
         raise BadInput(f"{where(weight)}: is {weight.dtype}, but {QMAP} says that {module} is {stated}.")
-    reason = f"{QMAP}: {stated}" if stated is not None else "by the names of its tensors"
+    reason = f"{QMAP}: {stated}" if stated is not None else "according to the names of its tensors"
     if name.endswith(PACKED):
         scheme, shape = _packed(module, stored, stated, lengths)
     else:

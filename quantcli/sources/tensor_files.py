@@ -174,7 +174,7 @@ def _complete(files: list[str], label: str) -> list[str]:
             shards = (f"{numbered[1]}-{n:05d}-of-{numbered[3]}.safetensors" for n in range(1, int(numbered[3]) + 1))
             missing = next((other for other in shards if other not in present), None)
             if missing:
-                raise BadInput(f"{label}: {missing} is missing; {name} shows that it exists. Download all shards.")
+                raise BadInput(f"{label}: {missing} is missing; {name} implies it. Download all shards.")
     return files
 
 

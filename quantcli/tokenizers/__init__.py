@@ -211,7 +211,7 @@ def _byte_level(
         if name not in ("NFC", "Lowercase", "StripAccents")
     ]
     if any(step.get("add_prefix_space") for step in flattened(tokenizer.pre_tokenizer, "pretokenizers")):
-        warnings.append(f"{where}: add_prefix_space requires a space before a text, but llama.cpp puts none.")
+        warnings.append(f"{where}: add_prefix_space requires a space before the text, but llama.cpp does not add one.")
     if pre is None:
         warnings.append(
             f"{where}: llama.cpp has no name for this pre_tokenizer; tokenizer.ggml.pre is set to "

@@ -72,7 +72,7 @@ def _prefixing(where: str, settings: Mapping[str, Any], made: Vocabulary) -> Ite
     """Warn about a space that a class of byte-level BPE puts before a text."""
     name = settings.get("tokenizer_class")
     if made.model == "bpe" and settings.get("add_prefix_space") is True and str(name).startswith(PREFIXING):
-        yield f"{where}: add_prefix_space is true, but llama.cpp puts no space before a text with byte-level BPE."
+        yield f"{where}: add_prefix_space is true, but with byte-level BPE llama.cpp adds no space before the text."
 
 
 def _listed(where: str, values: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> Iterator[str]:
@@ -195,7 +195,7 @@ def _around(where: str, tokenizer: Mapping[str, Any], settings: Mapping[str, Any
     generic = settings.get("tokenizer_class") in (None, *GENERIC)
     if generic and "bos" not in made.add and defaults.adds_bos(made.model, made.pre):
         yield (
-            f"{where}: the tokenizer puts no token before a text, but llama.cpp does with this vocabulary. Set "
+            f"{where}: the tokenizer adds no token before the text, but llama.cpp adds one with this vocabulary. Set "
             f"add_bos_token to false in {SETTINGS}."
         )
 

@@ -44,7 +44,7 @@ def _is_empty(value: Any) -> bool:
 
 #: llama.cpp also writes the last three for models that do not use them.
 HARMLESS: Mapping[str, Harmless] = {
-    "tokenizer.chat_templates": Harmless("lists the names of the other chat templates, whose keys have these names"),
+    "tokenizer.chat_templates": Harmless("lists the other chat templates, each of which has its own key"),
     "tokenizer.huggingface.json": Harmless("a tokenizer.json, which llama.cpp does not read; it reads the other keys"),
     "tokenizer.rwkv.world": Harmless("RWKV's vocabulary as text, which llama.cpp does not read"),
     "tokenizer.ggml.token_type_count": Harmless(

@@ -103,12 +103,13 @@ def _assumptions(vocabulary: Vocabulary, where: str, has_pre: bool) -> list[str]
     if vocabulary.model == "bpe" and not has_pre:
         warnings.append(
             f"{where}: tokenizer.ggml.pre is missing, so llama.cpp splits text by its rule `default`, and so does the "
-            "folder; most models have another rule. Use --tokenizer FOLDER to copy the original model's files."
+            "folder's tokenizer; most models use another rule. Use --tokenizer FOLDER to copy the original model's "
+            "files."
         )
     for role in sorted(vocabulary.assumed & {"bos", "eos"}):
         number = vocabulary.special[role]
         if is_ordinary(vocabulary, number) and number not in endings.controls:
-            what = "stops at" if role == "eos" else "puts first"
+            what = "stops at" if role == "eos" else "starts a text with"
             warnings.append(
                 f"{where}: tokenizer.ggml.{role}_token_id names no token, so llama.cpp {what} token {number}, "
                 f"{shown(vocabulary.tokens[number].decode(errors='replace'))}, and so does the folder."
@@ -116,7 +117,7 @@ def _assumptions(vocabulary: Vocabulary, where: str, has_pre: bool) -> list[str]
     if endings.ambiguous:
         warnings.append(
             f"{where}: llama.cpp stops at one of the tokens {', '.join(endings.ambiguous)}; which one depends on how "
-            "it was built. The folder stops at each of them."
+            "it was built. The output folder lists all of them as end tokens."
         )
     return warnings
 

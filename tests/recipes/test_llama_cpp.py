@@ -211,10 +211,10 @@ def test_reasons_of_the_mixture() -> None:
     found = decide(layers(32, "attn_v", "ffn_down"), "q4_k_m")
     assert (
         found["blk.0.ffn_down.weight"].reason
-        == "preset q4_k_m: ffn_down, more bits for first, last and every third layer"
+        == "preset q4_k_m: ffn_down, first and last eighth of the layers, and every third between"
     )
     assert (
-        found["blk.0.attn_v.weight"].reason == "preset q4_k_m: attn_v, more bits for first, last and every third layer"
+        found["blk.0.attn_v.weight"].reason == "preset q4_k_m: attn_v, first and last eighth of the layers, and every third between"
     )
     assert found["blk.4.attn_v.weight"] == Decision("q4_k", "preset q4_k_m", Origin.PRESET)
 

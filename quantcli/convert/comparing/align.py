@@ -69,7 +69,10 @@ def align(a: Checkpoint, b: Checkpoint) -> Aligned:
     both = [name for name in first.tensors if name in second.tensors]
     notes = (*first.notes, *second.notes)
     if mixed and models[0].dialect == models[1].dialect:
-        notes = ("A and B store some tensors in different forms; they are compared under Hugging Face's names.", *notes)
+        notes = (
+            "A and B name or arrange some tensors differently. These are compared under their Hugging Face names.",
+            *notes,
+        )
     (only_a, lone_a), (only_b, lone_b) = _alone(first, second), _alone(second, first)
     pairs = tuple((first.tensors[name], second.tensors[name]) for name in both)
     return Aligned(pairs, only_a, only_b, notes, (*first.left, *lone_a, *second.left, *lone_b))

@@ -62,7 +62,7 @@ def compare_tokenizers(a: Checkpoint, b: Checkpoint) -> FoundTokens:
     if ours is not None and theirs is not None:
         found.differences += _lists(a, b, ours, theirs)
         if _has_scores(a) is not _has_scores(b):
-            reason = "the other tokenizer has merges, ordered by rank"
+            reason = "the other tokenizer has ranked merges instead of scores"
             found.not_compared.append(NotCompared("A" if _has_scores(a) else "B", VOCABULARY, ("scores",), reason))
     elif (ours is None) is not (theirs is None) and not found.not_compared:
         found.not_compared.append(

@@ -177,7 +177,7 @@ class Chooser:
         """Return the step of a kept weight whose codes the target cannot hold: to `asked_for` if that is allowed."""
         source, choice = draft.scheme, self.request.fallback
         holders = self.target.holders(self._scale_dtype(draft, None))
-        groups = " (whose scales do not follow groups along rows)" if source.is_ungrouped else ""
+        groups = " (whose scales do not belong to groups along rows)" if source.is_ungrouped else ""
         what = f"{self.target.label} cannot store {source.name}{groups} exactly"
         if choice == "none":
             finite.refuse(self.source, draft.source.weight)

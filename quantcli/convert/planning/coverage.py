@@ -44,9 +44,9 @@ def refuse_untabled(source: Checkpoint, steps: Sequence[Step]) -> None:
     what = kind if strange is None else f"architectures names {strange}, which is not known"
     count = f"{len(rounded)} weights (first: {first.name})" if len(rounded) > 1 else first.name
     raise NotPossible(
-        f"{source.root}: {what}, so quant cannot tell which weights its loaders accept quantized; {count} would become "
-        f"{first.scheme.name} ({first.reason}). Leave the scheme out to copy the weights, or use {ALLOW} and check "
-        f"that the output loads. {models.SEE_FAMILIES}"
+        f"{source.root}: {what}, so quant cannot tell which weights may be quantized for the programs that load this "
+        f"model; {count} would become {first.scheme.name} ({first.reason}). Leave the scheme out to copy the weights, "
+        f"or use {ALLOW} and check that the output loads. {models.SEE_FAMILIES}"
     )
 
 

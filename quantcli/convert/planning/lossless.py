@@ -44,11 +44,11 @@ def _what_would_fit(step: WeightStep, allowed: Grade, target: Target) -> str:
         )
     if step.route is Route.REQUANTIZE and step.wanted is not None:
         return (
-            f"No scheme for {target.said} holds the codes of {step.wanted}; --fallback f32 holds its values, and an "
-            "output in the source's format holds its codes."
+            f"No scheme for {target.said} holds the codes of {step.wanted}; --fallback f32 keeps its values; an "
+            "output in the source's format keeps its codes."
         )
     if step.route in (Route.CAST, Route.DEQUANTIZE):
-        return "--dtype f32 holds every value."
+        return "--dtype f32 keeps every value exact."
     return "Leave out the scheme: dense weights stay dense, quantized weights keep their codes."
 
 
@@ -58,8 +58,8 @@ def _what_would_hold(step: WeightStep, allowed: Grade, target: Target) -> str | 
     for dtype in ("f16", "bf16", "f32"):
         holding = [s for s in target.holders(dtype) if isinstance(g := fit(grid, s, shape), Grade) and g <= allowed]
         if step.scheme.with_scale_dtype(dtype) in holding:
-            return f"--scale-dtype {dtype} holds every scale and bias."
+            return f"--scale-dtype {dtype} keeps every scale and bias exact."
         if holding:
             best = min(holding, key=lambda s: s.bits_per_weight(shape))
-            return f"{best.name} holds them: use --override '{step.name}={best.name}'."
+            return f"{best.name} can store this weight exactly. Use --override '{step.name}={best.name}'."
     return None

@@ -77,7 +77,9 @@ class SettingsFile:
         reached = [s for s in self._steps(steps, decided) if not _misses(s, decided[s.name])]
         if not reached:
             has_entries = bool(self.recipe.entries or self.recipe.rules)
-            why = "no entry matches" if has_entries else "its default bits and group_size rank below --scheme"
+            why = (
+                "no entry matches" if has_entries else "--scheme takes precedence over its default bits and group_size"
+            )
             return (f"{NEXT_TO} decides no weight of this output: {why}",)
         schemes = Counter(decided[s.name].scheme for s in reached)
         listed = ", ".join(f"{count} {scheme}" for scheme, count in sorted(schemes.items()))

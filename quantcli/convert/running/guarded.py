@@ -46,7 +46,7 @@ def open_file(root: Path, name: str, flags: int) -> int:
             descriptor = os.open(last, flags | GUARDED, 0o644, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            raise _is_odd(path, "is a link, is behind a link or is not a regular file") from error
+            raise _is_odd(path, "is a link, is reached through a link or is not a regular file") from error
         raise
     try:
         status = os.fstat(descriptor)

@@ -268,7 +268,7 @@ LIMITS = (
     Limit(
         "gguf",
         _is_known_by_its_layers,
-        ("26 or 27 layers (or 48, and 128256 tokens) if and only if q_lora_rank is null"),
+        ("q_lora_rank to be null if and only if the model has 26 or 27 layers, or 48 layers and 128256 tokens"),
     ),
 )
 

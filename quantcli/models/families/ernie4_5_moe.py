@@ -123,7 +123,7 @@ ERNIE4_5_MOE = Architecture(
         Setting("moe_layer_end_index", lambda file: (file.trunk - 1, -1)),
         Setting("moe_norm_min", 1e-12),
     ),
-    harmless={"moe_use_aux_free": Harmless("not read: the tensors show whether routers are corrected")},
+    harmless={"moe_use_aux_free": Harmless("not read: the tensors show whether routers have a correction bias")},
     constants={"expert_gating_func": GATING["softmax"], "expert_weights_norm": True},
     limits=(
         *unset("mlx", "use_bias"),

@@ -59,7 +59,7 @@ HARMLESS = {
     "intermediate_size": Harmless("not a key of this family, which uses ffn_hidden_size"),
     "max_position_embeddings": Harmless("not a setting of this family; llama.cpp's converter writes a fixed value"),
     "num_kv_heads": Harmless(
-        "multi_query: all heads share one head of keys and values",
+        "multi_query: all query heads share one key/value head",
         lambda config: config.get("multi_query") is True and config.get("new_decoder_architecture") is not True,
     ),
     "num_key_value_heads": Harmless("not a key of this family, which uses num_kv_heads"),

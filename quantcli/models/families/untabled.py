@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from quantcli.models.sixteen_bits import CLIPPED, OVERFLOWS, REFUSED, SixteenBits, bf16_only
 
 AS_GEMMA_2, AS_GEMMA_3, AS_GLM_4 = (
-    f"their layers are those of {name}, which vLLM refuses as numerically unstable"
+    f"they have the layers of {name}, which vLLM does not run in float16 because it is numerically unstable"
     for name in ("gemma2", "gemma3", "glm4")
 )
 

@@ -85,9 +85,12 @@ class Iq4(Ggml):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         if self._supers:
-            return "its scales need not be 6-bit multiples of one f16 for 256 values, as those of iq4_xs are"
+            return (
+                "its scales may not be 6-bit multiples of one f16 super-block scale per 256 values, which iq4_xs "
+                "requires"
+            )
         if grid.table != TABLE:
-            return "its codes are not those of iq4_nl"
+            return "its codes stand for other values than those of iq4_nl"
         if grid.group % BLOCK:
             return f"its group size {grid.group} is not a multiple of {BLOCK}"
         return self.unfit(shape) or (Grade.EXACT if grid.scale_dtype == "f16" else Grade.CODES_EXACT)

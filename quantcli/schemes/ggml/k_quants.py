@@ -125,7 +125,10 @@ class KQuant(Ggml):
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """Refuse every grid: a grid's scale is here the product of an f16 and a number of few bits."""
         bits = 4 if self.type == "q2_k" else 6
-        return f"its scales need not be {bits}-bit multiples of one f16 for 256 values, as those of {self.type} are"
+        return (
+            f"its scales may not be {bits}-bit multiples of one f16 super-block scale per 256 values, which {self.type} "
+            "requires"
+        )
 
     def pack(self, codes: Codes) -> Parts:
         """Raise `DoesNotFit`, always: blocks are copied to the same type."""

@@ -122,7 +122,7 @@ class GgmlLegacy(Ggml):
         """
         own = self.grid()
         if grid.table is not None:
-            return f"its codes are indices into a table of values, but those of {self.name} are evenly spaced"
+            return f"its codes are indices into a table of values, but the values of {self.name} are evenly spaced"
         if grid.group % BLOCK and BLOCK % grid.group:
             return f"its group size {grid.group} is not a multiple of {BLOCK}"
         if grid.bits > own.bits and (own.zero is None or grid.zero is None):

@@ -71,7 +71,7 @@ class Q6K(Ggml):
 
     def fits(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
         """Refuse every grid: a grid's scale is here the product of an f16 and an 8-bit number."""
-        return "its scales need not be 8-bit multiples of one f16 for 256 values, as those of q6_k are"
+        return "its scales may not be 8-bit multiples of one f16 super-block scale per 256 values, which q6_k requires"
 
     def pack(self, codes: Codes) -> Parts:
         """Raise `DoesNotFit`, always: blocks are copied to the same type."""

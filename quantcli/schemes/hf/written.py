@@ -86,7 +86,7 @@ class Written(Scaled):
         if self.scales.rows != 1:
             return f"its scales are not shared by {self.scales.rows} rows"
         if self.table is None and grid.zero is None and (self.zero is not None or not grid.zero_points):
-            return f"its biases are not those of {self.name}"
+            return f"{self.name} cannot store its biases"
         return grade
 
     def may_fit(self, grid: Grid, shape: tuple[int, ...]) -> Grade | str:
@@ -97,7 +97,7 @@ class Written(Scaled):
         if (grid.table is None) != (self.table is None) or (
             grid.table is not None and not np.array_equal(grid.table, self.table or (), equal_nan=True)
         ):
-            return f"its codes are not those of {self.name}"
+            return f"its codes stand for other values than those of {self.name}"
         if grid.bits > self.code_bits:
             return f"its codes have {grid.bits} bits, but {self.name} holds {self.code_bits}"
         if grid.group % self.group and self.group % grid.group:

@@ -224,7 +224,7 @@ class Affine(Scheme):
     def _refuses(self, grid: Grid) -> str | None:
         """Why codes of that grid have no place here, whatever their scales."""
         if grid.table is not None:
-            return f"its codes stand for a table of values, but {self.name} has even steps"
+            return f"its codes are indices into a table of values, but the values of {self.name} are evenly spaced"
         if grid.bits > self.bits:
             return f"its codes have {grid.bits} bits, but {self.name} holds {self.bits}"
         if grid.group % self.group and self.group % grid.group:
