@@ -48,7 +48,9 @@ SHOWN = "What to compare"
 
 @command
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=f"{CHECKPOINT} The error of each weight of B is relative to A.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help=f"{CHECKPOINT} The error of each weight of B is relative to A.")
+    ],
     b: Annotated[str, typer.Argument(metavar="B", help=CHECKPOINT)],
     filter_: Annotated[
         str | None,

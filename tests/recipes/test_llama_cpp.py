@@ -214,7 +214,8 @@ def test_reasons_of_the_mixture() -> None:
         == "preset q4_k_m: ffn_down, first and last eighth of the layers, and every third between"
     )
     assert (
-        found["blk.0.attn_v.weight"].reason == "preset q4_k_m: attn_v, first and last eighth of the layers, and every third between"
+        found["blk.0.attn_v.weight"].reason
+        == "preset q4_k_m: attn_v, first and last eighth of the layers, and every third between"
     )
     assert found["blk.4.attn_v.weight"] == Decision("q4_k", "preset q4_k_m", Origin.PRESET)
 

@@ -56,7 +56,9 @@ def test_reasons() -> None:
     subjects += [Subject("lm_head.weight"), Subject("model.embed_tokens.weight")]
     recipe = mixtures.mixture("mixed_3_6", subjects)
     more = Decision(
-        "affine6-g64", "preset mixed_3_6: down_proj, first and last eighth of the layers, and every third between", Origin.PRESET
+        "affine6-g64",
+        "preset mixed_3_6: down_proj, first and last eighth of the layers, and every third between",
+        Origin.PRESET,
     )
     assert [recipe.decide(s) == more for s in subjects[:16]] == [mixtures.use_more_bits(i, 16) for i in range(16)]
     assert recipe.decide(subjects[16]) == Decision("affine6-g64", "preset mixed_3_6: lm_head", Origin.PRESET)

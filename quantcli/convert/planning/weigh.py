@@ -82,9 +82,15 @@ def _without(step: WeightStep, matrix: ImportanceMatrix | None) -> str:
         lack = f"requires its entry in {matrix.file}, which the options exclude"
     option = next((option for option in OF_ONE_WEIGHT if step.reason.startswith(option)), None)
     if option:
-        hint = f"Use {option} {UNDEMANDING}, which requires no importance matrix: llama-imatrix writes no entry for this tensor by default"
+        hint = (
+            f"Use {option} {UNDEMANDING}, which requires no importance matrix: llama-imatrix writes no entry for this "
+            "tensor by default"
+        )
     elif matrix:
-        hint = f"Use a matrix that has this entry, or --override '{step.name}={UNDEMANDING}', which requires no importance matrix"
+        hint = (
+            f"Use a matrix that has this entry, or --override '{step.name}={UNDEMANDING}', which requires no "
+            "importance matrix"
+        )
     else:
         hint = ADVICE
     return f"{step.name} as {step.scheme.name}: {lack}. {hint}."

@@ -126,8 +126,8 @@ class KQuant(Ggml):
         """Refuse every grid: a grid's scale is here the product of an f16 and a number of few bits."""
         bits = 4 if self.type == "q2_k" else 6
         return (
-            f"its scales may not be {bits}-bit multiples of one f16 super-block scale per 256 values, which {self.type} "
-            "requires"
+            f"its scales may not be {bits}-bit multiples of one f16 super-block scale per 256 values, which "
+            f"{self.type} requires"
         )
 
     def pack(self, codes: Codes) -> Parts:
