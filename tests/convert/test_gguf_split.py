@@ -182,7 +182,7 @@ class TestRefused:
         both = {"shard_size": 1, "keep_split": True}
         self.refused(WrongUsage, "--keep-split and --shard-size", source, tmp_path / "out.gguf", **both)
         self.refused(WrongUsage, "--keep-split applies only to GGUF", source, tmp_path / "out", keep_split=True)
-        self.refused(NotPossible, "--keep-split is for GGUF sources", source, tmp_path / "out.gguf", keep_split=True)
+        self.refused(NotPossible, "--keep-split.*only to GGUF sources", source, tmp_path / "out.gguf", keep_split=True)
 
     def test_a_source_is_no_output(self, source: Path, tmp_path: Path) -> None:
         converted(source, tmp_path / "x.gguf", shard_size=SIZE)
@@ -193,7 +193,7 @@ class TestRefused:
 
     def test_too_many_parts(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("quantcli.targets.gguf_split.MAX_PARTS", 3)
-        self.refused(NotPossible, "parts of out.gguf, at most 3", source, tmp_path / "out.gguf", shard_size=1)
+        self.refused(NotPossible, "out.gguf .*12 parts.* 3", source, tmp_path / "out.gguf", shard_size=1)
 
     def test_every_name_is_to_be_free(self, source: Path, tmp_path: Path) -> None:
         names = [file.name for file in planned(source, tmp_path / "out.gguf", shard_size=SIZE).files]
@@ -242,7 +242,7 @@ class TestOutput:
         first = cut(tmp_path / "whole.gguf", [names[:2], names[2:4], names[4:]], tmp_path / "x")
         assert open_source(first).weights.keys() == set(names)
         shutil.copy(first, tmp_path / f"x-{number:05d}-of-00003.gguf")
-        with pytest.raises(BadInput, match=f"is named part {number} of 3"):
+        with pytest.raises(BadInput, match=f"part {number}, but there are 3 parts"):
             open_source(tmp_path / f"x-{number:05d}-of-00003.gguf")
 
     def test_there_and_back(self, source: Path, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ class TestDeath:
                 seen.add("between")
                 assert next(iter(good)) not in there
             if mixed and changes % 2:
-                with pytest.raises(Surroundings, match="exists already|an unfinished run is there"):
+                with pytest.raises(Surroundings, match="already exists|unfinished run"):
                     run(source, output, **new)
                 assert parts(output.parent) == old
             seen.add("old" if there == old else "new")

@@ -150,7 +150,7 @@ class TestForce:
         assert files(tmp_path) == {name: data for name, data in split.items() if name != REPORT}
 
     def test_what_is_no_file(self, source: Path, tmp_path: Path, split: dict[str, bytes]) -> None:
-        for make, kind in ((Path.mkdir, "a folder"), (os.mkfifo, "no regular file")):
+        for make, kind in ((Path.mkdir, "a folder"), (os.mkfifo, "not a regular file")):
             odd = tmp_path / "m-00001-of-00099.gguf"
             make(odd)
             with pytest.raises(Taken, match=f"{odd.name}: is {kind}"):
@@ -163,6 +163,6 @@ class TestForce:
         with bound(tmp_path, tmp_path.with_name("mnt")) as mnt:
             for options in (["--keep-split"], ["--keep-split", "--force"]):
                 done = quant("convert", mnt / names(tmp_path)[0], tmp_path / "m.gguf", *options)
-                assert done.exit_code == 2 and "is one of SOURCE" in done.stderr
+                assert done.exit_code == 2 and "is a file of SOURCE" in done.stderr
         tmp_path.with_name("mnt").rmdir()
         assert files(tmp_path) == split

@@ -253,7 +253,7 @@ def test_a_file_of_tensor_types(tmp_path: Path) -> None:
     plan = planned(source, tmp_path / "no.gguf", scheme="q4_0", tensor_types=(file, "blk.2.*=q5_0"))
     assert {step.name: step.scheme.name for step in plan.steps}["blk.2.strange.weight"] == "q4_1"
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="types.txt: is no UTF-8"):
+    with pytest.raises(BadInput, match="types.txt: .*UTF-8"):
         planned(source, tmp_path / "no.gguf", **options)
 
 
@@ -314,5 +314,5 @@ def test_doubles_are_copied_cast_and_quantized(tmp_path: Path) -> None:
 def test_an_architecture_that_is_no_text_counts_no_layers() -> None:
     metadata = {"general.architecture": Value("string", b"ll\xff")}
     source = Checkpoint("gguf", "gguf", Path("x.gguf"), (), {}, metadata=metadata)
-    with pytest.raises(BadInput, match="no key counts its layers"):
+    with pytest.raises(BadInput, match="the key that counts the layers"):
         layers_left(source, Settings(prune=(0,)))

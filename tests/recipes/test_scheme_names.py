@@ -36,7 +36,7 @@ def test_what_is_understood(said: str, meant: str) -> None:
 
 def test_a_problem_shows_the_form_of_its_family() -> None:
     assert "groups of 32, 64 or 128" in names.problem("affine4-g16")
-    assert "a mixture is only for a GGUF file" in names.problem("q4_k_m")
+    assert "a mixture applies only to a complete GGUF file" in names.problem("q4_k_m")
     assert "affine4-g64, mxfp4" in names.problem("hello")
 
 

@@ -256,9 +256,9 @@ REFUSED: dict[str, tuple[Tensors, Any, str]] = {
     "block is empty": (affine(), {}, "group_size is missing"),
     "no bits": (affine(), {"group_size": 64}, "bits is missing"),
     "negative group": (affine(), {"group_size": -1, "bits": 4}, "group_size: .* found -1"),
-    "bits no MLX has": (affine(), {"group_size": 64, "bits": 7}, "bits is 7"),
+    "bits no MLX has": (affine(), {"group_size": 64, "bits": 7}, "bits 7"),
     "unknown mode": (affine(), {**Q4, "mode": "mxfp5"}, "mode: .* found 'mxfp5'"),
-    "a module is a number": (affine(), {**Q4, "m.q": 4}, "'m.q'.* is 4"),
+    "a module is a number": (affine(), {**Q4, "m.q": 4}, "'m.q'.*found 4"),
     "a module without bits": (affine(), {**Q4, "m.q": {"group_size": 64}}, "'m.q'.*bits is missing"),
 }
 

@@ -370,7 +370,7 @@ def test_a_glob_takes_names_of_either_dialect(llama: Path, tmp_path: Path) -> No
     file = llama_gguf(tmp_path / "a.gguf", llama)
     for pattern in ("*.mlp.down_proj", "*.down_proj.weight", "blk.*.ffn_down.weight"):
         assert len(compared(llama, file, pattern).weights) == 2
-    with pytest.raises(WrongUsage, match="no weight of either side"):
+    with pytest.raises(WrongUsage, match="no weight of A or B"):
         compared(llama, file, "*.experts.*")
 
 

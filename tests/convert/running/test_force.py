@@ -211,7 +211,7 @@ class TestMounts:
         monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "nothing")
         with tmpfs(model / "1_Pooling") as place:
             put(place, "config.json")
-            with pytest.raises(Taken, match="has 1_Pooling"):
+            with pytest.raises(Taken, match="contains 1_Pooling"):
                 run(source, model, force=True)
         (model / "1_Pooling").rmdir()
 

@@ -360,7 +360,7 @@ class TestRuns:
             with pytest.raises(Surroundings, match="changed during the run"):
                 run(source, tmp_path / "out", scheme="f32", force=True)
         assert tree(tmp_path / "out") == before | {"thesis.odt": b"mine"}
-        with pytest.raises(Taken, match=r"has thesis\.odt"):
+        with pytest.raises(Taken, match=r"contains thesis\.odt"):
             run(source, tmp_path / "out", scheme="f32", resume=True)
         (tmp_path / "out" / "thesis.odt").unlink()
         run(source, tmp_path / "out", scheme="f32", resume=True)

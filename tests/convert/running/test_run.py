@@ -84,7 +84,7 @@ class TestOutputTaken:
     def test_force_replaces_models_only(self, source: Path, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "note").write_text("mine")
-        with pytest.raises(Taken, match="has note"):
+        with pytest.raises(Taken, match="contains note"):
             run(source, tmp_path / "folder", force=True)
         (tmp_path / "file").write_text("mine")
         with pytest.raises(Taken, match="is a file"):
