@@ -115,7 +115,7 @@ class Part:
             with open(self.file, "rb", buffering=0) as handle:
                 yield handle
         except OSError as error:
-            raise Surroundings(f"{self.file}: cannot be read ({error.strerror or error}).") from error
+            raise Surroundings(f"{self.file}: cannot be read ({error.strerror or error}). Check the disk.") from error
 
     def _pread(self, descriptor: int, start: int, count: int) -> Array:
         """Read bytes of the array in little-endian order."""

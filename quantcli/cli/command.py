@@ -58,7 +58,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
             where = error.filename or "standard output"
-            out.error(Surroundings(f"{where}: {error.strerror or error}."))
+            out.error(Surroundings(f"{where}: {error.strerror or error}. Check it, then run the command again."))
             raise typer.Exit(Surroundings.exit_code) from None
         except MemoryError:
             out.error(Surroundings("not enough memory. Lower --max-memory or --threads."))

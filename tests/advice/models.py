@@ -210,7 +210,7 @@ ROWS = (
     ),
     Row(
         "tokenizers/stored.py",
-        "most models have",
+        "most models use",
         "convert {no_pre} {out}",
         "convert {no_pre} {out2} --tokenizer {dense}",
         0,

@@ -17,7 +17,7 @@ ENTRIES: dict[tuple[str, str], str] = {
     ("convert/planning/decide.py", f"=--scheme {HOLE}"): REASON,
     ("convert/planning/decide.py", "--bits, --group-size, --mode"): REASON,
     ("convert/planning/drop.py", f"=--drop {HOLE}"): REASON,
-    ("convert/planning/lossless.py", f"{HOLE} holds them: use --override"): INTERNAL,
+    ("convert/planning/lossless.py", f"{HOLE} can store this weight exactly. Use --override"): INTERNAL,
     **{
         ("recipes/llama_cpp.py", option): TABLE
         for option in (

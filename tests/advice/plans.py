@@ -64,7 +64,7 @@ ROWS = (
     ),
     Row(
         "convert/planning/settings_file.py",
-        "rank below --scheme",
+        "takes precedence over its default",
         "convert {beside_plain} {out} -s affine4-g32",
         "convert {beside_plain} {out2} --recipe {beside_plain}/quantization_config.json",
         0,
@@ -163,7 +163,7 @@ ROWS = (
     ),
     Row(
         "convert/planning/lossless.py",
-        "holds every value",
+        "keeps every value exact",
         "convert {dense32} {out} --dtype f16 --lossless exact",
         ("convert {dense32} {out} --dtype f32 --lossless exact",),
         4,
@@ -177,14 +177,14 @@ ROWS = (
     ),
     Row(
         "convert/planning/lossless.py",
-        "--fallback f32 holds",
+        "--fallback f32 keeps",
         "convert {mlx6} {gguf} --lossless exact",
         "convert {mlx6} {gguf} --lossless exact --fallback f32",
         4,
     ),
     Row(
         "convert/planning/lossless.py",
-        "holds every scale and bias",
+        "keeps every scale and bias",
         "convert {awq} {out} --lossless exact",
         "convert {awq} {out} --lossless exact --scale-dtype f32",
         4,
@@ -297,7 +297,7 @@ ROWS = (
     ),
     Row(
         "convert/planning/weigh.py",
-        "which requires none",
+        "Use a matrix that has this entry",
         "convert {wide} {gguf} -s iq2_xs --imatrix {poor_matrix}",
         "convert {wide} {gguf} -s iq2_xs --imatrix {poor_matrix} --override 'blk.0.ffn_down.weight=q4_k'",
         4,

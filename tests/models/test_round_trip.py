@@ -146,7 +146,7 @@ def test_values_for_more_layers_than_a_model_has_are_named_and_those_for_its_pre
     assert warnings(planned("step3p5_mtp")) == ""
     longer = warnings(planned("step3p5_mtp", layer_types=[*kinds, kinds[-1]]))
     assert "layer_types" in longer
-    assert "num_nextn_predict_layers" in longer
+    assert "more values than the model has layers" in longer
 
 
 def test_a_setting_that_contradicts_the_one_that_counts_names_both() -> None:

@@ -154,7 +154,9 @@ def _pair(a: Tensor, b: Tensor, budget: int) -> WeightDifference:
             return WeightDifference(a, b, Verdict.EQUAL if same else Verdict.UNDECODED, Difference() if same else None)
         return _values(a, b, budget)
     except OSError as error:
-        raise Surroundings(f"{error.filename}: cannot be read ({error.strerror}) for tensor {a.name}.") from error
+        raise Surroundings(
+            f"{error.filename}: cannot be read ({error.strerror}) for tensor {a.name}. Check the disk."
+        ) from error
 
 
 def _values(a: Tensor, b: Tensor, budget: int) -> WeightDifference:

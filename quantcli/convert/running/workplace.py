@@ -71,7 +71,7 @@ class Workplace:
 
     def claim(self, fingerprint: str, steps: int, *, resume: bool, force: bool) -> dict[int, Error]:
         """Create or take over the work folder; return the finished ones of that many steps. Raises `Surroundings`."""
-        with surroundings(self.partial, hint=None):
+        with surroundings(self.partial, "Check the disk and the permissions, then run the command again"):
             self._destination.refuse_loss(WrongUsage, deep=False)
             self._destination.refuse_loss_of_work()
             begun = self._recovered(self._entered(steps))
@@ -271,7 +271,7 @@ class Workplace:
     @contextlib.contextmanager
     def beside_complete(self, fingerprint: str) -> Iterator[None]:
         """Hold a locked work folder while a complete output is checked; remove it at the end."""
-        with surroundings(self.partial, hint=None):
+        with surroundings(self.partial, "Check the disk and the permissions, then run the command again"):
             if self._journal is None:
                 self._entered(0)
             self._start_afresh(fingerprint)
