@@ -70,11 +70,11 @@ slow: $(READY)
 mutations: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/mutations
 
-# Killed runs, power cuts and flipped bits, some forty minutes; `make test` tries a sample.
+# Killed runs, power cuts and flipped bits, an estimated half hour of CPU time; `make test` tries a sample.
 kills: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/kills
 
-# Every call of the disk with every error, some twenty minutes; `make test` tries a sample.
+# Every call of the disk with every error, some twenty minutes of CPU time; `make test` tries a sample.
 faults: $(READY)
 	$(BIN)/python $(PYTEST) -n $(JOBS) -m slow tests/faults
 

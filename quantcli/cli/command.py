@@ -52,7 +52,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             flush()
         except KeyboardInterrupt:
             out.error(Interrupted("interrupted."))
-            raise typer.Exit(130) from None
+            raise typer.Exit(Interrupted.exit_code) from None
         except QuantError as error:
             out.error(error)
             raise typer.Exit(error.exit_code) from None

@@ -15,6 +15,9 @@ from quantcli.errors import WrongUsage
 if TYPE_CHECKING:
     from quantcli.convert.inspecting.catalogue import Entry
 
+#: An entry's zero point -> how the table calls it, as the legend explains.
+ZERO_POINTS = {"integer": "int", "float": "bias", None: ""}
+
 #: Stands below the table.
 LEGEND = (
     "kind: ct is compressed-tensors, bnb is bitsandbytes; awq weights are copied, never created",
@@ -91,7 +94,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     from quantcli.targets import TARGETS
 
     scale = "float" if len(entry.scales) > 1 else "".join(entry.scales).removeprefix("f8_") or "-"
-    zero = {"integer": "int", "float": "bias", None: "-"}[entry.zero_point]
+    zero = ZERO_POINTS[entry.zero_point] or "-"
     targets = "all" if len(entry.targets) == len(TARGETS) else " ".join(entry.targets)
     group, block = str(entry.group or "-"), str(entry.block[1] if entry.block else "-")
     return (
@@ -108,7 +111,7 @@ def _describe(entry: Entry, out: Output) -> None:
         "bits per weight": decimal(entry.bits) + (", with 16-bit scales" if len(entry.scales) > 1 else ""),
         "scale": " or ".join(entry.scales) or "none",
         "scales stored": ("as tensors" if entry.separate_scales else "in the blocks") if entry.scales else "none",
-        "zero point": entry.zero_point or "none",
+        "zero point": ZERO_POINTS[entry.zero_point] or "none",
         "group": f"{entry.group} weights share a scale" if entry.group else "none",
         "block": f"{entry.block[0]} weights in {entry.block[1]} bytes" if entry.block else "none",
         "rounding": f"{entry.rounding:.4%} relative RMSE of normally distributed weights",

@@ -1,7 +1,7 @@
-"""What stands at a path. Where the system cannot look, that is an error, and never "nothing is there".
+"""Existence of paths. An error of the system is raised, and never taken for "does not exist".
 
-`os.path.exists` and `os.path.lexists` say False for every error, `os.path.realpath` takes what it cannot look at for no
-link: on a failing disk an output would count as missing, and a link into it as none.
+`os.path.exists` and `os.path.lexists` return False for every error, and `os.path.realpath` takes a path that it cannot
+read for one without links: on a failing disk an output would seem missing, and a link into it an ordinary path.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import errno
 import os
 from pathlib import Path
 
-#: What the system answers for a name that nothing has: of a file, in a file, too long, links in a circle.
+#: Errors of paths that do not exist: no such name, a file as a folder, too long, a loop of links.
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:
-    """Whether anything has this name, a dangling link too. Raises `OSError` where the system cannot look."""
+    """Return whether a path exists, even as a dangling link. Raises `OSError` if the system cannot tell."""
     return _has_status(path, follow_symlinks=False)
 
 
 def leads_somewhere(path: str | os.PathLike[str]) -> bool:
-    """Whether a path, links followed, is that of anything. Raises `OSError` where the system cannot look."""
+    """Return whether a path exists after following links. Raises `OSError` if the system cannot tell."""
     return _has_status(path, follow_symlinks=True)
 
 
@@ -37,7 +37,7 @@ def _has_status(path: str | os.PathLike[str], *, follow_symlinks: bool) -> bool:
 
 
 def real_path(path: Path) -> Path:
-    """The path without links, as far as it is there. Raises `OSError` where the system cannot look."""
+    """Return a path without links, as far as it exists. Raises `OSError` if the system cannot tell."""
     try:
         return Path(os.path.realpath(path, strict=True))
     except OSError as error:

@@ -155,8 +155,7 @@ def _layer_in(tensor: Tensor, facts: Facts) -> int:
     if number is None or number >= facts.block_count:
         raise BadInput(
             f"{tensor.name}: expected a name with a layer below {facts.block_count} (block_count), as mixtures for "
-            "models "
-            "with experts require. Fix the name or the metadata, or use --pure."
+            "models with experts require. Fix the name or the metadata, or use --pure."
         )
     return number
 

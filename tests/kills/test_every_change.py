@@ -15,21 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import tiny_llama
-from tests.kills.runs_that_die import TARGETS, at_once, changes_of, killed_after
+from tests.kills.runs_that_die import TARGETS, changes_of, killed_after
 from tests.kills.standing import Scene, scene
 
 Record = Callable[[str, object], None]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("source") / "tiny", num_hidden_layers=1)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once(monkeypatch)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def killed(tried: Scene, folder: Path, numbers: Iterable[int], seed: int) -> Counter[str]:

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from quantcli.errors import VerificationFailed
-from tests.builders import tiny_llama
-from tests.kills.runs_that_die import TARGETS, Target, at_once, changes_of, killed_after
+from tests.kills.runs_that_die import TARGETS, Target, changes_of, killed_after
 
 #: Of each target, with and without --force: 504 in all.
 JOURNALS = 63
@@ -22,14 +21,7 @@ JOURNALS = 63
 OUTPUTS = 2000
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("source") / "tiny", num_hidden_layers=1)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once(monkeypatch)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def flipped(path: Path, draw: random.Random) -> int:

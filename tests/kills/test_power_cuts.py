@@ -20,24 +20,16 @@ import pytest
 from quantcli.convert.running import publishing, renames, workplace
 from quantcli.convert.running.open_files import OpenFiles
 from quantcli.errors import Surroundings
-from tests.builders import tiny_llama
 from tests.faults.disk import intercepted
 from tests.kills.power import Recorder, lay_out, states
-from tests.kills.runs_that_die import TARGETS, at_once
+from tests.kills.runs_that_die import TARGETS
 from tests.kills.standing import Scene, scene
 from tests.runs import Died
 
 Record = Callable[[str, object], None]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("source") / "tiny", num_hidden_layers=1)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once(monkeypatch)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def recorded(tried: Scene, folder: Path, dies_after: int | None = None) -> Recorder:

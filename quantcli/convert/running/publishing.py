@@ -126,7 +126,7 @@ def _publish_file(places: Places, old: Sequence[Path]) -> None:
 
 
 def _make_replaced(places: Places) -> None:
-    """The folder for old files, on disk before anything is moved into it."""
+    """Create the folder for old files, and flush its name to disk before anything is moved into it."""
     places.replaced.mkdir(exist_ok=True)
     sync(places.partial)
 

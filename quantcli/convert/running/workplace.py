@@ -310,9 +310,9 @@ class Workplace:
 
 
 @contextlib.contextmanager
-def surroundings(path: Path, hint: str | None = "Fix that, then use --resume to continue") -> Iterator[None]:
+def surroundings(path: Path, hint: str = "Fix that, then use --resume to continue") -> Iterator[None]:
     """Turn errors of the system into `Surroundings` that name the path. hint: what to do, without a full stop."""
     try:
         yield
     except OSError as error:
-        raise Surroundings(f"{path}: {error.strerror or error}.{f' {hint}.' if hint else ''}") from error
+        raise Surroundings(f"{path}: {error.strerror or error}. {hint}.") from error
